@@ -1,0 +1,240 @@
+"""The one error tree of Latentbus.
+
+::
+
+    LatentbusError
+    ├── LocalError                     our side: the operator or this process can fix it
+    │   ├── ConfigError                a setting is missing or wrong
+    │   ├── ArtifactError              a model or codec file is missing, damaged or of another kind
+    │   ├── SourceError                a camera or video file cannot be read
+    │   ├── BrokerStartError           the private broker did not come up
+    │   ├── BusError                   the connection to the broker
+    │   │   ├── ConnectionLostError    it is gone; a publish in flight has an unknown fate
+    │   │   ├── NotAuthorizedError     the broker refused (reason code 135)
+    │   │   ├── PublishRefusedError    the broker refused for another reason
+    │   │   └── OversizeError          refused here, before it reaches a broker that would hang up
+    │   └── StateError                 a machine or object was used against its contract
+    └── RemoteError                    their side: drop the message, count it, go on
+        ├── WireError                  bytes on a topic that are not a valid message there
+        │   ├── TopicError             the topic itself is none of ours
+        │   ├── SchemaVersionError     a schema version this process does not speak
+        │   └── WireSizeError          larger than the limit of its kind
+        ├── BitstreamError             a latent chunk that does not decode under the tables
+        └── FingerprintError           latents of another model or codec than this pool's
+
+The split decides what happens next: a worker drops a peer's bad message and goes on, and stops on its own bug.
+"""
+
+from __future__ import annotations
+
+
+class LatentbusError(Exception):
+    """Base of every error that Latentbus raises on purpose."""
+
+
+class LocalError(LatentbusError):
+    """Our side: the operator or this process can fix it."""
+
+
+class ConfigError(LocalError):
+    """A setting is missing or wrong.
+
+    Attributes:
+        where: file and key, for example ``fleet.yaml: cameras.gate.source``.
+        problem: what is wrong, and what to write instead.
+    """
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(f"{where}: {problem}")
+        self.where = where
+        self.problem = problem
+
+
+class ArtifactError(LocalError):
+    """A model or codec file is missing, damaged or of another kind.
+
+    Attributes:
+        path: the file or folder.
+        problem: what is wrong, and the command that makes it good.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+        self.problem = problem
+
+
+class SourceError(LocalError):
+    """A camera or video file cannot be read.
+
+    Attributes:
+        source: the source as configured, credentials redacted.
+        problem: what the decoder said.
+    """
+
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(f"{source}: {problem}")
+        self.source = source
+        self.problem = problem
+
+
+class BrokerStartError(LocalError):
+    """The private broker did not come up.
+
+    Attributes:
+        log: the last lines that the broker wrote.
+    """
+
+    def __init__(self, problem: str, log: str = "") -> None:
+        super().__init__(f"{problem}\n{log}" if log else problem)
+        self.log = log
+
+
+class BusError(LocalError):
+    """Something between this process and the broker."""
+
+
+class ConnectionLostError(BusError):
+    """The connection is gone; the fate of a publish in flight is unknown."""
+
+
+class NotAuthorizedError(BusError):
+    """The broker refused a publish or a subscription (MQTT 5 reason code 135).
+
+    Attributes:
+        topic: topic or filter that was refused.
+        reason_code: MQTT 5 reason code.
+    """
+
+    def __init__(self, topic: str, reason_code: int = 135) -> None:
+        super().__init__(
+            f"not authorized for {topic!r} (reason code {reason_code}): check the broker's rules for this identity"
+        )
+        self.topic = topic
+        self.reason_code = reason_code
+
+
+class PublishRefusedError(BusError):
+    """The broker refused a publish or a subscription for a reason other than authorization.
+
+    Attributes:
+        topic: topic or filter that was refused.
+        reason_code: MQTT 5 reason code, 128 or above.
+    """
+
+    def __init__(self, topic: str, reason_code: int, reason: str) -> None:
+        super().__init__(f"broker refused {topic!r}: {reason} (reason code {reason_code})")
+        self.topic = topic
+        self.reason_code = reason_code
+
+
+class OversizeError(BusError):
+    """Refused before publishing: a broker would hang up, and the client would send it again after each reconnect.
+
+    Attributes:
+        size_bytes: size of the payload or packet.
+        limit_bytes: the smallest limit that it breaks.
+    """
+
+    def __init__(self, topic: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(f"{size_bytes} bytes for {topic!r} are over the limit of {limit_bytes}")
+        self.topic = topic
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class StateError(LocalError):
+    """A machine or object was used against its contract: a bug on our side."""
+
+
+class RemoteError(LatentbusError):
+    """Their side: the message is dropped and counted, the process goes on."""
+
+
+class WireError(RemoteError):
+    """Bytes on a topic that are not a valid message there.
+
+    Attributes:
+        where: topic family or message kind.
+        problem: what is wrong with the bytes.
+        reason: short label of low cardinality, for counters and once-per-kind logs.
+    """
+
+    reason = "malformed"
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(f"{where}: {problem}")
+        self.where = where
+        self.problem = problem
+
+
+class TopicError(WireError):
+    """The topic itself is none of ours, or names what the payload contradicts."""
+
+    reason = "topic"
+
+
+class SchemaVersionError(WireError):
+    """A schema version this process does not speak.
+
+    Attributes:
+        version: the version on the wire.
+    """
+
+    reason = "version"
+
+    def __init__(self, where: str, version: int, accepted: frozenset[int]) -> None:
+        super().__init__(where, f"schema version {version} is not one of {sorted(accepted)}: update the older side")
+        self.version = version
+
+
+class WireSizeError(WireError):
+    """Larger than the limit of its kind.
+
+    Attributes:
+        size_bytes: size of the payload.
+        limit_bytes: the limit.
+    """
+
+    reason = "oversize"
+
+    def __init__(self, where: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(where, f"{size_bytes} bytes are over the limit of {limit_bytes}")
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class BitstreamError(RemoteError):
+    """A latent chunk that does not decode under the tables.
+
+    Attributes:
+        start: first latent of the chunk.
+        stop: one past its last latent.
+        problem: what is wrong.
+    """
+
+    reason = "bitstream"
+
+    def __init__(self, start: int, stop: int, problem: str) -> None:
+        super().__init__(f"latents {start}..{stop}: {problem}")
+        self.start = start
+        self.stop = stop
+        self.problem = problem
+
+
+class FingerprintError(RemoteError):
+    """Latents of another model or codec than this pool's; they are never decoded with the wrong one.
+
+    Attributes:
+        got: first bytes of the sender's fingerprint.
+        expected: the same bytes of ours.
+    """
+
+    reason = "fingerprint"
+
+    def __init__(self, got: bytes, expected: bytes) -> None:
+        super().__init__(
+            f"latents were made for {got.hex()}, this pool decodes {expected.hex()}: deploy the same codec folder on both sides"
+        )
+        self.got = got
+        self.expected = expected

@@ -1,0 +1,73 @@
+"""Field types that messages, topics and settings share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
+
+from schemas.limits import MAX_LATENTS
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,31}$"
+"""Names that appear in topics: no slash, no wildcard, short because each publish carries them."""
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+"""Name of a camera, pool, worker, site, client or question: a topic level of at most 32 bytes."""
+
+QUERY_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,95}$"
+QueryId = Annotated[str, Field(pattern=QUERY_ID_PATTERN)]
+"""Key of one asking of a question; everything about it is idempotent on this key."""
+
+UInt32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
+"""A duration, at most one day. Durations, never clock times, cross the wire: no two hosts' clocks are compared."""
+
+LatentIndex = Annotated[int, Field(ge=0, le=MAX_LATENTS)]
+Attempt = Annotated[int, Field(ge=1, le=255)]
+FingerprintPrefix = Annotated[bytes, Field(min_length=4, max_length=4)]
+"""First 4 bytes of the fingerprint of model and codec: one wrong pair in 4 billion passes unnoticed."""
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+
+
+class FrameId(NamedTuple):
+    """Identity of a frame within its camera.
+
+    The boot id is drawn at process start, so that the sequence may start at zero after a restart.
+    """
+
+    boot: UInt32
+    sequence: UInt32
+
+    def __str__(self) -> str:
+        return f"{self.boot:08x}-{self.sequence}"
+
+
+class AnswerType(StrEnum):
+    """What an answer may look like; it bounds how many tokens a worker generates."""
+
+    YES_NO = "yes_no"
+    WORD = "word"
+    COUNT = "count"
+    TEXT = "text"
+
+
+class Outcome(StrEnum):
+    """Terminal outcomes of a query. Exactly one counts, the first."""
+
+    ANSWERED = "answered"
+    """The stop rule calls the answer safe, or the latent is whole."""
+    DEGRADED = "degraded"
+    """The deadline came first: the answer from the best prefix so far."""
+    EXPIRED = "expired"
+    """The deadline passed without any answer."""
+    SUPERSEDED = "superseded"
+    """A newer frame of the same standing question took its place before it was answered."""
+    FAILED = "failed"
+    """No answer is possible; the reason says why."""
+
+
+def standing_query_id(camera: str, frame: FrameId, question_id: str) -> str:
+    """Key of a standing question asked of one frame; both sides derive it, the uplink does not carry it."""
+    return f"{camera}/{frame}/{question_id}"

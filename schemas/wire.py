@@ -1,0 +1,112 @@
+"""Messages to bytes and back. Any bytes either decode or raise :class:`~schemas.errors.WireError`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+from pydantic import ValidationError
+
+from schemas.errors import SchemaVersionError, WireError, WireSizeError
+from schemas.limits import MAX_BINARY_BYTES, MAX_QUERIES_PER_FRAME
+from schemas.messages import (
+    ACCEPTED_VERSIONS,
+    BINARY_MESSAGES,
+    SCHEMA_VERSION,
+    BinaryMessage,
+    JsonMessage,
+    Kind,
+    Message,
+)
+from schemas.topics import MESSAGES, Family
+
+_BY_KIND: dict[int, type[BinaryMessage]] = {int(message.kind): message for message in BINARY_MESSAGES}
+
+
+def encode(message: Message) -> bytes:
+    """Bytes of a message.
+
+    Raises:
+        WireSizeError: larger than the limit of its kind; nothing may be published that a peer would refuse.
+    """
+    if isinstance(message, BinaryMessage):
+        fields = [getattr(message, name) for name in type(message).model_fields]
+        data: bytes = msgpack.packb([SCHEMA_VERSION, int(message.kind), *fields])
+    else:
+        data = message.model_dump_json(exclude_defaults=False).encode()
+    if len(data) > message.limit_bytes:
+        raise WireSizeError(type(message).__name__, len(data), message.limit_bytes)
+    return data
+
+
+def decode(family: Family, data: bytes) -> Message:
+    """The message that these bytes are on a topic of this family.
+
+    Raises:
+        WireError: they are none; the subclass says in which way.
+    """
+    admitted = MESSAGES[family]
+    limit_bytes = max(message.limit_bytes for message in admitted)
+    if len(data) > limit_bytes:
+        raise WireSizeError(family, len(data), limit_bytes)
+    if issubclass(admitted[0], BinaryMessage):
+        return _decode_binary(family, data)
+    return _decode_json(family, data)
+
+
+def _decode_binary(family: Family, data: bytes) -> BinaryMessage:
+    try:
+        values: Any = msgpack.unpackb(
+            data,
+            use_list=False,
+            raw=False,
+            strict_map_key=True,
+            max_bin_len=MAX_BINARY_BYTES,
+            max_str_len=MAX_BINARY_BYTES,
+            max_array_len=MAX_QUERIES_PER_FRAME,
+            max_map_len=0,
+            max_ext_len=0,
+        )
+    except Exception as error:  # noqa: BLE001 - msgpack raises many types on hostile bytes; all mean the same here
+        raise WireError(family, f"not msgpack: {error or type(error).__name__}") from None
+    if not isinstance(values, tuple) or len(values) < 2 or not all(type(v) is int for v in values[:2]):
+        raise WireError(family, "not an array that starts with a schema version and a kind")
+    version, kind, *fields = values
+    if version not in ACCEPTED_VERSIONS:
+        raise SchemaVersionError(family, version, ACCEPTED_VERSIONS)
+    message = _BY_KIND.get(kind)
+    if message is None or message not in MESSAGES[family]:
+        raise WireError(family, f"message kind {kind} does not belong here")
+    if len(data) > message.limit_bytes:
+        raise WireSizeError(message.__name__, len(data), message.limit_bytes)
+    names = tuple(message.model_fields)
+    if len(fields) != len(names):
+        raise WireError(message.__name__, f"{len(fields)} fields instead of {len(names)}")
+    try:
+        return message.model_validate(dict(zip(names, fields, strict=True)))
+    except ValidationError as error:
+        raise WireError(message.__name__, _first_problem(error)) from None
+
+
+def _decode_json(family: Family, data: bytes) -> JsonMessage:
+    problem = ""
+    for message in MESSAGES[family]:
+        assert issubclass(message, JsonMessage)  # noqa: S101 - families are binary or JSON, never both
+        try:
+            return message.model_validate_json(data)
+        except ValidationError as error:
+            version = error.errors(include_url=False)[0]
+            if version["loc"] == ("v",) and isinstance(version["input"], int):
+                raise SchemaVersionError(family, version["input"], ACCEPTED_VERSIONS) from None
+            problem = problem or _first_problem(error)
+    raise WireError(family, problem)
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The first problem in a line, without the offending value: payloads may be private."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
+
+
+__all__ = ["Kind", "decode", "encode"]
