@@ -1,0 +1,1 @@
+"""Sans-I/O state machines of edge and worker: messages and the time go in, effects come out."""

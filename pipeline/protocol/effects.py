@@ -1,0 +1,209 @@
+"""What the protocol machines ask their process to do. They never do it themselves.
+
+The process takes the effects in order after each input and carries them out; whatever comes of it returns as an input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from schemas.messages import Answer, BinaryMessage, Handover, Open, QueryOutcome
+from schemas.types import AnswerType, FrameId, Outcome
+
+
+class Latent(Protocol):
+    """The ordered latent of a frame, as the edge machine sees it."""
+
+    @property
+    def latent_count(self) -> int:
+        """Number of latents in the whole."""
+        ...
+
+    def payload(self, start: int, stop: int) -> bytes:
+        """Coded bytes of latents ``start..stop``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AskedQuery:
+    """One question to ask of a frame.
+
+    Attributes:
+        question_id: id of a standing question, or the query id of an ad-hoc one.
+        deadline_s: when it must be decided, on the edge's monotonic clock.
+        text: the question, sent only to a worker that lacks it.
+        answer_type: what the answer may look like.
+        ad_hoc: asked once by a client, never superseded; else a standing question.
+    """
+
+    question_id: str
+    deadline_s: float
+    text: str
+    answer_type: AnswerType = AnswerType.TEXT
+    ad_hoc: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SendOpen:
+    """Publish an open message at QoS 1 when the uplink has room for it.
+
+    Attributes:
+        topic: where.
+        camera: camera of the frame.
+        frame: the frame.
+        qos: MQTT quality of service.
+    """
+
+    topic: str
+    camera: str
+    frame: FrameId
+    _stamp: Callable[[float], Open | None] = field(repr=False, compare=False)
+    qos: int = 1
+
+    def message(self, now_s: float) -> Open | None:
+        """The message as it leaves now: remaining times are stamped and the base lease starts.
+
+        Call it once, at the moment of sending, with the connection up.
+
+        Returns:
+            None when there is nothing left to ask; nothing is sent then.
+        """
+        return self._stamp(now_s)
+
+
+@dataclass(frozen=True, slots=True)
+class SendToWorker:
+    """Publish a chunk, *gone* or question text to a worker's inbox. QoS 0: a loss costs one repeated request."""
+
+    topic: str
+    message: BinaryMessage
+    camera: str
+    qos: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """A query is decided, as far as the edge is concerned. There is exactly one for each query.
+
+    Attributes:
+        camera: camera of the frame.
+        frame: the frame.
+        query_id: the query.
+        question_id: its question.
+        ad_hoc: whether a client asked it.
+        outcome: how it ended.
+        reason: why, when it was not answered.
+        answer: the worker's terminal answer, if that is what ended it.
+        publish: what the edge must tell everyone (QoS 1), None when the worker has said it already.
+    """
+
+    camera: str
+    frame: FrameId
+    query_id: str
+    question_id: str
+    ad_hoc: bool
+    outcome: Outcome
+    reason: str = ""
+    answer: Answer | None = None
+    publish: QueryOutcome | None = None
+
+
+EdgeEffect = SendOpen | SendToWorker | Terminal
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyTo:
+    """Where the client of an ad-hoc question wants its answers (MQTT 5 ResponseTopic and CorrelationData)."""
+
+    topic: str
+    correlation_data: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SendControl:
+    """Publish a control message to a camera's edge. QoS 0: an acknowledgement would cost the thin uplink 78 bytes."""
+
+    topic: str
+    message: BinaryMessage
+    qos: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SendAnswer:
+    """Publish an answer; terminal ones at QoS 1. With ``reply_to`` it goes to the asking client as well."""
+
+    topic: str
+    message: Answer
+    qos: int
+    reply_to: ReplyTo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SendHandover:
+    """Pass an open message on to a less loaded worker, at QoS 1."""
+
+    topic: str
+    message: Handover
+    qos: int = 1
+
+
+WorkerEffect = SendControl | SendAnswer | SendHandover
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkData:
+    """Coded latents ``start..stop`` of one frame."""
+
+    start: int
+    stop: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LookQuery:
+    """One query that a look is to answer."""
+
+    query_id: str
+    question_id: str
+    text: str
+    answer_type: AnswerType
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One pass of the model over a prefix of a frame.
+
+    Attributes:
+        camera: camera of the frame.
+        frame: the frame.
+        attempt: attempt that it belongs to.
+        chunks: coded latents, contiguous from 0 to ``stop``.
+        stop: prefix length.
+        queries: what to answer.
+        number: 1 for the first look at the frame.
+    """
+
+    camera: str
+    frame: FrameId
+    attempt: int
+    chunks: tuple[ChunkData, ...]
+    stop: int
+    queries: tuple[LookQuery, ...]
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class LookAnswer:
+    """The model's answer to one query of a look.
+
+    Attributes:
+        query_id: the query.
+        text: the answer.
+        score: in [0, 1], what the stop rule compares with its threshold.
+    """
+
+    query_id: str
+    text: str
+    score: float

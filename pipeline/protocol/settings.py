@@ -1,0 +1,65 @@
+"""Times and bounds of the protocol machines. All durations in seconds on the machine's own monotonic clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+BASE_LEASE_S: Final = 3.0
+"""How long an edge waits for a first word after an open message has left its uplink. A worker that will need longer
+says so with *accept*; three seconds are a few round trips of a satellite link and far above the time of one look."""
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeProtocolSettings:
+    """Bounds of an edge session.
+
+    Attributes:
+        base_lease_s: silence after an open message before the frame is opened again.
+        attempts: opens of one frame before its queries fail.
+        backoff_s: wait before the second open; doubled for each further one.
+        grace_s: after a reconnect, no lease is judged for this long.
+        max_frames_per_camera: unfinished frames of one camera; beyond it the oldest standing queries are superseded.
+        terminal_cache: decided ad-hoc queries that are remembered, to answer a repeated ask.
+    """
+
+    base_lease_s: float = BASE_LEASE_S
+    attempts: int = 3
+    backoff_s: float = 0.5
+    grace_s: float = 2.0
+    max_frames_per_camera: int = 16
+    terminal_cache: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProtocolSettings:
+    """Bounds of a worker session.
+
+    Attributes:
+        base_lease_s: what an edge grants without *accept*.
+        max_lease_s: longest lease that a worker asks for; it renews at half time, so a longer one would only make its
+            death noticed later.
+        capacity_frames: frames admitted and not yet decided; beyond it the worker hands over or says *busy*.
+        capacity_bytes: latent payload held for them.
+        finalise_margin_s: a query is decided this long before its deadline, so that the answer still arrives in time.
+        refine_timeout_s: silence after a refine request before it is repeated.
+        refine_tries: refine requests for the same latents.
+        text_timeout_s: silence after a request for question texts before it is repeated.
+        handover_wait_s: expected wait from which a parked frame is offered to a less loaded worker.
+        max_hops: hand-overs of one frame.
+        terminal_cache: decided queries whose answers are kept, to repeat them to an edge that missed them.
+        text_cache: question texts that are kept.
+    """
+
+    base_lease_s: float = BASE_LEASE_S
+    max_lease_s: float = 10.0
+    capacity_frames: int = 1024
+    capacity_bytes: int = 16 * 1024 * 1024
+    finalise_margin_s: float = 0.3
+    refine_timeout_s: float = 2.0
+    refine_tries: int = 3
+    text_timeout_s: float = 1.0
+    handover_wait_s: float = 1.0
+    max_hops: int = 2
+    terminal_cache: int = 4096
+    text_cache: int = 4096

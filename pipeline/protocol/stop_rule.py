@@ -1,0 +1,88 @@
+"""When an answer from a prefix is safe: its score reaches the threshold of its answer type at that prefix length.
+
+The thresholds come from calibration (``latentbus codec calibrate-stop``) against the answer from the whole latent;
+nothing here loads or fits anything.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from schemas.types import AnswerType
+
+NEVER = 2.0
+"""A threshold that no score in [0, 1] reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRule:
+    """Thresholds on the score, for each answer type and rung of the ladder of prefixes.
+
+    Attributes:
+        ladder: prefix lengths in latents, ascending; the last is the whole latent.
+        default: one threshold a rung.
+        thresholds: the same for answer types that were calibrated on their own.
+        risk: accepted chance that an early answer differs from the whole latent's.
+    """
+
+    ladder: tuple[int, ...]
+    default: tuple[float, ...]
+    thresholds: Mapping[AnswerType, tuple[float, ...]]
+    risk: float
+
+    def __post_init__(self) -> None:
+        """Check the ladder and the lengths.
+
+        Raises:
+            ValueError: no ascending ladder, or not one threshold a rung.
+        """
+        if not self.ladder or list(self.ladder) != sorted(set(self.ladder)) or self.ladder[0] < 1:
+            raise ValueError(f"ladder {self.ladder} is not ascending from 1 or more")
+        for name, row in (("default", self.default), *self.thresholds.items()):
+            if len(row) != len(self.ladder) or not all(math.isfinite(value) and value >= 0 for value in row):
+                raise ValueError(f"thresholds of {name}: {len(self.ladder)} finite numbers expected, got {row}")
+
+    def is_safe(self, answer_type: AnswerType, prefix: int, score: float) -> bool:
+        """Whether to stop at this look.
+
+        Args:
+            answer_type: of the question.
+            prefix: latents that the answer was read from.
+            score: of the answer, in [0, 1].
+        """
+        if prefix >= self.ladder[-1]:
+            return True
+        rung = bisect_right(self.ladder, prefix) - 1
+        return rung >= 0 and score >= self.thresholds.get(answer_type, self.default)[rung]
+
+    def next_prefix(self, prefix: int) -> int:
+        """The next rung above a prefix; the whole latent at the end."""
+        return self.ladder[min(bisect_right(self.ladder, prefix), len(self.ladder) - 1)]
+
+    @classmethod
+    def never_early(cls, ladder: Sequence[int]) -> Self:
+        """The rule of an uncalibrated codec: only the whole latent is safe."""
+        return cls(tuple(ladder), (NEVER,) * len(ladder), {}, 0.0)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """Thresholds as ``stop.json`` holds them.
+
+        Raises:
+            ValueError: a field is missing or wrong.
+        """
+        if not isinstance(data, Mapping) or data.get("version") != 1:
+            raise ValueError("not an object of version 1")
+        try:
+            return cls(
+                ladder=tuple(int(rung) for rung in data["ladder"]),
+                default=tuple(float(value) for value in data["default"]),
+                thresholds={AnswerType(k): tuple(float(x) for x in row) for k, row in data["thresholds"].items()},
+                risk=float(data["risk"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"field {error} is missing or wrong") from None

@@ -1,0 +1,174 @@
+"""One frame in the worker session: its stage, its chunks, its queries, and the table of moves between stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pipeline.protocol.effects import ChunkData
+from schemas.errors import StateError
+from schemas.types import FrameId
+
+_MAX_EARLY_CHUNKS = 8
+"""Chunks that overtook another one and wait for it; a worker asks for one range at a time, so few can be under way."""
+
+
+class WorkerStage(StrEnum):
+    """Where a frame stands at its worker."""
+
+    NEED_TEXT = "need text"
+    """The text of a question is unknown here; the edge was asked for it."""
+    PARKED = "parked"
+    """Waits for the model."""
+    LOOKING = "looking"
+    """The model reads the prefix."""
+    WAITING = "waiting"
+    """Further latents were asked for."""
+    DONE = "done"
+    """Decided, given up or handed over; the session has forgotten it."""
+
+
+class WorkerEvent(StrEnum):
+    """What moves a frame at its worker."""
+
+    TEXTS_KNOWN = "texts known"
+    LOOK_TAKEN = "look taken"
+    LONGER_PREFIX = "longer prefix"
+    NOT_SAFE = "not safe"
+    OVERTAKEN = "prefix grew while looking"
+    DECIDED = "all queries decided"
+    GIVEN_UP = "gone, handed over, failed or past its deadlines"
+
+
+S, E = WorkerStage, WorkerEvent
+WORKER_TRANSITIONS: dict[tuple[WorkerStage, WorkerEvent], WorkerStage] = {
+    (S.NEED_TEXT, E.TEXTS_KNOWN): S.PARKED,
+    (S.NEED_TEXT, E.GIVEN_UP): S.DONE,
+    (S.PARKED, E.LOOK_TAKEN): S.LOOKING,
+    (S.PARKED, E.GIVEN_UP): S.DONE,
+    (S.LOOKING, E.NOT_SAFE): S.WAITING,
+    (S.LOOKING, E.OVERTAKEN): S.PARKED,
+    (S.LOOKING, E.DECIDED): S.DONE,
+    (S.LOOKING, E.GIVEN_UP): S.DONE,
+    (S.WAITING, E.LONGER_PREFIX): S.PARKED,
+    (S.WAITING, E.GIVEN_UP): S.DONE,
+}
+"""Every move there is; any other is a bug and raises."""
+
+
+@dataclass(slots=True)
+class WorkerQuery:
+    """An undecided query of a frame.
+
+    Attributes:
+        question_id: its question.
+        ad_hoc: asked once by a client.
+        deadline_s: on the worker's monotonic clock, from the remaining time that the message carried.
+        text: best answer so far, None before the first look.
+        score: its score.
+        prefix: latents it was read from.
+    """
+
+    question_id: str
+    ad_hoc: bool
+    deadline_s: float
+    text: str | None = None
+    score: float = 0.0
+    prefix: int = 0
+
+
+@dataclass(slots=True)
+class WorkerFrame:
+    """A frame that this worker has admitted.
+
+    Attributes:
+        camera: its camera.
+        frame: its id.
+        attempt: latest attempt seen.
+        queries: undecided queries by query id.
+        chunks: coded latents, contiguous from 0.
+        early: chunks that start past the prefix.
+        stage: where it stands.
+        hops: hand-overs so far.
+        looks: looks so far.
+        target: prefix that was asked for.
+        tries: requests for it.
+        timer_s: when a request is repeated.
+        spoke_s: when the edge last heard from this worker about the frame; None before the first word.
+        lease_s: what the edge grants from then.
+        payload_bytes: latent payload received.
+    """
+
+    camera: str
+    frame: FrameId
+    attempt: int
+    queries: dict[str, WorkerQuery]
+    stage: WorkerStage
+    lease_s: float
+    admitted_s: float
+    chunks: list[ChunkData] = field(default_factory=list)
+    early: dict[int, ChunkData] = field(default_factory=dict)
+    hops: int = 0
+    looks: int = 0
+    target: int = 0
+    tries: int = 0
+    timer_s: float | None = None
+    spoke_s: float | None = None
+    payload_bytes: int = 0
+
+    @property
+    def prefix(self) -> int:
+        """Latents at hand, contiguous from 0."""
+        return self.chunks[-1].stop if self.chunks else 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Payload held in memory."""
+        return sum(len(chunk.payload) for chunk in (*self.chunks, *self.early.values()))
+
+    def first_deadline_s(self) -> float:
+        """Deadline of the most urgent query."""
+        return min(query.deadline_s for query in self.queries.values())
+
+    def add_chunk(self, chunk: ChunkData) -> str:
+        """Take latents in; idempotent, in any order.
+
+        Returns:
+            What was done with them, as a counter label: extended, early, duplicate or overlap.
+        """
+        if chunk.stop <= self.prefix:
+            return "duplicate"
+        if chunk.start > self.prefix:
+            if chunk.start in self.early or len(self.early) >= _MAX_EARLY_CHUNKS:
+                return "duplicate"
+            self.early[chunk.start] = chunk
+            self.payload_bytes += len(chunk.payload)
+            return "early"
+        if chunk.start < self.prefix:
+            return "overlap"  # its stream cannot be cut; the latents past the prefix are asked for again
+        self.chunks.append(chunk)
+        self.payload_bytes += len(chunk.payload)
+        while (following := self.early.pop(self.prefix, None)) is not None:
+            self.chunks.append(following)
+        self.early = {start: early for start, early in self.early.items() if start > self.prefix}
+        return "extended"
+
+    def replace_prefix(self, chunk: ChunkData) -> bool:
+        """Take a longer prefix from a further open message; whether it was longer."""
+        if chunk.stop <= self.prefix:
+            return False
+        self.chunks = [chunk]
+        self.early = {start: early for start, early in self.early.items() if start >= chunk.stop}
+        self.payload_bytes += len(chunk.payload)
+        return True
+
+    def move(self, event: WorkerEvent) -> None:
+        """Go where the table says.
+
+        Raises:
+            StateError: the table has no such move.
+        """
+        target = WORKER_TRANSITIONS.get((self.stage, event))
+        if target is None:
+            raise StateError(f"worker frame {self.camera}/{self.frame}: no move from {self.stage} on {event}")
+        self.stage = target

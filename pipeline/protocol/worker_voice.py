@@ -1,0 +1,165 @@
+"""What a worker says: builds its messages and keeps them as effects until the process takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.protocol.effects import SendAnswer, SendControl, SendHandover, WorkerEffect
+from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery
+from pipeline.protocol.worker_memory import Questions
+from schemas import topics
+from schemas.messages import (
+    Accept,
+    Answer,
+    BinaryMessage,
+    Busy,
+    Handover,
+    NeedText,
+    Open,
+    QueryRef,
+    Refine,
+    Reject,
+    RejectReason,
+)
+from schemas.types import Outcome
+
+_MAX_LEASE_MS = 600_000
+_TEXTS_A_MESSAGE = 16
+
+
+class WorkerVoice:
+    """One worker's outgoing messages.
+
+    Args:
+        worker: its name.
+        fingerprint: first 4 bytes of its codec's fingerprint.
+        questions: known questions, for the reply topics of ad-hoc ones.
+    """
+
+    def __init__(self, worker: str, fingerprint: bytes, questions: Questions) -> None:
+        self._worker = worker
+        self._fingerprint = fingerprint
+        self._questions = questions
+        self._effects: list[WorkerEffect] = []
+
+    def take(self) -> list[WorkerEffect]:
+        """Effects since the last call, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def accept(self, frame: WorkerFrame) -> None:
+        """The frame is admitted, the lease starts again."""
+        self._control(
+            frame.camera,
+            Accept(
+                worker=self._worker, frame=frame.frame, attempt=frame.attempt, lease_ms=_milliseconds(frame.lease_s)
+            ),
+        )
+
+    def refine(self, frame: WorkerFrame) -> None:
+        """More latents, please."""
+        self._control(
+            frame.camera,
+            Refine(
+                worker=self._worker,
+                frame=frame.frame,
+                attempt=frame.attempt,
+                start=frame.prefix,
+                stop=frame.target,
+                lease_ms=_milliseconds(frame.lease_s),
+            ),
+        )
+
+    def need_text(self, frame: WorkerFrame, question_ids: Sequence[str]) -> None:
+        """The texts of these questions are unknown here."""
+        self._control(
+            frame.camera,
+            NeedText(
+                worker=self._worker,
+                frame=frame.frame,
+                attempt=frame.attempt,
+                question_ids=tuple(question_ids[:_TEXTS_A_MESSAGE]),
+            ),
+        )
+
+    def busy(self, camera: str, message: Open, retry_after_s: float) -> None:
+        """No room: open the frame again later."""
+        retry_after_ms = min(60_000, max(100, _milliseconds(retry_after_s)))
+        self._control(
+            camera,
+            Busy(worker=self._worker, frame=message.frame, attempt=message.attempt, retry_after_ms=retry_after_ms),
+        )
+
+    def reject(self, camera: str, message: Open, reason: RejectReason) -> None:
+        """This pool can never answer the frame."""
+        self._control(
+            camera,
+            Reject(
+                worker=self._worker,
+                frame=message.frame,
+                attempt=message.attempt,
+                reason=reason,
+                fingerprint=self._fingerprint,
+            ),
+        )
+
+    def answer(
+        self, frame: WorkerFrame, query_id: str, query: WorkerQuery, outcome: Outcome | None, reason: str = ""
+    ) -> Answer:
+        """A provisional (``outcome`` None) or terminal answer."""
+        message = Answer.model_validate(
+            {
+                "query_id": query_id,
+                "camera": frame.camera,
+                "frame": frame.frame,
+                "attempt": frame.attempt,
+                "question_id": query.question_id,
+                "worker": self._worker,
+                "outcome": outcome,
+                "text": query.text or "",
+                "score": query.score,
+                "latents": query.prefix,
+                "payload_bytes": frame.payload_bytes,
+                "looks": frame.looks,
+                "reason": reason[:200],
+            }
+        )
+        self.repeat(message)
+        return message
+
+    def repeat(self, message: Answer) -> None:
+        """Publish an answer: a new one, or a kept one again."""
+        known = self._questions.get(message.question_id)
+        reply_to = known.reply_to if known is not None else None
+        qos = 0 if message.outcome is None else 1
+        self._effects.append(SendAnswer(topics.answer_topic(message.camera), message, qos, reply_to))
+
+    def hand_over(self, peer: str, camera: str, message: Open, hops: int) -> None:
+        """Pass an open message on."""
+        fields = {name: getattr(message, name) for name in Open.model_fields}
+        handover = Handover(camera=camera, hops=hops + 1, **fields)
+        self._effects.append(SendHandover(topics.handover_topic(peer), handover))
+
+    def hand_over_frame(self, peer: str, frame: WorkerFrame, now_s: float) -> None:
+        """Pass a parked frame on that nobody has looked at; remaining times are stamped again."""
+        first = frame.chunks[0]
+        refs = tuple(
+            QueryRef(query.question_id, max(1, round((query.deadline_s - now_s) * 1000)), query.ad_hoc)
+            for query in frame.queries.values()
+        )
+        message = Open(
+            frame=frame.frame,
+            attempt=frame.attempt,
+            fingerprint=self._fingerprint,
+            queries=refs,
+            stop=first.stop,
+            payload=first.payload,
+        )
+        self.hand_over(peer, frame.camera, message, frame.hops)
+
+    def _control(self, camera: str, message: BinaryMessage) -> None:
+        self._effects.append(SendControl(topics.control_topic(camera), message))
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(_MAX_LEASE_MS, max(1, round(1000 * seconds)))

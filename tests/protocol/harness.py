@@ -1,0 +1,332 @@
+"""One edge session and any number of worker sessions, connected through real wire bytes on a virtual clock."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from pipeline.protocol.edge_session import EdgeSession
+from pipeline.protocol.effects import AskedQuery, LookAnswer, SendAnswer, SendOpen, Terminal
+from pipeline.protocol.reducer import OutcomeReducer
+from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.stop_rule import StopRule
+from pipeline.protocol.worker_session import WorkerSession
+from schemas import topics, wire
+from schemas.errors import RemoteError
+from schemas.messages import (
+    Accept,
+    Answer,
+    Busy,
+    Chunk,
+    Gone,
+    Handover,
+    Message,
+    NeedText,
+    Open,
+    QueryOutcome,
+    Question,
+    Refine,
+    Reject,
+    Status,
+    Text,
+)  # fmt: skip
+from schemas.types import AnswerType, FrameId
+
+POOL = "main"
+FINGERPRINT = b"\x01\x02\x03\x04"
+LADDER = (4, 8, 12, 16)
+LATENTS = LADDER[-1]
+STOP_RULE = StopRule(LADDER, (0.9,) * 4, {}, 0.02)
+
+
+class FakeLatent:
+    """Latents whose coded bytes name their indices."""
+
+    latent_count = LATENTS
+
+    def payload(self, start: int, stop: int) -> bytes:
+        return bytes(range(start, stop))
+
+
+def scores_at(*scores: float) -> Callable[[int], float]:
+    """A score that grows along the ladder: scores_at(0.5, 0.95) is safe from the second rung on."""
+
+    def score(prefix: int) -> float:
+        rung = sum(prefix > step for step in LADDER)
+        return scores[min(rung, len(scores) - 1)]
+
+    return score
+
+
+@dataclass
+class Worker:
+    """A worker session with a model that takes ``look_s`` and answers by the prefix it reads."""
+
+    session: WorkerSession
+    name: str
+    boot: int
+    score: Callable[[int], float]
+    score_of: dict[str, float] = field(default_factory=dict)
+    look_s: float = 0.05
+    alive: bool = True
+    frozen: bool = False
+    free_at_s: float = 0.0
+    backlog: list[tuple[str, bytes]] = field(default_factory=list)
+
+
+class Fleet:
+    """The sessions, a broker that deals opens round-robin, and a clock that moves by events.
+
+    Attributes:
+        drop: called with (topic, message) of each delivery; True loses it.
+        delay_s: called with (topic, message); how long its delivery takes.
+        sent: every message that was put on the wire, with its topic.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int = 1,
+        score: Callable[[int], float] = lambda prefix: 1.0,
+        edge_settings: EdgeProtocolSettings | None = None,
+        worker_settings: WorkerProtocolSettings | None = None,
+        know_questions: bool = True,
+        boot: int = 7,
+    ) -> None:
+        self.now_s = 0.0
+        self.edge = EdgeSession(edge_settings or EdgeProtocolSettings(), pool=POOL, boot=boot, fingerprint=FINGERPRINT)
+        self.edge_alive = True
+        self.terminals: list[Terminal] = []
+        self.reducer = OutcomeReducer()
+        self.sent: list[tuple[str, Message]] = []
+        self.drop: Callable[[str, Message], bool] = lambda topic, message: False
+        self.delay_s: Callable[[str, Message], float] = lambda topic, message: 0.01
+        self.duplicate: Callable[[str, Message], bool] = lambda topic, message: False
+        self.uplink_s: Callable[[], float] = lambda: 0.0
+        self.says_no_subscribers = False
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self.dealt: Iterator[int] = itertools.count()
+        self.decided_s: list[float] = []
+        self.replies: list[str] = []
+        self.errors: Counter[str] = Counter()
+        self.workers: dict[str, Worker] = {}
+        for index in range(workers):
+            self.add_worker(f"w{index}", score, worker_settings, know_questions=know_questions)
+
+    def add_worker(
+        self,
+        name: str,
+        score: Callable[[int], float],
+        settings: WorkerProtocolSettings | None = None,
+        *,
+        know_questions: bool = True,
+        fingerprint: bytes = FINGERPRINT,
+    ) -> Worker:
+        session = WorkerSession(
+            settings or WorkerProtocolSettings(), worker=name, pool=POOL, fingerprint=fingerprint, stop_rule=STOP_RULE
+        )
+        if know_questions:
+            for question in ("q0", "q1", "q2"):
+                session.receive_question(question, Question(question_id=question, text=f"{question}?"))
+        worker = Worker(session, name, boot=100 + len(self.workers), score=score)
+        self.workers[name] = worker
+        return worker
+
+    # ---- driving ----------------------------------------------------------------------------------------------------
+
+    def ask(
+        self, *questions: str, camera: str = "gate", deadline_s: float = 10.0, base: int = 4, ad_hoc: bool = False
+    ) -> FrameId:
+        queries = [
+            AskedQuery(question, self.now_s + deadline_s, f"{question}?", AnswerType.TEXT, ad_hoc)
+            for question in questions
+        ]
+        frame = self.edge.offer(camera, FakeLatent(), base, queries, self.now_s)
+        self._settle()
+        return frame
+
+    def run(self, until_s: float = 60.0) -> None:
+        """Move the clock from event to event until nothing is left or ``until_s``."""
+        for _ in range(100_000):
+            wakes = [self.edge.next_wake_s() if self.edge_alive else None]
+            wakes += [w.session.next_wake_s() for w in self.workers.values() if w.alive and not w.frozen]
+            times = [max(time, self.now_s) for time in wakes if time is not None]
+            if self._events:
+                times.append(self._events[0][0])
+            if not times or min(times) > until_s:
+                self.now_s = max(self.now_s, until_s)
+                return
+            self.now_s = min(times)
+            while self._events and self._events[0][0] <= self.now_s:
+                heapq.heappop(self._events)[2]()
+            if self.edge_alive:
+                self.edge.tick(self.now_s)
+            for worker in self.workers.values():
+                if worker.alive and not worker.frozen:
+                    worker.session.tick(self.now_s)
+            self._settle()
+        raise AssertionError("live-lock: the clock does not move on")
+
+    def at(self, time_s: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (time_s, next(self._order), action))
+
+    def kill(self, name: str, *, will: bool = True) -> None:
+        worker = self.workers[name]
+        worker.alive = False
+        if will:
+            status = Status(kind="worker", id=name, boot=worker.boot, online=False)
+            self.edge.receive_worker_status(status, self.now_s)
+            self._settle()
+
+    def freeze(self, name: str) -> None:
+        self.workers[name].frozen = True
+
+    def wake(self, name: str) -> None:
+        worker = self.workers[name]
+        worker.frozen = False
+        worker.session.tick(self.now_s)
+        backlog, worker.backlog = worker.backlog, []
+        for topic, data in backlog:
+            self._to_worker(worker, topic, data)
+        self._settle()
+
+    # ---- the wire ---------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Carry out every effect; deliveries become events."""
+        while True:
+            effects = self.edge.take_effects() if self.edge_alive else []
+            for effect in effects:
+                if isinstance(effect, SendOpen):
+                    wait_s = self.uplink_s()
+                    if wait_s > 0:
+                        self.at(self.now_s + wait_s, lambda effect=effect: self._send_open(effect))  # type: ignore[misc]
+                    else:
+                        self._send_open(effect)
+                elif isinstance(effect, Terminal):
+                    self.terminals.append(effect)
+                    self.decided_s.append(self.now_s)
+                    if effect.publish is not None:
+                        self.reducer.observe(effect.publish)
+                        self.sent.append((topics.outcome_topic(effect.camera), effect.publish))
+                else:
+                    self._publish(effect.topic, effect.message)
+            busy = bool(effects)
+            for worker in self.workers.values():
+                if not worker.alive or worker.frozen:
+                    continue
+                self._start_look(worker)
+                for sent in worker.session.take_effects():
+                    busy = True
+                    if isinstance(sent, SendAnswer):
+                        self.reducer.observe(sent.message)
+                        self.replies += [sent.reply_to.topic] if sent.reply_to else []
+                    self._publish(sent.topic, sent.message)
+            if not busy:
+                return
+
+    def _start_look(self, worker: Worker) -> None:
+        if worker.free_at_s > self.now_s:
+            return
+        looks = worker.session.take_looks(8, self.now_s)
+        if not looks:
+            return
+        worker.free_at_s = self.now_s + worker.look_s
+
+        def finish() -> None:
+            if not worker.alive:
+                return
+            if worker.frozen:
+                worker.free_at_s = self.now_s + 0.1
+                self.at(worker.free_at_s, finish)
+                return
+            for look in looks:
+                read = b"".join(chunk.payload for chunk in look.chunks)
+                assert read == bytes(range(look.stop)), "a look reads contiguous latents from 0"
+                score = worker.score(look.stop)
+                answers = [
+                    LookAnswer(q.query_id, f"answer at {look.stop}", worker.score_of.get(q.question_id, score))
+                    for q in look.queries
+                ]
+                worker.session.finish_look(look, answers, self.now_s)
+            worker.session.note_batch(worker.look_s, len(looks))
+
+        self.at(worker.free_at_s, finish)
+
+    def _send_open(self, effect: SendOpen) -> None:
+        message = effect.message(self.now_s)
+        if message is not None:
+            self._publish(effect.topic, message)
+            nobody = not any(worker.alive for worker in self.workers.values())
+            self.edge.left_uplink(effect, self.now_s, no_subscribers=nobody and self.says_no_subscribers)
+
+    def _publish(self, topic: str, message: Message) -> None:
+        self.sent.append((topic, message))
+        copies = 2 if self.duplicate(topic, message) else 1
+        if self.drop(topic, message):
+            return
+        data = wire.encode(message)
+        for copy in range(copies):
+            self.at(self.now_s + self.delay_s(topic, message) + 0.001 * copy, lambda: self._deliver(topic, data))
+
+    def _deliver(self, topic: str, data: bytes) -> None:
+        parsed = topics.parse(topic)
+        if parsed.family is topics.Family.OPEN:
+            members = [worker for worker in self.workers.values() if worker.alive]
+            if members:
+                self._to_worker(members[next(self.dealt) % len(members)], topic, data)
+        elif parsed.family in (topics.Family.CHUNK, topics.Family.HANDOVER):
+            worker = self.workers.get(parsed.name("worker"))
+            if worker is not None and worker.alive:
+                self._to_worker(worker, topic, data)
+        elif self.edge_alive:
+            self._to_edge(parsed, wire.decode(parsed.family, data))
+
+    def _to_edge(self, topic: topics.Topic, message: Message) -> None:
+        if isinstance(message, Answer):
+            self.edge.receive_answer(message, self.now_s)
+        else:
+            assert isinstance(message, Accept | Refine | Busy | Reject | NeedText)
+            self.edge.receive_control(topic.name("camera"), message, self.now_s)
+
+    def _to_worker(self, worker: Worker, topic: str, data: bytes) -> None:
+        if worker.frozen:
+            worker.backlog.append((topic, data))
+            return
+        parsed = topics.parse(topic)
+        message = wire.decode(parsed.family, data)
+        session = worker.session
+        try:
+            match message:
+                case Open():
+                    session.receive_open(parsed.name("camera"), message, self.now_s)
+                case Handover():
+                    session.receive_handover(message, self.now_s)
+                case Chunk():
+                    session.receive_chunk(parsed.name("camera"), message, self.now_s)
+                case Gone():
+                    session.receive_gone(parsed.name("camera"), message)
+                case Text():
+                    session.receive_text(message)
+        except RemoteError as error:
+            self.errors[type(error).__name__] += 1
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
+
+    def outcomes(self) -> dict[str, str]:
+        """Outcome of each query; asserts that there is one terminal each."""
+        counts = Counter(terminal.query_id for terminal in self.terminals)
+        assert all(count == 1 for count in counts.values()), f"decided twice: {counts}"
+        return {terminal.query_id: str(terminal.outcome) for terminal in self.terminals}
+
+    def messages(self, kind: type[Message]) -> list[Message]:
+        return [message for _, message in self.sent if isinstance(message, kind)]
+
+
+def finals(messages: Iterable[Message]) -> list[Answer | QueryOutcome]:
+    """The terminal ones among messages."""
+    return [m for m in messages if isinstance(m, Answer | QueryOutcome) and m.outcome is not None]

@@ -1,0 +1,106 @@
+"""Seeded faults around the real machines: every query ends once, in time, and nothing is left behind."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.protocol.edge_frame import EDGE_TRANSITIONS, EdgeEvent, EdgeFrame, EdgeStage
+from pipeline.protocol.settings import WorkerProtocolSettings
+from pipeline.protocol.worker_frame import WORKER_TRANSITIONS, WorkerEvent, WorkerFrame, WorkerStage
+from tests.protocol.harness import Fleet
+
+LONGEST_DEADLINE_S = 25.0
+LAST_OFFER_S = 12.0
+
+ONLY_BY_SCENARIO = {
+    (EdgeStage.OWNED, EdgeEvent.REJECTED),  # a worker of ours rejects at once or never
+    (WorkerStage.LOOKING, WorkerEvent.OVERTAKEN),
+}
+"""Moves that these faults do not reach; test_sessions.py makes each of them."""
+
+
+def _faulty_fleet(seed: int) -> Fleet:
+    """A fleet whose wire loses, delays, doubles and reorders, and whose workers are slow, die, freeze or do not fit."""
+    draw = random.Random(seed)
+    fleet = Fleet(
+        workers=draw.randint(0, 3),
+        score=lambda prefix: draw.random(),
+        worker_settings=WorkerProtocolSettings(capacity_frames=draw.choice([2, 1024])),
+        know_questions=draw.random() < 0.8,
+    )
+    if draw.random() < 0.2:
+        fleet.add_worker("stranger", lambda prefix: 1.0, fingerprint=b"\xff\xff\xff\xff")
+    for worker in fleet.workers.values():
+        worker.look_s = draw.choice([0.02, 0.5, 4.0])
+    loss, doubled, slow = draw.choice([0.0, 0.1, 0.4]), draw.choice([0.0, 0.3]), draw.choice([0.02, 0.5, 5.0])
+    uplink = draw.choice([0.0, 0.0, 1.0, 4.0])
+    fleet.says_no_subscribers = draw.random() < 0.5
+    fleet.uplink_s = lambda: draw.random() * uplink
+    fleet.drop = lambda topic, message: draw.random() < loss
+    fleet.duplicate = lambda topic, message: draw.random() < doubled
+    fleet.delay_s = lambda topic, message: draw.random() * slow
+    deadline_s = draw.choice([2.0, 8.0, LONGEST_DEADLINE_S])
+    for index in range(draw.randint(1, 12)):
+        questions = draw.sample(["q0", "q1", "q2"], draw.randint(1, 3))
+        camera = draw.choice(["gate", "yard"])
+        fleet.at(index * draw.random(), partial(_ask, fleet, questions, camera, deadline_s))
+    for name in draw.sample(sorted(fleet.workers), draw.randint(0, min(2, len(fleet.workers)))):
+        start_s = draw.random() * 5
+        if draw.random() < 0.5:
+            fleet.at(start_s, partial(fleet.kill, name, will=draw.random() < 0.5))
+        else:
+            fleet.at(start_s, partial(fleet.freeze, name))
+            fleet.at(start_s + draw.random() * 10, partial(fleet.wake, name))
+    if draw.random() < 0.3:
+        down_s = draw.random() * 3
+        fleet.at(down_s, lambda: fleet.edge.connection(False, fleet.now_s))
+        fleet.at(down_s + 2, lambda: fleet.edge.connection(True, fleet.now_s))
+    return fleet
+
+
+def _ask(fleet: Fleet, questions: list[str], camera: str, deadline_s: float) -> None:
+    fleet.ask(*questions, camera=camera, deadline_s=deadline_s)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32))
+def test_every_query_ends_once_and_in_time(seed: int) -> None:
+    fleet = _faulty_fleet(seed)
+    fleet.run(60.0)
+    fleet.outcomes()
+    assert fleet.edge.unfinished() == 0
+    assert max(fleet.decided_s, default=0.0) <= LAST_OFFER_S + LONGEST_DEADLINE_S + 0.01
+    for worker in fleet.workers.values():
+        if worker.alive:
+            assert worker.session.unfinished() == 0, worker.session._frames
+            assert worker.session._held_bytes == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_seed_replays_exactly(seed: int) -> None:
+    first, second = _faulty_fleet(seed), _faulty_fleet(seed)
+    first.run(60.0)
+    second.run(60.0)
+    assert first.sent == second.sent
+    assert first.edge.counters == second.edge.counters
+
+
+def test_fixed_seeds_visit_every_row_of_both_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    visited: set[object] = set()
+    for frame_class in (EdgeFrame, WorkerFrame):
+        move = frame_class.move
+
+        def spy(self: object, event: object, move: Callable[..., None] = move) -> None:
+            visited.add((getattr(self, "stage", None), event))
+            move(self, event)
+
+        monkeypatch.setattr(frame_class, "move", spy)
+    for seed in range(400):
+        _faulty_fleet(seed).run(60.0)
+    assert {*EDGE_TRANSITIONS, *WORKER_TRANSITIONS} - visited <= ONLY_BY_SCENARIO

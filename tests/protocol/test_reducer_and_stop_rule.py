@@ -1,0 +1,122 @@
+"""The reducer that all readers share, and the stop rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.codec.stop_file import load_stop_rule
+from pipeline.protocol.reducer import OutcomeReducer
+from pipeline.protocol.stop_rule import NEVER, StopRule
+from schemas.errors import ArtifactError
+from schemas.messages import Answer, QueryOutcome
+from schemas.types import AnswerType, FrameId, Outcome
+
+
+def _answer(query_id: str, outcome: Outcome | None, text: str = "yes") -> Answer:
+    return Answer.model_validate(
+        {
+            "query_id": query_id,
+            "camera": "gate",
+            "frame": FrameId(1, 2),
+            "attempt": 1,
+            "question_id": "q0",
+            "worker": "w0",
+            "outcome": outcome,
+            "text": text,
+            "score": 0.5,
+            "latents": 4,
+            "payload_bytes": 10,
+            "looks": 1,
+        }
+    )
+
+
+def _outcome(query_id: str) -> QueryOutcome:
+    return QueryOutcome(
+        query_id=query_id, camera="gate", frame=FrameId(1, 2), question_id="q0", outcome=Outcome.EXPIRED
+    )
+
+
+def test_the_first_terminal_wins_and_repeats_are_counted() -> None:
+    reducer = OutcomeReducer()
+    assert reducer.observe(_answer("a", None)) is None
+    first = reducer.observe(_outcome("a"))
+    assert first is not None
+    assert (first.outcome, first.text) == (Outcome.EXPIRED, "")
+    assert reducer.observe(_outcome("a")) is None
+    assert reducer.observe(_answer("a", Outcome.ANSWERED)) is None
+    assert (reducer.repeats, reducer.conflicts) == (1, 1)
+    assert reducer.get("a") == first
+
+
+@given(st.permutations([("a", "yes"), ("a", "no"), ("b", "yes"), ("b", "yes"), ("a", "yes")]))
+def test_whatever_the_order_one_outcome_a_query(order: Sequence[tuple[str, str]]) -> None:
+    reducer = OutcomeReducer()
+    decided = [reducer.observe(_answer(query_id, Outcome.ANSWERED, text)) for query_id, text in order]
+    assert sorted(d.query_id for d in decided if d) == ["a", "b"]
+    assert reducer.repeats + reducer.conflicts == 3
+
+
+def test_the_reducer_is_bounded() -> None:
+    reducer = OutcomeReducer(capacity=2)
+    for query_id in "abc":
+        reducer.observe(_answer(query_id, Outcome.ANSWERED))
+    assert reducer.get("a") is None
+    assert reducer.get("c") is not None
+
+
+RULE = StopRule((4, 8, 16), (0.9, 0.8, 0.7), {AnswerType.COUNT: (NEVER, 0.95, 0.0)}, 0.02)
+
+
+def test_thresholds_are_those_of_the_rung_and_answer_type() -> None:
+    assert RULE.is_safe(AnswerType.TEXT, 4, 0.9)
+    assert not RULE.is_safe(AnswerType.TEXT, 4, 0.89)
+    assert not RULE.is_safe(AnswerType.TEXT, 7, 0.85), "between rungs the lower one counts"
+    assert not RULE.is_safe(AnswerType.COUNT, 4, 1.0)
+    assert RULE.is_safe(AnswerType.COUNT, 8, 0.95)
+
+
+def test_a_prefix_below_the_ladder_is_never_safe_and_the_whole_always() -> None:
+    assert not RULE.is_safe(AnswerType.TEXT, 3, 1.0)
+    assert RULE.is_safe(AnswerType.COUNT, 16, 0.0)
+
+
+@given(st.integers(0, 40))
+def test_the_next_prefix_is_the_next_rung(prefix: int) -> None:
+    following = RULE.next_prefix(prefix)
+    assert following in RULE.ladder
+    assert following > prefix or following == RULE.ladder[-1]
+
+
+def test_an_uncalibrated_codec_never_stops_early() -> None:
+    rule = StopRule.never_early((4, 8))
+    assert not rule.is_safe(AnswerType.TEXT, 4, 1.0)
+    assert rule.is_safe(AnswerType.TEXT, 8, 0.0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"version": 2}',
+        '{"version": 1, "ladder": [4, 8], "default": [0.9], "thresholds": {}, "risk": 0.02}',
+        '{"version": 1, "ladder": [8, 4], "default": [0.9, 0.9], "thresholds": {}, "risk": 0.02}',
+        '{"version": 1, "ladder": [4], "default": [NaN], "thresholds": {}, "risk": 0.02}',
+        '{"version": 1, "ladder": [4], "default": [0.5], "thresholds": {"color": [0.5]}, "risk": 0.02}',
+    ],
+)
+def test_a_wrong_stop_file_is_a_typed_error_that_names_the_command(tmp_path: Path, text: str) -> None:
+    (tmp_path / "stop.json").write_text(text)
+    with pytest.raises(ArtifactError, match="calibrate-stop"):
+        load_stop_rule(tmp_path)
+
+
+def test_a_missing_stop_file_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="calibrate-stop"):
+        load_stop_rule(tmp_path)
