@@ -55,6 +55,7 @@ from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerQuery, WorkerStage
 from pipeline.protocol.worker_memory import DecidedQueries, KnownQuestion, Peers, Questions
+from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_voice import WorkerVoice
 from schemas.errors import BitstreamError, FingerprintError, TopicError
 from schemas.messages import (
@@ -101,7 +102,7 @@ class WorkerSession:
         self._voice = WorkerVoice(worker, fingerprint, self._questions)
         self._decided = DecidedQueries(settings.terminal_cache)
         self._peers = Peers(worker, pool, fingerprint.hex())
-        self._seconds_a_frame = 0.02
+        self._pace = WorkerPace(settings)
         self._draining = False
 
     # ---- what the process reads -------------------------------------------------------------------------------------
@@ -115,7 +116,7 @@ class WorkerSession:
         times: list[float] = []
         for frame in self._frames.values():
             times += [self._due_s(query) for query in frame.queries.values()]
-            times.append(self._renew_at_s(frame))
+            times.append(self._pace.renew_at_s(frame))
             if frame.timer_s is not None:
                 times.append(frame.timer_s)
         return min(times, default=None)
@@ -303,8 +304,7 @@ class WorkerSession:
 
     def note_batch(self, seconds: float, frames: int) -> None:
         """Time of a batch, from which the wait of the next ones is expected (moving average)."""
-        if frames > 0:
-            self._seconds_a_frame += 0.2 * (seconds / frames - self._seconds_a_frame)
+        self._pace.note_batch(seconds, frames)
 
     # ---- inputs: time -----------------------------------------------------------------------------------------------
 
@@ -316,8 +316,7 @@ class WorkerSession:
                 continue
             if frame.timer_s is not None and frame.timer_s <= now_s:
                 self._repeat(frame, now_s)
-            if self._renew_at_s(frame) <= now_s:
-                self._keep_alive(frame, now_s)
+            self._keep_alive(frame, now_s)
         self._pass_on(now_s)
 
     def drain(self, now_s: float) -> None:
@@ -353,7 +352,7 @@ class WorkerSession:
             self._voice.hand_over(peer, camera, message, hops)
             return
         self.counters["busy"] += 1
-        self._voice.busy(camera, message, self._expected_wait_s())
+        self._voice.busy(camera, message, self._pace.wait_s(len(self._frames)))
 
     def _admit(self, camera: str, message: Open, queries: dict[str, WorkerQuery], now_s: float, hops: int) -> None:
         frame = WorkerFrame(
@@ -368,8 +367,7 @@ class WorkerSession:
             self._ask_texts(frame, now_s)
         else:
             frame.move(WorkerEvent.TEXTS_KNOWN)
-        if self._expected_wait_s() > self._settings.base_lease_s / 2:
-            self._keep_alive(frame, now_s)
+        self._keep_alive(frame, now_s)
 
     def _reopen(self, frame: WorkerFrame, message: Open, now_s: float) -> None:
         """A further open of a frame that is here: a duplicate, or a later attempt of an edge that missed our word."""
@@ -414,32 +412,19 @@ class WorkerSession:
 
     # ---- progress ---------------------------------------------------------------------------------------------------
 
-    def _expected_wait_s(self) -> float:
-        return self._seconds_a_frame * (len(self._frames) + 1)
-
-    def _lease_s(self) -> float:
-        return min(self._settings.max_lease_s, self._settings.base_lease_s + 2 * self._expected_wait_s())
-
-    def _renew_at_s(self, frame: WorkerFrame) -> float:
-        """When the edge should hear from us: at half of the lease, which a word not yet spoken leaves at its base."""
-        since_s = frame.admitted_s if frame.spoke_s is None else frame.spoke_s
-        return since_s + frame.lease_s / 2
-
     def _keep_alive(self, frame: WorkerFrame, now_s: float) -> None:
         """Say *accept*, unless the edge has heard from us a moment ago or never had to."""
-        overdue = self._renew_at_s(frame) <= now_s
-        if not overdue and (frame.spoke_s is not None or self._expected_wait_s() <= self._settings.base_lease_s / 2):
-            return
-        frame.spoke_s = now_s
-        frame.lease_s = self._lease_s()
-        self.counters["accepts"] += 1
-        self._voice.accept(frame)
+        if self._pace.must_speak(frame, len(self._frames), now_s):
+            frame.spoke_s = now_s
+            frame.lease_s = self._pace.lease_s(len(self._frames))
+            self.counters["accepts"] += 1
+            self._voice.accept(frame)
 
     def _refine(self, frame: WorkerFrame, now_s: float) -> None:
         frame.tries += 1
         frame.timer_s = now_s + self._settings.refine_timeout_s
         frame.spoke_s = now_s
-        frame.lease_s = self._lease_s() + self._settings.refine_timeout_s
+        frame.lease_s = self._pace.lease_s(len(self._frames)) + self._settings.refine_timeout_s
         self.counters["refines" if frame.tries == 1 else "refines_repeated"] += 1
         self._voice.refine(frame)
 
@@ -473,7 +458,7 @@ class WorkerSession:
 
     def _pass_on(self, now_s: float) -> None:
         """Hand parked frames that nobody has looked at to a less loaded worker, the latest deadline first."""
-        if not self._draining and self._expected_wait_s() <= self._settings.handover_wait_s:
+        if not self._draining and self._pace.wait_s(len(self._frames)) <= self._settings.handover_wait_s:
             return
         waiting = [
             frame
