@@ -47,6 +47,7 @@ from collections.abc import Sequence
 from pipeline.protocol.edge_frame import EdgeEvent, EdgeFrame, EdgeStage, query_id_of
 from pipeline.protocol.effects import AskedQuery, EdgeEffect, Latent, SendOpen, SendToWorker, Terminal
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.timers import Timers
 from schemas import topics
 from schemas.errors import StateError
 from schemas.messages import (
@@ -94,6 +95,7 @@ class EdgeSession:
         self._fingerprint = fingerprint
         self._sequence: Counter[str] = Counter()
         self._frames: dict[Key, EdgeFrame] = {}
+        self._timers: Timers[Key] = Timers(self._due_s)
         self._effects: list[EdgeEffect] = []
         self._ad_hoc: dict[str, Key] = {}
         self._decided: OrderedDict[str, Terminal] = OrderedDict()
@@ -110,10 +112,7 @@ class EdgeSession:
 
     def next_wake_s(self) -> float | None:
         """When :meth:`tick` is due next, None while nothing can time out."""
-        times = [query.deadline_s for frame in self._frames.values() for query in frame.queries.values()]
-        if self._connected:
-            times += [frame.timer_s for frame in self._frames.values() if frame.timer_s is not None]
-        return min(times, default=None)
+        return self._timers.next_s()
 
     def unfinished(self) -> int:
         """Queries that have no outcome yet."""
@@ -159,6 +158,7 @@ class EdgeSession:
         self._supersede(camera, {query.question_id for query in queries if not query.ad_hoc})
         state = EdgeFrame(camera, frame, latent, by_id, base_latents, self._settings.base_lease_s)
         self._frames[camera, frame] = state
+        self._timers.touch((camera, frame))
         self._ad_hoc.update({query_id: (camera, frame) for query_id, query in by_id.items() if query.ad_hoc})
         self._queue_open(state)
         self._bound(camera)
@@ -167,7 +167,7 @@ class EdgeSession:
 
     def receive_control(self, camera: str, message: Control, now_s: float) -> None:
         """A worker spoke about a frame of this camera."""
-        frame = self._frames.get((camera, message.frame))
+        frame = self._find((camera, message.frame))
         if frame is None:
             self.counters["control_unknown_frame"] += 1
             self._say_gone(camera, message)
@@ -195,7 +195,7 @@ class EdgeSession:
     def receive_answer(self, answer: Answer, now_s: float) -> None:
         """A worker answered a query of this edge's cameras. Provisional ones renew the lease, terminal ones decide."""
         # An ad-hoc query that came back after a restart has a new frame; an answer to the old one decides it too.
-        frame = self._frames.get(self._ad_hoc.get(answer.query_id, (answer.camera, answer.frame)))
+        frame = self._find(self._ad_hoc.get(answer.query_id, (answer.camera, answer.frame)))
         if frame is None or answer.query_id not in frame.queries:
             self.counters["answer_repeated" if answer.outcome else "answer_late"] += 1
             return
@@ -222,6 +222,7 @@ class EdgeSession:
             if frame.owner == status.id and frame.stage is EdgeStage.OWNED:
                 self.counters["owner_lost"] += 1
                 self._lose_attempt(frame, EdgeEvent.OWNER_LOST, now_s, wait_s=0.0)
+                self._timers.touch((frame.camera, frame.frame))
 
     def left_uplink(self, effect: SendOpen, now_s: float, *, no_subscribers: bool = False) -> None:
         """The broker's word on an open message that was sent.
@@ -231,7 +232,7 @@ class EdgeSession:
             now_s: the edge's monotonic time.
             no_subscribers: PUBACK reason 16. A hint only: a recorder on all topics hides it.
         """
-        frame = self._frames.get((effect.camera, effect.frame))
+        frame = self._find((effect.camera, effect.frame))
         if no_subscribers and frame is not None and frame.stage is EdgeStage.OPENED:
             self.counters["no_subscribers"] += 1
             self._lose_attempt(frame, EdgeEvent.NO_WORKER, now_s, wait_s=self._backoff_s(frame))
@@ -244,12 +245,17 @@ class EdgeSession:
                 if frame.timer_s is not None:
                     frame.timer_s = max(frame.timer_s, grace_s)
         self._connected = connected
+        for key in self._frames:
+            self._timers.touch(key)
 
     def tick(self, now_s: float) -> None:
         """Let time pass: deadlines, leases, back-off."""
-        for frame in list(self._frames.values()):
+        for key in self._timers.take_due(now_s):
+            frame = self._frames.get(key)
+            if frame is None:
+                continue
             self._expire(frame, now_s)
-            if frame.stage is EdgeStage.DONE or frame.timer_s is None or not self._connected or frame.timer_s > now_s:
+            if not frame.queries or frame.timer_s is None or not self._connected or frame.timer_s > now_s:
                 continue
             if frame.stage is EdgeStage.BACKOFF:
                 frame.move(EdgeEvent.BACKOFF_OVER)
@@ -269,6 +275,20 @@ class EdgeSession:
             for query_id in list(frame.queries):
                 self._decide(frame, query_id, Outcome.FAILED, reason=reason, say=True)
 
+    # ---- time -------------------------------------------------------------------------------------------------------
+
+    def _find(self, key: Key) -> EdgeFrame | None:
+        """A frame whose state is about to change."""
+        self._timers.touch(key)
+        return self._frames.get(key)
+
+    def _due_s(self, key: Key) -> float | None:
+        frame = self._frames.get(key)
+        if frame is None:
+            return None
+        due_s = min(query.deadline_s for query in frame.queries.values())
+        return min(due_s, frame.timer_s) if self._connected and frame.timer_s is not None else due_s
+
     # ---- moves ------------------------------------------------------------------------------------------------------
 
     def _queue_open(self, frame: EdgeFrame) -> None:
@@ -280,7 +300,7 @@ class EdgeSession:
         self._effects.append(SendOpen(topics.open_topic(self._pool, frame.camera), frame.camera, frame.frame, stamp))
 
     def _open_leaves(self, key: Key, now_s: float) -> Open | None:
-        frame = self._frames.get(key)
+        frame = self._find(key)
         if frame is None or frame.stage is not EdgeStage.QUEUED:
             return None
         refs = [
@@ -406,6 +426,7 @@ class EdgeSession:
         last_event: EdgeEvent = EdgeEvent.DECIDED,
     ) -> None:
         query = frame.queries.pop(query_id)
+        self._timers.touch((frame.camera, frame.frame))
         publish = None
         if say:
             assert outcome in (Outcome.EXPIRED, Outcome.SUPERSEDED, Outcome.FAILED)  # noqa: S101

@@ -53,6 +53,7 @@ from pipeline.protocol.effects import (
 )
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
+from pipeline.protocol.timers import Timers
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerQuery, WorkerStage
 from pipeline.protocol.worker_memory import DecidedQueries, KnownQuestion, Peers, Questions
 from pipeline.protocol.worker_pace import WorkerPace
@@ -97,6 +98,7 @@ class WorkerSession:
         self._stop_rule = stop_rule
         self._latent_count = stop_rule.ladder[-1]
         self._frames: dict[Key, WorkerFrame] = {}
+        self._timers: Timers[Key] = Timers(self._due_s)
         self._held_bytes = 0
         self._questions = Questions(settings.text_cache)
         self._voice = WorkerVoice(worker, fingerprint, self._questions)
@@ -113,13 +115,7 @@ class WorkerSession:
 
     def next_wake_s(self) -> float | None:
         """When :meth:`tick` is due next, None while nothing can time out."""
-        times: list[float] = []
-        for frame in self._frames.values():
-            times += [self._due_s(query) for query in frame.queries.values()]
-            times.append(self._pace.renew_at_s(frame))
-            if frame.timer_s is not None:
-                times.append(frame.timer_s)
-        return min(times, default=None)
+        return self._timers.next_s()
 
     def unfinished(self) -> int:
         """Frames that are not decided."""
@@ -150,7 +146,7 @@ class WorkerSession:
             self.counters["rejected"] += 1
             self._voice.reject(camera, message, RejectReason.BITSTREAM)
             raise BitstreamError(0, message.stop, f"this codec has {self._latent_count} latents")
-        frame = self._frames.get((camera, message.frame))
+        frame = self._find((camera, message.frame))
         if frame is not None:
             self._reopen(frame, message, now_s)
             return
@@ -180,7 +176,7 @@ class WorkerSession:
         """
         if message.camera != camera:
             raise TopicError("chunk", f"topic names camera {camera!r}, payload {message.camera!r}")
-        frame = self._frames.get((camera, message.frame))
+        frame = self._find((camera, message.frame))
         if frame is None:
             self.counters["chunk_unknown_frame"] += 1
             return
@@ -200,7 +196,7 @@ class WorkerSession:
         """The frame has another owner or its outcome."""
         if message.camera != camera:
             raise TopicError("chunk", f"topic names camera {camera!r}, payload {message.camera!r}")
-        frame = self._frames.get((camera, message.frame))
+        frame = self._find((camera, message.frame))
         if frame is not None and message.attempt >= frame.attempt:
             self.counters["gone"] += 1
             self._forget(frame, WorkerEvent.GIVEN_UP)
@@ -237,6 +233,7 @@ class WorkerSession:
         parked.sort(key=WorkerFrame.first_deadline_s)
         looks = []
         for frame in parked[:max_frames]:
+            self._timers.touch((frame.camera, frame.frame))
             frame.move(WorkerEvent.LOOK_TAKEN)
             frame.looks += 1
             queries = []
@@ -260,7 +257,7 @@ class WorkerSession:
 
     def finish_look(self, look: Look, answers: Sequence[LookAnswer], now_s: float) -> None:
         """The model has answered a look: say what is safe, ask for more where it is not."""
-        frame = self._frames.get((look.camera, look.frame))
+        frame = self._find((look.camera, look.frame))
         if frame is None or frame.stage is not WorkerStage.LOOKING:
             self.counters["look_in_vain"] += 1
             return
@@ -293,7 +290,7 @@ class WorkerSession:
 
     def fail_look(self, look: Look, reason: RejectReason, problem: str) -> None:
         """The look raised: these latents do not decode, or the model failed on them. Nothing else is touched."""
-        frame = self._frames.get((look.camera, look.frame))
+        frame = self._find((look.camera, look.frame))
         if frame is None or frame.stage is not WorkerStage.LOOKING:
             self.counters["look_in_vain"] += 1
             return
@@ -310,7 +307,10 @@ class WorkerSession:
 
     def tick(self, now_s: float) -> None:
         """Let time pass: deadlines, repeated requests, lease renewal, hand-over."""
-        for frame in list(self._frames.values()):
+        for key in self._timers.take_due(now_s):
+            frame = self._frames.get(key)
+            if frame is None:
+                continue
             self._finalise_late(frame, now_s)
             if not frame.queries:
                 continue
@@ -361,6 +361,7 @@ class WorkerSession:
         frame.hops = hops
         frame.add_chunk(ChunkData(0, message.stop, message.payload))
         self._frames[camera, message.frame] = frame
+        self._timers.touch((camera, message.frame))
         self._held_bytes += frame.held_bytes
         self.counters["admitted"] += 1
         if self._unknown_texts(frame):
@@ -408,7 +409,20 @@ class WorkerSession:
         for frame in self._frames.values():
             if frame.stage is WorkerStage.NEED_TEXT and not self._unknown_texts(frame):
                 frame.timer_s = None
+                self._timers.touch((frame.camera, frame.frame))
                 frame.move(WorkerEvent.TEXTS_KNOWN)
+
+    def _find(self, key: Key) -> WorkerFrame | None:
+        """A frame whose state is about to change."""
+        self._timers.touch(key)
+        return self._frames.get(key)
+
+    def _due_s(self, key: Key) -> float | None:
+        frame = self._frames.get(key)
+        if frame is None:
+            return None
+        due_s = min(self._pace.renew_at_s(frame), *(self._decided_by_s(query) for query in frame.queries.values()))
+        return due_s if frame.timer_s is None else min(due_s, frame.timer_s)
 
     # ---- progress ---------------------------------------------------------------------------------------------------
 
@@ -438,7 +452,7 @@ class WorkerSession:
         elif frame.stage is WorkerStage.NEED_TEXT:
             self._ask_texts(frame, now_s)
 
-    def _due_s(self, query: WorkerQuery) -> float:
+    def _decided_by_s(self, query: WorkerQuery) -> float:
         """When time decides a query: a margin before its deadline with an answer at hand, else at its deadline."""
         return query.deadline_s - (0.0 if query.text is None else self._settings.finalise_margin_s)
 
@@ -446,7 +460,7 @@ class WorkerSession:
         for query_id, query in list(frame.queries.items()):
             if now_s >= query.deadline_s:
                 self._drop_late(frame, query_id)
-            elif now_s >= self._due_s(query):
+            elif now_s >= self._decided_by_s(query):
                 self._decide(frame, query_id, Outcome.DEGRADED, f"deadline while {frame.stage}")
         if not frame.queries:
             self._forget(frame, WorkerEvent.GIVEN_UP)
