@@ -36,8 +36,6 @@ class EdgeEvent(StrEnum):
     SILENCE = "silence"
     OWNER_LOST = "owner lost"
     BACKOFF_OVER = "back-off over"
-    ATTEMPTS_OVER = "attempts over"
-    REJECTED = "rejected"
     DECIDED = "all queries decided"
 
 
@@ -45,24 +43,18 @@ S, E = EdgeStage, EdgeEvent
 EDGE_TRANSITIONS: dict[tuple[EdgeStage, EdgeEvent], EdgeStage] = {
     (S.QUEUED, E.LEFT_UPLINK): S.OPENED,
     (S.QUEUED, E.CLAIM): S.OWNED,  # a slow owner of the attempt before speaks before the next open has left
-    (S.QUEUED, E.REJECTED): S.DONE,
     (S.QUEUED, E.DECIDED): S.DONE,
     (S.OPENED, E.CLAIM): S.OWNED,
     (S.OPENED, E.NO_WORKER): S.BACKOFF,
     (S.OPENED, E.SILENCE): S.BACKOFF,
-    (S.OPENED, E.ATTEMPTS_OVER): S.DONE,
-    (S.OPENED, E.REJECTED): S.DONE,
     (S.OPENED, E.DECIDED): S.DONE,
     (S.OWNED, E.RENEWAL): S.OWNED,
     (S.OWNED, E.BUSY): S.BACKOFF,
     (S.OWNED, E.SILENCE): S.BACKOFF,
     (S.OWNED, E.OWNER_LOST): S.BACKOFF,
-    (S.OWNED, E.ATTEMPTS_OVER): S.DONE,
-    (S.OWNED, E.REJECTED): S.DONE,
     (S.OWNED, E.DECIDED): S.DONE,
     (S.BACKOFF, E.CLAIM): S.OWNED,  # slow, not dead: cheaper than opening again
     (S.BACKOFF, E.BACKOFF_OVER): S.QUEUED,
-    (S.BACKOFF, E.REJECTED): S.DONE,
     (S.BACKOFF, E.DECIDED): S.DONE,
 }
 """Every move there is; any other is a bug and raises."""

@@ -12,7 +12,7 @@ One session serves all cameras of a site. Life of a frame (the code obeys the ta
                 +------------------ BACKOFF <-----------+
                    back-off over
 
-    from any stage: all queries decided, rejected, attempts over -> DONE
+    from any stage: all queries decided (answered, expired, superseded, failed) -> DONE
 
 ==========  =====================  ==========  ==================================================================
 stage       event                  next        effect
@@ -32,7 +32,7 @@ BACKOFF     claim                  OWNED       slow, not dead
 BACKOFF     back-off over          QUEUED      opened again, with the longest prefix that was ever asked for
 any         terminal answer        same        the query is decided; DONE when it was the last
 any         deadline               same        the query is *expired*; DONE when it was the last
-any         attempts over, reject  DONE        the remaining queries have *failed*
+any         attempts over, reject  DONE        the remaining queries are decided: *failed*
 (unknown)   any control message    -           *gone*
 ==========  =====================  ==========  ==================================================================
 
@@ -117,6 +117,10 @@ class EdgeSession:
     def unfinished(self) -> int:
         """Queries that have no outcome yet."""
         return sum(len(frame.queries) for frame in self._frames.values())
+
+    def frames(self) -> list[EdgeFrame]:
+        """Frames that have undecided queries, for reading only."""
+        return list(self._frames.values())
 
     def ad_hoc_state(self, query_id: str) -> Terminal | FrameId | None:
         """What became of an ad-hoc query: its terminal, the frame that carries it, or None if it was never seen."""
@@ -272,8 +276,7 @@ class EdgeSession:
     def abandon(self, reason: str) -> None:
         """Decide everything that is left as failed: the process is about to stop."""
         for frame in list(self._frames.values()):
-            for query_id in list(frame.queries):
-                self._decide(frame, query_id, Outcome.FAILED, reason=reason, say=True)
+            self._fail(frame, reason)
 
     # ---- time -------------------------------------------------------------------------------------------------------
 
@@ -382,11 +385,11 @@ class EdgeSession:
         if message.reason is RejectReason.FINGERPRINT:
             reason = f"fingerprint: pool decodes {message.fingerprint.hex()}, this edge sends {self._fingerprint.hex()}"
         self.counters["rejected"] += 1
-        self._fail(frame, EdgeEvent.REJECTED, reason)
+        self._fail(frame, reason)
 
     def _lose_attempt(self, frame: EdgeFrame, event: EdgeEvent, now_s: float, *, wait_s: float) -> None:
         if frame.attempt >= self._settings.attempts:
-            self._fail(frame, EdgeEvent.ATTEMPTS_OVER, f"no worker answered in {frame.attempt} attempts")
+            self._fail(frame, f"no worker answered in {frame.attempt} attempts")
             return
         frame.move(event)
         frame.timer_s = now_s + wait_s
@@ -410,9 +413,9 @@ class EdgeSession:
                 if not query.ad_hoc:
                     self._decide(frame, query_id, Outcome.SUPERSEDED, reason="too many unfinished frames", say=True)
 
-    def _fail(self, frame: EdgeFrame, event: EdgeEvent, reason: str) -> None:
+    def _fail(self, frame: EdgeFrame, reason: str) -> None:
         for query_id in list(frame.queries):
-            self._decide(frame, query_id, Outcome.FAILED, reason=reason, say=True, last_event=event)
+            self._decide(frame, query_id, Outcome.FAILED, reason=reason, say=True)
 
     def _decide(
         self,
@@ -423,7 +426,6 @@ class EdgeSession:
         reason: str = "",
         answer: Answer | None = None,
         say: bool = False,
-        last_event: EdgeEvent = EdgeEvent.DECIDED,
     ) -> None:
         query = frame.queries.pop(query_id)
         self._timers.touch((frame.camera, frame.frame))
@@ -449,7 +451,7 @@ class EdgeSession:
             if len(self._decided) > self._settings.terminal_cache:
                 self._decided.popitem(last=False)
         if not frame.queries:
-            frame.move(last_event)
+            frame.move(EdgeEvent.DECIDED)
             del self._frames[frame.camera, frame.frame]
 
     def _expire(self, frame: EdgeFrame, now_s: float) -> None:

@@ -92,7 +92,8 @@ class WorkerFrame:
         hops: hand-overs so far.
         looks: looks so far.
         target: prefix that was asked for.
-        tries: requests for it.
+        tries: requests for it, or for texts.
+        given_up: requests went unanswered: the lease is left to run out, so that the edge opens the frame again.
         timer_s: when a request is repeated.
         spoke_s: when the edge last heard from this worker about the frame; None before the first word.
         lease_s: what the edge grants from then.
@@ -112,6 +113,7 @@ class WorkerFrame:
     looks: int = 0
     target: int = 0
     tries: int = 0
+    given_up: bool = False
     timer_s: float | None = None
     spoke_s: float | None = None
     payload_bytes: int = 0
@@ -129,6 +131,14 @@ class WorkerFrame:
     def first_deadline_s(self) -> float:
         """Deadline of the most urgent query."""
         return min(query.deadline_s for query in self.queries.values())
+
+    def may_pass_on(self, max_hops: int) -> bool:
+        """Whether another worker may still take the frame.
+
+        Not after the edge has heard from here: one word makes this worker the owner, and the next one would be told
+        *gone*.
+        """
+        return self.stage is WorkerStage.PARKED and self.spoke_s is None and self.hops < max_hops
 
     def add_chunk(self, chunk: ChunkData) -> str:
         """Take latents in; idempotent, in any order.

@@ -187,6 +187,7 @@ class WorkerSession:
         done = frame.add_chunk(ChunkData(message.start, message.stop, message.payload))
         self._held_bytes += frame.held_bytes - before
         self.counters[f"chunk_{done}"] += 1
+        frame.given_up = False
         if frame.stage is WorkerStage.WAITING and frame.prefix >= frame.target:
             frame.timer_s = None
             frame.move(WorkerEvent.LONGER_PREFIX)
@@ -253,6 +254,8 @@ class WorkerSession:
                 )
             )
             self._keep_alive(frame, now_s)
+        if looks:
+            self._pace.batch_starts(len(looks), now_s)
         return looks
 
     def finish_look(self, look: Look, answers: Sequence[LookAnswer], now_s: float) -> None:
@@ -302,6 +305,8 @@ class WorkerSession:
     def note_batch(self, seconds: float, frames: int) -> None:
         """Time of a batch, from which the wait of the next ones is expected (moving average)."""
         self._pace.note_batch(seconds, frames)
+        for key in self._frames:
+            self._timers.touch(key)  # leases that a stalled model let lie are renewed again
 
     # ---- inputs: time -----------------------------------------------------------------------------------------------
 
@@ -320,7 +325,7 @@ class WorkerSession:
         self._pass_on(now_s)
 
     def drain(self, now_s: float) -> None:
-        """Admit nothing more; hand over what has not been looked at, finish the rest."""
+        """Admit nothing more; hand over what the edge has not heard of from here, finish the rest."""
         self._draining = True
         self._pass_on(now_s)
 
@@ -368,7 +373,9 @@ class WorkerSession:
             self._ask_texts(frame, now_s)
         else:
             frame.move(WorkerEvent.TEXTS_KNOWN)
-        self._keep_alive(frame, now_s)
+            self._pass_on(now_s)
+        if (camera, message.frame) in self._frames:
+            self._keep_alive(frame, now_s)
 
     def _reopen(self, frame: WorkerFrame, message: Open, now_s: float) -> None:
         """A further open of a frame that is here: a duplicate, or a later attempt of an edge that missed our word."""
@@ -377,6 +384,8 @@ class WorkerSession:
             return
         self.counters["reopened_here"] += 1
         frame.attempt = message.attempt
+        frame.spoke_s, frame.admitted_s, frame.lease_s = None, now_s, self._settings.base_lease_s
+        frame.tries, frame.given_up = 0, False
         frame.queries |= {
             query_id: query
             for query_id, query in self._undecided(frame.camera, message, now_s).items()
@@ -389,6 +398,10 @@ class WorkerSession:
             frame.timer_s = None
             frame.move(WorkerEvent.LONGER_PREFIX)
         self._held_bytes += frame.held_bytes - before
+        if frame.stage is WorkerStage.WAITING:
+            self._refine(frame, now_s)
+        elif frame.stage is WorkerStage.NEED_TEXT:
+            self._ask_texts(frame, now_s)
         self._keep_alive(frame, now_s)
 
     def _unknown_texts(self, frame: WorkerFrame) -> list[str]:
@@ -409,6 +422,7 @@ class WorkerSession:
         for frame in self._frames.values():
             if frame.stage is WorkerStage.NEED_TEXT and not self._unknown_texts(frame):
                 frame.timer_s = None
+                frame.given_up = False
                 self._timers.touch((frame.camera, frame.frame))
                 frame.move(WorkerEvent.TEXTS_KNOWN)
 
@@ -443,9 +457,10 @@ class WorkerSession:
         self._voice.refine(frame)
 
     def _repeat(self, frame: WorkerFrame, now_s: float) -> None:
-        """A request went unanswered: ask again a bounded number of times, then leave it to the deadline or the edge."""
+        """A request went unanswered: ask again a bounded number of times, then let the lease run out."""
         if frame.tries >= self._settings.refine_tries:
             frame.timer_s = None
+            frame.given_up = True
             self.counters["requests_given_up"] += 1
         elif frame.stage is WorkerStage.WAITING:
             self._refine(frame, now_s)
@@ -471,14 +486,10 @@ class WorkerSession:
         self.counters["deadline_passed"] += 1
 
     def _pass_on(self, now_s: float) -> None:
-        """Hand parked frames that nobody has looked at to a less loaded worker, the latest deadline first."""
+        """Hand parked frames that nobody waits for here to a less loaded worker, the latest deadline first."""
         if not self._draining and self._pace.wait_s(len(self._frames)) <= self._settings.handover_wait_s:
             return
-        waiting = [
-            frame
-            for frame in self._frames.values()
-            if frame.stage is WorkerStage.PARKED and frame.looks == 0 and frame.hops < self._settings.max_hops
-        ]
+        waiting = [frame for frame in self._frames.values() if frame.may_pass_on(self._settings.max_hops)]
         waiting.sort(key=WorkerFrame.first_deadline_s, reverse=True)
         for frame in waiting:
             parked = len(self._frames) if not self._draining else 1 << 30

@@ -24,6 +24,8 @@ from schemas.messages import (
 from schemas.types import Outcome
 
 _MAX_LEASE_MS = 600_000
+_MAX_RETRY_MS = 5_000
+"""A worker that was slow a moment ago may not send frames away for long: the next open may go to another one."""
 _TEXTS_A_MESSAGE = 16
 
 
@@ -84,7 +86,7 @@ class WorkerVoice:
 
     def busy(self, camera: str, message: Open, retry_after_s: float) -> None:
         """No room: open the frame again later."""
-        retry_after_ms = min(60_000, max(100, _milliseconds(retry_after_s)))
+        retry_after_ms = min(_MAX_RETRY_MS, max(100, _milliseconds(retry_after_s)))
         self._control(
             camera,
             Busy(worker=self._worker, frame=message.frame, attempt=message.attempt, retry_after_ms=retry_after_ms),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.protocol.edge_frame import EDGE_TRANSITIONS, EdgeEvent, EdgeFrame, EdgeStage
+from pipeline.protocol.edge_frame import EDGE_TRANSITIONS, EdgeFrame
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WORKER_TRANSITIONS, WorkerEvent, WorkerFrame, WorkerStage
 from tests.protocol.harness import Fleet
@@ -19,7 +19,6 @@ LONGEST_DEADLINE_S = 25.0
 LAST_OFFER_S = 12.0
 
 ONLY_BY_SCENARIO = {
-    (EdgeStage.OWNED, EdgeEvent.REJECTED),  # a worker of ours rejects at once or never
     (WorkerStage.LOOKING, WorkerEvent.OVERTAKEN),
 }
 """Moves that these faults do not reach; test_sessions.py makes each of them."""

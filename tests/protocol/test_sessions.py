@@ -260,6 +260,16 @@ def test_a_worker_that_wakes_after_the_deadline_says_nothing_terminal() -> None:
     assert finals(fleet.messages(Answer)) == []
 
 
+def test_a_worker_whose_model_is_stalled_renews_no_lease() -> None:
+    fleet = Fleet(workers=2, score=scores_at(0.99))
+    fleet.workers["w0"].look_s = 1000.0
+    fleet.ask("q0", deadline_s=40.0)
+    fleet.run(50.0)
+    assert list(fleet.outcomes().values()) == ["answered"]
+    assert fleet.edge.counters["lease_over"] == 1
+    assert fleet.decided_s[0] < 25.0
+
+
 def test_a_slow_owner_that_speaks_before_the_next_open_keeps_the_frame() -> None:
     fleet = Fleet(workers=2, score=scores_at(0.99))
     fleet.workers["w0"].look_s = 3.3

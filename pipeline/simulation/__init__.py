@@ -1,0 +1,1 @@
+"""Deterministic simulation: the real protocol machines on a virtual clock, a model of the broker, and seeded faults."""

@@ -1,0 +1,181 @@
+"""Deliberate faults in the protocol code. A simulator that misses one of them would miss a real bug of that kind too.
+
+Each mutation replaces a function for the time of a context; :func:`hunt` says which seed catches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.protocol import edge_session, worker_pace
+from pipeline.protocol.edge_frame import EdgeEvent, EdgeFrame, EdgeStage
+from pipeline.protocol.edge_session import EdgeSession
+from pipeline.protocol.effects import AskedQuery, ChunkData
+from pipeline.protocol.stop_rule import StopRule
+from pipeline.protocol.worker_frame import WorkerFrame, WorkerStage
+from pipeline.protocol.worker_session import WorkerSession
+from pipeline.simulation.run import simulate
+from schemas.messages import Refine
+from schemas.types import FrameId, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One deliberate fault.
+
+    Attributes:
+        name: what was taken away.
+        seed: a run seed that catches it.
+        target: what is patched.
+        attribute: its attribute.
+        replacement: what it does instead.
+    """
+
+    name: str
+    seed: int
+    target: Any
+    attribute: str
+    replacement: Any
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The protocol code with this fault in it."""
+        original = getattr(self.target, self.attribute)
+        setattr(self.target, self.attribute, self.replacement)
+        try:
+            yield
+        finally:
+            setattr(self.target, self.attribute, original)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Do nothing."""
+
+
+def _yes(*_: Any, **__: Any) -> bool:
+    return True
+
+
+_lose_attempt = EdgeSession._lose_attempt  # noqa: SLF001 - a mutation reaches inside on purpose
+_refine = EdgeSession._refine  # noqa: SLF001
+_decide = EdgeSession._decide  # noqa: SLF001
+
+
+def _no_silence(self: EdgeSession, frame: EdgeFrame, event: EdgeEvent, now_s: float, *, wait_s: float) -> None:
+    if event in (EdgeEvent.SILENCE, EdgeEvent.OWNER_LOST):
+        frame.timer_s = None
+        return
+    _lose_attempt(self, frame, event, now_s, wait_s=wait_s)
+
+
+def _append_always(self: WorkerFrame, chunk: ChunkData) -> str:
+    self.chunks.append(chunk)
+    self.payload_bytes += len(chunk.payload)
+    return "extended"
+
+
+def _last_claim_owns(_: EdgeSession, frame: EdgeFrame, worker: str, _attempt: int) -> bool:
+    if frame.can(EdgeEvent.CLAIM):
+        frame.move(EdgeEvent.CLAIM)
+    frame.owner = worker
+    return frame.stage is EdgeStage.OWNED
+
+
+def _any_attempt(_: EdgeSession, frame: EdgeFrame, worker: str, _attempt: int) -> bool:
+    if frame.can(EdgeEvent.CLAIM):
+        frame.move(EdgeEvent.CLAIM)
+        frame.owner = worker
+    return frame.stage is EdgeStage.OWNED
+
+
+def _same_boot(_boot: int, sequence: int) -> FrameId:
+    return FrameId(0, sequence)
+
+
+def _uncounted(self: EdgeSession, frame: EdgeFrame, message: Refine) -> None:
+    frame.sent = 0
+    _refine(self, frame, message)
+
+
+def _supersede_all(self: EdgeSession, camera: str, _question_ids: set[str]) -> None:
+    for frame in self.frames():
+        if frame.camera == camera and frame.stage in (EdgeStage.QUEUED, EdgeStage.BACKOFF):
+            for query_id in list(frame.queries):
+                self._decide(frame, query_id, Outcome.SUPERSEDED, say=True)
+
+
+def _silent_expiry(self: EdgeSession, frame: EdgeFrame, now_s: float) -> None:
+    for query_id, query in list(frame.queries.items()):
+        if query.deadline_s <= now_s:
+            _decide(self, frame, query_id, Outcome.EXPIRED, say=False)
+
+
+def _frame_as_asked(camera: str, _frame: FrameId, asked: AskedQuery) -> str:
+    return f"{camera}/{asked.question_id}"
+
+
+def _unclaimed_or_not(self: WorkerFrame, max_hops: int) -> bool:
+    return self.stage is WorkerStage.PARKED and self.hops < max_hops
+
+
+def _any_hops(self: WorkerFrame, _max_hops: int) -> bool:
+    return self.stage is WorkerStage.PARKED and self.spoke_s is None
+
+
+MUTATIONS: tuple[Mutation, ...] = (
+    Mutation("no lease: silence is never judged", 1, EdgeSession, "_lose_attempt", _no_silence),
+    Mutation("no duplicate check: a chunk is always appended", 1, WorkerFrame, "add_chunk", _append_always),
+    Mutation("no boot id in frame ids", 1, edge_session, "FrameId", _same_boot),
+    Mutation("first-accept rule reversed: the last claim owns", 1, EdgeSession, "_claim", _last_claim_owns),
+    Mutation("no attempt check: claims of earlier attempts count", 1, EdgeSession, "_claim", _any_attempt),
+    Mutation("no deadline at the edge", 1, EdgeSession, "_expire", _nothing),
+    Mutation("expiry is not said", 1, EdgeSession, "_expire", _silent_expiry),
+    Mutation("no deadline at the worker", 1, WorkerSession, "_finalise_late", _nothing),
+    Mutation("no stop rule: every answer is safe", 1, StopRule, "is_safe", _yes),
+    Mutation("no capacity bound at the worker", 1, WorkerSession, "_has_room", _yes),
+    Mutation("latents sent again are not counted", 1, EdgeSession, "_refine", _uncounted),
+    Mutation("ad-hoc questions are superseded too", 1, EdgeSession, "_supersede", _supersede_all),
+    Mutation("a query's key lacks its frame", 1, edge_session, "query_id_of", _frame_as_asked),
+    Mutation("a stalled model keeps its leases", 1, worker_pace.WorkerPace, "batch_starts", _nothing),
+    Mutation("claimed frames are handed over", 1, WorkerFrame, "may_pass_on", _unclaimed_or_not),
+    Mutation("no hop limit", 1, WorkerFrame, "may_pass_on", _any_hops),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Hunt:
+    """What the simulator made of a mutation.
+
+    Attributes:
+        mutation: its name.
+        caught_by: the rule that it broke, None when nothing was found.
+        events: events until then.
+        episode: seed of the episode.
+    """
+
+    mutation: str
+    caught_by: str | None
+    events: int
+    episode: int | None
+
+
+def hunt(mutation: Mutation, *, events: int = 500_000, seed: int | None = None) -> Hunt:
+    """Simulate with a mutation in place until an invariant breaks."""
+    with mutation.applied():
+        report = simulate(seed=mutation.seed if seed is None else seed, events=events, stop_at_first=True)
+    if not report.violations:
+        return Hunt(mutation.name, None, report.events, None)
+    episode, violation = report.violations[0]
+    return Hunt(mutation.name, violation.rule, report.events, episode)
+
+
+def hunt_all(progress: Callable[[Hunt], None]) -> list[Hunt]:
+    """Hunt every mutation with its committed seed."""
+    hunts = []
+    for mutation in MUTATIONS:
+        hunts.append(hunt(mutation))
+        progress(hunts[-1])
+    return hunts

@@ -1,0 +1,251 @@
+"""A simulated worker process: the real worker session, with a model that takes its time."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
+
+from pipeline.protocol.effects import Look, SendAnswer, SendHandover, WorkerEffect
+from pipeline.protocol.settings import WorkerProtocolSettings
+from pipeline.protocol.worker_session import WorkerSession
+from pipeline.simulation.broker import BrokerModel
+from pipeline.simulation.clock import VirtualClock
+from pipeline.simulation.content import FINGERPRINT, RULE, SimulatedModel
+from schemas.errors import RemoteError
+from schemas.messages import Chunk, Gone, Handover, Message, Open, Question, RejectReason, Status, Text
+
+_STATUS_EVERY_S = 2.0
+
+
+class WorkerActor:
+    """One worker process at a time under a name; a restart makes a new session with a new boot id.
+
+    Args:
+        clock: virtual clock.
+        broker: model of the broker.
+        draw: random numbers of this worker's speed.
+        name: its name.
+        pool: its pool.
+        settings: of the protocol machine.
+        model: what answers looks.
+        batch_s: time of a batch beside its frames.
+        frame_s: time of a frame in a batch.
+        questions: standing questions that it knows from the start.
+        fingerprint: codec that it decodes.
+        on_problem: called when a look reads what it must not.
+    """
+
+    def __init__(
+        self,
+        clock: VirtualClock,
+        broker: BrokerModel,
+        draw: random.Random,
+        *,
+        name: str,
+        pool: str,
+        settings: WorkerProtocolSettings,
+        model: SimulatedModel,
+        batch_s: float,
+        frame_s: float,
+        questions: tuple[str, ...],
+        on_problem: Callable[[str], None],
+        fingerprint: bytes = FINGERPRINT,
+        max_batch: int = 16,
+    ) -> None:
+        self.name = name
+        self.alive = False
+        self.frozen = False
+        self.boot = 0
+        self.slowness = 1.0
+        self.errors: Counter[str] = Counter()
+        self.settings = settings
+        self.busy_s = 0.0
+        self.session: WorkerSession
+        self._clock = clock
+        self._broker = broker
+        self._draw = draw
+        self._pool = pool
+        self._model = model
+        self._batch_s = batch_s
+        self._frame_s = frame_s
+        self._questions = questions
+        self._on_problem = on_problem
+        self._fingerprint = fingerprint
+        self._max_batch = max_batch
+        self._looking = False
+        self._wake_at_s: float | None = None
+        self._socket: deque[tuple[str, Message, int | None]] = deque()
+        self._outbox: deque[WorkerEffect] = deque()
+
+    # ---- life -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """The process starts and joins the pool."""
+        self.alive, self.frozen = True, False
+        self.boot += 1
+        self._looking = False
+        self._wake_at_s = None
+        self._socket.clear()
+        self._outbox.clear()
+        self.session = WorkerSession(
+            self.settings, worker=self.name, pool=self._pool, fingerprint=self._fingerprint, stop_rule=RULE
+        )
+        for question_id in self._questions:
+            self.session.receive_question(question_id, Question(question_id=question_id, text=f"{question_id}?"))
+        self._join()
+        self._clock.after(_STATUS_EVERY_S, partial(self._report, self.boot))
+
+    def crash(self) -> None:
+        """SIGKILL: everything in memory is gone, the socket closes."""
+        self.alive = False
+        self._broker.close(self.name)
+
+    def freeze(self) -> None:
+        """SIGSTOP: the socket stays open, nothing is read."""
+        self.frozen = True
+
+    def wake(self) -> None:
+        """SIGCONT: what has piled up is handled, late."""
+        if not self.alive or not self.frozen:
+            return
+        self.frozen = False
+        now_s = self._clock.now_s
+        self.session.tick(now_s)
+        while self._socket:
+            self._handle(*self._socket.popleft())
+        if not self._broker.is_up(self.name):
+            self.connection(False)
+        self._after()
+
+    def connection(self, connected: bool) -> None:
+        """The process notices that its connection came or went; it reconnects by itself."""
+        if self.alive and not self.frozen and not connected:
+            self._clock.after(0.5 + self._draw.random(), self._reconnect)
+
+    def _reconnect(self) -> None:
+        if not self.alive or self.frozen or self._broker.is_up(self.name):
+            return
+        if not self._broker.up:
+            self._clock.after(0.5, self._reconnect)
+            return
+        self._join()
+        outbox, self._outbox = self._outbox, deque()
+        for effect in outbox:
+            self._publish(effect)
+
+    def _join(self) -> None:
+        will = self._status(online=False)
+        self._broker.connect_worker(self.name, self, self._pool, self._status(online=True), will)
+
+    def _status(self, *, online: bool) -> Status:
+        held, capacity = self.session.load()
+        return Status(
+            kind="worker",
+            id=self.name,
+            boot=self.boot,
+            online=online,
+            pool=self._pool,
+            fingerprint=self._fingerprint.hex(),
+            parked=held,
+            capacity=capacity,
+        )
+
+    def _report(self, boot: int) -> None:
+        if boot != self.boot or not self.alive:
+            return
+        if not self.frozen and self._broker.is_up(self.name):
+            topic = f"lb/v1/status/worker/{self.name}"
+            self._broker.publish(self.name, topic, self._status(online=True), qos=0, retain=True)
+        self._clock.after(_STATUS_EVERY_S, partial(self._report, boot))
+
+    # ---- inputs -----------------------------------------------------------------------------------------------------
+
+    def receive(self, topic: str, message: Message, token: int | None) -> None:
+        """A message reaches the socket."""
+        if not self.alive:
+            return
+        if self.frozen:
+            self._socket.append((topic, message, token))
+            return
+        self._handle(topic, message, token)
+        self._after()
+
+    def _handle(self, topic: str, message: Message, token: int | None) -> None:
+        now_s = self._clock.now_s
+        camera = topic.rsplit("/", 1)[1]
+        try:
+            match message:
+                case Open():
+                    self.session.receive_open(camera, message, now_s)
+                case Chunk():
+                    self.session.receive_chunk(camera, message, now_s)
+                case Gone():
+                    self.session.receive_gone(camera, message)
+                case Text():
+                    self.session.receive_text(message)
+                case Handover():
+                    self.session.receive_handover(message, now_s)
+                case Status():
+                    self.session.receive_status(message)
+        except RemoteError as error:
+            self.errors[type(error).__name__] += 1
+        if token is not None:
+            self._broker.acknowledge(self.name, token)
+
+    # ---- effects ----------------------------------------------------------------------------------------------------
+
+    def _after(self) -> None:
+        if not self._looking:
+            looks = self.session.take_looks(self._max_batch, self._clock.now_s)
+            if looks:
+                self._looking = True
+                took_s = self.slowness * (self._batch_s + self._frame_s * len(looks))
+                self.busy_s += took_s
+                self._clock.after(took_s, partial(self._looked, self.boot, looks, took_s))
+        for effect in self.session.take_effects():
+            self._publish(effect)
+        due_s = self.session.next_wake_s()
+        if due_s is not None and (self._wake_at_s is None or due_s < self._wake_at_s):
+            self._wake_at_s = due_s
+            self._clock.at(due_s, partial(self._wake, self.boot))
+
+    def _looked(self, boot: int, looks: list[Look], took_s: float) -> None:
+        if boot != self.boot or not self.alive:
+            return
+        if self.frozen:
+            self._clock.after(0.25, partial(self._looked, boot, looks, took_s))
+            return
+        self._clock.handled += 1
+        self._looking = False
+        for look in looks:
+            try:
+                answers = self._model.answer(look)
+            except ValueError as error:
+                self._on_problem(str(error))
+                self.session.fail_look(look, RejectReason.BITSTREAM, str(error))
+                continue
+            self.session.finish_look(look, answers, self._clock.now_s)
+        self.session.note_batch(took_s, len(looks))
+        self._after()
+
+    def _wake(self, boot: int) -> None:
+        if boot != self.boot or not self.alive:
+            return
+        self._wake_at_s = None
+        if self.frozen:
+            return
+        self._clock.handled += 1
+        self.session.tick(self._clock.now_s)
+        self._after()
+
+    def _publish(self, effect: WorkerEffect) -> None:
+        self._clock.after(0.005, partial(self._arrive, self.boot, effect))
+
+    def _arrive(self, boot: int, effect: WorkerEffect) -> None:
+        if self._broker.is_up(self.name):
+            self._broker.publish(self.name, effect.topic, effect.message, qos=effect.qos)
+        elif effect.qos and boot == self.boot and self.alive and isinstance(effect, SendAnswer | SendHandover):
+            # No PUBACK came: a terminal is said again after the reconnect.
+            self._outbox.append(effect)

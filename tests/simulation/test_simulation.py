@@ -1,0 +1,169 @@
+"""The simulator: reproducible, clean on the real machines, and sharp enough to find what was broken on purpose."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from pipeline.protocol.edge_frame import EDGE_TRANSITIONS
+from pipeline.simulation.broker import IN_FLIGHT, NO_SUBSCRIBERS, QUEUED, BrokerModel, LinkFaults
+from pipeline.simulation.clock import VirtualClock
+from pipeline.simulation.episode import Episode
+from pipeline.simulation.mutations import MUTATIONS, Mutation, hunt
+from pipeline.simulation.run import simulate
+from schemas.messages import Ask, Message, Open, QueryRef, Status
+from schemas.types import FrameId
+
+OPEN = Open(
+    frame=FrameId(1, 0), attempt=1, fingerprint=b"sim1", queries=(QueryRef("q0", 1000),), stop=8, payload=b"latents"
+)
+
+
+class Sink:
+    """A client that keeps what it gets and acknowledges when told to."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, Message, int | None]] = []
+        self.connections: list[bool] = []
+
+    def receive(self, topic: str, message: Message, token: int | None) -> None:
+        self.got.append((topic, message, token))
+
+    def connection(self, connected: bool) -> None:
+        self.connections.append(connected)
+
+    def opens(self) -> int:
+        return sum(isinstance(message, Open) for _, message, _ in self.got)
+
+
+def _broker(workers: int) -> tuple[VirtualClock, BrokerModel, list[Sink]]:
+    clock = VirtualClock()
+    broker = BrokerModel(clock, random.Random(1), LinkFaults())
+    sinks = [Sink() for _ in range(workers)]
+    for index, sink in enumerate(sinks):
+        name = f"w{index}"
+        online, offline = (
+            Status(kind="worker", id=name, boot=1, online=online, pool="main") for online in (True, False)
+        )
+        broker.connect_worker(name, sink, "main", online, offline)
+    return clock, broker, sinks
+
+
+def _settle(clock: VirtualClock) -> None:
+    while clock.step():
+        pass
+
+
+def test_a_seed_replays_to_the_same_bytes() -> None:
+    first, second = (json.dumps(simulate(seed=3, events=4_000).to_json()) for _ in range(2))
+    assert first == second
+    assert first != json.dumps(simulate(seed=4, events=4_000).to_json())
+
+
+@pytest.mark.parametrize("seed", [7, 1, None])
+def test_the_real_machines_break_no_invariant(seed: int | None) -> None:
+    seed = random.SystemRandom().randrange(1, 1_000_000) if seed is None else seed
+    print(f"seed {seed}")
+    report = simulate(seed=seed, events=20_000)
+    assert report.to_json()["violated"] == [], f"replay with seed {seed}"
+    assert report.outcomes["answered"] > report.asked / 2
+    assert len(report.transitions_unvisited) < len(EDGE_TRANSITIONS)
+
+
+@pytest.mark.parametrize("name", ["no lease", "no boot id", "no stop rule", "no hop limit", "no deadline at the edge"])
+def test_the_simulator_finds_what_was_broken_on_purpose(name: str) -> None:
+    (mutation,) = [mutation for mutation in MUTATIONS if mutation.name.startswith(name)]
+    found = hunt(mutation, events=60_000)
+    assert found.caught_by is not None
+
+
+def test_a_mutation_ends_with_its_context() -> None:
+    mutation: Mutation = MUTATIONS[0]
+    original = getattr(mutation.target, mutation.attribute)
+    with mutation.applied():
+        assert getattr(mutation.target, mutation.attribute) is mutation.replacement
+    assert getattr(mutation.target, mutation.attribute) is original
+
+
+def test_a_failing_episode_leaves_a_trace_that_a_person_can_read() -> None:
+    (mutation,) = [mutation for mutation in MUTATIONS if mutation.name.startswith("no stop rule")]
+    found = hunt(mutation, events=5_000)
+    assert found.episode is not None
+    with mutation.applied():
+        report = Episode(found.episode, trace=True).run()
+    subject = report.violations[0].subject
+    lines = [line for line in report.trace if subject in line]
+    assert any("takes on" in line for line in lines)
+
+
+def test_the_share_group_deals_in_turn_and_blind() -> None:
+    clock, broker, sinks = _broker(2)
+    broker.reach("w1", False)
+    for _ in range(10):
+        assert broker.publish("site", "lb/v1/open/main/gate", OPEN, qos=1) == 0
+    _settle(clock)
+    assert [sink.opens() for sink in sinks] == [5, 0]
+    assert broker.counters["lost_with_connection"] >= 5
+
+
+def test_overflow_is_silent() -> None:
+    clock, broker, sinks = _broker(1)
+    for _ in range(IN_FLIGHT + QUEUED + 7):
+        assert broker.publish("site", "lb/v1/open/main/gate", OPEN, qos=1) == 0
+    _settle(clock)
+    assert sinks[0].opens() == IN_FLIGHT
+    assert broker.counters["dropped_silently"] == 7
+
+
+def test_a_dead_member_takes_what_it_held_and_its_will_is_published() -> None:
+    clock, broker, sinks = _broker(2)
+    for _ in range(4):
+        broker.publish("site", "lb/v1/open/main/gate", OPEN, qos=1)
+    _settle(clock)
+    broker.close("w0")
+    _settle(clock)
+    assert broker.counters["lost_with_member"] == 2
+    offline = [message for _, message, _ in sinks[1].got if isinstance(message, Status) and not message.online]
+    assert [status.id for status in offline] == ["w0"]
+    for _ in range(4):
+        broker.publish("site", "lb/v1/open/main/gate", OPEN, qos=1)
+    _settle(clock)
+    assert sinks[1].opens() == 2 + 4
+
+
+def test_reason_16_is_hidden_by_a_recorder() -> None:
+    clock, broker, _ = _broker(0)
+    assert broker.publish("site", "lb/v1/open/main/gate", OPEN, qos=1) == NO_SUBSCRIBERS
+    broker.recorder = True
+    assert broker.publish("site", "lb/v1/open/main/gate", OPEN, qos=1) == 0
+    _settle(clock)
+
+
+def test_a_persistent_session_gets_what_it_missed_and_what_it_did_not_acknowledge() -> None:
+    clock, broker, _ = _broker(0)
+    edge = Sink()
+    broker.connect_edge("site", edge, ("gate",))
+    broker.publish("client", "lb/v1/ask/gate", Ask(query_id="a1", text="?"), qos=1)
+    _settle(clock)
+    broker.close("site")
+    _settle(clock)
+    broker.publish("client", "lb/v1/ask/gate", Ask(query_id="a2", text="?"), qos=1)
+    broker.connect_edge("site", edge, ("gate",))
+    _settle(clock)
+    assert [message.query_id for _, message, _ in edge.got if isinstance(message, Ask)] == ["a1", "a1", "a2"]
+
+
+def test_a_killed_broker_publishes_no_will_and_keeps_what_was_retained() -> None:
+    clock, broker, sinks = _broker(2)
+    _settle(clock)
+    broker.kill()
+    _settle(clock)
+    assert all(sink.connections == [False] for sink in sinks)
+    broker.restart()
+    late = Sink()
+    broker.connect_edge("site", late, ("gate",))
+    _settle(clock)
+    assert all(message.online for _, message, _ in late.got if isinstance(message, Status))
+    assert len(late.got) == 2
