@@ -234,7 +234,8 @@ class FingerprintError(RemoteError):
 
     def __init__(self, got: bytes, expected: bytes) -> None:
         super().__init__(
-            f"latents were made for {got.hex()}, this pool decodes {expected.hex()}: deploy the same codec folder on both sides"
+            f"latents were made for {got.hex()}, this pool decodes {expected.hex()}: "
+            "deploy the same codec folder on both sides"
         )
         self.got = got
         self.expected = expected

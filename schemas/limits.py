@@ -8,21 +8,22 @@ from __future__ import annotations
 from typing import Final
 
 MAX_LATENT_PAYLOAD_BYTES: Final = 16_384
-"""One range of latents. The detailed operating point needs 1 to 4 KB a frame; four times that is room enough, and 16 KiB at
-64 kbps already takes two seconds of the uplink."""
+"""One range of latents. The detailed operating point needs 1 to 4 KB a frame; four times that is room enough, and
+16 KiB at 64 kbps already takes two seconds of the uplink."""
 
 MAX_QUERIES_PER_FRAME: Final = 64
 """Questions asked of one frame. A look answers them in one batch, so the number bounds a worker's memory."""
 
 MAX_BINARY_BYTES: Final = 24_576
-"""Open, chunk and hand-over messages: one latent payload, 64 queries of at most 40 bytes, and the header. Far under the
+"""Open, chunk and hand-over messages: one latent payload, 64 queries of at most 41 bytes, and the header. Far under the
 128 KB of the strictest public broker (AWS IoT Core) and under Mosquitto 2.1's default of 2,000,000."""
 
 MAX_CONTROL_BYTES: Final = 1_024
 """Control messages carry numbers and short ids only."""
 
-MAX_JSON_BYTES: Final = 8_192
-"""Answers, questions and status: a question text of at most 500 characters and an answer of at most 2,000."""
+MAX_JSON_BYTES: Final = 16_384
+"""Answers, questions and status. The longest is an answer of 2,000 control characters, each escaped to six bytes: a
+limit that a valid message can break would lose a terminal answer."""
 
 MAX_QUESTION_CHARS: Final = 500
 """Longer than any question a person asks of a camera, shorter than a document."""

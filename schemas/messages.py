@@ -1,8 +1,9 @@
 """Every message that crosses the broker.
 
-Binary messages are msgpack arrays ``[schema version, kind, field, ...]`` in the order of the fields below; they travel on the
-thin link, where a key name in each message would cost more than a small latent. Whatever a person or a foreign client would
-read is JSON with an explicit ``v``. Encoding and decoding are in :mod:`schemas.wire`, topics in :mod:`schemas.topics`.
+Binary messages are msgpack arrays ``[schema version, kind, field, ...]`` in the order of the fields below; they travel
+on the thin link, where a key name in each message would cost more than a small latent. Whatever a person or a foreign
+client would read is JSON with its version in ``v``. Encoding and decoding are in :mod:`schemas.wire`, topics in
+:mod:`schemas.topics`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from schemas.limits import (
     MAX_ANSWER_CHARS,
@@ -30,6 +31,7 @@ from schemas.types import (
     Milliseconds,
     Name,
     Outcome,
+    PrefixLength,
     Probability,
     QueryId,
     UInt32,
@@ -76,7 +78,9 @@ class JsonMessage(Message):
     """A JSON object that any MQTT client can read."""
 
     limit_bytes: ClassVar[int] = MAX_JSON_BYTES
+
     v: Literal[1] = 1
+    """Schema version; 1 when left out, so that a question can be typed by hand."""
 
 
 class QueryRef(NamedTuple):
@@ -87,33 +91,44 @@ class QueryRef(NamedTuple):
     remaining_ms: Milliseconds
     """Time to its deadline, stamped when the message leaves the uplink's bucket."""
     ad_hoc: bool = False
+    """Asked once by a client; else a standing question."""
 
 
-class _LatentRange(BinaryMessage):
-    """Latents ``start..stop`` of a frame; an empty or reversed range is no message."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        start: int = getattr(self, "start", 0)
-        stop: int = getattr(self, "stop", 0)
-        if start >= stop:
-            raise ValueError(f"latent range {start}..{stop} is empty")
-        return self
+def _distinct(queries: tuple[QueryRef, ...]) -> tuple[QueryRef, ...]:
+    if len({(ref.question_id, ref.ad_hoc) for ref in queries}) != len(queries):
+        raise ValueError("a question is asked twice of one frame")
+    return queries
 
 
-class Open(_LatentRange):
+Queries = Annotated[
+    tuple[QueryRef, ...], Field(min_length=1, max_length=MAX_QUERIES_PER_FRAME), AfterValidator(_distinct)
+]
+"""Queries of one frame. A query id is the key of everything about a query, so none may stand there twice."""
+
+
+def _check_range(start: int, stop: int) -> None:
+    if start >= stop:
+        raise ValueError(f"latent range {start}..{stop} is empty")
+
+
+class Open(BinaryMessage):
     """Edge to pool: a frame, its questions and its base prefix, whole in one message, for whichever worker gets it."""
 
     kind: ClassVar[Kind] = Kind.OPEN
     limit_bytes: ClassVar[int] = MAX_BINARY_BYTES
 
     frame: FrameId
+    """Boot id of the edge and sequence number within the camera."""
     attempt: Attempt
+    """1 for the first open of the frame, one more for each further one."""
     fingerprint: FingerprintPrefix
-    queries: Annotated[tuple[QueryRef, ...], Field(min_length=1, max_length=MAX_QUERIES_PER_FRAME)]
-    stop: LatentIndex
-    """The payload holds latents ``0..stop``."""
+    """First 4 bytes of the hash of model, codec and tables that made the latents."""
+    queries: Queries
+    """What is asked of the frame."""
+    stop: PrefixLength
+    """Length of the prefix: the payload holds latents ``0..stop``."""
     payload: LatentPayload
+    """Coded symbols of those latents."""
 
     def query_ids(self, camera: str) -> tuple[str, ...]:
         """Query ids in the order of ``queries``."""
@@ -123,18 +138,29 @@ class Open(_LatentRange):
         )
 
 
-class Chunk(_LatentRange):
+class Chunk(BinaryMessage):
     """Edge to the worker that owns the frame: further latents. The camera must agree with the topic's."""
 
     kind: ClassVar[Kind] = Kind.CHUNK
     limit_bytes: ClassVar[int] = MAX_BINARY_BYTES
 
     camera: Name
+    """Camera of the frame."""
     frame: FrameId
+    """Boot id of the edge and sequence number within the camera."""
     attempt: Attempt
+    """Attempt that it belongs to."""
     start: LatentIndex
-    stop: LatentIndex
+    """First latent."""
+    stop: PrefixLength
+    """One past the last latent."""
     payload: LatentPayload
+    """Coded symbols of latents ``start..stop``, a stream of its own."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        _check_range(self.start, self.stop)
+        return self
 
 
 class Gone(BinaryMessage):
@@ -144,8 +170,16 @@ class Gone(BinaryMessage):
     limit_bytes: ClassVar[int] = MAX_CONTROL_BYTES
 
     camera: Name
+    """Camera of the frame."""
     frame: FrameId
+    """Boot id of the edge and sequence number within the camera."""
     attempt: Attempt
+    """Attempt that the claimant named; later ones are not meant."""
+
+
+def _answer_type(value: object) -> object:
+    # msgpack gives the bare string; pydantic's lax mode would also take bytes.
+    return AnswerType(value) if type(value) is str else value
 
 
 class Text(BinaryMessage):
@@ -155,9 +189,13 @@ class Text(BinaryMessage):
     limit_bytes: ClassVar[int] = MAX_JSON_BYTES
 
     camera: Name
+    """Camera of the frame that the question was asked of."""
     question_id: Name
+    """Id of the standing question, or the query id of an ad-hoc one."""
     text: Annotated[str, Field(min_length=1, max_length=MAX_QUESTION_CHARS)]
-    answer_type: Annotated[AnswerType, Field(strict=False)]
+    """The question."""
+    answer_type: Annotated[AnswerType, BeforeValidator(_answer_type)]
+    """What the answer may look like."""
 
 
 class Handover(BinaryMessage):
@@ -167,14 +205,21 @@ class Handover(BinaryMessage):
     limit_bytes: ClassVar[int] = MAX_BINARY_BYTES
 
     camera: Name
+    """Camera of the frame."""
     hops: Annotated[int, Field(ge=1, le=8)]
+    """Hand-overs so far, this one included."""
     frame: FrameId
+    """Boot id of the edge and sequence number within the camera."""
     attempt: Attempt
+    """Attempt that it belongs to."""
     fingerprint: FingerprintPrefix
-    queries: Annotated[tuple[QueryRef, ...], Field(min_length=1, max_length=MAX_QUERIES_PER_FRAME)]
-    """Remaining times are stamped again when it leaves the worker."""
-    stop: Annotated[LatentIndex, Field(ge=1)]
+    """First 4 bytes of the hash of model, codec and tables that made the latents."""
+    queries: Queries
+    """What is asked of the frame; remaining times are stamped again when it leaves the worker."""
+    stop: PrefixLength
+    """Length of the prefix."""
     payload: LatentPayload
+    """Coded symbols of latents ``0..stop``."""
 
     def to_open(self) -> Open:
         """The open message inside."""
@@ -194,8 +239,11 @@ class _Control(BinaryMessage):
     limit_bytes: ClassVar[int] = MAX_CONTROL_BYTES
 
     worker: Name
+    """Who speaks; its inbox is ``lb/v1/chunk/{worker}/{camera}``."""
     frame: FrameId
+    """Boot id of the edge and sequence number within the camera."""
     attempt: Attempt
+    """Attempt that the worker holds."""
 
 
 class Accept(_Control):
@@ -213,13 +261,15 @@ class Refine(_Control):
     kind: ClassVar[Kind] = Kind.REFINE
 
     start: LatentIndex
-    stop: LatentIndex
+    """First latent wanted."""
+    stop: PrefixLength
+    """One past the last latent wanted."""
     lease_ms: LeaseMs
+    """Lease from now on."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.start >= self.stop:
-            raise ValueError(f"latent range {self.start}..{self.stop} is empty")
+        _check_range(self.start, self.stop)
         return self
 
 
@@ -229,6 +279,7 @@ class Busy(_Control):
     kind: ClassVar[Kind] = Kind.BUSY
 
     retry_after_ms: Milliseconds
+    """Wait before the next open."""
 
 
 class RejectReason(IntEnum):
@@ -242,12 +293,18 @@ class RejectReason(IntEnum):
     """The model raised an error on it."""
 
 
+def _reject_reason(value: object) -> object:
+    # msgpack gives the bare number; pydantic's lax mode would also take True, 1.0 and "1".
+    return RejectReason(value) if type(value) is int else value
+
+
 class Reject(_Control):
     """This pool cannot answer the frame; another attempt would meet the same."""
 
     kind: ClassVar[Kind] = Kind.REJECT
 
-    reason: Annotated[RejectReason, Field(strict=False)]
+    reason: Annotated[RejectReason, BeforeValidator(_reject_reason)]
+    """1 fingerprint, 2 bitstream, 3 model."""
     fingerprint: FingerprintPrefix
     """What this pool decodes."""
 
@@ -259,22 +316,35 @@ class NeedText(BinaryMessage):
     limit_bytes: ClassVar[int] = MAX_CONTROL_BYTES
 
     worker: Name
+    """Who asks; the texts go to its inbox."""
     frame: FrameId
+    """Boot id of the edge and sequence number within the camera."""
     attempt: Attempt
+    """Attempt that it belongs to."""
     question_ids: Annotated[tuple[Name, ...], Field(min_length=1, max_length=16)]
+    """Questions without a text."""
 
 
 class Answer(JsonMessage):
     """Worker to anyone: a provisional answer (``outcome`` is null) or the terminal one."""
 
     query_id: QueryId
+    """Key of the query: the client's own for an ad-hoc question, else ``{camera}/{frame}/{question_id}``."""
     camera: Name
+    """Camera of the frame."""
     frame: FrameId
+    """Boot id of the edge and sequence number within the camera."""
     attempt: Attempt
+    """Attempt that the worker held."""
     question_id: Name
+    """Its question."""
     worker: Name
+    """Who answers."""
     outcome: Literal[Outcome.ANSWERED, Outcome.DEGRADED, Outcome.FAILED] | None = None
+    """Null: provisional. ``answered``: safe, or the latent is whole. ``degraded``: the deadline came first. ``failed``:
+    see ``reason``."""
     text: Annotated[str, Field(max_length=MAX_ANSWER_CHARS)]
+    """The answer; empty when the outcome is ``failed``."""
     score: Probability
     """Estimated chance that the answer from the whole latent is the same."""
     latents: LatentIndex
@@ -291,20 +361,31 @@ class QueryOutcome(JsonMessage):
     """Edge to anyone: a terminal outcome that only the edge can know."""
 
     query_id: QueryId
+    """Key of the query: the client's own for an ad-hoc question, else ``{camera}/{frame}/{question_id}``."""
     camera: Name
+    """Camera of the frame."""
     frame: FrameId
+    """Boot id of the edge and sequence number within the camera."""
     question_id: Name
+    """Its question."""
     outcome: Literal[Outcome.EXPIRED, Outcome.SUPERSEDED, Outcome.FAILED]
+    """``expired``: the deadline passed without an answer. ``superseded``: a newer frame took its place. ``failed``: see
+    ``reason``."""
     reason: Annotated[str, Field(max_length=200)] = ""
+    """Why, in words."""
 
 
 class Question(JsonMessage):
     """Operator to pool and edges, retained: a standing question under its short id."""
 
     question_id: Name
+    """Short id, the same as in the topic."""
     text: Annotated[str, Field(min_length=1, max_length=MAX_QUESTION_CHARS)]
+    """The question, as a person would ask it."""
     answer_type: AnswerType = AnswerType.TEXT
+    """What the answer may look like; it bounds the tokens that are generated."""
     deadline_ms: Milliseconds = 10_000
+    """Time from the frame to its outcome."""
     risk: Probability | None = None
     """Accepted chance that an early answer differs from the whole latent's; null takes the pool's."""
 
@@ -313,25 +394,36 @@ class Ask(JsonMessage):
     """Anyone to an edge: one ad-hoc question. The query id makes asking again harmless."""
 
     query_id: Name
+    """Chosen by the client, unique among its questions."""
     text: Annotated[str, Field(min_length=1, max_length=MAX_QUESTION_CHARS)]
+    """The question, as a person would ask it."""
     answer_type: AnswerType = AnswerType.TEXT
+    """What the answer may look like; it bounds the tokens that are generated."""
     deadline_ms: Milliseconds = 30_000
+    """Time from its arrival at the edge to its outcome."""
 
 
 class Status(JsonMessage):
     """Retained birth, load and last will of a process."""
 
     kind: Literal["edge", "worker", "gateway", "recorder"]
+    """What the process is."""
     id: Name
+    """Its name, unique within the kind."""
     boot: UInt32
-    """A will of an earlier boot is ignored."""
+    """Random id of this process start. A will of an earlier boot is ignored."""
     online: bool
+    """False in the last will and after a drain."""
     pool: Name | None = None
+    """Worker pool, for edges and workers."""
     fingerprint: Annotated[str, Field(pattern=r"^([0-9a-f]{8})?$")] = ""
+    """First 4 bytes of the codec's fingerprint in hexadecimal."""
     parked: UInt32 = 0
-    """Open messages that wait for the model."""
+    """Frames that a worker holds."""
     capacity: UInt32 = 0
+    """Frames that it may hold; 0 while it drains."""
     cameras: Annotated[tuple[Name, ...], Field(max_length=128)] = ()
+    """Cameras of an edge."""
 
 
 BINARY_MESSAGES: tuple[type[BinaryMessage], ...] = (

@@ -1,19 +1,6 @@
-"""Every topic, built and parsed in one place. They travel on the thin link, so they are short.
+"""Every topic, built and parsed in one place.
 
-========================================= ================================= ==========================================
-topic                                     from -> to                        messages
-========================================= ================================= ==========================================
-``lb/v1/open/{pool}/{camera}``            edge -> pool (share group)        Open
-``lb/v1/chunk/{worker}/{camera}``         edge -> one worker                Chunk, Gone, Text
-``lb/v1/handover/{worker}``               worker -> one worker              Handover
-``lb/v1/control/{camera}``                worker -> edge                    Accept, Refine, Busy, Reject, NeedText
-``lb/v1/answer/{camera}``                 worker -> anyone                  Answer
-``lb/v1/outcome/{camera}``                edge -> anyone                    QueryOutcome
-``lb/v1/question/{question_id}``          operator -> pool, edges; retained Question
-``lb/v1/ask/{camera}``                    anyone -> edge, workers           Ask
-``lb/v1/reply/{client}/{query_id}``       edge -> the asking client         Answer, QueryOutcome
-``lb/v1/status/{kind}/{id}``              every process; retained           Status
-========================================= ================================= ==========================================
+:data:`ROUTES` is the table of them. They travel on the thin link, so they are short.
 """
 
 from __future__ import annotations
@@ -24,9 +11,23 @@ from enum import StrEnum
 
 from schemas.errors import TopicError
 from schemas.messages import (
-    Accept, Answer, Ask, Busy, Chunk, Gone, Handover, Message, NeedText, Open, QueryOutcome, Question, Refine, Reject,
-    Status, Text,
-)  # fmt: skip
+    Accept,
+    Answer,
+    Ask,
+    Busy,
+    Chunk,
+    Gone,
+    Handover,
+    Message,
+    NeedText,
+    Open,
+    QueryOutcome,
+    Question,
+    Refine,
+    Reject,
+    Status,
+    Text,
+)
 from schemas.types import NAME_PATTERN
 
 ROOT = "lb/v1"
@@ -51,32 +52,87 @@ class Family(StrEnum):
     STATUS = "status"
 
 
-LEVELS: dict[Family, tuple[str, ...]] = {
-    Family.OPEN: ("pool", "camera"),
-    Family.CHUNK: ("worker", "camera"),
-    Family.HANDOVER: ("worker",),
-    Family.CONTROL: ("camera",),
-    Family.ANSWER: ("camera",),
-    Family.OUTCOME: ("camera",),
-    Family.QUESTION: ("question_id",),
-    Family.ASK: ("camera",),
-    Family.REPLY: ("client", "query_id"),
-    Family.STATUS: ("kind", "id"),
-}
+class Role(StrEnum):
+    """Who sends or reads a topic."""
+
+    EDGE = "edge"
+    WORKER = "worker"
+    CLIENT = "client"
+    """Any MQTT client: an operator's tool, the gateway, a recorder, a foreign program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a topic family carries, and between whom.
+
+    Attributes:
+        levels: names of the topic levels below the family.
+        messages: messages admitted there; anything else is a wire error.
+        senders: who publishes.
+        receivers: who subscribes.
+        qos: quality of service of the publish, the highest one where it depends on the message.
+        retain: whether the broker keeps the last message.
+        purpose: one sentence.
+    """
+
+    levels: tuple[str, ...]
+    messages: tuple[type[Message], ...]
+    senders: tuple[Role, ...]
+    receivers: tuple[Role, ...]
+    qos: int
+    retain: bool
+    purpose: str
+
+
+ROUTES: dict[Family, Route] = {
+    Family.OPEN: Route(
+        ("pool", "camera"), (Open,), (Role.EDGE,), (Role.WORKER,), 1, False,
+        "A frame with its questions and base prefix, dealt to one worker of the pool by the share group.",
+    ),
+    Family.CHUNK: Route(
+        ("worker", "camera"), (Chunk, Gone, Text), (Role.EDGE,), (Role.WORKER,), 0, False,
+        "A worker's inbox: further latents of a frame, its end, or the text of a question.",
+    ),
+    Family.HANDOVER: Route(
+        ("worker",), (Handover,), (Role.WORKER,), (Role.WORKER,), 1, False,
+        "A parked open message for a less loaded worker.",
+    ),
+    Family.CONTROL: Route(
+        ("camera",), (Accept, Refine, Busy, Reject, NeedText), (Role.WORKER,), (Role.EDGE,), 0, False,
+        "What a worker tells the edge about a frame; the first of them makes its sender the owner.",
+    ),
+    Family.ANSWER: Route(
+        ("camera",), (Answer,), (Role.WORKER,), (Role.EDGE, Role.CLIENT), 1, False,
+        "Provisional answers (QoS 0) and terminal ones (QoS 1).",
+    ),
+    Family.OUTCOME: Route(
+        ("camera",), (QueryOutcome,), (Role.EDGE,), (Role.CLIENT,), 1, False,
+        "Terminal outcomes that only the edge can know.",
+    ),
+    Family.QUESTION: Route(
+        ("question_id",), (Question,), (Role.CLIENT, Role.EDGE), (Role.EDGE, Role.WORKER), 1, True,
+        "A standing question; the uplink carries only its id. An empty payload deletes it.",
+    ),
+    Family.ASK: Route(
+        ("camera",), (Ask,), (Role.CLIENT,), (Role.EDGE, Role.WORKER), 1, False,
+        "An ad-hoc question to a camera; workers only remember its text and where to reply.",
+    ),
+    Family.REPLY: Route(
+        ("client", "query_id"), (Answer, QueryOutcome), (Role.EDGE, Role.WORKER), (Role.CLIENT,), 1, False,
+        "The same answer or outcome again, for the client that asked, with its CorrelationData.",
+    ),
+    Family.STATUS: Route(
+        ("kind", "id"), (Status,), (Role.EDGE, Role.WORKER, Role.CLIENT), (Role.EDGE, Role.WORKER, Role.CLIENT),
+        1, True,
+        "Birth, load and last will of a process.",
+    ),
+}  # fmt: skip
+"""Every topic family."""
+
+LEVELS: dict[Family, tuple[str, ...]] = {family: route.levels for family, route in ROUTES.items()}
 """Names of the levels below each family."""
 
-MESSAGES: dict[Family, tuple[type[Message], ...]] = {
-    Family.OPEN: (Open,),
-    Family.CHUNK: (Chunk, Gone, Text),
-    Family.HANDOVER: (Handover,),
-    Family.CONTROL: (Accept, Refine, Busy, Reject, NeedText),
-    Family.ANSWER: (Answer,),
-    Family.OUTCOME: (QueryOutcome,),
-    Family.QUESTION: (Question,),
-    Family.ASK: (Ask,),
-    Family.REPLY: (Answer, QueryOutcome),
-    Family.STATUS: (Status,),
-}
+MESSAGES: dict[Family, tuple[type[Message], ...]] = {family: route.messages for family, route in ROUTES.items()}
 """Messages that a topic family admits; anything else there is a wire error."""
 
 
@@ -145,7 +201,7 @@ def ask_topic(camera: str) -> str:
 
 
 def reply_topic(client: str, query_id: str) -> str:
-    """Response topic of one ad-hoc question."""
+    """Response topic of one ad-hoc question; no other is answered, or anybody could make a process write anywhere."""
     return _build(Family.REPLY, client, query_id)
 
 

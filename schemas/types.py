@@ -24,6 +24,7 @@ Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
 """A duration, at most one day. Durations, never clock times, cross the wire: no two hosts' clocks are compared."""
 
 LatentIndex = Annotated[int, Field(ge=0, le=MAX_LATENTS)]
+PrefixLength = Annotated[int, Field(ge=1, le=MAX_LATENTS)]
 Attempt = Annotated[int, Field(ge=1, le=255)]
 FingerprintPrefix = Annotated[bytes, Field(min_length=4, max_length=4)]
 """First 4 bytes of the fingerprint of model and codec: one wrong pair in 4 billion passes unnoticed."""

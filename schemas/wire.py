@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 from pydantic import ValidationError
 
-from schemas.errors import SchemaVersionError, WireError, WireSizeError
+from schemas.errors import SchemaVersionError, TopicError, WireError, WireSizeError
 from schemas.limits import MAX_BINARY_BYTES, MAX_QUERIES_PER_FRAME
 from schemas.messages import (
     ACCEPTED_VERSIONS,
@@ -15,12 +15,14 @@ from schemas.messages import (
     SCHEMA_VERSION,
     BinaryMessage,
     JsonMessage,
-    Kind,
     Message,
 )
-from schemas.topics import MESSAGES, Family
+from schemas.topics import MESSAGES, ROUTES, Family, Topic, parse
 
 _BY_KIND: dict[int, type[BinaryMessage]] = {int(message.kind): message for message in BINARY_MESSAGES}
+
+_MAX_PROBLEM_CHARS = 200
+"""A peer chooses the keys and some values that a problem names; a log line stays a line."""
 
 
 def encode(message: Message) -> bytes:
@@ -33,10 +35,34 @@ def encode(message: Message) -> bytes:
         fields = [getattr(message, name) for name in type(message).model_fields]
         data: bytes = msgpack.packb([SCHEMA_VERSION, int(message.kind), *fields])
     else:
-        data = message.model_dump_json(exclude_defaults=False).encode()
+        data = message.model_dump_json().encode()
     if len(data) > message.limit_bytes:
         raise WireSizeError(type(message).__name__, len(data), message.limit_bytes)
     return data
+
+
+def decode_publish(topic_name: str, payload: bytes) -> tuple[Topic, Message | None]:
+    """The message of a publish, checked against the topic it came on.
+
+    A level that the payload also names must agree: a broker's rules guard the topic, so the topic is what a device may
+    claim to be.
+
+    Returns:
+        The topic, and the message; None for an empty payload that deletes a retained one.
+
+    Raises:
+        TopicError: the topic is none of ours, or names another camera, question or process than the payload.
+        WireError: the payload is no message of that topic.
+    """
+    topic = parse(topic_name)
+    route = ROUTES[topic.family]
+    if not payload and route.retain:
+        return topic, None
+    message = decode(topic.family, payload)
+    for level, name in zip(route.levels, topic.names, strict=True):
+        if getattr(message, level, name) != name:
+            raise TopicError(topic.family, f"{level} in the payload is not {name!r} as in the topic")
+    return topic, message
 
 
 def decode(family: Family, data: bytes) -> Message:
@@ -68,7 +94,7 @@ def _decode_binary(family: Family, data: bytes) -> BinaryMessage:
             max_ext_len=0,
         )
     except Exception as error:  # noqa: BLE001 - msgpack raises many types on hostile bytes; all mean the same here
-        raise WireError(family, f"not msgpack: {error or type(error).__name__}") from None
+        raise WireError(family, f"not msgpack: {str(error) or type(error).__name__}") from None
     if not isinstance(values, tuple) or len(values) < 2 or not all(type(v) is int for v in values[:2]):
         raise WireError(family, "not an array that starts with a schema version and a kind")
     version, kind, *fields = values
@@ -89,24 +115,26 @@ def _decode_binary(family: Family, data: bytes) -> BinaryMessage:
 
 
 def _decode_json(family: Family, data: bytes) -> JsonMessage:
-    problem = ""
+    errors: list[ValidationError] = []
     for message in MESSAGES[family]:
         assert issubclass(message, JsonMessage)  # noqa: S101 - families are binary or JSON, never both
         try:
             return message.model_validate_json(data)
         except ValidationError as error:
-            version = error.errors(include_url=False)[0]
-            if version["loc"] == ("v",) and isinstance(version["input"], int):
-                raise SchemaVersionError(family, version["input"], ACCEPTED_VERSIONS) from None
-            problem = problem or _first_problem(error)
-    raise WireError(family, problem)
+            first = error.errors(include_url=False, include_context=False)[0]
+            if first["loc"] == ("v",) and type(first["input"]) is int:
+                raise SchemaVersionError(family, first["input"], ACCEPTED_VERSIONS) from None
+            errors.append(error)
+    raise WireError(family, _first_problem(min(errors, key=ValidationError.error_count)))
 
 
 def _first_problem(error: ValidationError) -> str:
     """The first problem in a line, without the offending value: payloads may be private."""
-    first = error.errors(include_url=False, include_input=False)[0]
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
+    problem = f"{where}: {first['msg']}" if where else str(first["msg"])
+    problem = problem if problem.isprintable() else ascii(problem)
+    return problem if len(problem) <= _MAX_PROBLEM_CHARS else f"{problem[:_MAX_PROBLEM_CHARS]}..."
 
 
-__all__ = ["Kind", "decode", "encode"]
+__all__ = ["decode", "decode_publish", "encode"]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pipeline.codec.spec import STOP_FILE
 from pipeline.protocol.stop_rule import StopRule
 from schemas.errors import ArtifactError
-
-STOP_FILE = "stop.json"
 
 
 def load_stop_rule(codec_dir: Path) -> StopRule:

@@ -16,8 +16,6 @@ from pipeline.simulation.content import FINGERPRINT, RULE, SimulatedModel
 from schemas.errors import RemoteError
 from schemas.messages import Chunk, Gone, Handover, Message, Open, Question, RejectReason, Status, Text
 
-_STATUS_EVERY_S = 2.0
-
 
 class WorkerActor:
     """One worker process at a time under a name; a restart makes a new session with a new boot id.
@@ -35,6 +33,8 @@ class WorkerActor:
         questions: standing questions that it knows from the start.
         fingerprint: codec that it decodes.
         on_problem: called when a look reads what it must not.
+        max_batch: frames in a batch.
+        status_every_s: time between reports of its load.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class WorkerActor:
         on_problem: Callable[[str], None],
         fingerprint: bytes = FINGERPRINT,
         max_batch: int = 16,
+        status_every_s: float = 2.0,
     ) -> None:
         self.name = name
         self.alive = False
@@ -74,6 +75,7 @@ class WorkerActor:
         self._on_problem = on_problem
         self._fingerprint = fingerprint
         self._max_batch = max_batch
+        self._status_every_s = status_every_s
         self._looking = False
         self._wake_at_s: float | None = None
         self._socket: deque[tuple[str, Message, int | None]] = deque()
@@ -95,7 +97,7 @@ class WorkerActor:
         for question_id in self._questions:
             self.session.receive_question(question_id, Question(question_id=question_id, text=f"{question_id}?"))
         self._join()
-        self._clock.after(_STATUS_EVERY_S, partial(self._report, self.boot))
+        self._clock.after(self._status_every_s, partial(self._report, self.boot))
 
     def crash(self) -> None:
         """SIGKILL: everything in memory is gone, the socket closes."""
@@ -158,7 +160,7 @@ class WorkerActor:
         if not self.frozen and self._broker.is_up(self.name):
             topic = f"lb/v1/status/worker/{self.name}"
             self._broker.publish(self.name, topic, self._status(online=True), qos=0, retain=True)
-        self._clock.after(_STATUS_EVERY_S, partial(self._report, boot))
+        self._clock.after(self._status_every_s, partial(self._report, boot))
 
     # ---- inputs -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,36 @@
+"""Mosquitto's limits, each with its reason.
+
+``mosquitto.conf`` and every private broker have the same ones; a test compares.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from schemas.limits import MAX_BINARY_BYTES, MAX_JSON_BYTES
+from schemas.topics import MAX_TOPIC_BYTES
+
+MAX_PACKET_BYTES: Final = 131_072
+"""A client that sends more is disconnected. Five times the largest wire message and its headers, so that a foreign
+client with a mistake meets a typed error of a worker before it meets a closed connection; as large as AWS IoT Core
+takes."""
+
+LIMITS: Final[dict[str, str]] = {
+    "max_packet_size": str(MAX_PACKET_BYTES),
+    # Un-acknowledged QoS 1 messages per client, each way; also the Receive Maximum that clients are told. The default
+    # of 20 caps an edge at 20 opens a round trip. Workers bound their side with their own Receive Maximum.
+    "max_inflight_messages": "256",
+    # Waiting per client behind these, in messages and bytes. Beyond, Mosquitto drops silently; the edge opens a frame
+    # again when its lease ends. Enough for a pool's burst of 4,000 opens of 1 to 4 KB, and a bound of 16 MB per slow
+    # client.
+    "max_queued_messages": "4000",
+    "max_queued_bytes": "16777216",
+    # Sessions of clients that never come back are forgotten after a day, with the messages queued for them.
+    "persistent_client_expiration": "1d",
+    # A small answer must not wait for the acknowledgement of the packet before it.
+    "set_tcp_nodelay": "true",
+}
+"""Options and values, as they stand in a configuration file."""
+
+if max(MAX_BINARY_BYTES, MAX_JSON_BYTES) + MAX_TOPIC_BYTES > MAX_PACKET_BYTES // 2:
+    raise AssertionError("the broker's packet limit leaves no room above the largest message of the wire schema")

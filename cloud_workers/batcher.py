@@ -1,0 +1,76 @@
+"""Micro-batches across cameras: a free model takes the most urgent frames that wait, be it one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter
+
+from cloud_workers.look_engine import LookDone, LookEngine, LookResult
+from cloud_workers.model_thread import ModelThread
+from pipeline.protocol.effects import Look
+from pipeline.protocol.worker_session import WorkerSession
+
+
+class Batcher:
+    """Moves looks from the session to the model and their results back.
+
+    Args:
+        session: touched on the event loop only.
+        engine: the model; touched in the model's thread only.
+        thread: that thread.
+        max_batch_frames: frames in one batch.
+        clock: monotonic time in seconds.
+        effects_due: called on the loop whenever the session may have effects: looks were taken, or results are in.
+        batch_done: called on the loop with the seconds and frames of each batch.
+    """
+
+    def __init__(
+        self,
+        session: WorkerSession,
+        engine: LookEngine,
+        thread: ModelThread,
+        *,
+        max_batch_frames: int,
+        clock: Callable[[], float],
+        effects_due: Callable[[], None],
+        batch_done: Callable[[float, int], None],
+    ) -> None:
+        self._session = session
+        self._engine = engine
+        self._thread = thread
+        self._max_batch_frames = max_batch_frames
+        self._clock = clock
+        self._effects_due = effects_due
+        self._batch_done = batch_done
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something may be waiting for the model."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            while looks := self._session.take_looks(self._max_batch_frames, self._clock()):
+                self._effects_due()
+                await self._look(looks)
+
+    async def _look(self, looks: list[Look]) -> None:
+        seconds, results = await self._thread.call(self._timed, looks)
+        now_s = self._clock()
+        self._session.note_batch(seconds, len(looks))
+        for result in results:
+            if isinstance(result, LookDone):
+                self._session.finish_look(result.look, result.answers, now_s)
+            else:
+                self._session.fail_look(result.look, result.reason, result.problem)
+        self._effects_due()
+        self._batch_done(seconds, len(looks))
+
+    def _timed(self, looks: list[Look]) -> tuple[float, list[LookResult]]:
+        started = perf_counter()
+        results = self._engine.run(looks)
+        return perf_counter() - started, results

@@ -1,0 +1,313 @@
+"""The worker process: broker on one side, model on the other, the session between them.
+
+::
+
+    bus --> receive --> session --> batcher --> model thread
+                          |  ^                      |
+             outbox <-----+  +----------------------+
+                |            ^
+               bus         timers
+
+Everything but the model runs on one event loop, so the session needs no lock. Named tasks: ``receive``, ``batcher``,
+``timers``, ``status``, ``outbox``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict
+from time import monotonic
+from typing import Final
+
+import structlog
+
+from cloud_workers import inbox
+from cloud_workers.batcher import Batcher
+from cloud_workers.loading import load_worker_model
+from cloud_workers.look_engine import LookEngine
+from cloud_workers.model_thread import ModelThread
+from cloud_workers.outbox import Outbox
+from cloud_workers.status import WorkerIdentity
+from pipeline.bus.base import Bus, ConnectionChange, Inbound
+from pipeline.bus.mqtt import MqttBus
+from pipeline.logs import OncePerKind, get_logger
+from pipeline.metrics import Metrics
+from pipeline.protocol.settings import WorkerProtocolSettings
+from pipeline.protocol.worker_session import WorkerSession
+from pipeline.runtime import EXIT_NOT_DRAINED, Stop
+from pipeline.settings import LatentbusSettings
+from schemas import topics
+from schemas.errors import BusError, ConfigError, ConnectionLostError, RemoteError
+
+TICK_S: Final = 0.05
+"""Resolution of deadlines and leases; a sixth of the margin by which the session finalises early."""
+RECEIVE_BATCH: Final = 64
+"""Messages handled before the loop may turn to something else: at about 0.1 ms each, far under a stall of 50 ms."""
+STATUS_INTERVAL_S: Final = 2.0
+STATUS_ON_CHANGE_S: Final = 0.5
+"""Peers hand over by load, so a change is told soon, but not with every frame."""
+CONNECT_LOG_S: Final = 30.0
+DRAIN_RESERVE_S: Final = 1.0
+"""Of the drain time, for the last publishes."""
+
+_log = get_logger(__name__)
+
+
+async def run_worker(settings: LatentbusSettings, stop: Stop) -> int:
+    """Run a worker until it is asked to stop.
+
+    Args:
+        settings: broker and worker sections are read.
+        stop: set ready once the worker is subscribed.
+
+    Returns:
+        Exit status: 0, or EXIT_NOT_DRAINED when frames were left behind.
+
+    Raises:
+        ConfigError: there is no worker section.
+        ArtifactError: model or codec are missing or do not belong together.
+        NotAuthorizedError: the broker refuses this worker.
+    """
+    if settings.worker is None:
+        raise ConfigError("worker", "this process needs a worker section")
+    worker = settings.worker
+    name = worker.name or f"w-{secrets.token_hex(4)}"
+    structlog.contextvars.bind_contextvars(worker=name)
+    metrics = Metrics()
+    with metrics.serve(worker.metrics_port), ModelThread(worker.threads) as thread:
+        model = await thread.call(load_worker_model, worker)
+        identity = WorkerIdentity(name, worker.pool, secrets.randbits(32), model.spec.fingerprint4)
+        session = WorkerSession(
+            WorkerProtocolSettings(capacity_frames=worker.capacity_frames),
+            worker=name,
+            pool=worker.pool,
+            fingerprint=identity.fingerprint,
+            stop_rule=model.stop_rule,
+        )
+        bus = MqttBus(
+            settings.broker,
+            client_id=f"lb-worker-{name}",
+            subscriptions=inbox.subscriptions(name, worker.pool),
+            will=identity.will(),
+        )
+        async with bus:
+            node = WorkerNode(
+                identity, session, bus, model.engine, thread, metrics, max_batch_frames=worker.max_batch_frames
+            )
+            return await node.run(stop)
+
+
+class WorkerNode:
+    """A worker with its parts in place.
+
+    Args:
+        identity: who it is.
+        session: its protocol machine.
+        bus: entered, with the subscriptions of :func:`cloud_workers.inbox.subscriptions`.
+        engine: latents to answers.
+        thread: where the engine runs.
+        metrics: where it counts.
+        max_batch_frames: frames in one batch of the model.
+        clock: monotonic time in seconds.
+    """
+
+    def __init__(
+        self,
+        identity: WorkerIdentity,
+        session: WorkerSession,
+        bus: Bus,
+        engine: LookEngine,
+        thread: ModelThread,
+        metrics: Metrics,
+        *,
+        max_batch_frames: int,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._identity = identity
+        self._session = session
+        self._bus = bus
+        self._metrics = metrics
+        self._clock = clock
+        self._problems = OncePerKind(_log)
+        self._outbox = Outbox(bus, self._problems)
+        self._batcher = Batcher(
+            session,
+            engine,
+            thread,
+            max_batch_frames=max_batch_frames,
+            clock=clock,
+            effects_due=self._hand_on,
+            batch_done=self._batch_done,
+        )
+        self._connected = asyncio.Event()
+        self._status_due = asyncio.Event()
+        self._holding = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._batch_seconds = metrics.seconds("worker_batch_seconds", "time of one batch in the model's thread")
+        self._batch_frames = metrics.counter("worker_batch_frames", "frames that went through the model")
+        self._watch()
+
+    async def run(self, stop: Stop) -> int:
+        """Work until asked to stop, then drain.
+
+        Returns:
+            Exit status: 0, or EXIT_NOT_DRAINED when frames were left behind.
+        """
+        tasks = {
+            "receive": self._receive,
+            "batcher": self._batcher.run,
+            "timers": self._tick,
+            "status": self._tell_status,
+            "outbox": self._outbox.run,
+        }
+        with self._problems:
+            async with asyncio.TaskGroup() as group:
+                running = [group.create_task(task(), name=name) for name, task in tasks.items()]
+                connecting = group.create_task(self._become_ready(stop), name="connect")
+                await stop.wait()
+                connecting.cancel()
+                drained = await self._drain(stop.drain_timeout_s - DRAIN_RESERVE_S)
+                for task in running:
+                    task.cancel()
+        return 0 if drained else EXIT_NOT_DRAINED
+
+    # ---- tasks ------------------------------------------------------------------------------------------------------
+
+    async def _become_ready(self, stop: Stop) -> None:
+        while True:
+            try:
+                await self._bus.wait_connected(CONNECT_LOG_S)
+                break
+            except ConnectionLostError as error:
+                _log.warning("still waiting for the broker", problem=str(error))
+        await self._connected.wait()
+        self._metrics.ready.set(1)
+        stop.set_ready()
+        _log.info(
+            "ready", pool=self._identity.pool, fingerprint=self._identity.fingerprint.hex(), boot=self._identity.boot
+        )
+
+    async def _receive(self) -> None:
+        while True:
+            for event in await self._bus.receive_batch(RECEIVE_BATCH):
+                if isinstance(event, Inbound):
+                    self._receive_one(event)
+                elif event.connected:
+                    self._connection_made(event)
+            self._hand_on()
+            # A backlog must not keep the other tasks from the loop.
+            await asyncio.sleep(0)
+
+    def _receive_one(self, inbound: Inbound) -> None:
+        try:
+            inbox.receive(self._session, inbound, self._clock())
+        except RemoteError as error:
+            self._problems.remote_error(inbox.kind_of(inbound), error, topic=inbound.topic[: topics.MAX_TOPIC_BYTES])
+        # Admitted, turned away or bad: the session remembers what it must, the broker need not.
+        self._bus.acknowledge(inbound)
+
+    def _connection_made(self, change: ConnectionChange) -> None:
+        _log.info("connected", generation=change.generation)
+        self._connected.set()
+        self._status_due.set()
+
+    async def _tick(self) -> None:
+        while True:
+            await self._holding.wait()
+            await asyncio.sleep(TICK_S)
+            self._session.tick(self._clock())
+            if not self._session.unfinished():
+                self._holding.clear()
+            self._hand_on()
+
+    async def _tell_status(self) -> None:
+        """Birth at each connection, then the load: soon after it changed, and regularly all the same."""
+        await self._connected.wait()
+        told: tuple[int, int] | None = None
+        told_s = 0.0
+        while True:
+            load = self._session.load()
+            due = self._status_due.is_set()
+            if due or load != told or self._clock() - told_s >= STATUS_INTERVAL_S:
+                self._status_due.clear()
+                try:
+                    payload = self._identity.status(online=True, parked=load[0], capacity=load[1])
+                    await self._bus.publish(self._identity.topic, payload, qos=1 if due else 0, retain=True)
+                    told, told_s = load, self._clock()
+                except BusError as error:
+                    self._problems.report("status", str(error))
+            try:
+                async with asyncio.timeout(STATUS_ON_CHANGE_S):
+                    await self._status_due.wait()
+            except TimeoutError:
+                pass
+
+    # ---- between the tasks ------------------------------------------------------------------------------------------
+
+    def _hand_on(self) -> None:
+        """After every input to the session: its effects to the outbox, its frames to the model, its timers running."""
+        for effect in self._session.take_effects():
+            self._outbox.put_effect(effect)
+        self._batcher.wake()
+        if self._session.unfinished():
+            self._holding.set()
+        self._changed.set()
+
+    def _batch_done(self, seconds: float, frames: int) -> None:
+        self._batch_seconds.observe(seconds)
+        self._batch_frames.inc(frames)
+
+    # ---- stop -------------------------------------------------------------------------------------------------------
+
+    async def _drain(self, limit_s: float) -> bool:
+        """Leave the share group, pass on or finish what is here, say goodbye."""
+        _log.info("draining", frames=self._session.unfinished())
+        self._metrics.ready.set(0)
+        drained = True
+        try:
+            async with asyncio.timeout(max(0.0, limit_s)):
+                await self._unsubscribe()
+                self._session.drain(self._clock())
+                self._status_due.set()
+                self._hand_on()
+                # What the broker dealt before it heard of the unsubscription is still to be turned away.
+                while self._session.unfinished() or self._bus.statistics().incoming_messages:
+                    self._changed.clear()
+                    await self._changed.wait()
+                await self._outbox.flush()
+        except TimeoutError:
+            drained = False
+            _log.warning("not drained in time", frames=self._session.unfinished(), messages=len(self._outbox))
+        try:
+            await self._bus.publish(
+                self._identity.topic, self._identity.status(online=False), qos=1, retain=True, timeout_s=DRAIN_RESERVE_S
+            )
+        except BusError as error:
+            _log.warning("no goodbye", problem=str(error))
+        return drained
+
+    async def _unsubscribe(self) -> None:
+        try:
+            await self._bus.unsubscribe(topics.share_filter(self._identity.pool))
+        except BusError as error:
+            _log.warning("left the share group without an answer of the broker", problem=str(error))
+
+    def _watch(self) -> None:
+        metrics, session, outbox = self._metrics, self._session, self._outbox
+        metrics.watch_counters("worker_events", "events of the worker session", "event", lambda: session.counters)
+        metrics.watch_counters("worker_publishes", "publishes of the worker", "result", lambda: outbox.counters)
+        metrics.watch_counters(
+            "messages_dropped", "messages dropped, by kind and reason", "kind", lambda: self._problems.counts
+        )
+        metrics.watch_gauge("worker_frames", "frames held and not decided", session.unfinished)
+        metrics.watch_gauge("worker_outbox_messages", "messages that wait for the broker", lambda: len(outbox))
+        metrics.watch_gauge("bus_connected", "1 while connected", lambda: self._bus.statistics().connected)
+        metrics.watch_counters("bus_messages", "messages of the bus", "event", self._bus_counters)
+
+    def _bus_counters(self) -> dict[str, float]:
+        """The monotone part of the bus statistics."""
+        suffixes = ("received", "acknowledged", "dropped_qos0", "dropped_qos1", "discarded", "published")
+        values = asdict(self._bus.statistics())
+        return {suffix: values[f"{suffix}_messages"] for suffix in suffixes}

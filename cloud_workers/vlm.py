@@ -1,0 +1,310 @@
+"""Adapter to an unmodified vision-language model: visual tokens and questions in, answers with their probability out.
+
+The tokens enter through ``mm_encoder_outputs``, the public argument of transformers >= 5.18 for features that were
+encoded elsewhere. The former ``image_hidden_states`` is ignored without a word, so the argument is looked up at load.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from cloud_workers.prompts import PromptBook
+from pipeline.logs import get_logger
+from schemas.errors import ArtifactError, StateError
+from schemas.limits import MAX_ANSWER_CHARS, MAX_JSON_BYTES
+from schemas.types import AnswerType
+
+MAX_NEW_TOKENS: Final[dict[AnswerType, int]] = {
+    AnswerType.YES_NO: 4,
+    AnswerType.COUNT: 6,
+    AnswerType.WORD: 12,
+    AnswerType.TEXT: 64,
+}
+"""End token included. A chatty model is cut here; its answer still begins with what was asked for."""
+
+MAX_BATCH_ROWS: Final = 64
+"""Questions in one call of the model. Sixteen frames may carry up to 1,024 questions; keys and values of all of them at
+once would not fit beside a 7 B model."""
+
+_MAX_ANSWER_BYTES: Final = MAX_JSON_BYTES * 3 // 4
+"""The rest is for the other fields of the answer message."""
+
+_log = get_logger(__name__)
+
+
+class VlmAnswer(NamedTuple):
+    """One generated answer."""
+
+    text: str
+    """One line, without special tokens."""
+    probability: float
+    """Product of the probabilities of the generated tokens, the end token included."""
+    token_count: int
+    """Tokens generated, the end token included."""
+
+
+class VlmAdapter(Protocol):
+    """What a worker needs of a model."""
+
+    @property
+    def token_count(self) -> int:
+        """Visual tokens of a frame, N."""
+
+    @property
+    def token_dim(self) -> int:
+        """Dimension of a visual token, D."""
+
+    def answer(
+        self,
+        tokens: torch.Tensor,
+        questions: Sequence[tuple[str, AnswerType]],
+        *,
+        frames: Sequence[int] | None = None,
+    ) -> list[VlmAnswer]:
+        """Answer questions about frames.
+
+        Args:
+            tokens: visual tokens ``[B, N, D]``, floating point.
+            questions: text and answer type of each question.
+            frames: for each question the row of ``tokens`` that it is asked of; None means one question a frame, in
+                order.
+
+        Returns:
+            One answer for each question, in order.
+
+        Raises:
+            StateError: shapes or indices do not fit.
+        """
+
+
+class TransformersVlm:
+    """Any SmolVLM, Idefics3 or LLaVA class of transformers, loaded as its users load it.
+
+    Decoding is greedy. The image prefix of a frame is read once for all of its questions: its keys and values are
+    copied to a row for each question, which then costs its own tokens only.
+    """
+
+    def __init__(self, model: Any, processor: Any, *, source: str) -> None:
+        """Take a loaded model; :meth:`load` is the usual way.
+
+        Args:
+            model: a ``...ForConditionalGeneration`` in evaluation mode.
+            processor: its processor.
+            source: path or hub id, for error messages.
+
+        Raises:
+            ArtifactError: The model cannot be fed with visual tokens by this adapter.
+        """
+        if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+            raise ArtifactError(
+                source, f"{type(model).__name__} takes no mm_encoder_outputs: use transformers >= 5.18 and a VLM class"
+            )
+        if hasattr(processor.image_processor, "do_image_splitting"):
+            # One frame, one sequence of N tokens: the codec has a fixed shape.
+            processor.image_processor.do_image_splitting = False
+        self._model = model
+        self._processor = processor
+        config = model.config
+        self._prompts = PromptBook(
+            processor,
+            image_token_id=config.image_token_id,
+            image_size_px=config.vision_config.image_size,
+            source=source,
+        )
+        text_config = config.get_text_config()
+        self.token_count: int = self._prompts.placeholder_count
+        self.token_dim: int = text_config.hidden_size
+        eos = model.generation_config.eos_token_id
+        if eos is None:
+            eos = processor.tokenizer.eos_token_id
+        if eos is None:
+            raise ArtifactError(source, "neither its generation config nor its tokenizer names an end token")
+        self._eos = frozenset(eos if isinstance(eos, list) else [eos])
+        pad = processor.tokenizer.pad_token_id
+        self._pad = min(self._eos) if pad is None else int(pad)
+
+    @classmethod
+    def load(cls, source: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Self:
+        """Load model and processor.
+
+        Args:
+            source: folder in ``save_pretrained`` format, or hub id.
+            device: torch device.
+            dtype: of the weights; None is float32 on a CPU and the checkpoint's own elsewhere.
+
+        Raises:
+            ArtifactError: It is not there, not readable, or of another kind.
+        """
+        name = str(source)
+        is_hub_id = isinstance(source, str) and name.count("/") == 1 and not name.startswith((".", "/", "~"))
+        if not Path(name).is_dir() and not is_hub_id:
+            raise ArtifactError(
+                name,
+                "no such folder: give one in save_pretrained format or a hub id, or leave it out for the bundled model",
+            )
+        if dtype is None and torch.device(device).type == "cpu":
+            dtype = torch.float32
+        try:
+            processor = AutoProcessor.from_pretrained(name)
+            # Pickled weights run code when they are read.
+            model = AutoModelForImageTextToText.from_pretrained(
+                name, dtype="auto" if dtype is None else dtype, use_safetensors=True
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            problem = str(error).strip().split("\n")[0]
+            fix = (
+                "check the id and the network, or give a local folder"
+                if is_hub_id
+                else "save it again with save_pretrained"
+            )
+            raise ArtifactError(name, f"no usable vision-language model ({problem}): {fix}") from error
+        model = model.to(device).eval().requires_grad_(False)
+        _log.info("model loaded", model=type(model).__name__, source=name, parameters=model.num_parameters())
+        return cls(model, processor, source=name)
+
+    @property
+    def model(self) -> Any:
+        """The model itself, unmodified."""
+        return self._model
+
+    @torch.inference_mode()
+    def encode_pixels(self, frames: NDArray[np.uint8]) -> torch.Tensor:
+        """Visual tokens of whole frames, the uncompressed reference.
+
+        Args:
+            frames: RGB images ``[B, H, W, 3]``.
+
+        Returns:
+            Tokens ``[B, N, D]`` as the language model reads them.
+        """
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+            raise StateError(f"frames are uint8 [B, H, W, 3], not {frames.dtype} {list(frames.shape)}")
+        # One image a sample: families disagree on how a flat list of images is grouped.
+        pixels = self._processor.image_processor([[frame] for frame in frames], return_tensors="pt")
+        inputs = {name: value.to(self._model.device) for name, value in pixels.items() if torch.is_tensor(value)}
+        features = self._model.get_image_features(**inputs, return_dict=True).pooler_output
+        return torch.stack(list(features))
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        tokens: torch.Tensor,
+        questions: Sequence[tuple[str, AnswerType]],
+        *,
+        frames: Sequence[int] | None = None,
+    ) -> list[VlmAnswer]:
+        """Answer questions about frames; see :meth:`VlmAdapter.answer`."""
+        rows = list(range(len(questions))) if frames is None else list(frames)
+        expected = (self.token_count, self.token_dim)
+        if tokens.ndim != 3 or tuple(tokens.shape[1:]) != expected:
+            raise StateError(f"tokens are [B, {expected[0]}, {expected[1]}], not {list(tokens.shape)}")
+        if len(rows) != len(questions) or any(not 0 <= row < len(tokens) for row in rows):
+            raise StateError(f"{len(questions)} questions name {len(rows)} frames, of {len(tokens)}")
+        tokens = tokens.to(device=self._model.device, dtype=self._model.dtype)
+        answers: list[VlmAnswer | None] = [None] * len(questions)
+        # Questions of one frame side by side, so that a block reads few frames; alike in length, so that few rows idle.
+        order = sorted(range(len(questions)), key=lambda i: (MAX_NEW_TOKENS[questions[i][1]], rows[i]))
+        for first in range(0, len(order), MAX_BATCH_ROWS):
+            block = order[first : first + MAX_BATCH_ROWS]
+            found = self._answer_block(tokens, [rows[i] for i in block], [questions[i] for i in block])
+            for index, answer in zip(block, found, strict=True):
+                answers[index] = answer
+        return [answer for answer in answers if answer is not None]
+
+    def _answer_block(
+        self, tokens: torch.Tensor, rows: list[int], questions: list[tuple[str, AnswerType]]
+    ) -> list[VlmAnswer]:
+        device = self._model.device
+        distinct = sorted(set(rows))
+        prefix = torch.tensor(self._prompts.prefix, device=device).expand(len(distinct), -1)
+        features = BaseModelOutputWithPooling(pooler_output=[tokens[row] for row in distinct])
+        cache = self._model(
+            input_ids=prefix,
+            attention_mask=torch.ones_like(prefix),
+            mm_encoder_outputs={"image": features},
+            use_cache=True,
+            logits_to_keep=1,
+        ).past_key_values
+        position = {row: index for index, row in enumerate(distinct)}
+        selected = [position[row] for row in rows]
+        if selected != list(range(len(distinct))):
+            cache.batch_select_indices(torch.tensor(selected, device=device))
+
+        # Padding sits between prefix and question; the attention mask hides it and positions are counted from the mask.
+        suffixes = [self._prompts.suffix(text) for text, _ in questions]
+        width = max(map(len, suffixes))
+        padded = torch.full((len(rows), width), self._pad, dtype=torch.long)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for index, suffix in enumerate(suffixes):
+            padded[index, width - len(suffix) :] = torch.tensor(suffix)
+            mask[index, width - len(suffix) :] = 1
+        prefix = prefix[:1].expand(len(rows), -1)
+        input_ids = torch.cat([prefix, padded.to(device)], dim=1)
+        limits = [MAX_NEW_TOKENS[answer_type] for _, answer_type in questions]
+        probabilities = _GreedyProbabilities()
+        sequences = self._model.generate(
+            input_ids=input_ids,
+            attention_mask=torch.cat([torch.ones_like(prefix), mask.to(device)], dim=1),
+            past_key_values=cache,
+            generation_config=GenerationConfig(
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=max(limits),
+                eos_token_id=sorted(self._eos),
+                pad_token_id=self._pad,
+            ),
+            logits_processor=LogitsProcessorList([probabilities]),
+            stopping_criteria=StoppingCriteriaList([_RowLimits(limits, input_ids.shape[1])]),
+        )
+        generated = sequences[:, input_ids.shape[1] :].tolist()
+        log_probabilities = torch.stack(probabilities.steps, dim=1).tolist()
+        return [
+            self._read(ids[:limit], values)
+            for ids, values, limit in zip(generated, log_probabilities, limits, strict=True)
+        ]
+
+    def _read(self, ids: list[int], log_probabilities: list[float]) -> VlmAnswer:
+        count = next((index + 1 for index, token in enumerate(ids) if token in self._eos), len(ids))
+        text = self._processor.tokenizer.decode(ids[:count], skip_special_tokens=True)
+        # The sum of logarithms of numbers up to 1 may end a rounding above 0.
+        probability = math.exp(min(0.0, math.fsum(log_probabilities[:count])))
+        return VlmAnswer(one_line(text), probability, count)
+
+
+def one_line(text: str) -> str:
+    """Generated text as the wire carries it: one printable line, cut to the limit in characters and bytes."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return line[:MAX_ANSWER_CHARS].encode()[:_MAX_ANSWER_BYTES].decode(errors="ignore")
+
+
+class _GreedyProbabilities(LogitsProcessor):  # type: ignore[misc]
+    """Keeps the log-probability of each step's best token, not the scores of the whole vocabulary."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        self.steps.append(scores.float().log_softmax(dim=-1).amax(dim=-1))
+        return scores
+
+
+class _RowLimits(StoppingCriteria):  # type: ignore[misc]
+    """Ends each row at its own number of tokens, so that a short answer does not pay for a long one beside it."""
+
+    def __init__(self, limits: Sequence[int], prompt_length: int) -> None:
+        self._limits = torch.tensor(limits)
+        self._prompt_length = prompt_length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:  # noqa: ARG002
+        return (self._limits <= input_ids.shape[1] - self._prompt_length).to(input_ids.device)

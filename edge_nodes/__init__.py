@@ -1,0 +1,1 @@
+"""The edge: cameras in, ordered latents out. Nothing here, even indirectly, imports torch or transformers."""

@@ -1,0 +1,148 @@
+"""When a camera takes a frame: at its interval, or at once when somebody asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from edge_nodes.clock import Clock
+from edge_nodes.sampling import Sampler
+from edge_nodes.sources import CapturedFrame, FrameSource
+from pipeline.bus.backoff import Backoff
+from pipeline.logs import get_logger
+from schemas.errors import SourceError
+
+_log = get_logger(__name__)
+
+REOPEN = Backoff(initial_s=1.0, maximum_s=30.0, stable_s=10.0)
+"""Waits between attempts to open a source that failed: cameras reboot, file shares come back."""
+
+
+class FrameTaker(Protocol):
+    """Whom a camera works for."""
+
+    async def room(self, camera: str) -> None:
+        """Wait until a frame of this camera would leave soon after it was taken."""
+
+    def asked(self, camera: str) -> bool:
+        """Whether an ad-hoc question waits for a frame."""
+
+    async def take(self, captured: CapturedFrame, *, standing: bool) -> None:
+        """Ask questions of a frame: the ad-hoc ones that wait, and the standing ones if it is their time."""
+
+    def source_changed(self, camera: str, up: bool) -> None:
+        """The source was opened, or was lost."""
+
+
+class CameraCapture:
+    """The loop of one camera.
+
+    Args:
+        camera: its name.
+        source: where its frames come from.
+        interval_s: time between frames for standing questions; None when there are none.
+        phase_s: when the first of them is due, from the opening of the source on; spreads the cameras of a site.
+        taker: whom it works for.
+        clock: the edge's clock.
+
+    Attributes:
+        missed: slots of the interval that passed without a frame, because source, encoder or uplink could not keep up.
+        first_open: result of the first attempt to open the source: None, or the error.
+    """
+
+    def __init__(
+        self,
+        camera: str,
+        source: FrameSource,
+        *,
+        interval_s: float | None,
+        phase_s: float,
+        taker: FrameTaker,
+        clock: Clock,
+    ) -> None:
+        self.missed = 0
+        self.first_open: asyncio.Future[SourceError | None] = asyncio.get_running_loop().create_future()
+        self._camera = camera
+        self._source = source
+        self._interval_s = interval_s
+        self._phase_s = phase_s
+        self._taker = taker
+        self._clock = clock
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Somebody asks: take a frame now."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Take frames until the source ends. A source that fails is opened again, for ever."""
+        failures = 0
+        while True:
+            opened_s = self._clock.now_s()
+            try:
+                await self._source.open()
+                self._opened(None)
+                self._taker.source_changed(self._camera, True)
+                await self._sample()
+            except SourceError as error:
+                self._opened(error)
+                if self._clock.now_s() - opened_s >= REOPEN.stable_s:
+                    failures = 0
+                failures += 1
+                delay_s = REOPEN.delay_s(failures, 1.0)
+                _log.error("camera lost", camera=self._camera, problem=str(error), next_try_s=delay_s)
+            else:
+                _log.info("camera ended", camera=self._camera)
+                return
+            finally:
+                await self._source.close()
+                self._taker.source_changed(self._camera, False)
+            await self._clock.sleep(delay_s)
+
+    async def _sample(self) -> None:
+        sampler = None
+        if self._interval_s is not None:
+            sampler = Sampler(self._interval_s, self._clock.now_s() + self._phase_s)
+        while True:
+            await self._occasion(sampler)
+            # First the room, then the frame: under load fewer frames are taken, and each is fresh when it leaves.
+            await self._taker.room(self._camera)
+            captured = await self._source.newest()
+            if captured is None:
+                return
+            now_s = self._clock.now_s()
+            standing = sampler is not None and sampler.due_s <= now_s
+            if sampler is not None and standing:
+                before = sampler.missed
+                sampler.taken(now_s)
+                self.missed += sampler.missed - before
+            await self._taker.take(captured, standing=standing)
+
+    async def _occasion(self, sampler: Sampler | None) -> None:
+        """Wait until a frame is due, or somebody asks."""
+        while not self._taker.asked(self._camera):
+            self._woken.clear()
+            if sampler is None:
+                await self._woken.wait()
+            elif (wait_s := sampler.due_s - self._clock.now_s()) > 0:
+                await first_of(self._clock.sleep(wait_s), self._woken.wait())
+            else:
+                return
+
+    def _opened(self, error: SourceError | None) -> None:
+        if not self.first_open.done():
+            self.first_open.set_result(error)
+
+
+async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    """Wait until one of several ends; the others are cancelled. What it raises, this raises."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,146 @@
+"""Pixels to ordered latents, on ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from PIL import Image
+
+from edge_nodes.work_thread import WorkThread
+from pipeline.codec.latent import EncodedLatent
+from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, CodecSpec, load_codec_spec
+from pipeline.codec.tables import FrequencyTables
+from schemas.errors import ArtifactError
+from schemas.limits import MAX_LATENT_PAYLOAD_BYTES
+
+
+def resized(frame: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+    """A frame as the encoder takes it: square, antialiased, the aspect ratio given up as SmolVLM's own processor does.
+
+    Args:
+        frame: RGB, uint8 [H, W, 3].
+        size_px: height and width of the result.
+
+    Returns:
+        uint8 [size_px, size_px, 3].
+    """
+    if frame.shape[:2] == (size_px, size_px):
+        return frame
+    image = Image.fromarray(frame).resize((size_px, size_px), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return np.asarray(image)
+
+
+class OnnxEncoder:
+    """Vision tower, connector, analysis and rounding of a codec folder. Blocking; one thread at a time.
+
+    Args:
+        folder: codec folder.
+        threads: threads of the runtime.
+
+    Attributes:
+        spec: what the folder says about itself.
+
+    Raises:
+        ArtifactError: a file is missing, damaged, or does not belong to the others.
+    """
+
+    def __init__(self, folder: Path, *, threads: int = 1) -> None:
+        self.spec: CodecSpec = load_codec_spec(folder)
+        self._path = folder / ENCODER_FILE
+        self._tables = FrequencyTables.load(folder / TABLES_FILE)
+        if (self._tables.latent_count, self._tables.latent_dim) != (self.spec.latent_count, self.spec.latent_dim):
+            raise ArtifactError(
+                str(folder / TABLES_FILE),
+                f"tables for {self._tables.latent_count} x {self._tables.latent_dim} symbols, codec.json says "
+                f"{self.spec.latent_count} x {self.spec.latent_dim}; copy the whole codec folder",
+            )
+        self._session = self._load(threads)
+        self._check_signature()
+
+    def encode(self, frames: Sequence[NDArray[np.uint8]]) -> list[EncodedLatent]:
+        """Encode frames of any size.
+
+        Args:
+            frames: RGB, each uint8 [H, W, 3].
+
+        Raises:
+            ArtifactError: the encoder makes what its own codec cannot send.
+        """
+        if not frames:
+            return []
+        size_px = self.spec.image_size_px
+        pixels = np.stack([resized(frame, size_px) for frame in frames])
+        (symbols,) = self._session.run(["symbols"], {"pixels": pixels})
+        latents = [EncodedLatent(frame_symbols, self._tables) for frame_symbols in symbols]
+        for latent in latents:
+            size_bytes = latent.size_bytes(latent.latent_count)
+            if size_bytes > MAX_LATENT_PAYLOAD_BYTES:
+                raise ArtifactError(
+                    str(self._path),
+                    f"a latent of {size_bytes} bytes is over the wire's limit of {MAX_LATENT_PAYLOAD_BYTES}; "
+                    "train the codec at a higher rate weight: latentbus train codec",
+                )
+        return latents
+
+    def _load(self, threads: int) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # An idle camera host must be idle: no spinning, and no arena that keeps the peak of one batch for ever.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.enable_cpu_mem_arena = False
+        if not self._path.is_file():
+            raise ArtifactError(str(self._path), "missing; it is made by: latentbus codec export")
+        try:
+            return onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime's exceptions share no base class
+            raise ArtifactError(str(self._path), f"ONNX Runtime cannot load it: {error}") from error
+
+    def _check_signature(self) -> None:
+        size_px, latents, dim = self.spec.image_size_px, self.spec.latent_count, self.spec.latent_dim
+        for kind, values, name, dtype, shape in (
+            ("input", self._session.get_inputs(), "pixels", "tensor(uint8)", [size_px, size_px, 3]),
+            ("output", self._session.get_outputs(), "symbols", "tensor(int32)", [latents, dim]),
+        ):
+            found = [f"{value.name} {value.type} {value.shape}" for value in values]
+            if len(values) != 1 or values[0].name != name or values[0].type != dtype or values[0].shape[1:] != shape:
+                raise ArtifactError(
+                    str(self._path),
+                    f"{kind} is {', '.join(found)}, not {name} {dtype} [batch, {shape}]; export it again",
+                )
+
+
+class EncoderThread:
+    """An encoder in a thread of its own, so that the event loop never waits for it.
+
+    Frames are encoded one by one: on a processor a batch is no faster, and the first of it would wait for the last.
+
+    Args:
+        encoder: the encoder.
+    """
+
+    def __init__(self, encoder: OnnxEncoder) -> None:
+        self._encoder = encoder
+        self._thread = WorkThread("encoder")
+
+    @property
+    def spec(self) -> CodecSpec:
+        """What the codec folder says about itself."""
+        return self._encoder.spec
+
+    async def encode(self, frame: NDArray[np.uint8]) -> EncodedLatent:
+        """Encode one frame, after those before it.
+
+        Args:
+            frame: RGB, uint8 [H, W, 3].
+        """
+        (latent,) = await self._thread.call(self._encoder.encode, [frame])
+        return latent
+
+    async def close(self) -> None:
+        """End the thread after what runs in it."""
+        await self._thread.close()

@@ -1,0 +1,269 @@
+"""Ad-hoc questions on disk: what was acknowledged to a client survives a crash of the edge.
+
+Blocking; one thread at a time. Deadlines are stored on this host's wall clock, which only this host reads.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from edge_nodes.work_thread import WorkThread
+from pipeline.logs import get_logger
+from pipeline.protocol.effects import ReplyTo
+from schemas import wire
+from schemas.errors import ArtifactError, WireError
+from schemas.messages import Answer, Ask, QueryOutcome
+from schemas.topics import Family
+from schemas.types import AnswerType
+
+_log = get_logger(__name__)
+
+MAX_OPEN = 256
+"""Undecided ad-hoc questions of a site; a further one is refused with a reason."""
+MAX_DECIDED = 1024
+"""Decided ones that are kept to answer a client that asks again."""
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE ask (
+    query_id TEXT PRIMARY KEY,
+    camera TEXT NOT NULL,
+    text TEXT NOT NULL,
+    answer_type TEXT NOT NULL,
+    deadline_ms INTEGER NOT NULL,
+    asked_s REAL NOT NULL,             -- wall clock of this host
+    reply_topic TEXT,
+    correlation_data BLOB,
+    terminal BLOB,                     -- JSON of Answer or QueryOutcome; null while undecided
+    told INTEGER NOT NULL DEFAULT 0    -- 1 once the terminal is known to be with the broker
+) STRICT, WITHOUT ROWID;
+CREATE INDEX undecided ON ask (asked_s) WHERE terminal IS NULL;
+"""
+
+_Row = tuple[str, str, str, str, int, float, str | None, bytes | None, bytes | None, int]
+
+
+class Admission(Enum):
+    """What an ask meets."""
+
+    NEW = "new"
+    RUNNING = "running"
+    """Asked before and not decided yet; the newer reply topic counts."""
+    DECIDED = "decided"
+    CONFLICT = "conflict"
+    """The query id stands for another question."""
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAsk:
+    """An ad-hoc question on disk.
+
+    Attributes:
+        ask: the question.
+        camera: whom it was asked of.
+        remaining_s: time to its deadline, negative when that is over.
+        reply_to: where its client wants the answer.
+        terminal: how it ended, None while it is undecided.
+    """
+
+    ask: Ask
+    camera: str
+    remaining_s: float
+    reply_to: ReplyTo | None
+    terminal: Answer | QueryOutcome | None
+
+
+class AskJournal:
+    """The ad-hoc questions of a site.
+
+    Args:
+        path: the file, made with its folder if need be; None keeps everything in memory only.
+        wall_s: wall clock in seconds.
+
+    Raises:
+        ArtifactError: the file can be neither read nor replaced.
+    """
+
+    def __init__(self, path: Path | None, *, wall_s: Callable[[], float] = time.time) -> None:
+        self._wall_s = wall_s
+        if path is None:
+            self._database = _open(":memory:")
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._database = _open(str(path))
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise
+                # A file that a power cut destroyed must not keep a site dark; it is kept for whoever wants to look.
+                damaged = path.with_suffix(".damaged")
+                _log.error("journal of ad-hoc questions is damaged, starting a new one", kept_as=str(damaged))
+                path.replace(damaged)
+                for leftover in (path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+                    leftover.unlink(missing_ok=True)
+                self._database = _open(str(path))
+        except (OSError, sqlite3.Error) as error:
+            raise ArtifactError(str(path), f"cannot be opened: {error}; give a writable edge.state_dir") from error
+
+    def admit(self, camera: str, ask: Ask, reply_to: ReplyTo | None) -> tuple[Admission, StoredAsk]:
+        """Store a question; when this returns, it is on disk.
+
+        Raises:
+            sqlite3.Error: it could not be stored.
+        """
+        known = self._get(ask.query_id)
+        if known is None:
+            if self._count_undecided() >= MAX_OPEN:
+                return Admission.FULL, StoredAsk(ask, camera, ask.deadline_ms / 1000, reply_to, None)
+            self._insert(camera, ask, reply_to)
+            return Admission.NEW, StoredAsk(ask, camera, ask.deadline_ms / 1000, reply_to, None)
+        if (known.camera, known.ask.text, known.ask.answer_type) != (camera, ask.text, ask.answer_type):
+            return Admission.CONFLICT, StoredAsk(ask, camera, 0.0, reply_to, None)
+        if reply_to is not None:
+            with self._database:
+                self._database.execute(
+                    "UPDATE ask SET reply_topic = ?, correlation_data = ? WHERE query_id = ?",
+                    (reply_to.topic, reply_to.correlation_data, ask.query_id),
+                )
+            known = StoredAsk(known.ask, camera, known.remaining_s, reply_to, known.terminal)
+        return Admission.RUNNING if known.terminal is None else Admission.DECIDED, known
+
+    def decide(self, query_id: str, terminal: Answer | QueryOutcome, *, told: bool) -> StoredAsk | None:
+        """Store how a question ended; the first terminal stays.
+
+        Args:
+            query_id: the question.
+            terminal: its terminal message.
+            told: it is with the broker already.
+
+        Returns:
+            The question, or None if it is not known, or was decided before.
+        """
+        with self._database:
+            changed = self._database.execute(
+                "UPDATE ask SET terminal = ?, told = ? WHERE query_id = ? AND terminal IS NULL",
+                (wire.encode(terminal), told, query_id),
+            ).rowcount
+            self._database.execute(
+                "DELETE FROM ask WHERE terminal IS NOT NULL AND told AND query_id NOT IN"
+                " (SELECT query_id FROM ask WHERE terminal IS NOT NULL AND told ORDER BY asked_s DESC LIMIT ?)",
+                (MAX_DECIDED,),
+            )
+        return self._get(query_id) if changed else None
+
+    def told(self, query_id: str) -> None:
+        """The terminal of a question is with the broker."""
+        with self._database:
+            self._database.execute("UPDATE ask SET told = 1 WHERE query_id = ?", (query_id,))
+
+    def unfinished(self) -> list[StoredAsk]:
+        """Questions that are undecided, or whose terminal the broker may not have; the oldest first."""
+        rows = self._database.execute(
+            "SELECT * FROM ask WHERE terminal IS NULL OR NOT told ORDER BY asked_s"
+        ).fetchall()
+        return [self._stored(row) for row in rows]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _insert(self, camera: str, ask: Ask, reply_to: ReplyTo | None) -> None:
+        with self._database:
+            self._database.execute(
+                "INSERT INTO ask (query_id, camera, text, answer_type, deadline_ms, asked_s, reply_topic,"
+                " correlation_data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    ask.query_id,
+                    camera,
+                    ask.text,
+                    ask.answer_type.value,
+                    ask.deadline_ms,
+                    self._wall_s(),
+                    reply_to.topic if reply_to else None,
+                    reply_to.correlation_data if reply_to else None,
+                ),
+            )
+
+    def _count_undecided(self) -> int:
+        (count,) = self._database.execute("SELECT count(*) FROM ask WHERE terminal IS NULL").fetchone()
+        return int(count)
+
+    def _get(self, query_id: str) -> StoredAsk | None:
+        row = self._database.execute("SELECT * FROM ask WHERE query_id = ?", (query_id,)).fetchone()
+        return None if row is None else self._stored(row)
+
+    def _stored(self, row: _Row) -> StoredAsk:
+        query_id, camera, text, answer_type, deadline_ms, asked_s, reply_topic, correlation_data, terminal, _ = row
+        ask = Ask(query_id=query_id, text=text, answer_type=AnswerType(answer_type), deadline_ms=deadline_ms)
+        # A wall clock that was set back must not give a question more time than it was asked with.
+        age_s = max(0.0, self._wall_s() - asked_s)
+        return StoredAsk(
+            ask,
+            camera,
+            deadline_ms / 1000 - age_s,
+            None if reply_topic is None else ReplyTo(reply_topic, correlation_data),
+            None if terminal is None else _terminal(terminal),
+        )
+
+
+class JournalThread:
+    """A journal in a thread of its own, so that the event loop never waits for the disk. Calls keep their order.
+
+    Args:
+        journal: the journal.
+    """
+
+    def __init__(self, journal: AskJournal) -> None:
+        self._journal = journal
+        self._thread = WorkThread("journal")
+
+    async def admit(self, camera: str, ask: Ask, reply_to: ReplyTo | None) -> tuple[Admission, StoredAsk]:
+        """See :meth:`AskJournal.admit`."""
+        return await self._thread.call(self._journal.admit, camera, ask, reply_to)
+
+    async def decide(self, query_id: str, terminal: Answer | QueryOutcome, *, told: bool) -> StoredAsk | None:
+        """See :meth:`AskJournal.decide`."""
+        return await self._thread.call(self._journal.decide, query_id, terminal, told=told)
+
+    async def told(self, query_id: str) -> None:
+        """See :meth:`AskJournal.told`."""
+        await self._thread.call(self._journal.told, query_id)
+
+    async def unfinished(self) -> list[StoredAsk]:
+        """See :meth:`AskJournal.unfinished`."""
+        return await self._thread.call(self._journal.unfinished)
+
+    async def close(self) -> None:
+        """Close the journal, after the calls before."""
+        await self._thread.close(self._journal.close)
+
+
+def _open(path: str) -> sqlite3.Connection:
+    database = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        # Acknowledged means on disk, power cut or not.
+        database.execute("PRAGMA synchronous = FULL")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+        elif version != _VERSION:
+            raise ArtifactError(path, f"written by another version ({version}, not {_VERSION}): update, or remove it")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _terminal(data: bytes) -> Answer | QueryOutcome:
+    message = wire.decode(Family.REPLY, data)
+    if not isinstance(message, Answer | QueryOutcome):
+        raise WireError(Family.REPLY, f"{type(message).__name__} is no terminal")
+    return message

@@ -1,0 +1,286 @@
+"""The edge process: cameras, encoder, session, uplink and connection of one site.
+
+::
+
+    source thread -> capture[camera] -> encoder thread -> session -> uplink -> bus
+                                                           ^   ^                |
+                                            timers --------+   +--- receive <---+
+
+Everything but decoding, encoding and the disk runs on one event loop, so the session needs no lock. Named tasks:
+``receive``, ``capture[...]``, ``uplink``, ``timers``, ``heartbeat``, ``questions``, ``frame log``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from edge_nodes.bucket import UplinkBucket
+from edge_nodes.capture import CameraCapture, first_of
+from edge_nodes.clock import Clock, MonotonicClock
+from edge_nodes.encoder import EncoderThread, OnnxEncoder
+from edge_nodes.frame_log import FrameLog
+from edge_nodes.journal import AskJournal, JournalThread
+from edge_nodes.observer import EdgeObserver
+from edge_nodes.site import Site
+from edge_nodes.sources import FrameSource, make_source
+from edge_nodes.telemetry import EdgeTelemetry
+from edge_nodes.uplink import Sent, Uplink
+from pipeline.bus.base import Subscription, Will
+from pipeline.bus.mqtt import MqttBus
+from pipeline.codec.bundled import bundled_codec_dir
+from pipeline.logs import get_logger
+from pipeline.metrics import Metrics
+from pipeline.runtime import EXIT_NOT_DRAINED, Stop
+from pipeline.settings import EdgeSettings, LatentbusSettings
+from schemas import topics, wire
+from schemas.errors import ConfigError, ConnectionLostError
+from schemas.messages import Status
+
+_log = get_logger(__name__)
+
+RECEIVE_BATCH: Final = 64
+"""Messages handled before the loop may turn to something else: at about 0.1 ms each, far under a stall of 50 ms."""
+ASK_WINDOW: Final = 64
+"""Ad-hoc questions that the broker may deliver before one is on disk."""
+SESSION_EXPIRY_S: Final = 300
+"""How long the broker keeps ad-hoc questions for an edge whose link is down. All else is QoS 0 and is not kept."""
+CONNECT_LOG_S: Final = 10.0
+FLUSH_RESERVE_S: Final = 3.0
+"""Of the drain time, for the outcomes of what did not finish."""
+
+
+async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequence[EdgeObserver] = ()) -> int:
+    """Run the edge of a site until it is asked to stop, or all its cameras have ended.
+
+    Args:
+        settings: broker and edge sections are read.
+        stop: set ready once the edge is connected and has a camera.
+        observers: who watches, beside the metrics and the frame log of the settings.
+
+    Returns:
+        Exit status: 0, or EXIT_NOT_DRAINED when outcomes could not be told.
+
+    Raises:
+        ConfigError: there is no edge section, or a file or port of it cannot be used.
+        ArtifactError: the codec, or the journal of ad-hoc questions, is missing or damaged.
+        SourceError: a source of no known kind, or not one camera can be opened.
+        NotAuthorizedError: the broker refuses this edge.
+    """
+    if settings.edge is None:
+        raise ConfigError("edge", "this process needs an edge section")
+    edge = settings.edge
+    structlog.contextvars.bind_contextvars(site=edge.site)
+    clock = MonotonicClock()
+    sources = {name: make_source(name, camera) for name, camera in edge.cameras.items()}
+    async with AsyncExitStack() as owned:
+        encoder = EncoderThread(
+            await asyncio.to_thread(OnnxEncoder, edge.codec or bundled_codec_dir(), threads=edge.threads)
+        )
+        owned.push_async_callback(encoder.close)
+        journal = JournalThread(await asyncio.to_thread(AskJournal, _journal_path(edge)))
+        owned.push_async_callback(journal.close)
+        frame_log = None
+        if edge.frame_log is not None:
+            frame_log = FrameLog(edge.frame_log, clock)
+            owned.push_async_callback(frame_log.close)
+        metrics = Metrics()
+        node = _Node(
+            settings,
+            edge,
+            sources=sources,
+            encoder=encoder,
+            journal=journal,
+            clock=clock,
+            frame_log=frame_log,
+            observers=[*observers, EdgeTelemetry(metrics), *([frame_log] if frame_log else [])],
+            metrics=metrics,
+        )
+        owned.enter_context(metrics.serve(edge.metrics_port))
+        return await node.run(stop)
+
+
+class _Node:
+    def __init__(
+        self,
+        settings: LatentbusSettings,
+        edge: EdgeSettings,
+        *,
+        sources: Mapping[str, FrameSource],
+        encoder: EncoderThread,
+        journal: JournalThread,
+        clock: Clock,
+        frame_log: FrameLog | None,
+        observers: Sequence[EdgeObserver],
+        metrics: Metrics,
+    ) -> None:
+        self._edge = edge
+        self._sources = sources
+        self._encoder = encoder
+        self._journal = journal
+        self._clock = clock
+        self._frame_log = frame_log
+        self._observers = observers
+        self._metrics = metrics
+        self._boot = secrets.randbits(32)
+        offline = Status(kind="edge", id=edge.site, boot=self._boot, online=False, pool=edge.pool)
+        self._bus = MqttBus(
+            settings.broker,
+            client_id=f"edge-{edge.site}",
+            subscriptions=_subscriptions(edge),
+            will=Will(topics.status_topic("edge", edge.site), wire.encode(offline)),
+            receive_maximum=ASK_WINDOW,
+            clean_start=False,
+            session_expiry_s=SESSION_EXPIRY_S,
+        )
+        self._uplink = Uplink(self._bus, UplinkBucket(edge.uplink_kbps), clock, on_sent=self._sent)
+        self._captures: dict[str, CameraCapture] = {}
+
+    async def run(self, stop: Stop) -> int:
+        async with self._bus, asyncio.TaskGroup() as group:
+            site = Site(
+                self._edge,
+                boot=self._boot,
+                encoder=self._encoder,
+                journal=self._journal,
+                uplink=self._uplink,
+                clock=self._clock,
+                observers=self._observers,
+                group=group,
+                wake_camera=lambda camera: self._captures[camera].wake(),
+            )
+            self._captures = self._make_captures(site)
+            self._watch(site)
+            await site.desk.restore()
+            background = {
+                "receive": self._receive(site),
+                "uplink": self._uplink.run(),
+                "timers": site.timers(),
+                "heartbeat": site.heartbeat(),
+                "questions": site.publish_questions(),
+            }
+            if self._frame_log is not None:
+                background["frame log"] = self._frame_log.run()
+            tasks = [group.create_task(work, name=name) for name, work in background.items()]
+            cameras = [
+                group.create_task(capture.run(), name=f"capture[{name}]") for name, capture in self._captures.items()
+            ]
+            await self._start(stop)
+            await first_of(stop.wait(), _all_done(cameras))
+            stop.request()
+            drained = await self._drain(site, cameras, stop.drain_timeout_s)
+            for task in tasks:
+                task.cancel()
+        site.problems.summarise()
+        return 0 if drained else EXIT_NOT_DRAINED
+
+    async def _start(self, stop: Stop) -> None:
+        """Wait for the connection and the first camera, or the request to stop."""
+        await first_of(stop.wait(), self._connected())
+        opening = [capture.first_open for capture in self._captures.values()]
+        await first_of(stop.wait(), _all_done(opening))
+        if stop.requested:
+            return
+        problems = [result for result in (future.result() for future in opening) if result is not None]
+        if len(problems) == len(opening):
+            raise problems[0]
+        stop.set_ready()
+        self._metrics.ready.set(1)
+        _log.info("ready", cameras=list(self._captures), boot=f"{self._boot:08x}")
+
+    async def _connected(self) -> None:
+        while True:
+            try:
+                await self._bus.wait_connected(CONNECT_LOG_S)
+            except ConnectionLostError as error:
+                _log.warning("still not connected", problem=str(error))
+            else:
+                return
+
+    async def _drain(self, site: Site, cameras: Sequence[asyncio.Task[None]], timeout_s: float) -> bool:
+        """Take nothing new, let workers finish, decide the rest, tell everybody; false when that did not work out."""
+        limit_s = self._clock.now_s() + timeout_s
+        for camera in cameras:
+            camera.cancel()
+        await asyncio.gather(*cameras, return_exceptions=True)
+        await site.desk.close("the edge was stopped")
+        site.session.drain()
+        if self._bus.statistics().connected:
+            work_s = limit_s - FLUSH_RESERVE_S - self._clock.now_s()
+            await first_of(site.finished(), self._clock.sleep(work_s))
+        left = site.session.unfinished()
+        await site.abandon("the edge was stopped")
+        flush_s = FLUSH_RESERVE_S / 2 if self._bus.statistics().connected else 0.0
+        await first_of(self._uplink.idle(), self._clock.sleep(flush_s))
+        _log.info("drained", abandoned_queries=left, unsent_messages=self._uplink.unsent)
+        return self._uplink.unsent == 0
+
+    async def _receive(self, site: Site) -> None:
+        while True:
+            for event in await self._bus.receive_batch(RECEIVE_BATCH):
+                site.receive(event)
+            # A full buffer must not keep the other tasks from their turn.
+            await asyncio.sleep(0)
+
+    def _make_captures(self, site: Site) -> dict[str, CameraCapture]:
+        count = len(self._sources)
+        return {
+            name: CameraCapture(
+                name,
+                source,
+                interval_s=self._edge.cameras[name].interval_s if self._edge.cameras[name].questions else None,
+                # Spread over the interval: cameras that fire together would queue for the uplink together.
+                phase_s=self._edge.cameras[name].interval_s * index / count,
+                taker=site,
+                clock=self._clock,
+            )
+            for index, (name, source) in enumerate(self._sources.items())
+        }
+
+    def _watch(self, site: Site) -> None:
+        metrics = self._metrics
+        metrics.watch_counters("edge_events", "Events of the edge session", "event", lambda: site.session.counters)
+        metrics.watch_counters("asks", "Ad-hoc questions by what they met", "kind", lambda: site.desk.counters)
+        metrics.watch_counters("uplink_problems", "Publishes that went wrong", "kind", lambda: self._uplink.counters)
+        metrics.watch_counters("messages_dropped", "Bad messages by kind", "kind", lambda: site.problems.counts)
+        metrics.watch_counters(
+            "captures_missed",
+            "Slots of a camera that passed without a frame",
+            "camera",
+            lambda: {name: float(capture.missed) for name, capture in self._captures.items()},
+        )
+        metrics.watch_gauge(
+            "unfinished_queries", "Queries without an outcome", lambda: float(site.session.unfinished())
+        )
+        metrics.watch_gauge("uplink_waiting_messages", "Messages that wait for the uplink", lambda: self._uplink.unsent)
+        metrics.watch_gauge("connected", "1 while connected", lambda: float(self._bus.statistics().connected))
+
+    def _sent(self, sent: Sent) -> None:
+        for observer in self._observers:
+            observer.message_sent(sent)
+
+
+def _subscriptions(edge: EdgeSettings) -> list[Subscription]:
+    """QoS 0 wherever a loss costs one repeat: a PUBACK would cost the uplink 78 bytes."""
+    return [
+        *(Subscription(topics.control_topic(camera)) for camera in edge.cameras),
+        *(Subscription(topics.answer_topic(camera)) for camera in edge.cameras),
+        *(Subscription(topics.ask_topic(camera), qos=1) for camera in edge.cameras),
+        *(Subscription(topics.question_topic(question), no_local=True) for question in edge.questions),
+        Subscription(topics.family_filter(topics.Family.STATUS).replace("/+/+", "/worker/+")),
+        Subscription(topics.status_topic("edge", edge.site)),
+    ]
+
+
+def _journal_path(edge: EdgeSettings) -> Path | None:
+    return None if edge.state_dir is None else edge.state_dir / f"asks-{edge.site}.sqlite3"
+
+
+async def _all_done(futures: Sequence[asyncio.Future[Any]]) -> None:
+    await asyncio.wait(futures)

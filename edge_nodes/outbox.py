@@ -1,0 +1,157 @@
+"""What a site publishes, as departures of its uplink."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from edge_nodes.departures import Departure, Lane
+from edge_nodes.uplink import Uplink
+from pipeline.protocol.effects import ReplyTo, SendOpen, SendToWorker
+from schemas import topics
+from schemas.messages import Answer, Message, QueryOutcome, Question, Status
+
+
+class Outbox:
+    """One method for each kind of message.
+
+    Args:
+        uplink: the way out.
+    """
+
+    def __init__(self, uplink: Uplink) -> None:
+        self._uplink = uplink
+
+    def open(self, effect: SendOpen, *, left: Callable[[], None], answered: Callable[[SendOpen, bool], None]) -> None:
+        """Open a frame.
+
+        Args:
+            effect: what the session wants.
+            left: called when it leaves, which starts its lease.
+            answered: called with the broker's word: whether nobody subscribed.
+        """
+
+        def stamp(now_s: float) -> Message | None:
+            message = effect.message(now_s)
+            left()
+            return message
+
+        def done(result: bool | Exception) -> None:
+            # A lost one is opened again when its lease is over; the session decides that.
+            if not isinstance(result, Exception):
+                answered(effect, result)
+
+        self._uplink.send(
+            Departure(
+                lane=Lane.OPEN,
+                camera=effect.camera,
+                label="open",
+                topic=effect.topic,
+                stamp=stamp,
+                qos=effect.qos,
+                frame=effect.frame,
+                done=done,
+            )
+        )
+
+    def to_worker(self, effect: SendToWorker) -> None:
+        """Send a chunk, *gone* or a question's text to a worker's inbox."""
+        self._uplink.send(
+            Departure(
+                lane=Lane.FRAME_UNDER_WAY,
+                camera=effect.camera,
+                label=type(effect.message).__name__.lower(),
+                topic=effect.topic,
+                stamp=_always(effect.message),
+                qos=effect.qos,
+                frame=getattr(effect.message, "frame", None),
+            )
+        )
+
+    def report(self, outcome: QueryOutcome, told: Callable[[], None] | None = None) -> None:
+        """Tell everyone how a query ended.
+
+        Args:
+            outcome: what only the edge knows.
+            told: called when the broker has it.
+        """
+
+        def done(result: bool | Exception) -> None:
+            if told is not None and not isinstance(result, Exception):
+                told()
+
+        self._uplink.send(
+            Departure(
+                lane=Lane.REPORT,
+                camera=outcome.camera,
+                label="outcome",
+                topic=topics.outcome_topic(outcome.camera),
+                stamp=_always(outcome),
+                qos=1,
+                frame=outcome.frame,
+                until_sent=True,
+                done=done,
+            )
+        )
+
+    def reply(self, message: Answer | QueryOutcome, reply_to: ReplyTo) -> None:
+        """Tell the client of an ad-hoc question how it ended."""
+        self._uplink.send(
+            Departure(
+                lane=Lane.REPORT,
+                camera=message.camera,
+                label="reply",
+                topic=reply_to.topic,
+                stamp=_always(message),
+                qos=1,
+                frame=message.frame,
+                correlation_data=reply_to.correlation_data,
+                until_sent=True,
+            )
+        )
+
+    def status(self, status: Callable[[], Status]) -> None:
+        """Publish the retained status, as it is when it leaves."""
+
+        def stamp(_now_s: float) -> Message:
+            return status()
+
+        message = status()
+        self._uplink.send(
+            Departure(
+                lane=Lane.REPORT,
+                camera=None,
+                label="status",
+                topic=topics.status_topic(message.kind, message.id),
+                stamp=stamp,
+                qos=1,
+                retain=True,
+                until_sent=True,
+            )
+        )
+
+    async def question(self, question: Question) -> None:
+        """Publish a retained question; returns when the broker has it, or will not have it from this edge."""
+        decided = asyncio.Event()
+
+        def done(_result: bool | Exception) -> None:
+            decided.set()
+
+        self._uplink.send(
+            Departure(
+                lane=Lane.REPORT,
+                camera=None,
+                label="question",
+                topic=topics.question_topic(question.question_id),
+                stamp=_always(question),
+                qos=1,
+                retain=True,
+                until_sent=True,
+                done=done,
+            )
+        )
+        await decided.wait()
+
+
+def _always(message: Message) -> Callable[[float], Message | None]:
+    return lambda _now_s: message

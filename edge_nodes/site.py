@@ -1,0 +1,381 @@
+"""What happens at a site: messages and frames go into the session, its effects go to the uplink."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edge_nodes import inbox
+from edge_nodes.asks import AskDesk
+from edge_nodes.capture import first_of
+from edge_nodes.clock import Clock
+from edge_nodes.encoder import EncoderThread
+from edge_nodes.journal import JournalThread
+from edge_nodes.observer import EdgeObserver
+from edge_nodes.outbox import Outbox
+from edge_nodes.questions import QuestionBoard
+from edge_nodes.sources import CapturedFrame
+from edge_nodes.uplink import Uplink
+from pipeline.bus.base import ConnectionChange, Inbound
+from pipeline.logs import OncePerKind, get_logger
+from pipeline.protocol.edge_frame import query_id_of
+from pipeline.protocol.edge_session import EdgeSession
+from pipeline.protocol.effects import AskedQuery, EdgeEffect, ReplyTo, SendOpen, SendToWorker, Terminal
+from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.settings import EdgeSettings
+from schemas import topics
+from schemas.errors import RemoteError
+from schemas.limits import MAX_QUERIES_PER_FRAME
+from schemas.messages import (
+    Accept,
+    Answer,
+    Ask,
+    Busy,
+    NeedText,
+    QueryOutcome,
+    Question,
+    Refine,
+    Reject,
+    Status,
+)
+from schemas.types import FrameId
+
+_log = get_logger(__name__)
+
+HEARTBEAT_S = 60.0
+"""Between two statuses of an edge that nothing happened to; each costs the uplink some 400 bytes."""
+MAX_ASKS_BEING_STORED = 256
+"""Asks between their arrival and the disk."""
+
+
+@dataclass(slots=True)
+class _FrameInWork:
+    captured_s: float
+    undecided: int
+
+
+class Site:
+    """Cameras of one uplink, their questions and their session.
+
+    Args:
+        settings: the edge section.
+        boot: random id of this process start.
+        encoder: frames to latents.
+        journal: ad-hoc questions on disk.
+        uplink: the way out.
+        clock: the edge's clock.
+        observers: who watches.
+        group: where work that a message starts runs.
+        wake_camera: called with a camera that shall take a frame now.
+
+    Attributes:
+        session: the protocol machine.
+        desk: ad-hoc questions.
+        board: standing questions.
+        problems: what peers did wrong, logged once per kind.
+    """
+
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        *,
+        boot: int,
+        encoder: EncoderThread,
+        journal: JournalThread,
+        uplink: Uplink,
+        clock: Clock,
+        observers: Sequence[EdgeObserver],
+        group: asyncio.TaskGroup,
+        wake_camera: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._boot = boot
+        self._encoder = encoder
+        self._uplink = uplink
+        self._outbox = Outbox(uplink)
+        self._online = True
+        self._clock = clock
+        self._observers = observers
+        self._group = group
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.problems = OncePerKind(_log)
+        self.board = QuestionBoard(settings.questions, self.problems)
+        self.desk = AskDesk(
+            journal,
+            clock,
+            boot=boot,
+            cameras=settings.cameras.keys(),
+            report=self._outbox.report,
+            reply=self._outbox.reply,
+            wake=self._wake_for_ask(wake_camera),
+            spawn=self._spawn,
+        )
+        self.session = EdgeSession(
+            EdgeProtocolSettings(),
+            pool=settings.pool,
+            boot=boot,
+            fingerprint=encoder.spec.fingerprint4,
+        )
+        self.session.connection(False, clock.now_s())
+        self._in_work: dict[tuple[str, FrameId], _FrameInWork] = {}
+        self._connected = asyncio.Event()
+        self._heard_own_status = asyncio.Event()
+        self._questions_are_out = asyncio.Event()
+        self._rearm = asyncio.Event()
+        self._wake_s: float | None = None
+        self._asks_being_stored = 0
+        self._decided = asyncio.Event()
+
+    # ---- from the broker --------------------------------------------------------------------------------------------
+
+    def receive(self, event: Inbound | ConnectionChange) -> None:
+        """Take in one event of the bus."""
+        now_s = self._clock.now_s()
+        if isinstance(event, ConnectionChange):
+            self._connection(event, now_s)
+        else:
+            try:
+                self._message(event, now_s)
+            except RemoteError as error:
+                family = event.topic.removeprefix(f"{topics.ROOT}/").partition("/")[0]
+                self.problems.remote_error(family, error, topic=event.topic)
+                self._uplink.acknowledge(event)
+        self._pump()
+
+    def _connection(self, change: ConnectionChange, now_s: float) -> None:
+        self.session.connection(change.connected, now_s)
+        self._uplink.connection(change.connected)
+        if change.connected:
+            _log.info("connected", generation=change.generation, session_resumed=change.session_resumed)
+            self._connected.set()
+            self.send_status()
+        else:
+            _log.warning("connection lost", reason=change.reason)
+            self._connected.clear()
+
+    def _message(self, inbound: Inbound, now_s: float) -> None:
+        topic, message = inbox.read(inbound)
+        match message:
+            case Ask():
+                # Acknowledged when it is stored, not before.
+                self._ask(inbound, topic.name("camera"), message)
+                return
+            case Accept() | Refine() | Busy() | Reject() | NeedText():
+                if isinstance(message, NeedText):
+                    for question_id in message.question_ids:
+                        self.desk.text_requested(question_id)
+                self.session.receive_control(topic.name("camera"), message, now_s)
+            case Answer():
+                self.session.receive_answer(message, now_s)
+            case Question():
+                self.board.receive(message.question_id, message)
+            case Status(kind="worker"):
+                self.session.receive_worker_status(message, now_s)
+            case Status() if message.id == self._settings.site and message.boot == self._boot:
+                self._heard_own_status.set()
+            case None if topic.family is topics.Family.QUESTION:
+                self.board.receive(topic.name("question_id"), None)
+            case _:
+                pass  # a status that is not for us
+        self._uplink.acknowledge(inbound)
+
+    def _ask(self, inbound: Inbound, camera: str, ask: Ask) -> None:
+        if camera not in self._settings.cameras:
+            # The broker may keep a subscription of an earlier process, which had this camera.
+            self.problems.report("ask/camera", "an ad-hoc question to a camera that this site does not have")
+        elif inbound.retain:
+            # Commands are never retained: this one would be asked again after each reconnect, for ever.
+            self.problems.report("ask/retained", "an ad-hoc question was published with the retain flag", camera=camera)
+        elif self._asks_being_stored >= MAX_ASKS_BEING_STORED:
+            self.problems.report("ask/flood", "more ad-hoc questions at once than the edge can store", camera=camera)
+        else:
+            reply_to = inbox.reply_to(inbound)
+            self._asks_being_stored += 1
+            self._spawn(self._store(inbound, camera, ask, reply_to), f"ask {ask.query_id}")
+            return
+        self._uplink.acknowledge(inbound)
+
+    async def _store(self, inbound: Inbound, camera: str, ask: Ask, reply_to: ReplyTo | None) -> None:
+        try:
+            await self.desk.receive(camera, ask, reply_to)
+        finally:
+            self._asks_being_stored -= 1
+        self._uplink.acknowledge(inbound)
+
+    # ---- from the cameras (FrameTaker) ------------------------------------------------------------------------------
+
+    async def room(self, camera: str) -> None:
+        """Wait for questions, connection, and until no open message of this camera waits for the uplink."""
+        await self._questions_are_out.wait()
+        await self._connected.wait()
+        await self._uplink.room(camera)
+
+    def asked(self, camera: str) -> bool:
+        """Whether an ad-hoc question waits for a frame of this camera."""
+        return self.desk.waiting(camera)
+
+    async def take(self, captured: CapturedFrame, *, standing: bool) -> None:
+        """Encode a frame and ask its questions."""
+        captured_s = self._clock.now_s()
+        queries: list[AskedQuery] = []
+        if standing:
+            queries += self.board.asked(self._settings.cameras[captured.camera].questions, captured_s)
+        queries += self.desk.take(captured.camera, MAX_QUERIES_PER_FRAME - len(queries))
+        try:
+            latent = await self._encoder.encode(captured.pixels)
+        except BaseException:
+            self.desk.give_back(queries)
+            raise
+        queries = [query for query in queries if not self._known(query)]
+        if not queries:
+            return
+        now_s = self._clock.now_s()
+        frame = self.session.offer(captured.camera, latent, self._encoder.spec.base_latents, queries, now_s)
+        self._in_work[captured.camera, frame] = _FrameInWork(captured_s, len(queries))
+        query_ids = [query_id_of(captured.camera, frame, query) for query in queries]
+        for observer in self._observers:
+            observer.frame_offered(captured, frame, latent, query_ids, captured_s, now_s - captured_s)
+        self._pump()
+
+    def source_changed(self, camera: str, up: bool) -> None:
+        """Tell the observers."""
+        for observer in self._observers:
+            observer.source_changed(camera, up)
+
+    def _known(self, query: AskedQuery) -> bool:
+        """Whether an ad-hoc query was decided before the journal's memory begins; its client is told again."""
+        state = self.session.ad_hoc_state(query.question_id) if query.ad_hoc else None
+        if isinstance(state, Terminal):
+            self._end_ad_hoc(state)
+        return state is not None
+
+    # ---- time -------------------------------------------------------------------------------------------------------
+
+    async def timers(self) -> None:
+        """Let time pass for session and desk, until cancelled."""
+        while True:
+            self._wake_s = self._next_wake_s()
+            self._rearm.clear()
+            if self._wake_s is None:
+                await self._rearm.wait()
+            elif (wait_s := self._wake_s - self._clock.now_s()) > 0:
+                await first_of(self._clock.sleep(wait_s), self._rearm.wait())
+            now_s = self._clock.now_s()
+            self.session.tick(now_s)
+            for outcome in self.desk.expire(now_s):
+                self._decide_ad_hoc(outcome, published=False)
+            self._pump()
+
+    async def heartbeat(self) -> None:
+        """Repeat the status now and then, until cancelled."""
+        while True:
+            await self._clock.sleep(HEARTBEAT_S)
+            await self._connected.wait()
+            self.send_status()
+
+    async def publish_questions(self, patience_s: float = 5.0) -> None:
+        """Publish the standing questions that the broker does not retain as the settings have them.
+
+        Frames wait for it: a worker that meets an unknown question asks for its text, which costs the uplink more.
+        A broker sends what it retains when it grants a subscription, so before it answers anything that comes later:
+        once the edge has read its own status back, it has seen every retained question.
+        """
+        await self._connected.wait()
+        await first_of(self._heard_own_status.wait(), self._clock.sleep(patience_s))
+        await asyncio.gather(*(self._outbox.question(question) for question in self.board.settle()))
+        self._questions_are_out.set()
+
+    async def finished(self) -> None:
+        """Wait until the session has no undecided query."""
+        while self.session.unfinished():
+            self._decided.clear()
+            await self._decided.wait()
+
+    async def abandon(self, reason: str) -> None:
+        """Decide what is left as failed; returns when all that is stored and the edge has said that it goes."""
+        self.session.abandon(reason)
+        self._pump()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._online = False
+        self.send_status()
+
+    def send_status(self) -> None:
+        """Publish the retained status of this edge, as it is when it leaves."""
+        self._outbox.status(self._status)
+
+    def _status(self) -> Status:
+        return Status(
+            kind="edge",
+            id=self._settings.site,
+            boot=self._boot,
+            online=self._online,
+            pool=self._settings.pool,
+            fingerprint=self._encoder.spec.fingerprint4.hex(),
+            parked=self.session.unfinished(),
+            cameras=tuple(self._settings.cameras),
+        )
+
+    def _next_wake_s(self) -> float | None:
+        times = (self.session.next_wake_s(), self.desk.next_wake_s())
+        return min((time_s for time_s in times if time_s is not None), default=None)
+
+    # ---- effects ----------------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Carry out what the session wants, and wake the timers if something is due earlier than they know."""
+        for effect in self.session.take_effects():
+            self._carry_out(effect)
+        wake_s = self._next_wake_s()
+        if wake_s is not None and (self._wake_s is None or wake_s < self._wake_s):
+            self._rearm.set()
+
+    def _carry_out(self, effect: EdgeEffect) -> None:
+        match effect:
+            case SendOpen():
+                self._outbox.open(effect, left=self._rearm.set, answered=self._open_answered)
+            case SendToWorker():
+                self._outbox.to_worker(effect)
+            case Terminal():
+                self._end(effect)
+
+    def _open_answered(self, effect: SendOpen, no_subscribers: bool) -> None:
+        self.session.left_uplink(effect, self._clock.now_s(), no_subscribers=no_subscribers)
+        self._pump()
+
+    def _end(self, terminal: Terminal) -> None:
+        key = (terminal.camera, terminal.frame)
+        frame = self._in_work[key]
+        frame.undecided -= 1
+        if frame.undecided == 0:
+            del self._in_work[key]
+        delay_s = self._clock.now_s() - frame.captured_s
+        for observer in self._observers:
+            observer.query_ended(terminal, delay_s)
+        if terminal.ad_hoc:
+            self._end_ad_hoc(terminal)
+        elif terminal.publish is not None:
+            self._outbox.report(terminal.publish)
+        self._decided.set()
+
+    def _end_ad_hoc(self, terminal: Terminal) -> None:
+        message = terminal.answer or terminal.publish
+        assert message is not None  # noqa: S101 - one of them is what made it terminal
+        self._decide_ad_hoc(message, published=terminal.publish is None)
+
+    def _decide_ad_hoc(self, message: Answer | QueryOutcome, *, published: bool) -> None:
+        self._spawn(self.desk.decided(message, published=published), f"decided {message.query_id}")
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = self._group.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _wake_for_ask(self, wake_camera: Callable[[str], None]) -> Callable[[str], None]:
+        def wake(camera: str) -> None:
+            wake_camera(camera)
+            self._rearm.set()
+
+        return wake

@@ -1,0 +1,63 @@
+"""What a camera is to the edge: something that has a newest frame."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+_CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/@\s]*@", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedFrame:
+    """One frame of a camera.
+
+    Attributes:
+        camera: name of the camera.
+        index: number of the frame in its source: position in the file, or count since a live source was opened.
+        time_s: time of the frame within its source.
+        pixels: RGB, uint8 [H, W, 3].
+    """
+
+    camera: str
+    index: int
+    time_s: float
+    pixels: NDArray[np.uint8]
+
+
+class FrameSource(Protocol):
+    """A camera, live or replayed.
+
+    The edge pulls: it asks for the newest frame when it has a use for one, so no queue of stale frames can form between
+    camera and encoder. A live source (RTSP, V4L2) reads on in its own thread and keeps one frame, the newest.
+    Methods are called by one task at a time.
+    """
+
+    async def open(self) -> None:
+        """Start the source.
+
+        Raises:
+            SourceError: it cannot be read.
+        """
+
+    async def newest(self) -> CapturedFrame | None:
+        """The newest frame, newer than the one returned before; waits for one if need be.
+
+        Returns:
+            None when the source has ended.
+
+        Raises:
+            SourceError: it cannot be read any more; it may be closed and opened again.
+        """
+
+    async def close(self) -> None:
+        """Release everything. Harmless when it is not open."""
+
+
+def redacted(source: str) -> str:
+    """A source as it may be shown: without user name and password."""
+    return _CREDENTIALS.sub(r"\g<scheme>***@", source)

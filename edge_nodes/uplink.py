@@ -1,0 +1,210 @@
+"""The one way out of a site: every publish passes here, is charged by its bytes on the wire, and leaves in turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge_nodes.bucket import UplinkBucket
+from edge_nodes.clock import Clock
+from edge_nodes.departures import Departure, DepartureQueue, Lane
+from pipeline.bus.base import Bus, Inbound, Qos
+from pipeline.bus.wire_cost import puback_wire_bytes, publish_property_bytes, publish_wire_bytes
+from pipeline.logs import OncePerKind, get_logger
+from schemas import wire
+from schemas.errors import BusError, ConnectionLostError, WireSizeError
+from schemas.messages import Chunk, Message, Open
+from schemas.types import FrameId
+
+_log = get_logger(__name__)
+
+CONCURRENT_PUBLISHES = 64
+"""QoS 1 publishes that wait for their PUBACK at a time: 64 open messages of 400 bytes fill a satellite round trip of
+0.6 s at 340 kbps, and a slower uplink needs fewer."""
+
+CHARGE_TLS = True
+"""Bytes are charged as on a TLS connection even when this one is not: production links are, so numbers compare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One publish that left.
+
+    Attributes:
+        camera: camera that it is about, None for what concerns the site.
+        label: kind of message.
+        frame: frame that it is about.
+        latent_bytes: coded latents in it.
+        wire_bytes: bytes on the wire with all headers.
+        at_s: when, on the edge's monotonic clock.
+    """
+
+    camera: str | None
+    label: str
+    frame: FrameId | None
+    latent_bytes: int
+    wire_bytes: int
+    at_s: float
+
+
+class Uplink:
+    """Queue, bucket and publisher of a site.
+
+    Args:
+        bus: the connection.
+        bucket: the rate.
+        clock: the edge's clock.
+        on_sent: told about each publish that left.
+
+    Attributes:
+        counters: what did not go as planned, by reason.
+    """
+
+    def __init__(self, bus: Bus, bucket: UplinkBucket, clock: Clock, *, on_sent: Callable[[Sent], None]) -> None:
+        self.counters: Counter[str] = Counter()
+        self._bus = bus
+        self._bucket = bucket
+        self._clock = clock
+        self._on_sent = on_sent
+        self._queue = DepartureQueue()
+        self._slots = asyncio.Semaphore(CONCURRENT_PUBLISHES)
+        self._in_flight = 0
+        self._connected = False
+        self._work = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._problems = OncePerKind(_log)
+
+    @property
+    def unsent(self) -> int:
+        """Messages that wait, or wait for the broker's word."""
+        return len(self._queue) + self._in_flight
+
+    def send(self, departure: Departure) -> None:
+        """Queue a message. When its lane is full it is counted and dropped; ``done`` is told."""
+        if self._queue.put(departure):
+            self._wake()
+            return
+        self.counters[f"dropped_{departure.label}"] += 1
+        self._problems.report(f"uplink/{departure.label}", "the uplink's queue is full", camera=departure.camera)
+        if departure.done is not None:
+            departure.done(BusError("the queue of the uplink is full"))
+
+    def connection(self, connected: bool) -> None:
+        """The connection came or went; without one everything waits."""
+        self._connected = connected
+        self._wake()
+
+    def acknowledge(self, inbound: Inbound) -> None:
+        """Acknowledge a message to the broker; its PUBACK is charged."""
+        if self._bus.acknowledge(inbound) and inbound.qos:
+            self._left(None, "puback", None, 0, puback_wire_bytes(CHARGE_TLS))
+
+    async def room(self, camera: str) -> None:
+        """Wait until no open message of this camera waits: a frame taken then is fresh when it leaves."""
+        while self._queue.waiting(Lane.OPEN, camera):
+            await self._next_move()
+
+    async def idle(self) -> None:
+        """Wait until nothing waits and the broker has had its word on everything."""
+        while self.unsent:
+            await self._next_move()
+
+    async def run(self) -> None:
+        """Send what is queued, until cancelled."""
+        async with asyncio.TaskGroup() as publishes:
+            while True:
+                await self._work.wait()
+                if not (self._connected and len(self._queue)):
+                    self._work.clear()
+                    continue
+                wait_s = self._bucket.wait_s(self._clock.now_s())
+                if wait_s > 0:
+                    await self._clock.sleep(wait_s)
+                    continue
+                await self._slots.acquire()
+                departure = self._queue.pop() if self._connected else None
+                if departure is None:
+                    self._slots.release()
+                    continue
+                self._in_flight += 1
+                payload = self._stamp(departure)
+                if payload is None:
+                    self._ended()
+                elif departure.qos:
+                    publishes.create_task(self._publish(departure, payload), name=f"publish {departure.label}")
+                else:
+                    # In line: what follows about the same frame must not overtake it.
+                    await self._publish(departure, payload)
+
+    def _stamp(self, departure: Departure) -> bytes | None:
+        now_s = self._clock.now_s()
+        message = departure.stamp(now_s)
+        if message is None:
+            self.counters[f"withdrawn_{departure.label}"] += 1
+            return None
+        try:
+            payload = wire.encode(message)
+        except WireSizeError as error:
+            self._failed(departure, error)
+            return None
+        properties = publish_property_bytes(correlation_data=departure.correlation_data)
+        wire_bytes = publish_wire_bytes(
+            departure.topic, len(payload), departure.qos, tls=CHARGE_TLS, property_bytes=properties
+        )
+        self._left(departure.camera, departure.label, departure.frame, _latent_bytes(message), wire_bytes)
+        return payload
+
+    async def _publish(self, departure: Departure, payload: bytes) -> None:
+        qos: Qos = 1 if departure.qos else 0
+        try:
+            result = await self._bus.publish(
+                departure.topic,
+                payload,
+                qos=qos,
+                retain=departure.retain,
+                correlation_data=departure.correlation_data,
+            )
+        except ConnectionLostError as error:
+            if departure.until_sent and self._queue.put(departure):
+                self.counters[f"again_{departure.label}"] += 1
+                self._wake()
+            else:
+                self._failed(departure, error)
+        except BusError as error:
+            self._failed(departure, error)
+        else:
+            if departure.done is not None:
+                departure.done(result.no_subscribers)
+        finally:
+            self._ended()
+
+    def _failed(self, departure: Departure, error: Exception) -> None:
+        kind = type(error).__name__
+        self.counters[f"failed_{kind}"] += 1
+        self._problems.report(f"uplink/{departure.label}/{kind}", str(error), camera=departure.camera)
+        if departure.done is not None:
+            departure.done(error)
+
+    def _left(self, camera: str | None, label: str, frame: FrameId | None, latent_bytes: int, wire_bytes: int) -> None:
+        now_s = self._clock.now_s()
+        self._bucket.charge(wire_bytes, now_s)
+        self._on_sent(Sent(camera, label, frame, latent_bytes, wire_bytes, now_s))
+
+    def _ended(self) -> None:
+        self._in_flight -= 1
+        self._slots.release()
+        self._moved.set()
+
+    async def _next_move(self) -> None:
+        self._moved.clear()
+        await self._moved.wait()
+
+    def _wake(self) -> None:
+        self._work.set()
+        self._moved.set()
+
+
+def _latent_bytes(message: Message) -> int:
+    return len(message.payload) if isinstance(message, Open | Chunk) else 0

@@ -1,0 +1,207 @@
+"""Client side of an ad-hoc question: publish it, follow its answers, end with its one outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from pipeline.bus.base import ConnectionChange, Inbound, Subscription
+from pipeline.bus.mqtt import MqttBus
+from pipeline.logs import OncePerKind, get_logger
+from pipeline.protocol.reducer import OutcomeReducer
+from pipeline.runtime import Stop
+from pipeline.settings import BrokerSettings
+from schemas import topics, wire
+from schemas.errors import ConfigError, ConnectionLostError, TopicError, WireError
+from schemas.messages import Answer, Ask, QueryOutcome, Status
+from schemas.topics import Family
+from schemas.types import AnswerType, Outcome
+
+CONNECT_TIMEOUT_S = 10.0
+REPLY_MARGIN_S = 5.0
+"""Wait beyond the deadline: the outcome of a question that nobody answered comes at the deadline, plus the way."""
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A question that is about to be asked.
+
+    Attributes:
+        camera: name of the camera.
+        message: what is published.
+        client: name below which the replies come.
+    """
+
+    camera: str
+    message: Ask
+    client: str
+
+    @classmethod
+    def create(
+        cls, camera: str, text: str, answer_type: AnswerType, *, deadline_s: float, query_id: str | None = None
+    ) -> Asking:
+        """Draw the names that the question goes under.
+
+        Raises:
+            ConfigError: camera, text or query id cannot be asked.
+        """
+        try:
+            topics.ask_topic(camera)
+            message = Ask(
+                query_id=query_id or f"ask-{secrets.token_hex(6)}",
+                text=text,
+                answer_type=answer_type,
+                deadline_ms=round(deadline_s * 1000),
+            )
+        except TopicError as error:
+            raise ConfigError("camera", error.problem) from None
+        except ValueError as error:
+            raise ConfigError("question", str(error).splitlines()[-2].strip()) from None
+        return cls(camera, message, f"ask-{secrets.token_hex(4)}")
+
+
+class QuestionClient:
+    """Asks one question over a connected bus.
+
+    Attributes:
+        cameras: cameras that edges on this broker say they serve.
+    """
+
+    def __init__(self, bus: MqttBus, asking: Asking) -> None:
+        self.cameras: set[str] = set()
+        self._bus = bus
+        self._asking = asking
+        self._reducer = OutcomeReducer()
+        self._dropped = OncePerKind(_log)
+
+    @staticmethod
+    def subscriptions(asking: Asking) -> list[Subscription]:
+        """What the bus must be subscribed to.
+
+        A worker that started after the question was published does not know its reply topic, so the public topics are
+        read as well.
+        """
+        return [
+            Subscription(topics.reply_topic(asking.client, asking.message.query_id), qos=1),
+            Subscription(topics.answer_topic(asking.camera), qos=1),
+            Subscription(topics.outcome_topic(asking.camera), qos=1),
+            Subscription(topics.family_filter(Family.STATUS).replace("/+/+", "/edge/+"), qos=0),
+        ]
+
+    async def answers(self) -> AsyncIterator[Answer | QueryOutcome]:
+        """Ask, and yield each answer that is new; the last one is terminal.
+
+        Asks again after each reconnect, which is harmless: the query id is its key.
+        """
+        seen: set[tuple[str, int, Outcome | None]] = set()
+        while True:
+            for event in await self._bus.receive_batch():
+                if isinstance(event, ConnectionChange):
+                    if event.connected:
+                        await self._publish()
+                    continue
+                message = self._read(event)
+                if not isinstance(message, Answer | QueryOutcome):
+                    continue
+                decided = self._reducer.observe(message)
+                if isinstance(message, Answer):
+                    key = (message.text, message.latents, message.outcome)
+                    if key in seen or (message.outcome is not None and decided is None):
+                        continue
+                    seen.add(key)
+                    yield message
+                elif decided is not None:
+                    yield message
+                if decided is not None:
+                    return
+
+    async def _publish(self) -> None:
+        asking = self._asking
+        try:
+            await self._bus.publish(
+                topics.ask_topic(asking.camera),
+                wire.encode(asking.message),
+                qos=1,
+                response_topic=topics.reply_topic(asking.client, asking.message.query_id),
+                correlation_data=asking.message.query_id.encode(),
+                expiry_s=math.ceil(asking.message.deadline_ms / 1000),
+            )
+        except ConnectionLostError as error:
+            _log.warning("asking again after the next connection", problem=str(error))
+
+    def _read(self, inbound: Inbound) -> Answer | QueryOutcome | None:
+        try:
+            family = topics.parse(inbound.topic).family
+            message = wire.decode(family, inbound.payload)
+        except WireError as error:
+            self._dropped.remote_error("client", error)
+            return None
+        finally:
+            self._bus.acknowledge(inbound)
+        if isinstance(message, Status) and message.online:
+            self.cameras.update(message.cameras)
+        if isinstance(message, Answer | QueryOutcome) and message.query_id == self._asking.message.query_id:
+            return message
+        return None
+
+
+async def ask_and_print(broker: BrokerSettings, asking: Asking, stop: Stop, *, as_json: bool) -> int:
+    """Ask, print the answers as they come, and return the exit status.
+
+    Returns:
+        0 answered, 1 any other outcome or none.
+
+    Raises:
+        ConnectionLostError: the broker cannot be reached.
+    """
+    bus = MqttBus(broker, client_id=asking.client, subscriptions=QuestionClient.subscriptions(asking))
+    async with bus:
+        await bus.wait_connected(CONNECT_TIMEOUT_S)
+        client = QuestionClient(bus, asking)
+        follow = asyncio.create_task(_print_answers(client, as_json=as_json), name="answers")
+        stopped = asyncio.create_task(stop.wait(), name="stop")
+        limit_s = asking.message.deadline_ms / 1000 + REPLY_MARGIN_S
+        try:
+            await asyncio.wait({follow, stopped}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            if follow.done():
+                return 0 if follow.result() is Outcome.ANSWERED else 1
+        finally:
+            follow.cancel()
+            stopped.cancel()
+            await asyncio.gather(follow, stopped, return_exceptions=True)
+    if not stop.requested:
+        known = ", ".join(sorted(client.cameras)) or "none"
+        sys.stderr.write(f"latentbus: no outcome within {limit_s:.0f} s; cameras on this broker: {known}\n")
+    return 1
+
+
+async def _print_answers(client: QuestionClient, *, as_json: bool) -> Outcome:
+    console = Console(highlight=False)
+    async for message in client.answers():
+        if as_json:
+            sys.stdout.write(message.model_dump_json() + "\n")
+            sys.stdout.flush()
+        else:
+            console.print(_line(message))
+        if message.outcome is not None:
+            return Outcome(message.outcome)
+    raise AssertionError("the answers of a question end with its outcome")
+
+
+def _line(message: Answer | QueryOutcome) -> str:
+    if isinstance(message, QueryOutcome):
+        return f"[red]{message.outcome}[/]  {message.reason}"
+    kind = message.outcome or "provisional"
+    style = {"answered": "green", "provisional": "yellow"}.get(kind, "red")
+    detail = f"score {message.score:.2f}, {message.latents} latents, {message.payload_bytes} bytes, {message.worker}"
+    if message.reason:
+        detail += f", {message.reason}"
+    return f"[{style}]{kind}[/]  {message.text or '-'}  [dim]({detail})[/]"

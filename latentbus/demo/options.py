@@ -1,0 +1,37 @@
+"""What a demo run is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """Options of ``latentbus demo``.
+
+    Attributes:
+        duration_s: seconds until it drains by itself; None runs until it is stopped.
+        uplink_kbps: rate of the site's uplink, every byte on the wire counted.
+        cameras: number of rendered cameras; ignored with own videos.
+        workers: worker processes.
+        interval_s: time between frames of a camera.
+        seed: seed of the rendered cameras.
+        videos: own video files, one camera each.
+        questions: what to ask of own videos.
+        json_file: where every figure is written.
+        work_dir: clips, generated settings and logs.
+        compare: compute the other rows of the summary from the same frames afterwards.
+    """
+
+    duration_s: float | None = None
+    uplink_kbps: float = 64.0
+    cameras: int = 4
+    workers: int = 2
+    interval_s: float = 1.0
+    seed: int = 7
+    videos: tuple[Path, ...] = ()
+    questions: tuple[str, ...] = ()
+    json_file: Path | None = None
+    work_dir: Path = Path(".demo")
+    compare: bool = True

@@ -1,0 +1,211 @@
+"""Composes the demo: broker, workers, edge, observer; then the comparison and the summary."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.live import Live
+
+from broker_config.launcher import LocalBroker
+from latentbus.demo.children import Child, running_child
+from latentbus.demo.fleet import DemoCamera, broker_settings, edge_settings, prepare_cameras
+from latentbus.demo.judge import accuracy_of_run, compare
+from latentbus.demo.ledger import Ledger
+from latentbus.demo.observer import FrameLogTail, Observer
+from latentbus.demo.options import DemoOptions
+from latentbus.demo.summary import Rows, Summary
+from latentbus.demo.view import Heading, live_table, progress_line
+from pipeline.codec.bundled import bundled_codec_dir
+from pipeline.codec.spec import load_codec_spec
+from pipeline.runtime import Stop
+from pipeline.settings import BrokerSettings, LatentbusSettings, LogSettings, WorkerSettings
+
+START_TIMEOUT_S: Final = 120.0
+"""Workers import torch and load the model; on a slow disk that takes its time."""
+LAST_WORD_S: Final = 3.0
+"""What an edge published before it ended is at the observer within this time."""
+_TABLE_PERIOD_S: Final = 0.25
+_LINE_PERIOD_S: Final = 5.0
+
+
+async def run_demo(options: DemoOptions, stop: Stop) -> int:
+    """Run the demo to its end.
+
+    Args:
+        options: what was asked for.
+        stop: drains it early; the summary still comes.
+
+    Returns:
+        Exit status, see :attr:`latentbus.demo.summary.Summary.exit_status`.
+
+    Raises:
+        LatentbusError: a part of it could not be started, or the edge ended on its own.
+    """
+    console = Console(highlight=False)
+    cameras = await asyncio.to_thread(prepare_cameras, options, lambda text: console.print(f"[dim]{text}[/]"))
+    run_dir = options.work_dir / "run"
+    shutil.rmtree(run_dir, ignore_errors=True)
+    run_dir.mkdir(parents=True)
+    ledger = Ledger()
+    duration_s = await _run_fleet(cameras, options, run_dir, ledger, stop, console)
+    accuracy, scored = accuracy_of_run(cameras, ledger)
+    summary = Summary(
+        figures=ledger.figures(load_codec_spec(bundled_codec_dir()).base_latents),
+        accuracy=accuracy,
+        scored=scored,
+        comparison=Rows(),
+        duration_s=duration_s,
+        uplink_kbps=options.uplink_kbps,
+    )
+    try:
+        if options.compare:
+            console.print("[dim]asking the same questions the other ways takes a minute; Ctrl-C skips it[/]")
+            rows = await compare(cameras, ledger, stop, lambda text: console.print(f"[dim]{text}[/]"))
+            summary = replace(summary, comparison=rows or Rows())
+    finally:
+        # However the comparison ended, the run itself is over and has its summary.
+        summary.print(console)
+        if options.json_file is not None:
+            summary.write_json(options.json_file)
+    return summary.exit_status
+
+
+async def _run_fleet(
+    cameras: list[DemoCamera],
+    options: DemoOptions,
+    run_dir: Path,
+    ledger: Ledger,
+    stop: Stop,
+    console: Console,
+) -> float:
+    """Run broker, workers and edge until all is drained; returns the time that frames were taken."""
+    async with AsyncExitStack() as stack:
+        local = await stack.enter_async_context(LocalBroker())
+        broker = broker_settings(local.host, local.port)
+        observer = await stack.enter_async_context(_observing(broker, ledger))
+        console.print(
+            f"[dim]broker on {local.host}:{local.port}; starting {options.workers} workers (logs in {run_dir})[/]"
+        )
+        workers = [
+            await stack.enter_async_context(running_child(name, "worker", _worker_settings(broker, name), run_dir))
+            for name in (f"w{number + 1}" for number in range(options.workers))
+        ]
+        await _until_online(observer, workers, "worker")
+        settings = LatentbusSettings(
+            broker=broker, edge=edge_settings(cameras, options, run_dir), log=LogSettings(json_lines=True)
+        )
+        edge = await stack.enter_async_context(running_child("edge", "edge", settings, run_dir))
+        await _until_online(observer, [edge], "edge", names={"edge/demo"})
+        tail = FrameLogTail(run_dir / "frames.jsonl", ledger)
+        heading = _Heading(f"{local.host}:{local.port}", options, observer, {worker.name for worker in workers})
+        duration_s = await _show_until_end(cameras, options, ledger, tail, heading, edge, stop, console)
+        console.print("[dim]draining[/]")
+        await edge.drain()
+        tail.poll()
+        await observer.wait_decided(LAST_WORD_S)
+        await asyncio.gather(*(worker.drain() for worker in workers))
+    return duration_s
+
+
+class _Heading:
+    """The moving parts of the line above the table."""
+
+    def __init__(self, broker: str, options: DemoOptions, observer: Observer, workers: set[str]) -> None:
+        self._broker = broker
+        self._uplink_kbps = options.uplink_kbps
+        self._observer = observer
+        self._workers = {f"worker/{name}" for name in workers}
+        self._started_s = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._started_s
+
+    def now(self) -> Heading:
+        online = len(self._workers & self._observer.online)
+        return Heading(self._broker, self.elapsed_s, self._uplink_kbps, f"{online} of {len(self._workers)}")
+
+
+async def _show_until_end(
+    cameras: list[DemoCamera],
+    options: DemoOptions,
+    ledger: Ledger,
+    tail: FrameLogTail,
+    heading: _Heading,
+    edge: Child,
+    stop: Stop,
+    console: Console,
+) -> float:
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    edge_ended = asyncio.create_task(edge.process.wait(), name="edge ended")
+    period_s = _TABLE_PERIOD_S if console.is_terminal else _LINE_PERIOD_S
+    live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
+    try:
+        if live is not None:
+            live.start()
+        while True:
+            left_s = float("inf") if options.duration_s is None else options.duration_s - heading.elapsed_s
+            waited = {stopped, edge_ended}
+            await asyncio.wait(waited, timeout=max(min(period_s, left_s), 0), return_when=asyncio.FIRST_COMPLETED)
+            tail.poll()
+            if live is not None:
+                live.update(live_table(cameras, ledger, heading.now()), refresh=True)
+            else:
+                console.print(progress_line(ledger, heading.now()), soft_wrap=True)
+            if edge_ended.done():
+                raise edge.error()
+            if stopped.done() or left_s <= 0:
+                return heading.elapsed_s
+    finally:
+        if live is not None:
+            live.stop()
+        for task in (stopped, edge_ended):
+            task.cancel()
+        await asyncio.gather(stopped, edge_ended, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _observing(broker: BrokerSettings, ledger: Ledger) -> AsyncIterator[Observer]:
+    observer = Observer(broker, ledger)
+    async with observer.bus:
+        await observer.bus.wait_connected(10)
+        reading = asyncio.create_task(observer.run(), name="observer")
+        try:
+            yield observer
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+
+async def _until_online(observer: Observer, children: list[Child], role: str, names: set[str] | None = None) -> None:
+    """Wait until children are up, or one of them ends instead."""
+    wanted = names or {f"{role}/{child.name}" for child in children}
+    online = asyncio.create_task(observer.wait_online(wanted), name="online")
+    ended = {asyncio.create_task(child.process.wait(), name=f"{child.name} ended"): child for child in children}
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            done, _ = await asyncio.wait({online, *ended}, return_when=asyncio.FIRST_COMPLETED)
+    except TimeoutError:
+        raise children[0].error() from None
+    finally:
+        for task in (online, *ended):
+            task.cancel()
+        await asyncio.gather(online, *ended, return_exceptions=True)
+    for task, child in ended.items():
+        if task in done:
+            raise child.error()
+
+
+def _worker_settings(broker: BrokerSettings, name: str) -> LatentbusSettings:
+    # One thread each: the demo's workers share one machine with everything else.
+    return LatentbusSettings(
+        broker=broker, worker=WorkerSettings(name=name, threads=1), log=LogSettings(json_lines=True)
+    )

@@ -1,0 +1,98 @@
+"""What a person sees of a running demo: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from latentbus.demo.fleet import DemoCamera
+from latentbus.demo.ledger import Ledger, QueryRow
+from latentbus.demo.scoring import same_answer
+from schemas.types import Outcome
+
+_OUTCOME_STYLE = {
+    Outcome.ANSWERED: "green",
+    Outcome.DEGRADED: "yellow",
+    Outcome.SUPERSEDED: "dim",
+    Outcome.EXPIRED: "red",
+    Outcome.FAILED: "bold red",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """The line above the table.
+
+    Attributes:
+        broker: host and port of the private broker.
+        elapsed_s: time since the first frame could be taken.
+        uplink_kbps: limit of the uplink.
+        workers: workers that are up, of how many.
+    """
+
+    broker: str
+    elapsed_s: float
+    uplink_kbps: float
+    workers: str
+
+    def text(self, ledger: Ledger) -> str:
+        """The heading with the state of the books."""
+        rows = ledger.opened_queries()
+        decided = sum(row.outcome is not None for row in rows)
+        used_kbps = ledger.wire_bytes * 8 / 1000 / self.elapsed_s if self.elapsed_s > 0 else 0.0
+        return (
+            f"{self.elapsed_s:5.0f} s  {len(rows)} questions, {decided} decided  "
+            f"uplink {used_kbps:.1f} of {self.uplink_kbps:g} kbps  workers {self.workers}  broker {self.broker}"
+        )
+
+
+def live_table(cameras: Iterable[DemoCamera], ledger: Ledger, heading: Heading) -> RenderableType:
+    """One row for each camera and question: its latest query."""
+    latest: dict[tuple[str, str], QueryRow] = {}
+    for row in ledger.opened_queries():
+        key = (row.camera, row.question_id)
+        # A query with an answer says more than a newer one that has just begun.
+        if key not in latest or row.first_s is not None or row.outcome is not None:
+            latest[key] = row
+    table = Table(expand=True, pad_edge=False)
+    for title in ("camera", "question", "provisional", "answer", "truth"):
+        table.add_column(title, no_wrap=True)
+    for title in ("latents", "wire B/frame", "first ms", "final ms"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for camera in cameras:
+        for number, (question_id, question) in enumerate(camera.questions.items()):
+            shown = latest.get((camera.name, question_id))
+            cells = [Text(""), Text(""), Text("")] if shown is None else _answers(camera, ledger, shown)
+            numbers = ["", "", "", ""] if shown is None else _numbers(ledger, shown)
+            table.add_row(camera.name if number == 0 else "", question.text, *cells, *numbers)
+    return Group(Text(heading.text(ledger), style="bold"), table)
+
+
+def progress_line(ledger: Ledger, heading: Heading) -> str:
+    """The run in one line, where there is no terminal for a table."""
+    outcomes = Counter(str(row.outcome) for row in ledger.opened_queries() if row.outcome is not None)
+    return heading.text(ledger) + "".join(f"  {name} {count}" for name, count in sorted(outcomes.items()))
+
+
+def _answers(camera: DemoCamera, ledger: Ledger, row: QueryRow) -> list[Text]:
+    frame = ledger.frames[row.camera, row.frame]
+    truth = camera.truth_at(frame.index, row.question_id)
+    if row.outcome is None:
+        answer = Text("...", style="dim")
+    elif row.text:
+        wrong = truth is not None and not same_answer(row.text, truth)
+        answer = Text(row.text, style="red" if wrong else _OUTCOME_STYLE[row.outcome])
+    else:
+        answer = Text(str(row.outcome), style=_OUTCOME_STYLE[row.outcome])
+    return [Text(row.provisional, style="yellow"), answer, Text(truth or "-", style="dim")]
+
+
+def _numbers(ledger: Ledger, row: QueryRow) -> list[str]:
+    frame = ledger.frames[row.camera, row.frame]
+    times = ["" if at_s is None else f"{1000 * (at_s - frame.captured_s):.0f}" for at_s in (row.first_s, row.final_s)]
+    return [str(row.latents or ""), str(frame.wire_bytes), *times]

@@ -1,0 +1,159 @@
+"""The ``simulate`` command: invariants under seeded faults, mutations, or the figures of a large fleet."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from schemas.errors import ConfigError
+
+simulate_app = typer.Typer(invoke_without_command=True)
+
+_TRACE_LINES = 60
+
+
+@simulate_app.callback(
+    invoke_without_command=True,
+    epilog="Examples: latentbus simulate --events 1000000 --seed 7 --json sim.json | latentbus simulate --mutations | "
+    "latentbus simulate --cameras 10000 --workers 200 --site-kbps 1000 --cameras-per-site 20",
+)
+def simulate_command(
+    events: Annotated[int, typer.Option(help="Events that real sessions handle, at least.", min=1)] = 200_000,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything; drawn and printed unless given.", min=0)] = None,
+    episode: Annotated[int | None, typer.Option(help="Replay one episode and print what happened.", min=0)] = None,
+    mutations: Annotated[
+        bool, typer.Option("--mutations", help="Break the protocol code on purpose, once each.")
+    ] = False,
+    cameras: Annotated[int | None, typer.Option(help="Simulate a fleet of this many cameras instead.", min=1)] = None,
+    workers: Annotated[int, typer.Option(help="Workers of the fleet.", min=1)] = 4,
+    site_kbps: Annotated[float, typer.Option(help="Uplink of each site of the fleet.", min=1)] = 1000,
+    cameras_per_site: Annotated[int, typer.Option(help="Cameras that share an uplink.", min=1)] = 20,
+    interval: Annotated[float, typer.Option(help="Seconds between frames of a camera of the fleet.", min=0.1)] = 5.0,
+    questions: Annotated[int, typer.Option(help="Standing questions of each camera of the fleet.", min=1, max=64)] = 3,
+    frame_ms: Annotated[float, typer.Option(help="Model time of a frame in a batch.", min=0.01)] = 15.0,
+    duration: Annotated[float, typer.Option(help="Virtual seconds of the fleet.", min=1)] = 60.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+) -> None:
+    """Run the real protocol machines on a virtual clock, with a model of the broker and seeded faults.
+
+    Exit status 1 when an invariant was broken or a mutation was not found.
+    """
+    if episode is not None:
+        _replay(episode)
+    elif mutations:
+        _mutations(json_file)
+    elif cameras is not None:
+        plan = {
+            "cameras": cameras,
+            "workers": workers,
+            "site_kbps": site_kbps,
+            "cameras_per_site": cameras_per_site,
+            "interval_s": interval,
+            "questions": questions,
+            "frame_ms": frame_ms,
+            "duration_s": duration,
+            "seed": 1 if seed is None else seed,
+        }
+        _fleet(plan, json_file)
+    else:
+        _invariants(events, random.SystemRandom().randrange(1_000_000) if seed is None else seed, json_file)
+
+
+def _invariants(events: int, seed: int, json_file: Path | None) -> None:
+    from pipeline.simulation.run import SimulationReport, simulate
+
+    start_s = time.perf_counter()
+    with _progress() as progress:
+        task = progress.add_task(f"seed {seed}", total=events)
+
+        def show(report: SimulationReport) -> None:
+            progress.update(task, completed=min(report.events, events))
+
+        report = simulate(seed=seed, events=events, progress=show)
+    figures = report.to_json()
+    figures["events_per_s"] = round(report.events / (time.perf_counter() - start_s))
+    _write(figures, json_file)
+    _table(figures, "violated", "counters")
+    for seed_of_episode, violation in report.violations[:10]:
+        typer.echo(
+            f"violated: {violation.rule}: {violation.subject} {violation.problem} "
+            f"(see it with: latentbus simulate --episode {seed_of_episode})"
+        )
+    if report.violations:
+        raise typer.Exit(1)
+
+
+def _replay(episode: int) -> None:
+    from pipeline.simulation.episode import Episode
+
+    report = Episode(episode, trace=True).run()
+    subject = report.violations[0].subject if report.violations else ""
+    # The trace of what was broken: the lines that name it, and the faults around them.
+    lines = [line for line in report.trace if subject in line or "fault:" in line] if subject else report.trace
+    for line in lines[-_TRACE_LINES:]:
+        typer.echo(line[:200])
+    typer.echo(f"{report.events} events, {report.asked} queries, outcomes {dict(sorted(report.outcomes.items()))}")
+    for violation in report.violations[:10]:
+        typer.echo(f"violated: {violation.rule} at {violation.time_s:.3f} s: {violation.subject} {violation.problem}")
+    if report.violations:
+        raise typer.Exit(1)
+
+
+def _mutations(json_file: Path | None) -> None:
+    from pipeline.simulation.mutations import MUTATIONS, hunt
+
+    found: list[dict[str, Any]] = []
+    for mutation in MUTATIONS:
+        start_s = time.perf_counter()
+        result = hunt(mutation)
+        took_s = time.perf_counter() - start_s
+        by = f"found by: {result.caught_by}" if result.caught_by else "NOT FOUND"
+        typer.echo(f"{mutation.name:52} {by:45} {result.events:8} events {took_s:6.1f} s, seed {mutation.seed}")
+        found.append({"mutation": mutation.name, "seed": mutation.seed, "caught_by": result.caught_by,
+                      "events": result.events, "episode": result.episode})  # fmt: skip
+    _write({"mutations": found}, json_file)
+    if not all(result["caught_by"] for result in found):
+        raise typer.Exit(1)
+
+
+def _fleet(plan: dict[str, Any], json_file: Path | None) -> None:
+    from pipeline.simulation.fleet import FleetPlan, FleetSimulation
+
+    fleet = FleetPlan(**plan)
+    with _progress() as progress:
+        task = progress.add_task("virtual seconds", total=fleet.duration_s)
+        figures = FleetSimulation(fleet, lambda now_s: progress.update(task, completed=now_s)).run()
+    _write(figures, json_file)
+    _table(figures)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeRemainingColumn(), console=Console(stderr=True),
+    )  # fmt: skip
+
+
+def _table(figures: dict[str, Any], *leave_out: str) -> None:
+    table = Table(show_header=False, box=None)
+    for name, value in figures.items():
+        if name not in leave_out:
+            table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
+    Console().print(table)
+
+
+def _write(figures: dict[str, Any], json_file: Path | None) -> None:
+    if json_file is None:
+        return
+    try:
+        json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError("--json", f"cannot write {json_file}: {error.strerror}") from None

@@ -1,0 +1,48 @@
+"""Where the models that ship with the project lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from schemas.errors import ArtifactError
+
+MODELS_DIR_VARIABLE = "LATENTBUS_MODELS_DIR"
+DEFAULT_CODEC = "meta_autoencoder"
+_BESIDE_THE_PACKAGES = Path(__file__).resolve().parents[2] / "models"
+
+
+def models_dir() -> Path:
+    """Folder with ``reference-vlm/`` and ``codecs/``; the environment variable `LATENTBUS_MODELS_DIR` overrides it."""
+    override = os.environ.get(MODELS_DIR_VARIABLE)
+    return Path(override) if override else _BESIDE_THE_PACKAGES
+
+
+def bundled_codec_dir(name: str = DEFAULT_CODEC) -> Path:
+    """Folder of a bundled codec.
+
+    Args:
+        name: ``"meta_autoencoder"`` or ``"klt"``.
+
+    Raises:
+        ArtifactError: it is not there.
+    """
+    return _existing(models_dir() / "codecs" / name, "latentbus train codec")
+
+
+def bundled_vlm_dir() -> Path:
+    """Folder of the bundled reference VLM, in `save_pretrained` format.
+
+    Raises:
+        ArtifactError: it is not there.
+    """
+    return _existing(models_dir() / "reference-vlm", "latentbus train vlm")
+
+
+def _existing(folder: Path, command: str) -> Path:
+    if not folder.is_dir():
+        raise ArtifactError(
+            str(folder),
+            f"no such folder; set {MODELS_DIR_VARIABLE} to the folder with the models, or make it: {command}",
+        )
+    return folder

@@ -1,0 +1,164 @@
+"""What a codec folder holds and which model it belongs to.
+
+::
+
+    codec.json           this module's `CodecSpec`: shapes, ladder, hashes of everything below
+    codec.safetensors    weights of analysis and synthesis (cloud and training)
+    tables.safetensors   integer frequency tables (both sides)
+    encoder.onnx         pixels -> symbols (edge)
+    stop.json            thresholds of the stop rule (cloud)
+    README.md            model card
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from schemas.errors import ArtifactError
+from schemas.limits import MAX_LATENTS
+
+SPEC_FILE: Final = "codec.json"
+WEIGHTS_FILE: Final = "codec.safetensors"
+TABLES_FILE: Final = "tables.safetensors"
+ENCODER_FILE: Final = "encoder.onnx"
+STOP_FILE: Final = "stop.json"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class CodecSpec(BaseModel):
+    """Shapes and identity of a codec; the content of ``codec.json``."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    format: Literal[1] = 1
+    """Version of this file's layout and of the bitstream."""
+    name: Literal["klt", "meta_autoencoder"]
+    version: Annotated[int, Field(ge=1)]
+    """Raised with every release of the weights."""
+    token_count: Annotated[int, Field(ge=1, le=65_536)]
+    """Visual tokens of one image, N."""
+    token_dim: Annotated[int, Field(ge=1, le=65_536)]
+    """Width of a visual token, D."""
+    latent_count: Annotated[int, Field(ge=1, le=MAX_LATENTS)]
+    """Latents of one frame, K."""
+    latent_dim: Annotated[int, Field(ge=1, le=4_096)]
+    """Symbols of one latent, d."""
+    image_size_px: Annotated[int, Field(ge=8, le=4_096)]
+    """Height and width of the encoder's input."""
+    ladder: Annotated[tuple[int, ...], Field(min_length=1, strict=False)]
+    """Prefix lengths at which the stop rule looks, ascending; the last one is the whole latent."""
+    base_latents: int
+    """Length of the prefix that opens a frame."""
+    vlm_id: Annotated[str, Field(min_length=1, max_length=200)]
+    vlm_sha256: Sha256
+    """`hash_vlm` of the model whose visual tokens are coded."""
+    codec_sha256: Sha256
+    tables_sha256: Sha256
+    encoder_sha256: Sha256 | None = None
+    """Not part of the fingerprint: an encoder may be quantised for a device without a change to the symbols'
+    meaning."""
+
+    @model_validator(mode="after")
+    def _ladder_fits(self) -> Self:
+        rising = all(low < high for low, high in pairwise((0, *self.ladder)))
+        if not rising or self.ladder[-1] != self.latent_count:
+            raise ValueError(f"ladder {self.ladder} must rise from above 0 to the latent count {self.latent_count}")
+        if not 1 <= self.base_latents <= self.latent_count:
+            raise ValueError(f"base_latents {self.base_latents} is not in 1..{self.latent_count}")
+        return self
+
+    @property
+    def fingerprint(self) -> bytes:
+        """32 bytes that differ whenever symbols of one side would mean something else on the other."""
+        # What decides how symbols are read; ladder and base prefix only decide how many of them travel.
+        identity = self.model_dump(exclude={"ladder", "base_latents", "encoder_sha256"})
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).digest()
+
+    @property
+    def fingerprint4(self) -> bytes:
+        """The 4 bytes that travel on the wire."""
+        return self.fingerprint[:4]
+
+    def check_vlm(self, vlm_dir: Path) -> None:
+        """Make sure that a VLM folder is the one this codec was made for.
+
+        Raises:
+            ArtifactError: it has other weights.
+        """
+        found = hash_vlm(vlm_dir)
+        if found != self.vlm_sha256:
+            raise ArtifactError(
+                str(vlm_dir),
+                f"codec {self.name} was made for {self.vlm_id}, weights {self.vlm_sha256[:12]}, not {found[:12]}. "
+                "Use that model, or make a codec for this one: latentbus train codec",
+            )
+
+    def save(self, folder: Path) -> None:
+        """Write ``codec.json``."""
+        (folder / SPEC_FILE).write_text(self.model_dump_json(indent=2) + "\n")
+
+
+def load_codec_spec(folder: Path) -> CodecSpec:
+    """Read ``codec.json`` and compare the hashes of the files beside it.
+
+    The tables must be there; weights and encoder may be absent on the side that does not use them.
+
+    Raises:
+        ArtifactError: a file is missing, damaged, or belongs to another codec.
+    """
+    path = folder / SPEC_FILE
+    try:
+        spec = CodecSpec.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(str(path), f"{error.strerror}; a codec folder is made by: latentbus train codec") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "content"
+        raise ArtifactError(str(path), f"{place}: {first['msg']}; copy the whole folder again") from error
+    expected = {WEIGHTS_FILE: spec.codec_sha256, TABLES_FILE: spec.tables_sha256, ENCODER_FILE: spec.encoder_sha256}
+    for name, digest in expected.items():
+        file = folder / name
+        if not file.is_file():
+            if name == TABLES_FILE:
+                raise ArtifactError(str(file), "missing; copy the whole codec folder")
+        elif digest is not None and hash_file(file) != digest:
+            raise ArtifactError(str(file), f"its hash is not the one in {SPEC_FILE}: damaged, or of another codec")
+    return spec
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_vlm(vlm_dir: Path) -> str:
+    """Identity of a VLM in `save_pretrained` format: its weights and the configuration that gives them meaning.
+
+    Args:
+        vlm_dir: Folder with ``config.json`` and ``*.safetensors``; for a hub id, its local snapshot.
+
+    Raises:
+        ArtifactError: there are no such files.
+    """
+    weights = sorted(vlm_dir.glob("*.safetensors"))
+    config = vlm_dir / "config.json"
+    if not weights or not config.is_file():
+        raise ArtifactError(
+            str(vlm_dir), "no config.json with *.safetensors beside it: not a model in save_pretrained format"
+        )
+    digest = hashlib.sha256()
+    for path in weights:
+        digest.update(f"{path.name}:{hash_file(path)}\n".encode())
+    settings = json.loads(config.read_bytes())
+    # The version of the library that saved the file does not change the model.
+    settings.pop("transformers_version", None)
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()

@@ -1,0 +1,185 @@
+"""Static integer frequency tables: one distribution per (latent, channel).
+
+A table has ``2 * support + 2`` entries: symbols ``-support..support`` in order, then the escape. Entries are integers
+of at least 1 that sum to 65,536, so both sides compute with the same numbers on every machine; there is no float to
+disagree about.
+
+An escaped symbol is followed by its magnitude, raw: with ``m = |symbol| - support`` the bit length of m (4 bits), the
+bits below its leading one, and the sign (1 bit). That is 5 to 19 bits beyond the escape itself.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from schemas.errors import ArtifactError, StateError
+
+FREQUENCY_BITS: Final = 16
+FREQUENCY_TOTAL: Final = 1 << FREQUENCY_BITS
+MAX_SYMBOL: Final = 32_767
+"""Largest magnitude on the wire; encoders clip to it."""
+ESCAPE_LENGTH_CLASSES: Final = 16
+
+_CODER_SCALE: Final = 1 << (24 - FREQUENCY_BITS)
+"""constriction works with 24-bit probabilities."""
+
+
+class FrequencyTables:
+    """Frequencies of the symbols of one codec.
+
+    Args:
+        frequencies: uint16 [K, d, 2 * support + 2], each row at least 1 everywhere and summing to 65,536.
+
+    Raises:
+        ValueError: anything else.
+    """
+
+    def __init__(self, frequencies: NDArray[np.uint16]) -> None:
+        if (
+            frequencies.ndim != 3
+            or frequencies.dtype != np.uint16
+            or frequencies.shape[2] % 2
+            or frequencies.shape[2] < 4
+        ):
+            raise ValueError(f"{frequencies.dtype} {list(frequencies.shape)} is not uint16 [K, d, 2 * support + 2]")
+        if (frequencies == 0).any() or (frequencies.sum(axis=2, dtype=np.int64) != FREQUENCY_TOTAL).any():
+            raise ValueError(f"a row has a zero or does not sum to {FREQUENCY_TOTAL}")
+        self._frequencies = frequencies
+        self._frequencies.setflags(write=False)
+
+    @property
+    def frequencies(self) -> NDArray[np.uint16]:
+        """uint16 [K, d, 2 * support + 2], read-only."""
+        return self._frequencies
+
+    @property
+    def latent_count(self) -> int:
+        """Latents of one frame, K."""
+        return int(self._frequencies.shape[0])
+
+    @property
+    def latent_dim(self) -> int:
+        """Symbols of one latent, d."""
+        return int(self._frequencies.shape[1])
+
+    @property
+    def support(self) -> int:
+        """Largest magnitude that needs no escape."""
+        return (int(self._frequencies.shape[2]) - 2) // 2
+
+    @classmethod
+    def fit(cls, symbols: NDArray[np.int32], support: int, smoothing: float = 1.0) -> FrequencyTables:
+        """Count symbols of calibration frames.
+
+        What the counts have not seen follows a two-sided geometric distribution of the same mean magnitude, weighing as
+        much as `smoothing` frames. Without it a symbol that happens not to occur in the calibration costs 16 bits.
+
+        Args:
+            symbols: int [F, K, d].
+            support: Largest magnitude that needs no escape, at least 1.
+            smoothing: Weight of the geometric tail, in frames.
+        """
+        if support < 1 or symbols.ndim != 3 or not len(symbols):
+            raise StateError(f"cannot fit tables to symbols {list(symbols.shape)} with support {support}")
+        frames, latents, channels = symbols.shape
+        entries = 2 * support + 2
+        indices = _entry_of(symbols, support).reshape(frames, -1)
+        rows = np.arange(latents * channels) * entries
+        counts = np.bincount((indices + rows).ravel(), minlength=latents * channels * entries).reshape(-1, entries)
+        mean_magnitude = np.abs(symbols, dtype=np.float64).mean(axis=0).reshape(-1, 1)
+        # Two-sided geometric: P(s) ~ r^|s|; E|s| = 2r / (1 - r^2).
+        magnitude = np.maximum(mean_magnitude, 0.5 / frames)
+        ratio = (np.sqrt(1 + magnitude**2) - 1) / magnitude
+        tail = ratio ** np.abs(np.arange(-support, support + 1))
+        tail /= (1 + ratio) / (1 - ratio)
+        weight = counts.astype(np.float64)
+        weight[:, :-1] += smoothing * tail
+        weight[:, -1] += smoothing * np.maximum(1 - tail.sum(axis=1), 1e-6)
+        share = weight / weight.sum(axis=1, keepdims=True)
+        frequencies = np.floor(share * (FREQUENCY_TOTAL - entries)).astype(np.int64) + 1
+        # The largest entry takes what rounding left over: there it changes the code length least.
+        frequencies[np.arange(len(frequencies)), share.argmax(axis=1)] += FREQUENCY_TOTAL - frequencies.sum(axis=1)
+        return cls(frequencies.astype(np.uint16).reshape(latents, channels, entries))
+
+    def code_length_bits(self, symbols: NDArray[np.int32], start: int, stop: int) -> float:
+        """Ideal code length of latents ``start..stop``.
+
+        Args:
+            symbols: int [stop - start, d].
+            start: First latent.
+            stop: One past the last latent.
+        """
+        return float(self.symbol_bits(symbols[None], start, stop).sum())
+
+    def symbol_bits(self, symbols: NDArray[np.int32], start: int, stop: int) -> NDArray[np.float64]:
+        """Ideal code length of every symbol of a batch.
+
+        Args:
+            symbols: int [F, stop - start, d].
+            start: First latent.
+            stop: One past the last latent.
+
+        Returns:
+            float [F, stop - start, d], in bits.
+        """
+        table = self._frequencies[start:stop]
+        if symbols.shape[1:] != table.shape[:2]:
+            raise StateError(f"symbols {list(symbols.shape)} are not [F, {stop} - {start}, {self.latent_dim}]")
+        entries = _entry_of(symbols, self.support)
+        chosen = np.take_along_axis(table[None], entries[..., None], axis=3)[..., 0]
+        bits = FREQUENCY_BITS - np.log2(chosen.astype(np.float64))
+        escaped = entries == 2 * self.support + 1
+        excess = np.abs(symbols[escaped].astype(np.int64)) - self.support
+        bits[escaped] += np.log2(ESCAPE_LENGTH_CLASSES) + np.floor(np.log2(excess)) + 1
+        return bits
+
+    @cached_property
+    def _weights(self) -> NDArray[np.float32]:
+        scaled = self._frequencies.astype(np.int64) * _CODER_SCALE
+        weights = np.ascontiguousarray(scaled - 1, dtype=np.float32)
+        weights.setflags(write=False)
+        return weights
+
+    def coder_weights(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Tables as constriction takes them, in such a form that its float arithmetic is exact.
+
+        `Categorical(perfect=False)` scales n weights to a sum of ``2**24 - n`` in floating point, then adds 1 to
+        each. So the weights given here are the integers ``256 * frequency - 1``, whose sum is ``2**24 - n`` already:
+        the scale is exactly 1, every partial sum is an integer below 2**24, which a 32-bit float holds exactly, and
+        no machine can round it differently.
+
+        Returns:
+            float32 [(stop - start) * d, 2 * support + 2].
+        """
+        return self._weights[start:stop].reshape(-1, self._frequencies.shape[2])
+
+    def save(self, path: Path) -> None:
+        """Write ``tables.safetensors``."""
+        path.write_bytes(save({"frequencies": np.ascontiguousarray(self._frequencies)}))
+
+    @classmethod
+    def load(cls, path: Path) -> FrequencyTables:
+        """Read ``tables.safetensors``.
+
+        Raises:
+            ArtifactError: missing, damaged, or not frequency tables.
+        """
+        try:
+            return cls(load_file(path)["frequencies"])
+        except OSError as error:
+            raise ArtifactError(str(path), f"{error}; copy the whole codec folder") from error
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ArtifactError(str(path), f"not frequency tables: {error}") from error
+
+
+def _entry_of(symbols: NDArray[np.int32], support: int) -> NDArray[np.int64]:
+    """Table entry of each symbol, the escape for those beyond the support."""
+    shifted = symbols.astype(np.int64) + support
+    return np.where((shifted < 0) | (shifted > 2 * support), 2 * support + 1, shifted)

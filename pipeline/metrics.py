@@ -1,0 +1,111 @@
+"""Prometheus metrics of a process: one registry, served over HTTP when a port is configured.
+
+Names begin with ``latentbus_``, units are base units, labels have few values. State machines keep plain counters;
+they are read here when somebody scrapes, so that counting costs the hot path nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from schemas.errors import ConfigError
+
+NAMESPACE = "latentbus"
+SECONDS_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Metrics:
+    """The metrics of one process.
+
+    Attributes:
+        registry: what is served.
+        ready: 1 once the process does its work; health checks read it.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.ready = self.gauge("ready", "1 once the process does its work")
+
+    def counter(self, name: str, documentation: str, labels: Iterable[str] = ()) -> Counter:
+        """A counter that the caller increments; ``_total`` is added to its name."""
+        return Counter(name, documentation, tuple(labels), namespace=NAMESPACE, registry=self.registry)
+
+    def gauge(self, name: str, documentation: str, labels: Iterable[str] = ()) -> Gauge:
+        """A gauge that the caller sets."""
+        return Gauge(name, documentation, tuple(labels), namespace=NAMESPACE, registry=self.registry)
+
+    def seconds(self, name: str, documentation: str, labels: Iterable[str] = ()) -> Histogram:
+        """A histogram of durations in seconds."""
+        return Histogram(
+            name, documentation, tuple(labels), namespace=NAMESPACE, buckets=SECONDS_BUCKETS, registry=self.registry
+        )
+
+    def watch_counters(
+        self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """Serve counters that somebody else keeps, one series per key, read at each scrape.
+
+        Args:
+            name: metric name without prefix and without ``_total``.
+            documentation: help text.
+            label: label that carries the key.
+            read: returns the live counters; called from the HTTP thread, which copies them at once.
+        """
+        self.registry.register(_Watch(f"{NAMESPACE}_{name}", documentation, label, read))
+
+    def watch_gauge(self, name: str, documentation: str, read: Callable[[], float]) -> None:
+        """Serve a value that is read at each scrape, from the HTTP thread."""
+        self.registry.register(_WatchGauge(f"{NAMESPACE}_{name}", documentation, read))
+
+    @contextmanager
+    def serve(self, port: int | None, host: str = "0.0.0.0") -> Iterator[int | None]:  # noqa: S104 - scraped from elsewhere
+        """Serve ``/metrics`` while the context lasts.
+
+        Args:
+            port: TCP port, 0 for any free one; None serves nothing.
+            host: address to listen on.
+
+        Yields:
+            The port, or None.
+
+        Raises:
+            ConfigError: the port is taken.
+        """
+        if port is None:
+            yield None
+            return
+        try:
+            server, thread = start_http_server(port, host, self.registry)
+        except OSError as error:
+            raise ConfigError("metrics_port", f"cannot listen on port {port}: {error.strerror or error}") from None
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+
+class _Watch(Collector):
+    def __init__(self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
+        self._name, self._documentation, self._label, self._read = name, documentation, label, read
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(self._name, self._documentation, labels=[self._label])
+        # Copying a dict is one step under the interpreter's lock; iterating over a live one is not.
+        for key, value in sorted(dict(self._read()).items()):
+            family.add_metric([key], value)
+        yield family
+
+
+class _WatchGauge(Collector):
+    def __init__(self, name: str, documentation: str, read: Callable[[], float]) -> None:
+        self._name, self._documentation, self._read = name, documentation, read
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily(self._name, self._documentation, value=self._read())

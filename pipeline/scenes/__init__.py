@@ -1,0 +1,1 @@
+"""Rendered camera scenes and video with ground truth and questions."""

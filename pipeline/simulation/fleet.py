@@ -1,0 +1,242 @@
+"""What a large fleet would do: the real machines, no faults but one, and figures for planning."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pipeline.protocol.effects import AskedQuery, Terminal
+from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.simulation.broker import BrokerModel, LinkFaults
+from pipeline.simulation.clock import VirtualClock
+from pipeline.simulation.content import SimulatedModel
+from pipeline.simulation.edge_actor import EdgeActor
+from pipeline.simulation.worker_actor import WorkerActor
+from schemas.errors import ConfigError
+from schemas.messages import Message
+from schemas.types import Outcome
+
+_POOL = "main"
+_WARM_UP_SHARE = 0.2
+_STATUS_EVERY_S = 10.0
+"""Loads go to every worker, so their number grows with the square of the pool; a large one reports them less often."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPlan:
+    """A fleet to simulate.
+
+    Attributes:
+        cameras: cameras in all.
+        workers: workers in the pool.
+        site_kbps: uplink of a site.
+        cameras_per_site: cameras that share it.
+        interval_s: time between frames of a camera.
+        questions: standing questions of a camera.
+        deadline_s: deadline of each.
+        batch_ms: time of a batch beside its frames, on one worker.
+        frame_ms: time of a frame in a batch.
+        duration_s: virtual time.
+        lost_share: share of the workers that dies at half time.
+        seed: decides the rest.
+    """
+
+    cameras: int = 100
+    workers: int = 4
+    site_kbps: float = 1000.0
+    cameras_per_site: int = 20
+    interval_s: float = 5.0
+    questions: int = 3
+    deadline_s: float = 10.0
+    batch_ms: float = 40.0
+    frame_ms: float = 15.0
+    duration_s: float = 60.0
+    lost_share: float = 0.25
+    seed: int = 1
+
+    def check(self) -> None:
+        """Refuse what cannot be simulated.
+
+        Raises:
+            ConfigError: a number is out of range.
+        """
+        for name in ("cameras", "workers", "cameras_per_site", "questions"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, f"{getattr(self, name)} is not 1 or more")
+        for name in ("site_kbps", "interval_s", "deadline_s", "duration_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(name, f"{getattr(self, name)} is not above 0")
+        if not 0 <= self.lost_share < 1:
+            raise ConfigError("lost_share", f"{self.lost_share} is not in [0, 1)")
+
+
+class FleetSimulation:
+    """One run of a plan.
+
+    Args:
+        plan: the fleet.
+        progress: called about once a virtual second with the time that has passed.
+    """
+
+    def __init__(self, plan: FleetPlan, progress: Callable[[float], None] | None = None) -> None:
+        plan.check()
+        self._plan = plan
+        self._progress = progress
+        self._draw = random.Random(plan.seed)
+        self.clock = VirtualClock()
+        self.broker = BrokerModel(self.clock, random.Random(plan.seed + 1), LinkFaults(delay_s=0.02))
+        self.broker.observers.append(self._count)
+        self._deliveries_before = 0
+        self._published = 0
+        self._asked: dict[str, float] = {}
+        self._outcomes: Counter[str] = Counter()
+        self._latencies_s: list[float] = []
+        self._answered_at_s: list[float] = []
+        self._by_camera: Counter[str] = Counter()
+        self._lost: list[str] = []
+        self._questions = tuple(f"q{index}" for index in range(plan.questions))
+        self._workers = [self._worker(index) for index in range(plan.workers)]
+        self._edges = [self._edge(first) for first in range(0, plan.cameras, plan.cameras_per_site)]
+
+    def _worker(self, index: int) -> WorkerActor:
+        return WorkerActor(
+            self.clock,
+            self.broker,
+            random.Random(self._draw.random()),
+            name=f"w{index}",
+            pool=_POOL,
+            settings=WorkerProtocolSettings(),
+            model=SimulatedModel(self._plan.seed),
+            batch_s=self._plan.batch_ms / 1000,
+            frame_s=self._plan.frame_ms / 1000,
+            questions=self._questions,
+            on_problem=self._problem,
+            status_every_s=_STATUS_EVERY_S,
+        )
+
+    def _edge(self, first: int) -> EdgeActor:
+        last = min(first + self._plan.cameras_per_site, self._plan.cameras)
+        return EdgeActor(
+            self.clock,
+            self.broker,
+            site=f"site{first}",
+            pool=_POOL,
+            cameras=tuple(f"cam{camera}" for camera in range(first, last)),
+            uplink_kbps=self._plan.site_kbps,
+            settings=EdgeProtocolSettings(),
+            on_terminal=self._terminal,
+            on_query=self._query,
+            on_problem=lambda rule, problem: self._problem(f"{rule}: {problem}"),
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Run the plan.
+
+        Returns:
+            Figures by name; times in seconds or milliseconds as their names say.
+        """
+        plan = self._plan
+        for worker in self._workers:
+            worker.start()
+        for edge in self._edges:
+            edge.start()
+            for camera in edge.cameras:
+                self.clock.at(1.0 + self._draw.random() * plan.interval_s, partial(self._capture, edge, camera))
+        if plan.lost_share:
+            self.clock.at(plan.duration_s / 2, self._lose_workers)
+        next_progress_s = 1.0
+        end_s = plan.duration_s + plan.deadline_s + 1.0
+        while (next_s := self.clock.next_s()) is not None and next_s <= end_s:
+            self.clock.step()
+            if self._progress is not None and self.clock.now_s >= next_progress_s:
+                self._progress(self.clock.now_s)
+                next_progress_s = self.clock.now_s + 1.0
+        return self._figures()
+
+    # ---- events -----------------------------------------------------------------------------------------------------
+
+    def _capture(self, edge: EdgeActor, camera: str) -> None:
+        now_s = self.clock.now_s
+        if now_s >= self._plan.duration_s:
+            return
+        edge.capture(
+            camera,
+            [AskedQuery(question, now_s + self._plan.deadline_s, f"{question}?") for question in self._questions],
+        )
+        self.clock.after(self._plan.interval_s, partial(self._capture, edge, camera))
+
+    def _lose_workers(self) -> None:
+        for worker in self._workers[: round(len(self._workers) * self._plan.lost_share)]:
+            worker.crash()
+            self._lost.append(worker.name)
+
+    def _query(self, _site: str, query_id: str, _deadline_s: float, _ad_hoc: bool) -> None:
+        self._asked[query_id] = self.clock.now_s
+
+    def _terminal(self, _site: str, terminal: Terminal) -> None:
+        asked_s = self._asked.pop(terminal.query_id)
+        self._outcomes[str(terminal.outcome)] += 1
+        if terminal.outcome is Outcome.ANSWERED:
+            self._by_camera[terminal.camera] += 1
+            self._answered_at_s.append(self.clock.now_s)
+            if asked_s >= self._plan.duration_s * _WARM_UP_SHARE:
+                self._latencies_s.append(self.clock.now_s - asked_s)
+
+    def _count(self, _topic: str, _message: Message) -> None:
+        self._published += 1
+
+    def _problem(self, problem: str) -> None:
+        raise AssertionError(problem)
+
+    # ---- figures ----------------------------------------------------------------------------------------------------
+
+    def _figures(self) -> dict[str, Any]:
+        plan = self._plan
+        answered = self._outcomes["answered"]
+        shares = np.array([self._by_camera[camera] for edge in self._edges for camera in edge.cameras], float)
+        latencies = np.array(self._latencies_s or [float("nan")])
+        wire_bytes = sum(edge.wire_bytes for edge in self._edges)
+        queries = sum(self._outcomes.values())
+        busy_s = sum(worker.busy_s for worker in self._workers)
+        return {
+            "cameras": plan.cameras,
+            "workers": plan.workers,
+            "sites": len(self._edges),
+            "queries": queries,
+            "outcomes": dict(sorted(self._outcomes.items())),
+            "unfinished": len(self._asked),
+            "answered_per_s": round(answered / plan.duration_s, 2),
+            "answer_ms_p50": round(1000 * float(np.percentile(latencies, 50)), 1),
+            "answer_ms_p95": round(1000 * float(np.percentile(latencies, 95)), 1),
+            "answer_ms_p99": round(1000 * float(np.percentile(latencies, 99)), 1),
+            "uplink_wire_bytes_per_question": round(wire_bytes / max(1, queries), 1),
+            "uplink_use": round(wire_bytes * 8 / (len(self._edges) * plan.site_kbps * 1000 * plan.duration_s), 4),
+            "pool_use": round(busy_s / (plan.workers * plan.duration_s), 4),
+            "fairness_jain": round(float(shares.sum() ** 2 / (len(shares) * (shares**2).sum())), 4)
+            if answered
+            else 0.0,
+            "workers_lost": len(self._lost),
+            "recovery_s": self._recovery_s(),
+            "broker_publishes_per_s": round(self._published / plan.duration_s, 1),
+            "events": self.clock.handled,
+        }
+
+    def _recovery_s(self) -> float | None:
+        """Time from the loss of workers until the rate of answers is back at 95 % of what it was, over two seconds."""
+        if not self._lost:
+            return None
+        loss_s = self._plan.duration_s / 2
+        times = np.array(self._answered_at_s)
+        start_s = self._plan.duration_s * _WARM_UP_SHARE
+        before_hz = ((times >= start_s) & (times < loss_s)).sum() / (loss_s - start_s)
+        for after_s in np.arange(0.0, self._plan.duration_s / 2 - 2.0, 0.1):
+            window = (times >= loss_s + after_s) & (times < loss_s + after_s + 2.0)
+            if window.sum() / 2.0 >= 0.95 * before_hz:
+                return round(float(after_s), 1)
+        return None

@@ -1,0 +1,28 @@
+#!/bin/sh
+# Install the Mosquitto broker through the system's package manager, unless it is there.
+set -eu
+PATH=$PATH:/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin
+command -v mosquitto >/dev/null 2>&1 && exit 0
+
+as_root=$(dirname "$0")/as_root.sh
+if command -v apt-get >/dev/null 2>&1; then
+    echo "setup: installing Mosquitto with apt-get"
+    install="apt-get install -y --no-install-recommends mosquitto"
+    export DEBIAN_FRONTEND=noninteractive
+    # The package lists of a fresh image are empty; elsewhere they are usually good enough, and faster.
+    sh "$as_root" $install || { sh "$as_root" apt-get update && sh "$as_root" $install; } || true
+elif command -v brew >/dev/null 2>&1; then
+    echo "setup: installing Mosquitto with brew"
+    install="brew install mosquitto"
+    $install || true
+elif command -v dnf >/dev/null 2>&1; then
+    install="dnf install -y mosquitto"
+    sh "$as_root" $install || true
+else
+    install="your package manager's command for mosquitto"
+fi
+if ! command -v mosquitto >/dev/null 2>&1; then
+    echo "setup: Mosquitto is missing and could not be installed. As root, run: $install" >&2
+    echo "       (or put a mosquitto 2.0 or later on PATH), then run make again." >&2
+    exit 1
+fi

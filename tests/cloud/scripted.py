@@ -1,0 +1,227 @@
+"""A worker around an engine whose answers are known, and an edge that does what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+from broker_config.launcher import LocalBroker
+from cloud_workers import inbox
+from cloud_workers.look_engine import LookDone, LookResult
+from cloud_workers.model_thread import ModelThread
+from cloud_workers.node import WorkerNode
+from cloud_workers.status import WorkerIdentity
+from pipeline.bus.base import Inbound, Subscription
+from pipeline.bus.mqtt import MqttBus
+from pipeline.metrics import Metrics
+from pipeline.protocol.effects import Look, LookAnswer
+from pipeline.protocol.settings import WorkerProtocolSettings
+from pipeline.protocol.stop_rule import StopRule
+from pipeline.protocol.worker_session import WorkerSession
+from pipeline.runtime import Stop
+from pipeline.settings import BrokerSettings
+from schemas import topics, wire
+from schemas.errors import WireError
+from schemas.messages import Answer, Ask, Chunk, Handover, Message, Open, QueryRef, Question, Status, Text
+from schemas.topics import Family
+from schemas.types import FrameId
+
+FINGERPRINT = b"tiny"
+LADDER = (3, 5, 8)
+RULE = StopRule(LADDER, (0.9, 0.6, 0.0), {}, 0.02)
+WAIT_S = 20.0
+
+M = TypeVar("M", bound=Message)
+
+
+class ScriptedEngine:
+    """Answers ``seen N`` with a score of N eighths; holds its breath while its gate is shut."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.batches: list[list[Look]] = []
+
+    def run(self, looks: Sequence[Look]) -> list[LookResult]:
+        self.batches.append(list(looks))
+        self.entered.set()
+        assert self.gate.wait(WAIT_S)
+        return [
+            LookDone(
+                look,
+                tuple(
+                    LookAnswer(query.query_id, f"seen {look.stop}", look.stop / LADDER[-1]) for query in look.queries
+                ),
+            )
+            for look in looks
+        ]
+
+
+@dataclass
+class RunningWorker:
+    """A worker in this loop."""
+
+    node: WorkerNode
+    bus: MqttBus
+    engine: ScriptedEngine
+    stop: Stop
+    metrics: Metrics
+    task: asyncio.Task[int]
+
+    def sample(self, name: str, **labels: str) -> float:
+        """A metric now."""
+        return self.metrics.registry.get_sample_value(f"latentbus_{name}", labels) or 0.0
+
+
+@contextlib.asynccontextmanager
+async def running_worker(
+    broker: LocalBroker,
+    name: str = "w-1",
+    *,
+    capacity_frames: int = 64,
+    drain_timeout_s: float = 10.0,
+    await_ready: bool = True,
+    protocol: WorkerProtocolSettings | None = None,
+) -> AsyncIterator[RunningWorker]:
+    """A worker, ready; cancelled at the end unless the test has stopped it."""
+    identity = WorkerIdentity(name, "main", 7, FINGERPRINT)
+    session = WorkerSession(
+        protocol or WorkerProtocolSettings(capacity_frames=capacity_frames),
+        worker=name,
+        pool="main",
+        fingerprint=FINGERPRINT,
+        stop_rule=RULE,
+    )
+    bus = MqttBus(
+        BrokerSettings(host=broker.host, port=broker.port),
+        client_id=name,
+        subscriptions=inbox.subscriptions(name, "main"),
+        will=identity.will(),
+    )
+    engine, stop, metrics = ScriptedEngine(), Stop(drain_timeout_s), Metrics()
+    with ModelThread() as thread:
+        async with bus:
+            node = WorkerNode(identity, session, bus, engine, thread, metrics, max_batch_frames=4)
+            task = asyncio.create_task(node.run(stop), name=name)
+            try:
+                if await_ready:
+                    async with asyncio.timeout(WAIT_S):
+                        await stop.ready.wait()
+                yield RunningWorker(node, bus, engine, stop, metrics, task)
+            finally:
+                engine.gate.set()
+                task.cancel()
+                await asyncio.wait({task})
+                if not task.cancelled():
+                    task.result()
+
+
+class ScriptedEdge:
+    """Publishes what it is told and remembers what it hears; an async context manager."""
+
+    def __init__(self, broker: LocalBroker) -> None:
+        families = (Family.CONTROL, Family.ANSWER, Family.STATUS, Family.REPLY)
+        self.bus = MqttBus(
+            BrokerSettings(host=broker.host, port=broker.port),
+            client_id="edge",
+            subscriptions=[Subscription(topics.family_filter(family), qos=1) for family in families],
+        )
+        self.heard: list[tuple[Inbound, Message]] = []
+
+    async def __aenter__(self) -> Self:
+        await self.bus.__aenter__()
+        await self.bus.wait_connected(WAIT_S)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.bus.__aexit__(None, None, None)
+
+    async def expect(
+        self, kind: type[M], match: Callable[[M], bool] = lambda _: True, topic: str | None = None
+    ) -> tuple[Inbound, M]:
+        """The first message of a kind that matches, heard already or still to come; it is taken out."""
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                for index, (inbound, message) in enumerate(self.heard):
+                    if isinstance(message, kind) and topic in (None, inbound.topic) and match(message):
+                        del self.heard[index]
+                        return inbound, message
+                for event in await self.bus.receive_batch():
+                    if isinstance(event, Inbound):
+                        self.bus.acknowledge(event)
+                        with contextlib.suppress(WireError):  # what a test itself publishes
+                            message = wire.decode(topics.parse(event.topic).family, event.payload)
+                            self.heard.append((event, message))
+
+    async def question(self, question_id: str = "car", text: str = "Is there a car?") -> None:
+        """Set a standing question."""
+        message = Question(question_id=question_id, text=text)
+        await self.bus.publish(topics.question_topic(question_id), wire.encode(message), qos=1, retain=True)
+
+    async def ask(self, query_id: str, camera: str = "gate", **properties: object) -> None:
+        """Ask an ad-hoc question as a client does."""
+        message = Ask(query_id=query_id, text="Who is there?")
+        await self.bus.publish(topics.ask_topic(camera), wire.encode(message), qos=1, **properties)  # type: ignore[arg-type]
+
+    async def open(
+        self, sequence: int, *, camera: str = "gate", fingerprint: bytes = FINGERPRINT, **ref: object
+    ) -> bool:
+        """Open a frame with its first three latents.
+
+        Returns:
+            Whether anybody is there to get it.
+        """
+        query = QueryRef(**{"question_id": "car", "remaining_ms": 15_000, **ref})  # type: ignore[arg-type]
+        message = Open(
+            frame=FrameId(1, sequence),
+            attempt=1,
+            fingerprint=fingerprint,
+            queries=(query,),
+            stop=LADDER[0],
+            payload=b"payload",
+        )
+        done = await self.bus.publish(topics.open_topic("main", camera), wire.encode(message), qos=1)
+        return not done.no_subscribers
+
+    async def chunk(self, worker: str, sequence: int, start: int, stop: int, *, camera: str = "gate") -> None:
+        """Send further latents."""
+        message = Chunk(
+            camera=camera, frame=FrameId(1, sequence), attempt=1, start=start, stop=stop, payload=b"more payload"
+        )
+        await self.bus.publish(topics.chunk_topic(worker, camera), wire.encode(message))
+
+    async def text(self, worker: str, question_id: str, *, camera: str = "gate") -> None:
+        """Send the text of a question."""
+        message = Text(camera=camera, question_id=question_id, text="Is there a car?", answer_type="yes_no")  # type: ignore[arg-type]
+        await self.bus.publish(topics.chunk_topic(worker, camera), wire.encode(message))
+
+    async def hand_over(self, worker: str, sequence: int, *, camera: str = "gate") -> None:
+        """Pass a frame to a worker as its peer would."""
+        message = Handover(
+            camera=camera,
+            hops=1,
+            frame=FrameId(1, sequence),
+            attempt=1,
+            fingerprint=FINGERPRINT,
+            queries=(QueryRef("car", 15_000),),
+            stop=LADDER[0],
+            payload=b"payload",
+        )
+        await self.bus.publish(topics.handover_topic(worker), wire.encode(message), qos=1)
+
+    async def answer(self, sequence: int, *, final: bool = True) -> Answer:
+        """The next answer about a frame."""
+
+        def match(answer: Answer) -> bool:
+            return answer.frame.sequence == sequence and (answer.outcome is not None) == final
+
+        return (await self.expect(Answer, match))[1]
+
+    async def status(self, match: Callable[[Status], bool]) -> Status:
+        """The next status that matches."""
+        return (await self.expect(Status, match))[1]

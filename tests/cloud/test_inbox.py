@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloud_workers import inbox
+from cloud_workers.status import WorkerIdentity
+from pipeline.bus.base import Inbound
+from pipeline.protocol.effects import ReplyTo, SendAnswer, SendControl
+from pipeline.protocol.settings import WorkerProtocolSettings
+from pipeline.protocol.worker_session import WorkerSession
+from schemas import topics, wire
+from schemas.errors import RemoteError, SchemaVersionError, TopicError
+from schemas.messages import Ask, Gone, Message, NeedText, Open, QueryRef, Question, RejectReason, Status, Text
+from schemas.topics import Family
+from schemas.types import AnswerType, FrameId
+from tests.cloud.scripted import FINGERPRINT, RULE
+
+OWN_TOPICS = (
+    topics.open_topic("main", "gate"),
+    topics.chunk_topic("w-1", "gate"),
+    topics.handover_topic("w-1"),
+    topics.question_topic("car"),
+    topics.ask_topic("gate"),
+    topics.status_topic("worker", "w-2"),
+)
+
+
+def inbound(topic: str, message: Message | bytes, response_topic: str | None = None) -> Inbound:
+    payload = message if isinstance(message, bytes) else wire.encode(message)
+    return Inbound(topic, payload, 1, False, response_topic, b"42" if response_topic else None, 1, 1, 0.0)
+
+
+@pytest.fixture
+def session() -> WorkerSession:
+    return new_session()
+
+
+def new_session() -> WorkerSession:
+    return WorkerSession(WorkerProtocolSettings(), worker="w-1", pool="main", fingerprint=FINGERPRINT, stop_rule=RULE)
+
+
+def open_frame(session: WorkerSession, question_id: str = "car", *, ad_hoc: bool = False) -> list[object]:
+    """Open a frame and take what the session says to it."""
+    message = Open(
+        frame=FrameId(1, 1),
+        attempt=1,
+        fingerprint=FINGERPRINT,
+        queries=(QueryRef(question_id, 5_000, ad_hoc),),
+        stop=3,
+        payload=b"x",
+    )
+    inbox.receive(session, inbound(topics.open_topic("main", "gate"), message), 0.0)
+    return [effect.message for effect in session.take_effects()]
+
+
+def test_a_question_is_known_until_it_is_withdrawn(session: WorkerSession) -> None:
+    question = Question(question_id="car", text="Is there a car?", answer_type=AnswerType.YES_NO)
+    inbox.receive(session, inbound(topics.question_topic("car"), question), 0.0)
+    assert open_frame(session) == []
+    (look,) = session.take_looks(1, 0.0)
+    assert (look.queries[0].text, look.queries[0].answer_type) == ("Is there a car?", AnswerType.YES_NO)
+
+    withdrawn = new_session()
+    inbox.receive(withdrawn, inbound(topics.question_topic("car"), question), 0.0)
+    inbox.receive(withdrawn, inbound(topics.question_topic("car"), b""), 0.0)
+    assert [type(message) for message in open_frame(withdrawn)] == [NeedText]
+
+
+def test_a_text_ends_the_wait_for_it(session: WorkerSession) -> None:
+    open_frame(session)
+    assert not session.take_looks(1, 0.0)
+    text = Text(camera="gate", question_id="car", text="Is there a car?", answer_type=AnswerType.YES_NO)
+    inbox.receive(session, inbound(topics.chunk_topic("w-1", "gate"), text), 0.0)
+    assert len(session.take_looks(1, 0.0)) == 1
+
+
+def test_gone_ends_a_frame(session: WorkerSession) -> None:
+    open_frame(session)
+    assert session.unfinished() == 1
+    gone = Gone(camera="gate", frame=FrameId(1, 1), attempt=1)
+    inbox.receive(session, inbound(topics.chunk_topic("w-1", "gate"), gone), 0.0)
+    assert session.unfinished() == 0
+
+
+def test_an_ask_is_kept_with_its_reply_topic(session: WorkerSession) -> None:
+    reply = topics.reply_topic("phone", "who-1")
+    ask = Ask(query_id="who-1", text="Who is there?")
+    inbox.receive(session, inbound(topics.ask_topic("gate"), ask, reply), 0.0)
+    open_frame(session, "who-1", ad_hoc=True)
+    (look,) = session.take_looks(1, 0.0)
+    session.fail_look(look, RejectReason.MODEL, "broken")
+    (effect,) = (effect for effect in session.take_effects() if not isinstance(effect, SendControl))
+    assert isinstance(effect, SendAnswer)
+    assert effect.reply_to == ReplyTo(reply, b"42")
+
+
+@pytest.mark.parametrize(
+    ("topic", "message"),
+    [
+        (topics.question_topic("bus"), Question(question_id="car", text="Is there a car?")),
+        (topics.status_topic("worker", "w-2"), Status(kind="worker", id="w-3", boot=1, online=True)),
+        (topics.status_topic("worker", "w-2"), Status(kind="edge", id="w-2", boot=1, online=True)),
+        (
+            topics.chunk_topic("w-1", "gate"),
+            Text(camera="yard", question_id="car", text="Is there a car?", answer_type=AnswerType.WORD),
+        ),
+        (topics.chunk_topic("w-1", "gate"), Gone(camera="yard", frame=FrameId(1, 1), attempt=1)),
+        (topics.answer_topic("gate"), b"{}"),
+        ("something/else", b"{}"),
+    ],
+)
+def test_a_payload_that_contradicts_its_topic_is_refused(
+    session: WorkerSession, topic: str, message: Message | bytes
+) -> None:
+    with pytest.raises(TopicError):
+        inbox.receive(session, inbound(topic, message), 0.0)
+
+
+def test_a_cleared_status_is_no_message(session: WorkerSession) -> None:
+    inbox.receive(session, inbound(topics.status_topic("worker", "w-2"), b""), 0.0)
+
+
+@given(topic=st.sampled_from(OWN_TOPICS), payload=st.binary(max_size=200))
+def test_any_bytes_are_taken_or_refused_as_the_peers_fault(topic: str, payload: bytes) -> None:
+    session = new_session()
+    try:
+        inbox.receive(session, inbound(topic, payload), 0.0)
+    except RemoteError:
+        assert session.unfinished() == 0
+
+
+def test_kinds_of_strange_topics_are_few() -> None:
+    kinds = {inbox.kind_of(inbound(topic, b"")) for topic in (*OWN_TOPICS, "a/b", "lb/v1/what/ever", "lb/v1/open/x")}
+    assert kinds == {"open", "chunk", "handover", "question", "ask", "status", "topic"}
+
+
+def test_a_newer_schema_names_its_version(session: WorkerSession) -> None:
+    with pytest.raises(SchemaVersionError, match="99"):
+        inbox.receive(session, inbound(OWN_TOPICS[0], b"\x92\x63\x01"), 0.0)
+
+
+def test_frames_are_subscribed_to_last_and_acknowledged() -> None:
+    filters = inbox.subscriptions("w-1", "main")
+    assert filters[-1].filter == "$share/main/lb/v1/open/main/+"
+    at_qos_1 = {entry.filter for entry in filters if entry.qos}
+    assert at_qos_1 >= {filters[-1].filter, topics.handover_topic("w-1"), topics.family_filter(Family.QUESTION)}
+    assert topics.inbox_filter("w-1") in {entry.filter for entry in filters} - at_qos_1
+
+
+def test_the_will_is_the_end_of_this_boot() -> None:
+    identity = WorkerIdentity("w-1", "main", 77, FINGERPRINT)
+    will = identity.will()
+    status = wire.decode(Family.STATUS, will.payload)
+    assert isinstance(status, Status)
+    assert will.topic == topics.status_topic("worker", "w-1")
+    assert (status.boot, status.online, will.retain, will.qos) == (77, False, True, 1)
+    birth = wire.decode(Family.STATUS, identity.status(online=True, parked=3, capacity=9))
+    assert birth == Status(
+        kind="worker", id="w-1", boot=77, online=True, pool="main", fingerprint="74696e79", parked=3, capacity=9
+    )

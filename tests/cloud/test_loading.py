@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cloud_workers import loading
+from cloud_workers.loading import load_worker_model
+from cloud_workers.look_engine import LookDone
+from cloud_workers.vlm import TransformersVlm
+from pipeline.codec.spec import STOP_FILE, load_codec_spec
+from pipeline.protocol.effects import ChunkData, Look, LookQuery
+from pipeline.settings import WorkerSettings
+from schemas.errors import ArtifactError
+from schemas.types import AnswerType, FrameId
+from tests.cloud.tiny_codec import LADDER, LATENT_COUNT, encode, random_symbols, write_codec, write_vlm
+
+
+def settings(vlm: Path, codec: Path) -> WorkerSettings:
+    return WorkerSettings(vlm=str(vlm), codec=codec, threads=1)
+
+
+def test_codec_and_model_that_belong_together_answer(vlm_dir: Path, codec_dir: Path) -> None:
+    model = load_worker_model(settings(vlm_dir, codec_dir))
+    assert model.spec == load_codec_spec(codec_dir)
+    assert model.stop_rule.ladder == LADDER
+    payload = encode(random_symbols(1, seed=1)[0], codec_dir).payload(0, LATENT_COUNT)
+    query = LookQuery("q", "q", "Is there a car?", AnswerType.YES_NO)
+    look = Look("gate", FrameId(1, 1), 1, (ChunkData(0, LATENT_COUNT, payload),), LATENT_COUNT, (query,), 1)
+    (result,) = model.engine.run([look])
+    assert isinstance(result, LookDone)
+    assert 0 < result.answers[0].score < 1
+
+
+def test_a_codec_of_another_model_is_refused(tmp_path: Path, codec_dir: Path) -> None:
+    other = write_vlm(tmp_path / "other", seed=5)
+    with pytest.raises(ArtifactError, match="was made for tiny"):
+        load_worker_model(settings(other, codec_dir))
+
+
+def test_a_codec_of_other_shapes_is_refused(tmp_path: Path, vlm_dir: Path) -> None:
+    codec = write_codec(tmp_path / "codec", vlm_dir, token_count=99)
+    with pytest.raises(ArtifactError, match="99 tokens"):
+        load_worker_model(settings(vlm_dir, codec))
+
+
+def test_a_stop_rule_for_another_ladder_is_refused(tmp_path: Path, vlm_dir: Path) -> None:
+    codec = write_codec(tmp_path / "codec", vlm_dir)
+    stop = json.loads((codec / STOP_FILE).read_text())
+    stop["ladder"] = [2, 5, 8]
+    (codec / STOP_FILE).write_text(json.dumps(stop))
+    with pytest.raises(ArtifactError, match="calibrate-stop"):
+        load_worker_model(settings(vlm_dir, codec))
+
+
+def test_a_hub_model_is_compared_by_its_local_snapshot(
+    tmp_path: Path, vlm_dir: Path, codec_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the hub had delivered one model or the other."""
+    loaded = TransformersVlm.load(vlm_dir)
+    snapshots = {"someone/right": vlm_dir, "someone/wrong": write_vlm(tmp_path / "other", seed=6)}
+    monkeypatch.setattr(TransformersVlm, "load", lambda source, device: loaded)
+    monkeypatch.setattr(loading, "snapshot_download", lambda source, local_files_only: str(snapshots[source]))
+    assert load_worker_model(WorkerSettings(vlm="someone/right", codec=codec_dir)).spec.vlm_id == "tiny"
+    with pytest.raises(ArtifactError, match="was made for tiny"):
+        load_worker_model(WorkerSettings(vlm="someone/wrong", codec=codec_dir))

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import structlog
+
+from broker_config.launcher import LocalBroker
+from cloud_workers.node import run_worker
+from pipeline.protocol.settings import WorkerProtocolSettings
+from pipeline.runtime import EXIT_NOT_DRAINED, Stop
+from pipeline.settings import BrokerSettings, LatentbusSettings
+from schemas import topics, wire
+from schemas.errors import ConfigError
+from schemas.messages import Answer, Busy, NeedText, Refine, Reject, RejectReason, Status
+from schemas.types import FrameId, Outcome
+from tests.cloud.scripted import FINGERPRINT, WAIT_S, ScriptedEdge, running_worker
+
+pytestmark = pytest.mark.broker
+
+
+async def test_a_prefix_is_refined_until_its_answer_is_safe(broker: LocalBroker) -> None:
+    async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:
+        await edge.question()
+        await edge.open(1)
+        provisional = await edge.answer(1, final=False)
+        assert (provisional.text, provisional.latents, provisional.question_id) == ("seen 3", 3, "car")
+        inbound, refine = await edge.expect(Refine)
+        assert inbound.topic == topics.control_topic("gate")
+        assert (refine.worker, refine.start, refine.stop) == ("w-1", 3, 5)
+        await edge.chunk("w-1", 1, 3, 5)
+        answer = await edge.answer(1)
+        assert (answer.outcome, answer.text, answer.latents) == (Outcome.ANSWERED, "seen 5", 5)
+        assert answer.payload_bytes == len(b"payload") + len(b"more payload")
+        assert worker.sample("worker_batch_frames_total") == 2
+        assert worker.sample("worker_events_total", event="outcome_answered") == 1
+
+
+async def test_the_text_of_an_unknown_question_is_asked_for(broker: LocalBroker) -> None:
+    async with ScriptedEdge(broker) as edge, running_worker(broker):
+        await edge.open(1, question_id="unheard")
+        _, need = await edge.expect(NeedText)
+        assert need.question_ids == ("unheard",)
+        await edge.text("w-1", "unheard")
+        assert (await edge.answer(1, final=False)).text == "seen 3"
+
+
+async def test_an_ad_hoc_question_is_answered_to_its_client_too(broker: LocalBroker) -> None:
+    async with ScriptedEdge(broker) as edge, running_worker(broker):
+        reply = topics.reply_topic("phone", "who-1")
+        await edge.ask("who-1", response_topic=reply, correlation_data=b"42")
+        await edge.open(1, question_id="who-1", ad_hoc=True)
+        for topic in (topics.answer_topic("gate"), reply):
+            inbound, answer = await edge.expect(Answer, topic=topic)
+            assert answer.query_id == "who-1"
+        assert inbound.correlation_data == b"42"
+
+
+async def test_an_ask_that_names_a_foreign_response_topic_is_dropped(broker: LocalBroker) -> None:
+    async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:
+        await edge.ask("who-1", response_topic="lb/v1/control/gate", correlation_data=b"42")
+        await edge.ask("who-2", response_topic=topics.reply_topic("phone", "who-1"))
+        await edge.open(1, question_id="who-1", ad_hoc=True)
+        await edge.expect(NeedText)
+        assert worker.sample("messages_dropped_total", kind="ask/topic") == 2
+
+
+async def test_latents_of_another_codec_are_rejected_and_reported(broker: LocalBroker) -> None:
+    async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:
+        await edge.question()
+        await edge.open(1, fingerprint=b"else")
+        _, reject = await edge.expect(Reject)
+        assert (reject.reason, reject.fingerprint) == (RejectReason.FINGERPRINT, FINGERPRINT)
+        assert worker.sample("messages_dropped_total", kind="open/fingerprint") == 1
+        assert not worker.engine.batches
+
+
+async def test_bad_bytes_on_every_topic_stop_nothing(broker: LocalBroker) -> None:
+    addressed = [
+        topics.open_topic("main", "gate"),
+        topics.chunk_topic("w-1", "gate"),
+        topics.handover_topic("w-1"),
+        topics.question_topic("car"),
+        topics.ask_topic("gate"),
+        topics.status_topic("worker", "w-9"),
+        "lb/v1/open/main/NOT-A-NAME",
+    ]
+    strange = wire.encode(Status(kind="worker", id="other", boot=1, online=True))
+    async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:
+        await edge.question("known")
+        for payload in (b"\xc1", b"\x92\x63\x01", b'{"v": 99}', b"x" * 100_000, strange):
+            for topic in addressed:
+                await edge.bus.publish(topic, payload, qos=1)
+        with structlog.testing.capture_logs() as logs:
+            await edge.open(1, question_id="known")
+            assert (await edge.answer(1, final=False)).text == "seen 3"
+        assert worker.bus.statistics().unacknowledged_messages == 0
+        assert not [entry for entry in logs if entry["log_level"] == "error"]
+        dropped = {
+            sample.labels["kind"]: sample.value
+            for family in worker.metrics.registry.collect()
+            if family.name == "latentbus_messages_dropped"
+            for sample in family.samples
+        }
+        assert sum(dropped.values()) == 5 * len(addressed)
+        for family in ("open", "chunk", "handover", "question", "ask", "status"):
+            assert {f"{family}/malformed", f"{family}/oversize"} <= dropped.keys()
+        assert {"open/version", "question/version", "status/topic", "topic/topic"} <= dropped.keys()
+
+
+async def test_the_loop_works_on_while_the_model_computes(broker: LocalBroker) -> None:
+    async with (
+        ScriptedEdge(broker) as edge,
+        running_worker(broker, capacity_frames=1) as worker,
+    ):
+        await edge.question()
+        worker.engine.gate.clear()
+        await edge.open(1)
+        assert await asyncio.to_thread(worker.engine.entered.wait, WAIT_S)
+        # The model's thread stands still. All of this is received, decided, and sent meanwhile.
+        for sequence in range(2, 12):
+            await edge.open(sequence)
+            _, busy = await edge.expect(Busy)
+            assert busy.frame == FrameId(1, sequence)
+        await edge.status(lambda status: status.parked == 1 and status.capacity == 1)
+        assert not [message for _, message in edge.heard if isinstance(message, Answer)]
+        worker.engine.gate.set()
+        assert (await edge.answer(1, final=False)).text == "seen 3"
+
+
+async def test_frames_that_wait_for_the_model_go_in_one_batch(broker: LocalBroker) -> None:
+    async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:
+        await edge.question()
+        worker.engine.gate.clear()
+        await edge.open(1)
+        assert await asyncio.to_thread(worker.engine.entered.wait, WAIT_S)
+        for sequence in range(2, 8):
+            await edge.open(sequence, camera=f"camera-{sequence}", remaining_ms=15_000 - 1_000 * sequence)
+        await edge.status(lambda status: status.parked == 7)
+        worker.engine.gate.set()
+        for sequence in range(1, 8):
+            await edge.answer(sequence, final=False)
+        sizes = [len(batch) for batch in worker.engine.batches]
+        assert sizes == [1, 4, 2]
+        # The earliest deadline first.
+        assert [look.frame.sequence for look in worker.engine.batches[1]] == [7, 6, 5, 4]
+
+
+async def test_a_deadline_finds_the_best_answer_so_far(broker: LocalBroker) -> None:
+    protocol = WorkerProtocolSettings(finalise_margin_s=0.3)
+    async with ScriptedEdge(broker) as edge, running_worker(broker, protocol=protocol):
+        await edge.question()
+        await edge.open(1, remaining_ms=800)
+        answer = await edge.answer(1)
+        assert (answer.outcome, answer.text, answer.latents) == (Outcome.DEGRADED, "seen 3", 3)
+
+
+async def test_a_full_worker_hands_over_to_a_free_one(broker: LocalBroker) -> None:
+    async with (
+        ScriptedEdge(broker) as edge,
+        running_worker(broker, "free"),
+        running_worker(broker, "full", capacity_frames=1) as full,
+    ):
+        await edge.question()
+        full.engine.gate.clear()
+        await edge.hand_over("full", 1)
+        assert await asyncio.to_thread(full.engine.entered.wait, WAIT_S)
+        await edge.hand_over("full", 2)
+        assert (await edge.answer(2, final=False)).worker == "free"
+        full.engine.gate.set()
+        assert (await edge.answer(1, final=False)).worker == "full"
+
+
+async def test_the_worker_returns_after_the_broker_went_away(broker: LocalBroker) -> None:
+    async with ScriptedEdge(broker) as edge, running_worker(broker):
+        await edge.status(lambda status: status.online)
+        await asyncio.to_thread(broker.restart)
+        # Born again, on a broker that has forgotten everything.
+        await edge.status(lambda status: status.online)
+        await edge.bus.wait_connected(WAIT_S)
+        await edge.question()
+        await edge.open(1)
+        await edge.answer(1, final=False)
+
+
+async def test_a_draining_worker_takes_nothing_new_and_finishes_what_it_has(broker: LocalBroker) -> None:
+    async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:
+        await edge.question()
+        worker.engine.gate.clear()
+        await edge.open(1)
+        assert await asyncio.to_thread(worker.engine.entered.wait, WAIT_S)
+        worker.stop.request()
+        await edge.status(lambda status: status.online and status.capacity == 0)
+        assert not await edge.open(2)
+        worker.engine.gate.set()
+        await edge.expect(Refine)
+        await edge.chunk("w-1", 1, 3, 5)
+        assert (await edge.answer(1)).outcome is Outcome.ANSWERED
+        assert await worker.task == 0
+        inbound = (await edge.expect(Status, lambda status: not status.online))[0]
+        assert inbound.topic == topics.status_topic("worker", "w-1")
+
+
+async def test_a_worker_that_cannot_drain_in_time_says_so(broker: LocalBroker) -> None:
+    async with ScriptedEdge(broker) as edge:
+        async with running_worker(broker, drain_timeout_s=1.2) as worker:
+            await edge.question()
+            worker.engine.gate.clear()
+            await edge.open(1)
+            assert await asyncio.to_thread(worker.engine.entered.wait, WAIT_S)
+            worker.stop.request()
+            assert await worker.task == EXIT_NOT_DRAINED
+        await edge.status(lambda status: not status.online)
+
+
+async def test_a_worker_without_a_broker_waits_and_stops_when_asked(broker: LocalBroker) -> None:
+    broker.stop()
+    async with running_worker(broker, await_ready=False, drain_timeout_s=2.0) as worker:
+        assert not worker.stop.ready.is_set()
+        worker.stop.request()
+        assert await worker.task == 0
+
+
+async def test_the_process_needs_its_section(broker: LocalBroker) -> None:
+    settings = LatentbusSettings(broker=BrokerSettings(port=broker.port))
+    with pytest.raises(ConfigError, match="worker section"):
+        await run_worker(settings, Stop())

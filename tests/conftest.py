@@ -1,0 +1,38 @@
+"""What every test run shares: the event loop of production, a private broker, and patience for property tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+import uvloop
+from hypothesis import HealthCheck, settings
+
+from broker_config.launcher import LocalBroker
+from pipeline.settings import BrokerSettings
+
+# A busy machine is no failure: a test run shares its cores with a broker and with models.
+settings.register_profile("latentbus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("latentbus")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The processes run on uvloop, so do their tests; a folder that cares about both loops says so in its conftest."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def broker() -> Iterator[LocalBroker]:
+    """A running private Mosquitto; it starts in about 10 ms, so each test has its own."""
+    with LocalBroker() as running:
+        yield running
+        running.kill()  # a stop in good order takes 100 ms, and there is nothing to save
+
+
+@pytest.fixture
+def broker_settings(broker: LocalBroker) -> BrokerSettings:
+    """How to reach :func:`broker`."""
+    return BrokerSettings(host=broker.host, port=broker.port)

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from edge_nodes.capture import CameraCapture, first_of
+from edge_nodes.sources import CapturedFrame
+from schemas.errors import SourceError
+from tests.edge.support import SkippingClock
+
+
+class FakeSource:
+    """Frames on demand; fails or ends as told."""
+
+    def __init__(self, clock: SkippingClock) -> None:
+        self.clock = clock
+        self.open_errors: list[SourceError] = []
+        self.script: list[SourceError | None] = []
+        self.is_open = False
+        self.opened = 0
+        self.index = 0
+
+    async def open(self) -> None:
+        self.opened += 1
+        if self.open_errors:
+            raise self.open_errors.pop(0)
+        self.is_open = True
+
+    async def newest(self) -> CapturedFrame | None:
+        assert self.is_open
+        self.index += 1
+        if self.script:
+            step = self.script.pop(0)
+            if step is None:
+                return None
+            raise step
+        return CapturedFrame("gate", self.index, self.clock.now_s(), np.zeros((2, 2, 3), np.uint8))
+
+    async def close(self) -> None:
+        self.is_open = False
+
+
+class Taker:
+    def __init__(self, clock: SkippingClock) -> None:
+        self.clock = clock
+        self.taken: list[tuple[float, bool]] = []
+        self.ups: list[bool] = []
+        self.ask_waits = False
+        self.uplink_free = asyncio.Event()
+        self.uplink_free.set()
+        self.after: Callable[[], None] = lambda: None
+        self.enough = asyncio.Event()
+        self.count = 0
+
+    async def room(self, camera: str) -> None:
+        await self.uplink_free.wait()
+
+    def asked(self, camera: str) -> bool:
+        return self.ask_waits
+
+    async def take(self, captured: CapturedFrame, *, standing: bool) -> None:
+        self.taken.append((self.clock.now_s(), standing))
+        self.ask_waits = False
+        self.after()
+        if len(self.taken) >= self.count:
+            self.enough.set()
+            await asyncio.Event().wait()
+
+    def source_changed(self, camera: str, up: bool) -> None:
+        self.ups.append(up)
+
+
+class Rig:
+    def __init__(self, interval_s: float | None = 1.0, phase_s: float = 0.0) -> None:
+        self.clock = SkippingClock()
+        self.start_s = self.clock.now_s()
+        self.source = FakeSource(self.clock)
+        self.taker = Taker(self.clock)
+        self.capture = CameraCapture(
+            "gate", self.source, interval_s=interval_s, phase_s=phase_s, taker=self.taker, clock=self.clock
+        )
+
+    async def until(self, count: int) -> list[tuple[float, bool]]:
+        self.taker.count = count
+        task = asyncio.create_task(self.capture.run())
+        await self.taker.enough.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert not self.source.is_open
+        return [(time_s - self.start_s, standing) for time_s, standing in self.taker.taken]
+
+
+async def test_frames_are_taken_at_the_interval_from_the_phase_on() -> None:
+    rig = Rig(interval_s=2.0, phase_s=0.5)
+    assert await rig.until(3) == [(0.5, True), (2.5, True), (4.5, True)]
+    assert rig.taker.ups == [True, False]
+    assert await rig.capture.first_open is None
+
+
+async def test_a_slow_encoder_costs_frames_and_builds_no_queue() -> None:
+    rig = Rig()
+
+    def slow() -> None:
+        rig.clock.time_s += 2.25
+
+    rig.taker.after = slow
+    assert await rig.until(3) == [(0.0, True), (2.25, True), (4.5, True)]
+    assert rig.capture.missed == 2
+
+
+async def test_a_question_takes_a_frame_at_once_and_leaves_the_interval_as_it_is() -> None:
+    rig = Rig()
+
+    def ask_once() -> None:
+        if len(rig.taker.taken) == 1:
+            rig.clock.time_s += 0.25
+            rig.taker.ask_waits = True
+
+    rig.taker.after = ask_once
+    assert await rig.until(3) == [(0.0, True), (0.25, False), (1.0, True)]
+
+
+async def test_a_camera_without_standing_questions_waits_to_be_asked() -> None:
+    rig = Rig(interval_s=None)
+    task = asyncio.create_task(rig.until(1))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert rig.taker.taken == []
+    rig.taker.ask_waits = True
+    rig.capture.wake()
+    assert await task == [(0.0, False)]
+
+
+async def test_no_frame_is_taken_before_there_is_room_for_it() -> None:
+    rig = Rig()
+    rig.taker.uplink_free.clear()
+    task = asyncio.create_task(rig.until(1))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert rig.source.index == 0
+    rig.taker.uplink_free.set()
+    await task
+
+
+async def test_a_source_that_fails_is_opened_again() -> None:
+    rig = Rig()
+    rig.source.open_errors = [SourceError("gate.mp4", "not there"), SourceError("gate.mp4", "not there")]
+    rig.source.script = [SourceError("gate.mp4", "cable")]
+    assert await rig.until(1) == [(7.0, True)]  # after 1, 2 and 4 seconds
+    assert rig.source.opened == 4
+    error = await rig.capture.first_open
+    assert isinstance(error, SourceError)
+
+
+async def test_a_source_that_ends_ends_the_camera() -> None:
+    rig = Rig()
+    rig.source.script = [None]
+    await rig.capture.run()
+    assert rig.taker.taken == []
+    assert rig.taker.ups == [True, False]
+
+
+async def test_first_of_passes_errors_on_and_leaves_nothing_behind() -> None:
+    async def fails() -> None:
+        raise SourceError("a", "b")
+
+    forever = asyncio.Event()
+    with pytest.raises(SourceError):
+        await first_of(forever.wait(), fails())
+    await first_of(forever.wait(), asyncio.sleep(0))
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge_nodes.encoder import EncoderThread, OnnxEncoder, resized
+from pipeline.codec.bitstream import decode_chunk
+from pipeline.codec.spec import ENCODER_FILE, SPEC_FILE, TABLES_FILE, hash_file
+from pipeline.codec.tables import FrequencyTables
+from schemas.errors import ArtifactError
+from tests.edge.support import IMAGE_PX, LATENT_DIM, LATENTS, grey, write_codec
+
+
+def test_a_frame_becomes_symbols_that_a_worker_reads(codec_dir: Path) -> None:
+    encoder = OnnxEncoder(codec_dir)
+    dark, bright = encoder.encode([grey(96), grey(200, 100, 100)])
+    assert dark.symbols.dtype == np.int32
+    # The stripes average (level - 128) / 8.
+    assert np.array_equal(dark.symbols, np.full((LATENTS, LATENT_DIM), -4))
+    assert np.array_equal(bright.symbols, np.full((LATENTS, LATENT_DIM), 9))
+    tables = FrequencyTables.load(codec_dir / TABLES_FILE)
+    assert np.array_equal(decode_chunk(bright.payload(0, 4), 0, 4, tables), bright.symbols[:4])
+    assert encoder.encode([]) == []
+
+
+def test_frames_are_encoded_independently_of_their_batch(codec_dir: Path) -> None:
+    encoder = OnnxEncoder(codec_dir)
+    rng = np.random.default_rng(1)
+    frames = [rng.integers(0, 256, (40, 56, 3), dtype=np.uint8) for _ in range(3)]
+    together = [latent.symbols for latent in encoder.encode(frames)]
+    alone = [encoder.encode([frame])[0].symbols for frame in frames]
+    assert np.array_equal(together, alone)
+
+
+def test_resizing_averages_instead_of_picking_pixels() -> None:
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255
+    small = resized(stripes, IMAGE_PX)
+    assert small.shape == (IMAGE_PX, IMAGE_PX, 3)
+    assert np.abs(small.astype(int) - 127).max() < 12
+    same = grey(7, IMAGE_PX, IMAGE_PX)
+    assert resized(same, IMAGE_PX) is same
+    wide = np.asarray(Image.linear_gradient("L").convert("RGB").resize((300, 100)))
+    assert resized(wide, IMAGE_PX).shape == (IMAGE_PX, IMAGE_PX, 3)
+
+
+async def test_encoding_leaves_the_event_loop_alone(codec_dir: Path) -> None:
+    thread = EncoderThread(OnnxEncoder(codec_dir))
+    seen: list[str] = []
+    plain = thread._encoder.encode
+
+    def spy(frames: list[np.ndarray]) -> object:
+        seen.append(threading.current_thread().name)
+        return plain(frames)
+
+    thread._encoder.encode = spy  # type: ignore[method-assign,assignment]
+    latent = await thread.encode(grey(128))
+    await thread.close()
+    assert latent.latent_count == LATENTS
+    assert seen[0].startswith("encoder")
+
+
+@pytest.fixture
+def broken(codec_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(codec_dir, tmp_path / "codec"))
+
+
+def without_encoder_hash(folder: Path) -> None:
+    content = json.loads((folder / SPEC_FILE).read_text())
+    content["encoder_sha256"] = None
+    (folder / SPEC_FILE).write_text(json.dumps(content))
+
+
+def test_a_missing_encoder_names_the_command(broken: Path) -> None:
+    (broken / ENCODER_FILE).unlink()
+    with pytest.raises(ArtifactError, match="codec export"):
+        OnnxEncoder(broken)
+
+
+def test_a_damaged_encoder_is_refused(broken: Path) -> None:
+    data = bytearray((broken / ENCODER_FILE).read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    (broken / ENCODER_FILE).write_bytes(data)
+    with pytest.raises(ArtifactError, match="hash"):
+        OnnxEncoder(broken)
+
+
+def test_an_encoder_that_is_no_model_is_refused(broken: Path) -> None:
+    (broken / ENCODER_FILE).write_bytes(b"no model")
+    without_encoder_hash(broken)
+    with pytest.raises(ArtifactError, match="ONNX Runtime cannot load it"):
+        OnnxEncoder(broken)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"), [({"batch_output": "other"}, "output is other"), ({"image_px": 64}, "input is pixels")]
+)
+def test_an_encoder_of_another_shape_is_refused(tmp_path: Path, change: dict[str, object], what: str) -> None:
+    folder = write_codec(tmp_path / "codec", **change)  # type: ignore[arg-type]
+    with pytest.raises(ArtifactError, match=what):
+        OnnxEncoder(folder)
+
+
+def test_tables_of_another_shape_are_refused(broken: Path) -> None:
+    FrequencyTables.fit(np.zeros((4, LATENTS, 2), np.int32), 3).save(broken / TABLES_FILE)
+    content = json.loads((broken / SPEC_FILE).read_text())
+    content["tables_sha256"] = hash_file(broken / TABLES_FILE)
+    (broken / SPEC_FILE).write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match="tables for 8 x 2"):
+        OnnxEncoder(broken)

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from edge_nodes import journal as journal_module
+from edge_nodes.journal import Admission, AskJournal, JournalThread
+from pipeline.protocol.effects import ReplyTo
+from schemas.errors import ArtifactError
+from schemas.messages import Ask, QueryOutcome
+from schemas.types import AnswerType, FrameId, Outcome
+
+REPLY = ReplyTo("lb/v1/reply/client/q1", b"\x00\xff")
+ASK = Ask(query_id="q1", text="Is the gate open? \N{AUTOMOBILE}", answer_type=AnswerType.YES_NO, deadline_ms=30_000)
+
+
+class Wall:
+    """A wall clock that tests set."""
+
+    def __init__(self) -> None:
+        self.time_s = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.time_s
+
+
+def ended(query_id: str = "q1", outcome: Outcome = Outcome.EXPIRED) -> QueryOutcome:
+    return QueryOutcome(
+        query_id=query_id,
+        camera="gate",
+        frame=FrameId(1, 2),
+        question_id=query_id,
+        outcome=outcome,  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "asks.sqlite3"
+
+
+def test_what_was_admitted_survives_a_process_that_never_closed_its_journal(path: Path) -> None:
+    wall = Wall()
+    crashed = AskJournal(path, wall_s=wall)
+    assert crashed.admit("gate", ASK, REPLY)[0] is Admission.NEW
+    wall.time_s += 12.0
+    restarted = AskJournal(path, wall_s=wall)
+    (stored,) = restarted.unfinished()
+    assert (stored.ask, stored.camera, stored.reply_to, stored.terminal) == (ASK, "gate", REPLY, None)
+    assert stored.remaining_s == pytest.approx(18.0)
+    crashed.close()
+    restarted.close()
+
+
+def test_it_is_on_disk_when_admit_returns(path: Path) -> None:
+    journal = AskJournal(path)
+    journal.admit("gate", ASK, None)
+    with sqlite3.connect(path) as other:
+        assert other.execute("SELECT query_id FROM ask").fetchall() == [("q1",)]
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other.close()
+    assert journal._database.execute("PRAGMA synchronous").fetchone() == (2,)
+    journal.close()
+
+
+def test_a_clock_that_was_set_back_gives_no_extra_time() -> None:
+    wall = Wall()
+    journal = AskJournal(None, wall_s=wall)
+    journal.admit("gate", ASK, None)
+    wall.time_s -= 3600.0
+    assert journal.unfinished()[0].remaining_s == pytest.approx(30.0)
+    journal.close()
+
+
+def test_asking_again_is_harmless_and_the_newer_reply_topic_counts() -> None:
+    journal = AskJournal(None)
+    journal.admit("gate", ASK, None)
+    admission, stored = journal.admit("gate", ASK, REPLY)
+    assert (admission, stored.reply_to) == (Admission.RUNNING, REPLY)
+    assert journal.admit("gate", ASK, None)[1].reply_to == REPLY
+    assert len(journal.unfinished()) == 1
+    journal.close()
+
+
+def test_the_first_terminal_stays_and_answers_who_asks_again() -> None:
+    journal = AskJournal(None)
+    journal.admit("gate", ASK, REPLY)
+    stored = journal.decide("q1", ended(), told=False)
+    assert stored is not None
+    assert stored.reply_to == REPLY
+    assert journal.decide("q1", ended(outcome=Outcome.FAILED), told=True) is None
+    admission, again = journal.admit("gate", ASK, None)
+    assert (admission, again.terminal) == (Admission.DECIDED, ended())
+    journal.close()
+
+
+def test_an_outcome_that_was_not_told_is_unfinished() -> None:
+    journal = AskJournal(None)
+    journal.admit("gate", ASK, None)
+    journal.decide("q1", ended(), told=False)
+    assert [stored.terminal for stored in journal.unfinished()] == [ended()]
+    journal.told("q1")
+    assert journal.unfinished() == []
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    ("camera", "changed"),
+    [("yard", ASK), ("gate", ASK.model_copy(update={"text": "Another?"}))],
+)
+def test_one_query_id_stands_for_one_question(camera: str, changed: Ask) -> None:
+    journal = AskJournal(None)
+    journal.admit("gate", ASK, None)
+    assert journal.admit(camera, changed, REPLY)[0] is Admission.CONFLICT
+    assert journal.unfinished()[0].ask == ASK
+    journal.close()
+
+
+def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "MAX_OPEN", 3)
+    monkeypatch.setattr(journal_module, "MAX_DECIDED", 2)
+    wall = Wall()
+    journal = AskJournal(None, wall_s=wall)
+    for number in range(3):
+        wall.time_s += 1
+        journal.admit("gate", ASK.model_copy(update={"query_id": f"q{number}"}), None)
+    late = ASK.model_copy(update={"query_id": "late"})
+    assert journal.admit("gate", late, None)[0] is Admission.FULL
+    for number in range(3):
+        journal.decide(f"q{number}", ended(f"q{number}"), told=True)
+    count = journal._database.execute("SELECT count(*) FROM ask").fetchone()
+    assert count == (2,)
+    assert journal.admit("gate", ASK.model_copy(update={"query_id": "q0"}), None)[0] is Admission.NEW  # forgotten
+    assert journal.admit("gate", ASK.model_copy(update={"query_id": "q2"}), None)[0] is Admission.DECIDED
+    journal.close()
+
+
+def test_a_damaged_file_is_put_aside_and_the_site_goes_on(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"this is no database, it is a power cut" * 100)
+    journal = AskJournal(path)
+    assert journal.admit("gate", ASK, None)[0] is Admission.NEW
+    assert path.with_suffix(".damaged").read_bytes().startswith(b"this is no database")
+    journal.close()
+
+
+def test_a_file_of_another_version_is_refused(path: Path) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 9")
+    database.close()
+    with pytest.raises(ArtifactError, match="another version"):
+        AskJournal(path)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="state_dir"):
+        AskJournal(tmp_path / "file" / "asks.sqlite3")
+
+
+async def test_the_thread_keeps_the_order_of_calls(path: Path) -> None:
+    journal = JournalThread(AskJournal(path))
+    for number in range(20):
+        await journal.admit("gate", ASK.model_copy(update={"query_id": f"q{number}"}), None)
+        await journal.decide(f"q{number}", ended(f"q{number}"), told=False)
+    assert len(await journal.unfinished()) == 20
+    await journal.told("q3")
+    assert len(await journal.unfinished()) == 19
+    await journal.close()

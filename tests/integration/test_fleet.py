@@ -1,0 +1,154 @@
+"""Edge, workers and client over a real broker: every question ends once, whatever else is on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import msgpack
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from latentbus.ask import Asking, QuestionClient
+from latentbus.demo.ledger import Ledger
+from pipeline.bus.mqtt import MqttBus
+from pipeline.settings import BrokerSettings
+from schemas import topics
+from schemas.messages import Answer, Kind
+from schemas.topics import Family
+from schemas.types import AnswerType, Outcome
+from tests.integration.conftest import PATIENCE_S, Fleet
+
+pytestmark = pytest.mark.broker
+
+
+def outcomes(ledger: Ledger) -> Counter[Outcome | None]:
+    return Counter(row.outcome for row in ledger.opened_queries())
+
+
+async def test_every_query_ends_in_one_answer_and_workers_share(fleet: Fleet) -> None:
+    workers = [await fleet.worker("w1"), await fleet.worker("w2")]
+    edge = await fleet.edge()
+    await fleet.until_answered(16)
+    await fleet.finish(edge)
+
+    figures = fleet.ledger.figures(base_latents=3)
+    assert figures.undecided == 0
+    assert outcomes(fleet.ledger) == {Outcome.ANSWERED: figures.questions}
+    assert figures.conflicting_terminals == 0
+    assert set(figures.answers_by_worker) == {"w1", "w2"}
+    # Thresholds of the tiny codec are out of reach before the whole latent: each query was refined up to it.
+    assert figures.refined_share == 1.0
+    assert {row.latents for row in fleet.ledger.opened_queries()} == {8}
+    assert all(row.first_s < row.final_s for row in fleet.ledger.opened_queries() if row.first_s and row.final_s)
+    assert fleet.ledger.wire_bytes > sum(frame.wire_bytes for frame in fleet.ledger.frames.values()) > 0
+    assert [await worker.drain() for worker in workers] == [0, 0]
+
+
+async def test_a_worker_that_vanishes_costs_no_answer(fleet: Fleet) -> None:
+    lost = await fleet.worker("w1")
+    edge = await fleet.edge(interval_s=0.3)
+    await fleet.until_answered(8)
+    await fleet.worker("w2")
+    lost.task.cancel()
+    await asyncio.gather(lost.task, return_exceptions=True)
+    seen = len(fleet.ledger.opened_queries())
+    await fleet.until_answered(seen + 8)
+    await fleet.finish(edge)
+    found = outcomes(fleet.ledger)
+    assert found[None] == found[Outcome.FAILED] == found[Outcome.EXPIRED] == 0
+    assert fleet.ledger.figures(3).answers_by_worker["w2"] > 0
+
+
+async def ask(broker: BrokerSettings, asking: Asking) -> list[Answer]:
+    bus = MqttBus(broker, client_id=asking.client, subscriptions=QuestionClient.subscriptions(asking))
+    async with bus, asyncio.timeout(PATIENCE_S):
+        await bus.wait_connected(PATIENCE_S)
+        return [message async for message in QuestionClient(bus, asking).answers() if isinstance(message, Answer)]
+
+
+async def test_a_question_of_a_client_is_answered_and_again_under_its_key(fleet: Fleet) -> None:
+    await fleet.worker("w1")
+    await fleet.edge(interval_s=30.0)
+    asking = Asking.create("gate", "Is there a red bus?", AnswerType.YES_NO, deadline_s=20, query_id="visitor-1")
+    answers = await ask(fleet.broker, asking)
+    assert answers[-1].outcome is Outcome.ANSWERED
+    assert answers[-1].latents == 8
+    assert {answer.outcome for answer in answers[:-1]} == {None}
+    again = await ask(fleet.broker, asking)
+    assert [(answer.text, answer.outcome) for answer in again] == [(answers[-1].text, Outcome.ANSWERED)]
+
+
+def bad_payloads(family: Family) -> dict[str, bytes]:
+    """One payload of each way to be wrong on a family's topics."""
+    oversize = b"x" * 30_000
+    if family in {Family.OPEN, Family.CHUNK, Family.HANDOVER, Family.CONTROL}:
+        version = msgpack.packb([99, int(Kind.OPEN), 1, 2, 3])
+    else:
+        version = b'{"v": 99}'
+    return {"malformed": b"\xc1 garbage \x00\xff", "version": version, "oversize": oversize}
+
+
+BAD_TOPICS = {
+    Family.OPEN: topics.open_topic("main", "gate"),
+    Family.CHUNK: topics.chunk_topic("w1", "gate"),
+    Family.HANDOVER: topics.handover_topic("w1"),
+    Family.CONTROL: topics.control_topic("gate"),
+    Family.ANSWER: topics.answer_topic("gate"),
+    Family.OUTCOME: topics.outcome_topic("gate"),
+    Family.QUESTION: topics.question_topic("car"),
+    Family.ASK: topics.ask_topic("gate"),
+    Family.REPLY: topics.reply_topic("visitor", "q"),
+    Family.STATUS: topics.status_topic("worker", "w1"),
+}
+REPETITIONS = 12
+
+
+@pytest.fixture
+def uncached_loggers() -> None:
+    # Loggers that were used before would not be seen by capture_logs.
+    structlog.configure(cache_logger_on_first_use=False)
+
+
+async def test_bad_input_on_every_topic_stops_nothing_and_loses_no_answer(fleet: Fleet, uncached_loggers: None) -> None:
+    assert set(BAD_TOPICS) == set(Family)
+    with capture_logs() as logs:
+        worker = await fleet.worker("w1")
+        edge = await fleet.edge(interval_s=0.3)
+        await fleet.until_answered(4)
+        async with MqttBus(fleet.broker, client_id="stranger", subscriptions=[]) as stranger:
+            await stranger.wait_connected(PATIENCE_S)
+            for _ in range(REPETITIONS):
+                for family, topic in BAD_TOPICS.items():
+                    for payload in bad_payloads(family).values():
+                        await stranger.publish(topic, payload, qos=1)
+        before = sum(row.outcome is not None for row in fleet.ledger.opened_queries())
+        await fleet.until_answered(before + 8)
+        await fleet.finish(edge)
+        assert await worker.drain() == 0
+
+    found = outcomes(fleet.ledger)
+    assert found[Outcome.ANSWERED] == found.total()
+    dropped = Counter(
+        (line["log_level"], line["kind"], line["count"]) for line in logs if line["event"] == "message dropped"
+    )
+    kinds = {kind for _, kind, _ in dropped}
+    for family in (
+        Family.OPEN,
+        Family.CHUNK,
+        Family.HANDOVER,
+        Family.CONTROL,
+        Family.ANSWER,
+        Family.ASK,
+        Family.STATUS,
+    ):
+        for reason in ("malformed", "version", "oversize"):
+            assert f"{family}/{reason}" in kinds, f"{family}/{reason} not in {sorted(kinds)}"
+    # The first and the tenth of each kind are logged, by each process that reads the topic, and the counts at the end.
+    readers = 3
+    assert all(count in (1, 10) for _, _, count in dropped)
+    assert max(dropped.values()) <= readers
+    totals = [line["counts"] for line in logs if line["event"] == "messages dropped in all"]
+    assert any(counts.get("open/oversize") == REPETITIONS for counts in totals)
+    assert any(counts.get("control/version") == REPETITIONS for counts in totals)

@@ -1,0 +1,68 @@
+"""Moving scenes: deterministic, clear for their standing questions, different from shot to shot."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.scenes.catalogue import KINDS
+from pipeline.scenes.motion import SceneClip, standing_questions
+from pipeline.scenes.questions import QUESTION_KINDS, answer_to, make_question
+
+
+@given(seed=st.integers(0, 2**40))
+@settings(max_examples=15, deadline=None)
+def test_standing_questions_have_an_answer_nearly_always(seed: int) -> None:
+    questions = standing_questions(seed)
+    assert [question.kind for question in questions] == list(QUESTION_KINDS)
+    clip = SceneClip(seed, 40.0, questions)
+    truths = [answer_to(question, clip.scene_at(step * 0.5)) for step in range(81) for question in questions]
+    assert sum(truth is None for truth in truths) <= 0.03 * len(truths)
+
+
+def test_answers_change_over_time() -> None:
+    questions = standing_questions(3)
+    clip = SceneClip(3, 120.0, questions)
+    for question in questions:
+        assert len({answer_to(question, clip.scene_at(t)) for t in clip.shot_starts_s if t <= 120.0}) >= 2
+
+
+def test_several_questions_about_one_kind_stay_clear() -> None:
+    questions = [
+        make_question("existence", "car", "red"),
+        make_question("color", "car"),
+        make_question("position", "car"),
+        make_question("count", "dog"),
+    ]
+    clip = SceneClip(8, 60.0, questions)
+    truths = {question.kind: [answer_to(question, clip.scene_at(t)) for t in range(60)] for question in questions}
+    assert all(None not in answers for answers in truths.values())
+    assert {"yes", "no"} <= set(truths["existence"])
+
+
+def test_clips_are_deterministic_and_objects_move() -> None:
+    first, again = SceneClip(4, 20.0), SceneClip(4, 20.0)
+    assert [first.scene_at(t / 2) for t in range(40)] == [again.scene_at(t / 2) for t in range(40)]
+    start = first.shot_starts_s[0]
+    early, late = first.scene_at(start), first.scene_at(start + 1.5)
+    assert early.background == late.background
+    assert early.noise_seed != late.noise_seed
+    assert {(o.kind, o.color, o.size) for o in early.objects} == {(o.kind, o.color, o.size) for o in late.objects}
+    assert {(o.x, o.y) for o in early.objects} != {(o.x, o.y) for o in late.objects}
+    assert SceneClip(5, 20.0).scene_at(0.0) != first.scene_at(0.0)
+
+
+def test_objects_stay_in_the_frame() -> None:
+    clip = SceneClip(9, 30.0, standing_questions(9))
+    for step in range(120):
+        for item in clip.scene_at(step / 4).objects:
+            assert item.kind in KINDS
+            assert min(item.box) >= -1e-9
+            assert max(item.box) <= 1 + 1e-9
+
+
+def test_times_outside_the_clip_are_refused() -> None:
+    clip = SceneClip(1, 2.0)
+    with pytest.raises(ValueError, match=r"3\.0"):
+        clip.scene_at(3.0)
+    with pytest.raises(ValueError, match="duration_s=0"):
+        SceneClip(1, 0.0)

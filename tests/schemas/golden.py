@@ -1,0 +1,282 @@
+"""Golden wire messages: a file for each case below, so that no change of a library or of our code moves a byte unseen.
+
+``python -m tests.schemas.golden`` writes missing files and refuses to change one: the wire format of a schema version
+never changes. A new version gets new cases.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.messages import (
+    Accept,
+    Answer,
+    Ask,
+    BinaryMessage,
+    Busy,
+    Chunk,
+    Gone,
+    Handover,
+    Message,
+    NeedText,
+    Open,
+    QueryOutcome,
+    QueryRef,
+    Question,
+    Refine,
+    Reject,
+    RejectReason,
+    Status,
+    Text,
+)
+from schemas.topics import (
+    answer_topic,
+    ask_topic,
+    chunk_topic,
+    control_topic,
+    handover_topic,
+    open_topic,
+    outcome_topic,
+    question_topic,
+    reply_topic,
+    status_topic,
+)
+from schemas.types import AnswerType, FrameId, Outcome
+from schemas.wire import encode
+
+FOLDER = Path(__file__).parents[1] / "golden" / "wire"
+
+_FRAME = FrameId(boot=0x1A2B3C4D, sequence=417)
+_LAST_FRAME = FrameId(boot=2**32 - 1, sequence=2**32 - 1)
+_FINGERPRINT = bytes.fromhex("c0ffee01")
+_LONG_NAME = "n" * 32
+_STANDING = f"gate/{_FRAME}/q1"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A message on its topic, and the file that holds its bytes."""
+
+    name: str
+    topic: str
+    message: Message
+
+    @property
+    def path(self) -> Path:
+        return FOLDER / f"{self.name}.{'msgpack' if isinstance(self.message, BinaryMessage) else 'json'}"
+
+
+GOLDEN: tuple[Golden, ...] = (
+    Golden(
+        "open_first",
+        open_topic("main", "gate"),
+        Open(
+            frame=_FRAME,
+            attempt=1,
+            fingerprint=_FINGERPRINT,
+            queries=(QueryRef("q1", 9_800), QueryRef("person", 400)),
+            stop=8,
+            payload=bytes(range(20)),
+        ),
+    ),
+    Golden(
+        "open_extreme",
+        open_topic(_LONG_NAME, _LONG_NAME),
+        Open(
+            frame=_LAST_FRAME,
+            attempt=255,
+            fingerprint=b"\x00\xff\x00\xff",
+            queries=(QueryRef(_LONG_NAME, 86_400_000, True), QueryRef("0", 0, False)),
+            stop=4_096,
+            payload=b"\xff" * 3,
+        ),
+    ),
+    Golden(
+        "chunk",
+        chunk_topic("w-01", "gate"),
+        Chunk(camera="gate", frame=_FRAME, attempt=1, start=8, stop=24, payload=bytes(range(255, 220, -1))),
+    ),
+    Golden("gone", chunk_topic("w-02", "gate"), Gone(camera="gate", frame=_FRAME, attempt=2)),
+    Golden(
+        "text",
+        chunk_topic("w-01", "gate"),
+        Text(camera="gate", question_id="q1", text="Ist das Tor geöffnet? 门开着吗", answer_type=AnswerType.YES_NO),
+    ),
+    Golden(
+        "handover",
+        handover_topic("w-02"),
+        Handover(
+            camera="gate",
+            hops=1,
+            frame=_FRAME,
+            attempt=1,
+            fingerprint=_FINGERPRINT,
+            queries=(QueryRef("ask-7f", 5_000, True),),
+            stop=8,
+            payload=bytes(range(20)),
+        ),
+    ),
+    Golden("accept", control_topic("gate"), Accept(worker="w-01", frame=_FRAME, attempt=1, lease_ms=5_000)),
+    Golden(
+        "refine",
+        control_topic("gate"),
+        Refine(worker="w-01", frame=_FRAME, attempt=1, start=8, stop=24, lease_ms=3_000),
+    ),
+    Golden("busy", control_topic("gate"), Busy(worker="w-01", frame=_FRAME, attempt=3, retry_after_ms=750)),
+    *(
+        Golden(
+            f"reject_{reason.name.lower()}",
+            control_topic("gate"),
+            Reject(worker="w-01", frame=_FRAME, attempt=1, reason=reason, fingerprint=b"\xde\xad\xbe\xef"),
+        )
+        for reason in RejectReason
+    ),
+    Golden(
+        "need_text",
+        control_topic("gate"),
+        NeedText(worker="w-01", frame=_FRAME, attempt=1, question_ids=("q1", "person")),
+    ),
+    Golden(
+        "answer_provisional",
+        answer_topic("gate"),
+        Answer(
+            query_id=_STANDING,
+            camera="gate",
+            frame=_FRAME,
+            attempt=1,
+            question_id="q1",
+            worker="w-01",
+            text="no",
+            score=0.625,
+            latents=8,
+            payload_bytes=20,
+            looks=1,
+        ),
+    ),
+    Golden(
+        "answer_answered",
+        answer_topic("gate"),
+        Answer(
+            query_id=_STANDING,
+            camera="gate",
+            frame=_FRAME,
+            attempt=1,
+            question_id="q1",
+            worker="w-01",
+            outcome=Outcome.ANSWERED,
+            text="yes",
+            score=1.0,
+            latents=24,
+            payload_bytes=55,
+            looks=2,
+        ),
+    ),
+    Golden(
+        "answer_degraded",
+        reply_topic("phone-3", "ask-7f"),
+        Answer(
+            query_id="ask-7f",
+            camera="gate",
+            frame=_LAST_FRAME,
+            attempt=255,
+            question_id="ask-7f",
+            worker="w-01",
+            outcome=Outcome.DEGRADED,
+            text='zwei "Lkw"\n🚚',
+            score=0.1,
+            latents=4_096,
+            payload_bytes=2**32 - 1,
+            looks=1_000,
+            reason="deadline",
+        ),
+    ),
+    Golden(
+        "answer_failed",
+        answer_topic("gate"),
+        Answer(
+            query_id=_STANDING,
+            camera="gate",
+            frame=_FRAME,
+            attempt=1,
+            question_id="q1",
+            worker="w-01",
+            outcome=Outcome.FAILED,
+            text="",
+            score=0.0,
+            latents=0,
+            payload_bytes=0,
+            looks=0,
+            reason="bitstream: latents 0..8: does not decode",
+        ),
+    ),
+    *(
+        Golden(
+            f"outcome_{outcome}",
+            outcome_topic("gate"),
+            QueryOutcome(
+                query_id=_STANDING, camera="gate", frame=_FRAME, question_id="q1", outcome=outcome, reason="why not"
+            ),
+        )
+        for outcome in (Outcome.EXPIRED, Outcome.SUPERSEDED, Outcome.FAILED)
+    ),
+    Golden(
+        "question",
+        question_topic("q1"),
+        Question(
+            question_id="q1",
+            text="Is the gate open?",
+            answer_type=AnswerType.YES_NO,
+            deadline_ms=8_000,
+            risk=0.02,
+        ),
+    ),
+    Golden("question_defaults", question_topic("q2"), Question(question_id="q2", text="What is on the belt?")),
+    Golden(
+        "ask",
+        ask_topic("gate"),
+        Ask(query_id="ask-7f", text="How many cars wait?", answer_type=AnswerType.COUNT, deadline_ms=20_000),
+    ),
+    Golden(
+        "status_worker",
+        status_topic("worker", "w-01"),
+        Status(
+            kind="worker",
+            id="w-01",
+            boot=0x1A2B3C4D,
+            online=True,
+            pool="main",
+            fingerprint=_FINGERPRINT.hex(),
+            parked=12,
+            capacity=1_024,
+        ),
+    ),
+    Golden(
+        "status_edge",
+        status_topic("edge", "harbour"),
+        Status(kind="edge", id="harbour", boot=7, online=True, pool="main", cameras=("gate", "quay-2")),
+    ),
+    Golden(
+        "status_will", status_topic("worker", "w-01"), Status(kind="worker", id="w-01", boot=0x1A2B3C4D, online=False)
+    ),
+)
+
+
+def main() -> int:
+    """Write the files that are missing."""
+    changed = []
+    for case in GOLDEN:
+        data = encode(case.message)
+        if not case.path.exists():
+            case.path.parent.mkdir(parents=True, exist_ok=True)
+            case.path.write_bytes(data)
+        elif case.path.read_bytes() != data:
+            changed.append(case.path.name)
+    if changed:
+        sys.stderr.write(f"the wire format of schema version 1 would change: {', '.join(changed)}\n")
+    return 1 if changed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""The error tree: whose fault, and the numbers that a log or counter needs."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from schemas import errors
+from schemas.errors import (
+    ArtifactError,
+    BitstreamError,
+    BrokerStartError,
+    ConfigError,
+    FingerprintError,
+    LatentbusError,
+    LocalError,
+    NotAuthorizedError,
+    OversizeError,
+    PublishRefusedError,
+    RemoteError,
+    SchemaVersionError,
+    SourceError,
+    TopicError,
+    WireError,
+    WireSizeError,
+)
+
+CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass) if value.__module__ == errors.__name__]
+
+
+def test_every_error_is_either_our_fault_or_theirs() -> None:
+    for error in CLASSES:
+        assert issubclass(error, LatentbusError)
+        if error is not LatentbusError:
+            assert issubclass(error, LocalError) != issubclass(error, RemoteError), error
+
+
+def test_module_docstring_draws_the_tree_as_it_is() -> None:
+    drawn = [line for line in (errors.__doc__ or "").splitlines() if "Error" in line]
+    names = [next(word for word in line.split() if word.endswith("Error")) for line in drawn]
+    depth = {name: line.index(name) for name, line in zip(names, drawn, strict=True)}
+
+    assert set(names) == {error.__name__ for error in CLASSES}
+    for error in CLASSES:
+        if error is not LatentbusError:
+            parent = error.__bases__[0].__name__
+            above = [name for name in names[: names.index(error.__name__)] if depth[name] < depth[error.__name__]]
+            assert above[-1] == parent
+
+
+def test_remote_errors_have_a_label_for_counters_that_no_peer_chooses() -> None:
+    wire_errors = (WireError, TopicError, SchemaVersionError, WireSizeError)
+    labels = {*(error.reason for error in wire_errors), BitstreamError.reason, FingerprintError.reason}
+    remote = {error for error in CLASSES if issubclass(error, RemoteError)} - {RemoteError}
+
+    assert remote == {*wire_errors, BitstreamError, FingerprintError}
+    assert len(labels) == len(remote)
+
+
+@pytest.mark.parametrize(
+    ("error", "parts", "attributes"),
+    [
+        (ConfigError("a.yaml: x", "is wrong"), ["a.yaml: x", "is wrong"], {"where": "a.yaml: x"}),
+        (ArtifactError("codec.json", "is missing"), ["codec.json", "missing"], {"path": "codec.json"}),
+        (SourceError("gate.mp4", "no video"), ["gate.mp4", "no video"], {"source": "gate.mp4"}),
+        (BrokerStartError("exited", "bad line 3"), ["exited", "bad line 3"], {"log": "bad line 3"}),
+        (NotAuthorizedError("lb/v1/a"), ["lb/v1/a", "135"], {"reason_code": 135, "topic": "lb/v1/a"}),
+        (PublishRefusedError("t", 151, "quota"), ["quota", "151"], {"reason_code": 151}),
+        (OversizeError("t", 9, 8), ["9", "8"], {"size_bytes": 9, "limit_bytes": 8}),
+        (SchemaVersionError("open", 3, frozenset({1, 2})), ["3", "[1, 2]"], {"version": 3, "where": "open"}),
+        (WireSizeError("ask", 9, 8), ["9", "8"], {"size_bytes": 9, "limit_bytes": 8}),
+        (BitstreamError(8, 16, "short"), ["8..16", "short"], {"start": 8, "stop": 16}),
+        (FingerprintError(b"\x01", b"\x02"), ["01", "02"], {"got": b"\x01", "expected": b"\x02"}),
+    ],
+)
+def test_messages_carry_their_numbers(error: LatentbusError, parts: list[str], attributes: dict[str, object]) -> None:
+    for part in parts:
+        assert part in str(error)
+    for name, value in attributes.items():
+        assert getattr(error, name) == value

@@ -1,0 +1,168 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+import pipeline.settings
+from broker_config.limits import MAX_PACKET_BYTES
+from pipeline.bus.base import QueueLimits
+from pipeline.protocol.settings import WorkerProtocolSettings
+from schemas import export
+from tests import reference, source_names
+from tests.source_names import PACKAGES, ROOT
+
+DOCS = reference.DOCS
+BUFFERS = (DOCS / "buffers.md").read_text(encoding="utf-8")
+PROTOCOL = (DOCS / "protocol.md").read_text(encoding="utf-8")
+documents = pytest.mark.parametrize(
+    "path", reference.documents(), ids=[str(path.relative_to(ROOT)) for path in reference.documents()]
+)
+
+DOTTED = re.compile(rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)`")
+BOUND = re.compile(r"`([\w.]+)` = ([\d.,]*\d)")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+LIMIT_NAME = re.compile(r"_?(MAX_\w+|KNOWN_\w+|CONCURRENT_\w+|\w+_WINDOW|\w+_LIMITS?|\w+_BATCH|\w+_SHARE)")
+NOT_BUFFERS = {
+    "schemas.limits": "listed in protocol.md",
+    "pipeline.scenes": "geometry of rendered scenes",
+    "pipeline.codec": "alphabet of the bitstream",
+    "pipeline.bus.wire_cost": "constants of MQTT and TCP",
+    "pipeline.bus.mqtt_link.MAX_PACKET_BYTES": "constant of MQTT",
+    "pipeline.protocol.worker_voice._MAX_LEASE_MS": "largest value of a field, in protocol.md",
+    "cloud_workers.vlm._MAX_ANSWER_BYTES": "largest value of a field, in protocol.md",
+    "training": "runs once, at the operator's command",
+    "latentbus.demo.judge.MAX_COMPARED_FRAMES": "sample size of a report",
+}
+"""Limits in the source that are no bound of a buffer in a running process, and what they are instead."""
+
+
+@documents
+def test_generated_parts_are_current(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+
+    assert reference.refreshed(text) == text, "write them with: python -m tests.reference"
+
+
+def test_every_generated_part_stands_in_one_place() -> None:
+    used = [name for path in reference.documents() for name in reference.sections_in(path.read_text(encoding="utf-8"))]
+
+    assert sorted(used) == sorted(reference.SECTIONS)
+
+
+def test_refreshing_replaces_what_is_stale_and_nothing_else() -> None:
+    stale = "before\n<!-- generated: limits -->\nold\n<!-- /generated -->\nafter\n"
+
+    fresh = reference.refreshed(stale)
+
+    assert fresh.startswith("before\n<!-- generated: limits -->\n")
+    assert fresh.endswith("<!-- /generated -->\nafter\n")
+    assert "old" not in fresh
+    assert reference.limits_table() in fresh
+
+
+def test_asyncapi_document_is_current() -> None:
+    assert reference.ASYNCAPI.read_text(encoding="utf-8") == export.render(), "write it with: python -m tests.reference"
+
+
+@documents
+def test_names_of_code_exist(path: Path) -> None:
+    names = DOTTED.findall(path.read_text(encoding="utf-8"))
+
+    assert [name for name in names if source_names.find(name) is None] == []
+
+
+@documents
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in LINK.findall(path.read_text(encoding="utf-8")):
+        if re.match(r"\w+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = path.parent / file if file else path
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in anchors, target
+
+
+def test_bounds_of_buffers_are_those_of_the_code() -> None:
+    bounds = BOUND.findall(BUFFERS)
+
+    assert len(bounds) > 30
+    for name, number in bounds:
+        expected = float(number.replace(",", ""))
+        assert source_names.value(name) == pytest.approx(expected), name
+
+
+def test_every_limit_of_the_code_is_listed() -> None:
+    missing = [
+        name
+        for package in PACKAGES
+        for name in source_names.constants(package)
+        if LIMIT_NAME.fullmatch(name.rpartition(".")[2])
+        and not any(name == exempt or name.startswith(f"{exempt}.") for exempt in NOT_BUFFERS)
+        and f"`{name}`" not in BUFFERS
+    ]
+
+    assert missing == [], "list them in docs/buffers.md, or say above what they are instead"
+
+
+@pytest.mark.parametrize(
+    ("settings", "pattern"),
+    [
+        ("pipeline.bus.base.QueueLimits", r"\w+_(messages|bytes)"),
+        ("pipeline.protocol.settings.EdgeProtocolSettings", r"max_frames\w*|\w*cache"),
+        ("pipeline.protocol.settings.WorkerProtocolSettings", r"capacity\w*|\w*cache"),
+        ("pipeline.settings.WorkerSettings", r"max_batch\w*"),
+    ],
+)
+def test_every_bound_of_a_settings_class_is_listed(settings: str, pattern: str) -> None:
+    node = source_names.find(settings)
+    assert isinstance(node, ast.ClassDef)
+    fields = [name for child in node.body for name in source_names.names_of(child) if re.fullmatch(pattern, name)]
+
+    assert fields
+    assert [field for field in fields if f"`{settings}.{field}`" not in BUFFERS] == []
+
+
+@pytest.mark.parametrize("exempt", NOT_BUFFERS)
+def test_exemptions_are_not_stale(exempt: str) -> None:
+    assert source_names.find(exempt) is not None
+
+
+def test_constants_are_read_as_python_reads_them() -> None:
+    assert source_names.value("pipeline.settings.MAX_CAMERAS_PER_SITE") == pipeline.settings.MAX_CAMERAS_PER_SITE
+    assert source_names.value("broker_config.limits.MAX_PACKET_BYTES") == MAX_PACKET_BYTES
+    assert source_names.value("pipeline.bus.base.QueueLimits.packet_bytes") == QueueLimits().packet_bytes
+    capacity = source_names.value("pipeline.protocol.settings.WorkerProtocolSettings.capacity_bytes")
+    assert capacity == WorkerProtocolSettings().capacity_bytes
+    with pytest.raises(LookupError):
+        source_names.value("pipeline.settings.NO_SUCH_LIMIT")
+    assert source_names.find("pipeline.settings.EdgeSettings.no_such_key") is None
+
+
+def settings_keys(model: type[BaseModel]) -> set[str]:
+    """Every key that a settings file may have."""
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        found.add(field.alias or name)
+        for annotation in re.findall(r"\b\w+Settings\b", repr(field.annotation)):
+            found |= settings_keys(getattr(pipeline.settings, annotation))
+    return found
+
+
+def test_every_settings_key_is_documented() -> None:
+    text = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    keys = settings_keys(pipeline.settings.LatentbusSettings)
+
+    assert {"broker", "password", "ca_file", "interval_s", "capacity_frames", "json"} <= keys
+    assert (
+        sorted(key for key in keys if not re.search(rf"`(?:[\w.<>{{}}]+\.)?{key}`|^ *{key}:", text, re.MULTILINE)) == []
+    )

@@ -1,0 +1,178 @@
+"""Settings: one YAML, precise errors, secrets from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.settings import LatentbusSettings, load_settings, require_edge, require_worker
+from pipeline.settings_file import SettingsFile
+from schemas.errors import ConfigError
+from schemas.types import AnswerType
+
+MINIMAL = """\
+edge:
+  site: north
+  cameras:
+    gate:
+      source: clips/gate.mp4
+      questions: [q1]
+  questions:
+    q1: {text: "is there a red car?", answer_type: yes_no}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "site.yaml"
+    path.write_text(text)
+    return path
+
+
+def problem_of(folder: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(write(folder, text))
+    return str(caught.value)
+
+
+def test_minimal_file_gets_the_documented_defaults(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, MINIMAL))
+    edge = require_edge(settings, tmp_path)
+    assert (settings.broker.host, settings.broker.port, settings.broker.tls) == ("127.0.0.1", 1883, None)
+    assert (edge.pool, edge.uplink_kbps, edge.codec) == ("main", None, None)
+    assert (edge.cameras["gate"].interval_s, edge.cameras["gate"].loop) == (1.0, True)
+    assert edge.questions["q1"].answer_type is AnswerType.YES_NO
+    assert edge.questions["q1"].deadline_ms == 10_000
+    assert settings.worker is None
+
+
+def test_an_empty_file_is_all_defaults_and_has_no_sections(tmp_path: Path) -> None:
+    path = write(tmp_path, "")
+    settings = load_settings(path)
+    with pytest.raises(ConfigError, match="no edge section"):
+        require_edge(settings, path)
+    with pytest.raises(ConfigError, match="no worker section"):
+        require_worker(settings, path)
+
+
+def test_relative_paths_count_from_the_file_and_other_sources_stay(tmp_path: Path) -> None:
+    text = MINIMAL + "  codec: ../codec\n  state_dir: /var/lib/latentbus\nworker: {vlm: ./vlm}\n"
+    text = text.replace("questions: [q1]\n", "questions: [q1]\n    yard: {source: 'test:7'}\n", 1)
+    settings = load_settings(write(tmp_path, text))
+    edge, worker = require_edge(settings, tmp_path), require_worker(settings, tmp_path)
+    assert edge.cameras["gate"].source == str(tmp_path / "clips/gate.mp4")
+    assert edge.cameras["yard"].source == "test:7"
+    assert edge.codec == tmp_path / "../codec"
+    assert edge.state_dir == Path("/var/lib/latentbus")
+    assert worker.vlm == str(tmp_path / "vlm")
+
+
+def test_a_hub_id_is_no_path_unless_a_folder_of_that_name_stands_beside_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "worker: {vlm: vendor/vlm-256m}\n")
+    assert require_worker(load_settings(path), path).vlm == "vendor/vlm-256m"
+    (tmp_path / "vendor" / "vlm-256m").mkdir(parents=True)
+    assert require_worker(load_settings(path), path).vlm == str(tmp_path / "vendor/vlm-256m")
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        ("broker:\n  prt: 1\n", "site.yaml:2: broker.prt", "did you mean port?"),
+        ("broker:\n  port: 99999\n", "site.yaml:2: broker.port", "65535 (got 99999)"),
+        ("\nbrokr: {}\n", "site.yaml:2: brokr", "did you mean broker?"),
+        ("edge: {site: n}\n", "site.yaml:1: edge.cameras", "missing"),
+        (MINIMAL.replace("north", "North 1"), "site.yaml:2: edge.site", "is no name"),
+        (MINIMAL.replace("gate:", "Gate:"), "site.yaml:4: edge.cameras.Gate", "is no name"),
+        (MINIMAL.replace("[q1]", "[q1, q9]"), "site.yaml:1: edge", "camera gate asks q9, not defined"),
+        (MINIMAL.replace("[q1]", "[q1, q1]"), "site.yaml:6: edge.cameras.gate.questions", "listed twice: q1"),
+        (MINIMAL.replace("yes_no", "maybe"), "site.yaml:8: edge.questions.q1.answer_type", "got 'maybe'"),
+        ("broker: {tls: {cert_file: a.pem}}\n", "site.yaml:1: broker.tls", "belong together"),
+        ("broker: {password: hunter2}\n", "site.yaml:1: broker", "set broker.username"),
+        ("broker:\n  host: a\n  host: b\n", "site.yaml:3: broker.host", "repeated"),
+        ("broker: [1]\n", "site.yaml:1: broker", "valid dictionary"),
+        ("- 1\n", "site.yaml:1", "must be a mapping"),
+        ("broker: {host: a\n", "site.yaml:2", "not YAML"),
+        ("broker: !!python/object:os.system {}\n", "site.yaml:1", "not YAML"),
+        ("log: {level: loud}\n", "site.yaml:1: log.level", "got 'loud'"),
+    ],
+)
+def test_each_mistake_is_reported_with_line_key_and_remedy(tmp_path: Path, text: str, where: str, what: str) -> None:
+    problem = problem_of(tmp_path, text)
+    assert where in problem
+    assert what in problem
+
+
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+    problem = problem_of(tmp_path, "broker:\n  port: 0\n  keepalive_s: 1\nworker: {threads: 0}\n")
+    assert "3 problems" in problem
+    assert all(key in problem for key in ("broker.port", "broker.keepalive_s", "worker.threads"))
+
+
+def test_a_secret_is_never_repeated_in_an_error_or_a_dump(tmp_path: Path) -> None:
+    assert "hunter2" not in problem_of(tmp_path, "broker: {username: u, password: [hunter2]}\n")
+    settings = load_settings(write(tmp_path, "broker: {username: u, password: hunter2}\n"))
+    assert "hunter2" not in repr(settings)
+    assert settings.broker.password is not None
+    assert settings.broker.password.get_secret_value() == "hunter2"
+
+
+def test_variables_are_filled_in_and_an_unset_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MQTT_PORT", "2883")
+    monkeypatch.delenv("MQTT_HOST", raising=False)
+    text = "broker:\n  host: ${MQTT_HOST:-broker.example}\n  port: ${MQTT_PORT}\n"
+    settings = load_settings(write(tmp_path, text))
+    assert (settings.broker.host, settings.broker.port) == ("broker.example", 2883)
+    problem = problem_of(tmp_path, "broker:\n  host: ${MQTT_HOST}\n")
+    assert "site.yaml:2: broker.host" in problem
+    assert "MQTT_HOST is not set" in problem
+
+
+def test_the_environment_overrides_the_file_and_is_named_in_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, "broker: {host: a, username: u}\n")
+    monkeypatch.setenv("LATENTBUS_BROKER__PASSWORD", "from-env")
+    settings = load_settings(path)
+    assert settings.broker.host == "a"
+    assert settings.broker.password is not None
+    assert settings.broker.password.get_secret_value() == "from-env"
+    monkeypatch.setenv("LATENTBUS_BROKER__PORT", "none")
+    with pytest.raises(ConfigError, match="environment variable LATENTBUS_BROKER__PORT"):
+        load_settings(path)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        load_settings(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="is a folder"):
+        load_settings(tmp_path)
+    binary = tmp_path / "clip.mp4"
+    binary.write_bytes(b"\x00\x00\xff\xfe" * 10)
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_settings(binary)
+    binary.write_bytes(b"\x00" * 2_000_000)
+    with pytest.raises(ConfigError, match="is this a settings file"):
+        load_settings(binary)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_settings_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.mktemp("any") / "site.yaml"
+    path.write_text(text, encoding="utf-8")
+    try:
+        settings = SettingsFile.read(path, environment={}).validate(
+            LatentbusSettings, env_prefix="LATENTBUS_", env_delimiter="__"
+        )
+    except ConfigError:
+        return
+    assert isinstance(settings, LatentbusSettings)
+
+
+def test_what_is_dumped_can_be_read_again(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, MINIMAL + "worker: {threads: 2}\nlog: {json: true}\n"))
+    dumped = yaml.safe_dump(settings.model_dump(mode="json"))
+    (tmp_path / "again.yaml").write_text(dumped)
+    assert load_settings(tmp_path / "again.yaml") == settings

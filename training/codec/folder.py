@@ -1,0 +1,153 @@
+"""Write a codec folder: weights, tables, encoder, spec."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.codec.klt_torch import LatentShape
+from pipeline.codec.prefix_decoder_torch import read_transform, save_transform
+from pipeline.codec.spec import ENCODER_FILE, STOP_FILE, TABLES_FILE, WEIGHTS_FILE, CodecSpec, hash_file
+from pipeline.codec.tables import FrequencyTables
+from pipeline.codec.transform_torch import LatentTransform
+from training.codec.export import Parity, export_encoder
+from training.codec.image_path import PixelsToTokens
+
+_SUPPORT: Final = 15
+"""Larger symbols are escaped; on the reference VLM about one in 10,000."""
+_NEVER: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenVlm:
+    """The model that a codec is made for.
+
+    Attributes:
+        image_path: From pixels to its visual tokens.
+        vlm_id: Its name or hub id.
+        sha256: `hash_vlm` of its folder.
+        image_size_px: Height and width of its input.
+    """
+
+    image_path: PixelsToTokens
+    vlm_id: str
+    sha256: str
+    image_size_px: int
+
+
+def write_codec(
+    folder: Path,
+    transform: LatentTransform,
+    name: Literal["klt", "meta_autoencoder"],
+    vlm: FrozenVlm,
+    *,
+    version: int,
+    table_tokens: Tensor,
+    sample: NDArray[np.uint8],
+    rungs: int,
+) -> tuple[CodecSpec, Parity]:
+    """Write everything but the stop rule's thresholds, which allow no early answer until they are calibrated.
+
+    Args:
+        folder: Where to write.
+        transform: The trained or fitted codec; what is used from here on is what the file holds.
+        name: Its kind.
+        vlm: The model that it was made for.
+        version: Of the weights.
+        table_tokens: Visual tokens that the frequency tables are counted on [F, N, D]; not those of the training.
+        sample: Frames on which torch and ONNX Runtime are compared.
+        rungs: Steps of the ladder, evenly spaced in bytes.
+
+    Raises:
+        ArtifactError: the exported encoder does not agree with torch.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_transform(transform, folder / WEIGHTS_FILE)
+    shape = LatentShape(transform.token_count, transform.token_dim, transform.latent_count, transform.latent_dim)
+    stored = read_transform(folder / WEIGHTS_FILE, name, shape)
+    symbols = encode_all(stored, table_tokens)
+    tables = FrequencyTables.fit(symbols, _SUPPORT)
+    tables.save(folder / TABLES_FILE)
+    parity = export_encoder(vlm.image_path, stored, folder / ENCODER_FILE, sample)
+    ladder = even_ladder(tables.symbol_bits(symbols, 0, tables.latent_count).sum(axis=2).mean(axis=0), rungs)
+    spec = CodecSpec(
+        name=name,
+        version=version,
+        token_count=shape.token_count,
+        token_dim=shape.token_dim,
+        latent_count=shape.latent_count,
+        latent_dim=shape.latent_dim,
+        image_size_px=vlm.image_size_px,
+        ladder=ladder,
+        base_latents=ladder[-1],
+        vlm_id=vlm.vlm_id,
+        vlm_sha256=vlm.sha256,
+        codec_sha256=hash_file(folder / WEIGHTS_FILE),
+        tables_sha256=hash_file(folder / TABLES_FILE),
+        encoder_sha256=hash_file(folder / ENCODER_FILE),
+    )
+    spec.save(folder)
+    write_stop(folder, ladder=ladder, thresholds={}, default=[_NEVER] * (len(ladder) - 1) + [0.0], risk=0.0, source={})
+    return spec, parity
+
+
+def write_stop(
+    folder: Path,
+    *,
+    ladder: Sequence[int],
+    thresholds: dict[str, list[float]],
+    default: list[float],
+    risk: float,
+    source: dict[str, Any],
+) -> None:
+    """Write ``stop.json``, what `pipeline.protocol.stop_rule.StopRule.from_json` reads.
+
+    Args:
+        folder: Codec folder.
+        ladder: Prefix lengths of the looks.
+        thresholds: For each answer type one threshold a look.
+        default: Thresholds of the other types.
+        risk: Accepted share of early answers that differ from the whole latent's.
+        source: What the thresholds were calibrated on.
+    """
+    content = {
+        "version": 1,
+        "method": "answer-probability",
+        "risk": risk,
+        "ladder": list(ladder),
+        "thresholds": thresholds,
+        "default": default,
+        "calibrated_on": source,
+    }
+    (folder / STOP_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def encode_all(transform: LatentTransform, tokens: Tensor) -> NDArray[np.int32]:
+    """Symbols of many frames: tokens [F, N, D] of any float type to int32 [F, K, d]."""
+    parts: list[NDArray[np.int32]] = [transform.encode(part.float()).numpy() for part in torch.split(tokens, 256)]
+    return np.concatenate(parts)
+
+
+def even_ladder(latent_bits: NDArray[np.float64], rungs: int) -> tuple[int, ...]:
+    """Prefix lengths that are evenly spaced in bytes.
+
+    Args:
+        latent_bits: Mean code length of each latent [K].
+        rungs: How many lengths, at most K.
+
+    Returns:
+        Ascending lengths, the last one K.
+    """
+    total = np.cumsum(latent_bits)
+    targets = total[-1] * np.arange(1, rungs + 1) / rungs
+    lengths = {int(np.abs(total - target).argmin()) + 1 for target in targets[:-1]}
+    return (*sorted(lengths - {len(latent_bits)}), len(latent_bits))

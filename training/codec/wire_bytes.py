@@ -1,0 +1,45 @@
+"""What frames cost on the uplink, headers of every layer included: the price that prefixes are chosen by."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pipeline.bus.wire_cost import puback_wire_bytes, publish_wire_bytes, refine_overhead_wire_bytes
+from schemas import topics, wire
+from schemas.messages import Chunk, Open, QueryRef, Refine
+from schemas.types import FrameId
+
+_CAMERA: Final = "gate"
+_WORKER: Final = "w-1a2b3c4d"
+_FRAME: Final = FrameId(0x1234ABCD, 20_000)
+
+
+def open_wire_bytes(payload_bytes: int, questions: int) -> int:
+    """Bytes of one open message with its acknowledgement, over TLS.
+
+    Args:
+        payload_bytes: Latents in it, at least 1 byte.
+        questions: How many questions it asks.
+    """
+    queries = tuple(QueryRef(f"q{number}", 9_500) for number in range(questions))
+    message = Open(
+        frame=_FRAME, attempt=1, fingerprint=b"\1\2\3\4", queries=queries, stop=40, payload=bytes(payload_bytes)
+    )
+    topic = topics.open_topic("main", _CAMERA)
+    return publish_wire_bytes(topic, len(wire.encode(message)), 1) + puback_wire_bytes()
+
+
+def refine_wire_bytes(payload_bytes: int) -> int:
+    """Bytes of one refinement, request and chunk with their bare TCP acknowledgements, over TLS.
+
+    Args:
+        payload_bytes: Latents in the chunk, at least 1 byte.
+    """
+    request = Refine(worker=_WORKER, frame=_FRAME, attempt=1, start=20, stop=40, lease_ms=1_500)
+    chunk = Chunk(camera=_CAMERA, frame=_FRAME, attempt=1, start=20, stop=40, payload=bytes(payload_bytes))
+    return refine_overhead_wire_bytes(
+        topics.control_topic(_CAMERA),
+        len(wire.encode(request)),
+        topics.chunk_topic(_WORKER, _CAMERA),
+        len(wire.encode(chunk)),
+    )

@@ -1,0 +1,1 @@
+"""The bundled vision-language model: trained from nothing on rendered scenes."""
