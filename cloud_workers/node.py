@@ -143,7 +143,7 @@ class WorkerNode:
         )
         self._connected = asyncio.Event()
         self._status_due = asyncio.Event()
-        self._holding = asyncio.Event()
+        self._timers_due = asyncio.Event()
         self._changed = asyncio.Event()
         self._batch_seconds = metrics.seconds("worker_batch_seconds", "time of one batch in the model's thread")
         self._batch_frames = metrics.counter("worker_batch_frames", "frames that went through the model")
@@ -214,16 +214,19 @@ class WorkerNode:
         self._status_due.set()
 
     async def _tick(self) -> None:
+        """Tick when the session is due; any input may make it due earlier."""
         while True:
-            await self._holding.wait()
-            await asyncio.sleep(TICK_S)
-            self._session.tick(self._clock())
-            if not self._session.unfinished():
-                self._holding.clear()
-            self._hand_on()
+            due_s = self._session.next_wake_s()
+            self._timers_due.clear()
+            try:
+                async with asyncio.timeout(None if due_s is None else max(TICK_S, due_s - self._clock())):
+                    await self._timers_due.wait()
+            except TimeoutError:
+                self._session.tick(self._clock())
+                self._hand_on()
 
     async def _tell_status(self) -> None:
-        """Birth at each connection, then the load: soon after it changed, and regularly all the same."""
+        """Birth at each connection; the load soon after it changed, and regularly all the same."""
         await self._connected.wait()
         told: tuple[int, int] | None = None
         told_s = 0.0
@@ -234,7 +237,9 @@ class WorkerNode:
                 self._status_due.clear()
                 try:
                     payload = self._identity.status(online=True, parked=load[0], capacity=load[1])
-                    await self._bus.publish(self._identity.topic, payload, qos=1 if due else 0, retain=True)
+                    if due:
+                        await self._bus.publish(self._identity.topic, payload, qos=1, retain=True)
+                    await self._bus.publish(self._identity.load_topic, payload)
                     told, told_s = load, self._clock()
                 except BusError as error:
                     self._problems.report("status", str(error))
@@ -251,8 +256,7 @@ class WorkerNode:
         for effect in self._session.take_effects():
             self._outbox.put_effect(effect)
         self._batcher.wake()
-        if self._session.unfinished():
-            self._holding.set()
+        self._timers_due.set()
         self._changed.set()
 
     def _batch_done(self, seconds: float, frames: int) -> None:

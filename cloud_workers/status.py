@@ -1,4 +1,4 @@
-"""Retained birth, load and last will of a worker."""
+"""Birth and last will of a worker, retained, and its load."""
 
 from __future__ import annotations
 
@@ -27,8 +27,13 @@ class WorkerIdentity:
 
     @property
     def topic(self) -> str:
-        """Its status topic."""
+        """Its status topic, which every edge reads over a thin link."""
         return topics.status_topic("worker", self.name)
+
+    @property
+    def load_topic(self) -> str:
+        """Where it reports its load to the other workers."""
+        return topics.load_topic(self.pool, self.name)
 
     def status(self, *, online: bool, parked: int = 0, capacity: int = 0) -> bytes:
         """Status message.

@@ -7,7 +7,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge_nodes import inbox
 from edge_nodes.asks import AskDesk
 from edge_nodes.capture import first_of
 from edge_nodes.clock import Clock
@@ -24,8 +23,9 @@ from pipeline.protocol.edge_frame import query_id_of
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import AskedQuery, EdgeEffect, ReplyTo, SendOpen, SendToWorker, Terminal
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.reply_to import reply_to
 from pipeline.settings import EdgeSettings
-from schemas import topics
+from schemas import topics, wire
 from schemas.errors import RemoteError
 from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.messages import (
@@ -156,7 +156,7 @@ class Site:
             self._connected.clear()
 
     def _message(self, inbound: Inbound, now_s: float) -> None:
-        topic, message = inbox.read(inbound)
+        topic, message = wire.decode_publish(inbound.topic, inbound.payload)
         match message:
             case Ask():
                 # Acknowledged when it is stored, not before.
@@ -191,9 +191,9 @@ class Site:
         elif self._asks_being_stored >= MAX_ASKS_BEING_STORED:
             self.problems.report("ask/flood", "more ad-hoc questions at once than the edge can store", camera=camera)
         else:
-            reply_to = inbox.reply_to(inbound)
+            client = reply_to(inbound, ask.query_id)
             self._asks_being_stored += 1
-            self._spawn(self._store(inbound, camera, ask, reply_to), f"ask {ask.query_id}")
+            self._spawn(self._store(inbound, camera, ask, client), f"ask {ask.query_id}")
             return
         self._uplink.acknowledge(inbound)
 

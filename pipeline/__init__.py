@@ -1,0 +1,1 @@
+"""What edge and worker share: protocol machines, bus, codec, scenes, simulation, settings, logs, metrics."""

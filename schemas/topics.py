@@ -50,6 +50,7 @@ class Family(StrEnum):
     ASK = "ask"
     REPLY = "reply"
     STATUS = "status"
+    LOAD = "load"
 
 
 class Role(StrEnum):
@@ -124,7 +125,11 @@ ROUTES: dict[Family, Route] = {
     Family.STATUS: Route(
         ("kind", "id"), (Status,), (Role.EDGE, Role.WORKER, Role.CLIENT), (Role.EDGE, Role.WORKER, Role.CLIENT),
         1, True,
-        "Birth, load and last will of a process.",
+        "Birth and last will of a process.",
+    ),
+    Family.LOAD: Route(
+        ("pool", "id"), (Status,), (Role.WORKER,), (Role.WORKER, Role.CLIENT), 0, False,
+        "Load of a worker, for its peers and for dashboards; no thin link carries it.",
     ),
 }  # fmt: skip
 """Every topic family."""
@@ -208,6 +213,16 @@ def reply_topic(client: str, query_id: str) -> str:
 def status_topic(kind: str, process_id: str) -> str:
     """Retained status of a process."""
     return _build(Family.STATUS, kind, process_id)
+
+
+def load_topic(pool: str, worker: str) -> str:
+    """Load of a worker, for the other workers of its pool."""
+    return _build(Family.LOAD, pool, worker)
+
+
+def load_filter(pool: str) -> str:
+    """Filter of the loads of a pool's workers."""
+    return f"{_build(Family.LOAD, pool)}/+"
 
 
 def share_filter(pool: str) -> str:

@@ -28,14 +28,15 @@ DOTTED = re.compile(rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)`")
 BOUND = re.compile(r"`([\w.]+)` = ([\d.,]*\d)")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
-LIMIT_NAME = re.compile(r"_?(MAX_\w+|KNOWN_\w+|CONCURRENT_\w+|\w+_WINDOW|\w+_LIMITS?|\w+_BATCH|\w+_SHARE)")
+LIMIT_NAME = re.compile(r"_?(MAX_\w+|KNOWN_\w+|CONCURRENT_\w+|\w+_WINDOW|\w+_LIMITS?|\w+_BATCH)(?<!_S)(?<!_MS)")
+"""What bounds a buffer is called so; names that end in a unit of time bound a wait."""
 NOT_BUFFERS = {
     "schemas.limits": "listed in protocol.md",
     "pipeline.scenes": "geometry of rendered scenes",
     "pipeline.codec": "alphabet of the bitstream",
+    "pipeline.simulation": "runs in tests and benchmarks",
     "pipeline.bus.wire_cost": "constants of MQTT and TCP",
     "pipeline.bus.mqtt_link.MAX_PACKET_BYTES": "constant of MQTT",
-    "pipeline.protocol.worker_voice._MAX_LEASE_MS": "largest value of a field, in protocol.md",
     "cloud_workers.vlm._MAX_ANSWER_BYTES": "largest value of a field, in protocol.md",
     "training": "runs once, at the operator's command",
     "latentbus.demo.judge.MAX_COMPARED_FRAMES": "sample size of a report",

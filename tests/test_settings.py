@@ -176,3 +176,11 @@ def test_what_is_dumped_can_be_read_again(tmp_path: Path) -> None:
     dumped = yaml.safe_dump(settings.model_dump(mode="json"))
     (tmp_path / "again.yaml").write_text(dumped)
     assert load_settings(tmp_path / "again.yaml") == settings
+
+
+@pytest.mark.parametrize("name", ["site.yaml", "worker.yaml"])
+def test_the_examples_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MQTT_HOST", raising=False)
+    settings = load_settings(Path(__file__).resolve().parents[1] / "examples" / name)
+    assert (settings.edge is None) == (name == "worker.yaml")
+    assert settings.broker.host == "127.0.0.1"

@@ -50,6 +50,7 @@ from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.timers import Timers
 from schemas import topics
 from schemas.errors import StateError
+from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.messages import (
     Accept,
     Answer,
@@ -149,12 +150,12 @@ class EdgeSession:
         """
         if self._draining:
             raise StateError("the session drains: no frame may be offered")
-        if not queries or not 1 <= base_latents <= latent.latent_count:
-            raise StateError(
-                f"{len(queries)} queries and a base prefix of {base_latents} of {latent.latent_count} latents"
-            )
+        if not 1 <= base_latents <= latent.latent_count:
+            raise StateError(f"base prefix of {base_latents} latents, the frame has {latent.latent_count}")
         frame = FrameId(self._boot, self._sequence[camera])
         by_id = {query_id_of(camera, frame, query): query for query in queries}
+        if not 1 <= len(queries) <= MAX_QUERIES_PER_FRAME or len(by_id) < len(queries):
+            raise StateError(f"{len(queries)} queries, {len(by_id)} different: 1 to {MAX_QUERIES_PER_FRAME} are allowed")
         for query_id, query in by_id.items():
             if query.ad_hoc and self.ad_hoc_state(query_id) is not None:
                 raise StateError(f"ad-hoc query {query_id} is known already")

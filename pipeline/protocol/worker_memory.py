@@ -67,45 +67,53 @@ class DecidedQueries:
 
 
 _KNOWN_PEERS = 1024
+LOAD_MAX_AGE_S = 10.0
+"""A load that is older says nothing: a broker that was killed publishes no will of a worker that died with it."""
+
+
+@dataclass(slots=True)
+class _Load:
+    status: Status
+    heard_s: float
+    sent: int = 0
 
 
 @dataclass(slots=True)
 class Peers:
-    """Loads of the other workers of the pool, from their status topics."""
+    """Loads of the other workers of the pool."""
 
     own: str
     pool: str
     fingerprint: str
-    _status: OrderedDict[str, Status] = field(default_factory=OrderedDict)
-    _sent: dict[str, int] = field(default_factory=dict)
+    _loads: OrderedDict[str, _Load] = field(default_factory=OrderedDict)
 
-    def learn(self, status: Status) -> None:
-        """Take a birth, load or will in. A will of an earlier boot is ignored."""
-        if status.kind != "worker" or status.id == self.own or status.pool != self.pool:
-            return
-        known = self._status.get(status.id)
-        if not status.online:
-            if known is None or known.boot == status.boot:
-                self._status.pop(status.id, None)
-            return
-        if status.fingerprint == self.fingerprint:
-            self._status[status.id] = status
-            self._status.move_to_end(status.id)
-            self._sent[status.id] = 0
-            if len(self._status) > _KNOWN_PEERS:
-                self._sent.pop(self._status.popitem(last=False)[0], None)
+    def learn_status(self, status: Status) -> None:
+        """Take a last will in; one of an earlier boot is ignored. A birth says nothing about load."""
+        known = self._loads.get(status.id)
+        if status.kind == "worker" and not status.online and known is not None and known.status.boot == status.boot:
+            del self._loads[status.id]
 
-    def less_loaded(self, parked: int) -> str | None:
+    def learn_load(self, status: Status, now_s: float) -> None:
+        """Take a load in."""
+        if status.id == self.own or status.pool != self.pool or status.fingerprint != self.fingerprint:
+            return
+        self._loads[status.id] = _Load(status, now_s)
+        self._loads.move_to_end(status.id)
+        if len(self._loads) > _KNOWN_PEERS:
+            self._loads.popitem(last=False)
+
+    def less_loaded(self, parked: int, now_s: float) -> str | None:
         """The worker with the fewest parked frames, if that is less than half of ours and it has room.
 
-        What was handed over since a worker's last status counts as parked there: a burst does not all go to one.
+        What was handed over since a worker's last word counts as parked there: a burst does not all go to one.
         """
         best: tuple[int, str] | None = None
-        for name, status in self._status.items():
-            load = status.parked + self._sent.get(name, 0)
-            if load < status.capacity and load * 2 < parked and (best is None or (load, name) < best):
-                best = (load, name)
+        for name, load in self._loads.items():
+            held = load.status.parked + load.sent
+            fits = held < load.status.capacity and held * 2 < parked and now_s - load.heard_s <= LOAD_MAX_AGE_S
+            if fits and (best is None or (held, name) < best):
+                best = (held, name)
         if best is None:
             return None
-        self._sent[best[1]] = self._sent.get(best[1], 0) + 1
+        self._loads[best[1]].sent += 1
         return best[1]

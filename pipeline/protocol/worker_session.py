@@ -154,7 +154,7 @@ class WorkerSession:
         if not queries:
             return
         if not self._has_room(message):
-            self._turn_away(camera, message, hops)
+            self._turn_away(camera, message, hops, now_s)
             return
         self._admit(camera, message, queries, now_s, hops)
 
@@ -218,8 +218,12 @@ class WorkerSession:
         self._learn(message.query_id, KnownQuestion(message.text, message.answer_type, reply_to))
 
     def receive_status(self, message: Status) -> None:
-        """Another worker's load, birth or last will."""
-        self._peers.learn(message)
+        """Another worker's birth or last will."""
+        self._peers.learn_status(message)
+
+    def receive_load(self, message: Status, now_s: float) -> None:
+        """Another worker's load."""
+        self._peers.learn_load(message, now_s)
 
     # ---- inputs: the model ------------------------------------------------------------------------------------------
 
@@ -350,8 +354,9 @@ class WorkerSession:
             and self._held_bytes + len(message.payload) <= self._settings.capacity_bytes
         )
 
-    def _turn_away(self, camera: str, message: Open, hops: int) -> None:
-        peer = self._peers.less_loaded(len(self._frames) + 1) if hops < self._settings.max_hops else None
+    def _turn_away(self, camera: str, message: Open, hops: int, now_s: float) -> None:
+        may_hop = hops < self._settings.max_hops
+        peer = self._peers.less_loaded(len(self._frames) + 1, now_s) if may_hop else None
         if peer is not None:
             self.counters["handovers_sent"] += 1
             self._voice.hand_over(peer, camera, message, hops)
@@ -493,7 +498,7 @@ class WorkerSession:
         waiting.sort(key=WorkerFrame.first_deadline_s, reverse=True)
         for frame in waiting:
             parked = len(self._frames) if not self._draining else 1 << 30
-            peer = self._peers.less_loaded(parked)
+            peer = self._peers.less_loaded(parked, now_s)
             if peer is None:
                 return
             self.counters["handovers_sent"] += 1

@@ -213,6 +213,10 @@ class BrokerModel:
             edge = self._cameras.get(names[0])
             if edge is not None:
                 matched = self._deliver(edge, topic, message, qos if family == "ask" else 0)
+        elif family == "load":
+            for name in self._workers:
+                if name != sender:
+                    matched += self._deliver(name, topic, message, 0)
         elif family == "status":
             for name in (*self._edges, *self._workers):
                 if name != sender:

@@ -24,7 +24,7 @@ from schemas.types import Outcome
 
 _POOL = "main"
 _WARM_UP_SHARE = 0.2
-_STATUS_EVERY_S = 10.0
+_STATUS_EVERY_S = 5.0
 """Loads go to every worker, so their number grows with the square of the pool; a large one reports them less often."""
 
 

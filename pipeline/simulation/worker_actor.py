@@ -13,6 +13,7 @@ from pipeline.protocol.worker_session import WorkerSession
 from pipeline.simulation.broker import BrokerModel
 from pipeline.simulation.clock import VirtualClock
 from pipeline.simulation.content import FINGERPRINT, RULE, SimulatedModel
+from schemas import topics
 from schemas.errors import RemoteError
 from schemas.messages import Chunk, Gone, Handover, Message, Open, Question, RejectReason, Status, Text
 
@@ -158,8 +159,8 @@ class WorkerActor:
         if boot != self.boot or not self.alive:
             return
         if not self.frozen and self._broker.is_up(self.name):
-            topic = f"lb/v1/status/worker/{self.name}"
-            self._broker.publish(self.name, topic, self._status(online=True), qos=0, retain=True)
+            topic = topics.load_topic(self._pool, self.name)
+            self._broker.publish(self.name, topic, self._status(online=True), qos=0)
         self._clock.after(self._status_every_s, partial(self._report, boot))
 
     # ---- inputs -----------------------------------------------------------------------------------------------------
@@ -189,6 +190,8 @@ class WorkerActor:
                     self.session.receive_text(message)
                 case Handover():
                     self.session.receive_handover(message, now_s)
+                case Status() if "/load/" in topic:
+                    self.session.receive_load(message, now_s)
                 case Status():
                     self.session.receive_status(message)
         except RemoteError as error:

@@ -125,7 +125,7 @@ class ScriptedEdge:
     """Publishes what it is told and remembers what it hears; an async context manager."""
 
     def __init__(self, broker: LocalBroker) -> None:
-        families = (Family.CONTROL, Family.ANSWER, Family.STATUS, Family.REPLY)
+        families = (Family.CONTROL, Family.ANSWER, Family.STATUS, Family.LOAD, Family.REPLY)
         self.bus = MqttBus(
             BrokerSettings(host=broker.host, port=broker.port),
             client_id="edge",

@@ -102,6 +102,7 @@ def test_an_ask_is_kept_with_its_reply_topic(session: WorkerSession) -> None:
         (topics.question_topic("bus"), Question(question_id="car", text="Is there a car?")),
         (topics.status_topic("worker", "w-2"), Status(kind="worker", id="w-3", boot=1, online=True)),
         (topics.status_topic("worker", "w-2"), Status(kind="edge", id="w-2", boot=1, online=True)),
+        (topics.load_topic("main", "w-2"), Status(kind="worker", id="w-2", boot=1, online=True, pool="other")),
         (
             topics.chunk_topic("w-1", "gate"),
             Text(camera="yard", question_id="car", text="Is there a car?", answer_type=AnswerType.WORD),

@@ -82,7 +82,7 @@ async def test_bad_bytes_on_every_topic_stop_nothing(broker: LocalBroker) -> Non
         topics.handover_topic("w-1"),
         topics.question_topic("car"),
         topics.ask_topic("gate"),
-        topics.status_topic("worker", "w-9"),
+        topics.load_topic("main", "w-9"),
         "lb/v1/open/main/NOT-A-NAME",
     ]
     strange = wire.encode(Status(kind="worker", id="other", boot=1, online=True))

@@ -348,7 +348,7 @@ def test_a_loaded_worker_hands_parked_frames_to_an_idle_one() -> None:
     for worker in fleet.workers.values():
         status = Status(kind="worker", id="w1", boot=1, online=True, pool=POOL, fingerprint=FINGERPRINT.hex(),
                         capacity=100)  # fmt: skip
-        worker.session.receive_status(status)
+        worker.session.receive_load(status, 0.0)
     fleet.dealt = itertools.repeat(0)  # the broker deals everything to w0
     for camera in range(12):
         fleet.ask("q0", camera=f"c{camera}", deadline_s=20.0)

@@ -27,6 +27,7 @@ BUILDERS: dict[Family, Callable[..., str]] = {
     Family.ASK: topics.ask_topic,
     Family.REPLY: topics.reply_topic,
     Family.STATUS: topics.status_topic,
+    Family.LOAD: topics.load_topic,
 }
 
 
@@ -101,7 +102,7 @@ def test_inbox_takes_all_cameras_of_one_worker() -> None:
 
 def test_every_message_has_one_home() -> None:
     for message in (*BINARY_MESSAGES, *JSON_MESSAGES):
-        homes = {family for family, admitted in MESSAGES.items() if message in admitted} - {Family.REPLY}
+        homes = {family for family, admitted in MESSAGES.items() if message in admitted} - {Family.REPLY, Family.LOAD}
         assert len(homes) == 1, message
 
 

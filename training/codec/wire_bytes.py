@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from pipeline.bus.wire_cost import puback_wire_bytes, publish_wire_bytes, refine_overhead_wire_bytes
@@ -14,6 +15,7 @@ _WORKER: Final = "w-1a2b3c4d"
 _FRAME: Final = FrameId(0x1234ABCD, 20_000)
 
 
+@lru_cache(maxsize=4096)
 def open_wire_bytes(payload_bytes: int, questions: int) -> int:
     """Bytes of one open message with its acknowledgement, over TLS.
 
@@ -29,6 +31,7 @@ def open_wire_bytes(payload_bytes: int, questions: int) -> int:
     return publish_wire_bytes(topic, len(wire.encode(message)), 1) + puback_wire_bytes()
 
 
+@lru_cache(maxsize=4096)
 def refine_wire_bytes(payload_bytes: int) -> int:
     """Bytes of one refinement, request and chunk with their bare TCP acknowledgements, over TLS.
 

@@ -66,8 +66,8 @@ def run_stage(stage: Stage, checkpoint_dir: Path, *, progress: Progress) -> dict
         progress: Called with a line every 50 steps.
 
     Returns:
-        The last figures that the stage reported, means over the last 50 steps, and `seconds`: the wall time of the stage
-        over all runs that worked on it.
+        The last figures that the stage reported, means over the last 50 steps, and `seconds`: the wall time of the
+        stage over all runs that worked on it.
     """
     frozen = {id(parameter) for parameter in stage.frozen}
     unique = {id(p): p for module in stage.modules.values() for p in module.parameters() if id(p) not in frozen}

@@ -1,0 +1,237 @@
+"""The command as a user runs it: help at once, one clear line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from latentbus.cli import app, main
+from pipeline.settings import BrokerSettings
+from schemas.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+runner = CliRunner()
+GOOD = (
+    'edge:\n  site: north\n  cameras: {gate: {source: "test:1", questions: [q]}}\n  questions: {q: {text: "a car?"}}\n'
+)
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["latentbus", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_help_is_quick_and_loads_no_model_library() -> None:
+    probe = (
+        "import sys, time; began = time.process_time()\n"
+        "sys.argv = ['latentbus', '--help']\n"
+        "from latentbus.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'onnxruntime', 'av', 'numpy', 'aiomqtt'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy)); print('CPU', time.process_time() - began)"
+    )
+    began_s = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    elapsed_s = time.monotonic() - began_s
+    assert "HEAVY []" in done.stdout
+    cpu_s = float(done.stdout.split("CPU ")[1])
+    # Processor time: a loaded test machine stretches the clock, not the work.
+    assert cpu_s < 0.5, f"{cpu_s:.2f} s of processor, {elapsed_s:.2f} s in all"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["demo"], ["ask"], ["edge"], ["worker"], ["validate"], ["broker"], ["version"], ["train", "reference-vlm"],
+        ["train", "codec"], ["codec", "eval"], ["codec", "calibrate-stop"], ["codec", "export"],
+    ],
+)  # fmt: skip
+def test_every_command_explains_itself(command: list[str]) -> None:
+    result = runner.invoke(app, [*command, "--help"], env={"COLUMNS": "120"})
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+    if command != ["version"]:
+        assert "latentbus" in result.output
+
+
+def test_version() -> None:
+    result = runner.invoke(app, ["version"])
+    assert result.output.startswith("latentbus ")
+
+
+def test_validate_names_line_and_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text("broker:\n  prt: 1\n")
+    assert run_main(monkeypatch, "validate", str(file)) == 2
+    error = capsys.readouterr().err
+    assert f"latentbus: {file}:2: broker.prt: unknown key; did you mean port?\n" == error
+
+
+def test_validate_looks_at_the_files_too(
+    tmp_path: Path,
+    models_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("LATENTBUS_MODELS_DIR", str(models_dir))
+    file = tmp_path / "site.yaml"
+    file.write_text(GOOD)
+    assert run_main(monkeypatch, "validate", str(file)) == 0
+    assert capsys.readouterr().out == f"{file}: good (broker, edge)\n"
+    file.write_text(GOOD.replace("test:1", "missing.mp4"))
+    assert run_main(monkeypatch, "validate", str(file)) == 2
+    assert f"edge.cameras.gate.source: no such file: {tmp_path}/missing.mp4" in capsys.readouterr().err
+    file.write_text(GOOD + "  codec: nowhere\n")
+    assert run_main(monkeypatch, "validate", str(file)) == 2
+    assert "edge.codec" in capsys.readouterr().err
+    file.write_text(GOOD + "broker: {tls: {ca_file: ca.pem}}\n")
+    assert run_main(monkeypatch, "validate", str(file)) == 2
+    assert f"broker.tls.ca_file: no such file: {tmp_path}/ca.pem" in capsys.readouterr().err
+
+
+def test_validate_shows_settings_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text("broker: {username: u, password: hunter2}\n")
+    assert run_main(monkeypatch, "validate", str(file), "--show") == 0
+    shown = capsys.readouterr().out
+    assert "hunter2" not in shown
+    assert yaml.safe_load(shown)["broker"]["keepalive_s"] == 30
+
+
+@pytest.mark.parametrize("role", ["edge", "worker"])
+def test_a_process_without_its_section_says_so(
+    role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "empty.yaml"
+    file.write_text("")
+    assert run_main(monkeypatch, role, "--config", str(file)) == 2
+    assert f"no {role} section" in capsys.readouterr().err
+
+
+def test_ask_refuses_what_cannot_be_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(monkeypatch, "ask", "Front Door", "is there a car?") == 2
+    assert "'Front Door' is no topic name" in capsys.readouterr().err
+    assert run_main(monkeypatch, "ask", "gate", "") == 2
+    assert "question:" in capsys.readouterr().err
+
+
+def test_ask_without_a_broker_fails_with_its_address(
+    broker_settings: BrokerSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("latentbus.ask.CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setenv("LATENTBUS_BROKER__USERNAME", "nobody")
+    # Port 1 has no listener.
+    assert run_main(monkeypatch, "ask", "gate", "is there a car?", "--port", "1") == 1
+    assert "127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_ask_a_camera_that_nobody_serves(
+    broker_settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("latentbus.ask.REPLY_MARGIN_S", 0.1)
+    arguments = ["ask", "gate", "is there a car?", "--deadline", "0.5", "--port", str(broker_settings.port)]
+    assert run_main(monkeypatch, *arguments) == 1
+    assert "no outcome within 1 s; cameras on this broker: none" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def without_torch() -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch.nn")
+
+    monkeypatch.setattr("latentbus.cli.app", without_torch)
+    assert run_main(monkeypatch) == 2
+    assert "torch.nn is not installed; run: pip install 'latentbus[cloud]'" in capsys.readouterr().err
+
+
+def test_a_missing_module_that_no_extra_brings_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ModuleNotFoundError("No module named 'pipeline.nothing'", name="pipeline.nothing")
+
+    monkeypatch.setattr("latentbus.cli.app", broken)
+    monkeypatch.setattr(sys, "argv", ["latentbus"])
+    with pytest.raises(ModuleNotFoundError):
+        main()
+
+
+def test_unknown_budget(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run_main(monkeypatch, "train", "reference-vlm", str(tmp_path / "vlm"), "--budget", "huge") == 2
+    assert "'huge' is none of" in capsys.readouterr().err
+
+
+def test_our_errors_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise ConfigError("here", "wrong")
+
+    monkeypatch.setattr("latentbus.cli.app", fail)
+    assert run_main(monkeypatch) == 2
+    assert capsys.readouterr().err == "latentbus: here: wrong\n"
+
+
+def test_demo_needs_a_video_for_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "demo", "--question", "a car?", "--work-dir", str(tmp_path)) == 2
+    assert "name a --video" in capsys.readouterr().err
+    missing = str(tmp_path / "none.mp4")
+    assert run_main(monkeypatch, "demo", "--video", missing, "--work-dir", str(tmp_path)) == 2
+    assert f"no such file: {missing}" in capsys.readouterr().err
+
+
+@pytest.mark.broker
+def test_demo_runs_a_whole_fleet_of_processes(
+    tmp_path: Path, models_dir: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LATENTBUS_MODELS_DIR", str(models_dir))
+    arguments = ["--duration", "4", "--video", str(clip), "--workers", "1", "--interval", "0.5"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "latentbus",
+            "demo",
+            *arguments,
+            "--json",
+            "out.json",
+            "--work-dir",
+            str(tmp_path / "d"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert figures["questions"] >= 6
+    assert figures["questions"] == figures["answered"] + figures["degraded"] + figures["superseded"]
+    assert figures["undecided"] == figures["failed"] == 0
+    assert figures["scored"] > 0
+    assert 0 <= figures["accuracy_uncompressed"] <= 1
+    assert [row["name"] for row in figures["rows"]][:3] == [
+        "progressive (measured)", "whole latent at once", "base prefix only",
+    ]  # fmt: skip
+    whole, base = figures["rows"][1:3]
+    assert whole["wire_bytes_per_frame"] > base["wire_bytes_per_frame"] > base["payload_bytes_per_frame"] > 0
+    assert figures["uplink_wire_bytes_per_question"] > figures["payload_bytes_per_question"] > 0
+    assert 0 < figures["first_answer_ms_p50"] <= figures["final_answer_ms_p50"] <= figures["final_answer_ms_p95"]
+    assert f"{figures['questions']} questions in 4 s" in done.stdout

@@ -1,0 +1,284 @@
+"""The demo's own arithmetic: books, truth, figures, the search for a rival."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from rich.console import Console
+
+from latentbus.demo.fleet import edge_settings, guess_answer_type, prepare_cameras
+from latentbus.demo.image_search import ImageSearch
+from latentbus.demo.judge import accuracy_of_run
+from latentbus.demo.ledger import Ledger
+from latentbus.demo.observer import FrameLogTail
+from latentbus.demo.options import DemoOptions
+from latentbus.demo.scoring import same_answer
+from latentbus.demo.summary import Rows, Summary
+from latentbus.demo.view import Heading, live_table, progress_line
+from schemas.errors import ConfigError
+from schemas.messages import Answer, QueryOutcome
+from schemas.types import AnswerType, FrameId, Outcome, standing_query_id
+
+FRAME = FrameId(1, 1)
+
+
+def answer(question_id: str, text: str, outcome: Outcome | None, *, latents: int = 3, worker: str = "w1") -> Answer:
+    return Answer(
+        query_id=standing_query_id("gate", FRAME, question_id),
+        camera="gate",
+        frame=FRAME,
+        attempt=1,
+        question_id=question_id,
+        worker=worker,
+        outcome=outcome,  # type: ignore[arg-type]
+        text=text,
+        score=0.9,
+        latents=latents,
+        payload_bytes=10,
+        looks=1,
+    )
+
+
+def opened(ledger: Ledger, *question_ids: str, index: int = 0) -> None:
+    queries = {standing_query_id("gate", FRAME, question_id): question_id for question_id in question_ids}
+    ledger.frame_opened("gate", str(FRAME), index=index, captured_s=100.0, question_ids=queries)
+
+
+def test_times_count_from_the_capture_and_the_first_answer_may_be_provisional() -> None:
+    ledger = Ledger()
+    # The answer overtakes the frame log, which is written with a delay.
+    ledger.received(answer("q1", "no", None), 100.2)
+    opened(ledger, "q1")
+    ledger.received(answer("q1", "yes", None, latents=5), 100.4)
+    row = ledger.received(answer("q1", "yes", Outcome.ANSWERED, latents=8), 100.5)
+    assert (row.provisional, row.text, row.latents) == ("yes", "yes", 8)
+    figures = ledger.figures(base_latents=3)
+    assert figures.first_answer_ms_p50 == pytest.approx(200)
+    assert figures.final_answer_ms_p50 == pytest.approx(500)
+    assert figures.refined_share == 1.0
+
+
+def test_an_answer_from_the_base_prefix_is_not_refined() -> None:
+    ledger = Ledger()
+    opened(ledger, "q1", "q2")
+    ledger.received(answer("q1", "yes", Outcome.ANSWERED, latents=3), 101)
+    ledger.received(answer("q2", "yes", Outcome.ANSWERED, latents=5), 101)
+    assert ledger.figures(base_latents=3).refined_share == 0.5
+
+
+def test_the_first_terminal_counts_and_repeats_are_counted_apart() -> None:
+    ledger = Ledger()
+    opened(ledger, "q1")
+    ledger.received(answer("q1", "yes", Outcome.ANSWERED), 101)
+    ledger.received(answer("q1", "yes", Outcome.ANSWERED, worker="w2"), 102)
+    row = ledger.received(answer("q1", "no", Outcome.ANSWERED, worker="w2"), 103)
+    ledger.received(answer("q1", "late", None), 104)
+    assert (row.text, row.final_s, row.provisional) == ("yes", 101, "")
+    figures = ledger.figures(3)
+    assert (figures.repeated_terminals, figures.conflicting_terminals) == (1, 1)
+    assert figures.answers_by_worker == {"w1": 1}
+
+
+def test_a_query_without_outcome_is_undecided_and_an_unknown_answer_no_question() -> None:
+    ledger = Ledger()
+    opened(ledger, "q1")
+    ledger.received(answer("q9", "yes", Outcome.ANSWERED), 101)
+    figures = ledger.figures(3)
+    assert (figures.questions, figures.undecided) == (1, 1)
+    assert figures.outcomes[Outcome.ANSWERED] == 0
+    assert figures.final_answer_ms_p50 is None
+
+
+def test_bytes_go_to_their_frame_and_all_to_the_total(tmp_path: Path) -> None:
+    path = tmp_path / "frames.jsonl"
+    ledger = Ledger()
+    tail = FrameLogTail(path, ledger)
+    tail.poll()
+    frame = {"kind": "frame", "camera": "gate", "frame": "00000001-1", "index": 7, "at_s": 100.5, "encode_s": 0.5}
+    lines = [
+        {**frame, "query_ids": ["gate/00000001-1/q1", "visitor-1"]},
+        {"kind": "sent", "camera": "gate", "frame": "00000001-1", "wire_bytes": 300, "latent_bytes": 100},
+        {"kind": "sent", "camera": "north", "frame": None, "wire_bytes": 50, "latent_bytes": 0},
+        {"kind": "source", "camera": "gate", "up": False},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    # A line that is still being written is taken in later, once.
+    path.write_text(text[:-20])
+    tail.poll()
+    path.write_text(text)
+    tail.poll()
+    tail.poll()
+    row = ledger.frames["gate", "00000001-1"]
+    assert (row.index, row.captured_s, row.wire_bytes, row.payload_bytes) == (7, 100.0, 300, 100)
+    assert (ledger.wire_bytes, ledger.payload_bytes) == (350, 100)
+    assert {query.question_id for query in ledger.opened_queries()} == {"q1", "visitor-1"}
+    assert ledger.figures(3).uplink_wire_bytes_per_question == 175
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [("answered", 0), ("degraded", 0), ("superseded", 0), ("expired", 1), ("failed", 1), (None, 1)],
+)
+def test_exit_status_is_zero_only_when_every_question_ended_well(outcome: str | None, status: int) -> None:
+    ledger = Ledger()
+    opened(ledger, "q1")
+    if outcome in ("answered", "degraded"):
+        ledger.received(answer("q1", "yes", Outcome(outcome)), 101)
+    elif outcome is not None:
+        query_id = standing_query_id("gate", FRAME, "q1")
+        ledger.received(
+            QueryOutcome(
+                query_id=query_id,
+                camera="gate",
+                frame=FRAME,
+                question_id="q1",
+                outcome=Outcome(outcome),  # type: ignore[arg-type]
+            ),
+            101,
+        )
+    summary = Summary(ledger.figures(3), None, 0, Rows(), 10.0, 64.0)
+    assert summary.exit_status == status
+    figures = summary.to_json()
+    assert figures["answered"] == (outcome == "answered")
+    assert figures["degraded"] == (outcome == "degraded")
+
+
+def test_a_run_without_questions_is_no_success() -> None:
+    assert Summary(Ledger().figures(3), None, 0, Rows(), 10.0, 64.0).exit_status == 1
+
+
+def test_the_json_has_the_keys_that_are_promised(tmp_path: Path) -> None:
+    Summary(Ledger().figures(3), None, 0, Rows(), 10.0, 64.0).write_json(tmp_path / "new" / "out.json")
+    promised = {
+        "questions", "answered", "degraded", "failed", "accuracy", "accuracy_uncompressed",
+        "payload_bytes_per_question", "uplink_wire_bytes_per_question", "refined_share",
+        "first_answer_ms_p50", "final_answer_ms_p50", "final_answer_ms_p95",
+    }  # fmt: skip
+    assert promised <= set(json.loads((tmp_path / "new" / "out.json").read_text()))
+
+
+def test_answers_are_scored_against_the_clip(clip: Path) -> None:
+    (camera,) = prepare_cameras(DemoOptions(videos=(clip,)), print)
+    assert camera.truth is not None
+    question_id = next(iter(camera.questions))
+    index = next(n for n in range(50) if camera.truth.truth(n, question_id) is not None)
+    truth = camera.truth_at(index, question_id)
+    assert truth is not None
+    # A looping source counts on; the clip begins again.
+    assert camera.truth_at(index + camera.truth.frame_count, question_id) == truth
+    ledger = Ledger()
+    query_id = standing_query_id(camera.name, FRAME, question_id)
+    ledger.frame_opened(camera.name, str(FRAME), index=index, captured_s=0, question_ids={query_id: question_id})
+    reply = answer(question_id, f" {truth.upper()}. ", Outcome.ANSWERED)
+    ledger.received(reply.model_copy(update={"query_id": query_id, "camera": camera.name}), 1.0)
+    assert accuracy_of_run([camera], ledger) == (1.0, 1)
+
+
+def test_same_answer_ignores_case_and_full_stop_only() -> None:
+    assert same_answer("Top left.", "top  left")
+    assert not same_answer("top", "top left")
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("Is there a car?", AnswerType.YES_NO),
+        ("How many cars are there?", AnswerType.COUNT),
+        ("What color is the car?", AnswerType.WORD),
+        ("Where is the dog?", AnswerType.WORD),
+        ("What is happening?", AnswerType.TEXT),
+        ("", AnswerType.TEXT),
+    ],
+)
+def test_answer_type_of_a_question(question: str, expected: AnswerType) -> None:
+    assert guess_answer_type(question) is expected
+
+
+def test_own_videos(tmp_path: Path, clip: Path) -> None:
+    own = tmp_path / "Front Door (1).mp4"
+    own.write_bytes(clip.read_bytes())
+    (camera,) = prepare_cameras(DemoOptions(videos=(own,), questions=("Is it open?",)), print)
+    assert camera.name == "front-door-1-1"
+    assert [question.text for question in camera.questions.values()] == ["Is it open?"]
+    assert camera.truth_at(3, "v1q1") is None
+    (unasked,) = prepare_cameras(DemoOptions(videos=(own,)), print)
+    assert len(unasked.questions) == 3
+    settings = edge_settings([camera], DemoOptions(), tmp_path)
+    assert settings.cameras["front-door-1-1"].questions == ("v1q1",)
+    with pytest.raises(ConfigError, match="several clips bring a question q0"):
+        prepare_cameras(DemoOptions(videos=(clip, clip)), print)
+
+
+def test_rendered_clips_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentbus.demo.fleet.CLIP_DURATION_S", 2.0)
+    options = DemoOptions(cameras=9, work_dir=tmp_path)
+    said: list[str] = []
+    cameras = prepare_cameras(options, said.append)
+    assert len(said) == len({camera.name for camera in cameras}) == 9
+    ids = [question_id for camera in cameras for question_id in camera.questions]
+    assert len(ids) == len(set(ids)) == 27
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()}
+    prepare_cameras(options, said.append)
+    assert len(said) == 9
+    # Damaged truth, or a clip of other settings, is written again.
+    next(tmp_path.glob("clips/gate-*.truth.json")).write_text("{}")
+    prepare_cameras(options, said.append)
+    assert len(said) == 10
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()} != written
+
+
+def test_table_and_line_show_the_latest_query(clip: Path) -> None:
+    (camera,) = prepare_cameras(DemoOptions(videos=(clip,)), print)
+    question_id = next(iter(camera.questions))
+    ledger = Ledger()
+    query_id = standing_query_id(camera.name, FRAME, question_id)
+    ledger.frame_opened(camera.name, str(FRAME), index=0, captured_s=10, question_ids={query_id: question_id})
+    ledger.sent(camera.name, str(FRAME), wire_bytes=321, payload_bytes=99)
+    reply = answer(question_id, "purple", Outcome.ANSWERED, latents=17)
+    ledger.received(reply.model_copy(update={"query_id": query_id, "camera": camera.name}), 10.25)
+    heading = Heading("127.0.0.1:1", 2.0, 64, "2 of 2")
+    console = Console(width=160, file=io.StringIO(), record=True)
+    console.print(live_table([camera], ledger, heading))
+    shown = console.export_text()
+    for part in ("purple", "17", "321", "250", "1 questions, 1 decided", "workers 2 of 2"):
+        assert part in shown
+    assert progress_line(ledger, heading).endswith("answered 1")
+
+
+class TestImageSearch:
+    """The cheapest setting that reaches a target, judged by a rule in place of a model."""
+
+    # Grey blocks of eight pixels: a small file blurs their edges, a large one keeps them.
+    pixels = (
+        np.random.default_rng(0).integers(0, 255, (6, 8, 8, 1), dtype=np.uint8).repeat(8, 1).repeat(8, 2).repeat(3, 3)
+    )
+
+    def search(self, worst_error: float) -> ImageSearch:
+        def accuracy(pixels: NDArray[np.uint8], frames: Sequence[int]) -> float:
+            error = float(np.abs(pixels.astype(float) - self.pixels[list(frames)]).mean())
+            return 1.0 if error <= worst_error else 0.0
+
+        return ImageSearch(self.pixels, accuracy, lambda: None)
+
+    def test_finds_the_cheapest_and_none_where_there_is_none(self) -> None:
+        easy = self.search(255).cheapest(0.9)
+        hard = self.search(8).cheapest(0.9)
+        assert easy is not None
+        assert hard is not None
+        assert easy.sizes_bytes.mean() < hard.sizes_bytes.mean()
+        assert hard.pixels.shape == self.pixels.shape
+        assert self.search(0).cheapest(0.9) is None
+
+    def test_can_be_stopped(self) -> None:
+        def stop() -> None:
+            raise KeyboardInterrupt
+
+        search = ImageSearch(self.pixels, lambda pixels, frames: 0.0, stop)
+        with pytest.raises(KeyboardInterrupt):
+            search.cheapest(0.5)

@@ -1,0 +1,29 @@
+"""The reply topic of an ask."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.bus.base import Inbound
+from pipeline.protocol.effects import ReplyTo
+from pipeline.reply_to import reply_to
+from schemas import topics
+from schemas.errors import TopicError
+
+
+def _ask(response_topic: str | None) -> Inbound:
+    return Inbound(topics.ask_topic("gate"), b"{}", 1, False, response_topic, b"42", 1, 1, 0.0)
+
+
+def test_without_a_response_topic_nobody_waits() -> None:
+    assert reply_to(_ask(None), "q1") is None
+
+
+def test_the_client_gets_its_correlation_data_back() -> None:
+    assert reply_to(_ask("lb/v1/reply/me/q1"), "q1") == ReplyTo("lb/v1/reply/me/q1", b"42")
+
+
+@pytest.mark.parametrize("topic", ["lb/v1/open/main/gate", "home/x", "", "lb/v1/reply/+/q1", "lb/v1/reply/me/q2"])
+def test_an_ask_cannot_make_others_publish_elsewhere(topic: str) -> None:
+    with pytest.raises(TopicError):
+        reply_to(_ask(topic), "q1")

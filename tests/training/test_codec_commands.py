@@ -1,0 +1,139 @@
+"""The commands end to end, on a tiny model of the real class: train, export, calibrate, evaluate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edge_nodes.encoder import OnnxEncoder
+from pipeline.codec.prefix_decoder_torch import load_prefix_decoder, load_transform
+from pipeline.codec.spec import load_codec_spec
+from pipeline.codec.stop_file import load_stop_rule
+from schemas.errors import ArtifactError, ConfigError
+from schemas.types import AnswerType
+from tests.cloud.tiny_codec import write_vlm
+from training.codec.calibrate import calibrate_stop
+from training.codec.config import BUDGETS
+from training.codec.data import FIRST_SEEDS, scene_set
+from training.codec.evaluate import evaluate_codec
+from training.codec.train import export_codec, open_vlm, train_codec
+
+BUDGET = replace(BUDGETS["smoke"], train_frames=48, table_frames=16, steps=6, batch=4, view_frames=2, asked_frames=8)
+NAMES = ("klt", "meta_autoencoder")
+
+
+def silent(_: str) -> None:
+    """Progress lines have no place in a test run."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads, and lose much to waiting for them on a busy machine."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `vlm`, `cache` and both trained codecs."""
+    root = tmp_path_factory.mktemp("made")
+    write_vlm(root / "vlm")
+    report = train_codec(root / "vlm", root, root / "cache", vlm_id="tiny", budget=BUDGET, threads=1, progress=silent)
+    assert json.loads((root / "klt" / "training.json").read_text())["vlm_sha256"] == report["vlm_sha256"]
+    return root
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_edge_and_the_cloud_agree(made: Path, name: str) -> None:
+    """Pixels through ONNX Runtime, bytes, and back: the tokens are those of torch alone."""
+    folder = made / name
+    spec = load_codec_spec(folder)
+    spec.check_vlm(made / "vlm")
+    frames = np.random.default_rng(0).integers(0, 256, (4, spec.image_size_px, spec.image_size_px, 3), dtype=np.uint8)
+    latents = OnnxEncoder(folder).encode(list(frames))
+    _, frozen = open_vlm(made / "vlm", "tiny")
+    expected = load_transform(folder).encode(frozen.image_path.of_frames(frames)).numpy()
+    symbols = np.stack([latent.symbols for latent in latents])
+    assert np.abs(symbols - expected).max() <= 1
+    assert (symbols != expected).mean() < 0.005
+    decoded = load_prefix_decoder(folder).decode(symbols, np.full(4, spec.latent_count))
+    assert decoded.shape == (4, spec.token_count, spec.token_dim)
+    assert torch.isfinite(decoded).all()
+
+
+def test_an_uncalibrated_codec_stops_nothing_early(made: Path) -> None:
+    spec = load_codec_spec(made / "klt")
+    rule = load_stop_rule(made / "klt")
+    assert rule.ladder == spec.ladder
+    assert not any(rule.is_safe(AnswerType.COUNT, length, 1.0) for length in spec.ladder[:-1])
+    assert rule.is_safe(AnswerType.COUNT, spec.latent_count, 0.0)
+
+
+def test_training_again_continues_instead_of_beginning_anew(made: Path) -> None:
+    before = (made / "meta_autoencoder" / "codec.safetensors").read_bytes()
+    lines: list[str] = []
+    train_codec(made / "vlm", made, made / "cache", vlm_id="tiny", budget=BUDGET, threads=1, progress=lines.append)
+    assert any("continues at step 6 of 6" in line for line in lines)
+    assert (made / "meta_autoencoder" / "codec.safetensors").read_bytes() == before
+
+
+def test_export_calibration_and_evaluation_of_a_codec(made: Path) -> None:
+    folder = made / "meta_autoencoder"
+    fingerprint = load_codec_spec(folder).fingerprint
+    assert export_codec(made / "vlm", folder, made / "cache", threads=1, progress=silent).unexplained == 0
+    report = calibrate_stop(made / "vlm", folder, made / "cache", frames=20, risk=0.1, threads=1, progress=silent)
+    spec, rule = load_codec_spec(folder), load_stop_rule(folder)
+    assert spec.fingerprint == fingerprint, "calibration changes nothing about the symbols"
+    assert list(spec.ladder) == list(rule.ladder) == report["ladder"]
+    assert spec.base_latents == spec.ladder[0]
+    assert rule.risk == 0.1
+    result = evaluate_codec(
+        made / "vlm",
+        [made / name for name in NAMES],
+        made / "cache",
+        frames=6,
+        rivals=False,
+        threads=1,
+        progress=silent,
+    )
+    json.dumps(result)
+    for name in NAMES:
+        rows = result["codecs"][name]["prefixes"]
+        sizes = [row["payload_bytes"] for row in rows]
+        assert sizes == sorted(sizes)
+        assert all(row["wire_bytes"] > row["payload_bytes"] + 90 for row in rows)
+        assert all(0 <= row["agreement"] <= 1 for row in rows)
+    assert result["uncompressed"]["agreement"] == 1.0
+
+
+def test_another_model_is_refused(made: Path, tmp_path: Path) -> None:
+    other = write_vlm(tmp_path / "vlm", seed=1)
+    for call in (
+        lambda: calibrate_stop(other, made / "klt", made / "cache", frames=2, progress=silent),
+        lambda: evaluate_codec(other, [made / "klt"], made / "cache", frames=2, progress=silent),
+        lambda: export_codec(other, made / "klt", made / "cache", progress=silent),
+    ):
+        with pytest.raises(ArtifactError, match="was made for tiny"):
+            call()
+
+
+def test_an_unknown_budget_is_named(made: Path) -> None:
+    with pytest.raises(ConfigError, match="smoke"):
+        train_codec(made / "vlm", made, made / "cache", budget="huge")
+
+
+def test_the_four_sets_share_no_scene(tmp_path: Path) -> None:
+    """Seeds are far apart, and the questions of a set are the same every time."""
+    firsts = sorted(FIRST_SEEDS.values())
+    assert min(high - low for low, high in pairwise(firsts)) >= 10_000_000
+    one, two = (scene_set("report", tmp_path, count=4, size=32, seed=0, processes=1, progress=silent) for _ in range(2))
+    assert one.asked == two.asked
+    assert {item.frame for item in one.asked} == {0, 1, 2, 3}
