@@ -29,6 +29,9 @@ def subscriptions(worker: str, pool: str) -> tuple[Subscription, ...]:
     )
 
 
+_READ = frozenset({Family.OPEN, Family.HANDOVER, Family.CHUNK, Family.QUESTION, Family.ASK, Family.STATUS, Family.LOAD})
+
+
 def receive(session: WorkerSession, inbound: Inbound, now_s: float) -> None:
     """Feed one message from the broker to the session.
 
@@ -40,6 +43,9 @@ def receive(session: WorkerSession, inbound: Inbound, now_s: float) -> None:
     Raises:
         RemoteError: not a valid message of its topic, or not for this worker; nothing was changed.
     """
+    family = topics.parse(inbound.topic).family
+    if family not in _READ:
+        raise TopicError(family, "not a topic that a worker reads")
     topic, message = wire.decode_publish(inbound.topic, inbound.payload)
     match message:
         case Open():
@@ -56,16 +62,14 @@ def receive(session: WorkerSession, inbound: Inbound, now_s: float) -> None:
             session.receive_question(message.question_id, message)
         case Ask():
             session.receive_ask(message, reply_to(inbound, message.query_id))
-        case Status() if topic.family is Family.LOAD:
+        case Status() if family is Family.LOAD:
             session.receive_load(message, now_s)
         case Status():
             session.receive_status(message)
-        case None if topic.family is Family.QUESTION:  # an operator has withdrawn it
+        case None if family is Family.QUESTION:  # an operator has withdrawn it
             session.receive_question(topic.name("question_id"), None)
-        case None:
-            pass  # the retained status of a worker that is long gone was cleared
         case _:
-            raise TopicError(topic.family, "not a topic that a worker reads")
+            pass  # the retained status of a worker that is long gone was cleared
 
 
 def kind_of(inbound: Inbound) -> str:

@@ -155,7 +155,9 @@ class EdgeSession:
         frame = FrameId(self._boot, self._sequence[camera])
         by_id = {query_id_of(camera, frame, query): query for query in queries}
         if not 1 <= len(queries) <= MAX_QUERIES_PER_FRAME or len(by_id) < len(queries):
-            raise StateError(f"{len(queries)} queries, {len(by_id)} different: 1 to {MAX_QUERIES_PER_FRAME} are allowed")
+            raise StateError(
+                f"{len(queries)} queries, {len(by_id)} different: 1 to {MAX_QUERIES_PER_FRAME} are allowed"
+            )
         for query_id, query in by_id.items():
             if query.ad_hoc and self.ad_hoc_state(query_id) is not None:
                 raise StateError(f"ad-hoc query {query_id} is known already")

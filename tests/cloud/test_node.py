@@ -103,9 +103,9 @@ async def test_bad_bytes_on_every_topic_stop_nothing(broker: LocalBroker) -> Non
             for sample in family.samples
         }
         assert sum(dropped.values()) == 5 * len(addressed)
-        for family in ("open", "chunk", "handover", "question", "ask", "status"):
+        for family in ("open", "chunk", "handover", "question", "ask", "load"):
             assert {f"{family}/malformed", f"{family}/oversize"} <= dropped.keys()
-        assert {"open/version", "question/version", "status/topic", "topic/topic"} <= dropped.keys()
+        assert {"open/version", "question/version", "load/topic", "topic/topic"} <= dropped.keys()
 
 
 async def test_the_loop_works_on_while_the_model_computes(broker: LocalBroker) -> None:
@@ -163,6 +163,10 @@ async def test_a_full_worker_hands_over_to_a_free_one(broker: LocalBroker) -> No
     ):
         await edge.question()
         full.engine.gate.clear()
+        # Wait for a load of the free one that the full one has heard as well.
+        await edge.status(lambda status: status.id == "full")
+        edge.heard.clear()
+        await edge.status(lambda status: status.id == "free")
         await edge.hand_over("full", 1)
         assert await asyncio.to_thread(full.engine.entered.wait, WAIT_S)
         await edge.hand_over("full", 2)
@@ -176,10 +180,10 @@ async def test_the_worker_returns_after_the_broker_went_away(broker: LocalBroker
         await edge.status(lambda status: status.online)
         await asyncio.to_thread(broker.restart)
         # Born again, on a broker that has forgotten everything.
-        await edge.status(lambda status: status.online)
         await edge.bus.wait_connected(WAIT_S)
         await edge.question()
-        await edge.open(1)
+        while not await edge.open(1):
+            await edge.status(lambda status: status.online)  # nobody has joined the share group yet
         await edge.answer(1, final=False)
 
 
