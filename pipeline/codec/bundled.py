@@ -36,7 +36,7 @@ def bundled_vlm_dir() -> Path:
     Raises:
         ArtifactError: it is not there.
     """
-    return _existing(models_dir() / "reference-vlm", "latentbus train vlm")
+    return _existing(models_dir() / "reference-vlm", "latentbus train reference-vlm")
 
 
 def _existing(folder: Path, command: str) -> Path:

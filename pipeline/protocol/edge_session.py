@@ -188,7 +188,8 @@ class EdgeSession:
         if isinstance(message, Busy):
             frame.move(EdgeEvent.BUSY)
             frame.owner = None
-            frame.timer_s = now_s + max(message.retry_after_ms / 1000, self._backoff_s(frame))
+            # The worker knows when it will have room; there may be another one that has some now.
+            frame.timer_s = now_s + max(message.retry_after_ms / 1000, self._settings.backoff_s)
             self.counters["busy"] += 1
             return
         if isinstance(message, Accept | Refine):
@@ -398,7 +399,8 @@ class EdgeSession:
         frame.timer_s = now_s + wait_s
 
     def _backoff_s(self, frame: EdgeFrame) -> float:
-        return float(self._settings.backoff_s * 2 ** max(0, frame.attempt - 1))
+        doublings = min(16, max(0, frame.attempt - 1))
+        return min(self._settings.max_backoff_s, self._settings.backoff_s * 2.0**doublings)
 
     def _supersede(self, camera: str, question_ids: set[str]) -> None:
         """Standing queries that still wait for the uplink make room for the same question of a newer frame."""

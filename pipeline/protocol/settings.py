@@ -18,6 +18,7 @@ class EdgeProtocolSettings:
         base_lease_s: silence after an open message before the frame is opened again.
         attempts: opens of one frame before its queries fail.
         backoff_s: wait before the second open; doubled for each further one.
+        max_backoff_s: longest such wait: a query's deadline is some seconds away.
         grace_s: after a reconnect, no lease is judged for this long.
         max_frames_per_camera: unfinished frames of one camera; beyond it the oldest standing queries are superseded.
         terminal_cache: decided ad-hoc queries that are remembered, to answer a repeated ask.
@@ -26,6 +27,7 @@ class EdgeProtocolSettings:
     base_lease_s: float = BASE_LEASE_S
     attempts: int = 3
     backoff_s: float = 0.5
+    max_backoff_s: float = 4.0
     grace_s: float = 2.0
     max_frames_per_camera: int = 16
     terminal_cache: int = 1024

@@ -101,6 +101,7 @@ class BrokerModel:
         self._edges: list[str] = []
         self._workers: list[str] = []
         self._retained: dict[str, Message] = {}
+        self._cut: set[str] = set()
         self._token = 0
 
     # ---- connections ------------------------------------------------------------------------------------------------
@@ -146,11 +147,21 @@ class BrokerModel:
         session.reachable = False
         self._clock.after(noticed_s, partial(self._notice, name, session.generation))
 
-    def reach(self, name: str, reachable: bool) -> None:
-        """The network between a client and the broker breaks or heals; neither side is told."""
+    def cut(self, name: str, *, noticed_s: float) -> None:
+        """The network between a client and the broker breaks; the broker notices later, and nobody gets through."""
+        self._cut.add(name)
+        self.close(name, noticed_s=noticed_s)
+
+    def heal(self, name: str) -> None:
+        """The network is back; a connection that nobody has noticed to be gone goes on."""
+        self._cut.discard(name)
         session = self._sessions.get(name)
-        if session is not None:
-            session.reachable = reachable
+        if session is not None and session.up:
+            session.reachable = True
+
+    def reachable(self, name: str) -> bool:
+        """Whether a client could connect now."""
+        return self.up and name not in self._cut
 
     def is_up(self, name: str) -> bool:
         """Whether this client's connection works."""
@@ -184,8 +195,13 @@ class BrokerModel:
                 session.in_flight.clear()
                 session.queue.clear()
         self._members.clear()
-        for session in list(self._sessions.values()):
-            self._clock.after(self._draw.random() * 0.2, partial(session.client.connection, False))
+        for name, session in list(self._sessions.items()):
+            self._clock.after(self._draw.random() * 0.2, partial(self._tell_lost, name, session.generation))
+
+    def _tell_lost(self, name: str, generation: int) -> None:
+        session = self._sessions[name]
+        if session.generation == generation and not session.up:
+            session.client.connection(False)
 
     def restart(self) -> None:
         """The broker is back; clients reconnect by themselves."""

@@ -35,15 +35,17 @@ class SimulatedModel:
 
     Args:
         seed: decides which prefix a query needs; the same for every worker, as for one model.
+        easy_share: share of the queries that need the base prefix only.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, easy_share: float = 0.8) -> None:
         self._seed = seed
+        self._easy_share = easy_share
 
     def needed(self, query_id: str) -> int:
-        """Prefix from which on this query's answer is safe: most need the base prefix only."""
-        draw = random.Random(f"{self._seed}/{query_id}").random()
-        return LADDER[0] if draw < 0.8 else LADDER[1] if draw < 0.92 else LADDER[2] if draw < 0.97 else LADDER[3]
+        """Prefix from which on this query's answer is safe."""
+        draw = random.Random(f"{self._seed}/{query_id}")
+        return LADDER[0] if draw.random() < self._easy_share else draw.choice(LADDER[1:])
 
     def answer(self, look: Look) -> list[LookAnswer]:
         """Answers to every query of a look.

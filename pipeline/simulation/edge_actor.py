@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -75,6 +76,8 @@ class EdgeActor:
         self.site = site
         self.alive = False
         self.frozen = False
+        self._linked = False
+        self.linked_since_s = math.inf
         self.disk = Disk()
         self.counters: Counter[str] = Counter()
         self.sends: Counter[tuple[str, FrameId, int]] = Counter()
@@ -108,7 +111,7 @@ class EdgeActor:
         self._wake_at_s = None
         self.counters["latents_sent_again_before"] = self.counters["latents_sent_again"]
         self.session = EdgeSession(self._settings, pool=self._pool, boot=self.boots, fingerprint=FINGERPRINT)
-        self._broker.connect_edge(self.site, self, self.cameras)
+        self._connect()
         for camera, query in list(self.disk.asks.values()):
             # One whose deadline is over expires at once, and is said to have.
             self.session.offer(camera, SimulatedLatent(), LADDER[0], [query], self._clock.now_s)
@@ -117,7 +120,8 @@ class EdgeActor:
 
     def crash(self) -> list[str]:
         """SIGKILL: everything in memory is gone. Returns the standing queries that die with it."""
-        self.alive = False
+        self.alive = self._linked = False
+        self.linked_since_s = math.inf
         self.counters["crashes"] += 1
         undecided = [query_id for frame in self.session.frames() for query_id in frame.queries]
         unsaid = [item.query_id for item in (*self._queue, *self._unacknowledged) if isinstance(item, QueryOutcome)]
@@ -128,6 +132,8 @@ class EdgeActor:
         if not self.alive:
             return
         self.session.connection(connected, self._clock.now_s)
+        self._linked = connected
+        self.linked_since_s = self._clock.now_s if connected else math.inf
         if connected:
             self._pump()
         else:
@@ -135,13 +141,18 @@ class EdgeActor:
         self._after()
 
     def _reconnect(self) -> None:
-        if not self.alive or self._broker.is_up(self.site):
-            return
-        if not self._broker.up:
+        if self.alive and not self._linked and self._connect():
+            self.connection(True)
+
+    def _connect(self) -> bool:
+        self._linked = self._broker.reachable(self.site)
+        self.linked_since_s = self._clock.now_s if self._linked else math.inf
+        if self._linked:
+            self._broker.connect_edge(self.site, self, self.cameras)
+        else:
+            self.session.connection(False, self._clock.now_s)
             self._clock.after(0.5, self._reconnect)
-            return
-        self._broker.connect_edge(self.site, self, self.cameras)
-        self.connection(True)
+        return self._linked
 
     def backlog(self) -> int:
         """Messages that wait for the uplink."""
@@ -218,7 +229,7 @@ class EdgeActor:
 
     def _pump(self) -> None:
         """Send what waits, one after another at the uplink's rate, while the connection is up."""
-        if self._sending or not self._broker.is_up(self.site):
+        if self._sending or not self._linked or not self._broker.is_up(self.site):
             return
         while self._queue:
             item = self._queue.popleft()

@@ -23,9 +23,8 @@ from schemas.messages import Ask, Message
 POOL = "main"
 QUESTIONS = ("q0", "q1", "q2")
 KEEP_ALIVE_S = 4.0
-GRACE_S = 20.0
-"""A terminal that only a cut-off edge can say is seen when its connection is back: the longest partition, and what has
-piled up on a thin uplink by then."""
+GRACE_S = 12.0
+"""What has piled up on a thin uplink while the connection was away takes its time."""
 _QUIET_S = 60.0
 _LONGEST_FAULT_S = 10.0
 _IDLE_FRAMES = 4
@@ -72,7 +71,9 @@ class Episode:
         draw = random.Random(seed)
         self._draw = draw
         self.clock = VirtualClock()
-        self.judge = Judge(grace_s=GRACE_S, max_hops=WorkerProtocolSettings().max_hops)
+        self.judge = Judge(
+            grace_s=GRACE_S, max_hops=WorkerProtocolSettings().max_hops, linked_since_s=self._linked_since_s
+        )
         self._wire = LinkFaults(delay_s=draw.choice([0.005, 0.02, 0.1]))
         self.broker = BrokerModel(self.clock, random.Random(draw.random()), self._wire)
         self.broker.recorder = draw.random() < 0.3
@@ -82,10 +83,16 @@ class Episode:
         self._active_faults = 0
         self._calm_since_s = 0.0
         self._duration_s = draw.uniform(20.0, 60.0)
-        model = SimulatedModel(seed)
-        edge_settings = EdgeProtocolSettings(max_frames_per_camera=draw.choice([2, 16]))
+        model = SimulatedModel(seed, draw.choice([0.8, 0.1]))
+        base_lease_s = draw.choice([1.0, 3.0])
+        edge_settings = EdgeProtocolSettings(
+            base_lease_s=base_lease_s, attempts=draw.choice([3, 6]), max_frames_per_camera=draw.choice([2, 16])
+        )
         worker_settings = WorkerProtocolSettings(
-            capacity_frames=draw.choice([2, 8, 1024]), finalise_margin_s=draw.choice([0.1, 0.3])
+            base_lease_s=base_lease_s,
+            max_lease_s=draw.choice([2.0, 10.0]),
+            capacity_frames=draw.choice([2, 8, 1024]),
+            finalise_margin_s=draw.choice([0.1, 0.3]),
         )
         known = QUESTIONS if draw.random() < 0.8 else QUESTIONS[:1]
         self.workers = [
@@ -97,7 +104,7 @@ class Episode:
                 pool=POOL,
                 settings=replace(worker_settings),
                 model=model,
-                batch_s=draw.choice([0.02, 0.1, 1.0]),
+                batch_s=draw.choice([0.02, 0.1, 0.5, 1.0]),
                 frame_s=draw.choice([0.002, 0.05]),
                 questions=known,
                 on_problem=partial(self._problem, "look reads no prefix"),
@@ -114,7 +121,7 @@ class Episode:
                 site=f"site{index}",
                 pool=POOL,
                 cameras=tuple(f"cam{index}-{camera}" for camera in range(draw.randint(1, 3))),
-                uplink_kbps=draw.choice([64.0, 256.0, 1000.0]),
+                uplink_kbps=draw.choice([24.0, 64.0, 256.0, 1000.0]),
                 settings=edge_settings,
                 on_terminal=self._terminal,
                 on_query=self._query,
@@ -127,7 +134,7 @@ class Episode:
             duration_s=self._duration_s,
             workers=len(self.workers),
             edges=len(self.edges),
-            rate_hz=draw.choice([0.0, 0.1, 0.4]),
+            rate_hz=draw.choice([0.0, 0.1, 0.4, 0.8]),
         )
 
     def _stranger(self, model: SimulatedModel, settings: WorkerProtocolSettings) -> WorkerActor:
@@ -231,8 +238,9 @@ class Episode:
                 worker.slowness = 1.0 + 30.0 * fault.strength
                 heal = partial(setattr, worker, "slowness", 1.0)
             case FaultKind.WORKER_PARTITION:
-                self.broker.close(worker.name, noticed_s=1.5 * KEEP_ALIVE_S)
-                heal = partial(self._heal_worker, worker)
+                self.broker.cut(worker.name, noticed_s=1.5 * KEEP_ALIVE_S)
+                worker.connection(False)
+                heal = partial(self.broker.heal, worker.name)
             case FaultKind.WORKER_DRAIN:
                 worker.session.drain(self.clock.now_s)
                 heal = partial(self._replace, worker)
@@ -245,9 +253,9 @@ class Episode:
             case FaultKind.EDGE_PARTITION:
                 if not edge.alive:
                     return
-                self.broker.reach(edge.site, False)
+                self.broker.cut(edge.site, noticed_s=1.5 * KEEP_ALIVE_S)
                 edge.connection(False)
-                heal = partial(self._heal_edge, edge)
+                heal = partial(self.broker.heal, edge.site)
             case FaultKind.BROKER_RESTART:
                 if not self.broker.up:
                     return
@@ -279,16 +287,6 @@ class Episode:
         if worker.alive and worker.frozen:
             self.broker.close(worker.name)
 
-    def _heal_worker(self, worker: WorkerActor) -> None:
-        if worker.alive:
-            self.broker.reach(worker.name, True)
-            worker.connection(False)
-
-    def _heal_edge(self, edge: EdgeActor) -> None:
-        if edge.alive:
-            self.broker.connect_edge(edge.site, edge, edge.cameras)
-            edge.connection(True)
-
     def _replace(self, worker: WorkerActor) -> None:
         if worker.alive:
             worker.crash()
@@ -316,6 +314,9 @@ class Episode:
         self._asked += 1
         self.judge.asked(site, query_id, self.clock.now_s, deadline_s, ad_hoc=ad_hoc)
         self._line(f"{site} takes on {query_id}")
+
+    def _linked_since_s(self, site: str) -> float:
+        return next(edge.linked_since_s for edge in self.edges if edge.site == site)
 
     def _problem(self, rule: str, problem: str) -> None:
         self.judge.problem(rule, self.clock.now_s, "", problem)

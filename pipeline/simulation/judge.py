@@ -1,7 +1,7 @@
 """What must hold whatever happens, checked at every step.
 
 - One terminal outcome a query after the reducer, and exactly one from each edge session.
-- None later than its deadline plus grace, for whoever reads the topics.
+- None later than its deadline, or the return of the edge's connection, plus grace, for whoever reads the topics.
 - No answer from latents of another codec, and no look at anything but a prefix of its frame.
 - No buffer over its bound.
 - No latent sent twice without a counted reason, and none of one attempt to two workers.
@@ -15,6 +15,7 @@ A standing query dies with its edge: nobody else knows that it was asked. It is 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline.protocol.effects import Terminal
@@ -61,6 +62,7 @@ class Judge:
     Attributes:
         grace_s: how much later than its deadline a terminal may be seen.
         max_hops: hand-overs that a frame may see.
+        linked_since_s: since when a site's edge has its connection, infinite while it has none.
         violations: what was broken.
         outcomes: terminals by kind, after the reducer.
         latencies_s: time from asking to terminal, of answered queries.
@@ -69,6 +71,7 @@ class Judge:
 
     grace_s: float
     max_hops: int
+    linked_since_s: Callable[[str], float]
     violations: list[Violation] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
     latencies_s: list[float] = field(default_factory=list)
@@ -132,16 +135,20 @@ class Judge:
             self._break("no recovery", now_s, message.query_id, f"expired after {calm_s:.1f} calm seconds")
         if message.outcome is Outcome.ANSWERED:
             self.latencies_s.append(now_s - asked.asked_s)
-        if now_s > asked.deadline_s + self.grace_s:
+        if now_s > self._due_s(asked):
             late_s = now_s - asked.deadline_s
             self._break("terminal too late", now_s, message.query_id, f"{message.outcome} {late_s:.2f} s late")
 
     def check_time(self, now_s: float) -> None:
         """Every query whose deadline and grace are over must have its terminal by now."""
         for query_id, asked in list(self._open.items()):
-            if now_s > asked.deadline_s + self.grace_s:
+            if now_s > self._due_s(asked):
                 del self._open[query_id]
                 self._break("no terminal", now_s, query_id, f"deadline was {asked.deadline_s:.2f}")
+
+    def _due_s(self, asked: Asked) -> float:
+        """When a terminal must have been seen: an edge without a connection can say nothing."""
+        return max(asked.deadline_s, self.linked_since_s(asked.site)) + self.grace_s
 
     def check_bound(self, now_s: float, what: str, size: int, bound: int) -> None:
         """A buffer may not be over its bound."""

@@ -78,6 +78,7 @@ class WorkerActor:
         self._max_batch = max_batch
         self._status_every_s = status_every_s
         self._looking = False
+        self._linked = False
         self._wake_at_s: float | None = None
         self._socket: deque[tuple[str, Message, int | None]] = deque()
         self._outbox: deque[WorkerEffect] = deque()
@@ -125,22 +126,24 @@ class WorkerActor:
     def connection(self, connected: bool) -> None:
         """The process notices that its connection came or went; it reconnects by itself."""
         if self.alive and not self.frozen and not connected:
+            self._linked = False
             self._clock.after(0.5 + self._draw.random(), self._reconnect)
 
     def _reconnect(self) -> None:
-        if not self.alive or self.frozen or self._broker.is_up(self.name):
+        if not self.alive or self.frozen or self._linked or not self._join():
             return
-        if not self._broker.up:
-            self._clock.after(0.5, self._reconnect)
-            return
-        self._join()
         outbox, self._outbox = self._outbox, deque()
         for effect in outbox:
             self._publish(effect)
 
-    def _join(self) -> None:
+    def _join(self) -> bool:
+        self._linked = self._broker.reachable(self.name)
+        if not self._linked:
+            self._clock.after(0.5, self._reconnect)
+            return False
         will = self._status(online=False)
         self._broker.connect_worker(self.name, self, self._pool, self._status(online=True), will)
+        return True
 
     def _status(self, *, online: bool) -> Status:
         held, capacity = self.session.load()

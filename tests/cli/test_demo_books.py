@@ -100,7 +100,7 @@ def test_bytes_go_to_their_frame_and_all_to_the_total(tmp_path: Path) -> None:
     ledger = Ledger()
     tail = FrameLogTail(path, ledger)
     tail.poll()
-    frame = {"kind": "frame", "camera": "gate", "frame": "00000001-1", "index": 7, "at_s": 100.5, "encode_s": 0.5}
+    frame = {"kind": "frame", "camera": "gate", "frame": "00000001-1", "index": 7, "captured_s": 100.0}
     lines = [
         {**frame, "query_ids": ["gate/00000001-1/q1", "visitor-1"]},
         {"kind": "sent", "camera": "gate", "frame": "00000001-1", "wire_bytes": 300, "latent_bytes": 100},

@@ -114,7 +114,7 @@ def test_another_model_is_refused(folder: Path) -> None:
 
 def test_bundled_folders_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MODELS_DIR_VARIABLE, str(tmp_path))
-    with pytest.raises(ArtifactError, match="latentbus train vlm"):
+    with pytest.raises(ArtifactError, match="latentbus train reference-vlm"):
         bundled_vlm_dir()
     (tmp_path / "codecs" / "klt").mkdir(parents=True)
     assert bundled_codec_dir("klt") == tmp_path / "codecs" / "klt"

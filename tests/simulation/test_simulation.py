@@ -100,7 +100,7 @@ def test_a_failing_episode_leaves_a_trace_that_a_person_can_read() -> None:
 
 def test_the_share_group_deals_in_turn_and_blind() -> None:
     clock, broker, sinks = _broker(2)
-    broker.reach("w1", False)
+    broker.cut("w1", noticed_s=60.0)
     for _ in range(10):
         assert broker.publish("site", "lb/v1/open/main/gate", OPEN, qos=1) == 0
     _settle(clock)

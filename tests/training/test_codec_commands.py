@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from cloud_workers.vlm import TransformersVlm
 from edge_nodes.encoder import OnnxEncoder
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder, load_transform
 from pipeline.codec.spec import load_codec_spec
@@ -19,10 +20,14 @@ from pipeline.codec.stop_file import load_stop_rule
 from schemas.errors import ArtifactError, ConfigError
 from schemas.types import AnswerType
 from tests.cloud.tiny_codec import write_vlm
+from tests.cloud.tiny_models import FAMILIES, IMAGE_SIZE_PX
 from training.codec.calibrate import calibrate_stop
 from training.codec.config import BUDGETS
 from training.codec.data import FIRST_SEEDS, scene_set
 from training.codec.evaluate import evaluate_codec
+from training.codec.export import export_encoder
+from training.codec.image_path import PixelsToTokens
+from training.codec.klt import fit_klt
 from training.codec.train import export_codec, open_vlm, train_codec
 
 BUDGET = replace(BUDGETS["smoke"], train_frames=48, table_frames=16, steps=6, batch=4, view_frames=2, asked_frames=8)
@@ -49,6 +54,27 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     report = train_codec(root / "vlm", root, root / "cache", vlm_id="tiny", budget=BUDGET, threads=1, progress=silent)
     assert json.loads((root / "klt" / "training.json").read_text())["vlm_sha256"] == report["vlm_sha256"]
     return root
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_image_path_is_the_models_own_and_can_be_exported(family: str, tmp_path: Path) -> None:
+    model, processor = FAMILIES[family]()
+    frames = np.random.default_rng(0).integers(0, 256, (20, IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), dtype=np.uint8)
+    image_path = PixelsToTokens(model, processor.image_processor)
+    tokens = image_path.of_frames(frames)
+    torch.testing.assert_close(
+        tokens, TransformersVlm(model, processor, source=family).encode_pixels(frames), atol=1e-5, rtol=1e-5
+    )
+    parity = export_encoder(image_path, fit_klt(tokens, 4, 16, 0.5), tmp_path / "encoder.onnx", frames)
+    assert parity.unexplained == 0
+    assert parity.differing < 0.005 * parity.symbols
+
+
+def test_a_model_of_another_family_is_refused() -> None:
+    model, processor = FAMILIES["llava"]()
+    del model.model.multi_modal_projector
+    with pytest.raises(ArtifactError, match="SmolVLM, Idefics3 and LLaVA"):
+        PixelsToTokens(model, processor.image_processor)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -55,15 +55,15 @@ def test_p_value_is_large_at_and_above_the_risk() -> None:
 
 def test_thresholds_keep_their_promise_on_new_frames() -> None:
     """At most `DELTA` of calibrations may exceed the risk; each is judged on many new frames."""
-    answers, asked = simulated(10_000, seed=1_000)
+    answers, asked = simulated(4_000, seed=1_000)
     broken, early = 0, []
-    for seed in range(40):
-        few, few_asked = simulated(600, seed=seed)
-        policy = calibrate_thresholds(few, few_asked, everything(600), (4, 8), RISK, DELTA)
-        result = apply_policy(policy, answers, asked, everything(10_000))
+    for seed in range(25):
+        few, few_asked = simulated(400, seed=seed)
+        policy = calibrate_thresholds(few, few_asked, everything(400), (4, 8), RISK, DELTA)
+        result = apply_policy(policy, answers, asked, everything(4_000))
         broken += result.risk > RISK
         early.append(result.early_share)
-    assert broken <= 8  # 4 expected at most; more than 8 happens once in 100 runs
+    assert broken <= 5  # 2.5 expected at most
     assert np.mean(early) > 0.3, "a rule that never stops early keeps any promise"
 
 
@@ -103,12 +103,12 @@ def test_policy_figures_add_up_by_hand() -> None:
 
 
 def test_the_cheapest_admissible_ladder_is_chosen() -> None:
-    answers, asked = simulated(1500, seed=3, lengths=(2, 6, 20))
-    ladder, table = choose_ladder(answers, asked, everything(1500), RISK, DELTA, (0.02, 0.98))
+    answers, asked = simulated(500, seed=3, lengths=(2, 6, 20))
+    ladder, table = choose_ladder(answers, asked, everything(500), RISK, DELTA, (0.02, 0.98))
     assert sorted(map(tuple, (row["ladder"] for row in table))) == [(2, 6, 20), (2, 20), (6, 20)]
     admissible = [row for row in table if 0.02 <= row["refined_share"] <= 0.98]
     assert list(ladder) == min(admissible, key=lambda row: row["wire_bytes"])["ladder"]
-    assert choose_ladder(answers, asked, everything(1500), RISK, DELTA, (2.0, 3.0))[0] == (20,)
+    assert choose_ladder(answers, asked, everything(500), RISK, DELTA, (2.0, 3.0))[0] == (20,)
 
 
 def test_wire_bytes_grow_by_the_payload() -> None:
