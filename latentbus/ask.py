@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import secrets
 import sys
 from collections.abc import AsyncIterator
@@ -21,7 +22,7 @@ from schemas import topics, wire
 from schemas.errors import ConfigError, ConnectionLostError, TopicError, WireError
 from schemas.messages import Answer, Ask, QueryOutcome, Status
 from schemas.topics import Family
-from schemas.types import AnswerType, Outcome
+from schemas.types import NAME_PATTERN, AnswerType, Outcome
 
 CONNECT_TIMEOUT_S = 10.0
 REPLY_MARGIN_S = 5.0
@@ -46,9 +47,25 @@ class Asking:
 
     @classmethod
     def create(
-        cls, camera: str, text: str, answer_type: AnswerType, *, deadline_s: float, query_id: str | None = None
+        cls,
+        camera: str,
+        text: str,
+        answer_type: AnswerType,
+        *,
+        deadline_s: float,
+        query_id: str | None = None,
+        client: str | None = None,
     ) -> Asking:
         """Draw the names that the question goes under.
+
+        Args:
+            camera: name of the camera.
+            text: the question.
+            answer_type: what the answer may look like.
+            deadline_s: time to the terminal outcome.
+            query_id: key of the question; drawn unless given.
+            client: who asks. A secured broker gives each identity its own reply topics; without a name that can stand
+                in a topic, one is drawn.
 
         Raises:
             ConfigError: camera, text or query id cannot be asked.
@@ -65,7 +82,9 @@ class Asking:
             raise ConfigError("camera", error.problem) from None
         except ValueError as error:
             raise ConfigError("question", str(error).splitlines()[-2].strip()) from None
-        return cls(camera, message, f"ask-{secrets.token_hex(4)}")
+        if client is None or not re.fullmatch(NAME_PATTERN, client):
+            client = f"ask-{secrets.token_hex(4)}"
+        return cls(camera, message, client)
 
 
 class QuestionClient:
@@ -162,7 +181,9 @@ async def ask_and_print(broker: BrokerSettings, asking: Asking, stop: Stop, *, a
     Raises:
         ConnectionLostError: the broker cannot be reached.
     """
-    bus = MqttBus(broker, client_id=asking.client, subscriptions=QuestionClient.subscriptions(asking))
+    bus = MqttBus(
+        broker, client_id=f"{asking.client}-{secrets.token_hex(4)}", subscriptions=QuestionClient.subscriptions(asking)
+    )
     async with bus:
         await bus.wait_connected(CONNECT_TIMEOUT_S)
         client = QuestionClient(bus, asking)
@@ -190,7 +211,7 @@ async def _print_answers(client: QuestionClient, *, as_json: bool) -> Outcome:
             sys.stdout.write(message.model_dump_json() + "\n")
             sys.stdout.flush()
         else:
-            console.print(_line(message))
+            console.print(_line(message), soft_wrap=True)
         if message.outcome is not None:
             return Outcome(message.outcome)
     raise AssertionError("the answers of a question end with its outcome")

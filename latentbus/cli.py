@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latentbus import __version__
+from latentbus.broker_commands import broker_app
+from latentbus.simulate import EPILOG as SIMULATE_EPILOG
+from latentbus.simulate import simulate
 from latentbus.training_commands import codec_app, train_app
 from schemas.errors import ConfigError, LatentbusError
 from schemas.types import AnswerType
@@ -36,6 +39,8 @@ app = typer.Typer(
 )
 app.add_typer(train_app, name="train")
 app.add_typer(codec_app, name="codec")
+app.add_typer(broker_app, name="broker")
+app.command(epilog=SIMULATE_EPILOG)(simulate)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file; see docs/configuration.md.")]
 ParentOption = Annotated[bool, typer.Option("--exit-with-parent", hidden=True)]
@@ -111,7 +116,9 @@ def ask(
 
     configure_logging("warning")
     broker = _broker(config, host, port)
-    asking = Asking.create(camera, question, answer_type, deadline_s=deadline, query_id=query_id)
+    asking = Asking.create(
+        camera, question, answer_type, deadline_s=deadline, query_id=query_id, client=broker.username
+    )
     raise typer.Exit(run(lambda stop: ask_and_print(broker, asking, stop, as_json=as_json), drain_timeout_s=2))
 
 
@@ -157,19 +164,6 @@ def validate(
         typer.echo(f"{file}: good ({', '.join(['broker', *sections])})")
 
 
-@app.command(epilog="Example: latentbus broker --port 1883")
-def broker(
-    port: Annotated[int | None, typer.Option(help="Port on this machine; a free one unless given.", min=1)] = None,
-) -> None:
-    """Run a private Mosquitto on this machine for trying things out; it takes connections from this machine only."""
-    from latentbus.local_broker import serve_broker
-    from pipeline.logs import configure_logging
-    from pipeline.runtime import run
-
-    configure_logging("info")
-    raise typer.Exit(run(lambda stop: serve_broker(port, stop)))
-
-
 @app.command()
 def version() -> None:
     """Print the version."""
@@ -199,7 +193,7 @@ def _extra_of(module: str) -> str | None:
     top = module.partition(".")[0]
     if top in {"av", "onnxruntime", "PIL"}:
         return "edge"
-    return "cloud" if top in {"torch", "transformers", "tokenizers", "onnx", "onnxscript", "pillow_avif"} else None
+    return "cloud" if top in {"torch", "transformers", "tokenizers", "onnx", "onnxscript"} else None
 
 
 def _run_process(

@@ -6,26 +6,24 @@ import json
 import random
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from schemas.errors import ConfigError
 
-simulate_app = typer.Typer(invoke_without_command=True)
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+EPILOG = (
+    "Examples: latentbus simulate --events 1000000 --seed 7 --json sim.json | latentbus simulate --mutations | "
+    "latentbus simulate --cameras 10000 --workers 200 --site-kbps 1000 --cameras-per-site 20"
+)
 
 _TRACE_LINES = 60
 
 
-@simulate_app.callback(
-    invoke_without_command=True,
-    epilog="Examples: latentbus simulate --events 1000000 --seed 7 --json sim.json | latentbus simulate --mutations | "
-    "latentbus simulate --cameras 10000 --workers 200 --site-kbps 1000 --cameras-per-site 20",
-)
-def simulate_command(
+def simulate(
     events: Annotated[int, typer.Option(help="Events that real sessions handle, at least.", min=1)] = 200_000,
     seed: Annotated[int | None, typer.Option(help="Seed of everything; drawn and printed unless given.", min=0)] = None,
     episode: Annotated[int | None, typer.Option(help="Replay one episode and print what happened.", min=0)] = None,
@@ -68,16 +66,16 @@ def simulate_command(
 
 
 def _invariants(events: int, seed: int, json_file: Path | None) -> None:
-    from pipeline.simulation.run import SimulationReport, simulate
+    from pipeline.simulation import run
 
     start_s = time.perf_counter()
     with _progress() as progress:
         task = progress.add_task(f"seed {seed}", total=events)
 
-        def show(report: SimulationReport) -> None:
+        def show(report: run.SimulationReport) -> None:
             progress.update(task, completed=min(report.events, events))
 
-        report = simulate(seed=seed, events=events, progress=show)
+        report = run.simulate(seed=seed, events=events, progress=show)
     figures = report.to_json()
     figures["events_per_s"] = round(report.events / (time.perf_counter() - start_s))
     _write(figures, json_file)
@@ -136,6 +134,9 @@ def _fleet(plan: dict[str, Any], json_file: Path | None) -> None:
 
 
 def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     return Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeRemainingColumn(), console=Console(stderr=True),
@@ -143,6 +144,9 @@ def _progress() -> Progress:
 
 
 def _table(figures: dict[str, Any], *leave_out: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(show_header=False, box=None)
     for name, value in figures.items():
         if name not in leave_out:

@@ -4,20 +4,17 @@ set -eu
 PATH=$PATH:/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin
 command -v mosquitto >/dev/null 2>&1 && exit 0
 
-as_root=$(dirname "$0")/as_root.sh
+scripts=$(dirname "$0")
 if command -v apt-get >/dev/null 2>&1; then
-    echo "setup: installing Mosquitto with apt-get"
-    install="apt-get install -y --no-install-recommends mosquitto"
-    export DEBIAN_FRONTEND=noninteractive
-    # The package lists of a fresh image are empty; elsewhere they are usually good enough, and faster.
-    sh "$as_root" $install || { sh "$as_root" apt-get update && sh "$as_root" $install; } || true
+    install="apt-get install mosquitto"
+    sh "$scripts/apt_install.sh" mosquitto || true
 elif command -v brew >/dev/null 2>&1; then
     echo "setup: installing Mosquitto with brew"
     install="brew install mosquitto"
     $install || true
 elif command -v dnf >/dev/null 2>&1; then
     install="dnf install -y mosquitto"
-    sh "$as_root" $install || true
+    sh "$scripts/as_root.sh" $install || true
 else
     install="your package manager's command for mosquitto"
 fi

@@ -17,7 +17,7 @@ if [ ! -x "$folder/bin/python" ]; then
     if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         # Debian and Ubuntu ship these two in a package of their own.
         version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-        if ! sh "$(dirname "$0")/as_root.sh" apt-get install -y "python$version-venv"; then
+        if ! sh "$(dirname "$0")/apt_install.sh" "python$version-venv"; then
             echo "setup: $python cannot make virtual environments. Run: apt-get install python$version-venv" >&2
             exit 1
         fi

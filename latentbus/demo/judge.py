@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers.utils.logging import disable_progress_bar
 
 from latentbus.demo.comparison import ComparedFrame, ComparedQuery, Comparison, Way, share
 from latentbus.demo.fleet import DemoCamera
@@ -87,6 +88,7 @@ def _compare(
 ) -> Rows | None:
     # Several threads that spin for each other are slower than one wherever the machine has something else to do.
     torch.set_num_threads(1)
+    disable_progress_bar()
     progress("decoding the frames of the run again")
     measured, frames = _compared_frames(cameras, ledger, check_stop)
     if not frames:

@@ -121,7 +121,7 @@ class FrameLogTail:
                     record["camera"],
                     record["frame"],
                     index=record["index"],
-                    captured_s=record["at_s"] - record["encode_s"],
+                    captured_s=record["captured_s"],
                     # The key of a standing query ends in its question; an ad-hoc one is its own question.
                     question_ids={query_id: query_id.rsplit("/", 1)[-1] for query_id in record["query_ids"]},
                 )

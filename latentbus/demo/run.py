@@ -34,6 +34,7 @@ LAST_WORD_S: Final = 3.0
 """What an edge published before it ended is at the observer within this time."""
 _TABLE_PERIOD_S: Final = 0.25
 _LINE_PERIOD_S: Final = 5.0
+_PLAIN_WIDTH: Final = 120
 
 
 async def run_demo(options: DemoOptions, stop: Stop) -> int:
@@ -50,6 +51,8 @@ async def run_demo(options: DemoOptions, stop: Stop) -> int:
         LatentbusError: a part of it could not be started, or the edge ended on its own.
     """
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PLAIN_WIDTH
     cameras = await asyncio.to_thread(prepare_cameras, options, lambda text: console.print(f"[dim]{text}[/]"))
     run_dir = options.work_dir / "run"
     shutil.rmtree(run_dir, ignore_errors=True)

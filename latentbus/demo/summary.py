@@ -142,7 +142,7 @@ class Summary:
         title = f"The same questions about the same {comparison.compared_frames} frames"
         table = Table(title=title, title_justify="left")
         table.add_column("")
-        for column in ("accuracy", "as uncompressed", "payload B/frame", "wire B/frame", "wire B/question"):
+        for column in ("accuracy", "as uncompressed", "payload B/frame", "wire B/frame", "wire B/question", "ms on uplink"):
             table.add_column(column, justify="right")
         for row in comparison.rows:
             table.add_row(
@@ -152,6 +152,8 @@ class Summary:
                 _number(row.payload_bytes_per_frame),
                 _number(row.wire_bytes_per_frame),
                 _number(row.wire_bytes_per_question),
+                # A byte takes eight bits, and a kilobit a second is a bit a millisecond.
+                _number(row.wire_bytes_per_frame * 8 / self.uplink_kbps),
             )
         console.print(table)
         if comparison.image_note:

@@ -62,7 +62,7 @@ def live_table(cameras: Iterable[DemoCamera], ledger: Ledger, heading: Heading) 
     table = Table(expand=True, pad_edge=False)
     for title in ("camera", "question", "provisional", "answer", "truth"):
         table.add_column(title, no_wrap=True)
-    for title in ("latents", "wire B/frame", "first ms", "final ms"):
+    for title in ("latents", "wire B", "first ms", "final ms"):
         table.add_column(title, justify="right", no_wrap=True)
     for camera in cameras:
         for number, (question_id, question) in enumerate(camera.questions.items()):

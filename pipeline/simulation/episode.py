@@ -222,7 +222,7 @@ class Episode:
         # What was cut off is noticed up to one and a half keep-alives later.
         self.clock.after(min(fault.lasts_s, _LONGEST_FAULT_S) + 1.5 * KEEP_ALIVE_S, self._over)
         self._line(f"fault: {fault.kind} #{fault.target} for {fault.lasts_s:.1f} s")
-        worker = self.workers[fault.target % len(self.workers)]
+        worker = self._aimed_at(fault)
         edge = self.edges[fault.target % len(self.edges)]
         heal: Callable[[], None]
         match fault.kind:
@@ -267,6 +267,13 @@ class Episode:
                 self._wire.reorder = 0.2 * fault.strength
                 heal = self._wire_back
         self.clock.after(min(fault.lasts_s, _LONGEST_FAULT_S), heal)
+
+    def _aimed_at(self, fault: Fault) -> WorkerActor:
+        """Half of the faults hit the worker that has most to lose."""
+        running = [worker for worker in self.workers if worker.alive and not worker.frozen]
+        if fault.strength < 0.5 or not running:
+            return self.workers[fault.target % len(self.workers)]
+        return max(running, key=lambda worker: worker.session.unfinished())
 
     def _over(self) -> None:
         self._active_faults -= 1

@@ -139,8 +139,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("latents sent again are not counted", 1, EdgeSession, "_refine", _uncounted),
     Mutation("ad-hoc questions are superseded too", 1, EdgeSession, "_supersede", _supersede_all),
     Mutation("a query's key lacks its frame", 1, edge_session, "query_id_of", _frame_as_asked),
-    Mutation("a stalled model keeps its leases", 1, worker_pace.WorkerPace, "batch_starts", _nothing),
-    Mutation("claimed frames are handed over", 1, WorkerFrame, "may_pass_on", _unclaimed_or_not),
+    Mutation("a stalled model keeps its leases", 18, worker_pace.WorkerPace, "batch_starts", _nothing),
+    Mutation("claimed frames are handed over", 3, WorkerFrame, "may_pass_on", _unclaimed_or_not),
     Mutation("no hop limit", 1, WorkerFrame, "may_pass_on", _any_hops),
 )
 

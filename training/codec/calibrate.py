@@ -17,7 +17,7 @@ from training.codec.measure import measure_prefixes
 from training.codec.stop import NEVER, apply_policy, calibrate_thresholds, choose_ladder
 from training.codec.train import open_vlm
 
-_CANDIDATES: Final = 10
+_CANDIDATES: Final = 8
 """Prefix lengths that ladders are built from, evenly spaced in bytes."""
 _LADDER_SHARE: Final = 0.4
 """Share of the frames on which the ladder is chosen; the others carry the guarantee."""

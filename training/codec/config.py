@@ -13,8 +13,6 @@ class CodecBudget:
     Attributes:
         train_frames: Frames that bases and weights are fitted to.
         table_frames: Frames that frequency tables are counted on.
-        calibration_frames: Frames that thresholds of the stop rule come from.
-        report_frames: Frames that reported numbers come from.
         latent_count: Latents of a frame, K.
         latent_dim: Symbols of a latent, d.
         klt_step: Quantiser step of the KLT codec, in standard deviations of a token value.
@@ -38,11 +36,9 @@ class CodecBudget:
 
     train_frames: int = 12_000
     table_frames: int = 3_000
-    calibration_frames: int = 1_500
-    report_frames: int = 600
     latent_count: int = 32
     latent_dim: int = 32
-    klt_step: float = 2.0
+    klt_step: float = 3.0
     meta_step: float = 2.0
     encoder_width: int = 64
     decoder_width: int = 128
@@ -69,8 +65,6 @@ BUDGETS: Final[dict[str, CodecBudget]] = {
     "smoke": CodecBudget(
         train_frames=96,
         table_frames=64,
-        calibration_frames=32,
-        report_frames=16,
         latent_count=8,
         latent_dim=16,
         encoder_width=32,

@@ -25,10 +25,10 @@ from training.codec.stop import Policy, apply_policy
 from training.codec.train import open_vlm
 from training.codec.wire_bytes import open_wire_bytes
 
-_PREFIXES: Final = 8
-_SCREENING_FRAMES: Final = 150
+_PREFIXES: Final = 6
+_SCREENING_FRAMES: Final = 100
 _SCREENING_MARGIN: Final = 0.04
-"""An image setting that is this much worse than the target on the first frames is not measured on all of them."""
+"""An image setting that is this much worse than the targets on the first frames is not measured on all of them."""
 
 
 def evaluate_codec(
@@ -46,7 +46,7 @@ def evaluate_codec(
 
     Args:
         vlm_dir: The VLM that the codecs were made for.
-        codec_dirs: Codec folders; each is measured at its ladder and at eight prefixes of evenly spaced bytes.
+        codec_dirs: Codec folders; each is measured at its ladder and at six prefixes of evenly spaced bytes.
         cache_dir: For frames and tokens.
         frames: How many frames; about four questions are asked of each.
         seed: Of the frames.
@@ -97,7 +97,9 @@ def evaluate_codec(
         rows = _image_rows(vlm, frozen.image_path, data, table, report["codecs"], progress)
         report["images"] = rows
         report["cheapest_image"] = {
-            name: next((row for row in rows if row["accuracy"] >= codec["prefixes"][-1]["accuracy"]), None)
+            name: next(
+                (r for r in rows if r["frames"] == frames and r["accuracy"] >= codec["prefixes"][-1]["accuracy"]), None
+            )
             for name, codec in report["codecs"].items()
         }
     return report
@@ -164,25 +166,33 @@ def _image_rows(
     codecs: dict[str, Any],
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Rows of image settings, smallest files first; hopeless ones are measured on a part of the frames only."""
+    """Rows of image settings, smallest files first.
+
+    All are measured on a part of the frames, then those that may be good enough on all, up to the first that is as
+    accurate as every codec's whole latent.
+    """
 
     def row(setting: ImageSetting, count: int) -> dict[str, Any]:
         decoded, sizes = through_image_files(data.frames[:count], setting)
         asked = [item for item in data.asked if item.frame < count]
         texts, _ = answers_of(vlm, image_path.of_frames(decoded), asked)
         size = round(float(sizes.mean()), 1)
-        return {"setting": str(setting), "frames": count, "payload_bytes": size, **table.row(texts)}
+        return {"frames": count, "payload_bytes": size, **table.row(texts)}
 
-    target = min((codec["prefixes"][-1]["accuracy"] for codec in codecs.values()), default=0.0)
+    targets = [codec["prefixes"][-1]["accuracy"] for codec in codecs.values()]
     few = min(_SCREENING_FRAMES, len(data))
     rows: list[dict[str, Any]] = []
     for setting in default_settings(data.frames.shape[1]):
-        found = row(setting, few)
-        if found["accuracy"] >= target - _SCREENING_MARGIN and few < len(data):
-            found = row(setting, len(data))
-        rows.append(found)
-        progress(f"{setting}: {found['payload_bytes']} bytes, accuracy {found['accuracy']}")
-    return sorted(rows, key=lambda found: float(found["payload_bytes"]))
+        rows.append({"setting": setting, **row(setting, few)})
+        progress(f"{setting}: {rows[-1]['payload_bytes']} bytes, accuracy {rows[-1]['accuracy']} on {few} frames")
+    rows.sort(key=lambda found: float(found["payload_bytes"]))
+    for found in rows:
+        if found["accuracy"] >= min(targets, default=2.0) - _SCREENING_MARGIN:
+            found |= row(found["setting"], len(data))
+            progress(f"{found['setting']}: {found['payload_bytes']} bytes, accuracy {found['accuracy']}")
+            if found["accuracy"] >= max(targets):
+                break
+    return [{**found, "setting": str(found["setting"])} for found in rows]
 
 
 def _int8(tokens: Tensor) -> Tensor:

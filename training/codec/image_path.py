@@ -15,14 +15,17 @@ _BATCH = 128
 
 
 class PixelsToTokens(nn.Module):
-    """Rescaling, vision tower and connector, without the processor's handling of sizes, which frames do not need.
+    """Rescaling, vision tower and connector, for frames of the model's own size.
+
+    Written out per family: the models' own methods take steps that depend on the data (padding images of the SmolVLM
+    family, lists of sizes of LLaVA) and cannot be exported.
 
     Args:
-        model: A SmolVLM or Idefics3 model.
+        model: A SmolVLM, Idefics3 or LLaVA model.
         image_processor: Its image processor, for mean and standard deviation.
 
     Raises:
-        ArtifactError: a model whose image path is not known here.
+        ArtifactError: a model of another family.
     """
 
     mean: Tensor
@@ -30,18 +33,30 @@ class PixelsToTokens(nn.Module):
 
     def __init__(self, model: Any, image_processor: Any) -> None:
         super().__init__()
-        inner = model.model
-        if not (hasattr(inner, "vision_model") and hasattr(inner, "connector")):
-            raise ArtifactError(type(model).__name__, "codecs are made for SmolVLM and Idefics3 classes so far")
-        self.vision_model = inner.vision_model
-        self.connector = inner.connector
+        inner, config = model.model, model.config
+        self.tower: nn.Module
+        self.connector: nn.Module
+        self._layer: int | None = None
+        self._skipped = 0
+        if hasattr(inner, "vision_model") and hasattr(inner, "connector"):
+            self.tower, self.connector = inner.vision_model, inner.connector
+        elif hasattr(inner, "multi_modal_projector") and isinstance(getattr(config, "vision_feature_layer", None), int):
+            self.tower, self.connector = inner.vision_tower, inner.multi_modal_projector
+            self._layer = config.vision_feature_layer
+            self._skipped = 1 if config.vision_feature_select_strategy == "default" else 0  # the class token
+        else:
+            raise ArtifactError(type(model).__name__, "codecs are made for SmolVLM, Idefics3 and LLaVA classes so far")
         self.register_buffer("mean", torch.tensor(list(image_processor.image_mean)).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(list(image_processor.image_std)).reshape(1, 3, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels uint8 [B, H, W, 3] to visual tokens [B, N, D]."""
-        scaled = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255.0
-        tokens: Tensor = self.connector(self.vision_model((scaled - self.mean) / self.std).last_hidden_state)
+        scaled = (pixels.permute(0, 3, 1, 2).to(torch.float32) / 255.0 - self.mean) / self.std
+        if self._layer is None:
+            hidden = self.tower(scaled).last_hidden_state
+        else:
+            hidden = self.tower(scaled, output_hidden_states=True).hidden_states[self._layer][:, self._skipped :]
+        tokens: Tensor = self.connector(hidden)
         return tokens
 
     @torch.no_grad()

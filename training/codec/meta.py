@@ -108,17 +108,19 @@ def train_meta(
         stop: Step to stop at, for a later call to continue; None goes to the end of the budget.
 
     Returns:
-        Means of the last report: loss, feature error, divergence in nats, bytes of whole latents.
+        Means of the last report: loss, feature error, divergence in nats, bytes of whole latents. And `seconds`: the wall
+        time of all steps, those before a resumption included.
     """
     rate = RateModel(model.latent_count, model.latent_dim)
     optimiser = _optimiser(model, budget.learning_rate)
-    start, figures = 0, dict[str, float]()
+    start, figures, spent_s = 0, dict[str, float](), 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         rate.load_state_dict(state["rate"])
         optimiser.load_state_dict(state["optimiser"])
         start, figures = int(state["step"]), state["figures"]
+        spent_s = figures.get("seconds", 0.0)
         progress(f"meta autoencoder: continues at step {start} of {budget.steps}")
     else:
         with torch.no_grad():
@@ -167,6 +169,7 @@ def train_meta(
         done = step + 1
         if done % _REPORT_EVERY == 0 or done == last:
             figures = {name: value / (done - reported) for name, value in sums.items()}
+            figures["seconds"] = spent_s + time.monotonic() - began
             sums, reported = {}, done
             speed = (done - start) / (time.monotonic() - began)
             text = " ".join(f"{name} {value:.4g}" for name, value in figures.items())

@@ -29,7 +29,7 @@ from training.codec.wire_bytes import open_wire_bytes, refine_wire_bytes
 NEVER: Final = 2.0
 """A threshold that no probability reaches."""
 
-_GRID: Final = 400
+_GRID: Final = 200
 
 
 @dataclass(frozen=True, slots=True)

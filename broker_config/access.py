@@ -1,0 +1,146 @@
+"""What each device may publish, read and subscribe to, worked out from the table of topics.
+
+Two things are combined. :data:`schemas.topics.ROUTES` says which role sends and receives a family; a new family needs
+no change here. The device says which names stand in the levels: an edge publishes below its own cameras, a worker reads
+its own inbox.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import product
+
+from broker_config.devices import Device, DeviceKind
+from schemas import topics
+from schemas.topics import ROOT, ROUTES, Family, Role, Route
+
+ANY = "+"
+CONTROL_TOPICS = "$CONTROL/dynamic-security/#"
+"""Requests to the dynamic-security plug-in and its responses."""
+
+
+class Access(StrEnum):
+    """A right, by the name that Mosquitto's dynamic-security plug-in has for it."""
+
+    PUBLISH = "publishClientSend"
+    READ = "publishClientReceive"
+    """Checked again at each delivery, so that rights that were taken away end at once."""
+    SUBSCRIBE = "subscribePattern"
+    """The filter itself, or any that matches a part of it."""
+    SUBSCRIBE_EXACTLY = "subscribeLiteral"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Right:
+    """One right of a device; whatever is not granted is denied.
+
+    Attributes:
+        access: what may be done.
+        topic: topic filter.
+    """
+
+    access: Access
+    topic: str
+
+
+_ROLES = {DeviceKind.EDGE: Role.EDGE, DeviceKind.WORKER: Role.WORKER}
+_SENDS: dict[DeviceKind, frozenset[Family]] = {
+    DeviceKind.EDGE: frozenset(Family),
+    DeviceKind.WORKER: frozenset(Family),
+    DeviceKind.CLIENT: frozenset({Family.ASK}),
+    DeviceKind.DASHBOARD: frozenset(),
+    DeviceKind.GATEWAY: frozenset({Family.ASK, Family.STATUS}),
+    DeviceKind.OPERATOR: frozenset({Family.ASK, Family.QUESTION}),
+    DeviceKind.RECORDER: frozenset({Family.STATUS}),
+}
+"""Of what the table of topics admits for its role, what a kind publishes."""
+_CLIENT_READS = frozenset({Family.ANSWER, Family.OUTCOME, Family.REPLY, Family.STATUS})
+_STATUS_READ = {DeviceKind.EDGE: "worker", DeviceKind.WORKER: "worker", DeviceKind.CLIENT: "edge"}
+"""Kind of processes whose status a device reads; the others read all."""
+
+
+def rights_of(device: Device) -> list[Right]:
+    """Everything that a device may do, sorted.
+
+    Args:
+        device: the device; an edge's and a worker's rights depend on pool, cameras and questions.
+    """
+    if device.kind is DeviceKind.ADMIN:
+        return [*_reading(CONTROL_TOPICS), Right(Access.PUBLISH, CONTROL_TOPICS)]
+    rights = set(_reading(f"{ROOT}/#")) if device.kind is DeviceKind.RECORDER else set()
+    role = _ROLES.get(device.kind, Role.CLIENT)
+    for family, route in ROUTES.items():
+        if role in route.senders and family in _SENDS[device.kind]:
+            names = product(*(_sent(device, level) for level in route.levels))
+            rights.update(Right(Access.PUBLISH, _topic(family, combination)) for combination in names)
+        if role in route.receivers and _reads(device.kind, family, route):
+            for combination in product(*(_received(device, family, level) for level in route.levels)):
+                rights.update(_receiving(family, combination, device))
+    if device.kind is DeviceKind.EDGE:
+        # What an earlier process of the site left retained, see edge_nodes.node.
+        rights.update(_reading(topics.status_topic("edge", device.name)))
+    return sorted(rights)
+
+
+def _reads(kind: DeviceKind, family: Family, route: Route) -> bool:
+    if kind is DeviceKind.CLIENT:
+        return family in _CLIENT_READS
+    if kind is DeviceKind.RECORDER:
+        return False  # it reads the root already
+    # Replies are for the client that asked.
+    return not (kind is DeviceKind.DASHBOARD and "client" in route.levels)
+
+
+def _sent(device: Device, level: str) -> tuple[str, ...]:
+    """Names that may stand at a level of a topic that the device publishes to."""
+    match level:
+        case "pool":
+            return (device.pool or ANY,)
+        case "camera":
+            # A worker answers for any camera of any edge; what an edge or a client may name is its own list.
+            return device.cameras or (ANY,)
+        case "question_id":
+            return device.questions if device.kind is DeviceKind.EDGE else (ANY,)
+        case "kind":
+            return (device.kind,)
+        case "id":
+            return (device.name,)
+        case "worker" | "client" | "query_id":
+            return (ANY,)
+    raise NotImplementedError(f"whose name a topic level {level!r} holds is not decided")
+
+
+def _received(device: Device, family: Family, level: str) -> tuple[str, ...]:
+    """Names that may stand at a level of a topic that the device reads."""
+    match level:
+        case "pool":
+            return (device.pool or ANY,)
+        case "camera":
+            # Any camera may be in a frame for a worker's pool, and any may be asked a question that a worker remembers.
+            return device.cameras or (ANY,)
+        case "question_id":
+            return device.questions if device.kind is DeviceKind.EDGE else (ANY,)
+        case "kind":
+            return (_STATUS_READ.get(device.kind, ANY),)
+        case "worker" | "client":
+            return (device.name,)
+        case "id" | "query_id":
+            return (ANY,)
+    raise NotImplementedError(f"whose name a topic level {level!r} of {family} holds is not decided")
+
+
+def _topic(family: Family, names: tuple[str, ...]) -> str:
+    return "/".join((ROOT, family, *names))
+
+
+def _receiving(family: Family, names: tuple[str, ...], device: Device) -> list[Right]:
+    topic = _topic(family, names)
+    if family is Family.OPEN and device.pool is not None:
+        # Only through the share group: beside it a worker would see the frames of all others too.
+        return [Right(Access.READ, topic), Right(Access.SUBSCRIBE_EXACTLY, topics.share_filter(device.pool))]
+    return _reading(topic)
+
+
+def _reading(topic: str) -> list[Right]:
+    return [Right(Access.READ, topic), Right(Access.SUBSCRIBE, topic)]

@@ -1,0 +1,99 @@
+"""Who is in a fleet: one device, one certificate, one line of the register."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from schemas.types import Name
+
+
+class DeviceKind(StrEnum):
+    """What a device is, and with that what it may do."""
+
+    EDGE = "edge"
+    """The edge process of a site, for its own cameras."""
+    WORKER = "worker"
+    """A worker of one pool."""
+    CLIENT = "client"
+    """A person's or program's tool that asks questions of cameras and reads their answers."""
+    DASHBOARD = "dashboard"
+    """Reads answers, outcomes, statuses and loads; publishes nothing."""
+    GATEWAY = "gateway"
+    """Asks for many people and reads what a dashboard reads."""
+    OPERATOR = "operator"
+    """As a gateway, and changes standing questions."""
+    RECORDER = "recorder"
+    """Reads everything, the coded frames included."""
+    ADMIN = "admin"
+    """Changes the broker's rules; no topic of the fleet."""
+
+
+TAKES_CAMERAS = frozenset({DeviceKind.EDGE, DeviceKind.CLIENT})
+TAKES_POOL = frozenset({DeviceKind.EDGE, DeviceKind.WORKER})
+
+
+class Device(BaseModel):
+    """A device and what its rights depend on.
+
+    Its name is the common name of its certificate, and its MQTT user name and client identifier.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    kind: DeviceKind
+    pool: Name | None = None
+    """Pool of an edge or a worker."""
+    cameras: Annotated[tuple[Name, ...], Field(max_length=128)] = ()
+    """Cameras of an edge; those that a client may ask, none meaning all."""
+    questions: tuple[Name, ...] = ()
+    """Standing questions that an edge reads, and publishes from its settings."""
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if (self.pool is not None) != (self.kind in TAKES_POOL):
+            raise ValueError(f"{self.kind}: a pool belongs to an edge or a worker, and each of them has one")
+        if self.cameras and self.kind not in TAKES_CAMERAS:
+            raise ValueError(f"{self.kind}: only an edge has cameras, and a client may be held to some")
+        if self.kind is DeviceKind.EDGE and not self.cameras:
+            raise ValueError("an edge without a camera could do nothing: name its cameras")
+        if self.questions and self.kind is not DeviceKind.EDGE:
+            raise ValueError(f"{self.kind}: only an edge has standing questions of its own")
+        return self
+
+
+class Certificate(BaseModel):
+    """A certificate that was issued."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    serial: int
+    not_after: datetime
+    revoked_at: datetime | None = None
+
+
+class Register(BaseModel):
+    """Every device of the fleet, and every certificate that was ever issued to one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int = Field(default=1, ge=1, le=1)
+    hosts: tuple[str, ...]
+    """Names and addresses of the broker; the first is what devices connect to."""
+    port: Annotated[int, Field(ge=1, le=65_535)] = 8883
+    devices: dict[Name, Device] = Field(default_factory=dict)
+    certificates: list[Certificate] = Field(default_factory=list)
+
+    def valid_certificate(self, name: str) -> Certificate | None:
+        """The newest certificate of a device that was not revoked."""
+        return next((one for one in reversed(self.certificates) if one.name == name and one.revoked_at is None), None)
+
+    def owner_of(self, camera: str) -> Device | None:
+        """The edge that a camera belongs to."""
+        edges = (device for device in self.devices.values() if device.kind is DeviceKind.EDGE)
+        return next((edge for edge in edges if camera in edge.cameras), None)

@@ -1,0 +1,172 @@
+"""What a chaos run found."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from latentbus.chaos.books import Balance, Books
+from latentbus.chaos.faults import Injector, recovery_s
+from latentbus.chaos.fleet import Exit
+from latentbus.demo.ledger import percentile
+from schemas.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class ChaosReport:
+    """Figures of a run.
+
+    Attributes:
+        seed: of the plan.
+        asked: queries, standing and ad hoc.
+        asked_ad_hoc: the latter.
+        terminal: those with a terminal outcome at the reader.
+        by_outcome: number of queries by terminal outcome.
+        lost: queries that ended nowhere, and nothing explains it.
+        decided_twice: queries that the reducer called decided more than once.
+        repeats: terminals that came again on the wire.
+        conflicts: terminals that came again and said something else; the first stands.
+        conflicting: these by what was said first and then.
+        reopened: opens of a frame after its first.
+        died_with_edge: standing queries of a killed edge.
+        unheard: ended at their edge; the message about it died with the broker.
+        faults: number of faults by kind.
+        faults_missed: planned faults that found no target.
+        hit: queries that were unfinished in the hands of a target.
+        not_returned: targets that did not come back in time.
+        exits: processes that ended on their own.
+        recovery_p50_s: median time from a fault to the end of a query that it hit, beyond the time in which nobody
+            could act, see docs/chaos.md.
+        recovery_p99_s: 99th percentile of that.
+        duration_s: of the whole run.
+        interrupted: stopped before its end.
+        lost_queries: ids of lost queries.
+        strikes: each fault with its target.
+    """
+
+    seed: int
+    asked: int
+    asked_ad_hoc: int
+    terminal: int
+    by_outcome: dict[str, int]
+    lost: int
+    decided_twice: int
+    repeats: int
+    conflicts: int
+    conflicting: dict[str, int]
+    reopened: int
+    died_with_edge: int
+    unheard: int
+    faults: dict[str, int]
+    faults_missed: int
+    hit: int
+    not_returned: list[str]
+    exits: list[dict[str, Any]]
+    recovery_p50_s: float | None
+    recovery_p99_s: float | None
+    duration_s: float
+    interrupted: bool
+    lost_queries: list[str]
+    strikes: list[dict[str, Any]]
+
+    @property
+    def exit_status(self) -> int:
+        """0 when nothing was lost and nothing decided twice, and every process did what it should."""
+        return 1 if self.lost or self.decided_twice or self.exits or self.not_returned else 0
+
+    def write_json(self, path: Path) -> None:
+        """Write every figure.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        try:
+            path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError("--json", f"cannot write {path}: {error.strerror}") from None
+
+    def print(self, console: Console) -> None:
+        """Print all but the long lists."""
+        table = Table(show_header=False, box=None)
+        for name, value in asdict(self).items():
+            if name not in {"strikes", "lost_queries"}:
+                table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
+        console.print(table)
+        for query_id in self.lost_queries:
+            console.print(f"lost: {query_id}")
+
+
+def make_report(
+    seed: int,
+    books: Books,
+    balance: Balance,
+    injector: Injector,
+    exits: list[Exit],
+    *,
+    duration_s: float,
+    interrupted: bool,
+) -> ChaosReport:
+    """Add everything up.
+
+    Args:
+        seed: of the plan.
+        books: of the run, closed.
+        balance: what became of queries without outcome.
+        injector: what it did.
+        exits: processes that ended on their own.
+        duration_s: of the whole run.
+        interrupted: stopped before its end.
+    """
+    strikes = injector.strikes
+    recoveries_s = [recovery_s(strike, strikes) for strike in strikes]
+    all_s = [seconds for seconds_of_strike in recoveries_s for seconds in seconds_of_strike]
+    by_outcome = books.by_outcome()
+    began_s = strikes[0].at_s if strikes else 0.0
+    return ChaosReport(
+        seed=seed,
+        asked=len(books.rows),
+        asked_ad_hoc=sum(row.ad_hoc for row in books.rows.values()),
+        terminal=sum(by_outcome.values()),
+        by_outcome=by_outcome,
+        lost=len(balance.lost),
+        decided_twice=books.decided_twice(),
+        repeats=books.reducer.repeats,
+        conflicts=books.reducer.conflicts,
+        conflicting=dict(books.conflicts),
+        reopened=books.reopened,
+        died_with_edge=len(balance.died_with_edge),
+        unheard=len(balance.unheard),
+        faults=dict(Counter(str(strike.plan.kind) for strike in strikes)),
+        faults_missed=len(injector.missed),
+        hit=len({row.query_id for strike in strikes for row in strike.hit}),
+        not_returned=[strike.target for strike in strikes if not strike.returned],
+        exits=[asdict(end) for end in exits],
+        recovery_p50_s=_rounded(percentile(all_s, 50)),
+        recovery_p99_s=_rounded(percentile(all_s, 99)),
+        duration_s=round(duration_s, 1),
+        interrupted=interrupted,
+        lost_queries=balance.lost,
+        strikes=[
+            {
+                "number": strike.plan.number,
+                "kind": str(strike.plan.kind),
+                "target": strike.target,
+                "at_s": round(strike.at_s - began_s, 3),
+                "duration_s": strike.plan.duration_s,
+                "outage_s": round(strike.outage_s, 3),
+                "hit": len(strike.hit),
+                "recovery_max_s": _rounded(max(seconds, default=None)),
+            }
+            for strike, seconds in zip(strikes, recoveries_s, strict=True)
+        ],
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

@@ -1,0 +1,110 @@
+"""Real processes, real faults: nothing is lost and nothing decided twice."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from latentbus.chaos.fleet import Exit, Member, write_patient_codec
+from latentbus.chaos.options import ChaosOptions
+from latentbus.chaos.plan import FaultKind, Role
+from latentbus.chaos.run import run_chaos
+from latentbus.chaos.tcp_proxy import FaultProxy
+from pipeline.codec.spec import load_codec_spec
+from pipeline.codec.stop_file import load_stop_rule
+from pipeline.runtime import Stop
+from pipeline.settings import CameraSettings, EdgeSettings, LatentbusSettings
+from schemas.types import AnswerType
+from tests.integration.conftest import models_dir
+
+__all__ = ["models_dir"]
+
+KINDS = (
+    FaultKind.KILL_WORKER,
+    FaultKind.FREEZE_WORKER,
+    FaultKind.KILL_EDGE,
+    FaultKind.KILL_BROKER,
+    FaultKind.CUT_LINK,
+)
+PATIENCE_S = 100.0
+
+
+def test_a_patient_codec_is_the_same_codec_with_another_stop_rule(models_dir: Path, tmp_path: Path) -> None:
+    source = models_dir / "codecs" / "meta_autoencoder"
+    spec = load_codec_spec(source)
+
+    patient = load_codec_spec(write_patient_codec(source, tmp_path / "codec"))
+
+    assert patient.fingerprint == spec.fingerprint
+    assert patient.base_latents == spec.ladder[0]
+    rule = load_stop_rule(tmp_path / "codec")
+    safe = [rule.is_safe(AnswerType.YES_NO, rung, 1.0) for rung in spec.ladder]
+    assert safe == [False] * (len(spec.ladder) - 1) + [True]
+
+
+@pytest.mark.broker
+async def test_a_fleet_under_fire_loses_nothing_and_decides_nothing_twice(
+    tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTBUS_MODELS_DIR", str(models_dir))
+    options = ChaosOptions(
+        questions=100, faults=5, seed=5, kinds=KINDS, workers=2, sites=2, cameras_per_site=2, interval_s=0.5,
+        deadline_s=10.0, work_dir=tmp_path,
+    )  # fmt: skip
+    console = Console(file=io.StringIO(), width=120)
+
+    async with asyncio.timeout(PATIENCE_S):
+        report = await run_chaos(options, Stop(), console)
+
+    assert report.exit_status == 0, report
+    assert report.asked >= options.questions
+    assert report.terminal + report.died_with_edge + report.unheard == report.asked
+    assert report.asked_ad_hoc > 5
+    assert report.faults == dict.fromkeys(map(str, KINDS), 1)
+    assert all(strike["hit"] > 0 for strike in report.strikes)
+    assert report.reopened > 0
+    assert report.by_outcome["answered"] > report.asked / 2
+    report.write_json(tmp_path / "chaos.json")
+    assert json.loads((tmp_path / "chaos.json").read_text())["lost"] == 0
+    report.print(console)
+
+
+@pytest.mark.broker
+async def test_a_process_that_ends_on_its_own_is_reported_with_its_last_words(tmp_path: Path) -> None:
+    ends: asyncio.Queue[Exit] = asyncio.Queue()
+    settings = LatentbusSettings(edge=EdgeSettings(site="s1", cameras={"c1": CameraSettings(source="test:none")}))
+    proxy = FaultProxy(lambda: ("127.0.0.1", 9))
+    member = Member(
+        Role.EDGE, "s1", proxy, lambda _start: settings, tmp_path, lambda _member, end: ends.put_nowait(end)
+    )
+    await member.start()
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            end = await ends.get()
+    finally:
+        await member.kill()
+    assert (end.name, end.status) == ("s1", 1)
+    assert "test:SEED" in end.log
+
+
+async def test_a_killed_process_is_not_reported(tmp_path: Path) -> None:
+    ends: list[Exit] = []
+    settings = LatentbusSettings(edge=EdgeSettings(site="s1", cameras={"c1": CameraSettings(source="test:1")}))
+    async with FaultProxy(lambda: ("127.0.0.1", 9)) as proxy:
+        member = Member(
+            Role.EDGE, "s1", proxy, lambda _start: settings, tmp_path, lambda _member, end: ends.append(end)
+        )
+        await member.start()
+        member.freeze()
+        member.thaw()
+        await member.kill()
+        assert await member.drain() is None
+        await member.start()
+        await member.kill()
+    assert ends == []
+    assert member.starts == 2
