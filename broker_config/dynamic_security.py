@@ -32,7 +32,7 @@ PAGE_SIZE: Final = 8
 hundredth of that."""
 REQUEST_BYTES: Final = 65_536
 """Commands in one request, far under the broker's limit of a packet."""
-ROLE_RIGHTS: Final = 256
+ROLE_RIGHTS: Final = 800
 """Rights that one command gives; an edge with many cameras gets the rest of its role in further commands."""
 
 DEFAULT_ACCESS: Final = {
@@ -108,8 +108,9 @@ class Rules:
     def commands_from(self, present: Rules) -> list[Command]:
         """Requests that turn the rules of a running broker into these, and nothing where they agree already.
 
-        A client is disconnected by the broker when its role changes; it comes back by itself with its new rights.
-        Rights are taken away before any are given.
+        Rights are taken away before any are given. A client whose role changes is disconnected and comes back by itself:
+        otherwise it would keep subscriptions that it may not make any more, such as a seat in a share group, whose
+        messages would then be dealt to it and vanish.
 
         Args:
             present: what the broker has.
@@ -127,6 +128,10 @@ class Rules:
         for name, rights in sorted(self.roles.items()):
             if present.roles.get(name) != rights:
                 commands += _role_commands("modifyRole" if name in present.roles else "createRole", name, rights)
+                # Mosquitto does so by itself for a client that is changed, but not for a role.
+                commands += _disconnect(
+                    client for client in sorted(self.clients) if name in present.clients.get(client, ())
+                )
         for name, roles in sorted(self.clients.items()):
             if name not in present.clients:
                 commands.append({"command": "createClient", **_client(name, roles)})
@@ -175,6 +180,10 @@ def _role_commands(command: str, name: str, rights: Iterable[tuple[str, str]]) -
     ordered = sorted(rights)
     first = {"command": command, **_role(name, ordered[:ROLE_RIGHTS])}
     return [first, *({"command": "addRoleACL", "rolename": name, **_acl(*right)} for right in ordered[ROLE_RIGHTS:])]
+
+
+def _disconnect(clients: Iterable[str]) -> list[Command]:
+    return [{"command": word, "username": client} for client in clients for word in ("disableClient", "enableClient")]
 
 
 def _role(name: str, rights: Iterable[tuple[str, str]]) -> Command:

@@ -67,7 +67,8 @@ class Books:
 
     Attributes:
         rows: every query that was asked, by its id.
-        undecided: those without outcome.
+        undecided: those without outcome that somebody is to answer for.
+        orphans: standing ones without outcome whose edge was killed; a worker may still answer them.
         reducer: the reader's.
         decisions: how often the reader took each query as decided; more than once is an error.
         conflicts: later terminals that said something else, by the two outcomes; the first stands.
@@ -80,6 +81,7 @@ class Books:
     def __init__(self) -> None:
         self.rows: dict[str, QueryRow] = {}
         self.undecided: dict[str, QueryRow] = {}
+        self.orphans: dict[str, QueryRow] = {}
         self.reducer = OutcomeReducer(capacity=1_000_000)
         self.decisions: Counter[str] = Counter()
         self.conflicts: Counter[str] = Counter()
@@ -106,7 +108,7 @@ class Books:
             self.reopened += message.attempt > 1
         for query_id, ref in zip(message.query_ids(camera), message.queries, strict=True):
             row = self._row(query_id, camera, ref.ad_hoc, now_s, now_s + ref.remaining_ms / 1000)
-            row.frame = message.frame
+            self._meets(row, message.frame)
 
     # ---- who works on it --------------------------------------------------------------------------------------------
 
@@ -154,16 +156,19 @@ class Books:
         # Of a query that is first heard of by its end, only its id tells whether it is a standing one.
         standing = message.query_id != message.question_id
         row = self._row(message.query_id, message.camera, not standing, now_s, now_s)
-        row.frame = row.frame or message.frame
+        self._meets(row, row.frame or message.frame)
         if row.outcome is None:
             row.outcome, row.decided_s = decided.outcome, now_s
         self.undecided.pop(message.query_id, None)
+        self.orphans.pop(message.query_id, None)
 
     # ---- what went wrong --------------------------------------------------------------------------------------------
 
     def edge_killed(self, boot: int, now_s: float) -> None:
         """An edge was killed; frames of this boot have nobody who knows of them."""
         self.killed_boots[boot] = now_s
+        for row in list(self.undecided.values()):
+            self._orphan(row)
 
     def broker_killed(self, now_s: float) -> None:
         """The broker was killed with whatever it had not delivered."""
@@ -175,7 +180,7 @@ class Books:
         """Add what an edge says that it asked: queries that never got as far as an open message are there only."""
         for query in log.asked.values():
             row = self._row(query.query_id, query.camera, query.ad_hoc, query.asked_s, query.asked_s + deadline_s)
-            row.frame = row.frame or query.frame
+            self._meets(row, row.frame or query.frame)
 
     def balance(self, logs: list[EdgeLog]) -> Balance:
         """Explain every query without outcome.
@@ -185,8 +190,8 @@ class Books:
         """
         result = Balance()
         ended_s = {query_id: at_s for log in logs for query_id, at_s in log.ended_s.items()}
-        for row in self.undecided.values():
-            if self._died_with_edge(row):
+        for row in (*self.orphans.values(), *self.undecided.values()):
+            if row.query_id in self.orphans and not self._overdue_when_killed(row):
                 result.died_with_edge.append(row.query_id)
             elif row.query_id in ended_s and self._broker_killed_between(row.asked_s, ended_s[row.query_id]):
                 result.unheard.append(row.query_id)
@@ -203,11 +208,19 @@ class Books:
         """Queries that the reader took as decided more than once."""
         return sum(count > 1 for count in self.decisions.values())
 
-    def _died_with_edge(self, row: QueryRow) -> bool:
-        if row.ad_hoc or row.frame is None:
-            return False
-        killed_s = self.killed_boots.get(row.frame.boot)
-        return killed_s is not None and killed_s < row.due_s + REPORT_PATIENCE_S
+    def _meets(self, row: QueryRow, frame: FrameId) -> None:
+        row.frame = frame
+        self._orphan(row)
+
+    def _orphan(self, row: QueryRow) -> None:
+        """Ad-hoc queries outlive their edge on its disk; the standing ones of its frames do not."""
+        if row.frame is not None and row.frame.boot in self.killed_boots and not row.ad_hoc and row.outcome is None:
+            self.undecided.pop(row.query_id, None)
+            self.orphans[row.query_id] = row
+
+    def _overdue_when_killed(self, row: QueryRow) -> bool:
+        """Whether its outcome should have been there long before."""
+        return row.frame is not None and self.killed_boots[row.frame.boot] >= row.due_s + REPORT_PATIENCE_S
 
     def _broker_killed_between(self, asked_s: float, ended_s: float) -> bool:
         return any(asked_s <= killed_s <= ended_s + REPORT_PATIENCE_S for killed_s in self.broker_kills_s)

@@ -173,7 +173,7 @@ async def _drain(fleet: Fleet, reader: Reader, books: Books, options: ChaosOptio
     )
     await _drain_all(fleet, fleet.of(Role.EDGE))
     last_due_s = max((row.due_s for row in books.undecided.values()), default=0.0)
-    await reader.wait_until(lambda: not books.balance([]).lost, max(0.0, last_due_s - time.monotonic()) + _LAST_WORD_S)
+    await reader.wait_until(lambda: not books.undecided, max(0.0, last_due_s - time.monotonic()) + _LAST_WORD_S)
     await _drain_all(fleet, fleet.of(Role.WORKER))
 
 

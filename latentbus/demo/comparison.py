@@ -238,8 +238,8 @@ class Comparison:
 
     def _open_wire_bytes(self, frame: ComparedFrame, payload: bytes, stop: int) -> int:
         message = Open(
-            # Typical ids: a random boot id takes five bytes, a sequence of a run some three.
-            frame=FrameId(2**31, 1000),
+            # Ids as large as in a run: five bytes of boot id, two of sequence.
+            frame=FrameId(2**31, 200),
             attempt=1,
             fingerprint=self.spec.fingerprint4,
             queries=tuple(QueryRef(query.question_id, query.remaining_ms) for query in frame.queries),

@@ -141,8 +141,8 @@ class Summary:
             return
         title = f"The same questions about the same {comparison.compared_frames} frames"
         table = Table(title=title, title_justify="left")
-        table.add_column("")
-        for column in ("accuracy", "as uncompressed", "payload B/frame", "wire B/frame", "wire B/question", "ms on uplink"):
+        table.add_column("", no_wrap=True)
+        for column in ("accuracy", "as uncompr.", "payload B/frame", "wire B/frame", "wire B/question", "uplink ms"):
             table.add_column(column, justify="right")
         for row in comparison.rows:
             table.add_row(

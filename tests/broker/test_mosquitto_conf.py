@@ -1,4 +1,4 @@
-"""The production configuration, really started: only its paths and ports are changed."""
+"""The production configuration, really started: only its paths and port are changed."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
 import broker_config
+from broker_config.devices import Device, DeviceKind
+from broker_config.dynamic_security import find_plugin
+from broker_config.fleet_folder import FleetFolder
 from broker_config.launcher import find_mosquitto
 from broker_config.limits import LIMITS, MAX_PACKET_BYTES
+from broker_config.secured import secured_listener
 from pipeline.bus.mqtt import MqttBus
-from pipeline.settings import BrokerSettings, TlsSettings
+from pipeline.settings import BrokerSettings, load_settings
 from schemas.errors import NotAuthorizedError
 from schemas.limits import MAX_BINARY_BYTES, MAX_JSON_BYTES
-from schemas.topics import control_topic, open_topic, status_topic
-from tests.bus.broker_files import PASSWORD, certificates, password_file
-from tests.bus.support import FAST, WAIT_S, connected, connection_problem, take
+from schemas.topics import control_topic, open_topic, share_filter, status_topic
+from tests.bus.support import FAST, connected, connection_problem, take
 
 pytestmark = pytest.mark.broker
 FOLDER = Path(broker_config.__file__).parent
 CONF = (FOLDER / "mosquitto.conf").read_text()
+IMAGE_PLUGIN = Path("/usr/lib/mosquitto_dynamic_security.so")
 
 
 def options() -> dict[str, str]:
@@ -34,31 +37,21 @@ def options() -> dict[str, str]:
     return dict(line.split(maxsplit=1) for line in lines)
 
 
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
-
-
 class Production:
-    """A Mosquitto with the committed file; ``fleet`` and ``local`` are its two ports."""
+    """A Mosquitto with the committed file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.fleet, self.local = free_ports(2)
-        certificates(folder / "certs", "server", "yard", "w-1", "stranger")
-        (folder / "config").mkdir()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.fleet = FleetFolder.create(folder / "operator", ["127.0.0.1"], port=self.port)
+        self.fleet.add(Device(name="yard", kind=DeviceKind.EDGE, pool="main", cameras=("gate",)))
+        self.fleet.add(Device(name="w-1", kind=DeviceKind.WORKER, pool="main"))
         (folder / "data").mkdir()
-        password_file(folder / "config" / "passwords", "operator")
-        (folder / "config" / "acl").write_text((FOLDER / "acl").read_text())
-        text = CONF.replace("/mosquitto/", f"{folder}/")
-        text = text.replace("listener 8883", f"listener {self.fleet} 127.0.0.1")
-        text = text.replace("listener 1883 ", f"listener {self.local} ")
+        text = CONF.replace("/mosquitto/fleet", str(self.fleet.broker)).replace("/mosquitto/", f"{folder}/")
+        text = text.replace(str(IMAGE_PLUGIN), str(find_plugin(find_mosquitto())))
+        text = text.replace("listener 8883", f"listener {self.port} 127.0.0.1")
         if os.geteuid() == 0:
             text += "user root\n"
         (folder / "mosquitto.conf").write_text(text)
@@ -69,25 +62,21 @@ class Production:
 
     def wait_ready(self) -> None:
         until = time.monotonic() + 10
-        for port in (self.fleet, self.local):
-            while True:
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                assert self.process.poll() is None, (self.folder / "log").read_text()
-                assert time.monotonic() < until
-                time.sleep(0.01)
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    break
+            assert self.process.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < until
+            time.sleep(0.01)
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
         self.log.close()
 
-    def device(self, name: str | None) -> BrokerSettings:
-        certs = self.folder / "certs"
-        pair = (None, None) if name is None else (certs / f"{name}.crt", certs / f"{name}.key")
-        tls = TlsSettings(ca_file=certs / "ca.crt", cert_file=pair[0], key_file=pair[1])
-        return BrokerSettings(port=self.fleet, tls=tls)
+    def device(self, name: str) -> BrokerSettings:
+        return load_settings(self.fleet.device(name) / "settings.yaml").broker
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +89,9 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]
         running.close()
 
 
-async def test_a_device_is_known_by_its_certificate_and_bound_to_its_topics(production: Production) -> None:
+async def test_devices_work_with_the_files_that_they_were_handed(production: Production) -> None:
     async with (
-        connected(production.device("w-1"), "w-1", open_topic("main", "gate")) as worker,
+        connected(production.device("w-1"), "w-1", share_filter("main")) as worker,
         connected(production.device("yard"), "yard", control_topic("gate")) as edge,
     ):
         await edge.publish(open_topic("main", "gate"), b"frame", qos=1)
@@ -112,7 +101,6 @@ async def test_a_device_is_known_by_its_certificate_and_bound_to_its_topics(prod
         for bus, topic in [
             (edge, open_topic("main", "other-camera")),
             (edge, control_topic("gate")),
-            (edge, status_topic("worker", "w-1")),
             (worker, open_topic("main", "gate")),
             (worker, status_topic("worker", "w-2")),
         ]:
@@ -120,34 +108,23 @@ async def test_a_device_is_known_by_its_certificate_and_bound_to_its_topics(prod
                 await bus.publish(topic, b"", qos=1)
 
 
-async def test_a_certificate_alone_gives_no_topics(production: Production) -> None:
-    async with connected(production.device("stranger"), "stranger") as bus:
-        with pytest.raises(NotAuthorizedError):
-            await bus.publish(open_topic("main", "gate"), b"", qos=1)
-
-
 async def test_without_a_certificate_nobody_gets_in(production: Production) -> None:
-    async with MqttBus(production.device(None), client_id="a", backoff=FAST) as bus:
-        assert await connection_problem(bus)
+    tls = production.device("yard").tls
+    assert tls is not None
+    for settings in (
+        BrokerSettings(port=production.port),
+        BrokerSettings(port=production.port, tls=tls.model_copy(update={"cert_file": None, "key_file": None})),
+    ):
+        async with MqttBus(settings, client_id="a", backoff=FAST, connect_timeout_s=2.0) as bus:
+            assert await connection_problem(bus)
 
 
-async def test_the_local_listener_wants_a_password(production: Production) -> None:
-    async with MqttBus(BrokerSettings(port=production.local), client_id="a", backoff=FAST) as bus:
-        with pytest.raises(NotAuthorizedError):
-            await bus.wait_connected(WAIT_S)
-    operator = BrokerSettings(port=production.local, username="operator", password=SecretStr(PASSWORD))
-    async with connected(operator, "a", "lb/v1/#") as bus:
-        await bus.publish("lb/v1/question/people", b"", qos=1)
-        await take(bus, 1)
-
-
-def test_no_listener_lets_strangers_in_and_each_has_its_own_rules() -> None:
-    assert options()["per_listener_settings"] == "true"
-    assert CONF.index("per_listener_settings true") < CONF.index("\nlistener ")
-    listeners = re.split(r"^listener ", CONF, flags=re.MULTILINE)[1:]
-    assert len(listeners) == 2
-    for listener in listeners:
-        assert "allow_anonymous false" in listener
+def test_there_is_one_listener_and_it_is_the_one_that_the_security_tests_try() -> None:
+    assert len(re.findall(r"^listener ", CONF, flags=re.MULTILINE)) == 1
+    assert options()["allow_anonymous"] == "false"
+    for line in secured_listener(Path("/mosquitto/fleet"), IMAGE_PLUGIN):
+        assert f"\n{line}\n" in CONF
+    assert not options().keys() & {"acl_file", "password_file", "bridge", "connection"}
 
 
 def test_limits_are_those_of_private_brokers() -> None:

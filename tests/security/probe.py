@@ -41,7 +41,9 @@ class Probe:
         self.disconnected = False
         self.received: list[tuple[str, str]] = []
         """Topic of each message and name of its sender."""
-        self._client = Client(CallbackAPIVersion.VERSION2, client_id=self.name, protocol=MQTTv5)
+        self._client = Client(
+            CallbackAPIVersion.VERSION2, client_id=self.name, protocol=MQTTv5, reconnect_on_failure=False
+        )
         if folder is not None:
             context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
             if (folder / "device.crt").exists():

@@ -68,7 +68,7 @@ def test_the_real_machines_break_no_invariant(seed: int | None) -> None:
     print(f"seed {seed}")
     report = simulate(seed=seed, events=20_000)
     assert report.to_json()["violated"] == [], f"replay with seed {seed}"
-    assert report.outcomes["answered"] > report.asked / 2
+    assert report.outcomes["answered"] > report.asked / 4
     assert len(report.transitions_unvisited) < len(EDGE_TRANSITIONS)
 
 

@@ -108,8 +108,8 @@ def train_meta(
         stop: Step to stop at, for a later call to continue; None goes to the end of the budget.
 
     Returns:
-        Means of the last report: loss, feature error, divergence in nats, bytes of whole latents. And `seconds`: the wall
-        time of all steps, those before a resumption included.
+        Means of the last report: loss, feature error, divergence in nats, bytes of whole latents. And `seconds`: the
+        wall time of all steps, those before a resumption included.
     """
     rate = RateModel(model.latent_count, model.latent_dim)
     optimiser = _optimiser(model, budget.learning_rate)

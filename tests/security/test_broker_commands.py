@@ -1,0 +1,112 @@
+"""``latentbus broker`` as an operator uses it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from broker_config.fleet_folder import FleetFolder
+from broker_config.secured import secured_broker
+from latentbus.cli import app
+from schemas.errors import ConfigError
+
+runner = CliRunner()
+SITE = """
+edge:
+  site: north
+  pool: dock
+  cameras:
+    gate: {source: "test:1", questions: [car]}
+    yard: {source: "test:2"}
+  questions: {car: {text: "a car?"}}
+"""
+
+
+def broker(*arguments: object, status: int = 0) -> str:
+    result = runner.invoke(app, ["broker", *map(str, arguments)], env={"COLUMNS": "200"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    broker("certs", tmp_path / "fleet", "--host", "127.0.0.1")
+    return tmp_path / "fleet"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["run", "certs", "add-device", "renew-device", "revoke-device", "renew-broker", "devices", "apply"],
+)
+def test_every_command_explains_itself(command: str) -> None:
+    assert f"latentbus broker {command}" in " ".join(broker(command, "--help").split())
+
+
+def test_a_site_is_taken_in_from_its_settings(made: Path, tmp_path: Path) -> None:
+    config = tmp_path / "site.yaml"
+    config.write_text(SITE)
+    broker("add-device", made, "north", "--config", config)
+    device = FleetFolder(made).register.devices["north"]
+    assert (device.kind, device.pool, device.cameras, device.questions) == (
+        "edge", "dock", ("gate", "yard"), ("car",),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="the site is north"):
+        broker("add-device", made, "south", "--config", config)
+
+
+def test_devices_and_their_rights_are_listed(made: Path) -> None:
+    broker("add-device", made, "w-1", "--kind", "worker")
+    broker("add-device", made, "alice", "--kind", "client", "--camera", "gate", "--days", 400)
+    listed = broker("devices", made)
+    assert re.search(r"^alice +client +(399|400) days +gate$", listed, re.MULTILINE)
+    assert re.search(r"^w-1 +worker +(396|397) days +main$", listed, re.MULTILINE)
+    rights = broker("devices", made, "--rights")
+    assert "$share/main/lb/v1/open/main/+" in rights
+    assert "lb/v1/reply/alice/+" in rights
+
+
+def test_a_certificate_that_runs_out_soon_is_an_exit_status(made: Path) -> None:
+    broker("add-device", made, "alice", "--kind", "client", "--days", 20)
+    assert re.search(r"alice +client +(19|20) days", broker("devices", made, status=1))
+    broker("renew-device", made, "alice")
+    broker("devices", made)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("add-device", "x"), "--kind"),
+        (("add-device", "X", "--kind", "client"), "name"),
+        (("add-device", "x", "--kind", "edge"), "camera"),
+        (("add-device", "admin", "--kind", "client"), "in the fleet already"),
+        (("renew-device", "x"), "not in this fleet"),
+        (("revoke-device", "admin"), "renew it instead"),
+    ],
+)
+def test_a_mistake_is_named(made: Path, arguments: tuple[str, ...], problem: str) -> None:
+    command, *rest = arguments
+    with pytest.raises(ConfigError, match=problem):
+        broker(command, made, *rest)
+
+
+@pytest.mark.broker
+def test_the_whole_recipe(made: Path) -> None:
+    with secured_broker(made / "broker") as running:
+        broker("add-device", made, "w-1", "--kind", "worker")
+        dry = broker("apply", made, "--port", running.port, "--dry-run")
+        assert dry.splitlines() == ["would send createRole w-1", "would send createClient w-1"]
+        assert "createClient w-1" in broker("apply", made, "--port", running.port)
+        assert "agree" in broker("apply", made, "--port", running.port)
+        said = broker("revoke-device", made, "w-1")
+        assert "1 certificates revoked" in said
+        assert broker("apply", made, "--port", running.port).split("\n")[0] == "deleteClient w-1"
+        broker("add-device", made, "w-1", "--kind", "worker", "--pool", "dock")
+        broker("renew-device", made, "w-1", "--revoke-older")
+        broker("add-device", made, "w-1", "--kind", "worker", "--pool", "quay", "--update")
+        assert FleetFolder(made).register.devices["w-1"].pool == "quay"
+        running.kill()

@@ -1,0 +1,141 @@
+"""The codecs that ship with the project do what their cards say, on frames that they were not made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from edge_nodes.encoder import OnnxEncoder
+from pipeline.codec.bundled import bundled_codec_dir, bundled_vlm_dir
+from pipeline.codec.latent import EncodedLatent, PrefixAssembler
+from pipeline.codec.prefix_decoder_torch import PrefixDecoder, load_prefix_decoder
+from pipeline.codec.spec import TABLES_FILE, CodecSpec, load_codec_spec
+from pipeline.codec.stop_file import load_stop_rule
+from pipeline.codec.tables import FrequencyTables
+from pipeline.protocol.stop_rule import NEVER
+from pipeline.scenes.renderer import render
+from pipeline.scenes.scene import sample_scene
+from training.codec.data import Asked, answers_of, scene_set
+from training.codec.train import open_vlm
+
+FRAMES = 40
+SEED = 5
+"""Moves the report set to frames of its own."""
+NAMES = ("klt", "meta_autoencoder")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A codec on a few frames."""
+
+    spec: CodecSpec
+    tables: FrequencyTables
+    decoder: PrefixDecoder
+    latents: list[EncodedLatent]
+
+    def error(self, tokens: torch.Tensor, length: int) -> float:
+        """Mean squared error of the tokens from prefixes of this length."""
+        symbols = np.stack([latent.symbols for latent in self.latents])
+        decoded = self.decoder.decode(symbols, np.full(len(symbols), length))
+        return float((decoded - tokens).square().mean())
+
+    def size_bytes(self, length: int) -> float:
+        """Mean size of prefixes of this length."""
+        return float(np.mean([latent.size_bytes(length) for latent in self.latents]))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Frames, questions, what the model says to uncompressed tokens, and both codecs."""
+
+    frames: NDArray[np.uint8]
+    asked: tuple[Asked, ...]
+    tokens: torch.Tensor
+    reference: list[str]
+    codecs: dict[str, Measured]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    cache = tmp_path_factory.mktemp("frames")
+    vlm, frozen = open_vlm(bundled_vlm_dir(), "bundled")
+    size = frozen.image_size_px
+    data = scene_set("report", cache, count=FRAMES, size=size, seed=SEED, processes=1, progress=lambda _: None)
+    tokens = frozen.image_path.of_frames(data.frames)
+    codecs = {}
+    for name in NAMES:
+        folder = bundled_codec_dir(name)
+        codecs[name] = Measured(
+            load_codec_spec(folder),
+            FrequencyTables.load(folder / TABLES_FILE),
+            load_prefix_decoder(folder),
+            OnnxEncoder(folder).encode(list(data.frames)),
+        )
+    yield Bench(data.frames, data.asked, tokens, answers_of(vlm, tokens, data.asked)[0], codecs)
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_codec_stop_rule_and_model_belong_together(name: str) -> None:
+    folder = bundled_codec_dir(name)
+    spec, rule = load_codec_spec(folder), load_stop_rule(folder)
+    spec.check_vlm(bundled_vlm_dir())
+    assert rule.ladder == spec.ladder
+    assert spec.base_latents == spec.ladder[0] < spec.latent_count
+    assert any(limit < NEVER for row in rule.thresholds.values() for limit in row[:-1]), "no answer can ever be early"
+
+
+def test_bundled_files_stay_small() -> None:
+    folders = [bundled_vlm_dir(), *map(bundled_codec_dir, NAMES)]
+    size_bytes = sum(path.stat().st_size for folder in folders for path in folder.iterdir())
+    assert size_bytes < 40_000_000
+
+
+def test_the_learned_codec_beats_the_closed_form_at_every_prefix(bench: Bench) -> None:
+    """At each prefix of the closed form there is one of the learned codec that is no larger and closer to the
+    tokens."""
+    klt, meta = (bench.codecs[name] for name in NAMES)
+    candidates = [(meta.size_bytes(length), meta.error(bench.tokens, length)) for length in range(1, 33)]
+    for length in (2, 4, 8, 12, 16, 24, klt.spec.latent_count):
+        size_bytes, error = klt.size_bytes(length), klt.error(bench.tokens, length)
+        best = min(found for size, found in candidates if size <= 1.02 * size_bytes)
+        assert best < 0.95 * error, f"{length} latents of the closed form: {size_bytes:.0f} bytes"
+
+
+@pytest.mark.parametrize(("name", "least", "most_bytes"), [("klt", 0.90, 190), ("meta_autoencoder", 0.94, 175)])
+def test_answers_from_whole_latents_agree_with_uncompressed_ones(
+    bench: Bench, name: str, least: float, most_bytes: float
+) -> None:
+    """Through the whole path: ONNX Runtime, bytes, range decoder, synthesis, language model."""
+    codec = bench.codecs[name]
+    count = codec.spec.latent_count
+    symbols = []
+    for latent in codec.latents:
+        assembler = PrefixAssembler(codec.tables)
+        assembler.add(0, codec.spec.base_latents, latent.payload(0, codec.spec.base_latents))
+        assembler.add(codec.spec.base_latents, count, latent.payload(codec.spec.base_latents, count))
+        symbols.append(assembler.prefix()[0])
+    decoded = codec.decoder.decode(np.stack(symbols), np.full(FRAMES, count))
+    vlm, _ = open_vlm(bundled_vlm_dir(), "bundled")
+    answers, _ = answers_of(vlm, decoded, bench.asked)
+    same = np.mean([answer == other for answer, other in zip(answers, bench.reference, strict=True)])
+    assert same >= least
+    assert codec.size_bytes(count) <= most_bytes
+
+
+def test_the_encoder_gives_the_same_bytes_for_the_same_frame_in_any_company(bench: Bench) -> None:
+    folder: Path = bundled_codec_dir()
+    frame = render(sample_scene(1_234_567_890), 128)
+    encoder = OnnxEncoder(folder)
+    alone = encoder.encode([frame])[0]
+    among = encoder.encode([bench.frames[0], frame, bench.frames[1]])[1]
+    differing = np.count_nonzero(alone.symbols != among.symbols)
+    assert differing <= 2, "batching moves more than what sits on a rounding boundary"
