@@ -108,9 +108,9 @@ class Rules:
     def commands_from(self, present: Rules) -> list[Command]:
         """Requests that turn the rules of a running broker into these, and nothing where they agree already.
 
-        Rights are taken away before any are given. A client whose role changes is disconnected and comes back by itself:
-        otherwise it would keep subscriptions that it may not make any more, such as a seat in a share group, whose
-        messages would then be dealt to it and vanish.
+        Rights are taken away before any are given. A client whose role changes is disconnected and comes back by
+        itself: otherwise it would keep subscriptions that it may not make any more, such as a seat in a share group,
+        whose messages would then be dealt to it and vanish.
 
         Args:
             present: what the broker has.

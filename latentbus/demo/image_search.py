@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from training.codec.rivals import ImageSetting, default_settings, through_image_files
 
-SCREENED_FRAMES: Final = 32
-SCREENING_SLACK: Final = 0.08
-"""Well over the standard error of an accuracy near 0.9 on 32 frames with three questions each."""
-SEARCH_LIMIT_S: Final = 120.0
+SCREENINGS: Final = ((16, 0.10), (32, 0.07), (64, 0.05), (128, 0.035))
+"""Frames, and how far below the target a setting may be on so many of them: three standard errors of an accuracy near
+0.95 with three questions a frame. Most settings are far off, which a few frames show."""
+SEARCH_LIMIT_S: Final = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +57,26 @@ class ImageSearch:
             The first that reaches it; None if none does, or the time is over.
         """
         limit_s = time.monotonic() + SEARCH_LIMIT_S
-        some = np.unique(np.linspace(0, len(self.pixels) - 1, SCREENED_FRAMES).astype(int)).tolist()
-        for setting in self._by_size(some[:: max(1, len(some) // 8)]):
+        for setting in self._by_size(self._spread(8)):
             self.check_stop()
             if time.monotonic() > limit_s:
                 return None
-            # Most settings are far off, which a few frames show; a close one is judged on all.
-            decoded, _ = through_image_files(self.pixels[some], setting)
-            found = self.accuracy(decoded, some)
-            if found is None or found < target - SCREENING_SLACK:
-                continue
-            decoded, sizes_bytes = through_image_files(self.pixels, setting)
-            found = self.accuracy(decoded, range(len(self.pixels)))
-            if found is not None and found >= target:
-                return CheapestImage(setting, decoded, sizes_bytes)
+            if all(self._reaches(setting, self._spread(count), target - slack) for count, slack in SCREENINGS):
+                decoded, sizes_bytes = through_image_files(self.pixels, setting)
+                found = self.accuracy(decoded, range(len(self.pixels)))
+                if found is not None and found >= target:
+                    return CheapestImage(setting, decoded, sizes_bytes)
         return None
+
+    def _spread(self, count: int) -> list[int]:
+        """Frames evenly spread over all; all of them if there are no more."""
+        indices: list[int] = np.unique(np.linspace(0, len(self.pixels) - 1, count).astype(int)).tolist()
+        return indices
+
+    def _reaches(self, setting: ImageSetting, frames: Sequence[int], target: float) -> bool:
+        decoded, _ = through_image_files(self.pixels[frames], setting)
+        found = self.accuracy(decoded, frames)
+        return found is not None and found >= target
 
     def _by_size(self, frames: Sequence[int]) -> list[ImageSetting]:
         def mean_size_bytes(setting: ImageSetting) -> float:

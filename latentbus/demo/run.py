@@ -54,7 +54,8 @@ async def run_demo(options: DemoOptions, stop: Stop) -> int:
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
     cameras = await asyncio.to_thread(prepare_cameras, options, lambda text: console.print(f"[dim]{text}[/]"))
-    run_dir = options.work_dir / "run"
+    # Absolute: paths in a settings file are relative to the file.
+    run_dir = options.work_dir.resolve() / "run"
     shutil.rmtree(run_dir, ignore_errors=True)
     run_dir.mkdir(parents=True)
     ledger = Ledger()

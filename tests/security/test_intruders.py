@@ -9,7 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5
+from paho.mqtt.client import Client, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
 
 from broker_config.certificates import DEVICE_DAYS, CertificateAuthority, Issued, utc_now
 from broker_config.fleet_folder import FleetFolder
@@ -146,7 +147,7 @@ def test_old_versions_of_tls_get_nobody_in(secured: LocalBroker, settled_fleet: 
     context.load_cert_chain(folder / "device.crt", folder / "device.key")
     assert handshake(secured.port, context) == "TLSv1.3"
     context.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     with pytest.raises(ssl.SSLError, match="protocol version"):
         handshake(secured.port, context)

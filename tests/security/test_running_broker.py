@@ -96,6 +96,20 @@ async def test_a_revoked_device_is_out_at_once_and_its_certificate_opens_nothing
         assert granted(honest.publish(["lb/v1/open/main/gate"]))
 
 
+def test_a_stolen_key_is_replaced_under_the_same_name(fleet: FleetFolder, running: LocalBroker, tmp_path: Path) -> None:
+    stolen = tmp_path / "w1"
+    shutil.copytree(fleet.device("w1"), stolen)
+    with Probe(running.port, stolen) as thief:
+        fleet.renew("w1")
+        fleet.revoke_older("w1")
+        reload(running)
+        with Probe(running.port, fleet.device("w1")) as honest:
+            thief.wait(lambda: thief.disconnected)  # a name has one connection
+            assert granted(honest.publish(["lb/v1/status/worker/w1"]))
+            assert not gets_in(running.port, stolen)
+            assert not honest.disconnected
+
+
 async def test_rights_that_were_taken_away_end_for_who_is_connected(fleet: FleetFolder, running: LocalBroker) -> None:
     with Probe(running.port, fleet.device("guard")) as guard:
         assert granted(guard.subscribe(["lb/v1/answer/gate"]))
@@ -118,7 +132,7 @@ async def test_what_others_changed_in_the_rules_is_put_right(fleet: FleetFolder,
             b'{"command":"addClientRole","username":"alice","rolename":"back-door"},'
             b'{"command":"setDefaultACLAccess","acls":[{"acltype":"publishClientSend","allow":true}]}]}'
         )
-        with pytest.raises(RulesRefusedError, match="deleteRole.*not found"):
+        with pytest.raises(RulesRefusedError, match=r"deleteRole.*not found"):
             await plugin.call(b'{"commands":[{"command":"deleteRole","rolename":"nobody"}]}')
     done = await bring_in_line(settings, fleet.rules())
     assert [command["command"] for command in done] == ["deleteRole", "setDefaultACLAccess", "modifyClient"]
