@@ -236,5 +236,5 @@ def _request(path: Path | None) -> bytes | None:
 
 def _say_revoked(fleet: FleetFolder, name: str, count: int) -> None:
     typer.echo(
-        f"{name}: {count} certificates revoked; copy {fleet.broker / 'revoked.pem'} to the broker and send it SIGHUP"
+        f"{name}: certificates revoked: {count}; copy {fleet.broker / 'revoked.pem'} to the broker and send it SIGHUP"
     )

@@ -18,6 +18,8 @@ from schemas.types import FrameId, Outcome
 
 REPORT_PATIENCE_S: Final = 20.0
 """An outcome that an edge decided while its link or the broker was down reaches the broker within this time."""
+READ_LAG_S: Final = 2.0
+"""A busy edge reads an answer this much later than the broker sent it, at most."""
 
 FrameKey = tuple[str, FrameId]
 
@@ -193,7 +195,7 @@ class Books:
         for row in (*self.orphans.values(), *self.undecided.values()):
             if row.query_id in self.orphans and not self._overdue_when_killed(row):
                 result.died_with_edge.append(row.query_id)
-            elif row.query_id in ended_s and self._broker_killed_between(row.asked_s, ended_s[row.query_id]):
+            elif self._died_with_broker(row, ended_s.get(row.query_id)):
                 result.unheard.append(row.query_id)
             else:
                 result.lost.append(row.query_id)
@@ -222,8 +224,12 @@ class Books:
         """Whether its outcome should have been there long before."""
         return row.frame is not None and self.killed_boots[row.frame.boot] >= row.due_s + REPORT_PATIENCE_S
 
-    def _broker_killed_between(self, asked_s: float, ended_s: float) -> bool:
-        return any(asked_s <= killed_s <= ended_s + REPORT_PATIENCE_S for killed_s in self.broker_kills_s)
+    def _died_with_broker(self, row: QueryRow, ended_s: float | None) -> bool:
+        """Whether the edge knows an outcome that was on its way to the reader when the broker was killed."""
+        # An ad-hoc question is asked again after each reconnect, and then its outcome comes again.
+        if row.ad_hoc or ended_s is None:
+            return False
+        return any(ended_s - READ_LAG_S <= killed_s <= ended_s + REPORT_PATIENCE_S for killed_s in self.broker_kills_s)
 
     def _row(self, query_id: str, camera: str, ad_hoc: bool, asked_s: float, due_s: float) -> QueryRow:
         row = self.rows.get(query_id)

@@ -37,6 +37,8 @@ QUESTIONS: Final[tuple[tuple[str, AnswerType], ...]] = (
     ("Is there a house?", AnswerType.YES_NO),
 )
 """Standing questions of a camera; ad-hoc ones are the same, asked once."""
+_RESTART_DELAY_S: Final = 1.0
+"""What a supervisor waits, so that a process that cannot start does not keep the machine busy."""
 _NEVER_SAFE: Final = 2.0
 """A threshold above every score."""
 
@@ -235,9 +237,13 @@ class Fleet:
 
     def _ended_on_its_own(self, member: Member, end: Exit) -> None:
         self.exits.append(end)
-        restart = asyncio.create_task(member.start(), name=f"restart {member.name}")
+        restart = asyncio.create_task(self._restart(member), name=f"restart {member.name}")
         self._restarts.add(restart)
         restart.add_done_callback(self._restarts.discard)
+
+    async def _restart(self, member: Member) -> None:
+        await asyncio.sleep(_RESTART_DELAY_S)
+        await member.start()
 
     def _worker_settings(self, name: str, broker: BrokerSettings, _start: int) -> LatentbusSettings:
         # One thread each: the processes of a run share one machine.

@@ -7,6 +7,7 @@ ordinary recorder would have got.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Final
@@ -26,6 +27,7 @@ from schemas.types import AnswerType
 CLIENT: Final = "chaos"
 _SESSION_EXPIRY_S: Final = 3600
 _RECEIVE_MAXIMUM: Final = 1024
+_LOOK_PERIOD_S: Final = 0.5
 _READ: Final[dict[Family, int]] = {
     Family.OPEN: 1,
     Family.CONTROL: 0,
@@ -111,14 +113,17 @@ class Reader:
         self._put(query_id)
 
     async def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait for something to become true; looked at after each batch of messages.
+        """Wait for something to become true; looked at after each batch of messages, and every now and then.
 
         Returns:
             False when the time was over.
         """
         try:
-            async with asyncio.timeout(timeout_s), self._changed:
-                await self._changed.wait_for(condition)
+            async with asyncio.timeout(timeout_s):
+                while not condition():
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_PERIOD_S):
+                            await self.wait_change()
         except TimeoutError:
             return False
         return True

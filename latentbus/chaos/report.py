@@ -47,6 +47,7 @@ class ChaosReport:
         duration_s: of the whole run.
         interrupted: stopped before its end.
         lost_queries: ids of lost queries.
+        unheard_queries: ids of unheard ones.
         strikes: each fault with its target.
     """
 
@@ -73,6 +74,7 @@ class ChaosReport:
     duration_s: float
     interrupted: bool
     lost_queries: list[str]
+    unheard_queries: list[str]
     strikes: list[dict[str, Any]]
 
     @property
@@ -95,7 +97,7 @@ class ChaosReport:
         """Print all but the long lists."""
         table = Table(show_header=False, box=None)
         for name, value in asdict(self).items():
-            if name not in {"strikes", "lost_queries"}:
+            if name not in {"strikes", "lost_queries", "unheard_queries"}:
                 table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
         console.print(table)
         for query_id in self.lost_queries:
@@ -152,6 +154,7 @@ def make_report(
         duration_s=round(duration_s, 1),
         interrupted=interrupted,
         lost_queries=balance.lost,
+        unheard_queries=balance.unheard,
         strikes=[
             {
                 "number": strike.plan.number,

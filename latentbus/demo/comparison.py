@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cloud_workers.vlm import TransformersVlm
 from edge_nodes.encoder import OnnxEncoder, resized
 from edge_nodes.uplink import CHARGE_TLS
-from latentbus.demo.image_search import ImageSearch
+from latentbus.demo.image_search import ImageSearch, Score
 from latentbus.demo.scoring import same_answer
 from pipeline.bus.wire_cost import publish_wire_bytes
 from pipeline.codec.latent import EncodedLatent
@@ -25,6 +25,7 @@ from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
 from schemas import topics, wire
 from schemas.messages import Open, QueryRef
 from schemas.types import AnswerType, FrameId
+from training.codec.rivals import through_image_files
 
 BATCH_FRAMES = 16
 
@@ -144,49 +145,29 @@ class Comparison:
         ]
         return self._way(name, answers, [len(payload) for payload in payloads], wire_bytes)
 
-    def cheapest_image(self, target: float) -> Way | None:
-        """Every answer from the cheapest image file that reaches an accuracy.
-
-        Args:
-            target: accuracy to reach.
+    def cheapest_image(self) -> Way | None:
+        """Every answer from the cheapest image file from which the model answers as well as the run did.
 
         Returns:
-            None if no setting reaches it.
+            None if no setting that was tried in the time does.
         """
-        search = ImageSearch(self.pixels, self._accuracy_of_pixels, self._check_stop)
-        found = search.cheapest(target)
-        if found is None:
+        search = ImageSearch(self.pixels, self._score_of_run, self._score_of_pixels, self._check_stop)
+        setting = search.cheapest()
+        if setting is None:
             return None
-        overhead = [
-            self._open_wire_bytes(frame, b"\0", 1) - 1 for frame in self.frames
-        ]  # what an open message costs beyond its payload
-        wire_bytes = [extra + size for extra, size in zip(overhead, found.sizes_bytes.tolist(), strict=True)]
-        answers = self._answer_pixels(found.pixels, range(len(self.frames)))
-        return self._way(f"image file ({found.setting})", answers, found.sizes_bytes.tolist(), wire_bytes)
-
-    def accuracy(self, answers: Sequence[str], frames: Sequence[int] | None = None) -> float | None:
-        """Share of true answers among queries whose truth is known.
-
-        Args:
-            answers: in the order of frames and their queries.
-            frames: which frames they are of; None means all.
-        """
-        chosen = self.frames if frames is None else [self.frames[index] for index in frames]
-        queries = [query for frame in chosen for query in frame.queries]
-        return share(
-            same_answer(answer, query.truth)
-            for query, answer in zip(queries, answers, strict=True)
-            if query.truth is not None
-        )
+        pixels, sizes_bytes = through_image_files(self.pixels, setting)
+        sizes: list[int] = sizes_bytes.tolist()
+        # What an open message costs beyond its payload stays the same.
+        wire_bytes = [
+            self._open_wire_bytes(frame, b"\0", 1) - 1 + size for frame, size in zip(self.frames, sizes, strict=True)
+        ]
+        answers = self._answer_pixels(pixels, range(len(self.frames)))
+        return self._way(f"image file ({setting})", answers, sizes, wire_bytes)
 
     def accuracy_of_run(self) -> float | None:
-        """The same of the run's own answers."""
-        return share(
-            same_answer(answer, query.truth)
-            for query in self.queries()
-            if query.truth is not None
-            for answer in query.answers
-        )
+        """Share of true answers of the run itself, among queries whose truth is known."""
+        score = self._score_of_run(range(len(self.frames)))
+        return score.accuracy if score.scored else None
 
     def accuracy_uncompressed(self) -> float | None:
         """The same of the uncompressed tokens, each query weighted as often as the run asked it."""
@@ -207,17 +188,37 @@ class Comparison:
 
     def _way(self, name: str, answers: Sequence[str], payload_bytes: Sequence[int], wire_bytes: Sequence[int]) -> Way:
         agreement = share(same_answer(*pair) for pair in zip(answers, self.uncompressed, strict=True))
+        score = self._score(answers, range(len(self.frames)))
         return Way(
             name,
-            self.accuracy(answers),
+            score.accuracy if score.scored else None,
             agreement,
             float(np.mean(payload_bytes)),
             float(np.mean(wire_bytes)),
             tuple(answers),
         )
 
-    def _accuracy_of_pixels(self, pixels: NDArray[np.uint8], frames: Sequence[int]) -> float | None:
-        return self.accuracy(self._answer_pixels(pixels, frames), frames)
+    def _score_of_run(self, frames: Sequence[int]) -> Score:
+        hits = [
+            same_answer(answer, query.truth)
+            for index in frames
+            for query in self.frames[index].queries
+            if query.truth is not None
+            for answer in query.answers
+        ]
+        return Score(sum(hits), len(hits))
+
+    def _score_of_pixels(self, pixels: NDArray[np.uint8], frames: Sequence[int]) -> Score:
+        return self._score(self._answer_pixels(pixels, frames), frames)
+
+    def _score(self, answers: Sequence[str], frames: Sequence[int]) -> Score:
+        queries = [query for index in frames for query in self.frames[index].queries]
+        hits = [
+            same_answer(answer, query.truth)
+            for query, answer in zip(queries, answers, strict=True)
+            if query.truth is not None
+        ]
+        return Score(sum(hits), len(hits))
 
     def _answer_pixels(self, pixels: NDArray[np.uint8], frames: Sequence[int]) -> list[str]:
         answers: list[str] = []

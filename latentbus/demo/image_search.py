@@ -5,32 +5,36 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import pairwise
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.codec.rivals import ImageSetting, default_settings, through_image_files
 
-SCREENINGS: Final = ((16, 0.10), (32, 0.07), (64, 0.05), (128, 0.035))
-"""Frames, and how far below the target a setting may be on so many of them: three standard errors of an accuracy near
-0.95 with three questions a frame. Most settings are far off, which a few frames show."""
+STAGES: Final = ((16, 0.10), (48, 0.06), (112, 0.04), (240, 0.0))
+"""Frames judged so far, and how far below the target a setting may be on them. Most settings are far off, which a few
+frames show; the allowances are three standard errors of the difference on as many frames with three questions each."""
 SEARCH_LIMIT_S: Final = 180.0
 
 
-@dataclass(frozen=True, slots=True)
-class CheapestImage:
-    """What the search found.
+class Score(NamedTuple):
+    """Answers judged."""
 
-    Attributes:
-        setting: how the files are written.
-        pixels: the decoded files, uint8 [F, S, S, 3].
-        sizes_bytes: size of each file [F].
-    """
+    hits: int
+    scored: int
 
-    setting: ImageSetting
-    pixels: NDArray[np.uint8]
-    sizes_bytes: NDArray[np.int64]
+    def __add__(self, other: object) -> Score:
+        """The score of both."""
+        if not isinstance(other, Score):
+            return NotImplemented
+        return Score(self.hits + other.hits, self.scored + other.scored)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of hits; 0 of nothing."""
+        return self.hits / self.scored if self.scored else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,44 +43,45 @@ class ImageSearch:
 
     Attributes:
         pixels: frames as the model takes them, uint8 [F, S, S, 3].
-        accuracy: accuracy of decoded files, given their pixels and which frames they are.
+        target: score to reach, of the frames with these numbers.
+        score: score of decoded files, given their pixels and the numbers of their frames.
         check_stop: called between settings; raises to end the search.
     """
 
     pixels: NDArray[np.uint8]
-    accuracy: Callable[[NDArray[np.uint8], Sequence[int]], float | None]
+    target: Callable[[Sequence[int]], Score]
+    score: Callable[[NDArray[np.uint8], Sequence[int]], Score]
     check_stop: Callable[[], None]
 
-    def cheapest(self, target: float) -> CheapestImage | None:
-        """Try settings from the smallest files upwards.
-
-        Args:
-            target: accuracy to reach on all frames.
+    def cheapest(self) -> ImageSetting | None:
+        """Try settings from the smallest files upwards, each on more frames as long as it keeps up.
 
         Returns:
-            The first that reaches it; None if none does, or the time is over.
+            The first that is as good as the target on the last stage's frames; None if none is, or the time is over.
         """
         limit_s = time.monotonic() + SEARCH_LIMIT_S
-        for setting in self._by_size(self._spread(8)):
+        # A fixed shuffle: every stage is spread over all cameras and times.
+        order: list[int] = np.random.default_rng(0).permutation(len(self.pixels)).tolist()
+        for setting in self._by_size(order[:8]):
             self.check_stop()
             if time.monotonic() > limit_s:
                 return None
-            if all(self._reaches(setting, self._spread(count), target - slack) for count, slack in SCREENINGS):
-                decoded, sizes_bytes = through_image_files(self.pixels, setting)
-                found = self.accuracy(decoded, range(len(self.pixels)))
-                if found is not None and found >= target:
-                    return CheapestImage(setting, decoded, sizes_bytes)
+            if self._keeps_up(setting, order):
+                return setting
         return None
 
-    def _spread(self, count: int) -> list[int]:
-        """Frames evenly spread over all; all of them if there are no more."""
-        indices: list[int] = np.unique(np.linspace(0, len(self.pixels) - 1, count).astype(int)).tolist()
-        return indices
-
-    def _reaches(self, setting: ImageSetting, frames: Sequence[int], target: float) -> bool:
-        decoded, _ = through_image_files(self.pixels[frames], setting)
-        found = self.accuracy(decoded, frames)
-        return found is not None and found >= target
+    def _keeps_up(self, setting: ImageSetting, order: Sequence[int]) -> bool:
+        found = target = Score(0, 0)
+        ends = [min(count, len(order)) for count, _ in STAGES]
+        for (begin, end), (_, allowance) in zip(pairwise([0, *ends]), STAGES, strict=True):
+            frames = order[begin:end]
+            if frames:
+                decoded, _ = through_image_files(self.pixels[frames], setting)
+                found += self.score(decoded, frames)
+                target += self.target(frames)
+            if found.accuracy < target.accuracy - allowance:
+                return False
+        return found.scored > 0
 
     def _by_size(self, frames: Sequence[int]) -> list[ImageSetting]:
         def mean_size_bytes(setting: ImageSetting) -> float:

@@ -103,11 +103,10 @@ def _compare(
         comparison.prefix("whole latent at once", spec.latent_count),
         comparison.prefix("base prefix only", spec.base_latents),
     ]
-    target = comparison.accuracy_of_run()
     note = "no image files: they need frames with known truth"
-    if target is not None:
+    if comparison.accuracy_of_run() is not None:
         progress("looking for the cheapest image file of equal accuracy")
-        image = comparison.cheapest_image(target)
+        image = comparison.cheapest_image()
         note = (
             "" if image else "no image file that was tried in the time reaches the accuracy of the progressive answers"
         )

@@ -81,9 +81,10 @@ def test_the_death_of_another_edge_excuses_nothing(books: Books) -> None:
 
 
 def test_only_a_killed_broker_excuses_an_end_that_the_edge_alone_knows(books: Books) -> None:
-    log = edge_log(STANDING)
+    log = edge_log(STANDING, "visitor-1")
     assert STANDING in books.balance([log]).lost
-    books.broker_killed(99.0)
+    books.broker_killed(98.0)
+    books.broker_killed(101.5 + REPORT_PATIENCE_S)
     assert STANDING in books.balance([log]).lost
     books.broker_killed(101.5)
     balance = books.balance([log])

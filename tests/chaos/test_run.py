@@ -13,11 +13,11 @@ from rich.console import Console
 from latentbus.chaos.fleet import Exit, Member, write_patient_codec
 from latentbus.chaos.options import ChaosOptions
 from latentbus.chaos.plan import FaultKind, Role
-from latentbus.chaos.run import run_chaos
+from latentbus.chaos.run import FleetStartError, run_chaos
 from latentbus.chaos.tcp_proxy import FaultProxy
 from pipeline.codec.spec import load_codec_spec
 from pipeline.codec.stop_file import load_stop_rule
-from pipeline.runtime import Stop
+from pipeline.runtime import Stop, first_latentbus_error
 from pipeline.settings import CameraSettings, EdgeSettings, LatentbusSettings
 from schemas.types import AnswerType
 from tests.integration.conftest import models_dir
@@ -78,6 +78,24 @@ async def test_a_fleet_under_fire_loses_nothing_and_decides_nothing_twice(
 
 
 @pytest.mark.broker
+async def test_a_fleet_that_does_not_start_says_why_and_leaves_nothing_behind(
+    tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTBUS_MODELS_DIR", str(tmp_path / "nothing"))
+    codec = models_dir / "codecs" / "meta_autoencoder"
+    options = ChaosOptions(workers=1, sites=1, codec=codec, work_dir=tmp_path)
+
+    async with asyncio.timeout(PATIENCE_S):
+        with pytest.raises(BaseExceptionGroup) as raised:
+            await run_chaos(options, Stop(), Console(file=io.StringIO()))
+
+    error = first_latentbus_error(raised.value)
+    assert isinstance(error, FleetStartError)
+    assert "no such folder" in str(error)
+    assert (tmp_path / "run" / "w1-1.log").is_file()
+    assert not asyncio.all_tasks() - {asyncio.current_task()}
+
+
 async def test_a_process_that_ends_on_its_own_is_reported_with_its_last_words(tmp_path: Path) -> None:
     ends: asyncio.Queue[Exit] = asyncio.Queue()
     settings = LatentbusSettings(edge=EdgeSettings(site="s1", cameras={"c1": CameraSettings(source="test:none")}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from latentbus.demo.fleet import edge_settings, guess_answer_type, prepare_cameras
-from latentbus.demo.image_search import ImageSearch
+from latentbus.demo.image_search import ImageSearch, Score
 from latentbus.demo.judge import accuracy_of_run
 from latentbus.demo.ledger import Ledger
 from latentbus.demo.observer import FrameLogTail
@@ -24,6 +25,7 @@ from latentbus.demo.view import Heading, live_table, progress_line
 from schemas.errors import ConfigError
 from schemas.messages import Answer, QueryOutcome
 from schemas.types import AnswerType, FrameId, Outcome, standing_query_id
+from training.codec.rivals import ImageSetting, through_image_files
 
 FRAME = FrameId(1, 1)
 
@@ -256,29 +258,40 @@ class TestImageSearch:
 
     # Grey blocks of eight pixels: a small file blurs their edges, a large one keeps them.
     pixels = (
-        np.random.default_rng(0).integers(0, 255, (6, 8, 8, 1), dtype=np.uint8).repeat(8, 1).repeat(8, 2).repeat(3, 3)
+        np.random.default_rng(0).integers(0, 255, (20, 8, 8, 1), dtype=np.uint8).repeat(8, 1).repeat(8, 2).repeat(3, 3)
     )
 
-    def search(self, worst_error: float) -> ImageSearch:
-        def accuracy(pixels: NDArray[np.uint8], frames: Sequence[int]) -> float:
-            error = float(np.abs(pixels.astype(float) - self.pixels[list(frames)]).mean())
-            return 1.0 if error <= worst_error else 0.0
+    def search(self, worst_error: float, *, also_wrong: int = 0) -> ImageSetting | None:
+        """Files are right when they are this close to their frame; the run was wrong about the first few frames."""
+        judged: Counter[int] = Counter()
 
-        return ImageSearch(self.pixels, accuracy, lambda: None)
+        def score(pixels: NDArray[np.uint8], frames: Sequence[int]) -> Score:
+            judged.update(frames)
+            error = np.abs(pixels.astype(float) - self.pixels[list(frames)]).mean(axis=(1, 2, 3))
+            return Score(int((error <= worst_error).sum()), len(frames))
+
+        def target(frames: Sequence[int]) -> Score:
+            return Score(sum(frame >= also_wrong for frame in frames), len(frames))
+
+        found = ImageSearch(self.pixels, target, score, lambda: None).cheapest()
+        assert len(set(judged.values())) <= 2, "a stage judges its own frames only"
+        return found
+
+    def mean_bytes(self, setting: ImageSetting | None) -> float:
+        assert setting is not None
+        return float(through_image_files(self.pixels, setting)[1].mean())
 
     def test_finds_the_cheapest_and_none_where_there_is_none(self) -> None:
-        easy = self.search(255).cheapest(0.9)
-        hard = self.search(8).cheapest(0.9)
-        assert easy is not None
-        assert hard is not None
-        assert easy.sizes_bytes.mean() < hard.sizes_bytes.mean()
-        assert hard.pixels.shape == self.pixels.shape
-        assert self.search(0).cheapest(0.9) is None
+        easy, hard = self.search(255), self.search(8)
+        assert self.mean_bytes(easy) < self.mean_bytes(hard)
+        assert self.search(0) is None
+        # Where the run itself is wrong about everything, any file is as good.
+        assert self.search(0, also_wrong=20) == easy
 
     def test_can_be_stopped(self) -> None:
         def stop() -> None:
             raise KeyboardInterrupt
 
-        search = ImageSearch(self.pixels, lambda pixels, frames: 0.0, stop)
+        nothing = Score(0, 1)
         with pytest.raises(KeyboardInterrupt):
-            search.cheapest(0.5)
+            ImageSearch(self.pixels, lambda frames: nothing, lambda pixels, frames: nothing, stop).cheapest()

@@ -29,7 +29,7 @@ TOPICS = [
         "outcome/gate", "outcome/yard",
         "question/car", "question/fire",
         "ask/gate", "ask/yard",
-        "reply/alice/q1", "reply/guard/q1", "reply/web/q1", "reply/olga/q1",
+        "reply/alice/q1", "reply/guard/q1", "reply/web/q1", "reply/olga/q1", "reply/screen/q1",
         "status/edge/north", "status/edge/south", "status/worker/w1", "status/worker/w2", "status/worker/north",
         "status/gateway/web", "status/recorder/tape",
         "load/main/w1", "load/main/w2", "load/other/w2",
@@ -73,7 +73,7 @@ STATUSES = (
 PUBLIC = f"answer/gate answer/yard outcome/gate outcome/yard {STATUSES}"
 LOADS = "load/main/w1 load/main/w2 load/other/w2"
 PUBLIC_FILTERS = "answer/+ outcome/+ status/+/+ status/worker/+ status/edge/+ load/+/+ load/main/+"
-REPLIES = "reply/alice/q1 reply/guard/q1 reply/web/q1 reply/olga/q1"
+REPLIES = "reply/alice/q1 reply/guard/q1 reply/web/q1 reply/olga/q1 reply/screen/q1"
 WORKER_STATUSES = "status/worker/w1 status/worker/w2 status/worker/north"
 ALLOWED = {
     "north": Allowed(

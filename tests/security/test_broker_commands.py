@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from broker_config.fleet_folder import FleetFolder
 from broker_config.secured import secured_broker
+from latentbus.ask import Asking
 from latentbus.cli import app
 from schemas.errors import ConfigError
+from schemas.types import AnswerType
 
 runner = CliRunner()
 SITE = """
@@ -94,6 +96,12 @@ def test_a_mistake_is_named(made: Path, arguments: tuple[str, ...], problem: str
         broker(command, made, *rest)
 
 
+@pytest.mark.parametrize(("username", "name"), [("alice", "alice"), ("Alice Doe", None), ("a/b", None), (None, None)])
+def test_replies_come_below_the_identity_where_it_can_be_a_topic(username: str | None, name: str | None) -> None:
+    asking = Asking.create("gate", "a car?", AnswerType.YES_NO, deadline_s=1, client=username)
+    assert asking.client == name or (name is None and re.fullmatch(r"ask-[0-9a-f]{8}", asking.client))
+
+
 @pytest.mark.broker
 def test_the_whole_recipe(made: Path) -> None:
     with secured_broker(made / "broker") as running:
@@ -103,7 +111,7 @@ def test_the_whole_recipe(made: Path) -> None:
         assert "createClient w-1" in broker("apply", made, "--port", running.port)
         assert "agree" in broker("apply", made, "--port", running.port)
         said = broker("revoke-device", made, "w-1")
-        assert "1 certificates revoked" in said
+        assert "certificates revoked: 1" in said
         assert broker("apply", made, "--port", running.port).split("\n")[0] == "deleteClient w-1"
         broker("add-device", made, "w-1", "--kind", "worker", "--pool", "dock")
         broker("renew-device", made, "w-1", "--revoke-older")
