@@ -210,6 +210,7 @@ class WorkerNode:
 
     def _connection_made(self, change: ConnectionChange) -> None:
         _log.info("connected", generation=change.generation)
+        self._session.connection_made(self._clock())
         self._connected.set()
         self._status_due.set()
 

@@ -27,7 +27,7 @@ LOOKING     safe or whole latent   DONE        terminal answer; with queries lef
 LOOKING     not safe               WAITING     provisional answer, *refine* for the next rung of the ladder
 LOOKING     prefix grew meanwhile  PARKED      provisional answer
 WAITING     longer prefix          PARKED
-WAITING     silence                WAITING     *refine* again, a bounded number of times
+WAITING     silence, reconnect     WAITING     *refine* again, a bounded number of times
 any         lease half over        same        *accept*: progress renews it
 any         margin before deadline same        best answer so far as *degraded*; DONE when it was the last
 any         gone                   DONE
@@ -328,6 +328,17 @@ class WorkerSession:
             self._keep_alive(frame, now_s)
         self._pass_on(now_s)
 
+    def connection_made(self, now_s: float) -> None:
+        """The connection is back: what was asked for meanwhile may have fallen into the hole, so it is asked again.
+
+        An edge that has given the frame to another worker answers *gone*, and nothing contradictory is said later.
+        """
+        for key, frame in self._frames.items():
+            if frame.stage in (WorkerStage.WAITING, WorkerStage.NEED_TEXT):
+                self._timers.touch(key)
+                frame.tries, frame.given_up = 0, False
+                self._ask_again(frame, now_s)
+
     def drain(self, now_s: float) -> None:
         """Admit nothing more; hand over what the edge has not heard of from here, finish the rest."""
         self._draining = True
@@ -403,10 +414,7 @@ class WorkerSession:
             frame.timer_s = None
             frame.move(WorkerEvent.LONGER_PREFIX)
         self._held_bytes += frame.held_bytes - before
-        if frame.stage is WorkerStage.WAITING:
-            self._refine(frame, now_s)
-        elif frame.stage is WorkerStage.NEED_TEXT:
-            self._ask_texts(frame, now_s)
+        self._ask_again(frame, now_s)
         self._keep_alive(frame, now_s)
 
     def _unknown_texts(self, frame: WorkerFrame) -> list[str]:
@@ -467,7 +475,11 @@ class WorkerSession:
             frame.timer_s = None
             frame.given_up = True
             self.counters["requests_given_up"] += 1
-        elif frame.stage is WorkerStage.WAITING:
+        else:
+            self._ask_again(frame, now_s)
+
+    def _ask_again(self, frame: WorkerFrame, now_s: float) -> None:
+        if frame.stage is WorkerStage.WAITING:
             self._refine(frame, now_s)
         elif frame.stage is WorkerStage.NEED_TEXT:
             self._ask_texts(frame, now_s)

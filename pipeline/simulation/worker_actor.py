@@ -132,9 +132,11 @@ class WorkerActor:
     def _reconnect(self) -> None:
         if not self.alive or self.frozen or self._linked or not self._join():
             return
+        self.session.connection_made(self._clock.now_s)
         outbox, self._outbox = self._outbox, deque()
         for effect in outbox:
             self._publish(effect)
+        self._after()
 
     def _join(self) -> bool:
         self._linked = self._broker.reachable(self.name)

@@ -479,6 +479,23 @@ def test_latents_that_arrive_while_the_model_looks_are_looked_at_next() -> None:
     assert not fleet.messages(Refine)
 
 
+def test_after_a_reconnect_the_worker_asks_again_and_learns_that_the_frame_is_gone() -> None:
+    fleet = Fleet(workers=2, score=scores_at(0.5, 0.99))
+    fleet.drop = lambda topic, message: isinstance(message, Refine) and message.worker == "w0"
+    fleet.ask("q0", deadline_s=30.0)
+    fleet.run(12.0)
+    assert list(fleet.outcomes().values()) == ["answered"]
+    session = fleet.workers["w0"].session
+    assert session.unfinished() == 1, "its requests fell into the hole"
+    fleet.drop = lambda topic, message: False
+    session.connection_made(fleet.now_s)
+    fleet._settle()
+    fleet.run(13.0)
+    assert session.counters["gone"] == 1
+    assert session.unfinished() == 0
+    assert fleet.reducer.conflicts == 0
+
+
 def test_an_owner_may_reject_and_nobody_else() -> None:
     fleet = Fleet(score=scores_at(0.1))
     fleet.drop = lambda topic, message: isinstance(message, Chunk)
