@@ -14,6 +14,7 @@ import typer
 
 from latentbus import __version__
 from latentbus.broker_commands import broker_app
+from latentbus.chaos_command import chaos
 from latentbus.simulate import EPILOG as SIMULATE_EPILOG
 from latentbus.simulate import simulate
 from latentbus.training_commands import codec_app, train_app
@@ -40,7 +41,6 @@ app = typer.Typer(
 app.add_typer(train_app, name="train")
 app.add_typer(codec_app, name="codec")
 app.add_typer(broker_app, name="broker")
-app.command(epilog=SIMULATE_EPILOG)(simulate)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file; see docs/configuration.md.")]
 ParentOption = Annotated[bool, typer.Option("--exit-with-parent", hidden=True)]
@@ -168,6 +168,10 @@ def validate(
 def version() -> None:
     """Print the version."""
     typer.echo(f"latentbus {__version__}")
+
+
+app.command(epilog=SIMULATE_EPILOG)(simulate)
+app.command(epilog="Example: latentbus chaos --questions 200 --faults 8 --seed 3")(chaos)
 
 
 def main() -> None:
