@@ -64,6 +64,8 @@ class Reader:
                 Subscription(f"{topics.ROOT}/{Family.REPLY}/{CLIENT}/+", qos=1),
             ],
             receive_maximum=_RECEIVE_MAXIMUM,
+            # Mosquitto 2.0 saves no session that began with a clean start, whatever its expiry.
+            clean_start=False,
             session_expiry_s=_SESSION_EXPIRY_S,
             # What is measured is how soon the fleet is back, so its witness must not come later.
             backoff=Backoff(initial_s=0.1, maximum_s=0.5),

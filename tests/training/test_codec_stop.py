@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.protocol.stop_rule import NEVER
 from schemas.types import AnswerType
 from training.codec.data import Asked
 from training.codec.measure import PrefixAnswers
-from training.codec.stop import NEVER, Policy, apply_policy, calibrate_thresholds, choose_ladder, hoeffding_bentkus
+from training.codec.stop import Policy, apply_policy, calibrate_thresholds, choose_ladder, hoeffding_bentkus
 from training.codec.wire_bytes import open_wire_bytes, refine_wire_bytes
 
 RISK, DELTA = 0.05, 0.1

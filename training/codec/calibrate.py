@@ -11,10 +11,11 @@ import torch
 from pipeline.codec.prefix_decoder_torch import load_transform
 from pipeline.codec.spec import TABLES_FILE, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
+from pipeline.protocol.stop_rule import NEVER
 from training.codec.data import Progress, cached_tokens, scene_set
 from training.codec.folder import encode_all, even_ladder, write_stop
 from training.codec.measure import measure_prefixes
-from training.codec.stop import NEVER, apply_policy, calibrate_thresholds, choose_ladder
+from training.codec.stop import apply_policy, calibrate_thresholds, choose_ladder
 from training.codec.train import open_vlm
 
 _CANDIDATES: Final = 8

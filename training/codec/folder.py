@@ -18,12 +18,12 @@ from pipeline.codec.prefix_decoder_torch import read_transform, save_transform
 from pipeline.codec.spec import ENCODER_FILE, STOP_FILE, TABLES_FILE, WEIGHTS_FILE, CodecSpec, hash_file
 from pipeline.codec.tables import FrequencyTables
 from pipeline.codec.transform_torch import LatentTransform
+from pipeline.protocol.stop_rule import NEVER
 from training.codec.export import Parity, export_encoder
 from training.codec.image_path import PixelsToTokens
 
 _SUPPORT: Final = 15
 """Larger symbols are escaped; on the reference VLM about one in 10,000."""
-_NEVER: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def write_codec(
         encoder_sha256=hash_file(folder / ENCODER_FILE),
     )
     spec.save(folder)
-    write_stop(folder, ladder=ladder, thresholds={}, default=[_NEVER] * (len(ladder) - 1) + [0.0], risk=0.0, source={})
+    write_stop(folder, ladder=ladder, thresholds={}, default=[NEVER] * (len(ladder) - 1) + [0.0], risk=0.0, source={})
     return spec, parity
 
 

@@ -21,13 +21,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.protocol.stop_rule import NEVER
 from schemas.types import AnswerType
 from training.codec.data import Asked
 from training.codec.measure import PrefixAnswers
 from training.codec.wire_bytes import open_wire_bytes, refine_wire_bytes
-
-NEVER: Final = 2.0
-"""A threshold that no probability reaches."""
 
 _GRID: Final = 200
 
