@@ -3,14 +3,15 @@
 Runs a real edge and a real worker with the bundled models and a private broker in this one process, and takes the time
 that the model libraries spend (ONNX Runtime on the edge; prefix decoder and VLM on the worker) off the time of the
 process. What stays is frames, range coding, protocol, messages, MQTT, logs and metrics of both sides; decoding of the
-video is shown apart, because it is the camera's and depends on its frame rate alone. Ends with status 1 when the rest
-is over its limit.
+video is shown apart, because it is the camera's and depends on its frame rate alone. "kernel" is
+the part of the whole process that is spent in system calls. Ends with status 1 when the rest is over its limit.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import tempfile
 import threading
@@ -130,9 +131,9 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, floa
         await asyncio.sleep(arguments.warm_up_s)
         ended = outcomes.ended.total()
         before_s, models_s, sources_s = time.process_time(), sum(meter.seconds.values()), source_seconds()
-        by_model = dict(meter.seconds)
+        by_model, kernel_s = dict(meter.seconds), os.times().system
         await asyncio.sleep(arguments.duration_s)
-        process_s = time.process_time() - before_s
+        process_s, kernel_s = time.process_time() - before_s, os.times().system - kernel_s
         models_s = sum(meter.seconds.values()) - models_s
         sources_s = source_seconds() - sources_s
         questions = outcomes.ended.total() - ended
@@ -150,6 +151,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, floa
         "answered_share": outcomes.ended["answered"] / max(1, outcomes.ended.total()),
         "process_ms": per_question_ms(process_s),
         **{f"{name}_ms": per_question_ms(meter.seconds[name] - by_model[name]) for name in MODELS},
+        "kernel_ms": per_question_ms(kernel_s),
         "video_decoding_ms": per_question_ms(sources_s),
         "pipeline_overhead_ms": per_question_ms(process_s - models_s - sources_s),
     }

@@ -17,7 +17,7 @@ class Backoff:
     """
 
     initial_s: float = 0.5
-    maximum_s: float = 30.0
+    maximum_s: float = 10.0
     stable_s: float = 10.0
 
     def __post_init__(self) -> None:
