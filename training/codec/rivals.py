@@ -38,7 +38,7 @@ _OPTIONS: Final[dict[str, dict[str, int | bool]]] = {
 
 def default_settings(size_px: int) -> list[ImageSetting]:
     """Settings that cover the useful range for a model with inputs of `size_px`."""
-    qualities = {"JPEG": (10, 30, 60), "WEBP": (0, 5, 10, 30, 60), "AVIF": (5, 15, 30, 60)}
+    qualities = {"JPEG": (10, 30, 60, 90), "WEBP": (0, 5, 10, 30, 60, 90), "AVIF": (5, 15, 30, 60, 85)}
     formats = [name for name in qualities if name != "AVIF" or features.check("avif")]
     sizes = [size_px * share // 8 for share in (3, 4, 6, 8)]
     return [ImageSetting(name, size, quality) for name in formats for size in sizes for quality in qualities[name]]
