@@ -70,7 +70,9 @@ async def test_a_fleet_under_fire_loses_nothing_and_decides_nothing_twice(
     assert report.asked_ad_hoc > 5
     assert report.faults == dict.fromkeys(map(str, KINDS), 1)
     assert all(strike["hit"] > 0 for strike in report.strikes)
-    assert report.reopened > 0
+    # A frame whose worker is lost is opened again, unless a newer one of its camera comes during the back-off; with one
+    # fault of each kind it may be either.
+    assert report.reopened + report.by_outcome["superseded"] > 0
     assert report.by_outcome["answered"] > 0
     report.write_json(tmp_path / "chaos.json")
     assert json.loads((tmp_path / "chaos.json").read_text())["lost"] == 0
