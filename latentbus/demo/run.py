@@ -96,7 +96,8 @@ async def _run_fleet(
         broker = broker_settings(local.host, local.port)
         observer = await stack.enter_async_context(_observing(broker, ledger))
         console.print(
-            f"[dim]broker on {local.host}:{local.port}; starting {options.workers} workers (logs in {run_dir})[/]"
+            f"[dim]broker on {local.host}:{local.port}; starting {options.workers} workers "
+            f"(logs in {options.work_dir / 'run'})[/]"
         )
         workers = [
             await stack.enter_async_context(running_child(name, "worker", _worker_settings(broker, name), run_dir))
