@@ -13,6 +13,7 @@ from itertools import product
 
 from broker_config.devices import Device, DeviceKind
 from schemas import topics
+from schemas.errors import StateError
 from schemas.topics import ROOT, ROUTES, Family, Role, Route
 
 ANY = "+"
@@ -108,7 +109,7 @@ def _sent(device: Device, level: str) -> tuple[str, ...]:
             return (device.name,)
         case "worker" | "client" | "query_id":
             return (ANY,)
-    raise NotImplementedError(f"whose name a topic level {level!r} holds is not decided")
+    raise StateError(f"whose name a topic level {level!r} holds is not decided")
 
 
 def _received(device: Device, family: Family, level: str) -> tuple[str, ...]:
@@ -127,7 +128,7 @@ def _received(device: Device, family: Family, level: str) -> tuple[str, ...]:
             return (device.name,)
         case "id" | "query_id":
             return (ANY,)
-    raise NotImplementedError(f"whose name a topic level {level!r} of {family} holds is not decided")
+    raise StateError(f"whose name a topic level {level!r} of {family} holds is not decided")
 
 
 def _topic(family: Family, names: tuple[str, ...]) -> str:

@@ -23,7 +23,7 @@ from broker_config.dynamic_security import (
     requests,
 )
 from broker_config.limits import MAX_PACKET_BYTES
-from schemas.errors import BrokerStartError
+from schemas.errors import BrokerStartError, StateError
 from schemas.topics import ROUTES, Family, Role
 
 EDGE = Device(name="north", kind=DeviceKind.EDGE, pool="main", cameras=("gate",), questions=("car",))
@@ -43,7 +43,7 @@ def test_a_new_topic_family_needs_no_care(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_new_topic_level_must_be_decided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ROUTES, Family.LOAD, replace(ROUTES[Family.LOAD], levels=("planet",)))
-    with pytest.raises(NotImplementedError, match="planet"):
+    with pytest.raises(StateError, match="planet"):
         rights_of(WORKER)
 
 
