@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,15 @@ from broker_config.launcher import LocalBroker
 from cloud_workers.node import run_worker
 from cloud_workers.vlm import TransformersVlm
 from edge_nodes.node import run_edge
-from edge_nodes.sources import CapturedFrame
+from edge_nodes.observer import OfferedFrame
 from edge_nodes.uplink import Sent
 from latentbus.demo.fleet import broker_settings, edge_settings, prepare_cameras
 from latentbus.demo.options import DemoOptions
-from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_decoder_torch import PrefixDecoder
 from pipeline.logs import configure_logging
 from pipeline.protocol.effects import Terminal
 from pipeline.runtime import Stop
 from pipeline.settings import LatentbusSettings, WorkerSettings
-from schemas.types import FrameId
 
 LIMIT_MS = 2.0
 MODELS = ("encoder", "prefix decoder", "vlm")
@@ -75,15 +73,7 @@ class Outcomes:
     def __init__(self) -> None:
         self.ended: Counter[str] = Counter()
 
-    def frame_offered(
-        self,
-        captured: CapturedFrame,
-        frame: FrameId,
-        latent: EncodedLatent,
-        query_ids: Sequence[str],
-        captured_s: float,
-        encode_s: float,
-    ) -> None:
+    def frame_offered(self, offered: OfferedFrame) -> None:
         """Not counted."""
 
     def message_sent(self, sent: Sent) -> None:

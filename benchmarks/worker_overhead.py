@@ -74,7 +74,7 @@ class InstantModel:
     ) -> list[VlmAnswer]:
         """Answers at once."""
         rows = range(len(questions)) if frames is None else frames
-        return [VlmAnswer("yes", float(tokens[row, 0, 0]), 2) for row in rows]
+        return [VlmAnswer("yes", float(tokens[row, 0, 0]), 2, 0.5, 0.5) for row in rows]
 
 
 class InstantDecoder:

@@ -57,8 +57,13 @@ _SENDS: dict[DeviceKind, frozenset[Family]] = {
 }
 """Of what the table of topics admits for its role, what a kind publishes."""
 _CLIENT_READS = frozenset({Family.ANSWER, Family.OUTCOME, Family.REPLY, Family.STATUS})
-_STATUS_READ = {DeviceKind.EDGE: "worker", DeviceKind.WORKER: "worker", DeviceKind.CLIENT: "edge"}
-"""Kind of processes whose status a device reads; the others read all."""
+_STATUS_READ: dict[DeviceKind, tuple[str, ...]] = {
+    DeviceKind.EDGE: ("worker",),
+    # A worker speaks for the frames of an edge that is gone.
+    DeviceKind.WORKER: ("worker", "edge"),
+    DeviceKind.CLIENT: ("edge",),
+}
+"""Kinds of processes whose status a device reads; the others read all."""
 
 
 def rights_of(device: Device) -> list[Right]:
@@ -123,7 +128,7 @@ def _received(device: Device, family: Family, level: str) -> tuple[str, ...]:
         case "question_id":
             return device.questions if device.kind is DeviceKind.EDGE else (ANY,)
         case "kind":
-            return (_STATUS_READ.get(device.kind, ANY),)
+            return _STATUS_READ.get(device.kind, (ANY,))
         case "worker" | "client":
             return (device.name,)
         case "id" | "query_id":

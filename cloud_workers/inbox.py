@@ -14,13 +14,15 @@ from schemas.topics import Family
 def subscriptions(worker: str, pool: str) -> tuple[Subscription, ...]:
     """Everything a worker listens to.
 
-    Frames and hand-overs come at QoS 1, what an edge sends to one worker at QoS 0: a loss there costs a repeated
-    request.
+    Frames and hand-overs come at QoS 1, and the last wills of edges, which nobody repeats. What an edge sends to one
+    worker comes at QoS 0: a loss there costs a repeated request.
     """
     return (
         Subscription(topics.family_filter(Family.QUESTION), qos=1),
         Subscription(topics.family_filter(Family.ASK), qos=1),
         Subscription(f"{topics.ROOT}/{Family.STATUS}/worker/+"),
+        Subscription(f"{topics.ROOT}/{Family.STATUS}/edge/+"),
+        Subscription(f"{topics.ROOT}/{Family.STATUS}/edge/+", qos=1),
         Subscription(topics.load_filter(pool)),
         Subscription(topics.inbox_filter(worker)),
         Subscription(topics.handover_topic(worker), qos=1),
@@ -64,6 +66,10 @@ def receive(session: WorkerSession, inbound: Inbound, now_s: float) -> None:
             session.receive_ask(message, reply_to(inbound, message.query_id))
         case Status() if family is Family.LOAD:
             session.receive_load(message, now_s)
+        case Status(kind="edge"):
+            session.receive_edge_status(message, now_s)
+        case Status(kind="edge"):
+            session.receive_edge_status(message, now_s)
         case Status():
             session.receive_status(message)
         case None if family is Family.QUESTION:  # an operator has withdrawn it

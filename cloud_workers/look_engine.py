@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cloud_workers.look_scores import LookScores
 from cloud_workers.prefix_store import PrefixStore
-from cloud_workers.vlm import VlmAdapter
+from cloud_workers.vlm import VlmAdapter, VlmAnswer
 from pipeline.logs import get_logger
 from pipeline.protocol.effects import Look, LookAnswer
 from schemas.errors import BitstreamError
 from schemas.messages import RejectReason
+from schemas.types import AnswerType
 
 _log = get_logger(__name__)
 
@@ -60,11 +62,13 @@ class VlmLookEngine:
     Args:
         store: chunks to tokens.
         vlm: tokens to answers.
+        scores: how sure an answer is; None takes its probability.
     """
 
-    def __init__(self, store: PrefixStore, vlm: VlmAdapter) -> None:
+    def __init__(self, store: PrefixStore, vlm: VlmAdapter, scores: LookScores | None = None) -> None:
         self._store = store
         self._vlm = vlm
+        self._scores = scores
         self._logged: set[type[Exception]] = set()
 
     @torch.inference_mode()
@@ -102,15 +106,38 @@ class VlmLookEngine:
             _log.error("the model failed on a frame", problem=problem, trace="".join(format_exception(error)))
 
     def _answer_together(self, ready: list[_Ready]) -> dict[int, LookResult]:
-        tokens = self._store.tokens([item.symbols for item in ready], [item.look.stop for item in ready])
+        scores = self._scores
+        again = [item for item in ready if scores is not None and scores.reads_again(item.look)]
+        prefixes = [(item.symbols, item.look.stop) for item in ready]
+        prefixes += [scores.shortest(item.symbols) for item in again if scores is not None]
+        tokens = self._store.tokens([symbols for symbols, _ in prefixes], [stop for _, stop in prefixes])
         frames = [row for row, item in enumerate(ready) for _ in item.look.queries]
         questions = [(query.text, query.answer_type) for item in ready for query in item.look.queries]
-        answers = iter(self._vlm.answer(tokens, questions, frames=frames) if questions else [])
+        frames += range(len(ready), len(prefixes))
+        questions += [(item.look.queries[0].text, item.look.queries[0].answer_type) for item in again]
+        answers = self._vlm.answer(tokens, questions, frames=frames) if questions else []
         results: dict[int, LookResult] = {}
+        at = 0
         for item in ready:
-            found = tuple(
-                LookAnswer(query.query_id, answer.text, answer.probability)
-                for query, answer in zip(item.look.queries, answers, strict=False)
-            )
-            results[item.place] = LookDone(item.look, found)
+            until = at + len(item.look.queries)
+            results[item.place] = self._done(item, questions[at:until], answers[at:until])
+            at = until
+        if scores is not None:
+            for (symbols, _), question, answer in zip(
+                prefixes[len(ready) :], questions[at:], answers[at:], strict=True
+            ):
+                scores.note_again(symbols, question, answer)
         return results
+
+    def _done(
+        self, item: _Ready, questions: Sequence[tuple[str, AnswerType]], answers: Sequence[VlmAnswer]
+    ) -> LookDone:
+        if self._scores is None:
+            values = [answer.probability for answer in answers]
+        else:
+            values = self._scores.of_look(item.look, item.symbols, questions, answers)
+        found = tuple(
+            LookAnswer(query.query_id, answer.text, value)
+            for query, answer, value in zip(item.look.queries, answers, values, strict=True)
+        )
+        return LookDone(item.look, found)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from time import monotonic
 from typing import Final
@@ -29,13 +30,17 @@ from cloud_workers.loading import load_worker_model
 from cloud_workers.look_engine import LookEngine
 from cloud_workers.model_thread import ModelThread
 from cloud_workers.outbox import Outbox
+from cloud_workers.overload_log import OverloadLog
 from cloud_workers.status import WorkerIdentity
 from pipeline.bus.base import Bus, ConnectionChange, Inbound
 from pipeline.bus.mqtt import MqttBus
+from pipeline.codec.bundled import bundled_codec_dir
+from pipeline.codec.stop_shift import ShiftDetector
 from pipeline.logs import OncePerKind, get_logger
 from pipeline.metrics import Metrics
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerSession
+from pipeline.recording.node_log import node_log
 from pipeline.runtime import EXIT_NOT_DRAINED, Stop
 from pipeline.settings import LatentbusSettings
 from schemas import topics
@@ -66,7 +71,7 @@ async def run_worker(settings: LatentbusSettings, stop: Stop) -> int:
         Exit status: 0, or EXIT_NOT_DRAINED when frames were left behind.
 
     Raises:
-        ConfigError: there is no worker section.
+        ConfigError: there is no worker section, or its recording cannot be written.
         ArtifactError: model or codec are missing or do not belong together.
         NotAuthorizedError: the broker refuses this worker.
     """
@@ -86,17 +91,38 @@ async def run_worker(settings: LatentbusSettings, stop: Stop) -> int:
             fingerprint=identity.fingerprint,
             stop_rule=model.stop_rule,
         )
-        bus = MqttBus(
+        connection = MqttBus(
             settings.broker,
             client_id=f"lb-worker-{name}",
             subscriptions=inbox.subscriptions(name, worker.pool),
             will=identity.will(),
         )
-        async with bus:
+        bus: Bus = connection
+        async with AsyncExitStack() as owned:
+            if worker.recording is not None:
+                log = await owned.enter_async_context(
+                    node_log(
+                        worker.recording,
+                        settings,
+                        where="worker.recording.file",
+                        name=f"worker/{name}",
+                        codec_dir=worker.codec or bundled_codec_dir(),
+                    )
+                )
+                log.watch(metrics)
+                bus = log.tap(connection)
+            await owned.enter_async_context(connection)
+            _watch_shift(metrics, model.shift)
             node = WorkerNode(
                 identity, session, bus, model.engine, thread, metrics, max_batch_frames=worker.max_batch_frames
             )
             return await node.run(stop)
+
+
+def _watch_shift(metrics: Metrics, shift: ShiftDetector | None) -> None:
+    if shift is not None:
+        metrics.watch_gauge("stop_shift", "1 while answers are unlike those of the calibration", lambda: shift.shifted)
+        metrics.watch_gauge("stop_shift_distance", "distance of the last window from it", lambda: shift.distance)
 
 
 class WorkerNode:
@@ -231,7 +257,9 @@ class WorkerNode:
         await self._connected.wait()
         told: tuple[int, int] | None = None
         told_s = 0.0
+        overload_log = OverloadLog(self._session)
         while True:
+            overload_log.look(self._clock())
             load = self._session.load()
             due = self._status_due.is_set()
             if due or load != told or self._clock() - told_s >= STATUS_INTERVAL_S:
@@ -302,6 +330,9 @@ class WorkerNode:
     def _watch(self) -> None:
         metrics, session, outbox = self._metrics, self._session, self._outbox
         metrics.watch_counters("worker_events", "events of the worker session", "event", lambda: session.counters)
+        metrics.watch_counters(
+            "query_outcomes", "terminal answers by outcome and by who asked", ("outcome", "asked"), session.outcomes
+        )
         metrics.watch_counters("worker_publishes", "publishes of the worker", "result", lambda: outbox.counters)
         metrics.watch_counters(
             "messages_dropped", "messages dropped, by kind and reason", "kind", lambda: self._problems.counts

@@ -19,9 +19,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from cloud_workers.prompts import PromptBook
+from cloud_workers.prompts import PromptBook, set_image_splitting
 from pipeline.logs import get_logger
-from schemas.errors import ArtifactError, StateError
+from schemas.errors import ArtifactError, ConfigError, StateError
 from schemas.limits import MAX_ANSWER_CHARS, MAX_JSON_BYTES
 from schemas.types import AnswerType
 
@@ -52,6 +52,10 @@ class VlmAnswer(NamedTuple):
     """Product of the probabilities of the generated tokens, the end token included."""
     token_count: int
     """Tokens generated, the end token included."""
+    margin: float
+    """Of the first token: its probability less that of the next best one."""
+    entropy_nats: float
+    """Of the distribution of the first token."""
 
 
 class VlmAdapter(Protocol):
@@ -95,13 +99,15 @@ class TransformersVlm:
     copied to a row for each question, which then costs its own tokens only.
     """
 
-    def __init__(self, model: Any, processor: Any, *, source: str) -> None:
+    def __init__(self, model: Any, processor: Any, *, source: str, tiles_per_edge: int = 1) -> None:
         """Take a loaded model; :meth:`load` is the usual way.
 
         Args:
             model: a ``...ForConditionalGeneration`` in evaluation mode.
             processor: its processor.
             source: path or hub id, for error messages.
+            tiles_per_edge: 1 when a frame is one image of the model's input size; 2 and more when it is cut into so
+                many tiles along each edge and a global view, as the processors of SmolVLM and Idefics3 do.
 
         Raises:
             ArtifactError: The model cannot be fed with visual tokens by this adapter.
@@ -110,16 +116,18 @@ class TransformersVlm:
             raise ArtifactError(
                 source, f"{type(model).__name__} takes no mm_encoder_outputs: use transformers >= 5.18 and a VLM class"
             )
-        if hasattr(processor.image_processor, "do_image_splitting"):
-            # One frame, one sequence of N tokens: the codec has a fixed shape.
-            processor.image_processor.do_image_splitting = False
+        try:
+            # Every frame has the same N tokens: the codec has a fixed shape.
+            size_px = set_image_splitting(processor, model.config.vision_config.image_size, tiles_per_edge)
+        except ConfigError as error:
+            raise ArtifactError(source, f"it cannot read frames in tiles ({error})") from None
         self._model = model
         self._processor = processor
         config = model.config
         self._prompts = PromptBook(
             processor,
             image_token_id=config.image_token_id,
-            image_size_px=config.vision_config.image_size,
+            image_size_px=size_px,
             source=source,
         )
         text_config = config.get_text_config()
@@ -135,13 +143,16 @@ class TransformersVlm:
         self._pad = min(self._eos) if pad is None else int(pad)
 
     @classmethod
-    def load(cls, source: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Self:
+    def load(
+        cls, source: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None, tiles_per_edge: int = 1
+    ) -> Self:
         """Load model and processor.
 
         Args:
             source: folder in ``save_pretrained`` format, or hub id.
             device: torch device.
             dtype: of the weights; None is float32 on a CPU and the checkpoint's own elsewhere.
+            tiles_per_edge: as in the constructor.
 
         Raises:
             ArtifactError: It is not there, not readable, or of another kind.
@@ -171,7 +182,7 @@ class TransformersVlm:
             raise ArtifactError(name, f"no usable vision-language model ({problem}): {fix}") from error
         model = model.to(device).eval().requires_grad_(False)
         _log.info("model loaded", model=type(model).__name__, source=name, parameters=model.num_parameters())
-        return cls(model, processor, source=name)
+        return cls(model, processor, source=name, tiles_per_edge=tiles_per_edge)
 
     @property
     def model(self) -> Any:
@@ -270,16 +281,18 @@ class TransformersVlm:
         generated = sequences[:, input_ids.shape[1] :].tolist()
         log_probabilities = torch.stack(probabilities.steps, dim=1).tolist()
         return [
-            self._read(ids[:limit], values)
-            for ids, values, limit in zip(generated, log_probabilities, limits, strict=True)
+            self._read(ids[:limit], values, margin, entropy_nats)
+            for ids, values, limit, (margin, entropy_nats) in zip(
+                generated, log_probabilities, limits, probabilities.first.tolist(), strict=True
+            )
         ]
 
-    def _read(self, ids: list[int], log_probabilities: list[float]) -> VlmAnswer:
+    def _read(self, ids: list[int], log_probabilities: list[float], margin: float, entropy_nats: float) -> VlmAnswer:
         count = next((index + 1 for index, token in enumerate(ids) if token in self._eos), len(ids))
         text = self._processor.tokenizer.decode(ids[:count], skip_special_tokens=True)
         # The sum of logarithms of numbers up to 1 may end a rounding above 0.
         probability = math.exp(min(0.0, math.fsum(log_probabilities[:count])))
-        return VlmAnswer(one_line(text), probability, count)
+        return VlmAnswer(one_line(text), probability, count, margin, entropy_nats)
 
 
 def one_line(text: str) -> str:
@@ -289,13 +302,23 @@ def one_line(text: str) -> str:
 
 
 class _GreedyProbabilities(LogitsProcessor):  # type: ignore[misc]
-    """Keeps the log-probability of each step's best token, not the scores of the whole vocabulary."""
+    """Keeps the log-probability of each step's best token, not the scores of the whole vocabulary.
+
+    Of the first step also margin and entropy, ``[rows, 2]``.
+    """
 
     def __init__(self) -> None:
         self.steps: list[torch.Tensor] = []
+        self.first = torch.empty(0, 2)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        self.steps.append(scores.float().log_softmax(dim=-1).amax(dim=-1))
+        log_probabilities = scores.float().log_softmax(dim=-1)
+        if not self.steps:
+            best = log_probabilities.topk(2, dim=-1).values.exp()
+            # 0 log 0 is 0.
+            entropy_nats = -torch.xlogy(log_probabilities.exp(), log_probabilities.exp()).sum(dim=-1)
+            self.first = torch.stack([best[:, 0] - best[:, 1], entropy_nats], dim=1)
+        self.steps.append(log_probabilities.amax(dim=-1))
         return scores
 
 

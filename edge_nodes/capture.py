@@ -15,7 +15,7 @@ from schemas.errors import SourceError
 
 _log = get_logger(__name__)
 
-REOPEN = Backoff(initial_s=1.0, maximum_s=30.0, stable_s=10.0)
+REOPEN = Backoff(initial_s=1.0, maximum_s=30.0, growth=2.0, stable_s=10.0)
 """Waits between attempts to open a source that failed: cameras reboot, file shares come back."""
 
 
@@ -27,6 +27,9 @@ class FrameTaker(Protocol):
 
     def asked(self, camera: str) -> bool:
         """Whether an ad-hoc question waits for a frame."""
+
+    def takes_standing(self, camera: str) -> bool:
+        """Whether the standing questions of a slot that has come are asked; called once a slot."""
 
     async def take(self, captured: CapturedFrame, *, standing: bool) -> None:
         """Ask questions of a frame: the ad-hoc ones that wait, and the standing ones if it is their time."""
@@ -112,11 +115,9 @@ class CameraCapture:
             if captured is None:
                 return
             now_s = self._clock.now_s()
-            standing = sampler is not None and sampler.due_s <= now_s
+            standing = self._standing_due(sampler, now_s)
             if sampler is not None and standing:
-                before = sampler.missed
-                sampler.taken(now_s)
-                self.missed += sampler.missed - before
+                self._pass(sampler, now_s)
             await self._taker.take(captured, standing=standing)
 
     async def _occasion(self, sampler: Sampler | None) -> None:
@@ -127,8 +128,23 @@ class CameraCapture:
                 await self._woken.wait()
             elif (wait_s := sampler.due_s - self._clock.now_s()) > 0:
                 await first_of(self._clock.sleep(wait_s), self._woken.wait())
-            else:
+            elif self._standing_due(sampler, self._clock.now_s()):
                 return
+
+    def _standing_due(self, sampler: Sampler | None, now_s: float) -> bool:
+        """Whether a slot has come and is taken. One that is left out, because the pool is overloaded, passes here."""
+        if sampler is None or sampler.due_s > now_s:
+            return False
+        if not sampler.granted and not self._taker.takes_standing(self._camera):
+            self._pass(sampler, now_s)
+            return False
+        sampler.granted = True
+        return True
+
+    def _pass(self, sampler: Sampler, now_s: float) -> None:
+        before = sampler.missed
+        sampler.taken(now_s)
+        self.missed += sampler.missed - before
 
     def _opened(self, error: SourceError | None) -> None:
         if not self.first_open.done():

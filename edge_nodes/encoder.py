@@ -13,9 +13,11 @@ from PIL import Image
 from edge_nodes.work_thread import WorkThread
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, CodecSpec, load_codec_spec
-from pipeline.codec.tables import FrequencyTables
+from pipeline.codec.tables import MAX_SYMBOL, FrequencyTables
 from schemas.errors import ArtifactError
 from schemas.limits import MAX_LATENT_PAYLOAD_BYTES
+
+_MAX_PROBLEM_CHARS = 200
 
 
 def resized(frame: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
@@ -75,7 +77,7 @@ class OnnxEncoder:
             return []
         size_px = self.spec.image_size_px
         pixels = np.stack([resized(frame, size_px) for frame in frames])
-        (symbols,) = self._session.run(["symbols"], {"pixels": pixels})
+        symbols = self._run(pixels)
         latents = [EncodedLatent(frame_symbols, self._tables) for frame_symbols in symbols]
         for latent in latents:
             size_bytes = latent.size_bytes(latent.latent_count)
@@ -86,6 +88,19 @@ class OnnxEncoder:
                     "train the codec at a higher rate weight: latentbus train codec",
                 )
         return latents
+
+    def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
+        try:
+            (symbols,) = self._session.run(["symbols"], {"pixels": pixels})
+        except Exception as error:  # the runtime's exceptions share no base class
+            raise ArtifactError(str(self._path), f"ONNX Runtime cannot run it: {_first_line(error)}") from error
+        expected = (len(pixels), self.spec.latent_count, self.spec.latent_dim)
+        if symbols.shape != expected or symbols.min() < -MAX_SYMBOL or symbols.max() > MAX_SYMBOL:
+            raise ArtifactError(
+                str(self._path), f"it makes other values than {list(expected)} symbols: damaged; export it again"
+            )
+        made: NDArray[np.int32] = symbols
+        return made
 
     def _load(self, threads: int) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
@@ -99,7 +114,7 @@ class OnnxEncoder:
         try:
             return onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's exceptions share no base class
-            raise ArtifactError(str(self._path), f"ONNX Runtime cannot load it: {error}") from error
+            raise ArtifactError(str(self._path), f"ONNX Runtime cannot load it: {_first_line(error)}") from error
 
     def _check_signature(self) -> None:
         size_px, latents, dim = self.spec.image_size_px, self.spec.latent_count, self.spec.latent_dim
@@ -113,6 +128,10 @@ class OnnxEncoder:
                     str(self._path),
                     f"{kind} is {', '.join(found)}, not {name} {dtype} [batch, {shape}]; export it again",
                 )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:_MAX_PROBLEM_CHARS]
 
 
 class EncoderThread:

@@ -3,8 +3,8 @@
 ======== ============================================================================================================
 kind     fields
 ======== ============================================================================================================
-frame    camera, frame, index (of the source), time_s (in the source), query_ids, latent_bytes (of the whole latent),
-         captured_s, encode_s, at_s
+frame    camera, frame, index (of the source), time_s (in the source), query_ids, base_latents (sent first),
+         latent_bytes (of the whole latent), captured_s, encode_s, at_s
 sent     camera, frame or null, message (open, chunk, outcome, ...), latent_bytes, wire_bytes, at_s
 ended    camera, frame, query_id, question_id, ad_hoc, outcome, reason, text, latents, looks, payload_bytes, delay_s,
          at_s
@@ -18,18 +18,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edge_nodes.clock import Clock
-from edge_nodes.sources import CapturedFrame
+from edge_nodes.observer import OfferedFrame
 from edge_nodes.uplink import Sent
-from pipeline.codec.latent import EncodedLatent
 from pipeline.logs import get_logger
 from pipeline.protocol.effects import Terminal
 from schemas.errors import ConfigError
-from schemas.types import FrameId
 
 _log = get_logger(__name__)
 
@@ -65,26 +62,19 @@ class FrameLog:
         except OSError as error:
             raise ConfigError("edge.frame_log", f"cannot write {path}: {error.strerror or error}") from error
 
-    def frame_offered(
-        self,
-        captured: CapturedFrame,
-        frame: FrameId,
-        latent: EncodedLatent,
-        query_ids: Sequence[str],
-        captured_s: float,
-        encode_s: float,
-    ) -> None:
+    def frame_offered(self, offered: OfferedFrame) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
         self._put(
             kind="frame",
-            camera=captured.camera,
-            frame=str(frame),
-            index=captured.index,
-            time_s=round(captured.time_s, 6),
-            query_ids=list(query_ids),
-            latent_bytes=latent.size_bytes(latent.latent_count),
-            captured_s=captured_s,
-            encode_s=round(encode_s, 6),
+            camera=offered.captured.camera,
+            frame=str(offered.frame),
+            index=offered.captured.index,
+            time_s=round(offered.captured.time_s, 6),
+            query_ids=list(offered.query_ids),
+            base_latents=offered.base_latents,
+            latent_bytes=offered.latent.size_bytes(offered.latent.latent_count),
+            captured_s=offered.captured_s,
+            encode_s=round(offered.encode_s, 6),
             at_s=self._clock.now_s(),
         )
 

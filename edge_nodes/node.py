@@ -21,22 +21,26 @@ from typing import Any, Final
 
 import structlog
 
-from edge_nodes.bucket import UplinkBucket
 from edge_nodes.capture import CameraCapture, first_of
 from edge_nodes.clock import Clock, MonotonicClock
 from edge_nodes.encoder import EncoderThread, OnnxEncoder
+from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.frame_log import FrameLog
 from edge_nodes.journal import AskJournal, JournalThread
+from edge_nodes.latent_deposit import LatentDeposit
 from edge_nodes.observer import EdgeObserver
 from edge_nodes.site import Site
-from edge_nodes.sources import FrameSource, make_source
+from edge_nodes.sources import FrameSource, make_source, redacted
 from edge_nodes.telemetry import EdgeTelemetry
+from edge_nodes.thinning_log import ThinningLog
 from edge_nodes.uplink import Sent, Uplink
-from pipeline.bus.base import Subscription, Will
+from pipeline.bus.base import Bus, Subscription, Will
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.logs import get_logger
 from pipeline.metrics import Metrics
+from pipeline.protocol.thinning import Thinning
+from pipeline.recording.node_log import NodeLog, node_log
 from pipeline.runtime import EXIT_NOT_DRAINED, Stop
 from pipeline.settings import EdgeSettings, LatentbusSettings
 from schemas import topics, wire
@@ -80,9 +84,8 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
     clock = MonotonicClock()
     sources = {name: make_source(name, camera) for name, camera in edge.cameras.items()}
     async with AsyncExitStack() as owned:
-        encoder = EncoderThread(
-            await asyncio.to_thread(OnnxEncoder, edge.codec or bundled_codec_dir(), threads=edge.threads)
-        )
+        codec_dir = edge.codec or bundled_codec_dir()
+        encoder = EncoderThread(await asyncio.to_thread(OnnxEncoder, codec_dir, threads=edge.threads))
         owned.push_async_callback(encoder.close)
         journal = JournalThread(await asyncio.to_thread(AskJournal, _journal_path(edge)))
         owned.push_async_callback(journal.close)
@@ -90,16 +93,28 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
         if edge.frame_log is not None:
             frame_log = FrameLog(edge.frame_log, clock)
             owned.push_async_callback(frame_log.close)
+        log, watchers = None, list(observers)
+        if edge.recording is not None:
+            shown = settings.model_copy(update={"edge": _without_credentials(edge)})
+            log = await owned.enter_async_context(
+                node_log(
+                    edge.recording, shown, where="edge.recording.file", name=f"edge/{edge.site}", codec_dir=codec_dir
+                )
+            )
+            if edge.recording.full_latents:
+                watchers.append(LatentDeposit(log))
         metrics = Metrics()
         node = _Node(
             settings,
             edge,
             sources=sources,
             encoder=encoder,
+            first_prefix=FirstPrefix(edge.first_prefix, codec_dir, encoder.spec, edge.uplink_kbps),
             journal=journal,
             clock=clock,
             frame_log=frame_log,
-            observers=[*observers, EdgeTelemetry(metrics), *([frame_log] if frame_log else [])],
+            log=log,
+            observers=[*watchers, EdgeTelemetry(metrics), *([frame_log] if frame_log else [])],
             metrics=metrics,
         )
         owned.enter_context(metrics.serve(edge.metrics_port))
@@ -114,23 +129,27 @@ class _Node:
         *,
         sources: Mapping[str, FrameSource],
         encoder: EncoderThread,
+        first_prefix: FirstPrefix,
         journal: JournalThread,
         clock: Clock,
         frame_log: FrameLog | None,
+        log: NodeLog | None,
         observers: Sequence[EdgeObserver],
         metrics: Metrics,
     ) -> None:
         self._edge = edge
         self._sources = sources
         self._encoder = encoder
+        self._first_prefix = first_prefix
         self._journal = journal
         self._clock = clock
         self._frame_log = frame_log
-        self._observers = observers
+        self._thinning = Thinning()
+        self._observers = [*observers, ThinningLog(self._thinning, clock)]
         self._metrics = metrics
         self._boot = secrets.randbits(32)
         offline = Status(kind="edge", id=edge.site, boot=self._boot, online=False, pool=edge.pool)
-        self._bus = MqttBus(
+        self._connection = MqttBus(
             settings.broker,
             client_id=f"edge-{edge.site}",
             subscriptions=_subscriptions(edge),
@@ -139,18 +158,24 @@ class _Node:
             clean_start=False,
             session_expiry_s=SESSION_EXPIRY_S,
         )
-        self._uplink = Uplink(self._bus, UplinkBucket(edge.uplink_kbps), clock, on_sent=self._sent)
+        self._bus: Bus = self._connection
+        if log is not None:
+            self._bus = log.tap(self._connection)
+            log.watch(metrics)
+        self._uplink = Uplink(self._bus, edge.uplink_kbps, clock, on_sent=self._sent)
         self._captures: dict[str, CameraCapture] = {}
 
     async def run(self, stop: Stop) -> int:
-        async with self._bus, asyncio.TaskGroup() as group:
+        async with self._connection, asyncio.TaskGroup() as group:
             site = Site(
                 self._edge,
                 boot=self._boot,
                 encoder=self._encoder,
+                first_prefix=self._first_prefix,
                 journal=self._journal,
                 uplink=self._uplink,
                 clock=self._clock,
+                thinning=self._thinning,
                 observers=self._observers,
                 group=group,
                 wake_camera=lambda camera: self._captures[camera].wake(),
@@ -255,6 +280,23 @@ class _Node:
             "camera",
             lambda: {name: float(capture.missed) for name, capture in self._captures.items()},
         )
+        metrics.watch_counters(
+            "standing_slots_left_out",
+            "Slots without standing questions, because the pool is overloaded",
+            "camera",
+            lambda: self._thinning.skipped,
+        )
+        metrics.watch_counters(
+            "thinning_events",
+            "What the thinning of standing questions goes by",
+            "kind",
+            lambda: self._thinning.counters,
+        )
+        metrics.watch_gauge(
+            "standing_share",
+            "Share of the standing slots that is taken; under 1: overload",
+            lambda: self._thinning.share,
+        )
         metrics.watch_gauge(
             "unfinished_queries", "Queries without an outcome", lambda: float(site.session.unfinished())
         )
@@ -276,6 +318,13 @@ def _subscriptions(edge: EdgeSettings) -> list[Subscription]:
         Subscription(topics.family_filter(topics.Family.STATUS).replace("/+/+", "/worker/+")),
         Subscription(topics.status_topic("edge", edge.site)),
     ]
+
+
+def _without_credentials(edge: EdgeSettings) -> EdgeSettings:
+    cameras = {
+        name: camera.model_copy(update={"source": redacted(camera.source)}) for name, camera in edge.cameras.items()
+    }
+    return edge.model_copy(update={"cameras": cameras})
 
 
 def _journal_path(edge: EdgeSettings) -> Path | None:

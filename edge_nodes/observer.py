@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from edge_nodes.sources import CapturedFrame
@@ -12,22 +13,34 @@ from pipeline.protocol.effects import Terminal
 from schemas.types import FrameId
 
 
+@dataclass(frozen=True, slots=True)
+class OfferedFrame:
+    """A frame whose questions are asked.
+
+    Attributes:
+        captured: what the camera showed.
+        frame: the id under which it is asked about.
+        latent: what became of it.
+        base_latents: length of the prefix that goes out first.
+        query_ids: of its questions.
+        captured_s: when it was captured, on the edge's monotonic clock.
+        encode_s: how long encoding took, waiting included.
+    """
+
+    captured: CapturedFrame
+    frame: FrameId
+    latent: EncodedLatent
+    base_latents: int
+    query_ids: Sequence[str]
+    captured_s: float
+    encode_s: float
+
+
 class EdgeObserver(Protocol):
     """Called on the event loop, so it must be quick and must not raise."""
 
-    def frame_offered(
-        self,
-        captured: CapturedFrame,
-        frame: FrameId,
-        latent: EncodedLatent,
-        query_ids: Sequence[str],
-        captured_s: float,
-        encode_s: float,
-    ) -> None:
-        """A frame was captured, encoded in ``encode_s``, and its questions are asked under ``frame``.
-
-        ``captured_s`` is on the edge's monotonic clock.
-        """
+    def frame_offered(self, offered: OfferedFrame) -> None:
+        """A frame was captured and encoded, and its questions are asked."""
 
     def message_sent(self, sent: Sent) -> None:
         """A publish left on the uplink."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from edge_nodes.departures import Departure, Lane
 from edge_nodes.uplink import Uplink
+from pipeline.protocol.departures import Departure, Lane
 from pipeline.protocol.effects import ReplyTo, SendOpen, SendToWorker
 from schemas import topics
+from schemas.errors import ConnectionLostError
 from schemas.messages import Answer, Message, QueryOutcome, Question, Status
 
 
@@ -22,13 +23,21 @@ class Outbox:
     def __init__(self, uplink: Uplink) -> None:
         self._uplink = uplink
 
-    def open(self, effect: SendOpen, *, left: Callable[[], None], answered: Callable[[SendOpen, bool], None]) -> None:
+    def open(
+        self,
+        effect: SendOpen,
+        *,
+        left: Callable[[], None],
+        answered: Callable[[SendOpen, bool], None],
+        lost: Callable[[SendOpen], None],
+    ) -> None:
         """Open a frame.
 
         Args:
             effect: what the session wants.
             left: called when it leaves, which starts its lease.
             answered: called with the broker's word: whether nobody subscribed.
+            lost: called when the connection broke before it.
         """
 
         def stamp(now_s: float) -> Message | None:
@@ -37,8 +46,9 @@ class Outbox:
             return message
 
         def done(result: bool | Exception) -> None:
-            # A lost one is opened again when its lease is over; the session decides that.
-            if not isinstance(result, Exception):
+            if isinstance(result, ConnectionLostError):
+                lost(effect)
+            elif not isinstance(result, Exception):
                 answered(effect, result)
 
         self._uplink.send(
@@ -51,6 +61,8 @@ class Outbox:
                 qos=effect.qos,
                 frame=effect.frame,
                 done=done,
+                bid=effect.bid,
+                same_as=(effect.topic, effect.frame),
             )
         )
 
@@ -65,6 +77,8 @@ class Outbox:
                 stamp=_always(effect.message),
                 qos=effect.qos,
                 frame=getattr(effect.message, "frame", None),
+                bid=effect.bid,
+                same_as=(effect.topic, effect.message),
             )
         )
 
@@ -119,7 +133,7 @@ class Outbox:
         message = status()
         self._uplink.send(
             Departure(
-                lane=Lane.REPORT,
+                lane=Lane.FRAME_UNDER_WAY,
                 camera=None,
                 label="status",
                 topic=topics.status_topic(message.kind, message.id),

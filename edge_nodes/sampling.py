@@ -15,6 +15,7 @@ class Sampler:
     Attributes:
         due_s: next slot.
         missed: slots that passed without a frame.
+        granted: the slot that is due shall be taken.
     """
 
     def __init__(self, interval_s: float, start_s: float) -> None:
@@ -24,6 +25,7 @@ class Sampler:
         self._start_s = start_s
         self._slot = 0
         self.missed = 0
+        self.granted = False
 
     @property
     def due_s(self) -> float:
@@ -31,7 +33,8 @@ class Sampler:
         return self._start_s + self._slot * self._interval_s
 
     def taken(self, now_s: float) -> None:
-        """A frame was taken for the slot that was due; the next one is the first slot after now."""
+        """A frame was taken for the slot that was due, or it is left out; the next one is the first slot after now."""
         following = max(self._slot, math.floor((now_s - self._start_s) / self._interval_s)) + 1
         self.missed += following - self._slot - 1
         self._slot = following
+        self.granted = False

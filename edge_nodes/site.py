@@ -11,8 +11,9 @@ from edge_nodes.asks import AskDesk
 from edge_nodes.capture import first_of
 from edge_nodes.clock import Clock
 from edge_nodes.encoder import EncoderThread
+from edge_nodes.first_prefix import FirstPrefix, first_latents
 from edge_nodes.journal import JournalThread
-from edge_nodes.observer import EdgeObserver
+from edge_nodes.observer import EdgeObserver, OfferedFrame
 from edge_nodes.outbox import Outbox
 from edge_nodes.questions import QuestionBoard
 from edge_nodes.sources import CapturedFrame
@@ -23,6 +24,7 @@ from pipeline.protocol.edge_frame import query_id_of
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import AskedQuery, EdgeEffect, ReplyTo, SendOpen, SendToWorker, Terminal
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.thinning import Thinning
 from pipeline.reply_to import reply_to
 from pipeline.settings import EdgeSettings
 from schemas import topics, wire
@@ -63,9 +65,11 @@ class Site:
         settings: the edge section.
         boot: random id of this process start.
         encoder: frames to latents.
+        first_prefix: what the first message of each frame carries.
         journal: ad-hoc questions on disk.
         uplink: the way out.
         clock: the edge's clock.
+        thinning: how many of the standing slots are taken.
         observers: who watches.
         group: where work that a message starts runs.
         wake_camera: called with a camera that shall take a frame now.
@@ -83,9 +87,11 @@ class Site:
         *,
         boot: int,
         encoder: EncoderThread,
+        first_prefix: FirstPrefix,
         journal: JournalThread,
         uplink: Uplink,
         clock: Clock,
+        thinning: Thinning,
         observers: Sequence[EdgeObserver],
         group: asyncio.TaskGroup,
         wake_camera: Callable[[str], None],
@@ -93,6 +99,7 @@ class Site:
         self._settings = settings
         self._boot = boot
         self._encoder = encoder
+        self._first_prefix = first_prefix
         self._uplink = uplink
         self._outbox = Outbox(uplink)
         self._online = True
@@ -117,8 +124,10 @@ class Site:
             pool=settings.pool,
             boot=boot,
             fingerprint=encoder.spec.fingerprint4,
+            priorities={name: camera.priority for name, camera in settings.cameras.items()},
         )
         self.session.connection(False, clock.now_s())
+        self._thinning = thinning
         self._in_work: dict[tuple[str, FrameId], _FrameInWork] = {}
         self._connected = asyncio.Event()
         self._heard_own_status = asyncio.Event()
@@ -166,13 +175,16 @@ class Site:
                 if isinstance(message, NeedText):
                     for question_id in message.question_ids:
                         self.desk.text_requested(question_id)
+                elif isinstance(message, Busy):
+                    self._thinning.busy(topic.name("camera"), message.frame, now_s)
                 self.session.receive_control(topic.name("camera"), message, now_s)
             case Answer():
+                self._first_prefix.answered(message)
                 self.session.receive_answer(message, now_s)
             case Question():
                 self.board.receive(message.question_id, message)
             case Status(kind="worker"):
-                self.session.receive_worker_status(message, now_s)
+                self.session.receive_worker_status(message, now_s, retained=inbound.retain)
             case Status() if message.id == self._settings.site and message.boot == self._boot:
                 self._heard_own_status.set()
             case None if topic.family is topics.Family.QUESTION:
@@ -216,6 +228,10 @@ class Site:
         """Whether an ad-hoc question waits for a frame of this camera."""
         return self.desk.waiting(camera)
 
+    def takes_standing(self, camera: str) -> bool:
+        """Whether the standing questions of this slot are asked, or left out because the pool is overloaded."""
+        return self._thinning.takes(camera, self._clock.now_s())
+
     async def take(self, captured: CapturedFrame, *, standing: bool) -> None:
         """Encode a frame and ask its questions."""
         captured_s = self._clock.now_s()
@@ -232,11 +248,20 @@ class Site:
         if not queries:
             return
         now_s = self._clock.now_s()
-        frame = self.session.offer(captured.camera, latent, self._encoder.spec.base_latents, queries, now_s)
+        choice = self._first_prefix.choose(
+            captured.camera, latent, [query.answer_type for query in queries], self.session.response_s
+        )
+        frame = self.session.offer(captured.camera, latent, first_latents(choice), queries, now_s)
+        if any(not query.ad_hoc for query in queries):
+            self._thinning.offered(captured.camera, frame)
         self._in_work[captured.camera, frame] = _FrameInWork(captured_s, len(queries))
         query_ids = [query_id_of(captured.camera, frame, query) for query in queries]
+        self._first_prefix.offered(captured.camera, query_ids, choice)
+        offered = OfferedFrame(
+            captured, frame, latent, first_latents(choice), query_ids, captured_s, now_s - captured_s
+        )
         for observer in self._observers:
-            observer.frame_offered(captured, frame, latent, query_ids, captured_s, now_s - captured_s)
+            observer.frame_offered(offered)
         self._pump()
 
     def source_changed(self, camera: str, up: bool) -> None:
@@ -335,7 +360,7 @@ class Site:
     def _carry_out(self, effect: EdgeEffect) -> None:
         match effect:
             case SendOpen():
-                self._outbox.open(effect, left=self._rearm.set, answered=self._open_answered)
+                self._outbox.open(effect, left=self._rearm.set, answered=self._open_answered, lost=self._open_lost)
             case SendToWorker():
                 self._outbox.to_worker(effect)
             case Terminal():
@@ -345,13 +370,19 @@ class Site:
         self.session.left_uplink(effect, self._clock.now_s(), no_subscribers=no_subscribers)
         self._pump()
 
+    def _open_lost(self, effect: SendOpen) -> None:
+        self.session.open_lost(effect, self._clock.now_s())
+        self._pump()
+
     def _end(self, terminal: Terminal) -> None:
         key = (terminal.camera, terminal.frame)
         frame = self._in_work[key]
         frame.undecided -= 1
         if frame.undecided == 0:
             del self._in_work[key]
-        delay_s = self._clock.now_s() - frame.captured_s
+        now_s = self._clock.now_s()
+        self._thinning.ended(terminal, now_s)
+        delay_s = now_s - frame.captured_s
         for observer in self._observers:
             observer.query_ended(terminal, delay_s)
         if terminal.ad_hoc:

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_nodes.bucket import UplinkBucket
 from edge_nodes.clock import Clock
-from edge_nodes.departures import Departure, DepartureQueue, Lane
 from pipeline.bus.base import Bus, Inbound, Qos
 from pipeline.bus.wire_cost import puback_wire_bytes, publish_property_bytes, publish_wire_bytes
 from pipeline.logs import OncePerKind, get_logger
+from pipeline.protocol.bucket import UplinkBucket
+from pipeline.protocol.departure_queue import DepartureQueue
+from pipeline.protocol.departures import Departure, Lane
 from schemas import wire
 from schemas.errors import BusError, ConnectionLostError, WireSizeError
 from schemas.messages import Chunk, Message, Open
@@ -39,6 +40,8 @@ class Sent:
         latent_bytes: coded latents in it.
         wire_bytes: bytes on the wire with all headers.
         at_s: when, on the edge's monotonic clock.
+        lane: line that it waited in, None when it left without waiting.
+        waited_s: how long.
     """
 
     camera: str | None
@@ -47,6 +50,8 @@ class Sent:
     latent_bytes: int
     wire_bytes: int
     at_s: float
+    lane: Lane | None = None
+    waited_s: float = 0.0
 
 
 class Uplink:
@@ -54,21 +59,21 @@ class Uplink:
 
     Args:
         bus: the connection.
-        bucket: the rate.
+        rate_kbps: rate in 1000 bits a second; None has no limit.
         clock: the edge's clock.
         on_sent: told about each publish that left.
 
     Attributes:
-        counters: what did not go as planned, by reason.
+        counters: what did not go as planned, by reason; what the queue withdrew or merged is among them.
     """
 
-    def __init__(self, bus: Bus, bucket: UplinkBucket, clock: Clock, *, on_sent: Callable[[Sent], None]) -> None:
-        self.counters: Counter[str] = Counter()
+    def __init__(self, bus: Bus, rate_kbps: float | None, clock: Clock, *, on_sent: Callable[[Sent], None]) -> None:
         self._bus = bus
-        self._bucket = bucket
+        self._bucket = UplinkBucket(rate_kbps)
         self._clock = clock
         self._on_sent = on_sent
-        self._queue = DepartureQueue()
+        self._queue = DepartureQueue(rate_kbps)
+        self.counters: Counter[str] = self._queue.counters
         self._slots = asyncio.Semaphore(CONCURRENT_PUBLISHES)
         self._in_flight = 0
         self._connected = False
@@ -83,7 +88,7 @@ class Uplink:
 
     def send(self, departure: Departure) -> None:
         """Queue a message. When its lane is full it is counted and dropped; ``done`` is told."""
-        if self._queue.put(departure):
+        if self._queue.put(departure, self._clock.now_s()):
             self._wake()
             return
         self.counters[f"dropped_{departure.label}"] += 1
@@ -99,11 +104,11 @@ class Uplink:
     def acknowledge(self, inbound: Inbound) -> None:
         """Acknowledge a message to the broker; its PUBACK is charged."""
         if self._bus.acknowledge(inbound) and inbound.qos:
-            self._left(None, "puback", None, 0, puback_wire_bytes(CHARGE_TLS))
+            self._left(Sent(None, "puback", None, 0, puback_wire_bytes(CHARGE_TLS), self._clock.now_s()))
 
     async def room(self, camera: str) -> None:
         """Wait until no open message of this camera waits: a frame taken then is fresh when it leaves."""
-        while self._queue.waiting(Lane.OPEN, camera):
+        while self._queue.opens_waiting(camera):
             await self._next_move()
 
     async def idle(self) -> None:
@@ -124,9 +129,10 @@ class Uplink:
                     await self._clock.sleep(wait_s)
                     continue
                 await self._slots.acquire()
-                departure = self._queue.pop() if self._connected else None
+                departure = self._queue.pop(self._clock.now_s()) if self._connected else None
                 if departure is None:
                     self._slots.release()
+                    self._moved.set()  # the last ones may have been withdrawn
                     continue
                 self._in_flight += 1
                 payload = self._stamp(departure)
@@ -142,7 +148,7 @@ class Uplink:
         now_s = self._clock.now_s()
         message = departure.stamp(now_s)
         if message is None:
-            self.counters[f"withdrawn_{departure.label}"] += 1
+            self.counters[f"withdrawn_{departure.label}_decided"] += 1
             return None
         try:
             payload = wire.encode(message)
@@ -153,7 +159,18 @@ class Uplink:
         wire_bytes = publish_wire_bytes(
             departure.topic, len(payload), departure.qos, tls=CHARGE_TLS, property_bytes=properties
         )
-        self._left(departure.camera, departure.label, departure.frame, _latent_bytes(message), wire_bytes)
+        self._left(
+            Sent(
+                departure.camera,
+                departure.label,
+                departure.frame,
+                _latent_bytes(message),
+                wire_bytes,
+                now_s,
+                departure.lane,
+                now_s - departure.queued_s,
+            )
+        )
         return payload
 
     async def _publish(self, departure: Departure, payload: bytes) -> None:
@@ -167,7 +184,7 @@ class Uplink:
                 correlation_data=departure.correlation_data,
             )
         except ConnectionLostError as error:
-            if departure.until_sent and self._queue.put(departure):
+            if departure.until_sent and self._queue.put(departure, self._clock.now_s()):
                 self.counters[f"again_{departure.label}"] += 1
                 self._wake()
             else:
@@ -187,10 +204,9 @@ class Uplink:
         if departure.done is not None:
             departure.done(error)
 
-    def _left(self, camera: str | None, label: str, frame: FrameId | None, latent_bytes: int, wire_bytes: int) -> None:
-        now_s = self._clock.now_s()
-        self._bucket.charge(wire_bytes, now_s)
-        self._on_sent(Sent(camera, label, frame, latent_bytes, wire_bytes, now_s))
+    def _left(self, sent: Sent) -> None:
+        self._bucket.charge(sent.wire_bytes, sent.at_s)
+        self._on_sent(sent)
 
     def _ended(self) -> None:
         self._in_flight -= 1

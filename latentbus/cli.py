@@ -13,11 +13,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latentbus import __version__
+from latentbus.bench_commands import bench_app
 from latentbus.broker_commands import broker_app
+from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption, broker_settings
 from latentbus.chaos_command import chaos
+from latentbus.compare_command import COMPARE_EPILOG, REDACT_EPILOG, compare, redact
+from latentbus.recording_commands import INSPECT_EPILOG, RECORD_EPILOG, RECOVER_EPILOG, inspect, record, recover
+from latentbus.replay_command import EPILOG as REPLAY_EPILOG
+from latentbus.replay_command import replay
 from latentbus.simulate import EPILOG as SIMULATE_EPILOG
 from latentbus.simulate import simulate
 from latentbus.training_commands import codec_app, train_app
+from pipeline.settings import FirstPrefixRule
 from schemas.errors import ConfigError, LatentbusError
 from schemas.types import AnswerType
 
@@ -25,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pipeline.runtime import Stop
-    from pipeline.settings import BrokerSettings, LatentbusSettings
+    from pipeline.settings import LatentbusSettings
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -41,8 +48,13 @@ app = typer.Typer(
 app.add_typer(train_app, name="train")
 app.add_typer(codec_app, name="codec")
 app.add_typer(broker_app, name="broker")
+app.add_typer(bench_app, name="bench")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file; see docs/configuration.md.")]
+RecordOption = Annotated[
+    Path | None,
+    typer.Option(help="Log of what this process sends and receives; overrides recording.file of the settings."),
+]
 ParentOption = Annotated[bool, typer.Option("--exit-with-parent", hidden=True)]
 
 
@@ -66,6 +78,17 @@ def demo(
     compare: Annotated[
         bool, typer.Option(help="Compute the other rows of the summary from the same frames afterwards.")
     ] = True,
+    record: Annotated[Path | None, typer.Option(help="Log everything on the broker to this MCAP file.")] = None,
+    batch_frames: Annotated[
+        int, typer.Option(help="Frames in one batch of a worker's model; 1 makes a replay repeat it exactly.", min=1)
+    ] = 16,
+    first_prefix: Annotated[
+        FirstPrefixRule,
+        typer.Option(
+            help="What the first message of a frame carries: the prefix of the fewest expected bytes, of the shortest "
+            "expected delay, always the base prefix, or everything."
+        ),
+    ] = "bytes",
 ) -> None:
     """Run the whole system on this machine: broker, one site of cameras on a thin uplink, and workers."""
     from latentbus.demo.options import DemoOptions
@@ -86,6 +109,9 @@ def demo(
         json_file=json_file,
         work_dir=work_dir,
         compare=compare,
+        record=record,
+        batch_frames=batch_frames,
+        first_prefix=first_prefix,
     )
     # The drain of the edge is bounded by itself; then the comparison runs, which a second Ctrl-C ends.
     raise typer.Exit(run(lambda stop: run_demo(options, stop), drain_timeout_s=900))
@@ -100,9 +126,9 @@ def ask(
     query_id: Annotated[
         str | None, typer.Option(help="Key of the question; asked again under it, the same answer comes.")
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with a broker section.")] = None,
-    host: Annotated[str | None, typer.Option(help="Broker host; overrides the file.")] = None,
-    port: Annotated[int | None, typer.Option(help="Broker port; overrides the file.", min=1, max=65535)] = None,
+    config: BrokerConfigOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print each message as a line of JSON.")] = False,
 ) -> None:
     """Ask a camera one question and print the answers as they get better.
@@ -115,32 +141,44 @@ def ask(
     from pipeline.runtime import run
 
     configure_logging("warning")
-    broker = _broker(config, host, port)
+    broker = broker_settings(config, host, port)
     asking = Asking.create(
         camera, question, answer_type, deadline_s=deadline, query_id=query_id, client=broker.username
     )
     raise typer.Exit(run(lambda stop: ask_and_print(broker, asking, stop, as_json=as_json), drain_timeout_s=2))
 
 
-@app.command(epilog="Example: latentbus edge --config site.yaml")
-def edge(config: ConfigOption, exit_with_parent: ParentOption = False) -> None:
+@app.command(
+    epilog="Examples: latentbus edge --config site.yaml | latentbus edge -c site.yaml --record site.mcap --full-latents"
+)
+def edge(
+    config: ConfigOption,
+    record: RecordOption = None,
+    full_latents: Annotated[
+        bool, typer.Option("--full-latents", help="Keep the whole latent of every frame in that log, for replays.")
+    ] = False,
+    exit_with_parent: ParentOption = False,
+) -> None:
     """Run a site: read its cameras, encode frames, and see every question to its outcome. Needs no torch."""
     from edge_nodes.node import run_edge
+    from latentbus.node_recording import recorded_edge
     from pipeline.settings import load_settings, require_edge
 
     settings = load_settings(config)
-    require_edge(settings, config)
+    site = recorded_edge(require_edge(settings, config), record, full_latents=full_latents)
+    settings = settings.model_copy(update={"edge": site})
     _run_process(settings, lambda stop: run_edge(settings, stop), exit_with_parent)
 
 
 @app.command(epilog="Example: latentbus worker --config worker.yaml (start it again on any machine to share the load)")
-def worker(config: ConfigOption, exit_with_parent: ParentOption = False) -> None:
+def worker(config: ConfigOption, record: RecordOption = None, exit_with_parent: ParentOption = False) -> None:
     """Run a worker: decode prefixes, answer with the VLM, ask for more only while an answer is not safe."""
     from cloud_workers.node import run_worker
+    from latentbus.node_recording import recorded_worker
     from pipeline.settings import load_settings, require_worker
 
     settings = load_settings(config)
-    require_worker(settings, config)
+    settings = settings.model_copy(update={"worker": recorded_worker(require_worker(settings, config), record)})
     _run_process(settings, lambda stop: run_worker(settings, stop), exit_with_parent)
 
 
@@ -171,7 +209,13 @@ def version() -> None:
 
 
 app.command(epilog=SIMULATE_EPILOG)(simulate)
+app.command(epilog=REPLAY_EPILOG)(replay)
 app.command(epilog="Example: latentbus chaos --questions 200 --faults 8 --seed 3")(chaos)
+app.command(epilog=RECORD_EPILOG)(record)
+app.command(epilog=RECOVER_EPILOG)(recover)
+app.command(epilog=INSPECT_EPILOG)(inspect)
+app.command(epilog=COMPARE_EPILOG)(compare)
+app.command(epilog=REDACT_EPILOG)(redact)
 
 
 def main() -> None:
@@ -197,6 +241,8 @@ def _extra_of(module: str) -> str | None:
     top = module.partition(".")[0]
     if top in {"av", "onnxruntime", "PIL"}:
         return "edge"
+    if top in {"jinja2", "matplotlib"}:
+        return "report"
     return "cloud" if top in {"torch", "transformers", "tokenizers", "onnx", "onnxscript"} else None
 
 
@@ -208,11 +254,3 @@ def _run_process(
 
     configure_logging(settings.log.level, settings.log.json_lines)
     raise typer.Exit(run(with_parent(main_of) if exit_with_parent else main_of))
-
-
-def _broker(config: Path | None, host: str | None, port: int | None) -> BrokerSettings:
-    from pipeline.settings import LatentbusSettings, load_settings
-
-    settings = load_settings(config) if config else LatentbusSettings()
-    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    return settings.broker.model_copy(update=given)

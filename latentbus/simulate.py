@@ -1,4 +1,4 @@
-"""The ``simulate`` command: invariants under seeded faults, mutations, or the figures of a large fleet."""
+"""The ``simulate`` command: invariants under seeded faults, mutations, a large fleet, or orders on a thin uplink."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Examples: latentbus simulate --events 1000000 --seed 7 --json sim.json | latentbus simulate --mutations | "
-    "latentbus simulate --cameras 10000 --workers 200 --site-kbps 1000 --cameras-per-site 20"
+    "latentbus simulate --cameras 10000 --workers 200 --site-kbps 1000 --cameras-per-site 20 | "
+    "latentbus simulate --cameras 100 --workers 2 --overload 3 | "
+    "latentbus simulate --uplink-contest --json contest.json"
 )
 
-_TRACE_LINES = 60
+_TRACE_LINES = 30
+_CONTEST_SHARES = (0.4, 0.6, 0.8, 1.0, 1.2, 2.0)
+"""Rates of the uplink, as shares of what the sites would send without a limit."""
 
 
 def simulate(
@@ -38,6 +42,17 @@ def simulate(
     questions: Annotated[int, typer.Option(help="Standing questions of each camera of the fleet.", min=1, max=64)] = 3,
     frame_ms: Annotated[float, typer.Option(help="Model time of a frame in a batch.", min=0.01)] = 15.0,
     duration: Annotated[float, typer.Option(help="Virtual seconds of the fleet.", min=1)] = 60.0,
+    overload: Annotated[
+        float | None,
+        typer.Option(help="Load of the fleet's peak, as a multiple of what its workers can do.", min=1, max=20),
+    ] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Also run the overload without the rule that answers it (slow).")
+    ] = False,
+    uplink_contest: Annotated[
+        bool, typer.Option("--uplink-contest", help="Compare orders of departure on uplinks that are too thin.")
+    ] = False,
+    workloads: Annotated[int, typer.Option(help="Workloads of the contest, each with a seed.", min=2, max=100)] = 8,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
 ) -> None:
     """Run the real protocol machines on a virtual clock, with a model of the broker and seeded faults.
@@ -48,6 +63,8 @@ def simulate(
         _replay(episode)
     elif mutations:
         _mutations(json_file)
+    elif uplink_contest:
+        _uplink_contest(1 if seed is None else seed, workloads, duration, json_file)
     elif cameras is not None:
         plan = {
             "cameras": cameras,
@@ -60,7 +77,12 @@ def simulate(
             "duration_s": duration,
             "seed": 1 if seed is None else seed,
         }
-        _fleet(plan, json_file)
+        if overload is None:
+            _fleet(plan, json_file)
+        else:
+            _overload(plan, overload, json_file, baseline=baseline)
+    elif overload is not None:
+        raise ConfigError("--overload", "of what fleet? Give --cameras as well, and --workers")
     else:
         _invariants(events, random.SystemRandom().randrange(1_000_000) if seed is None else seed, json_file)
 
@@ -91,16 +113,22 @@ def _invariants(events: int, seed: int, json_file: Path | None) -> None:
 
 def _replay(episode: int) -> None:
     from pipeline.simulation.episode import Episode
+    from pipeline.simulation.plan import draw_plan
+    from pipeline.simulation.shrink import shrink
 
-    report = Episode(episode, trace=True).run()
-    subject = report.violations[0].subject if report.violations else ""
-    # The trace of what was broken: the lines that name it, and the faults around them.
-    lines = [line for line in report.trace if subject in line or "fault:" in line] if subject else report.trace
-    for line in lines[-_TRACE_LINES:]:
-        typer.echo(line[:200])
+    plan = draw_plan(episode)
+    report = Episode(plan, trace=True).run()
     typer.echo(f"{report.events} events, {report.asked} queries, outcomes {dict(sorted(report.outcomes.items()))}")
     for violation in report.violations[:10]:
         typer.echo(f"violated: {violation.rule} at {violation.time_s:.3f} s: {violation.subject} {violation.problem}")
+    if report.violations:
+        shrunk = shrink(plan)
+        typer.echo(f"the smallest episode that still breaks it, found in {shrunk.runs} runs: {shrunk.summary()}")
+        report = shrunk.report
+    subject = report.violations[0].subject if report.violations else ""
+    if report.trace is not None:
+        for line in report.trace.about(subject, _TRACE_LINES):
+            typer.echo(line[:200])
     if report.violations:
         raise typer.Exit(1)
 
@@ -131,6 +159,33 @@ def _fleet(plan: dict[str, Any], json_file: Path | None) -> None:
         figures = FleetSimulation(fleet, lambda now_s: progress.update(task, completed=now_s)).run()
     _write(figures, json_file)
     _table(figures)
+
+
+def _uplink_contest(seed: int, workloads: int, duration_s: float, json_file: Path | None) -> None:
+    from latentbus.uplink_contest_table import print_tables
+    from pipeline.simulation.uplink_contest import ORDERS, compare
+    from pipeline.simulation.uplink_workload import ContestPlan
+
+    plans = [ContestPlan(duration_s=duration_s, seed=seed + index) for index in range(workloads)]
+    with _progress() as progress:
+        runs = workloads * (1 + len(_CONTEST_SHARES) * len(ORDERS))
+        task = progress.add_task("runs", total=runs)
+        rows = compare(plans, _CONTEST_SHARES, lambda: progress.advance(task))
+    _write({"seeds": [plan.seed for plan in plans], "duration_s": duration_s, "uplinks": rows}, json_file)
+    print_tables(rows)
+
+
+def _overload(plan: dict[str, Any], peak_load: float, json_file: Path | None, *, baseline: bool) -> None:
+    from latentbus import simulate_overload
+    from pipeline.simulation.fleet import FleetPlan
+
+    phase_s = plan.pop("duration_s")
+    with _progress() as progress:
+        fleet = FleetPlan(**plan, lost_share=0.0)
+        figures = simulate_overload.run(fleet, peak_load, phase_s, baseline=baseline, progress=progress)
+    _write(figures, json_file)
+    simulate_overload.show(figures)
+    simulate_overload.judge(figures)
 
 
 def _progress() -> Progress:

@@ -26,40 +26,103 @@ JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Write the report to this file instead of the terminal.")
 ]
 BudgetOption = Annotated[str, typer.Option(help="How much of everything: full, or smoke for a run of about a minute.")]
+DeviceOption = Annotated[str, typer.Option(help="Where to learn: cpu, or cuda.")]
+PhotosOption = Annotated[
+    Path | None, typer.Option(help="Class folder or zip of photographs: the second domain, beside rendered scenes.")
+]
+RiskOption = Annotated[
+    float, typer.Option(help="Accepted share of early answers that differ from the whole latent's.", min=0, max=1)
+]
+ByTypeOption = Annotated[
+    bool,
+    typer.Option("--by-type", help="Promise the risk for each answer type, not only over all questions."),
+]
 ResumeOption = Annotated[bool, typer.Option(help="Continue from the checkpoints of the same run.")]
 
 DEFAULT_CACHE = Path(".demo/training")
 
 
-@train_app.command("reference-vlm", epilog="Example: latentbus train reference-vlm models/reference-vlm --budget smoke")
+@train_app.command(
+    "reference-vlm",
+    epilog="Example: latentbus train reference-vlm my-vlm --photos cifar10-train.zip --device cuda --budget gpu",
+)
 def train_reference_vlm_command(
     output: Annotated[Path, typer.Argument(help="Folder for the model, in save_pretrained format.")],
+    photos: PhotosOption = None,
     cache: CacheOption = DEFAULT_CACHE,
-    budget: BudgetOption = "full",
+    budget: Annotated[
+        str, typer.Option(help="How much of everything: full for two cores, gpu, or smoke for a run of about a minute.")
+    ] = "full",
+    device: DeviceOption = "cpu",
+    start_from: Annotated[
+        Path | None, typer.Option(help="Saved model of the same size and vocabulary to go on from.")
+    ] = None,
+    frames: Annotated[int, typer.Option(help="Held-out frames of each domain for the evaluation.", min=1)] = 300,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     resume: ResumeOption = True,
     json_file: JsonOption = None,
 ) -> None:
-    """Train the bundled vision-language model from scratch on rendered scenes, and evaluate it."""
+    """Train the bundled vision-language model on rendered scenes and photographs, and evaluate it."""
     from training.reference_vlm.config import BUDGETS
     from training.reference_vlm.train import train_reference_vlm
 
     _check_budget(budget, BUDGETS)
     report = train_reference_vlm(
-        output, cache, seed=seed, budget=budget, resume=resume, threads=threads, progress=_progress
+        output,
+        cache,
+        photos=photos,
+        start_from=start_from,
+        seed=seed,
+        budget=budget,
+        resume=resume,
+        device=device,
+        threads=threads,
+        progress=_progress,
     )
+    report["accuracy"] = _evaluate_vlm(output, frames, photos, seed)
     _write(report, json_file)
+
+
+@train_app.command(
+    "evaluate-vlm", epilog="Example: latentbus train evaluate-vlm my-vlm --photos cifar10-train.zip --frames 500"
+)
+def evaluate_vlm_command(
+    model: Annotated[
+        Path | None, typer.Argument(help="Folder in save_pretrained format; the bundled model unless given.")
+    ] = None,
+    photos: PhotosOption = None,
+    frames: Annotated[int, typer.Option(help="Held-out frames of each domain.", min=1)] = 300,
+    seed: SeedOption = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Accuracy of a VLM by domain and kind of question, and its calibration error; writes evaluation.json beside it."""
+    _write(_evaluate_vlm(_vlm(model), frames, photos, seed), json_file)
 
 
 @train_app.command("codec", epilog="Example: latentbus train codec my-codecs --vlm my-vlm --vlm-id my-org/my-vlm")
 def train_codec_command(
-    output: Annotated[Path, typer.Argument(help="Gets the folders klt and meta_autoencoder.")],
+    output: Annotated[Path, typer.Argument(help="Gets the folders klt and meta_autoencoder, or those of the point.")],
     vlm: VlmOption = None,
     vlm_id: Annotated[str, typer.Option(help="Name under which the codec refers to the VLM.")] = "reference-vlm",
     version: Annotated[int, typer.Option(help="Version of the weights that are written.", min=1)] = 1,
+    point: Annotated[
+        str, typer.Option(help="small: one view of a frame. detailed: tiles and a global view of a larger frame.")
+    ] = "small",
     cache: CacheOption = DEFAULT_CACHE,
     budget: BudgetOption = "full",
+    device: DeviceOption = "cpu",
+    max_seconds: Annotated[
+        float | None, typer.Option(help="End the learning after so many seconds, its schedule drawn in.", min=1)
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Weights and checkpoints of one run; a finished one is only written out.")
+    ] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Run directory of a finished run to go on from, with --budget polish.")
+    ] = None,
+    photos: PhotosOption = None,
+    export_klt: Annotated[bool, typer.Option(help="Write the KLT's encoder.onnx too, as codec export does.")] = True,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     resume: ResumeOption = True,
@@ -75,34 +138,130 @@ def train_codec_command(
         vlm_id=vlm_id,
         version=version,
         seed=seed,
+        point=point,
         budget=budget,
+        device=device,
+        max_seconds=max_seconds,
+        run_dir=run_dir,
+        start_from=start_from,
+        photos=photos,
         resume=resume,
+        threads=threads,
+        export_klt=export_klt,
+        progress=_progress,
+    )
+    _write(report, json_file)
+
+
+@codec_app.command("ablate", epilog="Example: latentbus codec ablate --device cuda --processes 6 --json ablation.json")
+def codec_ablate(
+    vlm: VlmOption = None,
+    cache: CacheOption = DEFAULT_CACHE,
+    budget: BudgetOption = "full",
+    device: DeviceOption = "cpu",
+    processes: Annotated[int, typer.Option(help="Variants that are trained at once.", min=1)] = 1,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Break off after so many seconds; the same command continues.", min=1)
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Of this ablation; in the cache unless given.")] = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 2,
+    json_file: JsonOption = None,
+) -> None:
+    """Train variants of the Meta AutoEncoder that differ in one choice each, and compare them on held-out frames."""
+    from training.codec.ablation_run import ablate_codec
+
+    report = ablate_codec(
+        _vlm(vlm),
+        cache,
+        budget=budget,
+        device=device,
+        processes=processes,
+        max_seconds=max_seconds,
+        run_dir=run_dir,
+        seed=seed,
         threads=threads,
         progress=_progress,
     )
     _write(report, json_file)
 
 
-@codec_app.command("eval", epilog="Example: latentbus codec eval --frames 600 --json rate-accuracy.json")
+@codec_app.command("eval", epilog="Example: latentbus codec eval --quick --json eval.json --markdown eval.md")
 def codec_eval(
     codec: Annotated[
-        list[Path] | None, typer.Option(help="Codec folder; repeatable. Both bundled ones unless given.")
+        list[Path] | None,
+        typer.Option(help="Codec folder; repeatable, the first is compared with the others. The bundled ones if none."),
     ] = None,
     vlm: VlmOption = None,
-    frames: Annotated[int, typer.Option(help="Held-out frames; about four questions are asked of each.", min=1)] = 600,
-    rivals: Annotated[bool, typer.Option(help="Measure JPEG, WebP and AVIF files as well.")] = True,
+    models: Annotated[
+        Path | None, typer.Option(help="Folder laid out as the bundled models/, instead of that.", file_okay=False)
+    ] = None,
+    point: Annotated[str, typer.Option(help="Operating point: small, or detailed.")] = "small",
+    count: Annotated[int | None, typer.Option(help="Held-out frames; about five questions each.", min=2)] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="About a minute: few frames, few image settings.")] = False,
+    photos: PhotosOption = None,
+    frames: Annotated[Path | None, typer.Option(help="Folder of your own images, with --questions.")] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(help='JSON lines {"frame": "a.png", "text": ..., "answer_type": ..., "truth": ..., "kind": ...}.'),
+    ] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder for plots, as PNG.", file_okay=False)] = None,
+    markdown: Annotated[Path | None, typer.Option(help="File for tables in Markdown.", dir_okay=False)] = None,
     cache: CacheOption = DEFAULT_CACHE,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     json_file: JsonOption = None,
 ) -> None:
-    """Accuracy and bytes of every prefix on held-out frames, beside image files of equal accuracy."""
-    from pipeline.codec.bundled import bundled_codec_dir
-    from training.codec.evaluate import evaluate_codec
+    """Accuracy and bytes of every prefix on held-out frames, beside image files, whole and pruned tokens."""
+    from training.codec import evaluate
 
-    folders = codec or [bundled_codec_dir("klt"), bundled_codec_dir("meta_autoencoder")]
-    report = evaluate_codec(
-        _vlm(vlm), folders, cache, frames=frames, seed=seed, threads=threads, rivals=rivals, progress=_progress
+    if point not in evaluate.SIZES:
+        raise ConfigError("--point", f"{point!r} is none of {', '.join(evaluate.SIZES)}")
+    if (frames is None) != (questions is None):
+        raise ConfigError("--frames", "images and questions come together: --frames DIR --questions FILE")
+    size = evaluate.QUICK if quick else evaluate.SIZES[point]
+    report = evaluate.evaluate_codec(
+        evaluate.Evaluation(
+            vlm or (models / "reference-vlm" if models else _vlm(None)),
+            codec or _codecs_of(point, models),
+            cache,
+            size.with_frames(count),
+            evaluate.DOMAINS[point],
+            photos=photos,
+            own=(frames, questions) if frames and questions else None,
+            seed=seed,
+            threads=threads,
+        ),
+        _progress,
+    )
+    _write(report, json_file)
+    if markdown is not None:
+        from training.codec.evaluate_markdown import as_markdown
+
+        markdown.write_text(as_markdown(report), encoding="utf-8")
+    if plots is not None:
+        from training.codec.plots import draw_plots
+
+        draw_plots(report, plots, suffix="" if point == "small" else f"-{point}")
+
+
+@codec_app.command("temporal", epilog="Example: latentbus codec temporal --point detailed --json temporal.json")
+def codec_temporal(
+    codec: CodecOption = None,
+    vlm: VlmOption = None,
+    point: Annotated[str, typer.Option(help="Operating point: small, or detailed.")] = "small",
+    clips: Annotated[int, typer.Option(help="Clips that tables are fitted on; as many are scored.", min=2)] = 8,
+    seconds: Annotated[float, typer.Option(help="Length of a clip.", min=2)] = 6.0,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 2,
+    json_file: JsonOption = None,
+) -> None:
+    """What predicting a frame's symbols from those of the previous frame would save, on rendered clips."""
+    from training.codec.temporal import measure_temporal
+
+    folder = codec or _codecs_of(point, None)[0]
+    report = measure_temporal(
+        _vlm(vlm), folder, clips=clips, seconds=seconds, seed=seed, threads=threads, progress=_progress
     )
     _write(report, json_file)
 
@@ -111,19 +270,20 @@ def codec_eval(
 def codec_calibrate_stop(
     codec: CodecOption = None,
     vlm: VlmOption = None,
-    risk: Annotated[
-        float, typer.Option(help="Accepted share of early answers that differ from the whole latent's.", min=0, max=1)
-    ] = 0.02,
+    risk: RiskOption = 0.02,
     delta: Annotated[
         float, typer.Option(help="Accepted chance that the thresholds break that promise.", min=0.0001, max=0.5)
     ] = 0.1,
-    frames: Annotated[int, typer.Option(help="Calibration frames.", min=1)] = 2500,
+    by_type: ByTypeOption = False,
+    frames: Annotated[
+        int, typer.Option(help="Calibration frames; score and ladder take two fifths as many each, others.", min=1)
+    ] = 1500,
     cache: CacheOption = DEFAULT_CACHE,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     json_file: JsonOption = None,
 ) -> None:
-    """Choose ladder, base prefix and the thresholds of the stop rule; writes stop.json and codec.json of the folder."""
+    """Fit the stop rule's score, choose ladder and thresholds; writes stop.json and codec.json of the folder."""
     from training.codec.calibrate import calibrate_stop
 
     report = calibrate_stop(
@@ -132,7 +292,43 @@ def codec_calibrate_stop(
         cache,
         risk=risk,
         delta=delta,
+        by_type=by_type,
         frames=frames,
+        seed=seed,
+        threads=threads,
+        progress=_progress,
+    )
+    _write(report, json_file)
+
+
+@codec_app.command("verify-stop", epilog="Example: latentbus codec verify-stop --risk 0.02 --json verify.json")
+def codec_verify_stop(
+    codec: CodecOption = None,
+    vlm: VlmOption = None,
+    risk: RiskOption = 0.02,
+    delta: Annotated[
+        float, typer.Option(help="Accepted chance that a calibration breaks that promise.", min=0.0001, max=0.5)
+    ] = 0.1,
+    by_type: ByTypeOption = False,
+    frames: Annotated[int, typer.Option(help="Held-out frames; half of them calibrate, half test.", min=2)] = 2000,
+    resplits: Annotated[int, typer.Option(help="How often the frames are split anew.", min=1)] = 100,
+    cache: CacheOption = DEFAULT_CACHE,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 2,
+    json_file: JsonOption = None,
+) -> None:
+    """Check the stop rule's promise: calibrate and test on random halves of held-out frames; writes to no codec."""
+    from training.codec.verify import verify_stop
+
+    report = verify_stop(
+        _vlm(vlm),
+        _codec(codec),
+        cache,
+        risk=risk,
+        delta=delta,
+        by_type=by_type,
+        frames=frames,
+        resplits=resplits,
         seed=seed,
         threads=threads,
         progress=_progress,
@@ -156,6 +352,14 @@ def codec_export(
     _write(parity.as_dict(), json_file)
 
 
+def _evaluate_vlm(model_dir: Path, frames: int, photos: Path | None, seed: int) -> dict[str, Any]:
+    from training.reference_vlm.evaluate import evaluate_reference_vlm
+
+    report = evaluate_reference_vlm(model_dir, frames=frames, photos=photos, seed=seed, progress=_progress)
+    (model_dir / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
 def _vlm(given: Path | None) -> Path:
     from pipeline.codec.bundled import bundled_vlm_dir
 
@@ -166,6 +370,17 @@ def _codec(given: Path | None) -> Path:
     from pipeline.codec.bundled import bundled_codec_dir
 
     return given or bundled_codec_dir()
+
+
+def _codecs_of(point: str, models: Path | None) -> list[Path]:
+    """The learned codec of an operating point, then the closed form."""
+    from pipeline.codec.bundled import bundled_codec_dir
+
+    suffixes = {"small": "", "detailed": "_detailed"}
+    if point not in suffixes:
+        raise ConfigError("--point", f"{point!r} is none of {', '.join(suffixes)}")
+    names = [f"{name}{suffixes[point]}" for name in ("meta_autoencoder", "klt")]
+    return [models / "codecs" / name if models else bundled_codec_dir(name) for name in names]
 
 
 def _check_budget(name: str, known: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,6 +18,7 @@ from schemas.errors import ConfigError
 
 NAMESPACE = "latentbus"
 SECONDS_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+SHARE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class Metrics:
@@ -45,15 +47,21 @@ class Metrics:
             name, documentation, tuple(labels), namespace=NAMESPACE, buckets=SECONDS_BUCKETS, registry=self.registry
         )
 
+    def shares(self, name: str, documentation: str, labels: Iterable[str] = ()) -> Histogram:
+        """A histogram of numbers from 0 to 1."""
+        return Histogram(
+            name, documentation, tuple(labels), namespace=NAMESPACE, buckets=SHARE_BUCKETS, registry=self.registry
+        )
+
     def watch_counters(
-        self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, float]]
+        self, name: str, documentation: str, label: str | tuple[str, ...], read: Callable[[], Mapping[Any, float]]
     ) -> None:
         """Serve counters that somebody else keeps, one series per key, read at each scrape.
 
         Args:
             name: metric name without prefix and without ``_total``.
             documentation: help text.
-            label: label that carries the key.
+            label: label that carries the key, or several labels for keys that are tuples of their values.
             read: returns the live counters; called from the HTTP thread, which copies them at once.
         """
         self.registry.register(_Watch(f"{NAMESPACE}_{name}", documentation, label, read))
@@ -92,14 +100,17 @@ class Metrics:
 
 
 class _Watch(Collector):
-    def __init__(self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
-        self._name, self._documentation, self._label, self._read = name, documentation, label, read
+    def __init__(
+        self, name: str, documentation: str, label: str | tuple[str, ...], read: Callable[[], Mapping[Any, float]]
+    ) -> None:
+        self._name, self._documentation, self._read = name, documentation, read
+        self._labels = (label,) if isinstance(label, str) else label
 
     def collect(self) -> Iterable[Metric]:
-        family = CounterMetricFamily(self._name, self._documentation, labels=[self._label])
+        family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
         # Copying a dict is one step under the interpreter's lock; iterating over a live one is not.
         for key, value in sorted(dict(self._read()).items()):
-            family.add_metric([key], value)
+            family.add_metric([key] if isinstance(key, str) else key, value)
         yield family
 
 

@@ -8,7 +8,7 @@ environment variables (``${NAME}`` or ``${NAME:-default}``), and any value can b
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -25,6 +25,8 @@ MAX_CAMERAS_PER_SITE = 128
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Threads = Annotated[int, Field(ge=1, le=256)]
+FirstPrefixRule: TypeAlias = Literal["bytes", "delay", "base", "whole"]
+_Recording = TypeVar("_Recording", bound="RecordingSettings")
 
 
 class _Section(BaseModel):
@@ -86,6 +88,8 @@ class CameraSettings(_Section):
     """Time from one analysed frame to the next."""
     questions: Annotated[tuple[Name, ...], Field(max_length=MAX_QUERIES_PER_FRAME)] = ()
     """Ids of the standing questions that every analysed frame is asked."""
+    priority: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    """Weight of its questions where cameras compete for the uplink: 2 counts each of them twice."""
     loop: bool = True
     """Start a video file again at its end."""
 
@@ -98,6 +102,26 @@ class CameraSettings(_Section):
         return questions
 
 
+class RecordingSettings(_Section):
+    """A log of what a process sends and receives, written by the process itself."""
+
+    file: Path
+    """MCAP file; rotated files get a number before the suffix."""
+    max_size_mb: Annotated[float, Field(ge=1, le=1_000_000)] = 512.0
+    """Size from which on a new file is begun, in megabytes (1,000,000 bytes)."""
+    max_time_s: Annotated[float, Field(ge=1, le=31_536_000)] = 3_600.0
+    """Time after which a new file is begun."""
+    compression: Literal["lz4", "zstd", "none"] = "lz4"
+    """Of the chunks of the file."""
+
+
+class EdgeRecordingSettings(RecordingSettings):
+    """The log of an edge."""
+
+    full_latents: bool = False
+    """Deposit the whole latent of every frame that is asked about, in the log only: the uplink does not carry it."""
+
+
 class EdgeSettings(_Section):
     """A site: one edge process, whose cameras share one uplink."""
 
@@ -108,6 +132,9 @@ class EdgeSettings(_Section):
     """Rate that this process may put on the uplink, all bytes on the wire counted; null leaves it unlimited."""
     codec: Path | None = None
     """Codec folder; null takes the bundled one."""
+    first_prefix: FirstPrefixRule = "bytes"
+    """What the first message of a frame carries: the prefix that needs the fewest expected wire bytes, or the shortest
+    expected time, until all is answered; always the codec's base prefix; or always the whole latent."""
     cameras: Annotated[dict[Name, CameraSettings], Field(min_length=1, max_length=MAX_CAMERAS_PER_SITE)]
     questions: dict[Name, QuestionSettings] = Field(default_factory=dict)
     """Standing questions by id. The id travels with every frame, the text only once: keep ids short."""
@@ -117,6 +144,8 @@ class EdgeSettings(_Section):
     """Port of the Prometheus endpoint; null opens none."""
     frame_log: Path | None = None
     """JSON lines for whoever scores the answers: which source frame became which frame id, and the uplink bytes."""
+    recording: EdgeRecordingSettings | None = None
+    """Log of what this process sends and receives; null writes none."""
     threads: Threads = 1
     """Threads of the encoder."""
 
@@ -150,6 +179,8 @@ class WorkerSettings(_Section):
     """Device of the model, as torch names it."""
     metrics_port: Port | None = None
     """Port of the Prometheus endpoint; null opens none."""
+    recording: RecordingSettings | None = None
+    """Log of what this process sends and receives; null writes none."""
 
 
 class LogSettings(_Section):
@@ -246,13 +277,21 @@ def _with_absolute_paths(settings: LatentbusSettings, folder: Path) -> Latentbus
             for name, camera in edge.cameras.items()
         }
         files = {name: absolute(getattr(edge, name)) for name in ("codec", "state_dir", "frame_log")}
-        edge = edge.model_copy(update={"cameras": cameras, **files})
+        update = {"cameras": cameras, "recording": _recording_below(edge.recording, folder), **files}
+        edge = edge.model_copy(update=update)
     if worker is not None:
         vlm = worker.vlm
         if vlm is not None and (vlm.startswith((".", "~")) or (folder / vlm).is_dir()):
             vlm = str(absolute(Path(vlm)))
-        worker = worker.model_copy(update={"codec": absolute(worker.codec), "vlm": vlm})
+        recording = _recording_below(worker.recording, folder)
+        worker = worker.model_copy(update={"codec": absolute(worker.codec), "vlm": vlm, "recording": recording})
     return settings.model_copy(update={"broker": broker, "edge": edge, "worker": worker})
+
+
+def _recording_below(recording: _Recording | None, folder: Path) -> _Recording | None:
+    if recording is None:
+        return None
+    return recording.model_copy(update={"file": folder / recording.file.expanduser()})
 
 
 def _is_url_or_kind(source: str) -> bool:

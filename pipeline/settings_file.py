@@ -6,19 +6,34 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, SettingsError
+from yaml.composer import Composer
+from yaml.constructor import SafeConstructor
+from yaml.resolver import Resolver
 
 from schemas.errors import ConfigError
 
-MAX_SETTINGS_BYTES = 1_048_576
-"""A settings file is written by a person; a video given by mistake is not read into memory."""
+MAX_SETTINGS_BYTES = 262_144
+"""A settings file is written by a person, 25 KB for the largest site; a video given by mistake is not read."""
+MAX_SETTINGS_VALUES = 10_000
+"""Values after anchors are expanded: a few lines of anchors that name each other may stand for billions."""
+MAX_SETTINGS_DEPTH = 32
+MAX_VALUE_CHARS = 65_536
+"""One value that names environment variables, with them filled in; any other is as long as it stands in the file."""
+_MAX_ECHO_CHARS = 100
+"""What an error repeats of a wrong value."""
+_MAX_PROBLEMS = 20
+_OF_WRONG_TAGS = (ValueError, ArithmeticError, AttributeError, LookupError, TypeError)
+"""What PyYAML raises for a value that is not what its tag says, ``!!int x`` or ``!!timestamp x``."""
 
+_PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Where PyYAML has it, the parser of libyaml: it takes ``{text: A car?}``, which the other one calls no YAML."""
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _Location = tuple[str | int, ...]
 _Settings = TypeVar("_Settings", bound=BaseSettings)
@@ -53,30 +68,34 @@ class SettingsFile:
         try:
             if path.is_dir():
                 raise ConfigError(str(path), "is a folder; name the YAML file in it")
-            if path.stat().st_size > MAX_SETTINGS_BYTES:
+            # A device or a pipe has no size of its own.
+            with path.open("rb") as stream:
+                content = stream.read(MAX_SETTINGS_BYTES + 1)
+            if len(content) > MAX_SETTINGS_BYTES:
                 raise ConfigError(str(path), f"larger than {MAX_SETTINGS_BYTES} bytes: is this a settings file?")
-            text = path.read_text(encoding="utf-8")
+            text = content.decode("utf-8")
         except OSError as error:
             raise ConfigError(str(path), f"cannot be read: {error.strerror or error}") from None
         except UnicodeDecodeError as error:
             raise ConfigError(str(path), f"is not UTF-8 text (byte {error.start})") from None
-        lines: dict[_Location, int] = {}
+        content_of = _Content(path, environment)
         try:
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            loader = _Loader(_bounded(yaml.parse(text, Loader=_PARSER), path))
+            root = loader.get_single_node()
             if root is None:
-                return cls(path, {}, lines)
+                return cls(path, {}, content_of.lines)
             if not isinstance(root, yaml.MappingNode):
                 raise ConfigError(f"{path}:1", "must be a mapping with broker, edge, worker or log")
-            problems = list(_walk(root, (), lines, path, environment))
-            values = yaml.safe_load(text)
+            content_of.check(root, ())
+            _raise(path, content_of.problems, len(content_of.problems))
+            values = content_of.fill_in(loader.construct_document(root))
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = f"{path}:{mark.line + 1}" if mark else str(path)
             raise ConfigError(where, f"not YAML: {error.problem or error.context}") from None
-        except (yaml.YAMLError, ValueError) as error:
-            raise ConfigError(str(path), f"not YAML: {error}") from None
-        _raise(path, problems)
-        return cls(path, cast("dict[str, Any]", _fill_in(values, environment)), lines)
+        except (yaml.YAMLError, *_OF_WRONG_TAGS) as error:
+            raise ConfigError(str(path), f"not YAML: {_echo(str(error))}") from None
+        return cls(path, cast("dict[str, Any]", values), content_of.lines)
 
     def validate(self, settings: type[_Settings], *, env_prefix: str, env_delimiter: str) -> _Settings:
         """The settings that this file and the environment make.
@@ -89,11 +108,11 @@ class SettingsFile:
         except SettingsError as error:
             raise ConfigError("environment", str(error)) from None
         except ValidationError as error:
+            found = error.errors(include_url=False)
             problems = [
-                self._problem(settings, dict(details), env_prefix, env_delimiter)
-                for details in error.errors(include_url=False)
+                self._problem(settings, dict(details), env_prefix, env_delimiter) for details in found[:_MAX_PROBLEMS]
             ]
-            _raise(self.path, problems)
+            _raise(self.path, problems, len(found))
             raise  # pragma: no cover - a ValidationError holds at least one problem
 
     def _problem(
@@ -114,64 +133,176 @@ class SettingsFile:
         elif kind == "missing":
             message = "missing"
         elif kind == "string_pattern_mismatch" and "a-z0-9_-" in message:
-            message = f"{details['input']!r} is no name: lower case letters, digits, - and _, at most 32"
+            message = f"{_echo(details['input'])} is no name: lower case letters, digits, - and _, at most 32"
         elif isinstance(details.get("input"), bool | int | float | str) and not _is_secret(path):
-            message = f"{message} (got {details['input']!r})"
+            message = f"{message} (got {_echo(details['input'])})"
         return ConfigError(where, message)
 
 
-def _walk(
-    node: yaml.Node,
-    location: _Location,
-    lines: dict[_Location, int],
-    path: Path,
-    environment: Mapping[str, str],
-) -> Iterator[ConfigError]:
-    """Note the line of every value below a node; yield repeated keys and unset variables."""
-    if isinstance(node, yaml.MappingNode):
+class _Loader(Composer, SafeConstructor, Resolver):
+    """Nodes, then values, from events that somebody else has parsed and bounded."""
+
+    def __init__(self, events: Iterator[yaml.Event]) -> None:
+        Composer.__init__(self)
+        SafeConstructor.__init__(self)
+        Resolver.__init__(self)
+        self._events = events
+        self._next: yaml.Event | None = None
+
+    def peek_event(self) -> yaml.Event | None:
+        """The next event, which stays the next; None after the last."""
+        if self._next is None:
+            self._next = next(self._events, None)
+        return self._next
+
+    def check_event(self, *choices: type[yaml.Event]) -> bool:
+        """Whether the next event is one of these."""
+        return isinstance(self.peek_event(), choices)
+
+    def get_event(self) -> yaml.Event | None:
+        """Take the next event."""
+        event, self._next = self.peek_event(), None
+        return event
+
+    def construct_integer(self, node: yaml.ScalarNode) -> int | str:
+        """An integer. ``12:30`` is a text, as in YAML 1.2, and not 750; a long one would take a while to add up."""
+        return str(node.value) if ":" in node.value else int(self.construct_yaml_int(node))
+
+    yaml_constructors = {  # noqa: RUF012 - as the base class has it
+        **SafeConstructor.yaml_constructors,
+        "tag:yaml.org,2002:int": construct_integer,
+    }
+
+
+def _bounded(events: Iterator[yaml.Event], path: Path) -> Iterator[yaml.Event]:
+    """Events up to the first that is nested too deeply or one too many, so that nobody builds what nobody wrote."""
+    depth = nodes = 0
+    for event in events:
+        if isinstance(event, yaml.NodeEvent):
+            nodes += 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_SETTINGS_DEPTH:
+            raise _too_deep(path)
+        if nodes > 2 * MAX_SETTINGS_VALUES:  # a key and its value
+            raise _too_many(path)
+        yield event
+
+
+@dataclass(slots=True)
+class _Content:
+    """What stands in a file: checks the nodes before anything is made of them, and fills in variables.
+
+    Attributes:
+        path: the file.
+        environment: variables.
+        lines: line of every value, by location.
+        problems: repeated keys, keys that are no text, unset variables, values that grow too long.
+    """
+
+    path: Path
+    environment: Mapping[str, str]
+    lines: dict[_Location, int] = field(default_factory=dict)
+    problems: list[ConfigError] = field(default_factory=list)
+    _values: int = 0
+    _checked: set[int] = field(default_factory=set)
+    _filled: dict[str, str] = field(default_factory=dict)
+
+    def check(self, node: yaml.Node, location: _Location) -> None:
+        """Check a node and what is below it.
+
+        Raises:
+            ConfigError: nested too deeply, or too many values. An alias counts like what it stands for.
+        """
+        self._values += 1
+        if len(location) > MAX_SETTINGS_DEPTH:
+            raise _too_deep(self.path)
+        if self._values > MAX_SETTINGS_VALUES:
+            raise _too_many(self.path)
+        if isinstance(node, yaml.MappingNode):
+            self._check_mapping(node, location)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                self.lines[(*location, index)] = item.start_mark.line + 1
+                self.check(item, (*location, index))
+        elif id(node) not in self._checked:  # aliases of one text have one problem
+            self._checked.add(id(node))
+            self._check_text(str(node.value), node.start_mark.line + 1, location)
+
+    def _check_mapping(self, node: yaml.MappingNode, location: _Location) -> None:
         seen: set[str] = set()
         for key_node, value_node in node.value:
-            name = str(key_node.value)
             line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._problem(line, location, "a key must be a text")
+                continue
+            name = str(key_node.value)
             if name in seen:
-                yield ConfigError(f"{path}:{line}: {_dotted((*location, name))}", "the key is repeated; keep one")
+                self._problem(line, (*location, name), "the key is repeated; keep one")
             seen.add(name)
-            lines[(*location, name)] = line
-            yield from _walk(value_node, (*location, name), lines, path, environment)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            lines[(*location, index)] = item.start_mark.line + 1
-            yield from _walk(item, (*location, index), lines, path, environment)
-    elif isinstance(node, yaml.ScalarNode):
-        for match in _VARIABLE.finditer(str(node.value)):
-            if match["name"] not in environment and match["default"] is None:
-                line = node.start_mark.line + 1
-                yield ConfigError(
-                    f"{path}:{line}: {_dotted(location)}",
-                    f"environment variable {match['name']} is not set; set it or write ${{{match['name']}:-default}}",
-                )
+            self.lines[(*location, name)] = line
+            self.check(value_node, (*location, name))
+
+    def _check_text(self, text: str, line: int, location: _Location) -> None:
+        found = list(_VARIABLE.finditer(text))
+        for name in dict.fromkeys(match["name"] for match in found if match["default"] is None):
+            if name not in self.environment:
+                problem = f"environment variable {name} is not set; set it or write ${{{name}:-default}}"
+                self._problem(line, location, problem)
+        grown = sum(len(self._value_of(match)) - len(match[0]) for match in found)
+        if found and len(text) + grown > MAX_VALUE_CHARS:
+            self._problem(line, location, f"longer than {MAX_VALUE_CHARS} characters")
+
+    def fill_in(self, value: object) -> object:
+        """A value with its variables filled in."""
+        if isinstance(value, dict):
+            return {key: self.fill_in(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.fill_in(item) for item in value]
+        if isinstance(value, str):
+            if value not in self._filled:
+                self._filled[value] = _VARIABLE.sub(self._value_of, value)
+            return self._filled[value]
+        return value
+
+    def _value_of(self, variable: re.Match[str]) -> str:
+        return self.environment.get(variable["name"], variable["default"] or "")
+
+    def _problem(self, line: int, location: _Location, problem: str) -> None:
+        self.problems.append(ConfigError(f"{self.path}:{line}: {_dotted(location)}", problem))
 
 
-def _fill_in(value: object, environment: Mapping[str, str]) -> object:
-    if isinstance(value, dict):
-        return {key: _fill_in(item, environment) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_fill_in(item, environment) for item in value]
-    if isinstance(value, str):
-        return _VARIABLE.sub(lambda match: environment.get(match["name"], match["default"] or ""), value)
-    return value
+def _too_deep(path: Path) -> ConfigError:
+    return ConfigError(str(path), f"nested more than {MAX_SETTINGS_DEPTH} levels deep")
 
 
-def _raise(path: Path, problems: list[ConfigError]) -> None:
-    if len(problems) == 1:
+def _too_many(path: Path) -> ConfigError:
+    return ConfigError(str(path), f"more than {MAX_SETTINGS_VALUES} values, anchors expanded")
+
+
+def _echo(value: object) -> str:
+    """A wrong value as an error repeats it: a person chose it, or nobody did."""
+    if isinstance(value, int) and value.bit_length() > 4 * _MAX_ECHO_CHARS:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= _MAX_ECHO_CHARS else f"{text[:_MAX_ECHO_CHARS]}..."
+
+
+def _raise(path: Path, problems: list[ConfigError], count: int) -> None:
+    """Raise the problems, of which there are so many, if there are any."""
+    if count == 1:
         raise problems[0]
     if problems:
-        listing = "".join(f"\n  {problem}" for problem in problems)
-        raise ConfigError(str(path), f"{len(problems)} problems:{listing}")
+        listing = "".join(f"\n  {problem}" for problem in problems[:_MAX_PROBLEMS])
+        if count > _MAX_PROBLEMS:
+            listing += f"\n  and {count - _MAX_PROBLEMS} more"
+        raise ConfigError(str(path), f"{count} problems:{listing}")
 
 
 def _dotted(location: _Location) -> str:
-    return ".".join(str(part) for part in location) or "file"
+    return ".".join(str(part)[:_MAX_ECHO_CHARS] for part in location) or "file"
 
 
 def _is_secret(location: _Location) -> bool:

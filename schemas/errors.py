@@ -6,6 +6,9 @@
     ├── LocalError                     our side: the operator or this process can fix it
     │   ├── ConfigError                a setting is missing or wrong
     │   ├── ArtifactError              a model or codec file is missing, damaged or of another kind
+    │   ├── RecordingError             a log cannot be written or read
+    │   ├── DamagedRecordError         a record of a log does not hold what it should
+    │   ├── RecordingGapError          a log does not hold the latents that a replay is asked for
     │   ├── SourceError                a camera or video file cannot be read
     │   ├── BrokerStartError           the private broker did not come up
     │   ├── BusError                   the connection to the broker
@@ -62,6 +65,44 @@ class ArtifactError(LocalError):
         super().__init__(f"{path}: {problem}")
         self.path = path
         self.problem = problem
+
+
+class RecordingError(LocalError):
+    """A log cannot be written or read.
+
+    Attributes:
+        path: the file.
+        problem: what is wrong, and the command that makes it good.
+        offset: byte of the file where it is wrong; None when it is no matter of one place.
+    """
+
+    def __init__(self, path: str, problem: str, offset: int | None = None) -> None:
+        super().__init__(f"{path}: {problem}" if offset is None else f"{path}, byte {offset}: {problem}")
+        self.path = path
+        self.problem = problem
+        self.offset = offset
+
+
+class DamagedRecordError(LocalError):
+    """A record of a log does not hold what it should; the reader says where it stands, as a `RecordingError`."""
+
+
+class RecordingGapError(LocalError):
+    """A log does not hold the latents that a replay is asked for; they are never invented.
+
+    Attributes:
+        camera: camera of the frame.
+        frame: the frame, as the log has it.
+        available: latents that the log holds, from 0.
+        wanted: latents that were asked for, from 0.
+    """
+
+    def __init__(self, camera: str, frame: object, available: int, wanted: int) -> None:
+        super().__init__(f"recording lacks latents {available}..{wanted}")
+        self.camera = camera
+        self.frame = frame
+        self.available = available
+        self.wanted = wanted
 
 
 class SourceError(LocalError):

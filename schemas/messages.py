@@ -178,8 +178,9 @@ class Gone(BinaryMessage):
 
 
 def _answer_type(value: object) -> object:
-    # msgpack gives the bare string; pydantic's lax mode would also take bytes.
-    return AnswerType(value) if type(value) is str else value
+    # msgpack gives the bare string; pydantic would also take bytes. What is no answer type is left to pydantic: the
+    # error of the enumeration would quote it.
+    return AnswerType(value) if type(value) is str and value in list(AnswerType) else value
 
 
 class Text(BinaryMessage):

@@ -1,10 +1,22 @@
 #!/bin/sh
-# Install the Mosquitto broker through the system's package manager, unless it is there.
+# Install the Mosquitto broker and its command-line clients through the system's package manager, unless they are there.
 set -eu
 PATH=$PATH:/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin
-command -v mosquitto >/dev/null 2>&1 && exit 0
-
 scripts=$(dirname "$0")
+
+# Debian and Ubuntu ship the clients apart. Only `latentbus bench` needs them, so nothing ends without them.
+install_clients() {
+    if ! command -v mosquitto_pub >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1; then
+        sh "$scripts/apt_install.sh" mosquitto-clients >/dev/null 2>&1 ||
+            echo "setup: no mosquitto_pub; latentbus bench needs it: apt-get install mosquitto-clients"
+    fi
+}
+
+if command -v mosquitto >/dev/null 2>&1; then
+    install_clients
+    exit 0
+fi
+
 if command -v apt-get >/dev/null 2>&1; then
     install="apt-get install mosquitto"
     sh "$scripts/apt_install.sh" mosquitto || true
@@ -23,3 +35,4 @@ if ! command -v mosquitto >/dev/null 2>&1; then
     echo "       (or put a mosquitto 2.0 or later on PATH), then run make again." >&2
     exit 1
 fi
+install_clients

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
@@ -11,6 +12,10 @@ from hypothesis import HealthCheck, settings
 
 from broker_config.launcher import LocalBroker
 from pipeline.settings import BrokerSettings
+
+# Tiny models gain nothing from a second thread, and wait for it at every layer when the machine is busy: fifty times as
+# long was measured. Read when a process first loads torch, the workers that tests start included.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine is no failure: a test run shares its cores with a broker and with models.
 settings.register_profile("latentbus", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -40,6 +40,11 @@ NOT_BUFFERS = {
     "cloud_workers.vlm._MAX_ANSWER_BYTES": "largest value of a field, in protocol.md",
     "training": "runs once, at the operator's command",
     "latentbus.demo.judge.MAX_COMPARED_FRAMES": "sample size of a report",
+    "latentbus.compare_report.MAX_CHANGES": "rows of a report",
+    "latentbus.compare_plots._MAX_BARS": "lines of a plot",
+    "pipeline.recording.deposit.MAX_DEPOSIT_BYTES": "one message of a log, refused by its reader",
+    "pipeline.settings_file._MAX_ECHO_CHARS": "length of an error message",
+    "pipeline.settings_file._MAX_PROBLEMS": "length of an error message",
 }
 """Limits in the source that are no bound of a buffer in a running process, and what they are instead."""
 

@@ -44,6 +44,7 @@ def test_minimal_file_gets_the_documented_defaults(tmp_path: Path) -> None:
     assert (settings.broker.host, settings.broker.port, settings.broker.tls) == ("127.0.0.1", 1883, None)
     assert (edge.pool, edge.uplink_kbps, edge.codec) == ("main", None, None)
     assert (edge.cameras["gate"].interval_s, edge.cameras["gate"].loop) == (1.0, True)
+    assert edge.cameras["gate"].priority == 1.0
     assert edge.questions["q1"].answer_type is AnswerType.YES_NO
     assert edge.questions["q1"].deadline_ms == 10_000
     assert settings.worker is None
@@ -88,6 +89,7 @@ def test_a_hub_id_is_no_path_unless_a_folder_of_that_name_stands_beside_the_file
         (MINIMAL.replace("gate:", "Gate:"), "site.yaml:4: edge.cameras.Gate", "is no name"),
         (MINIMAL.replace("[q1]", "[q1, q9]"), "site.yaml:1: edge", "camera gate asks q9, not defined"),
         (MINIMAL.replace("[q1]", "[q1, q1]"), "site.yaml:6: edge.cameras.gate.questions", "listed twice: q1"),
+        (MINIMAL.replace("[q1]", "[q1]\n      priority: 0"), "site.yaml:7: edge.cameras.gate.priority", "0.01 (got 0)"),
         (MINIMAL.replace("yes_no", "maybe"), "site.yaml:8: edge.questions.q1.answer_type", "got 'maybe'"),
         ("broker: {tls: {cert_file: a.pem}}\n", "site.yaml:1: broker.tls", "belong together"),
         ("broker: {password: hunter2}\n", "site.yaml:1: broker", "set broker.username"),

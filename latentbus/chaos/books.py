@@ -37,6 +37,8 @@ class QueryRow:
         frame: the frame that it is asked of; None while an ad-hoc question waits for one.
         outcome: how it ended for the reader; None while it has not.
         decided_s: when.
+        orphan: a standing query of an edge that was killed: nobody can send more of its frame, and a worker says at its
+            deadline at the latest what it has.
     """
 
     query_id: str
@@ -47,6 +49,7 @@ class QueryRow:
     frame: FrameId | None = None
     outcome: Outcome | None = None
     decided_s: float = 0.0
+    orphan: bool = False
 
 
 @dataclass(slots=True)
@@ -219,6 +222,7 @@ class Books:
         if row.frame is not None and row.frame.boot in self.killed_boots and not row.ad_hoc and row.outcome is None:
             self.undecided.pop(row.query_id, None)
             self.orphans[row.query_id] = row
+            row.orphan = True
 
     def _overdue_when_killed(self, row: QueryRow) -> bool:
         """Whether its outcome should have been there long before."""

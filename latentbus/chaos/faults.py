@@ -61,6 +61,7 @@ class Injector:
         tell: called with each strike when it has happened.
 
     Attributes:
+        detection_s: as given.
         strikes: what was done.
         missed: planned faults that found no target.
     """
@@ -83,7 +84,7 @@ class Injector:
         self._broker = broker
         self._reader = reader
         self._books = books
-        self._detection_s = detection_s
+        self.detection_s = detection_s
         self._rng = random.Random(seed)
         self._stop = stop
         self._tell = tell
@@ -168,7 +169,7 @@ class Injector:
 
     async def _freeze(self, plan: PlannedFault, member: Member) -> None:
         member.freeze()
-        self._struck(plan, member, self._until_noticed_s(plan))
+        self._struck(plan, member, min(plan.duration_s, self.detection_s))
         try:
             await asyncio.sleep(plan.duration_s)
         finally:
@@ -197,7 +198,6 @@ class Injector:
     # ---- links ------------------------------------------------------------------------------------------------------
 
     async def _on_link(self, plan: PlannedFault, member: Member) -> None:
-        outage_s = self._until_noticed_s(plan)
         match plan.kind:
             case FaultKind.STALL_LINK:
                 member.proxy.stall()
@@ -205,9 +205,7 @@ class Injector:
                 member.proxy.slow(SLOW_BYTES_PER_S)
             case _:
                 member.proxy.cut()
-                # The broker sees a worker's connection end at once; an edge can do nothing before it may connect again.
-                outage_s = plan.duration_s if member.role is Role.EDGE else 0.0
-        self._struck(plan, member, outage_s)
+        self._struck(plan, member, link_outage_s(plan, self.detection_s))
         try:
             await asyncio.sleep(plan.duration_s)
         finally:
@@ -215,11 +213,27 @@ class Injector:
 
     async def _half_open(self, plan: PlannedFault, member: Member) -> None:
         member.proxy.half_open()
-        strike = self._struck(plan, member, self._detection_s)
+        strike = self._struck(plan, member, self.detection_s)
         strike.returned = await self._reader.wait_until(lambda: member.proxy.connections > 0, RETURN_PATIENCE_S)
 
-    def _until_noticed_s(self, plan: PlannedFault) -> float:
-        return min(plan.duration_s, self._detection_s)
+
+def link_outage_s(plan: PlannedFault, detection_s: float) -> float:
+    """How long nobody can act after a link was cut, stalled or slowed down.
+
+    Args:
+        plan: the fault.
+        detection_s: time in which the broker calls a silent client dead.
+    """
+    if plan.role is Role.EDGE:
+        # Its link is the only one: nobody can do anything for its cameras before something passes again.
+        return plan.duration_s
+    # The broker sees a torn connection end at once, and others take over.
+    return 0.0 if plan.kind is FaultKind.CUT_LINK else min(plan.duration_s, detection_s)
+
+
+def recovered(strike: Strike) -> list[QueryRow]:
+    """Queries that a fault hit and that ended. A standing query whose edge was killed does not recover, it ends."""
+    return [row for row in strike.hit if row.outcome is not None and not row.orphan]
 
 
 def recovery_s(strike: Strike, strikes: Sequence[Strike]) -> list[float]:
@@ -231,11 +245,7 @@ def recovery_s(strike: Strike, strikes: Sequence[Strike]) -> list[float]:
         strike: the fault.
         strikes: every fault of the run.
     """
-    return [
-        row.decided_s - strike.at_s - _outage_s(strikes, strike.at_s, row.decided_s)
-        for row in strike.hit
-        if row.outcome is not None
-    ]
+    return [row.decided_s - strike.at_s - _outage_s(strikes, strike.at_s, row.decided_s) for row in recovered(strike)]
 
 
 def _outage_s(strikes: Sequence[Strike], start_s: float, stop_s: float) -> float:

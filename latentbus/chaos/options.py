@@ -21,6 +21,7 @@ class ChaosOptions:
         sites: edge processes.
         cameras_per_site: cameras of each.
         questions_per_camera: standing questions of each camera.
+        standing_per_ad_hoc: standing questions to each ad-hoc one.
         interval_s: time between frames of a camera.
         deadline_s: deadline of standing and ad-hoc questions.
         uplink_kbps: rate of each site's uplink.
@@ -38,6 +39,7 @@ class ChaosOptions:
     sites: int = 2
     cameras_per_site: int = 2
     questions_per_camera: int = 3
+    standing_per_ad_hoc: int = 10
     interval_s: float = 1.0
     deadline_s: float = 15.0
     uplink_kbps: float = 256.0

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentbus.chaos.books import Balance, Books
-from latentbus.chaos.faults import Injector, recovery_s
+from latentbus.chaos.faults import Injector, recovered, recovery_s
 from latentbus.chaos.fleet import Exit
 from latentbus.demo.ledger import percentile
 from schemas.errors import ConfigError
@@ -35,6 +35,7 @@ class ChaosReport:
         conflicting: these by what was said first and then.
         reopened: opens of a frame after its first.
         died_with_edge: standing queries of a killed edge.
+        ended_without_edge: those of a killed edge that a worker ended all the same.
         unheard: ended at their edge; the message about it died with the broker.
         faults: number of faults by kind.
         faults_missed: planned faults that found no target.
@@ -44,6 +45,10 @@ class ChaosReport:
         recovery_p50_s: median time from a fault to the end of a query that it hit, beyond the time in which nobody
             could act, see docs/chaos.md.
         recovery_p99_s: 99th percentile of that.
+        recovery_by_kind_s: the longest by kind of fault.
+        since_fault_p50_s: median time from a fault to the end of a query that it hit, nothing taken off.
+        since_fault_p99_s: 99th percentile of that.
+        detection_s: time in which the broker calls a silent client dead.
         duration_s: of the whole run.
         interrupted: stopped before its end.
         lost_queries: ids of lost queries.
@@ -63,6 +68,7 @@ class ChaosReport:
     conflicting: dict[str, int]
     reopened: int
     died_with_edge: int
+    ended_without_edge: int
     unheard: int
     faults: dict[str, int]
     faults_missed: int
@@ -71,6 +77,10 @@ class ChaosReport:
     exits: list[dict[str, Any]]
     recovery_p50_s: float | None
     recovery_p99_s: float | None
+    recovery_by_kind_s: dict[str, float]
+    since_fault_p50_s: float | None
+    since_fault_p99_s: float | None
+    detection_s: float
     duration_s: float
     interrupted: bool
     lost_queries: list[str]
@@ -128,6 +138,11 @@ def make_report(
     strikes = injector.strikes
     recoveries_s = [recovery_s(strike, strikes) for strike in strikes]
     all_s = [seconds for seconds_of_strike in recoveries_s for seconds in seconds_of_strike]
+    since_fault_s = [row.decided_s - strike.at_s for strike in strikes for row in recovered(strike)]
+    by_kind_s: dict[str, float] = {}
+    for strike, seconds_of_strike in zip(strikes, recoveries_s, strict=True):
+        longest_s = max([*seconds_of_strike, 0.0])
+        by_kind_s[strike.plan.kind] = round(max(longest_s, by_kind_s.get(strike.plan.kind, 0.0)), 3)
     by_outcome = books.by_outcome()
     began_s = strikes[0].at_s if strikes else 0.0
     return ChaosReport(
@@ -143,6 +158,7 @@ def make_report(
         conflicting=dict(books.conflicts),
         reopened=books.reopened,
         died_with_edge=len(balance.died_with_edge),
+        ended_without_edge=sum(row.orphan and row.outcome is not None for row in books.rows.values()),
         unheard=len(balance.unheard),
         faults=dict(Counter(str(strike.plan.kind) for strike in strikes)),
         faults_missed=len(injector.missed),
@@ -151,6 +167,10 @@ def make_report(
         exits=[asdict(end) for end in exits],
         recovery_p50_s=_rounded(percentile(all_s, 50)),
         recovery_p99_s=_rounded(percentile(all_s, 99)),
+        recovery_by_kind_s=by_kind_s,
+        since_fault_p50_s=_rounded(percentile(since_fault_s, 50)),
+        since_fault_p99_s=_rounded(percentile(since_fault_s, 99)),
+        detection_s=injector.detection_s,
         duration_s=round(duration_s, 1),
         interrupted=interrupted,
         lost_queries=balance.lost,

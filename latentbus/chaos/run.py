@@ -28,7 +28,6 @@ from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings
 from schemas.errors import LocalError
 
-STANDING_PER_AD_HOC: Final = 10
 _CONNECT_TIMEOUT_S: Final = 10.0
 _LINE_PERIOD_S: Final = 5.0
 _LAST_WORD_S: Final = 5.0
@@ -146,7 +145,7 @@ async def _ask_and_strike(
         striking: set[asyncio.Task[None]] = set()
         stopped = group.create_task(stop.wait(), name="stop")
         while not stop.requested and (due or striking or len(books.rows) < options.questions):
-            while reader.asked * STANDING_PER_AD_HOC < len(books.rows) - reader.asked:
+            while reader.asked * options.standing_per_ad_hoc < len(books.rows) - reader.asked:
                 reader.ask(rng.choice(cameras), *rng.choice(QUESTIONS))
             while due and due[0].after_asked <= len(books.rows):
                 fault = due.popleft()

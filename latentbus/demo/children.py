@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ class ChildError(LocalError):
 
 @dataclass(slots=True)
 class Child:
-    """A running ``latentbus edge`` or ``latentbus worker``.
+    """A running ``latentbus`` command.
 
     Attributes:
         name: for people.
@@ -69,6 +69,19 @@ class Child:
             return await self.process.wait()
 
 
+def write_settings(name: str, settings: LatentbusSettings, run_dir: Path) -> Path:
+    """The settings file of a child, written; the same settings give the same file.
+
+    Args:
+        name: the child's.
+        settings: what is written.
+        run_dir: where it goes.
+    """
+    config = run_dir / f"{name}.yaml"
+    config.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_none=True), sort_keys=False))
+    return config
+
+
 @asynccontextmanager
 async def running_child(name: str, role: str, settings: LatentbusSettings, run_dir: Path) -> AsyncIterator[Child]:
     """A process of the fleet, as an operator would start it: one settings file, one command.
@@ -82,12 +95,27 @@ async def running_child(name: str, role: str, settings: LatentbusSettings, run_d
     Yields:
         The child; it is gone when the context ends.
     """
-    config = run_dir / f"{name}.yaml"
-    config.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_none=True), sort_keys=False))
+    config = write_settings(name, settings, run_dir)
+    async with running_command(name, [role, "--config", str(config), "--exit-with-parent"], run_dir) as child:
+        yield child
+
+
+@asynccontextmanager
+async def running_command(name: str, arguments: Sequence[str], run_dir: Path) -> AsyncIterator[Child]:
+    """A ``latentbus`` command in the background.
+
+    Args:
+        name: for people and file names.
+        arguments: what follows ``latentbus``.
+        run_dir: where its log goes.
+
+    Yields:
+        The child; it is gone when the context ends.
+    """
     log_path = run_dir / f"{name}.log"
     with log_path.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "latentbus", role, "--config", str(config), "--exit-with-parent"),
+            *(sys.executable, "-m", "latentbus", *arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=log,
             stderr=log,

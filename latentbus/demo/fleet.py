@@ -89,6 +89,7 @@ def edge_settings(cameras: list[DemoCamera], options: DemoOptions, run_dir: Path
     return EdgeSettings(
         site="demo",
         uplink_kbps=options.uplink_kbps,
+        first_prefix=options.first_prefix,
         cameras={
             camera.name: CameraSettings(
                 source=str(camera.video.absolute()), interval_s=options.interval_s, questions=tuple(camera.questions)

@@ -50,6 +50,7 @@ class QueryRow:
         outcome: how it ended; None while it has not.
         reason: why, where the outcome needs a reason.
         latents: length of the prefix that the latest answer was read from.
+        looks: how many prefixes its worker had read by then.
         worker: who answered.
         first_s: when the first answer came, provisional or not; this host's monotonic clock.
         final_s: when the terminal outcome came.
@@ -65,6 +66,7 @@ class QueryRow:
     outcome: Outcome | None = None
     reason: str = ""
     latents: int = 0
+    looks: int = 0
     worker: str = ""
     first_s: float | None = None
     final_s: float | None = None
@@ -78,7 +80,7 @@ class Figures:
         questions: queries that the edge opened.
         undecided: those without a terminal outcome.
         outcomes: number of queries by terminal outcome.
-        refined_share: share of answered and degraded queries that were read from more than the base prefix.
+        refined_share: share of answered and degraded queries that were read from more than the first prefix.
         payload_bytes_per_question: latents on the uplink for each query.
         uplink_wire_bytes_per_question: all bytes on the uplink for each query, status and acknowledgements included.
         frame_wire_bytes_per_question: those of frames alone (open messages and chunks).
@@ -166,7 +168,7 @@ class Ledger:
         if row.outcome is not None:
             return row
         if isinstance(message, Answer) and (message.outcome is None or decided is not None):
-            row.latents, row.worker = message.latents, message.worker
+            row.latents, row.looks, row.worker = message.latents, message.looks, message.worker
             if message.outcome is None:
                 row.provisional = message.text
             if row.first_s is None and message.outcome is not Outcome.FAILED:
@@ -183,12 +185,8 @@ class Ledger:
         """Queries of the edge without a terminal outcome."""
         return sum(row.outcome is None for row in self.opened_queries())
 
-    def figures(self, base_latents: int) -> Figures:
-        """Figures of the run so far.
-
-        Args:
-            base_latents: length of the base prefix; an answer from more is a refined one.
-        """
+    def figures(self) -> Figures:
+        """Figures of the run so far."""
         rows = self.opened_queries()
         answered = [row for row in rows if row.outcome in (Outcome.ANSWERED, Outcome.DEGRADED)]
         first_ms = [1000 * (row.first_s - self._captured_s(row)) for row in rows if row.first_s is not None]
@@ -205,7 +203,7 @@ class Ledger:
                 **dict.fromkeys(map(str, Outcome), 0),
                 **Counter(str(row.outcome) for row in rows if row.outcome is not None),
             },
-            refined_share=sum(row.latents > base_latents for row in answered) / len(answered) if answered else None,
+            refined_share=sum(row.looks > 1 for row in answered) / len(answered) if answered else None,
             payload_bytes_per_question=per_question(self.payload_bytes),
             uplink_wire_bytes_per_question=per_question(self.wire_bytes),
             frame_wire_bytes_per_question=per_question(frame_wire_bytes),

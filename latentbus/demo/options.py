@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.settings import FirstPrefixRule
+
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
@@ -22,6 +24,9 @@ class DemoOptions:
         json_file: where every figure is written.
         work_dir: clips, generated settings and logs.
         compare: compute the other rows of the summary from the same frames afterwards.
+        record: log of everything on the broker, None for none.
+        first_prefix: what the first message of a frame carries, as in the edge's settings.
+        batch_frames: frames in one batch of a worker's model at most.
     """
 
     duration_s: float | None = None
@@ -35,3 +40,6 @@ class DemoOptions:
     json_file: Path | None = None
     work_dir: Path = Path(".demo")
     compare: bool = True
+    record: Path | None = None
+    first_prefix: FirstPrefixRule = "bytes"
+    batch_frames: int = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 from broker_config.launcher import LocalBroker
-from latentbus.demo.children import Child, running_child
+from latentbus.demo.children import Child, running_child, running_command, write_settings
 from latentbus.demo.fleet import DemoCamera, broker_settings, edge_settings, prepare_cameras
 from latentbus.demo.judge import accuracy_of_run, compare
 from latentbus.demo.ledger import Ledger
@@ -24,7 +24,7 @@ from latentbus.demo.options import DemoOptions
 from latentbus.demo.summary import Rows, Summary
 from latentbus.demo.view import Heading, live_table, progress_line
 from pipeline.codec.bundled import bundled_codec_dir
-from pipeline.codec.spec import load_codec_spec
+from pipeline.codec.spec import SPEC_FILE, STOP_FILE
 from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings, LatentbusSettings, LogSettings, WorkerSettings
 
@@ -32,6 +32,7 @@ START_TIMEOUT_S: Final = 120.0
 """Workers import torch and load the model; on a slow disk that takes its time."""
 LAST_WORD_S: Final = 3.0
 """What an edge published before it ended is at the observer within this time."""
+_RECORDER: Final = "demo-recorder"
 _TABLE_PERIOD_S: Final = 0.25
 _LINE_PERIOD_S: Final = 5.0
 _PLAIN_WIDTH: Final = 120
@@ -62,7 +63,7 @@ async def run_demo(options: DemoOptions, stop: Stop) -> int:
     duration_s = await _run_fleet(cameras, options, run_dir, ledger, stop, console)
     accuracy, scored = accuracy_of_run(cameras, ledger)
     summary = Summary(
-        figures=ledger.figures(load_codec_spec(bundled_codec_dir()).base_latents),
+        figures=ledger.figures(),
         accuracy=accuracy,
         scored=scored,
         comparison=Rows(),
@@ -95,18 +96,30 @@ async def _run_fleet(
         local = await stack.enter_async_context(LocalBroker())
         broker = broker_settings(local.host, local.port)
         observer = await stack.enter_async_context(_observing(broker, ledger))
+        pool = {
+            name: _worker_settings(broker, name, options)
+            for name in (f"w{number + 1}" for number in range(options.workers))
+        }
+        settings = LatentbusSettings(
+            broker=broker, edge=edge_settings(cameras, options, run_dir), log=LogSettings(json_lines=True)
+        )
+        recorder = None
+        if options.record is not None:
+            explained = [write_settings(name, about, run_dir) for name, about in {"edge": settings, **pool}.items()]
+            explained += [bundled_codec_dir() / name for name in (SPEC_FILE, STOP_FILE)]
+            recorder = await stack.enter_async_context(
+                running_command("recorder", _record_arguments(broker, options.record, explained), run_dir)
+            )
+            await _until_online(observer, [recorder], "recorder", names={f"recorder/{_RECORDER}"})
         console.print(
             f"[dim]broker on {local.host}:{local.port}; starting {options.workers} workers "
             f"(logs in {options.work_dir / 'run'})[/]"
         )
         workers = [
-            await stack.enter_async_context(running_child(name, "worker", _worker_settings(broker, name), run_dir))
-            for name in (f"w{number + 1}" for number in range(options.workers))
+            await stack.enter_async_context(running_child(name, "worker", about, run_dir))
+            for name, about in pool.items()
         ]
         await _until_online(observer, workers, "worker")
-        settings = LatentbusSettings(
-            broker=broker, edge=edge_settings(cameras, options, run_dir), log=LogSettings(json_lines=True)
-        )
         edge = await stack.enter_async_context(running_child("edge", "edge", settings, run_dir))
         await _until_online(observer, [edge], "edge", names={"edge/demo"})
         tail = FrameLogTail(run_dir / "frames.jsonl", ledger)
@@ -117,6 +130,8 @@ async def _run_fleet(
         tail.poll()
         await observer.wait_decided(LAST_WORD_S)
         await asyncio.gather(*(worker.drain() for worker in workers))
+        if recorder is not None and await recorder.drain():
+            raise recorder.error()
     return duration_s
 
 
@@ -209,8 +224,14 @@ async def _until_online(observer: Observer, children: list[Child], role: str, na
             raise child.error()
 
 
-def _worker_settings(broker: BrokerSettings, name: str) -> LatentbusSettings:
+def _worker_settings(broker: BrokerSettings, name: str, options: DemoOptions) -> LatentbusSettings:
     # One thread each: the demo's workers share one machine with everything else.
-    return LatentbusSettings(
-        broker=broker, worker=WorkerSettings(name=name, threads=1), log=LogSettings(json_lines=True)
-    )
+    worker = WorkerSettings(name=name, threads=1, max_batch_frames=options.batch_frames)
+    return LatentbusSettings(broker=broker, worker=worker, log=LogSettings(json_lines=True))
+
+
+def _record_arguments(broker: BrokerSettings, path: Path, explained: Sequence[Path]) -> list[str]:
+    """The recorder's command, with the files that explain its log."""
+    where = ["--host", broker.host, "--port", str(broker.port)]
+    attached = [argument for file in explained for argument in ("--attach", str(file))]
+    return ["record", str(path.absolute()), "--name", _RECORDER, "--max-time", "none", *where, *attached]

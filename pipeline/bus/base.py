@@ -18,6 +18,27 @@ MAX_OUTGOING_MESSAGES = 16_384
 
 
 @dataclass(frozen=True, slots=True)
+class MqttProperties:
+    """MQTT 5 properties of a publish (MQTT 5.0 section 3.3.2.3), those that a publisher sets.
+
+    Attributes:
+        payload_format: 1 when the payload is UTF-8, None when not given.
+        expiry_s: message expiry interval that was left on delivery.
+        content_type: MIME type of the payload.
+        response_topic: where the reply goes.
+        correlation_data: what the reply brings back.
+        user: user properties, in order.
+    """
+
+    payload_format: int | None = None
+    expiry_s: int | None = None
+    content_type: str | None = None
+    response_topic: str | None = None
+    correlation_data: bytes | None = None
+    user: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Inbound:
     """A message from the broker.
 
@@ -31,6 +52,7 @@ class Inbound:
         generation: connection that delivered it.
         packet_id: MQTT packet identifier within that connection; 0 for QoS 0.
         received_s: arrival on this process' monotonic clock, in seconds.
+        properties: every MQTT 5 property, if the bus was asked for them and there are any.
     """
 
     topic: str
@@ -42,6 +64,7 @@ class Inbound:
     generation: int
     packet_id: int
     received_s: float
+    properties: MqttProperties | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +93,15 @@ class Subscription:
         qos: highest QoS to receive with.
         no_local: do not receive what this client publishes itself; a protocol error on a share.
         retained: receive retained messages at subscription.
+        retain_as_published: see the retain flag that the publisher set; else it says that a message was retained
+            before the subscription.
     """
 
     filter: str
     qos: Qos = 0
     no_local: bool = False
     retained: bool = True
+    retain_as_published: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from pipeline.bus.base import (
     BusStatistics,
     ConnectionChange,
     Inbound,
+    MqttProperties,
     PublishResult,
     Qos,
     QueueLimits,
@@ -77,6 +78,8 @@ class MqttBus:
         queue_limits: bounds of all buffers.
         backoff: waits between connection attempts.
         connect_timeout_s: longest wait for the TCP connection, the CONNACK and each SUBACK.
+        all_properties: read every MQTT 5 property of what arrives, see :attr:`Inbound.properties`.
+        end_session: let the broker forget the session when this bus is left in good order.
     """
 
     def __init__(
@@ -92,6 +95,8 @@ class MqttBus:
         queue_limits: QueueLimits | None = None,
         backoff: Backoff | None = None,
         connect_timeout_s: float = 10.0,
+        all_properties: bool = False,
+        end_session: bool = False,
     ) -> None:
         limits = queue_limits or QueueLimits()
         reserved = int((1 - QOS0_SHARE) * limits.incoming_messages)
@@ -109,6 +114,8 @@ class MqttBus:
         self._limits = limits
         self._backoff = backoff or Backoff()
         self._connect_timeout_s = connect_timeout_s
+        self._all_properties = all_properties
+        self._end_session = end_session
         self._buffer = InboundBuffer(limits.incoming_messages, limits.incoming_bytes)
         self._generation = 0
         self._link: MqttLink | None = None
@@ -210,6 +217,8 @@ class MqttBus:
         correlation_data: bytes | None = None,
         expiry_s: int | None = None,
         content_type: str | None = None,
+        payload_format: int | None = None,
+        user_properties: Sequence[tuple[str, str]] = (),
         timeout_s: float = 10.0,
     ) -> PublishResult:
         """Publish; QoS 0 returns when the packet is in the socket, QoS 1 when the broker has answered.
@@ -226,6 +235,8 @@ class MqttBus:
             correlation_data: what shall come back with the reply.
             expiry_s: time after which the broker drops it undelivered, in whole seconds.
             content_type: MIME type of the payload.
+            payload_format: 1 says that the payload is UTF-8.
+            user_properties: names and values that the receivers get with it, in order.
             timeout_s: longest wait for room, the socket and the broker's answer together, in seconds.
 
         Raises:
@@ -239,12 +250,18 @@ class MqttBus:
         link = self._ready
         if link is None:
             raise self._not_connected("not connected")
-        properties = publish_properties(response_topic, correlation_data, expiry_s, content_type)
+        properties = publish_properties(
+            MqttProperties(
+                payload_format, expiry_s, content_type, response_topic, correlation_data, tuple(user_properties)
+            )
+        )
         property_bytes = publish_property_bytes(
             response_topic=response_topic,
             correlation_data=correlation_data,
             expiry_s=expiry_s,
             content_type=content_type,
+            payload_format=payload_format,
+            user_properties=user_properties,
         )
         packet_bytes = publish_packet_bytes(topic, len(payload), qos, property_bytes=property_bytes)
         limit_bytes = min(self._limits.packet_bytes, link.server_packet_bytes)
@@ -422,6 +439,8 @@ class MqttBus:
             clean_start=self._clean_start,
             session_expiry_s=self._session_expiry_s,
             timeout_s=self._connect_timeout_s,
+            all_properties=self._all_properties,
+            end_session=self._end_session,
         )
 
     def _deliver(self, message: Inbound) -> None:

@@ -11,6 +11,7 @@ What the libraries leave open is closed here, each seen on aiomqtt 2.5 and paho 
 - paho ignores the server's Receive Maximum and Maximum Packet Size: both are read from the CONNACK and kept.
 - A connection that breaks before the CONNACK is noticed by aiomqtt at a timeout only: here at once.
 - paho leaves the socket of a failed TLS handshake open: it closes itself.
+- paho and aiomqtt take 60 us for a small message: one without properties is read here.
 - aiomqtt may register a write callback for a socket that was closed meanwhile: here the socket is looked at when it
   runs.
 """
@@ -28,12 +29,13 @@ from typing import Any, TypeVar
 
 import aiomqtt
 from paho.mqtt.client import MQTT_ERR_SUCCESS, Client, ConnectFlags, DisconnectFlags
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from pipeline.bus.base import Inbound, Qos, Subscription, Will
+from pipeline.bus.base import Inbound, MqttProperties, Qos, Subscription, Will
 from pipeline.bus.buffer import AcknowledgeWindow, SendWindow
 from schemas.errors import BusError, ConnectionLostError, NotAuthorizedError, PublishRefusedError, StateError
 
@@ -74,6 +76,8 @@ class LinkSettings:
         clean_start: ask the broker to forget an older session.
         session_expiry_s: how long the broker keeps the session after the connection.
         timeout_s: longest wait for the TCP connection, the CONNACK and each SUBACK.
+        all_properties: read every MQTT 5 property of what arrives.
+        end_session: let the broker forget the session with a goodbye.
     """
 
     host: str
@@ -91,29 +95,49 @@ class LinkSettings:
     clean_start: bool
     session_expiry_s: int
     timeout_s: float
+    all_properties: bool = False
+    end_session: bool = False
 
 
 def _properties(packet_type: int) -> Properties:
     return Properties(packet_type)  # type: ignore[no-untyped-call]
 
 
-def publish_properties(
-    response_topic: str | None, correlation_data: bytes | None, expiry_s: int | None, content_type: str | None
-) -> Properties | None:
-    """Properties of a publish, None when there are none."""
-    values = {
-        "ResponseTopic": response_topic,
-        "CorrelationData": correlation_data,
-        "MessageExpiryInterval": expiry_s,
-        "ContentType": content_type,
+def publish_properties(values: MqttProperties) -> Properties | None:
+    """Properties of a publish as the client library takes them, None when there are none."""
+    named = {
+        "PayloadFormatIndicator": values.payload_format,
+        "MessageExpiryInterval": values.expiry_s,
+        "ContentType": values.content_type,
+        "ResponseTopic": values.response_topic,
+        "CorrelationData": values.correlation_data,
+        "UserProperty": list(values.user) or None,
     }
-    given = {name: value for name, value in values.items() if value is not None}
+    given = {name: value for name, value in named.items() if value is not None}
     if not given:
         return None
     properties = _properties(PacketTypes.PUBLISH)
     for name, value in given.items():
         setattr(properties, name, value)
     return properties
+
+
+def received_properties(properties: Properties | None) -> MqttProperties | None:
+    """Properties of a message that arrived, None when there are none."""
+    # The library's own ways to look at them cost as much as reading the packet.
+    values: dict[str, Any] = {} if properties is None else vars(properties)
+    found = MqttProperties(
+        payload_format=values.get("PayloadFormatIndicator"),
+        expiry_s=values.get("MessageExpiryInterval"),
+        content_type=values.get("ContentType"),
+        response_topic=values.get("ResponseTopic"),
+        correlation_data=values.get("CorrelationData"),
+        user=tuple((name, value) for name, value in values.get("UserProperty", ())),
+    )
+    return None if found == _NO_PROPERTIES else found
+
+
+_NO_PROPERTIES = MqttProperties()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +198,9 @@ class MqttLink(aiomqtt.Client):
         self._client.manual_ack_set(True)
         self._client.max_inflight_messages_set(0)  # the bus keeps the server's Receive Maximum, with a queue it can see
         self._client.connect_timeout = settings.timeout_s
+        # Private, and only a short cut: a version of paho that does not look here goes its own way.
+        self._read_publish = self._client._handle_publish  # noqa: SLF001
+        self._client._handle_publish = self._receive_plain  # type: ignore[method-assign]  # noqa: SLF001
         self._progress = 0
         self._goodbye = ""
         self.session_present = False
@@ -234,12 +261,19 @@ class MqttLink(aiomqtt.Client):
         """
         try:
             established = self._connected.done() and self._connected.exception() is None
-            if established and not self._disconnected.done() and self._client.disconnect() == MQTT_ERR_SUCCESS:
+            if established and not self._disconnected.done() and self._say_goodbye() == MQTT_ERR_SUCCESS:
                 await asyncio.wait({self._disconnected}, timeout=DISCONNECT_TIMEOUT_S)
         finally:
             self._free()
         if self._misc_task is not None:
             await asyncio.wait({self._misc_task})
+
+    def _say_goodbye(self) -> int:
+        if not (self._settings.end_session and self._settings.session_expiry_s):
+            return self._client.disconnect()
+        goodbye = _properties(PacketTypes.DISCONNECT)
+        goodbye.SessionExpiryInterval = 0
+        return self._client.disconnect(properties=goodbye)
 
     def _free(self) -> None:
         sock = self._client.socket()
@@ -280,6 +314,7 @@ class MqttLink(aiomqtt.Client):
                 SubscribeOptions(
                     qos=entry.qos,
                     noLocal=entry.no_local,
+                    retainAsPublished=entry.retain_as_published,
                     retainHandling=SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
                     if entry.retained
                     else SubscribeOptions.RETAIN_DO_NOT_SEND,
@@ -371,6 +406,43 @@ class MqttLink(aiomqtt.Client):
         finally:
             answer.cancel()
 
+    def _receive_plain(self) -> MQTTErrorCode:
+        """Read a PUBLISH packet without properties (MQTT 5.0 section 3.3); any other is left to paho.
+
+        paho spends three quarters of its time for a message on properties that are not there, on a condition that
+        nobody waits for, and on a log line that nobody reads.
+        """
+        packet = self._client._in_packet  # noqa: SLF001
+        body: bytearray = packet["packet"]
+        flags: int = packet["command"]
+        qos = flags >> 1 & 3
+        topic_end = 2 + int.from_bytes(body[:2], "big")
+        at = topic_end + 2 if qos else topic_end
+        if qos > 1 or topic_end == 2 or at >= len(body) or body[at]:
+            return self._read_publish()
+        try:
+            topic = body[2:topic_end].decode()
+        except UnicodeDecodeError:
+            return self._read_publish()
+        packet_id = int.from_bytes(body[topic_end:at], "big")
+        self._progress += 1
+        if qos:
+            self._acknowledgements.received(packet_id)
+        self._deliver(
+            Inbound(
+                topic=topic,
+                payload=bytes(memoryview(body)[at + 1 :]),
+                qos=qos,
+                retain=bool(flags & 1),
+                response_topic=None,
+                correlation_data=None,
+                generation=self.generation,
+                packet_id=packet_id,
+                received_s=time.monotonic(),
+            )
+        )
+        return MQTT_ERR_SUCCESS
+
     def _receive(self, message: aiomqtt.Message) -> None:
         properties = message.properties
         self._progress += 1
@@ -387,6 +459,7 @@ class MqttLink(aiomqtt.Client):
                 generation=self.generation,
                 packet_id=message.mid,
                 received_s=time.monotonic(),  # uvloop's own clock stands still during an iteration
+                properties=received_properties(properties) if self._settings.all_properties else None,
             )
         )
 

@@ -8,6 +8,7 @@ the peer's bare TCP acknowledgements, link-layer framing, retransmissions, the T
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 TCP_IP_BYTES: Final = 52
@@ -45,6 +46,8 @@ def publish_property_bytes(
     correlation_data: bytes | None = None,
     expiry_s: int | None = None,
     content_type: str | None = None,
+    payload_format: int | None = None,
+    user_properties: Sequence[tuple[str, str]] = (),
 ) -> int:
     """Bytes of a publish's properties, their length field not counted (MQTT 5.0 section 3.3.2.3)."""
     size_bytes = 0
@@ -56,6 +59,10 @@ def publish_property_bytes(
         size_bytes += 1 + 2 + len(correlation_data)
     if content_type is not None:
         size_bytes += 1 + 2 + len(content_type.encode())
+    if payload_format is not None:
+        size_bytes += 1 + 1
+    for name, value in user_properties:
+        size_bytes += 1 + 2 + len(name.encode()) + 2 + len(value.encode())
     return size_bytes
 
 

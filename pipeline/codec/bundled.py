@@ -22,7 +22,7 @@ def bundled_codec_dir(name: str = DEFAULT_CODEC) -> Path:
     """Folder of a bundled codec.
 
     Args:
-        name: ``"meta_autoencoder"`` or ``"klt"``.
+        name: ``"meta_autoencoder"`` or ``"klt"``, each also with ``"_detailed"``.
 
     Raises:
         ArtifactError: it is not there.

@@ -27,36 +27,34 @@ class LatentShape:
 
 
 class KltTransform(LatentTransform):
-    """Mean removal, token basis times channel basis, the K * d largest coefficients in order of variance, one step.
+    """Mean removal, token basis times channel basis, the most useful coefficients first, one step for all of them.
 
     Symbols are put back at the mean of the coefficients that they stand for, not at the middle of their interval.
 
     Args:
         shape: Sizes.
+        planes: Most refinement slots of a coefficient.
 
     Attributes:
         mean: [N, D].
         token_basis: Orthonormal columns, [N, N].
         channel_basis: Orthonormal columns, [D, D].
-        order: Which of the N * D coefficients each symbol is, int64 [K * d].
         step: Quantiser step, scalar.
-        shrink: How far magnitudes of 1, and of 2 and more, are moved towards zero, in steps, [2, K, d].
     """
 
     mean: Tensor
     token_basis: Tensor
     channel_basis: Tensor
-    order: Tensor
     step: Tensor
-    shrink: Tensor
 
-    def __init__(self, shape: LatentShape) -> None:
-        super().__init__(shape.token_count, shape.token_dim, shape.latent_count, shape.latent_dim, dead_zone=0.0)
+    def __init__(self, shape: LatentShape, planes: int = 0) -> None:
+        super().__init__(
+            shape.token_count, shape.token_dim, shape.latent_count, shape.latent_dim, dead_zone=0.0, planes=planes
+        )
         n, d = shape.token_count, shape.token_dim
         self.register_buffer("mean", torch.zeros(n, d))
         self.register_buffer("token_basis", torch.eye(n))
         self.register_buffer("channel_basis", torch.eye(d))
-        self.register_buffer("order", torch.arange(shape.latent_count * shape.latent_dim))
         self.register_buffer("step", torch.ones(()))
         self.register_buffer("shrink", torch.zeros(2, shape.latent_count, shape.latent_dim))
 
@@ -66,18 +64,14 @@ class KltTransform(LatentTransform):
         return grid
 
     def analyse(self, tokens: Tensor) -> Tensor:
-        """Coefficients in order of variance, in steps; see `LatentTransform.analyse`."""
+        """Coefficients in the order of the slots, in steps; see `LatentTransform.analyse`."""
         chosen = self.coefficients(tokens).flatten(1).index_select(1, self.order)
         return chosen.reshape(-1, self.latent_count, self.latent_dim) / self.step
 
     def synthesise(self, symbols: Tensor, prefix_lengths: Tensor) -> Tensor:
         """Inverse transform of the prefix; what is missing is at its mean. See `LatentTransform.synthesise`."""
-        magnitude = symbols.abs()
-        shrink = torch.where(magnitude > 1.5, self.shrink[1], self.shrink[0])
-        values = symbols.sign() * (magnitude - shrink).clamp_min(0) * self.step
-        values = torch.where(self.in_prefix(prefix_lengths), values, 0.0)
-        scattered = values.new_zeros(len(values), self.token_count * self.token_dim)
-        scattered[:, self.order] = values.flatten(1)
-        grid = scattered.reshape(-1, self.token_count, self.token_dim)
+        in_prefix = self.in_prefix(prefix_lengths)
+        values = self.restore(torch.where(in_prefix, symbols, 0.0)) * self.step
+        grid = self.to_grid(torch.where(in_prefix, self.increments(values), 0.0))
         tokens: Tensor = torch.einsum("nt,btc,dc->bnd", self.token_basis, grid, self.channel_basis)
         return self.mean + tokens

@@ -9,20 +9,33 @@ at zero.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from pipeline.codec.klt_torch import KltTransform
-from pipeline.codec.transform_torch import LatentTransform
+from pipeline.codec.transform_torch import MAX_PLANES, LatentTransform
+
+MAX_LAYERS: Final = 64
+MAX_WIDTH: Final = 8192
+_FEWEST: Final = {"encoder_width": 0, "decoder_layers": 0, "planes": 0, "fsq_levels": 0}
+"""Sizes that may be zero: such a part is left out."""
+_MOST: Final = {
+    "decoder_layers": MAX_LAYERS,
+    "encoder_width": MAX_WIDTH,
+    "decoder_width": MAX_WIDTH,
+    "planes": MAX_PLANES,
+    "fsq_levels": 255,
+}
+_CHOICES: Final = {"tail": ("mask", "zero", "truncate"), "latents": ("bidirectional", "causal")}
 
 
 @dataclass(frozen=True, slots=True)
 class MetaAutoEncoderConfig:
-    """Sizes of a Meta AutoEncoder.
+    """Sizes and shape of a Meta AutoEncoder; kept beside its weights.
 
     Attributes:
         token_count: Visual tokens of a frame, N.
@@ -33,6 +46,13 @@ class MetaAutoEncoderConfig:
         decoder_width: Width of the decoder in the cloud.
         decoder_layers: Its layers.
         heads: Attention heads of both.
+        planes: Most refinement slots of a coefficient; see `pipeline.codec.transform_torch`.
+        fsq_levels: Finite scalar quantisation: coefficients are bounded to that many levels by a hyperbolic tangent;
+            0 leaves them unbounded.
+        tail: What the decoder reads in place of latents beyond the prefix: a learned `mask` token, `zero`, or nothing
+            at all (`truncate`, their attention is masked).
+        latents: Whether the queries of the encoder see each other in both directions or only those before them.
+        own_embedding: Each latent has embeddings of its own; otherwise all latents share one.
     """
 
     token_count: int
@@ -43,6 +63,34 @@ class MetaAutoEncoderConfig:
     decoder_width: int = 128
     decoder_layers: int = 3
     heads: int = 4
+    planes: int = 0
+    fsq_levels: int = 0
+    tail: str = "mask"
+    latents: str = "bidirectional"
+    own_embedding: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no network can be built from.
+
+        Raises:
+            ValueError: a size is no integer, out of range, or a width does not divide by the heads; an unknown choice.
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _CHOICES:
+                if value not in _CHOICES[field.name]:
+                    raise ValueError(f"{field.name} is none of {', '.join(_CHOICES[field.name])}")
+            elif field.name == "own_embedding":
+                if type(value) is not bool:
+                    raise ValueError(f"{field.name} is neither true nor false")
+            else:
+                fewest, most = _FEWEST.get(field.name, 1), _MOST.get(field.name, 65_536)
+                if type(value) is not int or not fewest <= value <= most:
+                    raise ValueError(f"{field.name} is not an integer in {fewest}..{most}")
+        if self.encoder_width % self.heads or self.decoder_width % self.heads:
+            raise ValueError(
+                f"widths {self.encoder_width} and {self.decoder_width} do not divide by {self.heads} heads"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, to be kept beside the weights."""
@@ -59,12 +107,12 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, queries: Tensor, context: Tensor) -> Tensor:
-        """Attend; [B, Q, W]."""
+    def forward(self, queries: Tensor, context: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Attend where `seen`, bool, broadcast to [B, H, Q, C], says so; [B, Q, W]."""
         heads = self._heads
         query = self.query(queries).unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, H, Q, W / H]
         key, value = self.key_value(context).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, C, W / H]
-        mixed = nnf.scaled_dot_product_attention(query, key, value)
+        mixed = nnf.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -82,13 +130,40 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, queries: Tensor, context: Tensor) -> Tensor:
-        """Refine queries [B, Q, W] from a context [B, C, W]."""
-        queries = queries + self.cross(self.cross_norm(queries), self.context_norm(context))
+    def forward(
+        self,
+        queries: Tensor,
+        context: Tensor,
+        *,
+        context_seen: Tensor | None = None,
+        queries_seen: Tensor | None = None,
+    ) -> Tensor:
+        """Refine queries [B, Q, W] from a context [B, C, W]; the masks are those of `Attention`."""
+        queries = queries + self.cross(self.cross_norm(queries), self.context_norm(context), context_seen)
         own = self.self_norm(queries)
-        queries = queries + self.self_attention(own, own)
+        queries = queries + self.self_attention(own, own, queries_seen)
         out: Tensor = queries + self.mlp(self.mlp_norm(queries))
         return out
+
+
+class OwnLinear(nn.Module):
+    """A linear map for each latent, [B, K, from] to [B, K, to]: symbols of two latents mean unlike things."""
+
+    def __init__(self, latent_count: int, from_dim: int, to_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(latent_count, from_dim, to_dim).uniform_(-1, 1) * from_dim**-0.5)
+        self.bias = nn.Parameter(torch.zeros(latent_count, to_dim))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Map each latent."""
+        out: Tensor = torch.einsum("bki,kio->bko", values, self.weight) + self.bias
+        return out
+
+
+def _embedding(config: MetaAutoEncoderConfig, from_dim: int, to_dim: int) -> nn.Module:
+    if config.own_embedding:
+        return OwnLinear(config.latent_count, from_dim, to_dim)
+    return nn.Linear(from_dim, to_dim)
 
 
 class ResidualEncoder(nn.Module):
@@ -101,15 +176,16 @@ class ResidualEncoder(nn.Module):
     def __init__(self, config: MetaAutoEncoderConfig) -> None:
         super().__init__()
         width = config.encoder_width
+        self._causal = config.latents == "causal"
         self.embed = nn.Linear(config.token_dim, width)
         self.position = nn.Parameter(0.02 * torch.randn(config.token_count, width))
         self.queries = nn.Parameter(0.02 * torch.randn(config.latent_count, width))
-        self.read = nn.Linear(config.latent_dim, width)
+        self.read = _embedding(config, config.latent_dim, width)
         self.block = Block(width, config.heads)
         self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, config.latent_dim)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = _embedding(config, width, config.latent_dim)
+        nn.init.zeros_(cast(Tensor, self.out.weight))
+        nn.init.zeros_(cast(Tensor, self.out.bias))
 
     def forward(self, tokens: Tensor, coefficients: Tensor) -> Tensor:
         """Correction of the coefficients.
@@ -122,12 +198,15 @@ class ResidualEncoder(nn.Module):
             [B, K, d].
         """
         context = self.embed(tokens) + self.position
-        out: Tensor = self.out(self.norm(self.block(self.queries + self.read(coefficients), context)))
+        count = len(self.queries)
+        seen = torch.ones(count, count, dtype=torch.bool, device=tokens.device).tril() if self._causal else None
+        refined = self.block(self.queries + self.read(coefficients), context, queries_seen=seen)
+        out: Tensor = self.out(self.norm(refined))
         return out
 
 
 class Decoder(nn.Module):
-    """N position queries read the prefix, whose tail is a mask token; what they add starts at zero.
+    """N position queries read the prefix, whose tail is hidden; what they add starts at zero.
 
     Args:
         config: Sizes.
@@ -136,8 +215,11 @@ class Decoder(nn.Module):
     def __init__(self, config: MetaAutoEncoderConfig) -> None:
         super().__init__()
         width = config.decoder_width
-        self.embed = nn.Linear(config.latent_dim, width)
-        self.mask = nn.Parameter(0.02 * torch.randn(width))
+        self._tail = config.tail
+        self.embed = _embedding(config, config.latent_dim, width)
+        # The token that stands for hidden latents; with a truncated tail it is there besides, so that even an empty
+        # prefix leaves something to attend to.
+        self.mask = nn.Parameter(0.02 * torch.randn(width), requires_grad=config.tail != "zero")
         self.latent_position = nn.Parameter(0.02 * torch.randn(config.latent_count, width))
         self.read = nn.Linear(config.token_dim, width)
         self.position = nn.Parameter(0.02 * torch.randn(config.token_count, width))
@@ -146,6 +228,8 @@ class Decoder(nn.Module):
         self.out = nn.Linear(width, config.token_dim)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        if config.tail == "zero":
+            nn.init.zeros_(self.mask)
 
     def forward(self, latents: Tensor, in_prefix: Tensor, linear: Tensor) -> Tensor:
         """Correction of the linear synthesis.
@@ -158,10 +242,19 @@ class Decoder(nn.Module):
         Returns:
             [B, N, D].
         """
-        context = torch.where(in_prefix, self.embed(latents), self.mask) + self.latent_position
+        embedded = self.embed(latents)
+        seen = None
+        if self._tail == "truncate":
+            always = self.mask.to(embedded.dtype).expand(len(latents), 1, -1)
+            context = torch.cat([embedded + self.latent_position, always], dim=1)
+            # [B, 1, 1, K + 1]
+            seen = nnf.pad(in_prefix[:, :, 0], (0, 1), value=True)[:, None, None, :]
+        else:
+            hidden = self.mask.to(embedded.dtype)
+            context = torch.where(in_prefix, embedded, hidden) + self.latent_position
         queries = self.read(linear) + self.position
         for block in self.blocks:
-            queries = block(queries, context)
+            queries = block(queries, context, context_seen=seen)
         out: Tensor = self.out(self.norm(queries))
         return out
 
@@ -171,10 +264,10 @@ class MetaAutoEncoder(LatentTransform):
 
     ::
 
-        X - mean -+- token basis x channel basis -(+)- * gain -> quantise -> symbols
+        X - mean -+- token basis x channel basis -(+)- / step -> quantise -> symbols
                   +- residual encoder ------------'
-        symbols / gain -+- token basis x channel basis -(+)- + mean -> X^
-                        +- decoder (prefix, mask) ------'
+        symbols * step -+- token basis x channel basis -(+)- + mean -> X^
+                        +- decoder (prefix, tail hidden) -'
 
     Args:
         config: Sizes.
@@ -182,15 +275,18 @@ class MetaAutoEncoder(LatentTransform):
     Attributes:
         scale: Standard deviation of a token value, scalar.
         spread: Standard deviation of each coefficient, [K, d].
-        log_step: Logarithm of the quantiser's steps, [K, d].
+        log_step: Logarithm of the quantiser's steps, [K, d]; of a refinement slot, that of its root counts.
+        fast_branches: Compute the learned corrections in bfloat16, for training on accelerators; the linear parts,
+            which decide about symbols, stay in float32.
     """
 
-    order: Tensor
     scale: Tensor
     spread: Tensor
 
     def __init__(self, config: MetaAutoEncoderConfig) -> None:
-        super().__init__(config.token_count, config.token_dim, config.latent_count, config.latent_dim, dead_zone=0.0)
+        super().__init__(
+            config.token_count, config.token_dim, config.latent_count, config.latent_dim, planes=config.planes
+        )
         n, d = config.token_count, config.token_dim
         self.config = config
         self.mean = nn.Parameter(torch.zeros(n, d))
@@ -200,18 +296,24 @@ class MetaAutoEncoder(LatentTransform):
         self.channel_synthesis = nn.Parameter(torch.eye(d))
         self.log_step = nn.Parameter(torch.zeros(config.latent_count, config.latent_dim))
         self.shrink = nn.Parameter(torch.zeros(2, config.latent_count, config.latent_dim))
-        self.register_buffer("order", torch.arange(config.latent_count * config.latent_dim))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("spread", torch.ones(config.latent_count, config.latent_dim))
         self.encoder = ResidualEncoder(config) if config.encoder_width else None
         self.decoder = Decoder(config)
+        self.fast_branches = False
+
+    def _branch(self, branch: nn.Module, *inputs: Tensor) -> Tensor:
+        if not self.fast_branches:
+            return cast(Tensor, branch(*inputs))
+        with torch.autocast(self.mean.device.type, dtype=torch.bfloat16):
+            return cast(Tensor, branch(*inputs)).float()
 
     @torch.no_grad()
     def start_at(self, klt: KltTransform, spread: Tensor, scale: float) -> None:
         """Take over a KLT: from here, analysis and synthesis equal its own.
 
         Args:
-            klt: Of the same shapes.
+            klt: Of the same shapes and planes.
             spread: Standard deviation of its coefficients in steps, [K, d].
             scale: Standard deviation of a token value about the mean.
         """
@@ -221,11 +323,20 @@ class MetaAutoEncoder(LatentTransform):
         self.channel_analysis.copy_(klt.channel_basis)
         self.channel_synthesis.copy_(klt.channel_basis)
         self.order.copy_(klt.order)
+        if self.planes:
+            self.parent.copy_(klt.parent)
+            self.root.copy_(klt.root)
+            self.unit.copy_(klt.unit)
         self.log_step.fill_(float(klt.step.log()))
         self.shrink.copy_(klt.shrink)
         self.dead_zone.copy_(klt.dead_zone)
         self.scale.fill_(scale)
         self.spread.copy_((spread * klt.step).clamp_min(1e-6))
+
+    def steps(self) -> Tensor:
+        """Quantiser steps of the coefficients, [K, d]; slots of one coefficient have the same."""
+        log_step = self.log_step.flatten()[self.root].view_as(self.log_step) if self.planes else self.log_step
+        return torch.exp(log_step)
 
     def analyse(self, tokens: Tensor) -> Tensor:
         """Corrected linear coefficients, in steps; see `LatentTransform.analyse`."""
@@ -233,21 +344,44 @@ class MetaAutoEncoder(LatentTransform):
         grid = torch.einsum("nt,bnd,dc->btc", self.token_analysis, centred, self.channel_analysis)
         values = grid.flatten(1).index_select(1, self.order).reshape(-1, self.latent_count, self.latent_dim)
         if self.encoder is not None:
-            values = values + self.spread * self.encoder(centred / self.scale, values / self.spread)
-        coefficients: Tensor = values * torch.exp(-self.log_step)
+            values = values + self.spread * self._branch(self.encoder, centred / self.scale, values / self.spread)
+            if self.planes:
+                values = values.flatten(1).index_select(1, self.root).view_as(values)
+        coefficients: Tensor = values / self.steps()
+        if self.config.fsq_levels:
+            bound = self._fsq_bound
+            coefficients = bound * torch.tanh(coefficients / bound)
         return coefficients
 
     def synthesise(self, symbols: Tensor, prefix_lengths: Tensor) -> Tensor:
         """Corrected linear synthesis of the prefix; see `LatentTransform.synthesise`."""
         in_prefix = self.in_prefix(prefix_lengths)
-        magnitude = symbols.abs()
-        shrink = torch.where(magnitude > 1.5, self.shrink[1], self.shrink[0])
-        # The sign of zero is zero: a zero stays where it is, whatever the shrinkage.
-        values = (symbols - symbols.detach().sign() * shrink) * torch.exp(self.log_step)
-        values = torch.where(in_prefix, values, 0.0)
-        scattered = values.new_zeros(len(values), self.token_count * self.token_dim)
-        scattered = scattered.index_copy(1, self.order, values.flatten(1))
-        grid = scattered.reshape(-1, self.token_count, self.token_dim)
+        return self.synthesise_values(self.restore(torch.where(in_prefix, symbols, 0.0)), in_prefix)
+
+    def synthesise_values(self, values: Tensor, in_prefix: Tensor) -> Tensor:
+        """Tokens from reconstruction points.
+
+        Args:
+            values: What each slot and those before it tell of its coefficient, in steps, [B, K, d].
+            in_prefix: Which latents count, bool [B, K, 1].
+
+        Returns:
+            [B, N, D].
+        """
+        if self.config.fsq_levels:
+            bound = self._fsq_bound
+            values = bound * torch.atanh((values / bound).clamp(-0.98, 0.98))
+        increments = torch.where(in_prefix, self.increments(values) * self.steps(), 0.0)
+        grid = self.to_grid(increments)
         linear: Tensor = torch.einsum("nt,btc,dc->bnd", self.token_synthesis, grid, self.channel_synthesis)
-        correction: Tensor = self.decoder(values / self.spread, in_prefix, linear / self.scale)
+        spread = self.spread
+        if self.planes:
+            unit = self.unit.to(spread.dtype)
+            spread = spread * (unit / unit[self.root]).view_as(spread)
+        correction = self._branch(self.decoder, increments / spread, in_prefix, linear / self.scale)
         return self.mean + linear + self.scale * correction
+
+    @property
+    def _fsq_bound(self) -> float:
+        # Just below half of an even number: the outermost intervals are as wide as the others, and nothing rounds out.
+        return self.config.fsq_levels / 2 - 1e-3

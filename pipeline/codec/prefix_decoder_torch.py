@@ -16,24 +16,29 @@ from torch import Tensor
 from pipeline.codec.klt_torch import KltTransform, LatentShape
 from pipeline.codec.meta_autoencoder_torch import MetaAutoEncoder, MetaAutoEncoderConfig
 from pipeline.codec.spec import WEIGHTS_FILE, CodecSpec, load_codec_spec
-from pipeline.codec.transform_torch import LatentTransform
+from pipeline.codec.transform_torch import MAX_PLANES, PLANE_RATIO, LatentTransform
 from schemas.errors import ArtifactError, StateError
 
 _CONFIG_KEY: Final = "config"
+_MAX_PROBLEM_CHARS: Final = 200
 
 
 def save_transform(transform: LatentTransform, path: Path) -> None:
-    """Write ``codec.safetensors``; a learned transform in half precision.
+    """Write ``codec.safetensors``, matrices in half precision.
 
     What both sides use afterwards is what is read back from the file, so rounding does no harm.
     """
-    learned = isinstance(transform, MetaAutoEncoder)
-    config: dict[str, Any] = transform.config.as_dict() if isinstance(transform, MetaAutoEncoder) else {}
-    tensors = {
-        name: tensor.detach().to(torch.float16 if learned and tensor.ndim >= 2 else tensor.dtype).contiguous()
-        for name, tensor in transform.state_dict().items()
-    }
+    config: dict[str, Any] = {"planes": transform.planes}
+    if isinstance(transform, MetaAutoEncoder):
+        config = transform.config.as_dict()
+    tensors = {name: _stored(tensor.detach().cpu()) for name, tensor in transform.state_dict().items()}
     path.write_bytes(save(tensors, metadata={_CONFIG_KEY: json.dumps(config)}))
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    if not tensor.dtype.is_floating_point:
+        return tensor.to(torch.int32).contiguous()
+    return tensor.to(torch.float16 if tensor.ndim >= 2 else tensor.dtype).contiguous()
 
 
 def read_transform(path: Path, name: str, shape: LatentShape) -> LatentTransform:
@@ -55,16 +60,69 @@ def read_transform(path: Path, name: str, shape: LatentShape) -> LatentTransform
     try:
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {})[_CONFIG_KEY])
-        transform: LatentTransform
-        transform = KltTransform(shape) if name == "klt" else MetaAutoEncoder(MetaAutoEncoderConfig(**config))
-        tensors = load_file(path)
-        transform.load_state_dict({key: t.float() if t.dtype.is_floating_point else t for key, t in tensors.items()})
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ArtifactError(str(path), f"not the weights of a {name} codec: {str(error).splitlines()[0]}") from error
-    found = LatentShape(transform.token_count, transform.token_dim, transform.latent_count, transform.latent_dim)
-    if found != shape:
-        raise ArtifactError(str(path), f"{found}, but the spec says {shape}")
+        # Shapes first, without memory: what the file declares must be what it holds before anything is allocated.
+        with torch.device("meta"):
+            transform: LatentTransform
+            if name == "klt":
+                transform = KltTransform(shape, planes=_plane_count(config))
+            else:
+                transform = MetaAutoEncoder(MetaAutoEncoderConfig(**config))
+        found = LatentShape(transform.token_count, transform.token_dim, transform.latent_count, transform.latent_dim)
+        if found != shape:
+            raise ArtifactError(str(path), f"{found}, but the spec says {shape}")
+        tensors = _checked(load_file(path), transform)
+        transform.load_state_dict(tensors, assign=True)
+    except ArtifactError:
+        raise
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        problem = (str(error).splitlines() or [type(error).__name__])[0][:_MAX_PROBLEM_CHARS]
+        raise ArtifactError(str(path), f"not the weights of a {name} codec: {problem}") from error
     return transform.eval().requires_grad_(False)
+
+
+def _checked(tensors: dict[str, Tensor], transform: LatentTransform) -> dict[str, Tensor]:
+    """Tensors in the types that a transform computes with.
+
+    Raises:
+        ValueError: of another kind, not finite, or places that a frame does not have.
+    """
+    wanted = transform.state_dict()
+    checked: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        like = wanted.get(name)
+        if like is not None and tensor.dtype.is_floating_point != like.dtype.is_floating_point:
+            raise ValueError(f"{name} is {tensor.dtype}")
+        # A copy: the file is mapped, and may be replaced while the worker runs.
+        checked[name] = tensor if like is None else tensor.to(like.dtype, copy=True)
+        if not torch.isfinite(checked[name]).all():
+            raise ValueError(f"{name} has values that are not finite")
+    _check_range(checked, "order", 0, transform.token_count * transform.token_dim - 1)
+    if transform.planes:
+        slots = transform.latent_count * transform.latent_dim
+        _check_range(checked, "root", 0, slots - 1)
+        _check_range(checked, "unit", 1, PLANE_RATIO**transform.planes)
+        parent = checked.get("parent")
+        if parent is not None and bool((parent >= torch.arange(len(parent))).any() | (parent < -1).any()):
+            raise ValueError("parent names slots that do not come before their own")
+    return checked
+
+
+def _check_range(tensors: dict[str, Tensor], name: str, low: int, high: int) -> None:
+    values = tensors.get(name)
+    if values is not None and values.numel() and not low <= int(values.min()) <= int(values.max()) <= high:
+        raise ValueError(f"{name} names places outside {low}..{high}")
+
+
+def _plane_count(config: dict[str, Any]) -> int:
+    """Refinement planes of a KLT; files without the entry have none.
+
+    Raises:
+        ValueError: not a number of planes.
+    """
+    planes = config.get("planes", 0)
+    if type(planes) is not int or not 0 <= planes <= MAX_PLANES:
+        raise ValueError(f"planes is not an integer in 0..{MAX_PLANES}")
+    return planes
 
 
 def load_transform(folder: Path, spec: CodecSpec | None = None) -> LatentTransform:

@@ -28,6 +28,9 @@ WEIGHTS_FILE: Final = "codec.safetensors"
 TABLES_FILE: Final = "tables.safetensors"
 ENCODER_FILE: Final = "encoder.onnx"
 STOP_FILE: Final = "stop.json"
+MAX_JSON_FILE_BYTES: Final = 65_536
+"""``codec.json`` and ``stop.json`` have about a kilobyte."""
+_MAX_PROBLEM_CHARS: Final = 200
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -52,6 +55,9 @@ class CodecSpec(BaseModel):
     """Symbols of one latent, d."""
     image_size_px: Annotated[int, Field(ge=8, le=4_096)]
     """Height and width of the encoder's input."""
+    tiles_per_edge: Annotated[int, Field(ge=1, le=16)] = 1
+    """1: a frame is one image of the VLM. 2 and more: it is cut into so many tiles along each edge, row by row, and a
+    global view behind them, each an image of the VLM."""
     ladder: Annotated[tuple[int, ...], Field(min_length=1, strict=False)]
     """Prefix lengths at which the stop rule looks, ascending; the last one is the whole latent."""
     base_latents: int
@@ -79,6 +85,9 @@ class CodecSpec(BaseModel):
         """32 bytes that differ whenever symbols of one side would mean something else on the other."""
         # What decides how symbols are read; ladder and base prefix only decide how many of them travel.
         identity = self.model_dump(exclude={"ladder", "base_latents", "encoder_sha256"})
+        if self.tiles_per_edge == 1:
+            # Codecs from before there were tiles keep their fingerprint.
+            del identity["tiles_per_edge"]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).digest()
 
     @property
@@ -115,13 +124,14 @@ def load_codec_spec(folder: Path) -> CodecSpec:
     """
     path = folder / SPEC_FILE
     try:
-        spec = CodecSpec.model_validate_json(path.read_bytes())
+        spec = CodecSpec.model_validate_json(read_json_file(path))
     except OSError as error:
         raise ArtifactError(str(path), f"{error.strerror}; a codec folder is made by: latentbus train codec") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "content"
-        raise ArtifactError(str(path), f"{place}: {first['msg']}; copy the whole folder again") from error
+        problem = f"{place}: {first['msg']}"[:_MAX_PROBLEM_CHARS]
+        raise ArtifactError(str(path), f"{problem}; copy the whole folder again") from error
     expected = {WEIGHTS_FILE: spec.codec_sha256, TABLES_FILE: spec.tables_sha256, ENCODER_FILE: spec.encoder_sha256}
     for name, digest in expected.items():
         file = folder / name
@@ -131,6 +141,20 @@ def load_codec_spec(folder: Path) -> CodecSpec:
         elif digest is not None and hash_file(file) != digest:
             raise ArtifactError(str(file), f"its hash is not the one in {SPEC_FILE}: damaged, or of another codec")
     return spec
+
+
+def read_json_file(path: Path) -> bytes:
+    """Content of a small JSON file.
+
+    Raises:
+        ArtifactError: larger than any of its kind.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        content = stream.read(MAX_JSON_FILE_BYTES + 1)
+    if len(content) > MAX_JSON_FILE_BYTES:
+        raise ArtifactError(str(path), f"larger than {MAX_JSON_FILE_BYTES} bytes: not a file of a codec")
+    return content
 
 
 def hash_file(path: Path) -> str:
@@ -157,7 +181,10 @@ def hash_vlm(vlm_dir: Path) -> str:
     digest = hashlib.sha256()
     for path in weights:
         digest.update(f"{path.name}:{hash_file(path)}\n".encode())
-    settings = json.loads(config.read_bytes())
+    try:
+        settings = dict(json.loads(config.read_bytes()))
+    except (ValueError, TypeError, RecursionError):
+        raise ArtifactError(str(config), "not a JSON object: save the model again with save_pretrained") from None
     # The version of the library that saved the file does not change the model.
     settings.pop("transformers_version", None)
     digest.update(json.dumps(settings, sort_keys=True).encode())

@@ -45,6 +45,7 @@ class FrequencyTables:
         if (
             frequencies.ndim != 3
             or frequencies.dtype != np.uint16
+            or 0 in frequencies.shape
             or frequencies.shape[2] % 2
             or frequencies.shape[2] < 4
         ):
@@ -175,7 +176,7 @@ class FrequencyTables:
             return cls(load_file(path)["frequencies"])
         except OSError as error:
             raise ArtifactError(str(path), f"{error}; copy the whole codec folder") from error
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, KeyError, ValueError, AttributeError) as error:
             raise ArtifactError(str(path), f"not frequency tables: {error}") from error
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pipeline.protocol.effects import AskedQuery, Latent
 from schemas.errors import StateError
+from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.types import FrameId, standing_query_id
+
+_DOUBT_AFTER = 2 / 3
+"""Share of the base lease: half of it, when a worker speaks at the latest, and some time for the way."""
 
 
 class EdgeStage(StrEnum):
@@ -76,6 +82,9 @@ class EdgeFrame:
         timer_s: when the stage has lasted too long; None while it waits for the uplink.
         lease_s: lease that the owner asked for last.
         sent: latents that reached the uplink in this attempt, to count what is sent twice.
+        left_s: when its last open left the uplink, until the first answer to it comes.
+        newer_s: when a newer frame is expected to supersede its standing queries, if it still waits then.
+        read: by undecided query, the prefix that its last answer was read from, and the answer's score.
     """
 
     camera: str
@@ -88,7 +97,17 @@ class EdgeFrame:
     attempt: int = 0
     owner: str | None = None
     timer_s: float | None = None
-    sent: int = field(default=0)
+    sent: int = 0
+    left_s: float | None = None
+    newer_s: float = math.inf
+    read: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _coded: tuple[int, bytes] = (0, b"")
+
+    def coded_prefix(self) -> bytes:
+        """Coded bytes of the prefix; coded once, though the uplink asks for their size before they leave."""
+        if self._coded[0] != self.prefix:
+            self._coded = (self.prefix, self.latent.payload(0, self.prefix))
+        return self._coded[1]
 
     def move(self, event: EdgeEvent) -> None:
         """Go where the table says.
@@ -101,9 +120,51 @@ class EdgeFrame:
             raise StateError(f"edge frame {self.camera}/{self.frame}: no move from {self.stage} on {event}")
         self.stage = target
 
+    def leave(self, now_s: float, lease_s: float) -> None:
+        """An open message of the frame leaves the uplink: a further attempt begins, with its lease."""
+        self.move(EdgeEvent.LEFT_UPLINK)
+        self.attempt += 1
+        self.owner = None
+        self.lease_s = lease_s
+        self.timer_s = now_s + lease_s
+        self.left_s = now_s
+
+    def send(self, start: int, stop: int) -> int:
+        """Latents ``start..stop`` go to the uplink; how many of them were sent before."""
+        again = max(0, min(self.sent, stop) - start)
+        self.sent = max(self.sent, stop)
+        return again
+
+    def due_s(self, *, leases_are_judged: bool) -> float:
+        """When time will next change something: the first deadline, or the end of the stage."""
+        due_s = min(query.deadline_s for query in self.queries.values())
+        return min(due_s, self.timer_s) if leases_are_judged and self.timer_s is not None else due_s
+
+    def judge_by(self, time_s: float) -> None:
+        """The connection is back: whoever has the frame speaks at once, so silence until then will do."""
+        if self.stage in (EdgeStage.OPENED, EdgeStage.OWNED):
+            self.timer_s = time_s
+
+    def doubt(self) -> None:
+        """A worker was lost, and nobody knows whether it got this open: any other one speaks at half of the lease."""
+        if self.stage is EdgeStage.OPENED and self.timer_s is not None and self.left_s is not None:
+            self.timer_s = min(self.timer_s, self.left_s + _DOUBT_AFTER * self.lease_s)
+
     def can(self, event: EdgeEvent) -> bool:
         """Whether the table has a move for this event."""
         return (self.stage, event) in EDGE_TRANSITIONS
+
+
+def queries_by_id(camera: str, frame: FrameId, queries: Sequence[AskedQuery]) -> dict[str, AskedQuery]:
+    """What a frame is asked, by query id.
+
+    Raises:
+        StateError: no query, too many, or the same one twice.
+    """
+    by_id = {query_id_of(camera, frame, query): query for query in queries}
+    if not 1 <= len(queries) <= MAX_QUERIES_PER_FRAME or len(by_id) < len(queries):
+        raise StateError(f"{len(queries)} queries, {len(by_id)} different: 1 to {MAX_QUERIES_PER_FRAME} are allowed")
+    return by_id
 
 
 def query_id_of(camera: str, frame: FrameId, asked: AskedQuery) -> str:

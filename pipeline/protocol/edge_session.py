@@ -36,43 +36,33 @@ any         attempts over, reject  DONE        the remaining queries are decided
 (unknown)   any control message    -           *gone*
 ==========  =====================  ==========  ==================================================================
 
-While the connection is down no lease is judged; after a reconnect every running one gets a grace period.
+While the connection is down no lease is judged; after a reconnect each is judged by one grace period. What connection
+and statuses tell beside the leases is in :mod:`~pipeline.protocol.edge_reach`.
+
+Here are the inputs, time, claims and decisions. The table and the state of one frame are in ``edge_frame``, what is
+said in ``edge_voice``, what is remembered beside frames in ``edge_memory``, and what a message offers the uplink in
+``expected_gain``.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
 
-from pipeline.protocol.edge_frame import EdgeEvent, EdgeFrame, EdgeStage, query_id_of
-from pipeline.protocol.effects import AskedQuery, EdgeEffect, Latent, SendOpen, SendToWorker, Terminal
+from pipeline.protocol.edge_frame import EdgeEvent, EdgeFrame, EdgeStage, queries_by_id
+from pipeline.protocol.edge_memory import AdHocQueries
+from pipeline.protocol.edge_reach import EdgeReach
+from pipeline.protocol.edge_voice import Control, EdgeVoice
+from pipeline.protocol.effects import AskedQuery, EdgeEffect, Latent, SendOpen, Terminal
+from pipeline.protocol.expected_gain import ExpectedGain
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.timers import Timers
-from schemas import topics
-from schemas.errors import StateError
-from schemas.limits import MAX_QUERIES_PER_FRAME
-from schemas.messages import (
-    Accept,
-    Answer,
-    Busy,
-    Chunk,
-    Gone,
-    NeedText,
-    Open,
-    QueryOutcome,
-    QueryRef,
-    Refine,
-    Reject,
-    RejectReason,
-    Status,
-    Text,
-)
+from schemas.errors import RecordingGapError, StateError
+from schemas.messages import Accept, Answer, Busy, NeedText, Open, Refine, Reject, Status
 from schemas.types import FrameId, Outcome
 
-Control = Accept | Refine | Busy | Reject | NeedText
 Key = tuple[str, FrameId]
-
-_KNOWN_WORKERS = 4096
 
 
 class EdgeSession:
@@ -83,37 +73,47 @@ class EdgeSession:
         pool: worker pool that is asked.
         boot: random id of this process start; part of every frame id.
         fingerprint: first 4 bytes of the codec's fingerprint.
+        priorities: weight of the queries of each camera on the uplink, 1 unless given.
 
     Attributes:
         counters: what happened, by reason; the process exports them.
     """
 
-    def __init__(self, settings: EdgeProtocolSettings, *, pool: str, boot: int, fingerprint: bytes) -> None:
+    def __init__(
+        self,
+        settings: EdgeProtocolSettings,
+        *,
+        pool: str,
+        boot: int,
+        fingerprint: bytes,
+        priorities: Mapping[str, float] | None = None,
+    ) -> None:
         self.counters: Counter[str] = Counter()
         self._settings = settings
-        self._pool = pool
         self._boot = boot
-        self._fingerprint = fingerprint
         self._sequence: Counter[str] = Counter()
         self._frames: dict[Key, EdgeFrame] = {}
         self._timers: Timers[Key] = Timers(self._due_s)
-        self._effects: list[EdgeEffect] = []
-        self._ad_hoc: dict[str, Key] = {}
-        self._decided: OrderedDict[str, Terminal] = OrderedDict()
-        self._worker_boots: dict[str, int] = {}
-        self._connected = True
+        self._voice = EdgeVoice(pool, fingerprint)
+        self._ad_hoc = AdHocQueries(settings.terminal_cache)
+        self._reach = EdgeReach(settings, pool, self._frames, self._timers, self.counters, self._lose_attempt)
+        self._gain = ExpectedGain(priorities or {})
         self._draining = False
 
     # ---- what the process reads -------------------------------------------------------------------------------------
 
     def take_effects(self) -> list[EdgeEffect]:
         """Effects since the last call, in order."""
-        effects, self._effects = self._effects, []
-        return effects
+        return self._voice.take()
 
     def next_wake_s(self) -> float | None:
         """When :meth:`tick` is due next, None while nothing can time out."""
         return self._timers.next_s()
+
+    @property
+    def response_s(self) -> float:
+        """From the departure of an open message to the first answer, smoothed."""
+        return self._gain.response_s
 
     def unfinished(self) -> int:
         """Queries that have no outcome yet."""
@@ -125,13 +125,19 @@ class EdgeSession:
 
     def ad_hoc_state(self, query_id: str) -> Terminal | FrameId | None:
         """What became of an ad-hoc query: its terminal, the frame that carries it, or None if it was never seen."""
-        key = self._ad_hoc.get(query_id)
-        return key[1] if key is not None else self._decided.get(query_id)
+        return self._ad_hoc.state(query_id)
 
     # ---- inputs -----------------------------------------------------------------------------------------------------
 
     def offer(
-        self, camera: str, latent: Latent, base_latents: int, queries: Sequence[AskedQuery], now_s: float
+        self,
+        camera: str,
+        latent: Latent,
+        base_latents: int,
+        queries: Sequence[AskedQuery],
+        now_s: float,
+        *,
+        frame: FrameId | None = None,
     ) -> FrameId:
         """Ask questions of a new frame.
 
@@ -141,32 +147,34 @@ class EdgeSession:
             base_latents: prefix that the first open carries.
             queries: at least one.
             now_s: the edge's monotonic time.
+            frame: its id; None takes this boot's next one. Who plays recorded frames keeps their sequence numbers.
 
         Returns:
             The id of the frame.
 
         Raises:
-            StateError: no query, a prefix out of range, an ad-hoc query that runs already, or the session drains.
+            StateError: no query, a prefix out of range, an ad-hoc query or frame that runs already, or the session
+                drains.
         """
         if self._draining:
             raise StateError("the session drains: no frame may be offered")
         if not 1 <= base_latents <= latent.latent_count:
             raise StateError(f"base prefix of {base_latents} latents, the frame has {latent.latent_count}")
-        frame = FrameId(self._boot, self._sequence[camera])
-        by_id = {query_id_of(camera, frame, query): query for query in queries}
-        if not 1 <= len(queries) <= MAX_QUERIES_PER_FRAME or len(by_id) < len(queries):
-            raise StateError(
-                f"{len(queries)} queries, {len(by_id)} different: 1 to {MAX_QUERIES_PER_FRAME} are allowed"
-            )
+        if frame is None:
+            frame = FrameId(self._boot, self._sequence[camera])
+            self._sequence[camera] += 1
+        elif (camera, frame) in self._frames:
+            raise StateError(f"frame {camera}/{frame} runs already")
+        by_id = queries_by_id(camera, frame, queries)
         for query_id, query in by_id.items():
             if query.ad_hoc and self.ad_hoc_state(query_id) is not None:
                 raise StateError(f"ad-hoc query {query_id} is known already")
-        self._sequence[camera] += 1
         self._supersede(camera, {query.question_id for query in queries if not query.ad_hoc})
         state = EdgeFrame(camera, frame, latent, by_id, base_latents, self._settings.base_lease_s)
         self._frames[camera, frame] = state
         self._timers.touch((camera, frame))
-        self._ad_hoc.update({query_id: (camera, frame) for query_id, query in by_id.items() if query.ad_hoc})
+        self._ad_hoc.carried_by(state)
+        self._gain.offered(state, now_s)
         self._queue_open(state)
         self._bound(camera)
         self._expire(state, now_s)
@@ -174,6 +182,7 @@ class EdgeSession:
 
     def receive_control(self, camera: str, message: Control, now_s: float) -> None:
         """A worker spoke about a frame of this camera."""
+        self._reach.heard()
         frame = self._find((camera, message.frame))
         if frame is None:
             self.counters["control_unknown_frame"] += 1
@@ -198,63 +207,50 @@ class EdgeSession:
         if isinstance(message, Refine):
             self._refine(frame, message)
         elif isinstance(message, NeedText):
-            self._send_texts(frame, message)
+            self.counters["texts"] += self._voice.texts(frame, message)
 
     def receive_answer(self, answer: Answer, now_s: float) -> None:
         """A worker answered a query of this edge's cameras. Provisional ones renew the lease, terminal ones decide."""
         # An ad-hoc query that came back after a restart has a new frame; an answer to the old one decides it too.
-        frame = self._find(self._ad_hoc.get(answer.query_id, (answer.camera, answer.frame)))
+        frame = self._find(self._ad_hoc.running(answer.query_id) or (answer.camera, answer.frame))
         if frame is None or answer.query_id not in frame.queries:
             self.counters["answer_repeated" if answer.outcome else "answer_late"] += 1
             return
+        self._gain.answered(frame, answer, now_s)
         if answer.outcome is not None:
             self._decide(frame, answer.query_id, answer.outcome, reason=answer.reason, answer=answer)
         if frame.queries and frame.frame == answer.frame and self._claim(frame, answer.worker, answer.attempt):
             frame.timer_s = now_s + frame.lease_s
 
-    def receive_worker_status(self, status: Status, now_s: float) -> None:
-        """A worker's birth or last will: a will shortens a wait, never extends one; an earlier boot's is ignored."""
-        if status.kind != "worker":
-            return
-        if status.online:
-            known = self._worker_boots.pop(status.id, None)
-            self._worker_boots[status.id] = status.boot
-            if len(self._worker_boots) > _KNOWN_WORKERS:
-                del self._worker_boots[next(iter(self._worker_boots))]
-            if known is None or known == status.boot:
-                return
-        elif self._worker_boots.get(status.id, status.boot) != status.boot:
-            self.counters["stale_will"] += 1
-            return
-        for frame in list(self._frames.values()):
-            if frame.owner == status.id and frame.stage is EdgeStage.OWNED:
-                self.counters["owner_lost"] += 1
-                self._lose_attempt(frame, EdgeEvent.OWNER_LOST, now_s, wait_s=0.0)
-                self._timers.touch((frame.camera, frame.frame))
+    def receive_worker_status(self, status: Status, now_s: float, *, retained: bool = False) -> None:
+        """A worker's birth or last will: either may shorten a wait, neither extends one; an earlier boot's is ignored.
 
-    def left_uplink(self, effect: SendOpen, now_s: float, *, no_subscribers: bool = False) -> None:
+        Args:
+            status: it.
+            now_s: the edge's monotonic time.
+            retained: the broker had kept it. Then a birth proves nothing: the worker may have died with the broker.
+        """
+        if status.kind == "worker":
+            self._reach.worker_status(status, now_s, retained=retained)
+
+    def left_uplink(self, effect: SendOpen, now_s: float, *, no_subscribers: bool = False) -> None:  # noqa: ARG002
         """The broker's word on an open message that was sent.
 
         Args:
             effect: the open.
             now_s: the edge's monotonic time.
-            no_subscribers: PUBACK reason 16. A hint only: a recorder on all topics hides it.
+            no_subscribers: PUBACK reason 16. Counted only: a recorder on all topics hides it.
         """
-        frame = self._find((effect.camera, effect.frame))
-        if no_subscribers and frame is not None and frame.stage is EdgeStage.OPENED:
-            self.counters["no_subscribers"] += 1
-            self._lose_attempt(frame, EdgeEvent.NO_WORKER, now_s, wait_s=self._backoff_s(frame))
+        if no_subscribers:
+            self._reach.nobody_subscribed()
+
+    def open_lost(self, effect: SendOpen, now_s: float) -> None:
+        """The connection broke before the broker's word on an open message: perhaps nobody has got it."""
+        self._reach.open_lost((effect.camera, effect.frame), now_s)
 
     def connection(self, connected: bool, now_s: float) -> None:
-        """The connection came or went: no lease is judged without one, each gets a grace period after it is back."""
-        if connected and not self._connected:
-            grace_s = now_s + self._settings.grace_s
-            for frame in self._frames.values():
-                if frame.timer_s is not None:
-                    frame.timer_s = max(frame.timer_s, grace_s)
-        self._connected = connected
-        for key in self._frames:
-            self._timers.touch(key)
+        """The connection came or went: no lease is judged without one, and one grace period later when it is back."""
+        self._reach.connection(connected, now_s)
 
     def tick(self, now_s: float) -> None:
         """Let time pass: deadlines, leases, back-off."""
@@ -263,7 +259,7 @@ class EdgeSession:
             if frame is None:
                 continue
             self._expire(frame, now_s)
-            if not frame.queries or frame.timer_s is None or not self._connected or frame.timer_s > now_s:
+            if not frame.queries or frame.timer_s is None or not self._reach.connected or frame.timer_s > now_s:
                 continue
             if frame.stage is EdgeStage.BACKOFF:
                 frame.move(EdgeEvent.BACKOFF_OVER)
@@ -271,7 +267,7 @@ class EdgeSession:
                 self._queue_open(frame)
             else:
                 self.counters["lease_over" if frame.stage is EdgeStage.OWNED else "open_unanswered"] += 1
-                self._lose_attempt(frame, EdgeEvent.SILENCE, now_s, wait_s=self._backoff_s(frame))
+                self._lose_attempt(frame, EdgeEvent.SILENCE, now_s, wait_s=self._settings.wait_after_s(frame.attempt))
 
     def drain(self) -> None:
         """Take no new frames; those under way go on."""
@@ -291,49 +287,21 @@ class EdgeSession:
 
     def _due_s(self, key: Key) -> float | None:
         frame = self._frames.get(key)
-        if frame is None:
-            return None
-        due_s = min(query.deadline_s for query in frame.queries.values())
-        return min(due_s, frame.timer_s) if self._connected and frame.timer_s is not None else due_s
+        return None if frame is None else frame.due_s(leases_are_judged=self._reach.connected)
 
     # ---- moves ------------------------------------------------------------------------------------------------------
 
     def _queue_open(self, frame: EdgeFrame) -> None:
-        key = (frame.camera, frame.frame)
+        self._voice.open(frame, partial(self._open_leaves, frame), partial(self._gain.bid_open, frame))
 
-        def stamp(now_s: float) -> Open | None:
-            return self._open_leaves(key, now_s)
-
-        self._effects.append(SendOpen(topics.open_topic(self._pool, frame.camera), frame.camera, frame.frame, stamp))
-
-    def _open_leaves(self, key: Key, now_s: float) -> Open | None:
-        frame = self._find(key)
-        if frame is None or frame.stage is not EdgeStage.QUEUED:
+    def _open_leaves(self, frame: EdgeFrame, now_s: float) -> Open | None:
+        if frame.stage is not EdgeStage.QUEUED or all(q.deadline_s <= now_s for q in frame.queries.values()):
             return None
-        refs = [
-            QueryRef(query.question_id, min(round((query.deadline_s - now_s) * 1000), 86_400_000), query.ad_hoc)
-            for query in frame.queries.values()
-            if query.deadline_s > now_s
-        ]
-        if not refs:
-            return None
-        frame.move(EdgeEvent.LEFT_UPLINK)
-        frame.attempt += 1
-        frame.owner = None
-        frame.lease_s = self._settings.base_lease_s
-        frame.timer_s = now_s + frame.lease_s
+        self._timers.touch((frame.camera, frame.frame))
+        frame.leave(now_s, self._settings.base_lease_s)
         self.counters["opens" if frame.attempt == 1 else "reopens"] += 1
-        if frame.attempt > 1:
-            self.counters["latents_sent_again_reopen"] += min(frame.sent, frame.prefix)
-        frame.sent = max(frame.sent, frame.prefix)
-        return Open(
-            frame=frame.frame,
-            attempt=frame.attempt,
-            fingerprint=self._fingerprint,
-            queries=tuple(refs),
-            stop=frame.prefix,
-            payload=frame.latent.payload(0, frame.prefix),
-        )
+        self.counters["latents_sent_again_reopen"] += frame.send(0, frame.prefix)
+        return self._voice.open_message(frame, now_s)
 
     def _claim(self, frame: EdgeFrame, worker: str, attempt: int) -> bool:
         """Whether this worker owns the frame, by now at the latest. The first word for the attempt makes the owner."""
@@ -355,41 +323,23 @@ class EdgeSession:
         if message.stop > frame.latent.latent_count:
             self.counters["refine_out_of_range"] += 1
             return
+        try:
+            self._voice.chunk(frame, message, self._gain.bid_chunk)
+        except RecordingGapError as gap:  # a replayed frame, and a worker that wants more than its log holds
+            self.counters["latents_not_recorded"] += 1
+            self._fail(frame, str(gap))
+            self._say_gone(frame.camera, message)
+            return
         self.counters["refines"] += 1
-        if message.start < frame.sent:
-            self.counters["latents_sent_again_refine"] += min(frame.sent, message.stop) - message.start
-        frame.sent = max(frame.sent, message.stop)
+        self.counters["latents_sent_again_refine"] += frame.send(message.start, message.stop)
         frame.prefix = max(frame.prefix, message.stop)
-        chunk = Chunk(
-            camera=frame.camera,
-            frame=frame.frame,
-            attempt=frame.attempt,
-            start=message.start,
-            stop=message.stop,
-            payload=frame.latent.payload(message.start, message.stop),
-        )
-        self._send(message.worker, frame.camera, chunk)
-
-    def _send_texts(self, frame: EdgeFrame, message: NeedText) -> None:
-        texts = {query.question_id: query for query in frame.queries.values()}
-        for question_id in message.question_ids:
-            query = texts.get(question_id)
-            if query is not None:
-                self.counters["texts"] += 1
-                text = Text(
-                    camera=frame.camera, question_id=question_id, text=query.text, answer_type=query.answer_type
-                )
-                self._send(message.worker, frame.camera, text)
 
     def _reject(self, frame: EdgeFrame, message: Reject) -> None:
         if message.attempt != frame.attempt or frame.owner not in (None, message.worker):
             self.counters["reject_of_no_owner"] += 1
             return
-        reason = RejectReason(message.reason).name.lower()
-        if message.reason is RejectReason.FINGERPRINT:
-            reason = f"fingerprint: pool decodes {message.fingerprint.hex()}, this edge sends {self._fingerprint.hex()}"
         self.counters["rejected"] += 1
-        self._fail(frame, reason)
+        self._fail(frame, self._voice.why_rejected(message))
 
     def _lose_attempt(self, frame: EdgeFrame, event: EdgeEvent, now_s: float, *, wait_s: float) -> None:
         if frame.attempt >= self._settings.attempts:
@@ -398,25 +348,22 @@ class EdgeSession:
         frame.move(event)
         frame.timer_s = now_s + wait_s
 
-    def _backoff_s(self, frame: EdgeFrame) -> float:
-        doublings = min(16, max(0, frame.attempt - 1))
-        return min(self._settings.max_backoff_s, self._settings.backoff_s * 2.0**doublings)
-
     def _supersede(self, camera: str, question_ids: set[str]) -> None:
         """Standing queries that still wait for the uplink make room for the same question of a newer frame."""
         for frame in list(self._frames.values()):
             if frame.camera == camera and frame.stage in (EdgeStage.QUEUED, EdgeStage.BACKOFF):
-                for query_id, query in list(frame.queries.items()):
-                    if not query.ad_hoc and query.question_id in question_ids:
-                        self._decide(frame, query_id, Outcome.SUPERSEDED, reason="newer frame", say=True)
+                self._drop_standing(frame, question_ids, "newer frame")
 
     def _bound(self, camera: str) -> None:
         """Keep the number of unfinished frames of a camera; ad-hoc queries are never dropped for it."""
         mine = [frame for frame in self._frames.values() if frame.camera == camera]
         for frame in mine[: max(0, len(mine) - self._settings.max_frames_per_camera)]:
-            for query_id, query in list(frame.queries.items()):
-                if not query.ad_hoc:
-                    self._decide(frame, query_id, Outcome.SUPERSEDED, reason="too many unfinished frames", say=True)
+            self._drop_standing(frame, None, "too many unfinished frames")
+
+    def _drop_standing(self, frame: EdgeFrame, question_ids: set[str] | None, reason: str) -> None:
+        for query_id, query in list(frame.queries.items()):
+            if not query.ad_hoc and (question_ids is None or query.question_id in question_ids):
+                self._decide(frame, query_id, Outcome.SUPERSEDED, reason=reason, say=True)
 
     def _fail(self, frame: EdgeFrame, reason: str) -> None:
         for query_id in list(frame.queries):
@@ -434,27 +381,10 @@ class EdgeSession:
     ) -> None:
         query = frame.queries.pop(query_id)
         self._timers.touch((frame.camera, frame.frame))
-        publish = None
-        if say:
-            assert outcome in (Outcome.EXPIRED, Outcome.SUPERSEDED, Outcome.FAILED)  # noqa: S101
-            publish = QueryOutcome(
-                query_id=query_id,
-                camera=frame.camera,
-                frame=frame.frame,
-                question_id=query.question_id,
-                outcome=outcome,
-                reason=reason[:200],
-            )
-        terminal = Terminal(
-            frame.camera, frame.frame, query_id, query.question_id, query.ad_hoc, outcome, reason, answer, publish
-        )
-        self._effects.append(terminal)
+        terminal = self._voice.terminal(frame, query_id, query, outcome, reason=reason, answer=answer, say=say)
         self.counters[f"outcome_{outcome}"] += 1
         if query.ad_hoc:
-            del self._ad_hoc[query_id]
-            self._decided[query_id] = terminal
-            if len(self._decided) > self._settings.terminal_cache:
-                self._decided.popitem(last=False)
+            self._ad_hoc.decide(terminal)
         if not frame.queries:
             frame.move(EdgeEvent.DECIDED)
             del self._frames[frame.camera, frame.frame]
@@ -466,7 +396,4 @@ class EdgeSession:
 
     def _say_gone(self, camera: str, message: Control) -> None:
         self.counters["gone"] += 1
-        self._send(message.worker, camera, Gone(camera=camera, frame=message.frame, attempt=message.attempt))
-
-    def _send(self, worker: str, camera: str, message: Chunk | Gone | Text) -> None:
-        self._effects.append(SendToWorker(topics.chunk_topic(worker, camera), message, camera))
+        self._voice.gone(camera, message)

@@ -22,7 +22,11 @@ class Latent(Protocol):
         ...
 
     def payload(self, start: int, stop: int) -> bytes:
-        """Coded bytes of latents ``start..stop``."""
+        """Coded bytes of latents ``start..stop``.
+
+        Raises:
+            RecordingGapError: this latent comes from a log that does not hold all of them.
+        """
         ...
 
 
@@ -46,6 +50,29 @@ class AskedQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class Bid:
+    """What a message offers for its place on the uplink.
+
+    Attributes:
+        gain: queries that are expected to be safely answered because of it, each counted by its weight.
+        message_bytes: size of the message, without the headers of MQTT and below.
+        leave_by_s: it must have left by then to be answered in time, on the edge's monotonic clock; in the past when it
+            cannot be in time any more.
+        ends_s: from then on it is pointless: every query that it is about has ended.
+    """
+
+    gain: float
+    message_bytes: int
+    leave_by_s: float
+    ends_s: float
+
+
+Bidder = Callable[[float], Bid | None]
+"""What a message offers at a time in seconds; None when nobody wants it any more. Asked anew, because queries end and
+scores come in while it waits."""
+
+
+@dataclass(frozen=True, slots=True)
 class SendOpen:
     """Publish an open message at QoS 1 when the uplink has room for it.
 
@@ -53,6 +80,7 @@ class SendOpen:
         topic: where.
         camera: camera of the frame.
         frame: the frame.
+        bid: what it offers for its place on the uplink.
         qos: MQTT quality of service.
     """
 
@@ -60,6 +88,7 @@ class SendOpen:
     camera: str
     frame: FrameId
     _stamp: Callable[[float], Open | None] = field(repr=False, compare=False)
+    bid: Bidder = field(repr=False, compare=False)
     qos: int = 1
 
     def message(self, now_s: float) -> Open | None:
@@ -75,12 +104,21 @@ class SendOpen:
 
 @dataclass(frozen=True, slots=True)
 class SendToWorker:
-    """Publish a chunk, *gone* or question text to a worker's inbox. QoS 0: a loss costs one repeated request."""
+    """Publish a chunk, *gone* or question text to a worker's inbox. QoS 0: a loss costs one repeated request.
+
+    Attributes:
+        topic: where.
+        message: what.
+        camera: camera of the frame.
+        qos: MQTT quality of service.
+        bid: what a chunk offers for its place on the uplink; None for the others, which are tiny and go first.
+    """
 
     topic: str
     message: BinaryMessage
     camera: str
     qos: int = 0
+    bid: Bidder | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

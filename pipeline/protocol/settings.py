@@ -19,7 +19,8 @@ class EdgeProtocolSettings:
         attempts: opens of one frame before its queries fail.
         backoff_s: wait before the second open; doubled for each further one.
         max_backoff_s: longest such wait: a query's deadline is some seconds away.
-        grace_s: after a reconnect, no lease is judged for this long.
+        grace_s: after a reconnect, silence for so long means that the worker is lost: it hears of the connection and
+            speaks at once.
         max_frames_per_camera: unfinished frames of one camera; beyond it the oldest standing queries are superseded.
         terminal_cache: decided ad-hoc queries that are remembered, to answer a repeated ask.
     """
@@ -28,9 +29,13 @@ class EdgeProtocolSettings:
     attempts: int = 3
     backoff_s: float = 0.5
     max_backoff_s: float = 4.0
-    grace_s: float = 2.0
+    grace_s: float = 1.5
     max_frames_per_camera: int = 16
     terminal_cache: int = 1024
+
+    def wait_after_s(self, attempt: int) -> float:
+        """Wait after an attempt came to nothing."""
+        return min(self.max_backoff_s, self.backoff_s * 2.0 ** min(16, max(0, attempt - 1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +49,12 @@ class WorkerProtocolSettings:
         capacity_frames: frames admitted and not yet decided; beyond it the worker hands over or says *busy*.
         capacity_bytes: latent payload held for them.
         finalise_margin_s: a query is decided this long before its deadline, so that the answer still arrives in time.
+        repeat_s: after a reconnect the last words are repeated, but not sooner after them.
         refine_timeout_s: silence after a refine request before it is repeated.
         refine_tries: refine requests for the same latents.
         text_timeout_s: silence after a request for question texts before it is repeated.
+        standing_wait_share: of the time that a standing question has left, what it may spend until its first look; a
+            frame that would wait longer is not admitted. The rest is for refines.
         handover_wait_s: expected wait from which a parked frame is offered to a less loaded worker.
         max_hops: hand-overs of one frame.
         terminal_cache: decided queries whose answers are kept, to repeat them to an edge that missed them.
@@ -58,9 +66,11 @@ class WorkerProtocolSettings:
     capacity_frames: int = 1024
     capacity_bytes: int = 16 * 1024 * 1024
     finalise_margin_s: float = 0.3
+    repeat_s: float = 0.5
     refine_timeout_s: float = 2.0
     refine_tries: int = 3
     text_timeout_s: float = 1.0
+    standing_wait_share: float = 0.4
     handover_wait_s: float = 1.0
     max_hops: int = 2
     terminal_cache: int = 4096

@@ -14,6 +14,8 @@ from typing import Any, Self
 
 from schemas.types import AnswerType
 
+VERSIONS = (1, 2)
+"""Of ``stop.json``. Thresholds stand in both alike; ``pipeline.codec.stop_file`` reads what else version 2 holds."""
 NEVER = 2.0
 """A threshold that no score in [0, 1] reaches."""
 
@@ -38,8 +40,10 @@ class StopRule:
         """Check the ladder and the lengths.
 
         Raises:
-            ValueError: no ascending ladder, or not one threshold a rung.
+            ValueError: no ascending ladder, not one threshold a rung, or a risk outside [0, 1].
         """
+        if not 0.0 <= self.risk <= 1.0:
+            raise ValueError(f"a risk of {self.risk}")
         if not self.ladder or list(self.ladder) != sorted(set(self.ladder)) or self.ladder[0] < 1:
             raise ValueError(f"ladder {self.ladder} is not ascending from 1 or more")
         for name, row in (("default", self.default), *self.thresholds.items()):
@@ -75,8 +79,8 @@ class StopRule:
         Raises:
             ValueError: a field is missing or wrong.
         """
-        if not isinstance(data, Mapping) or data.get("version") != 1:
-            raise ValueError("not an object of version 1")
+        if not isinstance(data, Mapping) or data.get("version") not in VERSIONS:
+            raise ValueError(f"not an object of version {' or '.join(map(str, VERSIONS))}")
         try:
             return cls(
                 ladder=tuple(int(rung) for rung in data["ladder"]),
@@ -84,5 +88,5 @@ class StopRule:
                 thresholds={AnswerType(k): tuple(float(x) for x in row) for k, row in data["thresholds"].items()},
                 risk=float(data["risk"]),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"field {error} is missing or wrong") from None

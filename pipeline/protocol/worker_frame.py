@@ -9,7 +9,7 @@ from pipeline.protocol.effects import ChunkData
 from schemas.errors import StateError
 from schemas.types import FrameId
 
-_MAX_EARLY_CHUNKS = 8
+MAX_EARLY_CHUNKS = 8
 """Chunks that overtook another one and wait for it; a worker asks for one range at a time, so few can be under way."""
 
 
@@ -132,6 +132,15 @@ class WorkerFrame:
         """Deadline of the most urgent query."""
         return min(query.deadline_s for query in self.queries.values())
 
+    def last_deadline_s(self) -> float:
+        """Deadline of the query with most time; an ad-hoc one counts before standing ones."""
+        return max((query.ad_hoc, query.deadline_s) for query in self.queries.values())[1]
+
+    @property
+    def ad_hoc(self) -> bool:
+        """Whether a client waits for one of the answers."""
+        return any(query.ad_hoc for query in self.queries.values())
+
     def may_pass_on(self, max_hops: int) -> bool:
         """Whether another worker may still take the frame.
 
@@ -149,7 +158,7 @@ class WorkerFrame:
         if chunk.stop <= self.prefix:
             return "duplicate"
         if chunk.start > self.prefix:
-            if chunk.start in self.early or len(self.early) >= _MAX_EARLY_CHUNKS:
+            if chunk.start in self.early or len(self.early) >= MAX_EARLY_CHUNKS:
                 return "duplicate"
             self.early[chunk.start] = chunk
             self.payload_bytes += len(chunk.payload)

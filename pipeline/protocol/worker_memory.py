@@ -1,4 +1,4 @@
-"""What a worker session remembers beside its frames, all bounded: texts, decided queries, loads of its peers."""
+"""What a worker session remembers beside its frames, all bounded: texts, decided queries, loads of peers, edges."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pipeline.protocol.effects import ReplyTo
 from schemas.messages import Answer, Status
-from schemas.types import AnswerType
+from schemas.types import AnswerType, FrameId
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,62 @@ class DecidedQueries:
         return self._answers.get(query_id)
 
 
+_KNOWN_EDGES = 4096
+_CAMERAS_OVER = 16_384
+
+
+@dataclass(slots=True)
+class Edges:
+    """Which edge processes are over, from their births and last wills.
+
+    A boot id belongs to one process. Its frames are orphans once its last will was read, until it is back; or once
+    another boot of its site was born.
+
+    Attributes:
+        stale_wills: wills of an earlier boot than the one that is known; they say nothing.
+    """
+
+    stale_wills: int = 0
+    _known: OrderedDict[str, Status] = field(default_factory=OrderedDict)
+    _over: OrderedDict[tuple[int, str], bool] = field(default_factory=OrderedDict)
+
+    def learn(self, status: Status) -> None:
+        """Take a birth or a last will in."""
+        known = self._known.get(status.id)
+        if status.online:
+            if known is not None and known.boot != status.boot:
+                self._end(known, followed=True)
+            for camera in ("", *status.cameras):
+                self._over.pop((status.boot, camera), None)
+            self._known[status.id] = status
+            self._known.move_to_end(status.id)
+            if len(self._known) > _KNOWN_EDGES:
+                self._known.popitem(last=False)
+        elif known is None or known.boot == status.boot:
+            # A will names no cameras: it travels with each connection.
+            self._end(known or status, followed=False)
+        else:
+            self.stale_wills += 1
+
+    def lost(self, camera: str, frame: FrameId, *, ad_hoc: bool) -> bool:
+        """Whether no edge will say what became of a query.
+
+        Args:
+            camera: camera of its frame.
+            frame: the frame.
+            ad_hoc: asked by a client: the process that followed has it from the disk of the one before.
+        """
+        followed = self._over.get((frame.boot, camera), self._over.get((frame.boot, "")))
+        return followed is not None and not (followed and ad_hoc)
+
+    def _end(self, status: Status, *, followed: bool) -> None:
+        for camera in status.cameras or ("",):
+            self._over[status.boot, camera] = followed
+            self._over.move_to_end((status.boot, camera))
+        while len(self._over) > _CAMERAS_OVER:
+            self._over.popitem(last=False)
+
+
 _KNOWN_PEERS = 1024
 LOAD_MAX_AGE_S = 10.0
 """A load that is older says nothing: a broker that was killed publishes no will of a worker that died with it."""
@@ -93,6 +149,10 @@ class Peers:
         if status.kind == "worker" and not status.online and known is not None and known.status.boot == status.boot:
             del self._loads[status.id]
 
+    def connection_made(self) -> None:
+        """Forget the loads: after a restart of the broker a peer may not be back yet, and a hand-over would be lost."""
+        self._loads.clear()
+
     def learn_load(self, status: Status, now_s: float) -> None:
         """Take a load in."""
         if status.id == self.own or status.pool != self.pool or status.fingerprint != self.fingerprint:
@@ -113,7 +173,8 @@ class Peers:
             fits = held < load.status.capacity and held * 2 < parked and now_s - load.heard_s <= LOAD_MAX_AGE_S
             if fits and (best is None or (held, name) < best):
                 best = (held, name)
-        if best is None:
-            return None
-        self._loads[best[1]].sent += 1
-        return best[1]
+        return None if best is None else best[1]
+
+    def note_sent(self, peer: str) -> None:
+        """A frame was handed over to a worker."""
+        self._loads[peer].sent += 1

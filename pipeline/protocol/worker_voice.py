@@ -84,8 +84,8 @@ class WorkerVoice:
             ),
         )
 
-    def busy(self, camera: str, message: Open, retry_after_s: float) -> None:
-        """No room: open the frame again later."""
+    def busy(self, camera: str, message: Open | WorkerFrame, retry_after_s: float) -> None:
+        """No room, or no time: open the frame again later."""
         retry_after_ms = min(_MAX_RETRY_MS, max(100, _milliseconds(retry_after_s)))
         self._control(
             camera,

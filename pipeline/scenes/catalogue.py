@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-QuestionKind: TypeAlias = Literal["existence", "color", "count", "position"]
+QuestionKind: TypeAlias = Literal["existence", "color", "count", "position", "relation", "activity"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,27 +17,41 @@ class ObjectKind:
         plural: Plural noun.
         width: Width of the bounding box as a share of the object's size.
         height: Height of the bounding box as a share of the object's size.
+        scale: How large it stands beside the others, compressed so that small kinds stay visible.
+        can_move: Whether it moves by itself.
+        frequency: How often it is drawn, beside the others.
     """
 
     name: str
     plural: str
     width: float
     height: float
+    scale: float = 1.0
+    can_move: bool = False
+    frequency: float = 1.0
 
 
 KINDS: Final[dict[str, ObjectKind]] = {
     kind.name: kind
     for kind in (
-        ObjectKind("car", "cars", 1.0, 0.58),
-        ObjectKind("truck", "trucks", 1.1, 0.66),
-        ObjectKind("bus", "buses", 1.1, 0.62),
-        ObjectKind("bike", "bikes", 1.0, 0.68),
-        ObjectKind("person", "people", 0.5, 1.0),
-        ObjectKind("dog", "dogs", 0.95, 0.7),
-        ObjectKind("tree", "trees", 0.78, 1.0),
-        ObjectKind("box", "boxes", 0.78, 0.78),
-        ObjectKind("cone", "cones", 0.72, 0.86),
-        ObjectKind("ball", "balls", 0.72, 0.72),
+        ObjectKind("car", "cars", 1.0, 0.56, 1.1, can_move=True, frequency=1.6),
+        ObjectKind("truck", "trucks", 1.1, 0.66, 1.25, can_move=True, frequency=1.6),
+        ObjectKind("bus", "buses", 1.15, 0.6, 1.3, can_move=True),
+        ObjectKind("van", "vans", 1.0, 0.66, 1.15, can_move=True),
+        ObjectKind("motorcycle", "motorcycles", 1.0, 0.66, 0.9, can_move=True),
+        ObjectKind("bike", "bikes", 1.0, 0.68, 0.9, can_move=True, frequency=1.6),
+        ObjectKind("person", "people", 0.5, 1.0, 1.0, can_move=True, frequency=1.6),
+        ObjectKind("dog", "dogs", 0.95, 0.7, 0.85, can_move=True, frequency=1.6),
+        ObjectKind("cat", "cats", 0.8, 0.8, 0.8, can_move=True),
+        ObjectKind("tree", "trees", 0.78, 1.0, 1.25, frequency=1.6),
+        ObjectKind("bench", "benches", 1.05, 0.6, 0.95),
+        ObjectKind("sign", "signs", 0.5, 1.0, 1.0),
+        ObjectKind("umbrella", "umbrellas", 0.9, 0.95, 0.95),
+        ObjectKind("suitcase", "suitcases", 0.66, 0.86, 0.8),
+        ObjectKind("barrel", "barrels", 0.62, 0.82, 0.85),
+        ObjectKind("box", "boxes", 0.78, 0.78, 0.8),
+        ObjectKind("cone", "cones", 0.72, 0.86, 0.8),
+        ObjectKind("ball", "balls", 0.72, 0.72, 0.75),
     )
 }
 
@@ -71,3 +85,4 @@ POSITIONS: Final[tuple[str, ...]] = (
 COUNT_WORDS: Final = ("zero", "one", "two", "three", "four", "five", "six")
 MAX_COUNT: Final = len(COUNT_WORDS) - 1
 MAX_OBJECTS: Final = 8
+MAX_DETAIL_OBJECTS: Final = 12

@@ -15,22 +15,14 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from pipeline.scenes.catalogue import COLORS, KINDS, MAX_COUNT, MAX_OBJECTS, QuestionKind
-from pipeline.scenes.questions import QUESTION_KINDS, QuestionSpec, answer_to, make_question
-from pipeline.scenes.scene import (
-    CELL_MARGIN,
-    MIN_SIZE,
-    Scene,
-    SceneObject,
-    max_size,
-    overlaps,
-    sample_background,
-)
+from pipeline.scenes.questions import RELATIONS, QuestionSpec, answer_to, make_question
+from pipeline.scenes.scene import CELL_MARGIN, Scene, SceneObject, clash, sample_background, sample_light, stand
 
 Wanted: TypeAlias = tuple[str, str]
 
 _PATH_CHECKS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
-_MAX_STEP: Final = 0.22
-"""Longest way of an object within one shot, as a share of the frame."""
+_STEPS: Final = (0.08, 0.24)
+"""Shortest and longest way of a moving object within one shot, as shares of the frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +31,20 @@ class Track:
 
     Attributes:
         start: The object at the beginning of the shot.
-        end_x: Centre at the end, horizontally.
-        end_y: Centre at the end, vertically.
+        end: The object at its end; it grows as it comes nearer.
     """
 
     start: SceneObject
-    end_x: float
-    end_y: float
+    end: SceneObject
 
     def at(self, progress: float) -> SceneObject:
         """The object after a share (0 to 1) of the shot."""
-        start = self.start
+        a, b = self.start, self.end
         return replace(
-            start, x=start.x + (self.end_x - start.x) * progress, y=start.y + (self.end_y - start.y) * progress
+            a,
+            x=a.x + (b.x - a.x) * progress,
+            y=a.y + (b.y - a.y) * progress,
+            size=a.size + (b.size - a.size) * progress,
         )
 
 
@@ -135,7 +128,7 @@ class SceneClip:
         best_clear = -1
         background = sample_background(rng)
         for _ in range(30):
-            tracks = _lay_out(rng, _wanted_objects(rng, self.questions), self.questions)
+            tracks = _lay_out(rng, _wanted_objects(rng, self.questions), self.questions, background.horizon)
             clear = sum(
                 answer_to(question, Scene(tuple(track.at(progress) for track in tracks), background)) is not None
                 for question in self.questions
@@ -145,9 +138,13 @@ class SceneClip:
                 best, best_clear = tracks, clear
             if clear == len(self.questions) * len(_PATH_CHECKS):
                 break
+        light, weather = sample_light(rng)
         scene = Scene(
             objects=(),
             background=background,
+            light=light,
+            weather=weather,
+            sun=float(rng.uniform(-1, 1)),
             brightness=float(rng.uniform(0.8, 1.15)),
             noise_sigma=float(rng.uniform(1.0, 4.5)),
             noise_seed=int(rng.integers(2**31)),
@@ -155,20 +152,32 @@ class SceneClip:
         return _Shot(start_s, end_s, best, scene)
 
 
-def standing_questions(seed: int, kinds: Sequence[QuestionKind] = QUESTION_KINDS) -> list[QuestionSpec]:
+STANDING_KINDS: Final[tuple[QuestionKind, ...]] = ("existence", "color", "count", "position", "activity")
+
+
+def standing_questions(seed: int, kinds: Sequence[QuestionKind] = STANDING_KINDS) -> list[QuestionSpec]:
     """Draw standing questions that can all be asked of one camera: each about another kind of object.
 
     Args:
         seed: Same seed, same questions.
-        kinds: What to ask, in order; at most as many as there are kinds of objects.
+        kinds: What to ask, in order; relations take two kinds of objects each, and there must be enough of them.
     """
     rng = np.random.default_rng([seed, 2])
-    names = rng.permutation(list(KINDS))
+    names = [str(name) for name in rng.permutation(list(KINDS))]
     colors = rng.permutation(list(COLORS))
     questions: list[QuestionSpec] = []
     for index, kind in enumerate(kinds):
+        movable = next((name for name in names if KINDS[name].can_move), names[0])
+        name = movable if kind == "activity" else names[0]
+        names.remove(name)
         color = str(colors[index % len(colors)]) if kind == "existence" else None
-        questions.append(make_question(kind, str(names[index]), color, phrasing=int(rng.integers(1 << 16))))
+        phrasing = int(rng.integers(1 << 16))
+        if kind == "relation":
+            relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
+            other = names.pop(0)
+            questions.append(make_question(kind, name, other_kind=other, relation=relation, phrasing=phrasing))
+        else:
+            questions.append(make_question(kind, name, color, phrasing=phrasing))
     return questions
 
 
@@ -193,8 +202,10 @@ def _is_clear(wanted: Sequence[Wanted], question: QuestionSpec) -> bool:
             return True
         case "count":
             return number <= MAX_COUNT
-        case "color" | "position":
+        case "color" | "position" | "activity":
             return number == 1
+        case "relation":
+            return number == 1 and _matching(wanted, question.other_kind or "", question.other_color) == 1
 
 
 def _draw_objects(rng: np.random.Generator, questions: Sequence[QuestionSpec]) -> list[Wanted]:
@@ -214,13 +225,17 @@ def _draw_objects(rng: np.random.Generator, questions: Sequence[QuestionSpec]) -
             wanted.append((question.object_kind, any_color(but=question.color)))
     for question in questions:
         kind, color = question.object_kind, question.color
-        if question.kind in ("color", "position") and not _matching(wanted, kind, color):
+        if question.kind in ("color", "position", "activity", "relation") and not _matching(wanted, kind, color):
             wanted.append((kind, color or any_color()))
+        if question.kind == "relation" and question.other_kind:
+            if not _matching(wanted, question.other_kind, question.other_color):
+                wanted.append((question.other_kind, question.other_color or any_color()))
         elif question.kind == "count":
             number = int(rng.integers(0, 5))
             while _matching(wanted, kind, None) < number:
                 wanted.append((kind, any_color()))
     asked = {question.object_kind for question in questions}
+    asked |= {question.other_kind for question in questions if question.other_kind}
     free = [kind for kind in kinds if kind not in asked]
     lures = [(question.object_kind, question.color) for question in existence if question.color]
     for _ in range(int(rng.integers(1, 5))):
@@ -232,42 +247,65 @@ def _draw_objects(rng: np.random.Generator, questions: Sequence[QuestionSpec]) -
     return wanted
 
 
-def _lay_out(rng: np.random.Generator, wanted: list[Wanted], questions: Sequence[QuestionSpec]) -> tuple[Track, ...]:
+def _lay_out(
+    rng: np.random.Generator, wanted: list[Wanted], questions: Sequence[QuestionSpec], horizon: float
+) -> tuple[Track, ...]:
     """Find a way for every object; one that finds no room is left out."""
-    largest = max_size(len(wanted))
     tracks: list[Track] = []
     in_cell = {(q.object_kind, q.color) for q in questions if q.kind == "position"}
     # Objects that must keep to one cell have the least choice, so they choose first.
     ordered = sorted(wanted, key=lambda item: not ({item, (item[0], None)} & in_cell))
     for kind, color in ordered:
         keep_cell = bool({(kind, color), (kind, None)} & in_cell)
-        track = _find_track(rng, kind, color, tracks, largest=largest, keep_cell=keep_cell)
+        track = _find_track(rng, kind, color, tracks, horizon, keep_cell=keep_cell)
         if track is not None:
             tracks.append(track)
     return tuple(tracks)
 
 
 def _find_track(
-    rng: np.random.Generator, kind: str, color: str, others: list[Track], *, largest: float, keep_cell: bool
+    rng: np.random.Generator, kind: str, color: str, others: list[Track], horizon: float, *, keep_cell: bool
 ) -> Track | None:
-    for attempt in range(60):
-        size = float(rng.uniform(MIN_SIZE, largest))
-        half = np.array([size * KINDS[kind].width / 2, size * KINDS[kind].height / 2])
-        low, high = half, 1 - half
-        if keep_cell:
-            cell = rng.integers(0, 3, size=2)
-            margin = CELL_MARGIN + 0.005
-            low = np.maximum(low, cell / 3 + margin * (cell > 0))
-            high = np.minimum(high, (cell + 1) / 3 - margin * (cell < 2))
-        start = rng.uniform(low, high)
+    moves = KINDS[kind].can_move and rng.random() < 0.6
+    for attempt in range(80):
+        foot = float(rng.uniform(0.02, 0.98)), float(rng.uniform(horizon + 0.06, 0.985))
+        start = stand(rng, kind, color, foot, horizon, detail=False)
         end = start
-        if attempt < 40 and rng.random() < 0.65:
-            end = np.clip(start + rng.uniform(-_MAX_STEP, _MAX_STEP, size=2), low, high)
-        track = Track(
-            SceneObject(kind, color, float(start[0]), float(start[1]), size, bool(end[0] < start[0])),
-            float(end[0]),
-            float(end[1]),
-        )
-        if not any(overlaps(track.at(share), other.at(share)) for other in others for share in _PATH_CHECKS):
+        if moves and attempt < 60:
+            end = _moved(rng, start, foot, horizon)
+            start = replace(start, moving=True, faces_left=end.x < start.x)
+            end = replace(end, moving=True, faces_left=start.faces_left)
+        track = Track(start, end)
+        if not (_in_frame(start) and _in_frame(end)) or (keep_cell and not _keeps_cell(track)):
+            continue
+        if not any(clash(track.at(share), other.at(share)) for other in others for share in _PATH_CHECKS):
             return track
     return None
+
+
+def _moved(rng: np.random.Generator, start: SceneObject, foot: tuple[float, float], horizon: float) -> SceneObject:
+    """Where an object is at the end of a shot: mostly sideways, perhaps a little nearer or further."""
+    way = float(rng.uniform(*_STEPS)) * (1 if rng.random() < 0.5 else -1)
+    end_foot = foot[0] + way, float(np.clip(foot[1] + way * rng.uniform(-0.4, 0.4), horizon + 0.06, 0.985))
+    nearer = stand(rng, start.kind, start.color, end_foot, horizon, detail=False)
+    # Its own spread of sizes stays; only the distance changes.
+    before = stand(np.random.default_rng(0), start.kind, start.color, foot, horizon, detail=False).size
+    after = stand(np.random.default_rng(0), start.kind, start.color, end_foot, horizon, detail=False).size
+    size = start.size * after / before
+    return replace(nearer, size=size, y=end_foot[1] - size * KINDS[start.kind].height / 2)
+
+
+def _in_frame(item: SceneObject) -> bool:
+    left, top, right, bottom = item.box
+    return left >= 0.005 and top >= 0.005 and right <= 0.995 and bottom <= 1.0
+
+
+def _keeps_cell(track: Track) -> bool:
+    """Whether an object stays in one cell of the 3x3 grid, clear of its borders, all along."""
+    low = min(track.start.x, track.end.x), min(track.start.y, track.end.y)
+    high = max(track.start.x, track.end.x), max(track.start.y, track.end.y)
+    margin = CELL_MARGIN + 0.005
+    return all(
+        any(cell / 3 + margin * (cell > 0) <= a and b <= (cell + 1) / 3 - margin * (cell < 2) for cell in range(3))
+        for a, b in zip(low, high, strict=True)
+    )

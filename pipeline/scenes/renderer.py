@@ -1,4 +1,4 @@
-"""Draw a scene: textured background, shaded objects, exposure and sensor noise.
+"""Draw a scene as a camera would deliver it: place, shadows, objects, light, weather, sensor.
 
 Objects are drawn with Pillow at twice the resolution and reduced, which is the cheapest antialiasing that keeps small
 shapes apart. Same scene and size, same bytes.
@@ -6,19 +6,24 @@ shapes apart. Same scene and size, same bytes.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from pipeline.scenes.catalogue import COLORS, KINDS
-from pipeline.scenes.scene import Background, Scene
-from pipeline.scenes.shapes import DRAW, Pen
+from pipeline.scenes.pen import Pen
+from pipeline.scenes.places import place_pixels
+from pipeline.scenes.scene import Scene, SceneObject
+from pipeline.scenes.shapes import draw
 
-DEFAULT_SIZE: Final = 128
+DEFAULT_SIZE: Final = 256
 _SUPERSAMPLING: Final = 2
+_TRAIL: Final = 0.5
+"""Length of the blur behind what moves, as a share of its width."""
+_SHADOW_LENGTH: Final = {"day": 0.45, "dusk": 0.8, "night": 0.25}
+_SHADOW_ALPHA: Final = {"day": 95, "dusk": 75, "night": 60}
 
 
 def render(scene: Scene, size: int = DEFAULT_SIZE) -> NDArray[np.uint8]:
@@ -32,65 +37,136 @@ def render(scene: Scene, size: int = DEFAULT_SIZE) -> NDArray[np.uint8]:
         RGB frame, uint8 [size, size, 3].
     """
     edge = size * _SUPERSAMPLING
-    canvas = Image.fromarray(_background_pixels(scene.background, size)).resize((edge, edge), Image.Resampling.NEAREST)
-    draw = ImageDraw.Draw(canvas, "RGBA")
-    for item in scene.objects:
-        kind = KINDS[item.kind]
-        pen = Pen(
-            draw,
-            center=(item.x * edge, item.y * edge),
-            half_size=(item.size * kind.width * edge / 2, item.size * kind.height * edge / 2),
-            faces_left=item.faces_left,
-        )
-        pen.ground_shadow()
-        DRAW[item.kind](pen, COLORS[item.color])
-    frame = np.asarray(canvas.reduce(_SUPERSAMPLING), dtype=np.float32)
+    place = Image.fromarray(place_pixels(scene.background, size))
+    canvas = place.resize((edge, edge), Image.Resampling.NEAREST)
     rng = np.random.default_rng(scene.noise_seed)
+    for item in scene.objects:
+        _draw_object(canvas, scene, item, edge, rng)
+    frame = np.asarray(canvas.reduce(_SUPERSAMPLING), dtype=np.float32)
+    frame = _weather(_light(frame, scene, size), scene, size, rng)
     # Uniform noise of the same variance: four times cheaper than normal numbers, and nothing downstream can tell.
-    spread = scene.noise_sigma * float(np.sqrt(12.0))
+    sigma = scene.noise_sigma * (1.5 if scene.light == "night" else 1.0)
     noise = rng.random(frame.shape, dtype=np.float32) - np.float32(0.5)
-    frame = frame * np.float32(scene.brightness) + noise * np.float32(spread)
+    frame = frame * np.float32(scene.brightness) + noise * np.float32(sigma * np.sqrt(12.0))
     pixels: NDArray[np.uint8] = np.clip(frame + np.float32(0.5), 0, 255).astype(np.uint8)
     return pixels
 
 
-def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> NDArray[np.float32]:
-    """Low-frequency noise in [-1, 1], float32 [size, size]."""
-    coarse = rng.random((cells, cells), dtype=np.float32) * 2 - 1
-    return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
+def _draw_object(canvas: Image.Image, scene: Scene, item: SceneObject, edge: int, rng: np.random.Generator) -> None:
+    left, top, right, bottom = (value * edge for value in item.box)
+    width, height = max(round(right - left), 4), max(round(bottom - top), 4)
+    pen = Pen((width, height), faces_left=item.faces_left)
+    draw(item.kind, pen, COLORS[item.color], moving=item.moving)
+    tile = pen.tile
+    _draw_shadow(canvas, scene, tile, round(left), round(bottom))
+    if item.moving:
+        _draw_trail(canvas, item, tile, (round(left), round(top)), rng)
+    canvas.paste(tile, (round(left), round(top)), tile)
+    if scene.light == "night" and KINDS[item.kind].can_move and item.kind not in ("person", "dog", "cat", "bike"):
+        _draw_headlight(canvas, item, (left, top, right, bottom))
 
 
-@lru_cache(maxsize=16)
-def _background_pixels(background: Background, size: int) -> NDArray[np.uint8]:
-    """Background without objects, uint8 [size, size, 3]. Cached: a camera looks at the same wall for seconds."""
-    rng = np.random.default_rng(background.seed)
+def _draw_shadow(canvas: Image.Image, scene: Scene, tile: Image.Image, left: int, bottom: int) -> None:
+    """The silhouette, laid on the ground away from the sun, and a darker place under the feet."""
+    width, height = tile.size
+    length = max(int(height * _SHADOW_LENGTH[scene.light]), 2)
+    lean = scene.sun * 1.1 * length
+    alpha = _SHADOW_ALPHA[scene.light] if scene.weather == "clear" else 40
+    reach = int(abs(lean)) + 1
+    # Row r of the shadow (0 at the feet) shows the silhouette at the like height, moved sideways in proportion.
+    flat = tile.getchannel("A").transform(
+        (width + 2 * reach, length),
+        Image.Transform.AFFINE,
+        (1, -lean / length, -reach, 0, -height / length, height - 1),
+        Image.Resampling.BILINEAR,
+    )
+    canvas.paste(
+        (12, 14, 20), (left - reach, bottom - max(length // 6, 1)), flat.point(lambda value: value * alpha // 255)
+    )
+    ImageDraw.Draw(canvas, "RGBA").ellipse(
+        [left - width * 0.02, bottom - height * 0.07, left + width * 1.02, bottom + height * 0.06], fill=(8, 10, 14, 90)
+    )
+
+
+def _draw_trail(
+    canvas: Image.Image, item: SceneObject, tile: Image.Image, corner: tuple[int, int], rng: np.random.Generator
+) -> None:
+    """What the shutter smears: blurred copies behind the object, and dust or spray at its feet."""
+    width, height = tile.size
+    way = max(int(width * _TRAIL), 4)
+    smear = Image.new("RGBA", (width + 2 * way, height))
+    smear.paste(tile, (way, 0))
+    smear = smear.convert("RGBa").filter(ImageFilter.BoxBlur((way / 2, 0))).convert("RGBA")
+    strength = smear.getchannel("A").point(lambda value: min(int(value * 1.25), 190))
+    back = way if item.faces_left else -way
+    canvas.paste(smear, (corner[0] - way + back * 3 // 4, corner[1]), strength)
+    ink = ImageDraw.Draw(canvas, "RGBA")
+    tail = corner[0] + (width if item.faces_left else 0)
+    for number in range(3):
+        radius = height * float(rng.uniform(0.06, 0.11))
+        x = tail + (1 if item.faces_left else -1) * width * (0.06 + 0.16 * number)
+        y = corner[1] + height * float(rng.uniform(0.86, 0.98))
+        ink.ellipse([x - radius, y - radius, x + radius, y + radius], fill=(205, 200, 190, 110))
+    for share in (0.3, 0.55, 0.8):
+        y = corner[1] + height * share
+        start, stop = sorted((tail, tail + (1 if item.faces_left else -1) * width * 0.5))
+        ink.line([(start, y), (stop, y)], fill=(235, 235, 235, 120), width=max(height // 24, 2))
+
+
+def _draw_headlight(canvas: Image.Image, item: SceneObject, box: tuple[float, float, float, float]) -> None:
+    left, top, right, bottom = box
+    front = left if item.faces_left else right
+    reach = (right - left) * (-0.6 if item.faces_left else 0.6)
+    y = top + (bottom - top) * 0.62
+    ink = ImageDraw.Draw(canvas, "RGBA")
+    spread = (bottom - top) * 0.3
+    ink.polygon([(front, y), (front + reach, y - spread / 3), (front + reach, y + spread)], fill=(255, 244, 190, 70))
+    radius = (bottom - top) * 0.09
+    ink.ellipse([front - radius, y - radius, front + radius, y + radius], fill=(255, 250, 220, 255))
+
+
+def _light(frame: NDArray[np.float32], scene: Scene, size: int) -> NDArray[np.float32]:
+    """Time of day: dusk is warm and dim; by night lamps leave pools of light."""
+    if scene.light == "day":
+        return frame
     rows = np.linspace(0, 1, size, dtype=np.float32)[:, None]
     columns = np.linspace(0, 1, size, dtype=np.float32)[None, :]
-    light = _smooth_noise(rng, size, 5) * 12 + _smooth_noise(rng, size, 17) * 5
-    angle = rng.uniform(0, 2 * np.pi)
-    light += (columns * np.cos(angle) + rows * np.sin(angle)).astype(np.float32) * float(rng.uniform(0, 34))
-    light += (rng.random((size, size), dtype=np.float32) - 0.5) * float(rng.uniform(4, 18))
-    match background.style:
-        case "asphalt":
-            lane = abs((columns + rows * float(rng.uniform(-0.4, 0.4)) - float(rng.uniform(0.2, 0.8))) % 0.5)
-            dashes = (lane < 0.014) & ((rows * 6 % 1) < 0.55)
-            light += dashes * 42
-        case "grass":
-            light += _smooth_noise(rng, size, max(size // 2, 4)) * 14
-        case "brick":
-            courses = int(rng.integers(8, 14))
-            course = (rows * courses).astype(int)
-            joint_x = ((columns * courses / 2 + 0.5 * (course % 2)) % 1) < 0.06
-            light -= (joint_x | ((rows * courses % 1) < 0.12)) * 24
-        case "tiles":
-            tiles = int(rng.integers(3, 9))
-            joint = ((columns * tiles % 1) < 0.05) | ((rows * tiles % 1) < 0.05)
-            checker = ((rows * tiles).astype(int) + (columns * tiles).astype(int)) % 2
-            light += checker * float(rng.uniform(-16, 16)) - joint * 20
-        case "horizon":
-            light += np.where(rows < float(rng.uniform(0.2, 0.5)), float(rng.uniform(18, 42)), -10.0)
-        case "gradient":
-            light += (rows - 0.5) * float(rng.uniform(-50, 50))
-    pixels = np.asarray(background.rgb, dtype=np.float32) + light[:, :, None]
-    # White stays brighter than any background, black stays darker, before exposure and noise.
-    return np.clip(pixels, 34, 200).astype(np.uint8)
+    if scene.light == "dusk":
+        glow = np.float32(0.72) + np.float32(0.16) * (1 - rows)
+        dimmed: NDArray[np.float32] = frame * (glow[:, :, None] * np.array((1.06, 0.94, 0.86), dtype=np.float32))
+        return dimmed
+    pools = np.full((size, size), 0.5, dtype=np.float32)
+    for index in range(3):
+        centre_x = (0.5 + 0.5 * scene.sun + index * 0.37) % 1.0
+        centre_y = scene.background.horizon + (0.3 + 0.28 * index) * (1 - scene.background.horizon)
+        reach = 0.2 + 0.07 * index
+        distance = ((columns - centre_x) / reach) ** 2 + ((rows - centre_y) / (reach * 0.7)) ** 2
+        pools += np.float32(0.28) * np.exp(-distance)
+    lit: NDArray[np.float32] = frame * (
+        np.minimum(pools, 0.85)[:, :, None] * np.array((0.95, 0.97, 1.1), dtype=np.float32)
+    )
+    return lit
+
+
+def _weather(frame: NDArray[np.float32], scene: Scene, size: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Fog takes contrast with distance; rain darkens and draws streaks."""
+    match scene.weather:
+        case "clear":
+            return frame
+        case "fog":
+            rows = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
+            nearness = np.clip((rows - scene.background.horizon) / (1 - scene.background.horizon), 0, 1)
+            share = np.float32(0.5) - np.float32(0.42) * nearness
+            level = np.float32({"day": 190, "dusk": 150, "night": 90}[scene.light])
+            veiled: NDArray[np.float32] = frame * (1 - share) + level * share
+            return veiled
+        case "rain":
+            streaks = Image.new("L", (size, size))
+            ink = ImageDraw.Draw(streaks)
+            lean = size * float(rng.uniform(-0.02, 0.02))
+            for x, y, length in rng.random((90, 3)).tolist():
+                start = (x * size, y * size)
+                ink.line([start, (start[0] + lean, start[1] + size * (0.02 + 0.04 * length))], fill=70)
+            veil = np.asarray(streaks, dtype=np.float32)[:, :, None]
+            wet: NDArray[np.float32] = frame * np.float32(0.86) + veil
+            return wet

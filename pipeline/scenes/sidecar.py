@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.scenes.catalogue import QuestionKind
-from pipeline.scenes.questions import QuestionSpec
+from pipeline.scenes.questions import QuestionSpec, Relation
 from schemas.errors import ArtifactError
 
 SIDECAR_VERSION: Final = 1
@@ -27,11 +27,30 @@ class ClipQuestion(BaseModel):
     kind: QuestionKind
     object_kind: str
     color: str | None
+    other_kind: str | None = None
+    other_color: str | None = None
+    relation: Relation | None = None
 
     @property
     def spec(self) -> QuestionSpec:
         """The question without its id."""
-        return QuestionSpec(self.kind, self.object_kind, self.color, self.text)
+        return QuestionSpec(
+            self.kind, self.object_kind, self.color, self.text, self.other_kind, self.other_color, self.relation
+        )
+
+    @classmethod
+    def of(cls, question_id: str, spec: QuestionSpec) -> ClipQuestion:
+        """A question with its id."""
+        return cls(
+            id=question_id,
+            text=spec.text,
+            kind=spec.kind,
+            object_kind=spec.object_kind,
+            color=spec.color,
+            other_kind=spec.other_kind,
+            other_color=spec.other_color,
+            relation=spec.relation,
+        )
 
 
 class ClipTruth(BaseModel):

@@ -88,10 +88,7 @@ def write_clip(
         fps=fps,
         size=size,
         duration_s=duration_s,
-        questions=tuple(
-            ClipQuestion(id=name, text=spec.text, kind=spec.kind, object_kind=spec.object_kind, color=spec.color)
-            for name, spec in questions.items()
-        ),
+        questions=tuple(ClipQuestion.of(name, spec) for name, spec in questions.items()),
         truths=tuple(tuple(answer_to(question, scene) for question in clip.questions) for scene in scenes),
     )
     return ClipInfo(path, write_sidecar(path, truth), len(scenes), path.stat().st_size, codec)

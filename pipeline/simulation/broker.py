@@ -7,7 +7,8 @@
 - A persistent session gets what it missed after its reconnect, marked as duplicates.
 - Reason code 16 says that nobody subscribes, unless a recorder subscribes to everything.
 - A last will is published when the broker notices that a connection is gone: at once when it was closed, after one
-  and a half keep-alives when it fell silent. A broker that is killed publishes none: retained "online" goes stale.
+  and a half keep-alives when it fell silent, and when another connection takes the name over. A broker that is killed
+  publishes none: retained "online" goes stale.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import random
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -44,24 +45,35 @@ class Client(Protocol):
 
 @dataclass(slots=True)
 class LinkFaults:
-    """What the wire does to messages at present.
+    """What the wire does to deliveries at present.
 
     Attributes:
         delay_s: mean of the exponential part of a delivery's delay.
+        extra_s: what comes on top of it.
         loss: chance that a QoS 0 message is lost.
         duplicate: chance that a QoS 1 message arrives twice.
         reorder: chance that a message is overtaken by later ones.
     """
 
     delay_s: float = 0.02
+    extra_s: float = 0.0
     loss: float = 0.0
     duplicate: float = 0.0
     reorder: float = 0.0
 
 
 @dataclass(slots=True)
+class _Link:
+    """The wire to one client; its random numbers are its own, so that another client's traffic does not change them."""
+
+    faults: LinkFaults
+    draw: random.Random
+
+
+@dataclass(slots=True)
 class _Session:
     client: Client
+    link: _Link
     persistent: bool
     will: tuple[str, Message] | None
     up: bool = True
@@ -70,6 +82,7 @@ class _Session:
     in_flight: dict[int, tuple[str, Message]] = field(default_factory=dict)
     queue: deque[tuple[str, Message]] = field(default_factory=deque)
     arrives_s: float = 0.0
+    held: list[tuple[str, Message, int | None]] = field(default_factory=list)
 
 
 class BrokerModel:
@@ -78,11 +91,12 @@ class BrokerModel:
     Args:
         clock: virtual clock.
         draw: random numbers of the wire.
-        faults: what the wire does to messages.
+        faults: what every wire does to messages at first.
 
     Attributes:
         counters: deliveries, losses and drops by reason.
         observers: called with every publish that the broker accepts.
+        on_fate: called with what becomes of a message whose fate says something: dealt to whom, lost.
         recorder: somebody subscribes to everything, which hides reason code 16.
         up: whether the broker runs.
     """
@@ -90,11 +104,14 @@ class BrokerModel:
     def __init__(self, clock: VirtualClock, draw: random.Random, faults: LinkFaults) -> None:
         self.counters: Counter[str] = Counter()
         self.observers: list[Callable[[str, Message], None]] = []
+        self.on_fate: Callable[[str, str, Message], None] | None = None
         self.recorder = False
         self.up = True
         self._clock = clock
         self._draw = draw
         self._faults = faults
+        self._seed = draw.getrandbits(64)
+        self._links: dict[str, _Link] = {}
         self._sessions: dict[str, _Session] = {}
         self._cameras: dict[str, str] = {}
         self._members: dict[str, list[str]] = {}
@@ -106,13 +123,15 @@ class BrokerModel:
 
     # ---- connections ------------------------------------------------------------------------------------------------
 
-    def connect_edge(self, name: str, client: Client, cameras: tuple[str, ...]) -> None:
+    def connect_edge(self, name: str, client: Client, cameras: tuple[str, ...], birth: Message, will: Message) -> None:
         """An edge connects: persistent session, for ad-hoc questions that come while it is away."""
-        self._connect(name, client, persistent=True, will=None)
+        topic = topics.status_topic("edge", name)
+        self._connect(name, client, persistent=True, will=(topic, will))
         self._cameras.update(dict.fromkeys(cameras, name))
         if name not in self._edges:
             self._edges.append(name)
         self._send_retained(name)
+        self.publish(name, topic, birth, qos=1, retain=True)
 
     def connect_worker(self, name: str, client: Client, pool: str, birth: Message, will: Message) -> None:
         """A worker connects and joins the share group of its pool: clean session."""
@@ -126,10 +145,14 @@ class BrokerModel:
         self._send_retained(name)
         self.publish(name, topic, birth, qos=1, retain=True)
 
-    def _connect(self, name: str, client: Client, *, persistent: bool, will: tuple[str, Message] | None) -> None:
+    def _connect(self, name: str, client: Client, *, persistent: bool, will: tuple[str, Message]) -> None:
         old = self._sessions.get(name)
-        session = _Session(client, persistent, will)
+        session = _Session(client, self._link(name), persistent, will)
         if old is not None:
+            if old.up and not persistent:
+                # The name is taken over by a process that was started again before anybody missed the old one. With a
+                # session that goes on, Mosquitto drops the will.
+                self._publish_will(name, old)
             session.generation = old.generation + 1
             if persistent:
                 # What was in flight comes first, again.
@@ -138,6 +161,30 @@ class BrokerModel:
                 self.counters["redelivered"] += len(old.in_flight)
         self._sessions[name] = session
         self._fill(name, session)
+
+    def _link(self, name: str) -> _Link:
+        link = self._links.get(name)
+        if link is None:
+            link = self._links[name] = _Link(replace(self._faults), random.Random(f"{self._seed}/{name}"))
+        return link
+
+    def link_faults(self, name: str) -> LinkFaults:
+        """What the wire to a client does to messages; may be changed."""
+        return self._link(name).faults
+
+    def leave_group(self, name: str) -> None:
+        """A worker unsubscribes from its share group and keeps its connection."""
+        for members in self._members.values():
+            if name in members:
+                members.remove(name)
+
+    def disconnect(self, name: str) -> None:
+        """A client says goodbye: no will is published, a persistent session is kept."""
+        session = self._sessions.get(name)
+        if session is not None:
+            session.will = None
+            session.reachable = False
+            self._notice(name, session.generation)
 
     def close(self, name: str, *, noticed_s: float = 0.0) -> None:
         """A process is gone: its socket closes, or falls silent and is noticed later."""
@@ -158,6 +205,9 @@ class BrokerModel:
         session = self._sessions.get(name)
         if session is not None and session.up:
             session.reachable = True
+            held, session.held = session.held, []
+            for topic, message, token in held:
+                self._arrive(name, session.generation, topic, message, token)
 
     def reachable(self, name: str) -> bool:
         """Whether a client could connect now."""
@@ -177,10 +227,12 @@ class BrokerModel:
             self.counters["lost_with_member"] += len(session.in_flight) + len(session.queue)
             session.in_flight.clear()
             session.queue.clear()
-            for members in self._members.values():
-                if name in members:
-                    members.remove(name)
-        if session.will is not None and self.up:
+            self.leave_group(name)
+        if self.up:
+            self._publish_will(name, session)
+
+    def _publish_will(self, name: str, session: _Session) -> None:
+        if session.will is not None:
             topic, will = session.will
             self.publish(name, topic, will, qos=1, retain=True)
 
@@ -222,6 +274,7 @@ class BrokerModel:
             if members:
                 member = members.pop(0)
                 members.append(member)
+                self._tell_fate(f"dealt to {member}", topic, message)
                 matched = self._deliver(member, topic, message, qos)
         elif family in ("chunk", "handover"):
             matched = self._deliver(names[0], topic, message, qos) if names[0] in self._sessions else 0
@@ -234,7 +287,8 @@ class BrokerModel:
                 if name != sender:
                     matched += self._deliver(name, topic, message, 0)
         elif family == "status":
-            for name in (*self._edges, *self._workers):
+            # Edges read of workers, workers of both.
+            for name in (*self._edges, *self._workers) if names[0] == "worker" else self._workers:
                 if name != sender:
                     matched += self._deliver(name, topic, message, 0)
         self.counters["published"] += 1
@@ -257,8 +311,9 @@ class BrokerModel:
                 session.queue.append((topic, message))
             return 1
         if qos == 0:
-            if self._draw.random() < self._faults.loss:
+            if session.link.draw.random() < session.link.faults.loss:
                 self.counters["lost_qos0"] += 1
+                self._tell_fate(f"lost on its way to {name}", topic, message)
             else:
                 self._send(name, session, topic, message, None)
         elif len(session.queue) >= QUEUED:
@@ -274,16 +329,17 @@ class BrokerModel:
             self._token += 1
             session.in_flight[self._token] = (topic, message)
             self._send(name, session, topic, message, self._token)
-            if self._draw.random() < self._faults.duplicate:
+            if session.link.draw.random() < session.link.faults.duplicate:
                 self.counters["duplicated"] += 1
                 self._send(name, session, topic, message, self._token)
 
     def _send(self, name: str, session: _Session, topic: str, message: Message, token: int | None) -> None:
-        delay_s = 0.001 + self._draw.expovariate(1.0) * self._faults.delay_s
+        draw, faults = session.link.draw, session.link.faults
+        delay_s = 0.001 + draw.expovariate(1.0) * faults.delay_s + faults.extra_s
         arrives_s = self._clock.now_s + delay_s
-        if self._draw.random() < self._faults.reorder:
+        if draw.random() < faults.reorder:
             self.counters["reordered"] += 1
-            arrives_s += self._draw.random()
+            arrives_s += draw.random()
         else:
             # One connection is one TCP stream.
             arrives_s = session.arrives_s = max(arrives_s, session.arrives_s)
@@ -291,14 +347,23 @@ class BrokerModel:
 
     def _arrive(self, name: str, generation: int, topic: str, message: Message, token: int | None) -> None:
         session = self._sessions[name]
+        if session.generation == generation and session.up and name in self._cut:
+            session.held.append((topic, message, token))  # TCP sends it again when the network is back
+            return
         if session.generation != generation or not session.up or not session.reachable:
             self.counters["lost_with_connection"] += 1
+            self._tell_fate(f"lost with the connection of {name}", topic, message)
             return
         self._clock.handled += 1
         session.client.receive(topic, message, token)
 
+    def _tell_fate(self, fate: str, topic: str, message: Message) -> None:
+        if self.on_fate is not None:
+            self.on_fate(fate, topic, message)
+
     def _send_retained(self, name: str) -> None:
         session = self._sessions[name]
         for topic, message in self._retained.items():
-            if not topic.endswith("/" + name):
+            _, _, _, kind, owner = topic.split("/")
+            if owner != name and (kind == "worker" or name in self._workers):
                 self._send(name, session, topic, message, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Protocol
 
 from pipeline.protocol.effects import Look, LookAnswer
 from pipeline.protocol.stop_rule import StopRule
@@ -28,6 +29,18 @@ class SimulatedLatent:
 
 
 WHOLE = SimulatedLatent().payload(0, LATENTS)
+
+
+class LookModel(Protocol):
+    """What answers looks in the place of a model."""
+
+    def answer(self, look: Look) -> list[LookAnswer]:
+        """Answers to every query of a look.
+
+        Raises:
+            ValueError: the look's latents are not the frame's, contiguous from 0.
+        """
+        ...
 
 
 class SimulatedModel:

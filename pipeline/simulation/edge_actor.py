@@ -3,44 +3,37 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from pipeline.bus.wire_cost import publish_wire_bytes
+from pipeline.protocol.departure_queue import DepartureQueue
+from pipeline.protocol.departures import Departure, DepartureOrder
+from pipeline.protocol.edge_frame import query_id_of
 from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import AskedQuery, SendOpen, SendToWorker, Terminal
+from pipeline.protocol.effects import AskedQuery, Latent, SendOpen, Terminal
 from pipeline.protocol.settings import EdgeProtocolSettings
-from pipeline.simulation.broker import NO_SUBSCRIBERS, BrokerModel
+from pipeline.protocol.thinning import Thinning, ThinningSettings
+from pipeline.simulation.broker import BrokerModel
 from pipeline.simulation.clock import VirtualClock
 from pipeline.simulation.content import FINGERPRINT, LADDER, SimulatedLatent
+from pipeline.simulation.disk import Disk, StoredAsk
+from pipeline.simulation.edge_uplink import LatentBooks, SimulatedUplink
 from schemas import topics
 from schemas.messages import (
     Accept,
     Answer,
     Ask,
     Busy,
-    Chunk,
     Message,
     NeedText,
-    Open,
     QueryOutcome,
     Refine,
     Reject,
     Status,
 )
-from schemas.types import AnswerType, FrameId
-
-_HEADER_BYTES = {Open: 30, Chunk: 32}
-"""Message fields around the latents: close enough for the uplink's time, and far cheaper than encoding each message."""
-
-
-@dataclass(slots=True)
-class Disk:
-    """What an edge's journal holds: ad-hoc questions without an outcome, with their deadlines."""
-
-    asks: dict[str, tuple[str, AskedQuery]] = field(default_factory=dict)
+from schemas.types import AnswerType
 
 
 class EdgeActor:
@@ -57,6 +50,18 @@ class EdgeActor:
         on_terminal: called with each terminal of the session.
         on_query: called with each query id that the session took on.
         on_problem: called with what breaks a rule at this edge.
+        on_reply: called with the terminal that a client is told when it asks again.
+        thinning: how it gives way to an overloaded pool.
+        priorities: weight of cameras on the uplink.
+        order: makes what decides which message leaves the uplink next, from its rate in kbps.
+        on_departure: called with each message that leaves.
+
+    Attributes:
+        uplink: way out of the running process.
+        longest_wait_s: longest wait for the uplink, of what competed for it and left.
+        boot: id of the running process, another one for each start on any site.
+        awake_since_s: since when the process runs without a break, infinite while it is dead or frozen.
+        linked_since_s: since when it takes its connection for one that works, infinite while it knows of none.
     """
 
     def __init__(
@@ -72,109 +77,221 @@ class EdgeActor:
         on_terminal: Callable[[str, Terminal], None],
         on_query: Callable[[str, str, float, bool], None],
         on_problem: Callable[[str, str], None],
+        on_reply: Callable[[Answer | QueryOutcome], None] | None = None,
+        thinning: ThinningSettings | None = None,
+        priorities: Mapping[str, float] | None = None,
+        order: Callable[[float], DepartureOrder] = DepartureQueue,
+        on_departure: Callable[[Departure], None] | None = None,
     ) -> None:
         self.site = site
         self.alive = False
         self.frozen = False
+        self.draining = False
         self._linked = False
+        self.awake_since_s = math.inf
         self.linked_since_s = math.inf
         self.disk = Disk()
         self.counters: Counter[str] = Counter()
-        self.sends: Counter[tuple[str, FrameId, int]] = Counter()
         self.wire_bytes = 0
+        self.longest_wait_s = 0.0
         self.boots = 0
+        self.boot = 0
         self.session: EdgeSession
+        self.uplink: SimulatedUplink
+        self.thinning: Thinning
+        self._thinning_settings = thinning
         self._clock = clock
         self._broker = broker
         self._pool = pool
         self.cameras = cameras
-        self._bytes_a_second = uplink_kbps * 1000 / 8
+        self._uplink_kbps = uplink_kbps
+        self._priorities = priorities
+        self._order = order
+        self._on_departure = on_departure
         self._settings = settings
         self._on_terminal = on_terminal
         self._on_query = on_query
         self._on_problem = on_problem
-        self._chunk_owner: dict[tuple[str, FrameId, int], str] = {}
-        self._queue: deque[SendOpen | SendToWorker | QueryOutcome] = deque()
-        self._unacknowledged: list[QueryOutcome] = []
-        self._sending = False
+        self._on_reply = on_reply
+        self._socket: deque[tuple[str, Message, int | None]] = deque()
+        self._latents = LatentBooks(on_problem)
         self._wake_at_s: float | None = None
 
     # ---- life -------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """The process starts and connects; ad-hoc questions come back from disk."""
-        self.alive, self.frozen = True, False
+        self.alive, self.frozen, self.draining = True, False, False
+        self.awake_since_s = self._clock.now_s
         self.boots += 1
-        self._queue.clear()
-        self._unacknowledged.clear()
-        self._sending = False
+        self.boot = zlib.crc32(f"{self.site}/{self.boots}".encode())
+        self._socket.clear()
+        self.uplink = SimulatedUplink(
+            self._clock,
+            self._broker,
+            site=self.site,
+            rate_kbps=self._uplink_kbps,
+            order=self._order(self._uplink_kbps),
+            may_send=self._may_send,
+            on_answered=self._open_answered,
+            on_lost=self._open_lost,
+            on_told=self._told,
+            on_sent=self._sent,
+        )
         self._wake_at_s = None
         self.counters["latents_sent_again_before"] = self.counters["latents_sent_again"]
-        self.session = EdgeSession(self._settings, pool=self._pool, boot=self.boots, fingerprint=FINGERPRINT)
+        self.thinning = Thinning(self._thinning_settings)
+        self.session = EdgeSession(
+            self._settings, pool=self._pool, boot=self.boot, fingerprint=FINGERPRINT, priorities=self._priorities
+        )
         self._connect()
-        for camera, query in list(self.disk.asks.values()):
-            # One whose deadline is over expires at once, and is said to have.
-            self.session.offer(camera, SimulatedLatent(), LADDER[0], [query], self._clock.now_s)
-            self.counters["asks_from_disk"] += 1
+        for stored in list(self.disk.asks.values()):
+            if stored.terminal is None:
+                # One whose deadline is over expires at once, and is said to have.
+                self.session.offer(stored.camera, SimulatedLatent(), LADDER[0], [stored.query], self._clock.now_s)
+                self.counters["asks_from_disk"] += 1
+            elif not stored.told and isinstance(stored.terminal, QueryOutcome):
+                self.uplink.report(stored.terminal)
         self._after()
 
     def crash(self) -> list[str]:
         """SIGKILL: everything in memory is gone. Returns the standing queries that die with it."""
-        self.alive = self._linked = False
-        self.linked_since_s = math.inf
         self.counters["crashes"] += 1
+        return self._end()
+
+    def freeze(self) -> None:
+        """SIGSTOP: the socket stays open, nothing is read and no timer runs."""
+        self.frozen = True
+        self.awake_since_s = math.inf
+
+    def wake(self) -> None:
+        """SIGCONT: what has piled up is handled, late."""
+        if not self.alive or not self.frozen:
+            return
+        self.frozen = False
+        self.awake_since_s = self._clock.now_s
+        self.session.tick(self._clock.now_s)
+        self._after()
+        while self._socket:
+            self._handle(*self._socket.popleft())
+            self._after()
+        if not self._linked or not self._broker.is_up(self.site):
+            self.connection(False)
+        self._after()
+
+    def drain(self) -> None:
+        """SIGTERM: nothing new is taken on, what is under way goes on."""
+        self.draining = True
+        self.session.drain()
+
+    def abandon(self) -> None:
+        """The time to drain is over: the rest is decided as failed."""
+        if self.alive and not self.frozen:
+            self.session.abandon("the edge was stopped")
+            self._after()
+
+    def drained(self) -> bool:
+        """Whether everything is decided, and everybody told."""
+        return not (self.session.unfinished() or self.uplink.backlog() or self.uplink.untold())
+
+    def stop(self) -> list[str]:
+        """The end of a drain. Returns the standing queries whose outcome nobody was told."""
+        if self._linked and self._broker.is_up(self.site):
+            status = self._status(online=False)
+            self._broker.publish(self.site, topics.status_topic("edge", self.site), status, qos=1, retain=True)
+            self._broker.disconnect(self.site)
+        return self._end()
+
+    def _end(self) -> list[str]:
+        self.alive = self._linked = False
+        self.uplink.close()
+        self.awake_since_s = self.linked_since_s = math.inf
         undecided = [query_id for frame in self.session.frames() for query_id in frame.queries]
-        unsaid = [item.query_id for item in (*self._queue, *self._unacknowledged) if isinstance(item, QueryOutcome)]
+        unsaid = [outcome.query_id for outcome in self.uplink.untold()]
         return [query_id for query_id in (*undecided, *unsaid) if query_id not in self.disk.asks]
 
     def connection(self, connected: bool) -> None:
         """The process notices that its connection came or went; it reconnects by itself."""
-        if not self.alive:
+        if not self.alive or self.frozen:
             return
         self.session.connection(connected, self._clock.now_s)
         self._linked = connected
-        self.linked_since_s = self._clock.now_s if connected else math.inf
-        if connected:
-            self._pump()
-        else:
+        self._note_link()
+        if not connected:
+            self.uplink.connection_lost()
             self._clock.after(0.5, self._reconnect)
         self._after()
 
     def _reconnect(self) -> None:
-        if self.alive and not self._linked and self._connect():
+        if self.alive and not self.frozen and not self._linked and self._connect():
             self.connection(True)
 
     def _connect(self) -> bool:
         self._linked = self._broker.reachable(self.site)
-        self.linked_since_s = self._clock.now_s if self._linked else math.inf
+        self._note_link()
         if self._linked:
-            self._broker.connect_edge(self.site, self, self.cameras)
+            birth, will = self._status(online=True), self._status(online=False)
+            self._broker.connect_edge(self.site, self, self.cameras, birth, will)
         else:
             self.session.connection(False, self._clock.now_s)
             self._clock.after(0.5, self._reconnect)
         return self._linked
 
+    def _note_link(self) -> None:
+        self.linked_since_s = self._clock.now_s if self._linked else math.inf
+
+    def _status(self, *, online: bool) -> Status:
+        cameras = self.cameras if online else ()  # the will of a real edge names none either
+        return Status(kind="edge", id=self.site, boot=self.boot, online=online, pool=self._pool, cameras=cameras)
+
     def backlog(self) -> int:
         """Messages that wait for the uplink."""
-        return len(self._queue)
+        return self.uplink.backlog()
+
+    def backlog_s(self) -> float:
+        """How long the uplink is busy with what waits for it, at most."""
+        return self.uplink.backlog_s()
 
     # ---- inputs -----------------------------------------------------------------------------------------------------
 
-    def capture(self, camera: str, queries: Sequence[AskedQuery]) -> None:
-        """A frame of a camera was encoded; standing questions are asked of it."""
-        if not self.alive or self.frozen:
+    def capture(
+        self, camera: str, queries: Sequence[AskedQuery], *, latent: Latent | None = None, base_latents: int = LADDER[0]
+    ) -> None:
+        """A slot of a camera has come; unless thinning leaves it out, a frame is taken and questions are asked of it.
+
+        Args:
+            camera: the camera.
+            queries: what is asked.
+            latent: its latent, one like every other unless given.
+            base_latents: prefix that the first open carries.
+        """
+        if not self.alive or self.frozen or self.draining:
             return
         now_s = self._clock.now_s
-        frame = self.session.offer(camera, SimulatedLatent(), LADDER[0], queries, now_s)
+        standing = any(not query.ad_hoc for query in queries)
+        if standing and not self.thinning.takes(camera, now_s):
+            standing, queries = False, [query for query in queries if query.ad_hoc]
+            if not queries:
+                return
+        frame = self.session.offer(camera, latent or SimulatedLatent(), base_latents, queries, now_s)
+        if standing:
+            self.thinning.offered(camera, frame)
         self._clock.handled += 1
         for query in queries:
-            self._on_query(self.site, f"{camera}/{frame}/{query.question_id}", query.deadline_s, False)
+            self._on_query(self.site, query_id_of(camera, frame, query), query.deadline_s, query.ad_hoc)
         self._after()
 
     def receive(self, topic: str, message: Message, token: int | None) -> None:
         """A message arrives."""
         if not self.alive:
             return
+        if self.frozen:
+            self._socket.append((topic, message, token))
+            return
+        self._handle(topic, message, token)
+        self._after()
+
+    def _handle(self, topic: str, message: Message, token: int | None) -> None:
         now_s = self._clock.now_s
         match message:
             case Answer():
@@ -184,20 +301,31 @@ class EdgeActor:
             case Ask():
                 self._asked(topic.rsplit("/", 1)[1], message)
             case Accept() | Refine() | Busy() | Reject() | NeedText():
+                if isinstance(message, Busy):
+                    self.thinning.busy(topic.rsplit("/", 1)[1], message.frame, now_s)
                 self.session.receive_control(topic.rsplit("/", 1)[1], message, now_s)
         if token is not None:
             self._broker.acknowledge(self.site, token)
-        self._after()
+            self.uplink.acknowledged()
 
     def _asked(self, camera: str, ask: Ask) -> None:
-        """An ad-hoc question: to disk first, then acknowledged."""
-        if ask.query_id in self.disk.asks or self.session.ad_hoc_state(ask.query_id) is not None:
+        """An ad-hoc question: to disk first, then acknowledged. One that is known gets its terminal, if it has one."""
+        stored = self.disk.asks.get(ask.query_id)
+        if stored is not None:
             self.counters["asked_again"] += 1
+            known = self.session.ad_hoc_state(ask.query_id)
+            terminal = (known.answer or known.publish) if isinstance(known, Terminal) else stored.terminal
+            if terminal is not None and self._on_reply is not None:
+                self.counters["replied_again"] += 1
+                self._on_reply(terminal)
+            return
+        if self.draining:
+            self.counters["asks_refused"] += 1
             return
         query = AskedQuery(
             ask.query_id, self._clock.now_s + ask.deadline_ms / 1000, ask.text, AnswerType.TEXT, ad_hoc=True
         )
-        self.disk.asks[ask.query_id] = (camera, query)
+        self.disk.asks[ask.query_id] = StoredAsk(camera, query)
         self._on_query(self.site, ask.query_id, query.deadline_s, True)
         self.session.offer(camera, SimulatedLatent(), LADDER[0], [query], self._clock.now_s)
 
@@ -206,14 +334,18 @@ class EdgeActor:
     def _after(self) -> None:
         for effect in self.session.take_effects():
             if isinstance(effect, Terminal):
+                self.thinning.ended(effect, self._clock.now_s)
                 self._on_terminal(self.site, effect)
+                if effect.query_id in self.disk.asks:
+                    stored = self.disk.asks[effect.query_id]
+                    stored.terminal, stored.told = effect.answer or effect.publish, effect.publish is None
                 if effect.publish is not None:
-                    self._queue.append(effect.publish)
-                else:
-                    self.disk.asks.pop(effect.query_id, None)
+                    self.uplink.report(effect.publish)
+            elif isinstance(effect, SendOpen):
+                self.uplink.open(effect)
             else:
-                self._queue.append(effect)
-        self._pump()
+                self.uplink.to_worker(effect)
+        self.uplink.pump()
         due_s = self.session.next_wake_s()
         if due_s is not None and (self._wake_at_s is None or due_s < self._wake_at_s):
             self._wake_at_s = due_s
@@ -223,82 +355,33 @@ class EdgeActor:
         if boot != self.boots or not self.alive:
             return
         self._wake_at_s = None
+        if self.frozen:
+            return
         self._clock.handled += 1
         self.session.tick(self._clock.now_s)
         self._after()
 
-    def _pump(self) -> None:
-        """Send what waits, one after another at the uplink's rate, while the connection is up."""
-        if self._sending or not self._linked or not self._broker.is_up(self.site):
-            return
-        while self._queue:
-            item = self._queue.popleft()
-            size_bytes = self._send(item)
-            if size_bytes:
-                self.wire_bytes += size_bytes
-                self._sending = True
-                self._clock.after(size_bytes / self._bytes_a_second, partial(self._sent, self.boots))
-                return
+    def _may_send(self) -> bool:
+        return self.alive and not self.frozen and self._linked
 
-    def _sent(self, boot: int) -> None:
-        if boot == self.boots and self.alive:
-            self._sending = False
-            self._pump()
+    def _sent(self, departure: Departure, message: Message, wire_bytes: int) -> None:
+        self.wire_bytes += wire_bytes
+        if self._on_departure is not None:
+            self._on_departure(departure)
+        if departure.bid is not None:
+            self.longest_wait_s = max(self.longest_wait_s, self._clock.now_s - departure.queued_s)
+        self.counters["latents_sent_again"] += self._latents.sent(departure.topic, message)
 
-    def _send(self, item: SendOpen | SendToWorker | QueryOutcome) -> int:
-        now_s = self._clock.now_s
-        message: Message
-        if isinstance(item, QueryOutcome):
-            topic, message, qos = topics.outcome_topic(item.camera), item, 1
-            size_bytes = publish_wire_bytes(topic, 160, 1)
-            self._unacknowledged.append(item)
-        elif isinstance(item, SendOpen):
-            opened = item.message(now_s)
-            if opened is None:
-                return 0
-            self._count_latents(item.camera, opened.frame, 0, opened.stop)
-            self._clock.at(now_s + 0.01, partial(self._arrive_open, self.boots, item, opened))
-            return publish_wire_bytes(item.topic, len(opened.payload) + _HEADER_BYTES[Open], 1)
-        else:
-            topic, message, qos = item.topic, item.message, item.qos
-            payload_bytes = 40
-            if isinstance(message, Chunk):
-                self._count_latents(message.camera, message.frame, message.start, message.stop)
-                self._check_owner(item.topic, message)
-                payload_bytes = len(message.payload) + _HEADER_BYTES[Chunk]
-            size_bytes = publish_wire_bytes(topic, payload_bytes, qos)
-        self._clock.at(now_s + 0.01, partial(self._arrive, self.boots, item, topic, message, qos))
-        return size_bytes
+    def _told(self, outcome: QueryOutcome) -> None:
+        if outcome.query_id in self.disk.asks:
+            self.disk.asks[outcome.query_id].told = True
 
-    def _count_latents(self, camera: str, frame: FrameId, start: int, stop: int) -> None:
-        for latent in range(start, stop):
-            key = (camera, frame, latent)
-            self.counters["latents_sent_again"] += key in self.sends
-            self.sends[key] += 1
+    def _open_answered(self, effect: SendOpen, no_subscribers: bool) -> None:
+        if self.alive and not self.frozen:
+            self.session.left_uplink(effect, self._clock.now_s, no_subscribers=no_subscribers)
+            self._after()
 
-    def _check_owner(self, topic: str, chunk: Chunk) -> None:
-        key = (chunk.camera, chunk.frame, chunk.attempt)
-        worker = self._chunk_owner.setdefault(key, topic.split("/")[3])
-        if worker != topic.split("/")[3]:
-            self._on_problem("one attempt, two owners", f"{key} to {worker} and by {topic}")
-
-    def _arrive(
-        self, boot: int, item: SendOpen | SendToWorker | QueryOutcome, topic: str, message: Message, qos: int
-    ) -> None:
-        if isinstance(item, QueryOutcome) and item in self._unacknowledged:
-            self._unacknowledged.remove(item)
-        if self._broker.is_up(self.site):
-            self._broker.publish(self.site, topic, message, qos=qos)
-            if isinstance(item, QueryOutcome):
-                self.disk.asks.pop(item.query_id, None)  # only now is the question done with
-        elif qos and boot == self.boots and self.alive and not isinstance(item, SendOpen):
-            # No PUBACK came: a terminal is said again after the reconnect.
-            self._queue.appendleft(item)
-
-    def _arrive_open(self, boot: int, item: SendOpen, message: Open) -> None:
-        if not self._broker.is_up(self.site):
-            return
-        reason = self._broker.publish(self.site, item.topic, message, qos=1)
-        if boot == self.boots and self.alive:
-            self.session.left_uplink(item, self._clock.now_s, no_subscribers=reason == NO_SUBSCRIBERS)
+    def _open_lost(self, effect: SendOpen) -> None:
+        if self.alive and not self.frozen:
+            self.session.open_lost(effect, self._clock.now_s)
             self._after()

@@ -1,32 +1,33 @@
-"""One episode: a small fleet with a workload and faults, all drawn from one seed."""
+"""One episode: a small fleet with its workload and faults, as a plan says, under the eyes of the judge."""
 
 from __future__ import annotations
 
 import random
-from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from dataclasses import dataclass, field
 from functools import partial
 
 from pipeline.protocol.effects import AskedQuery, Terminal
-from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.simulation.bounds import edge_buffers, worker_buffers
 from pipeline.simulation.broker import BrokerModel, LinkFaults
 from pipeline.simulation.clock import VirtualClock
-from pipeline.simulation.content import SimulatedModel
+from pipeline.simulation.content import FINGERPRINT, LADDER, SimulatedModel
 from pipeline.simulation.edge_actor import EdgeActor
-from pipeline.simulation.faults import Fault, FaultKind, draw_faults
-from pipeline.simulation.judge import Judge, Violation
+from pipeline.simulation.injector import Injector
+from pipeline.simulation.judge import EdgeState, Judge, Violation
+from pipeline.simulation.plan import AskPlan, EpisodePlan, FramePlan, SitePlan, WorkerPlan
+from pipeline.simulation.trace import Trace, frame_key
 from pipeline.simulation.worker_actor import WorkerActor
 from schemas import topics
-from schemas.messages import Ask, Message
+from schemas.messages import Answer, Ask, Message, QueryOutcome, Status
 
 POOL = "main"
-QUESTIONS = ("q0", "q1", "q2")
-KEEP_ALIVE_S = 4.0
-GRACE_S = 12.0
-"""What has piled up on a thin uplink while the connection was away takes its time."""
-_QUIET_S = 60.0
-_LONGEST_FAULT_S = 10.0
+_QUIET_S = 85.0
+"""Longer than any deadline, and than the longest fault: an edge that comes back when all of its deadlines are over."""
+_SILENCE_S = 10.0
+"""At the very end nobody has anything to say."""
+_SILENT_KEEPALIVES = 1.5
+"""MQTT 5, 3.1.2.10."""
 _IDLE_FRAMES = 4
 _EVENTS_AT_ONE_TIME = 20_000
 
@@ -36,7 +37,8 @@ class EpisodeReport:
     """What an episode came to.
 
     Attributes:
-        seed: the seed that replays it.
+        seed: of its plan.
+        healthy: whether nothing broke, so that most queries had to be answered.
         events: deliveries, losses, timers and faults that sessions handled.
         virtual_s: virtual time that passed.
         asked: queries that edges took on.
@@ -44,10 +46,11 @@ class EpisodeReport:
         violations: broken invariants.
         faults: faults by kind.
         counters: of sessions and broker.
-        trace: the last lines about the subject of the first violation, when asked for.
+        trace: what happened, when asked for.
     """
 
     seed: int
+    healthy: bool
     events: int
     virtual_s: float
     asked: int
@@ -55,324 +58,257 @@ class EpisodeReport:
     violations: list[Violation]
     faults: Counter[str]
     counters: Counter[str]
-    trace: list[str] = field(default_factory=list)
+    trace: Trace | None = field(default=None, repr=False)
 
 
 class Episode:
     """A fleet of a few sites and workers for about a minute of virtual time.
 
     Args:
-        seed: decides everything.
+        plan: everything that happens.
         trace: keep lines about what happens, for a person to read.
+        stop_at_first: end with the first broken invariant.
     """
 
-    def __init__(self, seed: int, *, trace: bool = False) -> None:
-        self.seed = seed
-        draw = random.Random(seed)
-        self._draw = draw
+    def __init__(self, plan: EpisodePlan, *, trace: bool = False, stop_at_first: bool = False) -> None:
+        self.plan = plan
         self.clock = VirtualClock()
-        self.judge = Judge(
-            grace_s=GRACE_S, max_hops=WorkerProtocolSettings().max_hops, linked_since_s=self._linked_since_s
-        )
-        self._wire = LinkFaults(delay_s=draw.choice([0.005, 0.02, 0.1]))
-        self.broker = BrokerModel(self.clock, random.Random(draw.random()), self._wire)
-        self.broker.recorder = draw.random() < 0.3
-        self.broker.observers.append(self._observe)
-        self._trace: deque[str] | None = deque(maxlen=20_000) if trace else None
+        slowest_s = max((worker.batch_s + worker.frame_s for worker in plan.workers), default=0.0)
+        self.judge = Judge(plan.worker.max_hops, len(LADDER) * slowest_s, self._edge_state)
+        self._trace = Trace() if trace else None
+        self._stop_at_first = stop_at_first
         self._asked = 0
-        self._active_faults = 0
-        self._calm_since_s = 0.0
-        self._duration_s = draw.uniform(20.0, 60.0)
-        model = SimulatedModel(seed, draw.choice([0.8, 0.1]))
-        base_lease_s = draw.choice([1.0, 3.0])
-        edge_settings = EdgeProtocolSettings(
-            base_lease_s=base_lease_s, attempts=draw.choice([3, 6]), max_frames_per_camera=draw.choice([2, 16])
-        )
-        worker_settings = WorkerProtocolSettings(
-            base_lease_s=base_lease_s,
-            max_lease_s=draw.choice([2.0, 10.0]),
-            capacity_frames=draw.choice([2, 8, 1024]),
-            finalise_margin_s=draw.choice([0.1, 0.3]),
-        )
-        known = QUESTIONS if draw.random() < 0.8 else QUESTIONS[:1]
-        self.workers = [
-            WorkerActor(
-                self.clock,
-                self.broker,
-                random.Random(draw.random()),
-                name=f"w{index}",
-                pool=POOL,
-                settings=replace(worker_settings),
-                model=model,
-                batch_s=draw.choice([0.02, 0.1, 0.5, 1.0]),
-                frame_s=draw.choice([0.002, 0.05]),
-                questions=known,
-                on_problem=partial(self._problem, "look reads no prefix"),
-            )
-            for index in range(draw.randint(1, 5))
-        ]
-        self._all_fit = draw.random() >= 0.1
-        if not self._all_fit:
-            self.workers.append(self._stranger(model, worker_settings))
-        self.edges = [
-            EdgeActor(
-                self.clock,
-                self.broker,
-                site=f"site{index}",
-                pool=POOL,
-                cameras=tuple(f"cam{index}-{camera}" for camera in range(draw.randint(1, 3))),
-                uplink_kbps=draw.choice([24.0, 64.0, 256.0, 1000.0]),
-                settings=edge_settings,
-                on_terminal=self._terminal,
-                on_query=self._query,
-                on_problem=self._problem,
-            )
-            for index in range(draw.randint(1, 3))
-        ]
-        self._faults = draw_faults(
-            random.Random(draw.random()),
-            duration_s=self._duration_s,
-            workers=len(self.workers),
-            edges=len(self.edges),
-            rate_hz=draw.choice([0.0, 0.1, 0.4, 0.8]),
+        self._busy_until_s = 0.0
+        self._spoke_s = 0.0
+        draw = random.Random(plan.seed)
+        self.broker = BrokerModel(self.clock, draw, LinkFaults(delay_s=plan.delay_s))
+        self.broker.recorder = plan.recorder
+        self.broker.observers.append(self._published)
+        if trace:
+            self.broker.on_fate = self._fate
+        model = SimulatedModel(plan.seed, plan.easy_share)
+        self.workers = {worker.name: self._worker(worker, model) for worker in plan.workers}
+        self.edges = {site.name: self._edge(site) for site in plan.sites}
+        self._site_of = {camera: site.name for site in plan.sites for camera in site.cameras}
+        self.injector = Injector(
+            self.clock,
+            self.broker,
+            self.workers,
+            self.edges,
+            noticed_s=_SILENT_KEEPALIVES * plan.keepalive_s,
+            on_edge_died=self._edge_died,
+            on_problem=self._problem,
+            on_line=self._line,
         )
 
-    def _stranger(self, model: SimulatedModel, settings: WorkerProtocolSettings) -> WorkerActor:
-        self.judge.foreign_worker("stranger")
+    def _worker(self, worker: WorkerPlan, model: SimulatedModel) -> WorkerActor:
+        if worker.foreign:
+            self.judge.foreign_worker(worker.name)
+        rule = "foreign latents decoded" if worker.foreign else "look reads no prefix"
         return WorkerActor(
             self.clock,
             self.broker,
-            random.Random(0),
-            name="stranger",
+            random.Random(f"{self.plan.seed}/{worker.name}"),
+            name=worker.name,
             pool=POOL,
-            settings=settings,
+            settings=self.plan.worker,
             model=model,
-            batch_s=0.02,
-            frame_s=0.002,
-            questions=QUESTIONS,
-            on_problem=partial(self._problem, "foreign latents decoded"),
-            fingerprint=b"none",
+            batch_s=worker.batch_s,
+            frame_s=worker.frame_s,
+            questions=self.plan.known,
+            on_problem=partial(self._problem, rule, worker.name),
+            hiccups=worker.hiccups,
+            on_stall=partial(self._problem, "stalled model keeps its leases", worker.name),
+            fingerprint=b"none" if worker.foreign else FINGERPRINT,
+        )
+
+    def _edge(self, site: SitePlan) -> EdgeActor:
+        return EdgeActor(
+            self.clock,
+            self.broker,
+            site=site.name,
+            pool=POOL,
+            cameras=site.cameras,
+            uplink_kbps=site.uplink_kbps,
+            settings=self.plan.edge,
+            on_terminal=self._terminal,
+            on_query=self._query,
+            on_problem=lambda rule, problem: self._problem(rule, site.name, problem),
+            on_reply=partial(self._replied, site.name),
         )
 
     # ---- run --------------------------------------------------------------------------------------------------------
 
     def run(self) -> EpisodeReport:
-        """Run to the end: workload and faults, then quiet until everything is decided."""
-        for worker in self.workers:
+        """Run to the end: workload and faults, then quiet until everything is decided and nobody speaks."""
+        for worker in self.workers.values():
             worker.start()
-        for edge in self.edges:
+        for edge in self.edges.values():
             edge.start()
-            for camera in edge.cameras:
-                self._schedule_camera(edge, camera)
-        for fault in self._faults:
-            self.clock.at(fault.start_s, partial(self._begin, fault))
-        end_s = self._duration_s + _QUIET_S
+        for frame in self.plan.frames:
+            self.clock.at(frame.time_s, partial(self._capture, frame))
+        for ask in self.plan.asks:
+            self.clock.at(ask.time_s, partial(self._ask, ask))
+        for fault in self.plan.faults:
+            self.clock.at(fault.start_s, partial(self.injector.begin, fault))
+        end_s = self.plan.duration_s + _QUIET_S
         check_s, at_one_time, last_s = 1.0, 0, 0.0
         while (next_s := self.clock.next_s()) is not None and next_s <= end_s:
             try:
                 self.clock.step()
             except Exception as error:  # noqa: BLE001 - whatever a machine raises is a finding
-                self._problem("a machine raised", f"{type(error).__name__}: {error}")
+                self._problem("a machine raised", "", f"{type(error).__name__}: {error}")
                 break
             at_one_time = at_one_time + 1 if self.clock.now_s == last_s else 0
             last_s = self.clock.now_s
             if at_one_time > _EVENTS_AT_ONE_TIME:
-                self._problem("live-lock", f"{at_one_time} events at {last_s}")
+                self._problem("live-lock", "", f"{at_one_time} events at {last_s}")
                 break
             if self.clock.now_s >= check_s:
                 check_s = self.clock.now_s + 1.0
                 self._check()
+            if self._stop_at_first and self.judge.violations:
+                break
         if not self.judge.violations:
             self.clock.now_s = end_s
             self._check()
-            self._check_leftovers()
+            self._check_end()
         return self._report()
 
-    def _schedule_camera(self, edge: EdgeActor, camera: str) -> None:
-        draw = self._draw
-        period_s = draw.choice([1.0, 2.0, 4.0])
-        deadline_s = draw.choice([1.5, 5.0, 15.0, 40.0])
-        many = draw.randint(1, 3)
-        time_s = draw.random()
-        while time_s < self._duration_s:
-            self.clock.at(time_s, partial(self._capture, edge, camera, many, deadline_s))
-            time_s += period_s
-        for index in range(draw.randint(0, 6)):
-            ask = Ask(query_id=f"ask-{camera}-{index}", text="?", deadline_ms=draw.choice([3_000, 12_000, 40_000]))
-            time_s = draw.uniform(0, self._duration_s)
-            for again in range(draw.choice([1, 1, 2])):
-                self.clock.at(time_s + 2.0 * again, partial(self._ask, camera, ask))
+    def _capture(self, frame: FramePlan) -> None:
+        deadline_s = self.clock.now_s + frame.deadline_s
+        queries = [AskedQuery(question_id, deadline_s, f"{question_id}?") for question_id in frame.questions]
+        self.edges[frame.site].capture(frame.camera, queries)
 
-    def _capture(self, edge: EdgeActor, camera: str, many: int, deadline_s: float) -> None:
-        queries = [
-            AskedQuery(question_id, self.clock.now_s + deadline_s, f"{question_id}?")
-            for question_id in QUESTIONS[:many]
-        ]
-        edge.capture(camera, queries)
-
-    def _ask(self, camera: str, ask: Ask) -> None:
+    def _ask(self, ask: AskPlan) -> None:
         if self.broker.up:
-            self.broker.publish("client", topics.ask_topic(camera), ask, qos=1)
+            message = Ask(query_id=ask.query_id, text="?", deadline_ms=round(1000 * ask.deadline_s))
+            self.broker.publish("client", topics.ask_topic(ask.camera), message, qos=1)
 
-    # ---- faults -----------------------------------------------------------------------------------------------------
+    # ---- what the judge is told -------------------------------------------------------------------------------------
 
-    def _begin(self, fault: Fault) -> None:
-        self.clock.handled += 1
-        self._active_faults += 1
-        # What was cut off is noticed up to one and a half keep-alives later.
-        self.clock.after(min(fault.lasts_s, _LONGEST_FAULT_S) + 1.5 * KEEP_ALIVE_S, self._over)
-        self._line(f"fault: {fault.kind} #{fault.target} for {fault.lasts_s:.1f} s")
-        worker = self._aimed_at(fault)
-        edge = self.edges[fault.target % len(self.edges)]
-        heal: Callable[[], None]
-        match fault.kind:
-            case FaultKind.WORKER_CRASH:
-                worker.crash()
-                heal = worker.start
-            case FaultKind.WORKER_FREEZE:
-                worker.freeze()
-                if fault.lasts_s > 1.5 * KEEP_ALIVE_S:
-                    self.clock.after(1.5 * KEEP_ALIVE_S, partial(self._silent, worker))
-                heal = worker.wake
-            case FaultKind.WORKER_SLOW:
-                worker.slowness = 1.0 + 30.0 * fault.strength
-                heal = partial(setattr, worker, "slowness", 1.0)
-            case FaultKind.WORKER_PARTITION:
-                self.broker.cut(worker.name, noticed_s=1.5 * KEEP_ALIVE_S)
-                worker.connection(False)
-                heal = partial(self.broker.heal, worker.name)
-            case FaultKind.WORKER_DRAIN:
-                worker.session.drain(self.clock.now_s)
-                heal = partial(self._replace, worker)
-            case FaultKind.EDGE_CRASH:
-                if not edge.alive:
-                    return
-                self.judge.edge_died(edge.crash())
-                self.broker.close(edge.site)
-                heal = edge.start
-            case FaultKind.EDGE_PARTITION:
-                if not edge.alive:
-                    return
-                self.broker.cut(edge.site, noticed_s=1.5 * KEEP_ALIVE_S)
-                edge.connection(False)
-                heal = partial(self.broker.heal, edge.site)
-            case FaultKind.BROKER_RESTART:
-                if not self.broker.up:
-                    return
-                self.broker.kill()
-                heal = self._broker_back
-            case FaultKind.BAD_WIRE:
-                self._wire.loss = 0.3 * fault.strength
-                self._wire.duplicate = 0.3 * fault.strength
-                self._wire.reorder = 0.2 * fault.strength
-                heal = self._wire_back
-        self.clock.after(min(fault.lasts_s, _LONGEST_FAULT_S), heal)
-
-    def _aimed_at(self, fault: Fault) -> WorkerActor:
-        """Half of the faults hit the worker that has most to lose."""
-        running = [worker for worker in self.workers if worker.alive and not worker.frozen]
-        if fault.strength < 0.5 or not running:
-            return self.workers[fault.target % len(self.workers)]
-        return max(running, key=lambda worker: worker.session.unfinished())
-
-    def _over(self) -> None:
-        self._active_faults -= 1
-        self._calm_since_s = self.clock.now_s
-
-    def _calm_since(self) -> float:
-        """Since when nothing is broken and the fleet keeps up with its work; infinite while that is not so."""
-        return float("inf") if self._active_faults or not self._all_fit else self._calm_since_s
-
-    def _check_calm(self) -> None:
-        idle = all(edge.backlog() <= 2 for edge in self.edges) and all(
-            worker.session.unfinished() < min(_IDLE_FRAMES, worker.settings.capacity_frames) for worker in self.workers
-        )
-        if not idle:
-            self._calm_since_s = self.clock.now_s
-
-    def _silent(self, worker: WorkerActor) -> None:
-        if worker.alive and worker.frozen:
-            self.broker.close(worker.name)
-
-    def _replace(self, worker: WorkerActor) -> None:
-        if worker.alive:
-            worker.crash()
-        worker.start()
-
-    def _broker_back(self) -> None:
-        self.broker.restart()
-
-    def _wire_back(self) -> None:
-        self._wire.loss = self._wire.duplicate = self._wire.reorder = 0.0
-
-    # ---- checks -----------------------------------------------------------------------------------------------------
-
-    def _observe(self, topic: str, message: Message) -> None:
-        self.judge.published(message, self.clock.now_s, self._calm_since())
+    def _published(self, topic: str, message: Message) -> None:
+        now_s = self.clock.now_s
+        self.judge.published(message, now_s, self._calm_since_s())
+        self.injector.published(message)
+        if not isinstance(message, Status):
+            self._spoke_s = now_s
         if self._trace is not None:
-            self._line(f"{topic}: {message!r}")
+            self._trace.message(now_s, topic, message)
+
+    def _fate(self, fate: str, topic: str, message: Message) -> None:
+        if self._trace is not None:
+            self._trace.message(self.clock.now_s, topic, message, fate)
 
     def _terminal(self, site: str, terminal: Terminal) -> None:
-        edge = next(edge for edge in self.edges if edge.site == site)
-        self.judge.edge_decided(site, edge.boots, terminal, self.clock.now_s)
-        self._line(f"{site} decides {terminal.query_id}: {terminal.outcome} {terminal.reason}")
+        self.judge.edge_decided(site, terminal, self.clock.now_s)
+        frame = frame_key(terminal.camera, terminal.frame)
+        self._line(
+            f"{site} decides {terminal.query_id}: {terminal.outcome} {terminal.reason}", terminal.query_id, frame
+        )
 
     def _query(self, site: str, query_id: str, deadline_s: float, ad_hoc: bool) -> None:
         self._asked += 1
         self.judge.asked(site, query_id, self.clock.now_s, deadline_s, ad_hoc=ad_hoc)
-        self._line(f"{site} takes on {query_id}")
+        # A standing query's id begins with its frame.
+        frame = () if ad_hoc else (f"frame {query_id.rpartition('/')[0]}",)
+        self._line(f"{site} takes on {query_id}, deadline {deadline_s:.3f}", query_id, *frame)
 
-    def _linked_since_s(self, site: str) -> float:
-        return next(edge.linked_since_s for edge in self.edges if edge.site == site)
+    def _replied(self, site: str, message: Answer | QueryOutcome) -> None:
+        self.judge.replied(site, message, self.clock.now_s)
+        self._line(f"{site} tells a client again: {message.query_id} {message.outcome}", message.query_id)
 
-    def _problem(self, rule: str, problem: str) -> None:
-        self.judge.problem(rule, self.clock.now_s, "", problem)
+    def _edge_died(self, site: str, query_ids: list[str]) -> None:
+        """Ask the workers which of these queries they hold: whoever holds one has to speak in its edge's place."""
+        boot = self.edges[site].boot
+        held: dict[str, float] = {}
+        if self.injector.pool_calm_since_s() <= self.clock.now_s:
+            for worker in self.workers.values():
+                if not worker.linked() or worker.draining:
+                    continue
+                for frame in worker.session.frames():
+                    if self._site_of.get(frame.camera) == site and frame.frame.boot == boot:
+                        held |= {query_id: query.deadline_s for query_id, query in frame.queries.items()}
+        self.judge.edge_died(query_ids, held, self.clock.now_s)
+
+    def _problem(self, rule: str, subject: str, problem: str) -> None:
+        self.judge.problem(rule, self.clock.now_s, subject, problem)
+
+    def _line(self, text: str, *about: str) -> None:
+        if self._trace is not None:
+            self._trace.note(self.clock.now_s, text, *about)
+
+    def _edge_state(self, site: str) -> EdgeState:
+        edge = self.edges[site]
+        linked_since_s = float("inf")
+        if self.broker.is_up(site):
+            linked_since_s = max(edge.linked_since_s, self.injector.reachable_since_s(site))
+        return EdgeState(edge.awake_since_s, linked_since_s, edge.backlog_s())
+
+    def _calm_since_s(self) -> float:
+        """Since when nothing is broken and the fleet keeps up with its work; infinite while that is not so."""
+        return max(self.injector.calm_since_s(), self._busy_until_s) if self.plan.all_fit else float("inf")
+
+    # ---- checks -----------------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
         now_s = self.clock.now_s
-        self.judge.check_time(now_s)
-        self._check_calm()
-        for worker in self.workers:
-            if worker.alive:
-                self.judge.check_bound(now_s, worker.name, worker.session.unfinished(), worker.settings.capacity_frames)
-        for edge in self.edges:
+        self.judge.check_time(now_s, self.injector.pool_calm_since_s())
+        running = [worker for worker in self.workers.values() if worker.alive]
+        idle_frames = min(_IDLE_FRAMES, self.plan.worker.capacity_frames)
+        if any(edge.backlog() > 2 for edge in self.edges.values()) or any(
+            worker.session.unfinished() >= idle_frames or worker.slow_until_s > now_s for worker in running
+        ):
+            self._busy_until_s = now_s
+        for worker in running:
+            for buffer, size, bound in worker_buffers(worker.session, self.plan.worker):
+                self.judge.check_bound(now_s, f"{worker.name}: {buffer}", size, bound)
+        for edge in self.edges.values():
             if edge.alive:
-                counters = edge.session.counters
-                counted = counters["latents_sent_again_reopen"] + counters["latents_sent_again_refine"]
-                sent = edge.counters["latents_sent_again"] - edge.counters["latents_sent_again_before"]
-                if sent > counted:
-                    self._problem("latents sent twice without a reason", f"{edge.site}: {sent} sent, {counted} counted")
+                self._check_edge(edge, now_s)
 
-    def _check_leftovers(self) -> None:
-        for edge in self.edges:
+    def _check_edge(self, edge: EdgeActor, now_s: float) -> None:
+        for buffer, size, bound in edge_buffers(edge.session, self.plan.edge):
+            self.judge.check_bound(now_s, f"{edge.site}: {buffer}", size, bound)
+        counters = edge.session.counters
+        counted = counters["latents_sent_again_reopen"] + counters["latents_sent_again_refine"]
+        sent = edge.counters["latents_sent_again"] - edge.counters["latents_sent_again_before"]
+        if sent > counted:
+            self._problem("latents sent twice without a reason", edge.site, f"{sent} sent, {counted} counted")
+
+    def _check_end(self) -> None:
+        for edge in self.edges.values():
             if edge.alive and edge.session.unfinished():
-                self._problem("queries left at an edge", f"{edge.site}: {edge.session.unfinished()}")
-        for worker in self.workers:
+                self._problem("queries left at an edge", edge.site, str(edge.session.unfinished()))
+        for worker in self.workers.values():
             if worker.alive and not worker.frozen and worker.session.unfinished():
-                self._problem("frames left at a worker", f"{worker.name}: {worker.session.unfinished()}")
-
-    def _line(self, text: str) -> None:
-        if self._trace is not None:
-            self._trace.append(f"{self.clock.now_s:9.3f}  {text}")
+                self._problem("frames left at a worker", worker.name, str(worker.session.unfinished()))
+        if self.judge.unfinished():
+            self._problem("no terminal", "", f"{self.judge.unfinished()} queries")
+        if self._spoke_s > self.clock.now_s - _SILENCE_S:
+            self._problem("live-lock", "", f"somebody still speaks at {self._spoke_s:.3f}")
 
     def _report(self) -> EpisodeReport:
         counters: Counter[str] = Counter()
-        for worker in self.workers:
+        for worker in self.workers.values():
             counters.update({f"worker_{name}": count for name, count in worker.session.counters.items()})
-        for edge in self.edges:
+        for edge in self.edges.values():
             counters.update({f"edge_{name}": count for name, count in edge.session.counters.items()})
+            counters.update({f"edge_{name}": edge.counters[name] for name in ("asked_again", "replied_again")})
         counters.update({f"broker_{name}": count for name, count in self.broker.counters.items()})
         counters["died_with_edge"] = self.judge.with_edge
+        counters["spoken_for_lost_edge"] = self.judge.orphans
         counters["repeats"] = self.judge.reducer.repeats
         counters["conflicts"] = self.judge.reducer.conflicts
         return EpisodeReport(
-            self.seed,
+            self.plan.seed,
+            self.plan.healthy,
             self.clock.handled,
             self.clock.now_s,
             self._asked,
             self.judge.outcomes,
             self.judge.violations,
-            Counter(str(fault.kind) for fault in self._faults),
+            Counter(str(fault.kind) for fault in self.plan.faults),
             counters,
-            list(self._trace or ()),
+            self._trace,
         )

@@ -13,6 +13,9 @@ import numpy as np
 
 from pipeline.protocol.effects import AskedQuery, Terminal
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.thinning import ThinningSettings
+from pipeline.protocol.worker_pace import WorkerPace
+from pipeline.protocol.worker_schedule import Schedule
 from pipeline.simulation.broker import BrokerModel, LinkFaults
 from pipeline.simulation.clock import VirtualClock
 from pipeline.simulation.content import SimulatedModel
@@ -23,6 +26,7 @@ from schemas.messages import Message
 from schemas.types import Outcome
 
 _POOL = "main"
+MAX_BATCH_FRAMES = 16
 _WARM_UP_SHARE = 0.2
 _STATUS_EVERY_S = 5.0
 """Loads go to every worker, so their number grows with the square of the pool; a large one reports them less often."""
@@ -76,8 +80,96 @@ class FleetPlan:
             raise ConfigError("lost_share", f"{self.lost_share} is not in [0, 1)")
 
 
+class SimulatedFleet:
+    """Clock, broker, workers and edges of a plan; who uses it brings the workload.
+
+    Args:
+        plan: the fleet.
+        on_query: called with site, query id, deadline and whether it is ad-hoc, for each query that an edge takes on.
+        on_terminal: called with the site and each terminal of its edge.
+        schedule: makes the rule by which workers order their frames.
+        thinning: how edges give way to an overloaded pool.
+    """
+
+    def __init__(
+        self,
+        plan: FleetPlan,
+        *,
+        on_query: Callable[[str, str, float, bool], None],
+        on_terminal: Callable[[str, Terminal], None],
+        schedule: Callable[[WorkerProtocolSettings, WorkerPace], Schedule] = Schedule,
+        thinning: ThinningSettings | None = None,
+    ) -> None:
+        plan.check()
+        self.draw = random.Random(plan.seed)
+        self.clock = VirtualClock()
+        self.broker = BrokerModel(self.clock, random.Random(plan.seed + 1), LinkFaults(delay_s=0.02))
+        self.questions = tuple(f"q{index}" for index in range(plan.questions))
+        self.workers = [
+            WorkerActor(
+                self.clock,
+                self.broker,
+                random.Random(self.draw.random()),
+                name=f"w{index}",
+                pool=_POOL,
+                settings=WorkerProtocolSettings(),
+                model=SimulatedModel(plan.seed),
+                batch_s=plan.batch_ms / 1000,
+                frame_s=plan.frame_ms / 1000,
+                questions=self.questions,
+                on_problem=_refuse,
+                max_batch=MAX_BATCH_FRAMES,
+                status_every_s=_STATUS_EVERY_S,
+                schedule=schedule,
+            )
+            for index in range(plan.workers)
+        ]
+        self.edges = [
+            EdgeActor(
+                self.clock,
+                self.broker,
+                site=f"site{first}",
+                pool=_POOL,
+                cameras=tuple(
+                    f"cam{index}" for index in range(first, min(first + plan.cameras_per_site, plan.cameras))
+                ),
+                uplink_kbps=plan.site_kbps,
+                settings=EdgeProtocolSettings(),
+                on_terminal=on_terminal,
+                on_query=on_query,
+                on_problem=lambda rule, problem: _refuse(f"{rule}: {problem}"),
+                thinning=thinning,
+            )
+            for first in range(0, plan.cameras, plan.cameras_per_site)
+        ]
+
+    def start(self) -> None:
+        """Every process starts."""
+        for worker in self.workers:
+            worker.start()
+        for edge in self.edges:
+            edge.start()
+
+    def standing(self, deadline_s: float) -> list[AskedQuery]:
+        """The standing questions of a frame that is captured now."""
+        return [AskedQuery(question, self.clock.now_s + deadline_s, f"{question}?") for question in self.questions]
+
+    def run_until(self, end_s: float, progress: Callable[[float], None] | None = None) -> None:
+        """Run all events up to a time; ``progress`` is called about once a virtual second."""
+        next_progress_s = self.clock.now_s + 1.0
+        while (next_s := self.clock.next_s()) is not None and next_s <= end_s:
+            self.clock.step()
+            if progress is not None and self.clock.now_s >= next_progress_s:
+                progress(self.clock.now_s)
+                next_progress_s = self.clock.now_s + 1.0
+
+
+def _refuse(problem: str) -> None:
+    raise AssertionError(problem)
+
+
 class FleetSimulation:
-    """One run of a plan.
+    """One run of a plan, with standing questions alone.
 
     Args:
         plan: the fleet.
@@ -85,14 +177,11 @@ class FleetSimulation:
     """
 
     def __init__(self, plan: FleetPlan, progress: Callable[[float], None] | None = None) -> None:
-        plan.check()
         self._plan = plan
         self._progress = progress
-        self._draw = random.Random(plan.seed)
-        self.clock = VirtualClock()
-        self.broker = BrokerModel(self.clock, random.Random(plan.seed + 1), LinkFaults(delay_s=0.02))
-        self.broker.observers.append(self._count)
-        self._deliveries_before = 0
+        self._fleet = SimulatedFleet(plan, on_query=self._query, on_terminal=self._terminal)
+        self._clock = self._fleet.clock
+        self._fleet.broker.observers.append(self._count)
         self._published = 0
         self._asked: dict[str, float] = {}
         self._outcomes: Counter[str] = Counter()
@@ -100,40 +189,6 @@ class FleetSimulation:
         self._answered_at_s: list[float] = []
         self._by_camera: Counter[str] = Counter()
         self._lost: list[str] = []
-        self._questions = tuple(f"q{index}" for index in range(plan.questions))
-        self._workers = [self._worker(index) for index in range(plan.workers)]
-        self._edges = [self._edge(first) for first in range(0, plan.cameras, plan.cameras_per_site)]
-
-    def _worker(self, index: int) -> WorkerActor:
-        return WorkerActor(
-            self.clock,
-            self.broker,
-            random.Random(self._draw.random()),
-            name=f"w{index}",
-            pool=_POOL,
-            settings=WorkerProtocolSettings(),
-            model=SimulatedModel(self._plan.seed),
-            batch_s=self._plan.batch_ms / 1000,
-            frame_s=self._plan.frame_ms / 1000,
-            questions=self._questions,
-            on_problem=self._problem,
-            status_every_s=_STATUS_EVERY_S,
-        )
-
-    def _edge(self, first: int) -> EdgeActor:
-        last = min(first + self._plan.cameras_per_site, self._plan.cameras)
-        return EdgeActor(
-            self.clock,
-            self.broker,
-            site=f"site{first}",
-            pool=_POOL,
-            cameras=tuple(f"cam{camera}" for camera in range(first, last)),
-            uplink_kbps=self._plan.site_kbps,
-            settings=EdgeProtocolSettings(),
-            on_terminal=self._terminal,
-            on_query=self._query,
-            on_problem=lambda rule, problem: self._problem(f"{rule}: {problem}"),
-        )
 
     def run(self) -> dict[str, Any]:
         """Run the plan.
@@ -142,72 +197,58 @@ class FleetSimulation:
             Figures by name; times in seconds or milliseconds as their names say.
         """
         plan = self._plan
-        for worker in self._workers:
-            worker.start()
-        for edge in self._edges:
-            edge.start()
+        self._fleet.start()
+        for edge in self._fleet.edges:
             for camera in edge.cameras:
-                self.clock.at(1.0 + self._draw.random() * plan.interval_s, partial(self._capture, edge, camera))
+                start_s = 1.0 + self._fleet.draw.random() * plan.interval_s
+                self._clock.at(start_s, partial(self._capture, edge, camera))
         if plan.lost_share:
-            self.clock.at(plan.duration_s / 2, self._lose_workers)
-        next_progress_s = 1.0
-        end_s = plan.duration_s + plan.deadline_s + 1.0
-        while (next_s := self.clock.next_s()) is not None and next_s <= end_s:
-            self.clock.step()
-            if self._progress is not None and self.clock.now_s >= next_progress_s:
-                self._progress(self.clock.now_s)
-                next_progress_s = self.clock.now_s + 1.0
+            self._clock.at(plan.duration_s / 2, self._lose_workers)
+        self._fleet.run_until(plan.duration_s + plan.deadline_s + 1.0, self._progress)
         return self._figures()
 
     # ---- events -----------------------------------------------------------------------------------------------------
 
     def _capture(self, edge: EdgeActor, camera: str) -> None:
-        now_s = self.clock.now_s
-        if now_s >= self._plan.duration_s:
+        if self._clock.now_s >= self._plan.duration_s:
             return
-        edge.capture(
-            camera,
-            [AskedQuery(question, now_s + self._plan.deadline_s, f"{question}?") for question in self._questions],
-        )
-        self.clock.after(self._plan.interval_s, partial(self._capture, edge, camera))
+        edge.capture(camera, self._fleet.standing(self._plan.deadline_s))
+        self._clock.after(self._plan.interval_s, partial(self._capture, edge, camera))
 
     def _lose_workers(self) -> None:
-        for worker in self._workers[: round(len(self._workers) * self._plan.lost_share)]:
+        for worker in self._fleet.workers[: round(self._plan.workers * self._plan.lost_share)]:
             worker.crash()
             self._lost.append(worker.name)
 
     def _query(self, _site: str, query_id: str, _deadline_s: float, _ad_hoc: bool) -> None:
-        self._asked[query_id] = self.clock.now_s
+        self._asked[query_id] = self._clock.now_s
 
     def _terminal(self, _site: str, terminal: Terminal) -> None:
         asked_s = self._asked.pop(terminal.query_id)
         self._outcomes[str(terminal.outcome)] += 1
         if terminal.outcome is Outcome.ANSWERED:
             self._by_camera[terminal.camera] += 1
-            self._answered_at_s.append(self.clock.now_s)
+            self._answered_at_s.append(self._clock.now_s)
             if asked_s >= self._plan.duration_s * _WARM_UP_SHARE:
-                self._latencies_s.append(self.clock.now_s - asked_s)
+                self._latencies_s.append(self._clock.now_s - asked_s)
 
     def _count(self, _topic: str, _message: Message) -> None:
         self._published += 1
-
-    def _problem(self, problem: str) -> None:
-        raise AssertionError(problem)
 
     # ---- figures ----------------------------------------------------------------------------------------------------
 
     def _figures(self) -> dict[str, Any]:
         plan = self._plan
         answered = self._outcomes["answered"]
-        shares = np.array([self._by_camera[camera] for edge in self._edges for camera in edge.cameras], float)
+        shares = np.array([self._by_camera[camera] for edge in self._fleet.edges for camera in edge.cameras], float)
         latencies = np.array(self._latencies_s or [float("nan")])
-        wire_bytes = sum(edge.wire_bytes for edge in self._edges)
+        wire_bytes = sum(edge.wire_bytes for edge in self._fleet.edges)
         queries = sum(self._outcomes.values())
-        busy_s = sum(worker.busy_s for worker in self._workers)
+        busy_s = sum(worker.busy_s for worker in self._fleet.workers)
         return {
             "cameras": plan.cameras,
             "workers": plan.workers,
-            "sites": len(self._edges),
+            "sites": len(self._fleet.edges),
             "queries": queries,
             "outcomes": dict(sorted(self._outcomes.items())),
             "unfinished": len(self._asked),
@@ -216,7 +257,7 @@ class FleetSimulation:
             "answer_ms_p95": round(1000 * float(np.percentile(latencies, 95)), 1),
             "answer_ms_p99": round(1000 * float(np.percentile(latencies, 99)), 1),
             "uplink_wire_bytes_per_question": round(wire_bytes / max(1, queries), 1),
-            "uplink_use": round(wire_bytes * 8 / (len(self._edges) * plan.site_kbps * 1000 * plan.duration_s), 4),
+            "uplink_use": round(wire_bytes * 8 / (len(self._fleet.edges) * plan.site_kbps * 1000 * plan.duration_s), 4),
             "pool_use": round(busy_s / (plan.workers * plan.duration_s), 4),
             "fairness_jain": round(float(shares.sum() ** 2 / (len(shares) * (shares**2).sum())), 4)
             if answered
@@ -224,7 +265,7 @@ class FleetSimulation:
             "workers_lost": len(self._lost),
             "recovery_s": self._recovery_s(),
             "broker_publishes_per_s": round(self._published / plan.duration_s, 1),
-            "events": self.clock.handled,
+            "events": self._clock.handled,
         }
 
     def _recovery_s(self) -> float | None:

@@ -1,21 +1,27 @@
 """What must hold whatever happens, checked at every step.
 
-- One terminal outcome a query after the reducer, and exactly one from each edge session.
-- None later than its deadline, or the return of the edge's connection, plus grace, for whoever reads the topics.
-- No answer from latents of another codec, and no look at anything but a prefix of its frame.
-- No buffer over its bound.
+- An edge decides each of its queries exactly once, at its deadline at the latest, to the microsecond: it needs nobody
+  for that. One that was frozen or dead then decides when it is back.
+- Whoever reads the topics sees one terminal outcome a query. What an edge decides is read within :data:`GRACE_S` and
+  the time that its uplink needs, counted from the decision, or from when the edge has its connection back.
+- A query whose edge died while a worker held its frame ends within :data:`ORPHAN_GRACE_S` of its deadline all the same.
+- No answer from latents of another codec, no look at anything but a prefix of its frame, no unsafe answer called safe.
+- No buffer over its bound, and no lease renewed while a model is stalled.
 - No latent sent twice without a counted reason, and none of one attempt to two workers.
-- Recovery: once faults are over and the pool is idle, no query expires that had time to be answered.
-- An ad-hoc query is never superseded, and a query id never used for two questions.
-- No live-lock: time moves on.
+- Recovery: once faults are over and the pool is idle, no query expires or fails that had time to be answered.
+- An ad-hoc query is never superseded, is decided once whatever happens to its edge, and who asks again is told that
+  decision. A query id is never used for two questions.
+- No live-lock: time moves on, and nobody speaks when all is decided.
 
-A standing query dies with its edge: nobody else knows that it was asked. It is counted and not judged.
+A standing query dies with its edge when no worker holds it: nobody else knows that it was asked. Those are counted and
+not judged.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.protocol.effects import Terminal
@@ -24,8 +30,16 @@ from pipeline.simulation.content import LATENTS
 from schemas.messages import Answer, Handover, Message, QueryOutcome
 from schemas.types import Outcome
 
+GRACE_S = 1.0
+"""From an edge's decision to its reader, beside the uplink's own time: a message takes 10 ms to the broker, and the end
+of a lost connection is judged once a second."""
+UPLINK_SHARE = 2.0
+"""Reports and opens leave in turn, so what waits when a query is decided may take twice its own time."""
+ORPHAN_GRACE_S = 2.0
+"""A worker's deadline counts from the arrival of the open message, which a slow delivery and a hand-over put off."""
 RECOVERY_S = 10.0
-"""A lost attempt costs the base lease and a back-off, twice if the next one is lost as well, and then a look."""
+"""A lost attempt costs the base lease and a back-off, twice if the next one is lost as well. The looks come on top."""
+_EXACT_S = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +59,21 @@ class Violation:
     problem: str
 
 
+@dataclass(frozen=True, slots=True)
+class EdgeState:
+    """What the judge must know about an edge.
+
+    Attributes:
+        awake_since_s: since when its process runs; infinite while it does not.
+        linked_since_s: since when it has a connection that works; infinite while it has none.
+        backlog_s: what waits for the uplink, in seconds of its rate.
+    """
+
+    awake_since_s: float
+    linked_since_s: float
+    backlog_s: float
+
+
 @dataclass(slots=True)
 class Asked:
     """A query that an edge has taken on."""
@@ -53,6 +82,9 @@ class Asked:
     deadline_s: float
     ad_hoc: bool
     site: str
+    undecided: bool = True
+    said_since_s: float = math.inf
+    backlog_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -60,50 +92,80 @@ class Judge:
     """Reads what the broker accepts and what the sessions decide.
 
     Attributes:
-        grace_s: how much later than its deadline a terminal may be seen.
         max_hops: hand-overs that a frame may see.
-        linked_since_s: since when a site's edge has its connection, infinite while it has none.
+        looks_s: what the slowest worker needs for a look on every rung of the ladder.
+        edge: state of a site's edge.
         violations: what was broken.
         outcomes: terminals by kind, after the reducer.
-        latencies_s: time from asking to terminal, of answered queries.
         with_edge: standing queries that died with their edge.
+        orphans: standing queries that a worker had to answer for in place of their edge.
+        spoke_s: when somebody last said something about a frame.
     """
 
-    grace_s: float
     max_hops: int
-    linked_since_s: Callable[[str], float]
+    looks_s: float
+    edge: Callable[[str], EdgeState]
     violations: list[Violation] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
-    latencies_s: list[float] = field(default_factory=list)
     with_edge: int = 0
+    orphans: int = 0
+    spoke_s: float = 0.0
     reducer: OutcomeReducer = field(default_factory=OutcomeReducer)
     _open: dict[str, Asked] = field(default_factory=dict)
-    _terminals: set[tuple[str, int, str]] = field(default_factory=set)
+    _orphans: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _decided: dict[tuple[str, str], tuple[Outcome, str]] = field(default_factory=dict)
     _wrong_codec: set[str] = field(default_factory=set)
+
+    # ---- what happens -----------------------------------------------------------------------------------------------
 
     def foreign_worker(self, name: str) -> None:
         """A worker of another codec is in the pool: it must never answer."""
         self._wrong_codec.add(name)
 
     def asked(self, site: str, query_id: str, now_s: float, deadline_s: float, *, ad_hoc: bool) -> None:
-        """An edge took a query on."""
-        known = query_id in self._open or self.reducer.get(query_id) is not None
-        if known and not ad_hoc:
+        """An edge took a query on, for the first time."""
+        if query_id in self._open or self.reducer.get(query_id) is not None:
             self._break("query id used twice", now_s, query_id, site)
-        elif not known:
+        else:
             self._open[query_id] = Asked(now_s, deadline_s, ad_hoc, site)
 
-    def edge_died(self, query_ids: list[str]) -> None:
-        """These standing queries die with their edge."""
-        for query_id in query_ids:
-            self.with_edge += self._open.pop(query_id, None) is not None
+    def edge_died(self, query_ids: list[str], held: Mapping[str, float], now_s: float) -> None:
+        """These standing queries die with their edge.
 
-    def edge_decided(self, site: str, boot: int, terminal: Terminal, now_s: float) -> None:
+        Args:
+            query_ids: undecided, or decided and not said.
+            held: those among them whose frame a healthy worker holds, with their deadlines there.
+            now_s: virtual time.
+        """
+        for query_id in query_ids:
+            if self._open.pop(query_id, None) is None:
+                continue
+            if query_id in held:
+                self._orphans[query_id] = (held[query_id], now_s)
+            else:
+                self.with_edge += 1
+
+    def edge_decided(self, site: str, terminal: Terminal, now_s: float) -> None:
         """An edge session decided a query."""
-        key = (site, boot, terminal.query_id)
-        if key in self._terminals:
-            self._break("decided twice by one session", now_s, terminal.query_id, str(terminal.outcome))
-        self._terminals.add(key)
+        key = (site, terminal.query_id)
+        text = terminal.answer.text if terminal.answer is not None else ""
+        if key in self._decided:
+            self._break("decided twice by its edge", now_s, terminal.query_id, str(terminal.outcome))
+        self._decided.setdefault(key, (terminal.outcome, text))
+        asked = self._open.get(terminal.query_id)
+        if asked is None:
+            return
+        self._check_decision(terminal.query_id, asked, now_s)
+        asked.undecided = False
+        if terminal.publish is not None:
+            asked.said_since_s, asked.backlog_s = now_s, self.edge(site).backlog_s
+
+    def replied(self, site: str, message: Answer | QueryOutcome, now_s: float) -> None:
+        """An edge told a client that asked again how its query ended."""
+        decided = self._decided.get((site, message.query_id))
+        told = (message.outcome, message.text if isinstance(message, Answer) else "")
+        if decided != told:
+            self._break("asked again, told something else", now_s, message.query_id, f"{told} instead of {decided}")
 
     def published(self, message: Message, now_s: float, calm_since_s: float) -> None:
         """The broker accepted a message that a reader would see.
@@ -125,30 +187,66 @@ class Judge:
         if self.reducer.observe(message) is None:
             return
         self.outcomes[str(message.outcome)] += 1
+        if self._orphans.pop(message.query_id, None) is not None:
+            self.orphans += 1
         asked = self._open.pop(message.query_id, None)
         if asked is None:
             return
+        if asked.undecided:
+            # Its edge has not heard of it yet, and may never; its own deadline is judged when it speaks.
+            self._check_decision(message.query_id, asked, now_s)
         if asked.ad_hoc and message.outcome is Outcome.SUPERSEDED:
             self._break("ad-hoc query superseded", now_s, message.query_id, asked.site)
-        if message.outcome is Outcome.EXPIRED and now_s - max(asked.asked_s, calm_since_s) > RECOVERY_S:
-            calm_s = now_s - max(asked.asked_s, calm_since_s)
-            self._break("no recovery", now_s, message.query_id, f"expired after {calm_s:.1f} calm seconds")
-        if message.outcome is Outcome.ANSWERED:
-            self.latencies_s.append(now_s - asked.asked_s)
-        if now_s > self._due_s(asked):
-            late_s = now_s - asked.deadline_s
-            self._break("terminal too late", now_s, message.query_id, f"{message.outcome} {late_s:.2f} s late")
+        calm_s = now_s - max(asked.asked_s, calm_since_s)
+        if message.outcome in (Outcome.EXPIRED, Outcome.FAILED) and calm_s > RECOVERY_S + self.looks_s:
+            self._break("no recovery", now_s, message.query_id, f"{message.outcome} after {calm_s:.1f} calm seconds")
+        self._check_said(message.query_id, asked, now_s)
 
-    def check_time(self, now_s: float) -> None:
-        """Every query whose deadline and grace are over must have its terminal by now."""
+    # ---- what time tells --------------------------------------------------------------------------------------------
+
+    def check_time(self, now_s: float, pool_calm_since_s: float) -> None:
+        """Every query must have been decided and said when its time is over.
+
+        Args:
+            now_s: virtual time.
+            pool_calm_since_s: since when workers, broker and wire are as they should be.
+        """
         for query_id, asked in list(self._open.items()):
-            if now_s > self._due_s(asked):
+            broken = len(self.violations)
+            if asked.undecided:
+                self._check_decision(query_id, asked, now_s)
+            else:
+                self._check_said(query_id, asked, now_s)
+            if len(self.violations) > broken:
                 del self._open[query_id]
-                self._break("no terminal", now_s, query_id, f"deadline was {asked.deadline_s:.2f}")
+        for query_id, (deadline_s, died_s) in list(self._orphans.items()):
+            if now_s <= deadline_s + ORPHAN_GRACE_S:
+                continue
+            del self._orphans[query_id]
+            if pool_calm_since_s <= died_s:
+                self._break("nobody speaks for a lost edge", now_s, query_id, f"its deadline was {deadline_s:.2f}")
+            else:
+                self.with_edge += 1
 
-    def _due_s(self, asked: Asked) -> float:
-        """When a terminal must have been seen: an edge without a connection can say nothing."""
-        return max(asked.deadline_s, self.linked_since_s(asked.site)) + self.grace_s
+    def _check_decision(self, query_id: str, asked: Asked, now_s: float) -> None:
+        due_s = max(asked.deadline_s, self.edge(asked.site).awake_since_s)
+        if now_s > due_s + _EXACT_S:
+            self._break("not decided at its deadline", now_s, query_id, f"which was {asked.deadline_s:.3f}")
+
+    def _check_said(self, query_id: str, asked: Asked, now_s: float) -> None:
+        if math.isinf(asked.said_since_s):
+            return
+        edge = self.edge(asked.site)
+        since_s = max(edge.awake_since_s, edge.linked_since_s)
+        if math.isinf(since_s):
+            return
+        if since_s > asked.said_since_s:
+            asked.said_since_s, asked.backlog_s = since_s, edge.backlog_s
+        late_s = now_s - asked.said_since_s - GRACE_S - UPLINK_SHARE * asked.backlog_s
+        if late_s > 0:
+            self._break("terminal too late", now_s, query_id, f"{late_s:.2f} s after it could have been read")
+
+    # ---- the rest ---------------------------------------------------------------------------------------------------
 
     def check_bound(self, now_s: float, what: str, size: int, bound: int) -> None:
         """A buffer may not be over its bound."""
@@ -161,7 +259,7 @@ class Judge:
 
     def unfinished(self) -> int:
         """Queries without a terminal yet."""
-        return len(self._open)
+        return len(self._open) + len(self._orphans)
 
     def _break(self, rule: str, now_s: float, subject: str, problem: str) -> None:
         if len(self.violations) < 100:

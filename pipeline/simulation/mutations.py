@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.protocol import edge_session, worker_pace
+from pipeline.protocol import edge_frame, edge_session, worker_pace
 from pipeline.protocol.edge_frame import EdgeEvent, EdgeFrame, EdgeStage
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import AskedQuery, ChunkData
 from pipeline.protocol.stop_rule import StopRule
-from pipeline.protocol.worker_frame import WorkerFrame, WorkerStage
-from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_admission import Admission
+from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
+from pipeline.protocol.worker_progress import Progress
 from pipeline.simulation.run import simulate
 from schemas.messages import Refine
 from schemas.types import FrameId, Outcome
@@ -53,6 +54,10 @@ class Mutation:
 
 def _nothing(*_: Any, **__: Any) -> None:
     """Do nothing."""
+
+
+def _no(*_: Any, **__: Any) -> bool:
+    return False
 
 
 def _yes(*_: Any, **__: Any) -> bool:
@@ -125,6 +130,10 @@ def _any_hops(self: WorkerFrame, _max_hops: int) -> bool:
     return self.stage is WorkerStage.PARKED and self.spoke_s is None
 
 
+def _forget(self: Progress, frame: WorkerFrame) -> None:
+    self._frames.forget(frame, WorkerEvent.GIVEN_UP)
+
+
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation("no lease: silence is never judged", 1, EdgeSession, "_lose_attempt", _no_silence),
     Mutation("no duplicate check: a chunk is always appended", 1, WorkerFrame, "add_chunk", _append_always),
@@ -133,15 +142,17 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("no attempt check: claims of earlier attempts count", 1, EdgeSession, "_claim", _any_attempt),
     Mutation("no deadline at the edge", 1, EdgeSession, "_expire", _nothing),
     Mutation("expiry is not said", 1, EdgeSession, "_expire", _silent_expiry),
-    Mutation("no deadline at the worker", 1, WorkerSession, "_finalise_late", _nothing),
+    Mutation("no deadline at the worker", 1, Progress, "finalise_late", _nothing),
     Mutation("no stop rule: every answer is safe", 1, StopRule, "is_safe", _yes),
-    Mutation("no capacity bound at the worker", 1, WorkerSession, "_has_room", _yes),
+    Mutation("no capacity bound at the worker", 1, Admission, "has_room", _yes),
     Mutation("latents sent again are not counted", 1, EdgeSession, "_refine", _uncounted),
     Mutation("ad-hoc questions are superseded too", 1, EdgeSession, "_supersede", _supersede_all),
-    Mutation("a query's key lacks its frame", 1, edge_session, "query_id_of", _frame_as_asked),
-    Mutation("a stalled model keeps its leases", 18, worker_pace.WorkerPace, "batch_starts", _nothing),
-    Mutation("claimed frames are handed over", 3, WorkerFrame, "may_pass_on", _unclaimed_or_not),
+    Mutation("a query's key lacks its frame", 1, edge_frame, "query_id_of", _frame_as_asked),
+    Mutation("a stalled model keeps its leases", 1, worker_pace.WorkerPace, "batch_starts", _nothing),
+    Mutation("claimed frames are handed over", 4, WorkerFrame, "may_pass_on", _unclaimed_or_not),
     Mutation("no hop limit", 1, WorkerFrame, "may_pass_on", _any_hops),
+    Mutation("nobody speaks for a lost edge", 1, Progress, "_orphan", _no),
+    Mutation("the next edge process is believed", 1, Progress, "gone", _forget),
 )
 
 

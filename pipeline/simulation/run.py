@@ -12,6 +12,7 @@ from pipeline.protocol.edge_frame import EDGE_TRANSITIONS, EdgeEvent, EdgeFrame
 from pipeline.protocol.worker_frame import WORKER_TRANSITIONS, WorkerEvent, WorkerFrame
 from pipeline.simulation.episode import Episode, EpisodeReport
 from pipeline.simulation.judge import Violation
+from pipeline.simulation.plan import draw_plan
 
 _EPISODES_A_SEED = 1_000_000
 
@@ -27,6 +28,8 @@ class SimulationReport:
         virtual_s: virtual time in all.
         asked: queries.
         outcomes: terminals by kind, after the reducer.
+        healthy_asked: queries of the episodes in which nothing broke.
+        healthy_answered: those among them that were answered.
         faults: faults by kind.
         counters: of sessions and brokers.
         violations: broken invariants, with the seed of their episode.
@@ -39,6 +42,8 @@ class SimulationReport:
     virtual_s: float = 0.0
     asked: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+    healthy_asked: int = 0
+    healthy_answered: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     counters: Counter[str] = field(default_factory=Counter)
     violations: list[tuple[int, Violation]] = field(default_factory=list)
@@ -51,6 +56,9 @@ class SimulationReport:
         self.virtual_s += episode.virtual_s
         self.asked += episode.asked
         self.outcomes.update(episode.outcomes)
+        if episode.healthy:
+            self.healthy_asked += episode.asked
+            self.healthy_answered += episode.outcomes["answered"]
         self.faults.update(episode.faults)
         self.counters.update(episode.counters)
         self.violations += [(episode.seed, violation) for violation in episode.violations]
@@ -64,6 +72,7 @@ class SimulationReport:
             "virtual_s": round(self.virtual_s, 3),
             "asked": self.asked,
             "outcomes": dict(sorted(self.outcomes.items())),
+            "healthy": {"asked": self.healthy_asked, "answered": self.healthy_answered},
             "violations": len(self.violations),
             "violated": [
                 {
@@ -95,7 +104,7 @@ def simulate(
     report = SimulationReport(seed)
     with record_moves() as visited:
         for index in range(_EPISODES_A_SEED):
-            report.add(Episode(episode_seed(seed, index)).run())
+            report.add(Episode(draw_plan(episode_seed(seed, index)), stop_at_first=stop_at_first).run())
             if progress is not None:
                 progress(report)
             if report.events >= events or (stop_at_first and report.violations):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter, deque
 from collections.abc import Callable
@@ -9,13 +10,26 @@ from functools import partial
 
 from pipeline.protocol.effects import Look, SendAnswer, SendHandover, WorkerEffect
 from pipeline.protocol.settings import WorkerProtocolSettings
+from pipeline.protocol.stop_rule import StopRule
+from pipeline.protocol.worker_pace import WorkerPace
+from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.simulation.broker import BrokerModel
 from pipeline.simulation.clock import VirtualClock
-from pipeline.simulation.content import FINGERPRINT, RULE, SimulatedModel
+from pipeline.simulation.content import FINGERPRINT, RULE, LookModel
 from schemas import topics
 from schemas.errors import RemoteError
-from schemas.messages import Chunk, Gone, Handover, Message, Open, Question, RejectReason, Status, Text
+from schemas.messages import Accept, Chunk, Gone, Handover, Message, Open, Question, RejectReason, Status, Text
+from schemas.types import FrameId
+
+_SLOW_SHARE = 0.5
+"""Batches that a slow worker takes long for: a machine that others use as well is slow now and then, not evenly."""
+_HICCUP = 50.0
+_LONGEST_BATCH_S = 30.0
+_FIRST_BATCH_S = 0.1
+"""What a worker may expect of a batch before it has seen one."""
+_STALLED_BATCHES = 4.0
+"""After the longest lease and so many times the longest batch that it could expect, a model counts as stalled here."""
 
 
 class WorkerActor:
@@ -33,9 +47,17 @@ class WorkerActor:
         frame_s: time of a frame in a batch.
         questions: standing questions that it knows from the start.
         fingerprint: codec that it decodes.
+        stop_rule: when an answer is safe.
         on_problem: called when a look reads what it must not.
         max_batch: frames in a batch.
         status_every_s: time between reports of its load.
+        schedule: makes the rule of what goes first.
+        hiccups: share of the batches that take far too long.
+        on_stall: called when a worker renews a lease although its model is stalled.
+
+    Attributes:
+        slowness: how many times as long as usual some batches take.
+        slow_until_s: end of the last such batch.
     """
 
     def __init__(
@@ -47,20 +69,26 @@ class WorkerActor:
         name: str,
         pool: str,
         settings: WorkerProtocolSettings,
-        model: SimulatedModel,
+        model: LookModel,
         batch_s: float,
         frame_s: float,
         questions: tuple[str, ...],
         on_problem: Callable[[str], None],
         fingerprint: bytes = FINGERPRINT,
+        stop_rule: StopRule = RULE,
         max_batch: int = 16,
         status_every_s: float = 2.0,
+        schedule: Callable[[WorkerProtocolSettings, WorkerPace], Schedule] = Schedule,
+        hiccups: float = 0.0,
+        on_stall: Callable[[str], None] | None = None,
     ) -> None:
         self.name = name
         self.alive = False
         self.frozen = False
+        self.draining = False
         self.boot = 0
         self.slowness = 1.0
+        self.slow_until_s = 0.0
         self.errors: Counter[str] = Counter()
         self.settings = settings
         self.busy_s = 0.0
@@ -75,36 +103,75 @@ class WorkerActor:
         self._questions = questions
         self._on_problem = on_problem
         self._fingerprint = fingerprint
+        self._stop_rule = stop_rule
         self._max_batch = max_batch
         self._status_every_s = status_every_s
+        self._schedule = schedule
+        self._hiccups = hiccups
+        self._on_stall = on_stall
         self._looking = False
+        self._stalls_at_s = math.inf
+        self._longest_s = self._longest_frame_s = _FIRST_BATCH_S
+        self._claimed_stalled: set[tuple[str, FrameId, int]] = set()
         self._linked = False
         self._wake_at_s: float | None = None
         self._socket: deque[tuple[str, Message, int | None]] = deque()
         self._outbox: deque[WorkerEffect] = deque()
+        self._publishing = 0
 
     # ---- life -------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """The process starts and joins the pool."""
-        self.alive, self.frozen = True, False
+        self.alive, self.frozen, self.draining = True, False, False
         self.boot += 1
         self._looking = False
+        self._longest_s = self._longest_frame_s = _FIRST_BATCH_S
+        self._batch_ends()
         self._wake_at_s = None
         self._socket.clear()
         self._outbox.clear()
+        self._publishing = 0
         self.session = WorkerSession(
-            self.settings, worker=self.name, pool=self._pool, fingerprint=self._fingerprint, stop_rule=RULE
+            self.settings,
+            worker=self.name,
+            pool=self._pool,
+            fingerprint=self._fingerprint,
+            stop_rule=self._stop_rule,
+            schedule=self._schedule,
         )
         for question_id in self._questions:
             self.session.receive_question(question_id, Question(question_id=question_id, text=f"{question_id}?"))
         self._join()
         self._clock.after(self._status_every_s, partial(self._report, self.boot))
 
-    def crash(self) -> None:
-        """SIGKILL: everything in memory is gone, the socket closes."""
-        self.alive = False
-        self._broker.close(self.name)
+    def crash(self, *, noticed_s: float = 0.0) -> None:
+        """SIGKILL: everything in memory is gone; the broker notices at once, or later after a loss of power."""
+        self.alive = self._linked = False
+        self._broker.close(self.name, noticed_s=noticed_s)
+
+    def drain(self) -> None:
+        """SIGTERM: leave the share group, hand over or finish what is here."""
+        self.draining = True
+        self._broker.leave_group(self.name)
+        self.session.drain(self._clock.now_s)
+        self._after()
+
+    def drained(self) -> bool:
+        """Whether a drain has come to its end: nothing is held and everything is said."""
+        return not (self.session.unfinished() or self._outbox or self._publishing)
+
+    def stop(self) -> None:
+        """The end of a drain: a goodbye, and the connection is closed."""
+        if self.linked():
+            topic = topics.status_topic("worker", self.name)
+            self._broker.publish(self.name, topic, self._status(online=False), qos=1, retain=True)
+            self._broker.disconnect(self.name)
+        self.alive = self._linked = False
+
+    def linked(self) -> bool:
+        """Whether the process runs and reaches the broker."""
+        return self.alive and not self.frozen and self._linked and self._broker.is_up(self.name)
 
     def freeze(self) -> None:
         """SIGSTOP: the socket stays open, nothing is read."""
@@ -117,8 +184,10 @@ class WorkerActor:
         self.frozen = False
         now_s = self._clock.now_s
         self.session.tick(now_s)
+        self._after()
         while self._socket:
             self._handle(*self._socket.popleft())
+            self._after()  # what comes next may find the model at work on what came first
         if not self._broker.is_up(self.name):
             self.connection(False)
         self._after()
@@ -145,6 +214,8 @@ class WorkerActor:
             return False
         will = self._status(online=False)
         self._broker.connect_worker(self.name, self, self._pool, self._status(online=True), will)
+        if self.draining:
+            self._broker.leave_group(self.name)
         return True
 
     def _status(self, *, online: bool) -> Status:
@@ -197,6 +268,8 @@ class WorkerActor:
                     self.session.receive_handover(message, now_s)
                 case Status() if "/load/" in topic:
                     self.session.receive_load(message, now_s)
+                case Status(kind="edge"):
+                    self.session.receive_edge_status(message, now_s)
                 case Status():
                     self.session.receive_status(message)
         except RemoteError as error:
@@ -211,7 +284,9 @@ class WorkerActor:
             looks = self.session.take_looks(self._max_batch, self._clock.now_s)
             if looks:
                 self._looking = True
-                took_s = self.slowness * (self._batch_s + self._frame_s * len(looks))
+                expected_s = max(self._longest_s, self._longest_frame_s * len(looks))
+                self._stalls_at_s = self._clock.now_s + self.settings.max_lease_s + _STALLED_BATCHES * expected_s
+                took_s = self._batch_time_s(len(looks))
                 self.busy_s += took_s
                 self._clock.after(took_s, partial(self._looked, self.boot, looks, took_s))
         for effect in self.session.take_effects():
@@ -221,6 +296,16 @@ class WorkerActor:
             self._wake_at_s = due_s
             self._clock.at(due_s, partial(self._wake, self.boot))
 
+    def _batch_time_s(self, frames: int) -> float:
+        usual_s = self._batch_s + self._frame_s * frames
+        slow = self.slowness > 1.0
+        share = _SLOW_SHARE if slow else self._hiccups
+        if not share or self._draw.random() >= share:
+            return usual_s
+        took_s = max(usual_s, min(_LONGEST_BATCH_S, usual_s * (self.slowness if slow else _HICCUP)))
+        self.slow_until_s = self._clock.now_s + took_s
+        return took_s
+
     def _looked(self, boot: int, looks: list[Look], took_s: float) -> None:
         if boot != self.boot or not self.alive:
             return
@@ -229,6 +314,9 @@ class WorkerActor:
             return
         self._clock.handled += 1
         self._looking = False
+        self._batch_ends()
+        self._longest_s = max(self._longest_s, took_s)
+        self._longest_frame_s = max(self._longest_frame_s, took_s / len(looks))
         for look in looks:
             try:
                 answers = self._model.answer(look)
@@ -250,10 +338,26 @@ class WorkerActor:
         self.session.tick(self._clock.now_s)
         self._after()
 
+    def _batch_ends(self) -> None:
+        self._stalls_at_s = math.inf
+        self._claimed_stalled.clear()
+
+    def _check_stall(self, camera: str, accept: Accept) -> None:
+        """A stalled model's worker may claim what is opened now, once; its leases must run out."""
+        claim = (camera, accept.frame, accept.attempt)
+        if claim in self._claimed_stalled and self._on_stall is not None:
+            self._on_stall(f"{camera}/{accept.frame}, attempt {accept.attempt}")
+        self._claimed_stalled.add(claim)
+
     def _publish(self, effect: WorkerEffect) -> None:
+        if self._clock.now_s > self._stalls_at_s and isinstance(effect.message, Accept):
+            self._check_stall(effect.topic.rsplit("/", 1)[1], effect.message)
+        self._publishing += 1
         self._clock.after(0.005, partial(self._arrive, self.boot, effect))
 
     def _arrive(self, boot: int, effect: WorkerEffect) -> None:
+        if boot == self.boot:
+            self._publishing -= 1
         if self._broker.is_up(self.name):
             self._broker.publish(self.name, effect.topic, effect.message, qos=effect.qos)
         elif effect.qos and boot == self.boot and self.alive and isinstance(effect, SendAnswer | SendHandover):

@@ -6,9 +6,11 @@ import asyncio
 from functools import partial
 
 import pytest
+from paho.mqtt.enums import MQTTErrorCode
 
 from broker_config.launcher import LocalBroker, find_mosquitto, mosquitto_version
 from pipeline.bus.base import ConnectionChange, Inbound, QueueLimits, Subscription
+from pipeline.bus.mqtt_link import MqttLink
 from pipeline.settings import BrokerSettings
 from schemas.errors import StateError
 from tests.bus.support import PUBACK, PUBLISH, WAIT_S, Relay, connected, drain_until, take, take_change
@@ -29,6 +31,51 @@ async def test_a_message_arrives_with_all_that_was_sent(broker_settings: BrokerS
     assert (second.response_topic, second.correlation_data, second.packet_id) == (None, None, 0)
     assert 0 < first.received_s <= second.received_s
     assert {type(first.payload), type(second.payload)} == {bytes}
+
+
+PACKETS = [
+    ("t/x", b"", 0, False, None),
+    ("t/x", b"\x00\xff" * 200, 1, False, None),
+    ("t/" + "y" * 200, b"p" * 70_000, 1, False, None),
+    ("t/gr\u00fcn", b"p", 0, True, None),
+    ("t/kept", b"p", 1, True, None),
+    ("t/x", b"p", 0, False, b"seen again"),
+]
+
+
+@pytest.mark.parametrize("library_alone", [False, True])
+async def test_the_short_cut_reads_what_the_library_reads(
+    broker_settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch, library_alone: bool
+) -> None:
+    """A message without properties is read by the link itself, any other by paho; nobody can tell which."""
+    detours = 0
+    short_cut = MqttLink._receive_plain
+
+    def receive(link: MqttLink) -> MQTTErrorCode:
+        nonlocal detours
+        before = link._read_publish
+
+        def read_publish() -> MQTTErrorCode:
+            nonlocal detours
+            detours += 1
+            return before()
+
+        monkeypatch.setattr(link, "_read_publish", read_publish)
+        try:
+            return link._read_publish() if library_alone else short_cut(link)
+        finally:
+            monkeypatch.setattr(link, "_read_publish", before)
+
+    monkeypatch.setattr(MqttLink, "_receive_plain", receive)
+    async with connected(broker_settings, "a") as bus:
+        await bus.subscribe(Subscription("t/#", 1, retain_as_published=True))
+        for topic, payload, qos, retain, correlation in PACKETS:
+            await bus.publish(topic, payload, qos=1 if qos else 0, retain=retain, correlation_data=correlation)
+        got = await take(bus, len(PACKETS))
+        assert bus.statistics().unacknowledged_messages == 3
+    assert [(m.topic, m.payload, m.qos, m.retain, m.correlation_data) for m in got] == PACKETS
+    assert [m.packet_id > 0 for m in got] == [m.qos == 1 for m in got]
+    assert detours == (len(PACKETS) if library_alone else 1)
 
 
 async def test_unacknowledged_messages_close_the_window_and_none_is_lost(broker_settings: BrokerSettings) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from latentbus.chaos.books import REPORT_PATIENCE_S, Books
 from latentbus.chaos.edge_log import EdgeLog, read_edge_log
-from latentbus.chaos.faults import Strike, recovery_s
+from latentbus.chaos.faults import Strike, link_outage_s, recovered, recovery_s
 from latentbus.chaos.plan import FaultKind, PlannedFault, Role
 from pipeline.protocol.reducer import OutcomeReducer
 from schemas.messages import Accept, Answer, Open, QueryOutcome, QueryRef, Refine
@@ -18,6 +18,7 @@ from schemas.types import FrameId, Outcome, standing_query_id
 FRAME = FrameId(0xB007, 4)
 CAMERA = "gate"
 STANDING = standing_query_id(CAMERA, FRAME, "q1")
+DETECTION_S = 7.5
 DEADLINE_S = 10.0
 
 
@@ -171,3 +172,29 @@ def test_recovery_counts_from_when_something_could_be_done(books: Books) -> None
     assert recovery_s(first, [first]) == pytest.approx([7.0])
     assert recovery_s(first, [later, overlapping, first, before]) == pytest.approx([3.0])
     assert recovery_s(later, [later]) == []
+
+
+def test_a_standing_question_of_a_killed_edge_ends_but_does_not_recover(books: Books) -> None:
+    hit = strike(101.0, 0.0, books, STANDING, "visitor-1")
+    books.edge_killed(FRAME.boot, 101.0)
+    for query_id in (STANDING, "visitor-1"):
+        books.received(answer(query_id), 109.0)
+    assert [row.query_id for row in recovered(hit)] == ["visitor-1"], "that one comes back from the edge's disk"
+    assert recovery_s(hit, [hit]) == pytest.approx([8.0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "role", "outage_s"),
+    [
+        (FaultKind.CUT_LINK, Role.WORKER, 0.0),
+        (FaultKind.CUT_LINK, Role.EDGE, 12.0),
+        (FaultKind.STALL_LINK, Role.WORKER, DETECTION_S),
+        (FaultKind.STALL_LINK, Role.EDGE, 12.0),
+        (FaultKind.SLOW_LINK, Role.WORKER, DETECTION_S),
+        (FaultKind.SLOW_LINK, Role.EDGE, 12.0),
+    ],
+)
+def test_a_broken_link_leaves_nobody_who_could_act_on_the_edge_s_side_only(
+    kind: FaultKind, role: Role, outage_s: float
+) -> None:
+    assert link_outage_s(PlannedFault(0, kind, role, 0, 12.0), DETECTION_S) == outage_s

@@ -31,8 +31,12 @@ KINDS = (
     FaultKind.KILL_BROKER,
     FaultKind.CUT_LINK,
 )
-SEED = 373
-"""A plan that ends with the fault that takes longest, the restart of a worker: the others need not wait for it."""
+SEED = 57
+"""A plan that begins with a freeze that outlasts every lease, so that frames are opened again (those of ad-hoc queries
+surely: no newer frame supersedes them), and ends with the restart of a worker: the others need not wait for it."""
+UPLINK_KBPS = 32.0
+"""So thin that a frame is under way for long enough: a worker that is killed or stopped when it is seen to own one has
+then not finished it already, on a fast machine or a busy one."""
 PATIENCE_S = 110.0
 """Far beyond what it takes; a machine that is busy with other things is no failure."""
 
@@ -56,8 +60,8 @@ async def test_a_fleet_under_fire_loses_nothing_and_decides_nothing_twice(
 ) -> None:
     monkeypatch.setenv("LATENTBUS_MODELS_DIR", str(models_dir))
     options = ChaosOptions(
-        questions=100, faults=5, seed=SEED, kinds=KINDS, workers=2, sites=2, cameras_per_site=2, interval_s=0.5,
-        deadline_s=10.0, work_dir=tmp_path,
+        questions=100, faults=5, seed=SEED, kinds=KINDS, workers=2, sites=2, cameras_per_site=2, interval_s=1.5,
+        standing_per_ad_hoc=1, deadline_s=15.0, uplink_kbps=UPLINK_KBPS, work_dir=tmp_path,
     )  # fmt: skip
     console = Console(file=io.StringIO(), width=120)
 
@@ -70,9 +74,7 @@ async def test_a_fleet_under_fire_loses_nothing_and_decides_nothing_twice(
     assert report.asked_ad_hoc > 5
     assert report.faults == dict.fromkeys(map(str, KINDS), 1)
     assert all(strike["hit"] > 0 for strike in report.strikes)
-    # A frame whose worker is lost is opened again, unless a newer one of its camera comes during the back-off; with one
-    # fault of each kind it may be either.
-    assert report.reopened + report.by_outcome["superseded"] > 0
+    assert report.reopened > 0
     assert report.by_outcome["answered"] > 0
     report.write_json(tmp_path / "chaos.json")
     assert json.loads((tmp_path / "chaos.json").read_text())["lost"] == 0

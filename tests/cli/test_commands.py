@@ -56,6 +56,7 @@ def test_help_is_quick_and_loads_no_model_library() -> None:
     [
         ["demo"], ["ask"], ["edge"], ["worker"], ["validate"], ["broker"], ["version"], ["train", "reference-vlm"],
         ["train", "codec"], ["codec", "eval"], ["codec", "calibrate-stop"], ["codec", "export"],
+        ["record"], ["recover"], ["inspect"],
     ],
 )  # fmt: skip
 def test_every_command_explains_itself(command: list[str]) -> None:

@@ -30,7 +30,9 @@ from training.codec.rivals import ImageSetting, through_image_files
 FRAME = FrameId(1, 1)
 
 
-def answer(question_id: str, text: str, outcome: Outcome | None, *, latents: int = 3, worker: str = "w1") -> Answer:
+def answer(
+    question_id: str, text: str, outcome: Outcome | None, *, latents: int = 3, looks: int = 1, worker: str = "w1"
+) -> Answer:
     return Answer(
         query_id=standing_query_id("gate", FRAME, question_id),
         camera="gate",
@@ -43,7 +45,7 @@ def answer(question_id: str, text: str, outcome: Outcome | None, *, latents: int
         score=0.9,
         latents=latents,
         payload_bytes=10,
-        looks=1,
+        looks=looks,
     )
 
 
@@ -57,21 +59,21 @@ def test_times_count_from_the_capture_and_the_first_answer_may_be_provisional() 
     # The answer overtakes the frame log, which is written with a delay.
     ledger.received(answer("q1", "no", None), 100.2)
     opened(ledger, "q1")
-    ledger.received(answer("q1", "yes", None, latents=5), 100.4)
-    row = ledger.received(answer("q1", "yes", Outcome.ANSWERED, latents=8), 100.5)
+    ledger.received(answer("q1", "yes", None, latents=5, looks=2), 100.4)
+    row = ledger.received(answer("q1", "yes", Outcome.ANSWERED, latents=8, looks=3), 100.5)
     assert (row.provisional, row.text, row.latents) == ("yes", "yes", 8)
-    figures = ledger.figures(base_latents=3)
+    figures = ledger.figures()
     assert figures.first_answer_ms_p50 == pytest.approx(200)
     assert figures.final_answer_ms_p50 == pytest.approx(500)
     assert figures.refined_share == 1.0
 
 
-def test_an_answer_from_the_base_prefix_is_not_refined() -> None:
+def test_an_answer_from_the_first_prefix_is_not_refined() -> None:
     ledger = Ledger()
     opened(ledger, "q1", "q2")
     ledger.received(answer("q1", "yes", Outcome.ANSWERED, latents=3), 101)
-    ledger.received(answer("q2", "yes", Outcome.ANSWERED, latents=5), 101)
-    assert ledger.figures(base_latents=3).refined_share == 0.5
+    ledger.received(answer("q2", "yes", Outcome.ANSWERED, latents=5, looks=2), 101)
+    assert ledger.figures().refined_share == 0.5
 
 
 def test_the_first_terminal_counts_and_repeats_are_counted_apart() -> None:
@@ -82,7 +84,7 @@ def test_the_first_terminal_counts_and_repeats_are_counted_apart() -> None:
     row = ledger.received(answer("q1", "no", Outcome.ANSWERED, worker="w2"), 103)
     ledger.received(answer("q1", "late", None), 104)
     assert (row.text, row.final_s, row.provisional) == ("yes", 101, "")
-    figures = ledger.figures(3)
+    figures = ledger.figures()
     assert (figures.repeated_terminals, figures.conflicting_terminals) == (1, 1)
     assert figures.answers_by_worker == {"w1": 1}
 
@@ -91,7 +93,7 @@ def test_a_query_without_outcome_is_undecided_and_an_unknown_answer_no_question(
     ledger = Ledger()
     opened(ledger, "q1")
     ledger.received(answer("q9", "yes", Outcome.ANSWERED), 101)
-    figures = ledger.figures(3)
+    figures = ledger.figures()
     assert (figures.questions, figures.undecided) == (1, 1)
     assert figures.outcomes[Outcome.ANSWERED] == 0
     assert figures.final_answer_ms_p50 is None
@@ -120,7 +122,7 @@ def test_bytes_go_to_their_frame_and_all_to_the_total(tmp_path: Path) -> None:
     assert (row.index, row.captured_s, row.wire_bytes, row.payload_bytes) == (7, 100.0, 300, 100)
     assert (ledger.wire_bytes, ledger.payload_bytes) == (350, 100)
     assert {query.question_id for query in ledger.opened_queries()} == {"q1", "visitor-1"}
-    assert ledger.figures(3).uplink_wire_bytes_per_question == 175
+    assert ledger.figures().uplink_wire_bytes_per_question == 175
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_exit_status_is_zero_only_when_every_question_ended_well(outcome: str | 
             ),
             101,
         )
-    summary = Summary(ledger.figures(3), None, 0, Rows(), 10.0, 64.0)
+    summary = Summary(ledger.figures(), None, 0, Rows(), 10.0, 64.0)
     assert summary.exit_status == status
     figures = summary.to_json()
     assert figures["answered"] == (outcome == "answered")
@@ -152,11 +154,11 @@ def test_exit_status_is_zero_only_when_every_question_ended_well(outcome: str | 
 
 
 def test_a_run_without_questions_is_no_success() -> None:
-    assert Summary(Ledger().figures(3), None, 0, Rows(), 10.0, 64.0).exit_status == 1
+    assert Summary(Ledger().figures(), None, 0, Rows(), 10.0, 64.0).exit_status == 1
 
 
 def test_the_json_has_the_keys_that_are_promised(tmp_path: Path) -> None:
-    Summary(Ledger().figures(3), None, 0, Rows(), 10.0, 64.0).write_json(tmp_path / "new" / "out.json")
+    Summary(Ledger().figures(), None, 0, Rows(), 10.0, 64.0).write_json(tmp_path / "new" / "out.json")
     promised = {
         "questions", "answered", "degraded", "failed", "accuracy", "accuracy_uncompressed",
         "payload_bytes_per_question", "uplink_wire_bytes_per_question", "refined_share",

@@ -77,9 +77,22 @@ def test_a_missing_venv_module_is_installed_or_its_package_named(machine: Path) 
 
 def test_mosquitto_that_is_there_is_left_alone(machine: Path) -> None:
     command(machine, "mosquitto", "exit 0")
+    command(machine, "mosquitto_pub", "exit 0")
     command(machine, "apt-get", "echo called")
     done = run("install_mosquitto.sh", machine)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_clients_are_installed_beside_a_broker_and_never_in_the_way(machine: Path) -> None:
+    asked = machine.parent / "asked"
+    command(machine, "mosquitto", "exit 0")
+    command(machine, "apt-get", f'echo "$*" >> {asked}')
+    assert run("install_mosquitto.sh", machine).returncode == 0
+    assert asked.read_text() == "install -y --no-install-recommends mosquitto-clients\n"
+    command(machine, "apt-get", "exit 100")
+    done = run("install_mosquitto.sh", machine)
+    assert done.returncode == 0
+    assert "apt-get install mosquitto-clients" in done.stdout
 
 
 @pytest.mark.parametrize("manager", ["apt-get", "brew"])

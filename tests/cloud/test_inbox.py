@@ -24,6 +24,7 @@ OWN_TOPICS = (
     topics.question_topic("car"),
     topics.ask_topic("gate"),
     topics.status_topic("worker", "w-2"),
+    topics.status_topic("edge", "north"),
 )
 
 
@@ -119,6 +120,16 @@ def test_a_payload_that_contradicts_its_topic_is_refused(
         inbox.receive(session, inbound(topic, message), 0.0)
 
 
+def test_an_edge_that_is_gone_is_known_to_be(session: WorkerSession) -> None:
+    open_frame(session)
+    will = Status(kind="edge", id="north", boot=1, online=False, pool="main")
+    inbox.receive(session, inbound(topics.status_topic("edge", "north"), will), 1.0)
+    session.tick(5.1)
+    (effect,) = session.take_effects()
+    assert isinstance(effect, SendAnswer)
+    assert (effect.message.outcome, effect.message.reason) == ("failed", "edge_lost")
+
+
 def test_a_cleared_status_is_no_message(session: WorkerSession) -> None:
     inbox.receive(session, inbound(topics.status_topic("worker", "w-2"), b""), 0.0)
 
@@ -146,6 +157,7 @@ def test_frames_are_subscribed_to_last_and_acknowledged() -> None:
     filters = inbox.subscriptions("w-1", "main")
     assert filters[-1].filter == "$share/main/lb/v1/open/main/+"
     at_qos_1 = {entry.filter for entry in filters if entry.qos}
+    assert "lb/v1/status/edge/+" in at_qos_1, "nobody repeats a last will"
     assert at_qos_1 >= {filters[-1].filter, topics.handover_topic("w-1"), topics.family_filter(Family.QUESTION)}
     assert topics.inbox_filter("w-1") in {entry.filter for entry in filters} - at_qos_1
 

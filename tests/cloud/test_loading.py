@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,9 @@ from cloud_workers import loading
 from cloud_workers.loading import load_worker_model
 from cloud_workers.look_engine import LookDone
 from cloud_workers.vlm import TransformersVlm
-from pipeline.codec.spec import STOP_FILE, load_codec_spec
+from pipeline.codec.klt_torch import KltTransform, LatentShape
+from pipeline.codec.prefix_decoder_torch import save_transform
+from pipeline.codec.spec import STOP_FILE, WEIGHTS_FILE, hash_file, load_codec_spec
 from pipeline.protocol.effects import ChunkData, Look, LookQuery
 from pipeline.settings import WorkerSettings
 from schemas.errors import ArtifactError
@@ -45,6 +48,22 @@ def test_a_codec_of_other_shapes_is_refused(tmp_path: Path, vlm_dir: Path) -> No
         load_worker_model(settings(vlm_dir, codec))
 
 
+def test_a_codec_of_tiles_reads_the_model_in_tiles(tmp_path: Path, vlm_dir: Path) -> None:
+    """Of the same model, each frame being four tiles and a global view."""
+    spec = load_codec_spec(write_codec(tmp_path / "small", vlm_dir))
+    transform = KltTransform(LatentShape(5 * spec.token_count, spec.token_dim, spec.latent_count, spec.latent_dim))
+    changes: dict[str, Any] = {"token_count": transform.token_count, "tiles_per_edge": 2}
+    codec = write_codec(tmp_path / "codec", vlm_dir, **changes)
+    save_transform(transform, codec / WEIGHTS_FILE)
+    detailed = spec.model_copy(update={**changes, "codec_sha256": hash_file(codec / WEIGHTS_FILE)})
+    detailed.save(codec)
+    assert load_worker_model(settings(vlm_dir, codec)).spec == detailed
+    assert detailed.fingerprint != spec.fingerprint
+    detailed.model_copy(update={"tiles_per_edge": 3}).save(codec)
+    with pytest.raises(ArtifactError, match="reads 160 of"):
+        load_worker_model(settings(vlm_dir, codec))
+
+
 def test_a_stop_rule_for_another_ladder_is_refused(tmp_path: Path, vlm_dir: Path) -> None:
     codec = write_codec(tmp_path / "codec", vlm_dir)
     stop = json.loads((codec / STOP_FILE).read_text())
@@ -60,7 +79,7 @@ def test_a_hub_model_is_compared_by_its_local_snapshot(
     """As if the hub had delivered one model or the other."""
     loaded = TransformersVlm.load(vlm_dir)
     snapshots = {"someone/right": vlm_dir, "someone/wrong": write_vlm(tmp_path / "other", seed=6)}
-    monkeypatch.setattr(TransformersVlm, "load", lambda source, device: loaded)
+    monkeypatch.setattr(TransformersVlm, "load", lambda source, device, tiles_per_edge: loaded)
     monkeypatch.setattr(loading, "snapshot_download", lambda source, local_files_only: str(snapshots[source]))
     assert load_worker_model(WorkerSettings(vlm="someone/right", codec=codec_dir)).spec.vlm_id == "tiny"
     with pytest.raises(ArtifactError, match="was made for tiny"):

@@ -47,7 +47,7 @@ class PickyVlm:
             raise RuntimeError("out of memory")
         rows = range(len(questions)) if frames is None else frames
         sums = [f"{text} {tokens[row].sum().item():.3f}" for (text, _), row in zip(questions, rows, strict=True)]
-        return [VlmAnswer(text, 0.5, 1) for text in sums]
+        return [VlmAnswer(text, 0.5, 1, 0.1, 1.0) for text in sums]
 
 
 def look(codec_dir: Path, index: int, questions: int = 1) -> Look:

@@ -155,6 +155,17 @@ async def test_a_deadline_finds_the_best_answer_so_far(broker: LocalBroker) -> N
         assert (answer.outcome, answer.text, answer.latents) == (Outcome.DEGRADED, "seen 3", 3)
 
 
+async def test_a_worker_speaks_for_an_edge_that_is_gone(broker: LocalBroker) -> None:
+    async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:
+        await edge.question()
+        will = wire.encode(Status(kind="edge", id="north", boot=1, online=False, pool="main"))
+        await edge.bus.publish(topics.status_topic("edge", "north"), will, qos=1, retain=True)
+        await edge.open(1, remaining_ms=1_000)
+        answer = await edge.answer(1)
+        assert (answer.outcome, answer.reason, answer.text) == (Outcome.DEGRADED, "edge_lost", "seen 3")
+        assert worker.sample("query_outcomes_total", outcome="degraded", asked="standing") == 1
+
+
 async def test_a_full_worker_hands_over_to_a_free_one(broker: LocalBroker) -> None:
     async with (
         ScriptedEdge(broker) as edge,

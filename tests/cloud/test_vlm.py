@@ -61,7 +61,11 @@ def answer_from_pixels(
     ids = out.sequences[0, inputs["input_ids"].shape[1] :]
     steps = torch.stack(out.logits, dim=1)[0].log_softmax(-1)
     probability = steps[torch.arange(len(ids)), ids].sum().exp().item()
-    return VlmAnswer(one_line(vlm._processor.tokenizer.decode(ids, skip_special_tokens=True)), probability, len(ids))
+    text = one_line(vlm._processor.tokenizer.decode(ids, skip_special_tokens=True))
+    first = steps[0].exp()
+    best = first.topk(2).values.tolist()
+    entropy_nats = float(torch.special.entr(first).sum())
+    return VlmAnswer(text, probability, len(ids), best[0] - best[1], entropy_nats)
 
 
 def test_injected_tokens_give_exactly_the_logits_of_the_pixel_path(adapter: TransformersVlm) -> None:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -54,12 +55,18 @@ class Taker:
         self.after: Callable[[], None] = lambda: None
         self.enough = asyncio.Event()
         self.count = 0
+        self.grants: Iterator[bool] = itertools.repeat(True)
+        self.slots = 0
 
     async def room(self, camera: str) -> None:
         await self.uplink_free.wait()
 
     def asked(self, camera: str) -> bool:
         return self.ask_waits
+
+    def takes_standing(self, camera: str) -> bool:
+        self.slots += 1
+        return next(self.grants)
 
     async def take(self, captured: CapturedFrame, *, standing: bool) -> None:
         self.taken.append((self.clock.now_s(), standing))
@@ -121,6 +128,31 @@ async def test_a_question_takes_a_frame_at_once_and_leaves_the_interval_as_it_is
 
     rig.taker.after = ask_once
     assert await rig.until(3) == [(0.0, True), (0.25, False), (1.0, True)]
+
+
+async def test_a_slot_that_thinning_leaves_out_passes_without_a_frame() -> None:
+    rig = Rig()
+    rig.taker.grants = iter([True, False, False, True, True])
+    assert await rig.until(3) == [(0.0, True), (3.0, True), (4.0, True)]
+    assert rig.capture.missed == 0, "left out on purpose is not missed"
+
+
+async def test_an_ad_hoc_question_is_asked_in_a_slot_that_is_left_out() -> None:
+    rig = Rig()
+    rig.taker.grants = iter([False, True])
+    rig.taker.ask_waits = True
+    assert await rig.until(2) == [(0.0, False), (1.0, True)]
+
+
+async def test_a_slot_is_granted_once_however_long_the_uplink_takes() -> None:
+    rig = Rig()
+    rig.taker.uplink_free.clear()
+    task = asyncio.create_task(rig.until(1))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    rig.taker.uplink_free.set()
+    assert await task == [(0.0, True)]
+    assert rig.taker.slots == 1
 
 
 async def test_a_camera_without_standing_questions_waits_to_be_asked() -> None:

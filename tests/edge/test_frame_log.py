@@ -9,6 +9,7 @@ import pytest
 from edge_nodes import frame_log as frame_log_module
 from edge_nodes.encoder import OnnxEncoder
 from edge_nodes.frame_log import FrameLog
+from edge_nodes.observer import OfferedFrame
 from edge_nodes.sources import CapturedFrame
 from edge_nodes.uplink import Sent
 from pipeline.protocol.effects import Terminal
@@ -25,7 +26,7 @@ async def test_every_event_is_a_line(tmp_path: Path, codec_dir: Path) -> None:
     frame = FrameId(255, 3)
     captured = CapturedFrame("gate", 17, 1.7, np.zeros((2, 2, 3), np.uint8))
     log.source_changed("gate", True)
-    log.frame_offered(captured, frame, latent, ["gate/000000ff-3/car"], 4.5, 0.004)
+    log.frame_offered(OfferedFrame(captured, frame, latent, 4, ["gate/000000ff-3/car"], 4.5, 0.004))
     log.message_sent(Sent("gate", "open", frame, 20, 300, 6.0))
     log.message_sent(Sent(None, "status", None, 0, 400, 6.5))
     terminal = Terminal("gate", frame, "q1", "q1", True, Outcome.ANSWERED, answer=answer())
@@ -41,6 +42,7 @@ async def test_every_event_is_a_line(tmp_path: Path, codec_dir: Path) -> None:
         "index": 17,
         "time_s": 1.7,
         "query_ids": ["gate/000000ff-3/car"],
+        "base_latents": 4,
         "latent_bytes": latent.size_bytes(8),
         "captured_s": 4.5,
         "encode_s": 0.004,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from broker_config.launcher import LocalBroker
 from edge_nodes.encoder import OnnxEncoder
 from edge_nodes.node import run_edge
+from edge_nodes.observer import OfferedFrame
 from edge_nodes.sources import CapturedFrame
 from edge_nodes.uplink import Sent
 from pipeline.bus.base import Inbound, Subscription
@@ -69,16 +70,8 @@ class Watcher:
         self.up: dict[str, bool] = {}
         self._changed = asyncio.Event()
 
-    def frame_offered(
-        self,
-        captured: CapturedFrame,
-        frame: FrameId,
-        latent: EncodedLatent,
-        query_ids: Sequence[str],
-        captured_s: float,
-        encode_s: float,
-    ) -> None:
-        self.frames[captured.camera, frame] = captured, latent
+    def frame_offered(self, offered: OfferedFrame) -> None:
+        self.frames[offered.captured.camera, offered.frame] = offered.captured, offered.latent
         self._changed.set()
 
     def message_sent(self, sent: Sent) -> None:

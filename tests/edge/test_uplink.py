@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from edge_nodes.bucket import UplinkBucket
-from edge_nodes.departures import LANE_LIMITS, Departure, Lane
 from edge_nodes.uplink import CHARGE_TLS, Sent, Uplink
 from pipeline.bus.wire_cost import puback_wire_bytes, publish_wire_bytes
+from pipeline.protocol.departures import LANE_LIMITS, Departure, Lane
+from pipeline.protocol.effects import Bid
 from schemas import wire
 from schemas.errors import BusError, ConnectionLostError, NotAuthorizedError
 from schemas.messages import Chunk, Gone, Message
@@ -31,7 +31,8 @@ class Site:
         self.bus = RecordingBus()
         self.clock = SkippingClock()
         self.sent: list[Sent] = []
-        self.uplink = Uplink(self.bus, UplinkBucket(rate_kbps), self.clock, on_sent=self.sent.append)
+        self.ends_s = self.clock.now_s() + 60.0
+        self.uplink = Uplink(self.bus, rate_kbps, self.clock, on_sent=self.sent.append)
 
     @asynccontextmanager
     async def running(self, *, connected: bool = True) -> AsyncIterator[None]:
@@ -50,6 +51,7 @@ class Site:
             "label": "chunk",
             "topic": TOPIC,
             "stamp": lambda _now_s: message or chunk(),
+            "bid": lambda now_s: None if now_s > self.ends_s else Bid(1.0, 100, self.ends_s - 1.0, self.ends_s),
         }
         self.uplink.send(Departure(**{**values, **fields}))  # type: ignore[arg-type]
 
@@ -103,7 +105,35 @@ async def test_what_is_withdrawn_costs_nothing() -> None:
         site.send()
         await site.uplink.idle()
     assert [sent.label for sent in site.sent] == ["chunk"]
-    assert site.uplink.counters["withdrawn_open"] == 1
+    assert site.uplink.counters["withdrawn_open_decided"] == 1
+
+
+async def test_what_waits_past_its_end_is_withdrawn_and_makes_room() -> None:
+    site = Site(rate_kbps=8)
+    async with site.running(connected=False):
+        ends_s = site.clock.now_s() + 1.0
+        bid = Bid(1.0, 100, ends_s - 0.5, ends_s)
+        site.send(lane=Lane.OPEN, label="open", bid=lambda now_s: None if now_s > ends_s else bid)
+        site.send(chunk(200))
+        await site.clock.sleep(2.0)
+        room = asyncio.create_task(site.uplink.room("gate"))
+        site.uplink.connection(True)
+        await site.uplink.idle()
+        await room
+    assert [sent.label for sent in site.sent] == ["chunk"]
+    assert site.uplink.counters == {"withdrawn_open_too_late": 1}
+
+
+async def test_what_left_says_where_and_how_long_it_waited() -> None:
+    site = Site(rate_kbps=8)
+    async with site.running():
+        site.send(chunk(1000))
+        site.send(chunk(1000), lane=Lane.OPEN, label="open")
+        await site.uplink.idle()
+    first, second = site.sent
+    assert (first.lane, first.waited_s) == (Lane.FRAME_UNDER_WAY, 0.0)
+    assert second.lane is Lane.OPEN
+    assert second.waited_s == pytest.approx(first.wire_bytes / 1000 - 0.02)
 
 
 async def test_nothing_leaves_without_a_connection() -> None:
@@ -188,13 +218,13 @@ async def test_acknowledgements_are_charged_at_qos_1_only() -> None:
     assert len(site.bus.acknowledged) == 2
 
 
-async def test_chunks_overtake_opens_that_wait_for_the_rate() -> None:
+async def test_gone_overtakes_opens_that_wait_for_the_rate() -> None:
     site = Site(rate_kbps=8)
     async with site.running():
         site.send(chunk(1000))
         await asyncio.sleep(0)
         for _ in range(3):
             site.send(lane=Lane.OPEN, label="open")
-        site.send(Gone(camera="gate", frame=FRAME, attempt=1), label="gone")
+        site.send(Gone(camera="gate", frame=FRAME, attempt=1), label="gone", frame=FRAME, bid=None)
         await site.uplink.idle()
     assert [sent.label for sent in site.sent] == ["chunk", "gone", "open", "open", "open"]

@@ -33,7 +33,7 @@ async def test_every_query_ends_in_one_answer_and_workers_share(fleet: Fleet) ->
     await fleet.until_answered(16)
     await fleet.finish(edge)
 
-    figures = fleet.ledger.figures(base_latents=3)
+    figures = fleet.ledger.figures()
     assert figures.undecided == 0
     assert outcomes(fleet.ledger) == {Outcome.ANSWERED: figures.questions}
     assert figures.conflicting_terminals == 0
@@ -58,7 +58,7 @@ async def test_a_worker_that_vanishes_costs_no_answer(fleet: Fleet) -> None:
     await fleet.finish(edge)
     found = outcomes(fleet.ledger)
     assert found[None] == found[Outcome.FAILED] == found[Outcome.EXPIRED] == 0
-    assert fleet.ledger.figures(3).answers_by_worker["w2"] > 0
+    assert fleet.ledger.figures().answers_by_worker["w2"] > 0
 
 
 async def ask(broker: BrokerSettings, asking: Asking) -> list[Answer]:

@@ -182,6 +182,26 @@ class Fleet:
             self.edge.receive_worker_status(status, self.now_s)
             self._settle()
 
+    def worker_is_back(self, name: str) -> None:
+        """The connection of a worker that runs comes back: its birth reaches the edge."""
+        worker = self.workers[name]
+        if worker.alive and not worker.frozen:
+            worker.session.connection_made(self.now_s)
+            self.edge.receive_worker_status(Status(kind="worker", id=name, boot=worker.boot, online=True), self.now_s)
+            self._settle()
+
+    def edge_status(self, *, boot: int = 7, online: bool, cameras: tuple[str, ...] = ()) -> None:
+        """An edge's birth or last will reaches every worker that runs."""
+        status = Status(kind="edge", id="north", boot=boot, online=online, pool=POOL, cameras=cameras)
+        for worker in self.workers.values():
+            if worker.alive and not worker.frozen:
+                worker.session.receive_edge_status(status, self.now_s)
+        self._settle()
+
+    def kill_edge(self) -> None:
+        self.edge_alive = False
+        self.edge_status(online=False)
+
     def freeze(self, name: str) -> None:
         self.workers[name].frozen = True
 

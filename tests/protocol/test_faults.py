@@ -60,6 +60,10 @@ def _faulty_fleet(seed: int) -> Fleet:
         down_s = draw.random() * 3
         fleet.at(down_s, lambda: fleet.edge.connection(False, fleet.now_s))
         fleet.at(down_s + 2, lambda: fleet.edge.connection(True, fleet.now_s))
+        fleet.at(down_s + 2, lambda: fleet.edge_status(online=True, cameras=("gate", "yard")))
+        if draw.random() < 0.5:  # it was the broker that was away, for all
+            for name in fleet.workers:
+                fleet.at(down_s + 1.5 + draw.random(), partial(fleet.worker_is_back, name))
     return fleet
 
 
@@ -77,8 +81,8 @@ def test_every_query_ends_once_and_in_time(seed: int) -> None:
     assert max(fleet.decided_s, default=0.0) <= LAST_OFFER_S + LONGEST_DEADLINE_S + 0.01
     for worker in fleet.workers.values():
         if worker.alive:
-            assert worker.session.unfinished() == 0, worker.session._frames
-            assert worker.session._held_bytes == 0
+            assert worker.session.unfinished() == 0, list(worker.session._frames)
+            assert worker.session._frames.held_bytes == 0
 
 
 @pytest.mark.parametrize("seed", range(20))

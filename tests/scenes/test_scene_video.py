@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from pipeline.scenes.motion import SceneClip, standing_questions
-from pipeline.scenes.questions import answer_to
+from pipeline.scenes.questions import QUESTION_KINDS, answer_to
 from pipeline.scenes.renderer import render
 from pipeline.scenes.sidecar import sidecar_path
 from pipeline.scenes.video import ClipInfo, decode_frames, read_sidecar, write_clip
 from schemas.errors import ArtifactError, SourceError
 
-QUESTIONS = {f"q{index}": question for index, question in enumerate(standing_questions(2))}
+QUESTIONS = {f"q{index}": question for index, question in enumerate(standing_questions(2, QUESTION_KINDS))}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_decoded_frames_show_the_scenes_that_were_written(clip: ClipInfo) -> Non
     assert clip.size_bytes == clip.path.stat().st_size
     source = SceneClip(7, 6.0, tuple(QUESTIONS.values()))
     for index, frame in enumerate(frames):
-        original = render(source.scene_at(index / 2.5)).astype(float)
+        original = render(source.scene_at(index / 2.5), 128).astype(float)
         error = np.mean((frame.astype(float) - original) ** 2)
         assert 10 * np.log10(255**2 / error) > 26.0
 

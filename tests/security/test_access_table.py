@@ -75,6 +75,7 @@ LOADS = "load/main/w1 load/main/w2 load/other/w2"
 PUBLIC_FILTERS = "answer/+ outcome/+ status/+/+ status/worker/+ status/edge/+ load/+/+ load/main/+"
 REPLIES = "reply/alice/q1 reply/guard/q1 reply/web/q1 reply/olga/q1 reply/screen/q1"
 WORKER_STATUSES = "status/worker/w1 status/worker/w2 status/worker/north"
+EDGE_STATUSES = "status/edge/north status/edge/south"
 ALLOWED = {
     "north": Allowed(
         publish=f"open/main/gate chunk/w1/gate chunk/w2/gate outcome/gate question/car {REPLIES} status/edge/north",
@@ -90,15 +91,16 @@ ALLOWED = {
         publish=f"handover/w1 handover/w2 control/gate control/yard answer/gate answer/yard {REPLIES} status/worker/w1 "
         "load/main/w1",
         read=f"chunk/w1/gate chunk/w1/yard handover/w1 question/car question/fire ask/gate ask/yard {WORKER_STATUSES} "
-        "load/main/w1 load/main/w2",
-        filters=f"{SEAT} chunk/w1/+ question/+ ask/+ handover/w1 status/worker/+ load/main/+",
+        f"{EDGE_STATUSES} load/main/w1 load/main/w2",
+        filters=f"{SEAT} chunk/w1/+ question/+ ask/+ handover/w1 status/worker/+ status/edge/+ load/main/+",
         through_share="open/main/gate open/main/yard",
     ),
     "w2": Allowed(
         publish=f"handover/w1 handover/w2 control/gate control/yard answer/gate answer/yard {REPLIES} status/worker/w2 "
         "load/other/w2",
-        read=f"chunk/w2/gate handover/w2 question/car question/fire ask/gate ask/yard {WORKER_STATUSES} load/other/w2",
-        filters=f"{OTHER_SEAT} question/+ ask/+ status/worker/+",
+        read=f"chunk/w2/gate handover/w2 question/car question/fire ask/gate ask/yard {WORKER_STATUSES} "
+        f"{EDGE_STATUSES} load/other/w2",
+        filters=f"{OTHER_SEAT} question/+ ask/+ status/worker/+ status/edge/+",
     ),
     "alice": Allowed(
         publish="ask/gate ask/yard",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,15 @@ from cloud_workers.vlm import TransformersVlm
 from edge_nodes.encoder import OnnxEncoder
 from pipeline.codec.bundled import bundled_codec_dir, bundled_vlm_dir
 from pipeline.codec.latent import EncodedLatent, PrefixAssembler
-from pipeline.codec.prefix_decoder_torch import PrefixDecoder, load_prefix_decoder
-from pipeline.codec.spec import TABLES_FILE, CodecSpec, load_codec_spec
+from pipeline.codec.prefix_decoder_torch import PrefixDecoder, load_prefix_decoder, load_transform
+from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, CodecSpec, load_codec_spec
 from pipeline.codec.stop_file import load_stop_rule
 from pipeline.codec.tables import FrequencyTables
 from pipeline.protocol.stop_rule import NEVER
 from pipeline.scenes.renderer import render
 from pipeline.scenes.scene import sample_scene
-from training.codec.data import Asked, answers_of, scene_set
+from training.codec.answers import answers_of
+from training.codec.data import Asked, scene_set
 from training.codec.train import open_vlm
 
 FRAMES = 40
@@ -52,19 +54,26 @@ class Bench:
     frames: NDArray[np.uint8]
     asked: tuple[Asked, ...]
     tokens: torch.Tensor
-    reference: list[str]
+    reference: NDArray[np.str_]
     codecs: dict[str, Measured]
     vlm: TransformersVlm
 
     def same(self, tokens: torch.Tensor) -> float:
         """Share of answers that are those from uncompressed tokens."""
-        answers, _ = answers_of(self.vlm, tokens, self.asked)
-        return float(np.mean([answer == other for answer, other in zip(answers, self.reference, strict=True)]))
+        return float((answers_of(self.vlm, tokens, self.asked).texts == self.reference).mean())
 
     def agreement(self, codec: Measured, length: int) -> float:
         """Share of answers from prefixes of this length that are those from uncompressed tokens."""
         symbols = np.stack([latent.symbols for latent in codec.latents])
         return self.same(codec.decoder.decode(symbols, np.full(len(symbols), length)))
+
+
+def encoded(folder: Path, frames: NDArray[np.uint8], tokens: torch.Tensor) -> list[EncodedLatent]:
+    """What the edge makes of frames; the closed form ships without an encoder and is computed from tokens."""
+    if (folder / ENCODER_FILE).is_file():
+        return OnnxEncoder(folder).encode(list(frames))
+    symbols = load_transform(folder).encode(tokens).numpy()
+    return [EncodedLatent(frame, FrequencyTables.load(folder / TABLES_FILE)) for frame in symbols]
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +92,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
             load_codec_spec(folder),
             FrequencyTables.load(folder / TABLES_FILE),
             load_prefix_decoder(folder),
-            OnnxEncoder(folder).encode(list(data.frames)),
+            encoded(folder, data.frames, tokens),
         )
-    yield Bench(data.frames, data.asked, tokens, answers_of(vlm, tokens, data.asked)[0], codecs, vlm)
+    yield Bench(data.frames, data.asked, tokens, answers_of(vlm, tokens, data.asked).texts, codecs, vlm)
     torch.set_num_threads(threads)
 
 
@@ -116,7 +125,7 @@ def test_the_learned_codec_beats_the_closed_form_at_every_size(bench: Bench) -> 
         assert found > expected + margin, f"{rival} latents against {length} of the closed form"
 
 
-@pytest.mark.parametrize(("name", "least", "most_bytes"), [("klt", 0.90, 190), ("meta_autoencoder", 0.94, 175)])
+@pytest.mark.parametrize(("name", "least", "most_bytes"), [("klt", 0.85, 215), ("meta_autoencoder", 0.87, 180)])
 def test_answers_from_whole_latents_agree_with_uncompressed_ones(
     bench: Bench, name: str, least: float, most_bytes: float
 ) -> None:
@@ -134,9 +143,48 @@ def test_answers_from_whole_latents_agree_with_uncompressed_ones(
     assert codec.size_bytes(count) <= most_bytes
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_longer_prefixes_are_better_on_average(bench: Bench, name: str) -> None:
+    codec = bench.codecs[name]
+    symbols = np.stack([latent.symbols for latent in codec.latents])
+    variance = (bench.tokens - bench.tokens.mean(0)).square().mean()
+    errors = [
+        float((codec.decoder.decode(symbols, np.full(FRAMES, length)) - bench.tokens).square().mean() / variance)
+        for length in range(codec.spec.latent_count + 1)
+    ]
+    assert all(later < earlier + 0.002 for earlier, later in pairwise(errors))
+    assert errors[-1] < 0.6 * errors[codec.spec.latent_count // 4]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_depend_on_the_boundaries_alone(bench: Bench, name: str) -> None:
+    """A prefix sent at once, or in chunks of a refinement, is the first symbols of the whole."""
+    codec = bench.codecs[name]
+    latent, count = codec.latents[0], codec.spec.latent_count
+    for boundaries in ((0, 3, 7, count), (0, count), (0, 1, 2, 3)):
+        assembler = PrefixAssembler(codec.tables)
+        for start, stop in pairwise(boundaries):
+            payload = latent.payload(start, stop)
+            assert payload == EncodedLatent(latent.symbols.copy(), codec.tables).payload(start, stop)
+            bits = codec.tables.code_length_bits(latent.symbols[start:stop], start, stop)
+            assert len(payload) < bits / 8 + 1
+            assembler.add(start, stop, payload)
+        symbols, length = assembler.prefix()
+        assert length == boundaries[-1]
+        np.testing.assert_array_equal(symbols[:length], latent.symbols[:length])
+
+
+def test_the_number_of_threads_changes_no_byte(bench: Bench) -> None:
+    folder = bundled_codec_dir()
+    one, two = (OnnxEncoder(folder, threads=threads).encode(list(bench.frames[:8])) for threads in (1, 2))
+    count = one[0].latent_count
+    differing = sum(a.payload(0, count) != b.payload(0, count) for a, b in zip(one, two, strict=True))
+    assert differing <= 1, "more than what sits on a rounding boundary"
+
+
 def test_the_encoder_gives_the_same_bytes_for_the_same_frame_in_any_company(bench: Bench) -> None:
     folder: Path = bundled_codec_dir()
-    frame = render(sample_scene(1_234_567_890), 128)
+    frame = render(sample_scene(1_234_567_890), load_codec_spec(folder).image_size_px)
     encoder = OnnxEncoder(folder)
     alone = encoder.encode([frame])[0]
     among = encoder.encode([bench.frames[0], frame, bench.frames[1]])[1]

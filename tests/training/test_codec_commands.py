@@ -1,4 +1,4 @@
-"""The commands end to end, on a tiny model of the real class: train, export, calibrate, evaluate."""
+"""The commands end to end, on a tiny model of the real class: train, export, calibrate."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.cloud.tiny_models import FAMILIES, IMAGE_SIZE_PX
 from training.codec.calibrate import calibrate_stop
 from training.codec.config import BUDGETS
 from training.codec.data import FIRST_SEEDS, scene_set
-from training.codec.evaluate import evaluate_codec
 from training.codec.export import export_encoder
 from training.codec.image_path import PixelsToTokens
 from training.codec.klt import fit_klt
 from training.codec.train import export_codec, open_vlm, train_codec
+from training.reference_vlm.frames import SEED_STRIDE
 
 BUDGET = replace(BUDGETS["smoke"], train_frames=48, table_frames=16, steps=6, batch=4, view_frames=2, asked_frames=8)
 NAMES = ("klt", "meta_autoencoder")
@@ -65,9 +65,34 @@ def test_the_image_path_is_the_models_own_and_can_be_exported(family: str, tmp_p
     torch.testing.assert_close(
         tokens, TransformersVlm(model, processor, source=family).encode_pixels(frames), atol=1e-5, rtol=1e-5
     )
-    parity = export_encoder(image_path, fit_klt(tokens, 4, 16, 0.5), tmp_path / "encoder.onnx", frames)
+    parity = export_encoder(image_path, fit_klt(tokens, 4, 16, step=0.5), tmp_path / "encoder.onnx", frames)
     assert parity.unexplained == 0
     assert parity.differing < 0.005 * parity.symbols
+
+
+def test_weights_that_16_bits_hold_take_two_bytes_and_lose_nothing(tmp_path: Path) -> None:
+    """Those of the VLM are bfloat16; others are kept as they are."""
+    model, processor = FAMILIES["smolvlm"]()
+    frames = np.random.default_rng(0).integers(0, 256, (4, IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), dtype=np.uint8)
+    image_path = PixelsToTokens(model, processor.image_processor)
+    transform = fit_klt(image_path.of_frames(frames), 4, 16, step=0.5)
+    full = export_encoder(image_path, transform, tmp_path / "full.onnx", frames)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    small = export_encoder(image_path, transform, tmp_path / "small.onnx", frames)
+    large = sum(parameter.numel() for parameter in image_path.parameters() if parameter.numel() >= 1024)
+    assert full.size_bytes - small.size_bytes > 1.8 * large
+    assert small.differing == small.unexplained == 0
+
+
+def test_an_export_tells_nothing_about_the_machine_that_made_it(tmp_path: Path) -> None:
+    model, processor = FAMILIES["smolvlm"]()
+    frames = np.random.default_rng(0).integers(0, 256, (4, IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), dtype=np.uint8)
+    image_path = PixelsToTokens(model, processor.image_processor)
+    export_encoder(image_path, fit_klt(image_path.of_frames(frames), 4, 16, step=0.5), tmp_path / "e.onnx", frames)
+    content = (tmp_path / "e.onnx").read_bytes()
+    assert str(Path(__file__).parents[2]).encode() not in content
+    assert b"site-packages" not in content
 
 
 def test_a_model_of_another_family_is_refused() -> None:
@@ -103,48 +128,30 @@ def test_an_uncalibrated_codec_stops_nothing_early(made: Path) -> None:
     assert rule.is_safe(AnswerType.COUNT, spec.latent_count, 0.0)
 
 
-def test_training_again_continues_instead_of_beginning_anew(made: Path) -> None:
+def test_training_again_changes_nothing(made: Path) -> None:
     before = (made / "meta_autoencoder" / "codec.safetensors").read_bytes()
     lines: list[str] = []
     train_codec(made / "vlm", made, made / "cache", vlm_id="tiny", budget=BUDGET, threads=1, progress=lines.append)
-    assert any("continues at step 6 of 6" in line for line in lines)
+    assert any("learned already" in line for line in lines)
     assert (made / "meta_autoencoder" / "codec.safetensors").read_bytes() == before
 
 
-def test_export_calibration_and_evaluation_of_a_codec(made: Path) -> None:
+def test_export_and_calibration_of_a_codec(made: Path) -> None:
     folder = made / "meta_autoencoder"
     fingerprint = load_codec_spec(folder).fingerprint
     assert export_codec(made / "vlm", folder, made / "cache", threads=1, progress=silent).unexplained == 0
-    report = calibrate_stop(made / "vlm", folder, made / "cache", frames=20, risk=0.1, threads=1, progress=silent)
+    report = calibrate_stop(made / "vlm", folder, made / "cache", frames=60, risk=0.1, threads=1, progress=silent)
     spec, rule = load_codec_spec(folder), load_stop_rule(folder)
     assert spec.fingerprint == fingerprint, "calibration changes nothing about the symbols"
     assert list(spec.ladder) == list(rule.ladder) == report["ladder"]
     assert spec.base_latents == spec.ladder[0]
     assert rule.risk == 0.1
-    result = evaluate_codec(
-        made / "vlm",
-        [made / name for name in NAMES],
-        made / "cache",
-        frames=6,
-        rivals=False,
-        threads=1,
-        progress=silent,
-    )
-    json.dumps(result)
-    for name in NAMES:
-        rows = result["codecs"][name]["prefixes"]
-        sizes = [row["payload_bytes"] for row in rows]
-        assert sizes == sorted(sizes)
-        assert all(row["wire_bytes"] > row["payload_bytes"] + 90 for row in rows)
-        assert all(0 <= row["agreement"] <= 1 for row in rows)
-    assert result["uncompressed"]["agreement"] == 1.0
 
 
 def test_another_model_is_refused(made: Path, tmp_path: Path) -> None:
     other = write_vlm(tmp_path / "vlm", seed=1)
     for call in (
-        lambda: calibrate_stop(other, made / "klt", made / "cache", frames=2, progress=silent),
-        lambda: evaluate_codec(other, [made / "klt"], made / "cache", frames=2, progress=silent),
+        lambda: calibrate_stop(other, made / "klt", made / "cache", frames=200, progress=silent),
         lambda: export_codec(other, made / "klt", made / "cache", progress=silent),
     ):
         with pytest.raises(ArtifactError, match="was made for tiny"):
@@ -156,10 +163,10 @@ def test_an_unknown_budget_is_named(made: Path) -> None:
         train_codec(made / "vlm", made, made / "cache", budget="huge")
 
 
-def test_the_four_sets_share_no_scene(tmp_path: Path) -> None:
-    """Seeds are far apart, and the questions of a set are the same every time."""
+def test_sets_share_no_scene(tmp_path: Path) -> None:
+    """Of one seed no two sets meet, and the questions of a set are the same every time."""
     firsts = sorted(FIRST_SEEDS.values())
-    assert min(high - low for low, high in pairwise(firsts)) >= 10_000_000
+    assert min(high - low for low, high in pairwise(firsts)) >= SEED_STRIDE
     one, two = (scene_set("report", tmp_path, count=4, size=32, seed=0, processes=1, progress=silent) for _ in range(2))
     assert one.asked == two.asked
     assert {item.frame for item in one.asked} == {0, 1, 2, 3}

@@ -1,98 +1,163 @@
-"""The stop rule's thresholds: the test statistic, the guarantee in simulation, policies over measured answers."""
+"""The stop rule: the test statistic, the guarantee in simulation, policies over measured looks, score and shift."""
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipeline.codec.stop_file import StopFile, load_stop_file, save_stop_file
+from pipeline.codec.stop_score import FEATURES, ErrorModel, StopScore
+from pipeline.codec.stop_shift import WINDOW_LOOKS, ScoreQuantiles, ShiftDetector
+from pipeline.codec.stop_statistics import StopStatistics
+from pipeline.codec.wire_bytes import open_wire_bytes, refine_wire_bytes
 from pipeline.protocol.stop_rule import NEVER
+from schemas.errors import ArtifactError, ConfigError
 from schemas.types import AnswerType
-from training.codec.data import Asked
-from training.codec.measure import PrefixAnswers
-from training.codec.stop import Policy, apply_policy, calibrate_thresholds, choose_ladder, hoeffding_bentkus
-from training.codec.wire_bytes import open_wire_bytes, refine_wire_bytes
+from training.codec.stop_fit import fit_logistic, ranking
+from training.codec.stop_ltt import betting_p_value, calibrate_thresholds, check_frames, frames_needed
+from training.codec.stop_policy import (
+    best_fixed_length,
+    choose_ladder,
+    first_rungs,
+    oracle_rungs,
+    run_policy,
+    sent_at_once,
+    statistics_of,
+)
+from training.codec.stop_table import LookTable
+from training.codec.verify import resplit_results
 
 RISK, DELTA = 0.05, 0.1
+YES_NO, COUNT = AnswerType.YES_NO, AnswerType.COUNT
 
 
-def simulated(
-    frames: int, *, seed: int, honest: bool = True, lengths: tuple[int, ...] = (4, 8)
-) -> tuple[PrefixAnswers, tuple[Asked, ...]]:
-    """Two questions a frame; at the first look an answer is right with its own probability, or one is always as sure
+def simulated(frames: int, *, seed: int, honest: bool = True, lengths: tuple[int, ...] = (4, 8)) -> LookTable:
+    """Two questions a frame; at a look an answer is right with its own score as probability, or one is always as sure
     as the other."""
     rng = np.random.default_rng(seed)
-    asked = tuple(Asked(i // 2, "?", AnswerType.YES_NO, "existence", "yes") for i in range(2 * frames))
-    texts, scores = [], []
+    questions = 2 * frames
+    scores, wrong = [], []
     for place in range(len(lengths) - 1):
-        score = 1 - rng.beta(0.4, 2.5, 2 * frames) / (place + 1)
-        right = rng.random(2 * frames) < (score if honest else 0.7)
-        texts.append(["yes" if ok else "no" for ok in right])
+        score = 1 - rng.beta(0.4, 2.5, questions) / (place + 1)
         scores.append(score)
-    texts.append(["yes"] * (2 * frames))
-    scores.append(np.ones(2 * frames))
+        wrong.append(rng.random(questions) >= (score if honest else 0.7))
+    scores.append(np.ones(questions))
+    wrong.append(np.zeros(questions, dtype=np.bool_))
     payload = np.repeat(np.array(lengths)[:, None] * 20, frames, axis=1)
-    return PrefixAnswers(lengths, tuple(texts), np.array(scores), payload), asked
+    owner = np.repeat(np.arange(frames), 2)
+    return LookTable(lengths, np.array(scores), np.array(wrong), owner, (YES_NO,) * questions, payload)
 
 
 def everything(frames: int) -> NDArray[np.bool_]:
     return np.ones(frames, dtype=np.bool_)
 
 
-@pytest.mark.parametrize(("errors", "count"), [(0, 100), (3, 200), (10, 500), (40, 1000)])
-def test_p_value_covers_the_exact_binomial_tail(errors: int, count: int) -> None:
-    tail = math.fsum(math.comb(count, k) * RISK**k * (1 - RISK) ** (count - k) for k in range(errors + 1))
-    found = hoeffding_bentkus(errors / count, count, RISK)
-    assert tail <= found <= min(1.0, math.e * tail) + 1e-12
+@pytest.mark.parametrize("questions", [1, 6])
+@pytest.mark.parametrize("frames", [200, 1_000])
+def test_a_risk_that_is_just_too_high_is_rarely_called_low(questions: int, frames: int) -> None:
+    """The p-value is at most delta in at most a share of delta of the samples; frames of many questions, too."""
+    rng = np.random.default_rng(frames + questions)
+    losses = rng.binomial(questions, RISK, (1_500, frames)) / questions
+    fooled = np.mean([betting_p_value(row, RISK, DELTA) <= DELTA for row in losses])
+    assert fooled <= DELTA + 0.02
 
 
-def test_p_value_is_large_at_and_above_the_risk() -> None:
-    assert hoeffding_bentkus(RISK, 400, RISK) > 0.5
-    assert hoeffding_bentkus(2 * RISK, 400, RISK) > 0.9
-    assert hoeffding_bentkus(0.0, 1, RISK) > 0.9
+def test_a_low_risk_is_seen_and_the_sooner_the_more_questions_a_frame_has() -> None:
+    rng = np.random.default_rng(0)
+    seen = {
+        questions: np.mean(
+            [
+                betting_p_value(rng.binomial(questions, 0.4 * RISK, 300) / questions, RISK, DELTA) <= DELTA
+                for _ in range(200)
+            ]
+        )
+        for questions in (1, 6)
+    }
+    assert seen[6] > 0.95
+    assert 0.3 < seen[1] < seen[6]
+    assert betting_p_value(np.full(400, RISK), RISK, DELTA) > 0.5
+    assert betting_p_value(np.zeros(1), RISK, DELTA) > 0.9
+    assert betting_p_value(np.zeros(0), RISK, DELTA) == 1.0
 
 
-def test_thresholds_keep_their_promise_on_new_frames() -> None:
-    """At most `DELTA` of calibrations may exceed the risk; each is judged on many new frames."""
-    answers, asked = simulated(4_000, seed=1_000)
+@pytest.mark.parametrize("lengths", [(4, 8), (2, 4, 8)])
+@pytest.mark.parametrize("start", [0, "chosen"])
+def test_thresholds_keep_their_promise_on_new_frames(lengths: tuple[int, ...], start: int | str) -> None:
+    """At most `DELTA` of calibrations may exceed the risk, wherever the looks begin; each is judged on many frames."""
+    new = simulated(4_000, seed=1_000, lengths=lengths)
     broken, early = 0, []
     for seed in range(25):
-        few, few_asked = simulated(400, seed=seed)
-        policy = calibrate_thresholds(few, few_asked, everything(400), (4, 8), RISK, DELTA)
-        result = apply_policy(policy, answers, asked, everything(4_000))
+        few = simulated(400, seed=seed, lengths=lengths)
+        thresholds = calibrate_thresholds(few, everything(400), RISK, DELTA, by_type=False)
+        first: NDArray[np.int64] | int = 0
+        if start == "chosen":
+            first = first_rungs(new, statistics_of(few, thresholds, everything(400)))
+        result = run_policy(new, thresholds, everything(4_000), first)
         broken += result.risk > RISK
         early.append(result.early_share)
     assert broken <= 5  # 2.5 expected at most
-    assert np.mean(early) > 0.3, "a rule that never stops early keeps any promise"
+    assert start == "chosen" or np.mean(early) > 0.2, "a rule that never stops early keeps any promise"
 
 
 def test_scores_that_say_nothing_stop_nothing() -> None:
-    answers, asked = simulated(800, seed=0, honest=False)
-    policy = calibrate_thresholds(answers, asked, everything(800), (4, 8), RISK, DELTA)
-    result = apply_policy(policy, answers, asked, everything(800))
+    table = simulated(800, seed=0, honest=False)
+    thresholds = calibrate_thresholds(table, everything(800), RISK, DELTA, by_type=False)
+    result = run_policy(table, thresholds, everything(800))
     assert result.early_share < 0.2
     assert result.risk <= RISK
 
 
-def test_an_answer_type_without_questions_waits_for_the_whole() -> None:
-    answers, asked = simulated(300, seed=0)
+def test_a_promise_by_type_is_kept_by_each_type() -> None:
+    """One type is never right early: the other may stop all the same, and this one may not."""
+    table = simulated(600, seed=1)
+    types = tuple(YES_NO if index % 2 else COUNT for index in range(len(table.types)))
+    wrong = table.wrong.copy()
+    wrong[0, ::2] = True
+    mixed = LookTable(table.lengths, table.scores, wrong, table.owner, types, table.payload_bytes)
+    thresholds = calibrate_thresholds(mixed, everything(600), RISK, DELTA, by_type=True)
+    assert thresholds[COUNT] > 0.999
+    assert thresholds[YES_NO] < 0.999
+    assert run_policy(mixed.of_type(COUNT), thresholds, everything(600)).risk <= RISK
+
+
+def test_without_questions_everything_waits_for_the_whole() -> None:
+    table = simulated(300, seed=0)
     nobody = np.zeros(300, dtype=np.bool_)
-    assert calibrate_thresholds(answers, asked, nobody, (4, 8), RISK, DELTA).thresholds == {AnswerType.YES_NO: NEVER}
+    assert calibrate_thresholds(table, nobody, RISK, DELTA, by_type=False) == {YES_NO: NEVER}
+
+
+def test_any_safe_look_that_is_wrong_counts() -> None:
+    """The first look is right and the second wrong: a frame that begins at the second would be lost."""
+    table = simulated(400, seed=0, lengths=(2, 4, 8))
+    wrong = table.wrong.copy()
+    wrong[0], wrong[1] = False, True
+    flawed = LookTable(table.lengths, table.scores, wrong, table.owner, table.types, table.payload_bytes)
+    (threshold,) = calibrate_thresholds(flawed, everything(400), RISK, DELTA, by_type=False).values()
+    assert run_policy(flawed, {YES_NO: threshold}, everything(400), 1).risk <= RISK
+
+
+def by_hand() -> LookTable:
+    """Two frames of two questions: one is done at once, the other refines because one of its answers is not safe."""
+    return LookTable(
+        lengths=(4, 8),
+        scores=np.array([[0.95, 0.99, 0.95, 0.2], [1.0, 1.0, 1.0, 1.0]]),
+        wrong=np.array([[False, True, False, True], [False] * 4]),
+        owner=np.array([0, 0, 1, 1]),
+        types=(COUNT,) * 4,
+        payload_bytes=np.array([[50, 60], [90, 100]]),
+    )
 
 
 def test_policy_figures_add_up_by_hand() -> None:
-    """Two frames of two questions: one is done at once, the other refines because one of its answers is not safe."""
-    asked = tuple(Asked(frame, "?", AnswerType.COUNT, "count", "two") for frame in (0, 0, 1, 1))
-    answers = PrefixAnswers(
-        lengths=(4, 8),
-        texts=(["two", "three", "two", "one"], ["two", "two", "two", "two"]),
-        probabilities=np.array([[0.95, 0.99, 0.95, 0.2], [1.0, 1.0, 1.0, 1.0]]),
-        payload_bytes=np.array([[50, 60], [90, 100]]),
-    )
-    result = apply_policy(Policy((4, 8), {AnswerType.COUNT: 0.9}), answers, asked, everything(2))
-    assert result.risk == pytest.approx(0.25)  # "three", said early, of four answers
+    result = run_policy(by_hand(), {COUNT: 0.9}, everything(2))
+    assert result.risk == pytest.approx(0.25)  # the second answer, said early, of four
     assert result.early_share == pytest.approx(0.75)
     assert result.refined_share == pytest.approx(0.5)
     assert result.looks == pytest.approx(1.5)
@@ -100,19 +165,242 @@ def test_policy_figures_add_up_by_hand() -> None:
     assert result.wire_bytes == pytest.approx(
         (open_wire_bytes(50, 2) + open_wire_bytes(60, 2) + refine_wire_bytes(41)) / 2
     )
-    assert result.whole_wire_bytes == pytest.approx((open_wire_bytes(90, 2) + open_wire_bytes(100, 2)) / 2)
+    whole = (open_wire_bytes(90, 2) + open_wire_bytes(100, 2)) / 2
+    assert sent_at_once(by_hand(), everything(2), 1) == pytest.approx(whole)
+    chosen = run_policy(by_hand(), {COUNT: 0.9}, everything(2), np.array([0, 1]))
+    assert chosen.wire_bytes == pytest.approx((open_wire_bytes(50, 2) + open_wire_bytes(100, 2)) / 2)
+    assert chosen.rounds == 0
 
 
-def test_the_cheapest_admissible_ladder_is_chosen() -> None:
-    answers, asked = simulated(500, seed=3, lengths=(2, 6, 20))
-    ladder, table = choose_ladder(answers, asked, everything(500), RISK, DELTA, (0.02, 0.98))
-    assert sorted(map(tuple, (row["ladder"] for row in table))) == [(2, 6, 20), (2, 20), (6, 20)]
-    admissible = [row for row in table if 0.02 <= row["refined_share"] <= 0.98]
-    assert list(ladder) == min(admissible, key=lambda row: row["wire_bytes"])["ladder"]
-    assert choose_ladder(answers, asked, everything(500), RISK, DELTA, (2.0, 3.0))[0] == (20,)
+def test_the_oracle_stops_where_answers_are_settled() -> None:
+    table = by_hand()
+    assert oracle_rungs(table).tolist() == [1, 1]
+    settled = LookTable(
+        table.lengths, table.scores, np.zeros_like(table.wrong), table.owner, table.types, table.payload_bytes
+    )
+    assert oracle_rungs(settled).tolist() == [0, 0]
+
+
+def test_the_cheapest_ladder_is_chosen() -> None:
+    table = simulated(500, seed=3, lengths=(2, 6, 20))
+    ladder, rows = choose_ladder(table, everything(500), RISK, DELTA, by_type=False)
+    assert sorted(map(tuple, (row["ladder"] for row in rows))) == [(2, 6, 20), (2, 20), (6, 20)]
+    assert list(ladder) == rows[0]["ladder"]
+    assert rows[0]["wire_bytes"] == min(row["wire_bytes"] for row in rows)
+
+
+def test_the_best_fixed_prefix_is_the_shortest_that_is_proven() -> None:
+    table = simulated(600, seed=2, lengths=(2, 4, 8))
+    assert best_fixed_length(table, everything(600), RISK, DELTA, by_type=False) == 8
+    wrong = table.wrong.copy()
+    wrong[1] = False
+    assert (
+        best_fixed_length(
+            LookTable(table.lengths, table.scores, wrong, table.owner, table.types, table.payload_bytes),
+            everything(600),
+            RISK,
+            DELTA,
+            by_type=False,
+        )
+        == 4
+    )
+
+
+def test_statistics_say_how_often_looks_are_safe() -> None:
+    table = simulated(900, seed=4)
+    payload = table.payload_bytes.copy()
+    payload[-1] += np.arange(900) // 300 * 50
+    sized = LookTable(table.lengths, table.scores, table.wrong, table.owner, table.types, payload)
+    found = statistics_of(sized, {YES_NO: 0.9}, everything(900))
+    assert len(found.size_edges_bytes) == 2
+    true = float((table.scores[0] >= 0.9).mean())
+    assert np.mean([found.share(YES_NO, 0, size) for size in (160, 210, 260)]) == pytest.approx(true, abs=0.02)
+    assert found.share(YES_NO, 1, 160) == 1.0
+
+
+def test_resplits_keep_the_promise_and_report_every_rival() -> None:
+    table = simulated(1_000, seed=9, lengths=(2, 4, 8, 40))
+    report = resplit_results(table, (4, 40), RISK, DELTA, 20, np.random.default_rng(0), by_type=False)
+    json.dumps(report)
+    assert report["resplits"] == 20
+    assert report["resplits_above"] <= 5
+    assert report["realised_ci95"][0] <= report["realised"] <= report["realised_ci95"][1]
+    assert report["oracle_wire_bytes"] < report["mean_wire_bytes"] <= report["whole_wire_bytes"] + 0.1
+    assert report["ratio_vs_best_fixed"] == pytest.approx(
+        report["mean_wire_bytes"] / report["best_fixed_wire_bytes"], abs=1e-3
+    )
 
 
 def test_wire_bytes_grow_by_the_payload() -> None:
     assert open_wire_bytes(181, 3) - open_wire_bytes(101, 3) == 80
     assert 90 < open_wire_bytes(100, 1) - 100 < 260
     assert 250 < refine_wire_bytes(50) - 50 < 420
+
+
+@pytest.mark.parametrize("risk", [0.005, 0.02, 0.1])
+@pytest.mark.parametrize("delta", [0.01, 0.1])
+def test_fewer_frames_cannot_prove_it_even_without_an_error(risk: float, delta: float) -> None:
+    needed = frames_needed(risk, delta)
+    assert (1 - risk) ** needed <= delta < (1 - risk) ** (needed - 1)
+    assert betting_p_value(np.zeros(needed - 1), risk, delta) > delta
+    assert betting_p_value(np.zeros(2 * needed), risk, delta) <= delta
+
+
+@pytest.mark.parametrize("promises", [1, 3])
+def test_what_cannot_be_promised_is_refused_with_what_can(promises: int) -> None:
+    needed = frames_needed(0.02, DELTA / promises)
+    check_frames(needed, promises, 0.02, DELTA)
+    with pytest.raises(ConfigError, match=f"at least {needed} frames") as caught:
+        check_frames(needed - 1, promises, 0.02, DELTA)
+    smallest = float(str(caught.value).split("a risk of ")[-1].split()[0])
+    check_frames(needed - 1, promises, smallest + 0.001, DELTA)
+    with pytest.raises(ConfigError, match="cannot be promised"):
+        check_frames(10_000, promises, 1.0, DELTA)
+
+
+# ---- score --------------------------------------------------------------------------------------------------------
+
+
+def test_the_fit_finds_what_made_the_outcomes() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(20_000, 3)) * (1.0, 10.0, 0.1) + (0.0, 5.0, 1.0)
+    activation = 0.5 + features @ np.array([1.0, -0.2, 4.0]) - 4.0
+    agrees = rng.random(len(features)) < 1 / (1 + np.exp(-activation))
+    bias, *weights = fit_logistic(features, agrees)
+    np.testing.assert_allclose(weights, [1.0, -0.2, 4.0], atol=0.4)
+    assert bias == pytest.approx(-3.5, abs=0.5)
+
+
+def test_outcomes_that_are_all_alike_are_fitted_too() -> None:
+    features = np.random.default_rng(0).normal(size=(50, 2))
+    assert np.isfinite(fit_logistic(features, np.ones(50, dtype=np.bool_))).all()
+
+
+def test_ranking_is_the_chance_of_the_right_order() -> None:
+    assert ranking(np.array([0.1, 0.4, 0.8]), np.array([False, True, True])) == 1.0
+    assert ranking(np.array([0.5, 0.5]), np.array([False, True])) == 0.5
+    assert ranking(np.array([0.9, 0.1]), np.array([False, True])) == 0.0
+    assert ranking(np.array([0.9, 0.1]), np.array([True, True])) == 0.5
+
+
+def some_score() -> StopScore:
+    return StopScore(8, ErrorModel((4, 8), (0.5, 0.25), (-0.5, -0.5)), {YES_NO: (0.5, *([0.1] * len(FEATURES)))})
+
+
+def features_of(score: StopScore, probability: list[float], length: int = 4) -> NDArray[np.float64]:
+    return score.features(
+        length,
+        probability=probability,
+        margin=probability,
+        entropy_nats=0.3,
+        agrees_with_blind=False,
+        blind_probability=0.5,
+        code_bits=400.0,
+    )
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.integers(1, 8))
+def test_a_score_is_a_chance(probability: list[float], length: int) -> None:
+    score = some_score()
+    found = score.score(features_of(score, probability, length), YES_NO)
+    assert found.shape == (len(probability),)
+    assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_a_surer_answer_scores_higher_and_an_unknown_type_nothing() -> None:
+    score = some_score()
+    low, high = score.score(features_of(score, [0.6, 0.95]), YES_NO)
+    assert low < high
+    assert score.score(features_of(score, [0.99]), AnswerType.TEXT).tolist() == [0.0]
+
+
+def test_the_error_model_reads_the_rung_below() -> None:
+    model = some_score().errors
+    assert model.log_error(6, 100.0) == model.log_error(4, 100.0) == pytest.approx(0.5 - 0.5 * math.log(100))
+    assert model.log_error(2, 100.0) == model.log_error(4, 100.0)
+    assert model.log_error(8, 0.0) == pytest.approx(0.25)
+
+
+# ---- shift --------------------------------------------------------------------------------------------------------
+
+
+def quantiles() -> ScoreQuantiles:
+    rng = np.random.default_rng(0)
+    return ScoreQuantiles.of({YES_NO: rng.beta(5, 1, 2_000).tolist(), COUNT: rng.beta(2, 2, 2_000).tolist()})
+
+
+def test_frames_like_those_of_the_calibration_raise_no_alarm() -> None:
+    detector = ShiftDetector(quantiles())
+    rng = np.random.default_rng(1)
+    for _ in range(60 * WINDOW_LOOKS):
+        kind = YES_NO if rng.random() < 0.8 else COUNT  # another mix of types than in the calibration
+        detector.note(kind, float(rng.beta(5, 1) if kind is YES_NO else rng.beta(2, 2)))
+        assert not detector.shifted
+    assert 0 < detector.distance < detector.calibration.threshold
+
+
+def test_other_scores_raise_it_and_their_return_lifts_it() -> None:
+    detector = ShiftDetector(quantiles())
+    rng = np.random.default_rng(2)
+    changes = [detector.note(YES_NO, float(rng.beta(2, 2))) for _ in range(WINDOW_LOOKS)]
+    alarmed = detector.shifted
+    assert alarmed
+    assert changes == [False] * (WINDOW_LOOKS - 1) + [True]
+    changes = [detector.note(YES_NO, float(rng.beta(5, 1))) for _ in range(WINDOW_LOOKS)]
+    assert detector.shifted != alarmed
+    assert changes[-1]
+
+
+def test_a_type_that_was_never_calibrated_says_nothing() -> None:
+    detector = ShiftDetector(quantiles())
+    assert not any(detector.note(AnswerType.TEXT, 0.0) for _ in range(3 * WINDOW_LOOKS))
+
+
+# ---- file ---------------------------------------------------------------------------------------------------------
+
+
+def whole_file() -> StopFile:
+    return StopFile.calibrated(
+        (4, 8),
+        {YES_NO: 0.9},
+        risk=0.02,
+        score=some_score(),
+        shift=quantiles(),
+        statistics=StopStatistics((4, 8), (100.0,), {YES_NO: ((0.5, 0.25), (1.0, 1.0))}),
+        calibrated_on={"frames": 7},
+    )
+
+
+def test_a_stop_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    save_stop_file(tmp_path, whole_file())
+    assert load_stop_file(tmp_path) == whole_file()
+    rule = load_stop_file(tmp_path).rule
+    assert rule.is_safe(YES_NO, 4, 0.91)
+    assert not rule.is_safe(YES_NO, 4, 0.89)
+    assert not rule.is_safe(COUNT, 4, 1.0), "a type that was not calibrated waits"
+    assert rule.is_safe(COUNT, 8, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("score", {"features": ["smell"]}),
+        ("score", {"weights": {"yes_no": [1.0]}}),
+        ("score", {"weights": {"yes_no": [float("inf")] * (len(FEATURES) + 1)}}),
+        ("score", {"errors": {"rungs": [8, 4], "offsets": [0, 0], "slopes": [0, 0]}}),
+        ("score", {"errors": None}),
+        ("score", {"latent_count": 0}),
+        ("shift", {"quantiles": {"yes_no": [0.5, 0.1]}}),
+        ("shift", {"quantiles": {"yes_no": [0.5]}}),
+        ("shift", {"frames": 0}),
+        ("statistics", {"safe_share": {"yes_no": [[2.0, 0.5], [1.0, 1.0]]}}),
+    ],
+)
+def test_a_damaged_part_is_refused_with_the_command_that_makes_it(
+    tmp_path: Path, part: str, change: dict[str, object]
+) -> None:
+    data = whole_file().as_json()
+    data[part] = data[part] | change
+    (tmp_path / "stop.json").write_text(json.dumps(data))
+    with pytest.raises(ArtifactError, match="calibrate-stop"):
+        load_stop_file(tmp_path)

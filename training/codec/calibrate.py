@@ -1,28 +1,34 @@
-"""The command that calibrates a codec's stop rule and chooses its base prefix."""
+"""The command that calibrates a codec's stop rule and chooses its ladder."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 
-from pipeline.codec.prefix_decoder_torch import load_transform
-from pipeline.codec.spec import TABLES_FILE, load_codec_spec
-from pipeline.codec.tables import FrequencyTables
+from pipeline.codec.stop_file import StopFile, save_stop_file
+from pipeline.codec.stop_shift import ScoreQuantiles
 from pipeline.protocol.stop_rule import NEVER
-from training.codec.data import Progress, cached_tokens, scene_set
-from training.codec.folder import encode_all, even_ladder, write_stop
-from training.codec.measure import measure_prefixes
-from training.codec.stop import apply_policy, calibrate_thresholds, choose_ladder
-from training.codec.train import open_vlm
+from schemas.types import AnswerType
+from training.codec.bench import CodecBench
+from training.codec.data import Progress
+from training.codec.stop_fit import fit_score, ranking
+from training.codec.stop_ltt import calibrate_thresholds, check_frames
+from training.codec.stop_policy import (
+    best_fixed_length,
+    choose_ladder,
+    first_rungs,
+    oracle_rungs,
+    run_policy,
+    sent_at_once,
+    statistics_of,
+)
+from training.codec.stop_table import LookTable
 
-_CANDIDATES: Final = 8
-"""Prefix lengths that ladders are built from, evenly spaced in bytes."""
-_LADDER_SHARE: Final = 0.4
-"""Share of the frames on which the ladder is chosen; the others carry the guarantee."""
-_REFINED_RANGE: Final = (0.02, 0.30)
+_OTHER_SETS: Final = 0.4
+"""Frames of the sets for score and ladder, as a share of the calibration's."""
 
 
 def calibrate_stop(
@@ -32,77 +38,105 @@ def calibrate_stop(
     *,
     risk: float = 0.02,
     delta: float = 0.1,
-    frames: int = 2_500,
+    by_type: bool = False,
+    frames: int = 1_500,
     seed: int = 0,
     threads: int = 2,
     progress: Progress = print,
 ) -> dict[str, Any]:
-    """Choose ladder and base prefix, find the thresholds, write ``stop.json`` and the ladder in ``codec.json``.
+    """Fit the score, choose the ladder, find the thresholds, write ``stop.json`` and the ladder in ``codec.json``.
 
-    The frames are those of no other set. The fingerprint of the codec does not change.
+    Three disjoint sets of frames: one for the score, one for the ladder, one for thresholds and statistics; the fourth,
+    on which the promise is checked, belongs to `verify_stop`. The fingerprint of the codec does not change.
 
     Args:
         vlm_dir: The VLM that the codec was made for.
         codec_dir: Codec folder; `stop.json` and `codec.json` are written anew.
-        cache_dir: For frames and tokens.
+        cache_dir: For frames, tokens and answers.
         risk: Accepted share of early answers that differ from the whole latent's.
         delta: Accepted chance that the thresholds break that promise on frames like these.
-        frames: Calibration frames.
+        by_type: Promise it for each answer type, not only on average over all questions.
+        frames: Calibration frames; the other two sets have two fifths as many each.
         seed: Of the frames.
         threads: CPU threads.
         progress: Called with a line of text now and then.
 
     Returns:
-        The policy, what it does on both halves of the frames, and the best ladders that were considered.
+        The policy, what it does on the calibration frames, and the best ladders that were considered.
 
     Raises:
         ArtifactError: the codec or the VLM is not usable, or they do not belong together.
+        ConfigError: so few frames cannot prove this risk.
     """
-    torch.set_num_threads(threads)
-    spec = load_codec_spec(codec_dir)
-    spec.check_vlm(vlm_dir)
-    vlm, frozen = open_vlm(vlm_dir, spec.vlm_id)
-    data = scene_set(
-        "calibration",
-        cache_dir,
-        count=frames,
-        size=spec.image_size_px,
-        seed=seed,
-        processes=threads,
-        progress=progress,
-    )
-    tokens = cached_tokens(
-        frozen.image_path, data.frames, cache_dir / f"tokens-{frozen.sha256[:12]}" / f"calibration-{seed}-{frames}.npy"
-    )
-    symbols = encode_all(load_transform(codec_dir, spec), tokens)
-    tables = FrequencyTables.load(codec_dir / TABLES_FILE)
-    candidates = even_ladder(tables.symbol_bits(symbols, 0, spec.latent_count).sum(axis=2).mean(axis=0), _CANDIDATES)
-    answers = measure_prefixes(vlm, codec_dir, tokens, data.asked, candidates, progress)
-    choosing = np.zeros(frames, dtype=np.bool_)
-    choosing[np.random.default_rng([seed, 3]).permutation(frames)[: round(_LADDER_SHARE * frames)]] = True
-    ladder, table = choose_ladder(answers, data.asked, choosing, risk, delta, _REFINED_RANGE)
-    policy = calibrate_thresholds(answers, data.asked, ~choosing, ladder, risk, delta)
-    result = apply_policy(policy, answers, data.asked, ~choosing)
-    # An answer type that no question of the calibration has waits for the whole latent.
-    default = [NEVER] * (len(ladder) - 1) + [0.0]
-    thresholds = {
-        str(name): [round(limit, 7)] * (len(ladder) - 1) + [0.0] for name, limit in sorted(policy.thresholds.items())
+    check_frames(frames, len(AnswerType) - 1 if by_type else 1, risk, delta)
+    bench = CodecBench.open(vlm_dir, codec_dir, cache_dir, seed=seed, threads=threads, progress=progress)
+    rungs = bench.rungs()
+    few = max(round(_OTHER_SETS * frames), 1)
+    asked, answers = bench.measure("score", few, rungs)
+    score = fit_score(answers, asked)
+    asked, answers = bench.measure("policy", few, rungs)
+    table = LookTable.of(answers, asked, score)
+    plain = LookTable.of(answers, asked, None)
+    everything = np.ones(few, dtype=np.bool_)
+    ladder, considered = choose_ladder(table, everything, risk, delta, by_type=by_type, as_if=frames)
+    agrees = ~table.wrong[:-1].reshape(-1)
+    rankings = {
+        name: round(ranking(of.scores[:-1].reshape(-1), agrees), 4)
+        for name, of in (("answer_probability", plain), ("score", table))
     }
-    source = {
-        "frames": int((~choosing).sum()),
-        "questions": sum(1 for item in data.asked if not choosing[item.frame]),
+    progress(f"{bench.spec.name}: area under the ROC curve {rankings}, ladder {ladder}")
+
+    asked, answers = bench.measure("calibration", frames, rungs)
+    measured = LookTable.of(answers, asked, score)
+    table = measured.rows(ladder)
+    everything = np.ones(frames, dtype=np.bool_)
+    thresholds = calibrate_thresholds(table, everything, risk, delta, by_type=by_type)
+    statistics = statistics_of(table, thresholds, everything)
+    result = run_policy(table, thresholds, everything, first_rungs(table, statistics))
+    fixed = best_fixed_length(measured, everything, risk, delta, by_type=by_type)
+    source: dict[str, Any] = {
+        "frames": {"score": few, "policy": few, "calibration": frames},
+        "questions": len(asked),
+        "domain": bench.domain,
         "seed": seed,
         "delta": delta,
-        "guarantee": "Learn-then-Test, fixed sequence, Hoeffding-Bentkus, by frame",
+        "guarantee": "Learn-then-Test, fixed sequence, p-values by betting, frames as samples, any safe look",
+        "scope": f"{'for each answer type' if by_type else 'over all questions'}, on average over frames like these; "
+        "not for every camera or question",
+        "ranking": rankings,
         "result": result.as_dict(),
+        "wire_bytes": {
+            "rule": round(result.wire_bytes, 1),
+            "whole": round(sent_at_once(table, everything, len(ladder) - 1), 1),
+            "best_fixed": round(sent_at_once(measured, everything, measured.lengths.index(fixed)), 1),
+            "oracle": round(sent_at_once(measured, everything, oracle_rungs(measured)), 1),
+        },
     }
-    write_stop(codec_dir, ladder=ladder, thresholds=thresholds, default=default, risk=risk, source=source)
-    spec.model_copy(update={"ladder": ladder, "base_latents": ladder[0]}).save(codec_dir)
-    progress(f"{spec.name}: ladder {ladder}, {result}")
+    stop = StopFile.calibrated(
+        ladder,
+        thresholds,
+        risk=risk,
+        score=score,
+        shift=ScoreQuantiles.of(_first_scores(table)),
+        statistics=statistics,
+        calibrated_on=source,
+    )
+    save_stop_file(codec_dir, stop)
+    bench.spec.model_copy(update={"ladder": ladder, "base_latents": ladder[0]}).save(codec_dir)
+    progress(f"{bench.spec.name}: ladder {ladder}, {result}")
     return {
         "ladder": list(ladder),
-        "thresholds": thresholds,
+        "thresholds": {str(kind): round(limit, 6) for kind, limit in thresholds.items()},
+        "provable": any(limit < NEVER for limit in thresholds.values()),
         "calibration": source,
-        "ladders_considered": table[:20],
-        "whole_at_once": {"wire_bytes": round(result.whole_wire_bytes, 1)},
+        "best_fixed_latents": fixed,
+        "ladders_considered": considered[:20],
     }
+
+
+def _first_scores(table: LookTable) -> dict[AnswerType, Sequence[float]]:
+    """Scores at the shortest prefix: of each frame the first question of a type."""
+    found: dict[AnswerType, dict[int, float]] = {kind: {} for kind in set(table.types)}
+    for question, (frame, kind) in enumerate(zip(table.owner.tolist(), table.types, strict=True)):
+        found[kind].setdefault(frame, float(table.scores[0, question]))
+    return {kind: list(scores.values()) for kind, scores in found.items()}

@@ -1,38 +1,56 @@
-"""Frames, questions and visual tokens that codecs are made from: four disjoint sets of rendered scenes."""
+"""Frames, questions and visual tokens that codecs are made from and measured on: disjoint sets of three domains."""
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cloud_workers.vlm import TransformersVlm
 from pipeline.scenes.catalogue import QuestionKind
+from pipeline.scenes.photographs import PhotoLibrary, PhotoScene, sample_photo_scene
 from pipeline.scenes.questions import QUESTION_KINDS, answer_to, sample_question
-from pipeline.scenes.scene import sample_scene
+from pipeline.scenes.renderer import render
+from pipeline.scenes.scene import Scene, sample_scene
+from schemas.errors import ConfigError
 from schemas.types import AnswerType
 from training.codec.image_path import PixelsToTokens
-from training.reference_vlm.frames import SEED_STRIDE, prepare_frames
+from training.reference_vlm.degrade import degrade
+from training.reference_vlm.frames import RECIPE, SEED_STRIDE
 
 Progress = Callable[[str], None]
+Domain: TypeAlias = Literal["rendered", "detail", "photographs"]
 
-FIRST_SEEDS: Final = {"train": 40_000_000, "tables": 50_000_000, "calibration": 60_000_000, "report": 70_000_000}
+FIRST_SEEDS: Final = {
+    "train": 40_000_000,
+    "tables": 50_000_000,
+    "score": 52_000_000,
+    "policy": 55_000_000,
+    "calibration": 60_000_000,
+    "selection": 65_000_000,
+    "report": 70_000_000,
+}
 """First scene seed of each set; none overlaps another, nor the seeds of the reference VLM's training."""
 
 ANSWER_TYPES: Final[dict[QuestionKind, AnswerType]] = {
     "existence": AnswerType.YES_NO,
+    "relation": AnswerType.YES_NO,
+    "activity": AnswerType.YES_NO,
     "color": AnswerType.WORD,
     "count": AnswerType.COUNT,
     "position": AnswerType.WORD,
 }
 
-_BATCH: Final = 128
+_CHUNK: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +62,20 @@ class Asked:
         text: The question.
         answer_type: What an answer may look like.
         kind: Group under which results are reported.
-        truth: The right answer; for reports only, no codec is trained on it.
+        truth: The right answer, None where it is not known; for reports only, no codec is trained on it.
+        domain: Where the frame comes from.
+        held_out: Whether the wording is one that the reference VLM's training never used.
+        negative: How the absent thing of an existence question was chosen, see `QuestionSpec`.
     """
 
     frame: int
     text: str
     answer_type: AnswerType
     kind: str
-    truth: str
+    truth: str | None
+    domain: str = "rendered"
+    held_out: bool = False
+    negative: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +94,60 @@ class AskedFrames:
         return len(self.frames)
 
 
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Consecutive frames of one domain that one process draws."""
+
+    domain: Domain
+    first_seed: int
+    start: int
+    count: int
+    size: int
+    rounds: int
+    as_cameras_do: bool
+    photos: Path | None
+
+
+@cache
+def _library(photos: Path) -> PhotoLibrary:
+    return PhotoLibrary.open(photos)
+
+
+def _draw(chunk: _Chunk) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
+    """Frames uint8 [count, size, size, 3] and the questions about them, as plain data."""
+    frames = np.empty((chunk.count, chunk.size, chunk.size, 3), dtype=np.uint8)
+    asked: list[dict[str, Any]] = []
+    for row in range(chunk.count):
+        seed = chunk.first_seed + chunk.start + row
+        rng = np.random.default_rng([seed, 1])
+        scene: Scene | PhotoScene
+        if chunk.domain == "photographs":
+            if chunk.photos is None:
+                raise ConfigError("photos", "frames of photographs need a class folder or zip: --photos PATH")
+            split: Literal["train", "validation"] = "train" if chunk.as_cameras_do else "validation"
+            frame, scene = sample_photo_scene(seed, _library(chunk.photos), split, size=chunk.size)
+        else:
+            scene = sample_scene(seed, detail=chunk.domain == "detail")
+            frame = render(scene, chunk.size)
+        frames[row] = degrade(frame, rng) if chunk.as_cameras_do else frame
+        for kind in QUESTION_KINDS * chunk.rounds:
+            question = sample_question(kind, scene, rng)
+            truth = answer_to(question, scene) if question else None
+            if question is not None and truth is not None:
+                item = Asked(
+                    chunk.start + row,
+                    question.text,
+                    ANSWER_TYPES[kind],
+                    kind,
+                    truth,
+                    chunk.domain,
+                    question.held_out,
+                    question.negative,
+                )
+                asked.append(asdict(item))
+    return frames, asked
+
+
 def scene_set(
     name: str,
     cache_dir: Path,
@@ -80,8 +158,13 @@ def scene_set(
     processes: int,
     progress: Progress,
     rounds: int = 1,
+    domains: Sequence[Domain] = ("rendered",),
+    photos: Path | None = None,
 ) -> AskedFrames:
-    """Rendered frames, recompressed and blurred as cameras do, with one clear question of each kind a round.
+    """Frames with one clear question of each kind a round, drawn once and kept.
+
+    Training frames are recompressed, reduced or blurred at random, as cameras and links do; all other sets are as
+    drawn, and show the validation part of the photographs.
 
     Args:
         name: A key of `FIRST_SEEDS`.
@@ -92,19 +175,49 @@ def scene_set(
         processes: Rendering processes.
         progress: Called with a line now and then.
         rounds: How often every kind of question is asked of a frame.
+        domains: What the frames show, in turn by parts of 64 frames.
+        photos: Class folder, zip or pack, for photographs.
+
+    Raises:
+        ConfigError: Photographs are wanted and `photos` is not given.
+        ArtifactError: They cannot be read.
     """
+    if "photographs" in domains and photos is None:
+        raise ConfigError("photos", "frames of photographs need a class folder or zip: --photos PATH")
     first = FIRST_SEEDS[name] + seed * SEED_STRIDE
-    frames = prepare_frames(cache_dir, first_seed=first, count=count, size=size, processes=processes, progress=progress)
-    rng = np.random.default_rng([first, 1])
-    asked: list[Asked] = []
-    for index in range(count):
-        scene = sample_scene(first + index)
-        for kind in QUESTION_KINDS * rounds:
-            question = sample_question(kind, scene, rng)
-            truth = answer_to(question, scene) if question else None
-            if question is not None and truth is not None:
-                asked.append(Asked(index, question.text, ANSWER_TYPES[kind], kind, truth))
-    return AskedFrames(frames.frames, tuple(asked))
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    stem = f"set-{RECIPE}-{name}-{'-'.join(domains)}-{seed}-{count}-{size}-{rounds}"
+    path, done = cache_dir / f"{stem}.npy", cache_dir / f"{stem}.json"
+    if not done.exists():
+        chunks = [
+            _Chunk(
+                domains[index % len(domains)],
+                first,
+                start,
+                min(_CHUNK, count - start),
+                size,
+                rounds,
+                name == "train",
+                photos,
+            )
+            for index, start in enumerate(range(0, count, _CHUNK))
+        ]
+        frames = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
+        rows: list[dict[str, Any]] = []
+        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+            for number, (chunk, (drawn, asked)) in enumerate(zip(chunks, pool.map(_draw, chunks), strict=True)):
+                frames[chunk.start : chunk.start + chunk.count] = drawn
+                rows += asked
+                if number % 40 == 39:
+                    progress(f"{name} frames: {chunk.start + chunk.count} of {count} drawn")
+        frames.flush()
+        del frames
+        partial = done.with_suffix(".partial")
+        partial.write_text(json.dumps(rows), encoding="utf-8")
+        partial.replace(done)
+    kept = json.loads(done.read_text(encoding="utf-8"))
+    questions = tuple(Asked(**{**row, "answer_type": AnswerType(row["answer_type"])}) for row in kept)
+    return AskedFrames(np.load(path, mmap_mode="r"), questions)
 
 
 def cached_tokens(image_path: PixelsToTokens, frames: NDArray[np.uint8], path: Path) -> Tensor:
@@ -113,7 +226,7 @@ def cached_tokens(image_path: PixelsToTokens, frames: NDArray[np.uint8], path: P
     Args:
         image_path: Of the frozen model.
         frames: uint8 [F, H, W, 3].
-        path: Where they are kept; the name must tell the model apart.
+        path: Where they are kept; the name must tell model and frames apart.
     """
     if path.exists():
         return torch.from_numpy(np.load(path))
@@ -123,30 +236,3 @@ def cached_tokens(image_path: PixelsToTokens, frames: NDArray[np.uint8], path: P
     np.save(partial, tokens.numpy())
     partial.replace(path)
     return tokens
-
-
-def answers_of(vlm: TransformersVlm, tokens: Tensor, asked: Sequence[Asked]) -> tuple[list[str], NDArray[np.float64]]:
-    """Answers to all questions, each on its own.
-
-    Args:
-        vlm: The frozen model.
-        tokens: Visual tokens of all frames [F, N, D].
-        asked: Questions about them.
-
-    Returns:
-        Texts in lower case, and the answers' probabilities.
-    """
-    texts: list[str] = []
-    probabilities: list[float] = []
-    for start in range(0, len(asked), _BATCH):
-        part = asked[start : start + _BATCH]
-        used = sorted({item.frame for item in part})
-        row = {frame: index for index, frame in enumerate(used)}
-        found = vlm.answer(
-            tokens[used].float(),
-            [(item.text, item.answer_type) for item in part],
-            frames=[row[item.frame] for item in part],
-        )
-        texts += [answer.text.strip().lower() for answer in found]
-        probabilities += [answer.probability for answer in found]
-    return texts, np.array(probabilities)

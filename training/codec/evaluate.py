@@ -1,10 +1,11 @@
-"""Rate against accuracy on held-out frames: codecs at every prefix, image files, int8 tokens, no image at all."""
+"""Rate against accuracy on held-out frames: every prefix of the codecs, the best possible stop, and every rival."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -13,198 +14,258 @@ from torch import Tensor
 
 from cloud_workers.vlm import TransformersVlm
 from pipeline.codec.prefix_decoder_torch import load_transform
-from pipeline.codec.spec import STOP_FILE, TABLES_FILE, load_codec_spec
-from pipeline.codec.stop_file import load_stop_rule
+from pipeline.codec.spec import TABLES_FILE, CodecSpec, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
-from training.codec.data import Asked, AskedFrames, Progress, answers_of, cached_tokens, scene_set
-from training.codec.folder import encode_all, even_ladder
-from training.codec.image_path import PixelsToTokens
-from training.codec.measure import measure_prefixes
-from training.codec.rivals import ImageSetting, default_settings, through_image_files
-from training.codec.stop import Policy, apply_policy
+from schemas.errors import ConfigError
+from training.codec.answers import answers_of
+from training.codec.data import AskedFrames, Domain, Progress
+from training.codec.evaluate_data import EvaluationSet, drawn_set, own_set
+from training.codec.evaluate_links import delay_rows, predicted_quality_rows
+from training.codec.evaluate_rows import SHARE_OF_FULL, Point, Scoreboard, oracle_rows
+from training.codec.folder import FrozenVlm, encode_all, even_ladder
+from training.codec.measure import PrefixAnswers, measure_prefixes
+from training.codec.rivals import container_bytes, full_grid, quick_grid
+from training.codec.rivals_select import ImageRival
+from training.codec.rivals_tokens import token_rivals
 from training.codec.train import open_vlm
-from training.codec.wire_bytes import open_wire_bytes
-
-_PREFIXES: Final = 6
-_SCREENING_FRAMES: Final = 100
-_SCREENING_MARGIN: Final = 0.04
-"""An image setting that is this much worse than the targets on the first frames is not measured on all of them."""
 
 
-def evaluate_codec(
-    vlm_dir: Path,
-    codec_dirs: Sequence[Path],
-    cache_dir: Path,
-    *,
-    frames: int = 600,
-    seed: int = 0,
-    threads: int = 2,
-    rivals: bool = True,
-    progress: Progress = print,
-) -> dict[str, Any]:
-    """Measure codecs on frames that nothing was trained, counted or calibrated on; one question a sequence.
+@dataclass(frozen=True, slots=True)
+class EvaluationSize:
+    """How much is measured.
+
+    Attributes:
+        frames: Reported frames of a domain, about five questions each.
+        selection: Frames on which image settings are chosen.
+        prefixes: Prefixes of a codec, evenly spaced in bytes; those of its ladder come on top.
+        image_settings: Image settings that are scored.
+        quick: Few image settings to choose from, few token rivals.
+    """
+
+    frames: int
+    selection: int
+    prefixes: int
+    image_settings: int
+    quick: bool = False
+
+    def with_frames(self, frames: int | None) -> Self:
+        """The same with another number of reported frames."""
+        return self if frames is None else replace(self, frames=frames)
+
+
+SIZES: Final = {
+    "small": EvaluationSize(300, 80, 8, 7),
+    "detailed": EvaluationSize(120, 32, 8, 5),
+}
+QUICK: Final = EvaluationSize(48, 24, 4, 3, quick=True)
+DOMAINS: Final[dict[str, Domain]] = {"small": "rendered", "detailed": "detail"}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What to evaluate.
+
+    Attributes:
+        vlm_dir: The VLM that the codecs were made for.
+        codec_dirs: Folders of one operating point; the first is the one that is compared with all others, the second
+            the closed form that it has to beat.
+        cache_dir: For frames, tokens and answers.
+        size: How much is measured.
+        domain: Which frames are drawn.
+        photos: Class folder, zip or pack of photographs: a second domain.
+        own: Folder of images and file of questions, instead of drawn frames.
+        seed: Of the frames and of the resamples.
+        threads: CPU threads.
+    """
+
+    vlm_dir: Path
+    codec_dirs: Sequence[Path]
+    cache_dir: Path
+    size: EvaluationSize
+    domain: Domain = "rendered"
+    photos: Path | None = None
+    own: tuple[Path, Path] | None = None
+    seed: int = 0
+    threads: int = 2
+
+
+def evaluate_codec(wanted: Evaluation, progress: Progress = print) -> dict[str, Any]:
+    """Measure codecs and rivals on frames that nothing was trained, counted or calibrated on; one question a sequence.
 
     Args:
-        vlm_dir: The VLM that the codecs were made for.
-        codec_dirs: Codec folders; each is measured at its ladder and at six prefixes of evenly spaced bytes.
-        cache_dir: For frames and tokens.
-        frames: How many frames; about four questions are asked of each.
-        seed: Of the frames.
-        threads: CPU threads.
-        rivals: Measure image files as well, and name the cheapest one that is as accurate as each codec's whole latent.
+        wanted: What to evaluate.
         progress: Called with a line of text now and then.
 
     Returns:
-        JSON-ready: accuracy against the truth, agreement with the answer from uncompressed tokens, mean bytes;
-        standard errors by frame; for calibrated codecs what their stop rule does on these frames.
+        JSON-ready, the first domain at the top and further ones under `domains`; see docs/codec.md.
 
     Raises:
-        ArtifactError: a codec or the VLM is not usable, or they do not belong together.
+        ArtifactError: a codec, the VLM, photographs or images are not usable, or they do not belong together.
+        ConfigError: the codecs are of different operating points, or questions are not usable.
     """
-    torch.set_num_threads(threads)
-    specs = [load_codec_spec(folder) for folder in codec_dirs]
+    torch.set_num_threads(wanted.threads)
+    specs = [load_codec_spec(folder) for folder in wanted.codec_dirs]
     for spec in specs:
-        spec.check_vlm(vlm_dir)
-    vlm, frozen = open_vlm(vlm_dir, "evaluated")
-    data = scene_set(
-        "report",
-        cache_dir,
-        count=frames,
-        size=frozen.image_size_px,
-        seed=seed,
-        processes=threads,
-        progress=progress,
-    )
-    tokens = cached_tokens(
-        frozen.image_path, data.frames, cache_dir / f"tokens-{frozen.sha256[:12]}" / f"report-{seed}-{frames}.npy"
-    )
-    reference, _ = answers_of(vlm, tokens, data.asked)
-    table = _Table(data.asked, reference)
-    blind = tokens.float().mean(0, keepdim=True).expand(frames, -1, -1)
+        spec.check_vlm(wanted.vlm_dir)
+        if (spec.image_size_px, spec.tiles_per_edge) != (specs[0].image_size_px, specs[0].tiles_per_edge):
+            raise ConfigError("--codec", "codecs of different operating points: their frames are not the same")
+    vlm, frozen = open_vlm(wanted.vlm_dir, "evaluated", tiles_per_edge=specs[0].tiles_per_edge)
+    bench = _Bench(wanted, specs, vlm, frozen, progress)
     report: dict[str, Any] = {
-        "frames": frames,
-        "questions": len(data.asked),
-        "seed": seed,
-        "uncompressed": {"payload_bytes": tokens[0].numel() * 2, **table.row(reference)},
-        "mean_token": {"payload_bytes": 0, **table.row(answers_of(vlm, blind, data.asked)[0])},
-        "int8_tokens": {"payload_bytes": tokens[0].numel(), **table.row(answers_of(vlm, _int8(tokens), data.asked)[0])},
-        "codecs": {},
+        "vlm_sha256": frozen.sha256,
+        "frame_px": frozen.image_size_px,
+        "codecs": [
+            {"name": spec.name, "version": spec.version, "fingerprint": spec.fingerprint4.hex()} for spec in specs
+        ],
+        "seed": wanted.seed,
     }
-    questions = max(1, round(len(data.asked) / frames))
-    for folder in codec_dirs:
-        report["codecs"][load_codec_spec(folder).name] = _codec_rows(vlm, folder, tokens, table, questions, progress)
-    if rivals:
-        rows = _image_rows(vlm, frozen.image_path, data, table, report["codecs"], progress)
-        report["images"] = rows
-        report["cheapest_image"] = {
-            name: next(
-                (r for r in rows if r["frames"] == frames and r["accuracy"] >= codec["prefixes"][-1]["accuracy"]), None
-            )
-            for name, codec in report["codecs"].items()
-        }
+    sets = [own_set(*wanted.own, frozen.image_size_px)] if wanted.own else [bench.drawn(wanted.domain, None)]
+    report |= bench.measure(sets[0])
+    if wanted.photos is not None:
+        report["domains"] = {"photographs": bench.measure(bench.drawn("photographs", wanted.photos))}
     return report
 
 
-class _Table:
-    """Turns answers into rows of the report."""
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """Models, and what is measured with them."""
 
-    def __init__(self, asked: Sequence[Asked], reference: Sequence[str]) -> None:
-        self.asked = asked
-        self._reference = reference
-        self._owner = np.array([item.frame for item in asked])
-        self._kinds = np.array([item.kind for item in asked])
+    wanted: Evaluation
+    specs: Sequence[CodecSpec]
+    vlm: TransformersVlm
+    frozen: FrozenVlm
+    progress: Progress
+    rival: ImageRival = field(init=False)
 
-    def row(self, texts: Sequence[str]) -> dict[str, Any]:
-        """Accuracy and agreement of the answers to the first questions, with standard errors by frame."""
-        part = self.asked[: len(texts)]
-        right = np.array([text == item.truth for text, item in zip(texts, part, strict=True)])
-        same = np.array([text == other for text, other in zip(texts, self._reference[: len(part)], strict=True)])
-        owner, kinds = self._owner[: len(part)], self._kinds[: len(part)]
-        return {
-            "accuracy": round(float(right.mean()), 4),
-            "accuracy_standard_error": round(_standard_error(right, owner), 4),
-            "agreement": round(float(same.mean()), 4),
-            "agreement_standard_error": round(_standard_error(same, owner), 4),
-            "accuracy_by_kind": {str(k): round(float(right[kinds == k].mean()), 4) for k in np.unique(kinds)},
-        }
+    def __post_init__(self) -> None:
+        rival = ImageRival(self.frozen.image_path, self.answer, self.wanted.threads)
+        object.__setattr__(self, "rival", rival)
 
-
-def _codec_rows(
-    vlm: TransformersVlm, folder: Path, tokens: Tensor, table: _Table, questions: int, progress: Progress
-) -> dict[str, Any]:
-    spec = load_codec_spec(folder)
-    symbols = encode_all(load_transform(folder, spec), tokens)
-    tables = FrequencyTables.load(folder / TABLES_FILE)
-    even = even_ladder(tables.symbol_bits(symbols, 0, spec.latent_count).sum(axis=2).mean(axis=0), _PREFIXES)
-    answers = measure_prefixes(vlm, folder, tokens, table.asked, [*even, *spec.ladder], progress)
-    rows = []
-    for index, length in enumerate(answers.lengths):
-        size = float(answers.payload_bytes[index].mean())
-        rows.append(
-            {
-                "latents": length,
-                "payload_bytes": round(size, 1),
-                "wire_bytes": round(open_wire_bytes(1, questions) - 1 + size, 1),
-                **table.row(answers.texts[index]),
-            }
+    def drawn(self, domain: Domain, photos: Path | None) -> EvaluationSet:
+        wanted = self.wanted
+        return drawn_set(
+            domain,
+            wanted.cache_dir,
+            size_px=self.frozen.image_size_px,
+            frames=wanted.size.frames,
+            selection=wanted.size.selection,
+            seed=wanted.seed,
+            processes=wanted.threads,
+            photos=photos,
+            progress=self.progress,
         )
-    result: dict[str, Any] = {"version": spec.version, "fingerprint": spec.fingerprint4.hex(), "prefixes": rows}
-    if (folder / STOP_FILE).is_file():
-        rule = load_stop_rule(folder)
-        policy = Policy(spec.ladder, {name: limits[0] for name, limits in rule.thresholds.items()})
-        everything = np.ones(len(tokens), dtype=np.bool_)
-        outcome = apply_policy(policy, answers, table.asked, everything)
-        result["stop_rule"] = {"ladder": list(spec.ladder), "accepted_risk": rule.risk, **outcome.as_dict()}
-    return result
 
+    def answer(self, tokens: Tensor, data: AskedFrames) -> NDArray[np.str_]:
+        return answers_of(self.vlm, tokens, data.asked).texts
 
-def _image_rows(
-    vlm: TransformersVlm,
-    image_path: PixelsToTokens,
-    data: AskedFrames,
-    table: _Table,
-    codecs: dict[str, Any],
-    progress: Progress,
-) -> list[dict[str, Any]]:
-    """Rows of image settings, smallest files first.
+    def measure(self, frames: EvaluationSet) -> dict[str, Any]:
+        """Everything about one domain."""
+        size, report = self.wanted.size, frames.report
+        tokens = self.frozen.image_path.of_frames(report.frames).half()
+        chosen = self.frozen.image_path.of_frames(frames.selection.frames).half()
+        board = Scoreboard(report, self.answer(tokens, report), self.wanted.seed)
+        whole = np.full(len(report), 2 * tokens[0].numel())
+        full = board.point(board.reference, whole)
+        mean = chosen.float().mean(0)
+        blind = board.point(self.answer(mean.expand(len(report), -1, -1), report), np.zeros(len(report)))
+        self.progress(f"{frames.domain}: {len(report)} frames, {len(report.asked)} questions")
 
-    All are measured on a part of the frames, then those that may be good enough on all, up to the first that is as
-    accurate as every codec's whole latent.
-    """
+        codecs = [
+            self._codec(folder, spec, tokens, chosen, report, board)
+            for folder, spec in zip(self.wanted.codec_dirs, self.specs, strict=True)
+        ]
+        rivals = []
+        for found in token_rivals(tokens, mean, few=size.quick):
+            sizes = np.full(len(report), found.payload_bytes)
+            texts = self.answer(found.tokens, report)
+            rivals.append(board.point(texts, sizes, family="tokens", setting=found.name))
+            self.progress(f"{found.name}: accuracy {rivals[-1].row['accuracy']}")
+        images = self._images(frames.selection, chosen, report, board)
 
-    def row(setting: ImageSetting, count: int) -> dict[str, Any]:
-        decoded, sizes = through_image_files(data.frames[:count], setting)
-        asked = [item for item in data.asked if item.frame < count]
-        texts, _ = answers_of(vlm, image_path.of_frames(decoded), asked)
-        size = round(float(sizes.mean()), 1)
-        return {"frames": count, "payload_bytes": size, **table.row(texts)}
+        answers, prefixes, oracle = codecs[0]
+        others = {spec.name: points for spec, (_, points, _) in zip(self.specs[1:], codecs[1:], strict=True)}
+        klt = others.get("klt", [])
+        result: dict[str, Any] = {
+            "domain": frames.domain,
+            "frames": len(report),
+            "questions": len(report.asked),
+            "ratios_measured_at": f"{SHARE_OF_FULL:.0%} of the full {board.measure}",
+            "full": full.row,
+            "nothing": blind.row,
+            "prefixes": [point.row for point in prefixes],
+            "rivals": [point.row for point in (*rivals, *images)],
+            "klt": [point.row for point in klt],
+            "oracle": {name: point.row for name, point in oracle.items()},
+            "ratio_vs_best_image_at_95": board.ratio(prefixes, images, full),
+            "ratio_vs_best_image_without_container_at_95": board.ratio(prefixes, images, full, container=False),
+            "ratio_vs_klt_at_95": board.ratio(prefixes, klt, full),
+            "delay": delay_rows(board, answers, self.specs[0].ladder, images),
+            "predicted_quality": predicted_quality_rows(
+                board, answers, self._fidelity_only(self.wanted.codec_dirs[0], chosen, answers.lengths)
+            ),
+        }
+        for name, points in others.items():
+            if name != "klt":
+                result[name] = [point.row for point in points]
+        return result
 
-    targets = [codec["prefixes"][-1]["accuracy"] for codec in codecs.values()]
-    few = min(_SCREENING_FRAMES, len(data))
-    rows: list[dict[str, Any]] = []
-    for setting in default_settings(data.frames.shape[1]):
-        rows.append({"setting": setting, **row(setting, few)})
-        progress(f"{setting}: {rows[-1]['payload_bytes']} bytes, accuracy {rows[-1]['accuracy']} on {few} frames")
-    rows.sort(key=lambda found: float(found["payload_bytes"]))
-    for found in rows:
-        if found["accuracy"] >= min(targets, default=2.0) - _SCREENING_MARGIN:
-            found |= row(found["setting"], len(data))
-            progress(f"{found['setting']}: {found['payload_bytes']} bytes, accuracy {found['accuracy']}")
-            if found["accuracy"] >= max(targets):
-                break
-    return [{**found, "setting": str(found["setting"])} for found in rows]
+    def _codec(
+        self, folder: Path, spec: CodecSpec, tokens: Tensor, chosen: Tensor, data: AskedFrames, board: Scoreboard
+    ) -> tuple[PrefixAnswers, list[Point], dict[str, Point]]:
+        symbols = encode_all(load_transform(folder, spec), chosen)
+        bits = FrequencyTables.load(folder / TABLES_FILE).symbol_bits(symbols, 0, spec.latent_count)
+        lengths = even_ladder(bits.sum(axis=2).mean(axis=0), min(self.wanted.size.prefixes, spec.latent_count))
+        ladder = () if self.wanted.size.quick else spec.ladder
+        answers = measure_prefixes(
+            self.vlm,
+            folder,
+            tokens,
+            data.asked,
+            [*lengths, *ladder],
+            self.progress,
+            cache_dir=self.wanted.cache_dir,
+        )
+        points = [
+            board.point(
+                answers.texts[row],
+                answers.payload_bytes[row],
+                latents=length,
+                feature_cosine=round(float(answers.cosines[row].mean()), 4),
+                feature_error=round(float(answers.errors[row].mean()), 4),
+            )
+            for row, length in enumerate(answers.lengths)
+        ]
+        return answers, points, oracle_rows(board, answers.texts, answers.payload_bytes, answers.lengths)
 
+    def _fidelity_only(self, folder: Path, tokens: Tensor, lengths: Sequence[int]) -> PrefixAnswers:
+        """Errors and code lengths on the selection, for the model that predicts one from the other."""
+        return measure_prefixes(self.vlm, folder, tokens, (), lengths, lambda _: None)
 
-def _int8(tokens: Tensor) -> Tensor:
-    """Tokens after symmetric rounding to 8 bits, one scale a frame; [F, N, D]."""
-    values = tokens.float()
-    scale = values.abs().amax(dim=(1, 2), keepdim=True) / 127
-    rounded: NDArray[np.float32] = (values / scale).round().mul(scale).numpy()
-    return torch.from_numpy(rounded)
-
-
-def _standard_error(values: NDArray[np.bool_], owner: NDArray[np.int64]) -> float:
-    """Standard error of a mean over questions, with frames as the independent units."""
-    count = np.bincount(owner)
-    excess = np.bincount(owner, weights=values - values.mean())
-    return float(np.sqrt((excess**2).sum()) / count.sum())
+    def _images(self, selection: AskedFrames, tokens: Tensor, data: AskedFrames, board: Scoreboard) -> list[Point]:
+        size = self.wanted.size
+        pixels = self.frozen.image_size_px
+        judge = Scoreboard(selection, self.answer(tokens, selection))
+        settings = self.rival.choose(
+            quick_grid(pixels) if size.quick else full_grid(pixels),
+            selection,
+            tokens,
+            judge.quality,
+            target=SHARE_OF_FULL * judge.quality(judge.reference),
+            keep=size.image_settings,
+            progress=self.progress,
+        )
+        points = []
+        for setting in settings:
+            found = self.rival.measure(setting, data)
+            points.append(
+                board.point(
+                    found.texts,
+                    found.payload_bytes,
+                    container_bytes=container_bytes(setting),
+                    family="images",
+                    setting=str(setting),
+                )
+            )
+            row = points[-1].row
+            self.progress(f"{setting}: {row['payload_bytes']} bytes, accuracy {row['accuracy']}")
+        return points

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -15,12 +13,14 @@ from torch import Tensor
 
 from pipeline.codec.klt_torch import LatentShape
 from pipeline.codec.prefix_decoder_torch import read_transform, save_transform
-from pipeline.codec.spec import ENCODER_FILE, STOP_FILE, TABLES_FILE, WEIGHTS_FILE, CodecSpec, hash_file
+from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, WEIGHTS_FILE, CodecSpec, hash_file
+from pipeline.codec.stop_file import StopFile, save_stop_file
 from pipeline.codec.tables import FrequencyTables
 from pipeline.codec.transform_torch import LatentTransform
-from pipeline.protocol.stop_rule import NEVER
 from training.codec.export import Parity, export_encoder
 from training.codec.image_path import PixelsToTokens
+
+CodecName = Literal["klt", "meta_autoencoder"]
 
 _SUPPORT: Final = 15
 """Larger symbols are escaped; on the reference VLM about one in 10,000."""
@@ -34,26 +34,28 @@ class FrozenVlm:
         image_path: From pixels to its visual tokens.
         vlm_id: Its name or hub id.
         sha256: `hash_vlm` of its folder.
-        image_size_px: Height and width of its input.
+        image_size_px: Height and width of a frame.
+        tiles_per_edge: Tiles that a frame is cut into along each edge, 1 for none.
     """
 
     image_path: PixelsToTokens
     vlm_id: str
     sha256: str
     image_size_px: int
+    tiles_per_edge: int = 1
 
 
 def write_codec(
     folder: Path,
     transform: LatentTransform,
-    name: Literal["klt", "meta_autoencoder"],
+    name: CodecName,
     vlm: FrozenVlm,
     *,
     version: int,
     table_tokens: Tensor,
-    sample: NDArray[np.uint8],
+    sample: NDArray[np.uint8] | None,
     rungs: int,
-) -> tuple[CodecSpec, Parity]:
+) -> tuple[CodecSpec, Parity | None]:
     """Write everything but the stop rule's thresholds, which allow no early answer until they are calibrated.
 
     Args:
@@ -63,7 +65,8 @@ def write_codec(
         vlm: The model that it was made for.
         version: Of the weights.
         table_tokens: Visual tokens that the frequency tables are counted on [F, N, D]; not those of the training.
-        sample: Frames on which torch and ONNX Runtime are compared.
+        sample: Frames on which torch and ONNX Runtime are compared; None writes no encoder, which
+            `latentbus codec export` can do later.
         rungs: Steps of the ladder, evenly spaced in bytes.
 
     Raises:
@@ -76,7 +79,9 @@ def write_codec(
     symbols = encode_all(stored, table_tokens)
     tables = FrequencyTables.fit(symbols, _SUPPORT)
     tables.save(folder / TABLES_FILE)
-    parity = export_encoder(vlm.image_path, stored, folder / ENCODER_FILE, sample)
+    encoder = folder / ENCODER_FILE
+    encoder.unlink(missing_ok=True)
+    parity = export_encoder(vlm.image_path, stored, encoder, sample) if sample is not None else None
     ladder = even_ladder(tables.symbol_bits(symbols, 0, tables.latent_count).sum(axis=2).mean(axis=0), rungs)
     spec = CodecSpec(
         name=name,
@@ -86,48 +91,18 @@ def write_codec(
         latent_count=shape.latent_count,
         latent_dim=shape.latent_dim,
         image_size_px=vlm.image_size_px,
+        tiles_per_edge=vlm.tiles_per_edge,
         ladder=ladder,
         base_latents=ladder[-1],
         vlm_id=vlm.vlm_id,
         vlm_sha256=vlm.sha256,
         codec_sha256=hash_file(folder / WEIGHTS_FILE),
         tables_sha256=hash_file(folder / TABLES_FILE),
-        encoder_sha256=hash_file(folder / ENCODER_FILE),
+        encoder_sha256=hash_file(encoder) if parity else None,
     )
     spec.save(folder)
-    write_stop(folder, ladder=ladder, thresholds={}, default=[NEVER] * (len(ladder) - 1) + [0.0], risk=0.0, source={})
+    save_stop_file(folder, StopFile.uncalibrated(ladder))
     return spec, parity
-
-
-def write_stop(
-    folder: Path,
-    *,
-    ladder: Sequence[int],
-    thresholds: dict[str, list[float]],
-    default: list[float],
-    risk: float,
-    source: dict[str, Any],
-) -> None:
-    """Write ``stop.json``, what `pipeline.protocol.stop_rule.StopRule.from_json` reads.
-
-    Args:
-        folder: Codec folder.
-        ladder: Prefix lengths of the looks.
-        thresholds: For each answer type one threshold a look.
-        default: Thresholds of the other types.
-        risk: Accepted share of early answers that differ from the whole latent's.
-        source: What the thresholds were calibrated on.
-    """
-    content = {
-        "version": 1,
-        "method": "answer-probability",
-        "risk": risk,
-        "ladder": list(ladder),
-        "thresholds": thresholds,
-        "default": default,
-        "calibrated_on": source,
-    }
-    (folder / STOP_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 @torch.no_grad()

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from schemas.errors import ArtifactError
 
 _BATCH = 128
+_FIXED_ONE = 1 << 22
 
 
 class PixelsToTokens(nn.Module):
-    """Rescaling, vision tower and connector, for frames of the model's own size.
+    """Cutting into tiles, rescaling, vision tower and connector, for frames of the operating point's own size.
 
     Written out per family: the models' own methods take steps that depend on the data (padding images of the SmolVLM
     family, lists of sizes of LLaVA) and cannot be exported.
@@ -23,6 +24,8 @@ class PixelsToTokens(nn.Module):
     Args:
         model: A SmolVLM, Idefics3 or LLaVA model.
         image_processor: Its image processor, for mean and standard deviation.
+        tiles_per_edge: 1 for frames of the tower's input size. 2 and more for frames so many times as large: they
+            become tiles, row by row, and a global view behind them, as Idefics3's processor orders them.
 
     Raises:
         ArtifactError: a model of another family.
@@ -31,8 +34,9 @@ class PixelsToTokens(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: Any, image_processor: Any) -> None:
+    def __init__(self, model: Any, image_processor: Any, *, tiles_per_edge: int = 1) -> None:
         super().__init__()
+        self._tiles = tiles_per_edge
         inner, config = model.model, model.config
         self.tower: nn.Module
         self.connector: nn.Module
@@ -51,16 +55,44 @@ class PixelsToTokens(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels uint8 [B, H, W, 3] to visual tokens [B, N, D]."""
-        scaled = (pixels.permute(0, 3, 1, 2).to(torch.float32) / 255.0 - self.mean) / self.std
+        views = pixels if self._tiles == 1 else tiles_and_global_view(pixels, self._tiles)
+        scaled = (views.permute(0, 3, 1, 2).to(torch.float32) / 255.0 - self.mean) / self.std
         if self._layer is None:
             hidden = self.tower(scaled).last_hidden_state
         else:
             hidden = self.tower(scaled, output_hidden_states=True).hidden_states[self._layer][:, self._skipped :]
         tokens: Tensor = self.connector(hidden)
-        return tokens
+        return tokens if self._tiles == 1 else tokens.reshape(pixels.shape[0], -1, tokens.shape[-1])
 
     @torch.no_grad()
     def of_frames(self, frames: NDArray[np.uint8]) -> Tensor:
         """Uncompressed visual tokens of many frames: uint8 [F, H, W, 3] to float32 [F, N, D]."""
-        parts = [self(torch.tensor(np.asarray(frames[i : i + _BATCH]))) for i in range(0, len(frames), _BATCH)]
+        batch = max(1, _BATCH // self._tiles**2)
+        parts = [self(torch.tensor(np.asarray(frames[i : i + batch]))) for i in range(0, len(frames), batch)]
         return torch.cat(parts)
+
+
+def tiles_and_global_view(pixels: Tensor, tiles_per_edge: int) -> Tensor:
+    """The images that a frame is split into.
+
+    The global view is the box reduction that Pillow computes in 8-bit fixed point, to the bit: rows first, then
+    columns, each rounded half up with weights of 22 bits.
+
+    Args:
+        pixels: uint8 [B, H, W, 3].
+        tiles_per_edge: Tiles along each edge, t.
+
+    Returns:
+        int32 [B * (t * t + 1), H / t, W / t, 3]: for each frame its tiles, row by row, then the global view.
+    """
+    batch, height, width = pixels.shape[:3]
+    tall, wide = height // tiles_per_edge, width // tiles_per_edge
+    whole = pixels.to(torch.int32)
+    cut = whole.reshape(batch, tiles_per_edge, tall, tiles_per_edge, wide, 3).permute(0, 1, 3, 2, 4, 5)
+    cut = cut.reshape(batch, tiles_per_edge**2, tall, wide, 3)
+    weight, half = round(_FIXED_ONE / tiles_per_edge), _FIXED_ONE // 2
+    rows = whole.reshape(batch, height, wide, tiles_per_edge, 3).sum(3, dtype=torch.int32)
+    rows = torch.div(rows * weight + half, _FIXED_ONE, rounding_mode="floor")
+    view = rows.reshape(batch, tall, tiles_per_edge, wide, 3).sum(2, dtype=torch.int32)
+    view = torch.div(view * weight + half, _FIXED_ONE, rounding_mode="floor").clamp_max(255)
+    return torch.cat([cut, view[:, None]], dim=1).reshape(-1, tall, wide, 3)

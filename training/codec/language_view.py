@@ -1,50 +1,79 @@
 """What the frozen language model makes of decoded tokens: the loss that tells a codec which errors matter.
 
 Several questions share the image prefix of one sequence. A block mask and restarted position ids let each of them see
-what it sees when it is asked alone, at a fraction of the cost.
+what it sees when it is asked alone, at a fraction of the cost. All blocks are equally long, so that a batch is a matter
+of indexing on the device.
 
 ::
 
-    prefix with <image>*N | question 1, answer 1 | question 2, answer 2 | ...
-    `----- causal -------'  `-- sees the prefix and itself --'
+    prefix with <image>*N | padding, question 1, answer 1 | padding, question 2, answer 2 | ...
+    `----- causal -------'  `--- sees the prefix and itself ---'
 
 The answers are the model's own, from uncompressed tokens; the true ones are not used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as nnf
-from transformers import AutoProcessor
 
-from cloud_workers.prompts import PromptBook
+from schemas.errors import StateError
 
 _HIDDEN: Final = -1e9
+_BATCH: Final = 128
+_KEPT_TOKENS: Final = 48
+"""Tokens of the vocabulary of which the reference keeps the probability; the others count as one."""
 
 
 @dataclass(frozen=True, slots=True)
-class PackedQuestions:
-    """Sequences of several images, one row each.
+class Questions:
+    """Questions about frames, as many for each, on the language model's device.
 
     Attributes:
-        ids: Token ids, int64 [B, L].
-        positions: Position ids, int64 [B, L].
-        mask: What is added to attention scores, float [B, 1, L, L].
-        image: Placeholders of the visual tokens, bool [B, L].
-        predicts: Where an answer token is predicted from, bool [B, L].
+        ids: Token ids of every distinct text, right-aligned, int64 [T, L].
+        lengths: How many of them are not padding, int64 [T].
+        texts: Which text is asked, int64 [F, Q]; 0 where nothing is.
+        asked: Where something is, bool [F, Q].
     """
 
     ids: Tensor
-    positions: Tensor
-    mask: Tensor
-    image: Tensor
-    predicts: Tensor
+    lengths: Tensor
+    texts: Tensor
+    asked: Tensor
+
+    def of(self, frames: Tensor) -> Questions:
+        """Those about some of the frames, int64 [B]."""
+        return Questions(self.ids, self.lengths, self.texts[frames], self.asked[frames])
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the model answers to the same questions from uncompressed tokens.
+
+    Attributes:
+        answers: First tokens of the greedy answers, int64 [F, Q, T - 1].
+        best: The answers' tokens, one more than in `answers`, int64 [F, Q, T].
+        counts: Where a token is part of an answer, up to its end token, bool [F, Q, T].
+        kept: The likeliest tokens at each of these places, int64 [F, Q, T, M].
+        log_shares: Logarithms of their probabilities, and of that of all others together, [F, Q, T, M + 1].
+    """
+
+    answers: Tensor
+    best: Tensor
+    counts: Tensor
+    kept: Tensor
+    log_shares: Tensor
+
+    def of(self, frames: Tensor) -> Reference:
+        """That of some of the frames, int64 [B]."""
+        return Reference(
+            self.answers[frames], self.best[frames], self.counts[frames], self.kept[frames], self.log_shares[frames]
+        )
 
 
 class LanguageView:
@@ -54,121 +83,149 @@ class LanguageView:
 
     Args:
         model: The VLM, in evaluation mode, its parameters without gradients.
-        vlm_dir: Its folder or hub id, for the processor.
-        answer_tokens: How many tokens of an answer are looked at.
+        prefix: Token ids of its prompts up to the last image placeholder.
     """
 
-    def __init__(self, model: Any, vlm_dir: Path, *, answer_tokens: int = 2) -> None:
-        processor = AutoProcessor.from_pretrained(vlm_dir)
-        if hasattr(processor.image_processor, "do_image_splitting"):
-            processor.image_processor.do_image_splitting = False
+    def __init__(self, model: Any, prefix: Sequence[int]) -> None:
         config = model.config
-        self._image_id: int = config.image_token_id
-        self._prompts = PromptBook(
-            processor,
-            image_token_id=self._image_id,
-            image_size_px=config.vision_config.image_size,
-            source=str(vlm_dir),
-        )
         self._decoder = model.get_decoder()
         self._embed = model.get_input_embeddings()
         self._head = model.get_output_embeddings()
-        self.answer_tokens = answer_tokens
+        self.device: torch.device = self._embed.weight.device
+        eos = model.generation_config.eos_token_id
+        ends = eos if isinstance(eos, list) else [config.get_text_config().eos_token_id if eos is None else eos]
+        self._ends = torch.tensor([int(end) for end in ends], device=self.device)
+        self._prefix = torch.tensor(list(prefix), device=self.device)
+        self._image = (self._prefix == config.image_token_id).nonzero()[:, 0]
 
-    def logits(self, tokens: Tensor, packed: PackedQuestions) -> Tensor:
-        """Logits of the answer tokens.
+    def encode(
+        self, questions: Sequence[Sequence[str]], count: int, suffix: Callable[[str], tuple[int, ...]]
+    ) -> Questions:
+        """Token ids of questions.
+
+        Args:
+            questions: Texts about each frame; those beyond `count` are left out.
+            count: Questions a frame, Q.
+            suffix: From a question to the token ids that follow the prefix, `PromptBook.suffix`.
+        """
+        known: dict[str, int] = {}
+        texts = torch.zeros(len(questions), count, dtype=torch.long)
+        asked = torch.zeros(len(questions), count, dtype=torch.bool)
+        for row, own in enumerate(questions):
+            for place, text in enumerate(own[:count]):
+                texts[row, place] = known.setdefault(text, len(known))
+                asked[row, place] = True
+        suffixes = [suffix(text) for text in known] or [(0,)]
+        ids = torch.zeros(len(suffixes), max(map(len, suffixes)), dtype=torch.long)
+        for row, own_ids in enumerate(suffixes):
+            ids[row, ids.shape[1] - len(own_ids) :] = torch.tensor(own_ids)
+        lengths = torch.tensor([len(own_ids) for own_ids in suffixes])
+        return Questions(*(part.to(self.device) for part in (ids, lengths, texts, asked)))
+
+    def logits(self, tokens: Tensor, questions: Questions, answers: Tensor) -> Tensor:
+        """Logits of the answers' tokens.
 
         Args:
             tokens: Visual tokens [B, N, D]; gradients flow to them.
-            packed: From `pack`, B rows.
+            questions: About these frames, Q each.
+            answers: First tokens of the answers, int64 [B, Q, A]; A may be 0. The logits are those of tokens 1 to
+                A + 1.
 
         Returns:
-            [number of True in `packed.predicts`, V], row by row.
+            [B, Q, A + 1, V].
+
+        Raises:
+            StateError: tokens, questions and answers of different counts.
         """
-        embedded = self._embed(packed.ids)
-        places = packed.image[:, :, None].expand_as(embedded)
-        embedded = embedded.masked_scatter(places, tokens.to(embedded.dtype))
-        with torch.autocast(embedded.device.type, dtype=torch.bfloat16):
+        rows, count = questions.texts.shape
+        if len(tokens) != rows or answers.shape[:2] != (rows, count):
+            raise StateError(f"{len(tokens)} frames, {rows} x {count} questions, answers {list(answers.shape)}")
+        prefix, device = len(self._prefix), self.device
+        prompt_length = questions.ids.shape[1]
+        block = torch.cat([questions.ids[questions.texts], answers], dim=2)  # [B, Q, L]
+        length = block.shape[2]
+        padding = (prompt_length - questions.lengths)[questions.texts]  # [B, Q]
+        place = torch.arange(length, device=device) - padding[:, :, None]
+        owner = torch.arange(1, count + 1, device=device)[None, :, None].expand(rows, count, length)
+        owner = torch.where(place >= 0, owner, -1)
+        positions = prefix + place.clamp_min(0)
+        ids = torch.cat([self._prefix.expand(rows, -1), block.flatten(1)], dim=1)
+        positions = torch.cat([torch.arange(prefix, device=device).expand(rows, -1), positions.flatten(1)], dim=1)
+        owner = torch.cat([torch.zeros(rows, prefix, dtype=torch.long, device=device), owner.flatten(1)], dim=1)
+        order = torch.arange(ids.shape[1], device=device)
+        visible = (owner[:, :, None] == owner[:, None, :]) | (owner == 0)[:, None, :]
+        visible &= order[:, None] >= order
+        embedded = self._embed(ids)
+        embedded = embedded.index_copy(1, self._image, tokens.to(embedded.dtype))
+        mask = torch.zeros(visible.shape, device=device).masked_fill_(~visible, _HIDDEN)[:, None]
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             hidden = self._decoder(
-                inputs_embeds=embedded, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
+                inputs_embeds=embedded, attention_mask=mask, position_ids=positions, use_cache=False
             ).last_hidden_state
-            logits: Tensor = self._head(hidden[packed.predicts])
+            hidden = hidden[:, prefix:].unflatten(1, (count, length))[:, :, prompt_length - 1 :]
+            logits: Tensor = self._head(hidden)
         return logits.float()
 
-    def pack(self, questions: Sequence[Sequence[str]], answers: Sequence[Tensor]) -> PackedQuestions:
-        """Lay out one sequence an image.
-
-        Args:
-            questions: Texts of the questions about each image.
-            answers: For each image the answers' first tokens, int64 [questions, T]; T may be 0. The logits are those
-                of tokens 1 to T + 1.
-        """
-        prefix = self._prompts.prefix
-        rows = [
-            [(self._prompts.suffix(text), tuple(own)) for text, own in zip(texts, known.tolist(), strict=True)]
-            for texts, known in zip(questions, answers, strict=True)
-        ]
-        length = len(prefix) + max(sum(len(prompt) + len(answer) for prompt, answer in row) for row in rows)
-        ids = torch.zeros(len(rows), length, dtype=torch.long)
-        positions = torch.zeros_like(ids)
-        owner = torch.full_like(ids, -1)
-        predicts = torch.zeros_like(ids, dtype=torch.bool)
-        ids[:, : len(prefix)] = torch.tensor(prefix)
-        positions[:, : len(prefix)] = torch.arange(len(prefix))
-        owner[:, : len(prefix)] = 0
-        for index, row in enumerate(rows):
-            start = len(prefix)
-            for number, (prompt, answer) in enumerate(row, start=1):
-                block = (*prompt, *answer)
-                stop = start + len(block)
-                ids[index, start:stop] = torch.tensor(block)
-                positions[index, start:stop] = len(prefix) + torch.arange(len(block))
-                owner[index, start:stop] = number
-                predicts[index, start + len(prompt) - 1 : stop] = True
-                start = stop
-        visible = (owner[:, :, None] == owner[:, None, :]) | (owner == 0)[:, None, :]
-        visible &= torch.ones(length, length, dtype=torch.bool).tril()
-        mask = torch.zeros(visible.shape).masked_fill_(~visible, _HIDDEN)
-        image = (ids == self._image_id) & (owner == 0)
-        return PackedQuestions(ids, positions, mask[:, None], image, predicts)
-
     @torch.no_grad()
-    def greedy_answers(self, tokens: Tensor, questions: Sequence[Sequence[str]]) -> list[Tensor]:
-        """First tokens of the model's own answers, all but the last of those looked at.
+    def reference(self, tokens: Tensor, questions: Questions, *, answer_tokens: int) -> Reference:
+        """The model's own greedy answers and their distributions, computed once.
 
         Args:
-            tokens: Uncompressed visual tokens [B, N, D].
-            questions: Texts of the questions about each image.
-
-        Returns:
-            int64 [questions, answer_tokens - 1] for each image. What follows an end token is arbitrary but always the
-            same.
+            tokens: Uncompressed visual tokens of all frames, of any float type [F, N, D].
+            questions: About them.
+            answer_tokens: How many tokens of an answer are looked at, T.
         """
-        answers = [torch.zeros(len(texts), 0, dtype=torch.long) for texts in questions]
-        counts = [len(texts) for texts in questions]
-        for known in range(self.answer_tokens - 1):
-            best = self.logits(tokens, self.pack(questions, answers)).argmax(-1)
-            last = best.reshape(-1, known + 1)[:, -1:]
-            answers = [torch.cat(pair, dim=1) for pair in zip(answers, torch.split(last, counts), strict=True)]
-        return answers
+        parts = [
+            self._reference_of(
+                tokens[start : start + _BATCH].to(self.device).float(), questions.of(frames), answer_tokens
+            )
+            for start in range(0, len(questions.texts), _BATCH)
+            for frames in (torch.arange(start, min(start + _BATCH, len(questions.texts)), device=self.device),)
+        ]
+        fields = ("answers", "best", "counts", "kept", "log_shares")
+        return Reference(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
 
-    def divergence(
-        self, tokens: Tensor, reference: Tensor, questions: Sequence[Sequence[str]], answers: Sequence[Tensor]
-    ) -> Tensor:
-        """Mean Kullback-Leibler divergence of the answers' tokens from the uncompressed ones, in nats a question.
+    def _reference_of(self, tokens: Tensor, questions: Questions, answer_tokens: int) -> Reference:
+        rows, count = questions.texts.shape
+        answers = torch.zeros(rows, count, 0, dtype=torch.long, device=self.device)
+        for _ in range(answer_tokens - 1):
+            best = self.logits(tokens, questions, answers)[:, :, -1].argmax(-1)
+            answers = torch.cat([answers, best[:, :, None]], dim=2)
+        log_shares = self.logits(tokens, questions, answers).log_softmax(-1)
+        best = log_shares.argmax(-1)
+        ended = torch.isin(best, self._ends).cumsum(2)
+        counts = nnf.pad(ended[:, :, :-1], (1, 0)) == 0
+        kept = log_shares.topk(min(_KEPT_TOKENS, log_shares.shape[-1] - 1), dim=-1).indices
+        shares = _with_rest(log_shares, kept)
+        return Reference(answers, best, counts & questions.asked[:, :, None], kept, shares)
+
+    def divergence(self, tokens: Tensor, questions: Questions, reference: Reference) -> Tensor:
+        """Kullback-Leibler divergence of the answers' tokens from the uncompressed ones, in nats.
+
+        That of the likeliest tokens and of all others as one, which is at most the whole divergence.
 
         Args:
             tokens: Decoded visual tokens [B, N, D].
-            reference: Uncompressed ones [B, N, D].
-            questions: Texts of the questions about each image.
-            answers: From `greedy_answers`.
+            questions: About these frames.
+            reference: For the same questions.
 
         Returns:
-            Scalar; gradients flow to `tokens`.
+            [B, Q], zero where nothing is asked; gradients flow to `tokens`.
         """
-        packed = self.pack(questions, answers)
-        with torch.no_grad():
-            target = self.logits(reference, packed).log_softmax(-1)
-        found = self.logits(tokens, packed).log_softmax(-1)
-        asked = sum(len(texts) for texts in questions)
-        return nnf.kl_div(found, target, reduction="sum", log_target=True) / asked
+        found = _with_rest(self.logits(tokens, questions, reference.answers).log_softmax(-1), reference.kept)
+        target = reference.log_shares
+        each = (target.exp() * (target - found)).sum(-1)
+        return torch.where(reference.counts, each, 0.0).sum(-1)
+
+    @torch.no_grad()
+    def agreement(self, tokens: Tensor, questions: Questions, reference: Reference) -> Tensor:
+        """Whether the greedy answers begin as the uncompressed ones do, bool [B, Q]; true where nothing is asked."""
+        best = self.logits(tokens, questions, reference.answers).argmax(-1)
+        return ((best == reference.best) | ~reference.counts).all(-1)
+
+
+def _with_rest(log_shares: Tensor, kept: Tensor) -> Tensor:
+    """Log-probabilities [..., V] of kept tokens [..., M], and of all others as one, [..., M + 1]."""
+    chosen = log_shares.gather(-1, kept)
+    rest = torch.log((1 - chosen.exp().sum(-1, keepdim=True)).clamp_min(1e-7))
+    return torch.cat([chosen, rest], dim=-1)

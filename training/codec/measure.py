@@ -1,10 +1,13 @@
-"""Answers from every prefix of a codec: the table that evaluation and calibration read from."""
+"""Answers from every prefix of a codec: the table that evaluation, calibration and the policies read from."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -17,10 +20,14 @@ from pipeline.codec.prefix_decoder_torch import load_transform
 from pipeline.codec.spec import TABLES_FILE, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
 from pipeline.codec.transform_torch import LatentTransform
-from training.codec.data import Asked, Progress, answers_of
+from training.codec.answers import Answers, answers_of, blind_answers
+from training.codec.data import Asked, Progress
 from training.codec.folder import encode_all
 
-_BATCH = 128
+_BATCH: Final = 128
+_VERSION: Final = 1
+"""Of the kept files."""
+_ROWS: Final = ("texts", "probabilities", "margins", "entropies_nats")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +36,73 @@ class PrefixAnswers:
 
     Attributes:
         lengths: Prefix lengths in latents, ascending, the last one whole [P].
-        texts: Answers, [P][Q].
-        probabilities: Of those answers [P, Q].
+        looks: Answers at each length [P].
+        blind: Answers from an empty prefix.
         payload_bytes: Size of each prefix as one chunk, from the real bitstream [P, F].
+        code_bits: Code length of each prefix under the tables [P, F].
+        errors: Squared error of the decoded tokens over the variance of all tokens [P, F].
+        cosines: Mean cosine between decoded and uncompressed tokens [P, F].
     """
 
     lengths: tuple[int, ...]
-    texts: tuple[list[str], ...]
-    probabilities: NDArray[np.float64]
+    looks: tuple[Answers, ...]
+    blind: Answers
     payload_bytes: NDArray[np.int64]
+    code_bits: NDArray[np.float64]
+    errors: NDArray[np.float64]
+    cosines: NDArray[np.float64]
+
+    @property
+    def texts(self) -> NDArray[np.str_]:
+        """All answers, str [P, Q]."""
+        return np.stack([look.texts for look in self.looks])
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """Of all answers [P, Q]."""
+        return np.stack([look.probabilities for look in self.looks])
+
+    def rows(self, lengths: Sequence[int]) -> Self:
+        """The same for some of the lengths."""
+        kept = [self.lengths.index(length) for length in lengths]
+        return type(self)(
+            tuple(lengths),
+            tuple(self.looks[row] for row in kept),
+            self.blind,
+            self.payload_bytes[kept],
+            self.code_bits[kept],
+            self.errors[kept],
+            self.cosines[kept],
+        )
+
+    def save(self, path: Path) -> None:
+        """Keep the table in an ``.npz`` without pickles."""
+        names = [f"look{number}" for number in range(len(self.looks))]
+        arrays: dict[str, Any] = {
+            f"{name}_{row}": getattr(look, row)
+            for name, look in (*zip(names, self.looks, strict=True), ("blind", self.blind))
+            for row in _ROWS
+        }
+        partial = path.with_suffix(".partial.npz")
+        np.savez_compressed(
+            partial,
+            lengths=np.array(self.lengths),
+            payload_bytes=self.payload_bytes,
+            code_bits=self.code_bits,
+            errors=self.errors,
+            cosines=self.cosines,
+            **arrays,
+        )
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as data:
+            lengths = tuple(int(length) for length in data["lengths"])
+            looks = tuple(Answers(*(data[f"look{number}_{row}"] for row in _ROWS)) for number in range(len(lengths)))
+            blind = Answers(*(data[f"blind_{row}"] for row in _ROWS))
+            return cls(lengths, looks, blind, data["payload_bytes"], data["code_bits"], data["errors"], data["cosines"])
 
 
 def measure_prefixes(
@@ -47,6 +112,8 @@ def measure_prefixes(
     asked: Sequence[Asked],
     lengths: Sequence[int],
     progress: Progress,
+    *,
+    cache_dir: Path | None = None,
 ) -> PrefixAnswers:
     """Encode frames, decode prefixes, ask.
 
@@ -57,26 +124,48 @@ def measure_prefixes(
         asked: Questions about those frames.
         lengths: Prefix lengths; the whole latent is added.
         progress: Called with a line a prefix.
+        cache_dir: Where the table is kept, by codec, tokens, questions and lengths; None keeps nothing.
 
     Raises:
         ArtifactError: the folder is not a usable codec.
     """
     spec = load_codec_spec(codec_dir)
+    ladder = sorted({*lengths, spec.latent_count})
+    kept = None
+    if cache_dir is not None:
+        identity = hashlib.sha256(json.dumps([_VERSION, spec.fingerprint.hex(), ladder]).encode())
+        identity.update(tokens.contiguous().numpy().tobytes())
+        identity.update(json.dumps([[item.frame, item.text, item.answer_type] for item in asked]).encode())
+        kept = cache_dir / f"answers-{identity.hexdigest()[:16]}.npz"
+        if kept.exists():
+            return PrefixAnswers.load(kept)
     transform = load_transform(codec_dir, spec)
     tables = FrequencyTables.load(codec_dir / TABLES_FILE)
     symbols = encode_all(transform, tokens)
     latents = [EncodedLatent(frame, tables) for frame in symbols]
-    ladder = sorted({*lengths, spec.latent_count})
-    texts: list[list[str]] = []
-    probabilities: list[NDArray[np.float64]] = []
+    bits = tables.symbol_bits(symbols, 0, spec.latent_count).sum(axis=2).cumsum(axis=1)
+    variance = float((tokens.float() - tokens.float().mean(0)).square().mean())
+    looks, errors, cosines = [], [], []
     for length in ladder:
         decoded = decode_prefixes(transform, symbols, length)
-        found, scores = answers_of(vlm, decoded, asked)
-        texts.append(found)
-        probabilities.append(scores)
+        looks.append(answers_of(vlm, decoded, asked))
+        error, cosine = _fidelity(decoded, tokens)
+        errors.append(error / variance)
+        cosines.append(cosine)
         progress(f"{spec.name}: answers from {length} of {spec.latent_count} latents")
-    payload = [[latent.size_bytes(length) for latent in latents] for length in ladder]
-    return PrefixAnswers(tuple(ladder), tuple(texts), np.array(probabilities), np.array(payload))
+    table = PrefixAnswers(
+        tuple(ladder),
+        tuple(looks),
+        blind_answers(vlm, decode_prefixes(transform, symbols[:1], 0), asked),
+        np.array([[latent.size_bytes(length) for latent in latents] for length in ladder]),
+        np.stack([bits[:, length - 1] for length in ladder]),
+        np.stack(errors),
+        np.stack(cosines),
+    )
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        table.save(kept)
+    return table
 
 
 @torch.no_grad()
@@ -87,3 +176,13 @@ def decode_prefixes(transform: LatentTransform, symbols: NDArray[np.int32], leng
         for part in torch.split(torch.from_numpy(symbols), _BATCH)
     ]
     return torch.cat(parts)
+
+
+def _fidelity(decoded: Tensor, tokens: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean squared error and mean cosine of each frame [F], by parts, since tokens are kept in half precision."""
+    errors, cosines = [], []
+    for ours, theirs in zip(torch.split(decoded, _BATCH), torch.split(tokens, _BATCH), strict=True):
+        a, b = ours.float(), theirs.float()
+        errors.append((a - b).square().mean(dim=(1, 2)))
+        cosines.append(torch.nn.functional.cosine_similarity(a, b, dim=2).mean(dim=1))
+    return torch.cat(errors).double().numpy(), torch.cat(cosines).double().numpy()

@@ -1,11 +1,14 @@
-"""A differentiable stand-in for the code length under tables that are fitted after training."""
+"""What bits cost in training: a differentiable code length, and the price of a bit at each prefix length."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor, nn
+
+from pipeline.codec.klt_torch import KltTransform
 
 _FLOOR: Final = 2.0**-14
 _NATS_TO_BITS: Final = 1.4426950408889634
@@ -44,7 +47,7 @@ class RateModel(nn.Module):
         """Expected code length of each symbol.
 
         Args:
-            coefficients: In steps, [B, K, d].
+            coefficients: In units of the symbols, [B, K, d].
             noise: Uniform between -0.5 and 0.5, [B, K, d]; zeros for the length of symbols themselves.
 
         Returns:
@@ -58,3 +61,41 @@ class RateModel(nn.Module):
         magnitude = (coefficients + noise).abs()
         below_one = at_zero + (at_one - at_zero) * magnitude
         return torch.where(magnitude < 1, below_one, at_one + per_step * (magnitude - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixPrices:
+    """What the closed form reaches at each prefix length, index 0 to K.
+
+    Attributes:
+        error: Its error over the tokens' variance, [K + 1].
+        price: The error that it takes off there with one more bit, [K + 1]; falls along the latent.
+    """
+
+    error: Tensor
+    price: Tensor
+
+
+@torch.no_grad()
+def prefix_prices(klt: KltTransform, tokens: Tensor) -> PrefixPrices:
+    """Rate and distortion of a KLT along its prefixes.
+
+    Its bases are orthonormal, so the error that each slot takes off is seen in its coefficient alone.
+
+    Args:
+        klt: Fitted to such tokens.
+        tokens: Visual tokens [F, N, D].
+    """
+    coefficients = klt.analyse(tokens.float())
+    symbols = klt.quantise(coefficients)
+    values = klt.restore(symbols)
+    above = values - klt.increments(values)
+    gain = ((coefficients - above).square() - (coefficients - values).square()).mean(0).sum(1) * klt.step.square()
+    variance = (tokens.float() - klt.mean).square().mean() * tokens[0].numel()
+    rate = RateModel(klt.latent_count, klt.latent_dim).to(tokens.device)
+    rate.observe(symbols, momentum=0.0)
+    bits = rate.bits(symbols, torch.zeros((), device=tokens.device)).mean(0).sum(1).clamp_min(0.1)
+    gain = gain / variance
+    error = torch.cat([gain.new_ones(1), 1 - gain.cumsum(0)]).clamp_min(0.01)
+    slope = (gain / bits).clamp_min(1e-9).cummin(0).values
+    return PrefixPrices(error, torch.cat([slope[:1], slope]))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,38 +14,49 @@ import torch
 from transformers import AutoProcessor
 
 from cloud_workers.vlm import TransformersVlm
-from pipeline.codec.prefix_decoder_torch import load_transform
+from pipeline.codec.klt_torch import LatentShape
+from pipeline.codec.prefix_decoder_torch import load_transform, read_transform
 from pipeline.codec.spec import ENCODER_FILE, hash_file, hash_vlm, load_codec_spec
-from schemas.errors import ConfigError
-from training.codec.config import BUDGETS, CodecBudget
-from training.codec.data import AskedFrames, Progress, cached_tokens, scene_set
+from schemas.errors import ArtifactError, ConfigError
+from training.codec.config import BUDGETS, DETAILED_BUDGETS, CodecBudget
+from training.codec.data import AskedFrames, Domain, Progress, cached_tokens, scene_set
 from training.codec.export import Parity, export_encoder
-from training.codec.folder import FrozenVlm, write_codec
+from training.codec.folder import CodecName, FrozenVlm, write_codec
 from training.codec.image_path import PixelsToTokens
-from training.codec.klt import fit_klt
-from training.codec.language_view import LanguageView
-from training.codec.meta import Material, start_meta, train_meta
+from training.codec.learn import KLT_WEIGHTS, LEARNED, META_WEIGHTS, learn_codec
+from training.codec.material import LearningSet, ask
 
 PARITY_FRAMES: Final = 64
-_ANSWER_BATCH: Final = 48
+POINTS: Final = {"small": BUDGETS, "detailed": DETAILED_BUDGETS}
+"""Budgets of the two operating points."""
+FOLDERS: Final[dict[str, dict[CodecName, str]]] = {
+    "small": {"klt": "klt", "meta_autoencoder": "meta_autoencoder"},
+    "detailed": {"klt": "klt_detailed", "meta_autoencoder": "meta_autoencoder_detailed"},
+}
+DOMAINS: Final[dict[str, tuple[Domain, ...]]] = {"small": ("rendered",), "detailed": ("detail",)}
+"""What their frames show."""
+_WEIGHTS: Final[dict[CodecName, str]] = {"klt": KLT_WEIGHTS, "meta_autoencoder": META_WEIGHTS}
 
 
-def open_vlm(vlm_dir: Path, vlm_id: str) -> tuple[TransformersVlm, FrozenVlm]:
+def open_vlm(vlm_dir: Path, vlm_id: str, *, tiles_per_edge: int = 1) -> tuple[TransformersVlm, FrozenVlm]:
     """Load a VLM as workers do, and what the export needs of it.
 
     Args:
         vlm_dir: Folder in `save_pretrained` format.
         vlm_id: Name under which codecs refer to it.
+        tiles_per_edge: As in `CodecSpec`.
 
     Raises:
         ArtifactError: it is not a usable model.
     """
-    vlm = TransformersVlm.load(vlm_dir)
+    vlm = TransformersVlm.load(vlm_dir, tiles_per_edge=tiles_per_edge)
+    images = AutoProcessor.from_pretrained(vlm_dir).image_processor
     frozen = FrozenVlm(
-        image_path=PixelsToTokens(vlm.model, AutoProcessor.from_pretrained(vlm_dir).image_processor).eval(),
+        image_path=PixelsToTokens(vlm.model, images, tiles_per_edge=tiles_per_edge).eval(),
         vlm_id=vlm_id,
         sha256=hash_vlm(vlm_dir),
-        image_size_px=int(vlm.model.config.vision_config.image_size),
+        image_size_px=tiles_per_edge * int(vlm.model.config.vision_config.image_size),
+        tiles_per_edge=tiles_per_edge,
     )
     return vlm, frozen
 
@@ -57,46 +69,69 @@ def train_codec(
     vlm_id: str = "reference-vlm",
     version: int = 1,
     seed: int = 0,
+    point: str = "small",
     budget: CodecBudget | str = "full",
+    device: str = "cpu",
+    max_seconds: float | None = None,
+    run_dir: Path | None = None,
+    start_from: Path | None = None,
+    photos: Path | None = None,
     resume: bool = True,
     threads: int = 2,
+    export_klt: bool = True,
     progress: Progress = print,
 ) -> dict[str, Any]:
     """Fit the KLT codec and train the Meta AutoEncoder for a frozen VLM.
 
     Args:
         vlm_dir: The VLM, in `save_pretrained` format.
-        output_dir: Gets the folders `klt` and `meta_autoencoder`.
-        cache_dir: Frames (48 KiB each), tokens (16 KiB each) and checkpoints; can be deleted afterwards.
+        output_dir: Gets the folders of the operating point, see `FOLDERS`.
+        cache_dir: Frames, tokens and checkpoints; can be deleted afterwards.
         vlm_id: Name under which the codecs refer to the VLM.
         version: Version of the weights that are written.
         seed: Seed of frames, weights and order.
-        budget: How much of everything, or a name in `BUDGETS`.
+        point: Operating point, a key of `POINTS`.
+        budget: How much of everything, or a name among the point's budgets.
+        device: Where to learn; everything else runs on the CPU.
+        max_seconds: Ends the learning early, its schedule drawn in.
+        run_dir: Weights and checkpoints of one run; a finished one, from another machine too, is only written out.
+            In the cache unless given.
+        start_from: Run directory of a finished run of the same point to go on from, see `learn_codec`.
+        photos: Class folder, zip or pack of photographs, which then make up half of the small point's frames.
         resume: Continue a run of the same VLM, budget and seed; otherwise its checkpoints are dropped.
         threads: CPU threads, and rendering processes.
+        export_klt: Write the KLT's ``encoder.onnx`` as well.
         progress: Called with a line of text now and then.
 
     Returns:
-        Budget, seconds of each stage, last figures of the training, mean bytes of whole latents, parity of the exports.
+        Budget, seconds of each stage, last figures of the training, parity of the exports.
 
     Raises:
-        ConfigError: an unknown budget name.
-        ArtifactError: the VLM is not usable.
+        ConfigError: an unknown point or budget name.
+        ArtifactError: the VLM is not usable, or the run directory holds codecs for tokens of another shape.
     """
+    if point not in POINTS:
+        raise ConfigError("point", f"{point!r} is none of {', '.join(POINTS)}")
     if isinstance(budget, str):
-        if budget not in BUDGETS:
-            raise ConfigError("budget", f"{budget!r} is none of {', '.join(BUDGETS)}")
-        budget = BUDGETS[budget]
+        if budget not in POINTS[point]:
+            raise ConfigError("budget", f"{budget!r} is none of {', '.join(POINTS[point])}")
+        budget = POINTS[point][budget]
+    if max_seconds is not None:
+        budget = replace(budget, max_seconds=max_seconds)
     torch.set_num_threads(threads)
-    vlm, frozen = open_vlm(vlm_dir, vlm_id)
-    recipe = json.dumps({"seed": seed, "vlm": frozen.sha256, **budget.as_dict()}, sort_keys=True)
-    run_dir = cache_dir / f"codec-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    vlm, frozen = open_vlm(vlm_dir, vlm_id, tiles_per_edge=budget.tiles_per_edge)
+    domains = DOMAINS[point] if photos is None or point != "small" else (*DOMAINS[point], "photographs")
+    if run_dir is None:
+        recipe = json.dumps(
+            {"seed": seed, "vlm": frozen.sha256, "domains": domains, **budget.as_dict()}, sort_keys=True
+        )
+        run_dir = cache_dir / f"codec-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if not resume and run_dir.exists():
         shutil.rmtree(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    tokens_dir = cache_dir / f"tokens-{frozen.sha256[:12]}"
-    sets: dict[str, AskedFrames] = {
-        name: scene_set(
+    began = time.monotonic()
+
+    def frames_of(name: str, count: int) -> tuple[AskedFrames, torch.Tensor]:
+        frames = scene_set(
             name,
             cache_dir,
             count=count,
@@ -104,68 +139,57 @@ def train_codec(
             seed=seed,
             processes=threads,
             progress=progress,
+            domains=domains,
+            photos=photos,
         )
-        for name, count in (("train", budget.train_frames), ("tables", budget.table_frames))
-    }
-    tokens = {
-        name: cached_tokens(frozen.image_path, frames.frames, tokens_dir / f"{name}-{seed}-{len(frames)}.npy")
-        for name, frames in sets.items()
-    }
-    progress(f"tokens of {sum(map(len, sets.values()))} frames are ready")
-    report: dict[str, Any] = {"seed": seed, "vlm_sha256": frozen.sha256, "budget": budget.as_dict(), "seconds": {}}
-    began = time.monotonic()
+        stem = f"{name}-{'-'.join(domains)}-{frozen.image_size_px}-{seed}-{count}.npy"
+        return frames, cached_tokens(
+            frozen.image_path, frames.frames, cache_dir / f"tokens-{frozen.sha256[:12]}" / stem
+        )
 
-    def finish(stage: str) -> None:
-        nonlocal began
-        now = time.monotonic()
-        report["seconds"][stage] = round(now - began, 1)
-        began = now
-
-    fitted = tokens["train"][:6000].float()
-    klt = fit_klt(fitted, budget.latent_count, budget.latent_dim, budget.klt_step)
-    sample = sets["tables"].frames[:PARITY_FRAMES]
-    spec, parity = write_codec(
-        output_dir / "klt",
-        klt,
-        "klt",
-        frozen,
-        version=version,
-        table_tokens=tokens["tables"],
-        sample=sample,
-        rungs=budget.rungs,
-    )
-    report["klt"] = {"parity": parity.as_dict(), "ladder": spec.ladder}
-    finish("klt")
-    progress(f"KLT codec written: {parity}")
-
-    start = fit_klt(fitted, budget.latent_count, budget.latent_dim, budget.meta_step)
-    model = start_meta(start, fitted[:2000], budget, seed=seed)
-    checkpoint = run_dir / "meta_autoencoder.pt"
-    blind = Material(tokens["train"], [[]] * len(sets["train"]), [])
-    view_step = round(budget.view_from * budget.steps)
-    train_meta(model, blind, None, budget, seed=seed, checkpoint=checkpoint, progress=progress, stop=view_step)
-    finish("meta_autoencoder_features")
-    view = LanguageView(vlm.model, vlm_dir)
-    material = _material(view, sets["train"], tokens["train"], budget, run_dir / "answers.pt")
-    finish("answers")
-    progress("the model's own answers on the training frames are ready")
-    figures = train_meta(model, material, view, budget, seed=seed, checkpoint=checkpoint, progress=progress)
-    finish("meta_autoencoder_view")
-    spec, parity = write_codec(
-        output_dir / "meta_autoencoder",
-        model,
-        "meta_autoencoder",
-        frozen,
-        version=version,
-        table_tokens=tokens["tables"],
-        sample=sample,
-        rungs=budget.rungs,
-    )
-    report["meta_autoencoder"] = {"parity": parity.as_dict(), "ladder": spec.ladder, "training": figures}
-    progress(f"Meta AutoEncoder written: {parity}")
-    for name in ("klt", "meta_autoencoder"):
-        text = json.dumps(report, indent=2) + "\n"
-        (output_dir / name / "training.json").write_text(text, encoding="utf-8")
+    if (run_dir / LEARNED).exists():
+        progress(f"{run_dir} is learned already")
+        learned: dict[str, Any] = json.loads((run_dir / LEARNED).read_text(encoding="utf-8"))
+    else:
+        frames, tokens = frames_of("train", budget.train_frames)
+        progress(f"tokens of {len(tokens)} frames are ready")
+        learning = LearningSet.of(tokens.to(device), frames)
+        material = ask(
+            vlm.model.to(device),
+            AutoProcessor.from_pretrained(vlm_dir),
+            learning,
+            frames=budget.asked_frames,
+            questions=budget.view_questions,
+            answer_tokens=budget.answer_tokens,
+            tiles_per_edge=budget.tiles_per_edge,
+        )
+        progress(f"the model's own answers about {len(material.frames)} frames are ready")
+        learned = learn_codec(vlm.model, material, budget, run_dir, seed=seed, start_from=start_from, progress=progress)
+        vlm.model.to("cpu")
+    made = CodecBudget.from_dict(learned["budget"])
+    if made.tiles_per_edge != budget.tiles_per_edge:
+        raise ArtifactError(str(run_dir), f"made for {made.tiles_per_edge} tiles an edge, not {budget.tiles_per_edge}")
+    data, table_tokens = frames_of("tables", budget.table_frames)
+    if list(table_tokens.shape[1:]) != learned["token_shape"]:
+        raise ArtifactError(str(run_dir), f"made for tokens {learned['token_shape']}, not {table_tokens.shape[1:]}")
+    report: dict[str, Any] = {"vlm_sha256": frozen.sha256, "learned": learned}
+    shape = LatentShape(int(table_tokens.shape[1]), int(table_tokens.shape[2]), made.latent_count, made.latent_dim)
+    for name, folder in FOLDERS[point].items():
+        spec, parity = write_codec(
+            output_dir / folder,
+            read_transform(run_dir / _WEIGHTS[name], name, shape),
+            name,
+            frozen,
+            version=version,
+            table_tokens=table_tokens,
+            sample=data.frames[:PARITY_FRAMES] if name != "klt" or export_klt else None,
+            rungs=made.rungs,
+        )
+        report[name] = {"ladder": list(spec.ladder), "parity": parity.as_dict() if parity else None}
+        progress(f"{folder} written: {parity or 'without encoder'}")
+    report["seconds"] = round(time.monotonic() - began, 1)
+    for folder in FOLDERS[point].values():
+        (output_dir / folder / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
 
@@ -188,7 +212,7 @@ def export_codec(
     torch.set_num_threads(threads)
     spec = load_codec_spec(codec_dir)
     spec.check_vlm(vlm_dir)
-    _, frozen = open_vlm(vlm_dir, spec.vlm_id)
+    _, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge)
     sample = scene_set(
         "tables",
         cache_dir,
@@ -197,6 +221,7 @@ def export_codec(
         seed=seed,
         processes=threads,
         progress=progress,
+        domains=DOMAINS["small" if spec.tiles_per_edge == 1 else "detailed"],
     )
     path = codec_dir / ENCODER_FILE
     partial = path.with_suffix(".partial.onnx")
@@ -205,22 +230,3 @@ def export_codec(
     partial.replace(path)
     spec.model_copy(update={"encoder_sha256": hash_file(path)}).save(codec_dir)
     return parity
-
-
-def _material(
-    view: LanguageView, frames: AskedFrames, tokens: torch.Tensor, budget: CodecBudget, path: Path
-) -> Material:
-    """Questions and the model's own answers for the training frames; the answers are computed once."""
-    count = min(budget.asked_frames, len(frames))
-    questions: list[list[str]] = [[] for _ in range(len(frames))]
-    for item in frames.asked:
-        if item.frame < count and len(questions[item.frame]) < budget.view_questions:
-            questions[item.frame].append(item.text)
-    if path.exists():
-        return Material(tokens, questions, torch.load(path, weights_only=True))
-    answers: list[torch.Tensor] = []
-    for first in range(0, count, _ANSWER_BATCH):
-        stop = min(first + _ANSWER_BATCH, count)
-        answers += view.greedy_answers(tokens[first:stop].float(), questions[first:stop])
-    torch.save(answers, path)
-    return Material(tokens, questions, answers)

@@ -11,8 +11,10 @@ class ModelSize:
     """Architecture of the reference VLM.
 
     Attributes:
-        image_size: Height and width of the input in pixels.
-        patch_size: Edge of a patch in pixels; one visual token a patch.
+        image_size: Height and width of one view in pixels.
+        patch_size: Edge of a patch in pixels.
+        scale_factor: Patches along the edge of a square that becomes one visual token (pixel shuffle of Idefics3).
+        tiles_per_edge: Tiles along each edge of a frame that is shown in detail, beside the whole of it.
         vision_width: Width of the vision tower.
         vision_heads: Its attention heads.
         vision_layers: Its layers.
@@ -21,33 +23,43 @@ class ModelSize:
         text_layers: Its layers.
     """
 
-    image_size: int = 128
+    image_size: int = 256
     patch_size: int = 16
+    scale_factor: int = 2
+    tiles_per_edge: int = 2
     vision_width: int = 192
     vision_heads: int = 6
-    vision_layers: int = 4
-    text_width: int = 128
-    text_heads: int = 4
-    text_layers: int = 4
+    vision_layers: int = 6
+    text_width: int = 192
+    text_heads: int = 6
+    text_layers: int = 5
 
     @property
     def grid(self) -> int:
-        """Patches along one edge."""
-        return self.image_size // self.patch_size
+        """Visual tokens along one edge of a view."""
+        return self.image_size // self.patch_size // self.scale_factor
 
     @property
     def image_tokens(self) -> int:
-        """Visual tokens of one image."""
+        """Visual tokens of one view."""
         return self.grid**2
 
 
 @dataclass(frozen=True, slots=True)
 class StageBudget:
-    """One stage: steps, batch in images, peak learning rate."""
+    """How long a stage lasts and how fast it learns.
+
+    Attributes:
+        steps: Steps; the learning rate reaches its end with the last one.
+        batch: Frames a step.
+        learning_rate: Peak.
+        max_seconds: The schedule is run through in this time if the steps would take longer; None waits for all steps.
+    """
 
     steps: int
     batch: int
     learning_rate: float
+    max_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +68,26 @@ class TrainingBudget:
 
     Attributes:
         model: Architecture.
-        train_frames: Frames rendered once and reused.
+        rendered: Frames of rendered scenes.
+        photographs: Frames of mosaics and cut-ins; none without a library of photographs.
+        detail: Frames of twice the size, shown as tiles and as a whole.
         tower: Vision tower on dense labels.
-        captions: Language model on captions, tower frozen.
-        questions: Language model on questions and some captions, tower frozen.
-        questions_per_sequence: Questions that share one image prefix in training.
+        captions: All of the model on captions.
+        questions: All of the model on questions, captions and descriptions.
+        first_frames: Rendered frames to wait for before the first step.
+        streaming: Train on what is rendered so far instead of waiting for all of it. Saves the time of an accelerator;
+            the order of frames then depends on the machine.
     """
 
     model: ModelSize = field(default_factory=ModelSize)
-    train_frames: int = 60_000
-    tower: StageBudget = StageBudget(1500, 128, 1.5e-3)
-    captions: StageBudget = StageBudget(800, 64, 1.5e-3)
-    questions: StageBudget = StageBudget(1300, 64, 1.2e-3)
-    questions_per_sequence: int = 8
+    rendered: int = 24_000
+    photographs: int = 8_000
+    detail: int = 2_000
+    tower: StageBudget = StageBudget(1_000, 96, 1.2e-3)
+    captions: StageBudget = StageBudget(500, 48, 1.0e-3)
+    questions: StageBudget = StageBudget(1_500, 48, 1.0e-3)
+    first_frames: int = 0
+    streaming: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for model cards and checkpoints."""
@@ -76,16 +95,29 @@ class TrainingBudget:
 
 
 _SMOKE_MODEL: Final = ModelSize(
-    vision_width=64, vision_heads=2, vision_layers=2, text_width=64, text_heads=2, text_layers=2
+    vision_width=48, vision_heads=2, vision_layers=1, text_width=48, text_heads=2, text_layers=1
 )
 
 BUDGETS: Final[dict[str, TrainingBudget]] = {
     "full": TrainingBudget(),
+    "gpu": TrainingBudget(
+        rendered=56_000,
+        photographs=24_000,
+        detail=8_000,
+        tower=StageBudget(2_000, 256, 1.5e-3, max_seconds=45),
+        captions=StageBudget(1_500, 224, 1.2e-3, max_seconds=40),
+        questions=StageBudget(8_000, 224, 1.2e-3, max_seconds=195),
+        first_frames=6_000,
+        streaming=True,
+    ),
     "smoke": TrainingBudget(
         model=_SMOKE_MODEL,
-        train_frames=1024,
-        tower=StageBudget(120, 32, 2e-3),
-        captions=StageBudget(60, 16, 2e-3),
-        questions=StageBudget(60, 16, 2e-3),
+        rendered=96,
+        photographs=32,
+        detail=16,
+        tower=StageBudget(6, 8, 2e-3),
+        captions=StageBudget(4, 6, 2e-3),
+        questions=StageBudget(6, 6, 2e-3),
     ),
 }
+"""``full`` fits into two hours on two cores, ``gpu`` into six minutes on an H200 with 16 cores that render for it."""

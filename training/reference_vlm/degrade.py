@@ -1,4 +1,7 @@
-"""What cameras, codecs and links do to frames, so that the model has seen it."""
+"""What cameras, codecs and links do to frames, so that the model has seen it.
+
+Image files are rivals of the latent codec: a model that had never met their artefacts would punish them unfairly.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,16 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, features
 
-from pipeline.scenes.video import decode_frames, encode_frames
-
-_RESAMPLERS: Final = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
+_RESAMPLERS: Final = (
+    Image.Resampling.BILINEAR,
+    Image.Resampling.BICUBIC,
+    Image.Resampling.LANCZOS,
+    Image.Resampling.BOX,
+)
+_SMALLEST_SHARE: Final = 1 / 6
+_HAS_AVIF: Final = bool(features.check("avif"))
 
 
 def _resampler(rng: np.random.Generator) -> Image.Resampling:
@@ -28,32 +36,20 @@ def recompress(frame: NDArray[np.uint8], image_format: str, quality: int) -> NDA
 
     Args:
         frame: uint8 [H, W, 3].
-        image_format: `"JPEG"` or `"WEBP"`.
+        image_format: `"JPEG"`, `"WEBP"` or `"AVIF"`.
         quality: 0 to 100.
     """
     buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, image_format, quality=quality)
+    options = {"speed": 9} if image_format == "AVIF" else {}
+    Image.fromarray(frame).save(buffer, image_format, quality=quality, **options)
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
-def recompress_video(frames: list[NDArray[np.uint8]], crf: int) -> list[NDArray[np.uint8]]:
-    """Encode frames as one H.264 stream and decode it.
-
-    Args:
-        frames: uint8 [S, S, 3] each, of one even size.
-        crf: Constant rate factor; 18 is near transparent, 34 is poor.
-    """
-    buffer = io.BytesIO()
-    encode_frames(buffer, frames, fps=10, size=frames[0].shape[0], crf=crf)
-    buffer.seek(0)
-    return list(decode_frames(buffer))
-
-
 def degrade(frame: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Apply a random still-image degradation, or none.
+    """Apply a random degradation, or none.
 
-    About 45 % stay clean; the rest meets JPEG or WebP at any quality, a smaller size and back (perhaps with a codec in
-    between), or blur.
+    About 45 % stay clean; the rest meets JPEG, WebP or AVIF at any quality, a smaller size and back (down to a sixth,
+    perhaps with a codec in between), or blur.
 
     Args:
         frame: uint8 [S, S, 3].
@@ -66,17 +62,21 @@ def degrade(frame: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     draw = rng.random()
     if draw < 0.45:
         return frame
-    if draw < 0.72:
+    if draw < 0.70:
         return recompress(frame, *_codec(rng))
-    if draw < 0.9:
-        small = resize(frame, int(rng.integers(size * 3 // 8, size)), rng)
-        if rng.random() < 0.5:
+    if draw < 0.92:
+        # Even in the logarithm: small sizes are as frequent as they are cheap to send.
+        small = resize(frame, max(int(size * _SMALLEST_SHARE ** rng.random()), 16), rng)
+        if rng.random() < 0.6:
             small = recompress(small, *_codec(rng))
         return resize(small, size, rng)
-    return np.asarray(Image.fromarray(frame).filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.1)))))
+    return np.asarray(Image.fromarray(frame).filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.5)))))
 
 
 def _codec(rng: np.random.Generator) -> tuple[str, int]:
-    if rng.random() < 0.5:
-        return "JPEG", int(rng.integers(15, 96))
-    return "WEBP", int(rng.integers(2, 91))
+    draw = rng.random()
+    if draw < 0.15 and _HAS_AVIF:
+        return "AVIF", int(rng.integers(5, 80))
+    if draw < 0.55:
+        return "JPEG", int(rng.integers(8, 96))
+    return "WEBP", int(rng.integers(0, 91))

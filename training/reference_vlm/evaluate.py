@@ -1,9 +1,9 @@
-"""Accuracy of a reference VLM on held-out scenes: one question a sequence, real chat template, real `generate`."""
+"""Accuracy of a reference VLM on held-out frames: one question a sequence, asked as workers ask."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,20 +11,30 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from cloud_workers.vlm import TransformersVlm
+from pipeline.scenes.catalogue import QuestionKind
 from pipeline.scenes.motion import SceneClip
+from pipeline.scenes.photographs import PhotoLibrary, sample_photo_scene
 from pipeline.scenes.questions import QUESTION_KINDS, QuestionSpec, answer_to, sample_question
 from pipeline.scenes.renderer import render
-from pipeline.scenes.scene import Scene, sample_scene
-from pipeline.scenes.video import decode_frames, write_clip
+from pipeline.scenes.scene import sample_scene
+from schemas.types import AnswerType
 from training.reference_vlm.frames import HELD_OUT_SEEDS, SEED_STRIDE
+from training.reference_vlm.text_blocks import AnyScene
 
-_BATCH: Final = 64
+ANSWER_TYPES: Final[dict[QuestionKind, AnswerType]] = {
+    "existence": AnswerType.YES_NO,
+    "relation": AnswerType.YES_NO,
+    "activity": AnswerType.YES_NO,
+    "color": AnswerType.WORD,
+    "position": AnswerType.WORD,
+    "count": AnswerType.COUNT,
+}
+_BATCH: Final = 32
 _CLIP_FPS: Final = 2
 _SHOT_S: Final = 2.0
+_BINS: Final = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +52,39 @@ class Example:
     truth: str
 
 
-def examples_of(scenes: Sequence[Scene], *, seed: int) -> list[Example]:
-    """One question of each kind about every scene that has a clear one."""
-    rng = np.random.default_rng([seed, 77])
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Examples with what the model said.
+
+    Attributes:
+        examples: Questions and truths.
+        texts: Answers, in lower case.
+        probabilities: That the model gives to its answers [Q].
+    """
+
+    examples: list[Example]
+    texts: list[str]
+    probabilities: NDArray[np.float64]
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Which answers are true [Q]."""
+        return np.array([text == item.truth for text, item in zip(self.texts, self.examples, strict=True)], dtype=bool)
+
+
+def examples_of(scenes: Sequence[AnyScene], *, seed: int, held_out: bool = False) -> list[Example]:
+    """One question of each kind about every scene that has a clear one.
+
+    Args:
+        scenes: What is asked about.
+        seed: Of the questions.
+        held_out: Ask in phrasings that no training has used, and in these only.
+    """
+    rng = np.random.default_rng([seed, 77, int(held_out)])
     examples: list[Example] = []
     for index, scene in enumerate(scenes):
         for kind in QUESTION_KINDS:
-            question = sample_question(kind, scene, rng)
+            question = sample_question(kind, scene, rng, held_out=held_out)
             truth = answer_to(question, scene) if question else None
             if question is not None and truth is not None:
                 examples.append(Example(index, question, truth))
@@ -56,104 +92,124 @@ def examples_of(scenes: Sequence[Scene], *, seed: int) -> list[Example]:
 
 
 def answer_examples(
-    model: Any, processor: Any, frames: Sequence[NDArray[np.uint8]], examples: Sequence[Example], *, blind: bool = False
-) -> list[str]:
+    vlm: TransformersVlm, frames: Sequence[NDArray[np.uint8]], examples: list[Example], *, blind: bool = False
+) -> Answered:
     """Ask every question on its own.
 
     Args:
-        model: A VLM of any class that takes `mm_encoder_outputs`.
-        processor: Its processor.
-        frames: RGB frames, uint8 [H, W, 3] each.
-        examples: Questions about them.
+        vlm: The model.
+        frames: RGB frames, uint8 [H, W, 3] each, of one size.
+        examples: Questions about them, sorted by frame.
         blind: Replace each visual token by the mean token of these frames: what the model says without looking.
-
-    Returns:
-        Answers, stripped and in lower case.
     """
-    replacement: torch.Tensor | None = None
+    tokens = torch.cat([vlm.encode_pixels(np.stack(frames[i : i + _BATCH])) for i in range(0, len(frames), _BATCH)])
     if blind:
-        images = [[Image.fromarray(frame)] for frame in frames]
-        pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
-        with torch.no_grad():
-            tokens = model.get_image_features(pixels, return_dict=True).pooler_output
-        replacement = torch.stack(list(tokens)).mean(dim=(0, 1), keepdim=True)[0].expand_as(tokens[0])
-    answers: list[str] = []
-    for start in range(0, len(examples), _BATCH):
-        batch = examples[start : start + _BATCH]
-        prompts = [
-            processor.apply_chat_template(
-                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": item.question.text}]}],
-                add_generation_prompt=True,
-            )
-            for item in batch
-        ]
-        images = [[Image.fromarray(frames[item.frame])] for item in batch]
-        inputs = processor(text=prompts, images=images, return_tensors="pt", padding=True)
-        if replacement is not None:
-            inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-            pooled = [replacement] * len(batch)
-            inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=pooled)}
-        with torch.no_grad():
-            output = model.generate(**inputs, do_sample=False)
-        new = output[:, inputs["input_ids"].shape[1] :]
-        answers += [text.strip().lower() for text in processor.batch_decode(new, skip_special_tokens=True)]
-    return answers
+        tokens = tokens.mean(dim=(0, 1), keepdim=True).expand_as(tokens)
+    texts: list[str] = []
+    probabilities: list[float] = []
+    for start in range(0, len(examples), 4 * _BATCH):
+        part = examples[start : start + 4 * _BATCH]
+        first = part[0].frame
+        found = vlm.answer(
+            tokens[first : part[-1].frame + 1],
+            [(item.question.text, ANSWER_TYPES[item.question.kind]) for item in part],
+            frames=[item.frame - first for item in part],
+        )
+        texts += [answer.text.strip().lower() for answer in found]
+        probabilities += [answer.probability for answer in found]
+    return Answered(examples, texts, np.array(probabilities))
 
 
-def accuracy_by_kind(examples: Sequence[Example], answers: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Share of right answers and number of questions, for each kind and over all."""
+def accuracy_by(answered: Answered, group: Callable[[Example], str | None]) -> dict[str, dict[str, float]]:
+    """Share of right answers and number of questions in each group, and in `all`; None leaves an example out."""
+    names = [group(item) for item in answered.examples]
+    right = answered.right
     table: dict[str, dict[str, float]] = {}
-    right = np.array([answer == item.truth for item, answer in zip(examples, answers, strict=True)])
-    kinds = np.array([item.question.kind for item in examples])
-    for name in (*QUESTION_KINDS, "all"):
-        chosen = right if name == "all" else right[kinds == name]
+    for name in [*dict.fromkeys(name for name in names if name is not None), "all"]:
+        chosen = right[[found is not None and name in (found, "all") for found in names]]
         if len(chosen):
             table[name] = {"accuracy": round(float(chosen.mean()), 4), "questions": len(chosen)}
     return table
 
 
-def evaluate_reference_vlm(model_dir: Path, *, frames: int, seed: int = 0) -> dict[str, Any]:
-    """Measure a saved model on scenes that no training seed ever draws.
+def calibration_error(answered: Answered) -> float:
+    """Expected calibration error of the answers' probabilities, 15 bins of equal width (Guo et al., ICML 2017)."""
+    bins = np.minimum((answered.probabilities * _BINS).astype(int), _BINS - 1)
+    right, error = answered.right, 0.0
+    for number in np.unique(bins):
+        chosen = bins == number
+        error += chosen.mean() * abs(right[chosen].mean() - answered.probabilities[chosen].mean())
+    return round(float(error), 4)
+
+
+def _figures(answered: Answered) -> dict[str, Any]:
+    return {
+        **accuracy_by(answered, lambda item: item.question.kind),
+        "negatives": accuracy_by(answered, lambda item: item.question.negative),
+        "calibration_error": calibration_error(answered),
+    }
+
+
+def evaluate_reference_vlm(
+    model_dir: Path,
+    *,
+    frames: int,
+    photos: Path | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure a saved model on frames that no training draws.
 
     Args:
         model_dir: Folder in the format of `save_pretrained`.
-        frames: Number of frames of each source; about four questions are asked about each.
+        frames: Number of frames of each domain; up to six questions are asked about each.
+        photos: Class folder, zip or pack of photographs; the validation part is shown.
         seed: Chooses the held-out scenes.
+        progress: Called with a line of text now and then.
 
     Returns:
-        Accuracy and number of questions by kind for `rendered` frames, for `video` frames (decoded from an H.264 clip
-        of twice the model's resolution), and `blind` (no image).
+        For each domain accuracy and number of questions by kind, by kind of negative (POPE), and the expected
+        calibration error: `rendered`; `held_out_phrasings` of the same frames; `blind` (no image); `video`, decoded
+        from H.264, which no training frame has met; `detail`, frames of twice the size shown as tiles and as a whole;
+        `photographs`.
     """
-    model = AutoModelForImageTextToText.from_pretrained(model_dir).eval()
-    processor = AutoProcessor.from_pretrained(model_dir)
-    size = model.config.vision_config.image_size
+    vlm = TransformersVlm.load(model_dir)
+    size = int(vlm.model.config.vision_config.image_size)
     first = HELD_OUT_SEEDS + seed * SEED_STRIDE
-    scenes = [sample_scene(first + index) for index in range(frames)]
-    pixels = [render(scene, size) for scene in scenes]
-    examples = examples_of(scenes, seed=seed)
-    report = {
-        "rendered": accuracy_by_kind(examples, answer_examples(model, processor, pixels, examples)),
-        "blind": accuracy_by_kind(examples, answer_examples(model, processor, pixels, examples, blind=True)),
-    }
-    video_scenes, video_pixels = _video_frames(frames, size=2 * size, seed=first)
-    examples = examples_of(video_scenes, seed=seed)
-    report["video"] = accuracy_by_kind(examples, answer_examples(model, processor, video_pixels, examples))
+    scenes: list[AnyScene] = [sample_scene(first + index) for index in range(frames)]
+    pixels = [render(sample_scene(first + index), size) for index in range(frames)]
+    report: dict[str, Any] = {}
+
+    def measure(name: str, domain_scenes: Sequence[AnyScene], images: list[NDArray[np.uint8]], **how: bool) -> None:
+        examples = examples_of(domain_scenes, seed=seed, held_out=how.get("held_out", False))
+        model = split if name == "detail" else vlm
+        report[name] = _figures(answer_examples(model, images, examples, blind=how.get("blind", False)))
+        progress(
+            f"{name}: {report[name]['all']['accuracy']:.1%} of {report[name]['all']['questions']} answers are right"
+        )
+
+    measure("rendered", scenes, pixels)
+    measure("held_out_phrasings", scenes, pixels, held_out=True)
+    measure("blind", scenes, pixels, blind=True)
+    measure("video", *_video_frames(frames, size=size, seed=first))
+    split = TransformersVlm.load(model_dir, tiles_per_edge=2)
+    detail = [sample_scene(first + SEED_STRIDE // 2 + index, detail=True) for index in range(frames)]
+    measure("detail", detail, [render(scene, 2 * size) for scene in detail])
+    if photos is not None:
+        library = PhotoLibrary.open(photos)
+        drawn = [sample_photo_scene(first + index, library, "validation", size=size) for index in range(frames)]
+        measure("photographs", [scene for _, scene in drawn], [image for image, _ in drawn])
     return report
 
 
-def _video_frames(count: int, *, size: int, seed: int) -> tuple[list[Scene], list[NDArray[np.uint8]]]:
-    """Frames decoded from an encoded clip, and the scenes they show."""
-    duration_s = count / _CLIP_FPS
-    clip = SceneClip(seed, duration_s, mean_shot_s=_SHOT_S)
+def _video_frames(count: int, *, size: int, seed: int) -> tuple[list[AnyScene], list[NDArray[np.uint8]]]:
+    """Frames of an H.264 clip and the scenes that they show; every fourth frame, so that most scenes differ."""
+    from pipeline.scenes.video import decode_frames, write_clip  # needs PyAV, which the training itself does not
+
+    duration_s = count * 4 / _CLIP_FPS
     with tempfile.TemporaryDirectory() as folder:
-        info = write_clip(
-            Path(folder) / "held-out.mp4",
-            seed=seed,
-            duration_s=duration_s,
-            fps=_CLIP_FPS,
-            questions={},
-            size=size,
-            mean_shot_s=_SHOT_S,
-        )
-        frames = list(decode_frames(info.path))
-    return [clip.scene_at(index / _CLIP_FPS) for index in range(len(frames))], frames
+        path = Path(folder) / "clip.mp4"
+        write_clip(path, seed=seed, duration_s=duration_s, fps=_CLIP_FPS, questions={}, size=size, mean_shot_s=_SHOT_S)
+        pixels = list(decode_frames(path))[::4]
+    clip = SceneClip(seed, duration_s, mean_shot_s=_SHOT_S)
+    return [clip.scene_at(min(index * 4 / _CLIP_FPS, duration_s)) for index in range(len(pixels))], pixels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,9 +16,9 @@ from training.reference_vlm.config import StageBudget
 
 Progress = Callable[[str], None]
 
-_WARMUP_STEPS: Final = 100
+_WARMUP_SHARE: Final = 0.04
 _REPORT_EVERY: Final = 50
-_CHECKPOINT_EVERY: Final = 200
+_CHECKPOINT_EVERY_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,26 +27,29 @@ class Stage:
 
     Attributes:
         name: Name in checkpoints and progress lines.
-        budget: Steps, batch and learning rate.
+        budget: Steps, batch, learning rate and perhaps a time.
         modules: What is trained, by name; also what a checkpoint holds.
-        frozen: Parameters of `modules` that must not move.
-        loss: Computes (loss, figures to report) of step `step`.
+        loss: Computes (loss, figures to report) of step `step`; figures stay on the device until they are reported.
     """
 
     name: str
     budget: StageBudget
     modules: dict[str, nn.Module]
-    frozen: Iterable[nn.Parameter]
-    loss: Callable[[int], tuple[Tensor, dict[str, float]]]
+    loss: Callable[[int], tuple[Tensor, dict[str, Tensor]]]
 
 
-def learning_rate(step: int, budget: StageBudget) -> float:
-    """Linear warm-up over at most 100 steps, then a cosine down to 3 % of the peak."""
-    warmup = min(_WARMUP_STEPS, max(budget.steps // 10, 1))
-    if step < warmup:
-        return budget.learning_rate * (step + 1) / warmup
-    share = (step - warmup) / max(budget.steps - warmup, 1)
-    return budget.learning_rate * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * share)))
+def share_done(step: int, spent_s: float, budget: StageBudget) -> float:
+    """How much of a stage is over, 0 to 1: by steps, or by time where that is scarcer."""
+    by_time = spent_s / budget.max_seconds if budget.max_seconds else 0.0
+    return min(max(step / max(budget.steps, 1), by_time), 1.0)
+
+
+def learning_rate(share: float, budget: StageBudget) -> float:
+    """Linear warm-up over the first 4 %, then a cosine down to 2 % of the peak."""
+    if share < _WARMUP_SHARE:
+        return budget.learning_rate * max(share / _WARMUP_SHARE, 0.02)
+    rest = (share - _WARMUP_SHARE) / (1 - _WARMUP_SHARE)
+    return budget.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * rest)))
 
 
 def _optimiser(parameters: list[nn.Parameter], rate: float) -> torch.optim.AdamW:
@@ -54,7 +57,7 @@ def _optimiser(parameters: list[nn.Parameter], rate: float) -> torch.optim.AdamW
     matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
     vectors = [parameter for parameter in parameters if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=parameters[0].is_cuda or None)
 
 
 def run_stage(stage: Stage, checkpoint_dir: Path, *, progress: Progress) -> dict[str, float]:
@@ -66,59 +69,69 @@ def run_stage(stage: Stage, checkpoint_dir: Path, *, progress: Progress) -> dict
         progress: Called with a line every 50 steps.
 
     Returns:
-        The last figures that the stage reported, means over the last 50 steps, and `seconds`: the wall time of the
-        stage over all runs that worked on it.
+        The last figures that the stage reported, means over the last 50 steps; `seconds` and `steps`: the wall time and
+        the steps of the stage over all runs that worked on it.
     """
-    frozen = {id(parameter) for parameter in stage.frozen}
-    unique = {id(p): p for module in stage.modules.values() for p in module.parameters() if id(p) not in frozen}
+    unique = {id(p): p for module in stage.modules.values() for p in module.parameters()}
     parameters = list(unique.values())
     optimiser = _optimiser(parameters, stage.budget.learning_rate)
     path = checkpoint_dir / f"{stage.name}.pt"
-    start, figures, earlier_s = 0, dict[str, float](), 0.0
+    step, figures, earlier_s, share = 0, dict[str, float](), 0.0, 0.0
     if path.exists():
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=parameters[0].device)
         for name, module in stage.modules.items():
             module.load_state_dict(state["modules"][name])
-        start, figures, earlier_s = int(state["step"]), state["figures"], float(state["seconds"])
-        if start < stage.budget.steps:
+        step, figures, earlier_s, share = int(state["step"]), state["figures"], state["seconds"], state["share"]
+        if share < 1:
             optimiser.load_state_dict(state["optimiser"])
-        progress(f"{stage.name}: continues at step {start} of {stage.budget.steps}")
-    sums: dict[str, float] = {}
-    reported = start
-    began = time.monotonic()
-    for step in range(start, stage.budget.steps):
+        progress(f"{stage.name}: continues at step {step}, {share:.0%} done")
+    sums: dict[str, list[Tensor]] = {}
+    first = step
+    began = saved = time.monotonic()
+    while share < 1:
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, stage.budget)
-        loss, values = stage.loss(step)
+            group["lr"] = learning_rate(share, stage.budget)
+        loss, parts = stage.loss(step)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        for name, value in {"loss": loss.item(), **values}.items():
-            sums[name] = sums.get(name, 0.0) + value
-        done = step + 1
-        if done % _REPORT_EVERY == 0 or done == stage.budget.steps:
-            figures = {name: value / (done - reported) for name, value in sums.items()}
-            sums, reported = {}, done
+        for name, value in {"loss": loss, **parts}.items():
+            sums.setdefault(name, []).append(value.detach())
+        step += 1
+        now = time.monotonic()
+        share = share_done(step, earlier_s + now - began, stage.budget)
+        if step % _REPORT_EVERY == 0 or share >= 1:
+            figures = {name: torch.stack(values).float().mean().item() for name, values in sums.items()}
+            sums = {}
             text = " ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            rate = (done - start) / (time.monotonic() - began)
-            progress(f"{stage.name}: step {done} of {stage.budget.steps}, {rate:.2f} steps/s, {text}")
-        if done % _CHECKPOINT_EVERY == 0 or done == stage.budget.steps:
-            _save(path, stage, optimiser, done, figures, earlier_s + time.monotonic() - began)
-    return {"seconds": round(earlier_s + time.monotonic() - began, 1), **figures}
+            rate = (step - first) / (time.monotonic() - began)
+            progress(f"{stage.name}: step {step}, {share:.0%}, {rate:.2f} steps/s, {text}")
+        if now - saved > _CHECKPOINT_EVERY_S or share >= 1:
+            saved = now
+            _save(path, stage, optimiser, step, share, figures, earlier_s + now - began)
+    return {"seconds": round(earlier_s + time.monotonic() - began, 1), "steps": step, **figures}
 
 
 def _save(
-    path: Path, stage: Stage, optimiser: torch.optim.Optimizer, step: int, figures: dict[str, float], seconds: float
+    path: Path,
+    stage: Stage,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    share: float,
+    figures: dict[str, float],
+    seconds: float,
 ) -> None:
-    """Write a checkpoint whole or not at all."""
+    """Write a checkpoint whole or not at all; a finished stage needs no optimiser."""
     state: dict[str, Any] = {
         "step": step,
+        "share": share,
         "figures": figures,
         "seconds": seconds,
         "modules": {name: module.state_dict() for name, module in stage.modules.items()},
-        "optimiser": optimiser.state_dict(),
     }
+    if share < 1:
+        state["optimiser"] = optimiser.state_dict()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(state, partial)

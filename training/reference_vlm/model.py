@@ -47,7 +47,7 @@ def build_model(size: ModelSize, tokenizer: PreTrainedTokenizerFast, *, seed: in
             "patch_size": size.patch_size,
         },
         text_config=text_config,
-        scale_factor=1,
+        scale_factor=size.scale_factor,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         tie_word_embeddings=True,
         pad_token_id=ids["pad"],
@@ -60,6 +60,6 @@ def build_model(size: ModelSize, tokenizer: PreTrainedTokenizerFast, *, seed: in
     torch.nn.init.constant_(model.model.text_model.norm.weight, 0.25)
     model.tie_weights()
     model.generation_config = GenerationConfig(
-        bos_token_id=ids["bos"], eos_token_id=ids["eos"], pad_token_id=ids["pad"], do_sample=False, max_new_tokens=8
+        bos_token_id=ids["bos"], eos_token_id=ids["eos"], pad_token_id=ids["pad"], do_sample=False, max_new_tokens=48
     )
     return model

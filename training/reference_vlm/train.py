@@ -10,185 +10,325 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast, SmolVLMForConditionalGeneration
 
+from pipeline.codec.spec import hash_vlm
+from schemas.errors import ArtifactError, ConfigError
 from training.reference_vlm.config import BUDGETS, StageBudget, TrainingBudget
-from training.reference_vlm.dense_labels import LABELS, dense_labels
-from training.reference_vlm.evaluate import evaluate_reference_vlm
-from training.reference_vlm.frames import RECIPE, SEED_STRIDE, TRAIN_SEEDS, FrameSet, prepare_frames
-from training.reference_vlm.language_stage import BlockEncoder, TextBlock, answer_loss, collate
+from training.reference_vlm.frames import RECIPE
 from training.reference_vlm.loop import Progress, Stage, run_stage
 from training.reference_vlm.model import build_model
-from training.reference_vlm.tokenizer import build_processor, train_tokenizer
-from training.reference_vlm.tower_stage import WordGroups, WordHead, dense_loss, jitter, normalise, visual_tokens
+from training.reference_vlm.mosaics import PhotoMosaics
+from training.reference_vlm.pool import FramePool, PoolMaker, library_of, vocabulary_of
+from training.reference_vlm.sequence import SequenceLayout, answer_loss
+from training.reference_vlm.text_blocks import CAPTION_SLOT, DESCRIPTION_SLOT, KIND_MIX, QUESTION_SLOT
+from training.reference_vlm.tokenizer import IMAGE, build_processor, image_prefix, train_tokenizer
+from training.reference_vlm.tower import (
+    WordGroups,
+    WordHead,
+    dense_loss,
+    jitter,
+    normalise,
+    split_views,
+    visual_tokens,
+)
+from training.reference_vlm.vocabulary import Vocabulary
 
-_CAPTION_EVERY: Final = 5
-"""In the question stage every fifth step trains captions, so that the model keeps describing."""
+_CAPTION_EVERY: Final = 6
+"""In the question stage every sixth step trains captions and descriptions, so that the model keeps describing."""
+_DETAIL_EVERY: Final = 4
+"""Every fourth step shows frames in detail: five views each, a quarter of the frames."""
+_QUESTIONS_SHOWN: Final = 8
+_PHOTO_SHARE: Final = 0.35
+_MOSAIC_SHARE: Final = 0.35
+REPORT_FILE: Final = "training.json"
+_DENSE_WEIGHT: Final = 0.3
+"""Weight of the dense labels while the language model learns; without them colours of small objects fade."""
 
 
-class _Run:
-    """What the stages of one training share."""
+class ReferenceRun:
+    """What the stages of one training share.
 
-    def __init__(self, budget: TrainingBudget, frames: FrameSet, run_dir: Path, seed: int, progress: Progress) -> None:
-        self.budget = budget
-        self.frames = frames
-        self.run_dir = run_dir
-        self.seed = seed
-        self.progress = progress
-        self.tokenizer: PreTrainedTokenizerFast = train_tokenizer()
-        self.model: SmolVLMForConditionalGeneration = build_model(budget.model, self.tokenizer, seed=seed)
-        self.encoder = BlockEncoder(self.tokenizer, image_tokens=budget.model.image_tokens)
-        self.head = WordHead(WordGroups.of(self.tokenizer))
+    Args:
+        budget: How much of everything.
+        run_dir: Checkpoints and tokenizer.
+        photos: Library of photographs, if any.
+        seed: Of weights, frames and order.
+        device: Where to learn.
+        processes: Rendering processes.
+        progress: Called with a line now and then.
+    """
 
-    def draw(self, stage: StageBudget, number: int, step: int) -> tuple[NDArray[np.int64], np.random.Generator]:
-        """Frames of one step. Depends on the step alone, so that a resumed run sees what an unbroken one sees."""
-        rng = np.random.default_rng([self.seed, number, step])
-        return np.sort(rng.choice(len(self.frames), size=stage.batch, replace=False)), rng
-
-    def pixels(self, chosen: NDArray[np.int64], number: int, step: int) -> Tensor:
-        """Jittered pixels of the chosen frames, float [B, 3, H, W]."""
-        generator = torch.Generator().manual_seed((self.seed * 7 + number) * 10_000_019 + step)
-        return jitter(normalise(torch.from_numpy(self.frames.frames[chosen])), generator)
-
-    def labels(self, chosen: NDArray[np.int64]) -> Tensor:
-        """Dense labels of the chosen frames, int64 [B, 5, N]."""
-        grid = self.budget.model.grid
-        return torch.from_numpy(
-            np.stack([dense_labels(self.frames.scene(int(i)), grid).reshape(len(LABELS), -1) for i in chosen])
+    def __init__(
+        self,
+        budget: TrainingBudget,
+        run_dir: Path,
+        photos: Path | None,
+        *,
+        seed: int,
+        device: torch.device,
+        processes: int,
+        progress: Progress,
+    ) -> None:
+        self.budget, self.run_dir, self.seed, self.device, self.progress = budget, run_dir, seed, device, progress
+        size = budget.model
+        self.vocabulary: Vocabulary = vocabulary_of(photos)
+        self.tokenizer: PreTrainedTokenizerFast = train_tokenizer(self.vocabulary)
+        tokenizer_dir = run_dir / "tokenizer"
+        self.tokenizer.save_pretrained(tokenizer_dir)
+        self.maker = PoolMaker(
+            budget,
+            run_dir / "frames",
+            tokenizer_dir,
+            photos,
+            seed=seed,
+            processes=processes,
+            device=device,
+            progress=progress,
         )
+        self.model: SmolVLMForConditionalGeneration = build_model(size, self.tokenizer, seed=seed).to(device)
+        self.head = WordHead(WordGroups.of(self.tokenizer, self.vocabulary, device)).to(device)
+        self.mosaics = _mosaics(photos, self.vocabulary, budget, device) if photos else None
+        self.generator = torch.Generator(device=device)
+        image_id, pad_id = self.tokenizer.convert_tokens_to_ids(IMAGE), self.tokenizer.pad_token_id
+        prefixes = {
+            tiles: image_prefix(
+                build_processor(self.tokenizer, size, tiles=tiles),
+                size.image_size * (size.tiles_per_edge if tiles else 1),
+            )
+            for tiles in (False, True)
+        }
+        slots = {"questions": [QUESTION_SLOT] * _QUESTIONS_SHOWN, "captions": [CAPTION_SLOT, DESCRIPTION_SLOT]}
+        self.layouts = {
+            (tiles, name): SequenceLayout(prefix, lengths, image_id=image_id, pad_id=pad_id, device=device)
+            for tiles, prefix in prefixes.items()
+            for name, lengths in slots.items()
+        }
 
-    def sequences(
-        self, chosen: NDArray[np.int64], rng: np.random.Generator, *, captions: bool
-    ) -> list[list[TextBlock]]:
-        """What is said about each chosen frame."""
-        scenes = [self.frames.scene(int(i)) for i in chosen]
-        if captions:
-            return [[self.encoder.caption(scene)] for scene in scenes]
-        return [self.encoder.questions(scene, self.budget.questions_per_sequence, rng) for scene in scenes]
+    def seeded(self, stage: int, step: int) -> np.random.Generator:
+        """Randomness of one step, on the device and on the host; depends on the step alone, so that runs can resume."""
+        self.generator.manual_seed((self.seed * 7 + stage) * 10_000_019 + step)
+        return np.random.default_rng([self.seed, stage, step])
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """Visual tokens of normalised pixels, float32 [B, N, D]."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            return visual_tokens(self.model, pixels).float()
+
+    def dense(self, tokens: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the dense labels, and of tokens that leave the range of the language model's other inputs."""
+        loss, figures = dense_loss(self.head(tokens, self.model.get_input_embeddings().weight), labels)
+        return loss + 0.01 * (tokens.square().mean() - 1).square(), figures
+
+    def mosaic_loss(self, batch: int, host: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Dense loss of mosaics of photographs."""
+        if self.mosaics is None:
+            raise AssertionError("mosaics need a library of photographs")
+        pixels, labels = self.mosaics.draw(batch, self.generator, int(host.integers(1 << 16)))
+        loss, figures = self.dense(self.tokens(jitter(pixels, self.generator)), labels)
+        return loss, {"photo": figures["kind"]}
 
     def tower_stage(self) -> Stage:
         """Stage 1: tower, connector and word embeddings on dense labels."""
-        embedding = self.model.get_input_embeddings()
+        rendered, detail = self.maker.pools["rendered"], self.maker.pools["detail"]
+        budget = self.budget.tower
 
-        def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-            chosen, _ = self.draw(self.budget.tower, 1, step)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                tokens = visual_tokens(self.model, self.pixels(chosen, 1, step)).float()
-            dense, figures = dense_loss(self.head(tokens, embedding.weight), self.labels(chosen))
-            # Unit variance keeps visual tokens in the range of the language model's other inputs.
-            power = tokens.square().mean()
-            return dense + 0.01 * (power - 1).square(), {**figures, "token_power": power.item()}
+        def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            host = self.seeded(1, step)
+            if step % _DETAIL_EVERY == _DETAIL_EVERY - 1:
+                chosen = detail.draw(max(budget.batch // 4, 1), self.generator)
+                pixels = split_views(detail.frames[chosen], self.budget.model.tiles_per_edge).flatten(0, 1)
+                labels = detail.labels[chosen].flatten(0, 1).long()
+            else:
+                chosen = rendered.draw(budget.batch, self.generator)
+                pixels, labels = rendered.frames[chosen], rendered.labels[chosen, 0].long()
+            total, figures = self.dense(self.tokens(jitter(normalise(pixels), self.generator)), labels)
+            if self.mosaics is not None:
+                extra, photo = self.mosaic_loss(max(round(budget.batch * _MOSAIC_SHARE), 1), host)
+                total, figures = total + extra, {**figures, **photo}
+            return total, figures
 
-        return Stage("tower", self.budget.tower, self._tower_modules(), (), loss)
-
-    def _tower_modules(self) -> dict[str, nn.Module]:
-        return {
+        modules = {
             "vision_model": self.model.model.vision_model,
             "connector": self.model.model.connector,
             "embedding": self.model.get_input_embeddings(),
             "head": self.head,
         }
+        return Stage("tower", budget, modules, loss)
 
-    def cache_tokens(self) -> NDArray[np.float16]:
-        """Run the finished tower over all frames once, float16 [frames, N, D], memory-mapped."""
-        path, done = self.run_dir / "tokens.npy", self.run_dir / "tokens.done"
-        if not done.exists():
-            size, batch = self.budget.model, 256
-            shape = (len(self.frames), size.image_tokens, size.text_width)
-            tokens = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-            for start in range(0, len(self.frames), batch):
-                chosen = np.arange(start, min(start + batch, len(self.frames)))
-                with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-                    tokens[chosen] = visual_tokens(self.model, self.pixels(chosen, 2, start)).float().numpy()
-            tokens.flush()
-            done.touch()
-            self.progress(f"tokens of {len(self.frames)} frames cached")
-        cached: NDArray[np.float16] = np.load(path, mmap_mode="r")
-        return cached
+    def language_stage(self, name: str, number: int) -> Stage:
+        """Stage 2 (captions) or 3 (questions): the whole model."""
+        budget: StageBudget = self.budget.captions if name == "captions" else self.budget.questions
 
-    def language_stage(self, name: str, number: int, tokens: NDArray[np.float16]) -> Stage:
-        """Stage 2 (captions) or 3 (questions): the language model on the frozen tower's tokens."""
-        budget = self.budget.captions if name == "captions" else self.budget.questions
+        def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            host = self.seeded(number, step)
+            texts = "captions" if name == "captions" or step % _CAPTION_EVERY == 0 else "questions"
+            if step % _DETAIL_EVERY == _DETAIL_EVERY - 1:
+                parts = [(self.maker.pools["detail"], max(budget.batch // 4, 1))]
+            else:
+                photos = self.maker.pools.get("photographs")
+                shown = round(budget.batch * _PHOTO_SHARE) if photos else 0
+                parts = [(self.maker.pools["rendered"], budget.batch - shown)]
+                parts += [(photos, shown)] if photos else []
+            return self._language_loss(parts, texts, max(round(budget.batch * _MOSAIC_SHARE / 2), 1), host)
 
-        def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-            chosen, rng = self.draw(budget, number, step)
-            captions = name == "captions" or step % _CAPTION_EVERY == 0
-            batch = collate(self.encoder, self.sequences(chosen, rng, captions=captions))
-            return answer_loss(self.model, batch, torch.from_numpy(tokens[chosen]).float(), self.encoder.image_id)
+        return Stage(name, budget, {"model": self.model, "head": self.head}, loss)
 
-        return Stage(name, budget, {"text_model": self.model.model.text_model}, (), loss)
+    def _language_loss(
+        self, parts: list[tuple[FramePool, int]], texts: str, mosaics: int, host: np.random.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        pixels, labels, blocks = [], [], []
+        tiles = parts[0][0].domain == "detail"
+        for pool, count in parts:
+            chosen = pool.draw(count, self.generator)
+            frames = pool.frames[chosen]
+            views = split_views(frames, self.budget.model.tiles_per_edge) if tiles else frames[:, None]
+            pixels.append(views.flatten(0, 1))
+            labels.append(pool.labels[chosen].flatten(0, 1).long())
+            blocks.append(self._blocks(pool, chosen, texts))
+        tokens = self.tokens(jitter(normalise(torch.cat(pixels)), self.generator))
+        dense, figures = self.dense(tokens, torch.cat(labels))
+        views_of_frame = 5 if tiles else 1
+        by_frame = tokens.reshape(-1, views_of_frame * tokens.shape[1], tokens.shape[2])
+        ids, prompt, length = (torch.cat(column) for column in zip(*blocks, strict=True))
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            total, said = answer_loss(self.model, self.layouts[tiles, texts], (ids, prompt, length), by_frame)
+        figures = {**figures, **{f"{texts}_{name}": value for name, value in {**said, "loss": total.detach()}.items()}}
+        total = total + _DENSE_WEIGHT * dense
+        if self.mosaics is not None:
+            extra, photo = self.mosaic_loss(mosaics, host)
+            total, figures = total + _DENSE_WEIGHT * extra, {**figures, **photo}
+        return total, figures
+
+    def _blocks(self, pool: FramePool, chosen: Tensor, texts: str) -> tuple[Tensor, Tensor, Tensor]:
+        if texts == "questions":
+            order = torch.rand(len(chosen), len(KIND_MIX), generator=self.generator, device=self.device).argsort(1)
+            return pool.blocks("question", chosen, order[:, :_QUESTIONS_SHOWN])
+        first = torch.zeros((len(chosen), 1), dtype=torch.int64, device=self.device)
+        parts = [pool.blocks(name, chosen, first) for name in ("caption", "description")]
+        ids, prompt, length = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
+        return ids, prompt, length
+
+    def load(self, model_dir: Path) -> None:
+        """Take over the weights of a saved model.
+
+        Raises:
+            ArtifactError: It cannot be read, has other shapes or another vocabulary.
+        """
+        try:
+            saved = SmolVLMForConditionalGeneration.from_pretrained(model_dir, dtype=torch.float32)
+            tokens = PreTrainedTokenizerFast.from_pretrained(model_dir).get_vocab()
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            problem = str(error).strip().split("\n")[0]
+            raise ArtifactError(str(model_dir), f"no usable model ({problem}): save it again") from error
+        mine = {name: value.shape for name, value in self.model.state_dict().items()}
+        if tokens != self.tokenizer.get_vocab() or {n: v.shape for n, v in saved.state_dict().items()} != mine:
+            raise ArtifactError(str(model_dir), "another size or vocabulary than this training has: start afresh")
+        self.model.load_state_dict(saved.state_dict())
 
     def save(self, output_dir: Path) -> None:
-        """Write the model and its processor in the format of `save_pretrained`."""
-        size = self.budget.model
+        """Write the model and its processor in the format of `save_pretrained`; weights are rounded to bfloat16."""
         self.model.eval()
-        self.model.save_pretrained(output_dir)
-        processor = build_processor(self.tokenizer, image_size=size.image_size, image_tokens=size.image_tokens)
-        processor.save_pretrained(output_dir)
-        self.model.train()
+        rounded = build_model(self.budget.model, self.tokenizer, seed=self.seed)
+        rounded.load_state_dict(self.model.state_dict())
+        rounded.to(torch.bfloat16).save_pretrained(output_dir)
+        build_processor(self.tokenizer, self.budget.model).save_pretrained(output_dir)
+
+
+def _report_of(model_dir: Path) -> Any:
+    """What the training of a saved model wrote beside it; None for a model that came without."""
+    path = model_dir / REPORT_FILE
+    try:
+        return json.loads(path.read_bytes()) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(str(path), f"not readable ({error}): remove it, or train the model again") from error
+
+
+def _mosaics(photos: Path, vocabulary: Vocabulary, budget: TrainingBudget, device: torch.device) -> PhotoMosaics:
+    library = library_of(photos)
+    pixels, labels = library.part("train")
+    kinds = torch.tensor([vocabulary.kinds.index(name) for name in library.classes], device=device)
+    return PhotoMosaics(
+        torch.from_numpy(pixels).to(device),
+        kinds[torch.from_numpy(labels).long().to(device)],
+        background=len(vocabulary.kinds),
+        size=budget.model.image_size,
+        grid=budget.model.grid,
+    )
 
 
 def train_reference_vlm(
     output_dir: Path,
     cache_dir: Path,
     *,
+    photos: Path | None = None,
+    start_from: Path | None = None,
     seed: int = 0,
     budget: TrainingBudget | str = "full",
     resume: bool = True,
+    device: str = "cpu",
     threads: int = 2,
-    evaluation_frames: int = 500,
     progress: Progress = print,
 ) -> dict[str, Any]:
-    """Train the reference VLM: render, tower, captions, questions, save, evaluate.
+    """Train the reference VLM: frames, tower, captions, questions, save.
 
     Args:
         output_dir: Where the model is written in the format of `save_pretrained`, with `training.json` beside it.
-        cache_dir: Rendered frames (48 KiB each) and checkpoints; can be deleted afterwards.
+        cache_dir: Frames (200 KB each) and checkpoints; can be deleted afterwards.
+        photos: Class folder, zip or pack of photographs; without it the model knows rendered scenes only.
+        start_from: A saved model of the same size and vocabulary to go on from.
         seed: Seed of weights, frames and order.
-        budget: How much of everything, or a name in `BUDGETS`.
-        resume: Continue a run of the same budget and seed; otherwise its checkpoints are dropped.
+        budget: How much of everything, or a name in `BUDGETS`; stages of no steps are left out.
+        resume: Continue a run of the same budget, seed, photographs and start; otherwise its checkpoints are dropped.
+        device: torch device to learn on.
         threads: CPU threads, and rendering processes.
-        evaluation_frames: Held-out frames of the accuracies in the report.
         progress: Called with a line of text now and then.
 
     Returns:
-        What is written to `training.json`: budget, seed, seconds and last figures of each stage, and
-        accuracies on held-out frames.
+        What is written to `training.json`: budget, seed, seconds and last figures of each stage, and of a run that goes
+        on from a saved model which one that was and what its own `training.json` says.
 
     Raises:
-        ValueError: An unknown budget name.
+        ConfigError: An unknown budget name.
+        ArtifactError: The photographs cannot be read, or the model to go on from cannot or does not fit.
     """
     if isinstance(budget, str):
         if budget not in BUDGETS:
-            raise ValueError(f"budget {budget!r} is none of {', '.join(BUDGETS)}")
+            raise ConfigError("budget", f"{budget!r} is none of {', '.join(BUDGETS)}")
         budget = BUDGETS[budget]
     torch.set_num_threads(threads)
-    recipe = json.dumps({"recipe": RECIPE, "seed": seed, **budget.as_dict()}, sort_keys=True)
+    start = None if start_from is None else hash_vlm(start_from)
+    shown = None if photos is None else library_of(photos).sha256
+    recipe = json.dumps(
+        {"recipe": RECIPE, "seed": seed, "photos": shown, "start": start, **budget.as_dict()}, sort_keys=True
+    )
     run_dir = cache_dir / f"run-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if not resume and run_dir.exists():
         shutil.rmtree(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    frames = prepare_frames(
-        cache_dir,
-        first_seed=TRAIN_SEEDS + seed * SEED_STRIDE,
-        count=budget.train_frames,
-        size=budget.model.image_size,
-        processes=threads,
-        progress=progress,
+    run = ReferenceRun(
+        budget, run_dir, photos, seed=seed, device=torch.device(device), processes=threads, progress=progress
     )
-    run = _Run(budget, frames, run_dir, seed, progress)
-    report: dict[str, Any] = {"seed": seed, "budget": budget.as_dict(), "stages": {}}
-
-    def finish(stage: Stage) -> None:
-        report["stages"][stage.name] = run_stage(stage, run_dir, progress=progress)
-
-    finish(run.tower_stage())
-    tokens = run.cache_tokens()
-    finish(run.language_stage("captions", 2, tokens))
-    finish(run.language_stage("questions", 3, tokens))
+    report: dict[str, Any] = {"seed": seed, "device": device, "budget": budget.as_dict(), "stages": {}}
+    try:
+        if start_from is not None:
+            # Before the wait for frames, which is long: a model that does not fit is said at once.
+            run.load(start_from)
+            report["start"] = {"vlm": start, "training": _report_of(start_from)}
+        run.maker.wait(budget.first_frames if budget.streaming else None)
+        progress("first frames are ready")
+        for stage in (
+            run.tower_stage(),
+            run.language_stage("captions", 2),
+            run.language_stage("questions", 3),
+        ):
+            if stage.budget.steps:
+                report["stages"][stage.name] = run_stage(stage, run_dir, progress=progress)
+        report["frames"] = {name: pool.ready for name, pool in run.maker.pools.items()}
+    finally:
+        run.maker.close()
     run.save(output_dir)
-    report["accuracy"] = evaluate_reference_vlm(output_dir, frames=evaluation_frames, seed=seed)
-    (output_dir / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (output_dir / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report

@@ -1,0 +1,35 @@
+"""Keeps the whole latent of every frame in the edge's own log, for replays that ask for more than was sent."""
+
+from __future__ import annotations
+
+from edge_nodes.observer import OfferedFrame
+from edge_nodes.uplink import Sent
+from pipeline.protocol.effects import Terminal
+from pipeline.recording.deposit import Deposit
+from pipeline.recording.node_log import NodeLog
+
+
+class LatentDeposit:
+    """An :class:`~edge_nodes.observer.EdgeObserver` that deposits; the uplink carries none of it.
+
+    Args:
+        log: the edge's own log.
+    """
+
+    def __init__(self, log: NodeLog) -> None:
+        self._log = log
+
+    def frame_offered(self, offered: OfferedFrame) -> None:
+        """See :class:`~edge_nodes.observer.EdgeObserver`."""
+        count = offered.latent.latent_count
+        payload = offered.latent.payload(0, count)
+        self._log.deposit(Deposit(offered.captured.camera, offered.frame, offered.base_latents, count, payload))
+
+    def message_sent(self, sent: Sent) -> None:
+        """See :class:`~edge_nodes.observer.EdgeObserver`."""
+
+    def query_ended(self, terminal: Terminal, delay_s: float) -> None:
+        """See :class:`~edge_nodes.observer.EdgeObserver`."""
+
+    def source_changed(self, camera: str, up: bool) -> None:
+        """See :class:`~edge_nodes.observer.EdgeObserver`."""

@@ -1,0 +1,67 @@
+"""What an operator reads of an overload: when it began, how deep it is, when it was over."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from edge_nodes.clock import Clock
+from edge_nodes.observer import OfferedFrame
+from edge_nodes.uplink import Sent
+from pipeline.logs import get_logger
+from pipeline.protocol.effects import Terminal
+from pipeline.protocol.thinning import Thinning
+from schemas.types import Outcome
+
+_log = get_logger(__name__)
+
+REPEAT_S = 30.0
+"""Between two lines while standing questions are thinned."""
+MENTIONED_SHARE = 0.9
+"""A share above it comes and goes on a good day: nobody is told."""
+
+
+class ThinningLog:
+    """An :class:`~edge_nodes.observer.EdgeObserver` that writes log lines about thinning.
+
+    Args:
+        thinning: of the site.
+        clock: the edge's clock.
+    """
+
+    def __init__(self, thinning: Thinning, clock: Clock) -> None:
+        self._thinning = thinning
+        self._clock = clock
+        self._ended: Counter[Outcome] = Counter()
+        self._said_s = -math.inf
+        self._thinned = False
+
+    def frame_offered(self, offered: OfferedFrame) -> None:
+        """See :class:`~edge_nodes.observer.EdgeObserver`."""
+
+    def message_sent(self, sent: Sent) -> None:
+        """See :class:`~edge_nodes.observer.EdgeObserver`."""
+
+    def source_changed(self, camera: str, up: bool) -> None:
+        """See :class:`~edge_nodes.observer.EdgeObserver`."""
+
+    def query_ended(self, terminal: Terminal, delay_s: float) -> None:  # noqa: ARG002 - one interface for all observers
+        """See :class:`~edge_nodes.observer.EdgeObserver`."""
+        if not terminal.ad_hoc:
+            self._ended[terminal.outcome] += 1
+        share, now_s = self._thinning.share, self._clock.now_s()
+        if self._thinned and share >= 1.0:
+            self._thinned = False
+            _log.info("standing questions are asked at the full rate again")
+        elif share < (1.0 if self._thinned else MENTIONED_SHARE) and now_s - self._said_s >= REPEAT_S:
+            self._thinned = True
+            self._said_s = now_s
+            ended = max(1, self._ended.total())
+            _log.warning(
+                "the pool is overloaded: standing questions are thinned",
+                thinned_to_percent=round(100 * share),
+                degraded_percent=round(100 * self._ended[Outcome.DEGRADED] / ended),
+                expired_percent=round(100 * self._ended[Outcome.EXPIRED] / ended),
+                slots_left_out=self._thinning.skipped.total(),
+            )
+            self._ended.clear()

@@ -1,0 +1,1 @@
+"""Benchmarks that an operator can run on the machine that shall do the work."""

@@ -1,0 +1,268 @@
+"""How fast ``latentbus record`` takes messages without a loss, and how fast ``latentbus replay`` gives them back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from broker_config.launcher import LocalBroker
+from latentbus.bench.publishers import TOPIC_ROOT, Offered, publish
+from latentbus.demo.children import Child, running_command
+from pipeline.bus.base import Inbound, Subscription
+from pipeline.bus.mqtt import MqttBus
+from pipeline.recording.reader import LogReader
+from pipeline.settings import BrokerSettings
+from schemas import topics, wire
+from schemas.messages import Status
+
+RECORDER: Final = "bench"
+START_TIMEOUT_S: Final = 30.0
+SETTLE_TIMEOUT_S: Final = 60.0
+_STABLE_S: Final = 1.0
+"""A log that did not grow for so long, four flushes of the recorder, holds all that came."""
+_POLL_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRun:
+    """One run of the recorder.
+
+    Attributes:
+        offered_hz: messages a second that the publishers sent.
+        recorded_hz: messages a second in the log, by the recorder's own times.
+        sent: messages sent.
+        lost: messages that are not in the log.
+        repeated: messages that are in it more than once: QoS 1 allows it.
+        recorder_busy: share of a processor core that the recorder used; None where the system does not tell.
+        broker_busy: the same of the broker.
+    """
+
+    offered_hz: float
+    recorded_hz: float
+    sent: int
+    lost: int
+    repeated: int
+    recorder_busy: float | None
+    broker_busy: float | None
+
+    def sentence(self) -> str:
+        """The run in words."""
+        busy = "" if self.recorder_busy is None else f"; recorder {self.recorder_busy:.0%} of a core"
+        busy += "" if self.broker_busy is None else f", broker {self.broker_busy:.0%}"
+        return (
+            f"{self.offered_hz:,.0f} messages a second offered, {self.recorded_hz:,.0f} recorded, "
+            f"{self.lost:,} of {self.sent:,} lost{busy}"
+        )
+
+
+async def record_run(
+    folder: Path, *, rate_hz: float, messages: int, processes: int, size_bytes: int
+) -> tuple[RecordRun, Path]:
+    """Record what C clients publish.
+
+    Args:
+        folder: made for this run.
+        rate_hz: messages a second.
+        messages: in all.
+        processes: publishers.
+        size_bytes: of each payload.
+
+    Returns:
+        The figures and the log.
+
+    Raises:
+        LocalError: broker, recorder or a publisher failed.
+    """
+    await asyncio.to_thread(folder.mkdir, parents=True)
+    path = folder / "run.mcap"
+    async with LocalBroker() as broker:
+        settings = BrokerSettings(host=broker.host, port=broker.port)
+        async with running_command("record", _record_arguments(path, broker), folder) as recorder:
+            await _until_online(settings, recorder)
+            before_s = (time.monotonic(), cpu_s(recorder.process.pid), cpu_s(broker.pid))
+            offered = await publish(
+                broker.host,
+                broker.port,
+                processes=processes,
+                rate_hz=rate_hz,
+                messages=messages - messages % processes,
+                size_bytes=size_bytes,
+            )
+            after_s = (time.monotonic(), cpu_s(recorder.process.pid), cpu_s(broker.pid))
+            await _settled(path)
+            if await recorder.drain():
+                raise recorder.error()
+    wall_s = after_s[0] - before_s[0]
+    run = await asyncio.to_thread(
+        _run_of, path, offered, _share(before_s[1], after_s[1], wall_s), _share(before_s[2], after_s[2], wall_s)
+    )
+    return run, path
+
+
+async def replay_rate_hz(folder: Path, log: Path) -> float:
+    """Messages a second that ``latentbus replay --fast`` publishes, acknowledged by the broker.
+
+    Raises:
+        LocalError: the replay failed, or published less than the log has.
+    """
+    await asyncio.to_thread(folder.mkdir, parents=True)
+    figures = folder / "replay.json"
+    async with LocalBroker() as broker:
+        arguments = ["replay", str(log), "--fast", "--json", str(figures), *_address(broker)]
+        async with running_command("replay", arguments, folder) as child:
+            status = await child.process.wait()
+            if status:
+                raise child.error()
+    report = json.loads(figures.read_text(encoding="utf-8"))
+    return float(report["published"] / report["duration_s"])
+
+
+async def fastest_without_loss(
+    folder: Path,
+    *,
+    first_hz: float,
+    most_hz: float,
+    factor: float,
+    seconds: float,
+    repeats: int,
+    processes: int,
+    size_bytes: int,
+    say: Callable[[str], None],
+) -> tuple[list[RecordRun], list[RecordRun], Path]:
+    """Raise the rate until something is lost, then repeat at the last rate without a loss.
+
+    Args:
+        folder: where logs go; each is deleted but the last.
+        first_hz: rate to begin with.
+        most_hz: rate that is not exceeded.
+        factor: between two rates.
+        seconds: of each run.
+        repeats: runs that count, at one rate.
+        processes: publishers.
+        size_bytes: of each payload.
+        say: told about each run.
+
+    Returns:
+        The runs that count, every run, and the log of the last one.
+    """
+    tried: list[RecordRun] = []
+    number, rate_hz, rising = 0, first_hz, True
+    counted: list[RecordRun] = []
+    log: Path | None = None
+    while len(counted) < repeats:
+        if log is not None:
+            await asyncio.to_thread(log.unlink)
+        number += 1
+        run, log = await record_run(
+            folder / f"record-{number}",
+            rate_hz=rate_hz,
+            messages=round(rate_hz * seconds),
+            processes=processes,
+            size_bytes=size_bytes,
+        )
+        say(run.sentence())
+        tried.append(run)
+        # Publishers that cannot keep up with a rate end the climb as a loss does: a higher one would offer no more.
+        failed = run.lost > 0 or run.recorded_hz < 0.9 * rate_hz
+        if rising:
+            rising = not failed and rate_hz * factor <= most_hz
+            if rising:
+                rate_hz *= factor
+            elif failed and rate_hz > first_hz:
+                rate_hz /= factor
+            else:
+                counted.append(run)
+            continue
+        if run.lost and rate_hz > first_hz:
+            # Good luck does not count: the repetitions begin again at the next lower rate.
+            rate_hz /= factor
+            counted.clear()
+            continue
+        counted.append(run)
+    if log is None:
+        raise AssertionError("at least one run counts")
+    return counted, tried, log
+
+
+def cpu_s(pid: int | None) -> float | None:
+    """Processor time of a process and its threads so far, where the system tells."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _record_arguments(path: Path, broker: LocalBroker) -> list[str]:
+    limits = ["--max-size", "none", "--max-time", "none"]
+    return ["record", str(path), "--topic", f"{TOPIC_ROOT}/#", "--name", RECORDER, *limits, *_address(broker)]
+
+
+def _address(broker: LocalBroker) -> list[str]:
+    return ["--host", broker.host, "--port", str(broker.port)]
+
+
+async def _until_online(settings: BrokerSettings, recorder: Child) -> None:
+    """Wait until the recorder says that it listens."""
+    topic = topics.status_topic("recorder", RECORDER)
+    bus = MqttBus(settings, client_id="bench-watch", subscriptions=[Subscription(topic)])
+    ended = asyncio.create_task(recorder.process.wait(), name="recorder ended")
+    online = asyncio.create_task(_online(bus), name="recorder online")
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S), bus:
+            await asyncio.wait({ended, online}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (ended, online):
+            task.cancel()
+        await asyncio.gather(ended, online, return_exceptions=True)
+    if recorder.process.returncode is not None:
+        raise recorder.error()
+
+
+async def _online(bus: MqttBus) -> None:
+    while True:
+        for event in await bus.receive_batch():
+            if isinstance(event, Inbound) and event.payload:
+                _, status = wire.decode_publish(event.topic, event.payload)
+                if isinstance(status, Status) and status.online:
+                    return
+
+
+async def _settled(path: Path) -> None:
+    """Wait until the log grows no more."""
+    size_bytes, since_s = -1, time.monotonic()
+    async with asyncio.timeout(SETTLE_TIMEOUT_S):
+        while time.monotonic() - since_s < _STABLE_S:
+            now_bytes = (await asyncio.to_thread(path.stat)).st_size
+            if now_bytes != size_bytes:
+                size_bytes, since_s = now_bytes, time.monotonic()
+            await asyncio.sleep(_POLL_S)
+
+
+def _run_of(path: Path, offered: Offered, recorder_busy: float | None, broker_busy: float | None) -> RecordRun:
+    seen: Counter[bytes] = Counter()
+    with LogReader(path) as reader:
+        first_ns, last_ns = reader.start_ns, reader.stop_ns
+        for message in reader.messages():
+            seen[message.payload] += 1
+    span_s = (last_ns - first_ns) / 1e9
+    return RecordRun(
+        offered_hz=offered.messages / offered.seconds,
+        recorded_hz=(len(seen) - 1) / span_s if span_s > 0 else 0.0,
+        sent=offered.messages,
+        lost=offered.messages - len(seen),
+        repeated=seen.total() - len(seen),
+        recorder_busy=recorder_busy,
+        broker_busy=broker_busy,
+    )
+
+
+def _share(before_s: float | None, after_s: float | None, wall_s: float) -> float | None:
+    return None if before_s is None or after_s is None or wall_s <= 0 else (after_s - before_s) / wall_s

@@ -1,0 +1,265 @@
+"""The ``record``, ``recover`` and ``inspect`` commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption, broker_settings
+from latentbus.quantities import parse_bytes, parse_seconds
+from schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.recording.format import Compression
+    from pipeline.recording.inspection import Inspection, Watch
+    from pipeline.recording.message import LoggedMessage
+    from pipeline.recording.recover import Recovery
+    from pipeline.recording.redaction import Redaction
+
+_Number = TypeVar("_Number", int, float)
+
+RECORD_EPILOG = (
+    "Examples: latentbus record run.mcap --duration 1h | latentbus record run.mcap --topic 'lb/v1/answer/#' "
+    "--topic 'lb/v1/outcome/#' --host broker.example | latentbus record shareable.mcap --redact latents --redact text"
+)
+RECOVER_EPILOG = "Example: latentbus recover run.mcap -o whole.mcap"
+INSPECT_EPILOG = (
+    "Examples: latentbus inspect run.mcap | latentbus inspect run.mcap run.1.mcap --json | "
+    "latentbus inspect /var/log/latentbus"
+)
+DEFAULT_FILTER = "lb/v1/#"
+_SHOWN = 10
+
+
+def record(
+    out: Annotated[Path, typer.Argument(metavar="OUT.mcap", help="The log; must not exist.")],
+    topic: Annotated[
+        list[str] | None,
+        typer.Option("--topic", "-t", help=f"MQTT topic filter; repeatable. Default: {DEFAULT_FILTER}"),
+    ] = None,
+    config: BrokerConfigOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    max_size: Annotated[str, typer.Option(help="Go on in a new file at this size: 512MB, 1GiB, none.")] = "512MB",
+    max_time: Annotated[str, typer.Option(help="Go on in a new file after this time: 15min, 1h, none.")] = "1h",
+    compression: Annotated[str, typer.Option(help="lz4, zstd (smaller, slower) or none.")] = "lz4",
+    duration: Annotated[str | None, typer.Option(help="Time to record, 90s or 1h; until Ctrl-C unless given.")] = None,
+    redact: Annotated[
+        list[str] | None, typer.Option(help="Leave out what is private: latents or text; repeatable.")
+    ] = None,
+    attach: Annotated[
+        list[Path] | None,
+        typer.Option(help="File to keep in the log; settings without their secrets; repeatable.", dir_okay=False),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of a recorder that stays: it publishes its status, and a restart loses less."),
+    ] = None,
+) -> None:
+    """Record what is on the broker: payloads, topics, QoS, retain flags, all MQTT 5 properties and times.
+
+    Further files are OUT.1.mcap, OUT.2.mcap and so on; `inspect`, `replay` and `compare` take them together. A crash
+    loses at most the last 0.5 s; what it leaves behind is read as it is, and repaired by `recover`.
+    """
+    import re
+
+    from latentbus.record import RecordOptions
+    from latentbus.record import record as record_until_stopped
+    from pipeline.logs import configure_logging
+    from pipeline.recording.format import LOG_METADATA
+    from pipeline.recording.recorder import RecorderOptions
+    from pipeline.recording.redaction import METADATA_KEY, redaction_value, redactor
+    from pipeline.recording.series import SeriesOptions
+    from pipeline.runtime import run
+    from schemas.types import NAME_PATTERN
+
+    configure_logging("warning")
+    if name is not None and not re.fullmatch(NAME_PATTERN, name):
+        raise ConfigError("--name", f"{name!r} is no name (lower case letters, digits, - and _, at most 32)")
+    filters = tuple(dict.fromkeys(topic or [DEFAULT_FILTER]))
+    kinds = _redactions(redact or [])
+    about = {"filters": json.dumps(filters)}
+    if kinds:
+        about[METADATA_KEY] = redaction_value(kinds)
+    series = SeriesOptions(
+        compression=_compression(compression),
+        max_file_bytes=None if max_size == "none" else _quantity("--max-size", max_size, parse_bytes),
+        max_file_s=None if max_time == "none" else _quantity("--max-time", max_time, parse_seconds),
+        metadata={LOG_METADATA: about},
+        attachments=_attachments(attach or [], kinds),
+    )
+    options = RecordOptions(
+        path=out,
+        filters=filters,
+        recorder=RecorderOptions(series=series, transform=redactor(kinds) if kinds else None),
+        duration_s=None if duration is None else _quantity("--duration", duration, parse_seconds),
+        name=name,
+    )
+    broker = broker_settings(config, host, port)
+    # A finished file may have to be re-chunked before the process ends.
+    raise typer.Exit(run(lambda stop: record_until_stopped(options, broker, stop), drain_timeout_s=300))
+
+
+def recover(
+    source: Annotated[Path, typer.Argument(metavar="IN.mcap", help="A log that was cut off or damaged; not changed.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.mcap", help="The new log; must not exist.")],
+    compression: Annotated[str, typer.Option(help="lz4, zstd (smaller, slower) or none.")] = "lz4",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Save what is whole in a log that a crash, a full disk or a bad disk left behind.
+
+    Every part is checked. What is left out is said. Exit status: 0 something was saved, 1 there was nothing.
+    """
+    from pipeline.recording.recover import recover as recover_log
+
+    with _spinner(f"reading {source}"):
+        recovery = recover_log(source, out, _compression(compression))
+    if as_json:
+        typer.echo(json.dumps(_recovery_json(recovery), indent=1))
+    else:
+        _print_recovery(recovery, out)
+    raise typer.Exit(0 if recovery.messages else 1)
+
+
+def inspect(
+    logs: Annotated[list[Path], typer.Argument(metavar="IN.mcap...", help="Logs, read as one; a folder is all in it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
+) -> None:
+    """Say what is in a log: cameras, questions, outcomes, rates, gaps, bytes, fingerprints."""
+    from pipeline.recording.inspection import inspect_logs
+    from pipeline.recording.reader import open_logs
+
+    with open_logs(logs) as log, _progress(log.message_count) as watch:
+        inspection = inspect_logs(log, watch)
+    if as_json:
+        typer.echo(json.dumps(_inspection_json(inspection), indent=1))
+    else:
+        from latentbus.inspect_view import print_inspection
+
+        print_inspection(inspection)
+
+
+def _quantity(option: str, text: str, parse: Callable[[str], _Number]) -> _Number:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ConfigError(option, str(error)) from None
+
+
+def _compression(text: str) -> Compression:
+    from pipeline.recording.format import Compression
+
+    try:
+        return Compression(text)
+    except ValueError:
+        raise ConfigError("--compression", f"{text!r} is none of {', '.join(Compression)}") from None
+
+
+def _redactions(texts: Sequence[str]) -> frozenset[Redaction]:
+    from pipeline.recording.redaction import Redaction
+
+    try:
+        return frozenset(Redaction(text) for text in texts)
+    except ValueError:
+        raise ConfigError("--redact", f"{' '.join(texts)!r}: write one of {', '.join(Redaction)}") from None
+
+
+def _attachments(files: Sequence[Path], kinds: frozenset[Redaction]) -> dict[str, tuple[str, bytes]]:
+    import mimetypes
+
+    from pipeline.recording.redacted_copy import HARMLESS_ATTACHMENTS
+    from pipeline.recording.redaction import Redaction
+
+    found: dict[str, tuple[str, bytes]] = {}
+    for file in files:
+        if file.name in found:
+            raise ConfigError("--attach", f"two files are called {file.name}")
+        if Redaction.TEXT in kinds and file.name not in HARMLESS_ATTACHMENTS:
+            raise ConfigError("--attach", f"{file.name} may hold a question, which --redact text leaves out")
+        try:
+            if file.suffix in (".yaml", ".yml"):
+                found[file.name] = ("application/yaml", _settings_without_secrets(file))
+            else:
+                kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+                found[file.name] = (kind, file.read_bytes())
+        except OSError as error:
+            raise ConfigError("--attach", f"cannot read {file}: {error.strerror}") from None
+    return found
+
+
+def _settings_without_secrets(file: Path) -> bytes:
+    """A settings file as it may lie in a log: read, so that what is secret in it is known, and written again."""
+    import yaml
+
+    from edge_nodes.sources import redacted
+    from pipeline.settings import load_settings
+
+    values = load_settings(file).model_dump(mode="json", by_alias=True, exclude={"broker"})
+    return redacted(yaml.safe_dump(values, sort_keys=False)).encode()
+
+
+def _print_recovery(recovery: Recovery, out: Path) -> None:
+    if recovery.complete:
+        typer.echo("the log is whole: nothing had to be recovered")
+    seconds = (recovery.stop_ns - recovery.start_ns) / 1e9
+    typer.echo(f"{out}: {recovery.messages:,} messages over {seconds:,.1f} s")
+    for damage in recovery.damages[:_SHOWN]:
+        typer.echo(f"left out: {damage.size_bytes:,} bytes at byte {damage.offset:,}: {damage.problem}")
+    if len(recovery.damages) > _SHOWN:
+        typer.echo(f"left out: {len(recovery.damages) - _SHOWN} more places, see --json")
+    if recovery.missing:
+        typer.echo(f"missing: {recovery.missing:,} messages between the first and the last, by their sequence numbers")
+    if recovery.orphans:
+        typer.echo(f"left out: {recovery.orphans:,} messages whose topic stood in a part that cannot be read")
+
+
+def _recovery_json(recovery: Recovery) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return {
+        **asdict(recovery),
+        "damages": [damage._asdict() for damage in recovery.damages],
+        "damaged_bytes": recovery.damaged_bytes,
+    }
+
+
+def _inspection_json(inspection: Inspection) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return {**asdict(inspection), "complete": inspection.complete}
+
+
+@contextmanager
+def _spinner(text: str) -> Iterator[None]:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(text):
+        yield
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Watch]:
+    """Counts messages on a progress bar."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading", total=total)
+
+        def watch(messages: Iterable[LoggedMessage]) -> Iterator[LoggedMessage]:
+            for number, message in enumerate(messages):
+                if number % 1000 == 0:
+                    progress.update(task, completed=number)
+                yield message
+
+        yield watch

@@ -1,0 +1,1 @@
+"""Replay of a recorded log: verbatim, or as virtual cameras."""

@@ -1,0 +1,218 @@
+"""Composes a replay: log, player, keyboard, progress, and one of the two modes."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+
+from rich.console import Console
+
+from latentbus.replay.cameras import CameraReplay, RecordedTraffic, plan_replay, read_recorded
+from latentbus.replay.keyboard import HELP, listening
+from latentbus.replay.local import local_fleet
+from latentbus.replay.options import CameraOptions, LocalOptions, ReplayOptions
+from latentbus.replay.player import Player
+from latentbus.replay.report import CameraReport, VerbatimReport
+from latentbus.replay.verbatim import VerbatimReplay
+from latentbus.replay.view import show_progress
+from pipeline.bus.mqtt import MqttBus
+from pipeline.recording.reader import LogSet, open_logs
+from pipeline.recording.redaction import Redaction, redacted
+from pipeline.recording.remap import CameraRemap
+from pipeline.recording.selection import TimeRange, TopicSelection, time_range
+from pipeline.runtime import Stop, first_latentbus_error
+from pipeline.settings import BrokerSettings
+from schemas.errors import ConfigError
+
+CONNECT_TIMEOUT_S: Final = 10.0
+
+
+async def replay_verbatim(
+    options: ReplayOptions, broker: BrokerSettings, stop: Stop, console: Console
+) -> VerbatimReport:
+    """Publish a log as it was recorded.
+
+    Raises:
+        ConfigError: nothing of the log is selected.
+        ConnectionLostError: the broker cannot be reached, or did not come back.
+        RecordingError: the log cannot be read.
+    """
+    logs, part = await _open(options, console)
+    remap = CameraRemap(options.cameras)
+    selection = TopicSelection(options.include, options.exclude)
+    with logs:
+        async with MqttBus(broker, client_id=f"lb-replay-{secrets.token_hex(4)}") as bus:
+            await bus.wait_connected(CONNECT_TIMEOUT_S)
+            player = Player(options.rate, paused=options.paused)
+            replay = VerbatimReplay(bus, player, remap)
+
+            def counts() -> str:
+                refused = replay.count.refused.total()
+                return f"{replay.count.published} published, {refused} refused"
+
+            began_s = time.monotonic()
+            async with _playing(player, part, options, stop, console, counts):
+                while not player.ended:
+                    player.begin(part.start_ns)
+                    with plain_errors():
+                        await replay.play(logs.messages(start_ns=part.start_ns, stop_ns=part.stop_ns, topics=selection))
+                    if not options.loop:
+                        break
+            return VerbatimReport(replay.count, remap.not_understood, time.monotonic() - began_s)
+
+
+async def replay_cameras(
+    options: ReplayOptions,
+    cameras: CameraOptions,
+    broker: BrokerSettings | None,
+    stop: Stop,
+    console: Console,
+    *,
+    local: LocalOptions | None = None,
+) -> CameraReport:
+    """Play a log as virtual cameras; with ``loop`` again and again, each time under new names.
+
+    Args:
+        options: which part of which log, how fast.
+        cameras: codec, uplink, deadlines.
+        broker: where the workers are; not needed with ``local``.
+        stop: ends it early.
+        console: for progress.
+        local: a private broker and workers.
+
+    Returns:
+        What came of the last pass.
+
+    Raises:
+        LatentbusError: see :class:`~latentbus.replay.cameras.CameraReplay` and
+            :func:`~latentbus.replay.local.local_fleet`.
+    """
+    if options.loop and cameras.record is not None:
+        raise ConfigError("--loop", "a log of a loop cannot be compared with its source: leave out --record")
+    logs, part = await _open(options, console)
+    with logs:
+        if Redaction.LATENTS in redacted(logs.metadata()):
+            raise ConfigError(
+                str(options.logs[0]),
+                "its latents were redacted, so there is nothing that cameras could send: replay the log that it is a "
+                "copy of, or play this one with --mode verbatim",
+            )
+        recorded = await asyncio.to_thread(read_recorded, logs, part, cameras)
+    plan_replay(recorded, part, options, cameras)  # what is wrong with it is said before anything is started
+    if local is None:
+        if broker is None:
+            raise ConfigError("replay", "no broker was given")
+        return await _loop_cameras(recorded, part, options, cameras, broker, stop, console)
+    pool = next(iter(plan_replay(recorded, part, options, cameras).sites.values())).pool
+    async with local_fleet(local, pool) as fleet:
+        console.print(f"broker on {fleet.broker.host}:{fleet.broker.port}; starting {local.workers} worker(s)")
+        playing = asyncio.ensure_future(
+            _loop_cameras(recorded, part, options, cameras, fleet.broker, stop, console, workers=local.workers)
+        )
+        broken = asyncio.ensure_future(fleet.ended())
+        try:
+            await asyncio.wait({playing, broken}, return_when=asyncio.FIRST_COMPLETED)
+            if not playing.done():
+                broken.result()
+            return playing.result()
+        finally:
+            for task in (playing, broken):
+                task.cancel()
+            await asyncio.gather(playing, broken, return_exceptions=True)
+
+
+async def _loop_cameras(
+    recorded: RecordedTraffic,
+    part: TimeRange,
+    options: ReplayOptions,
+    cameras: CameraOptions,
+    broker: BrokerSettings,
+    stop: Stop,
+    console: Console,
+    *,
+    workers: int | None = None,
+) -> CameraReport:
+    player = Player(options.rate, paused=options.paused)
+    replay: CameraReplay | None = None
+
+    def counts() -> str:
+        if replay is None:
+            return ""
+        report = replay.report
+        ended = ", ".join(f"{count} {outcome}" for outcome, count in sorted(report.outcomes.items()))
+        return f"{report.frames} of {report.planned} frames" + (f", {ended}" if ended else "")
+
+    async with _playing(player, part, options, stop, console, counts):
+        while True:
+            plan = await asyncio.to_thread(plan_replay, recorded, part, options, cameras)
+            replay = CameraReplay(
+                plan, recorded, broker, cameras, player, say=lambda text: console.print(text), workers=workers
+            )
+            with plain_errors():
+                await replay.run(part, options.logs)
+            if player.ended or not options.loop:
+                return replay.report
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """An error of ours comes out of a task group as itself."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error = first_latentbus_error(group)
+        if error is None:
+            raise
+        raise error from group
+
+
+async def _open(options: ReplayOptions, console: Console) -> tuple[LogSet, TimeRange]:
+    logs = await asyncio.to_thread(open_logs, options.logs)
+    try:
+        if not logs.message_count:
+            raise ConfigError(str(options.logs[0]), "the log holds no message")
+        for reader in logs.readers:
+            if not reader.complete:
+                console.print(
+                    f"[yellow]{reader.path} was not closed well: what is whole in it is replayed "
+                    "(latentbus recover makes a good file of it)[/]"
+                )
+        whole = TimeRange(logs.start_ns, logs.stop_ns + 1)
+        part = time_range(whole, start=options.start, duration_s=options.duration_s, until=options.until)
+    except BaseException:
+        logs.close()
+        raise
+    return logs, part
+
+
+@asynccontextmanager
+async def _playing(
+    player: Player,
+    part: TimeRange,
+    options: ReplayOptions,
+    stop: Stop,
+    console: Console,
+    counts: Callable[[], str],
+) -> AsyncIterator[None]:
+    """Keyboard, progress, the wait before the first message, and the request to stop, around a play."""
+
+    async def end_on_stop() -> None:
+        await stop.wait()
+        player.end()
+
+    tasks = [asyncio.create_task(end_on_stop(), name="stop")]
+    try:
+        with listening(player.press) as keyboard:
+            if keyboard:
+                console.print(f"[dim]keys: {HELP}[/]")
+            await player.unless_ended(asyncio.sleep(options.delay_s))
+            tasks.append(asyncio.create_task(show_progress(console, player, part, counts), name="progress"))
+            yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

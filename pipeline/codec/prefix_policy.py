@@ -1,0 +1,156 @@
+"""Which prefix of a frame the edge sends first: the one that is expected to cost least until every question is safe.
+
+A short first message saves latents on frames that need no more, and costs a refinement, headers and a round trip, on
+those that do. What decides is known at the edge before it sends: the coded size of every prefix of this frame, the
+answer types of its questions, how often a look at each rung was safe when the stop rule was calibrated
+(:class:`~pipeline.codec.stop_statistics.StopStatistics`), and what this camera needed lately. Sending everything at
+once is one of the outcomes. Pure: no clock, no I/O.
+
+Risk does not depend on the choice: the stop rule counts every look of its ladder as a chance to be wrong, so that its
+promise holds wherever the looks begin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pipeline.codec.stop_statistics import StopStatistics
+from pipeline.codec.wire_bytes import open_wire_bytes, refine_wire_bytes
+from schemas.types import AnswerType
+
+Objective = Literal["bytes", "delay"]
+
+_LEARNING_RATE: Final = 0.25
+"""Step on a camera's log odds for one first look; about ten looks move it from the fleet's average to its own."""
+_KEPT: Final = 0.99
+"""Share of a camera's deviation that one more frame leaves. A camera whose frames go whole shows no first looks any
+more; it drifts back to the average and is tried again."""
+_MAX_SHIFT: Final = 3.0
+_FLOOR: Final = 0.001
+"""Shares are held this far from 0 and 1: a calibration of some thousand looks knows no better."""
+MAX_FRAMES_REMEMBERED: Final = 4_096
+"""First looks that are still awaited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What the edge knows of its way to the pool.
+
+    Attributes:
+        bytes_per_s: rate of the uplink; None when it is not limited.
+        round_trip_s: from the departure of a message to the worker's word on it.
+    """
+
+    bytes_per_s: float | None = None
+    round_trip_s: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixChoice:
+    """A first prefix.
+
+    Attributes:
+        rung: its place in the ladder.
+        latents: its length.
+        wire_bytes: expected until every question is decided.
+        delay_s: expected on the link until then; looks not counted.
+        safe: for each question the chance that the first look is safe.
+    """
+
+    rung: int
+    latents: int
+    wire_bytes: float
+    delay_s: float
+    safe: tuple[float, ...]
+
+
+class PrefixPolicy:
+    """Chooses first prefixes, and learns from first looks what each camera needs.
+
+    Args:
+        statistics: of the stop rule on its calibration frames; their ladder is the one of the looks.
+        objective: what is minimised, expected wire bytes or expected time on the link.
+    """
+
+    def __init__(self, statistics: StopStatistics, *, objective: Objective = "bytes") -> None:
+        self._ladder = statistics.ladder
+        self._statistics = statistics
+        self._objective = objective
+        self._shift: dict[str, float] = {}
+        self._awaited: OrderedDict[tuple[str, object], tuple[int, float]] = OrderedDict()
+
+    @property
+    def ladder(self) -> tuple[int, ...]:
+        """Prefix lengths of the looks, in latents."""
+        return self._ladder
+
+    def choose(
+        self, camera: str, size_bytes: Sequence[int], questions: Sequence[AnswerType], link: Link
+    ) -> PrefixChoice:
+        """The first prefix of a frame; of equals the longest, which needs the fewest rounds.
+
+        Args:
+            camera: its camera.
+            size_bytes: coded size of this frame's prefix at each rung, the whole latent last.
+            questions: answer type of each of its questions.
+            link: what is known of the link.
+        """
+        shift = self._shift.get(camera, 0.0)
+        share = [[self._safe_share(kind, rung, size_bytes[-1], shift) for rung in self._rungs] for kind in questions]
+        choices = [self._expect(rung, size_bytes, share, link) for rung in self._rungs]
+        if self._objective == "delay":
+            return min(reversed(choices), key=lambda choice: choice.delay_s)
+        return min(reversed(choices), key=lambda choice: choice.wire_bytes)
+
+    def offered(self, camera: str, query_ids: Sequence[str], choice: PrefixChoice) -> None:
+        """A frame goes out with this choice: its first looks will be compared with what was expected of them."""
+        if camera in self._shift:
+            self._shift[camera] *= _KEPT
+        if choice.rung == len(self._ladder) - 1:
+            return
+        for query_id, expected in zip(query_ids, choice.safe, strict=True):
+            self._awaited[camera, query_id] = (choice.latents, expected)
+        while len(self._awaited) > MAX_FRAMES_REMEMBERED:
+            self._awaited.popitem(last=False)
+
+    def answered(self, camera: str, query_id: str, latents: int, *, safe: bool) -> None:
+        """A worker answered from a prefix of so many latents; the first word on a query counts."""
+        awaited = self._awaited.pop((camera, query_id), None)
+        if awaited is None or awaited[0] != latents:
+            return
+        moved = self._shift.get(camera, 0.0) + _LEARNING_RATE * (safe - awaited[1])
+        self._shift[camera] = min(max(moved, -_MAX_SHIFT), _MAX_SHIFT)
+
+    @property
+    def _rungs(self) -> range:
+        return range(len(self._ladder))
+
+    def _safe_share(self, kind: AnswerType, rung: int, whole_bytes: int, shift: float) -> float:
+        if rung == len(self._ladder) - 1:
+            return 1.0
+        share = min(max(self._statistics.share(kind, rung, whole_bytes), _FLOOR), 1 - _FLOOR)
+        return 1 / (1 + math.exp(-math.log(share / (1 - share)) - shift))
+
+    def _expect(
+        self, first: int, size_bytes: Sequence[int], share: Sequence[Sequence[float]], link: Link
+    ) -> PrefixChoice:
+        """Expected cost of a first prefix. Questions are taken as independent, which errs towards longer prefixes."""
+        wire_bytes = float(open_wire_bytes(size_bytes[first], len(share)))
+        rounds = 1.0
+        decided = [0.0] * len(share)
+        for rung in range(first, len(self._ladder) - 1):
+            # A question is decided once any look was safe; looks of one question rise and fall together.
+            decided = [max(before, row[rung]) for before, row in zip(decided, share, strict=True)]
+            refined = 1 - math.prod(decided)
+            # A chunk costs up to a byte more than the difference of two prefixes.
+            more_bytes = max(size_bytes[rung + 1] - size_bytes[rung], 0) + 1
+            wire_bytes += refined * refine_wire_bytes(more_bytes)
+            rounds += refined
+        delay_s = rounds * link.round_trip_s
+        if link.bytes_per_s is not None:
+            delay_s += wire_bytes / link.bytes_per_s
+        return PrefixChoice(first, self._ladder[first], wire_bytes, delay_s, tuple(row[first] for row in share))

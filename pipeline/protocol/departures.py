@@ -1,0 +1,84 @@
+"""What waits for the uplink."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from pipeline.protocol.effects import Bidder
+from schemas.messages import Message
+from schemas.types import FrameId
+
+
+class Lane(Enum):
+    """Which messages wait in line with one another."""
+
+    FRAME_UNDER_WAY = "under way"
+    """Chunks, *gone*, question texts: a worker waits for them, and an answer is near."""
+    OPEN = "open"
+    """Frames that nobody works on yet."""
+    REPORT = "report"
+    """Outcomes, replies, status, standing questions."""
+
+
+LANE_LIMITS = {Lane.FRAME_UNDER_WAY: 1024, Lane.OPEN: 2048, Lane.REPORT: 4096}
+"""Messages that may wait in each lane. A worker repeats a request for a lost chunk, an open that finds no room expires
+at its deadline; reports hold about 400 bytes each."""
+
+
+@dataclass(slots=True)
+class Departure:
+    """One publish that waits for the uplink.
+
+    Attributes:
+        lane: its line.
+        camera: camera that it is about, None for what concerns the site.
+        label: kind of message, for counters.
+        topic: where to.
+        stamp: the message as it leaves at the given time; None when there is nothing to send any more.
+        qos: MQTT quality of service, 0 or 1.
+        retain: MQTT retain flag.
+        frame: frame that it is about.
+        correlation_data: MQTT 5 CorrelationData.
+        until_sent: send it again after a lost connection; what nobody else would repeat.
+        done: called with the broker's word (True: nobody subscribed), or with the error.
+        bid: what it offers; None for what does not compete.
+        same_as: equal for two departures that say the same; the second one is not queued.
+        queued_s: since when it waits; the queue sets it.
+    """
+
+    lane: Lane
+    camera: str | None
+    label: str
+    topic: str
+    stamp: Callable[[float], Message | None] = field(repr=False, compare=False)
+    qos: int = 0
+    retain: bool = False
+    frame: FrameId | None = None
+    correlation_data: bytes | None = None
+    until_sent: bool = False
+    done: Callable[[bool | Exception], None] | None = field(default=None, repr=False, compare=False)
+    bid: Bidder | None = field(default=None, repr=False, compare=False)
+    same_as: Hashable = None
+    queued_s: float = field(default=0.0, compare=False)
+
+
+class DepartureOrder(Protocol):
+    """What decides which message leaves next. The simulator compares several; the edge has :class:`DepartureQueue`."""
+
+    counters: Counter[str]
+
+    def __len__(self) -> int:
+        """Messages that wait."""
+        ...
+
+    def put(self, departure: Departure, now_s: float) -> bool:
+        """Queue a message; false when its lane is full."""
+        ...
+
+    def pop(self, now_s: float) -> Departure | None:
+        """The message that goes next, None when nothing waits."""
+        ...

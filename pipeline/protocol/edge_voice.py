@@ -1,0 +1,137 @@
+"""What an edge says: builds its messages and keeps them as effects until the process takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from pipeline.protocol.edge_frame import EdgeFrame
+from pipeline.protocol.effects import AskedQuery, Bid, Bidder, EdgeEffect, SendOpen, SendToWorker, Terminal
+from schemas import topics
+from schemas.messages import (
+    Accept,
+    Answer,
+    Busy,
+    Chunk,
+    Gone,
+    NeedText,
+    Open,
+    QueryOutcome,
+    QueryRef,
+    Refine,
+    Reject,
+    RejectReason,
+    Text,
+)
+from schemas.types import Outcome
+
+Control = Accept | Refine | Busy | Reject | NeedText
+
+_MAX_REMAINING_MS = 86_400_000
+"""The longest duration that the wire has."""
+
+
+class EdgeVoice:
+    """One edge's outgoing messages.
+
+    Args:
+        pool: worker pool that is asked.
+        fingerprint: first 4 bytes of the codec's fingerprint.
+    """
+
+    def __init__(self, pool: str, fingerprint: bytes) -> None:
+        self._pool = pool
+        self._fingerprint = fingerprint
+        self._effects: list[EdgeEffect] = []
+
+    def take(self) -> list[EdgeEffect]:
+        """Effects since the last call, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def open(self, frame: EdgeFrame, stamp: Callable[[float], Open | None], bid: Bidder) -> None:
+        """Open a frame when the uplink has room; ``stamp`` makes the message then."""
+        topic = topics.open_topic(self._pool, frame.camera)
+        self._effects.append(SendOpen(topic, frame.camera, frame.frame, stamp, bid))
+
+    def open_message(self, frame: EdgeFrame, now_s: float) -> Open:
+        """The open message of a frame as it leaves now."""
+        refs = tuple(
+            QueryRef(query.question_id, min(round((query.deadline_s - now_s) * 1000), _MAX_REMAINING_MS), query.ad_hoc)
+            for query in frame.queries.values()
+            if query.deadline_s > now_s
+        )
+        return Open(
+            frame=frame.frame,
+            attempt=frame.attempt,
+            fingerprint=self._fingerprint,
+            queries=refs,
+            stop=frame.prefix,
+            payload=frame.coded_prefix(),
+        )
+
+    def chunk(self, frame: EdgeFrame, request: Refine, bid: Callable[[EdgeFrame, Chunk, float], Bid | None]) -> None:
+        """The latents that the owner asked for."""
+        chunk = Chunk(
+            camera=frame.camera,
+            frame=frame.frame,
+            attempt=frame.attempt,
+            start=request.start,
+            stop=request.stop,
+            payload=frame.latent.payload(request.start, request.stop),
+        )
+        self._to_worker(request.worker, frame.camera, chunk, partial(bid, frame, chunk))
+
+    def texts(self, frame: EdgeFrame, request: NeedText) -> int:
+        """The texts of questions that a worker lacks; how many of them the frame has."""
+        queries = {query.question_id: query for query in frame.queries.values()}
+        known = [queries[question_id] for question_id in request.question_ids if question_id in queries]
+        for query in known:
+            text = Text(
+                camera=frame.camera, question_id=query.question_id, text=query.text, answer_type=query.answer_type
+            )
+            self._to_worker(request.worker, frame.camera, text)
+        return len(known)
+
+    def gone(self, camera: str, claim: Control) -> None:
+        """The frame has another owner or its outcome."""
+        self._to_worker(claim.worker, camera, Gone(camera=camera, frame=claim.frame, attempt=claim.attempt))
+
+    def terminal(
+        self,
+        frame: EdgeFrame,
+        query_id: str,
+        query: AskedQuery,
+        outcome: Outcome,
+        *,
+        reason: str,
+        answer: Answer | None,
+        say: bool,
+    ) -> Terminal:
+        """A query is decided; ``say`` publishes what only the edge knows."""
+        publish = None
+        if say:
+            assert outcome in (Outcome.EXPIRED, Outcome.SUPERSEDED, Outcome.FAILED)  # noqa: S101
+            publish = QueryOutcome(
+                query_id=query_id,
+                camera=frame.camera,
+                frame=frame.frame,
+                question_id=query.question_id,
+                outcome=outcome,
+                reason=reason[:200],
+            )
+        terminal = Terminal(
+            frame.camera, frame.frame, query_id, query.question_id, query.ad_hoc, outcome, reason, answer, publish
+        )
+        self._effects.append(terminal)
+        return terminal
+
+    def why_rejected(self, message: Reject) -> str:
+        """The reason of a rejection, for the outcome of the queries."""
+        if message.reason is RejectReason.FINGERPRINT:
+            pool, edge = message.fingerprint.hex(), self._fingerprint.hex()
+            return f"fingerprint: pool decodes {pool}, this edge sends {edge}"
+        return RejectReason(message.reason).name.lower()
+
+    def _to_worker(self, worker: str, camera: str, message: Chunk | Gone | Text, bid: Bidder | None = None) -> None:
+        self._effects.append(SendToWorker(topics.chunk_topic(worker, camera), message, camera, bid=bid))

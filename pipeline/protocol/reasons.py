@@ -1,0 +1,10 @@
+"""Reasons of outcomes that somebody acts on; all other reasons are words for a person."""
+
+from __future__ import annotations
+
+from typing import Final
+
+OVERLOAD: Final = "overload"
+"""Begins the reason of a *degraded* answer whose frame waited for the model: the pool has more work than time."""
+EDGE_LOST: Final = "edge_lost"
+"""The edge is gone and can say nothing about the query: its worker does."""

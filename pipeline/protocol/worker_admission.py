@@ -1,0 +1,195 @@
+"""Which frames a worker takes, and which it passes on or turns away."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from pipeline.protocol.effects import ChunkData
+from pipeline.protocol.settings import WorkerProtocolSettings
+from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerQuery, WorkerStage
+from pipeline.protocol.worker_memory import Peers
+from pipeline.protocol.worker_pace import WorkerPace
+from pipeline.protocol.worker_progress import Progress
+from pipeline.protocol.worker_schedule import Schedule
+from pipeline.protocol.worker_store import FrameStore
+from pipeline.protocol.worker_voice import WorkerVoice
+from schemas.messages import Open
+
+_ANY_LOAD = 1 << 30
+"""What a draining worker holds, as its peers compare: all of it has to go."""
+
+
+class Admission:
+    """The way in, and the way to another worker.
+
+    Args:
+        settings: times and bounds.
+        frames: the frames held.
+        pace: how fast the model is.
+        schedule: what goes first.
+        voice: what the worker says.
+        progress: what becomes of a frame that was admitted.
+        peers: the other workers.
+        counters: what happened, by reason.
+
+    Attributes:
+        draining: nothing is admitted any more.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerProtocolSettings,
+        frames: FrameStore,
+        pace: WorkerPace,
+        schedule: Schedule,
+        voice: WorkerVoice,
+        progress: Progress,
+        peers: Peers,
+        counters: Counter[str],
+    ) -> None:
+        self.draining = False
+        self._settings = settings
+        self._frames = frames
+        self._pace = pace
+        self._schedule = schedule
+        self._voice = voice
+        self._progress = progress
+        self._peers = peers
+        self._counters = counters
+
+    def open(self, camera: str, message: Open, now_s: float, hops: int) -> None:
+        """Take a frame in, pass it on or turn it away."""
+        frame = self._frames.find(camera, message.frame)
+        if frame is not None:
+            self._reopen(frame, message, now_s)
+            return
+        queries = self._undecided(camera, message, now_s)
+        if not queries:
+            return
+        if not self._schedule.admits(queries.values(), self._frames.at_the_model(), now_s):
+            self._counters["standing_not_admitted"] += 1
+            self._turn_away(camera, message, hops, now_s)
+        elif self.has_room(message) or self._make_room(message, queries):
+            self._admit(camera, message, queries, now_s, hops)
+        else:
+            self._turn_away(camera, message, hops, now_s)
+
+    def has_room(self, message: Open) -> bool:
+        """Whether another frame fits."""
+        return (
+            not self.draining
+            and len(self._frames) < self._settings.capacity_frames
+            and self._frames.held_bytes + len(message.payload) <= self._settings.capacity_bytes
+        )
+
+    def pass_on(self, now_s: float) -> None:
+        """Hand parked frames that nobody waits for here to a less loaded worker.
+
+        The latest deadline goes first; ad-hoc questions, which go first at the model, last.
+        """
+        if not self.draining and self._pace.wait_s(len(self._frames)) <= self._settings.handover_wait_s:
+            return
+        if self._less_loaded(now_s) is None:
+            return
+        waiting = [
+            frame
+            for frame in self._frames
+            # Nobody would open one again that its next worker turns away.
+            if frame.may_pass_on(self._settings.max_hops) and not self._progress.orphaned(frame)
+        ]
+        waiting.sort(key=lambda frame: (not frame.ad_hoc, frame.first_deadline_s()), reverse=True)
+        for frame in waiting:
+            peer = self._less_loaded(now_s)
+            if peer is None:
+                return
+            self._counters["handovers_sent"] += 1
+            self._peers.note_sent(peer)
+            self._voice.hand_over_frame(peer, frame, now_s)
+            self._frames.forget(frame, WorkerEvent.GIVEN_UP)
+
+    def texts_learned(self) -> None:
+        """Frames that waited for a text may go on."""
+        for frame in self._frames.in_stage(WorkerStage.NEED_TEXT):
+            if not self._progress.unknown_texts(frame):
+                frame.timer_s = None
+                frame.given_up = False
+                self._frames.touch(frame)
+                frame.move(WorkerEvent.TEXTS_KNOWN)
+
+    def _less_loaded(self, now_s: float) -> str | None:
+        return self._peers.less_loaded(_ANY_LOAD if self.draining else len(self._frames), now_s)
+
+    def _undecided(self, camera: str, message: Open, now_s: float) -> dict[str, WorkerQuery]:
+        """The queries that still need work here; kept answers of the others are said again."""
+        queries: dict[str, WorkerQuery] = {}
+        for query_id, ref in zip(message.query_ids(camera), message.queries, strict=True):
+            decided = self._progress.decided.get(query_id)
+            if decided is not None:
+                self._counters["terminal_repeated"] += 1
+                self._voice.repeat(decided)
+            elif ref.remaining_ms > 0:
+                queries[query_id] = WorkerQuery(ref.question_id, ref.ad_hoc, now_s + ref.remaining_ms / 1000)
+        return queries
+
+    def _make_room(self, message: Open, queries: dict[str, WorkerQuery]) -> bool:
+        """A full worker takes an ad-hoc question in place of standing ones that nobody has looked at."""
+        if self.draining or not any(query.ad_hoc for query in queries.values()):
+            return False
+        while not self.has_room(message):
+            frame = self._schedule.displaced(self._frames)
+            if frame is None:
+                return False
+            self._counters["standing_displaced"] += 1
+            self._progress.give_up(frame)
+        return True
+
+    def _turn_away(self, camera: str, message: Open, hops: int, now_s: float) -> None:
+        may_hop = hops < self._settings.max_hops
+        peer = self._peers.less_loaded(len(self._frames) + 1, now_s) if may_hop else None
+        if peer is not None:
+            self._counters["handovers_sent"] += 1
+            self._peers.note_sent(peer)
+            self._voice.hand_over(peer, camera, message, hops)
+            return
+        self._counters["busy"] += 1
+        self._voice.busy(camera, message, self._pace.wait_s(len(self._frames)))
+
+    def _admit(self, camera: str, message: Open, queries: dict[str, WorkerQuery], now_s: float, hops: int) -> None:
+        frame = WorkerFrame(
+            camera, message.frame, message.attempt, queries, WorkerStage.NEED_TEXT, self._settings.base_lease_s, now_s
+        )
+        frame.hops = hops
+        frame.add_chunk(ChunkData(0, message.stop, message.payload))
+        self._frames.add(frame)
+        self._counters["admitted"] += 1
+        if self._progress.unknown_texts(frame):
+            self._progress.ask_texts(frame, now_s)
+        else:
+            frame.move(WorkerEvent.TEXTS_KNOWN)
+            self.pass_on(now_s)
+        if self._frames.find(camera, message.frame) is not None:
+            self._progress.keep_alive(frame, now_s)
+
+    def _reopen(self, frame: WorkerFrame, message: Open, now_s: float) -> None:
+        """A further open of a frame that is here: a duplicate, or a later attempt of an edge that missed our word."""
+        if message.attempt <= frame.attempt:
+            self._counters["open_duplicate"] += 1
+            return
+        self._counters["reopened_here"] += 1
+        frame.attempt = message.attempt
+        frame.spoke_s, frame.admitted_s, frame.lease_s = None, now_s, self._settings.base_lease_s
+        frame.tries, frame.given_up = 0, False
+        frame.queries |= {
+            query_id: query
+            for query_id, query in self._undecided(frame.camera, message, now_s).items()
+            if query_id not in frame.queries
+        }
+        before = frame.held_bytes
+        if frame.replace_prefix(ChunkData(0, message.stop, message.payload)) and (
+            frame.stage is WorkerStage.WAITING and frame.prefix >= frame.target
+        ):
+            frame.timer_s = None
+            frame.move(WorkerEvent.LONGER_PREFIX)
+        self._frames.held_bytes += frame.held_bytes - before
+        self._progress.ask_again(frame, now_s)
+        self._progress.keep_alive(frame, now_s)

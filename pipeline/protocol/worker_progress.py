@@ -1,0 +1,207 @@
+"""What becomes of a frame that a worker has admitted: words to its edge, requests, and the outcomes of its queries.
+
+A worker decides a query in two cases: its model said enough, or time is up. A query without any answer at its deadline
+is dropped in silence, because the edge, whose clock the deadline is on, says *expired*; unless that edge is gone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from pipeline.protocol.reasons import EDGE_LOST, OVERLOAD
+from pipeline.protocol.settings import WorkerProtocolSettings
+from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
+from pipeline.protocol.worker_memory import DecidedQueries, Edges, Questions
+from pipeline.protocol.worker_pace import WorkerPace
+from pipeline.protocol.worker_store import FrameStore
+from pipeline.protocol.worker_voice import WorkerVoice
+from schemas.types import Outcome
+
+
+class Progress:
+    """Moves of admitted frames.
+
+    Args:
+        settings: times and bounds.
+        frames: the frames held.
+        pace: how fast the model is.
+        voice: what the worker says.
+        questions: known texts.
+        counters: what happened, by reason.
+
+    Attributes:
+        decided: queries that were decided here.
+        edges: which edges are gone.
+        outcomes: terminal answers by outcome and by who asks: ``standing`` or ``ad_hoc``.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerProtocolSettings,
+        frames: FrameStore,
+        pace: WorkerPace,
+        voice: WorkerVoice,
+        questions: Questions,
+        counters: Counter[str],
+    ) -> None:
+        self.decided = DecidedQueries(settings.terminal_cache)
+        self.edges = Edges()
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        self._settings = settings
+        self._frames = frames
+        self._pace = pace
+        self._voice = voice
+        self._questions = questions
+        self._counters = counters
+
+    # ---- words to the edge ------------------------------------------------------------------------------------------
+
+    def keep_alive(self, frame: WorkerFrame, now_s: float) -> None:
+        """Say *accept*, unless the edge has heard from us a moment ago or never had to."""
+        if self._pace.must_speak(frame, len(self._frames), now_s):
+            self._accept(frame, now_s)
+
+    def speak_again(self, frame: WorkerFrame, now_s: float) -> None:
+        """The edge may have missed the last words: repeat the request that the frame waits for, else *accept*.
+
+        Not where it never heard of this worker, not right after the last word, which may be on its way still, and no
+        *accept* while the model is stalled.
+        """
+        if frame.spoke_s is None:
+            return
+        self._frames.touch(frame)
+        frame.tries, frame.given_up = 0, False
+        due_s = frame.spoke_s + self._settings.repeat_s
+        if frame.stage in (WorkerStage.WAITING, WorkerStage.NEED_TEXT):
+            frame.timer_s = due_s if frame.timer_s is None else min(due_s, frame.timer_s)
+            if due_s <= now_s:
+                self.ask_again(frame, now_s)
+        elif due_s <= now_s and not self._pace.stalled(now_s):
+            self._accept(frame, now_s)
+
+    def refine(self, frame: WorkerFrame, now_s: float) -> None:
+        """Ask for the latents up to the frame's target."""
+        frame.tries += 1
+        frame.timer_s = now_s + self._settings.refine_timeout_s
+        frame.spoke_s = now_s
+        frame.lease_s = self._pace.lease_s(len(self._frames)) + self._settings.refine_timeout_s
+        self._counters["refines" if frame.tries == 1 else "refines_repeated"] += 1
+        self._voice.refine(frame)
+
+    def unknown_texts(self, frame: WorkerFrame) -> list[str]:
+        """Questions of a frame whose texts are not known here."""
+        return [q.question_id for q in frame.queries.values() if self._questions.get(q.question_id) is None]
+
+    def ask_texts(self, frame: WorkerFrame, now_s: float) -> None:
+        """Ask for the texts of a frame's questions."""
+        frame.tries += 1
+        frame.timer_s = now_s + self._settings.text_timeout_s
+        frame.spoke_s = now_s
+        self._counters["texts_asked"] += 1
+        self._voice.need_text(frame, self.unknown_texts(frame))
+
+    def repeat(self, frame: WorkerFrame, now_s: float) -> None:
+        """A request went unanswered: ask again a bounded number of times, then let the lease run out."""
+        if frame.tries >= self._settings.refine_tries:
+            frame.timer_s = None
+            frame.given_up = True
+            self._counters["requests_given_up"] += 1
+        else:
+            self.ask_again(frame, now_s)
+
+    def ask_again(self, frame: WorkerFrame, now_s: float) -> None:
+        """Repeat the request that a frame waits for, if it waits for one."""
+        if frame.stage is WorkerStage.WAITING:
+            self.refine(frame, now_s)
+        elif frame.stage is WorkerStage.NEED_TEXT:
+            self.ask_texts(frame, now_s)
+
+    def _accept(self, frame: WorkerFrame, now_s: float) -> None:
+        frame.spoke_s = now_s
+        frame.lease_s = self._pace.lease_s(len(self._frames))
+        self._counters["accepts"] += 1
+        self._voice.accept(frame)
+
+    # ---- outcomes ---------------------------------------------------------------------------------------------------
+
+    def decide(self, frame: WorkerFrame, query_id: str, outcome: Outcome, reason: str = "") -> None:
+        """Say the terminal answer of a query."""
+        query = frame.queries.pop(query_id)
+        self._counters[f"outcome_{outcome}"] += 1
+        self.outcomes[str(outcome), "ad_hoc" if query.ad_hoc else "standing"] += 1
+        self.decided.add(self._voice.answer(frame, query_id, query, outcome, reason))
+
+    def finalise_late(self, frame: WorkerFrame, now_s: float) -> None:
+        """Decide what time has decided; the frame is forgotten when nothing is left."""
+        for query_id, query in list(frame.queries.items()):
+            if now_s >= query.deadline_s:
+                self.drop_late(frame, query_id)
+            elif now_s >= self._pace.decided_by_s(query):
+                self.degrade(frame, query_id)
+        if not frame.queries:
+            self._frames.forget(frame, WorkerEvent.GIVEN_UP)
+
+    def degrade(self, frame: WorkerFrame, query_id: str) -> None:
+        """Time is up for a query that has an answer: it is the best there will be."""
+        reason = f"deadline while {frame.stage}"
+        if self._orphan(frame, query_id):
+            reason = EDGE_LOST
+        elif frame.stage is WorkerStage.PARKED:
+            reason = f"{OVERLOAD}: {reason}"
+        self.decide(frame, query_id, Outcome.DEGRADED, reason)
+
+    def drop_late(self, frame: WorkerFrame, query_id: str) -> None:
+        """Too late to count: the edge has said so, if there is one. A worker that was frozen wakes up here."""
+        self._counters["deadline_passed"] += 1
+        if self._orphan(frame, query_id):
+            self._speak_for_edge(frame, query_id)
+        else:
+            del frame.queries[query_id]
+
+    def gone(self, frame: WorkerFrame) -> None:
+        """The edge does not know the frame any more.
+
+        One that came after the frame's own edge says so as well, but can say nothing about standing questions: those
+        are kept until their deadline.
+        """
+        for query_id in list(frame.queries):
+            if not self._orphan(frame, query_id):
+                del frame.queries[query_id]
+        if not frame.queries:
+            self._frames.forget(frame, WorkerEvent.GIVEN_UP)
+
+    def orphaned(self, frame: WorkerFrame) -> bool:
+        """Whether nobody but this worker will say what became of some query of a frame."""
+        return any(self._orphan(frame, query_id) for query_id in frame.queries)
+
+    def end_orphans(self) -> None:
+        """This worker is about to stop, so it speaks for edges that are gone now."""
+        for frame in list(self._frames):
+            for query_id in list(frame.queries):
+                if self._orphan(frame, query_id):
+                    self._frames.touch(frame)
+                    self._speak_for_edge(frame, query_id)
+            if not frame.queries:
+                self._frames.forget(frame, WorkerEvent.GIVEN_UP)
+
+    def give_up(self, frame: WorkerFrame) -> None:
+        """Forget a standing frame that the model has no time for; its edge hears of it.
+
+        Queries that have an answer end with it, for the others the edge may still find another worker.
+        """
+        for query_id, query in list(frame.queries.items()):
+            if self._orphan(frame, query_id):
+                self._speak_for_edge(frame, query_id)
+            elif query.text is not None:
+                self._counters["standing_finalised_early"] += 1
+                self.degrade(frame, query_id)
+        if frame.queries:
+            self._voice.busy(frame.camera, frame, self._pace.wait_s(len(self._frames)))
+        self._frames.forget(frame, WorkerEvent.GIVEN_UP)
+
+    def _speak_for_edge(self, frame: WorkerFrame, query_id: str) -> None:
+        answered = frame.queries[query_id].text is not None
+        self.decide(frame, query_id, Outcome.DEGRADED if answered else Outcome.FAILED, EDGE_LOST)
+
+    def _orphan(self, frame: WorkerFrame, query_id: str) -> bool:
+        return self.edges.lost(frame.camera, frame.frame, ad_hoc=frame.queries[query_id].ad_hoc)

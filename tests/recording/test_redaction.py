@@ -1,0 +1,142 @@
+"""Redacted messages: nothing private survives, and everything else is as it was."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.recording.deposit import Deposit, decode_deposit, encode_deposit, latent_topic
+from pipeline.recording.message import LoggedMessage, MqttProperties
+from pipeline.recording.redaction import PLACEHOLDERS, Redaction, redacted, redaction_value, redactor
+from pipeline.recording.traffic import Traffic, read_traffic
+from schemas import topics
+from schemas.messages import Answer, Ask, Message, Text
+from schemas.types import AnswerType, FrameId
+from schemas.wire import decode_publish, encode
+from tests.recording.fleet_log import CHUNK_PAYLOAD, OPEN_PAYLOAD, demo_log
+from tests.schemas.golden import GOLDEN, Golden
+
+BOTH = tuple(Redaction)
+characters = st.characters(exclude_categories=["Cs"])
+
+
+def latents_of(message: Message | None) -> bytes:
+    return getattr(message, "payload", b"")
+
+
+def text_of(message: Message | None) -> str:
+    return getattr(message, "text", "")
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.name)
+def test_every_message_stays_valid_and_as_long_as_it_was(case: Golden) -> None:
+    original = LoggedMessage(7, case.topic, encode(case.message), 1, True, None, 3)
+    after = redactor(BOTH)(original)
+    _, message = decode_publish(after.topic, after.payload)
+    assert type(message) is type(case.message)
+    assert (after.time_ns, after.topic, after.qos, after.retain, after.sequence) == (7, case.topic, 1, True, 3)
+    assert len(after.payload) == len(original.payload)
+    assert latents_of(message) == bytes(len(latents_of(case.message)))
+    assert len(text_of(message)) == len(text_of(case.message))
+    assert set(text_of(message)) <= set(PLACEHOLDERS.values())
+    kept = {"payload": latents_of(case.message), "text": text_of(case.message)}
+    assert message is not None
+    assert message.model_copy(update={name: kept[name] for name in kept if hasattr(message, name)}) == case.message
+
+
+def test_each_kind_leaves_the_other_alone() -> None:
+    log = demo_log().messages
+    for kind, keeps, loses in (
+        (Redaction.LATENTS, [b"Is there a red car?", b"nobody at all"], [OPEN_PAYLOAD, CHUNK_PAYLOAD]),
+        (Redaction.TEXT, [OPEN_PAYLOAD, CHUNK_PAYLOAD], [b"Is there a red car?", b"nobody at all"]),
+    ):
+        payloads = b"".join(redactor([kind])(message).payload for message in log)
+        assert all(kept in payloads for kept in keeps)
+        assert not any(lost in payloads for lost in loses)
+    assert [redactor(())(message) for message in log] == log
+
+
+def test_shape_and_timing_read_as_before() -> None:
+    log = demo_log().messages
+    before, after = read_traffic(log), read_traffic(map(redactor(BOTH), log))
+
+    def shape(traffic: Traffic) -> object:
+        return (
+            [
+                (q.query_id, q.outcome, q.latents, q.score, q.latency_ms, q.answer_type)
+                for q in traffic.queries.values()
+            ],
+            [(f.wire_bytes, f.latent_bytes, len(f.chunks)) for f in traffic.frames.values()],
+            (traffic.uplink_bytes, traffic.downlink_bytes, traffic.fingerprints, traffic.undecodable, traffic.start_ns),
+        )
+
+    assert shape(after) == shape(before)
+    assert after.queries["ask-7f"].text == "x" * len("Who parks at the ramp?")
+    assert after.queries["ask-7f"].answer_text == "x" * len("nobody at all")
+
+
+def test_a_message_that_does_not_decode_is_blank() -> None:
+    for topic in ("home/kitchen/camera", "lb/v1/answer/gate", "$local/latent/gate", "$local/something"):
+        after = redactor([Redaction.TEXT])(LoggedMessage(0, topic, b"the safe is open"))
+        assert after.payload == bytes(16)
+
+
+def test_properties_of_clients_are_text() -> None:
+    properties = MqttProperties(correlation_data=b"alice", response_topic="lb/v1/reply/a/b", user=(("who", "alïce"),))
+    logged = LoggedMessage(0, "lb/v1/ask/gate", b"", properties=properties)
+    after = redactor([Redaction.TEXT])(logged).properties
+    assert after == MqttProperties(
+        correlation_data=bytes(5), response_topic="lb/v1/reply/a/b", user=(("who", "xx¤xx"),)
+    )
+    assert redactor([Redaction.LATENTS])(logged).properties == properties
+
+
+def test_a_deposited_latent_is_redacted_too() -> None:
+    deposit = Deposit("gate", FrameId(1, 2), base=8, stop=64, payload=b"whole latent")
+    logged = LoggedMessage(0, latent_topic("gate"), encode_deposit(deposit))
+    after = redactor([Redaction.LATENTS])(logged)
+    assert len(after.payload) == len(logged.payload)
+    assert decode_deposit(after.topic, after.payload) == Deposit("gate", FrameId(1, 2), 8, 64, bytes(12))
+    assert redactor([Redaction.TEXT])(logged) == logged
+
+
+def test_json_of_a_foreign_client_keeps_its_length() -> None:
+    payload = b'{ "query_id": "q1",\n  "text": "caf\\u00e9 \\/ bar", "v": 1 }'
+    after = redactor([Redaction.TEXT])(LoggedMessage(0, topics.ask_topic("gate"), payload))
+    assert len(after.payload) == len(payload)
+    _, message = decode_publish(after.topic, after.payload)
+    assert isinstance(message, Ask)
+    assert message.text == "xxx¤xxxxxx"
+
+
+@given(st.text(characters, min_size=4, max_size=60), st.binary(min_size=4, max_size=60))
+def test_no_four_characters_of_a_text_survive(text: str, correlation: bytes) -> None:
+    frame = FrameId(1, 2)
+    messages = [
+        (topics.ask_topic("c"), Ask(query_id="q", text=text)),
+        (topics.chunk_topic("w", "c"), Text(camera="c", question_id="q", text=text, answer_type=AnswerType.WORD)),
+        (
+            topics.answer_topic("c"),
+            Answer(
+                query_id="q", camera="c", frame=frame, attempt=1, question_id="q", worker="w", text=text, score=0.5,
+                latents=1, payload_bytes=1, looks=1,
+            ),
+        ),
+    ]  # fmt: skip
+    for topic, message in messages:
+        logged = LoggedMessage(0, topic, encode(message), properties=MqttProperties(correlation_data=correlation))
+        after = redactor([Redaction.TEXT])(logged)
+        _, seen = decode_publish(topic, after.payload)
+        assert len(after.payload) == len(logged.payload)
+        for start in range(len(text) - 3):
+            window = text[start : start + 4]
+            assert set(window) <= set(PLACEHOLDERS.values()) or window not in text_of(seen)
+        assert after.properties == MqttProperties(correlation_data=bytes(len(correlation)))
+
+
+def test_a_log_says_what_was_taken_out() -> None:
+    assert redaction_value(BOTH) == "latents,text"
+    for kinds in ((), (Redaction.TEXT,), BOTH):
+        assert redacted({"latentbus": {"redaction": redaction_value(kinds)}}) == frozenset(kinds)
+    assert redacted({}) == frozenset()

@@ -1,0 +1,166 @@
+"""Several learning runs side by side, each a process of its own.
+
+The kernels of small models do not fill an accelerator, and one run's start, measurement or failure should not hold up
+the others. A job is a JSON file; its process writes what it says to a log beside it::
+
+    python -m training.codec.jobs job.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import AutoModelForImageTextToText
+from transformers.utils.logging import disable_progress_bar
+
+from training.codec.ablation import run_variants
+from training.codec.config import CodecBudget
+from training.codec.learn import learn_codec
+from training.codec.material import Material
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+def learning_job(
+    vlm_dir: Path,
+    material_dir: Path,
+    run_dir: Path,
+    budget: CodecBudget,
+    *,
+    device: str,
+    seed: int = 0,
+    deadline: float | None = None,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Description of a run of `learn_codec`.
+
+    Args:
+        vlm_dir: The VLM, in `save_pretrained` format.
+        material_dir: From `Material.save`.
+        run_dir: For weights and checkpoints.
+        budget: How much of everything, and in what way.
+        device: Where to compute.
+        seed: Of weights, order and noise.
+        deadline: Time, as `time.time` counts it, by which the weights must be written.
+        threads: CPU threads.
+    """
+    return {
+        "kind": "learn",
+        "vlm_dir": str(vlm_dir),
+        "material_dir": str(material_dir),
+        "run_dir": str(run_dir),
+        "budget": budget.as_dict(),
+        "device": device,
+        "seed": seed,
+        "deadline": deadline,
+        "threads": threads,
+    }
+
+
+def ablation_job(
+    vlm_dir: Path,
+    material_dir: Path,
+    run_dir: Path,
+    budget: CodecBudget,
+    *,
+    device: str,
+    seed: int = 0,
+    deadline: float | None = None,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Description of a run of `run_variants`; start several for one directory to share its variants."""
+    return {
+        "kind": "ablate",
+        "vlm_dir": str(vlm_dir),
+        "material_dir": str(material_dir),
+        "run_dir": str(run_dir),
+        "budget": budget.as_dict(),
+        "device": device,
+        "seed": seed,
+        "deadline": deadline,
+        "threads": threads,
+    }
+
+
+def start_jobs(jobs: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, subprocess.Popen[bytes]]:
+    """Start jobs at once.
+
+    Args:
+        jobs: Their descriptions by name.
+        folder: Gets ``<name>.json`` and ``<name>.log``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
+    started = {}
+    for name, job in jobs.items():
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(job), encoding="utf-8")
+        with (folder / f"{name}.log").open("ab") as log:
+            started[name] = subprocess.Popen(  # noqa: S603 - this module, by this interpreter
+                [sys.executable, "-m", "training.codec.jobs", str(path)], stdout=log, stderr=log, env=environment
+            )
+    return started
+
+
+def wait_for_jobs(started: Mapping[str, subprocess.Popen[bytes]], deadline: float | None = None) -> dict[str, int]:
+    """Wait until all have ended; what still runs at the deadline is ended.
+
+    Args:
+        started: From `start_jobs`.
+        deadline: Time, as `time.time` counts it.
+
+    Returns:
+        Exit statuses by name.
+    """
+    for process in started.values():
+        try:
+            process.wait(None if deadline is None else max(0.0, deadline - time.time()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    return {name: process.returncode for name, process in started.items()}
+
+
+def run_job(job: Mapping[str, Any]) -> None:
+    """Do what a description says."""
+    torch.set_num_threads(job["threads"])
+    budget = CodecBudget.from_dict(job["budget"])
+    vlm_dir, material_dir, run_dir = (Path(job[name]) for name in ("vlm_dir", "material_dir", "run_dir"))
+    if job["kind"] == "ablate":
+        run_variants(
+            vlm_dir,
+            material_dir,
+            run_dir,
+            budget=budget,
+            device=job["device"],
+            seed=job["seed"],
+            deadline=job["deadline"],
+            progress=_say,
+        )
+        return
+    learn_codec(
+        AutoModelForImageTextToText.from_pretrained(vlm_dir, dtype=torch.float32),
+        Material.load(material_dir, job["device"]),
+        budget,
+        run_dir,
+        seed=job["seed"],
+        deadline_s=None if job["deadline"] is None else job["deadline"] - time.time(),
+        progress=_say,
+    )
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    disable_progress_bar()
+    run_job(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
