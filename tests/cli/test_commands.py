@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,12 @@ from schemas.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 runner = CliRunner()
+# Third-party packages that ``--help`` may load, with what they bring along; no model, video or network library among them.
+HELP_PACKAGES = {
+    "latentbus", "pipeline", "schemas", "broker_config", "typer", "rich", "markdown_it", "mdurl", "pygments", "shellingham",
+    "annotated_doc", "pydantic", "pydantic_core", "pydantic_settings", "annotated_types", "typing_extensions",
+    "typing_inspection", "dotenv", "yaml", "cython_runtime",
+}  # fmt: skip
 GOOD = (
     'edge:\n  site: north\n  cameras: {gate: {source: "test:1", questions: [q]}}\n  questions: {q: {text: "a car?"}}\n'
 )
@@ -32,23 +37,22 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return ended.value.code
 
 
-def test_help_is_quick_and_loads_no_model_library() -> None:
+def test_help_loads_only_what_draws_it() -> None:
+    """What makes ``--help`` slow is what it imports, so that is what is bounded: the clock of a shared machine says little."""
     probe = (
-        "import sys, time; began = time.process_time()\n"
+        "import sys\n"
         "sys.argv = ['latentbus', '--help']\n"
         "from latentbus.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'onnxruntime', 'av', 'numpy', 'aiomqtt'} & set(sys.modules)\n"
-        "print('HEAVY', sorted(heavy)); print('CPU', time.process_time() - began)"
+        "print('LOADED', *sorted({name.split('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)))\n"
+        "print('MODULES', len(sys.modules))"
     )
-    began_s = time.monotonic()
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    elapsed_s = time.monotonic() - began_s
-    assert "HEAVY []" in done.stdout
-    cpu_s = float(done.stdout.split("CPU ")[1])
-    # Processor time: a loaded test machine stretches the clock, not the work.
-    assert cpu_s < 0.5, f"{cpu_s:.2f} s of processor, {elapsed_s:.2f} s in all"
+    lines = done.stdout.splitlines()
+    loaded = {name for name in lines[-2].split()[1:] if not name.startswith("_")}
+    assert loaded <= HELP_PACKAGES
+    assert int(lines[-1].split()[1]) < 600
 
 
 @pytest.mark.parametrize(
