@@ -18,10 +18,10 @@ from schemas.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 runner = CliRunner()
-# Third-party packages that ``--help`` may load, with what they bring along; no model, video or network library among them.
+# What ``--help`` may load: no model, video or network library.
 HELP_PACKAGES = {
-    "latentbus", "pipeline", "schemas", "broker_config", "typer", "rich", "markdown_it", "mdurl", "pygments", "shellingham",
-    "annotated_doc", "pydantic", "pydantic_core", "pydantic_settings", "annotated_types", "typing_extensions",
+    "latentbus", "pipeline", "schemas", "broker_config", "typer", "rich", "markdown_it", "mdurl", "pygments",
+    "shellingham", "annotated_doc", "pydantic", "pydantic_core", "pydantic_settings", "annotated_types", "typing_extensions",
     "typing_inspection", "dotenv", "yaml", "cython_runtime",
 }  # fmt: skip
 GOOD = (
@@ -38,7 +38,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 def test_help_loads_only_what_draws_it() -> None:
-    """What makes ``--help`` slow is what it imports, so that is what is bounded: the clock of a shared machine says little."""
+    """Imports are what makes ``--help`` slow, so they are bounded; the clock of a shared machine says little."""
     probe = (
         "import sys\n"
         "sys.argv = ['latentbus', '--help']\n"
