@@ -21,8 +21,8 @@ runner = CliRunner()
 # What ``--help`` may load: no model, video or network library.
 HELP_PACKAGES = {
     "latentbus", "pipeline", "schemas", "broker_config", "typer", "rich", "markdown_it", "mdurl", "pygments",
-    "shellingham", "annotated_doc", "pydantic", "pydantic_core", "pydantic_settings", "annotated_types", "typing_extensions",
-    "typing_inspection", "dotenv", "yaml", "cython_runtime",
+    "shellingham", "annotated_doc", "pydantic", "pydantic_core", "pydantic_settings", "annotated_types",
+    "typing_extensions", "typing_inspection", "dotenv", "yaml", "cython_runtime",
 }  # fmt: skip
 GOOD = (
     'edge:\n  site: north\n  cameras: {gate: {source: "test:1", questions: [q]}}\n  questions: {q: {text: "a car?"}}\n'
