@@ -76,7 +76,8 @@ class LookScores:
             return [answer.probability for answer in answers]
         if self.shift is not None and self.shift.shifted and look.number == 1:
             return [0.0] * len(answers)
-        return self._scores(symbols, look.stop, questions, answers)
+        scores = self._scores(symbols, look.stop, questions, answers)
+        return scores if self._score is None else self._score.of_look(scores, [kind for _, kind in questions])
 
     def note_again(self, symbols: NDArray[np.int32], question: Question, answer: VlmAnswer) -> None:
         """A frame was read once more from its shortest prefix."""

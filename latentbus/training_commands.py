@@ -33,6 +33,9 @@ PhotosOption = Annotated[
 RiskOption = Annotated[
     float, typer.Option(help="Accepted share of early answers that differ from the whole latent's.", min=0, max=1)
 ]
+QuestionsOption = Annotated[
+    int, typer.Option("--questions", help="Questions asked of a frame; 0 asks all kinds. Fewer are safe, too.", min=0)
+]
 ByTypeOption = Annotated[
     bool,
     typer.Option("--by-type", help="Promise the risk for each answer type, not only over all questions."),
@@ -278,6 +281,7 @@ def codec_calibrate_stop(
     frames: Annotated[
         int, typer.Option(help="Calibration frames; score and ladder take two fifths as many each, others.", min=1)
     ] = 1500,
+    questions: QuestionsOption = 3,
     cache: CacheOption = DEFAULT_CACHE,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
@@ -294,6 +298,7 @@ def codec_calibrate_stop(
         delta=delta,
         by_type=by_type,
         frames=frames,
+        questions_a_frame=questions,
         seed=seed,
         threads=threads,
         progress=_progress,
@@ -311,6 +316,7 @@ def codec_verify_stop(
     ] = 0.1,
     by_type: ByTypeOption = False,
     frames: Annotated[int, typer.Option(help="Held-out frames; half of them calibrate, half test.", min=2)] = 2000,
+    questions: QuestionsOption = 3,
     resplits: Annotated[int, typer.Option(help="How often the frames are split anew.", min=1)] = 100,
     cache: CacheOption = DEFAULT_CACHE,
     seed: SeedOption = 0,
@@ -328,6 +334,7 @@ def codec_verify_stop(
         delta=delta,
         by_type=by_type,
         frames=frames,
+        questions_a_frame=questions,
         resplits=resplits,
         seed=seed,
         threads=threads,

@@ -81,7 +81,7 @@ class PrefixPolicy:
         self._statistics = statistics
         self._objective = objective
         self._shift: dict[str, float] = {}
-        self._awaited: OrderedDict[tuple[str, object], tuple[int, float]] = OrderedDict()
+        self._awaited: OrderedDict[tuple[str, object], tuple[int, float, float]] = OrderedDict()
 
     @property
     def ladder(self) -> tuple[int, ...]:
@@ -101,7 +101,7 @@ class PrefixPolicy:
         """
         shift = self._shift.get(camera, 0.0)
         share = [[self._safe_share(kind, rung, size_bytes[-1], shift) for rung in self._rungs] for kind in questions]
-        choices = [self._expect(rung, size_bytes, share, link) for rung in self._rungs]
+        choices = [self._expect(rung, size_bytes, questions, share, link) for rung in self._rungs]
         if self._objective == "delay":
             return min(reversed(choices), key=lambda choice: choice.delay_s)
         return min(reversed(choices), key=lambda choice: choice.wire_bytes)
@@ -112,8 +112,10 @@ class PrefixPolicy:
             self._shift[camera] *= _KEPT
         if choice.rung == len(self._ladder) - 1:
             return
+        # Answers that are judged together are one outcome.
+        weight = 1 / len(query_ids) if self._statistics.by_frame and query_ids else 1.0
         for query_id, expected in zip(query_ids, choice.safe, strict=True):
-            self._awaited[camera, query_id] = (choice.latents, expected)
+            self._awaited[camera, query_id] = (choice.latents, expected, weight)
         while len(self._awaited) > MAX_FRAMES_REMEMBERED:
             self._awaited.popitem(last=False)
 
@@ -122,7 +124,7 @@ class PrefixPolicy:
         awaited = self._awaited.pop((camera, query_id), None)
         if awaited is None or awaited[0] != latents:
             return
-        moved = self._shift.get(camera, 0.0) + _LEARNING_RATE * (safe - awaited[1])
+        moved = self._shift.get(camera, 0.0) + _LEARNING_RATE * awaited[2] * (safe - awaited[1])
         self._shift[camera] = min(max(moved, -_MAX_SHIFT), _MAX_SHIFT)
 
     @property
@@ -136,16 +138,21 @@ class PrefixPolicy:
         return 1 / (1 + math.exp(-math.log(share / (1 - share)) - shift))
 
     def _expect(
-        self, first: int, size_bytes: Sequence[int], share: Sequence[Sequence[float]], link: Link
+        self,
+        first: int,
+        size_bytes: Sequence[int],
+        questions: Sequence[AnswerType],
+        share: Sequence[Sequence[float]],
+        link: Link,
     ) -> PrefixChoice:
-        """Expected cost of a first prefix. Questions are taken as independent, which errs towards longer prefixes."""
+        """Expected cost of a first prefix."""
         wire_bytes = float(open_wire_bytes(size_bytes[first], len(share)))
         rounds = 1.0
         decided = [0.0] * len(share)
         for rung in range(first, len(self._ladder) - 1):
             # A question is decided once any look was safe; looks of one question rise and fall together.
             decided = [max(before, row[rung]) for before, row in zip(decided, share, strict=True)]
-            refined = 1 - math.prod(decided)
+            refined = 1 - self._all_decided(questions, decided)
             # A chunk costs up to a byte more than the difference of two prefixes.
             more_bytes = max(size_bytes[rung + 1] - size_bytes[rung], 0) + 1
             wire_bytes += refined * refine_wire_bytes(more_bytes)
@@ -154,3 +161,16 @@ class PrefixPolicy:
         if link.bytes_per_s is not None:
             delay_s += wire_bytes / link.bytes_per_s
         return PrefixChoice(first, self._ladder[first], wire_bytes, delay_s, tuple(row[first] for row in share))
+
+    def _all_decided(self, questions: Sequence[AnswerType], decided: Sequence[float]) -> float:
+        """Chance that every question is decided.
+
+        Questions that are judged one by one are taken as independent, which errs towards longer prefixes. Those that
+        are judged together share their outcome; types that were not calibrated wait for the whole latent.
+        """
+        if not self._statistics.by_frame:
+            return math.prod(decided)
+        known = [chance for kind, chance in zip(questions, decided, strict=True) if self._statistics.knows(kind)]
+        if len(known) < len(decided):
+            return 0.0
+        return sum(known) / len(known) if known else 1.0

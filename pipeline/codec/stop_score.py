@@ -1,16 +1,17 @@
 """The score of an answer from a prefix: the estimated chance that the whole latent gives the same answer.
 
-A logistic model for each answer type, fitted by ``latentbus codec calibrate-stop`` without labels: what it estimates is
-agreement with the answer from the whole latent. The guarantee of the stop rule does not depend on its quality, only
-the savings do. Everything that it reads belongs to the look itself, so that a worker that takes a frame over scores as
-the one before it did.
+An additive logistic model for each answer type (a generalised additive model, Hastie and Tibshirani 1986): the log odds
+are a sum of one piecewise linear curve a feature. ``latentbus codec calibrate-stop`` fits it without labels: what it
+estimates is agreement with the answer from the whole latent. The guarantee of the stop rule does not depend on its
+quality, only the savings do. Everything that it reads belongs to the look itself, so that a worker that takes a frame
+over scores as the one before it did.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -31,6 +32,7 @@ FEATURES: Final = (
     "margin_times_share",
 )
 """The products let the evidence of an answer count more, or less, from a longer prefix."""
+_JUDGED: Final = ("question", "frame")
 _CLIP: Final = 1e-5
 """Probabilities are held this far from 0 and 1."""
 
@@ -70,18 +72,61 @@ class ErrorModel:
 
 
 @dataclass(frozen=True, slots=True)
+class AdditiveScore:
+    """Log odds of agreement as a sum of curves, one a feature.
+
+    Attributes:
+        bias: Added to all curves.
+        knots: For each feature ascending places, two at least; beyond the outer ones its curve is flat.
+        values: Values of the curve at the knots; between them it is linear.
+    """
+
+    bias: float
+    knots: tuple[tuple[float, ...], ...]
+    values: tuple[tuple[float, ...], ...]
+
+    def chance(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Estimated chance of agreement [Q].
+
+        Args:
+            features: [Q, features].
+        """
+        log_odds_sum = np.full(len(features), self.bias)
+        for column, (knots, values) in enumerate(zip(self.knots, self.values, strict=True)):
+            log_odds_sum += np.interp(features[:, column], knots, values)
+        return np.asarray(1 / (1 + np.exp(-np.clip(log_odds_sum, -30, 30))), dtype=np.float64)
+
+    def check(self) -> None:
+        """Check shapes and values.
+
+        Raises:
+            ValueError: not one curve a feature, knots that do not rise, or a value that is not finite.
+        """
+        if not len(self.knots) == len(self.values) == len(FEATURES):
+            raise ValueError(f"a score has {len(FEATURES)} curves")
+        for knots, values in zip(self.knots, self.values, strict=True):
+            if len(knots) < 2 or len(knots) != len(values) or list(knots) != sorted(set(knots)):
+                raise ValueError("a curve of the score has one value for each of two or more rising knots")
+        if not all(math.isfinite(value) for row in ((self.bias,), *self.knots, *self.values) for value in row):
+            raise ValueError("a coefficient of the score is not finite")
+
+
+@dataclass(frozen=True, slots=True)
 class StopScore:
     """Coefficients of the score.
 
     Attributes:
         latent_count: Latents of a whole frame.
         errors: Prediction of the feature error.
-        weights: For each answer type a bias and one weight a feature, in the order of `FEATURES`.
+        models: For each answer type its model.
+        by_frame: Whether the answers of a look are judged together, by the mean of their scores. A frame that needs
+            more for one question needs it for all, so it stops where its expected share of wrong answers is small.
     """
 
     latent_count: int
     errors: ErrorModel
-    weights: Mapping[AnswerType, tuple[float, ...]]
+    models: Mapping[AnswerType, AdditiveScore]
+    by_frame: bool = False
 
     def features(
         self,
@@ -121,17 +166,27 @@ class StopScore:
         return np.stack(np.broadcast_arrays(*(np.asarray(column, dtype=np.float64) for column in columns)), axis=-1)
 
     def score(self, features: NDArray[np.float64], answer_type: AnswerType) -> NDArray[np.float64]:
-        """Estimated chance that the whole latent gives the same answer, in [0, 1]; 0 for a type without weights.
+        """Estimated chance that the whole latent gives the same answer, in [0, 1]; 0 for a type without a model.
 
         Args:
             features: From `features` [Q, features].
             answer_type: Of the questions.
         """
-        weights = self.weights.get(answer_type)
-        if weights is None:
-            return np.zeros(len(features))
-        activation = weights[0] + features @ np.array(weights[1:])
-        return np.asarray(1 / (1 + np.exp(-np.clip(activation, -30, 30))), dtype=np.float64)
+        model = self.models.get(answer_type)
+        return np.zeros(len(features)) if model is None else model.chance(features)
+
+    def of_look(self, scores: Sequence[float], answer_types: Sequence[AnswerType]) -> list[float]:
+        """Scores of the answers of one look as the stop rule judges them, see `by_frame`.
+
+        Args:
+            scores: Of each answer.
+            answer_types: Of each question; types without a model are left out of the mean.
+        """
+        known = [score for score, kind in zip(scores, answer_types, strict=True) if kind in self.models]
+        if not self.by_frame or not known:
+            return list(scores)
+        mean = sum(known) / len(known)
+        return [mean if kind in self.models else score for score, kind in zip(scores, answer_types, strict=True)]
 
     def as_json(self) -> dict[str, Any]:
         """What :meth:`from_json` reads."""
@@ -143,7 +198,17 @@ class StopScore:
                 "offsets": list(self.errors.offsets),
                 "slopes": list(self.errors.slopes),
             },
-            "weights": {str(name): list(row) for name, row in sorted(self.weights.items())},
+            "judged": _JUDGED[self.by_frame],
+            "models": {
+                str(name): {
+                    "bias": model.bias,
+                    "curves": [
+                        {"knots": list(knots), "values": list(values)}
+                        for knots, values in zip(model.knots, model.values, strict=True)
+                    ],
+                }
+                for name, model in sorted(self.models.items())
+            },
         }
 
     @classmethod
@@ -164,7 +229,15 @@ class StopScore:
                     tuple(float(value) for value in errors["offsets"]),
                     tuple(float(value) for value in errors["slopes"]),
                 ),
-                {AnswerType(name): tuple(float(x) for x in row) for name, row in data["weights"].items()},
+                {
+                    AnswerType(name): AdditiveScore(
+                        float(model["bias"]),
+                        tuple(tuple(float(x) for x in curve["knots"]) for curve in model["curves"]),
+                        tuple(tuple(float(x) for x in curve["values"]) for curve in model["curves"]),
+                    )
+                    for name, model in data["models"].items()
+                },
+                bool(_JUDGED.index(data["judged"])),
             )
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"field {error} of the score is missing or wrong") from None
@@ -177,8 +250,7 @@ class StopScore:
             raise ValueError("the score's error model needs one offset and one slope a rung")
         if list(model.rungs) != sorted(set(model.rungs)):
             raise ValueError(f"rungs {model.rungs} of the error model do not rise")
-        rows = [model.offsets, model.slopes, *self.weights.values()]
-        if any(len(row) != len(FEATURES) + 1 for row in self.weights.values()):
-            raise ValueError(f"a score has a bias and {len(FEATURES)} weights")
-        if not all(math.isfinite(value) for row in rows for value in row):
-            raise ValueError("a coefficient of the score is not finite")
+        if not all(math.isfinite(value) for row in (model.offsets, model.slopes) for value in row):
+            raise ValueError("a coefficient of the error model is not finite")
+        for score in self.models.values():
+            score.check()

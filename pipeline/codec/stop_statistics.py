@@ -20,11 +20,13 @@ class StopStatistics:
         size_edges_bytes: ascending sizes of whole latents that part the frames into bins. A frame of many bytes shows
             much, and its answers settle later.
         safe_share: [rung][bin] for each answer type.
+        by_frame: the answers of a look were judged together: safe all, or none.
     """
 
     ladder: tuple[int, ...]
     size_edges_bytes: tuple[float, ...]
     safe_share: Mapping[AnswerType, tuple[tuple[float, ...], ...]]
+    by_frame: bool = False
 
     def __post_init__(self) -> None:
         """Check the shapes.
@@ -41,6 +43,10 @@ class StopStatistics:
                 )
             if not all(math.isfinite(share) and 0 <= share <= 1 for row in rows for share in row):
                 raise ValueError(f"safe_share of {kind}: shares are in [0, 1]")
+
+    def knows(self, kind: AnswerType) -> bool:
+        """Whether the calibration met this answer type."""
+        return kind in self.safe_share
 
     def share(self, kind: AnswerType, rung: int, whole_bytes: int) -> float:
         """How often a look was safe; 0 for an answer type that the calibration did not meet.
@@ -68,6 +74,7 @@ class StopStatistics:
                     AnswerType(kind): tuple(tuple(float(share) for share in row) for row in rows)
                     for kind, rows in data["safe_share"].items()
                 },
+                bool(data["by_frame"]),
             )
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"field {error} of the statistics is missing or wrong") from None
@@ -75,6 +82,7 @@ class StopStatistics:
     def as_json(self) -> dict[str, Any]:
         """What :meth:`from_json` reads."""
         return {
+            "by_frame": self.by_frame,
             "size_edges_bytes": list(self.size_edges_bytes),
             "safe_share": {str(kind): [list(row) for row in rows] for kind, rows in sorted(self.safe_share.items())},
         }

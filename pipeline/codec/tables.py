@@ -141,6 +141,11 @@ class FrequencyTables:
         bits[escaped] += np.log2(ESCAPE_LENGTH_CLASSES) + np.floor(np.log2(excess)) + 1
         return bits
 
+    def mean_latent_bits(self) -> NDArray[np.float64]:
+        """Mean code length of each latent on frames like those that the tables were counted on, float [K]."""
+        shares = self._frequencies / FREQUENCY_TOTAL
+        return np.asarray(-(shares * np.log2(shares)).sum(axis=(1, 2)), dtype=np.float64)
+
     @cached_property
     def _weights(self) -> NDArray[np.float32]:
         scaled = self._frequencies.astype(np.int64) * _CODER_SCALE

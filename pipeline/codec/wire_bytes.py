@@ -5,7 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from pipeline.bus.wire_cost import puback_wire_bytes, publish_wire_bytes, refine_overhead_wire_bytes
+from pipeline.bus.wire_cost import (
+    TCP_IP_BYTES,
+    puback_wire_bytes,
+    publish_wire_bytes,
+    refine_overhead_wire_bytes,
+)
 from schemas import topics, wire
 from schemas.messages import Chunk, Open, QueryRef, Refine
 from schemas.types import FrameId
@@ -16,8 +21,8 @@ _FRAME: Final = FrameId(0x1234ABCD, 20_000)
 
 
 @lru_cache(maxsize=4096)
-def open_wire_bytes(payload_bytes: int, questions: int) -> int:
-    """Bytes of one open message with its acknowledgement, over TLS.
+def open_uplink_bytes(payload_bytes: int, questions: int) -> int:
+    """Bytes that one open message takes on the way up, over TLS.
 
     Args:
         payload_bytes: Latents in it, at least 1 byte.
@@ -27,8 +32,12 @@ def open_wire_bytes(payload_bytes: int, questions: int) -> int:
     message = Open(
         frame=_FRAME, attempt=1, fingerprint=b"\1\2\3\4", queries=queries, stop=40, payload=bytes(payload_bytes)
     )
-    topic = topics.open_topic("main", _CAMERA)
-    return publish_wire_bytes(topic, len(wire.encode(message)), 1) + puback_wire_bytes()
+    return publish_wire_bytes(topics.open_topic("main", _CAMERA), len(wire.encode(message)), 1)
+
+
+def open_wire_bytes(payload_bytes: int, questions: int) -> int:
+    """Bytes of one open message with its acknowledgement, both ways, see `open_uplink_bytes`."""
+    return open_uplink_bytes(payload_bytes, questions) + puback_wire_bytes()
 
 
 @lru_cache(maxsize=4096)
@@ -38,11 +47,28 @@ def refine_wire_bytes(payload_bytes: int) -> int:
     Args:
         payload_bytes: Latents in the chunk, at least 1 byte.
     """
-    request = Refine(worker=_WORKER, frame=_FRAME, attempt=1, start=20, stop=40, lease_ms=1_500)
-    chunk = Chunk(camera=_CAMERA, frame=_FRAME, attempt=1, start=20, stop=40, payload=bytes(payload_bytes))
     return refine_overhead_wire_bytes(
         topics.control_topic(_CAMERA),
-        len(wire.encode(request)),
+        _request_bytes(),
         topics.chunk_topic(_WORKER, _CAMERA),
-        len(wire.encode(chunk)),
+        _chunk_bytes(payload_bytes),
     )
+
+
+@lru_cache(maxsize=4096)
+def refine_uplink_bytes(payload_bytes: int) -> int:
+    """Bytes that one refinement takes on the way up: the chunk, and the bare acknowledgement of the request, over TLS.
+
+    Args:
+        payload_bytes: Latents in the chunk, at least 1 byte.
+    """
+    return publish_wire_bytes(topics.chunk_topic(_WORKER, _CAMERA), _chunk_bytes(payload_bytes), 0) + TCP_IP_BYTES
+
+
+def _request_bytes() -> int:
+    return len(wire.encode(Refine(worker=_WORKER, frame=_FRAME, attempt=1, start=20, stop=40, lease_ms=1_500)))
+
+
+def _chunk_bytes(payload_bytes: int) -> int:
+    chunk = Chunk(camera=_CAMERA, frame=_FRAME, attempt=1, start=20, stop=40, payload=bytes(payload_bytes))
+    return len(wire.encode(chunk))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from cloud_workers.vlm import TransformersVlm, VlmAnswer
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
 from pipeline.codec.spec import TABLES_FILE
 from pipeline.codec.stop_file import StopFile
-from pipeline.codec.stop_score import FEATURES, ErrorModel, StopScore
+from pipeline.codec.stop_score import FEATURES, AdditiveScore, ErrorModel, StopScore
 from pipeline.codec.stop_shift import READ_AGAIN_EVERY, WINDOW_LOOKS, ScoreQuantiles
 from pipeline.codec.tables import FrequencyTables
 from pipeline.protocol.effects import ChunkData, Look, LookQuery
@@ -28,11 +29,10 @@ from tests.cloud.tiny_models import TOKEN_COUNT, TOKEN_DIM
 
 SYMBOLS = random_symbols(6, seed=21)
 YES_NO = AnswerType.YES_NO
-SCORE = StopScore(
-    LATENT_COUNT,
-    ErrorModel(LADDER, (0.2, 0.1, 0.0), (-0.1, -0.1, -0.1)),
-    {YES_NO: (0.3, 0.5, 0.2, -0.3, 0.4, 0.1, 0.6, -0.7, 0.1, 0.2)},
-)
+WEIGHTS = (0.5, 0.2, -0.3, 0.4, 0.1, 0.6, -0.7, 0.1, 0.2)
+STRAIGHT = AdditiveScore(0.3, ((-20.0, 20.0),) * len(FEATURES), tuple((-20 * w, 20 * w) for w in WEIGHTS))
+"""Curves that are straight lines."""
+SCORE = StopScore(LATENT_COUNT, ErrorModel(LADDER, (0.2, 0.1, 0.0), (-0.1, -0.1, -0.1)), {YES_NO: STRAIGHT})
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,22 @@ def test_a_whole_latent_and_a_stop_rule_without_a_score_show_the_probability(cod
     assert scores_of(engine, look(codec_dir, 0, LATENT_COUNT)) == [0.8]
     plain, _ = engine_of(codec_dir, CountingVlm(), stop_file(score=None))
     assert scores_of(plain, look(codec_dir, 0, LADDER[0])) == [0.8]
+
+
+def test_answers_of_a_frame_share_their_mean_where_it_is_judged_as_a_whole(
+    codec_dir: Path, vlm: TransformersVlm
+) -> None:
+    one = look(codec_dir, 0, LADDER[0])
+    other = look(codec_dir, 0, LADDER[0], text="Is it blue?")
+    text = LookQuery("q9", "q", "What is it?", AnswerType.TEXT)
+    both = replace(one, queries=(*one.queries, *other.queries, text))
+    single, _ = engine_of(codec_dir, vlm, stop_file())
+    together, _ = engine_of(codec_dir, vlm, stop_file(score=replace(SCORE, by_frame=True)))
+    apart = scores_of(single, both)
+    assert apart[0] != pytest.approx(apart[1], abs=1e-4)
+    # A type that was not calibrated takes no part, and waits for the whole latent.
+    assert scores_of(together, both) == pytest.approx([(apart[0] + apart[1]) / 2] * 2 + [0.0], rel=1e-4)
+    assert scores_of(together, one) == pytest.approx(apart[:1], rel=1e-4)
 
 
 def test_a_question_is_asked_blindly_once(codec_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

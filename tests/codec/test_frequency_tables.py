@@ -30,7 +30,9 @@ def test_code_length_of_calibration_symbols_is_near_their_entropy() -> None:
     symbols = rng.choice([-1, 0, 1, 2], p=[0.1, 0.6, 0.2, 0.1], size=(8000, 2, 3)).astype(np.int32)
     entropy = -sum(p * np.log2(p) for p in (0.1, 0.6, 0.2, 0.1))
     tables = FrequencyTables.fit(symbols, 4)
-    assert tables.symbol_bits(symbols, 0, 2).mean() == pytest.approx(entropy, rel=0.01)
+    bits = tables.symbol_bits(symbols, 0, 2)
+    assert bits.mean() == pytest.approx(entropy, rel=0.01)
+    np.testing.assert_allclose(tables.mean_latent_bits(), bits.sum(axis=2).mean(axis=0), rtol=0.01)
 
 
 def test_smoothing_pays_on_frames_outside_the_calibration() -> None:

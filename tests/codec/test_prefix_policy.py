@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,27 @@ def test_more_questions_need_more() -> None:
     policy = PrefixPolicy(statistics(0.8, 0.97))
     assert policy.choose("gate", SIZES, [YES_NO], Link()).latents == 8
     assert policy.choose("gate", SIZES, [YES_NO] * 6, Link()).latents == 32
+
+
+def test_questions_that_are_judged_together_share_their_outcome() -> None:
+    together = replace(statistics(0.8, 0.9), by_frame=True)
+    one = PrefixPolicy(together).choose("gate", SIZES, [YES_NO], Link())
+    six = PrefixPolicy(together).choose("gate", SIZES, [YES_NO] * 6, Link())
+    assert six.latents == one.latents == 8
+    assert six.wire_bytes - open_wire_bytes(200, 6) == pytest.approx(one.wire_bytes - open_wire_bytes(200, 1))
+    with_text = PrefixPolicy(together).choose("gate", SIZES, [YES_NO, AnswerType.TEXT], Link())
+    assert with_text.latents == 128, "text was not calibrated and waits for everything"
+
+
+def test_questions_that_are_judged_together_teach_once() -> None:
+    apart, together = (PrefixPolicy(replace(statistics(0.8, 0.95), by_frame=by_frame)) for by_frame in (False, True))
+    for policy, count in ((apart, 1), (together, 4)):
+        names = [f"q{number}" for number in range(count)]
+        choice = policy.choose("gate", SIZES, [YES_NO], Link())
+        policy.offered("gate", names, replace(choice, safe=choice.safe * count))
+        for name in names:
+            policy.answered("gate", name, choice.latents, safe=False)
+    assert apart.choose("gate", SIZES, [YES_NO], Link()) == together.choose("gate", SIZES, [YES_NO], Link())
 
 
 def test_an_answer_type_without_statistics_waits_for_everything() -> None:
@@ -121,7 +143,7 @@ def test_it_is_never_dearer_than_everything_at_once(
 
 
 def test_statistics_survive_their_file(tmp_path: Path) -> None:
-    made = StopStatistics(LADDER, (100.0, 200.0), {YES_NO: ((0.1, 0.2, 0.3),) * 3})
+    made = StopStatistics(LADDER, (100.0, 200.0), {YES_NO: ((0.1, 0.2, 0.3),) * 3}, by_frame=True)
     save_stop_file(tmp_path, StopFile(StopRule.never_early(LADDER), statistics=made))
     assert load_stop_statistics(tmp_path) == made
     save_stop_file(tmp_path, StopFile.uncalibrated(LADDER))
@@ -133,12 +155,13 @@ def test_statistics_survive_their_file(tmp_path: Path) -> None:
 WRONG = [
     {},
     [],
-    {"size_edges_bytes": [2, 1], "safe_share": {}},
-    {"size_edges_bytes": [], "safe_share": {"yes_no": [[0.5]]}},
-    {"size_edges_bytes": [], "safe_share": {"yes_no": [[0.5], [0.5], [1.5]]}},
-    {"size_edges_bytes": [], "safe_share": {"yes_no": [[0.5], [0.5], [float("nan")]]}},
-    {"size_edges_bytes": [], "safe_share": {"weather": [[0.5], [0.5], [1.0]]}},
-    {"size_edges_bytes": [], "safe_share": [1]},
+    {"size_edges_bytes": [], "safe_share": {"yes_no": [[0.5], [0.5], [1.0]]}},
+    {"by_frame": False, "size_edges_bytes": [2, 1], "safe_share": {}},
+    {"by_frame": False, "size_edges_bytes": [], "safe_share": {"yes_no": [[0.5]]}},
+    {"by_frame": False, "size_edges_bytes": [], "safe_share": {"yes_no": [[0.5], [0.5], [1.5]]}},
+    {"by_frame": False, "size_edges_bytes": [], "safe_share": {"yes_no": [[0.5], [0.5], [float("nan")]]}},
+    {"by_frame": False, "size_edges_bytes": [], "safe_share": {"weather": [[0.5], [0.5], [1.0]]}},
+    {"by_frame": False, "size_edges_bytes": [], "safe_share": [1]},
 ]
 
 

@@ -12,15 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipeline.bus.wire_cost import puback_wire_bytes
 from pipeline.codec.stop_file import StopFile, load_stop_file, save_stop_file
-from pipeline.codec.stop_score import FEATURES, ErrorModel, StopScore
+from pipeline.codec.stop_score import FEATURES, AdditiveScore, ErrorModel, StopScore
 from pipeline.codec.stop_shift import WINDOW_LOOKS, ScoreQuantiles, ShiftDetector
 from pipeline.codec.stop_statistics import StopStatistics
-from pipeline.codec.wire_bytes import open_wire_bytes, refine_wire_bytes
+from pipeline.codec.wire_bytes import open_uplink_bytes, open_wire_bytes, refine_uplink_bytes, refine_wire_bytes
 from pipeline.protocol.stop_rule import NEVER
 from schemas.errors import ArtifactError, ConfigError
 from schemas.types import AnswerType
-from training.codec.stop_fit import fit_logistic, ranking
+from training.codec.stop_fit import fit_additive, ranking
 from training.codec.stop_ltt import betting_p_value, calibrate_thresholds, check_frames, frames_needed
 from training.codec.stop_policy import (
     best_fixed_length,
@@ -32,7 +33,8 @@ from training.codec.stop_policy import (
     statistics_of,
 )
 from training.codec.stop_table import LookTable
-from training.codec.verify import resplit_results
+from training.codec.verify import fixed_lengths, resplit_results
+from training.codec.verify_links import RATES_KBPS, ROUND_TRIPS_S, link_rows
 
 RISK, DELTA = 0.05, 0.1
 YES_NO, COUNT = AnswerType.YES_NO, AnswerType.COUNT
@@ -98,7 +100,7 @@ def test_thresholds_keep_their_promise_on_new_frames(lengths: tuple[int, ...], s
         thresholds = calibrate_thresholds(few, everything(400), RISK, DELTA, by_type=False)
         first: NDArray[np.int64] | int = 0
         if start == "chosen":
-            first = first_rungs(new, statistics_of(few, thresholds, everything(400)))
+            first = first_rungs(new, statistics_of(few, thresholds, everything(400), by_frame=False))
         result = run_policy(new, thresholds, everything(4_000), first)
         broken += result.risk > RISK
         early.append(result.early_share)
@@ -166,7 +168,7 @@ def test_policy_figures_add_up_by_hand() -> None:
         (open_wire_bytes(50, 2) + open_wire_bytes(60, 2) + refine_wire_bytes(41)) / 2
     )
     whole = (open_wire_bytes(90, 2) + open_wire_bytes(100, 2)) / 2
-    assert sent_at_once(by_hand(), everything(2), 1) == pytest.approx(whole)
+    assert sent_at_once(by_hand(), everything(2), 1).wire_bytes == pytest.approx(whole)
     chosen = run_policy(by_hand(), {COUNT: 0.9}, everything(2), np.array([0, 1]))
     assert chosen.wire_bytes == pytest.approx((open_wire_bytes(50, 2) + open_wire_bytes(100, 2)) / 2)
     assert chosen.rounds == 0
@@ -211,8 +213,8 @@ def test_statistics_say_how_often_looks_are_safe() -> None:
     payload = table.payload_bytes.copy()
     payload[-1] += np.arange(900) // 300 * 50
     sized = LookTable(table.lengths, table.scores, table.wrong, table.owner, table.types, payload)
-    found = statistics_of(sized, {YES_NO: 0.9}, everything(900))
-    assert len(found.size_edges_bytes) == 2
+    found = statistics_of(sized, {YES_NO: 0.9}, everything(900), by_frame=False)
+    assert found.size_edges_bytes == (160.0, 210.0, 260.0)
     true = float((table.scores[0] >= 0.9).mean())
     assert np.mean([found.share(YES_NO, 0, size) for size in (160, 210, 260)]) == pytest.approx(true, abs=0.02)
     assert found.share(YES_NO, 1, 160) == 1.0
@@ -231,7 +233,71 @@ def test_resplits_keep_the_promise_and_report_every_rival() -> None:
     )
 
 
+def test_a_frame_that_is_judged_as_a_whole_has_one_score() -> None:
+    together = by_hand().judged(by_frame=True)
+    np.testing.assert_allclose(together.scores[0], [0.97, 0.97, 0.575, 0.575])
+    assert by_hand().judged(by_frame=False).scores is not together.scores
+    result = run_policy(together, {COUNT: 0.9}, everything(2))
+    assert result.early_share == 0.5
+    assert result.risk == pytest.approx(0.25)
+
+
+def test_judging_frames_as_a_whole_saves_bytes_at_the_same_promise() -> None:
+    """One unsure answer among sure ones costs a refinement of everything, and gains little."""
+    rng = np.random.default_rng(11)
+    frames, questions = 1_500, 6
+    owner = np.repeat(np.arange(frames), questions)
+    score = 1 - rng.beta(0.15, 2.0, len(owner))
+    table = LookTable(
+        (4, 8),
+        np.stack([score, np.ones(len(owner))]),
+        np.stack([rng.random(len(owner)) >= score, np.zeros(len(owner), dtype=np.bool_)]),
+        owner,
+        (YES_NO,) * len(owner),
+        np.repeat(np.array([[900], [2_000]]), frames, axis=1),
+    )
+    spent = {}
+    for by_frame in (False, True):
+        judged = table.judged(by_frame=by_frame)
+        thresholds = calibrate_thresholds(judged, everything(frames), RISK, DELTA, by_type=False)
+        result = run_policy(judged, thresholds, everything(frames))
+        assert result.risk <= RISK
+        spent[by_frame] = result.wire_bytes
+    assert spent[True] < 0.95 * spent[False]
+
+
+def test_fewer_questions_of_each_frame() -> None:
+    table = simulated(300, seed=1)
+    fewer = table.with_questions(1, np.random.default_rng(0))
+    assert np.bincount(fewer.owner).tolist() == [1] * 300
+    assert fewer.scores.shape == fewer.wrong.shape == (2, 300)
+    assert len(fewer.types) == 300
+    assert set(map(tuple, fewer.scores.T.tolist())) <= set(map(tuple, table.scores.T.tolist()))
+    same = table.with_questions(9, np.random.default_rng(0))
+    assert same.scores.tolist() == table.scores.tolist()
+
+
+def test_on_every_link_the_policy_is_as_quick_as_its_ladder_and_as_the_whole_latent() -> None:
+    table = simulated(1_000, seed=9, lengths=(2, 4, 8, 400))
+    rows = link_rows(table, (4, 400), RISK, DELTA, 3, np.random.default_rng(0), by_type=False)
+    assert len(rows) == len(RATES_KBPS) * len(ROUND_TRIPS_S)
+    for row in rows:
+        assert row["policy_s"] <= min(row["base_s"], row["whole_s"]) * 1.01
+    slow = next(row for row in rows if row["rate_kbps"] == 16 and row["round_trip_s"] == 0.03)
+    satellite = next(row for row in rows if row["rate_kbps"] == 1_000 and row["round_trip_s"] == 0.6)
+    assert slow["against_best"] < 0.9
+    assert slow["sent_whole_share"] < satellite["sent_whole_share"]
+
+
+def test_fixed_prefixes_have_more_lengths_than_ladders() -> None:
+    assert fixed_lengths((10, 24, 40, 56, 73, 90, 108, 128)) == (10, 24, 40, 56, 73, 81, 90, 99, 108, 118, 128)
+    assert fixed_lengths((1, 2, 3)) == (1, 2, 3)
+
+
 def test_wire_bytes_grow_by_the_payload() -> None:
+    assert open_wire_bytes(181, 3) - open_uplink_bytes(181, 3) == puback_wire_bytes()
+    assert 100 < refine_uplink_bytes(50) - 50 < 200
+    assert refine_wire_bytes(50) - refine_uplink_bytes(50) > 100
     assert open_wire_bytes(181, 3) - open_wire_bytes(101, 3) == 80
     assert 90 < open_wire_bytes(100, 1) - 100 < 260
     assert 250 < refine_wire_bytes(50) - 50 < 420
@@ -263,17 +329,26 @@ def test_what_cannot_be_promised_is_refused_with_what_can(promises: int) -> None
 
 def test_the_fit_finds_what_made_the_outcomes() -> None:
     rng = np.random.default_rng(0)
-    features = rng.normal(size=(20_000, 3)) * (1.0, 10.0, 0.1) + (0.0, 5.0, 1.0)
-    activation = 0.5 + features @ np.array([1.0, -0.2, 4.0]) - 4.0
+    features = rng.normal(size=(20_000, len(FEATURES))) * 2.0
+    # Steep at first and flat later, which no straight line is; the others say nothing.
+    activation = 2.0 * np.minimum(features[:, 0], 0.5) + 0.5
     agrees = rng.random(len(features)) < 1 / (1 + np.exp(-activation))
-    bias, *weights = fit_logistic(features, agrees)
-    np.testing.assert_allclose(weights, [1.0, -0.2, 4.0], atol=0.4)
-    assert bias == pytest.approx(-3.5, abs=0.5)
+    model = fit_additive(features, agrees)
+    model.check()
+    true = 1 / (1 + np.exp(-activation))
+    assert np.abs(model.chance(features) - true).mean() < 0.03
+    # Beyond the outer knots it is flat.
+    far = np.zeros((2, len(FEATURES)))
+    far[:, 0] = [100.0, 1_000.0]
+    assert model.chance(far)[0] == model.chance(far)[1]
 
 
-def test_outcomes_that_are_all_alike_are_fitted_too() -> None:
-    features = np.random.default_rng(0).normal(size=(50, 2))
-    assert np.isfinite(fit_logistic(features, np.ones(50, dtype=np.bool_))).all()
+def test_outcomes_and_features_that_are_all_alike_are_fitted_too() -> None:
+    features = np.random.default_rng(0).normal(size=(50, len(FEATURES)))
+    features[:, 3] = 1.0
+    model = fit_additive(features, np.ones(50, dtype=np.bool_))
+    model.check()
+    assert (model.chance(features) > 0.5).all()
 
 
 def test_ranking_is_the_chance_of_the_right_order() -> None:
@@ -284,7 +359,8 @@ def test_ranking_is_the_chance_of_the_right_order() -> None:
 
 
 def some_score() -> StopScore:
-    return StopScore(8, ErrorModel((4, 8), (0.5, 0.25), (-0.5, -0.5)), {YES_NO: (0.5, *([0.1] * len(FEATURES)))})
+    rising = AdditiveScore(0.5, ((-10.0, 0.0, 10.0),) * len(FEATURES), ((-1.0, 0.0, 1.0),) * len(FEATURES))
+    return StopScore(8, ErrorModel((4, 8), (0.5, 0.25), (-0.5, -0.5)), {YES_NO: rising}, by_frame=True)
 
 
 def features_of(score: StopScore, probability: list[float], length: int = 4) -> NDArray[np.float64]:
@@ -359,6 +435,9 @@ def test_a_type_that_was_never_calibrated_says_nothing() -> None:
 # ---- file ---------------------------------------------------------------------------------------------------------
 
 
+CURVE: dict[str, object] = {"knots": [0.0, 1.0], "values": [0.0, 1.0]}
+
+
 def whole_file() -> StopFile:
     return StopFile.calibrated(
         (4, 8),
@@ -385,8 +464,14 @@ def test_a_stop_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     ("part", "change"),
     [
         ("score", {"features": ["smell"]}),
-        ("score", {"weights": {"yes_no": [1.0]}}),
-        ("score", {"weights": {"yes_no": [float("inf")] * (len(FEATURES) + 1)}}),
+        ("score", {"models": {"yes_no": {"bias": 0.0, "curves": []}}}),
+        ("score", {"models": {"yes_no": {"bias": 0.0, "curves": [CURVE | {"values": [0.0]}] * len(FEATURES)}}}),
+        ("score", {"models": {"yes_no": {"bias": 0.0, "curves": [CURVE | {"knots": [1.0, 0.0]}] * len(FEATURES)}}}),
+        ("score", {"models": {"yes_no": {"bias": float("inf"), "curves": [CURVE] * len(FEATURES)}}}),
+        ("score", {"models": {"yes_no": {"curves": [CURVE] * len(FEATURES)}}}),
+        ("score", {"models": [7]}),
+        ("score", {"judged": "twice"}),
+        ("statistics", {"by_frame": [], "size_edges_bytes": [2.0, 1.0]}),
         ("score", {"errors": {"rungs": [8, 4], "offsets": [0, 0], "slopes": [0, 0]}}),
         ("score", {"errors": None}),
         ("score", {"latent_count": 0}),

@@ -47,6 +47,10 @@ def test_what_stays_is_saved(tables: FrequencyTables) -> None:
     # One key frame in ten, then headers as well.
     assert row["saved_percent_with_key_frames"] == pytest.approx(0.9 * row["saved_percent"], abs=0.2)
     assert 0 < row["saved_percent_wire_with_key_frames"] < row["saved_percent_with_key_frames"]
+    # The key frame is further back than the frame before, and two in twenty frames are key frames themselves.
+    assert row["from_key_frame"]["pairs_scored"] == 4 * 18
+    assert row["from_key_frame"]["symbols_unchanged"] < row["symbols_unchanged"]
+    assert 0 < row["from_key_frame"]["saved_percent_with_key_frames"] < row["saved_percent_with_key_frames"]
     slower = _row(clips(0.1, 0), clips(0.1, 1), tables, 2)
     assert slower["pairs_scored"] == 4 * 15
     assert slower["saved_percent"] < row["saved_percent"]

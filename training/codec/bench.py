@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from cloud_workers.vlm import TransformersVlm
-from pipeline.codec.spec import CodecSpec, load_codec_spec
-from pipeline.codec.stop_file import load_stop_file
+from pipeline.codec.spec import TABLES_FILE, CodecSpec, load_codec_spec
+from pipeline.codec.tables import FrequencyTables
 from training.codec.data import Asked, AskedFrames, Domain, Progress, cached_tokens, scene_set
-from training.codec.folder import FrozenVlm
+from training.codec.folder import FrozenVlm, even_ladder
 from training.codec.measure import PrefixAnswers, measure_prefixes
 from training.codec.train import DOMAINS, open_vlm
+
+RUNGS: Final = 6
+RUNGS_DETAILED: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +67,13 @@ class CodecBench:
         return DOMAINS["small" if self.spec.tiles_per_edge == 1 else "detailed"][0]
 
     def rungs(self) -> tuple[int, ...]:
-        """Prefix lengths that ladders are built from: those that the codec was made with, evenly spaced in bytes.
+        """Prefix lengths that ladders are built from, evenly spaced in bytes.
 
         Raises:
-            ArtifactError: the stop rule is damaged.
+            ArtifactError: the tables are damaged.
         """
-        score = load_stop_file(self.codec_dir).score
-        return self.spec.ladder if score is None else score.errors.rungs
+        tables = FrequencyTables.load(self.codec_dir / TABLES_FILE)
+        return even_ladder(tables.mean_latent_bits(), RUNGS if self.spec.tiles_per_edge == 1 else RUNGS_DETAILED)
 
     def frames(
         self, name: str, count: int, *, domain: Domain | None = None, photos: Path | None = None

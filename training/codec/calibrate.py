@@ -27,6 +27,8 @@ from training.codec.stop_policy import (
 )
 from training.codec.stop_table import LookTable
 
+QUESTIONS_A_FRAME: Final = 3
+"""What each camera of the demo is asked."""
 _OTHER_SETS: Final = 0.4
 """Frames of the sets for score and ladder, as a share of the calibration's."""
 
@@ -40,14 +42,15 @@ def calibrate_stop(
     delta: float = 0.1,
     by_type: bool = False,
     frames: int = 1_500,
+    questions_a_frame: int = QUESTIONS_A_FRAME,
     seed: int = 0,
     threads: int = 2,
     progress: Progress = print,
 ) -> dict[str, Any]:
     """Fit the score, choose the ladder, find the thresholds, write ``stop.json`` and the ladder in ``codec.json``.
 
-    Three disjoint sets of frames: one for the score, one for the ladder, one for thresholds and statistics; the fourth,
-    on which the promise is checked, belongs to `verify_stop`. The fingerprint of the codec does not change.
+    Disjoint sets of frames: two for score and ladder, one for thresholds and statistics; a fourth, on which the promise
+    is checked, belongs to `verify_stop`. The fingerprint of the codec does not change.
 
     Args:
         vlm_dir: The VLM that the codec was made for.
@@ -57,6 +60,8 @@ def calibrate_stop(
         delta: Accepted chance that the thresholds break that promise on frames like these.
         by_type: Promise it for each answer type, not only on average over all questions.
         frames: Calibration frames; the other two sets have two fifths as many each.
+        questions_a_frame: How many questions are asked of a frame, drawn from those of the set; 0 asks all. The promise
+            covers frames of so many, and of fewer. The score is fitted on all.
         seed: Of the frames.
         threads: CPU threads.
         progress: Called with a line of text now and then.
@@ -72,31 +77,39 @@ def calibrate_stop(
     bench = CodecBench.open(vlm_dir, codec_dir, cache_dir, seed=seed, threads=threads, progress=progress)
     rungs = bench.rungs()
     few = max(round(_OTHER_SETS * frames), 1)
-    asked, answers = bench.measure("score", few, rungs)
-    score = fit_score(answers, asked)
-    asked, answers = bench.measure("policy", few, rungs)
-    table = LookTable.of(answers, asked, score)
-    plain = LookTable.of(answers, asked, None)
-    everything = np.ones(few, dtype=np.bool_)
+    by_frame = not by_type
+    sets = [bench.measure(name, few, rungs) for name in ("score", "policy")]
+    # Each set is scored by the model of the other, so that the ladder is chosen on the frames of both.
+    halves = [fit_score([one], by_frame=by_frame) for one in sets]
+    single = LookTable.joined(
+        [LookTable.of(answers, asked, score) for (asked, answers), score in zip(sets, reversed(halves), strict=True)]
+    )
+    rng = np.random.default_rng([seed, 6])
+    plain = LookTable.joined([LookTable.of(answers, asked, None) for asked, answers in sets])
+    table = single.with_questions(questions_a_frame, rng).judged(by_frame=by_frame)
+    everything = np.ones(table.frames, dtype=np.bool_)
     ladder, considered = choose_ladder(table, everything, risk, delta, by_type=by_type, as_if=frames)
-    agrees = ~table.wrong[:-1].reshape(-1)
+    agrees = ~single.wrong[:-1].reshape(-1)
     rankings = {
         name: round(ranking(of.scores[:-1].reshape(-1), agrees), 4)
-        for name, of in (("answer_probability", plain), ("score", table))
+        for name, of in (("answer_probability", plain), ("score", single))
     }
     progress(f"{bench.spec.name}: area under the ROC curve {rankings}, ladder {ladder}")
+    score = fit_score(sets, by_frame=by_frame)
 
     asked, answers = bench.measure("calibration", frames, rungs)
-    measured = LookTable.of(answers, asked, score)
+    single = LookTable.of(answers, asked, score)
+    measured = single.with_questions(questions_a_frame, rng).judged(by_frame=by_frame)
     table = measured.rows(ladder)
     everything = np.ones(frames, dtype=np.bool_)
     thresholds = calibrate_thresholds(table, everything, risk, delta, by_type=by_type)
-    statistics = statistics_of(table, thresholds, everything)
+    statistics = statistics_of(table, thresholds, everything, by_frame=by_frame)
     result = run_policy(table, thresholds, everything, first_rungs(table, statistics))
     fixed = best_fixed_length(measured, everything, risk, delta, by_type=by_type)
     source: dict[str, Any] = {
         "frames": {"score": few, "policy": few, "calibration": frames},
-        "questions": len(asked),
+        "questions": len(measured.owner),
+        "questions_a_frame": questions_a_frame,
         "domain": bench.domain,
         "seed": seed,
         "delta": delta,
@@ -107,9 +120,9 @@ def calibrate_stop(
         "result": result.as_dict(),
         "wire_bytes": {
             "rule": round(result.wire_bytes, 1),
-            "whole": round(sent_at_once(table, everything, len(ladder) - 1), 1),
-            "best_fixed": round(sent_at_once(measured, everything, measured.lengths.index(fixed)), 1),
-            "oracle": round(sent_at_once(measured, everything, oracle_rungs(measured)), 1),
+            "whole": round(sent_at_once(table, everything, len(ladder) - 1).wire_bytes, 1),
+            "best_fixed": round(sent_at_once(measured, everything, measured.lengths.index(fixed)).wire_bytes, 1),
+            "oracle": round(sent_at_once(measured, everything, oracle_rungs(measured)).wire_bytes, 1),
         },
     }
     stop = StopFile.calibrated(
@@ -117,7 +130,7 @@ def calibrate_stop(
         thresholds,
         risk=risk,
         score=score,
-        shift=ScoreQuantiles.of(_first_scores(table)),
+        shift=ScoreQuantiles.of(_first_scores(single.rows(ladder))),
         statistics=statistics,
         calibrated_on=source,
     )
@@ -135,7 +148,7 @@ def calibrate_stop(
 
 
 def _first_scores(table: LookTable) -> dict[AnswerType, Sequence[float]]:
-    """Scores at the shortest prefix: of each frame the first question of a type."""
+    """Scores of single answers at the shortest prefix: of each frame the first question of a type."""
     found: dict[AnswerType, dict[int, float]] = {kind: {} for kind in set(table.types)}
     for question, (frame, kind) in enumerate(zip(table.owner.tolist(), table.types, strict=True)):
         found[kind].setdefault(frame, float(table.scores[0, question]))

@@ -71,7 +71,7 @@ def predicted_quality_rows(board: Scoreboard, answers: PrefixAnswers, fitted_on:
         One row for each tenth of all answers, from the smallest predicted error: predicted and measured error over the
         variance of the tokens, cosine, agreement with its interval, and how many answers.
     """
-    model = fit_errors(fitted_on)
+    model = fit_errors(fitted_on.lengths, fitted_on.code_bits, fitted_on.errors)
     predicted = np.stack(
         [np.exp(model.log_error(length, bits)) for length, bits in zip(answers.lengths, answers.code_bits, strict=True)]
     )

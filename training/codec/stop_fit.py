@@ -8,79 +8,116 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.codec.stop_score import FEATURES, ErrorModel, StopScore
+from pipeline.codec.stop_score import FEATURES, AdditiveScore, ErrorModel, StopScore
+from schemas.types import AnswerType
 from training.codec.data import Asked
 from training.codec.measure import PrefixAnswers
 from training.codec.stop_table import look_features
 
+_KNOTS: Final = 8
+"""Of each curve, at quantiles of its feature."""
 _RIDGE: Final = 1.0
-"""On weights of features of unit variance, against the sum over all looks."""
-_STEPS: Final = 30
+"""On values at knots, against the sum over all looks."""
+_SMOOTHNESS: Final = 10.0
+"""On their second differences."""
+_STEPS: Final = 40
 
 
-def fit_score(answers: PrefixAnswers, asked: Sequence[Asked]) -> StopScore:
-    """Fit error model and score on the looks before the last of a set of frames.
+def fit_score(sets: Sequence[tuple[Sequence[Asked], PrefixAnswers]], *, by_frame: bool) -> StopScore:
+    """Fit error model and score on the looks before the last.
 
     Args:
-        answers: From all prefixes, the whole latent last.
-        asked: The questions.
+        sets: Questions about sets of frames, and their answers from all prefixes, the whole latent last.
+        by_frame: Whether a look's answers will be judged together.
     """
+    lengths = sets[0][1].lengths
+    errors = fit_errors(
+        lengths,
+        np.concatenate([answers.code_bits for _, answers in sets], axis=1),
+        np.concatenate([answers.errors for _, answers in sets], axis=1),
+    )
+    empty = StopScore(lengths[-1], errors, {})
+    types = np.array([item.answer_type for asked, _ in sets for item in asked])
+    features = np.concatenate([_early_features(empty, answers, asked) for asked, answers in sets], axis=1)
+    agrees = np.concatenate([answers.texts[:-1] == answers.texts[-1] for _, answers in sets], axis=1)
+    models = {}
+    for kind in sorted(set(types.tolist())):
+        chosen = types == kind
+        models[AnswerType(kind)] = fit_additive(
+            features[:, chosen].reshape(-1, len(FEATURES)), agrees[:, chosen].reshape(-1)
+        )
+    return StopScore(lengths[-1], errors, models, by_frame)
+
+
+def _early_features(score: StopScore, answers: PrefixAnswers, asked: Sequence[Asked]) -> NDArray[np.float64]:
+    """Features of all looks before the last [P - 1, Q, features]."""
     owner = np.array([item.frame for item in asked], dtype=np.int64)
-    types = [item.answer_type for item in asked]
-    empty = StopScore(answers.lengths[-1], fit_errors(answers), {})
-    texts = answers.texts
     early = list(zip(answers.lengths, answers.looks, strict=True))[:-1]
-    features = np.stack(
+    return np.stack(
         [
-            look_features(empty, length, look, answers.blind, answers.code_bits[row, owner])
+            look_features(score, length, look, answers.blind, answers.code_bits[row, owner])
             for row, (length, look) in enumerate(early)
         ]
     )
-    agrees = texts[:-1] == texts[-1]
-    weights = {}
-    for kind in sorted(set(types)):
-        chosen = np.array([item == kind for item in types], dtype=np.bool_)
-        weights[kind] = fit_logistic(features[:, chosen].reshape(-1, len(FEATURES)), agrees[:, chosen].reshape(-1))
-    return StopScore(answers.lengths[-1], empty.errors, weights)
 
 
-def fit_errors(answers: PrefixAnswers) -> ErrorModel:
-    """Least squares of the logarithm of the feature error on that of the code length, for each prefix length."""
+def fit_errors(lengths: tuple[int, ...], code_bits: NDArray[np.float64], errors_of: NDArray[np.float64]) -> ErrorModel:
+    """Least squares of the logarithm of the feature error on that of the code length, for each prefix length.
+
+    Args:
+        lengths: In latents [P].
+        code_bits: Of the prefixes [P, F].
+        errors_of: Feature errors of the prefixes [P, F].
+    """
     offsets, slopes = [], []
-    for bits, errors in zip(answers.code_bits, answers.errors, strict=True):
+    for bits, errors in zip(code_bits, errors_of, strict=True):
         x, y = np.log(np.maximum(bits, 1.0)), np.log(np.maximum(errors, 1e-9))
         spread = float(((x - x.mean()) ** 2).sum())
         slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread if spread > 0 else 0.0
         slopes.append(round(slope, 6))
         offsets.append(round(float(y.mean() - slope * x.mean()), 6))
-    return ErrorModel(answers.lengths, tuple(offsets), tuple(slopes))
+    return ErrorModel(lengths, tuple(offsets), tuple(slopes))
 
 
-def fit_logistic(features: NDArray[np.float64], agrees: NDArray[np.bool_]) -> tuple[float, ...]:
-    """Ridge logistic regression by Newton's method.
+def fit_additive(features: NDArray[np.float64], agrees: NDArray[np.bool_]) -> AdditiveScore:
+    """Penalised logistic regression on hat functions around quantiles of each feature, by Newton's method.
 
     Args:
         features: [n, d].
         agrees: Outcomes [n].
-
-    Returns:
-        Bias and d weights, for features as they are.
     """
-    mean, scale = features.mean(0), np.maximum(features.std(0), 1e-6)
-    x = np.concatenate([np.ones((len(features), 1)), (features - mean) / scale], axis=1)
-    penalty = np.full(x.shape[1], _RIDGE)
-    penalty[0] = 1e-3  # keeps the bias finite where all agree
+    knots = [_knots(column) for column in features.T]
+    sizes = [len(places) for places in knots]
+    x = np.concatenate([np.ones((len(features), 1)), *map(_hats, features.T, knots)], axis=1)
+    penalty = np.diag([1e-3, *[_RIDGE] * sum(sizes)])  # on the bias, to keep it finite where all agree
+    for start, size in zip(np.cumsum([1, *sizes[:-1]]), sizes, strict=True):
+        bends = np.diff(np.eye(size), 2, axis=0)
+        penalty[start : start + size, start : start + size] += _SMOOTHNESS * bends.T @ bends
     weights = np.zeros(x.shape[1])
     for _ in range(_STEPS):
         chance = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
-        gradient = x.T @ (agrees - chance) - penalty * weights
-        hessian = (x * (chance * (1 - chance))[:, None]).T @ x + np.diag(penalty)
-        step = np.linalg.solve(hessian, gradient)
+        gradient = x.T @ (agrees - chance) - penalty @ weights
+        step = np.linalg.solve((x * (chance * (1 - chance))[:, None]).T @ x + penalty, gradient)
         weights += step
         if float(np.abs(step).max()) < 1e-8:
             break
-    slopes = weights[1:] / scale
-    return tuple(round(float(value), 6) for value in (weights[0] - slopes @ mean, *slopes))
+    values = np.split(weights[1:], np.cumsum(sizes)[:-1])
+    return AdditiveScore(
+        round(float(weights[0]), 5),
+        tuple(tuple(places.tolist()) for places in knots),
+        tuple(tuple(round(float(value), 5) for value in row) for row in values),
+    )
+
+
+def _knots(column: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Quantiles of a feature, at least two places."""
+    places = np.unique(np.quantile(column, np.linspace(0, 1, _KNOTS)).round(6))
+    return places if len(places) > 1 else np.array([places[0], places[0] + 1.0])
+
+
+def _hats(column: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shares of the knots around each value [n, knots]: what `np.interp` weighs them with."""
+    return np.stack([np.interp(column, knots, unit) for unit in np.eye(len(knots))], axis=1)
 
 
 def ranking(scores: NDArray[np.float64], agrees: NDArray[np.bool_]) -> float:

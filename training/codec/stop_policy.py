@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from pipeline.codec.prefix_policy import Link, Objective, PrefixPolicy
 from pipeline.codec.stop_statistics import StopStatistics
-from pipeline.codec.wire_bytes import open_wire_bytes, refine_wire_bytes
+from pipeline.codec.wire_bytes import open_uplink_bytes, open_wire_bytes, refine_uplink_bytes, refine_wire_bytes
 from pipeline.protocol.stop_rule import NEVER
 from schemas.types import AnswerType
 from training.codec.stop_ltt import betting_p_value, calibrate_thresholds
 from training.codec.stop_table import LookTable
 
 _MAX_LOOKS: Final = 4
+_SIZE_BINS: Final = 5
 _LINK: Final = Link()
 
 
@@ -30,7 +31,8 @@ class RunResult:
         risk: Share of answers that differ from the whole latent's, mean over frames.
         early_share: Share of questions answered before the last look.
         refined_share: Share of frames that need a refinement, all their questions together.
-        wire_bytes: Mean bytes a frame on the uplink and back, headers included.
+        wire_bytes: Mean bytes a frame both ways, headers included.
+        uplink_bytes: Those on the way up.
         payload_bytes: Mean latent bytes a frame.
         looks: Mean looks a frame.
         rounds: Mean refinements a frame.
@@ -40,9 +42,15 @@ class RunResult:
     early_share: float
     refined_share: float
     wire_bytes: float
+    uplink_bytes: float
     payload_bytes: float
     looks: float
     rounds: float
+
+    def delay_s(self, link: Link) -> float:
+        """Mean time on a link from the departure of a frame to its last answer; the looks themselves not counted."""
+        transfer_s = 0.0 if link.bytes_per_s is None else self.wire_bytes / link.bytes_per_s
+        return self.looks * link.round_trip_s + transfer_s
 
     def as_dict(self) -> dict[str, float]:
         """Plain data, rounded."""
@@ -77,15 +85,17 @@ def run_policy(
     np.maximum.at(last, table.owner, look)
     questions = np.bincount(table.owner, minlength=count)
     chosen = np.flatnonzero(frames & (questions > 0))
-    wire, payload = np.zeros(len(chosen)), np.zeros(len(chosen))
+    wire, uplink, payload = np.zeros(len(chosen)), np.zeros(len(chosen)), np.zeros(len(chosen))
     for place, frame in enumerate(chosen.tolist()):
         sizes = table.payload_bytes[:, frame].tolist()
         wire[place] = open_wire_bytes(sizes[start[frame]], int(questions[frame]))
+        uplink[place] = open_uplink_bytes(sizes[start[frame]], int(questions[frame]))
         payload[place] = sizes[start[frame]]
         for rung in range(start[frame] + 1, last[frame] + 1):
             # A chunk costs up to a byte more than the difference of two prefixes.
             more = max(sizes[rung] - sizes[rung - 1], 0) + 1
             wire[place] += refine_wire_bytes(more)
+            uplink[place] += refine_uplink_bytes(more)
             payload[place] += more
     used = frames[table.owner]
     by_frame = np.bincount(table.owner[used], weights=wrong[used], minlength=count)[chosen] / questions[chosen]
@@ -95,6 +105,7 @@ def run_policy(
         early_share=float((look[used] < rungs - 1).mean()),
         refined_share=float((rounds > 0).mean()),
         wire_bytes=float(wire.mean()),
+        uplink_bytes=float(uplink.mean()),
         payload_bytes=float(payload.mean()),
         looks=float(rounds.mean() + 1),
         rounds=float(rounds.mean()),
@@ -102,11 +113,11 @@ def run_policy(
 
 
 def statistics_of(
-    table: LookTable, thresholds: Mapping[AnswerType, float], frames: NDArray[np.bool_]
+    table: LookTable, thresholds: Mapping[AnswerType, float], frames: NDArray[np.bool_], *, by_frame: bool
 ) -> StopStatistics:
-    """How often looks are safe, by answer type, rung and size of the frame in thirds: what the prefix policy reads."""
+    """How often looks are safe, by answer type, rung and size of the frame in fifths: what the prefix policy reads."""
     whole = table.payload_bytes[-1]
-    edges = sorted(set(np.quantile(whole[frames], [1 / 3, 2 / 3]).round(1).tolist()))
+    edges = sorted(set(np.quantile(whole[frames], np.arange(1, _SIZE_BINS) / _SIZE_BINS).round(1).tolist()))
     bins = np.searchsorted(np.array(edges), whole, side="right")
     used = frames[table.owner]
     share: dict[AnswerType, tuple[tuple[float, ...], ...]] = {}
@@ -124,7 +135,7 @@ def statistics_of(
             for last in [len(table.lengths) - 1]
             for rung, row in enumerate(safe)
         )
-    return StopStatistics(table.lengths, tuple(edges), share)
+    return StopStatistics(table.lengths, tuple(edges), share, by_frame)
 
 
 def first_rungs(
@@ -166,7 +177,7 @@ def choose_ladder(
         for some in combinations(shorter, looks):
             part = table.rows((*some, whole))
             thresholds = calibrate_thresholds(part, frames, risk, delta, by_type=by_type, as_if=as_if)
-            first = first_rungs(part, statistics_of(part, thresholds, frames))
+            first = first_rungs(part, statistics_of(part, thresholds, frames, by_frame=not by_type))
             result = run_policy(part, thresholds, frames, first)
             base = run_policy(part, thresholds, frames)
             row = {"ladder": [*some, whole], **result.as_dict(), "base_wire_bytes": round(base.wire_bytes, 1)}
@@ -212,6 +223,6 @@ def oracle_rungs(table: LookTable) -> NDArray[np.int64]:
     return rungs
 
 
-def sent_at_once(table: LookTable, frames: NDArray[np.bool_], rungs: NDArray[np.int64] | int) -> float:
-    """Mean wire bytes of frames that go out in one message each, at a rung of each frame [F] or of all."""
-    return run_policy(table, dict.fromkeys(table.types, 0.0), frames, rungs).wire_bytes
+def sent_at_once(table: LookTable, frames: NDArray[np.bool_], rungs: NDArray[np.int64] | int) -> RunResult:
+    """What happens to frames that go out in one message each, at a rung of each frame [F] or of all."""
+    return run_policy(table, dict.fromkeys(table.types, 0.0), frames, rungs)

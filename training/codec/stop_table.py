@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -53,6 +53,19 @@ class LookTable:
             scores = scores_of(score, answers, owner, types)
         return cls(answers.lengths, scores, texts != texts[-1], owner, types, answers.payload_bytes)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Looks at the frames of several sets, at the same lengths."""
+        offsets = np.cumsum([0, *(part.frames for part in parts[:-1])])
+        return cls(
+            parts[0].lengths,
+            np.concatenate([part.scores for part in parts], axis=1),
+            np.concatenate([part.wrong for part in parts], axis=1),
+            np.concatenate([part.owner + offset for part, offset in zip(parts, offsets, strict=True)]),
+            tuple(kind for part in parts for kind in part.types),
+            np.concatenate([part.payload_bytes for part in parts], axis=1),
+        )
+
     @property
     def frames(self) -> int:
         """Number of frames, F."""
@@ -65,16 +78,44 @@ class LookTable:
             tuple(lengths), self.scores[kept], self.wrong[kept], self.owner, self.types, self.payload_bytes[kept]
         )
 
+    def judged(self, *, by_frame: bool) -> Self:
+        """The same as the stop rule sees it: each answer by itself, or all of a look by the mean of their scores."""
+        if not by_frame:
+            return self
+        asked = np.maximum(np.bincount(self.owner, minlength=self.frames), 1)
+        means = np.stack([np.bincount(self.owner, weights=row, minlength=self.frames) / asked for row in self.scores])
+        return replace(self, scores=means[:, self.owner])
+
+    def with_questions(self, count: int, rng: np.random.Generator) -> Self:
+        """The same for some questions of each frame, drawn at random; frames of fewer keep all.
+
+        Args:
+            count: Questions a frame; 0 keeps all.
+            rng: Draws them.
+        """
+        if not count:
+            return self
+        order = rng.permutation(len(self.owner))
+        order = order[np.argsort(self.owner[order], kind="stable")]
+        first = np.concatenate([[0], np.cumsum(np.bincount(self.owner, minlength=self.frames))])[self.owner[order]]
+        kept = np.sort(order[np.arange(len(order)) - first < count])
+        return replace(
+            self,
+            scores=self.scores[:, kept],
+            wrong=self.wrong[:, kept],
+            owner=self.owner[kept],
+            types=tuple(self.types[index] for index in kept),
+        )
+
     def of_type(self, answer_type: AnswerType) -> Self:
         """The same for the questions of one type."""
         kept = np.array([kind == answer_type for kind in self.types], dtype=np.bool_)
-        return type(self)(
-            self.lengths,
-            self.scores[:, kept],
-            self.wrong[:, kept],
-            self.owner[kept],
-            tuple(kind for kind in self.types if kind == answer_type),
-            self.payload_bytes,
+        return replace(
+            self,
+            scores=self.scores[:, kept],
+            wrong=self.wrong[:, kept],
+            owner=self.owner[kept],
+            types=(answer_type,) * int(kept.sum()),
         )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from pipeline.codec.stop_file import load_stop_file
 from training.codec.bench import CodecBench
+from training.codec.calibrate import QUESTIONS_A_FRAME
 from training.codec.data import Progress
 from training.codec.stop_ltt import calibrate_thresholds, check_frames
 from training.codec.stop_policy import (
@@ -20,6 +23,23 @@ from training.codec.stop_policy import (
     statistics_of,
 )
 from training.codec.stop_table import LookTable
+from training.codec.verify_links import half_of, link_rows
+
+COUNTS: Final = (1, QUESTIONS_A_FRAME, 0)
+"""Questions a frame that are reported beside each other; 0 are all."""
+_SHORT: Final = (
+    "realised",
+    "resplits_above",
+    "realised_with_questions",
+    "refined_share",
+    "mean_wire_bytes",
+    "best_fixed_wire_bytes",
+    "whole_wire_bytes",
+    "oracle_wire_bytes",
+    "ratio_vs_best_fixed",
+    "uplink_ratio_vs_best_fixed",
+    "ratio_vs_oracle",
+)
 
 
 def verify_stop(
@@ -31,6 +51,7 @@ def verify_stop(
     delta: float = 0.1,
     by_type: bool = False,
     frames: int = 2_000,
+    questions_a_frame: int = QUESTIONS_A_FRAME,
     resplits: int = 100,
     seed: int = 0,
     threads: int = 2,
@@ -49,34 +70,64 @@ def verify_stop(
         delta: Accepted chance that a calibration breaks that promise.
         by_type: Promise it for each answer type.
         frames: Held-out frames.
+        questions_a_frame: How many questions are asked of a frame; 0 asks all.
         resplits: How often they are split.
         seed: Of frames and splits.
         threads: CPU threads.
         progress: Called with a line of text now and then.
 
     Returns:
-        See `resplit_results`, with the codec's name and ladder.
+        See `resplit_results`, with the codec's name and ladder; the same in short for other numbers of questions a
+        frame; and `links`, see `link_rows`.
 
     Raises:
         ArtifactError: the codec or the VLM is not usable, or they do not belong together.
         ConfigError: so few frames cannot prove this risk.
     """
     bench = CodecBench.open(vlm_dir, codec_dir, cache_dir, seed=seed, threads=threads, progress=progress)
-    asked, answers = bench.measure("report", frames, bench.rungs())
+    asked, answers = bench.measure("report", frames, fixed_lengths(bench.rungs()))
     table = LookTable.of(answers, asked, load_stop_file(codec_dir).score)
     check_frames(frames // 2, len(set(table.types)) if by_type else 1, risk, delta)
     progress(f"{resplits} resplits of {frames} frames")
-    rng = np.random.default_rng([seed, 5])
     ladder = bench.spec.ladder
-    result = resplit_results(table, ladder, risk, delta, resplits, rng, by_type=by_type)
+
+    def drawn(count: int) -> LookTable:
+        return table.with_questions(count, np.random.default_rng([seed, 6]))
+
+    def results(count: int, times: int) -> dict[str, Any]:
+        rng = np.random.default_rng([seed, 5])
+        others = {_named(other): drawn(other) for other in COUNTS if other != count}
+        return resplit_results(drawn(count), ladder, risk, delta, times, rng, by_type=by_type, others=others)
+
+    few = max(1, resplits // 5)
+    rows = {_named(count): results(count, few) for count in COUNTS}
+    links_rng = np.random.default_rng([seed, 7])
+    links = link_rows(drawn(questions_a_frame), ladder, risk, delta, max(1, resplits // 20), links_rng, by_type=by_type)
     return {
         "codec": codec_dir.name,
         "ladder": list(ladder),
         "by_type": by_type,
+        "judged": "question" if by_type else "frame",
         "frames": frames,
-        "questions": len(asked),
-        **result,
+        "questions": len(drawn(questions_a_frame).owner),
+        "questions_a_frame": questions_a_frame,
+        **results(questions_a_frame, resplits),
+        "by_questions_a_frame": {
+            count: {"resplits": few, **{name: row[name] for name in _SHORT}} for count, row in rows.items()
+        },
+        "links": links,
     }
+
+
+def _named(count: int) -> str:
+    return str(count) if count else "all"
+
+
+def fixed_lengths(rungs: Sequence[int]) -> tuple[int, ...]:
+    """Lengths that a fixed prefix may have: those of the ladders, and one between each two of the four longest."""
+    longest = rungs[-4:]
+    between = [(low + high) // 2 for low, high in pairwise(longest) if high - low > 1]
+    return tuple(sorted({*rungs, *between}))
 
 
 def resplit_results(
@@ -88,6 +139,7 @@ def resplit_results(
     rng: np.random.Generator,
     *,
     by_type: bool,
+    others: Mapping[str, LookTable] | None = None,
 ) -> dict[str, Any]:
     """Calibrate and test on random halves.
 
@@ -99,37 +151,46 @@ def resplit_results(
         resplits: How often.
         rng: Draws the halves.
         by_type: Promise it for each answer type.
+        others: The same frames with more or fewer questions: what the thresholds do there.
 
     Returns:
         `realised`: mean risk on the test halves, `realised_ci95`: where 95 % of the splits lie, `resplits_above`:
         splits whose realised risk exceeds the accepted one, overall and for each answer type; mean wire bytes a frame
         of the rule with first prefixes chosen by frame, of the rule with its base prefix for all, of the best fixed
         prefix that keeps the same promise (chosen on the same half), of the whole latent, and of the oracle: the
-        shortest prefix from which on a frame's answers are settled, in one message.
+        shortest prefix from which on a frame's answers are settled, in one message. Bytes both ways, and those on
+        the way up. `realised_with_questions`: mean risk of the same thresholds on `others`.
     """
+    by_frame = not by_type
+    measured = measured.judged(by_frame=by_frame)
     table = measured.rows(ladder)
     parts = {kind: table.of_type(kind) for kind in sorted(set(table.types))}
+    others = {name: other.judged(by_frame=by_frame).rows(ladder) for name, other in (others or {}).items()}
     oracle = oracle_rungs(measured)
     rows: dict[str, list[float]] = {}
     for _ in range(resplits):
-        chosen = np.zeros(table.frames, dtype=np.bool_)
-        chosen[rng.permutation(table.frames)[: table.frames // 2]] = True
+        chosen = half_of(table.frames, rng)
         test = ~chosen
         thresholds = calibrate_thresholds(table, chosen, risk, delta, by_type=by_type)
-        first = first_rungs(table, statistics_of(table, thresholds, chosen))
+        first = first_rungs(table, statistics_of(table, thresholds, chosen, by_frame=by_frame))
         result = run_policy(table, thresholds, test, first)
         fixed = best_fixed_length(measured, chosen, risk, delta, by_type=by_type)
+        ways = {
+            "mean": result,
+            "base": run_policy(table, thresholds, test),
+            "best_fixed": sent_at_once(measured, test, measured.lengths.index(fixed)),
+            "whole": sent_at_once(table, test, len(ladder) - 1),
+            "oracle": sent_at_once(measured, test, oracle),
+        }
         figures = {
             "realised": result.risk,
             "early_share": result.early_share,
             "refined_share": result.refined_share,
-            "mean_wire_bytes": result.wire_bytes,
-            "base_wire_bytes": run_policy(table, thresholds, test).wire_bytes,
-            "whole_wire_bytes": sent_at_once(table, test, len(ladder) - 1),
-            "oracle_wire_bytes": sent_at_once(measured, test, oracle),
-            "best_fixed_wire_bytes": sent_at_once(measured, test, measured.lengths.index(fixed)),
+            **{f"{name}_wire_bytes": way.wire_bytes for name, way in ways.items()},
+            **{f"{name}_uplink_bytes": way.uplink_bytes for name, way in ways.items()},
             "best_fixed_latents": float(fixed),
             **{f"realised_{kind}": run_policy(part, thresholds, test, first).risk for kind, part in parts.items()},
+            **{f"realised_with_{name}": run_policy(other, thresholds, test).risk for name, other in others.items()},
         }
         for name, value in figures.items():
             rows.setdefault(name, []).append(value)
@@ -143,19 +204,13 @@ def resplit_results(
         "resplits": resplits,
         "resplits_above": int((realised > risk).sum()),
         "resplits_above_by_type": {str(kind): int((np.array(rows[f"realised_{kind}"]) > risk).sum()) for kind in parts},
+        "realised_with_questions": {name: round(mean[f"realised_with_{name}"], 5) for name in others},
         "early_share": round(mean["early_share"], 4),
         "refined_share": round(mean["refined_share"], 4),
-        **{
-            name: round(mean[name], 1)
-            for name in (
-                "mean_wire_bytes",
-                "base_wire_bytes",
-                "best_fixed_wire_bytes",
-                "whole_wire_bytes",
-                "oracle_wire_bytes",
-            )
-        },
+        **{name: round(value, 1) for name, value in mean.items() if name.endswith(("_wire_bytes", "_uplink_bytes"))},
         "best_fixed_latents": sorted({int(value) for value in rows["best_fixed_latents"]}),
         "ratio_vs_best_fixed": round(mean["mean_wire_bytes"] / mean["best_fixed_wire_bytes"], 4),
         "ratio_vs_oracle": round(mean["mean_wire_bytes"] / mean["oracle_wire_bytes"], 4),
+        "uplink_ratio_vs_best_fixed": round(mean["mean_uplink_bytes"] / mean["best_fixed_uplink_bytes"], 4),
+        "uplink_ratio_vs_oracle": round(mean["mean_uplink_bytes"] / mean["oracle_uplink_bytes"], 4),
     }

@@ -1,0 +1,94 @@
+"""The prefix policy against its fixed rivals over links of many rates and round trips, all at the same promise."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.codec.prefix_policy import Link
+from training.codec.stop_ltt import calibrate_thresholds
+from training.codec.stop_policy import (
+    best_fixed_length,
+    first_rungs,
+    run_policy,
+    sent_at_once,
+    statistics_of,
+)
+from training.codec.stop_table import LookTable
+
+RATES_KBPS: Final = (16, 64, 200, 1_000)
+ROUND_TRIPS_S: Final = (0.03, 0.1, 0.6)
+"""A wired or 5G link, a mobile one, a satellite."""
+
+
+def half_of(frames: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """A random half of the frames [F]."""
+    chosen = np.zeros(frames, dtype=np.bool_)
+    chosen[rng.permutation(frames)[: frames // 2]] = True
+    return chosen
+
+
+def link_rows(
+    measured: LookTable,
+    ladder: tuple[int, ...],
+    risk: float,
+    delta: float,
+    resplits: int,
+    rng: np.random.Generator,
+    *,
+    by_type: bool,
+) -> list[dict[str, Any]]:
+    """Expected time to the safe answers of a frame, for first prefixes that are chosen to shorten it.
+
+    Transfer at the link's rate and one round trip a message; no queue, no time to compute.
+
+    Args:
+        measured: Looks at all prefixes, scores of single answers.
+        ladder: Prefix lengths of the looks, the last one whole.
+        risk: The accepted risk.
+        delta: Accepted chance of a broken promise.
+        resplits: How often the frames are split; each link sees the same splits.
+        rng: Draws the halves.
+        by_type: Promise it for each answer type.
+
+    Returns:
+        A row for each link: mean seconds a frame of the policy, of the ladder from its base prefix, of the best fixed
+        prefix and of the whole latent; the share of frames that the policy sends whole; and `against_best`: the
+        policy's time over that of the better of the two fixed rivals.
+    """
+    measured = measured.judged(by_frame=not by_type)
+    table = measured.rows(ladder)
+    links = [Link(rate * 125.0, round_trip_s) for rate in RATES_KBPS for round_trip_s in ROUND_TRIPS_S]
+    seconds = np.zeros((len(links), 4))
+    whole_share = np.zeros(len(links))
+    for _ in range(resplits):
+        chosen = half_of(table.frames, rng)
+        thresholds = calibrate_thresholds(table, chosen, risk, delta, by_type=by_type)
+        statistics = statistics_of(table, thresholds, chosen, by_frame=not by_type)
+        fixed = best_fixed_length(measured, chosen, risk, delta, by_type=by_type)
+        rivals = (
+            run_policy(table, thresholds, ~chosen),
+            sent_at_once(measured, ~chosen, measured.lengths.index(fixed)),
+            sent_at_once(table, ~chosen, len(ladder) - 1),
+        )
+        for row, link in enumerate(links):
+            first = first_rungs(table, statistics, objective="delay", link=link)
+            policy = run_policy(table, thresholds, ~chosen, first)
+            seconds[row] += [way.delay_s(link) for way in (policy, *rivals)]
+            whole_share[row] += (first[~chosen] == len(ladder) - 1).mean()
+    seconds, whole_share = seconds / resplits, whole_share / resplits
+    return [
+        {
+            "rate_kbps": round((link.bytes_per_s or 0) / 125),
+            "round_trip_s": link.round_trip_s,
+            **{
+                name: round(float(value), 4)
+                for name, value in zip(("policy_s", "base_s", "best_fixed_s", "whole_s"), times, strict=True)
+            },
+            "sent_whole_share": round(float(share), 3),
+            "against_best": round(float(times[0] / min(times[2], times[3])), 4),
+        }
+        for link, times, share in zip(links, seconds, whole_share, strict=True)
+    ]
