@@ -6,7 +6,9 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from pipeline.codec.prefix_decoder_torch import read_transform
 from schemas.errors import ArtifactError
 from tests.cloud.tiny_codec import write_vlm
 from tests.cloud.tiny_models import TOKEN_COUNT, TOKEN_DIM, tiny_smolvlm
+from training.codec import meta
 from training.codec.ablation import (
     ABLATION_BUDGETS,
     HELD_OUT,
@@ -106,13 +109,20 @@ def test_what_another_process_has_begun_is_left_to_it(prepared: Path) -> None:
     assert collect_results(prepared / "run", [variant])["missing"] == []
 
 
-def test_a_broken_off_variant_is_continued_at_its_full_length(prepared: Path) -> None:
-    variant = Variant("long", "", {"steps": 400})
-    run(prepared, [variant], deadline=time.time() + 1.5)
+def test_a_broken_off_variant_is_continued_at_its_full_length(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variant = Variant("long", "", {"steps": 60})
+    deadline = time.time() + 3_600
+    reads = count()
+    # The clock passes the deadline after twenty steps.
+    clock = SimpleNamespace(monotonic=time.monotonic, time=lambda: deadline + next(reads) - 20)
+    with monkeypatch.context() as patched:
+        patched.setattr(meta, "time", clock)
+        run(prepared, [variant], deadline=deadline)
+    assert 20 <= next(reads) < 25
     assert collect_results(prepared / "run", [variant])["missing"] == ["long"]
     run(prepared, [variant])
     (row,) = collect_results(prepared / "run", [variant])["variants"]
-    assert row["steps"] == 400
+    assert row["steps"] == 60
 
 
 def test_jobs_learn_in_processes_of_their_own(prepared: Path, tmp_path: Path) -> None:
