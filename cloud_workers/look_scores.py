@@ -90,7 +90,7 @@ class LookScores:
                     "answers are unlike those of the stop rule's calibration; short prefixes are not trusted",
                     distance=round(self.shift.distance, 3),
                     expected_below=round(self.shift.calibration.threshold, 3),
-                    fix="calibrate on frames like these: latentbus codec calibrate-stop",
+                    fix="latentbus codec calibrate-stop --frames DIR --questions FILE, with frames like these",
                 )
             else:
                 _log.info("answers are like those of the stop rule's calibration again")

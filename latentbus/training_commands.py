@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from training.codec.own_frames import OwnFrames
 
 train_app = typer.Typer(help="Train the bundled models again, or a codec for your VLM.", no_args_is_help=True)
 codec_app = typer.Typer(help="Evaluate, calibrate and export a codec.", no_args_is_help=True)
@@ -33,8 +36,17 @@ PhotosOption = Annotated[
 RiskOption = Annotated[
     float, typer.Option(help="Accepted share of early answers that differ from the whole latent's.", min=0, max=1)
 ]
-QuestionsOption = Annotated[
-    int, typer.Option("--questions", help="Questions asked of a frame; 0 asks all kinds. Fewer are safe, too.", min=0)
+QuestionsAFrameOption = Annotated[int, typer.Option(help="Questions that a frame is asked; 0 asks all kinds.", min=0)]
+OwnFramesOption = Annotated[
+    Path | None, typer.Option("--frames", help="Folder of your own images, with --questions.", file_okay=False)
+]
+OwnQuestionsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--questions",
+        help='JSON lines {"frame": "a.png", "text": ..., "answer_type": ..., "truth": ..., "kind": ...}.',
+        dir_okay=False,
+    ),
 ]
 ByTypeOption = Annotated[
     bool,
@@ -203,11 +215,8 @@ def codec_eval(
     count: Annotated[int | None, typer.Option(help="Held-out frames; about five questions each.", min=2)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="About a minute: few frames, few image settings.")] = False,
     photos: PhotosOption = None,
-    frames: Annotated[Path | None, typer.Option(help="Folder of your own images, with --questions.")] = None,
-    questions: Annotated[
-        Path | None,
-        typer.Option(help='JSON lines {"frame": "a.png", "text": ..., "answer_type": ..., "truth": ..., "kind": ...}.'),
-    ] = None,
+    frames: OwnFramesOption = None,
+    questions: OwnQuestionsOption = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for plots, as PNG.", file_okay=False)] = None,
     markdown: Annotated[Path | None, typer.Option(help="File for tables in Markdown.", dir_okay=False)] = None,
     cache: CacheOption = DEFAULT_CACHE,
@@ -220,8 +229,6 @@ def codec_eval(
 
     if point not in evaluate.SIZES:
         raise ConfigError("--point", f"{point!r} is none of {', '.join(evaluate.SIZES)}")
-    if (frames is None) != (questions is None):
-        raise ConfigError("--frames", "images and questions come together: --frames DIR --questions FILE")
     size = evaluate.QUICK if quick else evaluate.SIZES[point]
     report = evaluate.evaluate_codec(
         evaluate.Evaluation(
@@ -231,7 +238,7 @@ def codec_eval(
             size.with_frames(count),
             evaluate.DOMAINS[point],
             photos=photos,
-            own=(frames, questions) if frames and questions else None,
+            own=_own_frames(frames, questions),
             seed=seed,
             threads=threads,
         ),
@@ -278,10 +285,12 @@ def codec_calibrate_stop(
         float, typer.Option(help="Accepted chance that the thresholds break that promise.", min=0.0001, max=0.5)
     ] = 0.1,
     by_type: ByTypeOption = False,
-    frames: Annotated[
+    count: Annotated[
         int, typer.Option(help="Calibration frames; score and ladder take two fifths as many each, others.", min=1)
     ] = 1500,
-    questions: QuestionsOption = 3,
+    frames: OwnFramesOption = None,
+    questions: OwnQuestionsOption = None,
+    questions_a_frame: QuestionsAFrameOption = 3,
     cache: CacheOption = DEFAULT_CACHE,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
@@ -297,8 +306,9 @@ def codec_calibrate_stop(
         risk=risk,
         delta=delta,
         by_type=by_type,
-        frames=frames,
-        questions_a_frame=questions,
+        frames=count,
+        own=_own_frames(frames, questions),
+        questions_a_frame=questions_a_frame,
         seed=seed,
         threads=threads,
         progress=_progress,
@@ -315,8 +325,10 @@ def codec_verify_stop(
         float, typer.Option(help="Accepted chance that a calibration breaks that promise.", min=0.0001, max=0.5)
     ] = 0.1,
     by_type: ByTypeOption = False,
-    frames: Annotated[int, typer.Option(help="Held-out frames; half of them calibrate, half test.", min=2)] = 2000,
-    questions: QuestionsOption = 3,
+    count: Annotated[int, typer.Option(help="Held-out frames; half of them calibrate, half test.", min=2)] = 2000,
+    frames: OwnFramesOption = None,
+    questions: OwnQuestionsOption = None,
+    questions_a_frame: QuestionsAFrameOption = 3,
     resplits: Annotated[int, typer.Option(help="How often the frames are split anew.", min=1)] = 100,
     cache: CacheOption = DEFAULT_CACHE,
     seed: SeedOption = 0,
@@ -333,8 +345,9 @@ def codec_verify_stop(
         risk=risk,
         delta=delta,
         by_type=by_type,
-        frames=frames,
-        questions_a_frame=questions,
+        frames=count,
+        own=_own_frames(frames, questions),
+        questions_a_frame=questions_a_frame,
         resplits=resplits,
         seed=seed,
         threads=threads,
@@ -365,6 +378,16 @@ def _evaluate_vlm(model_dir: Path, frames: int, photos: Path | None, seed: int) 
     report = evaluate_reference_vlm(model_dir, frames=frames, photos=photos, seed=seed, progress=_progress)
     (model_dir / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def _own_frames(frames: Path | None, questions: Path | None) -> OwnFrames | None:
+    if (frames is None) != (questions is None):
+        raise ConfigError("--frames", "images and questions come together: --frames DIR --questions FILE")
+    if frames is None or questions is None:
+        return None
+    from training.codec.own_frames import OwnFrames
+
+    return OwnFrames(frames, questions)
 
 
 def _vlm(given: Path | None) -> Path:

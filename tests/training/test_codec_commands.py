@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 
 from cloud_workers.vlm import TransformersVlm
 from edge_nodes.encoder import OnnxEncoder
@@ -27,7 +30,9 @@ from training.codec.data import FIRST_SEEDS, scene_set
 from training.codec.export import export_encoder
 from training.codec.image_path import PixelsToTokens
 from training.codec.klt import fit_klt
+from training.codec.own_frames import OwnFrames
 from training.codec.train import export_codec, open_vlm, train_codec
+from training.codec.verify import verify_stop
 from training.reference_vlm.frames import SEED_STRIDE
 
 BUDGET = replace(BUDGETS["smoke"], train_frames=48, table_frames=16, steps=6, batch=4, view_frames=2, asked_frames=8)
@@ -146,6 +151,34 @@ def test_export_and_calibration_of_a_codec(made: Path) -> None:
     assert list(spec.ladder) == list(rule.ladder) == report["ladder"]
     assert spec.base_latents == spec.ladder[0]
     assert rule.risk == 0.1
+
+
+def test_a_stop_rule_is_calibrated_and_verified_on_own_frames(made: Path, tmp_path: Path) -> None:
+    lines = []
+    for number in range(60):
+        pixels: NDArray[np.uint8] = np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        lines += [
+            json.dumps({"frame": f"{number}.png", "text": text, "answer_type": kind})
+            for text, kind in (("Is there a car?", "yes_no"), ("How many dogs?", "count"))
+        ]
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("\n".join(lines))
+    own = OwnFrames(tmp_path, questions)
+    folder = tmp_path / "codec"
+    shutil.copytree(made / "klt", folder)
+    report = calibrate_stop(made / "vlm", folder, tmp_path / "cache", risk=0.3, own=own, threads=1, progress=silent)
+    assert report["calibration"]["frames"] == {"score": 9, "policy": 9, "calibration": 24}
+    assert report["calibration"]["domain"] == "own"
+    assert load_stop_rule(folder).risk == 0.3
+    found = verify_stop(
+        made / "vlm", folder, tmp_path / "cache", risk=0.3, own=own, resplits=5, threads=1, progress=silent
+    )
+    assert (found["frames"], found["questions"], found["domain"]) == (18, 36, "own")
+    assert set(found["by_questions_a_frame"]) == {"1", "3", "all"}
+    assert found["mean_uplink_bytes"] < found["mean_wire_bytes"] <= found["whole_wire_bytes"] + 1
+    with pytest.raises(ConfigError, match=r"risk of 0\.02"):
+        verify_stop(made / "vlm", folder, tmp_path / "cache", own=own, threads=1, progress=silent)
 
 
 def test_another_model_is_refused(made: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from training.codec.evaluate_data import own_set
 from training.codec.evaluate_markdown import as_markdown
 from training.codec.evaluate_rows import Scoreboard, oracle_rows
 from training.codec.intervals import Resamples, bytes_at, interval
+from training.codec.own_frames import OwnFrames
 from training.codec.plots import draw_plots
 from training.codec.rivals import ImageSetting, container_bytes, full_grid, through_image_files
 from training.codec.rivals_tokens import prune, round_to_8_bits, token_rivals
@@ -192,7 +194,7 @@ def test_own_frames_are_split_and_resized(tmp_path: Path) -> None:
     folder, questions = write_own(
         tmp_path, [line(f"{number}.png", truth=" Yes") for number in (3, 0, 1, 2)] + ["", line("3.png", kind="other")]
     )
-    found = own_set(folder, questions, 32)
+    found = own_set(OwnFrames(folder, questions), 32)
     assert found.report.frames.shape == (2, 32, 32, 3)
     assert len(found.selection) == 2
     everything = (*found.report.asked, *found.selection.asked)
@@ -200,6 +202,20 @@ def test_own_frames_are_split_and_resized(tmp_path: Path) -> None:
     assert {item.kind for item in everything} == {"yes_no", "other"}
     assert {item.truth for item in everything} == {"yes", None}
     assert [item.frame for item in found.report.asked] == sorted(item.frame for item in found.report.asked)
+
+
+def test_parts_of_own_frames_are_disjoint_and_together_all(tmp_path: Path) -> None:
+    folder, questions = write_own(tmp_path, [line(f"{number}.png") for number in range(11)], images=11)
+    own = OwnFrames(folder, questions)
+    sizes = own.sizes([0.15, 0.15, 0.4, 0.3])
+    assert sum(sizes) == len(own) == 11
+    edges = np.cumsum([0, *sizes]).tolist()
+    parts = [own.part(start, stop, 32) for start, stop in pairwise(edges)]
+    seen = [frame.tobytes() for part in parts for frame in part.frames]
+    assert len(seen) == len(set(seen)) == 11
+    assert [len(part.asked) for part in parts] == sizes
+    with pytest.raises(ConfigError, match="need 7 or more"):
+        OwnFrames(*write_own(tmp_path / "few", [line()], images=1)).sizes([0.15, 0.15, 0.4, 0.3])
 
 
 @pytest.mark.parametrize(
@@ -219,21 +235,21 @@ def test_own_frames_are_split_and_resized(tmp_path: Path) -> None:
 def test_a_bad_line_is_named(tmp_path: Path, broken: str, message: str) -> None:
     folder, questions = write_own(tmp_path, [line("2.png"), broken, line("0.png"), line("3.png")])
     with pytest.raises(ConfigError, match=message):
-        own_set(folder, questions, 32)
+        own_set(OwnFrames(folder, questions), 32)
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
     folder, questions = write_own(tmp_path, [line(f"{number}.png") for number in range(3)] + [line("no.png")])
     with pytest.raises(ArtifactError, match=r"no\.png.*questions\.jsonl:4"):
-        own_set(folder, questions, 32)
+        own_set(OwnFrames(folder, questions), 32)
     (folder / "no.png").write_text("no image")
     with pytest.raises(ArtifactError, match=r"no\.png"):
-        own_set(folder, questions, 32)
+        own_set(OwnFrames(folder, questions), 32)
     with pytest.raises(ArtifactError, match="none"):
-        own_set(folder, folder / "none", 32)
+        OwnFrames(folder, folder / "none")
     questions.write_text(line())
     with pytest.raises(ConfigError, match="need 4 or more"):
-        own_set(folder, questions, 32)
+        own_set(OwnFrames(folder, questions), 32)
 
 
 def test_a_run_measures_everything_and_can_be_drawn(made: Path, tmp_path: Path) -> None:
@@ -265,7 +281,7 @@ def test_a_run_measures_everything_and_can_be_drawn(made: Path, tmp_path: Path) 
 
 
 def test_own_frames_without_truths_are_evaluated(made: Path, tmp_path: Path) -> None:
-    own = write_own(tmp_path / "own", [line(f"{number}.png") for number in range(4)])
+    own = OwnFrames(*write_own(tmp_path / "own", [line(f"{number}.png") for number in range(4)]))
     wanted = Evaluation(made / "vlm", [made / "first"], tmp_path / "cache", TINY, own=own, threads=1)
     report = evaluate_codec(wanted, silent)
     assert report["frames"] == 2

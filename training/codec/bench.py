@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
@@ -16,10 +17,13 @@ from pipeline.codec.tables import FrequencyTables
 from training.codec.data import Asked, AskedFrames, Domain, Progress, cached_tokens, scene_set
 from training.codec.folder import FrozenVlm, even_ladder
 from training.codec.measure import PrefixAnswers, measure_prefixes
+from training.codec.own_frames import OwnFrames
 from training.codec.train import DOMAINS, open_vlm
 
 RUNGS: Final = 6
 RUNGS_DETAILED: Final = 8
+OWN_SHARES: Final = {"score": 0.15, "policy": 0.15, "calibration": 0.4, "report": 0.3}
+"""Of somebody's own frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class CodecBench:
         frozen: What the export needs of that.
         cache_dir: For frames, tokens and answers.
         seed: Of the frames.
+        own: Somebody's own images and questions instead of drawn frames; None draws.
         threads: CPU threads, and rendering processes.
         progress: Called with a line of text now and then.
     """
@@ -43,12 +48,21 @@ class CodecBench:
     frozen: FrozenVlm
     cache_dir: Path
     seed: int
+    own: OwnFrames | None
     threads: int
     progress: Progress
 
     @classmethod
     def open(
-        cls, vlm_dir: Path, codec_dir: Path, cache_dir: Path, *, seed: int, threads: int, progress: Progress
+        cls,
+        vlm_dir: Path,
+        codec_dir: Path,
+        cache_dir: Path,
+        *,
+        seed: int,
+        own: OwnFrames | None = None,
+        threads: int,
+        progress: Progress,
     ) -> CodecBench:
         """Load codec and VLM.
 
@@ -59,12 +73,26 @@ class CodecBench:
         spec = load_codec_spec(codec_dir)
         spec.check_vlm(vlm_dir)
         vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge)
-        return cls(codec_dir, spec, vlm, frozen, cache_dir, seed, threads, progress)
+        return cls(codec_dir, spec, vlm, frozen, cache_dir, seed, own, threads, progress)
 
     @property
-    def domain(self) -> Domain:
-        """Frames that this operating point is made for."""
+    def domain(self) -> str:
+        """What the frames show: what the operating point is made for, or somebody's own images."""
+        return "own" if self.own is not None else self._drawn
+
+    @property
+    def _drawn(self) -> Domain:
         return DOMAINS["small" if self.spec.tiles_per_edge == 1 else "detailed"][0]
+
+    def count(self, name: str, wanted: int) -> int:
+        """Frames of a set: as many as wanted if they are drawn, its share of somebody's own.
+
+        Raises:
+            ConfigError: there are so few own frames that a set would be empty.
+        """
+        if self.own is None:
+            return wanted
+        return self.own.sizes(list(OWN_SHARES.values()))[list(OWN_SHARES).index(name)]
 
     def rungs(self) -> tuple[int, ...]:
         """Prefix lengths that ladders are built from, evenly spaced in bytes.
@@ -75,18 +103,26 @@ class CodecBench:
         tables = FrequencyTables.load(self.codec_dir / TABLES_FILE)
         return even_ladder(tables.mean_latent_bits(), RUNGS if self.spec.tiles_per_edge == 1 else RUNGS_DETAILED)
 
-    def frames(
-        self, name: str, count: int, *, domain: Domain | None = None, photos: Path | None = None
-    ) -> tuple[AskedFrames, Tensor]:
-        """Frames of a set with their visual tokens.
+    def measure(self, name: str, wanted: int, lengths: Sequence[int]) -> tuple[tuple[Asked, ...], PrefixAnswers]:
+        """Questions of a set, and the answers from prefixes of these lengths.
 
         Args:
-            name: A key of `training.codec.data.FIRST_SEEDS`.
-            count: Number of frames.
-            domain: What they show; that of the operating point unless given.
-            photos: Class folder or zip, for photographs.
+            name: A key of `OWN_SHARES`; the sets have no frame in common.
+            wanted: Number of frames, see `count`.
+            lengths: Prefix lengths; the whole latent is added.
+
+        Raises:
+            ConfigError: there are too few own frames.
+            ArtifactError: an image cannot be read.
         """
-        shown = domain or self.domain
+        count = self.count(name, wanted)
+        data, tokens = self._drawn_frames(name, count) if self.own is None else self._own_frames(self.own, name)
+        self.progress(f"{self.spec.name}: {name} set, {count} frames, {len(data.asked)} questions")
+        return data.asked, measure_prefixes(
+            self.vlm, self.codec_dir, tokens, data.asked, lengths, self.progress, cache_dir=self.cache_dir
+        )
+
+    def _drawn_frames(self, name: str, count: int) -> tuple[AskedFrames, Tensor]:
         data = scene_set(
             name,
             self.cache_dir,
@@ -95,21 +131,14 @@ class CodecBench:
             seed=self.seed,
             processes=self.threads,
             progress=self.progress,
-            domains=(shown,),
-            photos=photos,
+            domains=(self._drawn,),
         )
-        stem = f"{name}-{shown}-{self.spec.image_size_px}-{self.seed}-{count}.npy"
+        stem = f"{name}-{self._drawn}-{self.spec.image_size_px}-{self.seed}-{count}.npy"
         folder = self.cache_dir / f"tokens-{self.frozen.sha256[:12]}"
         return data, cached_tokens(self.frozen.image_path, data.frames, folder / stem)
 
-    def measure(self, name: str, count: int, lengths: Sequence[int]) -> tuple[tuple[Asked, ...], PrefixAnswers]:
-        """Questions of a set, and the answers from prefixes of these lengths."""
-        data, tokens = self.frames(name, count)
-        self.progress(f"{self.spec.name}: {name} set, {count} frames, {len(data.asked)} questions")
-        return data.asked, self.answers(tokens, data.asked, lengths)
-
-    def answers(self, tokens: Tensor, asked: Sequence[Asked], lengths: Sequence[int]) -> PrefixAnswers:
-        """Answers from prefixes of these lengths."""
-        return measure_prefixes(
-            self.vlm, self.codec_dir, tokens, asked, lengths, self.progress, cache_dir=self.cache_dir
-        )
+    def _own_frames(self, own: OwnFrames, name: str) -> tuple[AskedFrames, Tensor]:
+        edges = [0, *accumulate(own.sizes(list(OWN_SHARES.values())))]
+        at = list(OWN_SHARES).index(name)
+        data = own.part(edges[at], edges[at + 1], self.spec.image_size_px)
+        return data, self.frozen.image_path.of_frames(data.frames).half()

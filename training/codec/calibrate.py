@@ -14,6 +14,7 @@ from pipeline.protocol.stop_rule import NEVER
 from schemas.types import AnswerType
 from training.codec.bench import CodecBench
 from training.codec.data import Progress
+from training.codec.own_frames import OwnFrames
 from training.codec.stop_fit import fit_score, ranking
 from training.codec.stop_ltt import calibrate_thresholds, check_frames
 from training.codec.stop_policy import (
@@ -44,6 +45,7 @@ def calibrate_stop(
     frames: int = 1_500,
     questions_a_frame: int = QUESTIONS_A_FRAME,
     seed: int = 0,
+    own: OwnFrames | None = None,
     threads: int = 2,
     progress: Progress = print,
 ) -> dict[str, Any]:
@@ -59,10 +61,11 @@ def calibrate_stop(
         risk: Accepted share of early answers that differ from the whole latent's.
         delta: Accepted chance that the thresholds break that promise on frames like these.
         by_type: Promise it for each answer type, not only on average over all questions.
-        frames: Calibration frames; the other two sets have two fifths as many each.
+        frames: Calibration frames, if they are drawn; the other two sets have two fifths as many each.
         questions_a_frame: How many questions are asked of a frame, drawn from those of the set; 0 asks all. The promise
             covers frames of so many, and of fewer. The score is fitted on all.
         seed: Of the frames.
+        own: Somebody's own images and questions instead of drawn frames; the sets are shares of them.
         threads: CPU threads.
         progress: Called with a line of text now and then.
 
@@ -73,8 +76,9 @@ def calibrate_stop(
         ArtifactError: the codec or the VLM is not usable, or they do not belong together.
         ConfigError: so few frames cannot prove this risk.
     """
+    bench = CodecBench.open(vlm_dir, codec_dir, cache_dir, seed=seed, own=own, threads=threads, progress=progress)
+    frames = bench.count("calibration", frames)
     check_frames(frames, len(AnswerType) - 1 if by_type else 1, risk, delta)
-    bench = CodecBench.open(vlm_dir, codec_dir, cache_dir, seed=seed, threads=threads, progress=progress)
     rungs = bench.rungs()
     few = max(round(_OTHER_SETS * frames), 1)
     by_frame = not by_type
@@ -107,7 +111,7 @@ def calibrate_stop(
     result = run_policy(table, thresholds, everything, first_rungs(table, statistics))
     fixed = best_fixed_length(measured, everything, risk, delta, by_type=by_type)
     source: dict[str, Any] = {
-        "frames": {"score": few, "policy": few, "calibration": frames},
+        "frames": {"score": bench.count("score", few), "policy": bench.count("policy", few), "calibration": frames},
         "questions": len(measured.owner),
         "questions_a_frame": questions_a_frame,
         "domain": bench.domain,

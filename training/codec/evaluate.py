@@ -24,6 +24,7 @@ from training.codec.evaluate_links import delay_rows, predicted_quality_rows
 from training.codec.evaluate_rows import SHARE_OF_FULL, Point, Scoreboard, oracle_rows
 from training.codec.folder import FrozenVlm, encode_all, even_ladder
 from training.codec.measure import PrefixAnswers, measure_prefixes
+from training.codec.own_frames import OwnFrames
 from training.codec.rivals import container_bytes, full_grid, quick_grid
 from training.codec.rivals_select import ImageRival
 from training.codec.rivals_tokens import token_rivals
@@ -73,7 +74,7 @@ class Evaluation:
         size: How much is measured.
         domain: Which frames are drawn.
         photos: Class folder, zip or pack of photographs: a second domain.
-        own: Folder of images and file of questions, instead of drawn frames.
+        own: Somebody's own images and questions, instead of drawn frames.
         seed: Of the frames and of the resamples.
         threads: CPU threads.
     """
@@ -84,7 +85,7 @@ class Evaluation:
     size: EvaluationSize
     domain: Domain = "rendered"
     photos: Path | None = None
-    own: tuple[Path, Path] | None = None
+    own: OwnFrames | None = None
     seed: int = 0
     threads: int = 2
 
@@ -119,7 +120,7 @@ def evaluate_codec(wanted: Evaluation, progress: Progress = print) -> dict[str, 
         ],
         "seed": wanted.seed,
     }
-    sets = [own_set(*wanted.own, frozen.image_size_px)] if wanted.own else [bench.drawn(wanted.domain, None)]
+    sets = [own_set(wanted.own, frozen.image_size_px)] if wanted.own else [bench.drawn(wanted.domain, None)]
     report |= bench.measure(sets[0])
     if wanted.photos is not None:
         report["domains"] = {"photographs": bench.measure(bench.drawn("photographs", wanted.photos))}

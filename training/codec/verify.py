@@ -13,6 +13,7 @@ from pipeline.codec.stop_file import load_stop_file
 from training.codec.bench import CodecBench
 from training.codec.calibrate import QUESTIONS_A_FRAME
 from training.codec.data import Progress
+from training.codec.own_frames import OwnFrames
 from training.codec.stop_ltt import calibrate_thresholds, check_frames
 from training.codec.stop_policy import (
     best_fixed_length,
@@ -54,6 +55,7 @@ def verify_stop(
     questions_a_frame: int = QUESTIONS_A_FRAME,
     resplits: int = 100,
     seed: int = 0,
+    own: OwnFrames | None = None,
     threads: int = 2,
     progress: Progress = print,
 ) -> dict[str, Any]:
@@ -69,10 +71,12 @@ def verify_stop(
         risk: Accepted share of early answers that differ from the whole latent's.
         delta: Accepted chance that a calibration breaks that promise.
         by_type: Promise it for each answer type.
-        frames: Held-out frames.
+        frames: Held-out frames, if they are drawn.
         questions_a_frame: How many questions are asked of a frame; 0 asks all.
         resplits: How often they are split.
         seed: Of frames and splits.
+        own: Somebody's own images and questions instead of drawn frames; a share of them that `calibrate_stop` does not
+            see is used.
         threads: CPU threads.
         progress: Called with a line of text now and then.
 
@@ -84,10 +88,11 @@ def verify_stop(
         ArtifactError: the codec or the VLM is not usable, or they do not belong together.
         ConfigError: so few frames cannot prove this risk.
     """
-    bench = CodecBench.open(vlm_dir, codec_dir, cache_dir, seed=seed, threads=threads, progress=progress)
+    bench = CodecBench.open(vlm_dir, codec_dir, cache_dir, seed=seed, own=own, threads=threads, progress=progress)
+    frames = bench.count("report", frames)
     asked, answers = bench.measure("report", frames, fixed_lengths(bench.rungs()))
+    check_frames(frames // 2, len({item.answer_type for item in asked}) if by_type else 1, risk, delta)
     table = LookTable.of(answers, asked, load_stop_file(codec_dir).score)
-    check_frames(frames // 2, len(set(table.types)) if by_type else 1, risk, delta)
     progress(f"{resplits} resplits of {frames} frames")
     ladder = bench.spec.ladder
 
@@ -107,6 +112,7 @@ def verify_stop(
         "codec": codec_dir.name,
         "ladder": list(ladder),
         "by_type": by_type,
+        "domain": bench.domain,
         "judged": "question" if by_type else "frame",
         "frames": frames,
         "questions": len(drawn(questions_a_frame).owner),

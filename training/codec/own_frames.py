@@ -1,0 +1,150 @@
+"""Somebody's own images and questions: what a codec is evaluated and a stop rule calibrated on beside drawn scenes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from schemas.errors import ArtifactError, ConfigError
+from schemas.types import AnswerType
+from training.codec.data import Asked, AskedFrames
+
+_MAX_QUESTIONS_BYTES: Final = 64 << 20
+
+
+class OwnFrames:
+    """Somebody's own images and questions about them.
+
+    Args:
+        frames_dir: Folder with the images; they are resized to the model's input.
+        questions_file: JSON lines with `frame` (file name), `text`, `answer_type` and optionally `truth` and `kind`.
+
+    Attributes:
+        questions_file: That file.
+
+    Raises:
+        ConfigError: A line is not such an object; the message names file and line.
+        ArtifactError: The file cannot be read.
+    """
+
+    def __init__(self, frames_dir: Path, questions_file: Path) -> None:
+        self._folder = frames_dir
+        self.questions_file = questions_file
+        self._asked: dict[str, list[tuple[int, Asked]]] = {}
+        for line, name, item in _read_questions(questions_file):
+            self._asked.setdefault(name, []).append((line, item))
+        # A fixed shuffle, so that cameras that follow each other in the file are in every part.
+        names = list(self._asked)
+        self._names = [names[index] for index in np.random.default_rng(0).permutation(len(names))]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def part(self, start: int, stop: int, size_px: int) -> AskedFrames:
+        """Some of the images, from the shuffled order, with their questions.
+
+        Args:
+            start: First image.
+            stop: One past the last.
+            size_px: Height and width of the model's input.
+
+        Raises:
+            ArtifactError: An image cannot be read.
+            ConfigError: It lies outside of the folder.
+        """
+        names = self._names[start:stop]
+        images = np.empty((len(names), size_px, size_px, 3), dtype=np.uint8)
+        asked = []
+        for index, name in enumerate(names):
+            questions = self._asked[name]
+            images[index] = _read_image(self._folder, name, size_px, f"{self.questions_file}:{questions[0][0]}")
+            asked += [replace(item, frame=index) for _, item in questions]
+        return AskedFrames(images, tuple(asked))
+
+    def sizes(self, shares: Sequence[float]) -> list[int]:
+        """How many images each of several parts gets.
+
+        Args:
+            shares: Of the parts; they sum to 1.
+
+        Raises:
+            ConfigError: There are so few that a part is empty.
+        """
+        edges = np.rint(np.cumsum(shares) * len(self)).astype(int)
+        sizes = [int(size) for size in np.diff(edges, prepend=0)]
+        if min(sizes) < 1:
+            raise ConfigError(
+                str(self.questions_file),
+                f"asks about {len(self)} frames; {len(sizes)} parts need {math.ceil(1 / min(shares))} or more",
+            )
+        return sizes
+
+
+def _read_questions(path: Path) -> list[tuple[int, str, Asked]]:
+    """Line number, file name and question of each line."""
+    try:
+        if path.stat().st_size > _MAX_QUESTIONS_BYTES:
+            raise ArtifactError(str(path), f"is larger than {_MAX_QUESTIONS_BYTES} bytes")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(str(path), f"questions cannot be read: {error}") from error
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            rows.append(_read_question(line, number, f"{path}:{number}"))
+    return rows
+
+
+def _read_question(line: str, number: int, where: str) -> tuple[int, str, Asked]:
+    try:
+        row: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(where, f"is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ConfigError(where, 'is not an object such as {"frame": "a.png", "text": "...", "answer_type": "yes_no"}')
+    unknown = set(row) - {"frame", "text", "answer_type", "truth", "kind"}
+    if unknown:
+        raise ConfigError(where, f"unknown keys: {', '.join(sorted(map(str, unknown)))}")
+    for key in ("frame", "text", "answer_type"):
+        if not isinstance(row.get(key), str) or not row[key].strip():
+            raise ConfigError(where, f"{key!r} must be a text that is not empty")
+    for key in ("truth", "kind"):
+        if row.get(key) is not None and not isinstance(row[key], str):
+            raise ConfigError(where, f"{key!r} must be a text")
+    try:
+        answer_type = AnswerType(row["answer_type"])
+    except ValueError as error:
+        known = ", ".join(AnswerType)
+        raise ConfigError(where, f"answer_type {row['answer_type']!r} is none of {known}") from error
+    truth = row.get("truth")
+    item = Asked(
+        0,
+        row["text"],
+        answer_type,
+        row.get("kind") or str(answer_type),
+        truth.strip().lower() if truth is not None else None,
+        "own",
+    )
+    return number, row["frame"], item
+
+
+def _read_image(folder: Path, name: str, size_px: int, where: str) -> NDArray[np.uint8]:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(where, f"{name!r} lies outside of {folder}")
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+            if image.size != (size_px, size_px):
+                image = image.resize((size_px, size_px), Image.Resampling.LANCZOS)
+            return np.asarray(image)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ArtifactError(str(path), f"{where}: is not a readable image: {error}") from error
