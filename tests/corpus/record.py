@@ -51,8 +51,8 @@ MAX_BYTES: Final = 2_000_000
 SCORE_TOLERANCE: Final = 0.001
 """Scores are computed in 32 bits; another processor or library adds up in another order."""
 
-KINDS: Final[tuple[QuestionKind, ...]] = ("existence", "color", "count", "count", "position")
-"""What each camera is asked. Counts are the hardest for a prefix, so they are refined most."""
+KINDS: Final[tuple[QuestionKind, ...]] = ("color", "count", "count", "position")
+"""What each camera is asked: what prefixes are unsure of, so that some frames are refined."""
 MIN_REFINED: Final = 4
 CAMERAS: Final = ("gate", "yard", "dock", "lane")
 FIRST_SEED: Final = 7001
@@ -60,7 +60,7 @@ AD_HOC: Final = (
     ("gate", "visitor-1", "Is there a bus?", AnswerType.YES_NO),
     ("dock", "visitor-2", "How many cars are there?", AnswerType.COUNT),
 )
-FRAMES: Final = 11
+FRAMES: Final = 20
 """Of each camera, beside those of ad-hoc questions."""
 INTERVAL_S: Final = 1.0
 LONGEST_INTERVAL_S: Final = 8.0
