@@ -283,7 +283,7 @@ def codec_calibrate_stop(
     risk: RiskOption = 0.02,
     delta: Annotated[
         float, typer.Option(help="Accepted chance that the thresholds break that promise.", min=0.0001, max=0.5)
-    ] = 0.1,
+    ] = 0.05,
     by_type: ByTypeOption = False,
     count: Annotated[
         int, typer.Option(help="Calibration frames; score and ladder take two fifths as many each, others.", min=1)
@@ -323,7 +323,7 @@ def codec_verify_stop(
     risk: RiskOption = 0.02,
     delta: Annotated[
         float, typer.Option(help="Accepted chance that a calibration breaks that promise.", min=0.0001, max=0.5)
-    ] = 0.1,
+    ] = 0.05,
     by_type: ByTypeOption = False,
     count: Annotated[int, typer.Option(help="Held-out frames; half of them calibrate, half test.", min=2)] = 2000,
     frames: OwnFramesOption = None,

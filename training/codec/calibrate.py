@@ -40,7 +40,7 @@ def calibrate_stop(
     cache_dir: Path,
     *,
     risk: float = 0.02,
-    delta: float = 0.1,
+    delta: float = 0.05,
     by_type: bool = False,
     frames: int = 1_500,
     questions_a_frame: int = QUESTIONS_A_FRAME,

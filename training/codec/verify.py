@@ -49,7 +49,7 @@ def verify_stop(
     cache_dir: Path,
     *,
     risk: float = 0.02,
-    delta: float = 0.1,
+    delta: float = 0.05,
     by_type: bool = False,
     frames: int = 2_000,
     questions_a_frame: int = QUESTIONS_A_FRAME,
