@@ -1,7 +1,8 @@
 """Processor time of a codec: ``python -m benchmarks.codec_speed [--codec FOLDER]``.
 
-Encoder (ONNX Runtime, one thread, one frame at a time), range coder both ways, prefix decoder (torch, one thread). CPU
-time, median over the runs, on frames of the rendered test scenes.
+Encoder (ONNX Runtime, one thread, one frame at a time; only where the folder has one), what encoding adds to the vision
+tower (both in torch, one thread, side by side), range coder both ways, prefix decoder (torch, one thread). CPU time,
+median over the runs, on frames of the rendered test scenes.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ import torch
 
 from edge_nodes.encoder import OnnxEncoder
 from pipeline.codec.bitstream import decode_chunk
-from pipeline.codec.bundled import bundled_codec_dir
-from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
-from pipeline.codec.spec import TABLES_FILE, load_codec_spec
+from pipeline.codec.bundled import bundled_codec_dir, bundled_vlm_dir
+from pipeline.codec.latent import EncodedLatent
+from pipeline.codec.prefix_decoder_torch import load_prefix_decoder, load_transform
+from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
 from pipeline.scenes.renderer import render
 from pipeline.scenes.scene import sample_scene
+from training.codec.folder import encode_all
+from training.codec.train import open_vlm
 
 FIRST_SEED = 80_000_000
 BATCH = 16
@@ -45,18 +49,26 @@ def measure(folder: Path, runs: int) -> dict[str, object]:
     """Times of one codec folder."""
     spec = load_codec_spec(folder)
     frames = [render(sample_scene(FIRST_SEED + i), spec.image_size_px) for i in range(BATCH)]
-    encoder = OnnxEncoder(folder, threads=1)
-    latents = encoder.encode(frames)
-    latent = latents[0]
-    payload = latent.payload(0, spec.latent_count)
+    _, frozen = open_vlm(bundled_vlm_dir(), spec.vlm_id, tiles_per_edge=spec.tiles_per_edge)
+    transform = load_transform(folder, spec)
+    pixels = np.stack(frames[:1])
+    tokens = frozen.image_path.of_frames(np.stack(frames))
+    tower_ms = cpu_ms(lambda: frozen.image_path.of_frames(pixels), runs)
+    beyond_ms = cpu_ms(lambda: encode_all(transform, tokens[:1]), runs)
     tables = FrequencyTables.load(folder / TABLES_FILE)
     decoder = load_prefix_decoder(folder)
-    symbols = np.stack([each.symbols for each in latents])
+    symbols = encode_all(transform, tokens)
+    latent = EncodedLatent(symbols[0], tables)
+    payload = latent.payload(0, spec.latent_count)
     lengths = np.full(BATCH, spec.base_latents)
-    return {
-        "codec": spec.name,
-        "whole_latent_bytes": len(payload),
-        "encoder_ms_per_frame": round(cpu_ms(lambda: encoder.encode(frames[:1]), runs), 3),
+    figures: dict[str, object] = {"codec": folder.name, "whole_latent_bytes": len(payload)}
+    if spec.encoder_sha256 is not None and (folder / ENCODER_FILE).is_file():
+        encoder = OnnxEncoder(folder, threads=1)
+        figures["encoder_ms_per_frame"] = round(cpu_ms(lambda: encoder.encode(frames[:1]), runs), 3)
+    return figures | {
+        "vision_tower_torch_ms": round(tower_ms, 3),
+        "beyond_the_tower_torch_ms": round(beyond_ms, 3),
+        "beyond_the_tower_share": round(beyond_ms / tower_ms, 4),
         "range_encode_ms": round(cpu_ms(lambda: latent.payload(0, spec.latent_count), runs), 3),
         "range_decode_ms": round(cpu_ms(lambda: decode_chunk(payload, 0, spec.latent_count, tables), runs), 3),
         "prefix_decode_ms_per_frame": round(cpu_ms(lambda: decoder.decode(symbols, lengths), runs) / BATCH, 3),
@@ -67,11 +79,13 @@ def measure(folder: Path, runs: int) -> dict[str, object]:
 def main() -> int:
     """Measure and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--codec", type=Path, action="append", help="codec folder; both bundled ones unless given")
+    parser.add_argument(
+        "--codec", type=Path, action="append", help="codec folder; the bundled learned ones unless given"
+    )
     parser.add_argument("--runs", type=int, default=30)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    folders = arguments.codec or [bundled_codec_dir("klt"), bundled_codec_dir("meta_autoencoder")]
+    folders = arguments.codec or [bundled_codec_dir("meta_autoencoder"), bundled_codec_dir("meta_autoencoder_detailed")]
     json.dump([measure(folder, arguments.runs) for folder in folders], sys.stdout, indent=2)
     print()
     return 0
