@@ -6,15 +6,18 @@ import io
 import json
 from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
+from latentbus.demo import image_search
 from latentbus.demo.fleet import edge_settings, guess_answer_type, prepare_cameras
-from latentbus.demo.image_search import ImageSearch, Score
+from latentbus.demo.image_search import STRIDE, ImageSearch, Score
 from latentbus.demo.judge import accuracy_of_run
 from latentbus.demo.ledger import Ledger
 from latentbus.demo.observer import FrameLogTail
@@ -25,7 +28,7 @@ from latentbus.demo.view import Heading, live_table, progress_line
 from schemas.errors import ConfigError
 from schemas.messages import Answer, QueryOutcome
 from schemas.types import AnswerType, FrameId, Outcome, standing_query_id
-from training.codec.rivals import ImageSetting, through_image_files
+from training.codec.rivals import ImageSetting, default_settings, through_image_files
 
 FRAME = FrameId(1, 1)
 
@@ -289,6 +292,19 @@ class TestImageSearch:
         assert self.search(-1) is None
         # Where the run itself is wrong about everything, any file is as good.
         assert self.search(-1, also_wrong=20) == easy
+
+    def test_finds_one_where_time_is_short(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        cheapest = self.search(8)
+        tries = count()
+        # Time for a try of every fifth size, and for nothing after.
+        limit = len(default_settings(64)) // STRIDE + 2
+        monkeypatch.setattr(image_search, "SEARCH_LIMIT_S", limit)
+        monkeypatch.setattr(image_search, "time", SimpleNamespace(monotonic=lambda: next(tries)))
+        found = self.search(8)
+        assert found is not None
+        errors = np.abs(through_image_files(self.pixels, found)[0].astype(float) - self.pixels).mean(axis=(1, 2, 3))
+        assert errors.max() <= 8
+        assert self.mean_bytes(cheapest) <= self.mean_bytes(found)
 
     def test_can_be_stopped(self) -> None:
         def stop() -> None:
