@@ -62,8 +62,8 @@ class ImageSearch:
         found even where time is short.
 
         Returns:
-            The first that is as good as the target on the last stage's frames, within a point, or the smallest such that was found in
-            the time; None if none was.
+            The first that is as good as the target on the last stage's frames, within a point, or the smallest such
+            that was found in the time; None if none was.
         """
         limit_s = time.monotonic() + SEARCH_LIMIT_S
         # A fixed shuffle: every stage is spread over all cameras and times.
