@@ -67,6 +67,8 @@ class StopStatistics:
             ValueError: a field is missing or wrong.
         """
         try:
+            if not isinstance(data["by_frame"], bool):
+                raise ValueError(f"by_frame is {data['by_frame']!r}, not true or false")
             return cls(
                 ladder,
                 tuple(float(edge) for edge in data["size_edges_bytes"]),
@@ -74,7 +76,7 @@ class StopStatistics:
                     AnswerType(kind): tuple(tuple(float(share) for share in row) for row in rows)
                     for kind, rows in data["safe_share"].items()
                 },
-                bool(data["by_frame"]),
+                data["by_frame"],
             )
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"field {error} of the statistics is missing or wrong") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ from schemas.types import FrameId
 from tests.corpus.record import CORPUS, MAX_BYTES, SCORE_TOLERANCE, late, running, unfit, worker_settings
 
 pytestmark = pytest.mark.broker
+ABSOLUTE_PATH = re.compile(rb"(?<![\w+#-])/[A-Za-z]{2,}/")
+"""Such as a home or a temporary folder; topics begin with no slash."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,7 +94,7 @@ def test_the_corpus_names_no_machine() -> None:
     with LogReader(CORPUS) as reader:
         held = [*reader.attachments().values(), json.dumps(reader.metadata()).encode()]
         held += [message.payload for message in reader.messages()]
-    assert not any(part in data for data in held for part in (b"/home/", b"/tmp/", b"/work/", b"/root/", b"127.0.0.1"))
+    assert not [data for data in held if ABSOLUTE_PATH.search(data) or b"127.0.0.1" in data]
 
 
 async def test_the_same_model_gives_the_same_answers_from_the_same_bytes(
