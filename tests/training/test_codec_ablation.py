@@ -32,7 +32,7 @@ from training.codec.ablation import (
 )
 from training.codec.config import CodecBudget
 from training.codec.curve import CurvePoint, bytes_at
-from training.codec.jobs import learning_job, start_jobs, wait_for_jobs
+from training.codec.jobs import describe_job, start_jobs, wait_for_jobs
 from training.codec.learn import KLT_WEIGHTS, LEARNED, META_WEIGHTS, learn_codec
 from training.codec.material import LearningSet, Material, ask
 
@@ -126,7 +126,7 @@ def test_a_broken_off_variant_is_continued_at_its_full_length(prepared: Path, mo
 
 
 def test_jobs_learn_in_processes_of_their_own(prepared: Path, tmp_path: Path) -> None:
-    job = learning_job(prepared / "vlm", prepared / "material", tmp_path / "run", BUDGET, device="cpu")
+    job = describe_job("learn", prepared / "vlm", prepared / "material", tmp_path / "run", BUDGET, device="cpu")
     broken = {**job, "material_dir": str(tmp_path / "nowhere")}
     statuses = wait_for_jobs(start_jobs({"good": job, "broken": broken}, tmp_path / "jobs"))
     assert statuses["good"] == 0, (tmp_path / "jobs/good.log").read_text()

@@ -23,7 +23,7 @@ from training.codec.ablation import (
 )
 from training.codec.config import CodecBudget
 from training.codec.data import cached_tokens, scene_set
-from training.codec.jobs import ablation_job, start_jobs, wait_for_jobs
+from training.codec.jobs import describe_job, start_jobs, wait_for_jobs
 from training.codec.material import LearningSet, Material, ask
 from training.codec.train import DOMAINS, open_vlm
 
@@ -88,7 +88,9 @@ def ablate_codec(
             progress=progress,
         )
     else:
-        job = ablation_job(vlm_dir, run_dir / _MATERIAL, run_dir, budget, device=device, seed=seed, deadline=deadline)
+        job = describe_job(
+            "ablate", vlm_dir, run_dir / _MATERIAL, run_dir, budget, device=device, seed=seed, deadline=deadline
+        )
         started = start_jobs({f"ablation-{index}": job for index in range(processes)}, run_dir / "jobs")
         progress(f"exit statuses: {wait_for_jobs(started)}, logs in {run_dir / 'jobs'}")
     return {"seed": seed, "device": device, "budget": budget.as_dict(), **collect_results(run_dir)}

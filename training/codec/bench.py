@@ -18,10 +18,8 @@ from training.codec.data import Asked, AskedFrames, Domain, Progress, cached_tok
 from training.codec.folder import FrozenVlm, even_ladder
 from training.codec.measure import PrefixAnswers, measure_prefixes
 from training.codec.own_frames import OwnFrames
-from training.codec.train import DOMAINS, open_vlm
+from training.codec.train import DOMAINS, POINTS, open_vlm
 
-RUNGS: Final = 6
-RUNGS_DETAILED: Final = 8
 OWN_SHARES: Final = {"score": 0.15, "policy": 0.15, "calibration": 0.4, "report": 0.3}
 """Of somebody's own frames."""
 
@@ -82,7 +80,11 @@ class CodecBench:
 
     @property
     def _drawn(self) -> Domain:
-        return DOMAINS["small" if self.spec.tiles_per_edge == 1 else "detailed"][0]
+        return DOMAINS[self._point][0]
+
+    @property
+    def _point(self) -> str:
+        return "small" if self.spec.tiles_per_edge == 1 else "detailed"
 
     def count(self, name: str, wanted: int) -> int:
         """Frames of a set: as many as wanted if they are drawn, its share of somebody's own.
@@ -101,7 +103,7 @@ class CodecBench:
             ArtifactError: the tables are damaged.
         """
         tables = FrequencyTables.load(self.codec_dir / TABLES_FILE)
-        return even_ladder(tables.mean_latent_bits(), RUNGS if self.spec.tiles_per_edge == 1 else RUNGS_DETAILED)
+        return even_ladder(tables.mean_latent_bits(), POINTS[self._point]["full"].rungs)
 
     def measure(self, name: str, wanted: int, lengths: Sequence[int]) -> tuple[tuple[Asked, ...], PrefixAnswers]:
         """Questions of a set, and the answers from prefixes of these lengths.

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from transformers import AutoModelForImageTextToText
@@ -26,10 +26,12 @@ from training.codec.config import CodecBudget
 from training.codec.learn import learn_codec
 from training.codec.material import Material
 
+JobKind = Literal["learn", "ablate"]
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
 
-def learning_job(
+def describe_job(
+    kind: JobKind,
     vlm_dir: Path,
     material_dir: Path,
     run_dir: Path,
@@ -40,9 +42,10 @@ def learning_job(
     deadline: float | None = None,
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Description of a run of `learn_codec`.
+    """Description of a job that a process of its own runs.
 
     Args:
+        kind: `learn` runs `learn_codec`; `ablate` runs `run_variants`, several for one directory share its variants.
         vlm_dir: The VLM, in `save_pretrained` format.
         material_dir: From `Material.save`.
         run_dir: For weights and checkpoints.
@@ -53,32 +56,7 @@ def learning_job(
         threads: CPU threads.
     """
     return {
-        "kind": "learn",
-        "vlm_dir": str(vlm_dir),
-        "material_dir": str(material_dir),
-        "run_dir": str(run_dir),
-        "budget": budget.as_dict(),
-        "device": device,
-        "seed": seed,
-        "deadline": deadline,
-        "threads": threads,
-    }
-
-
-def ablation_job(
-    vlm_dir: Path,
-    material_dir: Path,
-    run_dir: Path,
-    budget: CodecBudget,
-    *,
-    device: str,
-    seed: int = 0,
-    deadline: float | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
-    """Description of a run of `run_variants`; start several for one directory to share its variants."""
-    return {
-        "kind": "ablate",
+        "kind": kind,
         "vlm_dir": str(vlm_dir),
         "material_dir": str(material_dir),
         "run_dir": str(run_dir),

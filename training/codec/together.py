@@ -29,7 +29,7 @@ from training.codec.ablation import (
     save_tables,
 )
 from training.codec.config import BUDGETS, DETAILED_BUDGETS, CodecBudget
-from training.codec.jobs import ablation_job, learning_job, start_jobs, wait_for_jobs
+from training.codec.jobs import describe_job, start_jobs, wait_for_jobs
 from training.codec.learn import KLT_WEIGHTS, LEARNED, META_WEIGHTS, tokens_on
 from training.codec.material import LearningSet, Material, ask
 
@@ -99,11 +99,11 @@ def learn_together(
                 save_tables(tokens_on(device, model, processor.image_processor, frames["tables"].frames), ablation_dir)
             drop_claims(ablation_dir)
             for index in range(processes):
-                jobs[f"ablation-{index}"] = ablation_job(
-                    vlm_dir, material, ablation_dir, ablation, device=device, seed=seed, deadline=deadline
+                jobs[f"ablation-{index}"] = describe_job(
+                    "ablate", vlm_dir, material, ablation_dir, ablation, device=device, seed=seed, deadline=deadline
                 )
-        jobs[name] = learning_job(
-            vlm_dir, material, run_dir / name / "run", budget, device=device, seed=seed, deadline=deadline
+        jobs[name] = describe_job(
+            "learn", vlm_dir, material, run_dir / name / "run", budget, device=device, seed=seed, deadline=deadline
         )
         # What is ready starts while the next is made ready.
         started |= start_jobs(jobs, run_dir / "jobs")
