@@ -36,6 +36,9 @@ PhotosOption = Annotated[
 RiskOption = Annotated[
     float, typer.Option(help="Accepted share of early answers that differ from the whole latent's.", min=0, max=1)
 ]
+DeltaOption = Annotated[
+    float, typer.Option(help="Accepted chance that a calibration breaks its promise.", min=0.0001, max=0.5)
+]
 QuestionsAFrameOption = Annotated[int, typer.Option(help="Questions that a frame is asked; 0 asks all kinds.", min=0)]
 OwnFramesOption = Annotated[
     Path | None, typer.Option("--frames", help="Folder of your own images, with --questions.", file_okay=False)
@@ -281,9 +284,7 @@ def codec_calibrate_stop(
     codec: CodecOption = None,
     vlm: VlmOption = None,
     risk: RiskOption = 0.02,
-    delta: Annotated[
-        float, typer.Option(help="Accepted chance that the thresholds break that promise.", min=0.0001, max=0.5)
-    ] = 0.05,
+    delta: DeltaOption = 0.05,
     by_type: ByTypeOption = False,
     count: Annotated[
         int, typer.Option(help="Calibration frames; score and ladder take two fifths as many each, others.", min=1)
@@ -321,9 +322,7 @@ def codec_verify_stop(
     codec: CodecOption = None,
     vlm: VlmOption = None,
     risk: RiskOption = 0.02,
-    delta: Annotated[
-        float, typer.Option(help="Accepted chance that a calibration breaks that promise.", min=0.0001, max=0.5)
-    ] = 0.05,
+    delta: DeltaOption = 0.05,
     by_type: ByTypeOption = False,
     count: Annotated[int, typer.Option(help="Held-out frames; half of them calibrate, half test.", min=2)] = 2000,
     frames: OwnFramesOption = None,
