@@ -13,19 +13,21 @@ from pipeline.simulation.broker import BrokerModel, LinkFaults
 from pipeline.simulation.clock import VirtualClock
 from pipeline.simulation.content import FINGERPRINT, LADDER, SimulatedModel
 from pipeline.simulation.edge_actor import EdgeActor
-from pipeline.simulation.injector import Injector
+from pipeline.simulation.injector import GONE_S, Injector
 from pipeline.simulation.judge import EdgeState, Judge, Violation
-from pipeline.simulation.plan import AskPlan, EpisodePlan, FramePlan, SitePlan, WorkerPlan
+from pipeline.simulation.plan import LONGEST_DEADLINE_S, AskPlan, EpisodePlan, FramePlan, SitePlan, WorkerPlan
 from pipeline.simulation.trace import Trace, frame_key
 from pipeline.simulation.worker_actor import WorkerActor
 from schemas import topics
 from schemas.messages import Answer, Ask, Message, QueryOutcome, Status
 
 POOL = "main"
-_QUIET_S = 85.0
-"""Longer than any deadline, and than the longest fault: an edge that comes back when all of its deadlines are over."""
 _SILENCE_S = 10.0
 """At the very end nobody has anything to say."""
+_GRACE_S = 5.0
+_QUIET_S = GONE_S + LONGEST_DEADLINE_S + _GRACE_S + _SILENCE_S
+"""Long enough for a question that waited at the broker while its edge was gone, the longest fault: its deadline counts
+from its arrival."""
 _SILENT_KEEPALIVES = 1.5
 """MQTT 5, 3.1.2.10."""
 _IDLE_FRAMES = 4

@@ -74,6 +74,12 @@ def test_a_seed_replays_to_the_same_bytes() -> None:
     assert first != json.dumps(simulate(seed=4, events=4_000).to_json())
 
 
+def test_a_question_that_waited_while_its_edge_was_gone_has_time_for_its_deadline() -> None:
+    """Found by ten million events: a fault of 45 s, then a deadline of 40 s, outlasted the watch over the episode."""
+    report = Episode(draw_plan(11_000_738)).run()
+    assert report.violations == []
+
+
 @pytest.mark.parametrize("seed", [7, 1, None])
 def test_the_real_machines_break_no_invariant(seed: int | None) -> None:
     seed = random.SystemRandom().randrange(1, 1_000_000) if seed is None else seed
