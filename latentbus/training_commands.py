@@ -182,6 +182,9 @@ def codec_ablate(
         float | None, typer.Option(help="Break off after so many seconds; the same command continues.", min=1)
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Of this ablation; in the cache unless given.")] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="Name of a variant to train; repeatable, all of them if none.")
+    ] = None,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     json_file: JsonOption = None,
@@ -199,6 +202,7 @@ def codec_ablate(
         run_dir=run_dir,
         seed=seed,
         threads=threads,
+        variants=variant or (),
         progress=_progress,
     )
     _write(report, json_file)

@@ -19,6 +19,7 @@ from typing import Any
 from schemas import messages
 from schemas.messages import BINARY_MESSAGES, JSON_MESSAGES, SCHEMA_VERSION, BinaryMessage, Message
 from schemas.topics import ROOT, ROUTES, Family, Role
+from schemas.wire import least_fields
 
 ASYNCAPI_VERSION = "3.0.0"
 MQTT_BINDING_VERSION = "0.2.0"
@@ -43,6 +44,12 @@ def json_schema(message: type[Message]) -> Schema:
         description = field_description(message, name)
         if description:
             schema["description"] = description
+    if issubclass(message, BinaryMessage):
+        # A last field that is None is left out, so it is never nil.
+        last = next(reversed(fields.values()))
+        present = [kind for kind in last.pop("anyOf", ()) if kind != {"type": "null"}]
+        last.pop("default", None)
+        last.update(*present)
     head = {"$schema": JSON_SCHEMA_DIALECT, "title": message.__name__, "description": _summary(message)}
     if not issubclass(message, BinaryMessage):
         required = [name for name in fields if name in model.get("required", ())]
@@ -62,7 +69,7 @@ def json_schema(message: type[Message]) -> Schema:
         **head,
         "type": "array",
         "items": items,
-        "minItems": len(items),
+        "minItems": len(items) - len(fields) + least_fields(message),
         "maxItems": len(items),
         "additionalItems": False,
     }

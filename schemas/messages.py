@@ -59,6 +59,7 @@ class Kind(IntEnum):
     BUSY = 8
     REJECT = 9
     NEED_TEXT = 10
+    KEY_FRAME = 11
 
 
 class Message(BaseModel):
@@ -69,7 +70,7 @@ class Message(BaseModel):
 
 
 class BinaryMessage(Message):
-    """A msgpack array; the order of its fields is the wire format."""
+    """A msgpack array; the order of its fields is the wire format. A last field that is None is left out."""
 
     kind: ClassVar[Kind]
 
@@ -129,6 +130,8 @@ class Open(BinaryMessage):
     """Length of the prefix: the payload holds latents ``0..stop``."""
     payload: LatentPayload
     """Coded symbols of those latents."""
+    key: UInt32 | None = None
+    """Sequence number of the key frame that the latents are coded given; left out when they stand by themselves."""
 
     def query_ids(self, camera: str) -> tuple[str, ...]:
         """Query ids in the order of ``queries``."""
@@ -156,11 +159,27 @@ class Chunk(BinaryMessage):
     """One past the last latent."""
     payload: LatentPayload
     """Coded symbols of latents ``start..stop``, a stream of its own."""
+    key: UInt32 | None = None
+    """Sequence number of the key frame that the latents are coded given; left out when they stand by themselves."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         _check_range(self.start, self.stop)
         return self
+
+
+class KeyFrame(BinaryMessage):
+    """Edge to all workers of the pool, retained: a whole latent that later frames of the camera may be coded given."""
+
+    kind: ClassVar[Kind] = Kind.KEY_FRAME
+    limit_bytes: ClassVar[int] = MAX_BINARY_BYTES
+
+    frame: FrameId
+    """Boot id of the edge and sequence number within the camera: what later frames name."""
+    fingerprint: FingerprintPrefix
+    """First 4 bytes of the hash of model, codec and tables that made the latents."""
+    payload: LatentPayload
+    """Coded symbols of all its latents, by themselves."""
 
 
 class Gone(BinaryMessage):
@@ -221,6 +240,8 @@ class Handover(BinaryMessage):
     """Length of the prefix."""
     payload: LatentPayload
     """Coded symbols of latents ``0..stop``."""
+    key: UInt32 | None = None
+    """Sequence number of the key frame that the latents are coded given; left out when they stand by themselves."""
 
     def to_open(self) -> Open:
         """The open message inside."""
@@ -231,6 +252,7 @@ class Handover(BinaryMessage):
             queries=self.queries,
             stop=self.stop,
             payload=self.payload,
+            key=self.key,
         )
 
 
@@ -292,6 +314,8 @@ class RejectReason(IntEnum):
     """The latents do not decode."""
     MODEL = 3
     """The model raised an error on it."""
+    KEY_FRAME = 4
+    """Coded given a key frame that is not here: open it again, coded by itself."""
 
 
 def _reject_reason(value: object) -> object:
@@ -300,12 +324,12 @@ def _reject_reason(value: object) -> object:
 
 
 class Reject(_Control):
-    """This pool cannot answer the frame; another attempt would meet the same."""
+    """This pool cannot answer the frame as it is; another attempt would meet the same."""
 
     kind: ClassVar[Kind] = Kind.REJECT
 
     reason: Annotated[RejectReason, BeforeValidator(_reject_reason)]
-    """1 fingerprint, 2 bitstream, 3 model."""
+    """1 fingerprint, 2 bitstream, 3 model, 4 key frame."""
     fingerprint: FingerprintPrefix
     """What this pool decodes."""
 
@@ -428,6 +452,6 @@ class Status(JsonMessage):
 
 
 BINARY_MESSAGES: tuple[type[BinaryMessage], ...] = (
-    Open, Chunk, Gone, Text, Handover, Accept, Refine, Busy, Reject, NeedText,
+    Open, Chunk, KeyFrame, Gone, Text, Handover, Accept, Refine, Busy, Reject, NeedText,
 )  # fmt: skip
 JSON_MESSAGES: tuple[type[JsonMessage], ...] = (Answer, QueryOutcome, Question, Ask, Status)

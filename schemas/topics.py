@@ -18,6 +18,7 @@ from schemas.messages import (
     Chunk,
     Gone,
     Handover,
+    KeyFrame,
     Message,
     NeedText,
     Open,
@@ -42,6 +43,7 @@ class Family(StrEnum):
 
     OPEN = "open"
     CHUNK = "chunk"
+    KEY = "key"
     HANDOVER = "handover"
     CONTROL = "control"
     ANSWER = "answer"
@@ -93,6 +95,10 @@ ROUTES: dict[Family, Route] = {
     Family.CHUNK: Route(
         ("worker", "camera"), (Chunk, Gone, Text), (Role.EDGE,), (Role.WORKER,), 0, False,
         "A worker's inbox: further latents of a frame, its end, or the text of a question.",
+    ),
+    Family.KEY: Route(
+        ("pool", "camera"), (KeyFrame,), (Role.EDGE,), (Role.WORKER,), 1, True,
+        "The latest key frame of a camera, for every worker of the pool; later frames may be coded given it.",
     ),
     Family.HANDOVER: Route(
         ("worker",), (Handover,), (Role.WORKER,), (Role.WORKER,), 1, False,
@@ -173,6 +179,16 @@ def open_topic(pool: str, camera: str) -> str:
 def chunk_topic(worker: str, camera: str) -> str:
     """Inbox of a worker for one camera."""
     return _build(Family.CHUNK, worker, camera)
+
+
+def key_topic(pool: str, camera: str) -> str:
+    """Retained key frame of a camera."""
+    return _build(Family.KEY, pool, camera)
+
+
+def key_filter(pool: str) -> str:
+    """Filter of the key frames of all cameras that a pool answers for."""
+    return f"{_build(Family.KEY, pool)}/+"
 
 
 def handover_topic(worker: str) -> str:

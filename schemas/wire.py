@@ -33,6 +33,8 @@ def encode(message: Message) -> bytes:
     """
     if isinstance(message, BinaryMessage):
         fields = [getattr(message, name) for name in type(message).model_fields]
+        if fields[-1] is None:
+            del fields[-1]
         data: bytes = msgpack.packb([SCHEMA_VERSION, int(message.kind), *fields])
     else:
         data = message.model_dump_json().encode()
@@ -80,6 +82,12 @@ def decode(family: Family, data: bytes) -> Message:
     return _decode_json(family, data)
 
 
+def least_fields(message: type[BinaryMessage]) -> int:
+    """Fields that stand in every message of a class; the last one may be left out where it has a default."""
+    fields = list(message.model_fields.values())
+    return len(fields) - (not fields[-1].is_required())
+
+
 def _decode_binary(family: Family, data: bytes) -> BinaryMessage:
     try:
         values: Any = msgpack.unpackb(
@@ -106,10 +114,14 @@ def _decode_binary(family: Family, data: bytes) -> BinaryMessage:
     if len(data) > message.limit_bytes:
         raise WireSizeError(message.__name__, len(data), message.limit_bytes)
     names = tuple(message.model_fields)
-    if len(fields) != len(names):
+    least = least_fields(message)
+    if not least <= len(fields) <= len(names):
         raise WireError(message.__name__, f"{len(fields)} fields instead of {len(names)}")
+    if len(fields) > least and fields[-1] is None:
+        # One message, one string of bytes.
+        raise WireError(message.__name__, f"{names[-1]}: nil stands where the field is left out")
     try:
-        return message.model_validate(dict(zip(names, fields, strict=True)))
+        return message.model_validate(dict(zip(names, fields, strict=False)))
     except ValidationError as error:
         raise WireError(message.__name__, _first_problem(error)) from None
 
@@ -137,4 +149,4 @@ def _first_problem(error: ValidationError) -> str:
     return problem if len(problem) <= _MAX_PROBLEM_CHARS else f"{problem[:_MAX_PROBLEM_CHARS]}..."
 
 
-__all__ = ["decode", "decode_publish", "encode"]
+__all__ = ["decode", "decode_publish", "encode", "least_fields"]

@@ -2,7 +2,8 @@
 
 Each chunk is a stream of its own, so the bytes of latents ``a..b`` depend on the symbols of ``a..b`` only, and chunks
 decode in any order. Layout of a chunk: the table entries of all its symbols in order, then what the escapes among
-them need, in the same order.
+them need, in the same order. A chunk that is coded given a key frame has other tables
+(:mod:`pipeline.codec.prediction`), and before everything else the level of change that chose them.
 
 constriction's range coder seals a stream to 4-byte words, which would add 30 % to a 9-byte chunk. Here a chunk is the
 shortest byte string that lies in the coder's final interval when zeros follow it without end, and the smallest one of
@@ -17,6 +18,7 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.codec.prediction import KeyFramePrediction
 from pipeline.codec.tables import ESCAPE_LENGTH_CLASSES, MAX_SYMBOL, FrequencyTables
 from schemas.errors import BitstreamError, StateError
 from schemas.limits import MAX_LATENT_PAYLOAD_BYTES
@@ -28,13 +30,16 @@ _STATE_BITS: Final = 64
 _WORD_BITS: Final = 32
 
 
-def encode_chunk(symbols: NDArray[np.int32], start: int, tables: FrequencyTables) -> bytes:
+def encode_chunk(
+    symbols: NDArray[np.int32], start: int, tables: FrequencyTables, given: KeyFramePrediction | None = None
+) -> bytes:
     """Code latents ``start..start + n``.
 
     Args:
         symbols: int [n, d], magnitudes of at most `MAX_SYMBOL`.
         start: Index of the first latent.
         tables: Tables of the codec.
+        given: What the key frame foretells; None codes the latents by themselves.
 
     Returns:
         At least 1 byte; at most the code length under the tables, rounded up to whole bytes, and about 0.0002 bits a
@@ -50,11 +55,28 @@ def encode_chunk(symbols: NDArray[np.int32], start: int, tables: FrequencyTables
     flat = symbols.astype(np.int32, copy=False).ravel()
     if flat.min() < -MAX_SYMBOL or flat.max() > MAX_SYMBOL:
         raise StateError(f"symbols {flat.min()}..{flat.max()} exceed the magnitude {MAX_SYMBOL}")
+    level = 0 if given is None else given.best_level(symbols, start)
+    return _encode(flat, start, stop, tables, given, level)
+
+
+def _encode(
+    flat: NDArray[np.int32],
+    start: int,
+    stop: int,
+    tables: FrequencyTables,
+    given: KeyFramePrediction | None,
+    level: int,
+) -> bytes:
     support = tables.support
     escaped = np.abs(flat) > support
     entries = np.where(escaped, 2 * support + 1, flat + support).astype(np.int32)
     coder = constriction.stream.queue.RangeEncoder()
-    coder.encode(entries, _FAMILY, tables.coder_weights(start, stop))
+    if given is None:
+        weights = tables.coder_weights(start, stop)
+    else:
+        coder.encode(level, constriction.stream.model.Uniform(given.levels))
+        weights = given.coder_weights(level, start, stop)
+    coder.encode(entries, _FAMILY, weights)
     for symbol in flat[escaped].tolist():
         magnitude = abs(symbol) - support
         length = magnitude.bit_length()
@@ -66,7 +88,9 @@ def encode_chunk(symbols: NDArray[np.int32], start: int, tables: FrequencyTables
     return _shortest(coder)
 
 
-def decode_chunk(payload: bytes, start: int, stop: int, tables: FrequencyTables) -> NDArray[np.int32]:
+def decode_chunk(
+    payload: bytes, start: int, stop: int, tables: FrequencyTables, given: KeyFramePrediction | None = None
+) -> NDArray[np.int32]:
     """Decode latents ``start..stop``; the work is bounded by the number of symbols, whatever the bytes are.
 
     Args:
@@ -74,6 +98,7 @@ def decode_chunk(payload: bytes, start: int, stop: int, tables: FrequencyTables)
         start: Index of the first latent.
         stop: One past the last latent.
         tables: Tables of the codec.
+        given: What the key frame foretells that the encoder was given.
 
     Returns:
         int32 [stop - start, d].
@@ -89,14 +114,20 @@ def decode_chunk(payload: bytes, start: int, stop: int, tables: FrequencyTables)
     decoder = constriction.stream.queue.RangeDecoder(words)
     support = tables.support
     try:
-        entries: NDArray[np.int32] = decoder.decode(_FAMILY, tables.coder_weights(start, stop))
+        level = 0
+        if given is None:
+            weights = tables.coder_weights(start, stop)
+        else:
+            level = int(decoder.decode(constriction.stream.model.Uniform(given.levels)))
+            weights = given.coder_weights(level, start, stop)
+        entries: NDArray[np.int32] = decoder.decode(_FAMILY, weights)
         flat = entries - np.int32(support)
         for place in np.flatnonzero(entries == 2 * support + 1).tolist():
             flat[place] = _decode_escape(decoder, support)
     except (AssertionError, ValueError) as error:
         raise BitstreamError(start, stop, f"{len(payload)} bytes do not decode: {error}") from error
     symbols: NDArray[np.int32] = flat.reshape(stop - start, tables.latent_dim)
-    if encode_chunk(symbols, start, tables) != payload:
+    if _encode(flat, start, stop, tables, given, level) != payload:
         raise BitstreamError(
             start, stop, f"{len(payload)} bytes are not the shortest code of their symbols: damaged or cut"
         )

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.codec.bitstream import decode_chunk, encode_chunk
+from pipeline.codec.prediction import KeyFramePrediction
 from pipeline.codec.tables import FrequencyTables
 from schemas.errors import BitstreamError, StateError
 
@@ -16,18 +17,39 @@ class EncodedLatent:
     Args:
         symbols: int32 [K, d].
         tables: Tables of the codec.
+        given: What a key frame foretells of them; None codes them by themselves.
 
     Raises:
         StateError: symbols of another shape than the tables'.
     """
 
-    __slots__ = ("_symbols", "_tables")
+    __slots__ = ("_given", "_symbols", "_tables")
 
-    def __init__(self, symbols: NDArray[np.int32], tables: FrequencyTables) -> None:
+    def __init__(
+        self, symbols: NDArray[np.int32], tables: FrequencyTables, given: KeyFramePrediction | None = None
+    ) -> None:
         if symbols.shape != (tables.latent_count, tables.latent_dim):
             raise StateError(f"symbols {list(symbols.shape)} are not [{tables.latent_count}, {tables.latent_dim}]")
         self._symbols = symbols
         self._tables = tables
+        self._given = given
+
+    def given(self, key: KeyFramePrediction) -> EncodedLatent:
+        """The same latent, coded given a key frame."""
+        return EncodedLatent(self._symbols, self._tables, key)
+
+    def as_key(self) -> KeyFramePrediction:
+        """What this frame foretells of later ones.
+
+        Raises:
+            StateError: the codec codes each frame by itself.
+        """
+        return KeyFramePrediction(self._symbols, self._tables)
+
+    @property
+    def can_be_key(self) -> bool:
+        """Whether the codec can code other frames given this one."""
+        return self._tables.prediction is not None
 
     @property
     def latent_count(self) -> int:
@@ -45,7 +67,7 @@ class EncodedLatent:
         Raises:
             StateError: the range is empty or outside the latent.
         """
-        return encode_chunk(self._symbols[start:stop], start, self._tables)
+        return encode_chunk(self._symbols[start:stop], start, self._tables, self._given)
 
     def size_bytes(self, stop: int) -> int:
         """Size of the prefix ``0..stop`` as one chunk."""
@@ -75,13 +97,14 @@ class PrefixAssembler:
         """Latents present without a gap from 0."""
         return int(np.argmin(self._present)) if not self._present.all() else self._tables.latent_count
 
-    def add(self, start: int, stop: int, payload: bytes) -> bool:
+    def add(self, start: int, stop: int, payload: bytes, given: KeyFramePrediction | None = None) -> bool:
         """Decode a chunk, unless all of it is here already.
 
         Args:
             start: First latent.
             stop: One past the last latent.
             payload: Bytes of the chunk.
+            given: What the key frame foretells that the chunk was coded given.
 
         Returns:
             Whether it brought something new.
@@ -95,7 +118,7 @@ class PrefixAssembler:
         here = self._present[start:stop]
         if here.all():
             return False
-        symbols = decode_chunk(payload, start, stop, self._tables)
+        symbols = decode_chunk(payload, start, stop, self._tables, given)
         if not np.array_equal(symbols[here], self._symbols[start:stop][here]):
             raise BitstreamError(start, stop, "contradicts an earlier chunk of the same frame")
         self._symbols[start:stop] = symbols

@@ -26,6 +26,9 @@ FREQUENCY_TOTAL: Final = 1 << FREQUENCY_BITS
 MAX_SYMBOL: Final = 32_767
 """Largest magnitude on the wire; encoders clip to it."""
 ESCAPE_LENGTH_CLASSES: Final = 16
+MAX_LEVELS: Final = 16
+MIN_SAME_WEIGHT: Final = 1_024
+"""Least weight of the key frame's own symbol; more than a table has entries, so that rounding cannot use it up."""
 
 _CODER_SCALE: Final = 1 << (24 - FREQUENCY_BITS)
 """constriction works with 24-bit probabilities."""
@@ -36,12 +39,15 @@ class FrequencyTables:
 
     Args:
         frequencies: uint16 [K, d, 2 * support + 2], each row at least 1 everywhere and summing to 65,536.
+        prediction: uint16 [levels, 2, contexts], the weights of :mod:`pipeline.codec.prediction` in 65,536ths: of the
+            static table, and of both neighbours of the key frame's symbol together. None for a codec that codes each
+            frame by itself.
 
     Raises:
         ValueError: anything else.
     """
 
-    def __init__(self, frequencies: NDArray[np.uint16]) -> None:
+    def __init__(self, frequencies: NDArray[np.uint16], prediction: NDArray[np.uint16] | None = None) -> None:
         if (
             frequencies.ndim != 3
             or frequencies.dtype != np.uint16
@@ -52,13 +58,22 @@ class FrequencyTables:
             raise ValueError(f"{frequencies.dtype} {list(frequencies.shape)} is not uint16 [K, d, 2 * support + 2]")
         if (frequencies == 0).any() or (frequencies.sum(axis=2, dtype=np.int64) != FREQUENCY_TOTAL).any():
             raise ValueError(f"a row has a zero or does not sum to {FREQUENCY_TOTAL}")
+        if prediction is not None:
+            _check_prediction(prediction, frequencies.shape[2])
+            prediction.setflags(write=False)
         self._frequencies = frequencies
         self._frequencies.setflags(write=False)
+        self._prediction = prediction
 
     @property
     def frequencies(self) -> NDArray[np.uint16]:
         """uint16 [K, d, 2 * support + 2], read-only."""
         return self._frequencies
+
+    @property
+    def prediction(self) -> NDArray[np.uint16] | None:
+        """Weights of predictions from a key frame, uint16 [levels, 2, contexts], read-only; None without any."""
+        return self._prediction
 
     @property
     def latent_count(self) -> int:
@@ -91,7 +106,7 @@ class FrequencyTables:
             raise StateError(f"cannot fit tables to symbols {list(symbols.shape)} with support {support}")
         frames, latents, channels = symbols.shape
         entries = 2 * support + 2
-        indices = _entry_of(symbols, support).reshape(frames, -1)
+        indices = entries_of(symbols, support).reshape(frames, -1)
         rows = np.arange(latents * channels) * entries
         counts = np.bincount((indices + rows).ravel(), minlength=latents * channels * entries).reshape(-1, entries)
         mean_magnitude = np.abs(symbols, dtype=np.float64).mean(axis=0).reshape(-1, 1)
@@ -133,7 +148,7 @@ class FrequencyTables:
         table = self._frequencies[start:stop]
         if symbols.shape[1:] != table.shape[:2]:
             raise StateError(f"symbols {list(symbols.shape)} are not [F, {stop} - {start}, {self.latent_dim}]")
-        entries = _entry_of(symbols, self.support)
+        entries = entries_of(symbols, self.support)
         chosen = np.take_along_axis(table[None], entries[..., None], axis=3)[..., 0]
         bits = FREQUENCY_BITS - np.log2(chosen.astype(np.float64))
         escaped = entries == 2 * self.support + 1
@@ -148,18 +163,12 @@ class FrequencyTables:
 
     @cached_property
     def _weights(self) -> NDArray[np.float32]:
-        scaled = self._frequencies.astype(np.int64) * _CODER_SCALE
-        weights = np.ascontiguousarray(scaled - 1, dtype=np.float32)
+        weights = as_coder_weights(self._frequencies.astype(np.int64))
         weights.setflags(write=False)
         return weights
 
     def coder_weights(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Tables as constriction takes them, in such a form that its float arithmetic is exact.
-
-        `Categorical(perfect=False)` scales n weights to a sum of ``2**24 - n`` in floating point, then adds 1 to
-        each. So the weights given here are the integers ``256 * frequency - 1``, whose sum is ``2**24 - n`` already:
-        the scale is exactly 1, every partial sum is an integer below 2**24, which a 32-bit float holds exactly, and
-        no machine can round it differently.
+        """Tables as constriction takes them, see `as_coder_weights`.
 
         Returns:
             float32 [(stop - start) * d, 2 * support + 2].
@@ -168,7 +177,10 @@ class FrequencyTables:
 
     def save(self, path: Path) -> None:
         """Write ``tables.safetensors``."""
-        path.write_bytes(save({"frequencies": np.ascontiguousarray(self._frequencies)}))
+        content = {"frequencies": np.ascontiguousarray(self._frequencies)}
+        if self._prediction is not None:
+            content["prediction"] = np.ascontiguousarray(self._prediction)
+        path.write_bytes(save(content))
 
     @classmethod
     def load(cls, path: Path) -> FrequencyTables:
@@ -178,14 +190,42 @@ class FrequencyTables:
             ArtifactError: missing, damaged, or not frequency tables.
         """
         try:
-            return cls(load_file(path)["frequencies"])
+            content = load_file(path)
+            return cls(content["frequencies"], content.get("prediction"))
         except OSError as error:
             raise ArtifactError(str(path), f"{error}; copy the whole codec folder") from error
         except (SafetensorError, KeyError, ValueError, AttributeError) as error:
             raise ArtifactError(str(path), f"not frequency tables: {error}") from error
 
 
-def _entry_of(symbols: NDArray[np.int32], support: int) -> NDArray[np.int64]:
+def as_coder_weights(frequencies: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Integer tables as constriction takes them, in such a form that its float arithmetic is exact.
+
+    `Categorical(perfect=False)` scales n weights to a sum of ``2**24 - n`` in floating point, then adds 1 to each. So
+    the weights given here are the integers ``256 * frequency - 1``, whose sum is ``2**24 - n`` already: the scale is
+    exactly 1, every partial sum is an integer below 2**24, which a 32-bit float holds exactly, and no machine can round
+    it differently.
+
+    Args:
+        frequencies: int64 [..., entries], each row at least 1 everywhere and summing to 65,536.
+
+    Returns:
+        float32 of the same shape.
+    """
+    return np.ascontiguousarray(frequencies * _CODER_SCALE - 1, dtype=np.float32)
+
+
+def entries_of(symbols: NDArray[np.int32], support: int) -> NDArray[np.int64]:
     """Table entry of each symbol, the escape for those beyond the support."""
     shifted = symbols.astype(np.int64) + support
     return np.where((shifted < 0) | (shifted > 2 * support), 2 * support + 1, shifted)
+
+
+def _check_prediction(weights: NDArray[np.uint16], entries: int) -> None:
+    """Refuse weights that leave nothing for the key frame's own symbol, or more levels than a byte is worth."""
+    if weights.ndim != 3 or weights.dtype != np.uint16 or weights.shape[1] != 2 or 0 in weights.shape:
+        raise ValueError(f"{weights.dtype} {list(weights.shape)} is not uint16 [levels, 2, contexts]")
+    if len(weights) > MAX_LEVELS:
+        raise ValueError(f"{len(weights)} levels are over the limit of {MAX_LEVELS}")
+    if entries > MIN_SAME_WEIGHT or (weights.sum(axis=1, dtype=np.int64) > FREQUENCY_TOTAL - MIN_SAME_WEIGHT).any():
+        raise ValueError(f"less than {MIN_SAME_WEIGHT} of {FREQUENCY_TOTAL} is left for the key frame's own symbol")

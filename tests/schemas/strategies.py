@@ -21,6 +21,7 @@ from schemas.messages import (
     Chunk,
     Gone,
     Handover,
+    KeyFrame,
     Message,
     NeedText,
     Open,
@@ -56,6 +57,7 @@ many_refs = st.just(tuple(QueryRef(f"{n:032d}", 86_400_000, True) for n in range
 queries = (
     st.lists(refs, min_size=1, max_size=5, unique_by=lambda ref: (ref.question_id, ref.ad_hoc)).map(tuple) | many_refs
 )
+keys = st.none() | uint32
 prefix_lengths = st.integers(1, MAX_LATENTS)
 
 
@@ -73,12 +75,14 @@ _open = {
     "queries": queries,
     "stop": prefix_lengths,
     "payload": payloads,
+    "key": keys,
 }
 _control = {"worker": names, "frame": frames, "attempt": attempts}
 
 BY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
     Open: st.builds(Open, **_open),
-    Chunk: _ranged(Chunk, camera=names, frame=frames, attempt=attempts, payload=payloads),
+    Chunk: _ranged(Chunk, camera=names, frame=frames, attempt=attempts, payload=payloads, key=keys),
+    KeyFrame: st.builds(KeyFrame, frame=frames, fingerprint=fingerprints, payload=payloads),
     Gone: st.builds(Gone, camera=names, frame=frames, attempt=attempts),
     Text: st.builds(
         Text, camera=names, question_id=names, text=question_texts, answer_type=st.sampled_from(AnswerType)

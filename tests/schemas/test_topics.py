@@ -19,6 +19,7 @@ from tests.schemas.strategies import names
 BUILDERS: dict[Family, Callable[..., str]] = {
     Family.OPEN: topics.open_topic,
     Family.CHUNK: topics.chunk_topic,
+    Family.KEY: topics.key_topic,
     Family.HANDOVER: topics.handover_topic,
     Family.CONTROL: topics.control_topic,
     Family.ANSWER: topics.answer_topic,
@@ -111,7 +112,11 @@ def test_routes_keep_the_thin_link_free_of_acknowledgements() -> None:
 
     assert to_edge_only
     assert {route.qos for route in to_edge_only} == {0}
-    assert {family for family, route in ROUTES.items() if route.retain} == {Family.QUESTION, Family.STATUS}
+    assert {family for family, route in ROUTES.items() if route.retain} == {
+        Family.KEY,
+        Family.QUESTION,
+        Family.STATUS,
+    }
 
 
 SELF_NAMING = [

@@ -26,7 +26,7 @@ from transformers import AutoModelForImageTextToText
 
 from pipeline.codec.klt_torch import LatentShape
 from pipeline.codec.prefix_decoder_torch import read_transform
-from schemas.errors import ArtifactError
+from schemas.errors import ArtifactError, ConfigError
 from training.codec.config import BUDGETS, CodecBudget
 from training.codec.curve import bytes_at, rate_curve
 from training.codec.language_view import LanguageView
@@ -36,7 +36,9 @@ from training.codec.material import Material
 Progress = Callable[[str], None]
 
 ABLATION_BUDGETS: Final[dict[str, CodecBudget]] = {
-    "full": replace(BUDGETS["full"], steps=600, view_from=0.4),
+    "full": replace(
+        BUDGETS["full"], steps=300, view_from=0.4, train_frames=6_000, table_frames=1_500, asked_frames=2_000
+    ),
     "gpu": replace(BUDGETS["gpu"], steps=1_000, batch=128, view_frames=48, asked_frames=16_000, train_frames=40_000),
     "smoke": replace(BUDGETS["smoke"], steps=6),
 }
@@ -97,6 +99,18 @@ VARIANTS: Final = (
     Variant("symbols-fewer", "32 latents of 24 symbols", {"latent_dim": 24}),
 )
 """In order of what is most worth knowing, should the time not suffice for all."""
+
+
+def variants_named(names: Sequence[str]) -> tuple[Variant, ...]:
+    """Variants of these names, in the order of `VARIANTS`; all of them for no name.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    known = {variant.name: variant for variant in VARIANTS}
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError("variants", f"{', '.join(unknown)}: none of {', '.join(known)}")
+    return tuple(variant for variant in VARIANTS if not names or variant.name in names)
 
 
 def save_tables(tokens: Tensor, run_dir: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from training.codec.ablation import (
     drop_claims,
     run_variants,
     save_tables,
+    variants_named,
 )
 from training.codec.config import CodecBudget
 from training.codec.data import cached_tokens, scene_set
@@ -45,6 +46,7 @@ def ablate_codec(
     run_dir: Path | None = None,
     seed: int = 0,
     threads: int = 2,
+    variants: Sequence[str] = (),
     progress: Progress = print,
 ) -> dict[str, Any]:
     """Train variants of the Meta AutoEncoder and measure them on held-out frames.
@@ -59,14 +61,16 @@ def ablate_codec(
         run_dir: Of this ablation; in the cache unless given. One that was begun elsewhere is only continued.
         seed: Of frames, weights, order and noise.
         threads: CPU threads, and rendering processes.
+        variants: Names of those to train, in `VARIANTS`; all of them for none.
         progress: Called with a line of text now and then.
 
     Returns:
         Budget, results so far, names of what is missing.
 
     Raises:
-        ConfigError: an unknown budget name.
+        ConfigError: an unknown name of a budget or a variant.
     """
+    chosen = variants_named(variants)
     if isinstance(budget, str):
         if budget not in ABLATION_BUDGETS:
             raise ConfigError("budget", f"{budget!r} is none of {', '.join(ABLATION_BUDGETS)}")
@@ -85,15 +89,24 @@ def ablate_codec(
             device=device,
             seed=seed,
             deadline=deadline,
+            variants=chosen,
             progress=progress,
         )
     else:
         job = describe_job(
-            "ablate", vlm_dir, run_dir / _MATERIAL, run_dir, budget, device=device, seed=seed, deadline=deadline
+            "ablate",
+            vlm_dir,
+            run_dir / _MATERIAL,
+            run_dir,
+            budget,
+            device=device,
+            seed=seed,
+            deadline=deadline,
+            variants=variants,
         )
         started = start_jobs({f"ablation-{index}": job for index in range(processes)}, run_dir / "jobs")
         progress(f"exit statuses: {wait_for_jobs(started)}, logs in {run_dir / 'jobs'}")
-    return {"seed": seed, "device": device, "budget": budget.as_dict(), **collect_results(run_dir)}
+    return {"seed": seed, "device": device, "budget": budget.as_dict(), **collect_results(run_dir, chosen)}
 
 
 def _prepare(

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 from transformers.utils.logging import disable_progress_bar
 
-from training.codec.ablation import run_variants
+from training.codec.ablation import run_variants, variants_named
 from training.codec.config import CodecBudget
 from training.codec.learn import learn_codec
 from training.codec.material import Material
@@ -41,6 +41,7 @@ def describe_job(
     seed: int = 0,
     deadline: float | None = None,
     threads: int = 1,
+    variants: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Description of a job that a process of its own runs.
 
@@ -54,6 +55,7 @@ def describe_job(
         seed: Of weights, order and noise.
         deadline: Time, as `time.time` counts it, by which the weights must be written.
         threads: CPU threads.
+        variants: Names of those that `ablate` trains; all of them for none.
     """
     return {
         "kind": kind,
@@ -65,6 +67,7 @@ def describe_job(
         "seed": seed,
         "deadline": deadline,
         "threads": threads,
+        "variants": list(variants),
     }
 
 
@@ -121,6 +124,7 @@ def run_job(job: Mapping[str, Any]) -> None:
             device=job["device"],
             seed=job["seed"],
             deadline=job["deadline"],
+            variants=variants_named(job["variants"]),
             progress=_say,
         )
         return
