@@ -7,7 +7,7 @@ from pipeline.protocol.worker_session import WorkerSession
 from pipeline.reply_to import reply_to
 from schemas import topics, wire
 from schemas.errors import TopicError, WireError
-from schemas.messages import Ask, Chunk, Gone, Handover, Open, Question, Status, Text
+from schemas.messages import Ask, Chunk, Gone, Handover, KeyFrame, Open, Question, Status, Text
 from schemas.topics import Family
 
 
@@ -26,12 +26,24 @@ def subscriptions(worker: str, pool: str) -> tuple[Subscription, ...]:
         Subscription(topics.load_filter(pool)),
         Subscription(topics.inbox_filter(worker)),
         Subscription(topics.handover_topic(worker), qos=1),
-        # Last: a frame should find its questions known.
+        Subscription(topics.key_filter(pool), qos=1),
+        # Last: a frame should find its questions and its key frame known.
         Subscription(topics.share_filter(pool), qos=1),
     )
 
 
-_READ = frozenset({Family.OPEN, Family.HANDOVER, Family.CHUNK, Family.QUESTION, Family.ASK, Family.STATUS, Family.LOAD})
+_READ = frozenset(
+    {
+        Family.OPEN,
+        Family.HANDOVER,
+        Family.CHUNK,
+        Family.KEY,
+        Family.QUESTION,
+        Family.ASK,
+        Family.STATUS,
+        Family.LOAD,
+    }
+)
 
 
 def receive(session: WorkerSession, inbound: Inbound, now_s: float) -> None:
@@ -56,6 +68,8 @@ def receive(session: WorkerSession, inbound: Inbound, now_s: float) -> None:
             session.receive_handover(message, now_s)
         case Chunk():
             session.receive_chunk(topic.name("camera"), message, now_s)
+        case KeyFrame():
+            session.receive_key_frame(topic.name("camera"), message)
         case Gone():
             session.receive_gone(topic.name("camera"), message)
         case Text():
@@ -68,14 +82,12 @@ def receive(session: WorkerSession, inbound: Inbound, now_s: float) -> None:
             session.receive_load(message, now_s)
         case Status(kind="edge"):
             session.receive_edge_status(message, now_s)
-        case Status(kind="edge"):
-            session.receive_edge_status(message, now_s)
         case Status():
             session.receive_status(message)
         case None if family is Family.QUESTION:  # an operator has withdrawn it
             session.receive_question(topic.name("question_id"), None)
         case _:
-            pass  # the retained status of a worker that is long gone was cleared
+            pass  # a retained key frame or status was cleared
 
 
 def kind_of(inbound: Inbound) -> str:

@@ -10,14 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.codec.bitstream import decode_chunk
 from pipeline.codec.latent import PrefixAssembler
+from pipeline.codec.prediction import KeyFramePrediction
 from pipeline.codec.tables import FrequencyTables
-from pipeline.protocol.effects import Look
+from pipeline.protocol.effects import KeyData, Look
 from schemas.errors import BitstreamError
 from schemas.types import FrameId
 
 MAX_FRAMES: Final = 1_024
 """Frames under way at a busy worker; one that was dropped is decoded again from the chunks that its look carries."""
+MAX_KEYS: Final = 128
+"""Decoded key frames; 128 of 128 latents x 80 symbols take 21 MB. One that was dropped is decoded again."""
 MAX_BYTES: Final = 32 * 1024 * 1024
 """Symbols of those frames; 1,024 frames of 64 latents x 32 symbols take 8 MB."""
 
@@ -61,6 +65,7 @@ class PrefixStore:
         bytes_a_frame = tables.latent_count * (4 * tables.latent_dim + 1)
         self._capacity = max(1, min(max_frames, max_bytes // bytes_a_frame))
         self._frames: OrderedDict[tuple[str, FrameId], PrefixAssembler] = OrderedDict()
+        self._keys: OrderedDict[KeyData, KeyFramePrediction] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -75,13 +80,14 @@ class PrefixStore:
             int32 ``[K, d]``, zeros beyond the prefix.
 
         Raises:
-            BitstreamError: a chunk does not decode, contradicts an earlier one, or one is missing.
+            BitstreamError: a chunk or the key frame that it was coded given does not decode, a chunk contradicts an
+                earlier one, or one is missing.
         """
         key = (look.camera, look.frame)
         prefix = self._frames.pop(key, None) or PrefixAssembler(self._tables)
         # A frame that failed stays out of the store: it starts afresh if its edge sends it again.
         for chunk in look.chunks:
-            prefix.add(chunk.start, chunk.stop, chunk.payload)
+            prefix.add(chunk.start, chunk.stop, chunk.payload, self._given(chunk.key))
         if prefix.prefix_length < look.stop:
             raise BitstreamError(prefix.prefix_length, look.stop, "no chunk holds these latents")
         self._frames[key] = prefix
@@ -91,6 +97,20 @@ class PrefixStore:
         # An earlier look may have reached further than this one asks.
         symbols[look.stop :] = 0
         return symbols
+
+    def _given(self, key: KeyData | None) -> KeyFramePrediction | None:
+        if key is None:
+            return None
+        known = self._keys.pop(key, None)
+        if known is None:
+            count = self._tables.latent_count
+            if self._tables.prediction is None:
+                raise BitstreamError(0, count, "coded given a key frame, which this codec does not know")
+            known = KeyFramePrediction(decode_chunk(key.payload, 0, count, self._tables), self._tables)
+        self._keys[key] = known
+        if len(self._keys) > MAX_KEYS:
+            self._keys.popitem(last=False)
+        return known
 
     def tokens(self, symbols: Sequence[NDArray[np.int32]], prefix_lengths: Sequence[int]) -> torch.Tensor:
         """Visual tokens of several frames in one pass.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_policy import Link, PrefixChoice, PrefixPolicy
 from pipeline.codec.spec import CodecSpec
@@ -47,20 +49,35 @@ class FirstPrefix:
                 self._policy = PrefixPolicy(statistics, objective="delay" if rule == "delay" else "bytes")
 
     def choose(
-        self, camera: str, latent: EncodedLatent, questions: Sequence[AnswerType], round_trip_s: float
+        self,
+        camera: str,
+        latent: EncodedLatent,
+        questions: Sequence[AnswerType],
+        round_trip_s: float,
+        *,
+        given: EncodedLatent | None = None,
     ) -> PrefixChoice | int:
         """What the first message of a frame carries: a choice of the policy, or a fixed length in latents.
 
         Args:
             camera: its camera.
-            latent: its coded latent.
+            latent: its latent, coded by itself.
             questions: answer types of its questions.
             round_trip_s: from the departure of an open message to the first answer, as it was lately.
+            given: the same latent as it is sent, if it is coded given a key frame.
         """
         if self._policy is None:
             return self._fixed
-        size_bytes = [latent.size_bytes(length) for length in self._policy.ladder]
-        return self._policy.choose(camera, size_bytes, questions, Link(self._bytes_per_s, round_trip_s))
+        whole_bytes = int(latent.prefix_bytes()[-1])
+        # At least a byte of payload is sent.
+        sizes = np.maximum((latent if given is None else given).prefix_bytes(), 1)
+        return self._policy.choose(
+            camera,
+            [int(sizes[length]) for length in self._policy.ladder],
+            questions,
+            Link(self._bytes_per_s, round_trip_s),
+            whole_bytes=whole_bytes,
+        )
 
     def offered(self, camera: str, query_ids: Sequence[str], choice: PrefixChoice | int) -> None:
         """A frame goes out with this choice."""

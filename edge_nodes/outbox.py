@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from edge_nodes.uplink import Uplink
 from pipeline.protocol.departures import Departure, Lane
-from pipeline.protocol.effects import ReplyTo, SendOpen, SendToWorker
+from pipeline.protocol.effects import ReplyTo, SendKeyFrame, SendOpen, SendToWorker
 from schemas import topics
 from schemas.errors import ConnectionLostError
 from schemas.messages import Answer, Message, QueryOutcome, Question, Status
@@ -62,6 +62,41 @@ class Outbox:
                 frame=effect.frame,
                 done=done,
                 bid=effect.bid,
+                same_as=(effect.topic, effect.frame),
+            )
+        )
+
+    def key_frame(
+        self, effect: SendKeyFrame, *, left: Callable[[], None], lost: Callable[[SendKeyFrame], None]
+    ) -> None:
+        """Publish a key frame, before the open message of its frame.
+
+        Args:
+            effect: what the session wants.
+            left: called when it leaves; the session has more to say then.
+            lost: called when it found no way out.
+        """
+
+        def stamp(_now_s: float) -> Message:
+            message = effect.message()
+            left()
+            return message
+
+        def done(result: bool | Exception) -> None:
+            if isinstance(result, Exception):
+                lost(effect)
+
+        self._uplink.send(
+            Departure(
+                lane=Lane.FRAME_UNDER_WAY,
+                camera=effect.camera,
+                label="key_frame",
+                topic=effect.topic,
+                stamp=stamp,
+                qos=effect.qos,
+                retain=True,
+                frame=effect.frame,
+                done=done,
                 same_as=(effect.topic, effect.frame),
             )
         )

@@ -19,10 +19,20 @@ from edge_nodes.questions import QuestionBoard
 from edge_nodes.sources import CapturedFrame
 from edge_nodes.uplink import Uplink
 from pipeline.bus.base import ConnectionChange, Inbound
+from pipeline.codec.key_frame_policy import KeyFramePolicy
 from pipeline.logs import OncePerKind, get_logger
 from pipeline.protocol.edge_frame import query_id_of
 from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import AskedQuery, EdgeEffect, ReplyTo, SendOpen, SendToWorker, Terminal
+from pipeline.protocol.effects import (
+    AskedQuery,
+    EdgeEffect,
+    GivenKey,
+    ReplyTo,
+    SendKeyFrame,
+    SendOpen,
+    SendToWorker,
+    Terminal,
+)
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.thinning import Thinning
 from pipeline.reply_to import reply_to
@@ -40,6 +50,7 @@ from schemas.messages import (
     Question,
     Refine,
     Reject,
+    RejectReason,
     Status,
 )
 from schemas.types import FrameId
@@ -100,6 +111,7 @@ class Site:
         self._boot = boot
         self._encoder = encoder
         self._first_prefix = first_prefix
+        self._key_frames = KeyFramePolicy() if settings.key_frames else None
         self._uplink = uplink
         self._outbox = Outbox(uplink)
         self._online = True
@@ -175,6 +187,8 @@ class Site:
                 if isinstance(message, NeedText):
                     for question_id in message.question_ids:
                         self.desk.text_requested(question_id)
+                elif isinstance(message, Reject) and message.reason is RejectReason.KEY_FRAME:
+                    self._key_frame_missing(topic.name("camera"), message.frame)
                 elif isinstance(message, Busy):
                     self._thinning.busy(topic.name("camera"), message.frame, now_s)
                 self.session.receive_control(topic.name("camera"), message, now_s)
@@ -248,10 +262,24 @@ class Site:
         if not queries:
             return
         now_s = self._clock.now_s()
+        key = self._key_frames.choose(captured.camera, latent) if self._key_frames is not None else None
         choice = self._first_prefix.choose(
-            captured.camera, latent, [query.answer_type for query in queries], self.session.response_s
+            captured.camera,
+            latent,
+            [query.answer_type for query in queries],
+            self.session.response_s,
+            given=None if key is None else key.latent,
         )
-        frame = self.session.offer(captured.camera, latent, first_latents(choice), queries, now_s)
+        frame = self.session.offer(
+            captured.camera,
+            latent,
+            first_latents(choice),
+            queries,
+            now_s,
+            given_key=None if key is None else GivenKey(key.latent, key.sequence),
+        )
+        if self._key_frames is not None:
+            self._key_frames.offered(captured.camera, key, frame.sequence)
         if any(not query.ad_hoc for query in queries):
             self._thinning.offered(captured.camera, frame)
         self._in_work[captured.camera, frame] = _FrameInWork(captured_s, len(queries))
@@ -361,6 +389,8 @@ class Site:
         match effect:
             case SendOpen():
                 self._outbox.open(effect, left=self._rearm.set, answered=self._open_answered, lost=self._open_lost)
+            case SendKeyFrame():
+                self._outbox.key_frame(effect, left=self._pump, lost=self._key_frame_lost)
             case SendToWorker():
                 self._outbox.to_worker(effect)
             case Terminal():
@@ -369,6 +399,17 @@ class Site:
     def _open_answered(self, effect: SendOpen, no_subscribers: bool) -> None:
         self.session.left_uplink(effect, self._clock.now_s(), no_subscribers=no_subscribers)
         self._pump()
+
+    def _key_frame_lost(self, effect: SendKeyFrame) -> None:
+        if self._key_frames is not None:
+            self._key_frames.lost(effect.camera, effect.frame.sequence)
+        self.session.key_frame_lost(effect)
+        self._pump()
+
+    def _key_frame_missing(self, camera: str, frame: FrameId) -> None:
+        key = self.session.key_of(camera, frame)
+        if self._key_frames is not None and key is not None:
+            self._key_frames.lost(camera, key)
 
     def _open_lost(self, effect: SendOpen) -> None:
         self.session.open_lost(effect, self._clock.now_s())

@@ -16,7 +16,7 @@ from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import Departure, Lane
 from schemas import wire
 from schemas.errors import BusError, ConnectionLostError, WireSizeError
-from schemas.messages import Chunk, Message, Open
+from schemas.messages import Chunk, KeyFrame, Message, Open
 from schemas.types import FrameId
 
 _log = get_logger(__name__)
@@ -223,4 +223,4 @@ class Uplink:
 
 
 def _latent_bytes(message: Message) -> int:
-    return len(message.payload) if isinstance(message, Open | Chunk) else 0
+    return len(message.payload) if isinstance(message, Open | Chunk | KeyFrame) else 0

@@ -269,16 +269,19 @@ def codec_temporal(
     point: Annotated[str, typer.Option(help="Operating point: small, or detailed.")] = "small",
     clips: Annotated[int, typer.Option(help="Clips that tables are fitted on; as many are scored.", min=2)] = 8,
     seconds: Annotated[float, typer.Option(help="Length of a clip.", min=2)] = 6.0,
+    write: Annotated[
+        bool, typer.Option("--write", help="Put the fitted tables into the codec folder; its fingerprint changes.")
+    ] = False,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     json_file: JsonOption = None,
 ) -> None:
-    """What predicting a frame's symbols from those of the previous frame would save, on rendered clips."""
+    """Fit the tables of frames given a key frame, and measure what key frames save, on rendered clips."""
     from training.codec.temporal import measure_temporal
 
     folder = codec or _codecs_of(point, None)[0]
     report = measure_temporal(
-        _vlm(vlm), folder, clips=clips, seconds=seconds, seed=seed, threads=threads, progress=_progress
+        _vlm(vlm), folder, clips=clips, seconds=seconds, seed=seed, threads=threads, write=write, progress=_progress
     )
     _write(report, json_file)
 

@@ -135,6 +135,8 @@ class EdgeSettings(_Section):
     first_prefix: FirstPrefixRule = "bytes"
     """What the first message of a frame carries: the prefix that needs the fewest expected wire bytes, or the shortest
     expected time, until all is answered; always the codec's base prefix; or always the whole latent."""
+    key_frames: bool = True
+    """Code frames given an earlier one of their camera, wherever that saves bytes; false codes each by itself."""
     cameras: Annotated[dict[Name, CameraSettings], Field(min_length=1, max_length=MAX_CAMERAS_PER_SITE)]
     questions: dict[Name, QuestionSettings] = Field(default_factory=dict)
     """Standing questions by id. The id travels with every frame, the text only once: keep ids short."""

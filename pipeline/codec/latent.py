@@ -73,6 +73,21 @@ class EncodedLatent:
         """Size of the prefix ``0..stop`` as one chunk."""
         return len(self.payload(0, stop))
 
+    def prefix_bytes(self) -> NDArray[np.int64]:
+        """Sizes of all prefixes as one chunk each, from their code length: at most a byte beside `size_bytes`.
+
+        Returns:
+            int64 [K + 1]; the first one, of no latent, is 0.
+        """
+        tables, count = self._tables, self.latent_count
+        if self._given is None:
+            bits = tables.symbol_bits(self._symbols[None], 0, count)[0].sum(axis=1).cumsum()
+        else:
+            escapes = tables.escape_bits(self._symbols).sum(axis=1)
+            bits = (self._given.latent_bits(self._symbols, 0) + escapes).cumsum(axis=1).min(axis=0)
+            bits += np.log2(self._given.levels)
+        return np.concatenate([[0], np.ceil(bits / 8)]).astype(np.int64)
+
 
 class PrefixAssembler:
     """What a worker holds of one frame: chunks in any order, repeated or overlapping, become one prefix.

@@ -58,6 +58,18 @@ class KeyFramePrediction:
             symbols: int32 [n, d].
             start: Index of the first latent.
         """
+        return int(self.latent_bits(symbols, start).sum(axis=1).argmin())
+
+    def latent_bits(self, symbols: NDArray[np.int32], start: int) -> NDArray[np.float64]:
+        """Code length of each latent at each level, but for what follows escapes.
+
+        Args:
+            symbols: int32 [n, d].
+            start: Index of the first latent.
+
+        Returns:
+            float64 [levels, n].
+        """
         stop = start + len(symbols)
         entries = entries_of(symbols, self._tables.support)
         static = np.take_along_axis(self._tables.frequencies[start:stop], entries[..., None], axis=2)[..., 0]
@@ -65,7 +77,8 @@ class KeyFramePrediction:
         by_static, by_off = (self._weights[:, kind, self._context[start:stop]] for kind in (0, 1))
         chances = by_static * (static / FREQUENCY_TOTAL)
         chances += np.where(apart == 0, FREQUENCY_TOTAL - by_static - by_off, np.where(apart == 1, by_off >> 1, 0))
-        return int(np.log2(chances + 1).sum(axis=(1, 2)).argmax())
+        bits = _SHIFT - np.log2(chances + 1)
+        return np.asarray(bits.sum(axis=2), dtype=np.float64)
 
     def coder_weights(self, level: int, start: int, stop: int) -> NDArray[np.float32]:
         """Tables of latents ``start..stop`` as `FrequencyTables.coder_weights` gives them.

@@ -89,7 +89,13 @@ class PrefixPolicy:
         return self._ladder
 
     def choose(
-        self, camera: str, size_bytes: Sequence[int], questions: Sequence[AnswerType], link: Link
+        self,
+        camera: str,
+        size_bytes: Sequence[int],
+        questions: Sequence[AnswerType],
+        link: Link,
+        *,
+        whole_bytes: int | None = None,
     ) -> PrefixChoice:
         """The first prefix of a frame; of equals the longest, which needs the fewest rounds.
 
@@ -98,9 +104,12 @@ class PrefixPolicy:
             size_bytes: coded size of this frame's prefix at each rung, the whole latent last.
             questions: answer type of each of its questions.
             link: what is known of the link.
+            whole_bytes: size of the whole latent coded by itself, which tells how much there is to see; None: it is
+                coded by itself.
         """
+        energy_bytes = size_bytes[-1] if whole_bytes is None else whole_bytes
         shift = self._shift.get(camera, 0.0)
-        share = [[self._safe_share(kind, rung, size_bytes[-1], shift) for rung in self._rungs] for kind in questions]
+        share = [[self._safe_share(kind, rung, energy_bytes, shift) for rung in self._rungs] for kind in questions]
         choices = [self._expect(rung, size_bytes, questions, share, link) for rung in self._rungs]
         if self._objective == "delay":
             return min(reversed(choices), key=lambda choice: choice.delay_s)

@@ -150,10 +150,15 @@ class FrequencyTables:
             raise StateError(f"symbols {list(symbols.shape)} are not [F, {stop} - {start}, {self.latent_dim}]")
         entries = entries_of(symbols, self.support)
         chosen = np.take_along_axis(table[None], entries[..., None], axis=3)[..., 0]
-        bits = FREQUENCY_BITS - np.log2(chosen.astype(np.float64))
-        escaped = entries == 2 * self.support + 1
-        excess = np.abs(symbols[escaped].astype(np.int64)) - self.support
-        bits[escaped] += np.log2(ESCAPE_LENGTH_CLASSES) + np.floor(np.log2(excess)) + 1
+        bits: NDArray[np.float64] = FREQUENCY_BITS - np.log2(chosen.astype(np.float64))
+        return bits + self.escape_bits(symbols)
+
+    def escape_bits(self, symbols: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Bits that follow the escapes: of each symbol beyond the support, its magnitude and sign; 0 of the others."""
+        excess = np.maximum(np.abs(symbols.astype(np.int64)) - self.support, 0)
+        bits = np.zeros(symbols.shape)
+        escaped = excess > 0
+        bits[escaped] = np.log2(ESCAPE_LENGTH_CLASSES) + np.floor(np.log2(excess[escaped])) + 1
         return bits
 
     def mean_latent_bits(self) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from pipeline.bus.wire_cost import (
     refine_overhead_wire_bytes,
 )
 from schemas import topics, wire
-from schemas.messages import Chunk, Open, QueryRef, Refine
+from schemas.messages import Chunk, KeyFrame, Open, QueryRef, Refine
 from schemas.types import FrameId
 
 _CAMERA: Final = "gate"
@@ -38,6 +38,17 @@ def open_uplink_bytes(payload_bytes: int, questions: int) -> int:
 def open_wire_bytes(payload_bytes: int, questions: int) -> int:
     """Bytes of one open message with its acknowledgement, both ways, see `open_uplink_bytes`."""
     return open_uplink_bytes(payload_bytes, questions) + puback_wire_bytes()
+
+
+@lru_cache(maxsize=4096)
+def key_frame_wire_bytes(payload_bytes: int) -> int:
+    """Bytes of one key frame message with its acknowledgement, both ways, over TLS.
+
+    Args:
+        payload_bytes: The whole latent, at least 1 byte.
+    """
+    message = KeyFrame(frame=_FRAME, fingerprint=b"\1\2\3\4", payload=bytes(payload_bytes))
+    return publish_wire_bytes(topics.key_topic("main", _CAMERA), len(wire.encode(message)), 1) + puback_wire_bytes()
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pipeline.protocol.effects import AskedQuery, Latent
+from pipeline.protocol.effects import AskedQuery, GivenKey, Latent
 from schemas.errors import StateError
 from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.types import FrameId, standing_query_id
@@ -42,6 +42,7 @@ class EdgeEvent(StrEnum):
     SILENCE = "silence"
     OWNER_LOST = "owner lost"
     BACKOFF_OVER = "back-off over"
+    KEY_MISSING = "key frame missing"
     DECIDED = "all queries decided"
 
 
@@ -53,11 +54,13 @@ EDGE_TRANSITIONS: dict[tuple[EdgeStage, EdgeEvent], EdgeStage] = {
     (S.OPENED, E.CLAIM): S.OWNED,
     (S.OPENED, E.NO_WORKER): S.BACKOFF,
     (S.OPENED, E.SILENCE): S.BACKOFF,
+    (S.OPENED, E.KEY_MISSING): S.QUEUED,
     (S.OPENED, E.DECIDED): S.DONE,
     (S.OWNED, E.RENEWAL): S.OWNED,
     (S.OWNED, E.BUSY): S.BACKOFF,
     (S.OWNED, E.SILENCE): S.BACKOFF,
     (S.OWNED, E.OWNER_LOST): S.BACKOFF,
+    (S.OWNED, E.KEY_MISSING): S.QUEUED,
     (S.OWNED, E.DECIDED): S.DONE,
     (S.BACKOFF, E.CLAIM): S.OWNED,  # slow, not dead: cheaper than opening again
     (S.BACKOFF, E.BACKOFF_OVER): S.QUEUED,
@@ -85,6 +88,8 @@ class EdgeFrame:
         left_s: when its last open left the uplink, until the first answer to it comes.
         newer_s: when a newer frame is expected to supersede its standing queries, if it still waits then.
         read: by undecided query, the prefix that its last answer was read from, and the answer's score.
+        given_key: how its first attempt is coded; None codes it by itself, as every further attempt is.
+        key_waits: its first open waits until its own key frame has left.
     """
 
     camera: str
@@ -101,13 +106,33 @@ class EdgeFrame:
     left_s: float | None = None
     newer_s: float = math.inf
     read: dict[str, tuple[int, float]] = field(default_factory=dict)
+    given_key: GivenKey | None = None
+    key_waits: bool = False
     _coded: tuple[int, bytes] = (0, b"")
+
+    @property
+    def key(self) -> int | None:
+        """Sequence number of the key frame that the latents are coded given; None for none."""
+        given = self.given_key
+        if given is None:
+            return None
+        return self.frame.sequence if given.sequence is None else given.sequence
+
+    def payload(self, start: int, stop: int) -> bytes:
+        """Coded bytes of latents ``start..stop``."""
+        return (self.latent if self.given_key is None else self.given_key.latent).payload(start, stop)
 
     def coded_prefix(self) -> bytes:
         """Coded bytes of the prefix; coded once, though the uplink asks for their size before they leave."""
         if self._coded[0] != self.prefix:
-            self._coded = (self.prefix, self.latent.payload(0, self.prefix))
+            self._coded = (self.prefix, self.payload(0, self.prefix))
         return self._coded[1]
+
+    def stand_alone(self) -> None:
+        """From now on the latents are coded by themselves."""
+        self.given_key = None
+        self.key_waits = False
+        self._coded = (0, b"")
 
     def move(self, event: EdgeEvent) -> None:
         """Go where the table says.

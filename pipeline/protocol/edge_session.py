@@ -30,11 +30,16 @@ OPENED      silence                BACKOFF     base lease over
 OWNED       silence, owner lost    BACKOFF     lease over, or the owner's last will
 BACKOFF     claim                  OWNED       slow, not dead
 BACKOFF     back-off over          QUEUED      opened again, with the longest prefix that was ever asked for
+OPENED,     reject: key frame      QUEUED      opened again at once, coded by itself
+OWNED       missing
 any         terminal answer        same        the query is decided; DONE when it was the last
 any         deadline               same        the query is *expired*; DONE when it was the last
 any         attempts over, reject  DONE        the remaining queries are decided: *failed*
 (unknown)   any control message    -           *gone*
 ==========  =====================  ==========  ==================================================================
+
+A frame may be coded given an earlier one of its camera, its key frame, or become one itself; then its open waits until
+the key frame has left. Every attempt but the first is coded by itself, since its worker may lack the key frame.
 
 While the connection is down no lease is judged; after a reconnect each is judged by one grace period. What connection
 and statuses tell beside the leases is in :mod:`~pipeline.protocol.edge_reach`.
@@ -54,12 +59,12 @@ from pipeline.protocol.edge_frame import EdgeEvent, EdgeFrame, EdgeStage, querie
 from pipeline.protocol.edge_memory import AdHocQueries
 from pipeline.protocol.edge_reach import EdgeReach
 from pipeline.protocol.edge_voice import Control, EdgeVoice
-from pipeline.protocol.effects import AskedQuery, EdgeEffect, Latent, SendOpen, Terminal
+from pipeline.protocol.effects import AskedQuery, EdgeEffect, GivenKey, Latent, SendKeyFrame, SendOpen, Terminal
 from pipeline.protocol.expected_gain import ExpectedGain
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.timers import Timers
 from schemas.errors import RecordingGapError, StateError
-from schemas.messages import Accept, Answer, Busy, NeedText, Open, Refine, Reject, Status
+from schemas.messages import Accept, Answer, Busy, NeedText, Open, Refine, Reject, RejectReason, Status
 from schemas.types import FrameId, Outcome
 
 Key = tuple[str, FrameId]
@@ -123,6 +128,11 @@ class EdgeSession:
         """Frames that have undecided queries, for reading only."""
         return list(self._frames.values())
 
+    def key_of(self, camera: str, frame: FrameId) -> int | None:
+        """Sequence number of the key frame that an unfinished frame is coded given; None for none."""
+        state = self._frames.get((camera, frame))
+        return None if state is None else state.key
+
     def ad_hoc_state(self, query_id: str) -> Terminal | FrameId | None:
         """What became of an ad-hoc query: its terminal, the frame that carries it, or None if it was never seen."""
         return self._ad_hoc.state(query_id)
@@ -138,6 +148,7 @@ class EdgeSession:
         now_s: float,
         *,
         frame: FrameId | None = None,
+        given_key: GivenKey | None = None,
     ) -> FrameId:
         """Ask questions of a new frame.
 
@@ -148,6 +159,7 @@ class EdgeSession:
             queries: at least one.
             now_s: the edge's monotonic time.
             frame: its id; None takes this boot's next one. Who plays recorded frames keeps their sequence numbers.
+            given_key: the same latent, coded given a key frame or as one; None codes it by itself.
 
         Returns:
             The id of the frame.
@@ -171,11 +183,17 @@ class EdgeSession:
                 raise StateError(f"ad-hoc query {query_id} is known already")
         self._supersede(camera, {query.question_id for query in queries if not query.ad_hoc})
         state = EdgeFrame(camera, frame, latent, by_id, base_latents, self._settings.base_lease_s)
+        state.given_key = given_key
         self._frames[camera, frame] = state
         self._timers.touch((camera, frame))
         self._ad_hoc.carried_by(state)
         self._gain.offered(state, now_s)
-        self._queue_open(state)
+        if given_key is not None and given_key.sequence is None:
+            state.key_waits = True
+            self.counters["key_frames"] += 1
+            self._voice.key_frame(state, partial(self._key_frame_left, state))
+        else:
+            self._queue_open(state)
         self._bound(camera)
         self._expire(state, now_s)
         return frame
@@ -244,6 +262,14 @@ class EdgeSession:
         if no_subscribers:
             self._reach.nobody_subscribed()
 
+    def key_frame_lost(self, effect: SendKeyFrame) -> None:
+        """A key frame found no way out: its frame stands by itself."""
+        self.counters["key_frames_lost"] += 1
+        frame = self._find((effect.camera, effect.frame))
+        if frame is not None and frame.key_waits:
+            frame.stand_alone()
+            self._queue_open(frame)
+
     def open_lost(self, effect: SendOpen, now_s: float) -> None:
         """The connection broke before the broker's word on an open message: perhaps nobody has got it."""
         self._reach.open_lost((effect.camera, effect.frame), now_s)
@@ -264,6 +290,7 @@ class EdgeSession:
             if frame.stage is EdgeStage.BACKOFF:
                 frame.move(EdgeEvent.BACKOFF_OVER)
                 frame.timer_s = None
+                frame.stand_alone()
                 self._queue_open(frame)
             else:
                 self.counters["lease_over" if frame.stage is EdgeStage.OWNED else "open_unanswered"] += 1
@@ -293,6 +320,12 @@ class EdgeSession:
 
     def _queue_open(self, frame: EdgeFrame) -> None:
         self._voice.open(frame, partial(self._open_leaves, frame), partial(self._gain.bid_open, frame))
+
+    def _key_frame_left(self, frame: EdgeFrame) -> None:
+        # It may leave again after a lost connection; the open waits only once.
+        if frame.key_waits and frame.queries:
+            frame.key_waits = False
+            self._queue_open(frame)
 
     def _open_leaves(self, frame: EdgeFrame, now_s: float) -> Open | None:
         if frame.stage is not EdgeStage.QUEUED or all(q.deadline_s <= now_s for q in frame.queries.values()):
@@ -337,6 +370,16 @@ class EdgeSession:
     def _reject(self, frame: EdgeFrame, message: Reject) -> None:
         if message.attempt != frame.attempt or frame.owner not in (None, message.worker):
             self.counters["reject_of_no_owner"] += 1
+            return
+        if message.reason is RejectReason.KEY_FRAME:
+            self.counters["key_frame_missing"] += 1
+            # Without a key the next open waits already: the broker dealt one open to two workers.
+            if frame.key is not None:
+                frame.stand_alone()
+                if frame.can(EdgeEvent.KEY_MISSING):
+                    frame.move(EdgeEvent.KEY_MISSING)
+                    frame.owner, frame.timer_s = None, None
+                    self._queue_open(frame)
             return
         self.counters["rejected"] += 1
         self._fail(frame, self._voice.why_rejected(message))

@@ -6,7 +6,16 @@ from collections.abc import Callable
 from functools import partial
 
 from pipeline.protocol.edge_frame import EdgeFrame
-from pipeline.protocol.effects import AskedQuery, Bid, Bidder, EdgeEffect, SendOpen, SendToWorker, Terminal
+from pipeline.protocol.effects import (
+    AskedQuery,
+    Bid,
+    Bidder,
+    EdgeEffect,
+    SendKeyFrame,
+    SendOpen,
+    SendToWorker,
+    Terminal,
+)
 from schemas import topics
 from schemas.messages import (
     Accept,
@@ -14,6 +23,7 @@ from schemas.messages import (
     Busy,
     Chunk,
     Gone,
+    KeyFrame,
     NeedText,
     Open,
     QueryOutcome,
@@ -68,7 +78,22 @@ class EdgeVoice:
             queries=refs,
             stop=frame.prefix,
             payload=frame.coded_prefix(),
+            key=frame.key,
         )
+
+    def key_frame(self, frame: EdgeFrame, left: Callable[[], None]) -> None:
+        """Make a frame the key frame of its camera; ``left`` is called when the message leaves."""
+
+        def stamp() -> KeyFrame:
+            left()
+            return KeyFrame(
+                frame=frame.frame,
+                fingerprint=self._fingerprint,
+                payload=frame.latent.payload(0, frame.latent.latent_count),
+            )
+
+        topic = topics.key_topic(self._pool, frame.camera)
+        self._effects.append(SendKeyFrame(topic, frame.camera, frame.frame, stamp))
 
     def chunk(self, frame: EdgeFrame, request: Refine, bid: Callable[[EdgeFrame, Chunk, float], Bid | None]) -> None:
         """The latents that the owner asked for."""
@@ -78,7 +103,8 @@ class EdgeVoice:
             attempt=frame.attempt,
             start=request.start,
             stop=request.stop,
-            payload=frame.latent.payload(request.start, request.stop),
+            payload=frame.payload(request.start, request.stop),
+            key=frame.key,
         )
         self._to_worker(request.worker, frame.camera, chunk, partial(bid, frame, chunk))
 
@@ -131,7 +157,7 @@ class EdgeVoice:
         if message.reason is RejectReason.FINGERPRINT:
             pool, edge = message.fingerprint.hex(), self._fingerprint.hex()
             return f"fingerprint: pool decodes {pool}, this edge sends {edge}"
-        return RejectReason(message.reason).name.lower()
+        return RejectReason(message.reason).name.lower().replace("_", " ")
 
     def _to_worker(self, worker: str, camera: str, message: Chunk | Gone | Text, bid: Bidder | None = None) -> None:
         self._effects.append(SendToWorker(topics.chunk_topic(worker, camera), message, camera, bid=bid))

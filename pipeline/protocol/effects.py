@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from schemas.messages import Answer, BinaryMessage, Handover, Open, QueryOutcome
+from schemas.messages import Answer, BinaryMessage, Handover, KeyFrame, Open, QueryOutcome
 from schemas.types import AnswerType, FrameId, Outcome
 
 
@@ -28,6 +28,19 @@ class Latent(Protocol):
             RecordingGapError: this latent comes from a log that does not hold all of them.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class GivenKey:
+    """A frame's latent as it is coded given a key frame of its camera.
+
+    Attributes:
+        latent: the same latents as without; only their bytes differ.
+        sequence: of the key frame, of the same boot; None makes this frame the key frame itself.
+    """
+
+    latent: Latent
+    sequence: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +116,28 @@ class SendOpen:
 
 
 @dataclass(frozen=True, slots=True)
+class SendKeyFrame:
+    """Publish a retained key frame at QoS 1, before the open message of its own frame, which waits for it.
+
+    Attributes:
+        topic: where.
+        camera: camera of the frame.
+        frame: the frame.
+        qos: MQTT quality of service.
+    """
+
+    topic: str
+    camera: str
+    frame: FrameId
+    _stamp: Callable[[], KeyFrame] = field(repr=False, compare=False)
+    qos: int = 1
+
+    def message(self) -> KeyFrame:
+        """The message as it leaves; the session queues the open of its frame then."""
+        return self._stamp()
+
+
+@dataclass(frozen=True, slots=True)
 class SendToWorker:
     """Publish a chunk, *gone* or question text to a worker's inbox. QoS 0: a loss costs one repeated request.
 
@@ -148,7 +183,7 @@ class Terminal:
     publish: QueryOutcome | None = None
 
 
-EdgeEffect = SendOpen | SendToWorker | Terminal
+EdgeEffect = SendOpen | SendKeyFrame | SendToWorker | Terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +226,26 @@ WorkerEffect = SendControl | SendAnswer | SendHandover
 
 
 @dataclass(frozen=True, slots=True)
+class KeyData:
+    """A key frame as it came.
+
+    Attributes:
+        sequence: its number within the camera.
+        payload: its coded latents, all of them.
+    """
+
+    sequence: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkData:
-    """Coded latents ``start..stop`` of one frame."""
+    """Coded latents ``start..stop`` of one frame, by themselves or given a key frame."""
 
     start: int
     stop: int
     payload: bytes
+    key: KeyData | None = None
 
 
 @dataclass(frozen=True, slots=True)

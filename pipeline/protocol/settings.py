@@ -59,6 +59,7 @@ class WorkerProtocolSettings:
         max_hops: hand-overs of one frame.
         terminal_cache: decided queries whose answers are kept, to repeat them to an edge that missed them.
         text_cache: question texts that are kept.
+        key_frame_bytes: key frames that are kept: two of each of 8,000 cameras at 2 KB.
     """
 
     base_lease_s: float = BASE_LEASE_S
@@ -75,3 +76,4 @@ class WorkerProtocolSettings:
     max_hops: int = 2
     terminal_cache: int = 4096
     text_cache: int = 4096
+    key_frame_bytes: int = 32 * 1024 * 1024

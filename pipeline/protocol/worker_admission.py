@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 
-from pipeline.protocol.effects import ChunkData
+from pipeline.protocol.effects import ChunkData, KeyData
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerQuery, WorkerStage
-from pipeline.protocol.worker_memory import Peers
+from pipeline.protocol.worker_memory import KeyFrames, Peers
 from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_progress import Progress
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_store import FrameStore
 from pipeline.protocol.worker_voice import WorkerVoice
-from schemas.messages import Open
+from schemas.messages import Open, RejectReason
 
 _ANY_LOAD = 1 << 30
 """What a draining worker holds, as its peers compare: all of it has to go."""
@@ -30,6 +30,7 @@ class Admission:
         voice: what the worker says.
         progress: what becomes of a frame that was admitted.
         peers: the other workers.
+        keys: key frames of the pool's cameras.
         counters: what happened, by reason.
 
     Attributes:
@@ -45,6 +46,7 @@ class Admission:
         voice: WorkerVoice,
         progress: Progress,
         peers: Peers,
+        keys: KeyFrames,
         counters: Counter[str],
     ) -> None:
         self.draining = False
@@ -55,6 +57,7 @@ class Admission:
         self._voice = voice
         self._progress = progress
         self._peers = peers
+        self._keys = keys
         self._counters = counters
 
     def open(self, camera: str, message: Open, now_s: float, hops: int) -> None:
@@ -65,6 +68,10 @@ class Admission:
             return
         queries = self._undecided(camera, message, now_s)
         if not queries:
+            return
+        if message.key is not None and self._key(camera, message) is None:
+            self._counters["key_frame_missing"] += 1
+            self._voice.reject(camera, message, RejectReason.KEY_FRAME)
             return
         if not self._schedule.admits(queries.values(), self._frames.at_the_model(), now_s):
             self._counters["standing_not_admitted"] += 1
@@ -116,6 +123,9 @@ class Admission:
                 self._frames.touch(frame)
                 frame.move(WorkerEvent.TEXTS_KNOWN)
 
+    def _key(self, camera: str, message: Open) -> KeyData | None:
+        return None if message.key is None else self._keys.get(camera, message.frame.boot, message.key)
+
     def _less_loaded(self, now_s: float) -> str | None:
         return self._peers.less_loaded(_ANY_LOAD if self.draining else len(self._frames), now_s)
 
@@ -159,7 +169,7 @@ class Admission:
             camera, message.frame, message.attempt, queries, WorkerStage.NEED_TEXT, self._settings.base_lease_s, now_s
         )
         frame.hops = hops
-        frame.add_chunk(ChunkData(0, message.stop, message.payload))
+        frame.add_chunk(ChunkData(0, message.stop, message.payload, self._key(camera, message)))
         self._frames.add(frame)
         self._counters["admitted"] += 1
         if self._progress.unknown_texts(frame):
@@ -185,8 +195,13 @@ class Admission:
             if query_id not in frame.queries
         }
         before = frame.held_bytes
-        if frame.replace_prefix(ChunkData(0, message.stop, message.payload)) and (
-            frame.stage is WorkerStage.WAITING and frame.prefix >= frame.target
+        key = self._key(frame.camera, message)
+        readable = message.key is None or key is not None
+        if (
+            readable
+            and frame.replace_prefix(ChunkData(0, message.stop, message.payload, key))
+            and frame.stage is WorkerStage.WAITING
+            and frame.prefix >= frame.target
         ):
             frame.timer_s = None
             frame.move(WorkerEvent.LONGER_PREFIX)

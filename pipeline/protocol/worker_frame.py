@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pipeline.protocol.effects import ChunkData
+from pipeline.protocol.effects import ChunkData, KeyData
 from schemas.errors import StateError
 from schemas.types import FrameId
 
@@ -127,6 +127,11 @@ class WorkerFrame:
     def held_bytes(self) -> int:
         """Payload held in memory."""
         return sum(len(chunk.payload) for chunk in (*self.chunks, *self.early.values()))
+
+    def key_of(self, sequence: int) -> KeyData | None:
+        """A key frame that latents of this frame came with already."""
+        keys = (chunk.key for chunk in (*self.chunks, *self.early.values()))
+        return next((key for key in keys if key is not None and key.sequence == sequence), None)
 
     def first_deadline_s(self) -> float:
         """Deadline of the most urgent query."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from pipeline.protocol.effects import ReplyTo
+from pipeline.protocol.effects import KeyData, ReplyTo
 from schemas.messages import Answer, Status
 from schemas.types import AnswerType, FrameId
 
@@ -46,6 +46,46 @@ class Questions:
     def get(self, question_id: str) -> KnownQuestion | None:
         """A text, if it is known."""
         return self._known.get(question_id)
+
+
+_KEYS_A_CAMERA = 2
+"""The latest, and the one before it, which frames may name that were under way when it came."""
+
+
+@dataclass(slots=True)
+class KeyFrames:
+    """Key frames of the pool's cameras as they came; those of the cameras that were silent longest are forgotten first.
+
+    Attributes:
+        capacity_bytes: payload kept.
+        held_bytes: payload that is kept now.
+    """
+
+    capacity_bytes: int
+    held_bytes: int = 0
+    _known: OrderedDict[str, dict[FrameId, KeyData]] = field(default_factory=OrderedDict)
+
+    def learn(self, camera: str, frame: FrameId, payload: bytes) -> None:
+        """Keep a key frame."""
+        known = self._known.pop(camera, {})
+        self.held_bytes += len(payload) - sum(len(key.payload) for key in known.values())
+        known = {kept: key for kept, key in known.items() if kept != frame}
+        for oldest in list(known)[: max(0, len(known) + 1 - _KEYS_A_CAMERA)]:
+            del known[oldest]
+        self.held_bytes += sum(len(key.payload) for key in known.values())
+        known[frame] = KeyData(frame.sequence, payload)
+        self._known[camera] = known
+        while self.held_bytes > self.capacity_bytes:
+            _, dropped = self._known.popitem(last=False)
+            self.held_bytes -= sum(len(key.payload) for key in dropped.values())
+
+    def forget(self, camera: str) -> None:
+        """The key frames of a camera are of no use."""
+        self.held_bytes -= sum(len(key.payload) for key in self._known.pop(camera, {}).values())
+
+    def get(self, camera: str, boot: int, sequence: int) -> KeyData | None:
+        """A key frame, if it is here."""
+        return self._known.get(camera, {}).get(FrameId(boot, sequence))
 
 
 @dataclass(slots=True)

@@ -22,6 +22,8 @@ stage       event                  next        effect
 (new)       open, no room or time  -           hand-over to a less loaded worker, else *busy*
 (new)       ad-hoc open, no room   PARKED      a standing frame that was not looked at goes: *busy* to its edge
 (new)       open, wrong codec      -           *reject*: never decoded
+(new)       open, key frame not    -           *reject*: the edge opens it again, coded by itself
+            here
 (new)       open, all decided      -           the kept terminal answers again
 PARKED      look taken             LOOKING
 PARKED      cannot be in time      DONE        standing only: best answer so far as *degraded*, else *busy*
@@ -56,7 +58,7 @@ from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_admission import Admission
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
-from pipeline.protocol.worker_memory import KnownQuestion, Peers, Questions
+from pipeline.protocol.worker_memory import KeyFrames, KnownQuestion, Peers, Questions
 from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_progress import Progress
 from pipeline.protocol.worker_schedule import Schedule
@@ -68,6 +70,7 @@ from schemas.messages import (
     Chunk,
     Gone,
     Handover,
+    KeyFrame,
     Open,
     Question,
     RejectReason,
@@ -111,6 +114,7 @@ class WorkerSession:
         self._pace = WorkerPace(settings)
         self._frames = FrameStore(self._pace.due_s)
         self._questions = Questions(settings.text_cache)
+        self._keys = KeyFrames(settings.key_frame_bytes)
         self._voice = WorkerVoice(worker, fingerprint, self._questions)
         self._peers = Peers(worker, pool, fingerprint.hex())
         self._schedule = schedule(settings, self._pace)
@@ -123,6 +127,7 @@ class WorkerSession:
             self._voice,
             self._progress,
             self._peers,
+            self._keys,
             self.counters,
         )
 
@@ -204,8 +209,15 @@ class WorkerSession:
         if message.stop > self._latent_count:
             self.counters["chunk_out_of_range"] += 1
             return
+        key = None
+        if message.key is not None:
+            key = frame.key_of(message.key) or self._keys.get(camera, frame.frame.boot, message.key)
+            if key is None:
+                # Asked for again in vain, until the edge opens the frame again, coded by itself.
+                self.counters["chunk_key_frame_missing"] += 1
+                return
         before = frame.held_bytes
-        done = frame.add_chunk(ChunkData(message.start, message.stop, message.payload))
+        done = frame.add_chunk(ChunkData(message.start, message.stop, message.payload, key))
         self._frames.held_bytes += frame.held_bytes - before
         self.counters[f"chunk_{done}"] += 1
         frame.given_up = False
@@ -213,6 +225,17 @@ class WorkerSession:
             frame.timer_s = None
             frame.move(WorkerEvent.LONGER_PREFIX)
             self._progress.keep_alive(frame, now_s)
+
+    def receive_key_frame(self, camera: str, message: KeyFrame) -> None:
+        """A whole latent that later frames of the camera may be coded given.
+
+        Raises:
+            FingerprintError: made for another model or codec; frames that name it are rejected.
+        """
+        if message.fingerprint != self._fingerprint:
+            raise FingerprintError(message.fingerprint, self._fingerprint)
+        self.counters["key_frames"] += 1
+        self._keys.learn(camera, message.frame, message.payload)
 
     def receive_gone(self, camera: str, message: Gone) -> None:
         """The frame has another owner or its outcome."""
@@ -339,6 +362,12 @@ class WorkerSession:
             self.counters["look_in_vain"] += 1
             return
         self.counters[f"look_failed_{reason.name.lower()}"] += 1
+        if reason is RejectReason.BITSTREAM and any(chunk.key is not None for chunk in look.chunks):
+            # Perhaps the key frame is damaged. The frame by itself will tell.
+            self._keys.forget(look.camera)
+            self._voice.reject(look.camera, frame, RejectReason.KEY_FRAME)
+            self._frames.forget(frame, WorkerEvent.GIVEN_UP)
+            return
         for query_id in list(frame.queries):
             self._progress.decide(frame, query_id, Outcome.FAILED, f"{reason.name.lower()}: {problem}"[:200])
         self._frames.forget(frame, WorkerEvent.DECIDED)

@@ -92,8 +92,8 @@ class WorkerVoice:
             Busy(worker=self._worker, frame=message.frame, attempt=message.attempt, retry_after_ms=retry_after_ms),
         )
 
-    def reject(self, camera: str, message: Open, reason: RejectReason) -> None:
-        """This pool can never answer the frame."""
+    def reject(self, camera: str, message: Open | WorkerFrame, reason: RejectReason) -> None:
+        """This pool can never answer the frame as it is."""
         self._control(
             camera,
             Reject(
@@ -156,6 +156,7 @@ class WorkerVoice:
             queries=refs,
             stop=first.stop,
             payload=first.payload,
+            key=None if first.key is None else first.key.sequence,
         )
         self.hand_over(peer, frame.camera, message, frame.hops)
 

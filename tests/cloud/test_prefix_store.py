@@ -12,10 +12,11 @@ import pipeline.codec.latent
 from cloud_workers.prefix_store import PrefixStore
 from pipeline.codec.bitstream import decode_chunk
 from pipeline.codec.latent import EncodedLatent
+from pipeline.codec.prediction import KeyFramePrediction
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
 from pipeline.codec.spec import TABLES_FILE
 from pipeline.codec.tables import FrequencyTables
-from pipeline.protocol.effects import ChunkData, Look
+from pipeline.protocol.effects import ChunkData, KeyData, Look
 from schemas.errors import BitstreamError
 from schemas.types import FrameId
 from tests.cloud.tiny_codec import LATENT_COUNT, LATENT_DIM, decode_whole, encode, random_symbols
@@ -38,9 +39,11 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Ranges that were range-decoded, in order."""
     ranges: list[tuple[int, int]] = []
 
-    def counting(payload: bytes, start: int, stop: int, tables: FrequencyTables) -> NDArray[np.int32]:
+    def counting(
+        payload: bytes, start: int, stop: int, tables: FrequencyTables, given: KeyFramePrediction | None = None
+    ) -> NDArray[np.int32]:
         ranges.append((start, stop))
-        return decode_chunk(payload, start, stop, tables)
+        return decode_chunk(payload, start, stop, tables, given)
 
     monkeypatch.setattr(pipeline.codec.latent, "decode_chunk", counting)
     return ranges
@@ -110,6 +113,45 @@ def test_bad_chunks_raise_and_leave_nothing_behind(store: PrefixStore, codec_dir
             store.symbols(Look("gate", FrameId(1, 0), 1, chunks, 5, (), 1))
         assert len(store) == 0
     np.testing.assert_array_equal(store.symbols(look(good, 3, LATENT_COUNT)), good.symbols)
+
+
+def test_frames_given_a_key_frame_are_read_with_it_and_it_is_decoded_once(
+    store: PrefixStore, codec_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key_symbols, fresh = random_symbols(2, seed=9)
+    latent = encode(np.where(np.arange(LATENT_DIM) < 3, fresh, key_symbols), codec_dir)
+    key_latent = encode(key_symbols, codec_dir)
+    key = KeyData(7, key_latent.payload(0, LATENT_COUNT))
+    foretold = latent.given(key_latent.as_key())
+    payload = foretold.payload(0, LATENT_COUNT)
+    keys_decoded: list[bytes] = []
+
+    def counting(payload: bytes, start: int, stop: int, tables: FrequencyTables) -> NDArray[np.int32]:
+        keys_decoded.append(payload)
+        return decode_chunk(payload, start, stop, tables)
+
+    monkeypatch.setattr("cloud_workers.prefix_store.decode_chunk", counting)
+    for sequence in (8, 9):
+        chunks = (ChunkData(0, LATENT_COUNT, payload, key),)
+        found = store.symbols(Look("gate", FrameId(1, sequence), 1, chunks, LATENT_COUNT, (), 1))
+        np.testing.assert_array_equal(found, latent.symbols)
+    assert keys_decoded == [key.payload]
+    # Opened again without the key frame, the same latents go on.
+    mixed = (ChunkData(0, 3, foretold.payload(0, 3), key), ChunkData(3, LATENT_COUNT, latent.payload(3, LATENT_COUNT)))
+    found = store.symbols(Look("gate", FrameId(1, 10), 1, mixed, LATENT_COUNT, (), 1))
+    np.testing.assert_array_equal(found, latent.symbols)
+
+
+def test_a_damaged_key_frame_is_an_error_of_the_bitstream(store: PrefixStore, codec_dir: Path) -> None:
+    latent = encode(random_symbols(1, seed=10)[0], codec_dir)
+    payload = latent.given(latent.as_key()).payload(0, LATENT_COUNT)
+    chunks = (ChunkData(0, LATENT_COUNT, payload, KeyData(1, b"\xff" * 40)),)
+    with pytest.raises(BitstreamError):
+        store.symbols(Look("gate", FrameId(1, 2), 1, chunks, LATENT_COUNT, (), 1))
+    tables = FrequencyTables(FrequencyTables.load(codec_dir / TABLES_FILE).frequencies)
+    plain = PrefixStore(tables, load_prefix_decoder(codec_dir))
+    with pytest.raises(BitstreamError, match="this codec does not know"):
+        plain.symbols(Look("gate", FrameId(1, 2), 1, chunks, LATENT_COUNT, (), 1))
 
 
 def test_tokens_of_several_prefixes_come_in_one_batch(store: PrefixStore, codec_dir: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.codec.klt_torch import KltTransform, LatentShape
 from pipeline.codec.latent import EncodedLatent
+from pipeline.codec.prediction import CONTEXTS
 from pipeline.codec.prefix_decoder_torch import save_transform
 from pipeline.codec.spec import STOP_FILE, TABLES_FILE, WEIGHTS_FILE, CodecSpec, hash_file, hash_vlm, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
@@ -43,7 +44,8 @@ def write_codec(folder: Path, vlm: Path, *, thresholds: tuple[float, ...] = (2.0
     transform = KltTransform(LatentShape(TOKEN_COUNT, TOKEN_DIM, LATENT_COUNT, LATENT_DIM))
     transform.step.fill_(0.25)
     save_transform(transform, folder / WEIGHTS_FILE)
-    FrequencyTables.fit(random_symbols(64, seed=1), support=6).save(folder / TABLES_FILE)
+    fitted = FrequencyTables.fit(random_symbols(64, seed=1), support=6)
+    FrequencyTables(fitted.frequencies, prediction_weights()).save(folder / TABLES_FILE)
     spec = {
         "name": "klt",
         "version": 1,
@@ -65,6 +67,13 @@ def write_codec(folder: Path, vlm: Path, *, thresholds: tuple[float, ...] = (2.0
     (folder / STOP_FILE).write_text(json.dumps(stop))
     load_codec_spec(folder)
     return folder
+
+
+def prediction_weights() -> NDArray[np.uint16]:
+    """Weights for two levels of change: half of the symbols stay as they were, or all of them."""
+    weights = np.zeros((2, 2, CONTEXTS), dtype=np.uint16)
+    weights[0] = [[24_000], [8_000]]
+    return weights
 
 
 def random_symbols(frames: int, seed: int) -> NDArray[np.int32]:

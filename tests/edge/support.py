@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 
 from pipeline.bus.base import BusStatistics, ConnectionChange, Inbound, PublishResult, Qos, Subscription
 from pipeline.bus.mqtt import MqttBus
+from pipeline.codec.prediction import CONTEXTS
 from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, CodecSpec, hash_file
 from pipeline.codec.tables import FrequencyTables
 from pipeline.settings import BrokerSettings
@@ -42,7 +43,9 @@ class SkippingClock:
         await asyncio.sleep(0)
 
 
-def write_codec(folder: Path, *, batch_output: str = "symbols", image_px: int = IMAGE_PX) -> Path:
+def write_codec(
+    folder: Path, *, batch_output: str = "symbols", image_px: int = IMAGE_PX, prediction: bool = False
+) -> Path:
     """A codec folder whose encoder averages stripes of the image: small, real, and different for different frames."""
     folder.mkdir(parents=True, exist_ok=True)
     count = LATENTS * LATENT_DIM
@@ -74,7 +77,11 @@ def write_codec(folder: Path, *, batch_output: str = "symbols", image_px: int = 
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, folder / ENCODER_FILE)
     rng = np.random.default_rng(0)
-    FrequencyTables.fit(rng.integers(-8, 9, (64, LATENTS, LATENT_DIM)).astype(np.int32), 12).save(folder / TABLES_FILE)
+    fitted = FrequencyTables.fit(rng.integers(-8, 9, (64, LATENTS, LATENT_DIM)).astype(np.int32), 12)
+    # Half of the symbols stay as they were, or all of them.
+    weights = np.zeros((2, 2, CONTEXTS), dtype=np.uint16)
+    weights[0] = [[24_000], [8_000]]
+    FrequencyTables(fitted.frequencies, weights if prediction else None).save(folder / TABLES_FILE)
     CodecSpec(
         name="klt",
         version=1,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import AskedQuery, LookAnswer, SendOpen, Terminal
+from pipeline.protocol.effects import AskedQuery, GivenKey, LookAnswer, SendKeyFrame, SendOpen, Terminal
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_session import WorkerSession
@@ -26,6 +26,7 @@ from schemas.messages import (
     Chunk,
     Gone,
     Handover,
+    KeyFrame,
     Message,
     NeedText,
     Open,
@@ -44,7 +45,7 @@ from tests.schemas.strategies import BY_MESSAGE
 
 CAMERA = "gate"
 TO_EDGE = (Accept, Refine, Busy, Reject, NeedText, Answer, Status)
-TO_WORKER = (Open, Chunk, Gone, Handover, Text, Question, Ask, Status)
+TO_WORKER = (Open, Chunk, KeyFrame, Gone, Handover, Text, Question, Ask, Status)
 
 
 def likely(message: Message, data: st.DataObject) -> Message:
@@ -57,6 +58,7 @@ def likely(message: Message, data: st.DataObject) -> Message:
         "fingerprint": FINGERPRINT,
         "id": data.draw(st.sampled_from(["w0", "w1", "site"])),
         "boot": data.draw(st.integers(6, 8)),
+        "key": data.draw(st.none() | st.integers(0, 2)),
     }
     known = {name: value for name, value in fields.items() if name in type(message).model_fields}
     if isinstance(message, Status):
@@ -90,7 +92,8 @@ def test_an_edge_takes_anything_a_worker_may_say(data: st.DataObject) -> None:
             case 0:
                 queries = [AskedQuery(f"q{index}", now_s + data.draw(st.floats(0.0, 9.0)), "?") for index in range(2)]
                 queries += [AskedQuery(f"ask-{step}", now_s + 5.0, "?", ad_hoc=True)]
-                edge.offer(CAMERA, FakeLatent(), LADDER[0], queries, now_s)
+                given = st.none() | st.builds(GivenKey, st.just(FakeLatent()), st.none() | st.integers(0, 2))
+                edge.offer(CAMERA, FakeLatent(), LADDER[0], queries, now_s, given_key=data.draw(given))
             case 1:
                 edge.tick(now_s)
             case _:
@@ -105,6 +108,11 @@ def test_an_edge_takes_anything_a_worker_may_say(data: st.DataObject) -> None:
             if isinstance(effect, Terminal):
                 ended[effect.query_id] += 1
                 check_sent([effect.publish])
+            elif isinstance(effect, SendKeyFrame):
+                if data.draw(st.booleans()):
+                    check_sent([effect.message()])
+                else:
+                    edge.key_frame_lost(effect)
             elif not isinstance(effect, SendOpen):
                 check_sent([effect.message])
             elif data.draw(st.booleans()):
@@ -154,6 +162,8 @@ def receive(worker: WorkerSession, message: Message, now_s: float) -> None:
             worker.receive_open(CAMERA, message, now_s)
         case Chunk():
             worker.receive_chunk(CAMERA, message, now_s)
+        case KeyFrame():
+            worker.receive_key_frame(CAMERA, message)
         case Gone():
             worker.receive_gone(CAMERA, message)
         case Handover():
