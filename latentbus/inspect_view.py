@@ -55,13 +55,14 @@ def _head(inspection: Inspection, out: Console) -> None:
 
 def _cameras(inspection: Inspection, out: Console) -> None:
     table = Table("camera", title="Cameras", title_justify="left")
-    for name in ("frames", "queries", "uplink kB", "kbps", "latents kB"):
+    for name in ("frames", "keys", "queries", "uplink kB", "kbps", "latents kB"):
         table.add_column(name, justify="right")
     table.add_column("outcomes")
     for name, camera in list(inspection.cameras.items())[:_SHOWN]:
         table.add_row(
-            name, f"{camera.frames:,}", f"{camera.queries:,}", f"{camera.uplink_bytes / 1e3:,.1f}",
-            f"{camera.uplink_kbps:,.2f}", f"{camera.latent_bytes / 1e3:,.1f}", _counts(camera.outcomes),
+            name, f"{camera.frames:,}", f"{camera.key_frames:,}", f"{camera.queries:,}",
+            f"{camera.uplink_bytes / 1e3:,.1f}", f"{camera.uplink_kbps:,.2f}", f"{camera.latent_bytes / 1e3:,.1f}",
+            _counts(camera.outcomes),
         )  # fmt: skip
     out.print(table)
     _more(len(inspection.cameras), "cameras", out)

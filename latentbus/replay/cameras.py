@@ -49,7 +49,7 @@ FRAME_SPAN_S: Final = 120.0
 """Before and after the part that is played the log is read for so long: a frame's messages lie around its open."""
 _STATE = TopicSelection(
     [
-        *(topics.family_filter(family) for family in (Family.QUESTION, Family.ASK, Family.STATUS)),
+        *(topics.family_filter(family) for family in (Family.QUESTION, Family.ASK, Family.STATUS, Family.KEY)),
     ]
 )
 
@@ -152,7 +152,9 @@ def plan_replay(
         ) from None
     except BitstreamError as error:
         raise ConfigError(
-            "replay", f"no latent of the log decodes ({error}): a redacted log has none left that could be replayed"
+            "replay",
+            f"no latent of the log decodes ({error}): is lb/v1/key/# in it? A redacted log has none left that could be "
+            "replayed",
         ) from None
     if not plan.frames:
         raise ConfigError(

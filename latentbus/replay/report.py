@@ -103,6 +103,7 @@ class CameraReport:
             ],
             "frames_without_latents": self.shortfalls.frames_without_latents,
             "frames_damaged": self.shortfalls.frames_damaged,
+            "why_damaged": self.shortfalls.why_damaged,
             "frames_too_short": self.shortfalls.frames_too_short,
             "frames_without_text": self.shortfalls.frames_without_text,
             "queries_without_text": dict(self.shortfalls.queries_without_text),
@@ -137,6 +138,8 @@ class VerbatimReport:
         count = self.count
         rate = count.published / self.duration_s if self.duration_s > 0 else 0.0
         console.print(f"{count.published} messages published in {self.duration_s:.1f} s ({rate:.0f} a second)")
+        if count.retained:
+            console.print(f"{count.retained} of them are key frames from before the part that was played")
         if count.local:
             console.print(f"{count.local} messages were never on a broker ($ topics) and were left out")
         if count.repeated or count.lost:
@@ -156,6 +159,7 @@ class VerbatimReport:
         return {
             "mode": "verbatim",
             "published": self.count.published,
+            "retained": self.count.retained,
             "refused": self.count.refused.total(),
             "lost": self.count.lost,
             "repeated": self.count.repeated,
@@ -172,7 +176,10 @@ def shortfall_lines(shortfalls: Shortfalls) -> list[str]:
             shortfalls.frames_without_latents,
             "frames are only named in the log: they were opened before it began, or never",
         ),
-        (shortfalls.frames_damaged, "frames were left out: their latents do not decode"),
+        (
+            shortfalls.frames_damaged,
+            f"frames were left out: their latents do not decode, the first: {shortfalls.why_damaged}",
+        ),
         (
             shortfalls.frames_too_short,
             "frames were left out: the log holds fewer latents than the base prefix asked for",

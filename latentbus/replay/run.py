@@ -23,6 +23,7 @@ from pipeline.bus.mqtt import MqttBus
 from pipeline.recording.reader import LogSet, open_logs
 from pipeline.recording.redaction import Redaction, redacted
 from pipeline.recording.remap import CameraRemap
+from pipeline.recording.retained import cameras_without_keys, retained_key_frames
 from pipeline.recording.selection import TimeRange, TopicSelection, time_range
 from pipeline.runtime import Stop, first_latentbus_error
 from pipeline.settings import BrokerSettings
@@ -34,7 +35,7 @@ CONNECT_TIMEOUT_S: Final = 10.0
 async def replay_verbatim(
     options: ReplayOptions, broker: BrokerSettings, stop: Stop, console: Console
 ) -> VerbatimReport:
-    """Publish a log as it was recorded.
+    """Publish a log as it was recorded, after the key frames that the broker retained where the part begins.
 
     Raises:
         ConfigError: nothing of the log is selected.
@@ -45,6 +46,12 @@ async def replay_verbatim(
     remap = CameraRemap(options.cameras)
     selection = TopicSelection(options.include, options.exclude)
     with logs:
+        if blind := cameras_without_keys(logs.topics(), selection):
+            console.print(
+                f"[yellow]key frames of {', '.join(blind)} are left out by --topic or --exclude: workers reject frames "
+                "that were coded given them; lb/v1/key/# takes them in[/]"
+            )
+        retained = await asyncio.to_thread(retained_key_frames, logs, part.start_ns, selection)
         async with MqttBus(broker, client_id=f"lb-replay-{secrets.token_hex(4)}") as bus:
             await bus.wait_connected(CONNECT_TIMEOUT_S)
             player = Player(options.rate, paused=options.paused)
@@ -57,8 +64,10 @@ async def replay_verbatim(
             began_s = time.monotonic()
             async with _playing(player, part, options, stop, console, counts):
                 while not player.ended:
-                    player.begin(part.start_ns)
                     with plain_errors():
+                        # Each time round: the end of the part has left later ones on the broker.
+                        await replay.retain(retained)
+                        player.begin(part.start_ns)
                         await replay.play(logs.messages(start_ns=part.start_ns, stop_ns=part.stop_ns, topics=selection))
                     if not options.loop:
                         break

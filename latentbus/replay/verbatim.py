@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -32,6 +32,7 @@ class VerbatimCount:
 
     Attributes:
         published: left; at QoS 1 the broker has them.
+        retained: those among them that stem from before the part that is played.
         lost: QoS 0 messages whose connection went away.
         repeated: QoS 1 messages that were sent again after a lost connection.
         local: messages that never were on a broker; they are not published.
@@ -39,6 +40,7 @@ class VerbatimCount:
     """
 
     published: int = 0
+    retained: int = 0
     lost: int = 0
     repeated: int = 0
     local: int = 0
@@ -65,6 +67,19 @@ class VerbatimReplay:
         self._player = player
         self._change = change
         self._slots = asyncio.Semaphore(UNACKNOWLEDGED)
+
+    async def retain(self, messages: Iterable[LoggedMessage]) -> None:
+        """Publish at once what the broker retained when the part that is played begins, and wait until it has it.
+
+        Raises:
+            ConnectionLostError: the broker did not come back.
+        """
+        published = self.count.published
+        async with asyncio.TaskGroup() as publishes:
+            for message in messages:
+                await self._slots.acquire()
+                publishes.create_task(self._publish(self._change(message)), name="publish")
+        self.count.retained += self.count.published - published
 
     async def play(self, messages: Iterator[LoggedMessage]) -> None:
         """Publish messages when they are due, until they or the play have ended.

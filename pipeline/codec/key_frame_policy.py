@@ -5,7 +5,7 @@ Nobody knows how long that will be. So the edge keeps a candidate, an earlier fr
 what frames would have saved given it; when that reaches a share of the price, the present frame becomes the key frame.
 That is the rent-or-buy rule of online algorithms (Karlin et al., 1988): it never pays much more than the best choice in
 hindsight. A camera whose last key frame did not pay for itself has to save up more for the next one
-(docs/decisions/0013-temporal-prediction.md).
+(docs/decisions/0013-temporal-redundancy.md).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Consecutive frames of a fixed camera have much in common, and so have their symb
 symbol is a mixture of three: the codec's static table, "as in the key frame", and "one off". The weights depend on
 the context, which is how large the key frame's symbol is and how rare, and on a level that each chunk states: how much
 has changed since the key frame. Everything is known before the first symbol is decoded, so a chunk decodes in one call,
-and chunks decode in any order (docs/decisions/0013-temporal-prediction.md).
+and chunks decode in any order (docs/decisions/0013-temporal-redundancy.md).
 
 All numbers are integers, as in :mod:`pipeline.codec.tables`, so both sides compute the same on every machine.
 """

@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 
 from pipeline.recording.matching import ReplayOrigin
-from pipeline.recording.traffic import FrameTrace, QueryTrace, Traffic
+from pipeline.recording.traces import FrameTrace, QueryTrace
+from pipeline.recording.traffic import Traffic
 from schemas.errors import RecordingError
 from schemas.types import Outcome
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 from pipeline.recording.compared_log import ComparedLog, SideFigures, has_answer, outcome_name, side_figures
 from pipeline.recording.matching import Matched, MatchedBy, match_queries
 from pipeline.recording.redaction import Redaction, redacted
-from pipeline.recording.traffic import QueryTrace, Traffic
+from pipeline.recording.traces import QueryTrace
+from pipeline.recording.traffic import Traffic
 
 CONFIDENCE_EDGES: Final = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 """Lower edges of the buckets of the deciding score. Stop rules decide above 0.9, so the upper ones are narrow."""

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pipeline.recording.format import LOG_METADATA
 from pipeline.recording.message import Gap, LoggedMessage
 from pipeline.recording.reader import LogReader, LogSet
-from pipeline.recording.traffic import QueryTrace, Traffic, read_traffic
+from pipeline.recording.traces import QueryTrace
+from pipeline.recording.traffic import Traffic, read_traffic
 
 Watch = Callable[[Iterable[LoggedMessage]], Iterable[LoggedMessage]]
 _OPEN = "open"
@@ -29,6 +30,7 @@ class CameraFigures:
         uplink_kbps: the same as a rate over the whole log.
         latent_bytes: coded latents among them.
         deposits: whole latents in the log.
+        key_frames: frames that others may be coded given, also those that were retained from before the log.
     """
 
     frames: int
@@ -38,6 +40,7 @@ class CameraFigures:
     uplink_kbps: float
     latent_bytes: int
     deposits: int
+    key_frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +237,8 @@ def _cameras(traffic: Traffic, duration_s: float) -> dict[str, CameraFigures]:
         frames[frame.camera] += 1
         latent_bytes[frame.camera] += frame.latent_bytes
         deposits[frame.camera] += frame.deposited is not None
-    names = sorted({*frames, *queries, *traffic.uplink_bytes})
+    key_frames = Counter(camera for camera, _ in traffic.key_frames)
+    names = sorted({*frames, *queries, *key_frames, *traffic.uplink_bytes})
     return {
         name: CameraFigures(
             frames=frames[name],
@@ -244,6 +248,7 @@ def _cameras(traffic: Traffic, duration_s: float) -> dict[str, CameraFigures]:
             uplink_kbps=round(traffic.uplink_bytes[name] * 8 / 1000 / duration_s, 3) if duration_s else 0.0,
             latent_bytes=latent_bytes[name],
             deposits=deposits[name],
+            key_frames=key_frames[name],
         )
         for name in names
     }

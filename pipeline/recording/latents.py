@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.codec.bitstream import encode_chunk
+from pipeline.codec.bitstream import decode_chunk, encode_chunk
 from pipeline.codec.latent import PrefixAssembler
+from pipeline.codec.prediction import KeyFramePrediction
 from pipeline.codec.tables import FrequencyTables
-from pipeline.recording.traffic import FrameTrace
+from pipeline.recording.traces import FrameTrace
 from schemas.errors import BitstreamError, RecordingGapError, StateError
 from schemas.types import FrameId
+
+_KEPT_KEY_FRAMES: Final = 256
+"""Decoded key frames at a time: more than cameras have under way at once."""
 
 
 class RecordedLatent:
     """The latent of a recorded frame, as far as the log has it; a :class:`~pipeline.protocol.effects.Latent`.
 
-    Symbols are coded anew for whatever range is asked. There is one code for a range of symbols, so a range that was
-    recorded comes out byte for byte.
+    Symbols are coded anew for whatever range is asked, each range by itself: whoever gets it needs no key frame. There
+    is one such code for a range of symbols, so a range that was recorded so comes out byte for byte; one that was coded
+    given a key frame has the same symbols in other bytes, more of them as a rule.
 
     Args:
         camera: camera of the frame.
@@ -73,23 +80,24 @@ class RecordedLatent:
 
 
 def recorded_latent(frame: FrameTrace, tables: FrequencyTables) -> RecordedLatent:
-    """Put together what the opens, chunks, hand-overs and the deposit of a frame hold.
+    """Put together what the opens, chunks, hand-overs, the deposit and the key frame of a frame hold.
 
-    A piece that does not decode is left out, as a worker would: what is missing then shows in ``available``.
+    A piece that does not decode is left out, as a worker would: what is missing then shows in ``available``. So is one
+    that was coded given a key frame, where the log does not hold that.
 
     Args:
         frame: what the log says about the frame.
         tables: tables of the codec that the log was recorded with.
 
     Raises:
-        BitstreamError: the log has latents of this frame, and not one prefix of them decodes: other tables, or a log
-            whose latents were redacted.
+        BitstreamError: the log has latents of this frame, and not one prefix of them decodes: other tables, a log
+            whose latents were redacted, or one that lacks the key frame, which the error then names.
     """
     assembler = PrefixAssembler(tables)
     problem: BitstreamError | None = None
-    for start, stop, payload in _pieces(frame):
+    for piece in _pieces(frame, tables.latent_count):
         try:
-            assembler.add(start, stop, payload)
+            assembler.add(piece.start, piece.stop, piece.payload, _given(frame, piece, tables))
         except BitstreamError as error:
             problem = problem or error
     symbols, available = assembler.prefix()
@@ -98,12 +106,51 @@ def recorded_latent(frame: FrameTrace, tables: FrequencyTables) -> RecordedLaten
     return RecordedLatent(frame.camera, frame.frame, symbols, available, tables)
 
 
-def _pieces(frame: FrameTrace) -> Iterator[tuple[int, int, bytes]]:
+class _Piece(NamedTuple):
+    """Latents ``start..stop`` as one chunk."""
+
+    start: int
+    stop: int
+    payload: bytes
+    key: int | None = None
+    """Number of the key frame that they were coded given; None for none."""
+
+
+def _pieces(frame: FrameTrace, latent_count: int) -> Iterator[_Piece]:
     if frame.deposited is not None:
-        yield 0, frame.deposited.stop, frame.deposited.payload
+        yield _Piece(0, frame.deposited.stop, frame.deposited.payload)
+    if frame.as_key is not None:
+        yield _Piece(0, latent_count, frame.as_key.message.payload)
     for _, opened in frame.opens:
-        yield 0, opened.stop, opened.payload
+        yield _Piece(0, opened.stop, opened.payload, opened.key)
     for _, _, handover in frame.handovers:
-        yield 0, handover.stop, handover.payload
+        yield _Piece(0, handover.stop, handover.payload, handover.key)
     for _, _, chunk in frame.chunks:
-        yield chunk.start, chunk.stop, chunk.payload
+        yield _Piece(chunk.start, chunk.stop, chunk.payload, chunk.key)
+
+
+def _given(frame: FrameTrace, piece: _Piece, tables: FrequencyTables) -> KeyFramePrediction | None:
+    """What the key frame of a piece foretells, None where it has none.
+
+    Raises:
+        BitstreamError: the log lacks the key frame, or it does not decode.
+    """
+    if piece.key is None:
+        return None
+    found = frame.key_frame(piece.key)
+    if found is None:
+        problem = f"coded given key frame {piece.key}, and the log has no key frame {piece.key}"
+    elif tables.prediction is None:
+        problem = f"coded given key frame {piece.key}, and this codec codes each frame by itself"
+    else:
+        try:
+            return _prediction(found.message.payload, tables)
+        except BitstreamError as error:
+            problem = f"coded given key frame {piece.key}, which does not decode: {error.problem}"
+    raise BitstreamError(piece.start, piece.stop, problem)
+
+
+@lru_cache(_KEPT_KEY_FRAMES)
+def _prediction(payload: bytes, tables: FrequencyTables) -> KeyFramePrediction:
+    """A key frame decoded; many frames are coded given one, and they lie close together in a log."""
+    return KeyFramePrediction(decode_chunk(payload, 0, tables.latent_count, tables), tables)

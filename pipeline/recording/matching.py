@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
-from pipeline.recording.traffic import QueryTrace, Traffic
+from pipeline.recording.traces import QueryTrace
+from pipeline.recording.traffic import Traffic
 from schemas.types import FrameId, standing_query_id
 
 REPLAY_METADATA = "replay"

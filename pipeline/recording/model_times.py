@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from pipeline.recording.traffic import FrameKey, FrameTrace, Traffic
+from pipeline.recording.traces import FrameKey, FrameTrace
+from pipeline.recording.traffic import Traffic
 from schemas.messages import Answer
 from schemas.types import Outcome
 

@@ -16,7 +16,7 @@ from pipeline.recording.deposit import decode_deposit, encode_deposit
 from pipeline.recording.format import LATENT_ROOT, LOG_METADATA
 from pipeline.recording.message import LoggedMessage, MqttProperties
 from schemas.errors import WireError
-from schemas.messages import Answer, Ask, BinaryMessage, Chunk, Handover, Message, Open, Question, Text
+from schemas.messages import Answer, Ask, BinaryMessage, Chunk, Handover, KeyFrame, Message, Open, Question, Text
 from schemas.wire import decode_publish, encode
 
 METADATA_KEY: Final = "redaction"
@@ -89,7 +89,7 @@ def _payload(logged: LoggedMessage, kinds: frozenset[Redaction]) -> bytes:
 
 def _changes(message: Message, kinds: frozenset[Redaction]) -> dict[str, Any]:
     match message:
-        case Open() | Chunk() | Handover() if Redaction.LATENTS in kinds:
+        case Open() | Chunk() | KeyFrame() | Handover() if Redaction.LATENTS in kinds:
             return {"payload": bytes(len(message.payload))}
         case Question() | Ask() | Text() | Answer() if Redaction.TEXT in kinds:
             cost = _msgpack_bytes if isinstance(message, BinaryMessage) else _json_bytes

@@ -114,6 +114,7 @@ class Shortfalls:
     Attributes:
         frames_without_latents: nothing of the latent is in the log: opened before it began, or only answered in it.
         frames_damaged: the latents do not decode.
+        why_damaged: what is wrong with the first of them, empty without any.
         frames_too_short: fewer latents in the log than the base prefix that was asked for.
         frames_without_text: not one question of the frame has a text in the log.
         queries_without_text: texts that are not in the log, queries by question id.
@@ -122,6 +123,7 @@ class Shortfalls:
 
     frames_without_latents: int = 0
     frames_damaged: int = 0
+    why_damaged: str = ""
     frames_too_short: int = 0
     frames_without_text: int = 0
     queries_without_text: Counter[str] = field(default_factory=Counter)

@@ -24,7 +24,8 @@ from pipeline.recording.replay_plan import (
     Shortfalls,
     SitePlan,
 )
-from pipeline.recording.traffic import AskTrace, FrameTrace, QueryTrace, Traffic
+from pipeline.recording.traces import AskTrace, FrameTrace, QueryTrace
+from pipeline.recording.traffic import Traffic
 from schemas import topics, wire
 from schemas.errors import BitstreamError, ConfigError, FingerprintError, WireError
 from schemas.messages import QueryRef, Question
@@ -89,7 +90,7 @@ def make_plan(
 
     Raises:
         FingerprintError: the log was recorded with another codec.
-        BitstreamError: not one latent of the log decodes, as after ``--redact latents``.
+        BitstreamError: not one latent of the log decodes, as after ``--redact latents`` or without key frames.
         ConfigError: the frames of one site were opened to several pools and none was chosen.
     """
     return _Planner(traffic, history, options, draw_boot, query_suffix).plan()
@@ -188,6 +189,7 @@ class _Planner:
             return recorded_latent(trace, self._options.tables)
         except BitstreamError as error:
             self._problem = self._problem or error
+            self._shortfalls.why_damaged = str(self._problem)
             return None
 
     def _query(self, ref: QueryRef, trace: FrameTrace, opened_ns: int) -> QueryTrace | Question | None:

@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipeline.protocol.reducer import OutcomeReducer
-from pipeline.recording.deposit import Deposit, decode_deposit
+from pipeline.recording.deposit import decode_deposit
 from pipeline.recording.format import LATENT_ROOT
-from pipeline.recording.message import LoggedMessage, MqttProperties, wire_bytes
+from pipeline.recording.message import LoggedMessage, wire_bytes
+from pipeline.recording.traces import AskTrace, FrameKey, FrameTrace, KeyTrace, QueryTrace
 from schemas.errors import WireError
 from schemas.messages import (
     Accept,
@@ -25,6 +26,7 @@ from schemas.messages import (
     Chunk,
     Gone,
     Handover,
+    KeyFrame,
     Message,
     NeedText,
     Open,
@@ -36,114 +38,8 @@ from schemas.messages import (
     Text,
 )
 from schemas.topics import Family, Topic
-from schemas.types import AnswerType, FrameId, Outcome
+from schemas.types import FrameId
 from schemas.wire import decode_publish
-
-Control = Accept | Refine | Busy | Reject | NeedText
-"""What a worker tells the edge about a frame."""
-
-FrameKey = tuple[str, FrameId]
-"""A camera and one of its frames."""
-
-
-@dataclass(slots=True)
-class QueryTrace:
-    """What a log says about one query.
-
-    Attributes:
-        query_id: its key.
-        camera: camera of its frame.
-        frame: its frame; of an ad-hoc question the latest that it was asked of before it ended.
-        question_id: its question.
-        ad_hoc: asked once by a client; else a standing question.
-        asked_ns: when the log first names it: the client's ask, or the first open.
-        text: the question, None where the log never says it.
-        answer_type: what the answer may look like, None where the log never says it.
-        deadline_ms: time that it was given, None where the log never says it.
-        remaining_ms: time that was left when its frame was first opened; None without an open.
-        answers: provisional and terminal answers as they came; one that came again word for word stands once.
-        outcome: how it ended, the first terminal of all; None while it has not.
-        reason: why, where the outcome needs a reason.
-        answer_text: text of the deciding answer, empty when there is none.
-        score: score of the deciding answer.
-        latents: length of the prefix that the deciding answer was read from.
-        worker: who decided it, empty when the edge did.
-        decided_ns: when it ended.
-    """
-
-    query_id: str
-    camera: str
-    frame: FrameId
-    question_id: str
-    ad_hoc: bool
-    asked_ns: int
-    text: str | None = None
-    answer_type: AnswerType | None = None
-    deadline_ms: int | None = None
-    remaining_ms: int | None = None
-    answers: list[tuple[int, Answer]] = field(default_factory=list)
-    outcome: Outcome | None = None
-    reason: str = ""
-    answer_text: str = ""
-    score: float | None = None
-    latents: int | None = None
-    worker: str = ""
-    decided_ns: int | None = None
-
-    @property
-    def latency_ms(self) -> float | None:
-        """Time from :attr:`asked_ns` to the terminal outcome; None without one."""
-        return None if self.decided_ns is None else (self.decided_ns - self.asked_ns) / 1e6
-
-
-@dataclass(slots=True)
-class FrameTrace:
-    """What a log says about one frame.
-
-    Attributes:
-        camera: its camera.
-        frame: its id.
-        pool: pool that it was opened to, empty without an open.
-        opens: open messages, one for each attempt, with their times.
-        chunks: further latents, with their times and the worker that they went to.
-        controls: what workers told the edge, with their times.
-        handovers: open messages passed on, with their times and the worker that they went to.
-        deposited: the whole latent from a local log, None without one.
-        deposited_ns: when it was deposited: the frame was offered then.
-        query_ids: its queries.
-        wire_bytes: bytes that it put on the uplink: open, chunk, gone and outcome messages with all headers.
-        latent_bytes: coded latents among them.
-    """
-
-    camera: str
-    frame: FrameId
-    pool: str = ""
-    opens: list[tuple[int, Open]] = field(default_factory=list)
-    chunks: list[tuple[int, str, Chunk]] = field(default_factory=list)
-    controls: list[tuple[int, Control]] = field(default_factory=list)
-    handovers: list[tuple[int, str, Handover]] = field(default_factory=list)
-    deposited: Deposit | None = None
-    deposited_ns: int | None = None
-    query_ids: list[str] = field(default_factory=list)
-    wire_bytes: int = 0
-    latent_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class AskTrace:
-    """An ad-hoc question as a client asked it.
-
-    Attributes:
-        asked_ns: when.
-        camera: camera that was asked.
-        ask: the message.
-        properties: its MQTT 5 properties: where the client wants the reply.
-    """
-
-    asked_ns: int
-    camera: str
-    ask: Ask
-    properties: MqttProperties | None
 
 
 @dataclass(slots=True)
@@ -153,6 +49,8 @@ class Traffic:
     Attributes:
         queries: by query id, in the order of the log.
         frames: by camera and frame id, in the order of the log.
+        key_frames: by camera and frame id, in the order of the log. One whose frame is not in ``frames`` was retained
+            from before the log: it cost no uplink then.
         questions: latest text of each standing question, by question id.
         asks: ad-hoc questions by query id, the first of each id.
         statuses: births, wills and goodbyes by (kind, id), with their times.
@@ -169,6 +67,7 @@ class Traffic:
 
     queries: dict[str, QueryTrace] = field(default_factory=dict)
     frames: dict[FrameKey, FrameTrace] = field(default_factory=dict)
+    key_frames: dict[FrameKey, KeyTrace] = field(default_factory=dict)
     questions: dict[str, Question] = field(default_factory=dict)
     asks: dict[str, AskTrace] = field(default_factory=dict)
     statuses: dict[tuple[str, str], list[tuple[int, Status]]] = field(default_factory=dict)
@@ -247,6 +146,9 @@ class _Reader:
             known = source or self._texts.get(query.question_id)
             if known is not None:
                 query.text, query.answer_type = known.text, known.answer_type
+        for key, key_frame in traffic.key_frames.items():
+            if key in traffic.frames:
+                self._sent(key_frame.wire_bytes, traffic.frames[key], len(key_frame.message.payload))
         traffic.conflicts = self._reducer.conflicts
         return traffic
 
@@ -268,9 +170,11 @@ class _Reader:
             case Chunk():
                 frame = self._frame(message.camera, message.frame)
                 frame.chunks.append((now_ns, topic.name("worker"), message))
-                self._sent(logged, frame, len(message.payload))
+                self._sent(wire_bytes(logged), frame, len(message.payload))
+            case KeyFrame():
+                self._key_frame(logged, topic.name("camera"), message)
             case Gone():
-                self._sent(logged, self._frame(message.camera, message.frame))
+                self._sent(wire_bytes(logged), self._frame(message.camera, message.frame))
             case Text():
                 self._texts.setdefault(message.question_id, message)
                 traffic.uplink_bytes[message.camera] += wire_bytes(logged)
@@ -301,11 +205,21 @@ class _Reader:
         frame.pool = pool
         frame.opens.append((logged.time_ns, message))
         traffic.fingerprints[message.fingerprint.hex()] += 1
-        self._sent(logged, frame, len(message.payload))
+        self._sent(wire_bytes(logged), frame, len(message.payload))
         for query_id, ref in zip(message.query_ids(camera), message.queries, strict=True):
             query = self._query(query_id, frame, ref.question_id, logged.time_ns, ad_hoc=ref.ad_hoc)
             if query.remaining_ms is None:
                 query.remaining_ms = ref.remaining_ms
+
+    def _key_frame(self, logged: LoggedMessage, camera: str, message: KeyFrame) -> None:
+        traffic = self._traffic
+        key = (camera, message.frame)
+        if key in traffic.key_frames:
+            # Retained: a recorder that subscribes again, or a second one, is given it again.
+            traffic.repeats += 1
+            return
+        traffic.key_frames[key] = KeyTrace(logged.time_ns, message, wire_bytes(logged))
+        traffic.fingerprints[message.fingerprint.hex()] += 1
 
     def _ask(self, logged: LoggedMessage, camera: str, ask: Ask) -> None:
         traffic = self._traffic
@@ -321,7 +235,7 @@ class _Reader:
             traffic.downlink_bytes[message.camera] += wire_bytes(logged)
         frame = self._frame(message.camera, message.frame)
         if isinstance(message, QueryOutcome):
-            self._sent(logged, frame)
+            self._sent(wire_bytes(logged), frame)
         ad_hoc = message.query_id == message.question_id
         query = self._query(message.query_id, frame, message.question_id, logged.time_ns, ad_hoc=ad_hoc)
         if isinstance(message, Answer):
@@ -339,8 +253,7 @@ class _Reader:
         if isinstance(message, Answer):
             query.score, query.latents, query.worker = message.score, message.latents, message.worker
 
-    def _sent(self, logged: LoggedMessage, frame: FrameTrace, latent_bytes: int = 0) -> None:
-        size_bytes = wire_bytes(logged)
+    def _sent(self, size_bytes: int, frame: FrameTrace, latent_bytes: int = 0) -> None:
         frame.wire_bytes += size_bytes
         frame.latent_bytes += latent_bytes
         self._traffic.uplink_bytes[frame.camera] += size_bytes
@@ -349,7 +262,7 @@ class _Reader:
         key = (camera, frame)
         found = self._traffic.frames.get(key)
         if found is None:
-            found = self._traffic.frames[key] = FrameTrace(camera, frame)
+            found = self._traffic.frames[key] = FrameTrace(camera, frame, key_frames=self._traffic.key_frames)
         return found
 
     def _query(self, query_id: str, frame: FrameTrace, question_id: str, now_ns: int, *, ad_hoc: bool) -> QueryTrace:

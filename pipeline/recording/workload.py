@@ -13,7 +13,8 @@ from statistics import median
 
 from pipeline.bus.wire_cost import publish_wire_bytes
 from pipeline.recording.model_times import ModelTimes, measure_model_times
-from pipeline.recording.traffic import FrameTrace, QueryTrace, Traffic
+from pipeline.recording.traces import FrameTrace, QueryTrace
+from pipeline.recording.traffic import Traffic
 from schemas import topics, wire
 from schemas.messages import Ask, Question, Refine
 from schemas.types import AnswerType, Outcome
@@ -280,7 +281,7 @@ def round_trip_s(traffic: Traffic, cameras: Collection[str], uplink_kbps: float 
 
 
 def _departures(traffic: Traffic, cameras: Collection[str]) -> Iterator[tuple[int, int]]:
-    """When cameras sent opens and chunks, and their bytes on the wire."""
+    """When cameras sent opens, chunks and key frames, and their bytes on the wire."""
     for (camera, _), frame in traffic.frames.items():
         if camera in cameras:
             for sent_ns, opened in frame.opens:
@@ -288,6 +289,8 @@ def _departures(traffic: Traffic, cameras: Collection[str]) -> Iterator[tuple[in
                 yield sent_ns, publish_wire_bytes(topic, len(wire.encode(opened)), 1)
             for sent_ns, worker, chunk in frame.chunks:
                 yield sent_ns, publish_wire_bytes(topics.chunk_topic(worker, camera), len(wire.encode(chunk)), 0)
+            if frame.as_key is not None:
+                yield frame.as_key.published_ns, frame.as_key.wire_bytes
 
 
 def _idle(sent: list[tuple[int, int]], since_ns: int, until_ns: int, uplink_kbps: float | None) -> bool:

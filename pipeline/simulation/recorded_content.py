@@ -15,7 +15,7 @@ from enum import StrEnum
 from pipeline.codec.tables import FrequencyTables
 from pipeline.protocol.effects import Look, LookAnswer
 from pipeline.recording.latents import RecordedLatent, recorded_latent
-from pipeline.recording.traffic import FrameTrace
+from pipeline.recording.traces import FrameTrace
 from pipeline.recording.workload import RecordedFrame, RecordedLook, RecordedQuery
 from schemas.errors import BitstreamError, RecordingGapError
 from schemas.limits import MAX_LATENT_PAYLOAD_BYTES
@@ -51,6 +51,10 @@ class Gaps:
 
 class LatentSizes:
     """Sizes of coded ranges, from everything that a log holds of all its frames.
+
+    A range that was recorded has the size it had, also where it was coded given a key frame. No simulated camera
+    publishes key frames, so a recorded one counts with the first open message of its own frame, which waited for it on
+    the uplink. What was not recorded is taken as coded by itself: given a key frame it would have been smaller.
 
     Args:
         frames: the frames.
@@ -196,11 +200,16 @@ def _said(query_id: str, look: RecordedLook) -> LookAnswer:
 
 
 def _pieces(trace: FrameTrace) -> dict[tuple[int, int], int]:
-    """Bytes of each range of a frame that the log holds as one chunk."""
-    pieces = {(0, opened.stop): len(opened.payload) for _, opened in trace.opens}
-    pieces |= {(chunk.start, chunk.stop): len(chunk.payload) for _, _, chunk in trace.chunks}
+    """Bytes of each range of a frame that the log holds as one chunk, the first time that it was sent."""
+    pieces: dict[tuple[int, int], int] = {}
+    beside_first = 0 if trace.as_key is None else len(trace.as_key.message.payload)
+    for _, opened in trace.opens:
+        pieces.setdefault((0, opened.stop), len(opened.payload) + beside_first)
+        beside_first = 0
+    for _, _, chunk in trace.chunks:
+        pieces.setdefault((chunk.start, chunk.stop), len(chunk.payload))
     if trace.deposited is not None:
-        pieces[0, trace.deposited.stop] = len(trace.deposited.payload)
+        pieces.setdefault((0, trace.deposited.stop), len(trace.deposited.payload))
     return pieces
 
 

@@ -1,13 +1,15 @@
-"""The golden log of each format version: every message of the wire, MQTT properties, a gap, attachments, metadata.
+"""The golden logs of each format version: every message of the wire, MQTT properties, a gap, attachments, metadata.
 
-``python -m tests.recording.golden_log`` writes the file of the current version if it is missing and never changes one:
-what was recorded once opens in every later version. A new format version gets a new file beside the old ones.
+``python -m tests.recording.golden_log`` writes those of the current version that are missing and never changes one:
+what was recorded once opens in every later version. A new format version gets a new file beside the old ones, and so do
+messages that the wire format gains within one.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Final
 
 from pipeline.recording.deposit import Deposit, encode_deposit, latent_topic
 from pipeline.recording.format import FORMAT_VERSION
@@ -18,6 +20,12 @@ from schemas.types import FrameId
 from schemas.wire import encode
 from tests.schemas.golden import GOLDEN
 
+KEY_FRAMES: Final = frozenset(
+    {"key_frame", "open_given_key", "chunk_given_key", "handover_given_key", "reject_key_frame"}
+)
+"""Cases that came after the first log of version 1 was written; they have one of their own."""
+LOGS: Final = {1: ("v1", "v1_key_frames")}
+"""Names of the logs by format version."""
 FOLDER = Path(__file__).parents[1] / "golden" / "recording"
 START_NS = 1_750_000_000_123_456_789
 STEP_NS = 12_345_678
@@ -42,16 +50,12 @@ ATTACHMENTS = {
 }
 
 
-def golden_messages() -> list[LoggedMessage]:
-    """What the file holds: its sequence numbers leave out the two messages of :data:`GAP`."""
-    payloads = [(case.topic, encode(case.message)) for case in GOLDEN]
-    deposit = Deposit("gate", FrameId(7, 9), base=8, stop=64, payload=bytes(range(100)))
-    payloads += [
-        (latent_topic("gate"), encode_deposit(deposit)),
-        ("lb/v1/question/q1", b""),
-        ("home/kitchen/temperature", b"21.5"),
-        ("lb/v1/open/main/gate", b"\xc1 no message"),
-    ]
+def golden_messages(name: str) -> list[LoggedMessage]:
+    """What a log holds: its sequence numbers leave out the two messages of :data:`GAP`."""
+    later = name == "v1_key_frames"
+    payloads = [(case.topic, encode(case.message)) for case in GOLDEN if (case.name in KEY_FRAMES) == later]
+    if not later:
+        payloads += _beside_the_wire()
     messages: list[LoggedMessage] = []
     for number, (topic, payload) in enumerate(payloads):
         ours = topic.startswith("lb/")
@@ -70,27 +74,42 @@ def golden_messages() -> list[LoggedMessage]:
     return messages
 
 
-def path_of(version: int) -> Path:
-    """The golden log of a format version."""
-    return FOLDER / f"v{version}.mcap"
+def _beside_the_wire() -> list[tuple[str, bytes]]:
+    """What a log holds beside messages of the wire."""
+    deposit = Deposit("gate", FrameId(7, 9), base=8, stop=64, payload=bytes(range(100)))
+    return [
+        (latent_topic("gate"), encode_deposit(deposit)),
+        ("lb/v1/question/q1", b""),
+        ("home/kitchen/temperature", b"21.5"),
+        ("lb/v1/open/main/gate", b"\xc1 no message"),
+    ]
+
+
+def path_of(name: str) -> Path:
+    """A golden log."""
+    return FOLDER / f"{name}.mcap"
 
 
 def main() -> int:
-    """Write the file of the current version if it is missing."""
-    path = path_of(FORMAT_VERSION)
-    if path.exists():
-        return 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with LogWriter(path, metadata=METADATA) as writer:
-        for name, (media_type, data) in ATTACHMENTS.items():
-            writer.attach(name, media_type, data)
-        for number, message in enumerate(golden_messages()):
+    """Write the files of the current version that are missing."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name in LOGS[FORMAT_VERSION]:
+        if not path_of(name).exists():
+            write(name)
+    return 0
+
+
+def write(name: str) -> None:
+    """Write a golden log."""
+    with LogWriter(path_of(name), metadata=METADATA) as writer:
+        for attachment, (media_type, data) in ATTACHMENTS.items():
+            writer.attach(attachment, media_type, data)
+        for number, message in enumerate(golden_messages(name)):
             if number == GAP.first_sequence:
                 writer.write_gap(GAP)
             writer.write(message)
             if number % 10 == 9:
                 writer.flush()
-    return 0
 
 
 if __name__ == "__main__":

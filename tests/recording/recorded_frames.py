@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.codec.latent import EncodedLatent
+from pipeline.codec.prediction import CONTEXTS
 from pipeline.codec.tables import FrequencyTables
 from pipeline.recording.deposit import Deposit, encode_deposit, latent_topic
 from pipeline.recording.message import LoggedMessage
 from schemas import topics, wire
-from schemas.messages import Ask, Chunk, Message, Open, QueryRef, Question, Status
+from schemas.messages import Ask, Chunk, KeyFrame, Message, Open, QueryRef, Question, Status
 from schemas.types import AnswerType, FrameId
 
 START_NS = 1_700_000_000_000_000_000
@@ -27,6 +28,9 @@ def symbols_of(seed: int, frames: int = 1) -> np.ndarray[tuple[int, ...], np.dty
 
 
 TABLES = FrequencyTables.fit(symbols_of(1, 64), support=6)
+_LITTLE_AND_MUCH = np.array([[[8_000], [20_000]], [[45_000], [15_000]]], dtype=np.uint16)
+PREDICTING = FrequencyTables(TABLES.frequencies, np.tile(_LITTLE_AND_MUCH, (1, 1, CONTEXTS)))
+"""The same tables of a codec that can code frames given a key frame: little has changed since, or much."""
 
 
 @dataclass
@@ -46,6 +50,15 @@ class FrameLog:
         """The latent of a frame: drawn from its sequence number."""
         return EncodedLatent(symbols_of(1000 + sequence)[0], self.tables)
 
+    def coded(self, sequence: int, key: int | None) -> EncodedLatent:
+        """The latent of a frame as it is coded given another one."""
+        return self.latent(sequence) if key is None else self.latent(sequence).given(self.latent(key).as_key())
+
+    def key_frame(self, at_s: float, camera: str, sequence: int) -> None:
+        payload = self.latent(sequence).payload(0, LATENTS)
+        message = KeyFrame(frame=FrameId(self.boot, sequence), fingerprint=self.fingerprint, payload=payload)
+        self.put(at_s, topics.key_topic("main", camera), message, qos=1, retain=True)
+
     def edge(self, site: str, *cameras: str, at_s: float = 0.0) -> None:
         status = Status(kind="edge", id=site, boot=self.boot, online=True, pool="main", cameras=cameras)
         self.put(at_s, topics.status_topic("edge", site), status, qos=1, retain=True)
@@ -60,18 +73,18 @@ class FrameLog:
 
     def open(
         self, at_s: float, camera: str, sequence: int, *refs: QueryRef, stop: int = 3, attempt: int = 1,
-        pool: str = "main",
+        pool: str = "main", key: int | None = None,
     ) -> None:  # fmt: skip
         message = Open(
             frame=FrameId(self.boot, sequence), attempt=attempt, fingerprint=self.fingerprint, queries=refs, stop=stop,
-            payload=self.latent(sequence).payload(0, stop),
+            payload=self.coded(sequence, key).payload(0, stop), key=key,
         )  # fmt: skip
         self.put(at_s, topics.open_topic(pool, camera), message, qos=1)
 
-    def chunk(self, at_s: float, camera: str, sequence: int, start: int, stop: int) -> None:
+    def chunk(self, at_s: float, camera: str, sequence: int, start: int, stop: int, *, key: int | None = None) -> None:
         message = Chunk(
             camera=camera, frame=FrameId(self.boot, sequence), attempt=1, start=start, stop=stop,
-            payload=self.latent(sequence).payload(start, stop),
+            payload=self.coded(sequence, key).payload(start, stop), key=key,
         )  # fmt: skip
         self.put(at_s, topics.chunk_topic("w1", camera), message)
 

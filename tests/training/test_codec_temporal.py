@@ -1,4 +1,4 @@
-"""Prediction from the previous frame: what it saves where there is something to predict, and where there is not."""
+"""Key frames on clips: what they save where something stays, and where nothing does; and the fit of their tables."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.codec.prediction import CONTEXTS
+from pipeline.codec.spec import TABLES_FILE, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
 from tests.cloud.tiny_codec import write_codec, write_vlm
-from training.codec.temporal import FRAMES_PER_S, _row, measure_temporal
+from training.codec.prediction_fit import LEVELS, fit_prediction
+from training.codec.temporal import FRAMES_PER_S, measure_temporal, row
 
 
 def clips(changing: float, seed: int) -> list[NDArray[np.int32]]:
@@ -29,40 +32,73 @@ def clips(changing: float, seed: int) -> list[NDArray[np.int32]]:
     return found
 
 
+def pairs(shares: tuple[float, ...]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Key frames and the frames after them, of which each share of the symbols is drawn anew in a part of the pairs."""
+    before, now = [], []
+    for number, share in enumerate(shares):
+        for clip in clips(share, number):
+            before.append(np.repeat(clip[:1], len(clip) - 1, axis=0))
+            now.append(clip[1:])
+    return np.concatenate(before), np.concatenate(now)
+
+
 @pytest.fixture(scope="module")
 def tables() -> FrequencyTables:
-    return FrequencyTables.fit(np.concatenate(clips(1.0, 9) * 3), 7)
+    plain = FrequencyTables.fit(np.concatenate(clips(1.0, 9) * 3), 7)
+    return FrequencyTables(plain.frequencies, fit_prediction(pairs((0.0, 0.01, 0.05, 0.2, 1.0)), plain))
 
 
-def test_nothing_is_saved_where_frames_have_nothing_in_common(tables: FrequencyTables) -> None:
-    row = _row(clips(1.0, 0), clips(1.0, 1), tables, 10)
-    assert -2 < row["saved_percent"] < 2
+def test_levels_reach_from_much_change_to_none(tables: FrequencyTables) -> None:
+    weights = tables.prediction
+    assert weights is not None
+    assert weights.shape == (LEVELS + 1, 2, CONTEXTS)
+    by_static = weights[:, 0].astype(np.int64).mean(axis=1)
+    assert list(by_static) == sorted(by_static, reverse=True)
+    assert not weights[-1].any()
+
+
+def test_little_is_lost_where_frames_have_nothing_in_common(tables: FrequencyTables) -> None:
+    measured = row(clips(1.0, 1), tables, 10)
+    assert measured["symbols_unchanged"] < 0.4
+    assert -12 < measured["saved_percent"] < 2
+    # The policy sees that, and makes no key frame.
+    assert measured["policy"] == {
+        "key_frames_share": 0.0,
+        "saved_percent_payload": 0.0,
+        "saved_percent_wire": 0.0,
+        "wire_bytes": measured["policy"]["wire_bytes_by_itself"],
+        "wire_bytes_by_itself": measured["policy"]["wire_bytes_by_itself"],
+    }
 
 
 def test_what_stays_is_saved(tables: FrequencyTables) -> None:
-    row = _row(clips(0.1, 0), clips(0.1, 1), tables, 10)
-    # An entropy coder needs about 0.47 bits to say whether a symbol stayed, and the 2.6 bits of one in ten.
-    assert 70 < row["saved_percent"] < 85
-    assert row["payload_bytes_predicted"] < row["payload_bytes"]
-    # One key frame in ten, then headers as well.
-    assert row["saved_percent_with_key_frames"] == pytest.approx(0.9 * row["saved_percent"], abs=0.2)
-    assert 0 < row["saved_percent_wire_with_key_frames"] < row["saved_percent_with_key_frames"]
-    # The key frame is further back than the frame before, and two in twenty frames are key frames themselves.
-    assert row["from_key_frame"]["pairs_scored"] == 4 * 18
-    assert row["from_key_frame"]["symbols_unchanged"] < row["symbols_unchanged"]
-    assert 0 < row["from_key_frame"]["saved_percent_with_key_frames"] < row["saved_percent_with_key_frames"]
-    slower = _row(clips(0.1, 0), clips(0.1, 1), tables, 2)
-    assert slower["pairs_scored"] == 4 * 15
-    assert slower["saved_percent"] < row["saved_percent"]
+    measured = row(clips(0.01, 1), tables, 10)
+    assert measured["frames"] == 80
+    assert measured["symbols_unchanged"] > 0.9
+    assert 60 < measured["saved_percent"] < 90
+    assert measured["payload_bytes_given_key"] < measured["payload_bytes"]
+    slower = row(clips(0.01, 1), tables, 2)
+    assert slower["frames"] == 16
+    assert slower["saved_percent"] < measured["saved_percent"]
 
 
-def test_clips_are_drawn_encoded_and_compared(tmp_path: Path) -> None:
+def test_clips_are_drawn_encoded_fitted_and_written(tmp_path: Path) -> None:
     vlm = write_vlm(tmp_path / "vlm")
     lines: list[str] = []
     folder = write_codec(tmp_path / "klt", vlm)
+    before = load_codec_spec(folder)
     report = measure_temporal(vlm, folder, clips=1, seconds=2, threads=1, progress=lines.append)
     assert set(report["cameras"]) == {"cuts", "fixed", "still"}
     for rows in report["cameras"].values():
-        assert [row["frames_per_s"] for row in rows] == list(FRAMES_PER_S)
-        assert [row["pairs_scored"] for row in rows] == [10, 15, 18, 19]
-    assert len(lines) == 3 * 5
+        assert [measured["frames_per_s"] for measured in rows] == list(FRAMES_PER_S)
+        assert [measured["frames"] for measured in rows] == [2, 4, 10, 20]
+    assert len(lines) == 3 + 3 * len(FRAMES_PER_S)
+    assert load_codec_spec(folder) == before
+    written = measure_temporal(vlm, folder, clips=1, seconds=2, threads=1, write=True, progress=lines.append)
+    after = load_codec_spec(folder)
+    assert after.fingerprint != before.fingerprint
+    assert written["fingerprint"] == after.fingerprint4.hex()
+    assert written["cameras"] == report["cameras"]
+    prediction = FrequencyTables.load(folder / TABLES_FILE).prediction
+    assert prediction is not None
+    assert len(prediction) == LEVELS + 1
