@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.codec.latent import EncodedLatent
-from pipeline.codec.prefix_policy import Link, PrefixChoice, PrefixPolicy
+from pipeline.codec.prefix_policy import Link, Objective, PrefixChoice, PrefixPolicy
 from pipeline.codec.spec import CodecSpec
-from pipeline.codec.stop_file import load_stop_statistics
+from pipeline.codec.stop_file import find_stop_file
 from pipeline.logs import get_logger
 from pipeline.settings import FirstPrefixRule
 from schemas.messages import Answer
@@ -38,15 +38,16 @@ class FirstPrefix:
         self._bytes_per_s = None if uplink_kbps is None else uplink_kbps * 125
         self._policy: PrefixPolicy | None = None
         if rule in ("bytes", "delay"):
-            statistics = load_stop_statistics(codec_dir)
-            if statistics is None:
+            stop = find_stop_file(codec_dir)
+            if stop is None or stop.statistics is None:
                 _log.warning(
                     "first prefixes have the codec's fixed length: its stop rule has no statistics",
                     base_latents=self._fixed,
                     fix="latentbus codec calibrate-stop",
                 )
             else:
-                self._policy = PrefixPolicy(statistics, objective="delay" if rule == "delay" else "bytes")
+                objective: Objective = "delay" if rule == "delay" else "bytes"
+                self._policy = PrefixPolicy(stop.statistics, objective=objective, at_once=stop.rule.at_once)
 
     def choose(
         self,
@@ -77,6 +78,7 @@ class FirstPrefix:
             questions,
             Link(self._bytes_per_s, round_trip_s),
             whole_bytes=whole_bytes,
+            at_once_bytes=None if self._policy.at_once is None else int(sizes[self._policy.at_once]),
         )
 
     def offered(self, camera: str, query_ids: Sequence[str], choice: PrefixChoice | int) -> None:

@@ -7,7 +7,9 @@ answer types of its questions, how often a look at each rung was safe when the s
 once is one of the outcomes. Pure: no clock, no I/O.
 
 Risk does not depend on the choice: the stop rule counts every look of its ladder as a chance to be wrong, so that its
-promise holds wherever the looks begin.
+promise holds wherever the looks begin. Beside the ladder the rule may know a length that keeps the promise whatever is
+answered, `at_once`. A camera's frames go out so while that has cost less than the ladder lately, which is decided from
+the frames before alone: each of the two ways keeps the promise, a choice by what a frame shows would not.
 """
 
 from __future__ import annotations
@@ -32,6 +34,10 @@ more; it drifts back to the average and is tried again."""
 _MAX_SHIFT: Final = 3.0
 _FLOOR: Final = 0.001
 """Shares are held this far from 0 and 1: a calibration of some thousand looks knows no better."""
+AT_ONCE: Final = -1
+"""Rung of a first prefix that no look is to follow."""
+_MODE_FRAMES: Final = 16
+"""Frames of a camera whose costs are compared before it leaves the ladder, and over about which they are averaged."""
 MAX_FRAMES_REMEMBERED: Final = 4_096
 """First looks that are still awaited."""
 
@@ -54,7 +60,7 @@ class PrefixChoice:
     """A first prefix.
 
     Attributes:
-        rung: its place in the ladder.
+        rung: its place in the ladder, or `AT_ONCE`.
         latents: its length.
         wire_bytes: expected until every question is decided.
         delay_s: expected on the link until then; looks not counted.
@@ -68,18 +74,38 @@ class PrefixChoice:
     safe: tuple[float, ...]
 
 
+@dataclass(slots=True)
+class _Mode:
+    """What the ladder and the one prefix have cost a camera lately."""
+
+    ladder: float = 0.0
+    at_once: float = 0.0
+    frames: int = 0
+
+    def note(self, ladder: float, at_once: float) -> None:
+        self.frames += 1
+        step = 1 / min(self.frames, _MODE_FRAMES)
+        self.ladder += step * (ladder - self.ladder)
+        self.at_once += step * (at_once - self.at_once)
+
+
 class PrefixPolicy:
     """Chooses first prefixes, and learns from first looks what each camera needs.
 
     Args:
         statistics: of the stop rule on its calibration frames; their ladder is the one of the looks.
         objective: what is minimised, expected wire bytes or expected time on the link.
+        at_once: length that needs no look to follow, see `StopRule`; None for none.
     """
 
-    def __init__(self, statistics: StopStatistics, *, objective: Objective = "bytes") -> None:
+    def __init__(
+        self, statistics: StopStatistics, *, objective: Objective = "bytes", at_once: int | None = None
+    ) -> None:
         self._ladder = statistics.ladder
         self._statistics = statistics
         self._objective = objective
+        self._at_once = at_once
+        self._modes: dict[str, _Mode] = {}
         self._shift: dict[str, float] = {}
         self._awaited: OrderedDict[tuple[str, object], tuple[int, float, float]] = OrderedDict()
 
@@ -87,6 +113,11 @@ class PrefixPolicy:
     def ladder(self) -> tuple[int, ...]:
         """Prefix lengths of the looks, in latents."""
         return self._ladder
+
+    @property
+    def at_once(self) -> int | None:
+        """Length that needs no look to follow, in latents."""
+        return self._at_once
 
     def choose(
         self,
@@ -96,6 +127,7 @@ class PrefixPolicy:
         link: Link,
         *,
         whole_bytes: int | None = None,
+        at_once_bytes: int | None = None,
     ) -> PrefixChoice:
         """The first prefix of a frame; of equals the longest, which needs the fewest rounds.
 
@@ -106,20 +138,30 @@ class PrefixPolicy:
             link: what is known of the link.
             whole_bytes: size of the whole latent coded by itself, which tells how much there is to see; None: it is
                 coded by itself.
+            at_once_bytes: size of the prefix that needs no look to follow; None leaves it out.
         """
         energy_bytes = size_bytes[-1] if whole_bytes is None else whole_bytes
         shift = self._shift.get(camera, 0.0)
         share = [[self._safe_share(kind, rung, energy_bytes, shift) for rung in self._rungs] for kind in questions]
         choices = [self._expect(rung, size_bytes, questions, share, link) for rung in self._rungs]
-        if self._objective == "delay":
-            return min(reversed(choices), key=lambda choice: choice.delay_s)
-        return min(reversed(choices), key=lambda choice: choice.wire_bytes)
+        best = min(reversed(choices), key=self._cost)
+        if self._at_once is None or at_once_bytes is None or not all(map(self._statistics.knows, questions)):
+            return best
+        once_bytes = float(open_wire_bytes(at_once_bytes, len(share)))
+        once = PrefixChoice(AT_ONCE, self._at_once, once_bytes, _delay_s(1.0, once_bytes, link), (1.0,) * len(share))
+        mode = self._modes.setdefault(camera, _Mode())
+        chosen = once if mode.frames >= _MODE_FRAMES and mode.at_once < mode.ladder else best
+        mode.note(self._cost(best), self._cost(once))
+        return chosen
+
+    def _cost(self, choice: PrefixChoice) -> float:
+        return choice.delay_s if self._objective == "delay" else choice.wire_bytes
 
     def offered(self, camera: str, query_ids: Sequence[str], choice: PrefixChoice) -> None:
         """A frame goes out with this choice: its first looks will be compared with what was expected of them."""
         if camera in self._shift:
             self._shift[camera] *= _KEPT
-        if choice.rung == len(self._ladder) - 1:
+        if choice.rung in (AT_ONCE, len(self._ladder) - 1):
             return
         # Answers that are judged together are one outcome.
         weight = 1 / len(query_ids) if self._statistics.by_frame and query_ids else 1.0
@@ -166,10 +208,8 @@ class PrefixPolicy:
             more_bytes = max(size_bytes[rung + 1] - size_bytes[rung], 0) + 1
             wire_bytes += refined * refine_wire_bytes(more_bytes)
             rounds += refined
-        delay_s = rounds * link.round_trip_s
-        if link.bytes_per_s is not None:
-            delay_s += wire_bytes / link.bytes_per_s
-        return PrefixChoice(first, self._ladder[first], wire_bytes, delay_s, tuple(row[first] for row in share))
+        safe = tuple(row[first] for row in share)
+        return PrefixChoice(first, self._ladder[first], wire_bytes, _delay_s(rounds, wire_bytes, link), safe)
 
     def _all_decided(self, questions: Sequence[AnswerType], decided: Sequence[float]) -> float:
         """Chance that every question is decided.
@@ -183,3 +223,8 @@ class PrefixPolicy:
         if len(known) < len(decided):
             return 0.0
         return sum(known) / len(known) if known else 1.0
+
+
+def _delay_s(rounds: float, wire_bytes: float, link: Link) -> float:
+    """Expected time on the link."""
+    return rounds * link.round_trip_s + (0.0 if link.bytes_per_s is None else wire_bytes / link.bytes_per_s)

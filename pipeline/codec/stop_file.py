@@ -57,11 +57,17 @@ class StopFile:
         shift: ScoreQuantiles | None,
         statistics: StopStatistics,
         calibrated_on: Mapping[str, Any],
+        by_risk: Mapping[float, Mapping[AnswerType, float]] | None = None,
+        at_once: int | None = None,
     ) -> Self:
         """One threshold an answer type, for every look before the last; other types wait for the whole latent."""
         early = len(ladder) - 1
-        rows = {kind: (round(limit, 7),) * early + (0.0,) for kind, limit in thresholds.items()}
-        rule = StopRule(tuple(ladder), (NEVER,) * early + (0.0,), rows, risk)
+
+        def rows(limits: Mapping[AnswerType, float]) -> dict[AnswerType, tuple[float, ...]]:
+            return {kind: (round(limit, 7),) * early + (0.0,) for kind, limit in limits.items()}
+
+        others = {other: rows(limits) for other, limits in sorted((by_risk or {}).items())}
+        rule = StopRule(tuple(ladder), (NEVER,) * early + (0.0,), rows(thresholds), risk, others, at_once)
         return cls(rule, score, shift, statistics, calibrated_on)
 
     @classmethod
@@ -93,6 +99,11 @@ class StopFile:
             "ladder": list(self.rule.ladder),
             "thresholds": {str(kind): list(row) for kind, row in sorted(self.rule.thresholds.items())},
             "default": list(self.rule.default),
+            "by_risk": [
+                {"risk": risk, "thresholds": {str(kind): list(row) for kind, row in sorted(rows.items())}}
+                for risk, rows in sorted(self.rule.by_risk.items())
+            ],
+            "at_once": self.rule.at_once,
             "score": None if self.score is None else self.score.as_json(),
             "shift": None if self.shift is None else self.shift.as_json(),
             "statistics": None if self.statistics is None else self.statistics.as_json(),
@@ -120,13 +131,13 @@ def load_stop_rule(codec_dir: Path) -> StopRule:
     return load_stop_file(codec_dir).rule
 
 
-def load_stop_statistics(codec_dir: Path) -> StopStatistics | None:
-    """Statistics of a codec folder; None when it has no stop rule, or one without statistics.
+def find_stop_file(codec_dir: Path) -> StopFile | None:
+    """The stop rule of a codec folder, None where there is none: an edge can do without.
 
     Raises:
         ArtifactError: ``stop.json`` is damaged.
     """
-    return load_stop_file(codec_dir).statistics if (codec_dir / STOP_FILE).is_file() else None
+    return load_stop_file(codec_dir) if (codec_dir / STOP_FILE).is_file() else None
 
 
 def save_stop_file(codec_dir: Path, stop: StopFile) -> None:

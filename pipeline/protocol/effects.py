@@ -256,6 +256,8 @@ class LookQuery:
     question_id: str
     text: str
     answer_type: AnswerType
+    risk: float | None = None
+    """Accepted chance that an early answer differs from the whole latent's; None takes the pool's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,13 @@ class KnownQuestion:
         text: the question.
         answer_type: what the answer may look like.
         reply_to: where the client of an ad-hoc question wants its answers.
+        risk: accepted chance that an early answer differs from the whole latent's; None takes the pool's.
     """
 
     text: str
     answer_type: AnswerType
     reply_to: ReplyTo | None = None
+    risk: float | None = None
 
 
 @dataclass(slots=True)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.codec.prefix_policy import MAX_FRAMES_REMEMBERED, Link, PrefixPolicy
-from pipeline.codec.stop_file import StopFile, load_stop_statistics, save_stop_file
+from pipeline.codec.prefix_policy import AT_ONCE, MAX_FRAMES_REMEMBERED, Link, PrefixPolicy
+from pipeline.codec.stop_file import StopFile, find_stop_file, save_stop_file
 from pipeline.codec.stop_statistics import StopStatistics
 from pipeline.codec.wire_bytes import open_wire_bytes, refine_wire_bytes
 from pipeline.protocol.stop_rule import StopRule
@@ -145,11 +145,31 @@ def test_it_is_never_dearer_than_everything_at_once(
 def test_statistics_survive_their_file(tmp_path: Path) -> None:
     made = StopStatistics(LADDER, (100.0, 200.0), {YES_NO: ((0.1, 0.2, 0.3),) * 3}, by_frame=True)
     save_stop_file(tmp_path, StopFile(StopRule.never_early(LADDER), statistics=made))
-    assert load_stop_statistics(tmp_path) == made
-    save_stop_file(tmp_path, StopFile.uncalibrated(LADDER))
-    assert load_stop_statistics(tmp_path) is None
+    found = find_stop_file(tmp_path)
+    assert found is not None
+    assert found.statistics == made
     (tmp_path / "stop.json").unlink()
-    assert load_stop_statistics(tmp_path) is None
+    assert find_stop_file(tmp_path) is None
+
+
+def test_a_camera_leaves_the_ladder_where_one_length_is_cheaper_and_not_by_the_frame_itself() -> None:
+    policy = PrefixPolicy(statistics(0.5, 0.6), at_once=12)
+    for _ in range(16):
+        # What has not been compared for some frames stays on the ladder.
+        choice = policy.choose("gate", [500, 900, 1_000], [YES_NO], Link(), at_once_bytes=450)
+        assert choice.rung != AT_ONCE
+    cheap, dear = (policy.choose("gate", [500, 900, 1_000], [YES_NO], Link(), at_once_bytes=b) for b in (450, 9_000))
+    assert (cheap.rung, cheap.latents, cheap.safe) == (AT_ONCE, 12, (1.0,))
+    assert dear.rung == AT_ONCE, "a frame's own size does not decide its way"
+    # It teaches the ladder nothing, and another camera begins anew.
+    policy.offered("gate", ["q"], cheap)
+    policy.answered("gate", "q", 12, safe=True)
+    assert policy.choose("yard", [500, 900, 1_000], [YES_NO], Link(), at_once_bytes=450).rung != AT_ONCE
+    for _ in range(60):
+        policy.choose("gate", [500, 900, 1_000], [YES_NO], Link(), at_once_bytes=9_000)
+    assert policy.choose("gate", [500, 900, 1_000], [YES_NO], Link(), at_once_bytes=450).rung != AT_ONCE
+    unknown = policy.choose("gate", [500, 900, 1_000], [AnswerType.TEXT], Link(), at_once_bytes=1)
+    assert unknown.rung != AT_ONCE, "a type that was not calibrated waits for the whole"
 
 
 WRONG = [
@@ -170,4 +190,4 @@ def test_wrong_statistics_are_refused_with_the_command_that_makes_them(tmp_path:
     stop = StopFile.uncalibrated(LADDER).as_json() | {"statistics": wrong}
     (tmp_path / "stop.json").write_text(json.dumps(stop))
     with pytest.raises(ArtifactError, match="calibrate-stop"):
-        load_stop_statistics(tmp_path)
+        find_stop_file(tmp_path)

@@ -108,6 +108,27 @@ def whole_file() -> StopFile:
     )
 
 
+def test_other_risks_and_the_length_at_once_survive_the_file(tmp_path: Path) -> None:
+    made = StopFile.calibrated(
+        (4, 8),
+        {YES_NO: 0.9},
+        risk=0.02,
+        score=None,
+        shift=None,
+        statistics=StopStatistics((4, 8), (), {YES_NO: ((0.5,), (1.0,))}),
+        calibrated_on={},
+        by_risk={0.1: {YES_NO: 0.5}, 0.005: {YES_NO: 0.99}},
+        at_once=7,
+    )
+    save_stop_file(tmp_path, made)
+    assert load_stop_file(tmp_path) == made
+    assert list(made.rule.by_risk) == [0.005, 0.1]
+    for wrong in ({"at_once": 8}, {"at_once": 4}, {"at_once": "x"}, {"by_risk": [{"risk": 2, "thresholds": {}}]}):
+        (tmp_path / "stop.json").write_text(json.dumps(made.as_json() | wrong))
+        with pytest.raises(ArtifactError, match="calibrate-stop"):
+            load_stop_file(tmp_path)
+
+
 def test_a_stop_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     save_stop_file(tmp_path, whole_file())
     assert load_stop_file(tmp_path) == whole_file()

@@ -86,6 +86,34 @@ def test_a_prefix_below_the_ladder_is_never_safe_and_the_whole_always() -> None:
     assert RULE.is_safe(AnswerType.COUNT, 16, 0.0)
 
 
+def test_a_question_may_accept_another_risk() -> None:
+    rule = StopRule(
+        (4, 8),
+        (NEVER, 0.0),
+        {AnswerType.YES_NO: (0.9, 0.0)},
+        0.02,
+        {0.005: {AnswerType.YES_NO: (0.99, 0.0)}, 0.1: {AnswerType.YES_NO: (0.5, 0.0)}},
+        at_once=6,
+    )
+    safe_from = {None: 0.9, 0.02: 0.9, 0.05: 0.9, 0.1: 0.5, 1.0: 0.5, 0.01: 0.99, 0.005: 0.99}
+    for risk, limit in safe_from.items():
+        assert rule.is_safe(AnswerType.YES_NO, 4, limit, risk)
+        assert not rule.is_safe(AnswerType.YES_NO, 4, limit - 0.01, risk)
+    assert not rule.is_safe(AnswerType.YES_NO, 4, 1.0, 0.001), "less than was calibrated: only the whole latent"
+    assert rule.is_safe(AnswerType.YES_NO, 8, 0.0, 0.001)
+    assert not rule.is_safe(AnswerType.COUNT, 4, 1.0, 0.1)
+
+
+def test_the_length_at_once_is_safe_whatever_the_score_but_for_stricter_questions() -> None:
+    rule = StopRule((4, 8), (NEVER, 0.0), {AnswerType.YES_NO: (0.9, 0.0)}, 0.02, {0.005: {}}, at_once=6)
+    assert rule.is_safe(AnswerType.YES_NO, 6, 0.01)
+    assert not rule.is_safe(AnswerType.YES_NO, 7, 0.01), "a longer prefix of the ladder's way is looked at as any"
+    assert not rule.is_safe(AnswerType.YES_NO, 6, 0.0), "after a shift nothing short is trusted"
+    assert not rule.is_safe(AnswerType.COUNT, 6, 1.0)
+    assert not rule.is_safe(AnswerType.YES_NO, 6, 1.0, 0.005)
+    assert rule.next_prefix(6) == 8
+
+
 @given(st.integers(0, 40))
 def test_the_next_prefix_is_the_next_rung(prefix: int) -> None:
     following = RULE.next_prefix(prefix)

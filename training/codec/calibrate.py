@@ -18,9 +18,11 @@ from training.codec.own_frames import OwnFrames
 from training.codec.stop_fit import fit_score, ranking
 from training.codec.stop_ltt import calibrate_thresholds, check_frames
 from training.codec.stop_policy import (
+    at_once_length,
     best_fixed_length,
     choose_ladder,
     first_rungs,
+    fixed_lengths,
     oracle_rungs,
     run_policy,
     sent_at_once,
@@ -30,6 +32,9 @@ from training.codec.stop_table import LookTable
 
 QUESTIONS_A_FRAME: Final = 3
 """What each camera of the demo is asked."""
+OTHER_RISKS: Final = (0.005, 0.01, 0.02, 0.05, 0.1)
+"""Risks that thresholds are kept for besides: an operator may ask a question at another one. Each is a promise of its
+own, on the ladder of the first."""
 _OTHER_SETS: Final = 0.4
 """Frames of the sets for score and ladder, as a share of the calibration's."""
 
@@ -101,7 +106,7 @@ def calibrate_stop(
     progress(f"{bench.spec.name}: area under the ROC curve {rankings}, ladder {ladder}")
     score = fit_score(sets, by_frame=by_frame)
 
-    asked, answers = bench.measure("calibration", frames, rungs)
+    asked, answers = bench.measure("calibration", frames, fixed_lengths(rungs))
     single = LookTable.of(answers, asked, score)
     measured = single.with_questions(questions_a_frame, rng).judged(by_frame=by_frame)
     table = measured.rows(ladder)
@@ -110,6 +115,13 @@ def calibrate_stop(
     statistics = statistics_of(table, thresholds, everything, by_frame=by_frame)
     result = run_policy(table, thresholds, everything, first_rungs(table, statistics))
     fixed = best_fixed_length(measured, everything, risk, delta, by_type=by_type)
+    at_once = at_once_length(measured, ladder, everything, risk, delta, by_type=by_type)
+    by_risk = {
+        other: calibrate_thresholds(table, everything, other, delta, by_type=by_type)
+        for other in OTHER_RISKS
+        if other != risk
+    }
+    by_risk = {other: limits for other, limits in by_risk.items() if any(limit < NEVER for limit in limits.values())}
     source: dict[str, Any] = {
         "frames": {"score": bench.count("score", few), "policy": bench.count("policy", few), "calibration": frames},
         "questions": len(measured.owner),
@@ -137,6 +149,8 @@ def calibrate_stop(
         shift=ScoreQuantiles.of(_first_scores(single.rows(ladder))),
         statistics=statistics,
         calibrated_on=source,
+        by_risk=by_risk,
+        at_once=at_once,
     )
     save_stop_file(codec_dir, stop)
     bench.spec.model_copy(update={"ladder": ladder, "base_latents": ladder[0]}).save(codec_dir)
@@ -147,6 +161,11 @@ def calibrate_stop(
         "provable": any(limit < NEVER for limit in thresholds.values()),
         "calibration": source,
         "best_fixed_latents": fixed,
+        "at_once": at_once,
+        "by_risk": {
+            str(other): {str(kind): round(limit, 6) for kind, limit in limits.items()}
+            for other, limits in by_risk.items()
+        },
         "ladders_considered": considered[:20],
     }
 

@@ -133,7 +133,10 @@ def measure_prefixes(
     ladder = sorted({*lengths, spec.latent_count})
     kept = None
     if cache_dir is not None:
-        identity = hashlib.sha256(json.dumps([_VERSION, spec.fingerprint.hex(), ladder]).encode())
+        # Of the tables, what codes a frame given another one has no part in the answers.
+        static = FrequencyTables.load(codec_dir / TABLES_FILE).frequencies
+        identity = hashlib.sha256(json.dumps([_VERSION, spec.vlm_sha256, spec.codec_sha256, ladder]).encode())
+        identity.update(static.tobytes())
         identity.update(tokens.contiguous().numpy().tobytes())
         identity.update(json.dumps([[item.frame, item.text, item.answer_type] for item in asked]).encode())
         kept = cache_dir / f"answers-{identity.hexdigest()[:16]}.npz"

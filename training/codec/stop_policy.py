@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -187,6 +187,13 @@ def choose_ladder(
     return tuple(rows[0]["ladder"]), rows
 
 
+def fixed_lengths(rungs: Sequence[int]) -> tuple[int, ...]:
+    """Lengths that a fixed prefix may have: those of the ladders, and one between each two of the four longest."""
+    longest = rungs[-4:]
+    between = [(low + high) // 2 for low, high in pairwise(longest) if high - low > 1]
+    return tuple(sorted({*rungs, *between}))
+
+
 def best_fixed_length(table: LookTable, frames: NDArray[np.bool_], risk: float, delta: float, *, by_type: bool) -> int:
     """The shortest prefix that, sent to every frame and never refined, is proven to keep the same promise.
 
@@ -209,6 +216,24 @@ def best_fixed_length(table: LookTable, frames: NDArray[np.bool_], risk: float, 
                 return accepted
         accepted = table.lengths[row]
     return accepted
+
+
+def at_once_length(
+    table: LookTable, ladder: tuple[int, ...], frames: NDArray[np.bool_], risk: float, delta: float, *, by_type: bool
+) -> int | None:
+    """The shortest length off the ladder that keeps the promise whatever is answered, see `StopRule`; None for none.
+
+    Args:
+        table: Looks at candidate prefixes, the whole latent last.
+        ladder: Prefix lengths of the looks.
+        frames: Which frames to use [F].
+        risk: The accepted risk.
+        delta: Accepted chance of a broken promise.
+        by_type: Whether it is promised for each answer type.
+    """
+    shortest = best_fixed_length(table, frames, risk, delta, by_type=by_type)
+    # Longer ones were proven on the way down.
+    return min((length for length in table.lengths if length >= shortest and length not in ladder), default=None)
 
 
 def oracle_rungs(table: LookTable) -> NDArray[np.int64]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +15,10 @@ from training.codec.data import Progress
 from training.codec.own_frames import OwnFrames
 from training.codec.stop_ltt import calibrate_thresholds, check_frames
 from training.codec.stop_policy import (
+    at_once_length,
     best_fixed_length,
     first_rungs,
+    fixed_lengths,
     oracle_rungs,
     run_policy,
     sent_at_once,
@@ -129,13 +130,6 @@ def _named(count: int) -> str:
     return str(count) if count else "all"
 
 
-def fixed_lengths(rungs: Sequence[int]) -> tuple[int, ...]:
-    """Lengths that a fixed prefix may have: those of the ladders, and one between each two of the four longest."""
-    longest = rungs[-4:]
-    between = [(low + high) // 2 for low, high in pairwise(longest) if high - low > 1]
-    return tuple(sorted({*rungs, *between}))
-
-
 def resplit_results(
     measured: LookTable,
     ladder: tuple[int, ...],
@@ -162,7 +156,8 @@ def resplit_results(
     Returns:
         `realised`: mean risk on the test halves, `realised_ci95`: where 95 % of the splits lie, `resplits_above`:
         splits whose realised risk exceeds the accepted one, overall and for each answer type; mean wire bytes a frame
-        of the rule with first prefixes chosen by frame, of the rule with its base prefix for all, of the best fixed
+        of the rule with first prefixes chosen by frame, or with the one length that needs no further look where that
+        costs less on the calibration's half, of the rule with its base prefix for all, of the best fixed
         prefix that keeps the same promise (chosen on the same half), of the whole latent, and of the oracle: the
         shortest prefix from which on a frame's answers are settled, in one message. Bytes both ways, and those on
         the way up. `realised_with_questions`: mean risk of the same thresholds on `others`.
@@ -180,6 +175,12 @@ def resplit_results(
         thresholds = calibrate_thresholds(table, chosen, risk, delta, by_type=by_type)
         first = first_rungs(table, statistics_of(table, thresholds, chosen, by_frame=by_frame))
         result = run_policy(table, thresholds, test, first)
+        at_once = at_once_length(measured, ladder, chosen, risk, delta, by_type=by_type)
+        if at_once is not None:
+            row = measured.lengths.index(at_once)
+            on_ladder = run_policy(table, thresholds, chosen, first)
+            if sent_at_once(measured, chosen, row).wire_bytes < on_ladder.wire_bytes:
+                result = sent_at_once(measured, test, row)
         fixed = best_fixed_length(measured, chosen, risk, delta, by_type=by_type)
         ways = {
             "mean": result,
@@ -196,6 +197,7 @@ def resplit_results(
             **{f"{name}_uplink_bytes": way.uplink_bytes for name, way in ways.items()},
             "best_fixed_latents": float(fixed),
             **{f"realised_{kind}": run_policy(part, thresholds, test, first).risk for kind, part in parts.items()},
+            "realised_at_once": 0.0 if at_once is None else sent_at_once(measured, test, row).risk,
             **{f"realised_with_{name}": run_policy(other, thresholds, test).risk for name, other in others.items()},
         }
         for name, value in figures.items():
@@ -210,6 +212,8 @@ def resplit_results(
         "resplits": resplits,
         "resplits_above": int((realised > risk).sum()),
         "resplits_above_by_type": {str(kind): int((np.array(rows[f"realised_{kind}"]) > risk).sum()) for kind in parts},
+        "realised_at_once": round(mean["realised_at_once"], 5),
+        "resplits_above_at_once": int((np.array(rows["realised_at_once"]) > risk).sum()),
         "realised_with_questions": {name: round(mean[f"realised_with_{name}"], 5) for name in others},
         "early_share": round(mean["early_share"], 4),
         "refined_share": round(mean["refined_share"], 4),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pipeline.codec.prefix_policy import Link
 from training.codec.stop_ltt import calibrate_thresholds
 from training.codec.stop_policy import (
+    at_once_length,
     best_fixed_length,
     first_rungs,
     run_policy,
@@ -55,19 +56,21 @@ def link_rows(
 
     Returns:
         A row for each link: mean seconds a frame of the policy, of the ladder from its base prefix, of the best fixed
-        prefix and of the whole latent; the share of frames that the policy sends whole; and `against_best`: the
-        policy's time over that of the better of the two fixed rivals.
+        prefix and of the whole latent; the share of frames that it would send whole on the ladder; the share of splits
+        in which it leaves the ladder for the one length that needs no further look; and `against_best`: the policy's
+        time over that of the better of the two fixed rivals.
     """
     measured = measured.judged(by_frame=not by_type)
     table = measured.rows(ladder)
     links = [Link(rate * 125.0, round_trip_s) for rate in RATES_KBPS for round_trip_s in ROUND_TRIPS_S]
     seconds = np.zeros((len(links), 4))
-    whole_share = np.zeros(len(links))
+    whole_share, at_once_share = np.zeros(len(links)), np.zeros(len(links))
     for _ in range(resplits):
         chosen = half_of(table.frames, rng)
         thresholds = calibrate_thresholds(table, chosen, risk, delta, by_type=by_type)
         statistics = statistics_of(table, thresholds, chosen, by_frame=not by_type)
         fixed = best_fixed_length(measured, chosen, risk, delta, by_type=by_type)
+        at_once = at_once_length(measured, ladder, chosen, risk, delta, by_type=by_type)
         rivals = (
             run_policy(table, thresholds, ~chosen),
             sent_at_once(measured, ~chosen, measured.lengths.index(fixed)),
@@ -76,9 +79,16 @@ def link_rows(
         for row, link in enumerate(links):
             first = first_rungs(table, statistics, objective="delay", link=link)
             policy = run_policy(table, thresholds, ~chosen, first)
+            if at_once is not None:
+                # What the edge learns from the frames before, here from the other half.
+                lately = run_policy(table, thresholds, chosen, first)
+                once = sent_at_once(measured, chosen, measured.lengths.index(at_once))
+                if once.delay_s(link) < lately.delay_s(link):
+                    at_once_share[row] += 1
+                    policy = sent_at_once(measured, ~chosen, measured.lengths.index(at_once))
             seconds[row] += [way.delay_s(link) for way in (policy, *rivals)]
             whole_share[row] += (first[~chosen] == len(ladder) - 1).mean()
-    seconds, whole_share = seconds / resplits, whole_share / resplits
+    seconds, whole_share, at_once_share = seconds / resplits, whole_share / resplits, at_once_share / resplits
     return [
         {
             "rate_kbps": round((link.bytes_per_s or 0) / 125),
@@ -88,7 +98,8 @@ def link_rows(
                 for name, value in zip(("policy_s", "base_s", "best_fixed_s", "whole_s"), times, strict=True)
             },
             "sent_whole_share": round(float(share), 3),
+            "at_once_share": round(float(at_once), 3),
             "against_best": round(float(times[0] / min(times[2], times[3])), 4),
         }
-        for link, times, share in zip(links, seconds, whole_share, strict=True)
+        for link, times, share, at_once in zip(links, seconds, whole_share, at_once_share, strict=True)
     ]
