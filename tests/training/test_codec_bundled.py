@@ -102,6 +102,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 def test_codec_stop_rule_and_model_belong_together(name: str) -> None:
     folder = bundled_codec_dir(name)
     spec, rule = load_codec_spec(folder), load_stop_rule(folder)
+    # A stricter risk never has a lower threshold.
+    rows = [rows for _, rows in sorted({rule.risk: rule.thresholds, **rule.by_risk}.items())]
+    assert rows == sorted(rows, key=lambda row: [-max(limits) for _, limits in sorted(row.items())])
     spec.check_vlm(bundled_vlm_dir())
     assert rule.ladder == spec.ladder
     assert spec.base_latents == spec.ladder[0] < spec.latent_count

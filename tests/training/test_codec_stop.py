@@ -17,16 +17,18 @@ from schemas.types import AnswerType
 from training.codec.stop_fit import fit_additive, ranking
 from training.codec.stop_ltt import betting_p_value, calibrate_thresholds, check_frames, frames_needed
 from training.codec.stop_policy import (
+    at_once_length,
     best_fixed_length,
     choose_ladder,
     first_rungs,
+    fixed_lengths,
     oracle_rungs,
     run_policy,
     sent_at_once,
     statistics_of,
 )
 from training.codec.stop_table import LookTable
-from training.codec.verify import fixed_lengths, resplit_results
+from training.codec.verify import resplit_results
 from training.codec.verify_links import RATES_KBPS, ROUND_TRIPS_S, link_rows
 
 RISK, DELTA = 0.05, 0.1
@@ -199,6 +201,36 @@ def test_the_best_fixed_prefix_is_the_shortest_that_is_proven() -> None:
         )
         == 4
     )
+
+
+def test_the_length_at_once_is_proven_and_no_rung() -> None:
+    table = simulated(600, seed=2, lengths=(2, 4, 6, 8))
+    wrong = table.wrong.copy()
+    wrong[1:] = False
+    proven = LookTable(table.lengths, table.scores, wrong, table.owner, table.types, table.payload_bytes)
+
+    def found(of: LookTable, ladder: tuple[int, ...]) -> int | None:
+        return at_once_length(of, ladder, everything(600), RISK, DELTA, by_type=False)
+
+    assert found(proven, (2, 8)) == 4
+    assert found(proven, (4, 8)) == 6, "a look of the ladder would take it for its own"
+    assert found(proven, (4, 6, 8)) is None
+    assert found(table, (2, 8)) is None, "nothing shorter than the whole is proven"
+
+
+def test_where_one_length_is_cheaper_it_is_taken_and_keeps_the_promise() -> None:
+    table = simulated(1_200, seed=5, lengths=(2, 4, 6, 8))
+    wrong, scores = table.wrong.copy(), table.scores.copy()
+    wrong[2:] = False
+    scores[0] = 0.0  # a ladder of which the first look never helps
+    payload = np.repeat(np.array([20, 40, 50, 400])[:, None], 1_200, axis=1)
+    measured = LookTable(table.lengths, scores, wrong, table.owner, table.types, payload)
+    found = resplit_results(measured, (2, 8), RISK, DELTA, 10, np.random.default_rng(1), by_type=False)
+    assert found["mean_wire_bytes"] == found["best_fixed_wire_bytes"] < found["base_wire_bytes"]
+    assert found["realised"] == found["realised_at_once"] == 0
+    for row in link_rows(measured, (2, 8), RISK, DELTA, 3, np.random.default_rng(1), by_type=False):
+        assert row["at_once_share"] == 1
+        assert row["against_best"] == 1
 
 
 def test_statistics_say_how_often_looks_are_safe() -> None:
