@@ -263,12 +263,14 @@ class EdgeSession:
             self._reach.nobody_subscribed()
 
     def key_frame_lost(self, effect: SendKeyFrame) -> None:
-        """A key frame found no way out: its frame stands by itself."""
+        """A key frame found no way out: its frame stands by itself, if it can still be told."""
         self.counters["key_frames_lost"] += 1
         frame = self._find((effect.camera, effect.frame))
-        if frame is not None and frame.key_waits:
+        if frame is not None and frame.attempt == 0:
+            waits = frame.key_waits
             frame.stand_alone()
-            self._queue_open(frame)
+            if waits:
+                self._queue_open(frame)
 
     def open_lost(self, effect: SendOpen, now_s: float) -> None:
         """The connection broke before the broker's word on an open message: perhaps nobody has got it."""
@@ -373,13 +375,16 @@ class EdgeSession:
             return
         if message.reason is RejectReason.KEY_FRAME:
             self.counters["key_frame_missing"] += 1
-            # Without a key the next open waits already: the broker dealt one open to two workers.
-            if frame.key is not None:
-                frame.stand_alone()
-                if frame.can(EdgeEvent.KEY_MISSING):
-                    frame.move(EdgeEvent.KEY_MISSING)
-                    frame.owner, frame.timer_s = None, None
-                    self._queue_open(frame)
+            # Without a key it still had latents of the first attempt; then the number of attempts is its bound.
+            last = frame.key is None and frame.attempt >= self._settings.attempts
+            frame.stand_alone()
+            # Where the next open waits already, the broker dealt one open to two workers.
+            if frame.can(EdgeEvent.KEY_MISSING) and last:
+                self._fail(frame, f"no worker answered in {frame.attempt} attempts")
+            elif frame.can(EdgeEvent.KEY_MISSING):
+                frame.move(EdgeEvent.KEY_MISSING)
+                frame.owner, frame.timer_s = None, None
+                self._queue_open(frame)
             return
         self.counters["rejected"] += 1
         self._fail(frame, self._voice.why_rejected(message))

@@ -15,6 +15,7 @@ from pipeline.protocol.worker_memory import DecidedQueries, Edges, Questions
 from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_store import FrameStore
 from pipeline.protocol.worker_voice import WorkerVoice
+from schemas.messages import RejectReason
 from schemas.types import Outcome
 
 
@@ -177,12 +178,16 @@ class Progress:
     def end_orphans(self) -> None:
         """This worker is about to stop, so it speaks for edges that are gone now."""
         for frame in list(self._frames):
-            for query_id in list(frame.queries):
-                if self._orphan(frame, query_id):
-                    self._frames.touch(frame)
-                    self._speak_for_edge(frame, query_id)
+            self._end_orphaned(frame)
             if not frame.queries:
                 self._frames.forget(frame, WorkerEvent.GIVEN_UP)
+
+    def reject_key(self, frame: WorkerFrame) -> None:
+        """Forget a frame whose key frame is of no use; its edge opens it again, coded by itself, unless it is gone."""
+        self._end_orphaned(frame)
+        if frame.queries:
+            self._voice.reject(frame.camera, frame, RejectReason.KEY_FRAME)
+        self._frames.forget(frame, WorkerEvent.GIVEN_UP)
 
     def give_up(self, frame: WorkerFrame) -> None:
         """Forget a standing frame that the model has no time for; its edge hears of it.
@@ -198,6 +203,12 @@ class Progress:
         if frame.queries:
             self._voice.busy(frame.camera, frame, self._pace.wait_s(len(self._frames)))
         self._frames.forget(frame, WorkerEvent.GIVEN_UP)
+
+    def _end_orphaned(self, frame: WorkerFrame) -> None:
+        for query_id in list(frame.queries):
+            if self._orphan(frame, query_id):
+                self._frames.touch(frame)
+                self._speak_for_edge(frame, query_id)
 
     def _speak_for_edge(self, frame: WorkerFrame, query_id: str) -> None:
         answered = frame.queries[query_id].text is not None

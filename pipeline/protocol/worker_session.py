@@ -157,6 +157,10 @@ class WorkerSession:
         """Largest number of frames held at a time so far."""
         return self._frames.most
 
+    def key_frame_bytes(self) -> int:
+        """Payload of the key frames that are kept."""
+        return self._keys.held_bytes
+
     def outcomes(self) -> Counter[tuple[str, str]]:
         """Terminal answers by outcome and by who asks: ``standing`` or ``ad_hoc``."""
         return self._progress.outcomes
@@ -248,14 +252,16 @@ class WorkerSession:
 
     def receive_text(self, message: Text) -> None:
         """The text of a question, on request."""
-        self._learn(message.question_id, KnownQuestion(message.text, message.answer_type))
+        known = self._questions.get(message.question_id)
+        risk = None if known is None else known.risk
+        self._learn(message.question_id, KnownQuestion(message.text, message.answer_type, risk=risk))
 
     def receive_question(self, question_id: str, question: Question | None) -> None:
         """A standing question was set, or withdrawn (None)."""
         if question is None:
             self._questions.forget(question_id)
         else:
-            self._learn(question_id, KnownQuestion(question.text, question.answer_type))
+            self._learn(question_id, KnownQuestion(question.text, question.answer_type, risk=question.risk))
 
     def receive_ask(self, message: Ask, reply_to: ReplyTo | None) -> None:
         """A client asked an ad-hoc question; its text and reply topic are kept for when the frame comes."""
@@ -304,7 +310,7 @@ class WorkerSession:
             for query_id, query in frame.queries.items():
                 known = self._questions.get(query.question_id)
                 if known is not None:
-                    queries.append(LookQuery(query_id, query.question_id, known.text, known.answer_type))
+                    queries.append(LookQuery(query_id, query.question_id, known.text, known.answer_type, known.risk))
             looks.append(
                 Look(
                     frame.camera,
@@ -327,7 +333,7 @@ class WorkerSession:
         if frame is None or frame.stage is not WorkerStage.LOOKING:
             self.counters["look_in_vain"] += 1
             return
-        types = {query.query_id: query.answer_type for query in look.queries}
+        asked = {query.query_id: query for query in look.queries}
         for answer in answers:
             query = frame.queries.get(answer.query_id)
             if query is None:
@@ -336,7 +342,8 @@ class WorkerSession:
                 self._progress.drop_late(frame, answer.query_id)
                 continue
             query.text, query.score, query.prefix = answer.text, answer.score, look.stop
-            if self._stop_rule.is_safe(types[answer.query_id], look.stop, answer.score):
+            how = asked[answer.query_id]
+            if self._stop_rule.is_safe(how.answer_type, look.stop, answer.score, how.risk):
                 self._progress.decide(frame, answer.query_id, Outcome.ANSWERED)
             elif now_s >= query.deadline_s - self._settings.finalise_margin_s:
                 self._progress.degrade(frame, answer.query_id)
@@ -365,8 +372,7 @@ class WorkerSession:
         if reason is RejectReason.BITSTREAM and any(chunk.key is not None for chunk in look.chunks):
             # Perhaps the key frame is damaged. The frame by itself will tell.
             self._keys.forget(look.camera)
-            self._voice.reject(look.camera, frame, RejectReason.KEY_FRAME)
-            self._frames.forget(frame, WorkerEvent.GIVEN_UP)
+            self._progress.reject_key(frame)
             return
         for query_id in list(frame.queries):
             self._progress.decide(frame, query_id, Outcome.FAILED, f"{reason.name.lower()}: {problem}"[:200])

@@ -24,8 +24,9 @@ def edge_buffers(session: EdgeSession, settings: EdgeProtocolSettings) -> Iterat
 
 
 def worker_buffers(session: WorkerSession, settings: WorkerProtocolSettings) -> Iterator[Buffer]:
-    """Frames, their latents, and the chunks that came too early."""
+    """Frames, their latents, the chunks that came too early, and key frames."""
     frames = session.frames()
     yield "frames", len(frames), settings.capacity_frames
     yield "latent bytes", sum(frame.held_bytes for frame in frames), settings.capacity_bytes
+    yield "key frame bytes", session.key_frame_bytes(), settings.key_frame_bytes
     yield "early chunks of a frame", max((len(frame.early) for frame in frames), default=0), MAX_EARLY_CHUNKS

@@ -6,6 +6,8 @@
   publisher is told "success" all the same.
 - A persistent session gets what it missed after its reconnect, marked as duplicates.
 - Reason code 16 says that nobody subscribes, unless a recorder subscribes to everything.
+- What is retained comes to who subscribes, before anything that is published later. A broker that is killed has lost
+  what came after its last snapshot: no status, since every process says its own again, but key frames.
 - A last will is published when the broker notices that a connection is gone: at once when it was closed, after one
   and a half keep-alives when it fell silent, and when another connection takes the name over. A broker that is killed
   publishes none: retained "online" goes stale.
@@ -236,9 +238,16 @@ class BrokerModel:
             topic, will = session.will
             self.publish(name, topic, will, qos=1, retain=True)
 
-    def kill(self) -> None:
-        """The broker dies: connections and clean sessions are gone, no will is published, what is retained stays."""
+    def kill(self, *, forgets_keys: bool = False) -> None:
+        """The broker dies: connections and clean sessions are gone, no will is published, what is retained stays.
+
+        Args:
+            forgets_keys: its last snapshot is older than the key frames.
+        """
         self.up = False
+        if forgets_keys:
+            for topic in [topic for topic in self._retained if topic.split("/")[2] == "key"]:
+                del self._retained[topic]
         for session in self._sessions.values():
             session.up = False
             session.generation += 1
@@ -282,6 +291,9 @@ class BrokerModel:
             edge = self._cameras.get(names[0])
             if edge is not None:
                 matched = self._deliver(edge, topic, message, qos if family == "ask" else 0)
+        elif family == "key":
+            for name in self._workers:
+                matched += self._deliver(name, topic, message, qos)
         elif family == "load":
             for name in self._workers:
                 if name != sender:
@@ -364,6 +376,9 @@ class BrokerModel:
     def _send_retained(self, name: str) -> None:
         session = self._sessions[name]
         for topic, message in self._retained.items():
-            _, _, _, kind, owner = topic.split("/")
-            if owner != name and (kind == "worker" or name in self._workers):
+            _, _, family, kind, owner = topic.split("/")
+            if family == "key":
+                if name in self._workers:
+                    self._deliver(name, topic, message, 1)
+            elif owner != name and (kind == "worker" or name in self._workers):
                 self._send(name, session, topic, message, None)

@@ -1,34 +1,120 @@
-"""Frames without pictures: latents whose bytes say what they are, and a model that knows what each query needs."""
+"""Frames without pictures: latents whose bytes say what they are, and a model that knows what each query needs.
+
+Each latent's bytes begin with its index. By themselves they go on with the mark of their frame, which tells one key
+frame from another. Given a key frame they are fewer, and go on with a checksum of it: to read them with another key
+frame, or with none, cannot go unnoticed.
+"""
 
 from __future__ import annotations
 
 import random
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
-from pipeline.protocol.effects import Look, LookAnswer
+from pipeline.protocol.effects import ChunkData, Look, LookAnswer
 from pipeline.protocol.stop_rule import StopRule
+from schemas.errors import BitstreamError
 from schemas.types import AnswerType
 
 LADDER = (8, 16, 24, 32)
 LATENTS = LADDER[-1]
 BYTES_A_LATENT = 6
+BYTES_GIVEN_KEY = 3
+"""Of a latent that is coded given a key frame."""
+MARK_BYTES = BYTES_A_LATENT - 1
 FINGERPRINT = b"sim1"
 RULE = StopRule(LADDER, (0.9, 0.9, 0.9, 0.9), {AnswerType.COUNT: (0.95, 0.95, 0.95, 0.95)}, 0.02)
 
 
+_GIVEN_KEY = 0x80
+"""Set in the index of a latent that is coded given a key frame."""
+_MARKS = 1024
+
+
+@lru_cache(_MARKS)
+def _by_itself(mark: bytes) -> bytes:
+    return b"".join(bytes((index,)) + mark for index in range(LATENTS))
+
+
+@lru_cache(_MARKS)
+def _given(key: bytes) -> bytes:
+    checksum = zlib.crc32(key).to_bytes(4, "big")[: BYTES_GIVEN_KEY - 1]
+    return b"".join(bytes((_GIVEN_KEY | index,)) + checksum for index in range(LATENTS))
+
+
 @dataclass(frozen=True, slots=True)
 class SimulatedLatent:
-    """A latent whose coded bytes repeat its index, so that a reader can check what it was given."""
+    """A latent that is coded by itself.
 
-    latent_count: int = LATENTS
+    Attributes:
+        mark: of its frame; every frame that is no key frame has the same.
+    """
+
+    mark: bytes = bytes(MARK_BYTES)
+
+    @property
+    def latent_count(self) -> int:
+        """Latents of a whole frame."""
+        return LATENTS
 
     def payload(self, start: int, stop: int) -> bytes:
         """Coded bytes of latents ``start..stop``."""
-        return b"".join(bytes((index,)) * BYTES_A_LATENT for index in range(start, stop))
+        return _by_itself(self.mark)[start * BYTES_A_LATENT : stop * BYTES_A_LATENT]
 
 
 WHOLE = SimulatedLatent().payload(0, LATENTS)
+
+
+@dataclass(frozen=True, slots=True)
+class LatentGivenKey:
+    """A latent that is coded given a key frame.
+
+    Attributes:
+        key: payload of the key frame.
+    """
+
+    key: bytes
+
+    @property
+    def latent_count(self) -> int:
+        """Latents of a whole frame."""
+        return LATENTS
+
+    def payload(self, start: int, stop: int) -> bytes:
+        """Coded bytes of latents ``start..stop``."""
+        return _given(self.key)[start * BYTES_GIVEN_KEY : stop * BYTES_GIVEN_KEY]
+
+
+def damaged(key: bytes) -> bytes:
+    """A key frame that does not decode any more."""
+    return key[:-1] + bytes((key[-1] ^ 0xFF,))
+
+
+def check_prefix(chunks: Iterable[ChunkData]) -> None:
+    """Read the coded latents of a frame.
+
+    Raises:
+        ValueError: they are not one frame's, contiguous from 0, or are given another key frame than they were made for.
+        BitstreamError: they are given a key frame that does not decode.
+    """
+    stop, mark = 0, None
+    for chunk in chunks:
+        if chunk.start != stop:
+            raise ValueError(f"latents {chunk.start}..{chunk.stop} follow {stop}")
+        stop = chunk.stop
+        if chunk.key is not None:
+            key = chunk.key.payload
+            if key != _by_itself(key[1:BYTES_A_LATENT]):
+                raise BitstreamError(chunk.start, stop, f"key frame {chunk.key.sequence} does not decode")
+            if chunk.payload != LatentGivenKey(key).payload(chunk.start, stop):
+                raise ValueError(f"latents {chunk.start}..{stop} are not given key frame {chunk.key.sequence}")
+            continue
+        mark = mark or chunk.payload[1:BYTES_A_LATENT]
+        if chunk.payload != _by_itself(mark)[chunk.start * BYTES_A_LATENT : stop * BYTES_A_LATENT]:
+            raise ValueError(f"latents {chunk.start}..{stop} are not what stands there")
 
 
 class LookModel(Protocol):
@@ -39,6 +125,7 @@ class LookModel(Protocol):
 
         Raises:
             ValueError: the look's latents are not the frame's, contiguous from 0.
+            BitstreamError: they are given a key frame that was damaged.
         """
         ...
 
@@ -65,10 +152,12 @@ class SimulatedModel:
 
         Raises:
             ValueError: the look's latents are not the frame's, contiguous from 0.
+            BitstreamError: they are given a key frame that was damaged.
         """
-        read = b"".join(chunk.payload for chunk in look.chunks)
-        if read != WHOLE[: look.stop * BYTES_A_LATENT]:
-            raise ValueError(f"look {look.number} at {look.camera}/{look.frame} reads latents that are not its prefix")
+        try:
+            check_prefix(look.chunks)
+        except ValueError as error:
+            raise ValueError(f"look {look.number} at {look.camera}/{look.frame}: {error}") from error
         answers = []
         for query in look.queries:
             safe = look.stop >= self.needed(query.query_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipeline.protocol.effects import AskedQuery
+from pipeline.protocol.effects import AskedQuery, Terminal
 from schemas.messages import Answer, QueryOutcome
 
 
@@ -30,3 +30,14 @@ class Disk:
     """What an edge's journal holds: ad-hoc questions by query id, decided ones included."""
 
     asks: dict[str, StoredAsk] = field(default_factory=dict)
+
+    def decided(self, terminal: Terminal) -> None:
+        """A query has ended; what its worker has said is known already."""
+        stored = self.asks.get(terminal.query_id)
+        if stored is not None:
+            stored.terminal, stored.told = terminal.answer or terminal.publish, terminal.publish is None
+
+    def told(self, outcome: QueryOutcome) -> None:
+        """The broker has an outcome."""
+        if outcome.query_id in self.asks:
+            self.asks[outcome.query_id].told = True

@@ -12,20 +12,22 @@ from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import Departure, DepartureOrder
 from pipeline.protocol.edge_frame import query_id_of
 from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import AskedQuery, Latent, SendOpen, Terminal
+from pipeline.protocol.effects import AskedQuery, Latent, SendKeyFrame, SendOpen, Terminal
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.thinning import Thinning, ThinningSettings
 from pipeline.simulation.broker import BrokerModel
 from pipeline.simulation.clock import VirtualClock
-from pipeline.simulation.content import FINGERPRINT, LADDER, SimulatedLatent
+from pipeline.simulation.content import FINGERPRINT, LADDER
 from pipeline.simulation.disk import Disk, StoredAsk
 from pipeline.simulation.edge_uplink import LatentBooks, SimulatedUplink
+from pipeline.simulation.encoder import PLAIN, SimulatedEncoder
 from schemas import topics
 from schemas.messages import (
     Accept,
     Answer,
     Ask,
     Busy,
+    KeyFrame,
     Message,
     NeedText,
     QueryOutcome,
@@ -55,6 +57,7 @@ class EdgeActor:
         priorities: weight of cameras on the uplink.
         order: makes what decides which message leaves the uplink next, from its rate in kbps.
         on_departure: called with each message that leaves.
+        key_every: frames of a camera from one key frame to the next; 0 has no key frames.
 
     Attributes:
         uplink: way out of the running process.
@@ -82,6 +85,7 @@ class EdgeActor:
         priorities: Mapping[str, float] | None = None,
         order: Callable[[float], DepartureOrder] = DepartureQueue,
         on_departure: Callable[[Departure], None] | None = None,
+        key_every: int = 0,
     ) -> None:
         self.site = site
         self.alive = False
@@ -108,6 +112,8 @@ class EdgeActor:
         self._priorities = priorities
         self._order = order
         self._on_departure = on_departure
+        self._key_every = key_every
+        self._encoder: SimulatedEncoder
         self._settings = settings
         self._on_terminal = on_terminal
         self._on_query = on_query
@@ -135,7 +141,8 @@ class EdgeActor:
             may_send=self._may_send,
             on_answered=self._open_answered,
             on_lost=self._open_lost,
-            on_told=self._told,
+            on_key_lost=self._key_frame_lost,
+            on_told=self.disk.told,
             on_sent=self._sent,
         )
         self._wake_at_s = None
@@ -144,11 +151,12 @@ class EdgeActor:
         self.session = EdgeSession(
             self._settings, pool=self._pool, boot=self.boot, fingerprint=FINGERPRINT, priorities=self._priorities
         )
+        self._encoder = SimulatedEncoder(self.session, f"{self.site}/{self.boots}", self._key_every)
         self._connect()
         for stored in list(self.disk.asks.values()):
             if stored.terminal is None:
                 # One whose deadline is over expires at once, and is said to have.
-                self.session.offer(stored.camera, SimulatedLatent(), LADDER[0], [stored.query], self._clock.now_s)
+                self._encoder.offer(stored.camera, [stored.query], self._clock.now_s)
                 self.counters["asks_from_disk"] += 1
             elif not stored.told and isinstance(stored.terminal, QueryOutcome):
                 self.uplink.report(stored.terminal)
@@ -216,7 +224,7 @@ class EdgeActor:
             return
         self.session.connection(connected, self._clock.now_s)
         self._linked = connected
-        self._note_link()
+        self.linked_since_s = self._clock.now_s if connected else math.inf
         if not connected:
             self.uplink.connection_lost()
             self._clock.after(0.5, self._reconnect)
@@ -228,7 +236,7 @@ class EdgeActor:
 
     def _connect(self) -> bool:
         self._linked = self._broker.reachable(self.site)
-        self._note_link()
+        self.linked_since_s = self._clock.now_s if self._linked else math.inf
         if self._linked:
             birth, will = self._status(online=True), self._status(online=False)
             self._broker.connect_edge(self.site, self, self.cameras, birth, will)
@@ -236,9 +244,6 @@ class EdgeActor:
             self.session.connection(False, self._clock.now_s)
             self._clock.after(0.5, self._reconnect)
         return self._linked
-
-    def _note_link(self) -> None:
-        self.linked_since_s = self._clock.now_s if self._linked else math.inf
 
     def _status(self, *, online: bool) -> Status:
         cameras = self.cameras if online else ()  # the will of a real edge names none either
@@ -255,14 +260,14 @@ class EdgeActor:
     # ---- inputs -----------------------------------------------------------------------------------------------------
 
     def capture(
-        self, camera: str, queries: Sequence[AskedQuery], *, latent: Latent | None = None, base_latents: int = LADDER[0]
+        self, camera: str, queries: Sequence[AskedQuery], *, latent: Latent = PLAIN, base_latents: int = LADDER[0]
     ) -> None:
         """A slot of a camera has come; unless thinning leaves it out, a frame is taken and questions are asked of it.
 
         Args:
             camera: the camera.
             queries: what is asked.
-            latent: its latent, one like every other unless given.
+            latent: its latent, like every other's unless given.
             base_latents: prefix that the first open carries.
         """
         if not self.alive or self.frozen or self.draining:
@@ -273,7 +278,7 @@ class EdgeActor:
             standing, queries = False, [query for query in queries if query.ad_hoc]
             if not queries:
                 return
-        frame = self.session.offer(camera, latent or SimulatedLatent(), base_latents, queries, now_s)
+        frame = self._encoder.offer(camera, queries, now_s, latent=latent, base_latents=base_latents)
         if standing:
             self.thinning.offered(camera, frame)
         self._clock.handled += 1
@@ -301,9 +306,12 @@ class EdgeActor:
             case Ask():
                 self._asked(topic.rsplit("/", 1)[1], message)
             case Accept() | Refine() | Busy() | Reject() | NeedText():
+                camera = topic.rsplit("/", 1)[1]
                 if isinstance(message, Busy):
-                    self.thinning.busy(topic.rsplit("/", 1)[1], message.frame, now_s)
-                self.session.receive_control(topic.rsplit("/", 1)[1], message, now_s)
+                    self.thinning.busy(camera, message.frame, now_s)
+                elif isinstance(message, Reject):
+                    self._encoder.rejected(camera, message)
+                self.session.receive_control(camera, message, now_s)
         if token is not None:
             self._broker.acknowledge(self.site, token)
             self.uplink.acknowledged()
@@ -327,7 +335,7 @@ class EdgeActor:
         )
         self.disk.asks[ask.query_id] = StoredAsk(camera, query)
         self._on_query(self.site, ask.query_id, query.deadline_s, True)
-        self.session.offer(camera, SimulatedLatent(), LADDER[0], [query], self._clock.now_s)
+        self._encoder.offer(camera, [query], self._clock.now_s)
 
     # ---- effects ----------------------------------------------------------------------------------------------------
 
@@ -336,13 +344,13 @@ class EdgeActor:
             if isinstance(effect, Terminal):
                 self.thinning.ended(effect, self._clock.now_s)
                 self._on_terminal(self.site, effect)
-                if effect.query_id in self.disk.asks:
-                    stored = self.disk.asks[effect.query_id]
-                    stored.terminal, stored.told = effect.answer or effect.publish, effect.publish is None
+                self.disk.decided(effect)
                 if effect.publish is not None:
                     self.uplink.report(effect.publish)
             elif isinstance(effect, SendOpen):
                 self.uplink.open(effect)
+            elif isinstance(effect, SendKeyFrame):
+                self.uplink.key_frame(effect)
             else:
                 self.uplink.to_worker(effect)
         self.uplink.pump()
@@ -371,14 +379,18 @@ class EdgeActor:
         if departure.bid is not None:
             self.longest_wait_s = max(self.longest_wait_s, self._clock.now_s - departure.queued_s)
         self.counters["latents_sent_again"] += self._latents.sent(departure.topic, message)
-
-    def _told(self, outcome: QueryOutcome) -> None:
-        if outcome.query_id in self.disk.asks:
-            self.disk.asks[outcome.query_id].told = True
+        if isinstance(message, KeyFrame):
+            self._after()  # the open of its frame follows
 
     def _open_answered(self, effect: SendOpen, no_subscribers: bool) -> None:
         if self.alive and not self.frozen:
             self.session.left_uplink(effect, self._clock.now_s, no_subscribers=no_subscribers)
+            self._after()
+
+    def _key_frame_lost(self, effect: SendKeyFrame) -> None:
+        if self.alive and not self.frozen:
+            self._encoder.lost(effect.camera, effect.frame.sequence)
+            self.session.key_frame_lost(effect)
             self._after()
 
     def _open_lost(self, effect: SendOpen) -> None:

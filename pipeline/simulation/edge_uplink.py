@@ -9,13 +9,13 @@ from functools import partial
 from pipeline.bus.wire_cost import puback_wire_bytes, publish_wire_bytes
 from pipeline.protocol.bucket import UplinkBucket
 from pipeline.protocol.departures import Departure, DepartureOrder, Lane
-from pipeline.protocol.effects import SendOpen, SendToWorker
+from pipeline.protocol.effects import SendKeyFrame, SendOpen, SendToWorker
 from pipeline.protocol.expected_gain import chunk_message_bytes, open_message_bytes
 from pipeline.simulation.broker import NO_SUBSCRIBERS, BrokerModel
 from pipeline.simulation.clock import VirtualClock
 from schemas import topics
-from schemas.errors import ConnectionLostError
-from schemas.messages import Chunk, Message, Open, QueryOutcome
+from schemas.errors import BusError, ConnectionLostError
+from schemas.messages import Chunk, KeyFrame, Message, Open, QueryOutcome
 from schemas.types import FrameId
 
 LARGEST_WIRE_BYTES = 400
@@ -23,6 +23,7 @@ LARGEST_WIRE_BYTES = 400
 _SMALL_MESSAGE_BYTES = 40
 """*Gone*, and a question's text."""
 _OUTCOME_BYTES = 160
+_KEY_FRAME_FIELDS_BYTES = 20
 _TO_BROKER_S = 0.01
 _RETRANSMIT_S = 0.2
 """A connection that nobody has given up goes on when the network is back, as TCP tries again."""
@@ -42,6 +43,7 @@ class SimulatedUplink:
         may_send: whether the process runs and takes its connection for one that works.
         on_answered: called with the broker's word on an open message: whether nobody subscribed.
         on_lost: called when the connection broke before it.
+        on_key_lost: called with a key frame that found no way out.
         on_told: called when the broker has an outcome.
         on_sent: called with each message that leaves and its bytes on the wire.
     """
@@ -57,6 +59,7 @@ class SimulatedUplink:
         may_send: Callable[[], bool],
         on_answered: Callable[[SendOpen, bool], None],
         on_lost: Callable[[SendOpen], None],
+        on_key_lost: Callable[[SendKeyFrame], None],
         on_told: Callable[[QueryOutcome], None],
         on_sent: Callable[[Departure, Message, int], None],
     ) -> None:
@@ -69,6 +72,7 @@ class SimulatedUplink:
         self._may_send = may_send
         self._on_answered = on_answered
         self._on_lost = on_lost
+        self._on_key_lost = on_key_lost
         self._on_told = on_told
         self._on_sent = on_sent
         self._untold: dict[str, QueryOutcome] = {}
@@ -112,6 +116,23 @@ class SimulatedUplink:
                 bid=effect.bid,
                 same_as=(effect.topic, effect.frame),
                 done=partial(self._answered, effect),
+            )
+        )
+
+    def key_frame(self, effect: SendKeyFrame) -> None:
+        """Queue a key frame."""
+        self._put(
+            Departure(
+                Lane.FRAME_UNDER_WAY,
+                effect.camera,
+                "key_frame",
+                effect.topic,
+                lambda _now_s: effect.message(),
+                qos=effect.qos,
+                retain=True,
+                frame=effect.frame,
+                same_as=(effect.topic, effect.frame),
+                done=partial(self._key_left, effect),
             )
         )
 
@@ -182,6 +203,8 @@ class SimulatedUplink:
     def _put(self, departure: Departure) -> None:
         if not self._queue.put(departure, self._clock.now_s):
             self.counters[f"dropped_{departure.label}"] += 1
+            if departure.done is not None:
+                departure.done(BusError("the queue of the uplink is full"))
 
     def _timer(self) -> None:
         self._timer_runs = False
@@ -195,13 +218,15 @@ class SimulatedUplink:
             return
         wire_bytes = publish_wire_bytes(departure.topic, _message_bytes(message), departure.qos)
         self._bucket.charge(wire_bytes, now_s)
-        self._on_sent(departure, message, wire_bytes)
         arrives_s = now_s + self._bucket.backlog_s(now_s) + _TO_BROKER_S
         self._clock.at(arrives_s, partial(self._arrive, departure, message))
+        self._on_sent(departure, message, wire_bytes)
 
     def _arrive(self, departure: Departure, message: Message) -> None:
         if self._broker.is_up(self._site):
-            reason = self._broker.publish(self._site, departure.topic, message, qos=departure.qos)
+            reason = self._broker.publish(
+                self._site, departure.topic, message, qos=departure.qos, retain=departure.retain
+            )
             if departure.done is not None:
                 departure.done(reason == NO_SUBSCRIBERS)
         elif departure.until_sent and not self._closed:
@@ -221,6 +246,10 @@ class SimulatedUplink:
         else:
             self._on_answered(effect, result)
 
+    def _key_left(self, effect: SendKeyFrame, result: bool | Exception) -> None:
+        if not self._closed and isinstance(result, Exception):
+            self._on_key_lost(effect)
+
     def _reported(self, outcome: QueryOutcome, result: bool | Exception) -> None:
         """The broker has it, or not; a process that has died meanwhile knows of nothing, on its disk neither."""
         if self._closed or isinstance(result, Exception):
@@ -236,6 +265,8 @@ def _message_bytes(message: Message) -> int:
             return open_message_bytes(message.queries, len(message.payload))
         case Chunk():
             return chunk_message_bytes(message.camera, len(message.payload))
+        case KeyFrame():
+            return _KEY_FRAME_FIELDS_BYTES + len(message.payload)
         case QueryOutcome():
             return _OUTCOME_BYTES
         case _:

@@ -30,6 +30,8 @@ _QUIET_S = GONE_S + LONGEST_DEADLINE_S + _GRACE_S + _SILENCE_S
 from its arrival."""
 _SILENT_KEEPALIVES = 1.5
 """MQTT 5, 3.1.2.10."""
+_WILL_S = 2.0
+"""Until every healthy worker has read an edge's last will; what it let go of before, it let go of in good faith."""
 _IDLE_FRAMES = 4
 _EVENTS_AT_ONE_TIME = 20_000
 
@@ -137,6 +139,7 @@ class Episode:
             on_query=self._query,
             on_problem=lambda rule, problem: self._problem(rule, site.name, problem),
             on_reply=partial(self._replied, site.name),
+            key_every=site.key_every,
         )
 
     # ---- run --------------------------------------------------------------------------------------------------------
@@ -223,15 +226,26 @@ class Episode:
     def _edge_died(self, site: str, query_ids: list[str]) -> None:
         """Ask the workers which of these queries they hold: whoever holds one has to speak in its edge's place."""
         boot = self.edges[site].boot
-        held: dict[str, float] = {}
-        if self.injector.pool_calm_since_s() <= self.clock.now_s:
-            for worker in self.workers.values():
-                if not worker.linked() or worker.draining:
-                    continue
-                for frame in worker.session.frames():
-                    if self._site_of.get(frame.camera) == site and frame.frame.boot == boot:
-                        held |= {query_id: query.deadline_s for query_id, query in frame.queries.items()}
+        calm = self.injector.pool_calm_since_s() <= self.clock.now_s
+        held = self._held(site, boot) if calm else {}
         self.judge.edge_died(query_ids, held, self.clock.now_s)
+        if held:
+            self.clock.after(_WILL_S, partial(self._will_is_known, site, boot, list(held)))
+
+    def _will_is_known(self, site: str, boot: int, query_ids: list[str]) -> None:
+        held = self._held(site, boot)
+        self.judge.left_before_will([query_id for query_id in query_ids if query_id not in held])
+
+    def _held(self, site: str, boot: int) -> dict[str, float]:
+        """Queries of an edge process that healthy workers hold, with their deadlines there."""
+        held: dict[str, float] = {}
+        for worker in self.workers.values():
+            if not worker.linked() or worker.draining:
+                continue
+            for frame in worker.session.frames():
+                if self._site_of.get(frame.camera) == site and frame.frame.boot == boot:
+                    held |= {query_id: query.deadline_s for query_id, query in frame.queries.items()}
+        return held
 
     def _problem(self, rule: str, subject: str, problem: str) -> None:
         self.judge.problem(rule, self.clock.now_s, subject, problem)

@@ -25,6 +25,8 @@ class FaultKind(StrEnum):
     """Its network is gone; either side notices by its keep-alive."""
     WORKER_DRAIN = "worker drain"
     """SIGTERM; replaced when it has ended."""
+    WORKER_KEYS = "worker key frames"
+    """The key frames that it keeps do not decode any more, and those that come neither."""
     EDGE_CRASH = "edge crash"
     EDGE_GONE = "edge gone"
     """SIGKILL, and nobody starts it again before all of its deadlines are over."""
@@ -32,7 +34,7 @@ class FaultKind(StrEnum):
     EDGE_PARTITION = "edge partition"
     EDGE_DRAIN = "edge drain"
     BROKER_RESTART = "broker restart"
-    """SIGKILL of the broker: no wills, what is retained stays."""
+    """SIGKILL of the broker: no wills, what is retained stays; if it is strong, not what came after a snapshot."""
     DELAY = "delay"
     """Deliveries on a link, or on all of them, take seconds."""
     LOSS = "loss"
@@ -55,6 +57,7 @@ _LONG_TIMES = 3.0
 """A bad link stays bad, and a stopped machine stopped, for longer than a process takes to restart."""
 
 
+_ORPHANS_SHARE = 0.3
 HEIR = "heir"
 
 
@@ -96,7 +99,7 @@ def draw_faults(
     """
     faults: list[Fault] = []
     draw_from = draw.choice([WORKER_FAULTS, WORKER_FAULTS | WIRE_FAULTS, frozenset(FaultKind)])
-    possible = [kind for kind in FaultKind if kind in draw_from]
+    possible = [kind for kind in FaultKind if kind in draw_from and kind is not FaultKind.WORKER_KEYS]
     kinds = draw.sample(possible, draw.choice([2, 4, len(possible)]))
     if draw.random() < 0.5:
         # What leaves an owner behind that does not know it reaches most.
@@ -118,6 +121,28 @@ def draw_faults(
         faults.append(Fault(time_s, kind, target, lasts_s, draw.random()))
         follows = draw.random() < _CASCADE_SHARE
         time_s += draw.random() * _CASCADE_S if follows else draw.expovariate(rate_hz)
+    return faults
+
+
+def draw_key_faults(
+    draw: random.Random, *, duration_s: float, workers: Sequence[str], sites: Sequence[str]
+) -> list[Fault]:
+    """Times at which workers keep damaged key frames; some of the frames that meet them lose their edge first.
+
+    Args:
+        draw: random numbers.
+        duration_s: length of the episode.
+        workers: names of the workers.
+        sites: names of the edges that have key frames.
+    """
+    faults: list[Fault] = []
+    for _ in range(draw.choice([1, 2, 4])):
+        time_s = draw.uniform(0.0, duration_s)
+        target = draw.choice(["", *workers])
+        faults.append(Fault(time_s, FaultKind.WORKER_KEYS, target, draw.uniform(0.2, 8.0), draw.random()))
+        if draw.random() < _ORPHANS_SHARE:
+            crash_s = time_s + draw.uniform(0.5, 4.0)
+            faults.append(Fault(crash_s, FaultKind.EDGE_CRASH, draw.choice(sites), 5.0, draw.random()))
     return faults
 
 

@@ -31,6 +31,7 @@ _DRAIN_POLL_S = 0.25
 _FLUSH_S = 30.0
 _AMBUSH_S = 20.0
 _AMBUSH_DELAY_S = 0.5
+_FORGETS = 0.5
 
 
 class Injector:
@@ -165,12 +166,16 @@ class Injector:
                 self._crowd(worker, lasts_s)
             case FaultKind.WORKER_PARTITION:
                 self._partition(worker, worker.name, fault)
+            case FaultKind.WORKER_KEYS:
+                worker.damage_keys()
+                self._clock.after(lasts_s, partial(setattr, worker, "damages_keys", False))
             case _:
                 worker.drain()
                 self._poll_worker_drain(worker, worker.boot, self._clock.now_s + lasts_s)
         slow_pool = fault.kind is FaultKind.WORKER_SLOW and not fault.target
         self._say(fault, "of all" if slow_pool else worker.name, lasts_s)
-        return lasts_s
+        # Frames that meet a damaged key frame are opened once more. Nothing else may come of it, so the fleet is calm.
+        return None if fault.kind is FaultKind.WORKER_KEYS else lasts_s
 
     def _aimed_at(self, fault: Fault) -> WorkerActor | None:
         """The worker that a fault names, or the one that has most to lose; None when it cannot be struck."""
@@ -324,7 +329,7 @@ class Injector:
     def _kill_broker(self, fault: Fault) -> float | None:
         if not self._broker.up:
             return None
-        self._broker.kill()
+        self._broker.kill(forgets_keys=fault.strength > _FORGETS)
         self._clock.after(fault.lasts_s, self._broker.restart)
         self._say(fault, "", fault.lasts_s)
         return fault.lasts_s

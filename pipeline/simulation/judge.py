@@ -4,11 +4,13 @@
   for that. One that was frozen or dead then decides when it is back.
 - Whoever reads the topics sees one terminal outcome a query. What an edge decides is read within :data:`GRACE_S` and
   the time that its uplink needs, counted from the decision, or from when the edge has its connection back.
-- A query whose edge died while a worker held its frame ends within :data:`ORPHAN_GRACE_S` of its deadline all the same.
+- A query whose edge died while a worker held its frame, and still held it when it knew, ends within
+  :data:`ORPHAN_GRACE_S` of its deadline all the same.
 - No answer from latents of another codec, no look at anything but a prefix of its frame, no unsafe answer called safe.
 - No buffer over its bound, and no lease renewed while a model is stalled.
 - No latent sent twice without a counted reason, and none of one attempt to two workers.
 - Recovery: once faults are over and the pool is idle, no query expires or fails that had time to be answered.
+- A key frame that is missing or damaged fails no query: its frame comes again, coded by itself.
 - An ad-hoc query is never superseded, is decided once whatever happens to its edge, and who asks again is told that
   decision. A query id is never used for two questions.
 - No live-lock: time moves on, and nobody speaks when all is decided.
@@ -30,6 +32,8 @@ from pipeline.simulation.content import LATENTS
 from schemas.messages import Answer, Handover, Message, QueryOutcome
 from schemas.types import Outcome
 
+KEY_FAILURES = ("key frame", "bitstream")
+"""How the reasons of queries begin that failed for a key frame; no other latents are ever damaged here."""
 GRACE_S = 1.0
 """From an edge's decision to its reader, beside the uplink's own time: a message takes 10 ms to the broker, and the end
 of a lost connection is judged once a second."""
@@ -145,6 +149,11 @@ class Judge:
             else:
                 self.with_edge += 1
 
+    def left_before_will(self, query_ids: list[str]) -> None:
+        """These were let go of, unless they have ended, before their workers knew that the edge is gone."""
+        for query_id in query_ids:
+            self.with_edge += self._orphans.pop(query_id, None) is not None
+
     def edge_decided(self, site: str, terminal: Terminal, now_s: float) -> None:
         """An edge session decided a query."""
         key = (site, terminal.query_id)
@@ -184,6 +193,8 @@ class Judge:
         if isinstance(message, Answer) and message.outcome is Outcome.ANSWERED and message.text != "right":  # noqa: SIM102
             if message.latents < LATENTS:
                 self._break("unsafe answer called safe", now_s, message.query_id, message.text)
+        if message.outcome is Outcome.FAILED and message.reason.startswith(KEY_FAILURES):
+            self._break("a key frame failed a query", now_s, message.query_id, message.reason)
         if self.reducer.observe(message) is None:
             return
         self.outcomes[str(message.outcome)] += 1

@@ -13,13 +13,17 @@ from typing import Any
 from pipeline.protocol import edge_frame, edge_session, worker_pace
 from pipeline.protocol.edge_frame import EdgeEvent, EdgeFrame, EdgeStage
 from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import AskedQuery, ChunkData
+from pipeline.protocol.edge_voice import EdgeVoice
+from pipeline.protocol.effects import AskedQuery, Bidder, ChunkData, KeyData
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_admission import Admission
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
+from pipeline.protocol.worker_memory import KeyFrames
 from pipeline.protocol.worker_progress import Progress
+from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_voice import WorkerVoice
 from pipeline.simulation.run import simulate
-from schemas.messages import Refine
+from schemas.messages import Chunk, Gone, Open, Refine, Reject, RejectReason, Text
 from schemas.types import FrameId, Outcome
 
 
@@ -67,6 +71,10 @@ def _yes(*_: Any, **__: Any) -> bool:
 _lose_attempt = EdgeSession._lose_attempt  # noqa: SLF001 - a mutation reaches inside on purpose
 _refine = EdgeSession._refine  # noqa: SLF001
 _decide = EdgeSession._decide  # noqa: SLF001
+_reject = EdgeSession._reject  # noqa: SLF001
+_to_worker = EdgeVoice._to_worker  # noqa: SLF001
+_receive_open = WorkerSession.receive_open
+_hand_over = WorkerVoice.hand_over
 
 
 def _no_silence(self: EdgeSession, frame: EdgeFrame, event: EdgeEvent, now_s: float, *, wait_s: float) -> None:
@@ -134,9 +142,47 @@ def _forget(self: Progress, frame: WorkerFrame) -> None:
     self._frames.forget(frame, WorkerEvent.GIVEN_UP)
 
 
+def _missing_key_ignored(self: WorkerSession, camera: str, message: Open, now_s: float, *, hops: int = 0) -> None:
+    if message.key is not None and self._keys.get(camera, message.frame.boot, message.key) is None:
+        message = message.model_copy(update={"key": None})
+    _receive_open(self, camera, message, now_s, hops=hops)
+
+
+def _latest_key(self: KeyFrames, camera: str, _boot: int, _sequence: int) -> KeyData | None:
+    return next(reversed(self._known.get(camera, {}).values()), None)
+
+
+def _keep_all_keys(self: KeyFrames, camera: str, frame: FrameId, payload: bytes) -> None:
+    self.held_bytes += len(payload)
+    self._known.setdefault(camera, {})[frame] = KeyData(frame.sequence, payload)
+
+
+def _chunk_without_key(
+    self: EdgeVoice, worker: str, camera: str, message: Chunk | Gone | Text, bid: Bidder | None = None
+) -> None:
+    if isinstance(message, Chunk):
+        message = message.model_copy(update={"key": None})
+    _to_worker(self, worker, camera, message, bid)
+
+
+def _handover_without_key(self: WorkerVoice, peer: str, camera: str, message: Open, hops: int) -> None:
+    _hand_over(self, peer, camera, message.model_copy(update={"key": None}), hops)
+
+
+def _fail_without_key(self: EdgeSession, frame: EdgeFrame, message: Reject) -> None:
+    if message.reason is RejectReason.KEY_FRAME:
+        message = message.model_copy(update={"reason": RejectReason.BITSTREAM})
+    _reject(self, frame, message)
+
+
+def _reject_orphans_too(self: Progress, frame: WorkerFrame) -> None:
+    self._voice.reject(frame.camera, frame, RejectReason.KEY_FRAME)
+    self._frames.forget(frame, WorkerEvent.GIVEN_UP)
+
+
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation("no lease: silence is never judged", 1, EdgeSession, "_lose_attempt", _no_silence),
-    Mutation("no duplicate check: a chunk is always appended", 1, WorkerFrame, "add_chunk", _append_always),
+    Mutation("no duplicate check: a chunk is always appended", 3, WorkerFrame, "add_chunk", _append_always),
     Mutation("no boot id in frame ids", 1, edge_session, "FrameId", _same_boot),
     Mutation("first-accept rule reversed: the last claim owns", 1, EdgeSession, "_claim", _last_claim_owns),
     Mutation("no attempt check: claims of earlier attempts count", 1, EdgeSession, "_claim", _any_attempt),
@@ -153,6 +199,14 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("no hop limit", 1, WorkerFrame, "may_pass_on", _any_hops),
     Mutation("nobody speaks for a lost edge", 1, Progress, "_orphan", _no),
     Mutation("the next edge process is believed", 1, Progress, "gone", _forget),
+    Mutation("a missing key frame is not missed", 1, WorkerSession, "receive_open", _missing_key_ignored),
+    Mutation("any key frame of the camera will do", 1, KeyFrames, "get", _latest_key),
+    Mutation("chunks do not name their key frame", 1, EdgeVoice, "_to_worker", _chunk_without_key),
+    Mutation("hand-overs do not name their key frame", 1, WorkerVoice, "hand_over", _handover_without_key),
+    Mutation("a missing key frame fails its frame", 1, EdgeSession, "_reject", _fail_without_key),
+    Mutation("opened again given the same key frame", 1, EdgeFrame, "stand_alone", _nothing),
+    Mutation("no bound on key frames", 1, KeyFrames, "learn", _keep_all_keys),
+    Mutation("rejected though the edge is lost", 9, Progress, "reject_key", _reject_orphans_too),
 )
 
 

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, replace
 
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
-from pipeline.simulation.faults import HEIR, Fault, draw_faults, draw_relay
+from pipeline.simulation.faults import HEIR, Fault, draw_faults, draw_key_faults, draw_relay
 
 QUESTIONS = ("q0", "q1", "q2")
 LONGEST_DEADLINE_S = 40.0
@@ -14,6 +14,10 @@ _FOREIGN = "stranger"
 _RELAY_SHARE = 0.03
 """Episodes that are about frames coming back to a worker that still looks at them; chance alone hardly ever does it."""
 _RELAY_ASKS = 8
+_KEY_SITE_SHARE = 0.4
+"""Edges that use key frames."""
+_FEW_KEY_BYTES = 500
+"""Room for two key frames, in a pool of up to nine cameras."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +47,13 @@ class SitePlan:
         name: its name.
         cameras: its cameras.
         uplink_kbps: what they share.
+        key_every: frames of a camera from one key frame to the next; 0 codes every frame by itself.
     """
 
     name: str
     cameras: tuple[str, ...]
     uplink_kbps: float
+    key_every: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +196,9 @@ def draw_plan(seed: int) -> EpisodePlan:
     )
     # Draws of its own, so that the other episodes are what they would be without it.
     relay = random.Random(f"{seed}/relay")
-    return _as_relay(plan, relay) if relay.random() < _RELAY_SHARE else plan
+    if relay.random() < _RELAY_SHARE:
+        plan = _as_relay(plan, relay)
+    return _with_key_frames(plan, random.Random(f"{seed}/key frames"))
 
 
 def _as_relay(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
@@ -212,6 +220,27 @@ def _as_relay(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
         asks=tuple(sorted(asks, key=lambda ask: ask.time_s)),
         faults=tuple(draw_relay(draw, duration_s=plan.duration_s)),
     )
+
+
+def _with_key_frames(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
+    """The plan with key frames at some of its edges, and now and then with what breaks them."""
+    sites = tuple(
+        replace(site, key_every=draw.choice([2, 4, 12])) if draw.random() < _KEY_SITE_SHARE else site
+        for site in plan.sites
+    )
+    if sites == plan.sites:
+        return plan
+    worker = replace(plan.worker, key_frame_bytes=draw.choice([_FEW_KEY_BYTES, plan.worker.key_frame_bytes]))
+    faults = plan.faults
+    if draw.random() < 0.5:
+        added = draw_key_faults(
+            draw,
+            duration_s=plan.duration_s,
+            workers=[worker.name for worker in plan.workers],
+            sites=[site.name for site in sites if site.key_every],
+        )
+        faults = tuple(sorted((*faults, *added), key=lambda fault: fault.start_s))
+    return replace(plan, sites=sites, worker=worker, faults=faults)
 
 
 def without(

@@ -12,6 +12,7 @@ from schemas.messages import (
     Chunk,
     Gone,
     Handover,
+    KeyFrame,
     Message,
     NeedText,
     Open,
@@ -100,11 +101,15 @@ def describe(topic: str, message: Message) -> str:
         case Open():
             asked = ", ".join(f"{ref.question_id} {ref.remaining_ms / 1000:.1f} s" for ref in message.queries)
             frame = f"{topic.rsplit('/', 1)[1]}/{message.frame}"
-            text = f"edge opens {frame}, attempt {message.attempt}, latents 0..{message.stop}, {asked}"
+            latents = f"latents 0..{message.stop}{_given(message)}"
+            text = f"edge opens {frame}, attempt {message.attempt}, {latents}, {asked}"
+        case KeyFrame():
+            text = f"edge: key frame {topic.rsplit('/', 1)[1]}/{message.frame}"
         case Handover():
-            text = f"hand-over to {level}, hop {message.hops}, attempt {message.attempt}"
+            text = f"hand-over to {level}, hop {message.hops}, attempt {message.attempt}{_given(message)}"
         case Chunk():
-            text = f"edge to {level}: latents {message.start}..{message.stop}, attempt {message.attempt}"
+            latents = f"latents {message.start}..{message.stop}{_given(message)}"
+            text = f"edge to {level}: {latents}, attempt {message.attempt}"
         case Gone():
             text = f"edge to {level}: gone, attempt {message.attempt}"
         case Text():
@@ -116,7 +121,8 @@ def describe(topic: str, message: Message) -> str:
         case Busy():
             text = f"{message.worker}: busy, again in {message.retry_after_ms / 1000:.1f} s, attempt {message.attempt}"
         case Reject():
-            text = f"{message.worker}: reject, {RejectReason(message.reason).name.lower()}"
+            reason = RejectReason(message.reason).name.lower().replace("_", " ")
+            text = f"{message.worker}: reject, {reason}, attempt {message.attempt}"
         case NeedText():
             text = f"{message.worker}: need text of {', '.join(message.question_ids)}, attempt {message.attempt}"
         case Answer():
@@ -132,6 +138,10 @@ def describe(topic: str, message: Message) -> str:
         case _:
             text = ""
     return text
+
+
+def _given(message: Open | Handover | Chunk) -> str:
+    return "" if message.key is None else f" given key frame {message.key}"
 
 
 def _about(topic: str, message: Message) -> list[str]:

@@ -16,10 +16,22 @@ from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.simulation.broker import BrokerModel
 from pipeline.simulation.clock import VirtualClock
-from pipeline.simulation.content import FINGERPRINT, RULE, LookModel
+from pipeline.simulation.content import FINGERPRINT, RULE, LookModel, damaged
 from schemas import topics
-from schemas.errors import RemoteError
-from schemas.messages import Accept, Chunk, Gone, Handover, Message, Open, Question, RejectReason, Status, Text
+from schemas.errors import BitstreamError, RemoteError
+from schemas.messages import (
+    Accept,
+    Chunk,
+    Gone,
+    Handover,
+    KeyFrame,
+    Message,
+    Open,
+    Question,
+    RejectReason,
+    Status,
+    Text,
+)
 from schemas.types import FrameId
 
 _SLOW_SHARE = 0.5
@@ -58,6 +70,7 @@ class WorkerActor:
     Attributes:
         slowness: how many times as long as usual some batches take.
         slow_until_s: end of the last such batch.
+        damages_keys: key frames that come are damaged before it keeps them.
     """
 
     def __init__(
@@ -89,6 +102,7 @@ class WorkerActor:
         self.boot = 0
         self.slowness = 1.0
         self.slow_until_s = 0.0
+        self.damages_keys = False
         self.errors: Counter[str] = Counter()
         self.settings = settings
         self.busy_s = 0.0
@@ -114,6 +128,7 @@ class WorkerActor:
         self._longest_s = self._longest_frame_s = _FIRST_BATCH_S
         self._claimed_stalled: set[tuple[str, FrameId, int]] = set()
         self._linked = False
+        self._keys: dict[str, KeyFrame] = {}
         self._wake_at_s: float | None = None
         self._socket: deque[tuple[str, Message, int | None]] = deque()
         self._outbox: deque[WorkerEffect] = deque()
@@ -129,6 +144,7 @@ class WorkerActor:
         self._longest_s = self._longest_frame_s = _FIRST_BATCH_S
         self._batch_ends()
         self._wake_at_s = None
+        self._keys.clear()
         self._socket.clear()
         self._outbox.clear()
         self._publishing = 0
@@ -191,6 +207,12 @@ class WorkerActor:
         if not self._broker.is_up(self.name):
             self.connection(False)
         self._after()
+
+    def damage_keys(self) -> None:
+        """What it keeps of key frames is damaged, and what comes from now on as well."""
+        self.damages_keys = True
+        for camera, message in list(self._keys.items()):
+            self._receive_key_frame(camera, message)
 
     def connection(self, connected: bool) -> None:
         """The process notices that its connection came or went; it reconnects by itself."""
@@ -260,6 +282,8 @@ class WorkerActor:
                     self.session.receive_open(camera, message, now_s)
                 case Chunk():
                     self.session.receive_chunk(camera, message, now_s)
+                case KeyFrame():
+                    self._receive_key_frame(camera, message)
                 case Gone():
                     self.session.receive_gone(camera, message)
                 case Text():
@@ -276,6 +300,11 @@ class WorkerActor:
             self.errors[type(error).__name__] += 1
         if token is not None:
             self._broker.acknowledge(self.name, token)
+
+    def _receive_key_frame(self, camera: str, message: KeyFrame) -> None:
+        payload = damaged(message.payload) if self.damages_keys else message.payload
+        self.session.receive_key_frame(camera, message.model_copy(update={"payload": payload}))
+        self._keys[camera] = message
 
     # ---- effects ----------------------------------------------------------------------------------------------------
 
@@ -320,6 +349,9 @@ class WorkerActor:
         for look in looks:
             try:
                 answers = self._model.answer(look)
+            except BitstreamError as error:
+                self.session.fail_look(look, RejectReason.BITSTREAM, str(error))
+                continue
             except ValueError as error:
                 self._on_problem(str(error))
                 self.session.fail_look(look, RejectReason.BITSTREAM, str(error))

@@ -40,7 +40,8 @@ from schemas.messages import (
 from schemas.topics import MESSAGES
 from schemas.types import AnswerType, FrameId
 from tests.fuzz.budget import examples
-from tests.protocol.harness import FINGERPRINT, LADDER, FakeLatent
+from tests.protocol.fake_latents import LADDER, FakeLatent
+from tests.protocol.harness import FINGERPRINT
 from tests.schemas.strategies import BY_MESSAGE
 
 CAMERA = "gate"

@@ -9,13 +9,22 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import AskedQuery, LookAnswer, SendAnswer, SendOpen, Terminal
+from pipeline.protocol.effects import (
+    AskedQuery,
+    GivenKey,
+    Look,
+    LookAnswer,
+    SendAnswer,
+    SendKeyFrame,
+    SendOpen,
+    Terminal,
+)
 from pipeline.protocol.reducer import OutcomeReducer
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_session import WorkerSession
 from schemas import topics, wire
-from schemas.errors import RemoteError
+from schemas.errors import BitstreamError, RemoteError
 from schemas.messages import (
     Accept,
     Answer,
@@ -23,6 +32,7 @@ from schemas.messages import (
     Chunk,
     Gone,
     Handover,
+    KeyFrame,
     Message,
     NeedText,
     Open,
@@ -30,25 +40,16 @@ from schemas.messages import (
     Question,
     Refine,
     Reject,
+    RejectReason,
     Status,
     Text,
 )  # fmt: skip
 from schemas.types import AnswerType, FrameId
+from tests.protocol.fake_latents import GIVEN_KEY, LADDER, LATENTS, FakeLatent, read
 
 POOL = "main"
 FINGERPRINT = b"\x01\x02\x03\x04"
-LADDER = (4, 8, 12, 16)
-LATENTS = LADDER[-1]
 STOP_RULE = StopRule(LADDER, (0.9,) * 4, {}, 0.02)
-
-
-class FakeLatent:
-    """Latents whose coded bytes name their indices."""
-
-    latent_count = LATENTS
-
-    def payload(self, start: int, stop: int) -> bytes:
-        return bytes(range(start, stop))
 
 
 def scores_at(*scores: float) -> Callable[[int], float]:
@@ -83,6 +84,8 @@ class Fleet:
     Attributes:
         drop: called with (topic, message) of each delivery; True loses it.
         delay_s: called with (topic, message); how long its delivery takes.
+        loses_key: called with the name of a worker; True loses a key frame on its way there.
+        key_frames_fail: the uplink gives key frames up.
         sent: every message that was put on the wire, with its topic.
     """
 
@@ -107,6 +110,9 @@ class Fleet:
         self.duplicate: Callable[[str, Message], bool] = lambda topic, message: False
         self.uplink_s: Callable[[], float] = lambda: 0.0
         self.says_no_subscribers = False
+        self.loses_key: Callable[[str], bool] = lambda name: False
+        self.key_frames_fail = False
+        self._marks: dict[tuple[str, FrameId], int] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self.dealt: Iterator[int] = itertools.count()
@@ -139,13 +145,29 @@ class Fleet:
     # ---- driving ----------------------------------------------------------------------------------------------------
 
     def ask(
-        self, *questions: str, camera: str = "gate", deadline_s: float = 10.0, base: int = 4, ad_hoc: bool = False
+        self,
+        *questions: str,
+        camera: str = "gate",
+        deadline_s: float = 10.0,
+        base: int = 4,
+        ad_hoc: bool = False,
+        as_key: bool = False,
+        given: FrameId | None = None,
     ) -> FrameId:
+        """Ask questions of a frame that is coded by itself, as a key frame, or given one."""
         queries = [
             AskedQuery(question, self.now_s + deadline_s, f"{question}?", AnswerType.TEXT, ad_hoc)
             for question in questions
         ]
-        frame = self.edge.offer(camera, FakeLatent(), base, queries, self.now_s)
+        latent, given_key = FakeLatent(), None
+        if as_key:
+            latent = FakeLatent(LATENTS * (1 + len(self._marks) % 7))
+            given_key = GivenKey(FakeLatent(GIVEN_KEY + latent.mark), None)
+        elif given is not None:
+            given_key = GivenKey(FakeLatent(GIVEN_KEY + self._marks[camera, given]), given.sequence)
+        frame = self.edge.offer(camera, latent, base, queries, self.now_s, given_key=given_key)
+        if as_key:
+            self._marks[camera, frame] = latent.mark
         self._settle()
         return frame
 
@@ -221,12 +243,12 @@ class Fleet:
         while True:
             effects = self.edge.take_effects() if self.edge_alive else []
             for effect in effects:
-                if isinstance(effect, SendOpen):
+                if isinstance(effect, SendOpen | SendKeyFrame):
                     wait_s = self.uplink_s()
                     if wait_s > 0:
-                        self.at(self.now_s + wait_s, lambda effect=effect: self._send_open(effect))  # type: ignore[misc]
+                        self.at(self.now_s + wait_s, lambda effect=effect: self._send(effect))  # type: ignore[misc]
                     else:
-                        self._send_open(effect)
+                        self._send(effect)
                 elif isinstance(effect, Terminal):
                     self.terminals.append(effect)
                     self.decided_s.append(self.now_s)
@@ -265,19 +287,31 @@ class Fleet:
                 self.at(worker.free_at_s, finish)
                 return
             for look in looks:
-                read = b"".join(chunk.payload for chunk in look.chunks)
-                assert read == bytes(range(look.stop)), "a look reads contiguous latents from 0"
-                score = worker.score(look.stop)
-                answers = [
-                    LookAnswer(q.query_id, f"answer at {look.stop}", worker.score_of.get(q.question_id, score))
-                    for q in look.queries
-                ]
-                worker.session.finish_look(look, answers, self.now_s)
+                self._look(worker, look)
             worker.session.note_batch(worker.look_s, len(looks))
 
         self.at(worker.free_at_s, finish)
 
-    def _send_open(self, effect: SendOpen) -> None:
+    def _look(self, worker: Worker, look: Look) -> None:
+        try:
+            read(look.chunks)
+        except BitstreamError as error:
+            worker.session.fail_look(look, RejectReason.BITSTREAM, str(error))
+            return
+        score = worker.score(look.stop)
+        answers = [
+            LookAnswer(q.query_id, f"answer at {look.stop}", worker.score_of.get(q.question_id, score))
+            for q in look.queries
+        ]
+        worker.session.finish_look(look, answers, self.now_s)
+
+    def _send(self, effect: SendOpen | SendKeyFrame) -> None:
+        if isinstance(effect, SendKeyFrame):
+            if self.key_frames_fail:
+                self.edge.key_frame_lost(effect)
+            else:
+                self._publish(effect.topic, effect.message())
+            return
         message = effect.message(self.now_s)
         if message is not None:
             self._publish(effect.topic, message)
@@ -299,6 +333,10 @@ class Fleet:
             members = [worker for worker in self.workers.values() if worker.alive]
             if members:
                 self._to_worker(members[next(self.dealt) % len(members)], topic, data)
+        elif parsed.family is topics.Family.KEY:
+            for reader in self.workers.values():
+                if reader.alive and not self.loses_key(reader.name):
+                    self._to_worker(reader, topic, data)
         elif parsed.family in (topics.Family.CHUNK, topics.Family.HANDOVER):
             worker = self.workers.get(parsed.name("worker"))
             if worker is not None and worker.alive:
@@ -328,6 +366,8 @@ class Fleet:
                     session.receive_handover(message, self.now_s)
                 case Chunk():
                     session.receive_chunk(parsed.name("camera"), message, self.now_s)
+                case KeyFrame():
+                    session.receive_key_frame(parsed.name("camera"), message)
                 case Gone():
                     session.receive_gone(parsed.name("camera"), message)
                 case Text():

@@ -21,7 +21,8 @@ from pipeline.protocol.settings import EdgeProtocolSettings
 from schemas import wire
 from schemas.messages import Answer, Chunk, Open, QueryRef, Refine
 from schemas.types import FrameId, Outcome, standing_query_id
-from tests.protocol.harness import FINGERPRINT, LATENTS, FakeLatent
+from tests.protocol.fake_latents import LATENTS, FakeLatent
+from tests.protocol.harness import FINGERPRINT
 
 BASE = 4
 FIRST_MARGIN_S = ResponseTime().margin_s

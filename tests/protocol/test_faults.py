@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 from pipeline.protocol.edge_frame import EDGE_TRANSITIONS, EdgeFrame
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WORKER_TRANSITIONS, WorkerEvent, WorkerFrame, WorkerStage
-from tests.protocol.harness import Fleet
+from schemas.messages import KeyFrame
+from schemas.topics import key_topic
+from schemas.types import FrameId
+from schemas.wire import encode
+from tests.protocol.harness import FINGERPRINT, POOL, Fleet
 
 LONGEST_DEADLINE_S = 25.0
 LAST_OFFER_S = 12.0
@@ -25,7 +29,10 @@ ONLY_BY_SCENARIO = {
 
 
 def _faulty_fleet(seed: int) -> Fleet:
-    """A fleet whose wire loses, delays, doubles and reorders, and whose workers are slow, die, freeze or do not fit."""
+    """A fleet whose wire loses, delays, doubles and reorders, and whose workers are slow, die, freeze or do not fit.
+
+    Some cameras have key frames, which workers miss now and then, or keep damaged.
+    """
     draw = random.Random(seed)
     fleet = Fleet(
         workers=draw.randint(0, 3),
@@ -45,10 +52,12 @@ def _faulty_fleet(seed: int) -> Fleet:
     fleet.duplicate = lambda topic, message: draw.random() < doubled
     fleet.delay_s = lambda topic, message: draw.random() * slow
     deadline_s = draw.choice([2.0, 8.0, LONGEST_DEADLINE_S])
+    keys = _Keys(random.Random(f"{seed}/keys"))
+    fleet.loses_key = lambda name: keys.draw.random() < keys.loss
     for index in range(draw.randint(1, 12)):
         questions = draw.sample(["q0", "q1", "q2"], draw.randint(1, 3))
         camera = draw.choice(["gate", "yard"])
-        fleet.at(index * draw.random(), partial(_ask, fleet, questions, camera, deadline_s))
+        fleet.at(index * draw.random(), partial(_ask, fleet, questions, camera, deadline_s, keys))
     for name in draw.sample(sorted(fleet.workers), draw.randint(0, min(2, len(fleet.workers)))):
         start_s = draw.random() * 5
         if draw.random() < 0.5:
@@ -67,8 +76,28 @@ def _faulty_fleet(seed: int) -> Fleet:
     return fleet
 
 
-def _ask(fleet: Fleet, questions: list[str], camera: str, deadline_s: float) -> None:
-    fleet.ask(*questions, camera=camera, deadline_s=deadline_s)
+class _Keys:
+    """Key frames of a fleet, drawn apart from its other faults."""
+
+    def __init__(self, draw: random.Random) -> None:
+        self.draw = draw
+        self.share = draw.choice([0.0, 0.3, 0.6])
+        self.loss = draw.choice([0.0, 0.3])
+        self.damage = draw.choice([0.0, 0.5])
+        self.latest: dict[str, FrameId] = {}
+
+
+def _ask(fleet: Fleet, questions: list[str], camera: str, deadline_s: float, keys: _Keys) -> None:
+    as_key = keys.draw.random() < keys.share
+    given = keys.latest.get(camera) if not as_key and keys.draw.random() < 0.8 else None
+    fleet.key_frames_fail = keys.draw.random() < 0.1
+    frame = fleet.ask(*questions, camera=camera, deadline_s=deadline_s, as_key=as_key, given=given)
+    if as_key:
+        keys.latest[camera] = frame
+        if keys.draw.random() < keys.damage:
+            damaged = KeyFrame(frame=frame, fingerprint=FINGERPRINT, payload=b"damaged")
+            arrives = partial(fleet._deliver, key_topic(POOL, camera), encode(damaged))
+            fleet.at(fleet.now_s + keys.draw.random(), arrives)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

@@ -10,7 +10,8 @@ from pipeline.protocol.effects import AskedQuery, LookAnswer, SendOpen
 from pipeline.protocol.settings import EdgeProtocolSettings
 from schemas.messages import Accept, Chunk, Open, QueryRef, Refine, Status
 from schemas.types import FrameId
-from tests.protocol.harness import FINGERPRINT, POOL, FakeLatent, Fleet, scores_at
+from tests.protocol.fake_latents import FakeLatent
+from tests.protocol.harness import FINGERPRINT, POOL, Fleet, scores_at
 
 GRACE_S = EdgeProtocolSettings().grace_s
 LEASE_S = EdgeProtocolSettings().base_lease_s

@@ -27,7 +27,8 @@ from schemas.messages import (
     Status,
 )  # fmt: skip
 from schemas.types import FrameId, Outcome, standing_query_id
-from tests.protocol.harness import FINGERPRINT, POOL, FakeLatent, Fleet, finals, scores_at
+from tests.protocol.fake_latents import FakeLatent
+from tests.protocol.harness import FINGERPRINT, POOL, Fleet, finals, scores_at
 
 
 def test_a_safe_base_prefix_costs_one_open_and_one_answer() -> None:
