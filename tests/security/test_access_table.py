@@ -23,6 +23,7 @@ TOPICS = [
     for below in (
         "open/main/gate", "open/main/yard", "open/other/gate",
         "chunk/w1/gate", "chunk/w1/yard", "chunk/w2/gate",
+        "key/main/gate", "key/main/yard", "key/other/gate",
         "handover/w1", "handover/w2",
         "control/gate", "control/yard",
         "answer/gate", "answer/yard",
@@ -41,7 +42,8 @@ OTHER_SEAT = "$share/other/lb/v1/open/other/+"
 FAMILY_FILTERS = [f"lb/v1/{family}/{'/'.join('+' for _ in route.levels)}" for family, route in ROUTES.items()]
 WIDE_FILTERS = [
     "#", "+/+/+/+/+", "lb/#", "lb/v1/#", "lb/v1/+/gate", "lb/+/open/main/gate", "lb/v1/open/#", "lb/v1/open/main/+",
-    "lb/v1/chunk/#", "lb/v1/chunk/w1/+", "lb/v1/answer/#", "lb/v1/reply/alice/+", "lb/v1/reply/web/#",
+    "lb/v1/chunk/#", "lb/v1/chunk/w1/+", "lb/v1/key/#", "lb/v1/key/main/+", "lb/v1/key/other/+",
+    "lb/v1/answer/#", "lb/v1/reply/alice/+", "lb/v1/reply/web/#",
     "lb/v1/status/worker/+", "lb/v1/status/edge/+", "lb/v1/load/main/+",
     SEAT, OTHER_SEAT, "$share/thief/lb/v1/open/main/+", "$share/main/lb/v1/open/main/gate",
     "$share/main/lb/v1/open/+/+", "$share/main/lb/v1/#", "$share/main/#", "$share/w1/lb/v1/chunk/w1/+",
@@ -78,29 +80,30 @@ WORKER_STATUSES = "status/worker/w1 status/worker/w2 status/worker/north"
 EDGE_STATUSES = "status/edge/north status/edge/south"
 ALLOWED = {
     "north": Allowed(
-        publish=f"open/main/gate chunk/w1/gate chunk/w2/gate outcome/gate question/car {REPLIES} status/edge/north",
+        publish=f"open/main/gate chunk/w1/gate chunk/w2/gate key/main/gate outcome/gate question/car {REPLIES} "
+        "status/edge/north",
         read=f"control/gate answer/gate ask/gate question/car status/edge/north {WORKER_STATUSES}",
         filters="status/worker/+",
     ),
     "south": Allowed(
-        publish=f"open/main/yard chunk/w1/yard outcome/yard {REPLIES} status/edge/south",
+        publish=f"open/main/yard chunk/w1/yard key/main/yard outcome/yard {REPLIES} status/edge/south",
         read=f"control/yard answer/yard ask/yard status/edge/south {WORKER_STATUSES}",
         filters="status/worker/+",
     ),
     "w1": Allowed(
         publish=f"handover/w1 handover/w2 control/gate control/yard answer/gate answer/yard {REPLIES} status/worker/w1 "
         "load/main/w1",
-        read=f"chunk/w1/gate chunk/w1/yard handover/w1 question/car question/fire ask/gate ask/yard {WORKER_STATUSES} "
-        f"{EDGE_STATUSES} load/main/w1 load/main/w2",
-        filters=f"{SEAT} chunk/w1/+ question/+ ask/+ handover/w1 status/worker/+ status/edge/+ load/main/+",
+        read="chunk/w1/gate chunk/w1/yard key/main/gate key/main/yard handover/w1 question/car question/fire ask/gate "
+        f"ask/yard {WORKER_STATUSES} {EDGE_STATUSES} load/main/w1 load/main/w2",
+        filters=f"{SEAT} chunk/w1/+ key/main/+ question/+ ask/+ handover/w1 status/worker/+ status/edge/+ load/main/+",
         through_share="open/main/gate open/main/yard",
     ),
     "w2": Allowed(
         publish=f"handover/w1 handover/w2 control/gate control/yard answer/gate answer/yard {REPLIES} status/worker/w2 "
         "load/other/w2",
-        read=f"chunk/w2/gate handover/w2 question/car question/fire ask/gate ask/yard {WORKER_STATUSES} "
+        read=f"chunk/w2/gate key/other/gate handover/w2 question/car question/fire ask/gate ask/yard {WORKER_STATUSES} "
         f"{EDGE_STATUSES} load/other/w2",
-        filters=f"{OTHER_SEAT} question/+ ask/+ status/worker/+ status/edge/+",
+        filters=f"{OTHER_SEAT} key/other/+ question/+ ask/+ status/worker/+ status/edge/+",
     ),
     "alice": Allowed(
         publish="ask/gate ask/yard",
