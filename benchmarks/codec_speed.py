@@ -1,14 +1,16 @@
 """Processor time of a codec: ``python -m benchmarks.codec_speed [--codec FOLDER]``.
 
 Encoder (ONNX Runtime, one thread, one frame at a time; only where the folder has one), what encoding adds to the vision
-tower (both in torch, one thread, side by side), range coder both ways, prefix decoder (torch, one thread). CPU time,
-median over the runs, on frames of the rendered test scenes.
+tower (both in torch, one thread, side by side), range coder both ways, by themselves and given a key frame, prefix
+decoder (torch, one thread, and on all cores). Processor time, median over the runs, on frames of the rendered test
+scenes; on all cores the time that passes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -45,6 +47,19 @@ def cpu_ms(call: Callable[[], object], runs: int) -> float:
     return statistics.median(times)
 
 
+def passed_ms(call: Callable[[], object], runs: int) -> float:
+    """Median time that a call takes on all cores, in milliseconds; the first call warms up and does not count."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    call()
+    times = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - began))
+    torch.set_num_threads(1)
+    return statistics.median(times)
+
+
 def measure(folder: Path, runs: int) -> dict[str, object]:
     """Times of one codec folder."""
     spec = load_codec_spec(folder)
@@ -65,6 +80,16 @@ def measure(folder: Path, runs: int) -> dict[str, object]:
     if spec.encoder_sha256 is not None and (folder / ENCODER_FILE).is_file():
         encoder = OnnxEncoder(folder, threads=1)
         figures["encoder_ms_per_frame"] = round(cpu_ms(lambda: encoder.encode(frames[:1]), runs), 3)
+    if latent.can_be_key:
+        given = EncodedLatent(symbols[1], tables, latent.as_key())
+        coded = given.payload(0, spec.latent_count)
+        key = latent.as_key()
+        figures |= {
+            "range_encode_given_key_ms": round(cpu_ms(lambda: given.payload(0, spec.latent_count), runs), 3),
+            "range_decode_given_key_ms": round(
+                cpu_ms(lambda: decode_chunk(coded, 0, spec.latent_count, tables, key), runs), 3
+            ),
+        }
     return figures | {
         "vision_tower_torch_ms": round(tower_ms, 3),
         "beyond_the_tower_torch_ms": round(beyond_ms, 3),
@@ -72,6 +97,9 @@ def measure(folder: Path, runs: int) -> dict[str, object]:
         "range_encode_ms": round(cpu_ms(lambda: latent.payload(0, spec.latent_count), runs), 3),
         "range_decode_ms": round(cpu_ms(lambda: decode_chunk(payload, 0, spec.latent_count, tables), runs), 3),
         "prefix_decode_ms_per_frame": round(cpu_ms(lambda: decoder.decode(symbols, lengths), runs) / BATCH, 3),
+        "prefix_decode_on_all_cores_ms_per_frame": round(
+            passed_ms(lambda: decoder.decode(symbols, lengths), runs) / BATCH, 3
+        ),
         "prefix_decode_alone_ms": round(cpu_ms(lambda: decoder.decode(symbols[:1], lengths[:1]), runs), 3),
     }
 

@@ -45,18 +45,18 @@ While the connection is down no lease is judged; after a reconnect each is judge
 and statuses tell beside the leases is in :mod:`~pipeline.protocol.edge_reach`.
 
 Here are the inputs, time, claims and decisions. The table and the state of one frame are in ``edge_frame``, what is
-said in ``edge_voice``, what is remembered beside frames in ``edge_memory``, and what a message offers the uplink in
-``expected_gain``.
+said in ``edge_voice``, how opens and key frames get out in ``edge_opens``, what is remembered beside frames in
+``edge_memory``, and what a message offers the uplink in ``expected_gain``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 from pipeline.protocol.edge_frame import EdgeEvent, EdgeFrame, EdgeStage, queries_by_id
 from pipeline.protocol.edge_memory import AdHocQueries
+from pipeline.protocol.edge_opens import EdgeOpens
 from pipeline.protocol.edge_reach import EdgeReach
 from pipeline.protocol.edge_voice import Control, EdgeVoice
 from pipeline.protocol.effects import AskedQuery, EdgeEffect, GivenKey, Latent, SendKeyFrame, SendOpen, Terminal
@@ -64,7 +64,7 @@ from pipeline.protocol.expected_gain import ExpectedGain
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.timers import Timers
 from schemas.errors import RecordingGapError, StateError
-from schemas.messages import Accept, Answer, Busy, NeedText, Open, Refine, Reject, RejectReason, Status
+from schemas.messages import Accept, Answer, Busy, NeedText, Refine, Reject, RejectReason, Status
 from schemas.types import FrameId, Outcome
 
 Key = tuple[str, FrameId]
@@ -103,6 +103,7 @@ class EdgeSession:
         self._ad_hoc = AdHocQueries(settings.terminal_cache)
         self._reach = EdgeReach(settings, pool, self._frames, self._timers, self.counters, self._lose_attempt)
         self._gain = ExpectedGain(priorities or {})
+        self._opens = EdgeOpens(settings, self._timers, self._voice, self._gain, self.counters)
         self._draining = False
 
     # ---- what the process reads -------------------------------------------------------------------------------------
@@ -188,12 +189,7 @@ class EdgeSession:
         self._timers.touch((camera, frame))
         self._ad_hoc.carried_by(state)
         self._gain.offered(state, now_s)
-        if given_key is not None and given_key.sequence is None:
-            state.key_waits = True
-            self.counters["key_frames"] += 1
-            self._voice.key_frame(state, partial(self._key_frame_left, state))
-        else:
-            self._queue_open(state)
+        self._opens.begin(state)
         self._bound(camera)
         self._expire(state, now_s)
         return frame
@@ -266,11 +262,8 @@ class EdgeSession:
         """A key frame found no way out: its frame stands by itself, if it can still be told."""
         self.counters["key_frames_lost"] += 1
         frame = self._find((effect.camera, effect.frame))
-        if frame is not None and frame.attempt == 0:
-            waits = frame.key_waits
-            frame.stand_alone()
-            if waits:
-                self._queue_open(frame)
+        if frame is not None:
+            self._opens.key_frame_lost(frame)
 
     def open_lost(self, effect: SendOpen, now_s: float) -> None:
         """The connection broke before the broker's word on an open message: perhaps nobody has got it."""
@@ -292,8 +285,7 @@ class EdgeSession:
             if frame.stage is EdgeStage.BACKOFF:
                 frame.move(EdgeEvent.BACKOFF_OVER)
                 frame.timer_s = None
-                frame.stand_alone()
-                self._queue_open(frame)
+                self._opens.again(frame)
             else:
                 self.counters["lease_over" if frame.stage is EdgeStage.OWNED else "open_unanswered"] += 1
                 self._lose_attempt(frame, EdgeEvent.SILENCE, now_s, wait_s=self._settings.wait_after_s(frame.attempt))
@@ -319,24 +311,6 @@ class EdgeSession:
         return None if frame is None else frame.due_s(leases_are_judged=self._reach.connected)
 
     # ---- moves ------------------------------------------------------------------------------------------------------
-
-    def _queue_open(self, frame: EdgeFrame) -> None:
-        self._voice.open(frame, partial(self._open_leaves, frame), partial(self._gain.bid_open, frame))
-
-    def _key_frame_left(self, frame: EdgeFrame) -> None:
-        # It may leave again after a lost connection; the open waits only once.
-        if frame.key_waits and frame.queries:
-            frame.key_waits = False
-            self._queue_open(frame)
-
-    def _open_leaves(self, frame: EdgeFrame, now_s: float) -> Open | None:
-        if frame.stage is not EdgeStage.QUEUED or all(q.deadline_s <= now_s for q in frame.queries.values()):
-            return None
-        self._timers.touch((frame.camera, frame.frame))
-        frame.leave(now_s, self._settings.base_lease_s)
-        self.counters["opens" if frame.attempt == 1 else "reopens"] += 1
-        self.counters["latents_sent_again_reopen"] += frame.send(0, frame.prefix)
-        return self._voice.open_message(frame, now_s)
 
     def _claim(self, frame: EdgeFrame, worker: str, attempt: int) -> bool:
         """Whether this worker owns the frame, by now at the latest. The first word for the attempt makes the owner."""
@@ -384,7 +358,7 @@ class EdgeSession:
             elif frame.can(EdgeEvent.KEY_MISSING):
                 frame.move(EdgeEvent.KEY_MISSING)
                 frame.owner, frame.timer_s = None, None
-                self._queue_open(frame)
+                self._opens.again(frame)
             return
         self.counters["rejected"] += 1
         self._fail(frame, self._voice.why_rejected(message))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pipeline.protocol.effects import ChunkData, KeyData
+from pipeline.protocol.effects import ChunkData, KeyData, Look, LookQuery
 from schemas.errors import StateError
 from schemas.types import FrameId
 
@@ -132,6 +133,10 @@ class WorkerFrame:
         """A key frame that latents of this frame came with already."""
         keys = (chunk.key for chunk in (*self.chunks, *self.early.values()))
         return next((key for key in keys if key is not None and key.sequence == sequence), None)
+
+    def look(self, queries: Sequence[LookQuery]) -> Look:
+        """A look at what is here."""
+        return Look(self.camera, self.frame, self.attempt, tuple(self.chunks), self.prefix, tuple(queries), self.looks)
 
     def first_deadline_s(self) -> float:
         """Deadline of the most urgent query."""

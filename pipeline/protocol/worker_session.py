@@ -306,22 +306,12 @@ class WorkerSession:
             self._frames.touch(frame)
             frame.move(WorkerEvent.LOOK_TAKEN)
             frame.looks += 1
-            queries = []
-            for query_id, query in frame.queries.items():
-                known = self._questions.get(query.question_id)
-                if known is not None:
-                    queries.append(LookQuery(query_id, query.question_id, known.text, known.answer_type, known.risk))
-            looks.append(
-                Look(
-                    frame.camera,
-                    frame.frame,
-                    frame.attempt,
-                    tuple(frame.chunks),
-                    frame.prefix,
-                    tuple(queries),
-                    frame.looks,
-                )
-            )
+            known = [
+                LookQuery(query_id, query.question_id, question.text, question.answer_type, question.risk)
+                for query_id, query in frame.queries.items()
+                if (question := self._questions.get(query.question_id)) is not None
+            ]
+            looks.append(frame.look(known))
             self._progress.keep_alive(frame, now_s)
         if looks:
             self._pace.batch_starts(len(looks), now_s)
