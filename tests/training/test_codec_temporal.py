@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 
 from pipeline.codec.prediction import CONTEXTS
 from pipeline.codec.spec import TABLES_FILE, load_codec_spec
+from pipeline.codec.stop_file import StopFile
+from pipeline.codec.stop_statistics import StopStatistics
 from pipeline.codec.tables import FrequencyTables
+from pipeline.codec.wire_bytes import open_wire_bytes
+from schemas.types import AnswerType
 from tests.cloud.tiny_codec import write_codec, write_vlm
 from training.codec.prediction_fit import LEVELS, fit_prediction
 from training.codec.temporal import FRAMES_PER_S, measure_temporal, row
@@ -80,6 +84,28 @@ def test_what_stays_is_saved(tables: FrequencyTables) -> None:
     slower = row(clips(0.01, 1), tables, 2)
     assert slower["frames"] == 16
     assert slower["saved_percent"] < measured["saved_percent"]
+
+
+def test_with_the_stop_rule_as_many_bytes_as_its_policy_expects(tables: FrequencyTables) -> None:
+    shares = dict.fromkeys(AnswerType, ((0.5,), (1.0,)))
+    stop = StopFile.calibrated(
+        (3, 6),
+        dict.fromkeys(AnswerType, 0.9),
+        risk=0.02,
+        score=None,
+        shift=None,
+        statistics=StopStatistics((3, 6), (), shares),
+        calibrated_on={},
+    )
+    policy = row(clips(1.0, 1), tables, 10, stop)["policy"]
+    assert policy["saved_percent_wire_with_stop_rule"] == 0
+    still = row(clips(0.01, 1) * 4, tables, 10, stop)["policy"]
+    # Half of the looks are safe: cheaper to send the whole at once, with three questions.
+    whole_bytes = still["wire_bytes_by_itself"] + open_wire_bytes(20, 3) - open_wire_bytes(20, 1)
+    assert still["wire_bytes_by_itself_with_stop_rule"] == pytest.approx(whole_bytes, abs=1)
+    keys_cost = still["wire_bytes"] - still["wire_bytes_by_itself"]
+    keys_cost_too = still["wire_bytes_with_stop_rule"] - still["wire_bytes_by_itself_with_stop_rule"]
+    assert keys_cost_too == pytest.approx(keys_cost, abs=2)
 
 
 def test_clips_are_drawn_encoded_fitted_and_written(tmp_path: Path) -> None:

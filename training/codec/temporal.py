@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from pipeline.codec.key_frame_policy import KeyFramePolicy
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_decoder_torch import load_transform
+from pipeline.codec.prefix_policy import Link, PrefixPolicy
 from pipeline.codec.spec import TABLES_FILE, hash_file, load_codec_spec
+from pipeline.codec.stop_file import StopFile, find_stop_file
 from pipeline.codec.tables import FrequencyTables
 from pipeline.codec.wire_bytes import key_frame_wire_bytes, open_wire_bytes
 from pipeline.scenes.motion import SceneClip, standing_questions
 from pipeline.scenes.renderer import render
+from schemas.types import AnswerType
 from training.codec.data import Progress
 from training.codec.folder import encode_all
 from training.codec.prediction_fit import Pairs, fit_prediction
@@ -32,6 +35,7 @@ _CAMERAS: Final = {"cuts": 4.0, "fixed": 12.0, "still": 1e4}
 long as clips are shorter than 7 seconds; before a still one nothing moves and only the sensor's noise is new."""
 _KEY_FRAMES_EVERY: Final = 10
 _BATCH: Final = 16
+_QUESTIONS: Final = (AnswerType.YES_NO, AnswerType.WORD, AnswerType.COUNT)
 
 
 def measure_temporal(
@@ -62,7 +66,9 @@ def measure_temporal(
     Returns:
         JSON-ready: for each camera and frame rate mean bytes a frame by itself and given the last of one key frame in
         ten, and percent saved with the key frames counted in; then what the edge's own policy makes of the same clips
-        one after the other, in wire bytes of frames sent whole with one question, the key frames' messages included.
+        one after the other, in wire bytes of frames sent whole with one question, the key frames' messages included;
+        and the same with first prefixes chosen by the stop rule's statistics, three questions a frame, bytes expected
+        until all is answered, where the codec has a calibrated stop rule.
 
     Raises:
         ArtifactError: codec or VLM are not usable, or do not belong together.
@@ -95,6 +101,9 @@ def measure_temporal(
         progress(
             f"tables given a key frame written to {codec_dir / TABLES_FILE}: fingerprint {spec.fingerprint4.hex()}"
         )
+    stop = find_stop_file(codec_dir)
+    if stop is not None and stop.statistics is None:
+        stop = None
     report: dict[str, Any] = {
         "codec": codec_dir.name,
         "fingerprint": spec.fingerprint4.hex(),
@@ -106,23 +115,27 @@ def measure_temporal(
         "cameras": {},
     }
     for camera, encoded in coded.items():
-        report["cameras"][camera] = [row(encoded[clips:], tables, rate) for rate in FRAMES_PER_S]
+        report["cameras"][camera] = [row(encoded[clips:], tables, rate, stop) for rate in FRAMES_PER_S]
         for measured in report["cameras"][camera]:
-            by_policy = measured["policy"]["saved_percent_wire"]
+            policy = measured["policy"]
             progress(
                 f"{camera}, {measured['frames_per_s']} frames a second: {measured['saved_percent']} % of payload with "
-                f"one key frame in {_KEY_FRAMES_EVERY}, {by_policy} % of wire bytes by the policy"
+                f"one key frame in {_KEY_FRAMES_EVERY}, {policy['saved_percent_wire']} % of wire bytes by the policy, "
+                f"{policy.get('saved_percent_wire_with_stop_rule', '-')} % with the stop rule"
             )
     return report
 
 
-def row(scored: Sequence[NDArray[np.int32]], tables: FrequencyTables, rate: int) -> dict[str, Any]:
+def row(
+    scored: Sequence[NDArray[np.int32]], tables: FrequencyTables, rate: int, stop: StopFile | None = None
+) -> dict[str, Any]:
     """Bytes a frame at one frame rate.
 
     Args:
         scored: Symbols of clips at the highest rate, each int32 [T, K, d].
         tables: With a prediction.
         rate: Frames a second.
+        stop: The codec's stop rule.
     """
     gap = max(FRAMES_PER_S) // rate
     by_itself = given_key = frames = 0
@@ -147,13 +160,17 @@ def row(scored: Sequence[NDArray[np.int32]], tables: FrequencyTables, rate: int)
         "payload_bytes": round(by_itself / total, 1),
         "payload_bytes_given_key": round(given_key / total, 1),
         "saved_percent": _saved(by_itself, given_key),
-        "policy": _by_policy(scored, tables, gap),
+        "policy": _by_policy(scored, tables, gap, stop),
     }
 
 
-def _by_policy(scored: Sequence[NDArray[np.int32]], tables: FrequencyTables, gap: int) -> dict[str, Any]:
+def _by_policy(
+    scored: Sequence[NDArray[np.int32]], tables: FrequencyTables, gap: int, stop: StopFile | None
+) -> dict[str, Any]:
     """What an edge would send of the clips, one after the other: each begins with a cut."""
     policy = KeyFramePolicy()
+    prefixes = [None if stop is None else _FirstPrefixes(stop) for _ in range(2)]
+    expected = [0.0, 0.0]
     payload = payload_by_itself = wire = wire_by_itself = keys = sequence = 0
     for clip in scored:
         for symbols in clip[::gap]:
@@ -163,21 +180,51 @@ def _by_policy(scored: Sequence[NDArray[np.int32]], tables: FrequencyTables, gap
             policy.offered("camera", choice, sequence)
             sequence += 1
             sent_bytes = whole_bytes if choice is None else choice.latent.size_bytes(latent.latent_count)
+            for place, sent in enumerate((latent, latent if choice is None else choice.latent)):
+                if (chooser := prefixes[place]) is not None:
+                    expected[place] += chooser.wire_bytes(sent, whole_bytes)
             if choice is not None and choice.sequence is None:
                 keys += 1
                 payload += whole_bytes
                 wire += key_frame_wire_bytes(whole_bytes)
+                expected[1] += key_frame_wire_bytes(whole_bytes)
             payload += sent_bytes
             wire += open_wire_bytes(sent_bytes, 1)
             payload_by_itself += whole_bytes
             wire_by_itself += open_wire_bytes(whole_bytes, 1)
+    with_stop_rule = stop and {
+        "saved_percent_wire_with_stop_rule": _saved(expected[0], expected[1]),
+        "wire_bytes_with_stop_rule": round(expected[1] / sequence, 1),
+        "wire_bytes_by_itself_with_stop_rule": round(expected[0] / sequence, 1),
+    }
     return {
+        **(with_stop_rule or {}),
         "key_frames_share": round(keys / sequence, 4),
         "saved_percent_payload": _saved(payload_by_itself, payload),
         "saved_percent_wire": _saved(wire_by_itself, wire),
         "wire_bytes": round(wire / sequence, 1),
         "wire_bytes_by_itself": round(wire_by_itself / sequence, 1),
     }
+
+
+class _FirstPrefixes:
+    """Expected wire bytes of frames whose first prefix the stop rule's statistics choose."""
+
+    def __init__(self, stop: StopFile) -> None:
+        assert stop.statistics is not None  # noqa: S101 - the caller has looked
+        self._policy = PrefixPolicy(stop.statistics, at_once=stop.rule.at_once)
+
+    def wire_bytes(self, latent: EncodedLatent, whole_bytes: int) -> float:
+        sizes = np.maximum(latent.prefix_bytes(), 1)
+        at_once = self._policy.at_once
+        return self._policy.choose(
+            "camera",
+            [int(sizes[length]) for length in self._policy.ladder],
+            _QUESTIONS,
+            Link(),
+            whole_bytes=whole_bytes,
+            at_once_bytes=None if at_once is None else int(sizes[at_once]),
+        ).wire_bytes
 
 
 def _with_prediction(
