@@ -96,6 +96,7 @@ class Outbox:
                 qos=effect.qos,
                 retain=True,
                 frame=effect.frame,
+                open_follows=True,
                 done=done,
                 same_as=(effect.topic, effect.frame),
             )

@@ -141,9 +141,10 @@ class DepartureQueue:
         return self._counts[lane]
 
     def opens_waiting(self, camera: str) -> int:
-        """Open messages of a camera that wait."""
+        """Open messages of a camera that wait, or will as soon as what goes before them has left."""
         mine = self._of_camera.get(camera, {})
-        return sum(waiting.departure.lane is Lane.OPEN for waiting in mine.values())
+        following = sum(departure.open_follows and departure.camera == camera for departure in self._urgent.values())
+        return following + sum(waiting.departure.lane is Lane.OPEN for waiting in mine.values())
 
     def put(self, departure: Departure, now_s: float) -> bool:
         """Queue a message; false when its lane is full."""

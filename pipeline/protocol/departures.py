@@ -43,6 +43,7 @@ class Departure:
         retain: MQTT retain flag.
         frame: frame that it is about.
         correlation_data: MQTT 5 CorrelationData.
+        open_follows: the open message of its frame is queued when it leaves.
         until_sent: send it again after a lost connection; what nobody else would repeat.
         done: called with the broker's word (True: nobody subscribed), or with the error.
         bid: what it offers; None for what does not compete.
@@ -59,6 +60,7 @@ class Departure:
     retain: bool = False
     frame: FrameId | None = None
     correlation_data: bytes | None = None
+    open_follows: bool = False
     until_sent: bool = False
     done: Callable[[bool | Exception], None] | None = field(default=None, repr=False, compare=False)
     bid: Bidder | None = field(default=None, repr=False, compare=False)

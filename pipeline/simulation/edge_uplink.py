@@ -131,6 +131,7 @@ class SimulatedUplink:
                 qos=effect.qos,
                 retain=True,
                 frame=effect.frame,
+                open_follows=True,
                 same_as=(effect.topic, effect.frame),
                 done=partial(self._key_left, effect),
             )

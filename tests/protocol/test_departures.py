@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -82,6 +83,17 @@ def test_messages_to_a_worker_about_one_frame_leave_in_order(entries: list[tuple
     for key in set(keys):
         mine = [number for number in left if keys[number] == key]
         assert mine == sorted(mine)
+
+
+def test_a_camera_has_no_room_while_its_key_frame_waits_for_the_uplink() -> None:
+    queue = DepartureQueue(RATE_KBPS)
+    key_frame = replace(departure(UNDER_WAY, "gate", "key"), open_follows=True)
+    queue.put(departure(UNDER_WAY, "gate", "text"), 0.0)
+    assert queue.opens_waiting("gate") == 0
+    queue.put(key_frame, 0.0)
+    assert (queue.opens_waiting("gate"), queue.opens_waiting("yard")) == (1, 0)
+    assert drain(queue) == ["text", "key"]
+    assert queue.opens_waiting("gate") == 0
 
 
 def test_what_gains_most_for_its_bytes_goes_first() -> None:
