@@ -20,10 +20,10 @@ from schemas.types import FrameId
 
 MAX_FRAMES: Final = 1_024
 """Frames under way at a busy worker; one that was dropped is decoded again from the chunks that its look carries."""
-MAX_KEYS: Final = 128
-"""Decoded key frames; 128 of 128 latents x 80 symbols take 21 MB. One that was dropped is decoded again."""
 MAX_BYTES: Final = 32 * 1024 * 1024
 """Symbols of those frames; 1,024 frames of 64 latents x 32 symbols take 8 MB."""
+MAX_KEYS: Final = 128
+"""Decoded key frames; 128 of 128 latents x 80 symbols take 21 MB. One that was dropped is decoded again."""
 
 
 class PrefixDecoder(Protocol):
@@ -98,6 +98,18 @@ class PrefixStore:
         symbols[look.stop :] = 0
         return symbols
 
+    def tokens(self, symbols: Sequence[NDArray[np.int32]], prefix_lengths: Sequence[int]) -> torch.Tensor:
+        """Visual tokens of several frames in one pass.
+
+        Args:
+            symbols: int32 ``[K, d]`` of each frame.
+            prefix_lengths: known latents of each.
+
+        Returns:
+            Tokens ``[B, N, D]``.
+        """
+        return self._decoder.decode(np.stack(symbols), np.asarray(prefix_lengths, dtype=np.int64))
+
     def _given(self, key: KeyData | None) -> KeyFramePrediction | None:
         if key is None:
             return None
@@ -111,15 +123,3 @@ class PrefixStore:
         if len(self._keys) > MAX_KEYS:
             self._keys.popitem(last=False)
         return known
-
-    def tokens(self, symbols: Sequence[NDArray[np.int32]], prefix_lengths: Sequence[int]) -> torch.Tensor:
-        """Visual tokens of several frames in one pass.
-
-        Args:
-            symbols: int32 ``[K, d]`` of each frame.
-            prefix_lengths: known latents of each.
-
-        Returns:
-            Tokens ``[B, N, D]``.
-        """
-        return self._decoder.decode(np.stack(symbols), np.asarray(prefix_lengths, dtype=np.int64))

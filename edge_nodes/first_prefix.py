@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_policy import Link, Objective, PrefixChoice, PrefixPolicy
 from pipeline.codec.spec import CodecSpec
@@ -69,17 +67,7 @@ class FirstPrefix:
         """
         if self._policy is None:
             return self._fixed
-        whole_bytes = int(latent.prefix_bytes()[-1])
-        # At least a byte of payload is sent.
-        sizes = np.maximum((latent if given is None else given).prefix_bytes(), 1)
-        return self._policy.choose(
-            camera,
-            [int(sizes[length]) for length in self._policy.ladder],
-            questions,
-            Link(self._bytes_per_s, round_trip_s),
-            whole_bytes=whole_bytes,
-            at_once_bytes=None if self._policy.at_once is None else int(sizes[self._policy.at_once]),
-        )
+        return self._policy.choose_for(camera, latent, questions, Link(self._bytes_per_s, round_trip_s), given=given)
 
     def offered(self, camera: str, query_ids: Sequence[str], choice: PrefixChoice | int) -> None:
         """A frame goes out with this choice."""

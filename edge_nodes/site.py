@@ -26,7 +26,6 @@ from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import (
     AskedQuery,
     EdgeEffect,
-    GivenKey,
     ReplyTo,
     SendKeyFrame,
     SendOpen,
@@ -276,7 +275,7 @@ class Site:
             first_latents(choice),
             queries,
             now_s,
-            given_key=None if key is None else GivenKey(key.latent, key.sequence),
+            given_key=key,
         )
         if self._key_frames is not None:
             self._key_frames.offered(captured.camera, key, frame.sequence)

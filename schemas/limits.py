@@ -32,4 +32,4 @@ MAX_ANSWER_CHARS: Final = 2_000
 """About 500 tokens: a description, not an essay."""
 
 MAX_LATENTS: Final = 4_096
-"""Latents of one frame; the bundled codecs use fewer than 100."""
+"""Latents of one frame; the bundled codecs use 128 at most."""

@@ -17,6 +17,7 @@ from typing import Final
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prediction import KeyFramePrediction
 from pipeline.codec.wire_bytes import key_frame_wire_bytes
+from pipeline.protocol.effects import GivenKey
 
 LEAST_SHARE: Final = 0.5
 """Of a key frame's price, what must have been saved in thought before it is paid."""
@@ -35,26 +36,13 @@ class _Camera:
     made: KeyFramePrediction | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class KeyChoice:
-    """How a frame is coded.
-
-    Attributes:
-        latent: coded given a key frame.
-        sequence: of the key frame; None makes this frame one.
-    """
-
-    latent: EncodedLatent
-    sequence: int | None
-
-
 class KeyFramePolicy:
     """Key frames of an edge's cameras."""
 
     def __init__(self) -> None:
         self._cameras: OrderedDict[str, _Camera] = OrderedDict()
 
-    def choose(self, camera: str, latent: EncodedLatent) -> KeyChoice | None:
+    def choose(self, camera: str, latent: EncodedLatent) -> GivenKey[EncodedLatent] | None:
         """How a camera's next frame is coded; None codes it by itself.
 
         Args:
@@ -82,14 +70,14 @@ class KeyFramePolicy:
             self._settle(state)
             state.balance_bytes, state.missed_bytes = -price_bytes, 0.0
             state.made = state.candidate = latent.as_key()
-            return KeyChoice(latent.given(state.made), None)
+            return GivenKey(latent.given(state.made), None)
         if state.candidate is None or tried_bytes >= now_bytes:
             state.candidate, state.missed_bytes = latent.as_key(), 0.0
         if state.key is None or given is None or now_bytes >= whole_bytes:
             return None
-        return KeyChoice(given, state.key[0])
+        return GivenKey(given, state.key[0])
 
-    def offered(self, camera: str, choice: KeyChoice | None, sequence: int) -> None:
+    def offered(self, camera: str, choice: GivenKey[EncodedLatent] | None, sequence: int) -> None:
         """A frame goes out under this number; if it was to be a key frame, it is the camera's from now on."""
         state = self._cameras.get(camera)
         if state is not None and choice is not None and choice.sequence is None and state.made is not None:

@@ -16,14 +16,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.codec.tables import FREQUENCY_TOTAL, FrequencyTables, as_coder_weights, entries_of
+from pipeline.codec.tables import FREQUENCY_BITS, FREQUENCY_TOTAL, FrequencyTables, as_coder_weights, entries_of
 from schemas.errors import StateError
 
 SIZES: Final = 3
 RARITIES: Final = 8
 CONTEXTS: Final = SIZES * RARITIES
-
-_SHIFT: Final = 16
 
 
 class KeyFramePrediction:
@@ -77,7 +75,7 @@ class KeyFramePrediction:
         by_static, by_off = (self._weights[:, kind, self._context[start:stop]] for kind in (0, 1))
         chances = by_static * (static / FREQUENCY_TOTAL)
         chances += np.where(apart == 0, FREQUENCY_TOTAL - by_static - by_off, np.where(apart == 1, by_off >> 1, 0))
-        bits = _SHIFT - np.log2(chances + 1)
+        bits = FREQUENCY_BITS - np.log2(chances + 1)
         return np.asarray(bits.sum(axis=2), dtype=np.float64)
 
     def coder_weights(self, level: int, start: int, stop: int) -> NDArray[np.float32]:
@@ -95,13 +93,13 @@ class KeyFramePrediction:
         rows = static.reshape(-1, static.shape[2])
         entries, context = self._entries[start:stop].ravel(), self._context[start:stop].ravel()
         by_static, by_off = self._weights[level, 0, context], self._weights[level, 1, context] >> 1
-        rows = 1 + ((rows - 1) * by_static[:, None] >> _SHIFT)
+        rows = 1 + ((rows - 1) * by_static[:, None] >> FREQUENCY_BITS)
         places = np.arange(len(rows))
         escape = 2 * self._tables.support + 1
         for step in (-1, 1):
             there = (entries != escape) & (entries + step >= 0) & (entries + step < escape)
             rows[places[there], entries[there] + step] += by_off[there]
-        # What is left is the key frame's own symbol; `check_prediction` sees to it that something is.
+        # What is left is the key frame's own symbol; `FrequencyTables` sees to it that something is.
         rows[places, entries] += FREQUENCY_TOTAL - rows.sum(axis=1)
         return as_coder_weights(rows)
 
@@ -120,6 +118,6 @@ def contexts(symbols: NDArray[np.int32], tables: FrequencyTables) -> NDArray[np.
     table = np.broadcast_to(tables.frequencies, (*entries.shape[:-2], *tables.frequencies.shape))
     frequency = np.take_along_axis(table, entries[..., None], axis=-1)[..., 0].astype(np.int64)
     # frexp of an integer this small is exact: the exponent is its bit length.
-    rarity = np.clip(_SHIFT - np.frexp((frequency - 1).astype(np.float64))[1], 0, RARITIES - 1)
+    rarity = np.clip(FREQUENCY_BITS - np.frexp((frequency - 1).astype(np.float64))[1], 0, RARITIES - 1)
     size = np.minimum(np.abs(symbols), SIZES - 1)
     return np.asarray(size * RARITIES + rarity, dtype=np.int64)

@@ -20,6 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import numpy as np
+
+from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.stop_statistics import StopStatistics
 from pipeline.codec.wire_bytes import open_wire_bytes, refine_wire_bytes
 from schemas.types import AnswerType
@@ -109,16 +112,6 @@ class PrefixPolicy:
         self._shift: dict[str, float] = {}
         self._awaited: OrderedDict[tuple[str, object], tuple[int, float, float]] = OrderedDict()
 
-    @property
-    def ladder(self) -> tuple[int, ...]:
-        """Prefix lengths of the looks, in latents."""
-        return self._ladder
-
-    @property
-    def at_once(self) -> int | None:
-        """Length that needs no look to follow, in latents."""
-        return self._at_once
-
     def choose(
         self,
         camera: str,
@@ -156,6 +149,36 @@ class PrefixPolicy:
 
     def _cost(self, choice: PrefixChoice) -> float:
         return choice.delay_s if self._objective == "delay" else choice.wire_bytes
+
+    def choose_for(
+        self,
+        camera: str,
+        latent: EncodedLatent,
+        questions: Sequence[AnswerType],
+        link: Link,
+        *,
+        given: EncodedLatent | None = None,
+    ) -> PrefixChoice:
+        """The first prefix of a latent, see `choose`.
+
+        Args:
+            camera: its camera.
+            latent: coded by itself.
+            questions: answer type of each of its questions.
+            link: what is known of the link.
+            given: the same latent as it is sent, if it is coded given a key frame.
+        """
+        by_itself = latent.prefix_bytes()
+        # At least a byte of payload is sent.
+        sent = np.maximum(by_itself if given is None else given.prefix_bytes(), 1).tolist()
+        return self.choose(
+            camera,
+            [sent[length] for length in self._ladder],
+            questions,
+            link,
+            whole_bytes=int(by_itself[-1]),
+            at_once_bytes=None if self._at_once is None else sent[self._at_once],
+        )
 
     def offered(self, camera: str, query_ids: Sequence[str], choice: PrefixChoice) -> None:
         """A frame goes out with this choice: its first looks will be compared with what was expected of them."""

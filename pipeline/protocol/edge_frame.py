@@ -106,7 +106,7 @@ class EdgeFrame:
     left_s: float | None = None
     newer_s: float = math.inf
     read: dict[str, tuple[int, float]] = field(default_factory=dict)
-    given_key: GivenKey | None = None
+    given_key: GivenKey[Latent] | None = None
     key_waits: bool = False
     _coded: tuple[int, bytes] = (0, b"")
 

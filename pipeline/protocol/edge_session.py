@@ -149,7 +149,7 @@ class EdgeSession:
         now_s: float,
         *,
         frame: FrameId | None = None,
-        given_key: GivenKey | None = None,
+        given_key: GivenKey[Latent] | None = None,
     ) -> FrameId:
         """Ask questions of a new frame.
 

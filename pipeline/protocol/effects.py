@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from schemas.messages import Answer, BinaryMessage, Handover, KeyFrame, Open, QueryOutcome
 from schemas.types import AnswerType, FrameId, Outcome
@@ -30,8 +30,11 @@ class Latent(Protocol):
         ...
 
 
+LatentT = TypeVar("LatentT", bound=Latent, covariant=True)
+
+
 @dataclass(frozen=True, slots=True)
-class GivenKey:
+class GivenKey(Generic[LatentT]):
     """A frame's latent as it is coded given a key frame of its camera.
 
     Attributes:
@@ -39,7 +42,7 @@ class GivenKey:
         sequence: of the key frame, of the same boot; None makes this frame the key frame itself.
     """
 
-    latent: Latent
+    latent: LatentT
     sequence: int | None
 
 

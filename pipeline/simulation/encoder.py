@@ -72,7 +72,7 @@ class SimulatedEncoder:
         if key is not None and key[0] == sequence:
             del self._keys[camera]
 
-    def _code(self, camera: str, latent: Latent) -> tuple[Latent, GivenKey | None]:
+    def _code(self, camera: str, latent: Latent) -> tuple[Latent, GivenKey[Latent] | None]:
         number = self._coded[camera]
         self._coded[camera] += 1
         name = zlib.crc32(f"{self._process}/{camera}/{number}".encode())

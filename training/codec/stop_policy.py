@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any, Final
@@ -234,6 +234,36 @@ def at_once_length(
     shortest = best_fixed_length(table, frames, risk, delta, by_type=by_type)
     # Longer ones were proven on the way down.
     return min((length for length in table.lengths if length >= shortest and length not in ladder), default=None)
+
+
+def run_with_at_once(
+    table: LookTable,
+    thresholds: Mapping[AnswerType, float],
+    frames: NDArray[np.bool_],
+    first: NDArray[np.int64],
+    at_once: LookTable | None,
+    earlier: NDArray[np.bool_],
+    cost: Callable[[RunResult], float],
+) -> tuple[RunResult, bool]:
+    """Run the stop rule as edges use it: off the ladder where that has cost less on earlier frames.
+
+    Args:
+        table: As in `run_policy`.
+        thresholds: As in `run_policy`.
+        frames: As in `run_policy`.
+        first: As in `run_policy`.
+        at_once: Looks at the length of `at_once_length`, and at the whole latent; None where there is no such length.
+        earlier: Frames that the way is decided from [F].
+        cost: What is saved.
+
+    Returns:
+        What happens to the frames, and whether they leave the ladder.
+    """
+    if at_once is not None:
+        off_ladder = cost(sent_at_once(at_once, earlier, 0)) < cost(run_policy(table, thresholds, earlier, first))
+        if off_ladder:
+            return sent_at_once(at_once, frames, 0), True
+    return run_policy(table, thresholds, frames, first), False
 
 
 def oracle_rungs(table: LookTable) -> NDArray[np.int64]:

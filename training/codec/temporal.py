@@ -20,6 +20,7 @@ from pipeline.codec.spec import TABLES_FILE, hash_file, load_codec_spec
 from pipeline.codec.stop_file import StopFile, find_stop_file
 from pipeline.codec.tables import FrequencyTables
 from pipeline.codec.wire_bytes import key_frame_wire_bytes, open_wire_bytes
+from pipeline.protocol.effects import GivenKey
 from pipeline.scenes.motion import SceneClip, standing_questions
 from pipeline.scenes.renderer import render
 from schemas.types import AnswerType
@@ -102,8 +103,6 @@ def measure_temporal(
             f"tables given a key frame written to {codec_dir / TABLES_FILE}: fingerprint {spec.fingerprint4.hex()}"
         )
     stop = find_stop_file(codec_dir)
-    if stop is not None and stop.statistics is None:
-        stop = None
     report: dict[str, Any] = {
         "codec": codec_dir.name,
         "fingerprint": spec.fingerprint4.hex(),
@@ -168,63 +167,48 @@ def _by_policy(
     scored: Sequence[NDArray[np.int32]], tables: FrequencyTables, gap: int, stop: StopFile | None
 ) -> dict[str, Any]:
     """What an edge would send of the clips, one after the other: each begins with a cut."""
+    latents = [EncodedLatent(symbols, tables) for clip in scored for symbols in clip[::gap]]
     policy = KeyFramePolicy()
-    prefixes = [None if stop is None else _FirstPrefixes(stop) for _ in range(2)]
-    expected = [0.0, 0.0]
-    payload = payload_by_itself = wire = wire_by_itself = keys = sequence = 0
-    for clip in scored:
-        for symbols in clip[::gap]:
-            latent = EncodedLatent(symbols, tables)
-            whole_bytes = latent.size_bytes(latent.latent_count)
-            choice = policy.choose("camera", latent)
-            policy.offered("camera", choice, sequence)
-            sequence += 1
-            sent_bytes = whole_bytes if choice is None else choice.latent.size_bytes(latent.latent_count)
-            for place, sent in enumerate((latent, latent if choice is None else choice.latent)):
-                if (chooser := prefixes[place]) is not None:
-                    expected[place] += chooser.wire_bytes(sent, whole_bytes)
-            if choice is not None and choice.sequence is None:
-                keys += 1
-                payload += whole_bytes
-                wire += key_frame_wire_bytes(whole_bytes)
-                expected[1] += key_frame_wire_bytes(whole_bytes)
-            payload += sent_bytes
-            wire += open_wire_bytes(sent_bytes, 1)
-            payload_by_itself += whole_bytes
-            wire_by_itself += open_wire_bytes(whole_bytes, 1)
-    with_stop_rule = stop and {
-        "saved_percent_wire_with_stop_rule": _saved(expected[0], expected[1]),
-        "wire_bytes_with_stop_rule": round(expected[1] / sequence, 1),
-        "wire_bytes_by_itself_with_stop_rule": round(expected[0] / sequence, 1),
-    }
-    return {
-        **(with_stop_rule or {}),
-        "key_frames_share": round(keys / sequence, 4),
-        "saved_percent_payload": _saved(payload_by_itself, payload),
+    choices: list[GivenKey[EncodedLatent] | None] = []
+    for sequence, latent in enumerate(latents):
+        choices.append(policy.choose("camera", latent))
+        policy.offered("camera", choices[-1], sequence)
+    given = [None if choice is None else choice.latent for choice in choices]
+    whole = [latent.size_bytes(latent.latent_count) for latent in latents]
+    sent = [(other or latent).size_bytes(latent.latent_count) for latent, other in zip(latents, given, strict=True)]
+    keys = [size for size, choice in zip(whole, choices, strict=True) if choice is not None and choice.sequence is None]
+    key_wire_bytes = sum(map(key_frame_wire_bytes, keys))
+    wire_by_itself = sum(open_wire_bytes(size, 1) for size in whole)
+    wire = sum(open_wire_bytes(size, 1) for size in sent) + key_wire_bytes
+    row = {
+        "key_frames_share": round(len(keys) / len(latents), 4),
+        "saved_percent_payload": _saved(sum(whole), sum(sent) + sum(keys)),
         "saved_percent_wire": _saved(wire_by_itself, wire),
-        "wire_bytes": round(wire / sequence, 1),
-        "wire_bytes_by_itself": round(wire_by_itself / sequence, 1),
+        "wire_bytes": round(wire / len(latents), 1),
+        "wire_bytes_by_itself": round(wire_by_itself / len(latents), 1),
+    }
+    if stop is None or stop.statistics is None:
+        return row
+    by_itself, with_keys = (
+        _expected_wire_bytes(PrefixPolicy(stop.statistics, at_once=stop.rule.at_once), latents, way)
+        for way in ([None] * len(latents), given)
+    )
+    with_keys += key_wire_bytes
+    return row | {
+        "saved_percent_wire_with_stop_rule": _saved(by_itself, with_keys),
+        "wire_bytes_with_stop_rule": round(with_keys / len(latents), 1),
+        "wire_bytes_by_itself_with_stop_rule": round(by_itself / len(latents), 1),
     }
 
 
-class _FirstPrefixes:
-    """Expected wire bytes of frames whose first prefix the stop rule's statistics choose."""
-
-    def __init__(self, stop: StopFile) -> None:
-        assert stop.statistics is not None  # noqa: S101 - the caller has looked
-        self._policy = PrefixPolicy(stop.statistics, at_once=stop.rule.at_once)
-
-    def wire_bytes(self, latent: EncodedLatent, whole_bytes: int) -> float:
-        sizes = np.maximum(latent.prefix_bytes(), 1)
-        at_once = self._policy.at_once
-        return self._policy.choose(
-            "camera",
-            [int(sizes[length]) for length in self._policy.ladder],
-            _QUESTIONS,
-            Link(),
-            whole_bytes=whole_bytes,
-            at_once_bytes=None if at_once is None else int(sizes[at_once]),
-        ).wire_bytes
+def _expected_wire_bytes(
+    policy: PrefixPolicy, latents: Sequence[EncodedLatent], given: Sequence[EncodedLatent | None]
+) -> float:
+    """Of frames whose first prefix the policy chooses, until all is answered."""
+    return sum(
+        policy.choose_for("camera", latent, _QUESTIONS, Link(), given=other).wire_bytes
+        for latent, other in zip(latents, given, strict=True)
+    )
 
 
 def _with_prediction(

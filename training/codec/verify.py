@@ -21,6 +21,7 @@ from training.codec.stop_policy import (
     fixed_lengths,
     oracle_rungs,
     run_policy,
+    run_with_at_once,
     sent_at_once,
     statistics_of,
 )
@@ -174,13 +175,9 @@ def resplit_results(
         test = ~chosen
         thresholds = calibrate_thresholds(table, chosen, risk, delta, by_type=by_type)
         first = first_rungs(table, statistics_of(table, thresholds, chosen, by_frame=by_frame))
-        result = run_policy(table, thresholds, test, first)
-        at_once = at_once_length(measured, ladder, chosen, risk, delta, by_type=by_type)
-        if at_once is not None:
-            row = measured.lengths.index(at_once)
-            on_ladder = run_policy(table, thresholds, chosen, first)
-            if sent_at_once(measured, chosen, row).wire_bytes < on_ladder.wire_bytes:
-                result = sent_at_once(measured, test, row)
+        length = at_once_length(measured, ladder, chosen, risk, delta, by_type=by_type)
+        at_once = None if length is None else measured.rows((length, ladder[-1]))
+        result, _ = run_with_at_once(table, thresholds, test, first, at_once, chosen, lambda way: way.wire_bytes)
         fixed = best_fixed_length(measured, chosen, risk, delta, by_type=by_type)
         ways = {
             "mean": result,
@@ -197,7 +194,7 @@ def resplit_results(
             **{f"{name}_uplink_bytes": way.uplink_bytes for name, way in ways.items()},
             "best_fixed_latents": float(fixed),
             **{f"realised_{kind}": run_policy(part, thresholds, test, first).risk for kind, part in parts.items()},
-            "realised_at_once": 0.0 if at_once is None else sent_at_once(measured, test, row).risk,
+            "realised_at_once": 0.0 if at_once is None else sent_at_once(at_once, test, 0).risk,
             **{f"realised_with_{name}": run_policy(other, thresholds, test).risk for name, other in others.items()},
         }
         for name, value in figures.items():

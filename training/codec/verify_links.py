@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import methodcaller
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +15,7 @@ from training.codec.stop_policy import (
     best_fixed_length,
     first_rungs,
     run_policy,
+    run_with_at_once,
     sent_at_once,
     statistics_of,
 )
@@ -70,7 +72,8 @@ def link_rows(
         thresholds = calibrate_thresholds(table, chosen, risk, delta, by_type=by_type)
         statistics = statistics_of(table, thresholds, chosen, by_frame=not by_type)
         fixed = best_fixed_length(measured, chosen, risk, delta, by_type=by_type)
-        at_once = at_once_length(measured, ladder, chosen, risk, delta, by_type=by_type)
+        length = at_once_length(measured, ladder, chosen, risk, delta, by_type=by_type)
+        at_once = None if length is None else measured.rows((length, ladder[-1]))
         rivals = (
             run_policy(table, thresholds, ~chosen),
             sent_at_once(measured, ~chosen, measured.lengths.index(fixed)),
@@ -78,14 +81,10 @@ def link_rows(
         )
         for row, link in enumerate(links):
             first = first_rungs(table, statistics, objective="delay", link=link)
-            policy = run_policy(table, thresholds, ~chosen, first)
-            if at_once is not None:
-                # What the edge learns from the frames before, here from the other half.
-                lately = run_policy(table, thresholds, chosen, first)
-                once = sent_at_once(measured, chosen, measured.lengths.index(at_once))
-                if once.delay_s(link) < lately.delay_s(link):
-                    at_once_share[row] += 1
-                    policy = sent_at_once(measured, ~chosen, measured.lengths.index(at_once))
+            policy, leaves = run_with_at_once(
+                table, thresholds, ~chosen, first, at_once, chosen, methodcaller("delay_s", link)
+            )
+            at_once_share[row] += leaves
             seconds[row] += [way.delay_s(link) for way in (policy, *rivals)]
             whole_share[row] += (first[~chosen] == len(ladder) - 1).mean()
     seconds, whole_share, at_once_share = seconds / resplits, whole_share / resplits, at_once_share / resplits
@@ -98,8 +97,8 @@ def link_rows(
                 for name, value in zip(("policy_s", "base_s", "best_fixed_s", "whole_s"), times, strict=True)
             },
             "sent_whole_share": round(float(share), 3),
-            "at_once_share": round(float(at_once), 3),
+            "at_once_share": round(float(leaves), 3),
             "against_best": round(float(times[0] / min(times[2], times[3])), 4),
         }
-        for link, times, share, at_once in zip(links, seconds, whole_share, at_once_share, strict=True)
+        for link, times, share, leaves in zip(links, seconds, whole_share, at_once_share, strict=True)
     ]
