@@ -17,8 +17,8 @@ from pipeline.settings import BrokerSettings, CameraSettings, EdgeSettings, Late
 from schemas import topics
 from schemas.messages import Chunk, KeyFrame, Open, Reject, RejectReason
 from schemas.types import Outcome
+from tests.edge.running import Running, listening, running
 from tests.edge.support import LATENTS, ScriptedWorker, grey, write_codec, write_video
-from tests.edge.test_node import Running, listening, running
 
 pytestmark = pytest.mark.broker
 
