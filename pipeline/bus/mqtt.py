@@ -34,17 +34,18 @@ from pipeline.bus.base import (
     Will,
 )
 from pipeline.bus.buffer import QOS0_SHARE, InboundBuffer
-from pipeline.bus.mqtt_link import (
+from pipeline.bus.mqtt_link import MqttLink
+from pipeline.bus.mqtt_terms import (
     FIRST_ERROR_CODE,
     NO_SUBSCRIBERS_CODE,
     LinkSettings,
-    MqttLink,
     publish_properties,
     refusal_of_publish,
 )
+from pipeline.bus.tls import tls_context_of
 from pipeline.bus.wire_cost import publish_packet_bytes, publish_property_bytes
 from pipeline.logs import get_logger
-from pipeline.settings import BrokerSettings, TlsSettings
+from pipeline.settings import BrokerSettings
 from schemas.errors import (
     BusError,
     ConfigError,
@@ -136,7 +137,7 @@ class MqttBus:
         if self._task is not None:
             raise StateError("a bus is entered once")
         if self._settings.tls is not None:
-            await asyncio.to_thread(_tls_context, self._settings.tls)
+            await asyncio.to_thread(tls_context_of, self._settings.tls)
         self._task = asyncio.create_task(self._run(), name=f"bus[{self._client_id}]")
         self._task.add_done_callback(self._ended)
         return self
@@ -385,7 +386,7 @@ class MqttBus:
         self._generation += 1
         tls = self._settings.tls
         # Loaded for each connection, so that renewed certificates need no restart.
-        context = None if tls is None else await asyncio.to_thread(_tls_context, tls)
+        context = None if tls is None else await asyncio.to_thread(tls_context_of, tls)
         link = self._link = MqttLink(self._link_settings(context), generation=self._generation, deliver=self._deliver)
         self._buffer.hold()
         await link.open()
@@ -469,22 +470,3 @@ class MqttBus:
     def _not_connected(self, what: str) -> ConnectionLostError:
         last = f": {self._problem}" if self._problem is not None else ""
         return ConnectionLostError(f"{what} to {self._settings.host}:{self._settings.port}{last}")
-
-
-def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
-    """TLS 1.2 or later, with the broker's name checked.
-
-    Raises:
-        ConfigError: a file cannot be loaded.
-    """
-    try:
-        context = ssl.create_default_context(cafile=None if tls.ca_file is None else str(tls.ca_file))
-    except OSError as error:
-        raise ConfigError("broker.tls.ca_file", f"{tls.ca_file}: {error}") from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if tls.cert_file is not None:
-        try:
-            context.load_cert_chain(str(tls.cert_file), None if tls.key_file is None else str(tls.key_file))
-        except OSError as error:
-            raise ConfigError("broker.tls.cert_file", f"{tls.cert_file} with {tls.key_file}: {error}") from error
-    return context

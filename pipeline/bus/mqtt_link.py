@@ -1,27 +1,21 @@
-"""One MQTT 5 connection over aiomqtt and paho: the only file that knows them.
+"""One MQTT 5 connection over aiomqtt and paho.
 
-What the libraries leave open is closed here, each seen on aiomqtt 2.5 and paho 2.2 and covered by a test:
+What the libraries leave open is closed here and in :mod:`pipeline.bus.mqtt_socket`, each seen on aiomqtt 2.5 and paho
+2.2 and covered by a test:
 
 - aiomqtt acknowledges before the process has read: paho's manual acknowledgement is on, in the order of arrival.
-- aiomqtt's iterator starts a task a message and loses one when it is cancelled: an own ``queue_type`` hands over at
-  once.
 - aiomqtt drops the reason code of a PUBACK: it is the result of :meth:`MqttLink.send`.
 - paho sends unacknowledged publishes again on reconnect, behind the process' back: a link is one connection, never
   opened again.
 - paho ignores the server's Receive Maximum and Maximum Packet Size: both are read from the CONNACK and kept.
 - A connection that breaks before the CONNACK is noticed by aiomqtt at a timeout only: here at once.
-- paho leaves the socket of a failed TLS handshake open: it closes itself.
 - paho and aiomqtt take 60 us for a small message: one without properties is read here.
-- aiomqtt may register a write callback for a socket that was closed meanwhile: here the socket is looked at when it
-  runs.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -30,114 +24,31 @@ from typing import Any, TypeVar
 import aiomqtt
 from paho.mqtt.client import MQTT_ERR_SUCCESS, Client, ConnectFlags, DisconnectFlags
 from paho.mqtt.enums import MQTTErrorCode
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
-from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from pipeline.bus.base import Inbound, MqttProperties, Qos, Subscription, Will
+from pipeline.bus.base import Inbound, Qos, Subscription
 from pipeline.bus.buffer import AcknowledgeWindow, SendWindow
-from schemas.errors import BusError, ConnectionLostError, NotAuthorizedError, PublishRefusedError, StateError
+from pipeline.bus.mqtt_socket import SocketClient
+from pipeline.bus.mqtt_terms import (
+    FIRST_ERROR_CODE,
+    MAX_PACKET_BYTES,
+    LinkSettings,
+    connect_error,
+    connect_properties,
+    ending_session,
+    received_properties,
+    refusal,
+    subscribe_options,
+    will_of,
+)
+from schemas.errors import ConnectionLostError, StateError
 
-FIRST_ERROR_CODE = 128
-"""MQTT 5 reason codes from here on are errors (MQTT 5.0 section 2.4)."""
-NOT_AUTHORIZED_CODES = frozenset({134, 135})
-"""Bad user name or password; not authorized."""
-NO_SUBSCRIBERS_CODE = 16
 KEEP_ALIVE_CODE = 141
-MAX_PACKET_BYTES = 268_435_460
-"""Largest MQTT packet, and the default of a server that names no Maximum Packet Size."""
-READ_PACKETS = 64
-"""Packets read before the rest of the process gets its turn; about 2 ms."""
 DISCONNECT_TIMEOUT_S = 1.0
 """Time for the DISCONNECT packet to leave; a socket that takes longer is not worth a slow shutdown."""
 
 _Result = TypeVar("_Result")
-_logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class LinkSettings:
-    """Everything that one connection needs.
-
-    Attributes:
-        host: name or address of the broker.
-        port: its TCP port.
-        client_id: MQTT client identifier.
-        username: user name, if any.
-        password: password, if any.
-        tls_context: TLS, or None for plain TCP.
-        keepalive_s: MQTT keep alive.
-        will: last will, if any.
-        receive_maximum: QoS 1 messages that the broker may have sent without an acknowledgement.
-        outgoing_messages: publishes that may be under way, for QoS 0 and 1 each.
-        outgoing_bytes: their packets, for QoS 0 and 1 each.
-        packet_bytes: largest packet that the broker may send.
-        clean_start: ask the broker to forget an older session.
-        session_expiry_s: how long the broker keeps the session after the connection.
-        timeout_s: longest wait for the TCP connection, the CONNACK and each SUBACK.
-        all_properties: read every MQTT 5 property of what arrives.
-        end_session: let the broker forget the session with a goodbye.
-    """
-
-    host: str
-    port: int
-    client_id: str
-    username: str | None
-    password: str | None
-    tls_context: ssl.SSLContext | None
-    keepalive_s: int
-    will: Will | None
-    receive_maximum: int
-    outgoing_messages: int
-    outgoing_bytes: int
-    packet_bytes: int
-    clean_start: bool
-    session_expiry_s: int
-    timeout_s: float
-    all_properties: bool = False
-    end_session: bool = False
-
-
-def _properties(packet_type: int) -> Properties:
-    return Properties(packet_type)  # type: ignore[no-untyped-call]
-
-
-def publish_properties(values: MqttProperties) -> Properties | None:
-    """Properties of a publish as the client library takes them, None when there are none."""
-    named = {
-        "PayloadFormatIndicator": values.payload_format,
-        "MessageExpiryInterval": values.expiry_s,
-        "ContentType": values.content_type,
-        "ResponseTopic": values.response_topic,
-        "CorrelationData": values.correlation_data,
-        "UserProperty": list(values.user) or None,
-    }
-    given = {name: value for name, value in named.items() if value is not None}
-    if not given:
-        return None
-    properties = _properties(PacketTypes.PUBLISH)
-    for name, value in given.items():
-        setattr(properties, name, value)
-    return properties
-
-
-def received_properties(properties: Properties | None) -> MqttProperties | None:
-    """Properties of a message that arrived, None when there are none."""
-    # The library's own ways to look at them cost as much as reading the packet.
-    values: dict[str, Any] = {} if properties is None else vars(properties)
-    found = MqttProperties(
-        payload_format=values.get("PayloadFormatIndicator"),
-        expiry_s=values.get("MessageExpiryInterval"),
-        content_type=values.get("ContentType"),
-        response_topic=values.get("ResponseTopic"),
-        correlation_data=values.get("CorrelationData"),
-        user=tuple((name, value) for name, value in values.get("UserProperty", ())),
-    )
-    return None if found == _NO_PROPERTIES else found
-
-
-_NO_PROPERTIES = MqttProperties()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +66,7 @@ class _Publish:
             self.outcome.set_result(code)
 
 
-class MqttLink(aiomqtt.Client):
+class MqttLink(SocketClient):
     """One connection, from :meth:`open` to :meth:`close`; it is never opened again.
 
     Args:
@@ -165,29 +76,20 @@ class MqttLink(aiomqtt.Client):
     """
 
     def __init__(self, settings: LinkSettings, *, generation: int, deliver: Callable[[Inbound], None]) -> None:
-        self._library_log = _LibraryLog()
-        if settings.tls_context is not None:
-            settings.tls_context.sslsocket_class = _ClosingSSLSocket
-        connect = _properties(PacketTypes.CONNECT)
-        connect.ReceiveMaximum = settings.receive_maximum
-        connect.MaximumPacketSize = settings.packet_bytes
-        if settings.session_expiry_s:
-            connect.SessionExpiryInterval = settings.session_expiry_s
         super().__init__(
             settings.host,
             settings.port,
+            receive=self._receive,
+            tls_context=settings.tls_context,
             username=settings.username,
             password=settings.password,
-            logger=self._library_log,
             identifier=settings.client_id,
-            queue_type=_queue_type(self._receive),
             protocol=aiomqtt.ProtocolVersion.V5,
-            will=_paho_will(settings.will),
+            will=will_of(settings.will),
             timeout=settings.timeout_s,
             keepalive=settings.keepalive_s,
             clean_start=settings.clean_start,
-            properties=connect,
-            tls_context=settings.tls_context,
+            properties=connect_properties(settings),
         )
         self._settings = settings
         self.generation = generation
@@ -201,7 +103,6 @@ class MqttLink(aiomqtt.Client):
         # Private, and only a short cut: a version of paho that does not look here goes its own way.
         self._read_publish = self._client._handle_publish  # noqa: SLF001
         self._client._handle_publish = self._receive_plain  # type: ignore[method-assign]  # noqa: SLF001
-        self._progress = 0
         self._goodbye = ""
         self.session_present = False
         self.server_packet_bytes = MAX_PACKET_BYTES
@@ -250,9 +151,9 @@ class MqttLink(aiomqtt.Client):
         await asyncio.wait({self._connected}, timeout=self._settings.timeout_s)
         if not self._connected.done():
             raise ConnectionLostError(f"no CONNACK within {self._settings.timeout_s} s")
-        refusal = self._connected.exception()
-        if refusal is not None:
-            raise _bus_error(refusal, f"the connection of client {self._settings.client_id}")
+        refused = self._connected.exception()
+        if refused is not None:
+            raise connect_error(refused, f"the connection of client {self._settings.client_id}")
 
     async def close(self) -> None:
         """Say goodbye if the connection stands, then free everything.
@@ -271,9 +172,7 @@ class MqttLink(aiomqtt.Client):
     def _say_goodbye(self) -> int:
         if not (self._settings.end_session and self._settings.session_expiry_s):
             return self._client.disconnect()
-        goodbye = _properties(PacketTypes.DISCONNECT)
-        goodbye.SessionExpiryInterval = 0
-        return self._client.disconnect(properties=goodbye)
+        return self._client.disconnect(properties=ending_session())
 
     def _free(self) -> None:
         sock = self._client.socket()
@@ -308,25 +207,12 @@ class MqttLink(aiomqtt.Client):
         """
         if not subscriptions:
             return
-        options = [
-            (
-                entry.filter,
-                SubscribeOptions(
-                    qos=entry.qos,
-                    noLocal=entry.no_local,
-                    retainAsPublished=entry.retain_as_published,
-                    retainHandling=SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
-                    if entry.retained
-                    else SubscribeOptions.RETAIN_DO_NOT_SEND,
-                ),
-            )
-            for entry in subscriptions
-        ]
+        options = [(entry.filter, subscribe_options(entry)) for entry in subscriptions]
         codes: Sequence[int | ReasonCode] = await self._unless_lost(self.subscribe(options))
         for entry, code in zip(subscriptions, codes, strict=True):
             value = code.value if isinstance(code, ReasonCode) else code
             if value >= FIRST_ERROR_CODE:
-                raise _refusal(entry.filter, value, str(code))
+                raise refusal(entry.filter, value, str(code))
 
     async def unsubscribe_one(self, topic_filter: str) -> None:
         """Unsubscribe from a filter.
@@ -346,7 +232,7 @@ class MqttLink(aiomqtt.Client):
             payload: its payload.
             qos: 0 or 1.
             retain: let the broker retain it.
-            properties: see :func:`publish_properties`.
+            properties: see :func:`pipeline.bus.mqtt_terms.publish_properties`.
             packet_bytes: size of the whole packet.
 
         Returns:
@@ -425,7 +311,7 @@ class MqttLink(aiomqtt.Client):
         except UnicodeDecodeError:
             return self._read_publish()
         packet_id = int.from_bytes(body[topic_end:at], "big")
-        self._progress += 1
+        self.made_progress()
         if qos:
             self._acknowledgements.received(packet_id)
         self._deliver(
@@ -445,7 +331,7 @@ class MqttLink(aiomqtt.Client):
 
     def _receive(self, message: aiomqtt.Message) -> None:
         properties = message.properties
-        self._progress += 1
+        self.made_progress()
         if message.qos:
             self._acknowledgements.received(message.mid)
         self._deliver(
@@ -495,7 +381,7 @@ class MqttLink(aiomqtt.Client):
             self._goodbye = f"no answer from the broker within the keep alive of {self._settings.keepalive_s} s"
         else:
             # The reason code is paho's translation of a socket error and says nothing; the error is in its log.
-            self._goodbye = f"the connection broke: {self._library_log.last}".removesuffix(": ")
+            self._goodbye = f"the connection broke: {self.library_log.last}".removesuffix(": ")
         if not self._connected.done():
             self._connected.set_exception(aiomqtt.MqttError(f"{self._goodbye} (before the CONNACK)"))
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
@@ -508,117 +394,7 @@ class MqttLink(aiomqtt.Client):
         reason_code: ReasonCode,
         properties: Properties,  # noqa: ARG002
     ) -> None:
-        self._progress += 1
+        self.made_progress()
         publish = self._publishes.pop(mid, None)
         if publish is not None:
             publish.decide(reason_code.value)
-
-    def _on_socket_open(self, client: Client, userdata: Any, sock: Any) -> None:  # noqa: ARG002
-        self._loop.call_soon_threadsafe(self._start, client, sock)
-
-    def _start(self, client: Client, sock: Any) -> None:
-        if sock.fileno() >= 0:
-            self._loop.add_reader(sock.fileno(), self._read, client, sock)
-            self._misc_task = self._loop.create_task(self._misc_loop(), name=f"mqtt-keep-alive[{self.identifier}]")
-
-    def _read(self, client: Client, sock: Any) -> None:
-        # paho reads one packet a call, and a turn of the loop costs as much as the packet: go on while packets come.
-        for _ in range(READ_PACKETS):
-            before = self._progress
-            try:
-                client.loop_read()
-            except Exception as error:  # noqa: BLE001 - whatever a malformed packet raises in paho ends the connection
-                if not self._disconnected.done():
-                    self._disconnected.set_exception(error)
-                return
-            if sock.fileno() < 0:
-                return
-            if self._progress == before and not _decrypted(sock):
-                return
-        if _decrypted(sock):
-            self._loop.call_soon(self._read_on, client, sock)  # what TLS holds already does not wake the loop
-
-    def _read_on(self, client: Client, sock: Any) -> None:
-        if sock.fileno() >= 0:
-            self._read(client, sock)
-
-    def _on_socket_register_write(self, client: Client, userdata: Any, sock: Any) -> None:  # noqa: ARG002
-        # Also called from the thread that connects. Writing straight away saves two epoll calls a packet; only a socket
-        # that is full needs to be watched.
-        self._loop.call_soon_threadsafe(self._write, client, sock)
-
-    def _write(self, client: Client, sock: Any) -> None:
-        if sock.fileno() < 0:
-            return
-        try:
-            client.loop_write()
-        except (OSError, ValueError) as error:
-            if not self._disconnected.done():
-                self._disconnected.set_exception(error)
-            return
-        if client.want_write() and sock.fileno() >= 0:
-            self._loop.add_writer(sock.fileno(), self._write, client, sock)
-
-    def _on_socket_unregister_write(self, client: Client, userdata: Any, sock: Any) -> None:  # noqa: ARG002
-        if sock.fileno() >= 0:
-            self._loop.remove_writer(sock.fileno())
-
-
-class _LibraryLog(logging.Logger):
-    """Keeps what the libraries log about a connection, for the reason of its end."""
-
-    def __init__(self) -> None:
-        super().__init__(f"{__name__}.libraries", logging.WARNING)
-        self.last = ""
-
-    def handle(self, record: logging.LogRecord) -> None:
-        self.last = record.getMessage()
-        _logger.debug("%s", self.last)
-
-
-class _ClosingSSLSocket(ssl.SSLSocket):
-    def do_handshake(self, block: bool = False) -> None:
-        try:
-            super().do_handshake(block)
-        except (OSError, ValueError):
-            self.close()
-            raise
-
-
-def _decrypted(sock: Any) -> bool:
-    return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
-
-
-def _queue_type(receive: Callable[[aiomqtt.Message], None]) -> type[asyncio.Queue[aiomqtt.Message]]:
-    class Handover(asyncio.Queue[aiomqtt.Message]):
-        """Hands each message over in paho's callback; nothing ever waits in it."""
-
-        def put_nowait(self, item: aiomqtt.Message) -> None:
-            receive(item)
-
-    return Handover
-
-
-def _paho_will(will: Will | None) -> aiomqtt.Will | None:
-    if will is None:
-        return None
-    properties = _properties(PacketTypes.WILLMESSAGE)
-    if will.delay_s:
-        properties.WillDelayInterval = will.delay_s
-    return aiomqtt.Will(will.topic, will.payload, will.qos, will.retain, properties)
-
-
-def _refusal(topic: str, code: int, reason: str) -> NotAuthorizedError | PublishRefusedError:
-    return NotAuthorizedError(topic, code) if code in NOT_AUTHORIZED_CODES else PublishRefusedError(topic, code, reason)
-
-
-def refusal_of_publish(topic: str, code: int) -> NotAuthorizedError | PublishRefusedError:
-    """The error for a PUBACK with an error code."""
-    return _refusal(topic, code, str(ReasonCode(PacketTypes.PUBACK, identifier=code)))
-
-
-def _bus_error(error: BaseException, what: str) -> BusError:
-    code = getattr(error, "rc", None)
-    if isinstance(code, ReasonCode) and code.value in NOT_AUTHORIZED_CODES:
-        return NotAuthorizedError(what, code.value)
-    return ConnectionLostError(str(error))

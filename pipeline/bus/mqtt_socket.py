@@ -1,0 +1,149 @@
+"""The socket of an MQTT client on the event loop: paho reads and writes it, when the loop says so and without waste.
+
+- aiomqtt's iterator starts a task a message and loses one when it is cancelled: an own ``queue_type`` hands over at
+  once.
+- aiomqtt may register a write callback for a socket that was closed meanwhile: here the socket is looked at when it
+  runs.
+- paho leaves the socket of a failed TLS handshake open: it closes itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import aiomqtt
+from paho.mqtt.client import Client
+
+READ_PACKETS = 64
+"""Packets read before the rest of the process gets its turn; about 2 ms."""
+
+_logger = logging.getLogger(__name__)
+
+
+class SocketClient(aiomqtt.Client):
+    """aiomqtt's client with a socket that is read and written by this module.
+
+    Args:
+        receive: takes each message, on the event loop; it must not raise.
+        tls_context: TLS, or None for plain TCP.
+        host_and_port: as `aiomqtt.Client` takes them.
+        options: likewise.
+
+    Attributes:
+        library_log: What the libraries say about the connection.
+    """
+
+    def __init__(
+        self,
+        *host_and_port: Any,
+        receive: Callable[[aiomqtt.Message], None],
+        tls_context: ssl.SSLContext | None,
+        **options: Any,
+    ) -> None:
+        self.library_log = LibraryLog()
+        if tls_context is not None:
+            tls_context.sslsocket_class = _ClosingSSLSocket
+        super().__init__(
+            *host_and_port,
+            logger=self.library_log,
+            queue_type=_queue_type(receive),
+            tls_context=tls_context,
+            **options,
+        )
+        self._progress = 0
+
+    def made_progress(self) -> None:
+        """A packet was read: more may lie ready."""
+        self._progress += 1
+
+    # What follows overrides callbacks of aiomqtt; their signatures are paho's.
+
+    def _on_socket_open(self, client: Client, userdata: Any, sock: Any) -> None:  # noqa: ARG002
+        self._loop.call_soon_threadsafe(self._start, client, sock)
+
+    def _start(self, client: Client, sock: Any) -> None:
+        if sock.fileno() >= 0:
+            self._loop.add_reader(sock.fileno(), self._read, client, sock)
+            self._misc_task = self._loop.create_task(self._misc_loop(), name=f"mqtt-keep-alive[{self.identifier}]")
+
+    def _read(self, client: Client, sock: Any) -> None:
+        # paho reads one packet a call, and a turn of the loop costs as much as the packet: go on while packets come.
+        for _ in range(READ_PACKETS):
+            before = self._progress
+            try:
+                client.loop_read()
+            except Exception as error:  # noqa: BLE001 - whatever a malformed packet raises in paho ends the connection
+                if not self._disconnected.done():
+                    self._disconnected.set_exception(error)
+                return
+            if sock.fileno() < 0:
+                return
+            if self._progress == before and not _decrypted(sock):
+                return
+        if _decrypted(sock):
+            self._loop.call_soon(self._read_on, client, sock)  # what TLS holds already does not wake the loop
+
+    def _read_on(self, client: Client, sock: Any) -> None:
+        if sock.fileno() >= 0:
+            self._read(client, sock)
+
+    def _on_socket_register_write(self, client: Client, userdata: Any, sock: Any) -> None:  # noqa: ARG002
+        # Also called from the thread that connects. Writing straight away saves two epoll calls a packet; only a socket
+        # that is full needs to be watched.
+        self._loop.call_soon_threadsafe(self._write, client, sock)
+
+    def _write(self, client: Client, sock: Any) -> None:
+        if sock.fileno() < 0:
+            return
+        try:
+            client.loop_write()
+        except (OSError, ValueError) as error:
+            if not self._disconnected.done():
+                self._disconnected.set_exception(error)
+            return
+        if client.want_write() and sock.fileno() >= 0:
+            self._loop.add_writer(sock.fileno(), self._write, client, sock)
+
+    def _on_socket_unregister_write(self, client: Client, userdata: Any, sock: Any) -> None:  # noqa: ARG002
+        if sock.fileno() >= 0:
+            self._loop.remove_writer(sock.fileno())
+
+
+class LibraryLog(logging.Logger):
+    """Keeps what the libraries log about a connection, for the reason of its end."""
+
+    def __init__(self) -> None:
+        super().__init__(f"{__name__}.libraries", logging.WARNING)
+        self.last = ""
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Keep a record's text, and pass it on for debugging."""
+        self.last = record.getMessage()
+        _logger.debug("%s", self.last)
+
+
+class _ClosingSSLSocket(ssl.SSLSocket):
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except (OSError, ValueError):
+            self.close()
+            raise
+
+
+def _decrypted(sock: Any) -> bool:
+    return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+
+
+def _queue_type(receive: Callable[[aiomqtt.Message], None]) -> type[asyncio.Queue[aiomqtt.Message]]:
+    class Handover(asyncio.Queue[aiomqtt.Message]):
+        """Hands each message over in paho's callback; nothing ever waits in it."""
+
+        def put_nowait(self, item: aiomqtt.Message) -> None:
+            receive(item)
+
+    return Handover
