@@ -10,6 +10,7 @@ at zero.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from itertools import repeat
 from typing import Any, Final, cast
 
 import torch
@@ -21,6 +22,8 @@ from pipeline.codec.transform_torch import MAX_PLANES, LatentTransform
 
 MAX_LAYERS: Final = 64
 MAX_WIDTH: Final = 8192
+_FRAMES_IN_CACHE: Final = 4
+"""Frames that a processor decodes together: what the layers hand on of more does not stay in its cache."""
 _FEWEST: Final = {"encoder_width": 0, "decoder_layers": 0, "planes": 0, "fsq_levels": 0}
 """Sizes that may be zero: such a part is left out."""
 _MOST: Final = {
@@ -252,6 +255,15 @@ class Decoder(nn.Module):
         else:
             hidden = self.mask.to(embedded.dtype)
             context = torch.where(in_prefix, embedded, hidden) + self.latent_position
+        # Rows of a batch do not see each other.
+        frames = max(len(linear), 1)
+        if linear.device.type == "cpu" and not torch.is_grad_enabled():
+            frames = _FRAMES_IN_CACHE
+        seen_parts = repeat(None) if seen is None else torch.split(seen, frames)
+        parts = zip(torch.split(linear, frames), torch.split(context, frames), seen_parts, strict=False)
+        return torch.cat([self._refine(*part) for part in parts])
+
+    def _refine(self, linear: Tensor, context: Tensor, seen: Tensor | None) -> Tensor:
         queries = self.read(linear) + self.position
         for block in self.blocks:
             queries = block(queries, context, context_seen=seen)
@@ -373,13 +385,13 @@ class MetaAutoEncoder(LatentTransform):
             values = bound * torch.atanh((values / bound).clamp(-0.98, 0.98))
         increments = torch.where(in_prefix, self.increments(values) * self.steps(), 0.0)
         grid = self.to_grid(increments)
-        linear: Tensor = torch.einsum("nt,btc,dc->bnd", self.token_synthesis, grid, self.channel_synthesis)
+        linear: Tensor = self.token_synthesis @ (grid @ self.channel_synthesis.T)
         spread = self.spread
         if self.planes:
             unit = self.unit.to(spread.dtype)
             spread = spread * (unit / unit[self.root]).view_as(spread)
         correction = self._branch(self.decoder, increments / spread, in_prefix, linear / self.scale)
-        return self.mean + linear + self.scale * correction
+        return torch.addcmul(self.mean + linear, self.scale, correction)
 
     @property
     def _fsq_bound(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -178,6 +179,22 @@ def test_mixed_prefix_lengths_decode_as_they_do_alone(meta: MetaAutoEncoder, tok
     for index in range(4):
         alone = meta.synthesise(symbols[index : index + 1], prefixes[index : index + 1])
         torch.testing.assert_close(together[index : index + 1], alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tail", ["mask", "truncate"])
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_a_batch_of_any_size_decodes_as_in_training(klt: KltTransform, tokens: Tensor, tail: str, count: int) -> None:
+    """Without gradients a few frames at a time go through the layers."""
+    model = start_meta(klt, tokens, replace(SMALL, tail=tail), seed=0).eval()
+    torch.nn.init.normal_(model.decoder.out.weight, std=0.1)
+    symbols = klt.encode(tokens[:count]).float()
+    mixed = torch.arange(count) % (LATENTS + 1)
+    as_in_training = model.synthesise(symbols, mixed)
+    assert as_in_training.requires_grad
+    with torch.inference_mode():
+        decoded = model.synthesise(symbols, mixed)
+    assert decoded.shape == (count, *tokens.shape[1:])
+    torch.testing.assert_close(decoded, as_in_training.detach(), atol=1e-6, rtol=1e-5)
 
 
 def write_folder(folder: Path, transform: LatentTransform, name: str, tokens: Tensor) -> Path:
