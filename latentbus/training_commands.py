@@ -171,6 +171,49 @@ def train_codec_command(
     _write(report, json_file)
 
 
+@train_app.command(
+    "decoder", epilog="Example: latentbus train decoder my-codecs/meta_autoencoder my-codecs/light --layers 1"
+)
+def train_decoder_command(
+    codec: Annotated[Path, typer.Argument(help="Codec folder, a meta_autoencoder; left as it is.", file_okay=False)],
+    output: Annotated[Path, typer.Argument(help="Folder for the codec with the new decoder.", file_okay=False)],
+    layers: Annotated[int | None, typer.Option(help="Layers of the decoder; as before unless given.", min=0)] = None,
+    width: Annotated[int | None, typer.Option(help="Its width; as before unless given.", min=1)] = None,
+    vlm: VlmOption = None,
+    photos: PhotosOption = None,
+    cache: CacheOption = DEFAULT_CACHE,
+    budget: BudgetOption = "full",
+    device: DeviceOption = "cpu",
+    max_seconds: Annotated[
+        float | None, typer.Option(help="End the learning after so many seconds, its schedule drawn in.", min=1)
+    ] = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 2,
+    resume: ResumeOption = True,
+    json_file: JsonOption = None,
+) -> None:
+    """Learn a smaller or larger decoder for a codec; symbols, tables and encoder stay. Calibrate the stop rule next."""
+    from training.codec.decoder_alone import learn_decoder
+
+    report = learn_decoder(
+        _vlm(vlm),
+        codec,
+        output,
+        cache,
+        layers=layers,
+        width=width,
+        budget=budget,
+        seed=seed,
+        device=device,
+        max_seconds=max_seconds,
+        photos=photos,
+        resume=resume,
+        threads=threads,
+        progress=_progress,
+    )
+    _write(report, json_file)
+
+
 @codec_app.command("ablate", epilog="Example: latentbus codec ablate --device cuda --processes 6 --json ablation.json")
 def codec_ablate(
     vlm: VlmOption = None,

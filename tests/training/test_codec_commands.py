@@ -27,6 +27,7 @@ from tests.cloud.tiny_models import FAMILIES, IMAGE_SIZE_PX
 from training.codec.calibrate import calibrate_stop
 from training.codec.config import BUDGETS
 from training.codec.data import FIRST_SEEDS, scene_set
+from training.codec.decoder_alone import learn_decoder
 from training.codec.export import export_encoder
 from training.codec.image_path import PixelsToTokens
 from training.codec.klt import fit_klt
@@ -131,6 +132,56 @@ def test_an_uncalibrated_codec_stops_nothing_early(made: Path) -> None:
     assert rule.ladder == spec.ladder
     assert not any(rule.is_safe(AnswerType.COUNT, length, 1.0) for length in spec.ladder[:-1])
     assert rule.is_safe(AnswerType.COUNT, spec.latent_count, 0.0)
+
+
+@pytest.mark.parametrize(("layers", "width"), [(2, None), (0, None), (None, 64)])
+def test_another_decoder_leaves_the_symbols_as_they_are(
+    made: Path, tmp_path: Path, layers: int | None, width: int | None
+) -> None:
+    old, new = made / "meta_autoencoder", tmp_path / "other"
+    report = learn_decoder(
+        made / "vlm",
+        old,
+        new,
+        made / "cache",
+        layers=layers,
+        width=width,
+        budget=BUDGET,
+        threads=1,
+        progress=silent,
+    )
+    assert report["decoder"]["steps"] == BUDGET.steps
+    assert report["learned"] == json.loads((old / "training.json").read_text())["learned"]
+    for name in ("tables.safetensors", "encoder.onnx"):
+        assert (new / name).read_bytes() == (old / name).read_bytes()
+    before, after = load_transform(old), load_transform(new)
+    tokens = torch.randn(30, before.token_count, before.token_dim, generator=torch.Generator().manual_seed(0))
+    symbols = before.encode(tokens)
+    torch.testing.assert_close(after.encode(tokens), symbols, atol=0, rtol=0)
+    whole = torch.full((30,), before.latent_count)
+    assert not torch.equal(after.synthesise(symbols.float(), whole), before.synthesise(symbols.float(), whole))
+    # Prefixes of one codec are not for the decoder of the other, and nothing is promised until it is calibrated.
+    spec = load_codec_spec(new)
+    assert spec.fingerprint != load_codec_spec(old).fingerprint
+    rule = load_stop_rule(new)
+    assert not any(rule.is_safe(AnswerType.COUNT, length, 1.0) for length in spec.ladder[:-1])
+
+
+def test_what_has_no_decoder_to_learn_is_refused(made: Path, tmp_path: Path) -> None:
+    def learn(codec: str, output: Path, *, width: int | None = None, budget: str = "smoke") -> None:
+        learn_decoder(
+            made / "vlm", made / codec, output, made / "cache", width=width, budget=budget, threads=1, progress=silent
+        )
+
+    with pytest.raises(ArtifactError, match="klt has no decoder to learn"):
+        learn("klt", tmp_path / "new")
+    with pytest.raises(ConfigError, match="a folder of its own"):
+        learn("meta_autoencoder", made / "klt" / ".." / "meta_autoencoder")
+    with pytest.raises(ConfigError, match="do not divide by 4 heads"):
+        learn("meta_autoencoder", tmp_path / "new", width=33)
+    with pytest.raises(ConfigError, match="'huge' is none of full"):
+        learn("meta_autoencoder", tmp_path / "new", budget="huge")
+    assert not (tmp_path / "new").exists()
 
 
 def test_training_again_changes_nothing(made: Path) -> None:

@@ -72,6 +72,15 @@ def start_meta(klt: KltTransform, tokens: Tensor, budget: CodecBudget, *, seed: 
     return model
 
 
+def keep_analysis(model: MetaAutoEncoder) -> None:
+    """Freeze all that decides about symbols; what is left to learn only reads them."""
+    kept: list[Tensor] = [model.mean, model.token_analysis, model.channel_analysis, model.log_step]
+    if model.encoder is not None:
+        kept += model.encoder.parameters()
+    for parameter in kept:
+        parameter.requires_grad_(False)
+
+
 def draw_prefix_lengths(
     generator: torch.Generator, count: int, latent_count: int, *, prefix: str, full_share: float
 ) -> Tensor:
@@ -103,7 +112,7 @@ class MetaTrainer:
         model: From `start_meta`.
         material: What to learn from, on the model's device.
         view: The frozen language model's view; None trains on feature error and rate alone.
-        prices: Of the KLT.
+        prices: Of the KLT; free where the analysis is kept.
         budget: Steps, batches and weights.
         seed: Order of frames, prefix lengths and noise.
 
@@ -312,14 +321,19 @@ def _learning_rate(done: float, peak: float) -> float:
 
 
 def _optimiser(model: MetaAutoEncoder, rate: float) -> torch.optim.AdamW:
-    """Residual branches and steps at the full rate, bases more slowly; what came from the KLT is never decayed."""
+    """Residual branches and steps at the full rate, bases more slowly; what came from the KLT is never decayed.
+
+    What needs no gradient stays as it is.
+    """
     residual = [*model.decoder.parameters(), *(model.encoder.parameters() if model.encoder is not None else ())]
     quantiser = [model.log_step, model.shrink]
     known = {id(parameter) for parameter in (*residual, *quantiser)}
     linear = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in residual if p.ndim >= 2], "weight_decay": 0.02, "share": 1.0},
         {"params": [p for p in residual if p.ndim < 2] + quantiser, "weight_decay": 0.0, "share": 1.0},
         {"params": linear, "weight_decay": 0.0, "share": _LINEAR_SHARE},
     ]
+    for group in groups:
+        group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=model.mean.is_cuda)

@@ -75,6 +75,11 @@ class PrefixPrices:
     error: Tensor
     price: Tensor
 
+    @classmethod
+    def free(cls, latent_count: int, device: torch.device) -> PrefixPrices:
+        """Bits that cost nothing, where symbols stay what they are."""
+        return cls(torch.ones(latent_count + 1, device=device), torch.zeros(latent_count + 1, device=device))
+
 
 @torch.no_grad()
 def prefix_prices(klt: KltTransform, tokens: Tensor) -> PrefixPrices:

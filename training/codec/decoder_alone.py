@@ -1,0 +1,204 @@
+"""Learn another decoder for a codec whose symbols stay what they are.
+
+The decoder runs in the cloud and may be sized for its machines. Encoder, frequency tables and tables of key frames are
+kept, so edges only need the new ``codec.json``; the stop rule has to be calibrated again, since answers change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import AutoProcessor
+
+from pipeline.codec.meta_autoencoder_torch import MetaAutoEncoder
+from pipeline.codec.prefix_decoder_torch import load_transform, save_transform
+from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, WEIGHTS_FILE, hash_file, load_codec_spec
+from pipeline.codec.stop_file import StopFile, save_stop_file
+from schemas.errors import ArtifactError, ConfigError
+from training.codec.config import CodecBudget
+from training.codec.data import Domain, Progress, cached_tokens, scene_set
+from training.codec.language_view import LanguageView
+from training.codec.learn import CHECKPOINT
+from training.codec.material import LearningSet, ask
+from training.codec.meta import MetaTrainer, keep_analysis
+from training.codec.rate import PrefixPrices
+from training.codec.train import DOMAINS, POINTS, open_vlm
+
+REPORT: Final = "training.json"
+
+
+def learn_decoder(
+    vlm_dir: Path,
+    codec_dir: Path,
+    output_dir: Path,
+    cache_dir: Path,
+    *,
+    layers: int | None = None,
+    width: int | None = None,
+    budget: CodecBudget | str = "full",
+    seed: int = 0,
+    device: str = "cpu",
+    max_seconds: float | None = None,
+    photos: Path | None = None,
+    resume: bool = True,
+    threads: int = 2,
+    progress: Progress = print,
+) -> dict[str, Any]:
+    """Learn a decoder of other sizes for a learned codec, and write the codec with it.
+
+    What the new decoder has in common with the old one goes on from there: with the same width, its first layers.
+
+    Args:
+        vlm_dir: The VLM that the codec was made for.
+        codec_dir: The codec; left as it is.
+        output_dir: Folder of the codec with the new decoder, without calibration.
+        cache_dir: Frames, tokens and checkpoints; can be deleted afterwards.
+        layers: Layers of the decoder; as many as before unless given.
+        width: Its width; as before unless given.
+        budget: How much of everything else, or a name among the budgets of the codec's operating point; the sizes are
+            the codec's own.
+        seed: Seed of frames, weights and order.
+        device: Where to learn.
+        max_seconds: Ends the learning early, its schedule drawn in.
+        photos: Class folder, zip or pack of photographs, which then make up half of the small point's frames.
+        resume: Continue from the checkpoint of the same run.
+        threads: CPU threads, and rendering processes.
+        progress: Called with a line of text now and then.
+
+    Returns:
+        What `training.json` of the new folder holds: that of the old one, and budget and figures of the decoder.
+
+    Raises:
+        ConfigError: an unknown budget, sizes that no decoder has, or the output is the codec itself.
+        ArtifactError: the codec is not a learned one, is damaged, or was made for another VLM.
+    """
+    torch.set_num_threads(threads)
+    if output_dir.resolve() == codec_dir.resolve():
+        raise ConfigError("output", "the new codec needs a folder of its own; the old one is read until the end")
+    spec = load_codec_spec(codec_dir)
+    spec.check_vlm(vlm_dir)
+    before = load_transform(codec_dir, spec)
+    if not isinstance(before, MetaAutoEncoder):
+        raise ArtifactError(str(codec_dir), f"{spec.name} has no decoder to learn; only a meta_autoencoder has")
+    point = "small" if spec.tiles_per_edge == 1 else "detailed"
+    if isinstance(budget, str):
+        if budget not in POINTS[point]:
+            raise ConfigError("budget", f"{budget!r} is none of {', '.join(POINTS[point])}")
+        budget = POINTS[point][budget]
+    plan = _plan(before, budget, layers, width, max_seconds)
+    domains: tuple[Domain, ...] = DOMAINS[point]
+    if photos is not None and point == "small":
+        domains = (*domains, "photographs")
+    model = _with_decoder_of(before, plan, seed).to(device)
+
+    vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge)
+    frames = scene_set(
+        "train",
+        cache_dir,
+        count=plan.train_frames,
+        size=spec.image_size_px,
+        seed=seed,
+        processes=threads,
+        progress=progress,
+        domains=domains,
+        photos=photos,
+    )
+    stem = f"train-{'-'.join(domains)}-{spec.image_size_px}-{seed}-{plan.train_frames}.npy"
+    tokens = cached_tokens(frozen.image_path, frames.frames, cache_dir / f"tokens-{frozen.sha256[:12]}" / stem)
+    progress(f"tokens of {len(tokens)} frames are ready")
+    material = ask(
+        vlm.model.to(device),
+        AutoProcessor.from_pretrained(vlm_dir),
+        LearningSet.of(tokens.to(device), frames),
+        frames=plan.asked_frames,
+        questions=plan.view_questions,
+        answer_tokens=plan.answer_tokens,
+        tiles_per_edge=spec.tiles_per_edge,
+    )
+    progress(f"the model's own answers about {len(material.frames)} frames are ready")
+    recipe = json.dumps(
+        {"seed": seed, "codec": spec.codec_sha256, "domains": domains, **plan.as_dict()}, sort_keys=True
+    )
+    checkpoint = cache_dir / f"decoder-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}" / CHECKPOINT
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+    view = LanguageView(vlm.model.eval().requires_grad_(False), material.prefix)
+    prices = PrefixPrices.free(spec.latent_count, material.tokens.device)
+    trainer = MetaTrainer(model, material, view, prices, plan, seed=seed)
+    if trainer.resume(checkpoint):
+        progress(f"decoder: continues at step {trainer.step}")
+    figures = trainer.run(checkpoint, progress)
+
+    output_dir.mkdir(parents=True, exist_ok=True)
+    save_transform(model, output_dir / WEIGHTS_FILE)
+    shutil.copy(codec_dir / TABLES_FILE, output_dir / TABLES_FILE)
+    if (codec_dir / ENCODER_FILE).exists():
+        shutil.copy(codec_dir / ENCODER_FILE, output_dir / ENCODER_FILE)
+    spec.model_copy(
+        update={"base_latents": spec.latent_count, "codec_sha256": hash_file(output_dir / WEIGHTS_FILE)}
+    ).save(output_dir)
+    save_stop_file(output_dir, StopFile.uncalibrated(spec.ladder))
+    report: dict[str, Any] = {}
+    if (codec_dir / REPORT).exists():
+        report = json.loads((codec_dir / REPORT).read_text(encoding="utf-8"))
+    report["decoder"] = {
+        "seed": seed,
+        "device": device,
+        "budget": plan.as_dict(),
+        "steps": trainer.step,
+        "training_s": round(trainer.spent_s, 1),
+        "figures": {name: round(value, 5) for name, value in figures.items()},
+    }
+    (output_dir / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def _plan(
+    before: MetaAutoEncoder, base: CodecBudget, layers: int | None, width: int | None, max_seconds: float | None
+) -> CodecBudget:
+    """A budget with the sizes of a codec."""
+    config = before.config
+    return replace(
+        base,
+        latent_count=config.latent_count,
+        latent_dim=config.latent_dim,
+        planes=config.planes,
+        encoder_width=config.encoder_width,
+        decoder_width=config.decoder_width if width is None else width,
+        decoder_layers=config.decoder_layers if layers is None else layers,
+        own_embedding=config.own_embedding,
+        tail=config.tail,
+        latents=config.latents,
+        quantiser="fsq" if config.fsq_levels else "rounding",
+        fsq_levels=config.fsq_levels or base.fsq_levels,
+        rate="none",
+        max_seconds=max_seconds if max_seconds is not None else base.max_seconds,
+    )
+
+
+def _with_decoder_of(before: MetaAutoEncoder, plan: CodecBudget, seed: int) -> MetaAutoEncoder:
+    """The same analysis with a decoder of other sizes, which begins as the old one where the two agree.
+
+    Raises:
+        ConfigError: sizes that no decoder has.
+    """
+    torch.manual_seed(seed)
+    try:
+        config = replace(before.config, decoder_width=plan.decoder_width, decoder_layers=plan.decoder_layers)
+    except ValueError as error:
+        raise ConfigError("decoder", str(error)) from error
+    model = MetaAutoEncoder(config)
+    stored, wanted = before.state_dict(), model.state_dict()
+    same_width = config.decoder_width == before.config.decoder_width
+    model.load_state_dict(
+        {name: stored[name] for name in wanted if name in stored and (same_width or not name.startswith("decoder."))},
+        strict=False,
+    )
+    keep_analysis(model)
+    return model
