@@ -14,21 +14,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import AutoProcessor
 
 from pipeline.codec.meta_autoencoder_torch import MetaAutoEncoder
 from pipeline.codec.prefix_decoder_torch import load_transform, save_transform
-from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, WEIGHTS_FILE, hash_file, load_codec_spec
+from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, WEIGHTS_FILE, CodecSpec, hash_file, load_codec_spec
 from pipeline.codec.stop_file import StopFile, save_stop_file
 from schemas.errors import ArtifactError, ConfigError
 from training.codec.config import CodecBudget
-from training.codec.data import Domain, Progress, cached_tokens, scene_set
+from training.codec.data import Progress
 from training.codec.language_view import LanguageView
 from training.codec.learn import CHECKPOINT
-from training.codec.material import LearningSet, ask
 from training.codec.meta import MetaTrainer, keep_analysis
 from training.codec.rate import PrefixPrices
-from training.codec.train import DOMAINS, POINTS, open_vlm
+from training.codec.train import FrameSource, budget_of, domains_of, open_vlm
 
 REPORT: Final = "training.json"
 
@@ -87,41 +85,13 @@ def learn_decoder(
     if not isinstance(before, MetaAutoEncoder):
         raise ArtifactError(str(codec_dir), f"{spec.name} has no decoder to learn; only a meta_autoencoder has")
     point = "small" if spec.tiles_per_edge == 1 else "detailed"
-    if isinstance(budget, str):
-        if budget not in POINTS[point]:
-            raise ConfigError("budget", f"{budget!r} is none of {', '.join(POINTS[point])}")
-        budget = POINTS[point][budget]
-    plan = _plan(before, budget, layers, width, max_seconds)
-    domains: tuple[Domain, ...] = DOMAINS[point]
-    if photos is not None and point == "small":
-        domains = (*domains, "photographs")
+    plan = _plan(before, budget_of(point, budget), layers, width, max_seconds)
     model = _with_decoder_of(before, plan, seed).to(device)
 
     vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge)
-    frames = scene_set(
-        "train",
-        cache_dir,
-        count=plan.train_frames,
-        size=spec.image_size_px,
-        seed=seed,
-        processes=threads,
-        progress=progress,
-        domains=domains,
-        photos=photos,
-    )
-    stem = f"train-{'-'.join(domains)}-{spec.image_size_px}-{seed}-{plan.train_frames}.npy"
-    tokens = cached_tokens(frozen.image_path, frames.frames, cache_dir / f"tokens-{frozen.sha256[:12]}" / stem)
-    progress(f"tokens of {len(tokens)} frames are ready")
-    material = ask(
-        vlm.model.to(device),
-        AutoProcessor.from_pretrained(vlm_dir),
-        LearningSet.of(tokens.to(device), frames),
-        frames=plan.asked_frames,
-        questions=plan.view_questions,
-        answer_tokens=plan.answer_tokens,
-        tiles_per_edge=spec.tiles_per_edge,
-    )
-    progress(f"the model's own answers about {len(material.frames)} frames are ready")
+    domains = domains_of(point, photos)
+    source = FrameSource(frozen, cache_dir, domains, photos, seed, threads, progress)
+    material = source.material(vlm, vlm_dir, plan, device)
     recipe = json.dumps(
         {"seed": seed, "codec": spec.codec_sha256, "domains": domains, **plan.as_dict()}, sort_keys=True
     )
@@ -135,15 +105,6 @@ def learn_decoder(
         progress(f"decoder: continues at step {trainer.step}")
     figures = trainer.run(checkpoint, progress)
 
-    output_dir.mkdir(parents=True, exist_ok=True)
-    save_transform(model, output_dir / WEIGHTS_FILE)
-    shutil.copy(codec_dir / TABLES_FILE, output_dir / TABLES_FILE)
-    if (codec_dir / ENCODER_FILE).exists():
-        shutil.copy(codec_dir / ENCODER_FILE, output_dir / ENCODER_FILE)
-    spec.model_copy(
-        update={"base_latents": spec.latent_count, "codec_sha256": hash_file(output_dir / WEIGHTS_FILE)}
-    ).save(output_dir)
-    save_stop_file(output_dir, StopFile.uncalibrated(spec.ladder))
     report: dict[str, Any] = {}
     if (codec_dir / REPORT).exists():
         report = json.loads((codec_dir / REPORT).read_text(encoding="utf-8"))
@@ -155,8 +116,21 @@ def learn_decoder(
         "training_s": round(trainer.spent_s, 1),
         "figures": {name: round(value, 5) for name, value in figures.items()},
     }
+    _write(codec_dir, spec, model, output_dir)
     (output_dir / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def _write(codec_dir: Path, spec: CodecSpec, model: MetaAutoEncoder, output_dir: Path) -> None:
+    """The codec with other weights; all that belongs to its symbols is copied."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    save_transform(model, output_dir / WEIGHTS_FILE)
+    for name in (TABLES_FILE, ENCODER_FILE):
+        if (codec_dir / name).exists():
+            shutil.copy(codec_dir / name, output_dir / name)
+    changed = {"base_latents": spec.latent_count, "codec_sha256": hash_file(output_dir / WEIGHTS_FILE)}
+    spec.model_copy(update=changed).save(output_dir)
+    save_stop_file(output_dir, StopFile.uncalibrated(spec.ladder))
 
 
 def _plan(

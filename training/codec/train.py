@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from training.codec.export import Parity, export_encoder
 from training.codec.folder import CodecName, FrozenVlm, write_codec
 from training.codec.image_path import PixelsToTokens
 from training.codec.learn import KLT_WEIGHTS, LEARNED, META_WEIGHTS, learn_codec
-from training.codec.material import LearningSet, ask
+from training.codec.material import LearningSet, Material, ask
 
 PARITY_FRAMES: Final = 64
 POINTS: Final = {"small": BUDGETS, "detailed": DETAILED_BUDGETS}
@@ -59,6 +59,81 @@ def open_vlm(vlm_dir: Path, vlm_id: str, *, tiles_per_edge: int = 1) -> tuple[Tr
         tiles_per_edge=tiles_per_edge,
     )
     return vlm, frozen
+
+
+def budget_of(point: str, budget: CodecBudget | str) -> CodecBudget:
+    """A budget by its name at an operating point, or itself.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    if not isinstance(budget, str):
+        return budget
+    if budget not in POINTS[point]:
+        raise ConfigError("budget", f"{budget!r} is none of {', '.join(POINTS[point])}")
+    return POINTS[point][budget]
+
+
+def domains_of(point: str, photos: Path | None) -> tuple[Domain, ...]:
+    """What the frames of an operating point show; photographs only at the small one."""
+    return DOMAINS[point] if photos is None or point != "small" else (*DOMAINS[point], "photographs")
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSource:
+    """Frames and their visual tokens for one VLM, kept in a cache.
+
+    Attributes:
+        frozen: The VLM.
+        cache_dir: Where frames and tokens are kept.
+        domains: What the frames show.
+        photos: Photographs, if these are among them.
+        seed: Seed of the frames.
+        threads: Rendering processes.
+        progress: Called with a line of text now and then.
+    """
+
+    frozen: FrozenVlm
+    cache_dir: Path
+    domains: tuple[Domain, ...]
+    photos: Path | None
+    seed: int
+    threads: int
+    progress: Progress
+
+    def frames(self, name: str, count: int) -> tuple[AskedFrames, torch.Tensor]:
+        """A set of `training.codec.data.FIRST_SEEDS` and its tokens, float16 [F, N, D]."""
+        size = self.frozen.image_size_px
+        frames = scene_set(
+            name,
+            self.cache_dir,
+            count=count,
+            size=size,
+            seed=self.seed,
+            processes=self.threads,
+            progress=self.progress,
+            domains=self.domains,
+            photos=self.photos,
+        )
+        stem = f"{name}-{'-'.join(self.domains)}-{size}-{self.seed}-{count}.npy"
+        path = self.cache_dir / f"tokens-{self.frozen.sha256[:12]}" / stem
+        return frames, cached_tokens(self.frozen.image_path, frames.frames, path)
+
+    def material(self, vlm: TransformersVlm, vlm_dir: Path, budget: CodecBudget, device: str) -> Material:
+        """Training frames with the model's own answers, on a device; the model is moved there."""
+        frames, tokens = self.frames("train", budget.train_frames)
+        self.progress(f"tokens of {len(tokens)} frames are ready")
+        material = ask(
+            vlm.model.to(device),
+            AutoProcessor.from_pretrained(vlm_dir),
+            LearningSet.of(tokens.to(device), frames),
+            frames=budget.asked_frames,
+            questions=budget.view_questions,
+            answer_tokens=budget.answer_tokens,
+            tiles_per_edge=budget.tiles_per_edge,
+        )
+        self.progress(f"the model's own answers about {len(material.frames)} frames are ready")
+        return material
 
 
 def train_codec(
@@ -112,15 +187,13 @@ def train_codec(
     """
     if point not in POINTS:
         raise ConfigError("point", f"{point!r} is none of {', '.join(POINTS)}")
-    if isinstance(budget, str):
-        if budget not in POINTS[point]:
-            raise ConfigError("budget", f"{budget!r} is none of {', '.join(POINTS[point])}")
-        budget = POINTS[point][budget]
+    budget = budget_of(point, budget)
     if max_seconds is not None:
         budget = replace(budget, max_seconds=max_seconds)
     torch.set_num_threads(threads)
     vlm, frozen = open_vlm(vlm_dir, vlm_id, tiles_per_edge=budget.tiles_per_edge)
-    domains = DOMAINS[point] if photos is None or point != "small" else (*DOMAINS[point], "photographs")
+    domains = domains_of(point, photos)
+    source = FrameSource(frozen, cache_dir, domains, photos, seed, threads, progress)
     if run_dir is None:
         recipe = json.dumps(
             {"seed": seed, "vlm": frozen.sha256, "domains": domains, **budget.as_dict()}, sort_keys=True
@@ -130,46 +203,17 @@ def train_codec(
         shutil.rmtree(run_dir)
     began = time.monotonic()
 
-    def frames_of(name: str, count: int) -> tuple[AskedFrames, torch.Tensor]:
-        frames = scene_set(
-            name,
-            cache_dir,
-            count=count,
-            size=frozen.image_size_px,
-            seed=seed,
-            processes=threads,
-            progress=progress,
-            domains=domains,
-            photos=photos,
-        )
-        stem = f"{name}-{'-'.join(domains)}-{frozen.image_size_px}-{seed}-{count}.npy"
-        return frames, cached_tokens(
-            frozen.image_path, frames.frames, cache_dir / f"tokens-{frozen.sha256[:12]}" / stem
-        )
-
     if (run_dir / LEARNED).exists():
         progress(f"{run_dir} is learned already")
         learned: dict[str, Any] = json.loads((run_dir / LEARNED).read_text(encoding="utf-8"))
     else:
-        frames, tokens = frames_of("train", budget.train_frames)
-        progress(f"tokens of {len(tokens)} frames are ready")
-        learning = LearningSet.of(tokens.to(device), frames)
-        material = ask(
-            vlm.model.to(device),
-            AutoProcessor.from_pretrained(vlm_dir),
-            learning,
-            frames=budget.asked_frames,
-            questions=budget.view_questions,
-            answer_tokens=budget.answer_tokens,
-            tiles_per_edge=budget.tiles_per_edge,
-        )
-        progress(f"the model's own answers about {len(material.frames)} frames are ready")
+        material = source.material(vlm, vlm_dir, budget, device)
         learned = learn_codec(vlm.model, material, budget, run_dir, seed=seed, start_from=start_from, progress=progress)
         vlm.model.to("cpu")
     made = CodecBudget.from_dict(learned["budget"])
     if made.tiles_per_edge != budget.tiles_per_edge:
         raise ArtifactError(str(run_dir), f"made for {made.tiles_per_edge} tiles an edge, not {budget.tiles_per_edge}")
-    data, table_tokens = frames_of("tables", budget.table_frames)
+    data, table_tokens = source.frames("tables", budget.table_frames)
     if list(table_tokens.shape[1:]) != learned["token_shape"]:
         raise ArtifactError(str(run_dir), f"made for tokens {learned['token_shape']}, not {table_tokens.shape[1:]}")
     report: dict[str, Any] = {"vlm_sha256": frozen.sha256, "learned": learned}
