@@ -9,6 +9,7 @@ at zero.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from itertools import repeat
 from typing import Any, Final, cast
@@ -22,8 +23,8 @@ from pipeline.codec.transform_torch import MAX_PLANES, LatentTransform
 
 MAX_LAYERS: Final = 64
 MAX_WIDTH: Final = 8192
-_FRAMES_IN_CACHE: Final = 4
-"""Frames that a processor decodes together: what the layers hand on of more does not stay in its cache."""
+_TOKENS_IN_CACHE: Final = 1_600
+"""Tokens that a processor decodes together: what the layers hand on of more does not stay in its cache."""
 _FEWEST: Final = {"encoder_width": 0, "decoder_layers": 0, "planes": 0, "fsq_levels": 0}
 """Sizes that may be zero: such a part is left out."""
 _MOST: Final = {
@@ -234,36 +235,40 @@ class Decoder(nn.Module):
         if config.tail == "zero":
             nn.init.zeros_(self.mask)
 
-    def forward(self, latents: Tensor, in_prefix: Tensor, linear: Tensor) -> Tensor:
-        """Correction of the linear synthesis.
+    def context(self, latents: Tensor, in_prefix: Tensor) -> Tensor:
+        """What the position queries read.
 
         Args:
             latents: Dequantised latents of about unit variance [B, K, d].
             in_prefix: Which of them count, bool [B, K, 1].
+
+        Returns:
+            [B, C, W]; C is K, and one more where the tail is truncated.
+        """
+        embedded = self.embed(latents)
+        if self._tail == "truncate":
+            always = self.mask.to(embedded.dtype).expand(len(latents), 1, -1)
+            return torch.cat([embedded + self.latent_position, always], dim=1)
+        hidden = self.mask.to(embedded.dtype)
+        return torch.where(in_prefix, embedded, hidden) + self.latent_position
+
+    def seen(self, in_prefix: Tensor) -> Tensor | None:
+        """Which of the context is looked at, bool [B, 1, 1, C]; None for all of it."""
+        if self._tail != "truncate":
+            return None
+        return nnf.pad(in_prefix[:, :, 0], (0, 1), value=True)[:, None, None, :]
+
+    def forward(self, linear: Tensor, context: Tensor, seen: Tensor | None) -> Tensor:
+        """Correction of the linear synthesis.
+
+        Args:
             linear: Centred linear synthesis of about unit variance [B, N, D].
+            context: From `context`.
+            seen: From `seen`.
 
         Returns:
             [B, N, D].
         """
-        embedded = self.embed(latents)
-        seen = None
-        if self._tail == "truncate":
-            always = self.mask.to(embedded.dtype).expand(len(latents), 1, -1)
-            context = torch.cat([embedded + self.latent_position, always], dim=1)
-            # [B, 1, 1, K + 1]
-            seen = nnf.pad(in_prefix[:, :, 0], (0, 1), value=True)[:, None, None, :]
-        else:
-            hidden = self.mask.to(embedded.dtype)
-            context = torch.where(in_prefix, embedded, hidden) + self.latent_position
-        # Rows of a batch do not see each other.
-        frames = max(len(linear), 1)
-        if linear.device.type == "cpu" and not torch.is_grad_enabled():
-            frames = _FRAMES_IN_CACHE
-        seen_parts = repeat(None) if seen is None else torch.split(seen, frames)
-        parts = zip(torch.split(linear, frames), torch.split(context, frames), seen_parts, strict=False)
-        return torch.cat([self._refine(*part) for part in parts])
-
-    def _refine(self, linear: Tensor, context: Tensor, seen: Tensor | None) -> Tensor:
         queries = self.read(linear) + self.position
         for block in self.blocks:
             queries = block(queries, context, context_seen=seen)
@@ -314,11 +319,11 @@ class MetaAutoEncoder(LatentTransform):
         self.decoder = Decoder(config)
         self.fast_branches = False
 
-    def _branch(self, branch: nn.Module, *inputs: Tensor) -> Tensor:
+    def _branch(self, branch: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
         if not self.fast_branches:
-            return cast(Tensor, branch(*inputs))
+            return branch(*inputs)
         with torch.autocast(self.mean.device.type, dtype=torch.bfloat16):
-            return cast(Tensor, branch(*inputs)).float()
+            return branch(*inputs).float()
 
     @torch.no_grad()
     def start_at(self, klt: KltTransform, spread: Tensor, scale: float) -> None:
@@ -384,13 +389,23 @@ class MetaAutoEncoder(LatentTransform):
             bound = self._fsq_bound
             values = bound * torch.atanh((values / bound).clamp(-0.98, 0.98))
         increments = torch.where(in_prefix, self.increments(values) * self.steps(), 0.0)
-        grid = self.to_grid(increments)
-        linear: Tensor = self.token_synthesis @ (grid @ self.channel_synthesis.T)
         spread = self.spread
         if self.planes:
             unit = self.unit.to(spread.dtype)
             spread = spread * (unit / unit[self.root]).view_as(spread)
-        correction = self._branch(self.decoder, increments / spread, in_prefix, linear / self.scale)
+        context = self._branch(self.decoder.context, increments / spread, in_prefix)
+        seen = self.decoder.seen(in_prefix)
+        # Frames do not see each other.
+        frames = max(len(increments), 1)
+        if increments.device.type == "cpu" and not torch.is_grad_enabled():
+            frames = max(_TOKENS_IN_CACHE // self.token_count, 1)
+        seen_parts = repeat(None) if seen is None else torch.split(seen, frames)
+        parts = zip(torch.split(increments, frames), torch.split(context, frames), seen_parts, strict=False)
+        return torch.cat([self._synthesise_part(*part) for part in parts])
+
+    def _synthesise_part(self, increments: Tensor, context: Tensor, seen: Tensor | None) -> Tensor:
+        linear: Tensor = self.token_synthesis @ (self.to_grid(increments) @ self.channel_synthesis.T)
+        correction = self._branch(self.decoder, linear / self.scale, context, seen)
         return torch.addcmul(self.mean + linear, self.scale, correction)
 
     @property

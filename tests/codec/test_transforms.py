@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.codec import meta_autoencoder_torch
 from pipeline.codec.klt_torch import KltTransform
 from pipeline.codec.meta_autoencoder_torch import MetaAutoEncoder
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder, load_transform, save_transform
@@ -183,8 +184,11 @@ def test_mixed_prefix_lengths_decode_as_they_do_alone(meta: MetaAutoEncoder, tok
 
 @pytest.mark.parametrize("tail", ["mask", "truncate"])
 @pytest.mark.parametrize("count", [0, 1, 9])
-def test_a_batch_of_any_size_decodes_as_in_training(klt: KltTransform, tokens: Tensor, tail: str, count: int) -> None:
+def test_a_batch_of_any_size_decodes_as_in_training(
+    klt: KltTransform, tokens: Tensor, tail: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without gradients a few frames at a time go through the layers."""
+    monkeypatch.setattr(meta_autoencoder_torch, "_TOKENS_IN_CACHE", 4 * klt.token_count + 1)
     model = start_meta(klt, tokens, replace(SMALL, tail=tail), seed=0).eval()
     torch.nn.init.normal_(model.decoder.out.weight, std=0.1)
     symbols = klt.encode(tokens[:count]).float()
