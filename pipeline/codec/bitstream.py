@@ -55,27 +55,24 @@ def encode_chunk(
     flat = symbols.astype(np.int32, copy=False).ravel()
     if flat.min() < -MAX_SYMBOL or flat.max() > MAX_SYMBOL:
         raise StateError(f"symbols {flat.min()}..{flat.max()} exceed the magnitude {MAX_SYMBOL}")
-    level = 0 if given is None else given.best_level(symbols, start)
-    return _encode(flat, start, stop, tables, given, level)
+    if given is None:
+        return _encode(flat, tables.support, tables.coder_weights(start, stop))
+    level = given.best_level(symbols, start)
+    return _encode(flat, tables.support, given.coder_weights(level, start, stop), (level, given.levels))
 
 
 def _encode(
     flat: NDArray[np.int32],
-    start: int,
-    stop: int,
-    tables: FrequencyTables,
-    given: KeyFramePrediction | None,
-    level: int,
+    support: int,
+    weights: NDArray[np.float32],
+    level: tuple[int, int] | None = None,
 ) -> bytes:
-    support = tables.support
+    """The bytes of symbols under these tables; `level` is that of a key frame, and how many there are."""
     escaped = np.abs(flat) > support
     entries = np.where(escaped, 2 * support + 1, flat + support).astype(np.int32)
     coder = constriction.stream.queue.RangeEncoder()
-    if given is None:
-        weights = tables.coder_weights(start, stop)
-    else:
-        coder.encode(level, constriction.stream.model.Uniform(given.levels))
-        weights = given.coder_weights(level, start, stop)
+    if level is not None:
+        coder.encode(level[0], constriction.stream.model.Uniform(level[1]))
     coder.encode(entries, _FAMILY, weights)
     for symbol in flat[escaped].tolist():
         magnitude = abs(symbol) - support
@@ -113,13 +110,13 @@ def decode_chunk(
     words = np.frombuffer(payload + bytes(-len(payload) % 4), dtype=">u4").astype(np.uint32)
     decoder = constriction.stream.queue.RangeDecoder(words)
     support = tables.support
+    level: tuple[int, int] | None = None
     try:
-        level = 0
         if given is None:
             weights = tables.coder_weights(start, stop)
         else:
-            level = int(decoder.decode(constriction.stream.model.Uniform(given.levels)))
-            weights = given.coder_weights(level, start, stop)
+            level = int(decoder.decode(constriction.stream.model.Uniform(given.levels))), given.levels
+            weights = given.coder_weights(level[0], start, stop)
         entries: NDArray[np.int32] = decoder.decode(_FAMILY, weights)
         flat = entries - np.int32(support)
         for place in np.flatnonzero(entries == 2 * support + 1).tolist():
@@ -127,7 +124,7 @@ def decode_chunk(
     except (AssertionError, ValueError) as error:
         raise BitstreamError(start, stop, f"{len(payload)} bytes do not decode: {error}") from error
     symbols: NDArray[np.int32] = flat.reshape(stop - start, tables.latent_dim)
-    if _encode(flat, start, stop, tables, given, level) != payload:
+    if _encode(flat, support, weights, level) != payload:
         raise BitstreamError(
             start, stop, f"{len(payload)} bytes are not the shortest code of their symbols: damaged or cut"
         )

@@ -89,11 +89,15 @@ class KeyFramePrediction:
         Returns:
             float32 [(stop - start) * d, 2 * support + 2].
         """
-        static = self._tables.frequencies[start:stop].astype(np.int64)
-        rows = static.reshape(-1, static.shape[2])
         entries, context = self._entries[start:stop].ravel(), self._context[start:stop].ravel()
         by_static, by_off = self._weights[level, 0, context], self._weights[level, 1, context] >> 1
-        rows = 1 + ((rows - 1) * by_static[:, None] >> FREQUENCY_BITS)
+        # Both factors are below 2**16, so the products fit; in place, because these are megabytes.
+        products = self._tables.frequencies[start:stop].astype(np.uint32).reshape(len(entries), -1)
+        products -= 1
+        products *= by_static[:, None].astype(np.uint32)
+        products >>= FREQUENCY_BITS
+        rows = products.view(np.int32)
+        rows += 1
         places = np.arange(len(rows))
         escape = 2 * self._tables.support + 1
         for step in (-1, 1):

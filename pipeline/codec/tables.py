@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -203,7 +203,7 @@ class FrequencyTables:
             raise ArtifactError(str(path), f"not frequency tables: {error}") from error
 
 
-def as_coder_weights(frequencies: NDArray[np.int64]) -> NDArray[np.float32]:
+def as_coder_weights(frequencies: NDArray[np.signedinteger[Any]]) -> NDArray[np.float32]:
     """Integer tables as constriction takes them, in such a form that its float arithmetic is exact.
 
     `Categorical(perfect=False)` scales n weights to a sum of ``2**24 - n`` in floating point, then adds 1 to each. So
@@ -212,7 +212,7 @@ def as_coder_weights(frequencies: NDArray[np.int64]) -> NDArray[np.float32]:
     it differently.
 
     Args:
-        frequencies: int64 [..., entries], each row at least 1 everywhere and summing to 65,536.
+        frequencies: [..., entries], of 32 bits or more, each row at least 1 everywhere and summing to 65,536.
 
     Returns:
         float32 of the same shape.
