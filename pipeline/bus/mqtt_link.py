@@ -35,12 +35,10 @@ from pipeline.bus.mqtt_terms import (
     MAX_PACKET_BYTES,
     LinkSettings,
     connect_error,
-    connect_properties,
     ending_session,
     received_properties,
     refusal,
     subscribe_options,
-    will_of,
 )
 from schemas.errors import ConnectionLostError, StateError
 
@@ -76,21 +74,7 @@ class MqttLink(SocketClient):
     """
 
     def __init__(self, settings: LinkSettings, *, generation: int, deliver: Callable[[Inbound], None]) -> None:
-        super().__init__(
-            settings.host,
-            settings.port,
-            receive=self._receive,
-            tls_context=settings.tls_context,
-            username=settings.username,
-            password=settings.password,
-            identifier=settings.client_id,
-            protocol=aiomqtt.ProtocolVersion.V5,
-            will=will_of(settings.will),
-            timeout=settings.timeout_s,
-            keepalive=settings.keepalive_s,
-            clean_start=settings.clean_start,
-            properties=connect_properties(settings),
-        )
+        super().__init__(settings, self._receive)
         self._settings = settings
         self.generation = generation
         self._deliver = deliver
@@ -381,7 +365,7 @@ class MqttLink(SocketClient):
             self._goodbye = f"no answer from the broker within the keep alive of {self._settings.keepalive_s} s"
         else:
             # The reason code is paho's translation of a socket error and says nothing; the error is in its log.
-            self._goodbye = f"the connection broke: {self.library_log.last}".removesuffix(": ")
+            self._goodbye = f"the connection broke: {self.paho_log.last}".removesuffix(": ")
         if not self._connected.done():
             self._connected.set_exception(aiomqtt.MqttError(f"{self._goodbye} (before the CONNACK)"))
         super()._on_disconnect(client, userdata, flags, reason_code, properties)

@@ -18,6 +18,8 @@ from typing import Any
 import aiomqtt
 from paho.mqtt.client import Client
 
+from pipeline.bus.mqtt_terms import LinkSettings, connect_properties, will_of
+
 READ_PACKETS = 64
 """Packets read before the rest of the process gets its turn; about 2 ms."""
 
@@ -28,31 +30,32 @@ class SocketClient(aiomqtt.Client):
     """aiomqtt's client with a socket that is read and written by this module.
 
     Args:
+        settings: see :class:`pipeline.bus.mqtt_terms.LinkSettings`.
         receive: takes each message, on the event loop; it must not raise.
-        tls_context: TLS, or None for plain TCP.
-        host_and_port: as `aiomqtt.Client` takes them.
-        options: likewise.
 
     Attributes:
-        library_log: What the libraries say about the connection.
+        paho_log: what paho and aiomqtt say about the connection.
     """
 
-    def __init__(
-        self,
-        *host_and_port: Any,
-        receive: Callable[[aiomqtt.Message], None],
-        tls_context: ssl.SSLContext | None,
-        **options: Any,
-    ) -> None:
-        self.library_log = LibraryLog()
-        if tls_context is not None:
-            tls_context.sslsocket_class = _ClosingSSLSocket
+    def __init__(self, settings: LinkSettings, receive: Callable[[aiomqtt.Message], None]) -> None:
+        self.paho_log = PahoLog()
+        if settings.tls_context is not None:
+            settings.tls_context.sslsocket_class = _ClosingSSLSocket
         super().__init__(
-            *host_and_port,
-            logger=self.library_log,
+            settings.host,
+            settings.port,
+            username=settings.username,
+            password=settings.password,
+            logger=self.paho_log,
+            identifier=settings.client_id,
             queue_type=_queue_type(receive),
-            tls_context=tls_context,
-            **options,
+            protocol=aiomqtt.ProtocolVersion.V5,
+            will=will_of(settings.will),
+            timeout=settings.timeout_s,
+            keepalive=settings.keepalive_s,
+            clean_start=settings.clean_start,
+            properties=connect_properties(settings),
+            tls_context=settings.tls_context,
         )
         self._progress = 0
 
@@ -113,11 +116,11 @@ class SocketClient(aiomqtt.Client):
             self._loop.remove_writer(sock.fileno())
 
 
-class LibraryLog(logging.Logger):
-    """Keeps what the libraries log about a connection, for the reason of its end."""
+class PahoLog(logging.Logger):
+    """Keeps what paho and aiomqtt log about a connection, for the reason of its end."""
 
     def __init__(self) -> None:
-        super().__init__(f"{__name__}.libraries", logging.WARNING)
+        super().__init__(f"{__name__}.paho", logging.WARNING)
         self.last = ""
 
     def handle(self, record: logging.LogRecord) -> None:
