@@ -17,13 +17,14 @@ from latentbus.bench_commands import bench_app
 from latentbus.broker_commands import broker_app
 from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption, broker_settings
 from latentbus.chaos_command import chaos
+from latentbus.codec_commands import codec_app
 from latentbus.compare_command import COMPARE_EPILOG, REDACT_EPILOG, compare, redact
 from latentbus.recording_commands import INSPECT_EPILOG, RECORD_EPILOG, RECOVER_EPILOG, inspect, record, recover
 from latentbus.replay_command import EPILOG as REPLAY_EPILOG
 from latentbus.replay_command import replay
 from latentbus.simulate import EPILOG as SIMULATE_EPILOG
 from latentbus.simulate import simulate
-from latentbus.training_commands import codec_app, train_app
+from latentbus.train_commands import train_app
 from pipeline.settings import FirstPrefixRule
 from schemas.errors import ConfigError, LatentbusError
 from schemas.types import AnswerType

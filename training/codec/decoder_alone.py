@@ -108,6 +108,8 @@ def learn_decoder(
     report: dict[str, Any] = {}
     if (codec_dir / REPORT).exists():
         report = json.loads((codec_dir / REPORT).read_text(encoding="utf-8"))
+    # A decoder that went on from one learned in this way keeps the record of that one.
+    earlier = report.pop("decoder", None)
     report["decoder"] = {
         "seed": seed,
         "device": device,
@@ -115,6 +117,7 @@ def learn_decoder(
         "steps": trainer.step,
         "training_s": round(trainer.spent_s, 1),
         "figures": {name: round(value, 5) for name, value in figures.items()},
+        **({} if earlier is None else {"started_from": earlier}),
     }
     _write(codec_dir, spec, model, output_dir)
     (output_dir / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -1,38 +1,34 @@
-"""The ``train`` and ``codec`` commands. Their work is in :mod:`training`, imported when a command runs."""
+"""The ``codec`` commands. Their work is in :mod:`training`, imported when a command runs."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latentbus.training_options import (
+    DEFAULT_CACHE,
+    BudgetOption,
+    CacheOption,
+    DeviceOption,
+    JsonOption,
+    PhotosOption,
+    SeedOption,
+    ThreadsOption,
+    VlmOption,
+    show_progress,
+    vlm_or_bundled,
+    write_report,
+)
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     from training.codec.own_frames import OwnFrames
 
-train_app = typer.Typer(help="Train the bundled models again, or a codec for your VLM.", no_args_is_help=True)
 codec_app = typer.Typer(help="Evaluate, calibrate and export a codec.", no_args_is_help=True)
 
-CacheOption = Annotated[
-    Path, typer.Option("--cache", help="Rendered frames, tokens and checkpoints; can be deleted afterwards.")
-]
-SeedOption = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
-ThreadsOption = Annotated[int, typer.Option(help="CPU threads.", min=1)]
-VlmOption = Annotated[
-    Path | None, typer.Option(help="Folder of the VLM in save_pretrained format; the bundled one unless given.")
-]
 CodecOption = Annotated[Path | None, typer.Option(help="Codec folder; the bundled one unless given.")]
-JsonOption = Annotated[
-    Path | None, typer.Option("--json", help="Write the report to this file instead of the terminal.")
-]
-BudgetOption = Annotated[str, typer.Option(help="How much of everything: full, or smoke for a run of about a minute.")]
-DeviceOption = Annotated[str, typer.Option(help="Where to learn: cpu, or cuda.")]
-PhotosOption = Annotated[
-    Path | None, typer.Option(help="Class folder or zip of photographs: the second domain, beside rendered scenes.")
-]
 RiskOption = Annotated[
     float, typer.Option(help="Accepted share of early answers that differ from the whole latent's.", min=0, max=1)
 ]
@@ -55,163 +51,6 @@ ByTypeOption = Annotated[
     bool,
     typer.Option("--by-type", help="Promise the risk for each answer type, not only over all questions."),
 ]
-ResumeOption = Annotated[bool, typer.Option(help="Continue from the checkpoints of the same run.")]
-
-DEFAULT_CACHE = Path(".demo/training")
-
-
-@train_app.command(
-    "reference-vlm",
-    epilog="Example: latentbus train reference-vlm my-vlm --photos cifar10-train.zip --device cuda --budget gpu",
-)
-def train_reference_vlm_command(
-    output: Annotated[Path, typer.Argument(help="Folder for the model, in save_pretrained format.")],
-    photos: PhotosOption = None,
-    cache: CacheOption = DEFAULT_CACHE,
-    budget: Annotated[
-        str, typer.Option(help="How much of everything: full for two cores, gpu, or smoke for a run of about a minute.")
-    ] = "full",
-    device: DeviceOption = "cpu",
-    start_from: Annotated[
-        Path | None, typer.Option(help="Saved model of the same size and vocabulary to go on from.")
-    ] = None,
-    frames: Annotated[int, typer.Option(help="Held-out frames of each domain for the evaluation.", min=1)] = 300,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = 2,
-    resume: ResumeOption = True,
-    json_file: JsonOption = None,
-) -> None:
-    """Train the bundled vision-language model on rendered scenes and photographs, and evaluate it."""
-    from training.reference_vlm.config import BUDGETS
-    from training.reference_vlm.train import train_reference_vlm
-
-    _check_budget(budget, BUDGETS)
-    report = train_reference_vlm(
-        output,
-        cache,
-        photos=photos,
-        start_from=start_from,
-        seed=seed,
-        budget=budget,
-        resume=resume,
-        device=device,
-        threads=threads,
-        progress=_progress,
-    )
-    report["accuracy"] = _evaluate_vlm(output, frames, photos, seed)
-    _write(report, json_file)
-
-
-@train_app.command(
-    "evaluate-vlm", epilog="Example: latentbus train evaluate-vlm my-vlm --photos cifar10-train.zip --frames 500"
-)
-def evaluate_vlm_command(
-    model: Annotated[
-        Path | None, typer.Argument(help="Folder in save_pretrained format; the bundled model unless given.")
-    ] = None,
-    photos: PhotosOption = None,
-    frames: Annotated[int, typer.Option(help="Held-out frames of each domain.", min=1)] = 300,
-    seed: SeedOption = 0,
-    json_file: JsonOption = None,
-) -> None:
-    """Accuracy of a VLM by domain and kind of question, and its calibration error; writes evaluation.json beside it."""
-    _write(_evaluate_vlm(_vlm(model), frames, photos, seed), json_file)
-
-
-@train_app.command("codec", epilog="Example: latentbus train codec my-codecs --vlm my-vlm --vlm-id my-org/my-vlm")
-def train_codec_command(
-    output: Annotated[Path, typer.Argument(help="Gets the folders klt and meta_autoencoder, or those of the point.")],
-    vlm: VlmOption = None,
-    vlm_id: Annotated[str, typer.Option(help="Name under which the codec refers to the VLM.")] = "reference-vlm",
-    version: Annotated[int, typer.Option(help="Version of the weights that are written.", min=1)] = 1,
-    point: Annotated[
-        str, typer.Option(help="small: one view of a frame. detailed: tiles and a global view of a larger frame.")
-    ] = "small",
-    cache: CacheOption = DEFAULT_CACHE,
-    budget: BudgetOption = "full",
-    device: DeviceOption = "cpu",
-    max_seconds: Annotated[
-        float | None, typer.Option(help="End the learning after so many seconds, its schedule drawn in.", min=1)
-    ] = None,
-    run_dir: Annotated[
-        Path | None, typer.Option(help="Weights and checkpoints of one run; a finished one is only written out.")
-    ] = None,
-    start_from: Annotated[
-        Path | None, typer.Option(help="Run directory of a finished run to go on from, with --budget polish.")
-    ] = None,
-    photos: PhotosOption = None,
-    export_klt: Annotated[bool, typer.Option(help="Write the KLT's encoder.onnx too, as codec export does.")] = True,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = 2,
-    resume: ResumeOption = True,
-    json_file: JsonOption = None,
-) -> None:
-    """Fit the KLT codec and train the Meta AutoEncoder for a frozen VLM, and export their encoders."""
-    from training.codec.train import train_codec
-
-    report = train_codec(
-        _vlm(vlm),
-        output,
-        cache,
-        vlm_id=vlm_id,
-        version=version,
-        seed=seed,
-        point=point,
-        budget=budget,
-        device=device,
-        max_seconds=max_seconds,
-        run_dir=run_dir,
-        start_from=start_from,
-        photos=photos,
-        resume=resume,
-        threads=threads,
-        export_klt=export_klt,
-        progress=_progress,
-    )
-    _write(report, json_file)
-
-
-@train_app.command(
-    "decoder", epilog="Example: latentbus train decoder my-codecs/meta_autoencoder my-codecs/light --layers 1"
-)
-def train_decoder_command(
-    codec: Annotated[Path, typer.Argument(help="Codec folder, a meta_autoencoder; left as it is.", file_okay=False)],
-    output: Annotated[Path, typer.Argument(help="Folder for the codec with the new decoder.", file_okay=False)],
-    layers: Annotated[int | None, typer.Option(help="Layers of the decoder; as before unless given.", min=0)] = None,
-    width: Annotated[int | None, typer.Option(help="Its width; as before unless given.", min=1)] = None,
-    vlm: VlmOption = None,
-    photos: PhotosOption = None,
-    cache: CacheOption = DEFAULT_CACHE,
-    budget: BudgetOption = "full",
-    device: DeviceOption = "cpu",
-    max_seconds: Annotated[
-        float | None, typer.Option(help="End the learning after so many seconds, its schedule drawn in.", min=1)
-    ] = None,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = 2,
-    resume: ResumeOption = True,
-    json_file: JsonOption = None,
-) -> None:
-    """Learn a smaller or larger decoder for a codec; symbols, tables and encoder stay. Calibrate the stop rule next."""
-    from training.codec.decoder_alone import learn_decoder
-
-    report = learn_decoder(
-        _vlm(vlm),
-        codec,
-        output,
-        cache,
-        layers=layers,
-        width=width,
-        budget=budget,
-        seed=seed,
-        device=device,
-        max_seconds=max_seconds,
-        photos=photos,
-        resume=resume,
-        threads=threads,
-        progress=_progress,
-    )
-    _write(report, json_file)
 
 
 @codec_app.command("ablate", epilog="Example: latentbus codec ablate --device cuda --processes 6 --json ablation.json")
@@ -236,7 +75,7 @@ def codec_ablate(
     from training.codec.ablation_run import ablate_codec
 
     report = ablate_codec(
-        _vlm(vlm),
+        vlm_or_bundled(vlm),
         cache,
         budget=budget,
         device=device,
@@ -246,9 +85,9 @@ def codec_ablate(
         seed=seed,
         threads=threads,
         variants=variant or (),
-        progress=_progress,
+        progress=show_progress,
     )
-    _write(report, json_file)
+    write_report(report, json_file)
 
 
 @codec_app.command("eval", epilog="Example: latentbus codec eval --quick --json eval.json --markdown eval.md")
@@ -282,7 +121,7 @@ def codec_eval(
     size = evaluate.QUICK if quick else evaluate.SIZES[point]
     report = evaluate.evaluate_codec(
         evaluate.Evaluation(
-            vlm or (models / "reference-vlm" if models else _vlm(None)),
+            vlm or (models / "reference-vlm" if models else vlm_or_bundled(None)),
             codec or _codecs_of(point, models),
             cache,
             size.with_frames(count),
@@ -292,9 +131,9 @@ def codec_eval(
             seed=seed,
             threads=threads,
         ),
-        _progress,
+        show_progress,
     )
-    _write(report, json_file)
+    write_report(report, json_file)
     if markdown is not None:
         from training.codec.evaluate_markdown import as_markdown
 
@@ -324,9 +163,16 @@ def codec_temporal(
 
     folder = codec or _codecs_of(point, None)[0]
     report = measure_temporal(
-        _vlm(vlm), folder, clips=clips, seconds=seconds, seed=seed, threads=threads, write=write, progress=_progress
+        vlm_or_bundled(vlm),
+        folder,
+        clips=clips,
+        seconds=seconds,
+        seed=seed,
+        threads=threads,
+        write=write,
+        progress=show_progress,
     )
-    _write(report, json_file)
+    write_report(report, json_file)
 
 
 @codec_app.command("calibrate-stop", epilog="Example: latentbus codec calibrate-stop --codec my-codecs/klt --risk 0.02")
@@ -351,7 +197,7 @@ def codec_calibrate_stop(
     from training.codec.calibrate import calibrate_stop
 
     report = calibrate_stop(
-        _vlm(vlm),
+        vlm_or_bundled(vlm),
         _codec(codec),
         cache,
         risk=risk,
@@ -362,9 +208,9 @@ def codec_calibrate_stop(
         questions_a_frame=questions_a_frame,
         seed=seed,
         threads=threads,
-        progress=_progress,
+        progress=show_progress,
     )
-    _write(report, json_file)
+    write_report(report, json_file)
 
 
 @codec_app.command("verify-stop", epilog="Example: latentbus codec verify-stop --risk 0.02 --json verify.json")
@@ -388,7 +234,7 @@ def codec_verify_stop(
     from training.codec.verify import verify_stop
 
     report = verify_stop(
-        _vlm(vlm),
+        vlm_or_bundled(vlm),
         _codec(codec),
         cache,
         risk=risk,
@@ -400,9 +246,9 @@ def codec_verify_stop(
         resplits=resplits,
         seed=seed,
         threads=threads,
-        progress=_progress,
+        progress=show_progress,
     )
-    _write(report, json_file)
+    write_report(report, json_file)
 
 
 @codec_app.command("export", epilog="Example: latentbus codec export --codec my-codecs/klt --vlm my-vlm")
@@ -417,16 +263,8 @@ def codec_export(
     """Write encoder.onnx anew from the weights, and compare it with torch symbol by symbol."""
     from training.codec.train import export_codec
 
-    parity = export_codec(_vlm(vlm), _codec(codec), cache, seed=seed, threads=threads, progress=_progress)
-    _write(parity.as_dict(), json_file)
-
-
-def _evaluate_vlm(model_dir: Path, frames: int, photos: Path | None, seed: int) -> dict[str, Any]:
-    from training.reference_vlm.evaluate import evaluate_reference_vlm
-
-    report = evaluate_reference_vlm(model_dir, frames=frames, photos=photos, seed=seed, progress=_progress)
-    (model_dir / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return report
+    parity = export_codec(vlm_or_bundled(vlm), _codec(codec), cache, seed=seed, threads=threads, progress=show_progress)
+    write_report(parity.as_dict(), json_file)
 
 
 def _own_frames(frames: Path | None, questions: Path | None) -> OwnFrames | None:
@@ -437,12 +275,6 @@ def _own_frames(frames: Path | None, questions: Path | None) -> OwnFrames | None
     from training.codec.own_frames import OwnFrames
 
     return OwnFrames(frames, questions)
-
-
-def _vlm(given: Path | None) -> Path:
-    from pipeline.codec.bundled import bundled_vlm_dir
-
-    return given or bundled_vlm_dir()
 
 
 def _codec(given: Path | None) -> Path:
@@ -460,20 +292,3 @@ def _codecs_of(point: str, models: Path | None) -> list[Path]:
         raise ConfigError("--point", f"{point!r} is none of {', '.join(suffixes)}")
     names = [f"{name}{suffixes[point]}" for name in ("meta_autoencoder", "klt")]
     return [models / "codecs" / name if models else bundled_codec_dir(name) for name in names]
-
-
-def _check_budget(name: str, known: dict[str, Any]) -> None:
-    if name not in known:
-        raise ConfigError("--budget", f"{name!r} is none of {', '.join(known)}")
-
-
-def _progress(line: str) -> None:
-    typer.echo(line, err=True)
-
-
-def _write(report: dict[str, Any], path: Path | None) -> None:
-    text = json.dumps(report, indent=2)
-    if path is None:
-        typer.echo(text)
-    else:
-        path.write_text(text + "\n", encoding="utf-8")

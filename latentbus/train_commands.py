@@ -1,0 +1,192 @@
+"""The ``train`` commands. Their work is in :mod:`training`, imported when a command runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from latentbus.training_options import (
+    DEFAULT_CACHE,
+    BudgetOption,
+    CacheOption,
+    DeviceOption,
+    JsonOption,
+    MaxSecondsOption,
+    PhotosOption,
+    ResumeOption,
+    SeedOption,
+    ThreadsOption,
+    VlmOption,
+    show_progress,
+    vlm_or_bundled,
+    write_report,
+)
+from schemas.errors import ConfigError
+
+train_app = typer.Typer(help="Train the bundled models again, or a codec for your VLM.", no_args_is_help=True)
+
+
+@train_app.command(
+    "reference-vlm",
+    epilog="Example: latentbus train reference-vlm my-vlm --photos cifar10-train.zip --device cuda --budget gpu",
+)
+def train_reference_vlm_command(
+    output: Annotated[Path, typer.Argument(help="Folder for the model, in save_pretrained format.")],
+    photos: PhotosOption = None,
+    cache: CacheOption = DEFAULT_CACHE,
+    budget: Annotated[
+        str, typer.Option(help="How much of everything: full for two cores, gpu, or smoke for a run of about a minute.")
+    ] = "full",
+    device: DeviceOption = "cpu",
+    start_from: Annotated[
+        Path | None, typer.Option(help="Saved model of the same size and vocabulary to go on from.")
+    ] = None,
+    frames: Annotated[int, typer.Option(help="Held-out frames of each domain for the evaluation.", min=1)] = 300,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 2,
+    resume: ResumeOption = True,
+    json_file: JsonOption = None,
+) -> None:
+    """Train the bundled vision-language model on rendered scenes and photographs, and evaluate it."""
+    from training.reference_vlm.config import BUDGETS
+    from training.reference_vlm.train import train_reference_vlm
+
+    _check_budget(budget, BUDGETS)
+    report = train_reference_vlm(
+        output,
+        cache,
+        photos=photos,
+        start_from=start_from,
+        seed=seed,
+        budget=budget,
+        resume=resume,
+        device=device,
+        threads=threads,
+        progress=show_progress,
+    )
+    report["accuracy"] = _evaluate_vlm(output, frames, photos, seed)
+    write_report(report, json_file)
+
+
+@train_app.command(
+    "evaluate-vlm", epilog="Example: latentbus train evaluate-vlm my-vlm --photos cifar10-train.zip --frames 500"
+)
+def evaluate_vlm_command(
+    model: Annotated[
+        Path | None, typer.Argument(help="Folder in save_pretrained format; the bundled model unless given.")
+    ] = None,
+    photos: PhotosOption = None,
+    frames: Annotated[int, typer.Option(help="Held-out frames of each domain.", min=1)] = 300,
+    seed: SeedOption = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Accuracy of a VLM by domain and kind of question, and its calibration error; writes evaluation.json beside it."""
+    write_report(_evaluate_vlm(vlm_or_bundled(model), frames, photos, seed), json_file)
+
+
+@train_app.command("codec", epilog="Example: latentbus train codec my-codecs --vlm my-vlm --vlm-id my-org/my-vlm")
+def train_codec_command(
+    output: Annotated[Path, typer.Argument(help="Gets the folders klt and meta_autoencoder, or those of the point.")],
+    vlm: VlmOption = None,
+    vlm_id: Annotated[str, typer.Option(help="Name under which the codec refers to the VLM.")] = "reference-vlm",
+    version: Annotated[int, typer.Option(help="Version of the weights that are written.", min=1)] = 1,
+    point: Annotated[
+        str, typer.Option(help="small: one view of a frame. detailed: tiles and a global view of a larger frame.")
+    ] = "small",
+    cache: CacheOption = DEFAULT_CACHE,
+    budget: BudgetOption = "full",
+    device: DeviceOption = "cpu",
+    max_seconds: MaxSecondsOption = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Weights and checkpoints of one run; a finished one is only written out.")
+    ] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Run directory of a finished run to go on from, with --budget polish.")
+    ] = None,
+    photos: PhotosOption = None,
+    export_klt: Annotated[bool, typer.Option(help="Write the KLT's encoder.onnx too, as codec export does.")] = True,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 2,
+    resume: ResumeOption = True,
+    json_file: JsonOption = None,
+) -> None:
+    """Fit the KLT codec and train the Meta AutoEncoder for a frozen VLM, and export their encoders."""
+    from training.codec.train import train_codec
+
+    report = train_codec(
+        vlm_or_bundled(vlm),
+        output,
+        cache,
+        vlm_id=vlm_id,
+        version=version,
+        seed=seed,
+        point=point,
+        budget=budget,
+        device=device,
+        max_seconds=max_seconds,
+        run_dir=run_dir,
+        start_from=start_from,
+        photos=photos,
+        resume=resume,
+        threads=threads,
+        export_klt=export_klt,
+        progress=show_progress,
+    )
+    write_report(report, json_file)
+
+
+@train_app.command(
+    "decoder", epilog="Example: latentbus train decoder my-codecs/meta_autoencoder my-codecs/light --layers 1"
+)
+def train_decoder_command(
+    codec: Annotated[Path, typer.Argument(help="Codec folder, a meta_autoencoder; left as it is.", file_okay=False)],
+    output: Annotated[Path, typer.Argument(help="Folder for the codec with the new decoder.", file_okay=False)],
+    layers: Annotated[int | None, typer.Option(help="Layers of the decoder; as before unless given.", min=0)] = None,
+    width: Annotated[int | None, typer.Option(help="Its width; as before unless given.", min=1)] = None,
+    vlm: VlmOption = None,
+    photos: PhotosOption = None,
+    cache: CacheOption = DEFAULT_CACHE,
+    budget: BudgetOption = "full",
+    device: DeviceOption = "cpu",
+    max_seconds: MaxSecondsOption = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 2,
+    resume: ResumeOption = True,
+    json_file: JsonOption = None,
+) -> None:
+    """Learn a smaller or larger decoder for a codec; symbols, tables and encoder stay. Calibrate the stop rule next."""
+    from training.codec.decoder_alone import learn_decoder
+
+    report = learn_decoder(
+        vlm_or_bundled(vlm),
+        codec,
+        output,
+        cache,
+        layers=layers,
+        width=width,
+        budget=budget,
+        seed=seed,
+        device=device,
+        max_seconds=max_seconds,
+        photos=photos,
+        resume=resume,
+        threads=threads,
+        progress=show_progress,
+    )
+    write_report(report, json_file)
+
+
+def _evaluate_vlm(model_dir: Path, frames: int, photos: Path | None, seed: int) -> dict[str, Any]:
+    from training.reference_vlm.evaluate import evaluate_reference_vlm
+
+    report = evaluate_reference_vlm(model_dir, frames=frames, photos=photos, seed=seed, progress=show_progress)
+    (model_dir / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def _check_budget(name: str, known: dict[str, Any]) -> None:
+    if name not in known:
+        raise ConfigError("--budget", f"{name!r} is none of {', '.join(known)}")
