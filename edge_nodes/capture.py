@@ -1,19 +1,34 @@
-"""When a camera takes a frame: at its interval, or at once when somebody asks."""
+"""When a camera takes a frame: at its interval, or at once when somebody asks.
+
+A source is a library with a network, a disk or a device behind it. It may raise anything and may block for ever; the
+loop of its camera contains both. A call that blocks is reported and waited for, and the source is not entered again
+before it returns, so that a camera blocks one thread at most.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
+from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.clock import Clock
 from edge_nodes.sampling import Sampler
-from edge_nodes.sources import CapturedFrame, FrameSource
+from edge_nodes.sources import CapturedFrame, FrameSource, redacted
 from pipeline.bus.backoff import Backoff
 from pipeline.logs import get_logger
 from schemas.errors import SourceError
 
+T = TypeVar("T")
+
 _log = get_logger(__name__)
+
+OPEN_LIMIT_S: Final = 20.0
+"""A source that takes longer to open counts as blocked."""
+SILENCE_LIMIT_S: Final = 30.0
+"""A source that is asked and shows no frame for so long counts as blocked."""
+CLOSE_LIMIT_S: Final = 1.0
+"""A camera that ends waits so long for its source to close."""
 
 REOPEN = Backoff(initial_s=1.0, maximum_s=30.0, growth=2.0, stable_s=10.0)
 """Waits between attempts to open a source that failed: cameras reboot, file shares come back."""
@@ -48,10 +63,12 @@ class CameraCapture:
         phase_s: when the first of them is due, from the opening of the source on; spreads the cameras of a site.
         taker: whom it works for.
         clock: the edge's clock.
+        problems: told what goes wrong.
 
     Attributes:
         missed: slots of the interval that passed without a frame, because source, encoder or uplink could not keep up.
-        first_open: result of the first attempt to open the source: None, or the error.
+        first_open: result of the first attempt to open the source: None, or the error. An attempt that blocks has
+            failed for now.
     """
 
     def __init__(
@@ -63,6 +80,7 @@ class CameraCapture:
         phase_s: float,
         taker: FrameTaker,
         clock: Clock,
+        problems: CameraProblems,
     ) -> None:
         self.missed = 0
         self.first_open: asyncio.Future[SourceError | None] = asyncio.get_running_loop().create_future()
@@ -72,6 +90,8 @@ class CameraCapture:
         self._phase_s = phase_s
         self._taker = taker
         self._clock = clock
+        self._problems = problems
+        self._up: bool | None = None
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -81,44 +101,112 @@ class CameraCapture:
     async def run(self) -> None:
         """Take frames until the source ends. A source that fails is opened again, for ever."""
         failures = 0
-        while True:
-            opened_s = self._clock.now_s()
-            try:
-                await self._source.open()
-                self._opened(None)
-                self._taker.source_changed(self._camera, True)
-                await self._sample()
-            except SourceError as error:
-                self._opened(error)
-                if self._clock.now_s() - opened_s >= REOPEN.stable_s:
-                    failures = 0
-                failures += 1
-                delay_s = REOPEN.delay_s(failures, 1.0)
-                _log.error("camera lost", camera=self._camera, problem=str(error), next_try_s=delay_s)
-            else:
-                _log.info("camera ended", camera=self._camera)
-                return
-            finally:
-                await self._source.close()
-                self._taker.source_changed(self._camera, False)
-            await self._clock.sleep(delay_s)
+        try:
+            while True:
+                opened_s = self._clock.now_s()
+                try:
+                    await self._call("open", self._source.open(), OPEN_LIMIT_S)
+                    self._opened(None)
+                    self._changed(True)
+                    await self._sample()
+                except SourceError as error:
+                    self._opened(error)
+                    if self._clock.now_s() - opened_s >= REOPEN.stable_s:
+                        failures = 0
+                        self._problems.forget(self._camera)
+                    failures += 1
+                    delay_s = REOPEN.delay_s(failures, 1.0)
+                    self._problems.report(self._camera, "lost", error, next_try_s=delay_s)
+                else:
+                    _log.info("camera ended", camera=self._camera)
+                    return
+                self._changed(False)
+                await self._close()
+                await self._clock.sleep(delay_s)
+        finally:
+            self._changed(False)
+            await self._leave()
 
     async def _sample(self) -> None:
         sampler = None
         if self._interval_s is not None:
             sampler = Sampler(self._interval_s, self._clock.now_s() + self._phase_s)
+        failures = 0
         while True:
             await self._occasion(sampler)
             # First the room, then the frame: under load fewer frames are taken, and each is fresh when it leaves.
             await self._taker.room(self._camera)
-            captured = await self._source.newest()
+            captured = await self._call("read", self._source.newest(), SILENCE_LIMIT_S)
             if captured is None:
                 return
             now_s = self._clock.now_s()
             standing = self._standing_due(sampler, now_s)
             if sampler is not None and standing:
                 self._pass(sampler, now_s)
-            await self._taker.take(captured, standing=standing)
+            try:
+                await self._taker.take(captured, standing=standing)
+                failures = 0
+            except Exception as error:  # noqa: BLE001 - a frame fails by itself, whatever is wrong with it
+                failures += 1
+                self._problems.report(self._camera, "frame", error, index=captured.index)
+                # What was asked of this frame is asked of the next one, but not without a pause.
+                await self._clock.sleep(REOPEN.delay_s(failures, 1.0))
+
+    async def _call(self, step: str, work: Coroutine[Any, Any, T], limit_s: float) -> T:
+        """Wait for a call of the source; one that takes too long is reported, and waited for all the same.
+
+        Raises:
+            SourceError: whatever the source raised.
+        """
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(_seen)
+        try:
+            await asyncio.wait({task}, timeout=limit_s)
+            if blocked := not task.done():
+                problem = SourceError(self._camera, f"{step} has not returned for {limit_s:g} s; still waiting")
+                self._opened(problem)
+                self._changed(False)
+                self._problems.report(self._camera, f"{step}_blocked", problem)
+                await asyncio.wait({task})
+        except BaseException:
+            task.cancel()
+            raise
+        if task.cancelled():
+            raise SourceError(self._camera, f"{step} was cancelled from within")
+        error = task.exception()
+        if error is None:
+            if blocked and step == "read":
+                self._changed(True)
+            return task.result()
+        if isinstance(error, SourceError):
+            raise error
+        raise SourceError(self._camera, f"{step}: {type(error).__name__}: {redacted(str(error))}") from error
+
+    async def _close(self) -> None:
+        """Close the source, however long it takes: it is not opened again before."""
+        try:
+            await self._call("close", self._source.close(), CLOSE_LIMIT_S)
+        except SourceError as error:
+            self._problems.report(self._camera, "close", error)
+
+    async def _leave(self) -> None:
+        """Close the source for the last time. One that blocks is left behind: its thread ends with the process."""
+        task = asyncio.ensure_future(self._source.close())
+        task.add_done_callback(_seen)
+        done, _ = await asyncio.wait({task}, timeout=CLOSE_LIMIT_S)
+        if not done:
+            task.cancel()
+            blocked = SourceError(self._camera, f"close has not returned for {CLOSE_LIMIT_S:g} s; left behind")
+            self._problems.report(self._camera, "close_blocked", blocked)
+        elif not task.cancelled() and (error := task.exception()) is not None:
+            self._problems.report(self._camera, "close", error)
+
+    def _changed(self, up: bool) -> None:
+        if up is not self._up:
+            if up and self._up is False:
+                _log.info("camera back", camera=self._camera)
+            self._up = up
+            self._taker.source_changed(self._camera, up)
 
     async def _occasion(self, sampler: Sampler | None) -> None:
         """Wait until a frame is due, or somebody asks."""
@@ -149,6 +237,12 @@ class CameraCapture:
     def _opened(self, error: SourceError | None) -> None:
         if not self.first_open.done():
             self.first_open.set_result(error)
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Nobody may be left who looks at how a call ended."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def first_of(*waits: Coroutine[Any, Any, object]) -> None:

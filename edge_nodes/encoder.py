@@ -10,10 +10,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from edge_nodes.work_thread import WorkThread
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, CodecSpec, load_codec_spec
 from pipeline.codec.tables import MAX_SYMBOL, FrequencyTables
+from pipeline.work_thread import WorkThread
 from schemas.errors import ArtifactError
 from schemas.limits import MAX_LATENT_PAYLOAD_BYTES
 
@@ -141,11 +141,26 @@ class EncoderThread:
 
     Args:
         encoder: the encoder.
+        thread: where it runs.
     """
 
-    def __init__(self, encoder: OnnxEncoder) -> None:
+    def __init__(self, encoder: OnnxEncoder, thread: WorkThread | None = None) -> None:
         self._encoder = encoder
-        self._thread = WorkThread("encoder")
+        self._thread = thread or WorkThread("encoder")
+
+    @classmethod
+    async def load(cls, folder: Path, *, threads: int = 1) -> EncoderThread:
+        """The encoder of a codec folder, read in its thread: a disk may block.
+
+        Raises:
+            ArtifactError: see :class:`OnnxEncoder`.
+        """
+        thread = WorkThread("encoder")
+        try:
+            return cls(await thread.call(OnnxEncoder, folder, threads=threads), thread)
+        except BaseException:
+            thread.end()
+            raise
 
     @property
     def spec(self) -> CodecSpec:

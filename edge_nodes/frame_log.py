@@ -26,6 +26,7 @@ from edge_nodes.observer import OfferedFrame
 from edge_nodes.uplink import Sent
 from pipeline.logs import get_logger
 from pipeline.protocol.effects import Terminal
+from pipeline.work_thread import WorkThread
 from schemas.errors import ConfigError
 
 _log = get_logger(__name__)
@@ -61,6 +62,7 @@ class FrameLog:
             self._file = path.open("w", encoding="utf-8")
         except OSError as error:
             raise ConfigError("edge.frame_log", f"cannot write {path}: {error.strerror or error}") from error
+        self._thread = WorkThread("frame-log")
 
     def frame_offered(self, offered: OfferedFrame) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
@@ -118,12 +120,11 @@ class FrameLog:
         """Write what has come in, until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_S)
-            await asyncio.to_thread(self._flush)
+            await self._thread.call(self._flush)
 
     async def close(self) -> None:
         """Write the rest and close the file."""
-        await asyncio.to_thread(self._flush)
-        self._file.close()
+        await self._thread.close(self._finish)
         if self.dropped:
             _log.warning("the frame log is not complete", dropped=self.dropped)
 
@@ -132,6 +133,10 @@ class FrameLog:
             self.dropped += 1
             return
         self._lines.append(json.dumps(fields, separators=(",", ":")) + "\n")
+
+    def _finish(self) -> None:
+        self._flush()
+        self._file.close()
 
     def _flush(self) -> None:
         # Swapping the list is one step under the interpreter's lock.

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from edge_nodes.work_thread import WorkThread
 from pipeline.logs import get_logger
 from pipeline.protocol.effects import ReplyTo
+from pipeline.work_thread import WorkThread
 from schemas import wire
 from schemas.errors import ArtifactError, WireError
 from schemas.messages import Answer, Ask, QueryOutcome
@@ -218,11 +218,26 @@ class JournalThread:
 
     Args:
         journal: the journal.
+        thread: where it runs.
     """
 
-    def __init__(self, journal: AskJournal) -> None:
+    def __init__(self, journal: AskJournal, thread: WorkThread | None = None) -> None:
         self._journal = journal
-        self._thread = WorkThread("journal")
+        self._thread = thread or WorkThread("journal")
+
+    @classmethod
+    async def open(cls, path: Path | None) -> JournalThread:
+        """The journal of a file, opened in its thread: a disk may block.
+
+        Raises:
+            ArtifactError: see :class:`AskJournal`.
+        """
+        thread = WorkThread("journal")
+        try:
+            return cls(await thread.call(AskJournal, path), thread)
+        except BaseException:
+            thread.end()
+            raise
 
     async def admit(self, camera: str, ask: Ask, reply_to: ReplyTo | None) -> tuple[Admission, StoredAsk]:
         """See :meth:`AskJournal.admit`."""

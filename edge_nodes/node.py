@@ -21,12 +21,13 @@ from typing import Any, Final
 
 import structlog
 
+from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture import CameraCapture, first_of
 from edge_nodes.clock import Clock, MonotonicClock
-from edge_nodes.encoder import EncoderThread, OnnxEncoder
+from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.frame_log import FrameLog
-from edge_nodes.journal import AskJournal, JournalThread
+from edge_nodes.journal import JournalThread
 from edge_nodes.latent_deposit import LatentDeposit
 from edge_nodes.observer import EdgeObserver
 from edge_nodes.site import Site
@@ -44,7 +45,7 @@ from pipeline.recording.node_log import NodeLog, node_log
 from pipeline.runtime import EXIT_NOT_DRAINED, Stop
 from pipeline.settings import EdgeSettings, LatentbusSettings
 from schemas import topics, wire
-from schemas.errors import ConfigError, ConnectionLostError
+from schemas.errors import ConfigError, ConnectionLostError, SourceError
 from schemas.messages import Status
 
 _log = get_logger(__name__)
@@ -85,9 +86,9 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
     sources = {name: make_source(name, camera) for name, camera in edge.cameras.items()}
     async with AsyncExitStack() as owned:
         codec_dir = edge.codec or bundled_codec_dir()
-        encoder = EncoderThread(await asyncio.to_thread(OnnxEncoder, codec_dir, threads=edge.threads))
+        encoder = await EncoderThread.load(codec_dir, threads=edge.threads)
         owned.push_async_callback(encoder.close)
-        journal = JournalThread(await asyncio.to_thread(AskJournal, _journal_path(edge)))
+        journal = await JournalThread.open(_journal_path(edge))
         owned.push_async_callback(journal.close)
         frame_log = None
         if edge.frame_log is not None:
@@ -164,6 +165,7 @@ class _Node:
             log.watch(metrics)
         self._uplink = Uplink(self._bus, edge.uplink_kbps, clock, on_sent=self._sent)
         self._captures: dict[str, CameraCapture] = {}
+        self._problems = CameraProblems()
 
     async def run(self, stop: Stop) -> int:
         async with self._connection, asyncio.TaskGroup() as group:
@@ -208,16 +210,28 @@ class _Node:
     async def _start(self, stop: Stop) -> None:
         """Wait for the connection and the first camera, or the request to stop."""
         await first_of(stop.wait(), self._connected())
-        opening = [capture.first_open for capture in self._captures.values()]
-        await first_of(stop.wait(), _all_done(opening))
+        await first_of(stop.wait(), self._first_camera())
         if stop.requested:
             return
-        problems = [result for result in (future.result() for future in opening) if result is not None]
-        if len(problems) == len(opening):
-            raise problems[0]
         stop.set_ready()
         self._metrics.ready.set(1)
         _log.info("ready", cameras=list(self._captures), boot=f"{self._boot:08x}")
+
+    async def _first_camera(self) -> None:
+        """Wait until a camera is open; one that blocks keeps nobody waiting.
+
+        Raises:
+            SourceError: not one opens.
+        """
+        opening = {capture.first_open for capture in self._captures.values()}
+        problems: list[SourceError] = []
+        while opening:
+            done, opening = await asyncio.wait(opening, return_when=asyncio.FIRST_COMPLETED)
+            results = [future.result() for future in done]
+            if None in results:
+                return
+            problems += [result for result in results if result is not None]
+        raise problems[0]
 
     async def _connected(self) -> None:
         while True:
@@ -264,6 +278,7 @@ class _Node:
                 phase_s=self._edge.cameras[name].interval_s * index / count,
                 taker=site,
                 clock=self._clock,
+                problems=self._problems,
             )
             for index, (name, source) in enumerate(self._sources.items())
         }
@@ -274,6 +289,9 @@ class _Node:
         metrics.watch_counters("asks", "Ad-hoc questions by what they met", "kind", lambda: site.desk.counters)
         metrics.watch_counters("uplink_problems", "Publishes that went wrong", "kind", lambda: self._uplink.counters)
         metrics.watch_counters("messages_dropped", "Bad messages by kind", "kind", lambda: site.problems.counts)
+        metrics.watch_counters(
+            "source_problems", "What went wrong at a camera, by kind", ("camera", "kind"), self._source_problems
+        )
         metrics.watch_counters(
             "captures_missed",
             "Slots of a camera that passed without a frame",
@@ -302,6 +320,12 @@ class _Node:
         )
         metrics.watch_gauge("uplink_waiting_messages", "Messages that wait for the uplink", lambda: self._uplink.unsent)
         metrics.watch_gauge("connected", "1 while connected", lambda: float(self._bus.statistics().connected))
+
+    def _source_problems(self) -> dict[tuple[str, str], float]:
+        counts: dict[tuple[str, str], float] = dict(self._problems.counts)
+        for camera, source in self._sources.items():
+            counts.update({(camera, kind): count for kind, count in source.counters.items()})
+        return counts
 
     def _sent(self, sent: Sent) -> None:
         for observer in self._observers:

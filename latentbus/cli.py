@@ -251,7 +251,9 @@ def _run_process(
     settings: LatentbusSettings, main_of: Callable[[Stop], Awaitable[int]], exit_with_parent: bool
 ) -> None:
     from pipeline.logs import configure_logging
-    from pipeline.runtime import run, with_parent
+    from pipeline.runtime import leave_blocked_threads, run, with_parent
 
     configure_logging(settings.log.level, settings.log.json_lines)
-    raise typer.Exit(run(with_parent(main_of) if exit_with_parent else main_of))
+    status = run(with_parent(main_of) if exit_with_parent else main_of)
+    leave_blocked_threads(status)
+    raise typer.Exit(status)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from collections.abc import Awaitable, Callable
 import uvloop
 
 from pipeline.logs import get_logger
+from pipeline.work_thread import busy_threads
 from schemas.errors import LatentbusError
 
 _log = get_logger(__name__)
@@ -79,6 +81,21 @@ def run(main: Callable[[Stop], Awaitable[int]], *, drain_timeout_s: float = DRAI
         LatentbusError: the first one that ended ``main``, out of any exception group.
     """
     return uvloop.run(supervise(main, drain_timeout_s=drain_timeout_s))
+
+
+def leave_blocked_threads(status: int) -> None:
+    """End the process at once when a thread of it is blocked; return when none is.
+
+    A thread whose call returns while the interpreter shuts down would tear the process down with another status.
+
+    Args:
+        status: exit status of the process.
+    """
+    if blocked := busy_threads():
+        _log.warning("the process ends while threads are blocked", threads=blocked)
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
 
 
 async def supervise(main: Callable[[Stop], Awaitable[int]], *, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> int:

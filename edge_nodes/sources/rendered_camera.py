@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from urllib.parse import parse_qsl
 
 from edge_nodes.clock import Clock, MonotonicClock
 from edge_nodes.sources.base import CapturedFrame
-from edge_nodes.work_thread import WorkThread
 from pipeline.scenes.motion import SceneClip
 from pipeline.scenes.questions import QUESTION_KINDS, QuestionSpec, make_question
 from pipeline.scenes.renderer import render
+from pipeline.work_thread import WorkThread
 from schemas.errors import SourceError
 
 FPS = 10.0
@@ -30,11 +31,15 @@ class RenderedCamera:
         seed: same seed and questions, same frames.
         questions: questions that the scenes are laid out to answer clearly.
         clock: what the camera runs by.
+
+    Attributes:
+        counters: stays empty.
     """
 
     def __init__(
         self, camera: str, seed: int, *, questions: Sequence[QuestionSpec] = (), clock: Clock | None = None
     ) -> None:
+        self.counters: Counter[str] = Counter()
         self._camera = camera
         self._seed = seed
         self._questions = tuple(questions)

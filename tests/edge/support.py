@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -105,10 +106,18 @@ def grey(level: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
     return np.full((height, width, 3), level, np.uint8)
 
 
-def write_video(path: Path, frames: Sequence[NDArray[np.uint8]], *, fps: int = 10, first_pts: int = 0) -> Path:
-    """Frames as an MPEG-4 file, time stamps from ``first_pts`` on."""
+def write_video(
+    path: Path,
+    frames: Sequence[NDArray[np.uint8]],
+    *,
+    fps: int = 10,
+    first_pts: int = 0,
+    codec: str = "mpeg4",
+) -> Path:
+    """Frames as a file of the format that its name says, time stamps from ``first_pts`` on."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=fps)
+        stream = container.add_stream(codec, rate=fps)
+        assert isinstance(stream, av.VideoStream)
         stream.pix_fmt = "yuv420p"
         stream.bit_rate = 2_000_000
         stream.height, stream.width = frames[0].shape[:2]
@@ -118,6 +127,21 @@ def write_video(path: Path, frames: Sequence[NDArray[np.uint8]], *, fps: int = 1
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def raw_video(frames: Sequence[NDArray[np.uint8]], *, fps: int = 25) -> bytes:
+    """Frames as a raw H.264 stream: no time stamps, nothing to seek by."""
+    out = io.BytesIO()
+    with av.open(out, "w", format="h264") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"tune": "zerolatency"})
+        stream.pix_fmt = "yuv420p"
+        stream.height, stream.width = frames[0].shape[:2]
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return out.getvalue()
 
 
 class ScriptedWorker:

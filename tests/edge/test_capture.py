@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 
+from edge_nodes import capture
+from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture import CameraCapture, first_of
 from edge_nodes.sources import CapturedFrame
 from schemas.errors import SourceError
@@ -18,20 +23,29 @@ class FakeSource:
 
     def __init__(self, clock: SkippingClock) -> None:
         self.clock = clock
-        self.open_errors: list[SourceError] = []
-        self.script: list[SourceError | None] = []
+        self.counters: Counter[str] = Counter()
+        self.open_errors: list[Exception] = []
+        self.script: list[BaseException | None] = []
         self.is_open = False
         self.opened = 0
         self.index = 0
+        self.open_blocks, self.read_blocks, self.close_blocks = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        for event in (self.open_blocks, self.read_blocks, self.close_blocks):
+            event.set()
+        self.entered = {"open": asyncio.Event(), "read": asyncio.Event()}
 
     async def open(self) -> None:
         self.opened += 1
+        self.entered["open"].set()
+        await self.open_blocks.wait()
         if self.open_errors:
             raise self.open_errors.pop(0)
         self.is_open = True
 
     async def newest(self) -> CapturedFrame | None:
         assert self.is_open
+        self.entered["read"].set()
+        await self.read_blocks.wait()
         self.index += 1
         if self.script:
             step = self.script.pop(0)
@@ -41,7 +55,18 @@ class FakeSource:
         return CapturedFrame("gate", self.index, self.clock.now_s(), np.zeros((2, 2, 3), np.uint8))
 
     async def close(self) -> None:
+        await self.close_blocks.wait()
         self.is_open = False
+
+
+class WatchedProblems(CameraProblems):
+    def __init__(self) -> None:
+        super().__init__()
+        self.reported = asyncio.Event()
+
+    def report(self, camera: str, kind: str, error: BaseException, **context: Any) -> None:
+        super().report(camera, kind, error, **context)
+        self.reported.set()
 
 
 class Taker:
@@ -86,9 +111,22 @@ class Rig:
         self.start_s = self.clock.now_s()
         self.source = FakeSource(self.clock)
         self.taker = Taker(self.clock)
+        self.problems = WatchedProblems()
         self.capture = CameraCapture(
-            "gate", self.source, interval_s=interval_s, phase_s=phase_s, taker=self.taker, clock=self.clock
+            "gate",
+            self.source,
+            interval_s=interval_s,
+            phase_s=phase_s,
+            taker=self.taker,
+            clock=self.clock,
+            problems=self.problems,
         )
+
+    async def problems_seen(self, kind: str | None = None) -> None:
+        """Wait for a report."""
+        while not (self.problems.counts if kind is None else self.problems.counts["gate", kind]):
+            await self.problems.reported.wait()
+            self.problems.reported.clear()
 
     async def until(self, count: int) -> list[tuple[float, bool]]:
         self.taker.count = count
@@ -185,6 +223,98 @@ async def test_a_source_that_fails_is_opened_again() -> None:
     assert rig.source.opened == 4
     error = await rig.capture.first_open
     assert isinstance(error, SourceError)
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(1, "seek"), ValueError("rtsp://u:secret@h/ broke"), AssertionError()]
+)
+async def test_whatever_a_source_raises_costs_an_attempt_and_no_more(error: Exception) -> None:
+    rig = Rig()
+    rig.source.open_errors = [error]
+    rig.source.script = [error, asyncio.CancelledError()]
+    with structlog.testing.capture_logs() as lines:
+        assert await rig.until(1) == [(7.0, True)]
+    assert rig.problems.counts == {("gate", "lost"): 3}
+    assert isinstance(await rig.capture.first_open, SourceError)
+    assert "secret" not in str(lines)
+
+
+async def test_a_mistake_that_is_made_again_and_again_is_logged_at_the_first_and_tenth_time() -> None:
+    rig = Rig()
+    missing: Exception = SourceError("gate.mp4", "not there")
+    rig.source.open_errors = [*[missing] * 20, SourceError("gate.mp4", "new")]
+    with structlog.testing.capture_logs() as lines:
+        await rig.until(1)
+    lost = [(line["problem"], line["count"]) for line in lines if line["event"] == "camera lost"]
+    assert lost == [("gate.mp4: not there", 1), ("gate.mp4: not there", 10), ("gate.mp4: new", 1)]
+    assert [line["event"] for line in lines][-1] == "camera back"
+
+
+async def test_a_frame_that_cannot_be_asked_about_is_dropped_and_the_next_one_is_taken() -> None:
+    rig = Rig()
+
+    def fail_twice() -> None:
+        if len(rig.taker.taken) <= 2:
+            raise ZeroDivisionError("odd frame")
+
+    rig.taker.after = fail_twice
+    with structlog.testing.capture_logs() as lines:
+        times = await rig.until(3)
+    assert times == [(0.0, True), (1.0, True), (3.0, True)]  # after pauses of 1 and 2 seconds
+    assert rig.problems.counts == {("gate", "frame"): 2}
+    (line,) = (line for line in lines if line["event"] == "frame dropped")
+    assert line["problem"] == "ZeroDivisionError: odd frame"
+    assert line["where"].startswith("test_capture.py:")
+
+
+@pytest.mark.parametrize("step", ["open", "read"])
+async def test_a_source_that_blocks_is_reported_waited_for_and_not_entered_twice(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "OPEN_LIMIT_S", 0.01)
+    monkeypatch.setattr(capture, "SILENCE_LIMIT_S", 0.01)
+    rig = Rig()
+    blocked = rig.source.open_blocks if step == "open" else rig.source.read_blocks
+    blocked.clear()
+    task = asyncio.create_task(rig.until(1))
+    await rig.problems_seen()
+    assert rig.problems.counts == {("gate", f"{step}_blocked"): 1}
+    assert rig.taker.ups[-1] is False
+    first = await rig.capture.first_open
+    assert (first is None) is (step == "read")
+    blocked.set()
+    assert [standing for _, standing in await task] == [True]
+    assert rig.taker.ups[-2:] == [True, False]
+    assert rig.source.opened == 1
+
+
+async def test_a_source_that_does_not_close_is_not_opened_again_before_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "CLOSE_LIMIT_S", 0.01)
+    rig = Rig()
+    rig.source.script = [SourceError("gate.mp4", "cable")]
+    rig.source.close_blocks.clear()
+    task = asyncio.create_task(rig.until(1))
+    await rig.problems_seen("close_blocked")
+    assert rig.source.opened == 1
+    rig.source.close_blocks.set()
+    await task
+    assert rig.source.opened == 2
+
+
+@pytest.mark.parametrize("step", ["open", "read", "close"])
+async def test_a_camera_that_is_stopped_leaves_a_blocked_source_behind(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "CLOSE_LIMIT_S", 0.01)
+    rig = Rig()
+    getattr(rig.source, f"{step}_blocks").clear()
+    rig.source.close_blocks.clear()
+    task = asyncio.create_task(rig.capture.run())
+    await rig.source.entered[step if step != "close" else "read"].wait()
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    assert rig.problems.counts["gate", "close_blocked"] == 1
 
 
 async def test_a_source_that_ends_ends_the_camera() -> None:

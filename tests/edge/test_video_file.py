@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from edge_nodes.sources.base import CapturedFrame
-from edge_nodes.sources.video_file import MAX_CATCH_UP_S, VideoFile, VideoReader
+from edge_nodes.sources.video_file import MAX_CATCH_UP_S, VideoFile
+from edge_nodes.sources.video_reader import VideoReader
 from pipeline.scenes.questions import make_question
 from pipeline.scenes.video import decode_frames, write_clip
 from schemas.errors import SourceError
