@@ -30,9 +30,18 @@ The split decides what happens next: a worker drops a peer's bad message and goe
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class LatentbusError(Exception):
-    """Base of every error that Latentbus raises on purpose."""
+    """Base of every error that Latentbus raises on purpose.
+
+    It can be pickled whatever its constructor takes, so that a process pool hands it on.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception would call the constructor with the finished message alone.
+        return _unpickled, (type(self), self.args, self.__dict__)
 
 
 class LocalError(LatentbusError):
@@ -280,3 +289,9 @@ class FingerprintError(RemoteError):
         )
         self.got = got
         self.expected = expected
+
+
+def _unpickled(kind: type[LatentbusError], args: tuple[object, ...], attributes: dict[str, object]) -> LatentbusError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error

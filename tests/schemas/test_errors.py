@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
 import inspect
+import pickle
+import re
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -79,3 +88,51 @@ def test_messages_carry_their_numbers(error: LatentbusError, parts: list[str], a
         assert part in str(error)
     for name, value in attributes.items():
         assert getattr(error, name) == value
+
+
+SAMPLES: dict[object, object] = {
+    str: "text", int: 7, bytes: b"\x01\x02", object: ("frame", 3), int | None: 9, frozenset[int]: frozenset({1, 2}),
+    dict[str, object]: {"command": "x", "error": "y"},
+}  # fmt: skip
+
+
+def all_error_classes() -> Iterator[type[LatentbusError]]:
+    """Every class of the tree, those outside of schemas too."""
+    root = Path(__file__).resolve().parents[2]
+    for package in ("schemas", "pipeline", "edge_nodes", "cloud_workers", "training", "latentbus", "broker_config"):
+        for file in sorted((root / package).rglob("*.py")):
+            if re.search(r"^class \w+\(\w*Error\):", file.read_text(encoding="utf-8"), re.MULTILINE):
+                importlib.import_module(".".join(file.relative_to(root).with_suffix("").parts))
+    pending = [LatentbusError]
+    while pending:
+        error = pending.pop()
+        yield error
+        pending += error.__subclasses__()
+
+
+def sample_of(error: type[LatentbusError]) -> LatentbusError:
+    if error.__init__ is Exception.__init__:
+        return error("what happened")
+    hints = get_type_hints(error.__init__)
+    return error(*(SAMPLES[hints[name]] for name in list(inspect.signature(error).parameters)))
+
+
+def test_every_error_of_the_tree_survives_pickling_with_its_message_and_its_numbers() -> None:
+    found = [*all_error_classes()]
+    assert {*CLASSES} < {*found}
+    for error in map(sample_of, found):
+        for again in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
+            assert type(again) is type(error)
+            assert (str(again), again.args, vars(again)) == (str(error), error.args, vars(error))
+
+
+def refuse(path: str) -> None:
+    raise ArtifactError(path, "is damaged")
+
+
+def test_a_process_pool_hands_an_error_on() -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        with pytest.raises(ArtifactError, match="codec.json: is damaged") as caught:
+            pool.submit(refuse, "codec.json").result()
+        assert caught.value.path == "codec.json"
+        assert pool.submit(len, "still there").result() == 11
