@@ -7,7 +7,6 @@ name of its certificate, which Mosquitto takes as the MQTT user name.
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,6 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from broker_config.devices import Certificate
 from schemas.errors import ConfigError
+from schemas.hosts import check_host
 
 AUTHORITY_DAYS: Final = 3650
 DEVICE_DAYS: Final = 397
@@ -34,7 +34,6 @@ MIN_RSA_BITS: Final = 2048
 BROKER_NAME: Final = "mosquitto broker"
 """Common name of the broker's certificate; with its spaces no device can have it."""
 
-_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})")
 
 PrivateKey = ec.EllipticCurvePrivateKey
 
@@ -240,9 +239,10 @@ def _host(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
-        if not _HOST_NAME.fullmatch(host):
-            raise ConfigError("host", f"{host!r} is neither a host name in ASCII nor an address") from None
-        return x509.DNSName(host)
+        try:
+            return x509.DNSName(check_host(host))
+        except ValueError as error:
+            raise ConfigError("--host", str(error)) from None
 
 
 def _key_usage(*, authority: bool) -> x509.KeyUsage:

@@ -189,11 +189,9 @@ def validate(
     show: Annotated[bool, typer.Option(help="Print the settings in full, defaults filled in, secrets hidden.")] = False,
 ) -> None:
     """Check a settings file: every problem with its line, its key and what is allowed there."""
-    from latentbus.validate import check_files
-    from pipeline.settings import load_settings
+    from latentbus.validate import load_and_check
 
-    settings = load_settings(file)
-    check_files(settings, file)
+    settings = load_and_check(file)
     if show:
         import yaml
 

@@ -7,16 +7,19 @@ environment variables (``${NAME}`` or ``${NAME:-default}``), and any value can b
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipeline.settings_file import SettingsFile
+from pipeline.settings_file import CHECKED, Check, Location, SettingsFile
 from schemas.errors import ConfigError
-from schemas.limits import MAX_QUERIES_PER_FRAME, MAX_QUESTION_CHARS
-from schemas.types import AnswerType, Milliseconds, Name
+from schemas.hosts import check_host
+from schemas.limits import MAX_QUERIES_PER_FRAME
+from schemas.types import AnswerType, Milliseconds, Name, QuestionText
 
 ENV_PREFIX = "LATENTBUS_"
 ENV_DELIMITER = "__"
@@ -63,6 +66,11 @@ class BrokerSettings(_Section):
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
     """Silence after which broker and client call each other dead. Each ping costs the uplink some 80 bytes."""
 
+    @field_validator("host")
+    @classmethod
+    def _a_host_alone(cls, host: str) -> str:
+        return check_host(host)
+
     @model_validator(mode="after")
     def _password_needs_user(self) -> Self:
         if self.password is not None and self.username is None:
@@ -73,7 +81,7 @@ class BrokerSettings(_Section):
 class QuestionSettings(_Section):
     """A standing question."""
 
-    text: Annotated[str, Field(min_length=1, max_length=MAX_QUESTION_CHARS)]
+    text: QuestionText
     answer_type: AnswerType = AnswerType.TEXT
     deadline_ms: Annotated[Milliseconds, Field(ge=100)] = 10_000
     """Time from the frame to the terminal outcome."""
@@ -153,11 +161,9 @@ class EdgeSettings(_Section):
 
     @model_validator(mode="after")
     def _questions_exist(self) -> Self:
-        for name, camera in self.cameras.items():
-            missing = sorted(set(camera.questions) - set(self.questions))
-            if missing:
-                known = ", ".join(sorted(self.questions)) or "none"
-                raise ValueError(f"camera {name} asks {', '.join(missing)}, not defined under questions ({known})")
+        asked = {name: camera.questions for name, camera in self.cameras.items()}
+        for camera, _, question in _undefined(asked, self.questions):
+            raise PydanticCustomError(CHECKED, f"camera {camera} asks {question}, not defined under questions")
         return self
 
 
@@ -224,11 +230,12 @@ class LatentbusSettings(BaseSettings):
         return env_settings, init_settings
 
 
-def load_settings(path: Path) -> LatentbusSettings:
+def load_settings(path: Path, *, checks: Sequence[Check] = ()) -> LatentbusSettings:
     """Read a settings file.
 
     Args:
         path: the YAML file.
+        checks: what else must hold; their problems come in one list with all others.
 
     Returns:
         The settings, environment applied, relative paths made absolute from the file's folder.
@@ -237,8 +244,39 @@ def load_settings(path: Path) -> LatentbusSettings:
         ConfigError: the file cannot be read or is wrong; every problem with its line, key and what is allowed.
     """
     file = SettingsFile.read(path)
-    settings = file.validate(LatentbusSettings, env_prefix=ENV_PREFIX, env_delimiter=ENV_DELIMITER)
+    settings = file.validate(
+        LatentbusSettings,
+        env_prefix=ENV_PREFIX,
+        env_delimiter=ENV_DELIMITER,
+        checks=(undefined_questions, *checks),
+    )
     return _with_absolute_paths(settings, path.absolute().parent)
+
+
+def section(values: Any, *keys: str) -> Mapping[str, Any]:
+    """A section of values that may be wrong; empty where there is none."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values if isinstance(values, Mapping) else {}
+
+
+def undefined_questions(values: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+    """A check: questions that a camera is asked and that nobody has written down."""
+    cameras = {name: section(camera).get("questions") for name, camera in section(values, "edge", "cameras").items()}
+    asked = {name: questions for name, questions in cameras.items() if isinstance(questions, list)}
+    defined = section(values, "edge", "questions")
+    known = ", ".join(sorted(defined)) or "none"
+    for camera, index, question in _undefined(asked, defined):
+        where = ("edge", "cameras", camera, "questions", index)
+        yield where, f"{question} is not defined under edge.questions ({known})"
+
+
+def _undefined(asked: Mapping[str, Sequence[Any]], defined: Collection[str]) -> Iterator[tuple[str, int, str]]:
+    """Camera, place and id of each question that is not defined."""
+    for camera, questions in asked.items():
+        for index, question in enumerate(questions):
+            if isinstance(question, str) and question not in defined:
+                yield camera, index, question
 
 
 def require_edge(settings: LatentbusSettings, path: Path) -> EdgeSettings:
@@ -274,7 +312,7 @@ def _with_absolute_paths(settings: LatentbusSettings, folder: Path) -> Latentbus
     if edge is not None:
         cameras = {
             name: camera
-            if _is_url_or_kind(camera.source)
+            if is_url_or_kind(camera.source)
             else camera.model_copy(update={"source": str(absolute(Path(camera.source)))})
             for name, camera in edge.cameras.items()
         }
@@ -296,7 +334,7 @@ def _recording_below(recording: _Recording | None, folder: Path) -> _Recording |
     return recording.model_copy(update={"file": folder / recording.file.expanduser()})
 
 
-def _is_url_or_kind(source: str) -> bool:
+def is_url_or_kind(source: str) -> bool:
     """Whether a source is something else than a file: ``test:7``, ``rtsp://...``."""
     scheme, colon, _ = source.partition(":")
     return bool(colon) and len(scheme) > 1 and scheme.replace("+", "").isalnum()

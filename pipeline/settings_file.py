@@ -5,19 +5,21 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_settings import BaseSettings, SettingsError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 from yaml.composer import Composer
 from yaml.constructor import SafeConstructor
 from yaml.resolver import Resolver
 
 from schemas.errors import ConfigError
+from schemas.problems import MAX_ECHO_CHARS, echo, problem_text
+from schemas.types import NAME_PATTERN
 
 MAX_SETTINGS_BYTES = 262_144
 """A settings file is written by a person, 25 KB for the largest site; a video given by mistake is not read."""
@@ -26,16 +28,21 @@ MAX_SETTINGS_VALUES = 10_000
 MAX_SETTINGS_DEPTH = 32
 MAX_VALUE_CHARS = 65_536
 """One value that names environment variables, with them filled in; any other is as long as it stands in the file."""
-_MAX_ECHO_CHARS = 100
-"""What an error repeats of a wrong value."""
 _MAX_PROBLEMS = 20
+CHECKED = "checked"
+"""Type of a custom error of pydantic for what a check reports with its place: the file's report leaves it out."""
 _OF_WRONG_TAGS = (ValueError, ArithmeticError, AttributeError, LookupError, TypeError)
 """What PyYAML raises for a value that is not what its tag says, ``!!int x`` or ``!!timestamp x``."""
 
 _PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Where PyYAML has it, the parser of libyaml: it takes ``{text: A car?}``, which the other one calls no YAML."""
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
-_Location = tuple[str | int, ...]
+_TEXT_TAG = "tag:yaml.org,2002:str"
+_BOOL_TAG = "tag:yaml.org,2002:bool"
+Location = tuple[str | int, ...]
+"""Where a value stands: keys, and numbers of list entries."""
+Check = Callable[[Mapping[str, Any]], Iterable[tuple[Location, str]]]
+"""Finds what the types cannot: from values as they stand, right or wrong, to places and what is wrong there."""
 _Settings = TypeVar("_Settings", bound=BaseSettings)
 
 
@@ -47,11 +54,13 @@ class SettingsFile:
         path: where it was read.
         values: its content, environment variables filled in.
         lines: line number of each key and list entry, by location.
+        texts: each value that is no section and no list, as it stands in the file, by location.
     """
 
     path: Path
     values: dict[str, Any]
-    lines: Mapping[_Location, int]
+    lines: Mapping[Location, int]
+    texts: Mapping[Location, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, environment: Mapping[str, str] | None = None) -> SettingsFile:
@@ -94,49 +103,81 @@ class SettingsFile:
             where = f"{path}:{mark.line + 1}" if mark else str(path)
             raise ConfigError(where, f"not YAML: {error.problem or error.context}") from None
         except (yaml.YAMLError, *_OF_WRONG_TAGS) as error:
-            raise ConfigError(str(path), f"not YAML: {_echo(str(error))}") from None
-        return cls(path, cast("dict[str, Any]", values), content_of.lines)
+            raise ConfigError(str(path), f"not YAML: {echo(str(error))}") from None
+        return cls(path, cast("dict[str, Any]", values), content_of.lines, content_of.texts)
 
-    def validate(self, settings: type[_Settings], *, env_prefix: str, env_delimiter: str) -> _Settings:
+    def validate(
+        self, settings: type[_Settings], *, env_prefix: str, env_delimiter: str, checks: Sequence[Check] = ()
+    ) -> _Settings:
         """The settings that this file and the environment make.
+
+        Args:
+            settings: what they must be.
+            env_prefix: how the names of environment variables begin.
+            env_delimiter: what stands between the keys in such a name.
+            checks: what else is looked at, whatever the types say.
 
         Raises:
             ConfigError: they are wrong; all problems, each with line and key.
         """
+        problems: list[ConfigError] = []
+        count, made = 0, None
         try:
-            return settings(**{str(key): value for key, value in self.values.items()})
+            environment = EnvSettingsSource(settings, env_prefix=env_prefix, env_nested_delimiter=env_delimiter)()
+            made = settings(**self.values)
         except SettingsError as error:
             raise ConfigError("environment", str(error)) from None
         except ValidationError as error:
-            found = error.errors(include_url=False)
-            problems = [
+            found = [details for details in error.errors(include_url=False) if details["type"] != CHECKED]
+            count += len(found)
+            problems += [
                 self._problem(settings, dict(details), env_prefix, env_delimiter) for details in found[:_MAX_PROBLEMS]
             ]
-            _raise(self.path, problems, len(found))
-            raise  # pragma: no cover - a ValidationError holds at least one problem
+        values = _overlaid(self.values, environment)
+        for location, problem in (entry for check in checks for entry in check(values)):
+            count += 1
+            problems.append(ConfigError(self._where(location, env_prefix, env_delimiter), problem))
+        _raise(self.path, problems, count)
+        if made is None:
+            raise AssertionError("a check finds what the types call checked")
+        return made
+
+    def _where(self, location: Location, env_prefix: str, env_delimiter: str) -> str:
+        variable = env_prefix + env_delimiter.join(str(part).upper() for part in location)
+        if variable in os.environ:
+            return f"environment variable {variable}"
+        key = _dotted(location)
+        line = next((self.lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in self.lines), None)
+        return f"{self.path}:{line}: {key}" if line else f"{self.path}: {key}"
 
     def _problem(
         self, settings: type[BaseModel], details: dict[str, Any], env_prefix: str, env_delimiter: str
     ) -> ConfigError:
-        location: _Location = tuple(details["loc"])
+        location: Location = tuple(details["loc"])
         path = location[:-1] if location and location[-1] == "[key]" else location
-        key = _dotted(path)
-        variable = env_prefix + env_delimiter.join(str(part).upper() for part in path)
-        if variable in os.environ:
-            where = f"environment variable {variable}"
-        else:
-            line = next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), None)
-            where = f"{self.path}:{line}: {key}" if line else f"{self.path}: {key}"
-        kind, message = details["type"], str(details["msg"]).removeprefix("Value error, ")
+        where = self._where(path, env_prefix, env_delimiter)
+        kind, message, value = details["type"], problem_text(details), details.get("input")
         if kind == "extra_forbidden":
-            message = "unknown key" + _did_you_mean(str(path[-1]), _keys_at(settings, path[:-1]))
-        elif kind == "missing":
-            message = "missing"
-        elif kind == "string_pattern_mismatch" and "a-z0-9_-" in message:
-            message = f"{_echo(details['input'])} is no name: lower case letters, digits, - and _, at most 32"
-        elif isinstance(details.get("input"), bool | int | float | str) and not _is_secret(path):
-            message = f"{message} (got {_echo(details['input'])})"
+            message += _did_you_mean(str(path[-1]), _keys_at(settings, path[:-1]))
+        elif kind == "string_pattern_mismatch" and details["ctx"]["pattern"] == NAME_PATTERN:
+            message = f"{echo(value)} {message}"
+        elif kind == "string_type" and isinstance(value, bool | int | float):
+            message = f"{message}: put it in quotes, {self.texts.get(path, str(value))[:MAX_ECHO_CHARS]!r}"
+        elif kind != "value_error" and isinstance(value, bool | int | float | str) and not _is_secret(path):
+            message = f"{message} (got {echo(value)})"
         return ConfigError(where, message)
+
+
+def _resolvers_of_yaml_1_2() -> dict[Any, list[tuple[str, re.Pattern[str]]]]:
+    """``true`` and ``false`` alone are boolean. In YAML 1.1 ``no``, ``on`` and the like are, too."""
+    resolvers = {
+        first: [entry for entry in entries if entry[0] != _BOOL_TAG]
+        for first, entries in Resolver.yaml_implicit_resolvers.items()
+    }
+    for first in "tTfF":
+        boolean = (_BOOL_TAG, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"))
+        resolvers[first] = [*resolvers.get(first, []), boolean]
+    return resolvers
 
 
 class _Loader(Composer, SafeConstructor, Resolver):
@@ -168,6 +209,15 @@ class _Loader(Composer, SafeConstructor, Resolver):
         """An integer. ``12:30`` is a text, as in YAML 1.2, and not 750; a long one would take a while to add up."""
         return str(node.value) if ":" in node.value else int(self.construct_yaml_int(node))
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping. Its keys are texts as they stand: a camera may be called ``no`` or ``7``."""
+        self.flatten_mapping(node)
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                key.tag = _TEXT_TAG
+        return super().construct_mapping(node, deep)
+
+    yaml_implicit_resolvers = _resolvers_of_yaml_1_2()
     yaml_constructors = {  # noqa: RUF012 - as the base class has it
         **SafeConstructor.yaml_constructors,
         "tag:yaml.org,2002:int": construct_integer,
@@ -199,18 +249,20 @@ class _Content:
         path: the file.
         environment: variables.
         lines: line of every value, by location.
+        texts: every value that is no section and no list, as it stands, by location.
         problems: repeated keys, keys that are no text, unset variables, values that grow too long.
     """
 
     path: Path
     environment: Mapping[str, str]
-    lines: dict[_Location, int] = field(default_factory=dict)
+    lines: dict[Location, int] = field(default_factory=dict)
+    texts: dict[Location, str] = field(default_factory=dict)
     problems: list[ConfigError] = field(default_factory=list)
     _values: int = 0
     _checked: set[int] = field(default_factory=set)
     _filled: dict[str, str] = field(default_factory=dict)
 
-    def check(self, node: yaml.Node, location: _Location) -> None:
+    def check(self, node: yaml.Node, location: Location) -> None:
         """Check a node and what is below it.
 
         Raises:
@@ -223,15 +275,18 @@ class _Content:
             raise _too_many(self.path)
         if isinstance(node, yaml.MappingNode):
             self._check_mapping(node, location)
-        elif isinstance(node, yaml.SequenceNode):
+            return
+        if isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
                 self.lines[(*location, index)] = item.start_mark.line + 1
                 self.check(item, (*location, index))
-        elif id(node) not in self._checked:  # aliases of one text have one problem
+            return
+        self.texts[location] = str(node.value)
+        if id(node) not in self._checked:  # aliases of one text have one problem
             self._checked.add(id(node))
             self._check_text(str(node.value), node.start_mark.line + 1, location)
 
-    def _check_mapping(self, node: yaml.MappingNode, location: _Location) -> None:
+    def _check_mapping(self, node: yaml.MappingNode, location: Location) -> None:
         seen: set[str] = set()
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
@@ -245,7 +300,7 @@ class _Content:
             self.lines[(*location, name)] = line
             self.check(value_node, (*location, name))
 
-    def _check_text(self, text: str, line: int, location: _Location) -> None:
+    def _check_text(self, text: str, line: int, location: Location) -> None:
         found = list(_VARIABLE.finditer(text))
         for name in dict.fromkeys(match["name"] for match in found if match["default"] is None):
             if name not in self.environment:
@@ -270,7 +325,7 @@ class _Content:
     def _value_of(self, variable: re.Match[str]) -> str:
         return self.environment.get(variable["name"], variable["default"] or "")
 
-    def _problem(self, line: int, location: _Location, problem: str) -> None:
+    def _problem(self, line: int, location: Location, problem: str) -> None:
         self.problems.append(ConfigError(f"{self.path}:{line}: {_dotted(location)}", problem))
 
 
@@ -282,15 +337,7 @@ def _too_many(path: Path) -> ConfigError:
     return ConfigError(str(path), f"more than {MAX_SETTINGS_VALUES} values, anchors expanded")
 
 
-def _echo(value: object) -> str:
-    """A wrong value as an error repeats it: a person chose it, or nobody did."""
-    if isinstance(value, int) and value.bit_length() > 4 * _MAX_ECHO_CHARS:
-        return f"an integer of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= _MAX_ECHO_CHARS else f"{text[:_MAX_ECHO_CHARS]}..."
-
-
-def _raise(path: Path, problems: list[ConfigError], count: int) -> None:
+def _raise(path: Path, problems: Sequence[ConfigError], count: int) -> None:
     """Raise the problems, of which there are so many, if there are any."""
     if count == 1:
         raise problems[0]
@@ -301,15 +348,25 @@ def _raise(path: Path, problems: list[ConfigError], count: int) -> None:
         raise ConfigError(str(path), f"{count} problems:{listing}")
 
 
-def _dotted(location: _Location) -> str:
-    return ".".join(str(part)[:_MAX_ECHO_CHARS] for part in location) or "file"
+def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with others laid over them, section by section."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        both = isinstance(under, Mapping) and isinstance(value, Mapping)
+        merged[key] = _overlaid(cast("Mapping[str, Any]", under), value) if both else value
+    return merged
 
 
-def _is_secret(location: _Location) -> bool:
+def _dotted(location: Location) -> str:
+    return ".".join(str(part)[:MAX_ECHO_CHARS] for part in location) or "file"
+
+
+def _is_secret(location: Location) -> bool:
     return any("password" in str(part) for part in location)
 
 
-def _keys_at(settings: type[BaseModel], location: _Location) -> list[str]:
+def _keys_at(settings: type[BaseModel], location: Location) -> list[str]:
     """Keys that a section knows; follows optional sections and mappings of sections."""
     annotation: Any = settings
     for part in location:

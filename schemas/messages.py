@@ -20,7 +20,6 @@ from schemas.limits import (
     MAX_JSON_BYTES,
     MAX_LATENT_PAYLOAD_BYTES,
     MAX_QUERIES_PER_FRAME,
-    MAX_QUESTION_CHARS,
 )
 from schemas.types import (
     AnswerType,
@@ -34,6 +33,7 @@ from schemas.types import (
     PrefixLength,
     Probability,
     QueryId,
+    QuestionText,
     UInt32,
     standing_query_id,
 )
@@ -212,7 +212,7 @@ class Text(BinaryMessage):
     """Camera of the frame that the question was asked of."""
     question_id: Name
     """Id of the standing question, or the query id of an ad-hoc one."""
-    text: Annotated[str, Field(min_length=1, max_length=MAX_QUESTION_CHARS)]
+    text: QuestionText
     """The question."""
     answer_type: Annotated[AnswerType, BeforeValidator(_answer_type)]
     """What the answer may look like."""
@@ -405,7 +405,7 @@ class Question(JsonMessage):
 
     question_id: Name
     """Short id, the same as in the topic."""
-    text: Annotated[str, Field(min_length=1, max_length=MAX_QUESTION_CHARS)]
+    text: QuestionText
     """The question, as a person would ask it."""
     answer_type: AnswerType = AnswerType.TEXT
     """What the answer may look like; it bounds the tokens that are generated."""
@@ -420,7 +420,7 @@ class Ask(JsonMessage):
 
     query_id: Name
     """Chosen by the client, unique among its questions."""
-    text: Annotated[str, Field(min_length=1, max_length=MAX_QUESTION_CHARS)]
+    text: QuestionText
     """The question, as a person would ask it."""
     answer_type: AnswerType = AnswerType.TEXT
     """What the answer may look like; it bounds the tokens that are generated."""

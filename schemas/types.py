@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
-from schemas.limits import MAX_LATENTS
+from schemas.limits import MAX_LATENTS, MAX_QUESTION_CHARS
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,31}$"
 """Names that appear in topics: no slash, no wildcard, short because each publish carries them."""
@@ -18,6 +18,11 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 QUERY_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,95}$"
 QueryId = Annotated[str, Field(pattern=QUERY_ID_PATTERN)]
 """Key of one asking of a question; everything about it is idempotent on this key."""
+
+TEXT_PATTERN = r"\S"
+"""A text that says something: spaces alone are no question, though a model would answer them."""
+QuestionText = Annotated[str, Field(min_length=1, max_length=MAX_QUESTION_CHARS, pattern=TEXT_PATTERN)]
+"""A question, as a person would ask it."""
 
 UInt32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]

@@ -87,18 +87,30 @@ def test_a_hub_id_is_no_path_unless_a_folder_of_that_name_stands_beside_the_file
         ("edge: {site: n}\n", "site.yaml:1: edge.cameras", "missing"),
         (MINIMAL.replace("north", "North 1"), "site.yaml:2: edge.site", "is no name"),
         (MINIMAL.replace("gate:", "Gate:"), "site.yaml:4: edge.cameras.Gate", "is no name"),
-        (MINIMAL.replace("[q1]", "[q1, q9]"), "site.yaml:1: edge", "camera gate asks q9, not defined"),
+        (
+            MINIMAL.replace("[q1]", "[q1, q9]"),
+            "site.yaml:6: edge.cameras.gate.questions.1",
+            "q9 is not defined under edge.questions (q1)",
+        ),
         (MINIMAL.replace("[q1]", "[q1, q1]"), "site.yaml:6: edge.cameras.gate.questions", "listed twice: q1"),
         (MINIMAL.replace("[q1]", "[q1]\n      priority: 0"), "site.yaml:7: edge.cameras.gate.priority", "0.01 (got 0)"),
         (MINIMAL.replace("yes_no", "maybe"), "site.yaml:8: edge.questions.q1.answer_type", "got 'maybe'"),
         ("broker: {tls: {cert_file: a.pem}}\n", "site.yaml:1: broker.tls", "belong together"),
         ("broker: {password: hunter2}\n", "site.yaml:1: broker", "set broker.username"),
         ("broker:\n  host: a\n  host: b\n", "site.yaml:3: broker.host", "repeated"),
-        ("broker: [1]\n", "site.yaml:1: broker", "valid dictionary"),
+        ("broker: [1]\n", "site.yaml:1: broker", "a section of keys"),
         ("- 1\n", "site.yaml:1", "must be a mapping"),
         ("broker: {host: a\n", "site.yaml:2", "not YAML"),
         ("broker: !!python/object:os.system {}\n", "site.yaml:1", "not YAML"),
         ("log: {level: loud}\n", "site.yaml:1: log.level", "got 'loud'"),
+        ("broker: {host: 'mqtt://broker.example'}\n", "site.yaml:1: broker.host", "write broker.example"),
+        ("broker: {host: 'mqtts://b.example:8884'}\n", "broker.host", "write b.example, port 8884 and a tls section"),
+        ("broker: {host: 'broker.example:1883'}\n", "broker.host", "write broker.example, port 1883"),
+        ("broker: {host: a b}\n", "broker.host", "a host name in ASCII or an address alone"),
+        (MINIMAL.replace('"is there a red car?"', '"  "'), "site.yaml:8: edge.questions.q1.text", "is blank"),
+        (MINIMAL.replace('"is there a red car?"', "12"), "site.yaml:8: edge.questions.q1.text", "in quotes, '12'"),
+        (MINIMAL.replace('"is there a red car?"', "True"), "edge.questions.q1.text", "in quotes, 'True'"),
+        (MINIMAL.replace("gate:", "7.5:"), "site.yaml:4: edge.cameras.7.5", "'7.5' is no name"),
     ],
 )
 def test_each_mistake_is_reported_with_line_key_and_remedy(tmp_path: Path, text: str, where: str, what: str) -> None:
@@ -111,6 +123,38 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     problem = problem_of(tmp_path, "broker:\n  port: 0\n  keepalive_s: 1\nworker: {threads: 0}\n")
     assert "3 problems" in problem
     assert all(key in problem for key in ("broker.port", "broker.keepalive_s", "worker.threads"))
+
+
+def test_names_are_texts_as_they_stand_whatever_yaml_1_1_takes_them_for(tmp_path: Path) -> None:
+    cameras = "".join(f"    {name}: {{source: a.mp4, loop: no}}\n" for name in ("no", "on", "7", "0x1f", "1e3"))
+    text = MINIMAL.replace("\n  questions:", f"\n{cameras}  questions:").replace("[q1]", "[yes, off, q1]")
+    text = text.replace("    q1: {", "    yes: {text: a?}\n    off: {text: b?}\n    q1: {")
+    edge = require_edge(load_settings(write(tmp_path, text)), tmp_path)
+    assert set(edge.cameras) == {"gate", "no", "on", "7", "0x1f", "1e3"}
+    assert edge.cameras["gate"].questions == ("yes", "off", "q1")
+    assert not edge.cameras["no"].loop
+
+
+def test_an_unknown_question_is_not_hidden_behind_another_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = MINIMAL.replace("[q1]", "[q1, q9]\n      interval_s: -1") + "log: {level: loud}\n"
+    problem = problem_of(tmp_path, text)
+    assert "3 problems" in problem
+    assert "site.yaml:6: edge.cameras.gate.questions.1: q9 is not defined" in problem
+    monkeypatch.setenv("LATENTBUS_EDGE__QUESTIONS", '{"q9": {"text": "a car?"}}')
+    assert "2 problems" in problem_of(tmp_path, text)
+
+
+def test_a_host_with_a_password_is_not_repeated(tmp_path: Path) -> None:
+    problem = problem_of(tmp_path, "broker: {host: 'mqtt://north:hunter2@broker.example'}\n")
+    assert "write broker.example" in problem
+    assert "hunter2" not in problem
+
+
+@pytest.mark.parametrize("host", ["localhost", "broker.example.", "192.0.2.7", "::1", "fe80::1%eth0", "my_broker-1"])
+def test_hosts_that_are_taken(tmp_path: Path, host: str) -> None:
+    assert load_settings(write(tmp_path, f"broker: {{host: '{host}'}}\n")).broker.host == host
 
 
 def test_a_secret_is_never_repeated_in_an_error_or_a_dump(tmp_path: Path) -> None:

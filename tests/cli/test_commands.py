@@ -108,6 +108,67 @@ def test_validate_looks_at_the_files_too(
     assert f"broker.tls.ca_file: no such file: {tmp_path}/ca.pem" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("rtsp://user:secret@cam.example/1", "no source of kind 'rtsp'"),
+        ("http://cam.example/live.m3u8", "no source of kind 'http'"),
+        ("test:abc", "write test:SEED"),
+        ("test:7?colour=red", "unknown option 'colour'"),
+        ("file:/nowhere/a.mp4", "no such file: /nowhere/a.mp4"),
+        ("a:b.mp4", "no such file"),
+    ],
+)
+def test_validate_knows_what_this_version_can_open(
+    source: str,
+    problem: str,
+    tmp_path: Path,
+    models_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("LATENTBUS_MODELS_DIR", str(models_dir))
+    file = tmp_path / "site.yaml"
+    file.write_text(GOOD.replace("test:1", source))
+    assert run_main(monkeypatch, "validate", str(file)) == 2
+    error = capsys.readouterr().err
+    assert f"{file}:3: edge.cameras.gate.source: " in error
+    assert problem in error
+    assert "secret" not in error
+
+
+def test_validate_reports_all_it_finds_in_one_list(
+    tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LATENTBUS_MODELS_DIR", str(models_dir))
+    (tmp_path / "log").write_text("a file")
+    file = tmp_path / "site.yaml"
+    file.write_text(
+        "broker: {prt: 1, tls: {ca_file: ca.pem}}\n"
+        "edge:\n"
+        "  site: North 1\n"
+        "  codec: nowhere\n"
+        "  state_dir: log/state\n"
+        "  frame_log: log/frames.jsonl\n"
+        "  recording: {file: log/run.mcap}\n"
+        "  cameras:\n"
+        "    gate: {source: gate.mp4, questions: [q9], interval_s: 0}\n"
+        "    yard: {source: 'rtsp://yard', questions: [q]}\n"
+        "  questions: {q: {text: ' '}}\n"
+        "worker: {vlm: ./vlm, codec: elsewhere, recording: {file: log/w.mcap}}\n"
+    )
+    assert run_main(monkeypatch, "validate", str(file)) == 2
+    error = capsys.readouterr().err
+    for place in (
+        "1: broker.prt", "1: broker.tls.ca_file", "3: edge.site", "4: edge.codec", "5: edge.state_dir",
+        "6: edge.frame_log", "7: edge.recording.file", "9: edge.cameras.gate.source", "9: edge.cameras.gate.interval_s",
+        "9: edge.cameras.gate.questions.0", "10: edge.cameras.yard.source", "11: edge.questions.q.text",
+        "12: worker.vlm", "12: worker.codec", "12: worker.recording.file",
+    ):  # fmt: skip
+        assert f"{file}:{place}: " in error
+    assert error.startswith(f"latentbus: {file}: 15 problems:")
+
+
 def test_validate_shows_settings_without_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

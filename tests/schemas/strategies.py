@@ -49,7 +49,8 @@ payloads = st.binary(min_size=1, max_size=64) | st.just(b"\xff" * MAX_LATENT_PAY
 probabilities = st.floats(0.0, 1.0)
 # Surrogates are no text: neither JSON nor msgpack can carry them as UTF-8.
 characters = st.characters(exclude_categories=["Cs"])
-question_texts = st.text(characters, min_size=1, max_size=40) | st.just("\x01" * MAX_QUESTION_CHARS)
+said = st.text(characters, min_size=1, max_size=40).filter(lambda text: not text.isspace())
+question_texts = said | st.just("\x01" * MAX_QUESTION_CHARS)
 answer_texts = st.text(characters, max_size=40) | st.sampled_from(["\x01" * MAX_ANSWER_CHARS, "🚚" * MAX_ANSWER_CHARS])
 reasons = st.text(characters, max_size=20) | st.just("\x01" * 200)
 refs = st.builds(QueryRef, names, milliseconds, st.booleans())
