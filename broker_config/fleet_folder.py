@@ -25,6 +25,7 @@ from broker_config.devices import Certificate, Device, DeviceKind, Register
 from broker_config.dynamic_security import Rules
 from broker_config.secured import CA_FILE, CERTIFICATE_FILE, KEY_FILE, REVOKED_FILE, RULES_FILE
 from schemas.errors import ConfigError
+from schemas.problems import problem_text
 
 ADMIN = "admin"
 """Device that changes the rules of a running broker; made with the authority."""
@@ -50,7 +51,7 @@ class FleetFolder:
         try:
             self.register = Register.model_validate_json(_read(path / REGISTER_FILE))
         except ValidationError as error:
-            raise ConfigError(str(path / REGISTER_FILE), f"damaged: {error.errors()[0]['msg']}") from None
+            raise ConfigError(str(path / REGISTER_FILE), f"damaged: {problem_text(dict(error.errors()[0]))}") from None
 
     @classmethod
     def create(

@@ -18,6 +18,7 @@ from pipeline.codec.spec import TABLES_FILE, CodecSpec, load_codec_spec
 from pipeline.codec.stop_file import load_stop_file
 from pipeline.codec.stop_shift import ShiftDetector
 from pipeline.codec.tables import FrequencyTables
+from pipeline.device_torch import check_device
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.settings import WorkerSettings
 from schemas.errors import ArtifactError
@@ -45,7 +46,9 @@ def load_worker_model(settings: WorkerSettings) -> WorkerModel:
 
     Raises:
         ArtifactError: something is missing or damaged, or the codec was made for another model.
+        ConfigError: there is no such device.
     """
+    check_device(settings.device, "worker.device")
     codec_dir = settings.codec or bundled_codec_dir()
     spec = load_codec_spec(codec_dir)
     stop = load_stop_file(codec_dir)

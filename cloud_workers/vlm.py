@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -172,7 +173,9 @@ class TransformersVlm:
             model = AutoModelForImageTextToText.from_pretrained(
                 name, dtype="auto" if dtype is None else dtype, use_safetensors=True
             )
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except (
+            OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, RuntimeError, SafetensorError
+        ) as error:  # fmt: skip
             problem = str(error).strip().split("\n")[0]
             fix = (
                 "check the id and the network, or give a local folder"

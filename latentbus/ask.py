@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from latentbus.arguments import checked_name, made_of
 from pipeline.bus.base import ConnectionChange, Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.logs import OncePerKind, get_logger
@@ -19,7 +20,7 @@ from pipeline.protocol.reducer import OutcomeReducer
 from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings
 from schemas import topics, wire
-from schemas.errors import ConfigError, ConnectionLostError, TopicError, WireError
+from schemas.errors import ConnectionLostError, WireError
 from schemas.messages import Answer, Ask, QueryOutcome, Status
 from schemas.topics import Family
 from schemas.types import NAME_PATTERN, AnswerType, Outcome
@@ -70,18 +71,15 @@ class Asking:
         Raises:
             ConfigError: camera, text or query id cannot be asked.
         """
-        try:
-            topics.ask_topic(camera)
-            message = Ask(
-                query_id=query_id or f"ask-{secrets.token_hex(6)}",
-                text=text,
-                answer_type=answer_type,
-                deadline_ms=round(deadline_s * 1000),
-            )
-        except TopicError as error:
-            raise ConfigError("camera", error.problem) from None
-        except ValueError as error:
-            raise ConfigError("question", str(error).splitlines()[-2].strip()) from None
+        checked_name("CAMERA", camera)
+        message = made_of(
+            Ask,
+            {"query_id": "--query-id", "text": "QUESTION", "deadline_ms": "--deadline"},
+            query_id=f"ask-{secrets.token_hex(6)}" if query_id is None else query_id,
+            text=text,
+            answer_type=answer_type,
+            deadline_ms=round(deadline_s * 1000),
+        )
         if client is None or not re.fullmatch(NAME_PATTERN, client):
             client = f"ask-{secrets.token_hex(4)}"
         return cls(camera, message, client)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from latentbus.output_files import json_target
+
 bench_app = typer.Typer(
     help="Measure on this machine what the documentation claims.",
     no_args_is_help=True,
@@ -24,7 +26,9 @@ def bench() -> None:
     epilog="Examples: latentbus bench replay --json replay.json | latentbus bench replay --quick --work-dir /mnt/disk"
 )
 def replay(
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write every figure to this file.", callback=json_target)
+    ] = None,
     work_dir: Annotated[
         Path | None, typer.Option(help="Disk to measure: needs 2.5 GB for a while. The system's folder for such else.")
     ] = None,

@@ -174,6 +174,7 @@ def apply(
     """Bring the rules of the running broker in line with the register; devices whose rights change reconnect."""
     import asyncio
 
+    from latentbus.broker_options import with_address
     from latentbus.broker_rules import bring_in_line
     from pipeline.logs import configure_logging
     from pipeline.settings import load_settings
@@ -181,8 +182,7 @@ def apply(
     configure_logging("warning")
     opened = _open(fleet)
     broker = load_settings(opened.device("admin") / "settings.yaml").broker
-    given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    commands = asyncio.run(bring_in_line(broker.model_copy(update=given), opened.rules(), dry_run=dry_run))
+    commands = asyncio.run(bring_in_line(with_address(broker, host, port), opened.rules(), dry_run=dry_run))
     for command in commands:
         name = command.get("username") or command.get("rolename") or "everybody"
         typer.echo(f"{'would send ' if dry_run else ''}{command['command']} {name}")
@@ -198,7 +198,7 @@ def _device(
     questions: tuple[str, ...],
     config: Path | None,
 ) -> Device:
-    from pydantic import ValidationError
+    from latentbus.arguments import made_of
 
     if config is not None:
         from pipeline.settings import load_settings, require_edge
@@ -210,14 +210,9 @@ def _device(
         cameras, questions = cameras or tuple(edge.cameras), questions or tuple(edge.questions)
     if kind is None:
         raise ConfigError("--kind", f"one of {', '.join(DeviceKind)}, or the settings file of an edge as --config")
-    try:
-        return Device(
-            name=name, kind=kind, pool=pool if kind in TAKES_POOL else None, cameras=cameras, questions=questions
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "device"
-        raise ConfigError(where, first["msg"].removeprefix("Value error, ")) from None
+    options = {"name": "NAME", "pool": "--pool", "cameras": "--camera", "questions": "--question"}
+    held_pool = pool if kind in TAKES_POOL else None
+    return made_of(Device, options, name=name, kind=kind, pool=held_pool, cameras=cameras, questions=questions)
 
 
 def _open(path: Path) -> FleetFolder:

@@ -19,10 +19,20 @@ def broker_settings(config: Path | None, host: str | None, port: int | None) -> 
     """The broker that the options of a command name.
 
     Raises:
-        ConfigError: the file is wrong.
+        ConfigError: the file, the environment or an option is wrong.
     """
-    from pipeline.settings import LatentbusSettings, load_settings
+    from pipeline.settings import load_settings, settings_of_environment
 
-    settings = load_settings(config) if config else LatentbusSettings()
+    return with_address((load_settings(config) if config else settings_of_environment()).broker, host, port)
+
+
+def with_address(broker: BrokerSettings, host: str | None, port: int | None) -> BrokerSettings:
+    """The same broker under another host or port, where they are given.
+
+    Raises:
+        ConfigError: the host is none.
+    """
+    from latentbus.arguments import made_of
+
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    return settings.broker.model_copy(update=given)
+    return made_of(type(broker), {"host": "--host", "port": "--port"}, **{**dict(broker), **given})

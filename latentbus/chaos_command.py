@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from latentbus.chaos.plan import FaultKind
+from latentbus.output_files import json_target
+from pipeline.settings import MAX_INTERVAL_S
 
 _PLAIN_WIDTH = 120
 
@@ -21,10 +23,14 @@ def chaos(
     workers: Annotated[int, typer.Option(help="Worker processes.", min=1, max=16)] = 3,
     sites: Annotated[int, typer.Option(help="Edge processes.", min=1, max=16)] = 2,
     cameras: Annotated[int, typer.Option(help="Cameras of each site.", min=1, max=16)] = 2,
-    interval: Annotated[float, typer.Option(help="Seconds between frames of a camera.", min=0.1)] = 1.0,
+    interval: Annotated[
+        float, typer.Option(help="Seconds between frames of a camera.", min=0.1, max=MAX_INTERVAL_S)
+    ] = 1.0,
     deadline: Annotated[float, typer.Option(help="Deadline of each question in seconds.", min=1, max=600)] = 15.0,
     codec: Annotated[Path | None, typer.Option(help="Codec folder; the bundled one unless given.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report to this file.", callback=json_target)
+    ] = None,
     work_dir: Annotated[Path, typer.Option(help="Generated settings, logs, database of the broker.")] = Path(".chaos"),
 ) -> None:
     """Break a real fleet on this machine and check that every question still ends exactly once.

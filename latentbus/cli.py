@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latentbus import __version__
+from latentbus.arguments import refuse_what_is_no_number
 from latentbus.bench_commands import bench_app
 from latentbus.broker_commands import broker_app
 from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption, broker_settings
 from latentbus.chaos_command import chaos
 from latentbus.codec_commands import codec_app
 from latentbus.compare_command import COMPARE_EPILOG, REDACT_EPILOG, compare, redact
+from latentbus.output_files import json_target
 from latentbus.recording_commands import INSPECT_EPILOG, RECORD_EPILOG, RECOVER_EPILOG, inspect, record, recover
 from latentbus.replay_command import EPILOG as REPLAY_EPILOG
 from latentbus.replay_command import replay
 from latentbus.simulate import EPILOG as SIMULATE_EPILOG
 from latentbus.simulate import simulate
 from latentbus.train_commands import train_app
-from pipeline.settings import FirstPrefixRule
+from pipeline.settings import MAX_BATCH_FRAMES, MAX_INTERVAL_S, MAX_UPLINK_KBPS, FirstPrefixRule
 from schemas.errors import ConfigError, LatentbusError
 from schemas.types import AnswerType
 
@@ -40,7 +42,6 @@ EXIT_USAGE = 2
 
 app = typer.Typer(
     name="latentbus",
-    help="Ask questions of a camera fleet over thin links: ordered latents over MQTT, answered by an unmodified VLM.",
     epilog="Start with: latentbus demo --duration 60",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -65,23 +66,34 @@ ParentOption = Annotated[bool, typer.Option("--exit-with-parent", hidden=True)]
 )
 def demo(
     duration: Annotated[float | None, typer.Option(help="Seconds to run; until Ctrl-C unless given.", min=1)] = None,
-    uplink_kbps: Annotated[float, typer.Option(help="Uplink of the site, every byte on the wire counted.", min=1)] = 64,
+    uplink_kbps: Annotated[
+        float, typer.Option(help="Uplink of the site, every byte on the wire counted.", min=1, max=MAX_UPLINK_KBPS)
+    ] = 64,
     cameras: Annotated[int, typer.Option(help="Rendered cameras.", min=1, max=16)] = 4,
     workers: Annotated[int, typer.Option(help="Worker processes.", min=1, max=16)] = 2,
-    interval: Annotated[float, typer.Option(help="Seconds between frames of a camera.", min=0.1)] = 1.0,
+    interval: Annotated[
+        float, typer.Option(help="Seconds between frames of a camera.", min=0.1, max=MAX_INTERVAL_S)
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the rendered cameras.", min=0)] = 7,
     video: Annotated[
         list[Path] | None, typer.Option(help="Your own video in place of the rendered ones; repeatable.")
     ] = None,
     question: Annotated[list[str] | None, typer.Option(help="What to ask of your own videos; repeatable.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write every figure to this file.", callback=json_target)
+    ] = None,
     work_dir: Annotated[Path, typer.Option(help="Clips, generated settings and logs.")] = Path(".demo"),
     compare: Annotated[
         bool, typer.Option(help="Compute the other rows of the summary from the same frames afterwards.")
     ] = True,
     record: Annotated[Path | None, typer.Option(help="Log everything on the broker to this MCAP file.")] = None,
     batch_frames: Annotated[
-        int, typer.Option(help="Frames in one batch of a worker's model; 1 makes a replay repeat it exactly.", min=1)
+        int,
+        typer.Option(
+            help="Frames in one batch of a worker's model; 1 makes a replay repeat it exactly.",
+            min=1,
+            max=MAX_BATCH_FRAMES,
+        ),
     ] = 16,
     first_prefix: Annotated[
         FirstPrefixRule,
@@ -203,8 +215,30 @@ def validate(
 
 @app.command()
 def version() -> None:
-    """Print the version."""
-    typer.echo(f"latentbus {__version__}")
+    """Print the version of this software and of the wire that it speaks."""
+    typer.echo(_version_text())
+
+
+def _version_text() -> str:
+    from schemas.messages import SCHEMA_VERSION
+
+    return f"latentbus {__version__}, wire version {SCHEMA_VERSION}"
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(_version_text())
+        raise typer.Exit
+
+
+@app.callback()
+def latentbus(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print both versions, and end.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Ask questions of a camera fleet over thin links: ordered latents over MQTT, answered by an unmodified VLM."""
 
 
 app.command(epilog=SIMULATE_EPILOG)(simulate)
@@ -217,10 +251,17 @@ app.command(epilog=COMPARE_EPILOG)(compare)
 app.command(epilog=REDACT_EPILOG)(redact)
 
 
+def run_command() -> None:
+    """Run the command that the arguments name."""
+    command = typer.main.get_command(app)
+    refuse_what_is_no_number(command)
+    command()
+
+
 def main() -> None:
     """Run the command; our errors become one clear line, 2 for wrong settings and 1 for the rest."""
     try:
-        app()
+        run_command()
     except ConfigError as error:
         typer.echo(f"latentbus: {error}", err=True)
         sys.exit(EXIT_USAGE)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latentbus.output_files import markdown_target, write_text
 from latentbus.training_options import (
     DEFAULT_CACHE,
     BudgetOption,
@@ -17,6 +18,7 @@ from latentbus.training_options import (
     SeedOption,
     ThreadsOption,
     VlmOption,
+    codec_to_write,
     show_progress,
     vlm_or_bundled,
     write_report,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 codec_app = typer.Typer(help="Evaluate, calibrate and export a codec.", no_args_is_help=True)
 
+WrittenCodecOption = Annotated[Path | None, typer.Option(help="Codec folder; it is written to, so it must be named.")]
 CodecOption = Annotated[Path | None, typer.Option(help="Codec folder; the bundled one unless given.")]
 RiskOption = Annotated[
     float, typer.Option(help="Accepted share of early answers that differ from the whole latent's.", min=0, max=1)
@@ -107,7 +110,9 @@ def codec_eval(
     frames: OwnFramesOption = None,
     questions: OwnQuestionsOption = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for plots, as PNG.", file_okay=False)] = None,
-    markdown: Annotated[Path | None, typer.Option(help="File for tables in Markdown.", dir_okay=False)] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="New file for tables in Markdown.", dir_okay=False, callback=markdown_target)
+    ] = None,
     cache: CacheOption = DEFAULT_CACHE,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
@@ -137,7 +142,7 @@ def codec_eval(
     if markdown is not None:
         from training.codec.evaluate_markdown import as_markdown
 
-        markdown.write_text(as_markdown(report), encoding="utf-8")
+        write_text(markdown, as_markdown(report), "--markdown")
     if plots is not None:
         from training.codec.plots import draw_plots
 
@@ -161,7 +166,7 @@ def codec_temporal(
     """Fit the tables of frames given a key frame, and measure what key frames save, on rendered clips."""
     from training.codec.temporal import measure_temporal
 
-    folder = codec or _codecs_of(point, None)[0]
+    folder = codec_to_write(codec) if write else codec or _codecs_of(point, None)[0]
     report = measure_temporal(
         vlm_or_bundled(vlm),
         folder,
@@ -177,7 +182,7 @@ def codec_temporal(
 
 @codec_app.command("calibrate-stop", epilog="Example: latentbus codec calibrate-stop --codec my-codecs/klt --risk 0.02")
 def codec_calibrate_stop(
-    codec: CodecOption = None,
+    codec: WrittenCodecOption = None,
     vlm: VlmOption = None,
     risk: RiskOption = 0.02,
     delta: DeltaOption = 0.05,
@@ -198,7 +203,7 @@ def codec_calibrate_stop(
 
     report = calibrate_stop(
         vlm_or_bundled(vlm),
-        _codec(codec),
+        codec_to_write(codec),
         cache,
         risk=risk,
         delta=delta,
@@ -253,7 +258,7 @@ def codec_verify_stop(
 
 @codec_app.command("export", epilog="Example: latentbus codec export --codec my-codecs/klt --vlm my-vlm")
 def codec_export(
-    codec: CodecOption = None,
+    codec: WrittenCodecOption = None,
     vlm: VlmOption = None,
     cache: CacheOption = DEFAULT_CACHE,
     seed: SeedOption = 0,
@@ -263,7 +268,9 @@ def codec_export(
     """Write encoder.onnx anew from the weights, and compare it with torch symbol by symbol."""
     from training.codec.train import export_codec
 
-    parity = export_codec(vlm_or_bundled(vlm), _codec(codec), cache, seed=seed, threads=threads, progress=show_progress)
+    parity = export_codec(
+        vlm_or_bundled(vlm), codec_to_write(codec), cache, seed=seed, threads=threads, progress=show_progress
+    )
     write_report(parity.as_dict(), json_file)
 
 

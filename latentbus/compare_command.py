@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from latentbus.output_files import html_target, json_target, write_json, write_text
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,8 +38,12 @@ def compare(
     fail_over: Annotated[
         str, typer.Option(metavar="PERCENT", help="Exit with 1 when more queries than this changed, for example 1%.")
     ] = "0%",
-    html: Annotated[Path | None, typer.Option(help="Write a report with plots to this file.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a report with plots to this file.", callback=html_target)
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write every figure to this file.", callback=json_target)
+    ] = None,
 ) -> None:
     """Compare two logs: which answers and outcomes changed, and what bytes and time did.
 
@@ -56,12 +60,11 @@ def compare(
 
     with _progress() as progress:
         result = compare_logs(_read(a, progress), _read(b, progress))
-    if json_file is not None:
-        _write(json_file, json.dumps(result.to_json(), indent=1) + "\n", "--json")
+    write_json(json_file, result.to_json())
     if html is not None:
         from latentbus.compare_report import render_report
 
-        _write(html, render_report(result, limit=limit), "--html")
+        write_text(html, render_report(result, limit=limit), "--html")
     _print(result, limit)
     raise typer.Exit(int(result.over(limit)))
 
@@ -200,10 +203,3 @@ def _table(title: str, *columns: str, rows: list[list[str]]) -> object:
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _write(path: Path, text: str, option: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(option, f"cannot write {path}: {error.strerror}") from None

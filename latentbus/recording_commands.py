@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from latentbus.arguments import checked_name
 from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption, broker_settings
 from latentbus.quantities import parse_bytes, parse_seconds
 from schemas.errors import ConfigError
@@ -66,8 +67,6 @@ def record(
     Further files are OUT.1.mcap, OUT.2.mcap and so on; `inspect`, `replay` and `compare` take them together. A crash
     loses at most the last 0.5 s; what it leaves behind is read as it is, and repaired by `recover`.
     """
-    import re
-
     from latentbus.record import RecordOptions
     from latentbus.record import record as record_until_stopped
     from pipeline.logs import configure_logging
@@ -76,11 +75,9 @@ def record(
     from pipeline.recording.redaction import METADATA_KEY, redaction_value, redactor
     from pipeline.recording.series import SeriesOptions
     from pipeline.runtime import run
-    from schemas.types import NAME_PATTERN
 
     configure_logging("warning")
-    if name is not None and not re.fullmatch(NAME_PATTERN, name):
-        raise ConfigError("--name", f"{name!r} is no name (lower case letters, digits, - and _, at most 32)")
+    name = checked_name("--name", name)
     filters = tuple(dict.fromkeys(topic or [DEFAULT_FILTER]))
     kinds = _redactions(redact or [])
     about = {"filters": json.dumps(filters)}

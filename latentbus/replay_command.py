@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from latentbus.arguments import checked_name
 from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption, broker_settings
+from latentbus.output_files import json_target
 from latentbus.replay.options import CameraOptions, Deadlines, LocalOptions, QuestionSource, ReplayMode, ReplayOptions
 
 EPILOG = (
@@ -97,7 +99,9 @@ def replay(
     risk: Annotated[
         float | None, typer.Option(help=_SIMULATE + "stop at a score of 1 - risk, not calibrated.", min=0, max=1)
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write what came of it to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write what came of it to this file.", callback=json_target)
+    ] = None,
     config: BrokerConfigOption = None,
     host: HostOption = None,
     port: PortOption = None,
@@ -134,8 +138,8 @@ def replay(
     camera_options = CameraOptions(
         codec=codec,
         pool_codec=pool_codec,
-        pool=pool,
-        site=site,
+        pool=checked_name("--pool", pool),
+        site=checked_name("--site", site),
         base_latents=base_latents,
         uplink_kbps=uplink_kbps,
         deadlines=deadlines,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from latentbus.output_files import json_target, write_json
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ def simulate(
         bool, typer.Option("--uplink-contest", help="Compare orders of departure on uplinks that are too thin.")
     ] = False,
     workloads: Annotated[int, typer.Option(help="Workloads of the contest, each with a seed.", min=2, max=100)] = 8,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report to this file.", callback=json_target)
+    ] = None,
 ) -> None:
     """Run the real protocol machines on a virtual clock, with a model of the broker and seeded faults.
 
@@ -100,7 +103,7 @@ def _invariants(events: int, seed: int, json_file: Path | None) -> None:
         report = run.simulate(seed=seed, events=events, progress=show)
     figures = report.to_json()
     figures["events_per_s"] = round(report.events / (time.perf_counter() - start_s))
-    _write(figures, json_file)
+    write_json(json_file, figures)
     _table(figures, "violated", "counters")
     for seed_of_episode, violation in report.violations[:10]:
         typer.echo(
@@ -145,7 +148,7 @@ def _mutations(json_file: Path | None) -> None:
         typer.echo(f"{mutation.name:52} {by:45} {result.events:8} events {took_s:6.1f} s, seed {mutation.seed}")
         found.append({"mutation": mutation.name, "seed": mutation.seed, "caught_by": result.caught_by,
                       "events": result.events, "episode": result.episode})  # fmt: skip
-    _write({"mutations": found}, json_file)
+    write_json(json_file, {"mutations": found})
     if not all(result["caught_by"] for result in found):
         raise typer.Exit(1)
 
@@ -157,7 +160,7 @@ def _fleet(plan: dict[str, Any], json_file: Path | None) -> None:
     with _progress() as progress:
         task = progress.add_task("virtual seconds", total=fleet.duration_s)
         figures = FleetSimulation(fleet, lambda now_s: progress.update(task, completed=now_s)).run()
-    _write(figures, json_file)
+    write_json(json_file, figures)
     _table(figures)
 
 
@@ -171,7 +174,7 @@ def _uplink_contest(seed: int, workloads: int, duration_s: float, json_file: Pat
         runs = workloads * (1 + len(_CONTEST_SHARES) * len(ORDERS))
         task = progress.add_task("runs", total=runs)
         rows = compare(plans, _CONTEST_SHARES, lambda: progress.advance(task))
-    _write({"seeds": [plan.seed for plan in plans], "duration_s": duration_s, "uplinks": rows}, json_file)
+    write_json(json_file, {"seeds": [plan.seed for plan in plans], "duration_s": duration_s, "uplinks": rows})
     print_tables(rows)
 
 
@@ -183,7 +186,7 @@ def _overload(plan: dict[str, Any], peak_load: float, json_file: Path | None, *,
     with _progress() as progress:
         fleet = FleetPlan(**plan, lost_share=0.0)
         figures = simulate_overload.run(fleet, peak_load, phase_s, baseline=baseline, progress=progress)
-    _write(figures, json_file)
+    write_json(json_file, figures)
     simulate_overload.show(figures)
     simulate_overload.judge(figures)
 
@@ -207,12 +210,3 @@ def _table(figures: dict[str, Any], *leave_out: str) -> None:
         if name not in leave_out:
             table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
     Console().print(table)
-
-
-def _write(figures: dict[str, Any], json_file: Path | None) -> None:
-    if json_file is None:
-        return
-    try:
-        json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError("--json", f"cannot write {json_file}: {error.strerror}") from None

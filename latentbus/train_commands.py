@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from latentbus.output_files import write_text
 from latentbus.training_options import (
     DEFAULT_CACHE,
     BudgetOption,
@@ -15,11 +16,14 @@ from latentbus.training_options import (
     DeviceOption,
     JsonOption,
     MaxSecondsOption,
+    OverwriteOption,
     PhotosOption,
     ResumeOption,
     SeedOption,
     ThreadsOption,
     VlmOption,
+    local_vlm,
+    short_id,
     show_progress,
     vlm_or_bundled,
     write_report,
@@ -76,22 +80,37 @@ def train_reference_vlm_command(
 )
 def evaluate_vlm_command(
     model: Annotated[
-        Path | None, typer.Argument(help="Folder in save_pretrained format; the bundled model unless given.")
+        Path | None,
+        typer.Argument(help="Folder in save_pretrained format; the bundled model unless given.", callback=local_vlm),
     ] = None,
     photos: PhotosOption = None,
     frames: Annotated[int, typer.Option(help="Held-out frames of each domain.", min=1)] = 300,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
 ) -> None:
-    """Accuracy of a VLM by domain and kind of question, and its calibration error; writes evaluation.json beside it."""
-    write_report(_evaluate_vlm(vlm_or_bundled(model), frames, photos, seed), json_file)
+    """Accuracy of a VLM by domain and kind of question, and its calibration error.
+
+    Beside a model of yours it writes evaluation.json.
+    """
+    from training.reference_vlm.evaluate import evaluate_reference_vlm
+
+    if model is not None:
+        write_report(_evaluate_vlm(model, frames, photos, seed), json_file)
+        return
+    # The bundled model belongs to the installation: nothing is written there.
+    report = evaluate_reference_vlm(
+        vlm_or_bundled(None), frames=frames, photos=photos, seed=seed, progress=show_progress
+    )
+    write_report(report, json_file)
 
 
 @train_app.command("codec", epilog="Example: latentbus train codec my-codecs --vlm my-vlm --vlm-id my-org/my-vlm")
 def train_codec_command(
     output: Annotated[Path, typer.Argument(help="Gets the folders klt and meta_autoencoder, or those of the point.")],
     vlm: VlmOption = None,
-    vlm_id: Annotated[str, typer.Option(help="Name under which the codec refers to the VLM.")] = "reference-vlm",
+    vlm_id: Annotated[
+        str, typer.Option(help="Name under which the codec refers to the VLM.", callback=short_id)
+    ] = "reference-vlm",
     version: Annotated[int, typer.Option(help="Version of the weights that are written.", min=1)] = 1,
     point: Annotated[
         str, typer.Option(help="small: one view of a frame. detailed: tiles and a global view of a larger frame.")
@@ -107,6 +126,7 @@ def train_codec_command(
         Path | None, typer.Option(help="Run directory of a finished run to go on from, with --budget polish.")
     ] = None,
     photos: PhotosOption = None,
+    overwrite: OverwriteOption = False,
     export_klt: Annotated[bool, typer.Option(help="Write the KLT's encoder.onnx too, as codec export does.")] = True,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
@@ -133,6 +153,7 @@ def train_codec_command(
         resume=resume,
         threads=threads,
         export_klt=export_klt,
+        overwrite=overwrite,
         progress=show_progress,
     )
     write_report(report, json_file)
@@ -155,6 +176,7 @@ def train_decoder_command(
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     resume: ResumeOption = True,
+    overwrite: OverwriteOption = False,
     json_file: JsonOption = None,
 ) -> None:
     """Learn a smaller or larger decoder for a codec; symbols, tables and encoder stay. Calibrate the stop rule next."""
@@ -173,6 +195,7 @@ def train_decoder_command(
         max_seconds=max_seconds,
         photos=photos,
         resume=resume,
+        overwrite=overwrite,
         threads=threads,
         progress=show_progress,
     )
@@ -183,7 +206,7 @@ def _evaluate_vlm(model_dir: Path, frames: int, photos: Path | None, seed: int) 
     from training.reference_vlm.evaluate import evaluate_reference_vlm
 
     report = evaluate_reference_vlm(model_dir, frames=frames, photos=photos, seed=seed, progress=show_progress)
-    (model_dir / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_text(model_dir / "evaluation.json", json.dumps(report, indent=2) + "\n", str(model_dir))
     return report
 
 

@@ -8,19 +8,60 @@ from typing import Annotated, Any
 
 import typer
 
+from latentbus.output_files import json_target, write_text
+from pipeline.codec.spec import MAX_VLM_ID_CHARS
+from schemas.errors import ConfigError
+
 CacheOption = Annotated[
     Path, typer.Option("--cache", help="Rendered frames, tokens and checkpoints; can be deleted afterwards.")
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 ThreadsOption = Annotated[int, typer.Option(help="CPU threads.", min=1)]
+
+
+def local_vlm(path: Path | None) -> Path | None:
+    """Callback of an option for a model: a folder that is there.
+
+    Raises:
+        ConfigError: it is not, for example the id of a model on the hub.
+    """
+    if path is None or path.is_dir():
+        return path
+    fix = "give a folder in save_pretrained format"
+    if not path.is_absolute() and len(path.parts) == 2 and not path.exists():
+        fix += f"; if {path} is a model of the hub, first run: hf download {path} --local-dir {path.name}"
+    raise ConfigError("--vlm", f"no such folder: {path}; {fix}")
+
+
+def short_id(text: str) -> str:
+    """Callback of ``--vlm-id``: what codec.json takes, said before hours of training.
+
+    Raises:
+        ConfigError: empty, or too long.
+    """
+    if not 1 <= len(text) <= MAX_VLM_ID_CHARS:
+        raise ConfigError("--vlm-id", f"must be 1 to {MAX_VLM_ID_CHARS} characters, has {len(text)}")
+    return text
+
+
+def _usable_device(text: str) -> str:
+    if text != "cpu":
+        from pipeline.device_torch import check_device
+
+        check_device(text, "--device")
+    return text
+
+
 VlmOption = Annotated[
-    Path | None, typer.Option(help="Folder of the VLM in save_pretrained format; the bundled one unless given.")
+    Path | None,
+    typer.Option(help="Folder of the VLM in save_pretrained format; the bundled one unless given.", callback=local_vlm),
 ]
 JsonOption = Annotated[
-    Path | None, typer.Option("--json", help="Write the report to this file instead of the terminal.")
+    Path | None,
+    typer.Option("--json", help="Write the report to this file instead of the terminal.", callback=json_target),
 ]
 BudgetOption = Annotated[str, typer.Option(help="How much of everything: full, or smoke for a run of about a minute.")]
-DeviceOption = Annotated[str, typer.Option(help="Where to learn: cpu, or cuda.")]
+DeviceOption = Annotated[str, typer.Option(help="Where to learn: cpu, or cuda.", callback=_usable_device)]
 PhotosOption = Annotated[
     Path | None, typer.Option(help="Class folder or zip of photographs: the second domain, beside rendered scenes.")
 ]
@@ -30,6 +71,28 @@ MaxSecondsOption = Annotated[
 ]
 
 DEFAULT_CACHE = Path(".demo/training")
+
+
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what another model's codec is in the output folder.")
+]
+
+
+def codec_to_write(given: Path | None) -> Path:
+    """The codec folder that a command changes, which a user must name.
+
+    Raises:
+        ConfigError: none was given: the bundled one belongs to the installation.
+    """
+    if given is None:
+        from pipeline.codec.bundled import bundled_codec_dir
+
+        raise ConfigError(
+            "--codec",
+            "this command writes to the codec's folder, so name it. The bundled one belongs to the installation: "
+            f"copy {bundled_codec_dir()} and name the copy",
+        )
+    return given
 
 
 def vlm_or_bundled(given: Path | None) -> Path:
@@ -50,4 +113,4 @@ def write_report(report: dict[str, Any], path: Path | None) -> None:
     if path is None:
         typer.echo(text)
     else:
-        path.write_text(text + "\n", encoding="utf-8")
+        write_text(path, text + "\n", "--json")

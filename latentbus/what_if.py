@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from latentbus.output_files import write_json
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import STOP_FILE, TABLES_FILE, load_codec_spec
 from pipeline.codec.stop_file import load_stop_rule
@@ -180,11 +181,7 @@ def run_what_if(options: WhatIfOptions, console: Console) -> None:
     report = what_if(options, console)
     printed = Console(highlight=False, soft_wrap=True)
     report.print(printed)
-    if options.json_file is not None:
-        try:
-            options.json_file.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError("--json", f"cannot write {options.json_file}: {error.strerror}") from None
+    write_json(options.json_file, report.to_json())
 
 
 def _simulate(
@@ -218,7 +215,7 @@ def _recorded_rule(attached: dict[str, bytes], codec: Path, *, known: bool) -> S
     if STOP_FILE in attached:
         try:
             return StopRule.from_json(json.loads(attached[STOP_FILE]))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArtifactError(STOP_FILE, f"the log's attachment is no stop rule: {error}") from None
     if not known:
         raise ConfigError("--codec", "the log has no stop rule attached: name the codec folder it was recorded with")
@@ -276,7 +273,7 @@ def _other_rule(options: WhatIfOptions, recorded: StopRule, notes: list[str]) ->
     if options.stop_file is not None:
         try:
             return StopRule.from_json(json.loads(options.stop_file.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError("--stop", f"{options.stop_file} is no stop rule: {error}") from None
     if options.risk is None:
         return None

@@ -26,6 +26,10 @@ ENV_DELIMITER = "__"
 MAX_CAMERAS_PER_SITE = 128
 """A site's status message lists its cameras; 128 names fit its size limit."""
 
+MAX_INTERVAL_S = 86_400.0
+MAX_UPLINK_KBPS = 10_000_000.0
+MAX_BATCH_FRAMES = 1_024
+
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Threads = Annotated[int, Field(ge=1, le=256)]
 FirstPrefixRule: TypeAlias = Literal["bytes", "delay", "base", "whole"]
@@ -92,7 +96,7 @@ class CameraSettings(_Section):
 
     source: Annotated[str, Field(min_length=1)]
     """Path of a video file, or ``test:SEED`` for a rendered camera."""
-    interval_s: Annotated[float, Field(ge=0.02, le=86_400)] = 1.0
+    interval_s: Annotated[float, Field(ge=0.02, le=MAX_INTERVAL_S)] = 1.0
     """Time from one analysed frame to the next."""
     questions: Annotated[tuple[Name, ...], Field(max_length=MAX_QUERIES_PER_FRAME)] = ()
     """Ids of the standing questions that every analysed frame is asked."""
@@ -136,7 +140,7 @@ class EdgeSettings(_Section):
     site: Name
     pool: Name = "main"
     """Pool of workers that answers; edge and workers of a pool carry the same codec."""
-    uplink_kbps: Annotated[float, Field(ge=1, le=10_000_000)] | None = None
+    uplink_kbps: Annotated[float, Field(ge=1, le=MAX_UPLINK_KBPS)] | None = None
     """Rate that this process may put on the uplink, all bytes on the wire counted; null leaves it unlimited."""
     codec: Path | None = None
     """Codec folder; null takes the bundled one."""
@@ -177,7 +181,7 @@ class WorkerSettings(_Section):
     """Folder or hub id of the vision-language model; null takes the bundled reference model."""
     codec: Path | None = None
     """Codec folder, made for that model; null takes the bundled one."""
-    max_batch_frames: Annotated[int, Field(ge=1, le=1024)] = 16
+    max_batch_frames: Annotated[int, Field(ge=1, le=MAX_BATCH_FRAMES)] = 16
     """Frames that one model batch holds at most."""
     capacity_frames: Annotated[int, Field(ge=1, le=100_000)] = 1024
     """Open messages that wait here at most; further ones are told to come back."""
@@ -251,6 +255,17 @@ def load_settings(path: Path, *, checks: Sequence[Check] = ()) -> LatentbusSetti
         checks=(undefined_questions, *checks),
     )
     return _with_absolute_paths(settings, path.absolute().parent)
+
+
+def settings_of_environment() -> LatentbusSettings:
+    """The settings of a command that was given no file: defaults, and what the environment says.
+
+    Raises:
+        ConfigError: the environment is wrong.
+    """
+    return SettingsFile(Path("environment"), {}, {}).validate(
+        LatentbusSettings, env_prefix=ENV_PREFIX, env_delimiter=ENV_DELIMITER, checks=(undefined_questions,)
+    )
 
 
 def section(values: Any, *keys: str) -> Mapping[str, Any]:

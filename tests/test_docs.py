@@ -43,7 +43,10 @@ NOT_BUFFERS = {
     "latentbus.compare_report.MAX_CHANGES": "rows of a report",
     "latentbus.compare_plots._MAX_BARS": "lines of a plot",
     "pipeline.recording.deposit.MAX_DEPOSIT_BYTES": "one message of a log, refused by its reader",
-    "pipeline.settings_file._MAX_ECHO_CHARS": "length of an error message",
+    "schemas.problems.MAX_ECHO_CHARS": "length of an error message",
+    "pipeline.settings.MAX_BATCH_FRAMES": "range of a setting",
+    "pipeline.settings.MAX_UPLINK_KBPS": "range of a setting",
+    "pipeline.codec.spec.MAX_VLM_ID_CHARS": "length of a name in codec.json",
     "pipeline.settings_file._MAX_PROBLEMS": "length of an error message",
 }
 """Limits in the source that are no bound of a buffer in a running process, and what they are instead."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from latentbus import __version__
 from latentbus.bench.log_files import RecoverResult, SeekTimes, recover_everywhere, seek_times, write_log
 from latentbus.bench.publishers import require_publisher
 from latentbus.bench.record_and_replay import RecordRun, fastest_without_loss, replay_rate_hz
+from latentbus.output_files import write_json
 from schemas.errors import ConfigError
 
 NEEDED_RECORD_HZ: Final = 8_000
@@ -228,13 +228,7 @@ def write_report(report: BenchReport, options: BenchOptions) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    if options.json_file is None:
-        return
-    text = json.dumps(report.to_json(options), indent=1) + "\n"
-    try:
-        options.json_file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError("--json", f"cannot write {options.json_file}: {error.strerror}") from None
+    write_json(options.json_file, report.to_json(options))
 
 
 Show = Callable[[str, float], None]

@@ -15,7 +15,7 @@ from latentbus.chaos.books import Balance, Books
 from latentbus.chaos.faults import Injector, recovered, recovery_s
 from latentbus.chaos.fleet import Exit
 from latentbus.demo.ledger import percentile
-from schemas.errors import ConfigError
+from latentbus.output_files import write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +98,7 @@ class ChaosReport:
         Raises:
             ConfigError: the file cannot be written.
         """
-        try:
-            path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError("--json", f"cannot write {path}: {error.strerror}") from None
+        write_json(path, asdict(self))
 
     def print(self, console: Console) -> None:
         """Print all but the long lists."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -23,6 +22,7 @@ from latentbus.chaos.options import ChaosOptions
 from latentbus.chaos.plan import PlannedFault, Role, make_plan
 from latentbus.chaos.reader import Reader
 from latentbus.chaos.report import ChaosReport, make_report
+from latentbus.output_files import fresh_run_dir
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings
@@ -52,12 +52,10 @@ async def run_chaos(options: ChaosOptions, stop: Stop, console: Console) -> Chao
         LatentbusError: the fleet could not be started, or the broker did not come up again.
     """
     began_s = time.monotonic()
-    run_dir = options.work_dir / "run"
-    shutil.rmtree(run_dir, ignore_errors=True)
-    run_dir.mkdir(parents=True)
+    run_dir = fresh_run_dir(options.work_dir)
     books = Books()
     plan = make_plan(options.seed, faults=options.faults, questions=options.questions, kinds=options.kinds)
-    broker = LocalBroker(directory=(run_dir / "broker").absolute(), persistent=True, options=_BROKER_OPTIONS)
+    broker = LocalBroker(directory=run_dir / "broker", persistent=True, options=_BROKER_OPTIONS)
     codec = await asyncio.to_thread(
         write_patient_codec, options.codec or bundled_codec_dir(), run_dir.absolute() / "codec"
     )

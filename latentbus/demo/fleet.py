@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from latentbus.arguments import made_of
 from latentbus.demo.options import DemoOptions
 from pipeline.scenes.catalogue import QuestionKind
 from pipeline.scenes.motion import standing_questions
@@ -85,14 +86,24 @@ def prepare_cameras(options: DemoOptions, progress: Callable[[str], None]) -> li
 
 
 def edge_settings(cameras: list[DemoCamera], options: DemoOptions, run_dir: Path) -> EdgeSettings:
-    """Settings of the demo's one site."""
-    return EdgeSettings(
+    """Settings of the demo's one site.
+
+    Raises:
+        ConfigError: more videos or questions than one site may have.
+    """
+    return made_of(
+        EdgeSettings,
+        {"cameras": "--video", "uplink_kbps": "--uplink-kbps"},
         site="demo",
         uplink_kbps=options.uplink_kbps,
         first_prefix=options.first_prefix,
         cameras={
-            camera.name: CameraSettings(
-                source=str(camera.video.absolute()), interval_s=options.interval_s, questions=tuple(camera.questions)
+            camera.name: made_of(
+                CameraSettings,
+                {"source": "--video", "interval_s": "--interval", "questions": "--question"},
+                source=str(camera.video.absolute()),
+                interval_s=options.interval_s,
+                questions=tuple(camera.questions),
             )
             for camera in cameras
         },
@@ -163,16 +174,24 @@ def _own_video(number: int, path: Path, texts: tuple[str, ...]) -> DemoCamera:
     name = f"{name}-{number + 1}"
     if texts or not sidecar_path(path).is_file():
         questions = {
-            f"v{number + 1}q{n + 1}": QuestionSettings(
-                text=text, answer_type=guess_answer_type(text), deadline_ms=DEADLINE_MS
+            f"v{number + 1}q{n + 1}": made_of(
+                QuestionSettings,
+                {"text": "--question"},
+                text=text,
+                answer_type=guess_answer_type(text),
+                deadline_ms=DEADLINE_MS,
             )
             for n, text in enumerate(texts or _DEFAULT_QUESTIONS)
         }
         return DemoCamera(name, path, questions, None)
     truth = read_sidecar(path)
     questions = {
-        question.id: QuestionSettings(
-            text=question.text, answer_type=ANSWER_TYPES[question.kind], deadline_ms=DEADLINE_MS
+        question.id: made_of(
+            QuestionSettings,
+            {"text": str(sidecar_path(path))},
+            text=question.text,
+            answer_type=ANSWER_TYPES[question.kind],
+            deadline_ms=DEADLINE_MS,
         )
         for question in truth.questions
     }

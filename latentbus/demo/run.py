@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,6 +22,7 @@ from latentbus.demo.observer import FrameLogTail, Observer
 from latentbus.demo.options import DemoOptions
 from latentbus.demo.summary import Rows, Summary
 from latentbus.demo.view import Heading, live_table, progress_line
+from latentbus.output_files import fresh_run_dir
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import SPEC_FILE, STOP_FILE
 from pipeline.runtime import Stop
@@ -56,9 +56,7 @@ async def run_demo(options: DemoOptions, stop: Stop) -> int:
         console.width = _PLAIN_WIDTH
     cameras = await asyncio.to_thread(prepare_cameras, options, lambda text: console.print(f"[dim]{text}[/]"))
     # Absolute: paths in a settings file are relative to the file.
-    run_dir = options.work_dir.resolve() / "run"
-    shutil.rmtree(run_dir, ignore_errors=True)
-    run_dir.mkdir(parents=True)
+    run_dir = fresh_run_dir(options.work_dir)
     ledger = Ledger()
     duration_s = await _run_fleet(cameras, options, run_dir, ledger, stop, console)
     accuracy, scored = accuracy_of_run(cameras, ledger)

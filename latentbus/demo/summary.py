@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentbus.demo.ledger import Figures
+from latentbus.output_files import write_json
 from schemas.types import Outcome
 
 
@@ -110,9 +110,12 @@ class Summary:
         }
 
     def write_json(self, path: Path) -> None:
-        """Write :meth:`to_json` to a file, numbers as measured."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        """Write :meth:`to_json` to a file, numbers as measured.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        write_json(path, self.to_json())
 
     def print(self, console: Console) -> None:
         """Show the figures to a person."""

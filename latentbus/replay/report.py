@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from latentbus.output_files import write_json
 from latentbus.replay.verbatim import VerbatimCount
 from pipeline.recording.replay_plan import ReplayFrame, Shortfalls
 from schemas.types import Outcome
@@ -197,5 +197,9 @@ def shortfall_lines(shortfalls: Shortfalls) -> list[str]:
 
 
 def write_figures(path: Path, figures: dict[str, Any]) -> None:
-    """Write a report for a program."""
-    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    """Write a report for a program.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    write_json(path, figures)

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from schemas.errors import ArtifactError
 from schemas.limits import MAX_LATENTS
+from schemas.problems import problem_text
 
 SPEC_FILE: Final = "codec.json"
 WEIGHTS_FILE: Final = "codec.safetensors"
@@ -30,6 +31,7 @@ ENCODER_FILE: Final = "encoder.onnx"
 STOP_FILE: Final = "stop.json"
 MAX_JSON_FILE_BYTES: Final = 65_536
 """``codec.json`` and ``stop.json`` have about a kilobyte."""
+MAX_VLM_ID_CHARS: Final = 200
 _MAX_PROBLEM_CHARS: Final = 200
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -62,7 +64,7 @@ class CodecSpec(BaseModel):
     """Prefix lengths at which the stop rule looks, ascending; the last one is the whole latent."""
     base_latents: int
     """Length of the prefix that opens a frame."""
-    vlm_id: Annotated[str, Field(min_length=1, max_length=200)]
+    vlm_id: Annotated[str, Field(min_length=1, max_length=MAX_VLM_ID_CHARS)]
     vlm_sha256: Sha256
     """`hash_vlm` of the model whose visual tokens are coded."""
     codec_sha256: Sha256
@@ -130,7 +132,7 @@ def load_codec_spec(folder: Path) -> CodecSpec:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "content"
-        problem = f"{place}: {first['msg']}"[:_MAX_PROBLEM_CHARS]
+        problem = f"{place}: {problem_text(dict(first))}"[:_MAX_PROBLEM_CHARS]
         raise ArtifactError(str(path), f"{problem}; copy the whole folder again") from error
     expected = {WEIGHTS_FILE: spec.codec_sha256, TABLES_FILE: spec.tables_sha256, ENCODER_FILE: spec.encoder_sha256}
     for name, digest in expected.items():
@@ -158,9 +160,16 @@ def read_json_file(path: Path) -> bytes:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """SHA-256 of a file, hexadecimal.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtifactError(str(path), f"cannot be read: {error.strerror or error}") from None
 
 
 def hash_vlm(vlm_dir: Path) -> str:
@@ -183,6 +192,8 @@ def hash_vlm(vlm_dir: Path) -> str:
         digest.update(f"{path.name}:{hash_file(path)}\n".encode())
     try:
         settings = dict(json.loads(config.read_bytes()))
+    except OSError as error:
+        raise ArtifactError(str(config), f"cannot be read: {error.strerror or error}") from None
     except (ValueError, TypeError, RecursionError):
         raise ArtifactError(str(config), "not a JSON object: save the model again with save_pretrained") from None
     # The version of the library that saved the file does not change the model.

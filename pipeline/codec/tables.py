@@ -199,8 +199,9 @@ class FrequencyTables:
             return cls(content["frequencies"], content.get("prediction"))
         except OSError as error:
             raise ArtifactError(str(path), f"{error}; copy the whole codec folder") from error
-        except (SafetensorError, KeyError, ValueError, AttributeError) as error:
-            raise ArtifactError(str(path), f"not frequency tables: {error}") from error
+        except (SafetensorError, KeyError, ValueError, AttributeError, TypeError) as error:
+            # A type that NumPy lacks, BF16 for example, is a TypeError.
+            raise ArtifactError(str(path), f"not frequency tables: {error}; copy the whole codec folder") from error
 
 
 def as_coder_weights(frequencies: NDArray[np.signedinteger[Any]]) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipeline.scenes.catalogue import QuestionKind
 from pipeline.scenes.questions import QuestionSpec, Relation
 from schemas.errors import ArtifactError
+from schemas.problems import problem_text
 
 SIDECAR_VERSION: Final = 1
 SIDECAR_SUFFIX: Final = ".truth.json"
@@ -134,4 +135,4 @@ def read_sidecar(path: Path) -> ClipTruth:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise ArtifactError(str(source), f"{where}: {first['msg']}; write the clip again") from error
+        raise ArtifactError(str(source), f"{where}: {problem_text(dict(first))}; write the clip again") from error

@@ -192,9 +192,10 @@ def test_a_process_without_its_section_says_so(
 
 def test_ask_refuses_what_cannot_be_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(monkeypatch, "ask", "Front Door", "is there a car?") == 2
-    assert "'Front Door' is no topic name" in capsys.readouterr().err
-    assert run_main(monkeypatch, "ask", "gate", "") == 2
-    assert "question:" in capsys.readouterr().err
+    assert "CAMERA: 'Front Door' is no name" in capsys.readouterr().err
+    for text in ("", "  "):
+        assert run_main(monkeypatch, "ask", "gate", text) == 2
+        assert "QUESTION: " in capsys.readouterr().err
 
 
 def test_ask_without_a_broker_fails_with_its_address(
@@ -222,7 +223,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     def without_torch() -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch.nn")
 
-    monkeypatch.setattr("latentbus.cli.app", without_torch)
+    monkeypatch.setattr("latentbus.cli.run_command", without_torch)
     assert run_main(monkeypatch) == 2
     assert "torch.nn is not installed; run: pip install 'latentbus[cloud]'" in capsys.readouterr().err
 
@@ -231,7 +232,7 @@ def test_a_missing_module_that_no_extra_brings_keeps_its_traceback(monkeypatch: 
     def broken() -> None:
         raise ModuleNotFoundError("No module named 'pipeline.nothing'", name="pipeline.nothing")
 
-    monkeypatch.setattr("latentbus.cli.app", broken)
+    monkeypatch.setattr("latentbus.cli.run_command", broken)
     monkeypatch.setattr(sys, "argv", ["latentbus"])
     with pytest.raises(ModuleNotFoundError):
         main()
@@ -246,7 +247,7 @@ def test_our_errors_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     def fail() -> None:
         raise ConfigError("here", "wrong")
 
-    monkeypatch.setattr("latentbus.cli.app", fail)
+    monkeypatch.setattr("latentbus.cli.run_command", fail)
     assert run_main(monkeypatch) == 2
     assert capsys.readouterr().err == "latentbus: here: wrong\n"
 

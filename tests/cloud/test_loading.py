@@ -15,7 +15,7 @@ from pipeline.codec.prefix_decoder_torch import save_transform
 from pipeline.codec.spec import STOP_FILE, WEIGHTS_FILE, hash_file, load_codec_spec
 from pipeline.protocol.effects import ChunkData, Look, LookQuery
 from pipeline.settings import WorkerSettings
-from schemas.errors import ArtifactError
+from schemas.errors import ArtifactError, ConfigError
 from schemas.types import AnswerType, FrameId
 from tests.cloud.tiny_codec import LADDER, LATENT_COUNT, encode, random_symbols, write_codec, write_vlm
 
@@ -62,6 +62,17 @@ def test_a_codec_of_tiles_reads_the_model_in_tiles(tmp_path: Path, vlm_dir: Path
     detailed.model_copy(update={"tiles_per_edge": 3}).save(codec)
     with pytest.raises(ArtifactError, match="reads 160 of"):
         load_worker_model(settings(vlm_dir, codec))
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "gpu", "meta", "cpu:x"])
+def test_a_device_that_is_not_there_is_a_wrong_setting(
+    device: str, vlm_dir: Path, codec_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    wrong = settings(vlm_dir, codec_dir).model_copy(update={"device": device})
+    with pytest.raises(ConfigError, match=r"^worker\.device: torch has no device .* here; it has cpu$"):
+        load_worker_model(wrong)
 
 
 def test_a_stop_rule_for_another_ladder_is_refused(tmp_path: Path, vlm_dir: Path) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +227,25 @@ def test_hostile_safetensors(scratch: Path, name: str) -> None:
 
     assert python_peak_bytes(load) < MEGABYTE
     assert process_growth_bytes(load) < 32 * MEGABYTE
+
+
+def test_every_type_of_number_is_refused_where_nobody_taught_numpy_about_it(scratch: Path) -> None:
+    """ONNX registers bfloat16 with NumPy when it is imported; an edge or a worker has no need to import it."""
+    types = {"BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F16": 2, "C64": 8, "I64": 8, "BOOL": 1}
+    for dtype, size in types.items():
+        about = {"frequencies": {"dtype": dtype, "shape": [1, 1, 4], "data_offsets": [0, 4 * size]}}
+        (scratch / f"{dtype}.safetensors").write_bytes(with_header(about, b"\1" * 4 * size))
+    probe = (
+        "import sys; from pathlib import Path; from pipeline.codec.tables import FrequencyTables\n"
+        "from schemas.errors import ArtifactError\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: FrequencyTables.load(Path(path))\n"
+        "    except ArtifactError as error: print(error)"
+    )
+    files = [str(scratch / f"{dtype}.safetensors") for dtype in types]
+    done = subprocess.run([sys.executable, "-c", probe, *files], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == len(types)
 
 
 # ---- codec.safetensors ----------------------------------------------------------------------------------------------

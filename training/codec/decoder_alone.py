@@ -22,10 +22,12 @@ from pipeline.codec.stop_file import StopFile, save_stop_file
 from schemas.errors import ArtifactError, ConfigError
 from training.codec.config import CodecBudget
 from training.codec.data import Progress
+from training.codec.folder import check_output
 from training.codec.language_view import LanguageView
 from training.codec.learn import CHECKPOINT
 from training.codec.meta import MetaTrainer, keep_analysis
 from training.codec.rate import PrefixPrices
+from training.codec.reports import read_report
 from training.codec.train import FrameSource, budget_of, domains_of, open_vlm
 
 REPORT: Final = "training.json"
@@ -46,6 +48,7 @@ def learn_decoder(
     photos: Path | None = None,
     resume: bool = True,
     threads: int = 2,
+    overwrite: bool = False,
     progress: Progress = print,
 ) -> dict[str, Any]:
     """Learn a decoder of other sizes for a learned codec, and write the codec with it.
@@ -67,6 +70,7 @@ def learn_decoder(
         photos: Class folder, zip or pack of photographs, which then make up half of the small point's frames.
         resume: Continue from the checkpoint of the same run.
         threads: CPU threads, and rendering processes.
+        overwrite: Replace a codec of another model in `output_dir`.
         progress: Called with a line of text now and then.
 
     Returns:
@@ -81,7 +85,9 @@ def learn_decoder(
         raise ConfigError("output", "the new codec needs a folder of its own; the old one is read until the end")
     spec = load_codec_spec(codec_dir)
     spec.check_vlm(vlm_dir)
+    check_output(output_dir, spec.vlm_sha256, overwrite=overwrite)
     before = load_transform(codec_dir, spec)
+    before_report: dict[str, Any] = read_report(codec_dir / REPORT) if (codec_dir / REPORT).exists() else {}
     if not isinstance(before, MetaAutoEncoder):
         raise ArtifactError(str(codec_dir), f"{spec.name} has no decoder to learn; only a meta_autoencoder has")
     point = "small" if spec.tiles_per_edge == 1 else "detailed"
@@ -105,9 +111,7 @@ def learn_decoder(
         progress(f"decoder: continues at step {trainer.step}")
     figures = trainer.run(checkpoint, progress)
 
-    report: dict[str, Any] = {}
-    if (codec_dir / REPORT).exists():
-        report = json.loads((codec_dir / REPORT).read_text(encoding="utf-8"))
+    report = before_report
     # A decoder that went on from one learned in this way keeps the record of that one.
     earlier = report.pop("decoder", None)
     report["decoder"] = {

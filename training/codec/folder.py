@@ -13,10 +13,19 @@ from torch import Tensor
 
 from pipeline.codec.klt_torch import LatentShape
 from pipeline.codec.prefix_decoder_torch import read_transform, save_transform
-from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, WEIGHTS_FILE, CodecSpec, hash_file
+from pipeline.codec.spec import (
+    ENCODER_FILE,
+    SPEC_FILE,
+    TABLES_FILE,
+    WEIGHTS_FILE,
+    CodecSpec,
+    hash_file,
+    load_codec_spec,
+)
 from pipeline.codec.stop_file import StopFile, save_stop_file
 from pipeline.codec.tables import FrequencyTables
 from pipeline.codec.transform_torch import LatentTransform
+from schemas.errors import ArtifactError, ConfigError
 from training.codec.export import Parity, export_encoder
 from training.codec.image_path import PixelsToTokens
 
@@ -43,6 +52,31 @@ class FrozenVlm:
     sha256: str
     image_size_px: int
     tiles_per_edge: int = 1
+
+
+def check_output(folder: Path, vlm_sha256: str, *, overwrite: bool = False) -> None:
+    """Make sure that a codec may be written to a folder: it has none, or one for the same model.
+
+    Args:
+        folder: where a codec is to be written; need not exist.
+        vlm_sha256: `hash_vlm` of the model that it will be for.
+        overwrite: whatever is there may go.
+
+    Raises:
+        ConfigError: somebody else's codec, or a damaged one, would be lost.
+    """
+    there = [name for name in (SPEC_FILE, WEIGHTS_FILE, TABLES_FILE, ENCODER_FILE) if (folder / name).exists()]
+    if overwrite or not there:
+        return
+    fix = "name another folder, or add --overwrite"
+    try:
+        spec = load_codec_spec(folder)
+    except ArtifactError as error:
+        raise ConfigError(
+            str(folder), f"holds {', '.join(there)} and no whole codec ({error.problem}): {fix}"
+        ) from None
+    if spec.vlm_sha256 != vlm_sha256:
+        raise ConfigError(str(folder), f"holds a finished codec of another model, {spec.vlm_id}: {fix}")
 
 
 def write_codec(

@@ -35,6 +35,7 @@ from training.codec.language_view import LanguageView
 from training.codec.material import Material
 from training.codec.meta import MetaTrainer, start_meta
 from training.codec.rate import prefix_prices
+from training.codec.reports import read_report
 
 Progress = Callable[[str], None]
 
@@ -113,7 +114,8 @@ def learn_codec(
     began = time.monotonic()
     run_dir.mkdir(parents=True, exist_ok=True)
     if (run_dir / LEARNED).exists():
-        return dict(json.loads((run_dir / LEARNED).read_text(encoding="utf-8")))
+        return read_report(run_dir / LEARNED)
+    started_from = None if start_from is None else read_report(start_from / LEARNED)
     tokens = material.tokens
     if tokens.is_cuda:
         torch.set_float32_matmul_precision("high")
@@ -157,8 +159,8 @@ def learn_codec(
         "token_shape": list(tokens.shape[1:]),
         "figures": {name: round(value, 5) for name, value in figures.items()},
     }
-    if start_from is not None:
-        report["started_from"] = json.loads((start_from / LEARNED).read_text(encoding="utf-8"))
+    if started_from is not None:
+        report["started_from"] = started_from
     if trainer.progress >= 1:
         save_transform(meta, run_dir / META_WEIGHTS)
         (run_dir / LEARNED).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -21,10 +21,11 @@ from schemas.errors import ArtifactError, ConfigError
 from training.codec.config import BUDGETS, DETAILED_BUDGETS, CodecBudget
 from training.codec.data import AskedFrames, Domain, Progress, cached_tokens, scene_set
 from training.codec.export import Parity, export_encoder
-from training.codec.folder import CodecName, FrozenVlm, write_codec
+from training.codec.folder import CodecName, FrozenVlm, check_output, write_codec
 from training.codec.image_path import PixelsToTokens
-from training.codec.learn import KLT_WEIGHTS, LEARNED, META_WEIGHTS, learn_codec
+from training.codec.learn import CHECKPOINT, KLT_WEIGHTS, LEARNED, META_WEIGHTS, learn_codec
 from training.codec.material import LearningSet, Material, ask
+from training.codec.reports import read_report
 
 PARITY_FRAMES: Final = 64
 POINTS: Final = {"small": BUDGETS, "detailed": DETAILED_BUDGETS}
@@ -154,6 +155,7 @@ def train_codec(
     resume: bool = True,
     threads: int = 2,
     export_klt: bool = True,
+    overwrite: bool = False,
     progress: Progress = print,
 ) -> dict[str, Any]:
     """Fit the KLT codec and train the Meta AutoEncoder for a frozen VLM.
@@ -176,13 +178,14 @@ def train_codec(
         resume: Continue a run of the same VLM, budget and seed; otherwise its checkpoints are dropped.
         threads: CPU threads, and rendering processes.
         export_klt: Write the KLT's ``encoder.onnx`` as well.
+        overwrite: Replace codecs of other models in `output_dir`.
         progress: Called with a line of text now and then.
 
     Returns:
         Budget, seconds of each stage, last figures of the training, parity of the exports.
 
     Raises:
-        ConfigError: an unknown point or budget name.
+        ConfigError: an unknown point or budget name, an id that is too long, or a codec of another model in the way.
         ArtifactError: the VLM is not usable, or the run directory holds codecs for tokens of another shape.
     """
     if point not in POINTS:
@@ -192,6 +195,8 @@ def train_codec(
         budget = replace(budget, max_seconds=max_seconds)
     torch.set_num_threads(threads)
     vlm, frozen = open_vlm(vlm_dir, vlm_id, tiles_per_edge=budget.tiles_per_edge)
+    for folder in FOLDERS[point].values():
+        check_output(output_dir / folder, frozen.sha256, overwrite=overwrite)
     domains = domains_of(point, photos)
     source = FrameSource(frozen, cache_dir, domains, photos, seed, threads, progress)
     if run_dir is None:
@@ -200,12 +205,14 @@ def train_codec(
         )
         run_dir = cache_dir / f"codec-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if not resume and run_dir.exists():
+        if any(run_dir.iterdir()) and not any((run_dir / name).exists() for name in (LEARNED, CHECKPOINT, KLT_WEIGHTS)):
+            raise ConfigError("--run-dir", f"{run_dir} holds no run that could begin anew: name another folder")
         shutil.rmtree(run_dir)
     began = time.monotonic()
 
     if (run_dir / LEARNED).exists():
         progress(f"{run_dir} is learned already")
-        learned: dict[str, Any] = json.loads((run_dir / LEARNED).read_text(encoding="utf-8"))
+        learned = read_report(run_dir / LEARNED)
     else:
         material = source.material(vlm, vlm_dir, budget, device)
         learned = learn_codec(vlm.model, material, budget, run_dir, seed=seed, start_from=start_from, progress=progress)
@@ -230,7 +237,7 @@ def train_codec(
             rungs=made.rungs,
         )
         report[name] = {"ladder": list(spec.ladder), "parity": parity.as_dict() if parity else None}
-        progress(f"{folder} written: {parity or 'without encoder'}")
+        progress(f"{output_dir / folder} written: {parity or 'without encoder'}")
     report["seconds"] = round(time.monotonic() - began, 1)
     for folder in FOLDERS[point].values():
         (output_dir / folder / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
