@@ -110,7 +110,8 @@ class OnnxEncoder:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_cpu_mem_arena = False
         if not self._path.is_file():
-            raise ArtifactError(str(self._path), "missing; it is made by: latentbus codec export")
+            fix = f"latentbus codec export --codec {self._path.parent}"
+            raise ArtifactError(str(self._path), f"missing; it is made by: {fix}")
         try:
             return onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's exceptions share no base class

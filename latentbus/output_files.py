@@ -45,13 +45,12 @@ def markdown_target(path: Path | None) -> Path | None:
 
 
 def write_text(path: Path, text: str, option: str) -> None:
-    """Write a file, its folder made where it is missing, and say so on the standard error.
+    """Write a file, and say so on the standard error.
 
     Raises:
         ConfigError: it cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(option, f"cannot write {path}: {error.strerror}") from None
@@ -95,11 +94,10 @@ def _target(path: Path | None, option: str, kind: str, is_ours: Callable[[str], 
         return path  # a terminal or a pipe takes everything
     if path.is_dir():
         raise ConfigError(option, f"{path} is a folder; name a file in it")
-    there = next(place for place in (path, *path.absolute().parents) if place.exists())
-    if there != path and not there.is_dir():
-        raise ConfigError(option, f"cannot write {path}: {there} is no folder")
-    if not os.access(there, os.W_OK):
-        raise ConfigError(option, f"cannot write {path}: {there} is not writable")
+    if not path.parent.is_dir():
+        raise ConfigError(option, f"cannot write {path}: no such folder: {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(option, f"cannot write {path}: not permitted")
     if path.exists() and path.stat().st_size:
         try:
             ours = is_ours(path.read_text(encoding="utf-8"))

@@ -161,13 +161,13 @@ def test_a_run_without_questions_is_no_success() -> None:
 
 
 def test_the_json_has_the_keys_that_are_promised(tmp_path: Path) -> None:
-    Summary(Ledger().figures(), None, 0, Rows(), 10.0, 64.0).write_json(tmp_path / "new" / "out.json")
+    Summary(Ledger().figures(), None, 0, Rows(), 10.0, 64.0).write_json(tmp_path / "out.json")
     promised = {
         "questions", "answered", "degraded", "failed", "accuracy", "accuracy_uncompressed",
         "payload_bytes_per_question", "uplink_wire_bytes_per_question", "refined_share",
         "first_answer_ms_p50", "final_answer_ms_p50", "final_answer_ms_p95",
     }  # fmt: skip
-    assert promised <= set(json.loads((tmp_path / "new" / "out.json").read_text()))
+    assert promised <= set(json.loads((tmp_path / "out.json").read_text()))
 
 
 def test_answers_are_scored_against_the_clip(clip: Path) -> None:
