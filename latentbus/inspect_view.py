@@ -100,9 +100,10 @@ def _missing(inspection: Inspection, out: Console) -> None:
     for file in inspection.files:
         for damage in file.damages[:_SHOWN]:
             out.print(f"[yellow]not readable[/] {escape(file.path)}: {escape(damage)}")
-        if not file.complete:
+        if not file.complete or file.damages:
+            state = "is damaged" if file.complete else "was not closed"
             out.print(
-                f"[bold yellow]{escape(file.path)} was not closed[/]: save what is whole with: "
+                f"[bold yellow]{escape(file.path)} {state}[/]: save what is whole with: "
                 f"latentbus recover {escape(file.path)} -o FILE", soft_wrap=True,
             )  # fmt: skip
 

@@ -13,7 +13,7 @@ import typer
 from latentbus.arguments import checked_name
 from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption, broker_settings
 from latentbus.quantities import parse_bytes, parse_seconds
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, RecordingError
 
 if TYPE_CHECKING:
     from pipeline.recording.format import Compression
@@ -128,17 +128,26 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
 ) -> None:
     """Say what is in a log: cameras, questions, outcomes, rates, gaps, bytes, fingerprints."""
-    from pipeline.recording.inspection import inspect_logs
-    from pipeline.recording.reader import open_logs
-
-    with open_logs(logs) as log, _progress(log.message_count) as watch:
-        inspection = inspect_logs(log, watch)
+    try:
+        inspection = _inspect(logs, scan=False)
+    except RecordingError as error:
+        if error.offset is None:
+            raise
+        inspection = _inspect(logs, scan=True)  # damaged, though it was closed well: show what is whole
     if as_json:
         typer.echo(json.dumps(_inspection_json(inspection), indent=1))
     else:
         from latentbus.inspect_view import print_inspection
 
         print_inspection(inspection)
+
+
+def _inspect(logs: Sequence[Path], *, scan: bool) -> Inspection:
+    from pipeline.recording.inspection import inspect_logs
+    from pipeline.recording.reader import open_logs
+
+    with open_logs(logs, scan=scan) as log, _progress(log.message_count) as watch:
+        return inspect_logs(log, watch)
 
 
 def _quantity(option: str, text: str, parse: Callable[[str], _Number]) -> _Number:
@@ -206,9 +215,12 @@ def _print_recovery(recovery: Recovery, out: Path) -> None:
     seconds = (recovery.stop_ns - recovery.start_ns) / 1e9
     typer.echo(f"{out}: {recovery.messages:,} messages over {seconds:,.1f} s")
     for damage in recovery.damages[:_SHOWN]:
-        typer.echo(f"left out: {damage.size_bytes:,} bytes at byte {damage.offset:,}: {damage.problem}")
+        typer.echo(f"left out: {damage}")
     if len(recovery.damages) > _SHOWN:
         typer.echo(f"left out: {len(recovery.damages) - _SHOWN} more places, see --json")
+    if recovery.lost or not recovery.lost_exact:
+        counted = f"{recovery.lost:,} messages" if recovery.lost_exact else f"{recovery.lost:,} messages or more"
+        typer.echo(f"lost: {counted}, in the parts that were left out")
     if recovery.missing:
         typer.echo(f"missing: {recovery.missing:,} messages between the first and the last, by their sequence numbers")
     if recovery.orphans:

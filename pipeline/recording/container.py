@@ -43,6 +43,8 @@ MESSAGE_HEAD = struct.Struct("<BQHIQQ")
 MESSAGE_FIELDS_BYTES = MESSAGE_HEAD.size - 9
 CHUNK_BYTES = 1_048_576
 """Uncompressed size at which a chunk ends: what one seek has to read, and what the index of a large file grows by."""
+CHUNK_SPAN_NS = 1_000_000_000
+"""Log time at which a chunk ends, whatever its size: one damaged byte costs its chunk, a second of traffic at most."""
 MAX_CHANNELS = 65_535
 """Channel ids have 16 bits, and 0 is none."""
 
@@ -118,6 +120,11 @@ class ContainerWriter:
         """Add a message that was read as a whole record."""
         self._note(channel_id, time_ns, len(self._chunk))
         self._chunk += record
+
+    def has_room(self, time_ns: int) -> bool:
+        """Whether a message of this time still belongs into the chunk that is being filled."""
+        times = self._chunk_times
+        return times is None or (len(self._chunk) < CHUNK_BYTES and abs(time_ns - times[0]) < CHUNK_SPAN_NS)
 
     def end_chunk(self) -> None:
         """Write the chunk that is being filled, unless it holds no message yet."""
@@ -290,4 +297,4 @@ def _compressed(data: bytes, compression: Compression) -> bytes:
     return data
 
 
-__all__ = ["CHUNK_BYTES", "MAX_CHANNELS", "MESSAGE_HEAD", "ContainerWriter"]
+__all__ = ["CHUNK_BYTES", "CHUNK_SPAN_NS", "MAX_CHANNELS", "MESSAGE_HEAD", "ContainerWriter"]

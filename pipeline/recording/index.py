@@ -15,7 +15,7 @@ from mcap.records import AttachmentIndex, Channel, Header, Metadata, MetadataInd
 from mcap.writer import MCAP0_MAGIC
 
 from pipeline.recording.container import MESSAGE_HEAD
-from pipeline.recording.format import PROFILE
+from pipeline.recording.format import BOOKKEEPING_TOPICS, PROFILE
 from pipeline.recording.records import (
     CHUNK_HEAD,
     HEAD,
@@ -45,6 +45,9 @@ _DATA_OPCODES = frozenset(
 )  # fmt: skip
 """Records that stand between the header and the summary of a log."""
 _DATA_END_BYTES = 4
+_MESSAGE_INDEX = struct.Struct("<HI")
+"""Channel, and size of its entries: a time and an offset each."""
+_INDEX_ENTRY_BYTES = 16
 _CHUNK_BEGIN_BYTES = CHUNK_HEAD.size + 16
 """Enough of a chunk to see the name of its compression and the size of what follows."""
 MAX_DAMAGES = 1_000
@@ -76,11 +79,17 @@ class Damage(NamedTuple):
         offset: where it begins.
         size_bytes: how long it is.
         problem: why, in words.
+        messages: messages that stood there, book-keeping left out; None where nothing says how many.
     """
 
     offset: int
     size_bytes: int
     problem: str
+    messages: int | None = None
+
+    def __str__(self) -> str:
+        held = "" if self.messages is None else f" with {self.messages:,} messages"
+        return f"{self.size_bytes:,} bytes{held} at byte {self.offset:,}: {self.problem}"
 
 
 @dataclass(slots=True)
@@ -96,6 +105,7 @@ class LogIndex:
         attachments: places of the attachments.
         metadata: places of the metadata records.
         damages: parts that cannot be read; a file that is opened by its summary is not searched for them.
+        announced: messages that the summary says the file has, book-keeping left out; None without a summary.
     """
 
     complete: bool
@@ -106,6 +116,7 @@ class LogIndex:
     attachments: list[RecordHead] = field(default_factory=list)
     metadata: list[RecordHead] = field(default_factory=list)
     damages: list[Damage] = field(default_factory=list)
+    announced: int | None = None
 
 
 def check_header(file: BinaryIO, path: Path, size_bytes: int) -> int:
@@ -174,6 +185,10 @@ def index_from_scan(file: BinaryIO, start: int, size_bytes: int, summary: LogInd
     if summary is not None:
         index.schemas.update(summary.schemas)
         index.channels.update(summary.channels)
+        index.announced = _spoken(summary.counts, summary)
+    # Messages by channel of each damaged chunk whose index is whole, by the number of the damage.
+    lost: dict[int, Counter[int]] = {}
+    after_damage = False
     offset = start
     while offset < size_bytes:
         if len(index.damages) >= MAX_DAMAGES:
@@ -184,19 +199,40 @@ def index_from_scan(file: BinaryIO, start: int, size_bytes: int, summary: LogInd
             found = _find_chunk(file, offset + 1, size_bytes)
             problem = "the file ends within a record" if found is None else "no whole record begins here"
             offset = _note_damage(index, offset, size_bytes if found is None else found, problem)
+            after_damage = False
         elif head.opcode == Opcode.DATA_END:
             break  # what follows repeats what was read
+        elif head.opcode == Opcode.MESSAGE_INDEX:
+            if after_damage:
+                channel_id, size = _MESSAGE_INDEX.unpack(
+                    read_content(file, head, MAX_CHUNK_BYTES)[: _MESSAGE_INDEX.size]
+                )
+                lost.setdefault(len(index.damages) - 1, Counter())[channel_id] += size // _INDEX_ENTRY_BYTES
+            offset = head.stop
         else:
             try:
                 _note_record(file, head, index)
                 offset = head.stop
+                after_damage = False
             except DamagedRecordError as error:
                 stop = head.stop
+                after_damage = head.opcode == Opcode.CHUNK
                 if stop < size_bytes and _plausible_head(file, stop, size_bytes) is None:
                     # Its length is wrong as well: the next chunk may begin before this record seems to end.
                     stop = _find_chunk(file, offset + 1, size_bytes) or size_bytes
+                    after_damage = False
                 offset = _note_damage(index, offset, stop, str(error))
+                if head.opcode != Opcode.CHUNK and stop == head.stop:
+                    index.damages[-1] = index.damages[-1]._replace(messages=0)
+    for place, counts in lost.items():
+        index.damages[place] = index.damages[place]._replace(messages=_spoken(counts, index))
     return index
+
+
+def _spoken(counts: Counter[int], index: LogIndex) -> int:
+    """Messages among these counts by channel, book-keeping left out."""
+    silent = {number for number, channel in index.channels.items() if channel.topic in BOOKKEEPING_TOPICS}
+    return sum(count for number, count in counts.items() if number not in silent)
 
 
 def _note_damage(index: LogIndex, start: int, stop: int, problem: str) -> int:

@@ -72,7 +72,7 @@ class FileFigures:
         path: the file.
         size_bytes: its size.
         complete: it was closed well.
-        damages: places that cannot be read, and why.
+        damages: places that cannot be read, how many messages they held if something says so, and why.
         messages: messages in it.
         chunks: chunks in it.
         written_by: version of the software.
@@ -216,7 +216,7 @@ def _file(reader: LogReader) -> FileFigures:
         path=str(reader.path),
         size_bytes=reader.size_bytes,
         complete=reader.complete,
-        damages=[f"{damage.size_bytes} bytes at byte {damage.offset}: {damage.problem}" for damage in reader.damages],
+        damages=[str(damage) for damage in reader.damages],
         messages=reader.message_count,
         chunks=len(reader.index.chunks),
         written_by=about.get("software_version", ""),

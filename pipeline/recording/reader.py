@@ -365,17 +365,18 @@ class LogSet:
         self.close()
 
 
-def open_logs(paths: Sequence[Path]) -> LogSet:
+def open_logs(paths: Sequence[Path], *, scan: bool = False) -> LogSet:
     """Open several logs as one.
 
     Args:
         paths: log files; a folder stands for every ``.mcap`` file in it.
+        scan: read all of them also when they were closed well, and leave out what is damaged.
 
     Raises:
         RecordingError: one of them cannot be read, is no log, or is one of a newer version; a folder has none.
     """
     with ExitStack() as stack:
-        readers = [stack.enter_context(LogReader(file)) for path in paths for file in _files(path)]
+        readers = [stack.enter_context(LogReader(file, scan=scan)) for path in paths for file in _files(path)]
         stack.pop_all()
         return LogSet(readers)
 

@@ -26,6 +26,8 @@ class Recovery:
         orphans: messages left out because the part that says which topic they are of is damaged.
         missing: sequence numbers between the first and the last message that no message has: messages of damaged
             chunks, and those that the recorder had to drop.
+        lost: messages of the source that could not be saved, as far as its summary or its indexes say.
+        lost_exact: ``lost`` is all of them; else a part that cannot be read held more, and nothing says how many.
     """
 
     complete: bool
@@ -36,6 +38,8 @@ class Recovery:
     damages: tuple[Damage, ...]
     orphans: int
     missing: int
+    lost: int
+    lost_exact: bool
 
     @property
     def damaged_bytes(self) -> int:
@@ -72,6 +76,12 @@ def recover(source: Path, target: Path, compression: Compression = Compression.L
             if isinstance(error, OSError):
                 raise RecordingError(str(target), f"cannot be written: {error.strerror}") from error
             raise
+        announced = reader.index.announced
+        if announced is not None:
+            lost, lost_exact = max(0, announced - copied.messages), True
+        else:
+            lost = copied.orphans + sum(damage.messages or 0 for damage in reader.damages)
+            lost_exact = all(damage.messages is not None for damage in reader.damages)
         return Recovery(
             complete=reader.complete and not reader.damages,
             messages=copied.messages,
@@ -81,4 +91,6 @@ def recover(source: Path, target: Path, compression: Compression = Compression.L
             damages=tuple(reader.damages),
             orphans=copied.orphans,
             missing=copied.missing,
+            lost=lost,
+            lost_exact=lost_exact,
         )

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from mcap.opcode import Opcode
 
-from pipeline.recording.container import CHUNK_BYTES, MESSAGE_HEAD, ContainerWriter
+from pipeline.recording.container import MESSAGE_HEAD, ContainerWriter
 from pipeline.recording.format import BOOKKEEPING_TOPICS, PROFILE, PROPERTIES_TOPIC, SEQUENCE_MODULUS, Compression
 from pipeline.recording.reader import LogReader
 from pipeline.recording.records import HEAD, records_inside
@@ -85,6 +85,7 @@ def copy_log(reader: LogReader, stream: BinaryIO, compression: Compression) -> C
     silent = {number for number, channel in channels.items() if channel.topic in BOOKKEEPING_TOPICS}
     messages = orphans = missing = 0
     expected: int | None = None
+    introduced: int | None = None  # the message whose properties were copied last
     for data in reader.unpacked_chunks():
         view = memoryview(data)
         for opcode, offset, length in records_inside(data):
@@ -101,10 +102,11 @@ def copy_log(reader: LogReader, stream: BinaryIO, compression: Compression) -> C
                     jump = (sequence - expected) % SEQUENCE_MODULUS
                     missing += jump if jump < SEQUENCE_MODULUS // 2 else 0
                 expected = sequence + 1
-            container.add_encoded(number, time_ns, view[start : offset + length])
             # Properties and their message stay in one chunk.
-            if container.pending_bytes >= CHUNK_BYTES and number not in companions:
+            if sequence != introduced and not container.has_room(time_ns):
                 container.end_chunk()
+            container.add_encoded(number, time_ns, view[start : offset + length])
+            introduced = sequence if number in companions else None
     container.finish()
     os.fsync(stream.fileno())
     return Copied(messages, container.chunks, orphans, missing)

@@ -111,15 +111,15 @@ class LogWriter:
         sequence = message.sequence % SEQUENCE_MODULUS
         container = self._container
         try:
+            # Only here, so that properties and their message stand in one chunk.
+            if not container.has_room(message.time_ns):
+                container.end_chunk()
             channel_id = self._channels.get(key) or self._channel(*key)
             if message.properties is not None:
                 companion = self._channels.get(_COMPANION) or self._channel(*_COMPANION)
                 container.add(companion, sequence, message.time_ns, encode_properties(message.properties))
             container.add(channel_id, sequence, message.time_ns, message.payload)
             self.messages += 1
-            # Only here, so that properties and their message stand in one chunk.
-            if container.pending_bytes >= CHUNK_BYTES:
-                container.end_chunk()
         except OSError as error:
             raise self._cannot_write(error) from error
 
@@ -130,6 +130,8 @@ class LogWriter:
             RecordingError: the file cannot be written.
         """
         with self._errors():
+            if not self._container.has_room(gap.time_ns):
+                self._container.end_chunk()
             channel_id = self._channels.get(_GAP) or self._channel(*_GAP)
             self._container.add(channel_id, gap.first_sequence % SEQUENCE_MODULUS, gap.time_ns, encode_gap(gap))
 

@@ -7,12 +7,14 @@ messages that the wire format gains within one.
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from pipeline.recording.deposit import Deposit, encode_deposit, latent_topic
-from pipeline.recording.format import FORMAT_VERSION
+from pipeline.recording.format import FORMAT_VERSION, encode_properties
 from pipeline.recording.message import Gap, LoggedMessage, MqttProperties
 from pipeline.recording.writer import LogWriter
 from schemas.topics import ROUTES, parse
@@ -26,6 +28,15 @@ KEY_FRAMES: Final = frozenset(
 """Cases that came after the first log of version 1 was written; they have one of their own."""
 LOGS: Final = {1: ("v1", "v1_key_frames")}
 """Names of the logs by format version."""
+FLEET_LOGS: Final = ("v1_fleet", "v1_fleet_again")
+"""Two runs of a small fleet of wire version 1, alike but for one answer."""
+DIGESTS: Final = {
+    "v1": "f57970742b6b963135ddc8152ab0ee6b23d1b00f9a3e1e34d3c89c46188e37ef",
+    "v1_key_frames": "0900d348c598aceef0b13dec262c3313b1b4f20af8836485197d67c84d364caa",
+    "v1_fleet": "47af15c5cb3f270dfa8e333b600b5d65903dd112d87dc1f251a7a077e172b4f9",
+    "v1_fleet_again": "32d8137b7219998d64a6f4071233a9d9ea2b0b952989a9eddda16dec6d7aab97",
+}
+"""What each log held when it was written, as :func:`digest` says it: the wire of then cannot be encoded any more."""
 FOLDER = Path(__file__).parents[1] / "golden" / "recording"
 START_NS = 1_750_000_000_123_456_789
 STEP_NS = 12_345_678
@@ -83,6 +94,16 @@ def _beside_the_wire() -> list[tuple[str, bytes]]:
         ("home/kitchen/temperature", b"21.5"),
         ("lb/v1/open/main/gate", b"\xc1 no message"),
     ]
+
+
+def digest(messages: Iterable[LoggedMessage]) -> str:
+    """SHA-256 of all that a log says of its messages."""
+    found = hashlib.sha256()
+    for message in messages:
+        properties = b"" if message.properties is None else encode_properties(message.properties)
+        place = (message.time_ns, message.topic, message.qos, message.retain, message.sequence)
+        found.update(repr((place, message.payload, properties)).encode())
+    return found.hexdigest()
 
 
 def path_of(name: str) -> Path:

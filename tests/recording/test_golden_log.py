@@ -14,14 +14,32 @@ from pipeline.recording.writer import LogWriter
 from schemas.errors import RecordingError
 from schemas.messages import BINARY_MESSAGES, JSON_MESSAGES
 from schemas.wire import decode_publish
-from tests.recording.golden_log import ATTACHMENTS, FOLDER, GAP, LOGS, METADATA, golden_messages, path_of
+from tests.recording.golden_log import (
+    ATTACHMENTS,
+    DIGESTS,
+    FLEET_LOGS,
+    FOLDER,
+    GAP,
+    LOGS,
+    METADATA,
+    digest,
+    golden_messages,
+    path_of,
+)
 
 VERSIONS = [(version, name) for version, names in LOGS.items() for name in names]
 
 
 def test_every_version_has_its_golden_log() -> None:
     assert sorted(LOGS) == list(range(1, FORMAT_VERSION + 1))
-    assert sorted(FOLDER.iterdir()) == sorted(path_of(name) for _, name in VERSIONS)
+    assert sorted(FOLDER.iterdir()) == sorted(path_of(name) for name in DIGESTS)
+    assert set(DIGESTS) == {*FLEET_LOGS, *(name for _, name in VERSIONS)}
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_an_old_log_holds_every_byte_that_was_recorded(name: str) -> None:
+    with LogReader(path_of(name)) as reader:
+        assert digest(reader.messages()) == DIGESTS[name]
 
 
 @pytest.mark.parametrize(("version", "name"), VERSIONS)

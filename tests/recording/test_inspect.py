@@ -14,7 +14,7 @@ from latentbus.inspect_view import print_inspection
 from latentbus.quantities import parse_bytes, parse_seconds
 from pipeline.recording.inspection import Inspection, inspect_logs
 from pipeline.recording.message import Gap, LoggedMessage
-from pipeline.recording.reader import open_logs
+from pipeline.recording.reader import LogReader, open_logs
 from pipeline.recording.writer import LogWriter
 from schemas.errors import RecordingError
 from tests.recording.fleet_log import FINGERPRINT, START_NS, FleetLog
@@ -130,6 +130,24 @@ def test_damage_in_a_closed_log_names_the_way_out(tmp_path: Path) -> None:
 
     with pytest.raises(RecordingError, match="latentbus recover"):
         _inspect(path)
+
+
+def test_a_damaged_closed_log_is_shown_with_what_is_gone(tmp_path: Path) -> None:
+    path = write_log(tmp_path / "a.mcap", numbered(3_000, size_bytes=40))
+    with LogReader(path) as reader:
+        place = reader.index.chunks[1].head
+    data = bytearray(path.read_bytes())
+    data[place.offset + place.length // 2] ^= 255
+    path.write_bytes(data)
+
+    result = runner.invoke(app, ["inspect", str(path), "--json"])
+    shown = " ".join(runner.invoke(app, ["inspect", str(path)]).stdout.split())
+
+    figures = json.loads(result.stdout)
+    assert figures["messages"] == 2_000
+    assert "with 1,000 messages at byte" in figures["files"][0]["damages"][0]
+    assert "with 1,000 messages at byte" in shown
+    assert f"{path} is damaged" in shown
 
 
 def test_a_log_of_anything_else_and_an_empty_one_have_figures_too(tmp_path: Path) -> None:

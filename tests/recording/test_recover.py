@@ -6,6 +6,7 @@ import random
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from pipeline.recording.reader import LogReader
 from pipeline.recording.records import CHUNK_HEAD, MAX_CHUNK_BYTES
 from pipeline.recording.recover import Recovery, recover
 from pipeline.recording.rewrite import rechunk
+from pipeline.recording.series import LogSeries, SeriesOptions
 from pipeline.recording.writer import LogWriter
 from schemas.errors import RecordingError
 from tests.recording.messages import numbered, write_log
@@ -62,6 +64,11 @@ def _records(data: bytes) -> Iterator[tuple[int, int]]:
 
 def _stop(data: bytes, start: int) -> int:
     return start + 9 + int.from_bytes(data[start + 1 : start + 9], "little")
+
+
+def _data_end(data: bytes) -> int:
+    """Where the data section ends."""
+    return _stop(data, max(start for start, _ in _records(data)))
 
 
 def _chunks(data: bytes) -> list[int]:
@@ -292,3 +299,75 @@ def test_a_rechunking_that_fails_leaves_the_file_as_it_was(
 
     assert path.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [path]
+
+
+SECONDS = 30
+CHATTER = [
+    replace(message, sequence=number)
+    for number, message in enumerate(numbered(SECONDS * 1_000, size_bytes=40, topics=8)[::25])
+]
+"""Half a minute of 40 messages a second, as a small fleet sends them."""
+
+
+def _closed_well(folder: Path) -> bytes:
+    """A log as a recorder leaves it: flushed four times a second, finished, its chunks put together."""
+    log = LogSeries(folder / "closed.mcap", SeriesOptions())
+    for number, message in enumerate(CHATTER):
+        log.write(message)
+        if number % 10 == 9:
+            log.flush()
+    log.close()
+    return (folder / "closed.mcap").read_bytes()
+
+
+def test_one_damaged_byte_of_a_closed_log_costs_a_second_of_traffic_and_is_counted(tmp_path: Path) -> None:
+    data = _closed_well(tmp_path)
+    rng = random.Random(5)
+    losses = set()
+    for _ in range(40):
+        damaged = bytearray(data)
+        damaged[rng.randrange(_stop(data, 8), _data_end(data))] ^= 1 << rng.randrange(8)
+        recovery, found = _recover(tmp_path, bytes(damaged))
+
+        assert recovery.lost_exact
+        assert recovery.lost == len(CHATTER) - len(found)
+        losses.add(recovery.lost)
+    assert max(losses) == 40
+    assert min(losses) == 0
+
+
+def test_a_closed_log_that_was_cut_keeps_all_seconds_before_the_cut(tmp_path: Path) -> None:
+    data = _closed_well(tmp_path)
+    cut = data[: len(data) * 6 // 10]
+    recovery, found = _recover(tmp_path, cut)
+
+    ends = [end for end in _chunk_ends(data) if end <= len(cut)]
+    assert len(ends) >= 10
+    assert len(found) == 40 * len(ends)
+    assert not recovery.complete
+    # The rest of the file is gone, and nothing in what is left says what stood there.
+    assert not recovery.lost_exact
+    assert "the file ends within a record" in recovery.damages[-1].problem
+
+
+def test_messages_of_a_damaged_chunk_are_counted_without_a_summary(tmp_path: Path) -> None:
+    data = _closed_well(tmp_path)
+    chunks = _chunks(data)
+    damaged = bytearray(data[: _data_end(data)])
+    for chunk in (chunks[0], chunks[-1]):  # where no sequence number before or after tells
+        damaged[chunk + 100] ^= 255
+    recovery, found = _recover(tmp_path, bytes(damaged))
+
+    assert [damage.messages for damage in recovery.damages] == [40, 40]
+    assert (recovery.lost, recovery.lost_exact, recovery.missing) == (80, True, 0)
+    assert len(found) == len(CHATTER) - 80
+
+
+def test_a_quiet_log_has_a_chunk_for_each_message_and_a_busy_one_is_bounded_in_bytes(tmp_path: Path) -> None:
+    quiet = [replace(message, time_ns=message.time_ns + number * 10**10) for number, message in enumerate(numbered(9))]
+    with LogReader(write_log(tmp_path / "quiet.mcap", quiet)) as reader:
+        assert len(reader.index.chunks) == 9
+        assert list(reader.messages()) == quiet
+    busy = numbered(900, size_bytes=4_000)
+    with LogReader(write_log(tmp_path / "busy.mcap", busy)) as reader:
+        assert len(reader.index.chunks) == 4

@@ -118,7 +118,7 @@ def test_what_was_flushed_survives_the_end_of_the_process(tmp_path: Path) -> Non
 
 
 def test_properties_stand_in_the_chunk_of_their_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(container, "CHUNK_BYTES", 100)
     messages = numbered(200)
     path = write_log(tmp_path / "a.mcap", messages)
 

@@ -1,0 +1,109 @@
+"""Logs of wire version 1, which no process speaks any more: shown, compared, and published as they are."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from latentbus.cli import app
+from latentbus.replay.options import ReplayOptions
+from latentbus.replay.run import replay_verbatim
+from pipeline.recording.inspection import Inspection, inspect_logs
+from pipeline.recording.message import LoggedMessage
+from pipeline.recording.reader import LogReader, open_logs
+from pipeline.recording.traffic import read_traffic
+from pipeline.runtime import Stop
+from pipeline.settings import BrokerSettings
+from schemas.types import AnswerType, Outcome
+from tests.integration.conftest import PATIENCE_S
+from tests.recording.golden_log import path_of
+from tests.recording.test_replay import Listener, quiet
+
+FLEET, AGAIN = path_of("v1_fleet"), path_of("v1_fleet_again")
+
+
+def _inspected(path: Path) -> Inspection:
+    with open_logs([path]) as logs:
+        return inspect_logs(logs)
+
+
+def test_inspect_shows_what_it_showed_when_the_log_was_written() -> None:
+    found = _inspected(FLEET)
+
+    assert (found.messages, found.duration_s) == (22, 9.9)
+    assert found.outcomes == {"answered": 4, "expired": 1}
+    gate, yard = found.cameras["gate"], found.cameras["yard"]
+    assert (gate.frames, gate.key_frames, gate.queries, gate.outcomes) == (3, 1, 4, {"answered": 3, "expired": 1})
+    assert (yard.frames, yard.queries, yard.outcomes) == (1, 1, {"answered": 1})
+    assert (gate.uplink_bytes, yard.uplink_bytes) == (989, 292)
+    car, count, ad_hoc = found.questions["car"], found.questions["count"], found.questions["(ad hoc)"]
+    assert (car.text, car.queries, car.answers) == ("Is there a red car?", 3, {"yes": 2})
+    assert (count.text, count.answers, count.median_latency_ms) == ("How many people wait?", {"three": 1}, 300.0)
+    assert (ad_hoc.queries, ad_hoc.answers) == (1, {"nobody at all": 1})
+    assert found.fingerprints == {"c0ffee01": 6}
+    assert found.processes == {"edge/north": "", "worker/w1": "c0ffee01"}
+    assert found.undecodable == {"foreign/topic": 1, "reply/malformed": 1}
+    assert found.families == {
+        "answer": 5,
+        "ask": 1,
+        "chunk": 2,
+        "control": 1,
+        "key": 1,
+        "open": 4,
+        "outcome": 1,
+        "question": 3,
+        "status": 2,
+    }
+
+
+def test_a_message_of_every_kind_of_version_one_is_understood() -> None:
+    messages: list[LoggedMessage] = []
+    for name in ("v1", "v1_key_frames"):
+        with LogReader(path_of(name)) as reader:
+            messages += list(reader.messages())
+    traffic = read_traffic(messages)
+
+    assert traffic.undecodable == {"foreign/topic": 1, "open/malformed": 1}
+    assert traffic.messages.total() == len(messages) - 2
+
+
+def test_the_question_of_a_client_has_its_text_and_its_answer() -> None:
+    with LogReader(FLEET) as reader:
+        traffic = read_traffic(reader.messages())
+    [query] = [query for query in traffic.queries.values() if query.ad_hoc]
+
+    assert (query.text, query.answer_type) == ("Who parks at the ramp?", AnswerType.COUNT)
+    assert (query.camera, query.outcome, query.answer_text) == ("yard", Outcome.ANSWERED, "nobody at all")
+    assert (query.deadline_ms, query.latency_ms) == (20_000, pytest.approx(300.0))
+
+
+def test_compare_brings_two_old_logs_together(tmp_path: Path) -> None:
+    out = tmp_path / "cmp.json"
+    result = CliRunner().invoke(app, ["compare", str(FLEET), str(AGAIN), "--json", str(out)])
+    figures: dict[str, Any] = json.loads(out.read_text())
+
+    assert result.exit_code == 1
+    assert "1 of 5 queries changed" in result.output
+    assert "answered 'yes' -> answered 'no'" in result.output
+    assert figures["matched_by"] == "query id"
+
+
+@pytest.mark.broker
+async def test_verbatim_replay_publishes_the_bytes_of_then(broker_settings: BrokerSettings) -> None:
+    with LogReader(FLEET) as reader:
+        recorded = list(reader.messages())
+    listener = Listener(broker_settings, "#")
+    async with listener.bus:
+        await listener.bus.wait_connected(PATIENCE_S)
+        report = await replay_verbatim(ReplayOptions((FLEET,), rate=math.inf), broker_settings, Stop(), quiet())
+        heard = await listener.until(len(recorded))
+
+    assert report.count.published == len(recorded)
+    assert sorted((topic, payload) for topic, payload, *_ in heard) == sorted(
+        (message.topic, message.payload) for message in recorded
+    )
