@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 
-from cloud_workers.look_engine import LookDone, LookEngine, LookResult
+from cloud_workers.look_engine import LookDone, LookEngine, LookFailed, LookResult
 from cloud_workers.model_thread import ModelThread
+from pipeline.containment import Containment
 from pipeline.protocol.effects import Look
 from pipeline.protocol.worker_session import WorkerSession
+from schemas.messages import RejectReason
 
 
 class Batcher:
@@ -23,6 +25,7 @@ class Batcher:
         clock: monotonic time in seconds.
         effects_due: called on the loop whenever the session may have effects: looks were taken, or results are in.
         batch_done: called on the loop with the seconds and frames of each batch.
+        containment: takes what nobody else has handled.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Batcher:
         clock: Callable[[], float],
         effects_due: Callable[[], None],
         batch_done: Callable[[float, int], None],
+        containment: Containment,
     ) -> None:
         self._session = session
         self._engine = engine
@@ -43,6 +47,7 @@ class Batcher:
         self._clock = clock
         self._effects_due = effects_due
         self._batch_done = batch_done
+        self._containment = containment
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -51,24 +56,38 @@ class Batcher:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        while True:
-            await self._woken.wait()
-            self._woken.clear()
-            while looks := self._session.take_looks(self._max_batch_frames, self._clock()):
-                self._effects_due()
-                await self._look(looks)
+        await self._containment.repeat("batcher", self._pass)
+
+    async def _pass(self) -> None:
+        await self._woken.wait()
+        # Left set until the work is done: after a pass that failed, the next one tries again.
+        while looks := self._session.take_looks(self._max_batch_frames, self._clock()):
+            self._effects_due()
+            await self._look(looks)
+        self._woken.clear()
 
     async def _look(self, looks: list[Look]) -> None:
-        seconds, results = await self._thread.call(self._timed, looks)
-        now_s = self._clock()
+        try:
+            seconds, results = await self._thread.call(self._timed, looks)
+        except Exception as error:  # noqa: BLE001 - the looks must not hang at the model for ever
+            problem = f"{type(error).__name__}: {error}"
+            self._end([LookFailed(look, RejectReason.MODEL, problem) for look in looks])
+            self._effects_due()
+            self._containment.note("batch", error)
+            return
         self._session.note_batch(seconds, len(looks))
-        for result in results:
-            if isinstance(result, LookDone):
-                self._session.finish_look(result.look, result.answers, now_s)
-            else:
-                self._session.fail_look(result.look, result.reason, result.problem)
+        self._end(results)
         self._effects_due()
         self._batch_done(seconds, len(looks))
+
+    def _end(self, results: Sequence[LookResult]) -> None:
+        now_s = self._clock()
+        for result in results:
+            with self._session.alone("look", result.look.camera, result.look.frame):
+                if isinstance(result, LookDone):
+                    self._session.finish_look(result.look, result.answers, now_s)
+                else:
+                    self._session.fail_look(result.look, result.reason, result.problem)
 
     def _timed(self, looks: list[Look]) -> tuple[float, list[LookResult]]:
         started = perf_counter()

@@ -63,11 +63,14 @@ def receive(session: WorkerSession, inbound: Inbound, now_s: float) -> None:
     topic, message = wire.decode_publish(inbound.topic, inbound.payload)
     match message:
         case Open():
-            session.receive_open(topic.name("camera"), message, now_s)
+            with session.alone("receive/open", topic.name("camera"), message.frame):
+                session.receive_open(topic.name("camera"), message, now_s)
         case Handover():
-            session.receive_handover(message, now_s)
+            with session.alone("receive/handover", message.camera, message.frame):
+                session.receive_handover(message, now_s)
         case Chunk():
-            session.receive_chunk(topic.name("camera"), message, now_s)
+            with session.alone("receive/chunk", topic.name("camera"), message.frame):
+                session.receive_chunk(topic.name("camera"), message, now_s)
         case KeyFrame():
             session.receive_key_frame(topic.name("camera"), message)
         case Gone():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from traceback import format_exception
@@ -111,33 +112,54 @@ class VlmLookEngine:
         prefixes = [(item.symbols, item.look.stop) for item in ready]
         prefixes += [scores.shortest(item.symbols) for item in again if scores is not None]
         tokens = self._store.tokens([symbols for symbols, _ in prefixes], [stop for _, stop in prefixes])
+        finite: list[bool] = torch.isfinite(tokens).flatten(1).all(dim=1).tolist()
+        results: dict[int, LookResult] = {
+            item.place: LookFailed(item.look, RejectReason.MODEL, "the decoder made tokens that are not finite")
+            for item, good in zip(ready, finite, strict=False)
+            if not good
+        }
+        if results:
+            return {**results, **self._answer([item for item in ready if item.place not in results])}
+        read_again = [(row, item) for row, item in enumerate(again, len(ready)) if finite[row]]
         frames = [row for row, item in enumerate(ready) for _ in item.look.queries]
         questions = [(query.text, query.answer_type) for item in ready for query in item.look.queries]
-        frames += range(len(ready), len(prefixes))
-        questions += [(item.look.queries[0].text, item.look.queries[0].answer_type) for item in again]
+        frames += [row for row, _ in read_again]
+        questions += [(item.look.queries[0].text, item.look.queries[0].answer_type) for _, item in read_again]
         answers = self._vlm.answer(tokens, questions, frames=frames) if questions else []
-        results: dict[int, LookResult] = {}
         at = 0
         for item in ready:
             until = at + len(item.look.queries)
             results[item.place] = self._done(item, questions[at:until], answers[at:until])
             at = until
         if scores is not None:
-            for (symbols, _), question, answer in zip(
-                prefixes[len(ready) :], questions[at:], answers[at:], strict=True
-            ):
-                scores.note_again(symbols, question, answer)
+            for (row, _), question, answer in zip(read_again, questions[at:], answers[at:], strict=True):
+                scores.note_again(prefixes[row][0], question, answer)
         return results
 
     def _done(
         self, item: _Ready, questions: Sequence[tuple[str, AnswerType]], answers: Sequence[VlmAnswer]
     ) -> LookDone:
+        # Those that are none stay out of the scores: some are judged by the mean of a look.
+        usable = [index for index, answer in enumerate(answers) if answer.finite]
         if self._scores is None:
-            values = [answer.probability for answer in answers]
+            values = [answers[index].probability for index in usable]
         else:
-            values = self._scores.of_look(item.look, item.symbols, questions, answers)
-        found = tuple(
-            LookAnswer(query.query_id, answer.text, value)
-            for query, answer, value in zip(item.look.queries, answers, values, strict=True)
+            values = self._scores.of_look(
+                item.look, item.symbols, [questions[index] for index in usable], [answers[index] for index in usable]
+            )
+        score_of = dict(zip(usable, values, strict=True))
+        return LookDone(
+            item.look,
+            tuple(
+                _answer(query.query_id, answer, score_of.get(index))
+                for index, (query, answer) in enumerate(zip(item.look.queries, answers, strict=True))
+            ),
         )
-        return LookDone(item.look, found)
+
+
+def _answer(query_id: str, answer: VlmAnswer, score: float | None) -> LookAnswer:
+    if score is None:
+        return LookAnswer(query_id, "", 0.0, "its logits are not finite")
+    if not math.isfinite(score):
+        return LookAnswer(query_id, "", 0.0, "the score of its answer is not finite")
+    return LookAnswer(query_id, answer.text, score)

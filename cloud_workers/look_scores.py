@@ -81,7 +81,7 @@ class LookScores:
 
     def note_again(self, symbols: NDArray[np.int32], question: Question, answer: VlmAnswer) -> None:
         """A frame was read once more from its shortest prefix."""
-        if self.shift is None:
+        if self.shift is None or not answer.finite:
             return
         (score,) = self._scores(symbols, self._base, [question], [answer])
         if self.shift.note(question[1], score):
@@ -114,7 +114,11 @@ class LookScores:
             blind_probability=[other.probability for other in blind],
             code_bits=bits,
         )
-        return [_one(self._score, row, kind) for row, (_, kind) in zip(features, questions, strict=True)]
+        # What the model says blindly may be no answer at all; without it nothing is safe before the whole latent.
+        return [
+            _one(self._score, row, kind) if other.finite else 0.0
+            for row, (_, kind), other in zip(features, questions, blind, strict=True)
+        ]
 
     def _blind_answers(self, questions: Sequence[Question]) -> list[VlmAnswer]:
         """What the model says to an empty prefix; each question is asked once."""

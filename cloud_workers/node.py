@@ -36,6 +36,7 @@ from pipeline.bus.base import Bus, ConnectionChange, Inbound
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.stop_shift import ShiftDetector
+from pipeline.containment import Containment
 from pipeline.logs import OncePerKind, get_logger
 from pipeline.metrics import Metrics
 from pipeline.protocol.settings import WorkerProtocolSettings
@@ -83,6 +84,7 @@ async def run_worker(settings: LatentbusSettings, stop: Stop) -> int:
     metrics = Metrics()
     with metrics.serve(worker.metrics_port), ModelThread(worker.threads) as thread:
         model = await thread.call(load_worker_model, worker)
+        containment = Containment(_log)
         identity = WorkerIdentity(name, worker.pool, secrets.randbits(32), model.spec.fingerprint4)
         session = WorkerSession(
             WorkerProtocolSettings(capacity_frames=worker.capacity_frames),
@@ -90,6 +92,7 @@ async def run_worker(settings: LatentbusSettings, stop: Stop) -> int:
             pool=worker.pool,
             fingerprint=identity.fingerprint,
             stop_rule=model.stop_rule,
+            contain=containment.note,
         )
         connection = MqttBus(
             settings.broker,
@@ -114,7 +117,14 @@ async def run_worker(settings: LatentbusSettings, stop: Stop) -> int:
             await owned.enter_async_context(connection)
             _watch_shift(metrics, model.shift)
             node = WorkerNode(
-                identity, session, bus, model.engine, thread, metrics, max_batch_frames=worker.max_batch_frames
+                identity,
+                session,
+                bus,
+                model.engine,
+                thread,
+                metrics,
+                max_batch_frames=worker.max_batch_frames,
+                containment=containment,
             )
             return await node.run(stop)
 
@@ -137,6 +147,7 @@ class WorkerNode:
         metrics: where it counts.
         max_batch_frames: frames in one batch of the model.
         clock: monotonic time in seconds.
+        containment: takes what nobody else has handled; the session's as well.
     """
 
     def __init__(
@@ -150,6 +161,7 @@ class WorkerNode:
         *,
         max_batch_frames: int,
         clock: Callable[[], float] = monotonic,
+        containment: Containment | None = None,
     ) -> None:
         self._identity = identity
         self._session = session
@@ -157,7 +169,8 @@ class WorkerNode:
         self._metrics = metrics
         self._clock = clock
         self._problems = OncePerKind(_log)
-        self._outbox = Outbox(bus, self._problems)
+        self._containment = containment or Containment(_log)
+        self._outbox = Outbox(bus, self._problems, containment=self._containment)
         self._batcher = Batcher(
             session,
             engine,
@@ -166,6 +179,7 @@ class WorkerNode:
             clock=clock,
             effects_due=self._hand_on,
             batch_done=self._batch_done,
+            containment=self._containment,
         )
         self._connected = asyncio.Event()
         self._status_due = asyncio.Event()
@@ -221,16 +235,19 @@ class WorkerNode:
                 if isinstance(event, Inbound):
                     self._receive_one(event)
                 elif event.connected:
-                    self._connection_made(event)
+                    with self._containment.around("connection"):
+                        self._connection_made(event)
             self._hand_on()
             # A backlog must not keep the other tasks from the loop.
             await asyncio.sleep(0)
 
     def _receive_one(self, inbound: Inbound) -> None:
-        try:
-            inbox.receive(self._session, inbound, self._clock())
-        except RemoteError as error:
-            self._problems.remote_error(inbox.kind_of(inbound), error, topic=inbound.topic[: topics.MAX_TOPIC_BYTES])
+        kind = inbox.kind_of(inbound)
+        with self._containment.around(f"receive/{kind}"):
+            try:
+                inbox.receive(self._session, inbound, self._clock())
+            except RemoteError as error:
+                self._problems.remote_error(kind, error, topic=inbound.topic[: topics.MAX_TOPIC_BYTES])
         # Admitted, turned away or bad: the session remembers what it must, the broker need not.
         self._bus.acknowledge(inbound)
 
@@ -242,15 +259,17 @@ class WorkerNode:
 
     async def _tick(self) -> None:
         """Tick when the session is due; any input may make it due earlier."""
-        while True:
-            due_s = self._session.next_wake_s()
-            self._timers_due.clear()
-            try:
-                async with asyncio.timeout(None if due_s is None else max(TICK_S, due_s - self._clock())):
-                    await self._timers_due.wait()
-            except TimeoutError:
-                self._session.tick(self._clock())
-                self._hand_on()
+        await self._containment.repeat("timers", self._tick_once)
+
+    async def _tick_once(self) -> None:
+        due_s = self._session.next_wake_s()
+        self._timers_due.clear()
+        try:
+            async with asyncio.timeout(None if due_s is None else max(TICK_S, due_s - self._clock())):
+                await self._timers_due.wait()
+        except TimeoutError:
+            self._session.tick(self._clock())
+            self._hand_on()
 
     async def _tell_status(self) -> None:
         """Birth at each connection; the load soon after it changed, and regularly all the same."""
@@ -283,7 +302,8 @@ class WorkerNode:
     def _hand_on(self) -> None:
         """After every input to the session: its effects to the outbox, its frames to the model, its timers running."""
         for effect in self._session.take_effects():
-            self._outbox.put_effect(effect)
+            with self._containment.around("effect"):
+                self._outbox.put_effect(effect)
         self._batcher.wake()
         self._timers_due.set()
         self._changed.set()
@@ -336,6 +356,12 @@ class WorkerNode:
         metrics.watch_counters("worker_publishes", "publishes of the worker", "result", lambda: outbox.counters)
         metrics.watch_counters(
             "messages_dropped", "messages dropped, by kind and reason", "kind", lambda: self._problems.counts
+        )
+        metrics.watch_counters(
+            "worker_contained",
+            "bugs of Latentbus that ended one message or frame",
+            "kind",
+            lambda: self._containment.counts,
         )
         metrics.watch_gauge("worker_frames", "frames held and not decided", session.unfinished)
         metrics.watch_gauge("worker_outbox_messages", "messages that wait for the broker", lambda: len(outbox))

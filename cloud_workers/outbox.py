@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.bus.base import Bus, Qos
-from pipeline.logs import OncePerKind
+from pipeline.containment import Containment
+from pipeline.logs import OncePerKind, get_logger
 from pipeline.protocol.effects import SendAnswer, WorkerEffect
 from schemas import wire
 from schemas.errors import BusError, ConnectionLostError, WireSizeError
+
+_log = get_logger(__name__)
 
 MAX_MESSAGES: Final = 4_096
 """Answers of some minutes at full load; a worker that cannot publish for longer is of no use to its edges anyway."""
@@ -45,17 +48,25 @@ class Outbox:
         problems: log of what could not be published.
         max_messages: publishes that wait; beyond it new ones are dropped and counted.
         max_bytes: their payloads.
+        containment: takes what nobody else has handled.
 
     Attributes:
         counters: what was sent, repeated, dropped and refused.
     """
 
     def __init__(
-        self, bus: Bus, problems: OncePerKind, *, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES
+        self,
+        bus: Bus,
+        problems: OncePerKind,
+        containment: Containment | None = None,
+        *,
+        max_messages: int = MAX_MESSAGES,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._bus = bus
         self._problems = problems
+        self._containment = containment or Containment(_log)
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._waiting: deque[Outgoing] = deque()
@@ -147,6 +158,9 @@ class Outbox:
         except BusError as error:
             self.counters["failed"] += 1
             self._problems.report(f"outbox/{type(error).__name__}", str(error), topic=message.topic)
+        except Exception as error:  # noqa: BLE001 - it ends this message, not the worker
+            self.counters["failed"] += 1
+            self._containment.note("publish", error)
         finally:
             self._under_way -= 1
             if not len(self):

@@ -58,6 +58,11 @@ class VlmAnswer(NamedTuple):
     entropy_nats: float
     """Of the distribution of the first token."""
 
+    @property
+    def finite(self) -> bool:
+        """Whether all numbers are; where the model's logits were not, these are not either."""
+        return all(map(math.isfinite, (self.probability, self.margin, self.entropy_nats)))
+
 
 class VlmAdapter(Protocol):
     """What a worker needs of a model."""
@@ -293,8 +298,9 @@ class TransformersVlm:
     def _read(self, ids: list[int], log_probabilities: list[float], margin: float, entropy_nats: float) -> VlmAnswer:
         count = next((index + 1 for index, token in enumerate(ids) if token in self._eos), len(ids))
         text = self._processor.tokenizer.decode(ids[:count], skip_special_tokens=True)
-        # The sum of logarithms of numbers up to 1 may end a rounding above 0.
-        probability = math.exp(min(0.0, math.fsum(log_probabilities[:count])))
+        total = math.fsum(log_probabilities[:count])
+        # The sum of logarithms of numbers up to 1 may end a rounding above 0. The least of 0 and NaN would be 0.
+        probability = math.exp(min(total, 0.0)) if math.isfinite(total) else math.nan
         return VlmAnswer(one_line(text), probability, count, margin, entropy_nats)
 
 

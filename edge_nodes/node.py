@@ -38,6 +38,7 @@ from edge_nodes.uplink import Sent, Uplink
 from pipeline.bus.base import Bus, Subscription, Will
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
+from pipeline.containment import Containment
 from pipeline.logs import get_logger
 from pipeline.metrics import Metrics
 from pipeline.protocol.thinning import Thinning
@@ -163,7 +164,8 @@ class _Node:
         if log is not None:
             self._bus = log.tap(self._connection)
             log.watch(metrics)
-        self._uplink = Uplink(self._bus, edge.uplink_kbps, clock, on_sent=self._sent)
+        self._containment = Containment(_log, sleep=clock.sleep)
+        self._uplink = Uplink(self._bus, edge.uplink_kbps, clock, on_sent=self._sent, containment=self._containment)
         self._captures: dict[str, CameraCapture] = {}
         self._problems = CameraProblems()
 
@@ -181,6 +183,7 @@ class _Node:
                 observers=self._observers,
                 group=group,
                 wake_camera=lambda camera: self._captures[camera].wake(),
+                containment=self._containment,
             )
             self._captures = self._make_captures(site)
             self._watch(site)
@@ -291,6 +294,12 @@ class _Node:
         metrics.watch_counters("messages_dropped", "Bad messages by kind", "kind", lambda: site.problems.counts)
         metrics.watch_counters(
             "source_problems", "What went wrong at a camera, by kind", ("camera", "kind"), self._source_problems
+        )
+        metrics.watch_counters(
+            "edge_contained",
+            "Bugs of Latentbus that ended one message or frame",
+            "kind",
+            lambda: self._containment.counts,
         )
         metrics.watch_counters(
             "captures_missed",

@@ -20,6 +20,7 @@ from edge_nodes.sources import CapturedFrame
 from edge_nodes.uplink import Uplink
 from pipeline.bus.base import ConnectionChange, Inbound
 from pipeline.codec.key_frame_policy import KeyFramePolicy
+from pipeline.containment import Containment
 from pipeline.logs import OncePerKind, get_logger
 from pipeline.protocol.edge_frame import query_id_of
 from pipeline.protocol.edge_session import EdgeSession
@@ -83,6 +84,7 @@ class Site:
         observers: who watches.
         group: where work that a message starts runs.
         wake_camera: called with a camera that shall take a frame now.
+        containment: takes what nobody else has handled.
 
     Attributes:
         session: the protocol machine.
@@ -105,6 +107,7 @@ class Site:
         observers: Sequence[EdgeObserver],
         group: asyncio.TaskGroup,
         wake_camera: Callable[[str], None],
+        containment: Containment,
     ) -> None:
         self._settings = settings
         self._boot = boot
@@ -119,6 +122,7 @@ class Site:
         self._group = group
         self._tasks: set[asyncio.Task[None]] = set()
         self.problems = OncePerKind(_log)
+        self.containment = containment
         self.board = QuestionBoard(settings.questions, self.problems)
         self.desk = AskDesk(
             journal,
@@ -154,14 +158,18 @@ class Site:
         """Take in one event of the bus."""
         now_s = self._clock.now_s()
         if isinstance(event, ConnectionChange):
-            self._connection(event, now_s)
+            with self.containment.around("connection"):
+                self._connection(event, now_s)
         else:
+            family = event.topic.removeprefix(f"{topics.ROOT}/").partition("/")[0]
             try:
                 self._message(event, now_s)
             except RemoteError as error:
-                family = event.topic.removeprefix(f"{topics.ROOT}/").partition("/")[0]
                 self.problems.remote_error(family, error, topic=event.topic)
                 self._uplink.acknowledge(event)
+            except Exception as error:  # noqa: BLE001 - it ends this message, not the site
+                self._uplink.acknowledge(event)
+                self.containment.note(f"receive/{family}", error)
         self._pump()
 
     def _connection(self, change: ConnectionChange, now_s: float) -> None:
@@ -307,15 +315,20 @@ class Site:
 
     async def timers(self) -> None:
         """Let time pass for session and desk, until cancelled."""
-        while True:
-            self._wake_s = self._next_wake_s()
-            self._rearm.clear()
-            if self._wake_s is None:
-                await self._rearm.wait()
-            elif (wait_s := self._wake_s - self._clock.now_s()) > 0:
-                await first_of(self._clock.sleep(wait_s), self._rearm.wait())
-            now_s = self._clock.now_s()
+        await self.containment.repeat("timers", self._tick_once)
+
+    async def _tick_once(self) -> None:
+        self._wake_s = self._next_wake_s()
+        self._rearm.clear()
+        if self._wake_s is None:
+            await self._rearm.wait()
+        elif (wait_s := self._wake_s - self._clock.now_s()) > 0:
+            await first_of(self._clock.sleep(wait_s), self._rearm.wait())
+        now_s = self._clock.now_s()
+        try:
             self.session.tick(now_s)
+        finally:
+            # What one frame does to the session keeps no question of a client waiting.
             for outcome in self.desk.expire(now_s):
                 self._decide_ad_hoc(outcome, published=False)
             self._pump()
@@ -379,7 +392,8 @@ class Site:
     def _pump(self) -> None:
         """Carry out what the session wants, and wake the timers if something is due earlier than they know."""
         for effect in self.session.take_effects():
-            self._carry_out(effect)
+            with self.containment.around("effect"):
+                self._carry_out(effect)
         wake_s = self._next_wake_s()
         if wake_s is not None and (self._wake_s is None or wake_s < self._wake_s):
             self._rearm.set()
@@ -440,9 +454,13 @@ class Site:
         self._spawn(self.desk.decided(message, published=published), f"decided {message.query_id}")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = self._group.create_task(work, name=name)
+        task = self._group.create_task(self._contained(work, name.partition(" ")[0]), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _contained(self, work: Coroutine[Any, Any, None], where: str) -> None:
+        with self.containment.around(where):
+            await work
 
     def _wake_for_ask(self, wake_camera: Callable[[str], None]) -> Callable[[str], None]:
         def wake(camera: str) -> None:

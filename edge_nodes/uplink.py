@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from edge_nodes.clock import Clock
 from pipeline.bus.base import Bus, Inbound, Qos
 from pipeline.bus.wire_cost import puback_wire_bytes, publish_property_bytes, publish_wire_bytes
+from pipeline.containment import Containment
 from pipeline.logs import OncePerKind, get_logger
 from pipeline.protocol.bucket import UplinkBucket
 from pipeline.protocol.departure_queue import DepartureQueue
@@ -62,12 +63,21 @@ class Uplink:
         rate_kbps: rate in 1000 bits a second; None has no limit.
         clock: the edge's clock.
         on_sent: told about each publish that left.
+        containment: takes what nobody else has handled.
 
     Attributes:
         counters: what did not go as planned, by reason; what the queue withdrew or merged is among them.
     """
 
-    def __init__(self, bus: Bus, rate_kbps: float | None, clock: Clock, *, on_sent: Callable[[Sent], None]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        rate_kbps: float | None,
+        clock: Clock,
+        *,
+        on_sent: Callable[[Sent], None],
+        containment: Containment | None = None,
+    ) -> None:
         self._bus = bus
         self._bucket = UplinkBucket(rate_kbps)
         self._clock = clock
@@ -80,6 +90,7 @@ class Uplink:
         self._work = asyncio.Event()
         self._moved = asyncio.Event()
         self._problems = OncePerKind(_log)
+        self._containment = containment or Containment(_log, sleep=clock.sleep)
 
     @property
     def unsent(self) -> int:
@@ -135,7 +146,7 @@ class Uplink:
                     self._moved.set()  # the last ones may have been withdrawn
                     continue
                 self._in_flight += 1
-                payload = self._stamp(departure)
+                payload = self._stamped(departure)
                 if payload is None:
                     self._ended()
                 elif departure.qos:
@@ -143,6 +154,16 @@ class Uplink:
                 else:
                     # In line: what follows about the same frame must not overtake it.
                     await self._publish(departure, payload)
+
+    def _stamped(self, departure: Departure) -> bytes | None:
+        """The message as it leaves, None when there is none; one that cannot be made ends alone."""
+        try:
+            return self._stamp(departure)
+        except Exception as error:  # noqa: BLE001 - the queue must go on
+            with self._containment.around("departure"):
+                self._failed(departure, error)
+            self._containment.note("departure", error)
+            return None
 
     def _stamp(self, departure: Departure) -> bytes | None:
         now_s = self._clock.now_s()
@@ -191,9 +212,13 @@ class Uplink:
                 self._failed(departure, error)
         except BusError as error:
             self._failed(departure, error)
+        except Exception as error:  # noqa: BLE001 - the queue must go on
+            self._failed(departure, error)
+            self._containment.note("publish", error)
         else:
             if departure.done is not None:
-                departure.done(result.no_subscribers)
+                with self._containment.around("published"):
+                    departure.done(result.no_subscribers)
         finally:
             self._ended()
 

@@ -25,7 +25,8 @@
         ├── BitstreamError             a latent chunk that does not decode under the tables
         └── FingerprintError           latents of another model or codec than this pool's
 
-The split decides what happens next: a worker drops a peer's bad message and goes on, and stops on its own bug.
+The split decides what happens next: a worker drops a peer's bad message and goes on. Its own bug ends the
+message or frame that met it, see :mod:`pipeline.containment`.
 """
 
 from __future__ import annotations

@@ -11,11 +11,15 @@ import uvloop
 from hypothesis import HealthCheck, settings
 
 from broker_config.launcher import LocalBroker
+from pipeline.containment import raise_contained
 from pipeline.settings import BrokerSettings
 
 # Tiny models gain nothing from a second thread, and wait for it at every layer when the machine is busy: fifty times as
 # long was measured. Read when a process first loads torch, the workers that tests start included.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A bug that a running process would contain is to fail the test that meets it.
+raise_contained(True)
 
 # A busy machine is no failure: a test run shares its cores with a broker and with models.
 settings.register_profile("latentbus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -41,3 +45,11 @@ def broker() -> Iterator[LocalBroker]:
 def broker_settings(broker: LocalBroker) -> BrokerSettings:
     """How to reach :func:`broker`."""
     return BrokerSettings(host=broker.host, port=broker.port)
+
+
+@pytest.fixture
+def contained() -> Iterator[None]:
+    """Bugs are contained in this test, as in a running process."""
+    raise_contained(False)
+    yield
+    raise_contained(True)

@@ -111,7 +111,8 @@ class ShiftDetector:
             Whether `shifted` has just changed.
         """
         place = self.calibration.place(answer_type, score)
-        if place is None:
+        # One number that is none would make the distance of its whole window none, and so hide a shift.
+        if place is None or not math.isfinite(place):
             return False
         self._window.append(place)
         if len(self._window) < WINDOW_LOOKS:

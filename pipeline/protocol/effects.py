@@ -294,8 +294,10 @@ class LookAnswer:
         query_id: the query.
         text: the answer.
         score: in [0, 1], what the stop rule compares with its threshold.
+        problem: why there is no answer: the model made something else than one. Text and score say nothing then.
     """
 
     query_id: str
     text: str
     score: float
+    problem: str = ""

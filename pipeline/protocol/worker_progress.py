@@ -7,6 +7,7 @@ is dropped in silence, because the edge, whose clock the deadline is on, says *e
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 
 from pipeline.protocol.reasons import EDGE_LOST, OVERLOAD
 from pipeline.protocol.settings import WorkerProtocolSettings
@@ -188,6 +189,16 @@ class Progress:
         if frame.queries:
             self._voice.reject(frame.camera, frame, RejectReason.KEY_FRAME)
         self._frames.forget(frame, WorkerEvent.GIVEN_UP)
+
+    def abandon(self, frame: WorkerFrame, reason: str) -> None:
+        """Fail what is left of a frame, whatever state a bug of ours has left it in."""
+        for query_id, query in list(frame.queries.items()):
+            # Perhaps the answer at hand is what cannot be said.
+            query.text, query.score, query.prefix = None, 0.0, 0
+            with suppress(ValueError):
+                self.decide(frame, query_id, Outcome.FAILED, reason)
+        frame.queries.clear()
+        self._frames.drop(frame)
 
     def give_up(self, frame: WorkerFrame) -> None:
         """Forget a standing frame that the model has no time for; its edge hears of it.

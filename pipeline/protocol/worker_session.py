@@ -50,8 +50,10 @@ Who does what: :mod:`~pipeline.protocol.worker_admission` takes frames in and pa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from math import isfinite
 
 from pipeline.protocol.effects import ChunkData, Look, LookAnswer, LookQuery, ReplyTo, WorkerEffect
 from pipeline.protocol.settings import WorkerProtocolSettings
@@ -64,7 +66,7 @@ from pipeline.protocol.worker_progress import Progress
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_store import FrameStore
 from pipeline.protocol.worker_voice import WorkerVoice
-from schemas.errors import BitstreamError, FingerprintError, TopicError
+from schemas.errors import BitstreamError, FingerprintError, RemoteError, TopicError
 from schemas.messages import (
     Ask,
     Chunk,
@@ -77,7 +79,7 @@ from schemas.messages import (
     Status,
     Text,
 )
-from schemas.types import Outcome
+from schemas.types import FrameId, Outcome
 
 
 class WorkerSession:
@@ -89,8 +91,9 @@ class WorkerSession:
         pool: its pool.
         fingerprint: first 4 bytes of the codec's fingerprint.
         stop_rule: when an answer is safe; its ladder ends at the whole latent.
-
         schedule: makes the rule of what goes first from the settings and the pace.
+        contain: called with an error that nobody has handled, and where it arose, after the frame that met it was
+            ended; raises it by default.
 
     Attributes:
         counters: what happened, by reason; the process exports them.
@@ -105,9 +108,11 @@ class WorkerSession:
         fingerprint: bytes,
         stop_rule: StopRule,
         schedule: Callable[[WorkerProtocolSettings, WorkerPace], Schedule] = Schedule,
+        contain: Callable[[str, Exception], None] | None = None,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._settings = settings
+        self._contain = contain
         self._fingerprint = fingerprint
         self._stop_rule = stop_rule
         self._latent_count = stop_rule.ladder[-1]
@@ -303,16 +308,16 @@ class WorkerSession:
             self._progress.give_up(frame)
         looks = []
         for frame in picked.batch:
-            self._frames.touch(frame)
-            frame.move(WorkerEvent.LOOK_TAKEN)
-            frame.looks += 1
-            known = [
-                LookQuery(query_id, query.question_id, question.text, question.answer_type, question.risk)
-                for query_id, query in frame.queries.items()
-                if (question := self._questions.get(query.question_id)) is not None
-            ]
-            looks.append(frame.look(known))
-            self._progress.keep_alive(frame, now_s)
+            with self.alone("look taken", frame.camera, frame.frame):
+                frame.move(WorkerEvent.LOOK_TAKEN)
+                frame.looks += 1
+                known = [
+                    LookQuery(query_id, query.question_id, question.text, question.answer_type, question.risk)
+                    for query_id, query in frame.queries.items()
+                    if (question := self._questions.get(query.question_id)) is not None
+                ]
+                self._progress.keep_alive(frame, now_s)
+                looks.append(frame.look(known))
         if looks:
             self._pace.batch_starts(len(looks), now_s)
         return looks
@@ -330,6 +335,14 @@ class WorkerSession:
                 continue
             if now_s >= query.deadline_s:
                 self._progress.drop_late(frame, answer.query_id)
+                continue
+            problem = answer.problem
+            if not problem and not (isfinite(answer.score) and 0.0 <= answer.score <= 1.0):
+                problem = f"a score of {answer.score}"
+            if problem:
+                # Another worker has the same model: the frame must not go round the pool.
+                self.counters["query_failed_model"] += 1
+                self._progress.decide(frame, answer.query_id, Outcome.FAILED, f"model: {problem}"[:200])
                 continue
             query.text, query.score, query.prefix = answer.text, answer.score, look.stop
             how = asked[answer.query_id]
@@ -378,12 +391,13 @@ class WorkerSession:
     def tick(self, now_s: float) -> None:
         """Let time pass: deadlines, repeated requests, lease renewal, hand-over."""
         for frame in self._frames.take_due(now_s):
-            self._progress.finalise_late(frame, now_s)
-            if not frame.queries:
-                continue
-            if frame.timer_s is not None and frame.timer_s <= now_s:
-                self._progress.repeat(frame, now_s)
-            self._progress.keep_alive(frame, now_s)
+            with self.alone("tick", frame.camera, frame.frame):
+                self._progress.finalise_late(frame, now_s)
+                if not frame.queries:
+                    continue
+                if frame.timer_s is not None and frame.timer_s <= now_s:
+                    self._progress.repeat(frame, now_s)
+                self._progress.keep_alive(frame, now_s)
         self._admission.pass_on(now_s)
 
     def connection_made(self, now_s: float) -> None:
@@ -400,6 +414,30 @@ class WorkerSession:
         self._admission.draining = True
         self._progress.end_orphans()
         self._admission.pass_on(now_s)
+
+    # ---- our own bugs -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def alone(self, where: str, camera: str, frame: FrameId) -> Iterator[None]:
+        """Work on one frame: an error that nobody has handled ends this frame and no other.
+
+        What is left of it fails for good: another worker would meet the same bug.
+
+        Raises:
+            RemoteError: a peer's error, as it is.
+        """
+        try:
+            yield
+        except RemoteError:
+            raise
+        except Exception as error:
+            self.counters["frames_contained"] += 1
+            held = self._frames.find(camera, frame)
+            if held is not None:
+                self._progress.abandon(held, f"internal: {type(error).__name__}")
+            if self._contain is None:
+                raise
+            self._contain(where, error)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 

@@ -81,6 +81,11 @@ class FrameStore:
     def forget(self, frame: WorkerFrame, event: WorkerEvent) -> None:
         """A frame is done here."""
         frame.move(event)
+        self.drop(frame)
+
+    def drop(self, frame: WorkerFrame) -> None:
+        """Forget a frame, whatever stage it is at."""
+        frame.stage = WorkerStage.DONE
         self.held_bytes -= frame.held_bytes
         del self._frames[frame.camera, frame.frame]
 

@@ -17,6 +17,8 @@ from cloud_workers.node import WorkerNode
 from cloud_workers.status import WorkerIdentity
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
+from pipeline.containment import Containment
+from pipeline.logs import get_logger
 from pipeline.metrics import Metrics
 from pipeline.protocol.effects import Look, LookAnswer
 from pipeline.protocol.settings import WorkerProtocolSettings
@@ -72,6 +74,7 @@ class RunningWorker:
     stop: Stop
     metrics: Metrics
     task: asyncio.Task[int]
+    session: WorkerSession
 
     def sample(self, name: str, **labels: str) -> float:
         """A metric now."""
@@ -90,12 +93,14 @@ async def running_worker(
 ) -> AsyncIterator[RunningWorker]:
     """A worker, ready; cancelled at the end unless the test has stopped it."""
     identity = WorkerIdentity(name, "main", 7, FINGERPRINT)
+    containment = Containment(get_logger(__name__))
     session = WorkerSession(
         protocol or WorkerProtocolSettings(capacity_frames=capacity_frames),
         worker=name,
         pool="main",
         fingerprint=FINGERPRINT,
         stop_rule=RULE,
+        contain=containment.note,
     )
     bus = MqttBus(
         BrokerSettings(host=broker.host, port=broker.port),
@@ -106,13 +111,15 @@ async def running_worker(
     engine, stop, metrics = ScriptedEngine(), Stop(drain_timeout_s), Metrics()
     with ModelThread() as thread:
         async with bus:
-            node = WorkerNode(identity, session, bus, engine, thread, metrics, max_batch_frames=4)
+            node = WorkerNode(
+                identity, session, bus, engine, thread, metrics, max_batch_frames=4, containment=containment
+            )
             task = asyncio.create_task(node.run(stop), name=name)
             try:
                 if await_ready:
                     async with asyncio.timeout(WAIT_S):
                         await stop.ready.wait()
-                yield RunningWorker(node, bus, engine, stop, metrics, task)
+                yield RunningWorker(node, bus, engine, stop, metrics, task, session)
             finally:
                 engine.gate.set()
                 task.cancel()

@@ -83,7 +83,7 @@ class FakeBus:
 
 @asynccontextmanager
 async def running(bus: FakeBus, **bounds: int) -> AsyncIterator[Outbox]:
-    outbox = Outbox(bus, OncePerKind(get_logger(__name__)), **bounds)
+    outbox = Outbox(bus, OncePerKind(get_logger(__name__)), None, **bounds)
     task = asyncio.create_task(outbox.run())
     yield outbox
     task.cancel()

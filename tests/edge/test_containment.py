@@ -1,0 +1,65 @@
+"""Bugs placed into a running edge: one message ends, the site lives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_nodes.site import Site
+from pipeline.protocol.edge_session import EdgeSession
+from pipeline.protocol.effects import SendOpen
+from pipeline.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
+from schemas.types import Outcome
+from tests.edge.running import running
+from tests.edge.support import ScriptedWorker
+
+pytestmark = [pytest.mark.broker, pytest.mark.usefixtures("contained")]
+
+
+def once(method: Callable[..., Any]) -> tuple[Callable[..., Any], list[object]]:
+    """The method with a bug that shows at its first call, and what was raised."""
+    raised: list[object] = []
+
+    def with_bug(*args: Any, **kwargs: Any) -> Any:
+        if not raised:
+            raised.append(KeyError("a bug"))
+            raise KeyError("a bug")
+        return method(*args, **kwargs)
+
+    return with_bug, raised
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (EdgeSession, "receive_answer"),
+        (EdgeSession, "tick"),
+        (EdgeSession, "left_uplink"),
+        (SendOpen, "message"),
+        (Site, "_end"),
+    ],
+)
+async def test_a_site_lives_on_and_gets_later_answers(
+    broker_settings: BrokerSettings, codec_dir: Path, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> None:
+    with_bug, raised = once(getattr(owner, name))
+    monkeypatch.setattr(owner, name, with_bug)
+    edge = EdgeSettings(
+        site="depot",
+        codec=codec_dir,
+        cameras={"gate": CameraSettings(source="test:1", interval_s=0.1, questions=("car",))},
+        questions={"car": QuestionSettings(text="Is there a car?", deadline_ms=5_000)},
+    )
+    async with (
+        asyncio.timeout(30),
+        ScriptedWorker(broker_settings) as worker,
+        running(LatentbusSettings(broker=broker_settings, edge=edge)) as site,
+    ):
+        while not (raised and any(end.outcome is Outcome.ANSWERED for end in site.watcher.ended)):
+            camera, opened = await worker.next_open()
+            await worker.answer_all(camera, opened)
+        assert not site.task.done()
