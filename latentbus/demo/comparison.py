@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from cloud_workers.vlm import TransformersVlm
-from edge_nodes.encoder import OnnxEncoder, resized
+from edge_nodes.encoder import OnnxEncoder
 from edge_nodes.uplink import CHARGE_TLS
 from latentbus.demo.image_search import ImageSearch, Score
 from latentbus.demo.scoring import same_answer
 from pipeline.bus.wire_cost import publish_wire_bytes
+from pipeline.codec.frame_fit import fit_frame
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
 from schemas import topics, wire
@@ -114,7 +115,7 @@ class Comparison:
         self._pool = pool
         self._check_stop = check_stop
         self.spec = self._encoder.spec
-        self.pixels = np.stack([resized(frame.pixels, self.spec.image_size_px) for frame in frames])
+        self.pixels = np.stack([fit_frame(frame.pixels, self.spec.image_size_px, self.spec.fit) for frame in frames])
         """uint8 [F, S, S, 3], as the encoder sees them."""
         self._latents: list[EncodedLatent] = []
         for batch in self._batches(len(frames)):

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers.utils.logging import disable_progress_bar
 
+from edge_nodes.sources.video_reader import VideoReader
 from latentbus.demo.comparison import ComparedFrame, ComparedQuery, Comparison, Way, share
 from latentbus.demo.fleet import DemoCamera
 from latentbus.demo.ledger import FrameRow, Ledger, QueryRow
@@ -20,7 +21,6 @@ from latentbus.demo.scoring import same_answer
 from latentbus.demo.summary import Row, Rows
 from pipeline.codec.bundled import bundled_codec_dir, bundled_vlm_dir
 from pipeline.runtime import Stop
-from pipeline.scenes.video import decode_frames
 from schemas.errors import LocalError
 from schemas.types import Outcome
 
@@ -192,10 +192,14 @@ def _frames_at(camera: DemoCamera, indices: set[int], check_stop: Callable[[], N
     found: dict[int, NDArray[np.uint8]] = {}
     if not indices:
         return found
-    for index, pixels in enumerate(decode_frames(camera.video)):
-        check_stop()
-        if index in indices:
-            found[index] = pixels
-            if len(found) == len(indices):
-                break
+    reader = VideoReader(camera.video)
+    try:
+        for frame in reader.frames():
+            check_stop()
+            if frame.index in indices:
+                found[frame.index] = frame.pixels()
+                if len(found) == len(indices):
+                    break
+    finally:
+        reader.close()
     return found

@@ -35,6 +35,18 @@ MAX_VLM_ID_CHARS: Final = 200
 _MAX_PROBLEM_CHARS: Final = 200
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FitFilter = Literal["box", "bilinear", "hamming", "bicubic", "lanczos"]
+
+
+class FrameFit(BaseModel):
+    """How a frame of any size becomes the encoder's input; `pipeline.codec.frame_fit` does it."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    mode: Literal["stretch"] = "stretch"
+    """To the square, the aspect ratio given up: nothing is cut off, and no token is spent on a border."""
+    filter: FitFilter = "hamming"
+    """Antialiasing: as sharp as bicubic at the cost of bilinear, 0.35 ms for 256 px against 0.8 ms with Lanczos."""
 
 
 class CodecSpec(BaseModel):
@@ -60,6 +72,8 @@ class CodecSpec(BaseModel):
     tiles_per_edge: Annotated[int, Field(ge=1, le=16)] = 1
     """1: a frame is one image of the VLM. 2 and more: it is cut into so many tiles along each edge, row by row, and a
     global view behind them, each an image of the VLM."""
+    fit: FrameFit = FrameFit()
+    """What frames of another size go through. A folder that does not say it was made when there was one way."""
     ladder: Annotated[tuple[int, ...], Field(min_length=1, strict=False)]
     """Prefix lengths at which the stop rule looks, ascending; the last one is the whole latent."""
     base_latents: int

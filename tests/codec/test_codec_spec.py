@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.codec.bundled import MODELS_DIR_VARIABLE, bundled_codec_dir, bundled_vlm_dir
-from pipeline.codec.spec import CodecSpec, hash_file, hash_vlm, load_codec_spec
+from pipeline.codec.spec import CodecSpec, FrameFit, hash_file, hash_vlm, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
 from schemas.errors import ArtifactError
 
@@ -54,12 +54,21 @@ def test_the_edge_needs_no_decoder_weights(folder: Path) -> None:
     assert load_codec_spec(folder).name == "klt"
 
 
+def test_a_spec_says_how_frames_are_fitted_and_one_that_does_not_means_the_first_way(folder: Path) -> None:
+    spec = load_codec_spec(folder)
+    content = json.loads((folder / "codec.json").read_text())
+    assert content.pop("fit") == {"mode": "stretch", "filter": "hamming"}
+    (folder / "codec.json").write_text(json.dumps(content))
+    assert load_codec_spec(folder) == spec
+
+
 def test_fingerprint_changes_with_what_symbols_mean_and_only_then(folder: Path) -> None:
     spec = load_codec_spec(folder)
     assert spec.model_copy(update={"ladder": (4,), "base_latents": 4}).fingerprint == spec.fingerprint
     for change in (
         {"version": 2}, {"vlm_sha256": "0" * 64}, {"codec_sha256": "0" * 64}, {"tables_sha256": "0" * 64},
         {"vlm_id": "other"}, {"token_count": 17}, {"name": "meta_autoencoder"}, {"image_size_px": 64},
+        {"fit": FrameFit(filter="lanczos")},
     ):  # fmt: skip
         assert spec.model_copy(update=change).fingerprint != spec.fingerprint, change
 
@@ -76,6 +85,8 @@ def test_fingerprint_changes_with_what_symbols_mean_and_only_then(folder: Path) 
         ({"format": 2}, "format"),
         ({"vlm_sha256": "xyz"}, "vlm_sha256"),
         ({"surprise": 1}, "surprise"),
+        ({"fit": {"mode": "crop"}}, "fit.mode"),
+        ({"fit": {"filter": "nearest"}}, "fit.filter"),
     ],
 )
 def test_a_wrong_spec_names_the_field(folder: Path, changes: dict[str, Any], message: str) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_nodes.encoder import EncoderThread, OnnxEncoder, resized
+from edge_nodes.encoder import EncoderThread, OnnxEncoder
 from pipeline.codec.bitstream import decode_chunk
-from pipeline.codec.spec import ENCODER_FILE, SPEC_FILE, TABLES_FILE, hash_file
+from pipeline.codec.frame_fit import fit_frame
+from pipeline.codec.spec import ENCODER_FILE, SPEC_FILE, TABLES_FILE, FrameFit, hash_file, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
 from schemas.errors import ArtifactError
 from tests.edge.support import IMAGE_PX, LATENT_DIM, LATENTS, grey, write_codec
@@ -41,13 +42,29 @@ def test_frames_are_encoded_independently_of_their_batch(codec_dir: Path) -> Non
 def test_resizing_averages_instead_of_picking_pixels() -> None:
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255
-    small = resized(stripes, IMAGE_PX)
+    small = fit_frame(stripes, IMAGE_PX, FrameFit())
     assert small.shape == (IMAGE_PX, IMAGE_PX, 3)
     assert np.abs(small.astype(int) - 127).max() < 12
     same = grey(7, IMAGE_PX, IMAGE_PX)
-    assert resized(same, IMAGE_PX) is same
+    assert fit_frame(same, IMAGE_PX, FrameFit()) is same
     wide = np.asarray(Image.linear_gradient("L").convert("RGB").resize((300, 100)))
-    assert resized(wide, IMAGE_PX).shape == (IMAGE_PX, IMAGE_PX, 3)
+    assert fit_frame(wide, IMAGE_PX, FrameFit()).shape == (IMAGE_PX, IMAGE_PX, 3)
+
+
+def test_frames_are_fitted_by_the_rule_of_the_codec(codec_dir: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(codec_dir, tmp_path / "codec")
+    frame = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
+    before = load_codec_spec(folder)
+    before.model_copy(update={"fit": FrameFit(filter="lanczos")}).save(folder)
+    after = load_codec_spec(folder)
+    assert after.fingerprint != before.fingerprint
+    for spec, path in ((before, codec_dir), (after, folder)):
+        encoder = OnnxEncoder(path)
+        (by_the_edge,) = encoder.encode([frame])
+        (by_hand,) = encoder.encode([fit_frame(frame, IMAGE_PX, spec.fit)])
+        assert np.array_equal(by_the_edge.symbols, by_hand.symbols)
+    one, other = (fit_frame(frame, IMAGE_PX, spec.fit) for spec in (before, after))
+    assert not np.array_equal(one, other)
 
 
 async def test_encoding_leaves_the_event_loop_alone(codec_dir: Path) -> None:

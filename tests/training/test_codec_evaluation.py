@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
+from pipeline.codec.frame_fit import fit_frame
+from pipeline.codec.spec import FrameFit
 from schemas.errors import ArtifactError, ConfigError
 from schemas.types import AnswerType
 from tests.cloud.tiny_codec import write_codec, write_vlm
@@ -194,7 +196,7 @@ def test_own_frames_are_split_and_resized(tmp_path: Path) -> None:
     folder, questions = write_own(
         tmp_path, [line(f"{number}.png", truth=" Yes") for number in (3, 0, 1, 2)] + ["", line("3.png", kind="other")]
     )
-    found = own_set(OwnFrames(folder, questions), 32)
+    found = own_set(OwnFrames(folder, questions), 32, FrameFit())
     assert found.report.frames.shape == (2, 32, 32, 3)
     assert len(found.selection) == 2
     everything = (*found.report.asked, *found.selection.asked)
@@ -204,13 +206,30 @@ def test_own_frames_are_split_and_resized(tmp_path: Path) -> None:
     assert [item.frame for item in found.report.asked] == sorted(item.frame for item in found.report.asked)
 
 
+@pytest.mark.parametrize("fit", [FrameFit(), FrameFit(filter="lanczos")])
+def test_own_frames_are_fitted_as_the_edge_fits_them_and_turned_as_they_are_meant(
+    tmp_path: Path, fit: FrameFit
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 160, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    image.save(tmp_path / "plain.png")
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6  # to be turned by 90 degrees clockwise
+    image.save(tmp_path / "phone.png", exif=turned)
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("\n".join(line(name) for name in ("plain.png", "phone.png")))
+    (first, second) = OwnFrames(tmp_path, questions).part(0, 2, 32, fit).frames
+    expected = [fit_frame(pixels, 32, fit), fit_frame(np.rot90(pixels, -1), 32, fit)]
+    assert all(any(np.array_equal(frame, wanted) for frame in (first, second)) for wanted in expected)
+
+
 def test_parts_of_own_frames_are_disjoint_and_together_all(tmp_path: Path) -> None:
     folder, questions = write_own(tmp_path, [line(f"{number}.png") for number in range(11)], images=11)
     own = OwnFrames(folder, questions)
     sizes = own.sizes([0.15, 0.15, 0.4, 0.3])
     assert sum(sizes) == len(own) == 11
     edges = np.cumsum([0, *sizes]).tolist()
-    parts = [own.part(start, stop, 32) for start, stop in pairwise(edges)]
+    parts = [own.part(start, stop, 32, FrameFit()) for start, stop in pairwise(edges)]
     seen = [frame.tobytes() for part in parts for frame in part.frames]
     assert len(seen) == len(set(seen)) == 11
     assert [len(part.asked) for part in parts] == sizes
@@ -235,21 +254,21 @@ def test_parts_of_own_frames_are_disjoint_and_together_all(tmp_path: Path) -> No
 def test_a_bad_line_is_named(tmp_path: Path, broken: str, message: str) -> None:
     folder, questions = write_own(tmp_path, [line("2.png"), broken, line("0.png"), line("3.png")])
     with pytest.raises(ConfigError, match=message):
-        own_set(OwnFrames(folder, questions), 32)
+        own_set(OwnFrames(folder, questions), 32, FrameFit())
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
     folder, questions = write_own(tmp_path, [line(f"{number}.png") for number in range(3)] + [line("no.png")])
     with pytest.raises(ArtifactError, match=r"no\.png.*questions\.jsonl:4"):
-        own_set(OwnFrames(folder, questions), 32)
+        own_set(OwnFrames(folder, questions), 32, FrameFit())
     (folder / "no.png").write_text("no image")
     with pytest.raises(ArtifactError, match=r"no\.png"):
-        own_set(OwnFrames(folder, questions), 32)
+        own_set(OwnFrames(folder, questions), 32, FrameFit())
     with pytest.raises(ArtifactError, match="none"):
         OwnFrames(folder, folder / "none")
     questions.write_text(line())
     with pytest.raises(ConfigError, match="need 4 or more"):
-        own_set(OwnFrames(folder, questions), 32)
+        own_set(OwnFrames(folder, questions), 32, FrameFit())
 
 
 def test_a_run_measures_everything_and_can_be_drawn(made: Path, tmp_path: Path) -> None:

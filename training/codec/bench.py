@@ -142,5 +142,5 @@ class CodecBench:
     def _own_frames(self, own: OwnFrames, name: str) -> tuple[AskedFrames, Tensor]:
         edges = [0, *accumulate(own.sizes(list(OWN_SHARES.values())))]
         at = list(OWN_SHARES).index(name)
-        data = own.part(edges[at], edges[at + 1], self.spec.image_size_px)
+        data = own.part(edges[at], edges[at + 1], self.spec.image_size_px, self.spec.fit)
         return data, self.frozen.image_path.of_frames(data.frames).half()

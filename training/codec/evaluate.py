@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cloud_workers.vlm import TransformersVlm
 from pipeline.codec.prefix_decoder_torch import load_transform
-from pipeline.codec.spec import TABLES_FILE, CodecSpec, load_codec_spec
+from pipeline.codec.spec import TABLES_FILE, CodecSpec, FrameFit, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
 from schemas.errors import ConfigError
 from training.codec.answers import answers_of
@@ -108,7 +108,7 @@ def evaluate_codec(wanted: Evaluation, progress: Progress = print) -> dict[str, 
     specs = [load_codec_spec(folder) for folder in wanted.codec_dirs]
     for spec in specs:
         spec.check_vlm(wanted.vlm_dir)
-        if (spec.image_size_px, spec.tiles_per_edge) != (specs[0].image_size_px, specs[0].tiles_per_edge):
+        if _frames_of(spec) != _frames_of(specs[0]):
             raise ConfigError("--codec", "codecs of different operating points: their frames are not the same")
     vlm, frozen = open_vlm(wanted.vlm_dir, "evaluated", tiles_per_edge=specs[0].tiles_per_edge)
     bench = _Bench(wanted, specs, vlm, frozen, progress)
@@ -120,11 +120,19 @@ def evaluate_codec(wanted: Evaluation, progress: Progress = print) -> dict[str, 
         ],
         "seed": wanted.seed,
     }
-    sets = [own_set(wanted.own, frozen.image_size_px)] if wanted.own else [bench.drawn(wanted.domain, None)]
+    if wanted.own:
+        sets = [own_set(wanted.own, frozen.image_size_px, specs[0].fit)]
+    else:
+        sets = [bench.drawn(wanted.domain, None)]
     report |= bench.measure(sets[0])
     if wanted.photos is not None:
         report["domains"] = {"photographs": bench.measure(bench.drawn("photographs", wanted.photos))}
     return report
+
+
+def _frames_of(spec: CodecSpec) -> tuple[int, int, FrameFit]:
+    """What decides which pixels a codec gets to see of a frame."""
+    return spec.image_size_px, spec.tiles_per_edge, spec.fit
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pipeline.codec.spec import FrameFit
 from schemas.errors import ConfigError
 from training.codec.data import AskedFrames, Domain, Progress, scene_set
 from training.codec.own_frames import OwnFrames
@@ -66,7 +67,7 @@ def drawn_set(
     return EvaluationSet(domain, drawn("selection", selection), drawn("report", frames))
 
 
-def own_set(own: OwnFrames, size_px: int) -> EvaluationSet:
+def own_set(own: OwnFrames, size_px: int, fit: FrameFit) -> EvaluationSet:
     """A third of somebody's own images for choosing settings, the others for scoring.
 
     Raises:
@@ -79,4 +80,4 @@ def own_set(own: OwnFrames, size_px: int) -> EvaluationSet:
             f"asks about {len(own)} frames; choosing and scoring need {2 * _MIN_FRAMES} or more",
         )
     few = max(_MIN_FRAMES, len(own) // _SELECTION_SHARE)
-    return EvaluationSet("own", own.part(0, few, size_px), own.part(few, len(own), size_px))
+    return EvaluationSet("own", own.part(0, few, size_px, fit), own.part(few, len(own), size_px, fit))

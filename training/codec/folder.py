@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,6 +19,7 @@ from pipeline.codec.spec import (
     TABLES_FILE,
     WEIGHTS_FILE,
     CodecSpec,
+    FrameFit,
     hash_file,
     load_codec_spec,
 )
@@ -45,6 +46,7 @@ class FrozenVlm:
         sha256: `hash_vlm` of its folder.
         image_size_px: Height and width of a frame.
         tiles_per_edge: Tiles that a frame is cut into along each edge, 1 for none.
+        fit: What frames of another size go through.
     """
 
     image_path: PixelsToTokens
@@ -52,6 +54,7 @@ class FrozenVlm:
     sha256: str
     image_size_px: int
     tiles_per_edge: int = 1
+    fit: FrameFit = field(default_factory=FrameFit)
 
 
 def check_output(folder: Path, vlm_sha256: str, *, overwrite: bool = False) -> None:
@@ -126,6 +129,7 @@ def write_codec(
         latent_dim=shape.latent_dim,
         image_size_px=vlm.image_size_px,
         tiles_per_edge=vlm.tiles_per_edge,
+        fit=vlm.fit,
         ladder=ladder,
         base_latents=ladder[-1],
         vlm_id=vlm.vlm_id,

@@ -11,8 +11,10 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pipeline.codec.frame_fit import fit_frame
+from pipeline.codec.spec import FrameFit
 from schemas.errors import ArtifactError, ConfigError
 from schemas.types import AnswerType
 from training.codec.data import Asked, AskedFrames
@@ -24,7 +26,7 @@ class OwnFrames:
     """Somebody's own images and questions about them.
 
     Args:
-        frames_dir: Folder with the images; they are resized to the model's input.
+        frames_dir: Folder with the images; they are fitted to the model's input as the edge does it.
         questions_file: JSON lines with `frame` (file name), `text`, `answer_type` and optionally `truth` and `kind`.
 
     Attributes:
@@ -48,13 +50,14 @@ class OwnFrames:
     def __len__(self) -> int:
         return len(self._names)
 
-    def part(self, start: int, stop: int, size_px: int) -> AskedFrames:
+    def part(self, start: int, stop: int, size_px: int, fit: FrameFit) -> AskedFrames:
         """Some of the images, from the shuffled order, with their questions.
 
         Args:
             start: First image.
             stop: One past the last.
             size_px: Height and width of the model's input.
+            fit: The codec's rule for frames of another size.
 
         Raises:
             ArtifactError: An image cannot be read.
@@ -65,7 +68,9 @@ class OwnFrames:
         asked = []
         for index, name in enumerate(names):
             questions = self._asked[name]
-            images[index] = _read_image(self._folder, name, size_px, f"{self.questions_file}:{questions[0][0]}")
+            images[index] = fit_frame(
+                _read_image(self._folder, name, f"{self.questions_file}:{questions[0][0]}"), size_px, fit
+            )
             asked += [replace(item, frame=index) for _, item in questions]
         return AskedFrames(images, tuple(asked))
 
@@ -136,15 +141,13 @@ def _read_question(line: str, number: int, where: str) -> tuple[int, str, Asked]
     return number, row["frame"], item
 
 
-def _read_image(folder: Path, name: str, size_px: int, where: str) -> NDArray[np.uint8]:
+def _read_image(folder: Path, name: str, where: str) -> NDArray[np.uint8]:
+    """An image as it is meant to be seen, RGB uint8 [H, W, 3]."""
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(where, f"{name!r} lies outside of {folder}")
     try:
         with Image.open(path) as file:
-            image = file.convert("RGB")
-            if image.size != (size_px, size_px):
-                image = image.resize((size_px, size_px), Image.Resampling.LANCZOS)
-            return np.asarray(image)
+            return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ArtifactError(str(path), f"{where}: is not a readable image: {error}") from error
