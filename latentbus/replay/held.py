@@ -63,8 +63,9 @@ async def held_topics(broker: BrokerSettings, wanted: Mapping[str, bytes | None]
                 held.update(topics)
             while bus.statistics().incoming_messages:
                 for event in await bus.receive_batch():
-                    retained = isinstance(event, Inbound) and event.retain and event.topic in wanted
-                    if retained and wanted[event.topic] != event.payload:
+                    if not isinstance(event, Inbound) or not event.retain or event.topic not in wanted:
+                        continue
+                    if wanted[event.topic] != event.payload:
                         held.add(event.topic)
     return frozenset(held)
 
