@@ -61,6 +61,8 @@ class Device(BaseModel):
             raise ValueError(f"{self.kind}: only an edge has cameras, and a client may be held to some")
         if self.kind is DeviceKind.EDGE and not self.cameras:
             raise ValueError("an edge without a camera could do nothing: name its cameras")
+        if twice := sorted({name for name in self.cameras if self.cameras.count(name) > 1}):
+            raise ValueError(f"named twice: camera {', '.join(twice)}")
         if self.questions and self.kind is not DeviceKind.EDGE:
             raise ValueError(f"{self.kind}: only an edge has standing questions of its own")
         return self

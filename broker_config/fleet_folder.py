@@ -124,8 +124,12 @@ class FleetFolder:
         Raises:
             ConfigError: the name or a camera is taken.
         """
-        if device.name in self.register.devices:
-            raise ConfigError(device.name, "is in the fleet already: update, renew or revoke it")
+        if (present := self.register.devices.get(device.name)) is not None:
+            cameras = f" with cameras {', '.join(present.cameras)}" if present.cameras else ""
+            raise ConfigError(
+                device.name,
+                f"is in the fleet already, as {present.kind}{cameras}: choose another name, or update or revoke it",
+            )
         self._check_cameras(device)
         self._issue(device, request, days, now or utc_now())
         self.register.devices[device.name] = device
@@ -279,7 +283,11 @@ class FleetFolder:
         for camera in device.cameras:
             owner = self.register.owner_of(camera)
             if owner is not None and owner.name != device.name:
-                raise ConfigError(device.name, f"camera {camera} belongs to {owner.name} already")
+                raise ConfigError(
+                    device.name,
+                    f"camera {camera} belongs to site {owner.name} already; a camera's name is unique in a fleet: "
+                    "rename one of them",
+                )
 
 
 def _read(path: Path) -> bytes:

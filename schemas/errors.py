@@ -13,6 +13,8 @@
     │   ├── BrokerStartError           the private broker did not come up
     │   ├── BusError                   the connection to the broker
     │   │   ├── ConnectionLostError    it is gone; a publish in flight has an unknown fate
+    │   │   │   ├── SessionTakenOverError  another process uses the same client id
+    │   │   │   └── TlsError           one side does not speak TLS, or does not trust the other
     │   │   ├── NotAuthorizedError     the broker refused (reason code 135)
     │   │   ├── PublishRefusedError    the broker refused for another reason
     │   │   └── OversizeError          refused here, before it reaches a broker that would hang up
@@ -146,7 +148,54 @@ class BusError(LocalError):
 
 
 class ConnectionLostError(BusError):
-    """The connection is gone; the fate of a publish in flight is unknown."""
+    """The connection is gone; the fate of a publish in flight is unknown.
+
+    Attributes:
+        reason_code: MQTT 5 reason code that the broker gave; None when it gave none.
+    """
+
+    def __init__(self, problem: str, reason_code: int | None = None) -> None:
+        super().__init__(problem)
+        self.reason_code = reason_code
+
+    def within(self, what: str) -> ConnectionLostError:
+        """The same error for somebody who wanted something of the connection.
+
+        Args:
+            what: what came to nothing.
+        """
+        return ConnectionLostError(f"{what}: {self}", reason_code=self.reason_code)
+
+
+class SessionTakenOverError(ConnectionLostError):
+    """Another process uses the same client id.
+
+    Attributes:
+        client_id: the MQTT client identifier.
+        reason_code: 142; None where the broker gives no reason, and the cause is a guess.
+    """
+
+    def __init__(self, problem: str, client_id: str, reason_code: int | None) -> None:
+        super().__init__(problem, reason_code=reason_code)
+        self.client_id = client_id
+
+    def within(self, what: str) -> ConnectionLostError:  # noqa: D102 - as the base
+        return SessionTakenOverError(f"{what}: {self}", client_id=self.client_id, reason_code=self.reason_code)
+
+
+class TlsError(ConnectionLostError):
+    """One side of the connection does not speak TLS, or does not trust the other's certificate.
+
+    Attributes:
+        setting: the setting to look at first, for example ``broker.tls.ca_file``.
+    """
+
+    def __init__(self, problem: str, setting: str) -> None:
+        super().__init__(problem)
+        self.setting = setting
+
+    def within(self, what: str) -> ConnectionLostError:  # noqa: D102 - as the base
+        return TlsError(f"{what}: {self}", setting=self.setting)
 
 
 class NotAuthorizedError(BusError):

@@ -16,8 +16,7 @@ class Backoff:
         initial_s: longest wait after the first failure.
         maximum_s: longest wait after many.
         growth: factor between the waits.
-        stable_s: a connection that lived this long ends the series; a shorter one counts as a failure, so that two
-            processes with one client id, which throw each other out, do not do so in a busy loop.
+        stable_s: a connection that lived this long ends the series; a shorter one counts as a failure.
     """
 
     initial_s: float = 0.2

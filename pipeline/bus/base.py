@@ -74,14 +74,17 @@ class ConnectionChange:
     Attributes:
         connected: up, with every subscription granted; or down.
         generation: the connection; later ones have larger numbers, with gaps for attempts that failed.
-        reason: what happened, in words.
+        reason: what happened, in words, with the likely cause where one is known.
         session_resumed: the broker kept the session: it sends unacknowledged messages again.
+        reason_code: MQTT 5 reason code of the broker's DISCONNECT (142: another process uses the client id); None when
+            it gave none.
     """
 
     connected: bool
     generation: int
     reason: str
     session_resumed: bool = False
+    reason_code: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from pipeline.bus.base import (
     Will,
 )
 from pipeline.bus.buffer import QOS0_SHARE, InboundBuffer
+from pipeline.bus.endings import perhaps_taken_over
 from pipeline.bus.mqtt_link import MqttLink
 from pipeline.bus.mqtt_terms import (
     FIRST_ERROR_CODE,
@@ -42,6 +43,7 @@ from pipeline.bus.mqtt_terms import (
     publish_properties,
     refusal_of_publish,
 )
+from pipeline.bus.reconnecting import CONTESTED, Ending, Reconnecting
 from pipeline.bus.tls import tls_context_of
 from pipeline.bus.wire_cost import publish_packet_bytes, publish_property_bytes
 from pipeline.logs import get_logger
@@ -78,6 +80,7 @@ class MqttBus:
             group: the broker deals messages to a sleeping member, where nobody sees them.
         queue_limits: bounds of all buffers.
         backoff: waits between connection attempts.
+        contested: waits after another process has taken the client id.
         connect_timeout_s: longest wait for the TCP connection, the CONNACK and each SUBACK.
         all_properties: read every MQTT 5 property of what arrives, see :attr:`Inbound.properties`.
         end_session: let the broker forget the session when this bus is left in good order.
@@ -95,6 +98,7 @@ class MqttBus:
         session_expiry_s: int = 0,
         queue_limits: QueueLimits | None = None,
         backoff: Backoff | None = None,
+        contested: Backoff = CONTESTED,
         connect_timeout_s: float = 10.0,
         all_properties: bool = False,
         end_session: bool = False,
@@ -114,6 +118,7 @@ class MqttBus:
         self._session_expiry_s = session_expiry_s
         self._limits = limits
         self._backoff = backoff or Backoff()
+        self._contested = contested
         self._connect_timeout_s = connect_timeout_s
         self._all_properties = all_properties
         self._end_session = end_session
@@ -162,6 +167,8 @@ class MqttBus:
         Raises:
             NotAuthorizedError: the broker refuses this identity or one of its subscriptions. The bus goes on trying.
             ConnectionLostError: not within ``timeout_s``; the message has the last problem.
+            TlsError: the same, and it was a matter of TLS: certificates, or a port that does not speak it.
+            SessionTakenOverError: the same, and another process uses this client id.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -355,28 +362,29 @@ class MqttBus:
         )
 
     async def _run(self) -> None:
-        failures = 0
+        waits = Reconnecting(self._backoff, self._contested)
         loop = asyncio.get_running_loop()
         while True:
-            connected_s = None
+            link = None
             try:
                 link = await self._connect()
                 connected_s = loop.time()
-                self._problem = ConnectionLostError(await link.wait_lost())
+                self._problem = await link.wait_lost()
+                taken = waits.lost(link.ending, loop.time() - connected_s)
+                if taken and link.ending is not Ending.TAKEN_OVER:
+                    self._problem = perhaps_taken_over(self._client_id, waits.silent_ends)
+                delay_s = waits.delay_s(taken, random.random())
             except (BusError, ConfigError, StateError) as error:
                 self._problem = error
+                delay_s = waits.attempt_failed(random.random())
             finally:
-                await self._disconnect(connected_s is not None)
-            if connected_s is not None and loop.time() - connected_s >= self._backoff.stable_s:
-                failures = 0
-            failures += 1
-            delay_s = self._backoff.delay_s(failures, random.random())
+                await self._disconnect(link is not None)
             _log.warning(
                 "not connected",
                 broker=f"{self._settings.host}:{self._settings.port}",
                 client_id=self._client_id,
                 problem=str(self._problem),
-                failures=failures,
+                failures=waits.failures,
                 retry_s=round(delay_s, 3),
             )
             await asyncio.sleep(delay_s)
@@ -415,7 +423,8 @@ class MqttBus:
         link, self._link, self._ready = self._link, None, None
         self._counters["discarded_messages"] += self._buffer.discard()
         if was_ready:
-            self._buffer.lost(ConnectionChange(False, self._generation, str(self._problem or "left")))
+            code = self._problem.reason_code if isinstance(self._problem, ConnectionLostError) else None
+            self._buffer.lost(ConnectionChange(False, self._generation, str(self._problem or "left"), reason_code=code))
         else:
             self._counters["connection_failures"] += 1
         self._notify()
@@ -468,5 +477,7 @@ class MqttBus:
         self._changed = asyncio.Event()
 
     def _not_connected(self, what: str) -> ConnectionLostError:
-        last = f": {self._problem}" if self._problem is not None else ""
-        return ConnectionLostError(f"{what} to {self._settings.host}:{self._settings.port}{last}")
+        where = f"{what} to {self._settings.host}:{self._settings.port}"
+        if isinstance(self._problem, ConnectionLostError):
+            return self._problem.within(where)
+        return ConnectionLostError(where if self._problem is None else f"{where}: {self._problem}")

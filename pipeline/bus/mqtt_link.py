@@ -15,7 +15,10 @@ What the libraries leave open is closed here and in :mod:`pipeline.bus.mqtt_sock
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +32,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from pipeline.bus.base import Inbound, Qos, Subscription
 from pipeline.bus.buffer import AcknowledgeWindow, SendWindow
+from pipeline.bus.endings import TAKEN_OVER_CODE, plain_client_refused, tls_client_refused, tls_failure, told_by_broker
 from pipeline.bus.mqtt_socket import SocketClient
 from pipeline.bus.mqtt_terms import (
     FIRST_ERROR_CODE,
@@ -40,6 +44,7 @@ from pipeline.bus.mqtt_terms import (
     refusal,
     subscribe_options,
 )
+from pipeline.bus.reconnecting import Ending
 from schemas.errors import ConnectionLostError, StateError
 
 KEEP_ALIVE_CODE = 141
@@ -87,7 +92,8 @@ class MqttLink(SocketClient):
         # Private, and only a short cut: a version of paho that does not look here goes its own way.
         self._read_publish = self._client._handle_publish  # noqa: SLF001
         self._client._handle_publish = self._receive_plain  # type: ignore[method-assign]  # noqa: SLF001
-        self._goodbye = ""
+        self._goodbye: ConnectionLostError | None = None
+        self.ending = Ending.OTHER
         self.session_present = False
         self.server_packet_bytes = MAX_PACKET_BYTES
 
@@ -131,13 +137,17 @@ class MqttLink(SocketClient):
                 # A small packet must not wait for the acknowledgement of the one before it.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except (OSError, ValueError) as error:
-            raise ConnectionLostError(str(error)) from error
+            failed = None if self._settings.tls_context is None else tls_failure(error)
+            raise failed or ConnectionLostError(str(error)) from error
         await asyncio.wait({self._connected}, timeout=self._settings.timeout_s)
         if not self._connected.done():
             raise ConnectionLostError(f"no CONNACK within {self._settings.timeout_s} s")
         refused = self._connected.exception()
         if refused is not None:
-            raise connect_error(refused, f"the connection of client {self._settings.client_id}")
+            # A CONNACK that refuses has a reason code of its own; the connection ends after it.
+            if self._goodbye is None or isinstance(refused, aiomqtt.MqttCodeError):
+                raise connect_error(refused, self._settings.client_id)
+            raise self._goodbye
 
     async def close(self) -> None:
         """Say goodbye if the connection stands, then free everything.
@@ -175,11 +185,11 @@ class MqttLink(SocketClient):
             if state.done():
                 state.exception()  # seen: asyncio would log it otherwise
 
-    async def wait_lost(self) -> str:
-        """Wait until the connection is gone; the reason in words."""
+    async def wait_lost(self) -> ConnectionLostError:
+        """Wait until the connection is gone; the reason. :attr:`ending` is known then."""
         await asyncio.wait({self._disconnected})
         error = self._disconnected.exception()
-        return self._goodbye or ("the connection broke" if error is None else str(error))
+        return self._goodbye or ConnectionLostError("the connection broke" if error is None else str(error))
 
     async def subscribe_all(self, subscriptions: Sequence[Subscription]) -> None:
         """Subscribe, in one packet.
@@ -357,18 +367,35 @@ class MqttLink(SocketClient):
         reason_code: ReasonCode,
         properties: Properties | None = None,
     ) -> None:
-        if self._goodbye:
-            pass  # paho tells twice; the first time it knows why
-        elif flags.is_disconnect_packet_from_server:
-            self._goodbye = f"the broker disconnected: {reason_code} (reason code {reason_code.value})"
-        elif reason_code.value == KEEP_ALIVE_CODE:
-            self._goodbye = f"no answer from the broker within the keep alive of {self._settings.keepalive_s} s"
-        else:
-            # The reason code is paho's translation of a socket error and says nothing; the error is in its log.
-            self._goodbye = f"the connection broke: {self.paho_log.last}".removesuffix(": ")
+        if self._goodbye is None:  # paho tells twice; the first time it knows why
+            self._goodbye = self._reason(flags, reason_code)
         if not self._connected.done():
-            self._connected.set_exception(aiomqtt.MqttError(f"{self._goodbye} (before the CONNACK)"))
+            # It is `_goodbye` that is raised for it.
+            self._connected.set_exception(aiomqtt.MqttError(str(self._goodbye)))
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
+
+    def _reason(self, flags: DisconnectFlags, code: ReasonCode) -> ConnectionLostError:
+        if flags.is_disconnect_packet_from_server:
+            if code.value == TAKEN_OVER_CODE:
+                self.ending = Ending.TAKEN_OVER
+            return told_by_broker("the broker disconnected", code.value, str(code), self._settings.client_id)
+        if code.value == KEEP_ALIVE_CODE:
+            return ConnectionLostError(
+                f"no answer from the broker within the keep alive of {self._settings.keepalive_s} s"
+            )
+        # The reason code is paho's translation of a socket error and says nothing; the error is in its log.
+        said = self.paho_log.last
+        problem = f"the connection broke: {said}".removesuffix(": ")
+        failure = self.socket_failure
+        if isinstance(failure, ssl.SSLError) and not isinstance(failure, ssl.SSLEOFError):
+            return tls_failure(failure) or ConnectionLostError(problem)
+        hung_up = not said or failure is not None or os.strerror(errno.ECONNRESET) in said
+        if hung_up and not self._connected.done():
+            refused = plain_client_refused if self._settings.tls_context is None else tls_client_refused
+            return refused(said or "end of the connection")
+        if hung_up:
+            self.ending = Ending.SILENT
+        return ConnectionLostError(problem if self._connected.done() else f"{problem} (before the CONNACK)")
 
     def _on_publish(
         self,

@@ -5,11 +5,13 @@
 - aiomqtt may register a write callback for a socket that was closed meanwhile: here the socket is looked at when it
   runs.
 - paho leaves the socket of a failed TLS handshake open: it closes itself.
+- paho turns what a socket raised into a line of its log: the error of a TLS socket is kept.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections.abc import Callable
@@ -58,6 +60,12 @@ class SocketClient(aiomqtt.Client):
             tls_context=settings.tls_context,
         )
         self._progress = 0
+        self._socket: Any = None
+
+    @property
+    def socket_failure(self) -> OSError | None:
+        """What the TLS socket raised when it ended, if anything."""
+        return self._socket.failure if isinstance(self._socket, _ClosingSSLSocket) else None
 
     def made_progress(self) -> None:
         """A packet was read: more may lie ready."""
@@ -66,6 +74,7 @@ class SocketClient(aiomqtt.Client):
     # What follows overrides callbacks of aiomqtt; their signatures are paho's.
 
     def _on_socket_open(self, client: Client, userdata: Any, sock: Any) -> None:  # noqa: ARG002
+        self._socket = sock
         self._loop.call_soon_threadsafe(self._start, client, sock)
 
     def _start(self, client: Client, sock: Any) -> None:
@@ -130,6 +139,29 @@ class PahoLog(logging.Logger):
 
 
 class _ClosingSSLSocket(ssl.SSLSocket):
+    failure: OSError | None = None
+    """What ended it: paho keeps no more of that than its text."""
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        try:
+            return super().recv(buflen, flags)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        try:
+            return super().send(data, flags)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except OSError as error:
+            self.failure = error
+            with contextlib.suppress(OSError):
+                self.recv(1)  # why the peer closed may lie there unread
+            raise
+
     def do_handshake(self, block: bool = False) -> None:
         try:
             super().do_handshake(block)

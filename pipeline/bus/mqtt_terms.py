@@ -13,6 +13,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from pipeline.bus.base import MqttProperties, Subscription, Will
+from pipeline.bus.endings import told_by_broker
 from schemas.errors import BusError, ConnectionLostError, NotAuthorizedError, PublishRefusedError
 
 FIRST_ERROR_CODE = 128
@@ -155,9 +156,11 @@ def refusal_of_publish(topic: str, code: int) -> NotAuthorizedError | PublishRef
     return refusal(topic, code, str(ReasonCode(PacketTypes.PUBACK, identifier=code)))
 
 
-def connect_error(error: BaseException, what: str) -> BusError:
+def connect_error(error: BaseException, client_id: str) -> BusError:
     """The error for a connection that the broker refused or that failed."""
     code = getattr(error, "rc", None)
-    if isinstance(code, ReasonCode) and code.value in NOT_AUTHORIZED_CODES:
-        return NotAuthorizedError(what, code.value)
-    return ConnectionLostError(str(error))
+    if not isinstance(code, ReasonCode):
+        return ConnectionLostError(str(error))
+    if code.value in NOT_AUTHORIZED_CODES:
+        return NotAuthorizedError(f"the connection of client {client_id}", code.value)
+    return told_by_broker("the broker refused the connection", code.value, str(code), client_id)

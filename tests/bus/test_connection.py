@@ -166,27 +166,6 @@ async def test_a_broker_killed_with_a_worker_keeps_its_online_status(tmp_path: P
             assert [m.payload for m in await take(watcher, 1)] == [b"online"]
 
 
-async def test_two_clients_with_one_id_do_not_fight_in_a_busy_loop(broker_settings: BrokerSettings) -> None:
-    # A loss soon after a connection counts as a failure, so the waits grow.
-    patient = Backoff(initial_s=0.5, maximum_s=30.0)
-    async with (
-        connected(broker_settings, "same", backoff=patient) as first,
-        connected(broker_settings, "same", backoff=patient) as second,
-    ):
-        assert not (await take_change(first)).connected
-        assert not (await take_change(second)).connected  # the first came back
-        assert (first.statistics().generation, second.statistics().generation) == (2, 1)
-
-
-async def test_the_brokers_reason_for_a_disconnect_is_told(broker: LocalBroker) -> None:
-    taken_over = 142
-    async with Relay(broker) as relay, connected(relay.settings, "a") as bus:
-        relay.replace = lambda packet: bytes([DISCONNECT << 4, 1, taken_over]) if packet.kind == PUBACK else None
-        with pytest.raises(ConnectionLostError):
-            await bus.publish("t", b"", qos=1)
-        assert (await take_change(bus)).reason == "the broker disconnected: Session taken over (reason code 142)"
-
-
 @pytest.mark.parametrize(
     "garbage",
     [b"\x30\x01\x00", b"\x30\x05\x00\x09t\x00x", b"\x32\x03\x00\x01t", b"\x30\xff\xff\xff\xff\xff", b"\xf0\x00"],

@@ -77,6 +77,7 @@ def test_only_the_admin_touches_the_rules_and_only_workers_sit_in_the_share_grou
     [
         ({"kind": "edge", "pool": "main"}, "without a camera"),
         ({"kind": "edge", "cameras": ["gate"]}, "pool"),
+        ({"kind": "edge", "pool": "main", "cameras": ["gate", "gate"]}, "named twice: camera gate"),
         ({"kind": "client", "pool": "main"}, "pool"),
         ({"kind": "worker", "pool": "main", "cameras": ["gate"]}, "only an edge has cameras"),
         ({"kind": "client", "questions": ["car"]}, "standing questions"),

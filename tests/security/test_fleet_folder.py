@@ -148,12 +148,17 @@ def test_rights_change_and_the_certificate_stays(fleet: FleetFolder) -> None:
 
 
 def test_a_name_and_a_camera_have_one_owner(fleet: FleetFolder) -> None:
-    for device in (
-        Device(name="north", kind=DeviceKind.WORKER, pool="main"),
-        Device(name="west", kind=DeviceKind.EDGE, pool="main", cameras=("yard",)),
+    for device, problem in (
+        (Device(name="north", kind=DeviceKind.WORKER, pool="main"), "in the fleet already, as edge with cameras gate"),
+        (
+            Device(name="west", kind=DeviceKind.EDGE, pool="main", cameras=("yard",)),
+            "camera yard belongs to site south",
+        ),
     ):
-        with pytest.raises(ConfigError, match=r"in the fleet already|belongs to south"):
+        with pytest.raises(ConfigError, match=problem):
             fleet.add(device)
+    with pytest.raises(ConfigError, match="camera yard belongs to site south"):
+        fleet.update(Device(name="north", kind=DeviceKind.EDGE, pool="main", cameras=("gate", "yard")))
     assert not fleet.device("west").exists()
 
 
