@@ -43,6 +43,10 @@ def replay(
     exclude: Annotated[list[str] | None, typer.Option(help="MQTT topic filter to leave out; repeatable.")] = None,
     remap_camera: Annotated[list[str] | None, typer.Option(help="OLD=NEW renames a camera; repeatable.")] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end.")] = False,
+    retained: Annotated[
+        bool,
+        typer.Option("--retained", help="Verbatim: replace what the broker retains; left out and said otherwise."),
+    ] = False,
     start_paused: Annotated[bool, typer.Option("--start-paused", help="Begin paused; space goes on.")] = False,
     delay: Annotated[float, typer.Option(help="Seconds to wait before the first message.", min=0)] = 0,
     codec: Annotated[
@@ -134,6 +138,7 @@ def replay(
         loop=loop,
         paused=start_paused,
         delay_s=delay,
+        retained=retained,
     )
     camera_options = CameraOptions(
         codec=codec,
@@ -171,6 +176,8 @@ def replay(
         return
     if (recorded_kbps, workers, frame_ms, order, stop_file, risk) != (None,) * 6:
         raise ConfigError("replay", "an option of the simulator was given: add --simulate")
+    if retained and mode is ReplayMode.CAMERAS:
+        raise ConfigError("--retained", "it is for --mode verbatim: virtual cameras publish under names of their own")
     _refuse_mixture(mode, camera_options, local_workers, worker_config)
     broker = broker_settings(config, host, port)
     console = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -50,6 +50,7 @@ class ReplayOptions:
         loop: begin again at the end.
         paused: begin paused.
         delay_s: time to wait before the first message.
+        retained: verbatim replaces what the broker retains; else messages that would do so are left out.
     """
 
     logs: tuple[Path, ...]
@@ -63,6 +64,7 @@ class ReplayOptions:
     loop: bool = False
     paused: bool = False
     delay_s: float = 0.0
+    retained: bool = False
 
 
 @dataclass(frozen=True, slots=True)

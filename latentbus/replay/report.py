@@ -142,6 +142,11 @@ class VerbatimReport:
             console.print(f"{count.retained} of them are key frames from before the part that was played")
         if count.local:
             console.print(f"{count.local} messages were never on a broker ($ topics) and were left out")
+        if count.held:
+            console.print(
+                f"[yellow]{count.held.total()} messages on {len(count.held)} topics were left out: they would replace "
+                "what the broker retains there (--retained replaces it)[/]"
+            )
         if count.repeated or count.lost:
             console.print(
                 f"[yellow]the connection broke: {count.repeated} QoS 1 messages sent again, {count.lost} QoS 0 lost[/]"
@@ -164,6 +169,7 @@ class VerbatimReport:
             "lost": self.count.lost,
             "repeated": self.count.repeated,
             "local": self.count.local,
+            "held": dict(self.count.held),
             "not_remapped": dict(self.not_understood),
             "duration_s": round(self.duration_s, 6),
         }

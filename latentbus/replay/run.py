@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import chain
 from typing import Final
 
 from rich.console import Console
+from rich.markup import escape
 
 from latentbus.replay.cameras import CameraReplay, RecordedTraffic, plan_replay, read_recorded
+from latentbus.replay.held import held_topics, retained_payloads
 from latentbus.replay.keyboard import HELP, listening
 from latentbus.replay.local import local_fleet
 from latentbus.replay.options import CameraOptions, LocalOptions, ReplayOptions
@@ -20,6 +24,7 @@ from latentbus.replay.report import CameraReport, VerbatimReport
 from latentbus.replay.verbatim import VerbatimReplay
 from latentbus.replay.view import show_progress
 from pipeline.bus.mqtt import MqttBus
+from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogSet, open_logs
 from pipeline.recording.redaction import Redaction, redacted
 from pipeline.recording.remap import CameraRemap
@@ -30,12 +35,19 @@ from pipeline.settings import BrokerSettings
 from schemas.errors import ConfigError
 
 CONNECT_TIMEOUT_S: Final = 10.0
+LOOP_PASS_S: Final = 1.0
+"""A loop over a part that takes less time begins again no sooner."""
+LOOP_MESSAGES_PER_S: Final = 1_000
+"""And no sooner than this rate allows."""
+_SHOWN_TOPICS: Final = 5
 
 
 async def replay_verbatim(
     options: ReplayOptions, broker: BrokerSettings, stop: Stop, console: Console
 ) -> VerbatimReport:
     """Publish a log as it was recorded, after the key frames that the broker retained where the part begins.
+
+    What the broker retains now stays, unless ``options.retained`` is set: messages that would replace it are left out.
 
     Raises:
         ConfigError: nothing of the log is selected.
@@ -52,10 +64,21 @@ async def replay_verbatim(
                 "that were coded given them; lb/v1/key/# takes them in[/]"
             )
         retained = await asyncio.to_thread(retained_key_frames, logs, part.start_ns, selection)
+
+        def selected() -> Iterator[LoggedMessage]:
+            return logs.messages(start_ns=part.start_ns, stop_ns=part.stop_ns, topics=selection)
+
+        await asyncio.to_thread(_check_selection, selected())
+        held: frozenset[str] = frozenset()
+        if not options.retained:
+            played = chain(retained, selected())
+            wanted = await asyncio.to_thread(retained_payloads, played, CameraRemap(options.cameras))
+            held = await held_topics(broker, wanted)
+            _say_held(held, console)
         async with MqttBus(broker, client_id=f"lb-replay-{secrets.token_hex(4)}") as bus:
             await bus.wait_connected(CONNECT_TIMEOUT_S)
             player = Player(options.rate, paused=options.paused)
-            replay = VerbatimReplay(bus, player, remap)
+            replay = VerbatimReplay(bus, player, remap, held=held)
 
             def counts() -> str:
                 refused = replay.count.refused.total()
@@ -64,13 +87,15 @@ async def replay_verbatim(
             began_s = time.monotonic()
             async with _playing(player, part, options, stop, console, counts):
                 while not player.ended:
+                    pass_s, before = time.monotonic(), replay.count.published
                     with plain_errors():
                         # Each time round: the end of the part has left later ones on the broker.
                         await replay.retain(retained)
                         player.begin(part.start_ns)
-                        await replay.play(logs.messages(start_ns=part.start_ns, stop_ns=part.stop_ns, topics=selection))
+                        await replay.play(selected())
                     if not options.loop:
                         break
+                    await _until_next_pass(player, part, pass_s, replay.count.published - before)
             return VerbatimReport(replay.count, remap.not_understood, time.monotonic() - began_s)
 
 
@@ -158,6 +183,7 @@ async def _loop_cameras(
     async with _playing(player, part, options, stop, console, counts):
         while True:
             plan = await asyncio.to_thread(plan_replay, recorded, part, options, cameras)
+            pass_s = time.monotonic()
             replay = CameraReplay(
                 plan, recorded, broker, cameras, player, say=lambda text: console.print(text), workers=workers
             )
@@ -165,6 +191,33 @@ async def _loop_cameras(
                 await replay.run(part, options.logs)
             if player.ended or not options.loop:
                 return replay.report
+            await _until_next_pass(player, part, pass_s, replay.report.frames)
+
+
+def _check_selection(messages: Iterator[LoggedMessage]) -> None:
+    if all(message.topic.startswith("$") for message in messages):
+        raise ConfigError(
+            "replay",
+            "no message of this part of the log is selected: look at --topic, --exclude, --start, --duration and "
+            "--until, and at the topics that latentbus inspect --json shows",
+        )
+
+
+def _say_held(held: frozenset[str], console: Console) -> None:
+    if held:
+        named = ", ".join(sorted(held)[:_SHOWN_TOPICS]) + (", ..." if len(held) > _SHOWN_TOPICS else "")
+        console.print(
+            f"[yellow]the broker retains something else on {len(held)} topics of the log ({escape(named)}): "
+            "it stays, and what would replace it is left out. --retained replaces it[/]"
+        )
+
+
+async def _until_next_pass(player: Player, part: TimeRange, began_s: float, published: int) -> None:
+    """Wait so that a loop over a part of little or no length does not flood the broker."""
+    if player.rate != math.inf and part.duration_s / player.rate >= LOOP_PASS_S:
+        return
+    due_s = began_s + max(LOOP_PASS_S, published / LOOP_MESSAGES_PER_S)
+    await player.unless_ended(asyncio.sleep(due_s - time.monotonic()))
 
 
 @contextmanager

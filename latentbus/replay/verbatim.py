@@ -36,6 +36,7 @@ class VerbatimCount:
         lost: QoS 0 messages whose connection went away.
         repeated: QoS 1 messages that were sent again after a lost connection.
         local: messages that never were on a broker; they are not published.
+        held: messages that were left out because they would replace what the broker retains, by topic.
         refused: messages that the broker, or its limits, refused, by reason.
     """
 
@@ -44,6 +45,7 @@ class VerbatimCount:
     lost: int = 0
     repeated: int = 0
     local: int = 0
+    held: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
 
 
@@ -54,18 +56,25 @@ class VerbatimReplay:
         bus: entered.
         player: says when.
         change: applied to each message before it is published.
+        held: topics on which the broker retains something that is to stay.
 
     Attributes:
         count: what became of the messages.
     """
 
     def __init__(
-        self, bus: MqttBus, player: Player, change: Callable[[LoggedMessage], LoggedMessage] = lambda message: message
+        self,
+        bus: MqttBus,
+        player: Player,
+        change: Callable[[LoggedMessage], LoggedMessage] = lambda message: message,
+        *,
+        held: frozenset[str] = frozenset(),
     ) -> None:
         self.count = VerbatimCount()
         self._bus = bus
         self._player = player
         self._change = change
+        self._held = held
         self._slots = asyncio.Semaphore(UNACKNOWLEDGED)
 
     async def retain(self, messages: Iterable[LoggedMessage]) -> None:
@@ -77,8 +86,7 @@ class VerbatimReplay:
         published = self.count.published
         async with asyncio.TaskGroup() as publishes:
             for message in messages:
-                await self._slots.acquire()
-                publishes.create_task(self._publish(self._change(message)), name="publish")
+                await self._begin(publishes, message)
         self.count.retained += self.count.published - published
 
     async def play(self, messages: Iterator[LoggedMessage]) -> None:
@@ -96,12 +104,19 @@ class VerbatimReplay:
                 if message.topic.startswith("$"):
                     self.count.local += 1
                     continue
-                await self._slots.acquire()
-                publishes.create_task(self._publish(self._change(message)), name="publish")
+                await self._begin(publishes, message)
                 since_yield += 1
                 if since_yield >= YIELD_MESSAGES:
                     since_yield = 0
                     await asyncio.sleep(0)
+
+    async def _begin(self, publishes: asyncio.TaskGroup, message: LoggedMessage) -> None:
+        changed = self._change(message)
+        if changed.retain and changed.topic in self._held:
+            self.count.held[changed.topic] += 1
+            return
+        await self._slots.acquire()
+        publishes.create_task(self._publish(changed), name="publish")
 
     async def _publish(self, message: LoggedMessage) -> None:
         try:
