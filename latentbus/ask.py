@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import re
 import secrets
@@ -10,9 +11,8 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from rich.console import Console
-
 from latentbus.arguments import checked_name, made_of
+from latentbus.safe_console import SafeConsole
 from pipeline.bus.base import ConnectionChange, Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.logs import OncePerKind, get_logger
@@ -203,10 +203,11 @@ async def ask_and_print(broker: BrokerSettings, asking: Asking, stop: Stop, *, a
 
 
 async def _print_answers(client: QuestionClient, *, as_json: bool) -> Outcome:
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False)
     async for message in client.answers():
         if as_json:
-            sys.stdout.write(message.model_dump_json() + "\n")
+            # ASCII: JSON stays JSON on a terminal that is not UTF-8.
+            sys.stdout.write(json.dumps(message.model_dump(mode="json")) + "\n")
             sys.stdout.flush()
         else:
             console.print(_line(message), soft_wrap=True)

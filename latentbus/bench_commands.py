@@ -46,9 +46,8 @@ def replay(
 
     Exit status: 0 when no message was lost and every cut log was recovered, 1 otherwise.
     """
-    from rich.console import Console
-
     from latentbus.bench.replay import BenchOptions, bench_replay, write_report
+    from latentbus.safe_console import SafeConsole
     from pipeline.logs import configure_logging
     from pipeline.runtime import Stop, run
 
@@ -71,7 +70,7 @@ def replay(
             probes=10,
             recover_log_bytes=300_000,
         )
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
     async def measure(stop: Stop) -> int:
         import asyncio
@@ -87,7 +86,7 @@ def replay(
             await asyncio.gather(work, return_exceptions=True)
             return 1
         report = work.result()
-        report.print(Console(highlight=False, soft_wrap=True))
+        report.print(SafeConsole(highlight=False, soft_wrap=True))
         write_report(report, options)
         return int(not report.recover_ok or report.recorded_loss > 0)
 

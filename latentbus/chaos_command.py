@@ -38,10 +38,9 @@ def chaos(
     Exit status 1 when a question was lost or decided twice, or a process did not survive what it should; see
     docs/chaos.md. Ctrl-C drains and reports.
     """
-    from rich.console import Console
-
     from latentbus.chaos.options import ChaosOptions
     from latentbus.chaos.run import run_chaos
+    from latentbus.safe_console import SafeConsole
     from pipeline.logs import configure_logging
     from pipeline.runtime import Stop, run
 
@@ -60,7 +59,7 @@ def chaos(
         json_file=json_file,
         work_dir=work_dir,
     )
-    console = Console(highlight=False, soft_wrap=True)
+    console = SafeConsole(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
 

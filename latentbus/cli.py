@@ -6,6 +6,7 @@ an edge machine needs no torch.
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +30,7 @@ from latentbus.simulate import simulate
 from latentbus.train_commands import train_app
 from pipeline.settings import MAX_BATCH_FRAMES, MAX_INTERVAL_S, MAX_UPLINK_KBPS, FirstPrefixRule
 from schemas.errors import ConfigError, LatentbusError
+from schemas.printable import printable
 from schemas.types import AnswerType
 
 if TYPE_CHECKING:
@@ -260,13 +262,14 @@ def run_command() -> None:
 
 def main() -> None:
     """Run the command; our errors become one clear line, 2 for wrong settings and 1 for the rest."""
+    _accept_every_character()
     try:
         run_command()
     except ConfigError as error:
-        typer.echo(f"latentbus: {error}", err=True)
+        typer.echo(f"latentbus: {printable(str(error))}", err=True)
         sys.exit(EXIT_USAGE)
     except LatentbusError as error:
-        typer.echo(f"latentbus: {error}", err=True)
+        typer.echo(f"latentbus: {printable(str(error))}", err=True)
         sys.exit(EXIT_FAILED)
     except ModuleNotFoundError as error:
         extra = _extra_of(error.name or "")
@@ -274,6 +277,13 @@ def main() -> None:
             raise
         typer.echo(f"latentbus: {error.name} is not installed; run: pip install 'latentbus[{extra}]'", err=True)
         sys.exit(EXIT_USAGE)
+
+
+def _accept_every_character() -> None:
+    """Write what the encoding of a terminal or a file lacks as a backslash escape; a peer's text is no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _extra_of(module: str) -> str | None:

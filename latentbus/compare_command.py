@@ -136,23 +136,24 @@ def _watched(
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from latentbus.safe_console import SafeConsole
 
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True,
+        console=SafeConsole(stderr=True), transient=True,
     ) as progress:  # fmt: skip
         yield progress
 
 
 def _print(result: Comparison, limit: float) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
     from latentbus.compare_figures import cost_rows, percent, tiles
+    from latentbus.safe_console import SafeConsole
 
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False)
     total = result.compared + result.only_a
     verdict = "over" if result.over(limit) else "within"
     console.print(

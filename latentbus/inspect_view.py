@@ -7,6 +7,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from latentbus.safe_console import SafeConsole
 from pipeline.recording.inspection import Inspection
 
 _SHOWN = 20
@@ -19,7 +20,7 @@ def print_inspection(inspection: Inspection, console: Console | None = None) -> 
         inspection: its figures.
         console: where to; standard output unless given.
     """
-    out = console or Console(highlight=False)
+    out = console or SafeConsole(highlight=False)
     _head(inspection, out)
     if inspection.cameras:
         _cameras(inspection, out)

@@ -51,7 +51,7 @@ def write_text(path: Path, text: str, option: str) -> None:
         ConfigError: it cannot be written.
     """
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ConfigError(option, f"cannot write {path}: {error.strerror}") from None
     typer.echo(f"wrote {path}", err=True)

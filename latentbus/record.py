@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.live import Live
 
+from latentbus.safe_console import SafeConsole
 from pipeline.bus.base import ConnectionChange, Inbound, QueueLimits, Subscription, Will
 from pipeline.bus.mqtt import MqttBus
 from pipeline.logs import get_logger
@@ -153,7 +153,7 @@ async def record(options: RecordOptions, broker: BrokerSettings, stop: Stop) -> 
     """
     recorder = Recorder(options.path, options.recorder)
     # Finished files may have to be written anew.
-    closing = Console(stderr=True, quiet=not sys.stderr.isatty()).status("closing the log")
+    closing = SafeConsole(stderr=True, quiet=not sys.stderr.isatty()).status("closing the log")
     begun_s = ended_s = time.monotonic()
     try:
         async with recorder:
@@ -196,7 +196,7 @@ async def _until_stopped(session: _Session, recorder: Recorder, options: RecordO
 
 async def _show(recorder: Recorder) -> None:
     """A line on a terminal that says what goes on."""
-    console = Console(stderr=True)
+    console = SafeConsole(stderr=True)
     if not console.is_terminal:
         return
     begun_s, before, before_s = time.monotonic(), 0, time.monotonic()

@@ -245,9 +245,9 @@ def _inspection_json(inspection: Inspection) -> dict[str, object]:
 
 @contextmanager
 def _spinner(text: str) -> Iterator[None]:
-    from rich.console import Console
+    from latentbus.safe_console import SafeConsole
 
-    console = Console(stderr=True)
+    console = SafeConsole(stderr=True)
     if not console.is_terminal:
         yield
         return
@@ -258,10 +258,11 @@ def _spinner(text: str) -> Iterator[None]:
 @contextmanager
 def _progress(total: int) -> Iterator[Watch]:
     """Counts messages on a progress bar."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    from latentbus.safe_console import SafeConsole
+
+    console = SafeConsole(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading", total=total)
 

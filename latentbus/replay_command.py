@@ -115,10 +115,9 @@ def replay(
     On a terminal: space pauses, the right arrow or s lets one message go, + and - change the rate, q quits. Exit
     status: 0 all of it was played, 1 something was refused, lost or is not in the log, 2 wrong settings.
     """
-    from rich.console import Console
-
     from latentbus.replay.report import write_figures
     from latentbus.replay.run import replay_cameras, replay_verbatim
+    from latentbus.safe_console import SafeConsole
     from pipeline.logs import configure_logging
     from pipeline.recording.remap import parse_camera_map
     from pipeline.recording.selection import parse_moment
@@ -172,7 +171,7 @@ def replay(
             risk=risk,
             json_file=json_file,
         )
-        run_what_if(asked, Console(stderr=True))
+        run_what_if(asked, SafeConsole(stderr=True))
         return
     if (recorded_kbps, workers, frame_ms, order, stop_file, risk) != (None,) * 6:
         raise ConfigError("replay", "an option of the simulator was given: add --simulate")
@@ -180,7 +179,7 @@ def replay(
         raise ConfigError("--retained", "it is for --mode verbatim: virtual cameras publish under names of their own")
     _refuse_mixture(mode, camera_options, local_workers, worker_config)
     broker = broker_settings(config, host, port)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
     local = None if local_workers is None else LocalOptions(local_workers, worker_config, work_dir)

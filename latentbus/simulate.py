@@ -192,21 +192,23 @@ def _overload(plan: dict[str, Any], peak_load: float, json_file: Path | None, *,
 
 
 def _progress() -> Progress:
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from latentbus.safe_console import SafeConsole
 
     return Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeRemainingColumn(), console=Console(stderr=True),
+        TimeRemainingColumn(), console=SafeConsole(stderr=True),
     )  # fmt: skip
 
 
 def _table(figures: dict[str, Any], *leave_out: str) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from latentbus.safe_console import SafeConsole
 
     table = Table(show_header=False, box=None)
     for name, value in figures.items():
         if name not in leave_out:
             table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
-    Console().print(table)
+    SafeConsole().print(table)

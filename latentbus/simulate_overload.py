@@ -39,10 +39,11 @@ def run(fleet: FleetPlan, peak_load: float, phase_s: float, *, baseline: bool, p
 
 def show(figures: dict[str, Any]) -> None:
     """Print the figures of each run as tables."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from latentbus.safe_console import SafeConsole
+
+    console = SafeConsole()
     for name, run_figures in figures.items():
         table = Table(title=f"{name.replace('_', ' ')}, load {run_figures['load']}", box=None)
         rows = ("wanted", "thinned", "asked", "answered_in_time", "degraded", "expired", "superseded", "failed",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from latentbus.safe_console import SafeConsole
 
 _ROWS = {
     "answered": "{:.0f}",
@@ -28,7 +29,7 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
     Args:
         rows: what :func:`pipeline.simulation.uplink_contest.compare` returns.
     """
-    console = Console()
+    console = SafeConsole()
     for row in rows:
         asked = next(iter(row["orders"].values()))["asked"]
         table = Table(title=f"uplink for {row['uplink_share']:.0%} of the need, {asked:.0f} queries", box=None)

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from latentbus.output_files import write_json
+from latentbus.safe_console import SafeConsole
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import STOP_FILE, TABLES_FILE, load_codec_spec
 from pipeline.codec.stop_file import load_stop_rule
@@ -179,7 +180,7 @@ def run_what_if(options: WhatIfOptions, console: Console) -> None:
         ConfigError: the file for the figures cannot be written.
     """
     report = what_if(options, console)
-    printed = Console(highlight=False, soft_wrap=True)
+    printed = SafeConsole(highlight=False, soft_wrap=True)
     report.print(printed)
     write_json(options.json_file, report.to_json())
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 import structlog
 
 from schemas.errors import RemoteError
+from schemas.printable import printable
 
 Level = Literal["debug", "info", "warning", "error"]
 MAX_KINDS = 256
@@ -52,7 +53,10 @@ def configure_logging(level: Level = "info", json: bool | None = None) -> None:
         [structlog.processors.ExceptionRenderer(transformer), structlog.processors.JSONRenderer()]
         if as_json
         else [
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+            _printable_values,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
         ]
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -65,6 +69,11 @@ def configure_logging(level: Level = "info", json: bool | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+
+
+def _printable_values(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Texts of peers must not steer the terminal; JSON lines escape them anyway."""
+    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

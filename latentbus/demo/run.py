@@ -23,6 +23,7 @@ from latentbus.demo.options import DemoOptions
 from latentbus.demo.summary import Rows, Summary
 from latentbus.demo.view import Heading, live_table, progress_line
 from latentbus.output_files import fresh_run_dir
+from latentbus.safe_console import SafeConsole
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import SPEC_FILE, STOP_FILE
 from pipeline.runtime import Stop
@@ -51,7 +52,7 @@ async def run_demo(options: DemoOptions, stop: Stop) -> int:
     Raises:
         LatentbusError: a part of it could not be started, or the edge ended on its own.
     """
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False)
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
     cameras = await asyncio.to_thread(prepare_cameras, options, lambda text: console.print(f"[dim]{text}[/]"))
