@@ -99,12 +99,13 @@ def test_answers_as_json_are_json_on_every_terminal(monkeypatch: pytest.MonkeyPa
         async def answers(self) -> AsyncIterator[Answer]:
             yield answer
 
-    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    written = io.BytesIO()
+    out = io.TextIOWrapper(written, encoding="ascii")
     monkeypatch.setattr(sys, "stdout", out)
     asyncio.run(ask._print_answers(cast(QuestionClient, Client()), as_json=True))
-    written = cast(io.BytesIO, out.buffer).getvalue()
+    out.flush()
 
-    assert json.loads(written)["text"] == TEXT
+    assert json.loads(written.getvalue())["text"] == TEXT
 
 
 def test_log_lines_on_a_terminal_are_printable(monkeypatch: pytest.MonkeyPatch) -> None:
