@@ -22,6 +22,7 @@ class Batcher:
         engine: the model; touched in the model's thread only.
         thread: that thread.
         max_batch_frames: frames in one batch.
+        max_batch_work: work of one batch, see :class:`~pipeline.protocol.worker_work.WorkCosts`.
         clock: monotonic time in seconds.
         effects_due: called on the loop whenever the session may have effects: looks were taken, or results are in.
         batch_done: called on the loop with the seconds and frames of each batch.
@@ -35,6 +36,7 @@ class Batcher:
         thread: ModelThread,
         *,
         max_batch_frames: int,
+        max_batch_work: float,
         clock: Callable[[], float],
         effects_due: Callable[[], None],
         batch_done: Callable[[float, int], None],
@@ -44,6 +46,7 @@ class Batcher:
         self._engine = engine
         self._thread = thread
         self._max_batch_frames = max_batch_frames
+        self._max_batch_work = max_batch_work
         self._clock = clock
         self._effects_due = effects_due
         self._batch_done = batch_done
@@ -61,7 +64,7 @@ class Batcher:
     async def _pass(self) -> None:
         await self._woken.wait()
         # Left set until the work is done: after a pass that failed, the next one tries again.
-        while looks := self._session.take_looks(self._max_batch_frames, self._clock()):
+        while looks := self._session.take_looks(self._max_batch_frames, self._clock(), self._max_batch_work):
             self._effects_due()
             await self._look(looks)
         self._woken.clear()
@@ -75,7 +78,7 @@ class Batcher:
             self._effects_due()
             self._containment.note("batch", error)
             return
-        self._session.note_batch(seconds, len(looks))
+        self._session.note_batch(seconds, sum(look.work for look in looks))
         self._end(results)
         self._effects_due()
         self._batch_done(seconds, len(looks))

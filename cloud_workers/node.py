@@ -15,6 +15,7 @@ Everything but the model runs on one event loop, so the session needs no lock. N
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -41,6 +42,7 @@ from pipeline.logs import OncePerKind, get_logger
 from pipeline.metrics import Metrics
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_work import WorkCosts
 from pipeline.recording.node_log import node_log
 from pipeline.runtime import EXIT_NOT_DRAINED, Stop
 from pipeline.settings import LatentbusSettings
@@ -92,6 +94,7 @@ async def run_worker(settings: LatentbusSettings, stop: Stop) -> int:
             pool=worker.pool,
             fingerprint=identity.fingerprint,
             stop_rule=model.stop_rule,
+            costs=WorkCosts.by_tokens(model.spec.token_count),
             contain=containment.note,
         )
         connection = MqttBus(
@@ -124,6 +127,7 @@ async def run_worker(settings: LatentbusSettings, stop: Stop) -> int:
                 thread,
                 metrics,
                 max_batch_frames=worker.max_batch_frames,
+                max_batch_tokens=worker.max_batch_tokens,
                 containment=containment,
             )
             return await node.run(stop)
@@ -146,6 +150,7 @@ class WorkerNode:
         thread: where the engine runs.
         metrics: where it counts.
         max_batch_frames: frames in one batch of the model.
+        max_batch_tokens: their tokens, as the session counts its work.
         clock: monotonic time in seconds.
         containment: takes what nobody else has handled; the session's as well.
     """
@@ -160,6 +165,7 @@ class WorkerNode:
         metrics: Metrics,
         *,
         max_batch_frames: int,
+        max_batch_tokens: float = math.inf,
         clock: Callable[[], float] = monotonic,
         containment: Containment | None = None,
     ) -> None:
@@ -176,6 +182,7 @@ class WorkerNode:
             engine,
             thread,
             max_batch_frames=max_batch_frames,
+            max_batch_work=max_batch_tokens,
             clock=clock,
             effects_due=self._hand_on,
             batch_done=self._batch_done,

@@ -22,17 +22,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from cloud_workers.prompts import PromptBook, set_image_splitting
 from pipeline.logs import get_logger
+from pipeline.protocol.worker_work import ANSWER_TOKENS
 from schemas.errors import ArtifactError, ConfigError, StateError
 from schemas.limits import MAX_ANSWER_CHARS, MAX_JSON_BYTES
 from schemas.types import AnswerType
-
-MAX_NEW_TOKENS: Final[dict[AnswerType, int]] = {
-    AnswerType.YES_NO: 4,
-    AnswerType.COUNT: 6,
-    AnswerType.WORD: 12,
-    AnswerType.TEXT: 64,
-}
-"""End token included. A chatty model is cut here; its answer still begins with what was asked for."""
 
 MAX_BATCH_ROWS: Final = 64
 """Questions in one call of the model. Sixteen frames may carry up to 1,024 questions; keys and values of all of them at
@@ -233,7 +226,7 @@ class TransformersVlm:
         tokens = tokens.to(device=self._model.device, dtype=self._model.dtype)
         answers: list[VlmAnswer | None] = [None] * len(questions)
         # Questions of one frame side by side, so that a block reads few frames; alike in length, so that few rows idle.
-        order = sorted(range(len(questions)), key=lambda i: (MAX_NEW_TOKENS[questions[i][1]], rows[i]))
+        order = sorted(range(len(questions)), key=lambda i: (ANSWER_TOKENS[questions[i][1]], rows[i]))
         for first in range(0, len(order), MAX_BATCH_ROWS):
             block = order[first : first + MAX_BATCH_ROWS]
             found = self._answer_block(tokens, [rows[i] for i in block], [questions[i] for i in block])
@@ -270,7 +263,7 @@ class TransformersVlm:
             mask[index, width - len(suffix) :] = 1
         prefix = prefix[:1].expand(len(rows), -1)
         input_ids = torch.cat([prefix, padded.to(device)], dim=1)
-        limits = [MAX_NEW_TOKENS[answer_type] for _, answer_type in questions]
+        limits = [ANSWER_TOKENS[answer_type] for _, answer_type in questions]
         probabilities = _GreedyProbabilities()
         sequences = self._model.generate(
             input_ids=input_ids,

@@ -183,6 +183,8 @@ class WorkerSettings(_Section):
     """Codec folder, made for that model; null takes the bundled one."""
     max_batch_frames: Annotated[int, Field(ge=1, le=MAX_BATCH_FRAMES)] = 16
     """Frames that one model batch holds at most."""
+    max_batch_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 8192
+    """Tokens that one model batch reads and writes at most: visual tokens, questions and answers."""
     capacity_frames: Annotated[int, Field(ge=1, le=100_000)] = 1024
     """Open messages that wait here at most; further ones are told to come back."""
     threads: Threads | None = None

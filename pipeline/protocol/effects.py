@@ -274,7 +274,8 @@ class Look:
         chunks: coded latents, contiguous from 0 to ``stop``.
         stop: prefix length.
         queries: what to answer.
-        number: 1 for the first look at the frame.
+        number: 1 for the first prefix of the frame that is looked at, whatever questions it takes more passes for.
+        work: of the model, see :class:`~pipeline.protocol.worker_work.WorkCosts`.
     """
 
     camera: str
@@ -284,6 +285,7 @@ class Look:
     stop: int
     queries: tuple[LookQuery, ...]
     number: int
+    work: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class WorkerEvent(StrEnum):
     LONGER_PREFIX = "longer prefix"
     NOT_SAFE = "not safe"
     OVERTAKEN = "prefix grew while looking"
+    PARTLY_ASKED = "questions left for another pass"
     DECIDED = "all queries decided"
     GIVEN_UP = "gone, handed over, failed or past its deadlines"
 
@@ -49,6 +50,7 @@ WORKER_TRANSITIONS: dict[tuple[WorkerStage, WorkerEvent], WorkerStage] = {
     (S.PARKED, E.GIVEN_UP): S.DONE,
     (S.LOOKING, E.NOT_SAFE): S.WAITING,
     (S.LOOKING, E.OVERTAKEN): S.PARKED,
+    (S.LOOKING, E.PARTLY_ASKED): S.PARKED,
     (S.LOOKING, E.DECIDED): S.DONE,
     (S.LOOKING, E.GIVEN_UP): S.DONE,
     (S.WAITING, E.LONGER_PREFIX): S.PARKED,
@@ -68,6 +70,7 @@ class WorkerQuery:
         text: best answer so far, None before the first look.
         score: its score.
         prefix: latents it was read from.
+        work: of asking it once; None until its text is known.
     """
 
     question_id: str
@@ -76,6 +79,7 @@ class WorkerQuery:
     text: str | None = None
     score: float = 0.0
     prefix: int = 0
+    work: int | None = None
 
 
 @dataclass(slots=True)
@@ -91,7 +95,8 @@ class WorkerFrame:
         early: chunks that start past the prefix.
         stage: where it stands.
         hops: hand-overs so far.
-        looks: looks so far.
+        looks: prefixes looked at so far.
+        looked_prefix: the longest of them.
         target: prefix that was asked for.
         tries: requests for it, or for texts.
         given_up: requests went unanswered: the lease is left to run out, so that the edge opens the frame again.
@@ -112,6 +117,7 @@ class WorkerFrame:
     early: dict[int, ChunkData] = field(default_factory=dict)
     hops: int = 0
     looks: int = 0
+    looked_prefix: int = 0
     target: int = 0
     tries: int = 0
     given_up: bool = False
@@ -134,9 +140,19 @@ class WorkerFrame:
         keys = (chunk.key for chunk in (*self.chunks, *self.early.values()))
         return next((key for key in keys if key is not None and key.sequence == sequence), None)
 
-    def look(self, queries: Sequence[LookQuery]) -> Look:
+    def look(self, queries: Sequence[LookQuery], work: int = 1) -> Look:
         """A look at what is here."""
-        return Look(self.camera, self.frame, self.attempt, tuple(self.chunks), self.prefix, tuple(queries), self.looks)
+        if self.prefix > self.looked_prefix:
+            self.looked_prefix = self.prefix
+            self.looks += 1
+        return Look(
+            self.camera, self.frame, self.attempt, tuple(self.chunks), self.prefix, tuple(queries), self.looks, work
+        )
+
+    def to_ask(self) -> list[tuple[str, WorkerQuery]]:
+        """Queries that were not asked of the present prefix, ad-hoc ones first, then by deadline; all, if none."""
+        waiting = [entry for entry in self.queries.items() if entry[1].prefix < self.prefix] or [*self.queries.items()]
+        return sorted(waiting, key=lambda entry: (not entry[1].ad_hoc, entry[1].deadline_s))
 
     def first_deadline_s(self) -> float:
         """Deadline of the most urgent query."""

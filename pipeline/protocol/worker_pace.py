@@ -14,7 +14,7 @@ _WEIGHT = 0.2
 _FRAME_WEIGHT = 0.02
 """Weight of the newest frame: about fifty frames of memory, because one frame says little."""
 _ALIKE_FRAMES = 0.25
-"""Variance of the batch sizes under which they say nothing about what a batch costs beside its frames."""
+"""Variance of the work of batches, in usual frames squared, under which it says nothing about their fixed part."""
 
 _PATIENCE = 4.0
 """A batch is stalled after the longest lease and so many times its expected duration."""
@@ -22,62 +22,83 @@ _PATIENCE = 4.0
 
 @dataclass(slots=True)
 class WorkerPace:
-    """Measured time of a batch: a fixed part and a part for each frame, by weighted least squares over the last ones.
+    """Measured time of a batch: a fixed part and a part for its work, by weighted least squares over the last ones.
 
     Attributes:
         settings: times and bounds.
         max_frames: frames that one batch may have.
+        max_work: work that one batch may have.
+        frame_work: moving average of the work of one look.
         looks: moving average of the looks that a frame needs until its queries are decided.
     """
 
     settings: WorkerProtocolSettings
     max_frames: int = 1
+    max_work: float = math.inf
+    frame_work: float = 1.0
     looks: float = 1.0
-    _frames: float = 1.0
+    _work: float = 0.0
     _seconds: float = _FIRST_GUESS_S
-    _frames_squared: float = 1.0
-    _frames_seconds: float = _FIRST_GUESS_S
+    _work_squared: float = 0.0
+    _work_seconds: float = 0.0
+    _alike: float = 0.0
     _stalls_at_s: float | None = None
 
-    def batch_starts(self, frames: int, now_s: float) -> None:
-        """The model begins with a batch. One that takes far longer than expected is stalled."""
-        self._stalls_at_s = now_s + self.settings.max_lease_s + _PATIENCE * self.batch_s(frames)
+    def __post_init__(self) -> None:
+        self._work, self._work_squared = self.frame_work, self.frame_work**2
+        self._work_seconds = self.frame_work * self._seconds
+        self._alike = _ALIKE_FRAMES * self.frame_work**2
 
-    def note_batch(self, batch_s: float, frames: int) -> None:
+    def batch_starts(self, work: float, now_s: float) -> None:
+        """The model begins with a batch. One that takes far longer than expected is stalled."""
+        self._stalls_at_s = now_s + self.settings.max_lease_s + _PATIENCE * self.batch_s(work)
+
+    def note_batch(self, batch_s: float, work: float) -> None:
         """Take the time of a batch in."""
         self._stalls_at_s = None
-        if frames > 0:
-            self._frames += _WEIGHT * (frames - self._frames)
+        if work > 0:
+            self._work += _WEIGHT * (work - self._work)
             self._seconds += _WEIGHT * (batch_s - self._seconds)
-            self._frames_squared += _WEIGHT * (frames**2 - self._frames_squared)
-            self._frames_seconds += _WEIGHT * (frames * batch_s - self._frames_seconds)
+            self._work_squared += _WEIGHT * (work**2 - self._work_squared)
+            self._work_seconds += _WEIGHT * (work * batch_s - self._work_seconds)
+
+    def note_look(self, work: float) -> None:
+        """A look with so much work was taken."""
+        self.frame_work += _FRAME_WEIGHT * (work - self.frame_work)
 
     def note_frame(self, looks: int) -> None:
         """A frame was decided after so many looks."""
         self.looks += _FRAME_WEIGHT * (looks - self.looks)
 
-    def batch_s(self, frames: int) -> float:
-        """Expected time of a batch of so many frames."""
-        mean_s = self._seconds / self._frames
-        variance = self._frames_squared - self._frames**2
-        frame_s = mean_s
-        if variance > _ALIKE_FRAMES:
-            slope_s = (self._frames_seconds - self._frames * self._seconds) / variance
-            # A batch never gets cheaper by a frame, and its fixed part is never negative.
-            frame_s = min(max(slope_s, 0.0), mean_s)
-        return self._seconds + frame_s * (frames - self._frames)
+    def batch_s(self, work: float) -> float:
+        """Expected time of a batch with so much work."""
+        mean_s = self._seconds / self._work
+        variance = self._work_squared - self._work**2
+        unit_s = mean_s
+        if variance > self._alike:
+            slope_s = (self._work_seconds - self._work * self._seconds) / variance
+            # A batch never gets cheaper by more work, and its fixed part is never negative.
+            unit_s = min(max(slope_s, 0.0), mean_s)
+        return self._seconds + unit_s * (work - self._work)
 
     def begins_s(self, ahead: int) -> float:
         """Expected wait until the first look at a frame that has so many before it, each with all its looks.
 
         What fills no batch leaves it room in one.
         """
-        return ahead * self.looks // self.max_frames * self.batch_s(self.max_frames)
+        size = self._frames_a_batch()
+        return ahead * self.looks // size * self.batch_s(size * self.frame_work)
 
     def wait_s(self, frames: int) -> float:
         """Expected wait for the answer of one more frame when so many are held."""
-        batches, rest = divmod(frames + 1, self.max_frames)
-        return batches * self.batch_s(self.max_frames) + (self.batch_s(rest) if rest else 0.0)
+        size = self._frames_a_batch()
+        batches, rest = divmod(frames + 1, size)
+        full_s = self.batch_s(size * self.frame_work)
+        return batches * full_s + (self.batch_s(rest * self.frame_work) if rest else 0.0)
+
+    def _frames_a_batch(self) -> int:
+        """Usual frames in one batch."""
+        return max(1, int(min(self.max_frames, self.max_work / self.frame_work)))
 
     def lease_s(self, frames: int) -> float:
         """Lease to ask for: the base and twice the expected wait, up to the longest."""

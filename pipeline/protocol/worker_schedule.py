@@ -1,13 +1,15 @@
 """What a worker does first, and what it does not do, when there is more work than time.
 
-The rule, in order:
+A batch is bounded in work, the tokens that the model reads and writes, and in frames. The rule, in order:
 
 1. Ad-hoc questions go first, the earliest deadline first; a batch shrinks when a full one would end too late for them.
 2. Standing questions fill the batch, the earliest deadline first, as long as they can still be in time at the measured
    pace. Plain earliest-deadline-first would serve each frame at the last moment, or just after it, once it is behind.
-3. A standing frame that cannot be in time any more is dropped, or finalised with the answer that it has.
-4. A standing frame whose first look would begin too late is not admitted. The rest of its time is for refines.
-5. A full worker makes room for an ad-hoc question: a parked standing frame has to go.
+3. While others wait, one frame takes a quarter of a batch at most, whoever asks; its other questions come in later
+   passes over the same prefix, or in what the others have left of the batch.
+4. A standing frame that cannot be in time any more is dropped, or finalised with the answer that it has.
+5. A standing frame whose first look would begin too late is not admitted. The rest of its time is for refines.
+6. A full worker makes room for an ad-hoc question: a parked standing frame has to go.
 
 The model never idles for it: when nothing can be in time, one frame is looked at all the same, and its batch corrects
 the pace.
@@ -15,24 +17,66 @@ the pace.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery, WorkerStage
 from pipeline.protocol.worker_pace import WorkerPace
 
+_FRAME_SHARE = 0.25
+"""Of a batch, what one frame takes at most while others wait."""
+
+
+@dataclass(slots=True)
+class Pass:
+    """One look at one frame: some of its queries, or all.
+
+    Attributes:
+        frame: the frame.
+        query_ids: what is asked of it, at least one query.
+        rest: what is left to ask of its present prefix, in order.
+        work: of this pass.
+    """
+
+    frame: WorkerFrame
+    query_ids: list[str]
+    rest: list[tuple[str, WorkerQuery]]
+    work: int
+
+    @classmethod
+    def first(cls, frame: WorkerFrame, frame_work: int) -> Self:
+        """A frame with its most urgent query."""
+        (query_id, query), *rest = frame.to_ask()
+        return cls(frame, [query_id], rest, frame_work + (query.work or 0))
+
+    @classmethod
+    def whole(cls, frame: WorkerFrame, frame_work: int) -> Self:
+        """A frame with all its queries."""
+        made = cls.first(frame, frame_work)
+        made.grow(math.inf)
+        return made
+
+    def grow(self, most: float) -> None:
+        """Ask more of it, until its work would be over a bound."""
+        while self.rest and self.work + (self.rest[0][1].work or 0) <= most:
+            query_id, query = self.rest.pop(0)
+            self.query_ids.append(query_id)
+            self.work += query.work or 0
+
 
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """Frames for the next batch.
+    """What the next batch does.
 
     Attributes:
-        batch: to look at, the most urgent first.
+        batch: passes, the most urgent first.
         hopeless: standing frames that not even a batch of one would answer in time.
     """
 
-    batch: list[WorkerFrame]
+    batch: list[Pass]
     hopeless: list[WorkerFrame]
 
 
@@ -48,35 +92,61 @@ class Schedule:
         self._settings = settings
         self._pace = pace
 
-    def pick(self, parked: Sequence[WorkerFrame], max_frames: int, now_s: float) -> Picked:
-        """Frames for the next batch; it is never empty while a frame is parked.
+    def pick(
+        self,
+        parked: Sequence[WorkerFrame],
+        max_frames: int,
+        now_s: float,
+        *,
+        max_work: float = math.inf,
+        frame_work: int = 1,
+    ) -> Picked:
+        """What the next batch does; it is never empty while a frame is parked.
 
         Args:
             parked: frames that wait for the model.
-            max_frames: size of a batch.
+            max_frames: frames that a batch may have.
             now_s: the worker's monotonic time.
+            max_work: work that a batch may have. One query of one frame may be more: it is asked alone.
+            frame_work: work of a frame beside its queries.
         """
         if not parked:
             return Picked([], [])
-        alone_s = self._pace.batch_s(1)
-        urgent: list[WorkerFrame] = []
-        worth: list[WorkerFrame] = []
-        late: list[WorkerFrame] = []
-        hopeless: list[WorkerFrame] = []
+        share = _FRAME_SHARE * max_work if len(parked) > 1 else max_work
+        urgent: list[Pass] = []
+        worth: list[Pass] = []
+        late: list[Pass] = []
+        hopeless: list[Pass] = []
         for frame in sorted(parked, key=WorkerFrame.first_deadline_s):
-            in_time = self._slack_s(frame, now_s) >= alone_s
+            part = Pass.first(frame, frame_work)
+            in_time = self._in_time(part, part.work, now_s)
+            part.grow(share)
             if frame.ad_hoc:
-                (urgent if in_time else late).append(frame)
+                (urgent if in_time else late).append(part)
             else:
-                (worth if in_time else hopeless).append(frame)
-        size = min(max_frames, len(parked))
-        while size > 1 and not self._fits(urgent[:size], worth, size, now_s):
-            size //= 2
-        batch = urgent[:size]
-        batch += [frame for frame in worth if self._in_time(frame, size, now_s)][: size - len(batch)]
+                (worth if in_time else hopeless).append(part)
+        # Frames are halved until the batch that they make is short enough; then each of its passes is as well.
+        count = min(max_frames, len(parked))
+        while count > 1 and not self._fits(urgent, worth, count, max_work, now_s):
+            count //= 2
+        batch = _within([*urgent], count, max_work)
+        work = self._work(urgent, worth, count, max_work)
+        batch += _within(
+            [part for part in worth if self._in_time(part, work, now_s)],
+            count - len(batch),
+            max_work - _work_of(batch),
+            first=not batch,
+        )
+        if not batch and worth:
+            batch = [self._shortened(worth[0], now_s)]
         # What is late costs the others nothing where the batch has room; an ad-hoc question is never dropped.
-        batch += late[: size - len(batch)]
-        return Picked(batch, hopeless) if batch else Picked(hopeless[-1:], hopeless[:-1])
+        batch += _within(late, count - len(batch), max_work - _work_of(batch), first=not batch)
+        if not batch:
+            return Picked(hopeless[-1:], [part.frame for part in hopeless[:-1]])
+        if len(batch) == 1 and batch[0] in urgent:
+            batch = [self._shortened(batch[0], now_s)]
+        self._use_room(batch, urgent, worth, max_work, now_s)
+        return Picked(batch, [part.frame for part in hopeless])
 
     def admits(self, queries: Iterable[WorkerQuery], ahead: int, now_s: float) -> bool:
         """Whether a frame would be looked at soon enough, with so many frames before it."""
@@ -94,18 +164,65 @@ class Schedule:
         parked = [frame for frame in frames if _may_be_displaced(frame)]
         return max(parked, key=lambda frame: (frame.spoke_s is None, frame.first_deadline_s()), default=None)
 
-    def _fits(self, urgent: list[WorkerFrame], worth: list[WorkerFrame], size: int, now_s: float) -> bool:
-        """Whether a batch of this size is in time for all ad-hoc questions in it, or for some standing one."""
+    def _fits(self, urgent: list[Pass], worth: list[Pass], count: int, max_work: float, now_s: float) -> bool:
+        """Whether a batch of so many frames is in time for all ad-hoc questions in it, or for some standing one."""
+        work = self._work(urgent, worth, count, max_work)
         if urgent:
-            return all(self._in_time(frame, size, now_s) for frame in urgent)
-        return any(self._in_time(frame, size, now_s) for frame in worth)
+            return all(self._in_time(part, work, now_s) for part in _within(urgent, count, max_work))
+        return any(self._in_time(part, work, now_s) for part in worth)
 
-    def _in_time(self, frame: WorkerFrame, size: int, now_s: float) -> bool:
-        return self._slack_s(frame, now_s) >= self._pace.batch_s(size)
+    def _work(self, urgent: list[Pass], worth: list[Pass], count: int, max_work: float) -> float:
+        """Work of a batch of so many frames; one with room left is expected to be filled."""
+        batch = _within([*urgent, *worth], count, max_work)
+        usual = _work_of(batch) / len(batch) if batch else self._pace.frame_work
+        return min(max_work, _work_of(batch) + usual * (count - len(batch))) if batch else usual * count
+
+    def _use_room(
+        self, batch: list[Pass], urgent: list[Pass], worth: list[Pass], max_work: float, now_s: float
+    ) -> None:
+        """Ask more of the frames in a batch, when no other frame that can be in time is left out of it."""
+        if any(part not in batch for part in (*urgent, *worth)):
+            return
+        judged = [part for part in batch if part in urgent or part in worth]
+        for part in batch:
+            while part.rest:
+                more = part.rest[0][1].work or 0
+                work = _work_of(batch) + more
+                if work > max_work or not all(self._in_time(other, work, now_s) for other in judged):
+                    return
+                part.grow(part.work + more)
+
+    def _shortened(self, part: Pass, now_s: float) -> Pass:
+        """A pass with as many of its queries as are in time, one at least."""
+        while len(part.query_ids) > 1 and not self._in_time(part, part.work, now_s):
+            query_id = part.query_ids.pop()
+            query = part.frame.queries[query_id]
+            part.rest.insert(0, (query_id, query))
+            part.work -= query.work or 0
+        return part
+
+    def _in_time(self, part: Pass, work: float, now_s: float) -> bool:
+        return self._slack_s(part.frame, now_s) >= self._pace.batch_s(work)
 
     def _slack_s(self, frame: WorkerFrame, now_s: float) -> float:
         """Time in which a look must be over to be of use to the query with most time."""
         return frame.last_deadline_s() - self._settings.finalise_margin_s - now_s
+
+
+def _within(parts: list[Pass], count: int, most: float, *, first: bool = True) -> list[Pass]:
+    """The first so many passes whose work together is under a bound; the first one in any case, unless told not."""
+    chosen: list[Pass] = []
+    work = 0.0
+    for part in parts[: max(0, count)]:
+        if work + part.work > most and (chosen or not first):
+            break
+        chosen.append(part)
+        work += part.work
+    return chosen
+
+
+def _work_of(batch: Iterable[Pass]) -> int:
+    return sum(part.work for part in batch)
 
 
 def _may_be_displaced(frame: WorkerFrame) -> bool:

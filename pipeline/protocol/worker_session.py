@@ -30,6 +30,8 @@ PARKED      cannot be in time      DONE        standing only: best answer so far
 LOOKING     safe or whole latent   DONE        terminal answer; with queries left, the row below
 LOOKING     not safe               WAITING     provisional answer, *refine* for the next rung of the ladder
 LOOKING     prefix grew meanwhile  PARKED      provisional answer
+LOOKING     not all questions      PARKED      answers of those that were asked
+            asked
 WAITING     longer prefix          PARKED
 WAITING     silence, reconnect     WAITING     *refine* again, a bounded number of times
 any         lease half over        same        *accept*: progress renews it
@@ -50,10 +52,10 @@ Who does what: :mod:`~pipeline.protocol.worker_admission` takes frames in and pa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from math import isfinite
+from math import inf, isfinite
 
 from pipeline.protocol.effects import ChunkData, Look, LookAnswer, LookQuery, ReplyTo, WorkerEffect
 from pipeline.protocol.settings import WorkerProtocolSettings
@@ -66,6 +68,7 @@ from pipeline.protocol.worker_progress import Progress
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_store import FrameStore
 from pipeline.protocol.worker_voice import WorkerVoice
+from pipeline.protocol.worker_work import WorkCosts
 from schemas.errors import BitstreamError, FingerprintError, RemoteError, TopicError
 from schemas.messages import (
     Ask,
@@ -92,6 +95,7 @@ class WorkerSession:
         fingerprint: first 4 bytes of the codec's fingerprint.
         stop_rule: when an answer is safe; its ladder ends at the whole latent.
         schedule: makes the rule of what goes first from the settings and the pace.
+        costs: work of a look; by default that of one frame.
         contain: called with an error that nobody has handled, and where it arose, after the frame that met it was
             ended; raises it by default.
 
@@ -108,6 +112,7 @@ class WorkerSession:
         fingerprint: bytes,
         stop_rule: StopRule,
         schedule: Callable[[WorkerProtocolSettings, WorkerPace], Schedule] = Schedule,
+        costs: WorkCosts | None = None,
         contain: Callable[[str, Exception], None] | None = None,
     ) -> None:
         self.counters: Counter[str] = Counter()
@@ -116,7 +121,8 @@ class WorkerSession:
         self._fingerprint = fingerprint
         self._stop_rule = stop_rule
         self._latent_count = stop_rule.ladder[-1]
-        self._pace = WorkerPace(settings)
+        self._costs = costs or WorkCosts.by_frames()
+        self._pace = WorkerPace(settings, frame_work=self._costs.usual)
         self._frames = FrameStore(self._pace.due_s)
         self._questions = Questions(settings.text_cache)
         self._keys = KeyFrames(settings.key_frame_bytes)
@@ -294,32 +300,39 @@ class WorkerSession:
 
     # ---- inputs: the model ------------------------------------------------------------------------------------------
 
-    def take_looks(self, max_frames: int, now_s: float) -> list[Look]:
+    def take_looks(self, max_frames: int, now_s: float, max_work: float = inf) -> list[Look]:
         """Frames for the model to look at next, by the rule of :mod:`~pipeline.protocol.worker_schedule`.
 
         Args:
-            max_frames: size of a batch.
+            max_frames: frames of a batch.
             now_s: the worker's monotonic time.
+            max_work: work of a batch.
         """
-        self._pace.max_frames = max_frames
-        picked = self._schedule.pick(self._frames.in_stage(WorkerStage.PARKED), max_frames, now_s)
+        self._pace.max_frames, self._pace.max_work = max_frames, max_work
+        parked = self._frames.in_stage(WorkerStage.PARKED)
+        for frame in parked:
+            self._weigh(frame)
+        picked = self._schedule.pick(parked, max_frames, now_s, max_work=max_work, frame_work=self._costs.frame)
         for frame in picked.hopeless:
             self.counters["standing_too_late"] += 1
             self._progress.give_up(frame)
         looks = []
-        for frame in picked.batch:
+        for part in picked.batch:
+            frame = part.frame
             with self.alone("look taken", frame.camera, frame.frame):
                 frame.move(WorkerEvent.LOOK_TAKEN)
-                frame.looks += 1
                 known = [
                     LookQuery(query_id, query.question_id, question.text, question.answer_type, question.risk)
-                    for query_id, query in frame.queries.items()
-                    if (question := self._questions.get(query.question_id)) is not None
+                    for query_id in part.query_ids
+                    if (query := frame.queries.get(query_id)) is not None
+                    and (question := self._questions.get(query.question_id)) is not None
                 ]
+                look = frame.look(known, part.work)
                 self._progress.keep_alive(frame, now_s)
-                looks.append(frame.look(known))
+                looks.append(look)
+                self._pace.note_look(part.work)
         if looks:
-            self._pace.batch_starts(len(looks), now_s)
+            self._pace.batch_starts(sum(look.work for look in looks), now_s)
         return looks
 
     def finish_look(self, look: Look, answers: Sequence[LookAnswer], now_s: float) -> None:
@@ -359,6 +372,8 @@ class WorkerSession:
             self._frames.forget(frame, WorkerEvent.DECIDED)
         elif frame.prefix > look.stop:
             frame.move(WorkerEvent.OVERTAKEN)
+        elif self._has_more_to_ask(frame, asked):
+            frame.move(WorkerEvent.PARTLY_ASKED)
         else:
             frame.move(WorkerEvent.NOT_SAFE)
             frame.target = self._stop_rule.next_prefix(frame.prefix)
@@ -381,9 +396,9 @@ class WorkerSession:
             self._progress.decide(frame, query_id, Outcome.FAILED, f"{reason.name.lower()}: {problem}"[:200])
         self._frames.forget(frame, WorkerEvent.DECIDED)
 
-    def note_batch(self, seconds: float, frames: int) -> None:
+    def note_batch(self, seconds: float, work: float) -> None:
         """Time of a batch, from which the wait of the next ones is expected (moving average)."""
-        self._pace.note_batch(seconds, frames)
+        self._pace.note_batch(seconds, work)
         self._frames.touch_all()  # leases that a stalled model let lie are renewed again
 
     # ---- inputs: time -----------------------------------------------------------------------------------------------
@@ -440,6 +455,19 @@ class WorkerSession:
             self._contain(where, error)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _weigh(self, frame: WorkerFrame) -> None:
+        """Find out what the queries of a frame cost; their texts are known by now."""
+        for query in frame.queries.values():
+            if query.work is None and (question := self._questions.get(query.question_id)) is not None:
+                query.work = self._costs.question(question.text, question.answer_type)
+
+    def _has_more_to_ask(self, frame: WorkerFrame, asked: Collection[str]) -> bool:
+        """Whether a look has left out queries of its prefix."""
+        return any(
+            query_id not in asked and query.prefix < frame.prefix and self._questions.get(query.question_id) is not None
+            for query_id, query in frame.queries.items()
+        )
 
     def _learn(self, question_id: str, question: KnownQuestion) -> None:
         known = self._questions.get(question_id)

@@ -6,6 +6,7 @@ edges. Without it workers take what fits and serve the earliest deadline first, 
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 from pipeline.protocol.effects import Terminal
 from pipeline.protocol.thinning import ThinningSettings
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery
-from pipeline.protocol.worker_schedule import Picked, Schedule
+from pipeline.protocol.worker_schedule import Pass, Picked, Schedule
 from pipeline.simulation.content import LADDER, SimulatedModel
 from pipeline.simulation.edge_actor import EdgeActor
 from pipeline.simulation.fleet import MAX_BATCH_FRAMES, FleetPlan, SimulatedFleet
@@ -77,9 +78,18 @@ class OverloadPlan:
 class EarliestDeadlineFirst(Schedule):
     """What a worker without the rule does: everything is taken, and the earliest deadline goes first."""
 
-    def pick(self, parked: Sequence[WorkerFrame], max_frames: int, now_s: float) -> Picked:  # noqa: ARG002
+    def pick(
+        self,
+        parked: Sequence[WorkerFrame],
+        max_frames: int,
+        now_s: float,  # noqa: ARG002
+        *,
+        max_work: float = math.inf,  # noqa: ARG002
+        frame_work: int = 1,
+    ) -> Picked:
         """See :class:`~pipeline.protocol.worker_schedule.Schedule`."""
-        return Picked(sorted(parked, key=WorkerFrame.first_deadline_s)[:max_frames], [])
+        first = sorted(parked, key=WorkerFrame.first_deadline_s)[:max_frames]
+        return Picked([Pass.whole(frame, frame_work) for frame in first], [])
 
     def admits(self, queries: Iterable[WorkerQuery], ahead: int, now_s: float) -> bool:  # noqa: ARG002
         """See :class:`~pipeline.protocol.worker_schedule.Schedule`."""

@@ -313,9 +313,10 @@ class WorkerActor:
             looks = self.session.take_looks(self._max_batch, self._clock.now_s)
             if looks:
                 self._looking = True
-                expected_s = max(self._longest_s, self._longest_frame_s * len(looks))
+                work = sum(look.work for look in looks)
+                expected_s = max(self._longest_s, self._longest_frame_s * work)
                 self._stalls_at_s = self._clock.now_s + self.settings.max_lease_s + _STALLED_BATCHES * expected_s
-                took_s = self._batch_time_s(len(looks))
+                took_s = self._batch_time_s(work)
                 self.busy_s += took_s
                 self._clock.after(took_s, partial(self._looked, self.boot, looks, took_s))
         for effect in self.session.take_effects():
@@ -325,8 +326,8 @@ class WorkerActor:
             self._wake_at_s = due_s
             self._clock.at(due_s, partial(self._wake, self.boot))
 
-    def _batch_time_s(self, frames: int) -> float:
-        usual_s = self._batch_s + self._frame_s * frames
+    def _batch_time_s(self, work: int) -> float:
+        usual_s = self._batch_s + self._frame_s * work
         slow = self.slowness > 1.0
         share = _SLOW_SHARE if slow else self._hiccups
         if not share or self._draw.random() >= share:
@@ -345,7 +346,7 @@ class WorkerActor:
         self._looking = False
         self._batch_ends()
         self._longest_s = max(self._longest_s, took_s)
-        self._longest_frame_s = max(self._longest_frame_s, took_s / len(looks))
+        self._longest_frame_s = max(self._longest_frame_s, took_s / sum(look.work for look in looks))
         for look in looks:
             try:
                 answers = self._model.answer(look)
@@ -357,7 +358,7 @@ class WorkerActor:
                 self.session.fail_look(look, RejectReason.BITSTREAM, str(error))
                 continue
             self.session.finish_look(look, answers, self._clock.now_s)
-        self.session.note_batch(took_s, len(looks))
+        self.session.note_batch(took_s, sum(look.work for look in looks))
         self._after()
 
     def _wake(self, boot: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from pipeline.protocol.reducer import OutcomeReducer
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_work import WorkCosts
 from schemas import topics, wire
 from schemas.errors import BitstreamError, RemoteError
 from schemas.messages import (
@@ -72,6 +74,7 @@ class Worker:
     score: Callable[[int], float]
     score_of: dict[str, float] = field(default_factory=dict)
     look_s: float = 0.05
+    max_work: float = math.inf
     alive: bool = True
     frozen: bool = False
     free_at_s: float = 0.0
@@ -98,6 +101,7 @@ class Fleet:
         worker_settings: WorkerProtocolSettings | None = None,
         know_questions: bool = True,
         boot: int = 7,
+        costs: WorkCosts | None = None,
     ) -> None:
         self.now_s = 0.0
         self.edge = EdgeSession(edge_settings or EdgeProtocolSettings(), pool=POOL, boot=boot, fingerprint=FINGERPRINT)
@@ -119,6 +123,7 @@ class Fleet:
         self.decided_s: list[float] = []
         self.replies: list[str] = []
         self.errors: Counter[str] = Counter()
+        self.costs = costs
         self.workers: dict[str, Worker] = {}
         for index in range(workers):
             self.add_worker(f"w{index}", score, worker_settings, know_questions=know_questions)
@@ -133,7 +138,12 @@ class Fleet:
         fingerprint: bytes = FINGERPRINT,
     ) -> Worker:
         session = WorkerSession(
-            settings or WorkerProtocolSettings(), worker=name, pool=POOL, fingerprint=fingerprint, stop_rule=STOP_RULE
+            settings or WorkerProtocolSettings(),
+            worker=name,
+            pool=POOL,
+            fingerprint=fingerprint,
+            stop_rule=STOP_RULE,
+            costs=self.costs,
         )
         if know_questions:
             for question in ("q0", "q1", "q2"):
@@ -274,7 +284,7 @@ class Fleet:
     def _start_look(self, worker: Worker) -> None:
         if worker.free_at_s > self.now_s:
             return
-        looks = worker.session.take_looks(8, self.now_s)
+        looks = worker.session.take_looks(8, self.now_s, worker.max_work)
         if not looks:
             return
         worker.free_at_s = self.now_s + worker.look_s
@@ -288,7 +298,7 @@ class Fleet:
                 return
             for look in looks:
                 self._look(worker, look)
-            worker.session.note_batch(worker.look_s, len(looks))
+            worker.session.note_batch(worker.look_s, sum(look.work for look in looks))
 
         self.at(worker.free_at_s, finish)
 

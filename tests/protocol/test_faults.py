@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from pipeline.protocol.edge_frame import EDGE_TRANSITIONS, EdgeFrame
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WORKER_TRANSITIONS, WorkerEvent, WorkerFrame, WorkerStage
+from pipeline.protocol.worker_work import WorkCosts
 from schemas.messages import KeyFrame
 from schemas.topics import key_topic
 from schemas.types import FrameId
@@ -39,11 +41,13 @@ def _faulty_fleet(seed: int) -> Fleet:
         score=lambda prefix: draw.random(),
         worker_settings=WorkerProtocolSettings(capacity_frames=draw.choice([2, 1024])),
         know_questions=draw.random() < 0.8,
+        costs=WorkCosts(1, lambda _text, _kind: 1, 2),
     )
     if draw.random() < 0.2:
         fleet.add_worker("stranger", lambda prefix: 1.0, fingerprint=b"\xff\xff\xff\xff")
     for worker in fleet.workers.values():
         worker.look_s = draw.choice([0.02, 0.5, 4.0])
+        worker.max_work = random.Random(f"{seed}/work").choice([2.0, 4.0, math.inf])
     loss, doubled, slow = draw.choice([0.0, 0.1, 0.4]), draw.choice([0.0, 0.3]), draw.choice([0.02, 0.5, 5.0])
     uplink = draw.choice([0.0, 0.0, 1.0, 4.0])
     fleet.says_no_subscribers = draw.random() < 0.5

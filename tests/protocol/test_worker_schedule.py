@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from pipeline.protocol.effects import LookAnswer, SendAnswer, SendControl
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery, WorkerStage
 from pipeline.protocol.worker_pace import WorkerPace
-from pipeline.protocol.worker_schedule import Schedule
+from pipeline.protocol.worker_schedule import Pass, Schedule
 from pipeline.protocol.worker_session import WorkerSession
 from schemas.messages import Busy, Open, QueryRef, Question
 from schemas.types import FrameId, Outcome
@@ -33,8 +35,8 @@ def frame(name: str, deadline_s: float, *, ad_hoc: bool = False) -> WorkerFrame:
     return WorkerFrame(name, FrameId(7, 0), 1, {name: query}, WorkerStage.PARKED, 3.0, 0.0)
 
 
-def names(frames: list[WorkerFrame]) -> list[str]:
-    return [frame.camera for frame in frames]
+def names(found: Sequence[WorkerFrame | Pass]) -> list[str]:
+    return [item.camera if isinstance(item, WorkerFrame) else item.frame.camera for item in found]
 
 
 @given(st.floats(0.0, 2.0), st.floats(0.001, 0.5))
@@ -124,8 +126,9 @@ def test_whatever_waits_every_frame_is_picked_left_or_given_up_once(
     chosen = names(picked.batch) + names(picked.hopeless)
     assert len(chosen) == len(set(chosen))
     assert not any(frame.ad_hoc for frame in picked.hopeless), "an ad-hoc question is never given up"
-    in_time = [f for f in picked.batch if f.first_deadline_s() - MARGIN_S >= measured.batch_s(len(picked.batch))]
-    assert len(in_time) == len(picked.batch) or any(f.ad_hoc for f in picked.batch) or len(picked.batch) == 1
+    batch = [part.frame for part in picked.batch]
+    in_time = [f for f in batch if f.first_deadline_s() - MARGIN_S >= measured.batch_s(len(picked.batch))]
+    assert len(in_time) == len(picked.batch) or any(f.ad_hoc for f in batch) or len(picked.batch) == 1
 
 
 # ---- in the session -------------------------------------------------------------------------------------------------
