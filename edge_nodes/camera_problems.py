@@ -24,7 +24,7 @@ class CameraProblems:
 
     Attributes:
         counts: by camera and kind: ``lost`` (it could not be opened or read), ``open_blocked``, ``read_blocked``,
-            ``close_blocked``, ``close``, ``frame`` (a frame that could not be encoded or asked about).
+            ``close_blocked``, ``close``, ``frame`` (a frame that could not be encoded).
     """
 
     def __init__(self) -> None:

@@ -11,13 +11,16 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
+import numpy as np
+
 from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.clock import Clock
 from edge_nodes.sampling import Sampler
 from edge_nodes.sources import CapturedFrame, FrameSource, redacted
 from pipeline.bus.backoff import Backoff
+from pipeline.containment import Containment
 from pipeline.logs import get_logger
-from schemas.errors import SourceError
+from schemas.errors import LatentbusError, SourceError
 
 T = TypeVar("T")
 
@@ -64,6 +67,7 @@ class CameraCapture:
         taker: whom it works for.
         clock: the edge's clock.
         problems: told what goes wrong.
+        containment: takes what nobody else has handled.
 
     Attributes:
         missed: slots of the interval that passed without a frame, because source, encoder or uplink could not keep up.
@@ -81,6 +85,7 @@ class CameraCapture:
         taker: FrameTaker,
         clock: Clock,
         problems: CameraProblems,
+        containment: Containment,
     ) -> None:
         self.missed = 0
         self.first_open: asyncio.Future[SourceError | None] = asyncio.get_running_loop().create_future()
@@ -91,6 +96,7 @@ class CameraCapture:
         self._taker = taker
         self._clock = clock
         self._problems = problems
+        self._containment = containment
         self._up: bool | None = None
         self._woken = asyncio.Event()
 
@@ -143,14 +149,25 @@ class CameraCapture:
             standing = self._standing_due(sampler, now_s)
             if sampler is not None and standing:
                 self._pass(sampler, now_s)
-            try:
-                await self._taker.take(captured, standing=standing)
+            if await self._take(captured, standing=standing):
                 failures = 0
-            except Exception as error:  # noqa: BLE001 - a frame fails by itself, whatever is wrong with it
+            else:
                 failures += 1
-                self._problems.report(self._camera, "frame", error, index=captured.index)
                 # What was asked of this frame is asked of the next one, but not without a pause.
                 await self._clock.sleep(REOPEN.delay_s(failures, 1.0))
+
+    async def _take(self, captured: CapturedFrame, *, standing: bool) -> bool:
+        """Whether a frame was asked about; one that cannot be fails by itself."""
+        try:
+            _check(captured)
+            await self._taker.take(captured, standing=standing)
+        except LatentbusError as error:
+            self._problems.report(self._camera, "frame", error, index=captured.index)
+        except Exception as error:  # noqa: BLE001 - it ends this frame, not the site
+            self._containment.note("frame", error)
+        else:
+            return True
+        return False
 
     async def _call(self, step: str, work: Coroutine[Any, Any, T], limit_s: float) -> T:
         """Wait for a call of the source; one that takes too long is reported, and waited for all the same.
@@ -237,6 +254,18 @@ class CameraCapture:
     def _opened(self, error: SourceError | None) -> None:
         if not self.first_open.done():
             self.first_open.set_result(error)
+
+
+def _check(captured: CapturedFrame) -> None:
+    """A source may give anything.
+
+    Raises:
+        SourceError: it is no picture.
+    """
+    pixels = captured.pixels
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
+        found = f"{pixels.dtype} {list(pixels.shape)}"
+        raise SourceError(captured.camera, f"frame {captured.index} is {found}, not uint8 [height, width, 3]")
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

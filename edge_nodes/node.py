@@ -282,6 +282,7 @@ class _Node:
                 taker=site,
                 clock=self._clock,
                 problems=self._problems,
+                containment=self._containment,
             )
             for index, (name, source) in enumerate(self._sources.items())
         }

@@ -163,6 +163,19 @@ class VideoReader:
         return chosen
 
 
+def check_video(path: Path) -> None:
+    """Make sure that a video can be played: its first frame decodes. Blocking.
+
+    Raises:
+        SourceError: it cannot.
+    """
+    reader = VideoReader(path)
+    try:
+        next(reader.frames()).pixels()
+    finally:
+        reader.close()
+
+
 _STILL: Final = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 

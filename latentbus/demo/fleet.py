@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edge_nodes.sources.video_reader import check_video
 from latentbus.arguments import made_of
 from latentbus.demo.options import DemoOptions
 from pipeline.scenes.catalogue import QuestionKind
@@ -16,7 +17,7 @@ from pipeline.scenes.questions import QuestionSpec
 from pipeline.scenes.sidecar import ClipTruth, read_sidecar, sidecar_path
 from pipeline.scenes.video import write_clip
 from pipeline.settings import BrokerSettings, CameraSettings, EdgeSettings, QuestionSettings
-from schemas.errors import ArtifactError, ConfigError
+from schemas.errors import ArtifactError, ConfigError, SourceError
 from schemas.types import AnswerType
 
 CLIP_DURATION_S: Final = 60.0
@@ -63,14 +64,14 @@ class DemoCamera:
 
 
 def prepare_cameras(options: DemoOptions, progress: Callable[[str], None]) -> list[DemoCamera]:
-    """The cameras of a run; rendered clips are written once and found again.
+    """The cameras of a run; rendered clips are written once and found again. Each video is opened and looked at.
 
     Args:
         options: what was asked for.
         progress: told what takes long.
 
     Raises:
-        ConfigError: a video is not there.
+        ConfigError: a video is not there, or cannot be played.
         SourceError: a clip cannot be written.
     """
     if options.videos:
@@ -160,7 +161,8 @@ def _existing_clip(video: Path, seed: int, specs: dict[str, QuestionSpec]) -> Cl
         return None
     try:
         truth = read_sidecar(video)
-    except ArtifactError:
+        check_video(video)
+    except (ArtifactError, SourceError):
         return None
     wanted = (seed, CLIP_FPS, CLIP_DURATION_S, specs)
     found = (truth.seed, truth.fps, truth.duration_s, {question.id: question.spec for question in truth.questions})
@@ -170,6 +172,10 @@ def _existing_clip(video: Path, seed: int, specs: dict[str, QuestionSpec]) -> Cl
 def _own_video(number: int, path: Path, texts: tuple[str, ...]) -> DemoCamera:
     if not path.is_file():
         raise ConfigError("--video", f"no such file: {path}")
+    try:
+        check_video(path)
+    except SourceError as error:
+        raise ConfigError("--video", str(error)) from None
     name = re.sub(r"[^a-z0-9_-]+", "-", path.stem.lower()).strip("-_")[:24] or "video"
     name = f"{name}-{number + 1}"
     if texts or not sidecar_path(path).is_file():

@@ -252,6 +252,28 @@ def test_our_errors_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert capsys.readouterr().err == "latentbus: here: wrong\n"
 
 
+@pytest.mark.parametrize("content", [b"", b"no video at all", bytes(4096), b"RIFF\x00\x00\x00\x00AVI LIST", None])
+def test_demo_looks_at_its_videos_before_it_starts_anything(
+    content: bytes | None,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def start(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("something was started")
+
+    monkeypatch.setattr("latentbus.demo.run.LocalBroker", start)
+    video = tmp_path / "street.mp4"
+    video.write_bytes(clip.read_bytes()[:600] if content is None else content)
+    arguments = ["demo", "--video", str(clip), "--video", str(video), "--question", "a car?"]
+    assert run_main(monkeypatch, *arguments, "--work-dir", str(tmp_path / "demo")) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"latentbus: --video: {video}: ")
+    assert len(told.splitlines()) == 1
+    assert not (tmp_path / "demo").exists()
+
+
 def test_demo_needs_a_video_for_questions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -222,6 +222,18 @@ def test_own_videos(tmp_path: Path, clip: Path) -> None:
         prepare_cameras(DemoOptions(videos=(clip, clip)), print)
 
 
+def test_a_rendered_clip_that_was_damaged_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentbus.demo.fleet.CLIP_DURATION_S", 2.0)
+    options = DemoOptions(cameras=1, work_dir=tmp_path)
+    said: list[str] = []
+    (camera,) = prepare_cameras(options, said.append)
+    whole = camera.video.read_bytes()
+    camera.video.write_bytes(whole[:600])
+    prepare_cameras(options, said.append)
+    assert len(said) == 2
+    assert len(camera.video.read_bytes()) > 600
+
+
 def test_rendered_clips_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("latentbus.demo.fleet.CLIP_DURATION_S", 2.0)
     options = DemoOptions(cameras=9, work_dir=tmp_path)

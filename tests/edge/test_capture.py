@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import structlog
+from numpy.typing import NDArray
 
 from edge_nodes import capture
 from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture import CameraCapture, first_of
 from edge_nodes.sources import CapturedFrame
-from schemas.errors import SourceError
+from pipeline.containment import Containment
+from pipeline.logs import get_logger
+from schemas.errors import ArtifactError, SourceError
 from tests.edge.support import SkippingClock
 
 
@@ -26,6 +29,7 @@ class FakeSource:
         self.counters: Counter[str] = Counter()
         self.open_errors: list[Exception] = []
         self.script: list[BaseException | None] = []
+        self.pictures: list[NDArray[Any]] = []
         self.is_open = False
         self.opened = 0
         self.index = 0
@@ -52,7 +56,8 @@ class FakeSource:
             if step is None:
                 return None
             raise step
-        return CapturedFrame("gate", self.index, self.clock.now_s(), np.zeros((2, 2, 3), np.uint8))
+        pixels = self.pictures.pop(0) if self.pictures else np.zeros((2, 2, 3), np.uint8)
+        return CapturedFrame("gate", self.index, self.clock.now_s(), pixels)
 
     async def close(self) -> None:
         await self.close_blocks.wait()
@@ -112,6 +117,7 @@ class Rig:
         self.source = FakeSource(self.clock)
         self.taker = Taker(self.clock)
         self.problems = WatchedProblems()
+        self.containment = Containment(get_logger(__name__), sleep=self.clock.sleep)
         self.capture = CameraCapture(
             "gate",
             self.source,
@@ -120,6 +126,7 @@ class Rig:
             taker=self.taker,
             clock=self.clock,
             problems=self.problems,
+            containment=self.containment,
         )
 
     async def problems_seen(self, kind: str | None = None) -> None:
@@ -250,21 +257,44 @@ async def test_a_mistake_that_is_made_again_and_again_is_logged_at_the_first_and
     assert [line["event"] for line in lines][-1] == "camera back"
 
 
-async def test_a_frame_that_cannot_be_asked_about_is_dropped_and_the_next_one_is_taken() -> None:
+async def test_a_frame_that_cannot_be_encoded_is_dropped_and_the_next_one_is_taken() -> None:
     rig = Rig()
 
     def fail_twice() -> None:
         if len(rig.taker.taken) <= 2:
-            raise ZeroDivisionError("odd frame")
+            raise ArtifactError("encoder.onnx", f"a latent of {30_000 + len(rig.taker.taken)} bytes")
 
     rig.taker.after = fail_twice
     with structlog.testing.capture_logs() as lines:
         times = await rig.until(3)
     assert times == [(0.0, True), (1.0, True), (3.0, True)]  # after pauses of 1 and 2 seconds
     assert rig.problems.counts == {("gate", "frame"): 2}
-    (line,) = (line for line in lines if line["event"] == "frame dropped")
-    assert line["problem"] == "ZeroDivisionError: odd frame"
-    assert line["where"].startswith("test_capture.py:")
+    assert [line["event"] for line in lines].count("frame dropped") == 2, "two mistakes, each new"
+
+
+@pytest.mark.usefixtures("contained")
+async def test_a_bug_that_a_frame_meets_costs_that_frame() -> None:
+    rig = Rig()
+
+    def fail_once() -> None:
+        if len(rig.taker.taken) == 1:
+            raise ZeroDivisionError
+
+    rig.taker.after = fail_once
+    assert await rig.until(2) == [(0.0, True), (1.0, True)]
+    assert rig.containment.counts == {"frame/ZeroDivisionError": 1}
+    assert rig.taker.ups == [True, False]
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 3))],
+)
+async def test_what_is_no_picture_never_reaches_the_encoder(pixels: NDArray[Any]) -> None:
+    rig = Rig()
+    rig.source.pictures = [pixels]
+    assert await rig.until(1) == [(1.0, True)]
+    assert rig.problems.counts == {("gate", "frame"): 1}
 
 
 @pytest.mark.parametrize("step", ["open", "read"])
