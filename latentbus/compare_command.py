@@ -104,6 +104,7 @@ def _share(percent: str) -> float:
 
 
 def _read(path: Path, progress: Progress) -> ComparedLog:
+    from pipeline.recording.clocks import align
     from pipeline.recording.compared_log import ComparedLog
     from pipeline.recording.merged import merged
     from pipeline.recording.reader import open_logs
@@ -113,12 +114,14 @@ def _read(path: Path, progress: Progress) -> ComparedLog:
     if not paths:
         raise ConfigError(str(path), "no .mcap file in this folder: name a log or a folder of logs")
     with open_logs(paths) as log:
+        clocks = tuple(str(clock) for clock in align(log))
         return ComparedLog(
             name=str(path),
             traffic=read_traffic(_watched(merged(log), log, path.name, progress)),
             metadata=log.metadata(),
             complete=log.complete,
             missing_messages=sum(gap.count for gap in log.gaps()),
+            clocks=clocks,
         )
 
 

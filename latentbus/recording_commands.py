@@ -143,10 +143,13 @@ def inspect(
 
 
 def _inspect(logs: Sequence[Path], *, scan: bool) -> Inspection:
+    from pipeline.recording.clocks import align
     from pipeline.recording.inspection import inspect_logs
     from pipeline.recording.reader import open_logs
 
     with open_logs(logs, scan=scan) as log, _progress(log.message_count) as watch:
+        for clock in align(log):
+            typer.echo(f"latentbus: {clock}", err=True)
         return inspect_logs(log, watch)
 
 

@@ -21,6 +21,7 @@ from pipeline.codec.spec import STOP_FILE, TABLES_FILE, load_codec_spec
 from pipeline.codec.stop_file import load_stop_rule
 from pipeline.codec.tables import FrequencyTables
 from pipeline.protocol.stop_rule import NEVER, StopRule
+from pipeline.recording.clocks import align
 from pipeline.recording.merged import merged
 from pipeline.recording.node_log import CONFIG_ATTACHMENTS
 from pipeline.recording.reader import open_logs
@@ -137,10 +138,11 @@ def what_if(options: WhatIfOptions, console: Console) -> WhatIfReport:
         ConfigError: the log has nothing to simulate, or an option does not fit it.
     """
     with open_logs(options.logs) as logs:
+        clocks = align(logs)
         traffic = read_traffic(merged(logs))
         attached = logs.attachments()
     workload = read_workload(traffic)
-    notes: list[str] = []
+    notes = [str(clock) for clock in clocks]
     codec = options.codec or bundled_codec_dir()
     tables = _tables(codec, traffic, given=options.codec is not None)
     if tables is None:

@@ -24,6 +24,7 @@ from latentbus.replay.report import CameraReport, VerbatimReport
 from latentbus.replay.verbatim import VerbatimReplay
 from latentbus.replay.view import show_progress
 from pipeline.bus.mqtt import MqttBus
+from pipeline.recording.clocks import align
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogSet, open_logs
 from pipeline.recording.redaction import Redaction, redacted
@@ -243,6 +244,8 @@ async def _open(options: ReplayOptions, console: Console) -> tuple[LogSet, TimeR
                     f"[yellow]{reader.path} was not closed well: what is whole in it is replayed "
                     "(latentbus recover makes a good file of it)[/]"
                 )
+        for clock in await asyncio.to_thread(align, logs):
+            console.print(f"[{'dim' if clock.shared else 'yellow'}]{escape(str(clock))}[/]")
         whole = TimeRange(logs.start_ns, logs.stop_ns + 1)
         part = time_range(whole, start=options.start, duration_s=options.duration_s, until=options.until)
     except BaseException:

@@ -30,6 +30,7 @@ class ComparedLog:
         metadata: its metadata records.
         complete: it was closed well.
         missing_messages: messages that its recorder had to drop.
+        clocks: how the clocks of its recorders differ, in words.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ComparedLog:
     metadata: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     complete: bool = True
     missing_messages: int = 0
+    clocks: tuple[str, ...] = ()
 
     def origin(self) -> ReplayOrigin | None:
         """The log that it replays, None where it replays none.

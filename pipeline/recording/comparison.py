@@ -278,6 +278,7 @@ def _notes(
             notes.append(f"{log.name} is a replay {speed}: its times cannot be compared with the other log's.")
         if not log.complete:
             notes.append(f"{log.name} was not closed well, its end may be missing: see latentbus recover.")
+        notes.extend(f"In {log.name} {clock}." for clock in log.clocks)
         if log.missing_messages:
             notes.append(f"{log.name} lacks {log.missing_messages} messages that its recorder had to drop.")
         if log.traffic.undecodable:

@@ -20,7 +20,7 @@ def merged(logs: LogSet) -> Iterator[LoggedMessage]:
     Of a message that one recorder saw twice and another one three times, three remain: those are repetitions, not
     copies. Files of one rotation have one recorder.
     """
-    sources = {_recorder_of(reader) for reader in logs.readers}
+    sources = {recorder_of(reader) for reader in logs.readers}
     if len(sources) < 2:
         yield from logs.messages()
         return
@@ -35,11 +35,11 @@ def merged(logs: LogSet) -> Iterator[LoggedMessage]:
 
 
 def _tagged(reader: LogReader) -> Iterator[tuple[int, str, LoggedMessage]]:
-    source = _recorder_of(reader)
+    source = recorder_of(reader)
     for message in reader.messages():
         yield message.time_ns, source, message
 
 
-def _recorder_of(reader: LogReader) -> str:
+def recorder_of(reader: LogReader) -> str:
     """Folder and name of the first file of the rotation: ``run.1.mcap`` goes on from ``run.mcap``."""
     return str(reader.path.with_name(_NUMBER.sub("", reader.path.stem)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -65,6 +65,7 @@ class LogReader:
         size_bytes: size of the file when it was opened.
         complete: the file was closed well.
         damages: parts that could not be read; found by a scan only.
+        shift_ns: added to all times of its messages and gaps, for a clock that was wrong.
 
     Raises:
         RecordingError: the file cannot be read, is no log, or is one of a newer version.
@@ -72,6 +73,7 @@ class LogReader:
 
     def __init__(self, path: Path, *, scan: bool = False) -> None:
         self.path = path
+        self.shift_ns = 0
         try:
             self._file = path.open("rb")
         except OSError as error:
@@ -111,12 +113,12 @@ class LogReader:
     @property
     def start_ns(self) -> int:
         """Time of the first message; 0 without one."""
-        return min((chunk.first_ns for chunk in self._index.chunks), default=0)
+        return min((chunk.first_ns + self.shift_ns for chunk in self._index.chunks), default=0)
 
     @property
     def stop_ns(self) -> int:
         """Time of the last message; 0 without one."""
-        return max((chunk.last_ns for chunk in self._index.chunks), default=0)
+        return max((chunk.last_ns + self.shift_ns for chunk in self._index.chunks), default=0)
 
     @property
     def message_count(self) -> int:
@@ -151,8 +153,8 @@ class LogReader:
             if use.topic not in BOOKKEEPING_TOPICS and (topics is None or topics(use.topic))
         }
         companions = {number for number, use in self._channels.items() if use.topic == PROPERTIES_TOPIC}
-        first_ns = 0 if start_ns is None else start_ns
-        end_ns = 2**64 if stop_ns is None else stop_ns
+        first_ns = 0 if start_ns is None else start_ns - self.shift_ns
+        end_ns = 2**64 if stop_ns is None else stop_ns - self.shift_ns
         for chunk in self._index.chunks:
             if chunk.last_ns >= first_ns and chunk.first_ns < end_ns:
                 yield from self._messages_of(chunk, wanted, companions, first_ns, end_ns)
@@ -174,7 +176,9 @@ class LogReader:
                 _, _, number, _, time_ns, _ = MESSAGE_HEAD.unpack_from(data, offset - HEAD.size)
                 if number in numbers:
                     try:
-                        found.append(decode_gap(time_ns, data[offset + MESSAGE_FIELDS_BYTES : offset + length]))
+                        found.append(
+                            decode_gap(time_ns + self.shift_ns, data[offset + MESSAGE_FIELDS_BYTES : offset + length])
+                        )
                     except ValueError as error:
                         raise RecordingError(str(self.path), str(error)) from None
         return found
@@ -261,7 +265,9 @@ class LogReader:
                 if pending is not None:
                     properties = pending[1] if pending[0] == sequence else None
                     pending = None
-                yield LoggedMessage(time_ns, use.topic, payload, use.qos, use.retain, properties, sequence)
+                yield LoggedMessage(
+                    time_ns + self.shift_ns, use.topic, payload, use.qos, use.retain, properties, sequence
+                )
             elif number in companions:
                 try:
                     pending = (sequence, decode_properties(payload))
@@ -299,7 +305,13 @@ class LogSet:
     """
 
     def __init__(self, readers: Sequence[LogReader]) -> None:
-        self.readers = sorted(readers, key=lambda reader: (reader.start_ns, str(reader.path)))
+        self.readers = _in_order(readers)
+
+    def shift(self, shifts_ns: Mapping[LogReader, int]) -> None:
+        """Add something to the times of some of the files, which may change their order."""
+        for reader, shift_ns in shifts_ns.items():
+            reader.shift_ns = shift_ns
+        self.readers = _in_order(self.readers)
 
     @property
     def complete(self) -> bool:
@@ -379,6 +391,10 @@ def open_logs(paths: Sequence[Path], *, scan: bool = False) -> LogSet:
         readers = [stack.enter_context(LogReader(file, scan=scan)) for path in paths for file in _files(path)]
         stack.pop_all()
         return LogSet(readers)
+
+
+def _in_order(readers: Sequence[LogReader]) -> list[LogReader]:
+    return sorted(readers, key=lambda reader: (reader.start_ns, str(reader.path)))
 
 
 def _files(path: Path) -> list[Path]:
