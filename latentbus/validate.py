@@ -79,7 +79,7 @@ def _camera_problems(folder: Path, values: Mapping[str, Any]) -> Iterator[Proble
         location = ("edge", "cameras", name, "source")
         if not is_url_or_kind(source):
             path = folder / Path(source).expanduser()
-            if not path.is_file():
+            if not path.exists() or path.is_dir():
                 yield location, f"no such file: {path}"
             continue
         try:
@@ -88,7 +88,7 @@ def _camera_problems(folder: Path, values: Mapping[str, Any]) -> Iterator[Proble
             yield location, str(error)
             continue
         path = Path(source.removeprefix("file:"))
-        if source.startswith("file:") and not path.is_file():
+        if source.startswith("file:") and (not path.exists() or path.is_dir()):
             yield location, f"no such file: {path}"
 
 

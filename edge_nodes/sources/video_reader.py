@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 import av
@@ -133,9 +133,9 @@ class VideoReader:
     def _packets(self) -> Iterator[av.Packet[av.VideoStream]]:
         packets = self._container.demux(self._stream)
         while True:
-            began_s = time.monotonic()
+            began_s = monotonic()
             packet = next(packets, None)
-            if time.monotonic() - began_s >= READ_TIMEOUT_S:
+            if monotonic() - began_s >= READ_TIMEOUT_S:
                 # FFmpeg was interrupted; what it says then is not always an error.
                 raise SourceError(str(self._path), f"no data for {READ_TIMEOUT_S:g} s")
             if packet is None:

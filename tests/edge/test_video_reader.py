@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from edge_nodes.sources import video_reader
 from edge_nodes.sources.video_file import VideoFile
-from edge_nodes.sources.video_reader import DecodedFrame, VideoReader
+from edge_nodes.sources.video_reader import READ_TIMEOUT_S, DecodedFrame, VideoReader
 from schemas.errors import SourceError
 from tests.edge.support import SkippingClock, grey, raw_video, write_video
 
@@ -56,25 +58,22 @@ async def test_a_raw_stream_that_cannot_be_sought_in_plays_and_plays_again(tmp_p
     assert [time_s for time_s, _ in shown] == pytest.approx([number / 25 for number in range(12)])
 
 
-async def test_a_playlist_that_grows_is_lost_when_nothing_more_comes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(video_reader, "OPEN_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(video_reader, "READ_TIMEOUT_S", 0.5)
-    write_video(tmp_path / "part.ts", [grey(20 + 10 * number) for number in range(20)])
-    playlist = tmp_path / "live.m3u8"
-    playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:2.0,\npart.ts\n")
-    clock = SkippingClock()
-    source = VideoFile("gate", playlist, clock=clock)
-    await source.open()
+def test_a_file_that_is_silent_for_long_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(video_reader, "monotonic", lambda: now_s)
+    reader = VideoReader(write_video(tmp_path / "live.ts", [grey(20 + 10 * number) for number in range(20)]))
+    packets = reader._container.demux(reader._stream)
 
-    async def play_on() -> None:
-        while True:
-            await source.newest()
+    def slow(_stream: av.VideoStream) -> Iterator[av.Packet[av.VideoStream]]:
+        """FFmpeg as it reads a playlist that nobody extends: interrupted, it says that the file has ended."""
+        nonlocal now_s
+        for _, packet in zip(range(5), packets, strict=False):
+            yield packet
+        now_s += READ_TIMEOUT_S
 
-    with pytest.raises(SourceError, match=r"live\.m3u8: no data for 0\.5 s"):
-        await play_on()
-    await source.close()
+    monkeypatch.setattr(reader, "_container", SimpleNamespace(demux=slow))
+    with pytest.raises(SourceError, match=r"live\.ts: no data for 30 s"):
+        list(reader.frames())
 
 
 @pytest.mark.parametrize("starts", [(50, 400_000), (400_000, 50)])
