@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from latentbus.arguments import checked_name, made_of
+from latentbus.fleet_view import FleetView
 from latentbus.safe_console import SafeConsole
 from pipeline.bus.base import ConnectionChange, Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
@@ -20,12 +21,14 @@ from pipeline.protocol.reducer import OutcomeReducer
 from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings
 from schemas import topics, wire
-from schemas.errors import ConnectionLostError, WireError
+from schemas.errors import ConfigError, ConnectionLostError, NotAuthorizedError, PublishRefusedError, WireError
 from schemas.messages import Answer, Ask, QueryOutcome, Status
 from schemas.topics import Family
 from schemas.types import NAME_PATTERN, AnswerType, Outcome
 
 CONNECT_TIMEOUT_S = 10.0
+STATUS_PATIENCE_S = 1.0
+"""Wait for the statuses of edges; brokers send what they retain as soon as it is subscribed to."""
 REPLY_MARGIN_S = 5.0
 """Wait beyond the deadline: the outcome of a question that nobody answered comes at the deadline, plus the way."""
 
@@ -89,11 +92,12 @@ class QuestionClient:
     """Asks one question over a connected bus.
 
     Attributes:
-        cameras: cameras that edges on this broker say they serve.
+        fleet: what edges and workers on this broker say of themselves.
     """
 
     def __init__(self, bus: MqttBus, asking: Asking) -> None:
-        self.cameras: set[str] = set()
+        self.fleet = FleetView()
+        self._connected = False
         self._bus = bus
         self._asking = asking
         self._reducer = OutcomeReducer()
@@ -113,12 +117,41 @@ class QuestionClient:
             Subscription(topics.family_filter(Family.STATUS).replace("/+/+", "/edge/+"), qos=0),
         ]
 
+    async def look_round(self, patience_s: float) -> bool:
+        """Read statuses until an edge says that it serves the camera.
+
+        Args:
+            patience_s: how long to wait for that.
+
+        Returns:
+            Whether one did.
+        """
+        try:
+            await self._bus.subscribe(Subscription(topics.family_filter(Family.STATUS).replace("/+/+", "/worker/+")))
+            self.fleet.workers_are_seen = True
+        except (NotAuthorizedError, PublishRefusedError):
+            pass  # a client of a secured fleet reads the status of edges alone
+        camera = self._asking.camera
+        try:
+            async with asyncio.timeout(patience_s):
+                while camera not in self.fleet.cameras:
+                    for event in await self._bus.receive_batch():
+                        if isinstance(event, ConnectionChange):
+                            self._connected = event.connected
+                        else:
+                            self._read(event)
+        except TimeoutError:
+            return False
+        return True
+
     async def answers(self) -> AsyncIterator[Answer | QueryOutcome]:
         """Ask, and yield each answer that is new; the last one is terminal.
 
         Asks again after each reconnect, which is harmless: the query id is its key.
         """
         seen: set[tuple[str, int, Outcome | None]] = set()
+        if self._connected:
+            await self._publish()
         while True:
             for event in await self._bus.receive_batch():
                 if isinstance(event, ConnectionChange):
@@ -163,20 +196,30 @@ class QuestionClient:
             return None
         finally:
             self._bus.acknowledge(inbound)
-        if isinstance(message, Status) and message.online:
-            self.cameras.update(message.cameras)
+        if isinstance(message, Status):
+            self.fleet.observe(message)
         if isinstance(message, Answer | QueryOutcome) and message.query_id == self._asking.message.query_id:
             return message
         return None
 
 
-async def ask_and_print(broker: BrokerSettings, asking: Asking, stop: Stop, *, as_json: bool) -> int:
-    """Ask, print the answers as they come, and return the exit status.
+async def ask_and_print(
+    broker: BrokerSettings, asking: Asking, stop: Stop, *, as_json: bool, check: bool = True
+) -> int:
+    """Ask, print the answers as they come, and return the exit status; without an answer also what the cause may be.
+
+    Args:
+        broker: where to ask.
+        asking: the question.
+        stop: ends the wait.
+        as_json: print messages as they are.
+        check: ask only where an edge says that it serves the camera.
 
     Returns:
         0 answered, 1 any other outcome or none.
 
     Raises:
+        ConfigError: no edge that is online serves the camera.
         ConnectionLostError: the broker cannot be reached.
     """
     bus = MqttBus(
@@ -185,21 +228,36 @@ async def ask_and_print(broker: BrokerSettings, asking: Asking, stop: Stop, *, a
     async with bus:
         await bus.wait_connected(CONNECT_TIMEOUT_S)
         client = QuestionClient(bus, asking)
+        found = await client.look_round(STATUS_PATIENCE_S)
+        if check and not found:
+            problem = client.fleet.problem(asking.camera)
+            raise ConfigError("CAMERA", f"{problem}; --no-check asks and waits all the same")
         follow = asyncio.create_task(_print_answers(client, as_json=as_json), name="answers")
         stopped = asyncio.create_task(stop.wait(), name="stop")
         limit_s = asking.message.deadline_ms / 1000 + REPLY_MARGIN_S
         try:
             await asyncio.wait({follow, stopped}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if follow.done():
-                return 0 if follow.result() is Outcome.ANSWERED else 1
+                outcome = follow.result()
+                if outcome in (Outcome.EXPIRED, Outcome.FAILED):
+                    _say_cause(client.fleet, asking.camera)
+                return 0 if outcome is Outcome.ANSWERED else 1
         finally:
             follow.cancel()
             stopped.cancel()
             await asyncio.gather(follow, stopped, return_exceptions=True)
     if not stop.requested:
-        known = ", ".join(sorted(client.cameras)) or "none"
-        sys.stderr.write(f"latentbus: no outcome within {limit_s:.0f} s; cameras on this broker: {known}\n")
+        sys.stderr.write(f"latentbus: no outcome within {limit_s:.0f} s\n")
+        _say_cause(client.fleet, asking.camera)
     return 1
+
+
+def _say_cause(fleet: FleetView, camera: str) -> None:
+    problem = fleet.problem(camera)
+    if problem is None and not fleet.workers_are_seen:
+        problem = "this identity may not read the status of workers: ask an operator whether the pool has any"
+    if problem is not None:
+        sys.stderr.write(f"latentbus: {problem}\n")
 
 
 async def _print_answers(client: QuestionClient, *, as_json: bool) -> Outcome:

@@ -103,7 +103,7 @@ def demo(
             help="What the first message of a frame carries: the prefix of the fewest expected bytes, of the shortest "
             "expected delay, always the base prefix, or everything."
         ),
-    ] = "bytes",
+    ] = "base",
 ) -> None:
     """Run the whole system on this machine: broker, one site of cameras on a thin uplink, and workers."""
     from latentbus.demo.options import DemoOptions
@@ -141,6 +141,9 @@ def ask(
     query_id: Annotated[
         str | None, typer.Option(help="Key of the question; asked again under it, the same answer comes.")
     ] = None,
+    check: Annotated[
+        bool, typer.Option(help="Ask only where an edge that is online serves the camera; --no-check waits for one.")
+    ] = True,
     config: BrokerConfigOption = None,
     host: HostOption = None,
     port: PortOption = None,
@@ -148,8 +151,8 @@ def ask(
 ) -> None:
     """Ask a camera one question and print the answers as they get better.
 
-    Exit status: 0 answered, 1 any other outcome, 2 wrong settings. The broker's password comes from the settings file
-    or from LATENTBUS_BROKER__PASSWORD.
+    Exit status: 0 answered, 1 any other outcome, 2 wrong settings or no such camera. The broker's password comes from
+    the settings file or from LATENTBUS_BROKER__PASSWORD.
     """
     from latentbus.ask import Asking, ask_and_print
     from pipeline.logs import configure_logging
@@ -160,7 +163,9 @@ def ask(
     asking = Asking.create(
         camera, question, answer_type, deadline_s=deadline, query_id=query_id, client=broker.username
     )
-    raise typer.Exit(run(lambda stop: ask_and_print(broker, asking, stop, as_json=as_json), drain_timeout_s=2))
+    raise typer.Exit(
+        run(lambda stop: ask_and_print(broker, asking, stop, as_json=as_json, check=check), drain_timeout_s=2)
+    )
 
 
 @app.command(

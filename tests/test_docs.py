@@ -44,6 +44,7 @@ NOT_BUFFERS = {
     "latentbus.compare_plots._MAX_BARS": "lines of a plot",
     "pipeline.recording.deposit.MAX_DEPOSIT_BYTES": "one message of a log, refused by its reader",
     "schemas.problems.MAX_ECHO_CHARS": "length of an error message",
+    "latentbus.demo.headline.MAX_REFINEMENTS": "lines of a demo",
     "pipeline.settings.MAX_BATCH_FRAMES": "range of a setting",
     "pipeline.settings.MAX_UPLINK_KBPS": "range of a setting",
     "pipeline.codec.spec.MAX_VLM_ID_CHARS": "length of a name in codec.json",

@@ -50,6 +50,7 @@ class QueryRow:
         outcome: how it ended; None while it has not.
         reason: why, where the outcome needs a reason.
         latents: length of the prefix that the latest answer was read from.
+        first_latents: length of the prefix of its first answer.
         looks: how many prefixes its worker had read by then.
         worker: who answered.
         first_s: when the first answer came, provisional or not; this host's monotonic clock.
@@ -66,6 +67,7 @@ class QueryRow:
     outcome: Outcome | None = None
     reason: str = ""
     latents: int = 0
+    first_latents: int = 0
     looks: int = 0
     worker: str = ""
     first_s: float | None = None
@@ -169,6 +171,7 @@ class Ledger:
             return row
         if isinstance(message, Answer) and (message.outcome is None or decided is not None):
             row.latents, row.looks, row.worker = message.latents, message.looks, message.worker
+            row.first_latents = row.first_latents or message.latents
             if message.outcome is None:
                 row.provisional = message.text
             if row.first_s is None and message.outcome is not Outcome.FAILED:

@@ -41,5 +41,5 @@ class DemoOptions:
     work_dir: Path = Path(".demo")
     compare: bool = True
     record: Path | None = None
-    first_prefix: FirstPrefixRule = "bytes"
+    first_prefix: FirstPrefixRule = "base"
     batch_frames: int = 16

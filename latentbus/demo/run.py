@@ -16,6 +16,7 @@ from rich.live import Live
 from broker_config.launcher import LocalBroker
 from latentbus.demo.children import Child, running_child, running_command, write_settings
 from latentbus.demo.fleet import DemoCamera, broker_settings, edge_settings, prepare_cameras
+from latentbus.demo.headline import Headline
 from latentbus.demo.judge import accuracy_of_run, compare
 from latentbus.demo.ledger import Ledger
 from latentbus.demo.observer import FrameLogTail, Observer
@@ -71,7 +72,10 @@ async def run_demo(options: DemoOptions, stop: Stop) -> int:
     )
     try:
         if options.compare:
-            console.print("[dim]asking the same questions the other ways takes a minute; Ctrl-C skips it[/]")
+            console.print(
+                "[dim]asking the same questions the other ways, on one thread: some minutes after a long run; "
+                "Ctrl-C skips it[/]"
+            )
             rows = await compare(cameras, ledger, stop, lambda text: console.print(f"[dim]{text}[/]"))
             summary = replace(summary, comparison=rows or Rows())
     finally:
@@ -165,7 +169,9 @@ async def _show_until_end(
 ) -> float:
     stopped = asyncio.create_task(stop.wait(), name="stop")
     edge_ended = asyncio.create_task(edge.process.wait(), name="edge ended")
-    period_s = _TABLE_PERIOD_S if console.is_terminal else _LINE_PERIOD_S
+    next_line_s = _LINE_PERIOD_S
+    texts = {question_id: question.text for camera in cameras for question_id, question in camera.questions.items()}
+    headline = Headline(ledger, texts)
     live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
     try:
         if live is not None:
@@ -173,12 +179,20 @@ async def _show_until_end(
         while True:
             left_s = float("inf") if options.duration_s is None else options.duration_s - heading.elapsed_s
             waited = {stopped, edge_ended}
-            await asyncio.wait(waited, timeout=max(min(period_s, left_s), 0), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                waited, timeout=max(min(_TABLE_PERIOD_S, left_s), 0), return_when=asyncio.FIRST_COMPLETED
+            )
             tail.poll()
+            due = heading.elapsed_s >= next_line_s or left_s <= 0 or stopped.done()
+            lines = headline.lines(always=due and live is None)
             if live is not None:
-                live.update(live_table(cameras, ledger, heading.now()), refresh=True)
+                live.update(live_table(cameras, ledger, heading.now(), headline.latest_refinement), refresh=True)
             else:
-                console.print(progress_line(ledger, heading.now()), soft_wrap=True)
+                for line in lines:
+                    console.print(line, soft_wrap=True, markup=False)
+                if due:
+                    next_line_s += _LINE_PERIOD_S
+                    console.print(progress_line(ledger, heading.now()), soft_wrap=True)
             if edge_ended.done():
                 raise edge.error()
             if stopped.done() or left_s <= 0:

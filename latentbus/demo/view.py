@@ -51,8 +51,8 @@ class Heading:
         )
 
 
-def live_table(cameras: Iterable[DemoCamera], ledger: Ledger, heading: Heading) -> RenderableType:
-    """One row for each camera and question: its latest query."""
+def live_table(cameras: Iterable[DemoCamera], ledger: Ledger, heading: Heading, refinement: str = "") -> RenderableType:
+    """One row for each camera and question, its latest query; below them the last answer that was refined."""
     latest: dict[tuple[str, str], QueryRow] = {}
     for row in ledger.opened_queries():
         key = (row.camera, row.question_id)
@@ -70,7 +70,8 @@ def live_table(cameras: Iterable[DemoCamera], ledger: Ledger, heading: Heading) 
             cells = [Text(""), Text(""), Text("")] if shown is None else _answers(camera, ledger, shown)
             numbers = ["", "", "", ""] if shown is None else _numbers(ledger, shown)
             table.add_row(camera.name if number == 0 else "", question.text, *cells, *numbers)
-    return Group(Text(heading.text(ledger), style="bold"), table)
+    parts: list[RenderableType] = [Text(heading.text(ledger), style="bold"), table]
+    return Group(*parts, Text(refinement, style="yellow")) if refinement else Group(*parts)
 
 
 def progress_line(ledger: Ledger, heading: Heading) -> str:

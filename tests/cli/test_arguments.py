@@ -71,6 +71,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_a_wrong_argument_is_one_line_about_the_option(
     arguments: list[str],
     start: str,
+    clip: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -78,7 +79,7 @@ def test_a_wrong_argument_is_one_line_about_the_option(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    (tmp_path / "VIDEO").write_bytes(b"")
+    (tmp_path / "VIDEO").symlink_to(clip)
     assert run_main(monkeypatch, *arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"latentbus: {start}"), error

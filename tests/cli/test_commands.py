@@ -214,9 +214,13 @@ def test_ask_a_camera_that_nobody_serves(
     broker_settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("latentbus.ask.REPLY_MARGIN_S", 0.1)
+    monkeypatch.setattr("latentbus.ask.STATUS_PATIENCE_S", 0.1)
     arguments = ["ask", "gate", "is there a car?", "--deadline", "0.5", "--port", str(broker_settings.port)]
-    assert run_main(monkeypatch, *arguments) == 1
-    assert "no outcome within 1 s; cameras on this broker: none" in capsys.readouterr().err
+    assert run_main(monkeypatch, *arguments) == 2
+    none = "no edge that is online serves camera gate; cameras on this broker: none"
+    assert f"CAMERA: {none}; --no-check" in capsys.readouterr().err
+    assert run_main(monkeypatch, *arguments, "--no-check") == 1
+    assert capsys.readouterr().err == f"latentbus: no outcome within 1 s\nlatentbus: {none}\n"
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

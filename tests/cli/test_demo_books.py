@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from rich.console import Console
 
 from latentbus.demo import image_search
 from latentbus.demo.fleet import edge_settings, guess_answer_type, prepare_cameras
+from latentbus.demo.headline import FIRST_ANSWERS, Headline
 from latentbus.demo.image_search import STRIDE, ImageSearch, Score
 from latentbus.demo.judge import accuracy_of_run
 from latentbus.demo.ledger import Ledger
@@ -325,3 +327,37 @@ class TestImageSearch:
         nothing = Score(0, 1)
         with pytest.raises(KeyboardInterrupt):
             ImageSearch(self.pixels, lambda frames: nothing, lambda pixels, frames: nothing, stop).cheapest()
+
+
+def test_the_headline_shows_the_first_answers_and_every_refinement_once() -> None:
+    ledger = Ledger()
+    for number in range(8):
+        frame = FrameId(1, number)
+        query_id = f"gate/{frame}/q"
+        ledger.frame_opened("gate", str(frame), index=number, captured_s=10.0, question_ids={query_id: "q"})
+        ledger.sent("gate", str(frame), wire_bytes=200 + number, payload_bytes=90)
+    headline = Headline(ledger, {"q": "Is there a car?"})
+    assert headline.lines() == []
+
+    def hear(number: int, *, latents: int, looks: int, text: str, outcome: Literal[Outcome.ANSWERED] | None) -> None:
+        frame = FrameId(1, number)
+        message = Answer(
+            query_id=f"gate/{frame}/q", camera="gate", frame=frame, attempt=1, question_id="q", worker="w1",
+            outcome=outcome, text=text, score=0.9, latents=latents, payload_bytes=90, looks=looks,
+        )  # fmt: skip
+        ledger.received(message, 10.25)
+
+    for number in range(6):
+        hear(number, latents=22, looks=1, text="no", outcome=Outcome.ANSWERED)
+    lines = headline.lines()
+    assert len(lines) == FIRST_ANSWERS
+    assert lines[0] == "answer   gate: Is there a car? -> no  (22 latents, 200 bytes for the frame, 250 ms)"
+    assert headline.latest_refinement == ""
+    hear(6, latents=22, looks=1, text="no", outcome=None)
+    assert headline.lines() == []
+    hear(6, latents=32, looks=2, text="yes", outcome=Outcome.ANSWERED)
+    refined = "refined  gate: Is there a car? -> no (22 latents) -> yes  (32 latents, 206 bytes for the frame, 250 ms)"
+    assert headline.lines() == [refined]
+    assert headline.latest_refinement == refined
+    hear(7, latents=22, looks=1, text="no", outcome=Outcome.ANSWERED)
+    assert headline.lines() == []

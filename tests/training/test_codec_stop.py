@@ -247,7 +247,12 @@ def test_statistics_say_how_often_looks_are_safe() -> None:
 
 def test_resplits_keep_the_promise_and_report_every_rival() -> None:
     table = simulated(1_000, seed=9, lengths=(2, 4, 8, 40))
-    report = resplit_results(table, (4, 40), RISK, DELTA, 20, np.random.default_rng(0), by_type=False)
+    lines: list[str] = []
+    report = resplit_results(
+        table, (4, 40), RISK, DELTA, 20, np.random.default_rng(0), by_type=False, progress=lines.append
+    )
+    assert len(lines) == 20
+    assert lines[-1].endswith(": 20 of 20")
     json.dumps(report)
     assert report["resplits"] == 20
     assert report["resplits_above"] <= 5

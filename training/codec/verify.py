@@ -26,7 +26,7 @@ from training.codec.stop_policy import (
     statistics_of,
 )
 from training.codec.stop_table import LookTable
-from training.codec.verify_links import half_of, link_rows
+from training.codec.verify_links import counted, half_of, link_rows, silent
 
 COUNTS: Final = (1, QUESTIONS_A_FRAME, 0)
 """Questions a frame that are reported beside each other; 0 are all."""
@@ -104,12 +104,23 @@ def verify_stop(
     def results(count: int, times: int) -> dict[str, Any]:
         rng = np.random.default_rng([seed, 5])
         others = {_named(other): drawn(other) for other in COUNTS if other != count}
-        return resplit_results(drawn(count), ladder, risk, delta, times, rng, by_type=by_type, others=others)
+        return resplit_results(
+            drawn(count), ladder, risk, delta, times, rng, by_type=by_type, others=others, progress=progress
+        )
 
     few = max(1, resplits // 5)
     rows = {_named(count): results(count, few) for count in COUNTS}
     links_rng = np.random.default_rng([seed, 7])
-    links = link_rows(drawn(questions_a_frame), ladder, risk, delta, max(1, resplits // 20), links_rng, by_type=by_type)
+    links = link_rows(
+        drawn(questions_a_frame),
+        ladder,
+        risk,
+        delta,
+        max(1, resplits // 20),
+        links_rng,
+        by_type=by_type,
+        progress=progress,
+    )
     return {
         "codec": codec_dir.name,
         "ladder": list(ladder),
@@ -141,6 +152,7 @@ def resplit_results(
     *,
     by_type: bool,
     others: Mapping[str, LookTable] | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Calibrate and test on random halves.
 
@@ -153,6 +165,7 @@ def resplit_results(
         rng: Draws the halves.
         by_type: Promise it for each answer type.
         others: The same frames with more or fewer questions: what the thresholds do there.
+        progress: Called with a line for every twentieth of the splits.
 
     Returns:
         `realised`: mean risk on the test halves, `realised_ci95`: where 95 % of the splits lie, `resplits_above`:
@@ -170,7 +183,7 @@ def resplit_results(
     others = {name: other.judged(by_frame=by_frame).rows(ladder) for name, other in (others or {}).items()}
     oracle = oracle_rungs(measured)
     rows: dict[str, list[float]] = {}
-    for _ in range(resplits):
+    for _ in counted(resplits, f"resplits of {len(measured.owner)} questions", progress):
         chosen = half_of(table.frames, rng)
         test = ~chosen
         thresholds = calibrate_thresholds(table, chosen, risk, delta, by_type=by_type)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from operator import methodcaller
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.codec.prefix_policy import Link
+from training.codec.data import Progress
 from training.codec.stop_ltt import calibrate_thresholds
 from training.codec.stop_policy import (
     at_once_length,
@@ -24,6 +26,25 @@ from training.codec.stop_table import LookTable
 RATES_KBPS: Final = (16, 64, 200, 1_000)
 ROUND_TRIPS_S: Final = (0.03, 0.1, 0.6)
 """A wired or 5G link, a mobile one, a satellite."""
+
+
+def silent(line: str) -> None:
+    """Progress that nobody reads."""
+
+
+def counted(total: int, what: str, progress: Progress) -> Iterator[int]:
+    """Numbers from 0 on, with a line of progress for every twentieth of them.
+
+    Args:
+        total: how many.
+        what: what they number, for the line.
+        progress: takes the line.
+    """
+    step = max(1, total // 20)
+    for number in range(total):
+        yield number
+        if (number + 1) % step == 0 or number + 1 == total:
+            progress(f"{what}: {number + 1} of {total}")
 
 
 def half_of(frames: int, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -42,6 +63,7 @@ def link_rows(
     rng: np.random.Generator,
     *,
     by_type: bool,
+    progress: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Expected time to the safe answers of a frame, for first prefixes that are chosen to shorten it.
 
@@ -55,6 +77,7 @@ def link_rows(
         resplits: How often the frames are split; each link sees the same splits.
         rng: Draws the halves.
         by_type: Promise it for each answer type.
+        progress: Called with a line for every twentieth of the splits.
 
     Returns:
         A row for each link: mean seconds a frame of the policy, of the ladder from its base prefix, of the best fixed
@@ -67,7 +90,7 @@ def link_rows(
     links = [Link(rate * 125.0, round_trip_s) for rate in RATES_KBPS for round_trip_s in ROUND_TRIPS_S]
     seconds = np.zeros((len(links), 4))
     whole_share, at_once_share = np.zeros(len(links)), np.zeros(len(links))
-    for _ in range(resplits):
+    for _ in counted(resplits, "resplits over links", progress):
         chosen = half_of(table.frames, rng)
         thresholds = calibrate_thresholds(table, chosen, risk, delta, by_type=by_type)
         statistics = statistics_of(table, thresholds, chosen, by_frame=not by_type)

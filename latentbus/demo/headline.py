@@ -1,0 +1,72 @@
+"""What a run shows while it goes on, in lines that stay: answers with their bytes, and each answer that was refined."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from latentbus.demo.ledger import Ledger, QueryRow
+from schemas.types import Outcome
+
+FIRST_ANSWERS: Final = 4
+"""Answers that are shown as soon as they come."""
+MAX_REFINEMENTS: Final = 8
+"""Refined answers that are shown; a long run has thousands."""
+
+
+class Headline:
+    """Picks what is worth a line, each once.
+
+    Args:
+        ledger: books of the run.
+        texts: questions by id.
+
+    Attributes:
+        latest_refinement: the last refined answer, as a line; empty until there is one.
+    """
+
+    def __init__(self, ledger: Ledger, texts: dict[str, str]) -> None:
+        self.latest_refinement = ""
+        self._ledger = ledger
+        self._texts = texts
+        self._seen: set[str] = set()
+        self._answers = 0
+        self._refinements = 0
+
+    def lines(self, *, always: bool = False) -> list[str]:
+        """Lines that are new.
+
+        Args:
+            always: one plain answer more than the first few, if there is a new one.
+        """
+        found: list[str] = []
+        for row in self._ledger.opened_queries():
+            if row.outcome not in (Outcome.ANSWERED, Outcome.DEGRADED) or row.query_id in self._seen:
+                continue
+            self._seen.add(row.query_id)
+            if row.looks > 1:
+                self.latest_refinement = self._refined(row)
+                self._refinements += 1
+                if self._refinements <= MAX_REFINEMENTS:
+                    found.append(self.latest_refinement)
+            elif self._answers < FIRST_ANSWERS or always:
+                self._answers += 1
+                always = False
+                found.append(self._answered(row))
+        return found
+
+    def _answered(self, row: QueryRow) -> str:
+        return f"answer   {self._about(row)} -> {row.text or '-'}  ({row.latents} latents, {self._costs(row)})"
+
+    def _refined(self, row: QueryRow) -> str:
+        first = f"{row.provisional or '-'} ({row.first_latents} latents)"
+        return (
+            f"refined  {self._about(row)} -> {first} -> {row.text or '-'}  ({row.latents} latents, {self._costs(row)})"
+        )
+
+    def _about(self, row: QueryRow) -> str:
+        return f"{row.camera}: {self._texts.get(row.question_id, row.question_id)}"
+
+    def _costs(self, row: QueryRow) -> str:
+        frame = self._ledger.frames[row.camera, row.frame]
+        took_ms = 0.0 if row.final_s is None else 1000 * (row.final_s - frame.captured_s)
+        return f"{frame.wire_bytes} bytes for the frame, {took_ms:.0f} ms"

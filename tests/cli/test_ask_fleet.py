@@ -1,0 +1,142 @@
+"""``latentbus ask`` reads the statuses of the fleet: it knows the cameras, and why an answer does not come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from latentbus.ask import Asking, QuestionClient, ask_and_print
+from latentbus.fleet_view import FleetView
+from pipeline.bus.base import Subscription
+from pipeline.bus.mqtt import MqttBus
+from pipeline.runtime import Stop
+from pipeline.settings import BrokerSettings
+from schemas import topics, wire
+from schemas.errors import ConfigError, NotAuthorizedError
+from schemas.messages import QueryOutcome, Status
+from schemas.types import AnswerType, FrameId, Outcome
+
+EDGE = Status(kind="edge", id="north", boot=1, online=True, pool="p", fingerprint="00000001", cameras=("gate", "dock"))
+WORKER = Status(kind="worker", id="w1", boot=1, online=True, pool="p", fingerprint="00000001", capacity=8)
+
+
+def view(*statuses: Status) -> FleetView:
+    fleet = FleetView()
+    fleet.workers_are_seen = True
+    for status in statuses:
+        fleet.observe(status)
+    return fleet
+
+
+def changed(status: Status, **values: Any) -> Status:
+    return status.model_copy(update=values)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "problem"),
+    [
+        ([EDGE, WORKER], None),
+        ([], "no edge that is online serves camera gate; cameras on this broker: none"),
+        ([changed(EDGE, cameras=("yard",))], "cameras on this broker: yard"),
+        ([EDGE, changed(EDGE, online=False, cameras=(), fingerprint="")], "offline: north"),
+        ([EDGE], "no worker of pool p, which edge north asks, is online"),
+        ([EDGE, WORKER, changed(WORKER, online=False, pool=None)], "no worker of pool p"),
+        ([EDGE, changed(WORKER, pool="other")], "no worker of pool p"),
+        ([EDGE, changed(WORKER, fingerprint="00000002")], "has codec 00000001, the workers of pool p have 00000002"),
+        ([EDGE, changed(WORKER, fingerprint="00000002"), changed(WORKER, id="w2")], None),
+        ([EDGE, changed(WORKER, capacity=0)], "every worker of pool p is draining"),
+        ([EDGE, WORKER, changed(EDGE, id="south")], "edges north and south both serve camera gate"),
+    ],
+)
+def test_the_cause_is_named(statuses: list[Status], problem: str | None) -> None:
+    found = view(*statuses).problem("gate")
+    assert (found is None) == (problem is None)
+    assert (problem or "") in (found or "")
+
+
+def test_of_workers_that_are_not_seen_nothing_is_said() -> None:
+    fleet = view(EDGE)
+    fleet.workers_are_seen = False
+    assert fleet.problem("gate") is None
+
+
+@asynccontextmanager
+async def retained(broker: BrokerSettings, *statuses: Status) -> AsyncIterator[MqttBus]:
+    async with MqttBus(broker, client_id="fleet", subscriptions=[Subscription(topics.ask_topic("gate"), qos=1)]) as bus:
+        await bus.wait_connected(10)
+        for status in statuses:
+            await bus.publish(topics.status_topic(status.kind, status.id), wire.encode(status), qos=1, retain=True)
+        yield bus
+        for status in statuses:
+            await bus.publish(topics.status_topic(status.kind, status.id), b"", qos=1, retain=True)
+
+
+def asking(camera: str = "gate", deadline_s: float = 20) -> Asking:
+    return Asking.create(camera, "a car?", AnswerType.YES_NO, deadline_s=deadline_s, query_id="q-1")
+
+
+async def test_a_camera_that_nobody_serves_fails_at_once_with_the_list(
+    broker_settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentbus.ask.STATUS_PATIENCE_S", 0.2)
+    asked: list[str] = []
+    monkeypatch.setattr(QuestionClient, "_publish", lambda self: asked.append("asked"))
+    async with retained(broker_settings, EDGE, WORKER):
+        with pytest.raises(ConfigError, match=r"camera nosuch; cameras on this broker: dock, gate; --no-check"):
+            await ask_and_print(broker_settings, asking("nosuch"), Stop(), as_json=False)
+    assert asked == []
+
+
+async def expire(bus: MqttBus) -> None:
+    """Answer the next question as an edge without a worker does."""
+    while True:
+        for event in await bus.receive_batch():
+            if getattr(event, "topic", "") == topics.ask_topic("gate"):
+                outcome = QueryOutcome(
+                    query_id="q-1", camera="gate", frame=FrameId(1, 1), question_id="q-1", outcome=Outcome.EXPIRED,
+                    reason="deadline while opened",
+                )  # fmt: skip
+                await bus.publish(topics.outcome_topic("gate"), wire.encode(outcome), qos=1)
+                return
+
+
+async def test_without_a_worker_the_pool_is_named_beside_the_outcome(
+    broker_settings: BrokerSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with retained(broker_settings, EDGE) as bus:
+        edge = asyncio.create_task(expire(bus))
+        assert await ask_and_print(broker_settings, asking(), Stop(), as_json=True) == 1
+        await edge
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["outcome"] == "expired"
+    assert "latentbus: no worker of pool p, which edge north asks, is online" in shown.err
+
+
+async def test_a_client_that_may_not_read_the_workers_is_told_so(
+    broker_settings: BrokerSettings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(self: MqttBus, subscription: Subscription, timeout_s: float = 10.0) -> None:
+        raise NotAuthorizedError(subscription.filter)
+
+    monkeypatch.setattr(MqttBus, "subscribe", refuse)
+    async with retained(broker_settings, EDGE) as bus:
+        edge = asyncio.create_task(expire(bus))
+        assert await ask_and_print(broker_settings, asking(), Stop(), as_json=True) == 1
+        await edge
+    assert "may not read the status of workers" in capsys.readouterr().err
+
+
+async def test_no_check_asks_all_the_same(
+    broker_settings: BrokerSettings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentbus.ask.STATUS_PATIENCE_S", 0.1)
+    async with retained(broker_settings) as bus:
+        edge = asyncio.create_task(expire(bus))
+        assert await ask_and_print(broker_settings, asking(), Stop(), as_json=True, check=False) == 1
+        await edge
+    assert "no edge that is online serves camera gate" in capsys.readouterr().err
