@@ -59,6 +59,7 @@ def train_reference_vlm_command(
     from training.reference_vlm.train import train_reference_vlm
 
     _check_budget(budget, BUDGETS)
+    _check_vlm_output(output)
     report = train_reference_vlm(
         output,
         cache,
@@ -208,6 +209,12 @@ def _evaluate_vlm(model_dir: Path, frames: int, photos: Path | None, seed: int) 
     report = evaluate_reference_vlm(model_dir, frames=frames, photos=photos, seed=seed, progress=show_progress)
     write_text(model_dir / "evaluation.json", json.dumps(report, indent=2) + "\n", str(model_dir))
     return report
+
+
+def _check_vlm_output(folder: Path) -> None:
+    """Refuse a folder with a model that this command has not made."""
+    if (folder / "config.json").exists() and not (folder / "training.json").exists():
+        raise ConfigError("OUTPUT", f"{folder} holds a model that was not trained here: name another folder")
 
 
 def _check_budget(name: str, known: dict[str, Any]) -> None:

@@ -107,6 +107,16 @@ def test_the_installed_codec_is_never_written_to_without_being_named(
     assert {path: path.stat().st_mtime_ns for path in models_dir.rglob("*")} == before
 
 
+def test_a_model_that_was_not_trained_here_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert run_main(monkeypatch, "train", "reference-vlm", str(tmp_path), "--budget", "smoke") == 2
+    assert "OUTPUT: " in (error := capsys.readouterr().err)
+    assert "holds a model that was not trained here" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
 def test_a_codec_of_another_model_or_a_damaged_one_is_kept(tmp_path: Path) -> None:
     check_output(tmp_path / "new", "a" * 64)
     folder = write_codec(tmp_path / "codec")
