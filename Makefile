@@ -37,6 +37,7 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 test: setup lint
+	@sh scripts/install_nftables.sh
 	$(BIN)/python -m pytest $(ARGS)
 
 format: $(VENV)/.installed

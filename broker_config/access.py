@@ -7,6 +7,7 @@ its own inbox.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import product
@@ -66,11 +67,13 @@ _STATUS_READ: dict[DeviceKind, tuple[str, ...]] = {
 """Kinds of processes whose status a device reads; the others read all."""
 
 
-def rights_of(device: Device) -> list[Right]:
+def rights_of(device: Device, fleet_cameras: Collection[str] = ()) -> list[Right]:
     """Everything that a device may do, sorted.
 
     Args:
         device: the device; an edge's and a worker's rights depend on pool, cameras and questions.
+        fleet_cameras: every camera of the fleet. Who asks may ask these and no others: each topic can hold a retained
+            message, so a topic that somebody can invent is memory that he can take.
     """
     if device.kind is DeviceKind.ADMIN:
         return [*_reading(CONTROL_TOPICS), Right(Access.PUBLISH, CONTROL_TOPICS)]
@@ -78,7 +81,7 @@ def rights_of(device: Device) -> list[Right]:
     role = _ROLES.get(device.kind, Role.CLIENT)
     for family, route in ROUTES.items():
         if role in route.senders and family in _SENDS[device.kind]:
-            names = product(*(_sent(device, level) for level in route.levels))
+            names = product(*(_sent(device, family, level, fleet_cameras) for level in route.levels))
             rights.update(Right(Access.PUBLISH, _topic(family, combination)) for combination in names)
         if role in route.receivers and _reads(device.kind, family, route):
             for combination in product(*(_received(device, family, level) for level in route.levels)):
@@ -98,13 +101,15 @@ def _reads(kind: DeviceKind, family: Family, route: Route) -> bool:
     return not (kind is DeviceKind.DASHBOARD and "client" in route.levels)
 
 
-def _sent(device: Device, level: str) -> tuple[str, ...]:
+def _sent(device: Device, family: Family, level: str, fleet_cameras: Collection[str]) -> tuple[str, ...]:
     """Names that may stand at a level of a topic that the device publishes to."""
     match level:
         case "pool":
             return (device.pool or ANY,)
         case "camera":
-            # A worker answers for any camera of any edge; what an edge or a client may name is its own list.
+            if family is Family.ASK:
+                return tuple(camera for camera in fleet_cameras if not device.cameras or camera in device.cameras)
+            # A worker answers for any camera of any edge; what an edge may name is its own list.
             return device.cameras or (ANY,)
         case "question_id":
             return device.questions if device.kind is DeviceKind.EDGE else (ANY,)

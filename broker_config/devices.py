@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Self
@@ -49,7 +50,7 @@ class Device(BaseModel):
     pool: Name | None = None
     """Pool of an edge or a worker."""
     cameras: Annotated[tuple[Name, ...], Field(max_length=128)] = ()
-    """Cameras of an edge; those that a client may ask, none meaning all."""
+    """Cameras of an edge; those that a client may ask, none meaning all that the fleet has."""
     questions: tuple[Name, ...] = ()
     """Standing questions that an edge reads, and publishes from its settings."""
 
@@ -66,6 +67,11 @@ class Device(BaseModel):
         if self.questions and self.kind is not DeviceKind.EDGE:
             raise ValueError(f"{self.kind}: only an edge has standing questions of its own")
         return self
+
+
+def fleet_cameras(devices: Iterable[Device]) -> list[str]:
+    """The cameras of all edges, sorted."""
+    return sorted(camera for device in devices if device.kind is DeviceKind.EDGE for camera in device.cameras)
 
 
 class Certificate(BaseModel):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from broker_config.access import rights_of
-from broker_config.devices import Device
+from broker_config.devices import Device, fleet_cameras
 from schemas.errors import BrokerStartError
 
 PLUGIN: Final = "mosquitto_dynamic_security.so"
@@ -87,8 +87,10 @@ class Rules:
     def of(cls, devices: Iterable[Device]) -> Rules:
         """The rules for these devices: one role and one client each, all else denied."""
         members = list(devices)
+        cameras = fleet_cameras(members)
+        rights = {device.name: rights_of(device, cameras) for device in members}
         return cls(
-            {device.name: frozenset((right.access, right.topic) for right in rights_of(device)) for device in members},
+            {name: frozenset((right.access, right.topic) for right in given) for name, given in rights.items()},
             {device.name: frozenset({device.name}) for device in members},
         )
 

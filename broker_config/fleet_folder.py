@@ -4,7 +4,7 @@
 
     FOLDER/
       authority/  ca.crt  ca.key                                     stays with the operator, offline if possible
-      broker/     ca.crt  server.crt  server.key  revoked.pem  dynamic-security.json
+      broker/     ca.crt  server.crt  server.key  revoked.pem  dynamic-security.json  broker.nft
       devices/NAME/  ca.crt  device.crt  device.key  settings.yaml
       register.json                                                  who is in the fleet, and every certificate issued
 """
@@ -23,12 +23,14 @@ from pydantic import ValidationError
 from broker_config.certificates import DEVICE_DAYS, CertificateAuthority, Issued, utc_now
 from broker_config.devices import Certificate, Device, DeviceKind, Register
 from broker_config.dynamic_security import Rules
+from broker_config.firewall import firewall_rules
 from broker_config.secured import CA_FILE, CERTIFICATE_FILE, KEY_FILE, REVOKED_FILE, RULES_FILE
 from schemas.errors import ConfigError
 from schemas.problems import problem_text
 
 ADMIN = "admin"
 """Device that changes the rules of a running broker; made with the authority."""
+FIREWALL_FILE = "broker.nft"
 REGISTER_FILE = "register.json"
 SETTINGS_FILE = "settings.yaml"
 _PUBLIC, _SECRET = 0o644, 0o600
@@ -258,6 +260,7 @@ class FleetFolder:
         _write(self.broker / KEY_FILE, server.key, _SECRET)
         _write(self.broker / CERTIFICATE_FILE, server.certificate)
         _write(self.broker / CA_FILE, authority.certificate)
+        _write(self.broker / FIREWALL_FILE, firewall_rules(self.register.port).encode())
         if not (self.broker / REVOKED_FILE).exists():
             _write(self.broker / REVOKED_FILE, authority.revocation_list((), utc_now()))
 

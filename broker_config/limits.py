@@ -15,6 +15,9 @@ MAX_PACKET_BYTES: Final = 131_072
 client with a mistake meets a typed error of a worker before it meets a closed connection; as large as AWS IoT Core
 takes."""
 
+MAX_CONNECTIONS: Final = 4_096
+"""Connections to the listener."""
+
 LIMITS: Final[dict[str, str]] = {
     "max_packet_size": str(MAX_PACKET_BYTES),
     # Un-acknowledged QoS 1 messages per client, each way; also the Receive Maximum that clients are told. The default
@@ -27,6 +30,13 @@ LIMITS: Final[dict[str, str]] = {
     "max_queued_bytes": "16777216",
     # Sessions of clients that never come back are forgotten after a day, with the messages queued for them.
     "persistent_client_expiration": "1d",
+    # Connections, those that have shown no certificate yet included; each costs some 40 kB. The rule per address
+    # (broker_config/firewall.py) keeps one address from taking them all.
+    "max_connections": str(MAX_CONNECTIONS),
+    # A client that is dead is noticed within 1.5 times this, whatever it asked for; settings allow as much.
+    "max_keepalive": "3600",
+    # Nothing here uses QoS 2, whose exchanges hold messages in the broker until the client goes on.
+    "max_qos": "1",
     # A small answer must not wait for the acknowledgement of the packet before it.
     "set_tcp_nodelay": "true",
 }

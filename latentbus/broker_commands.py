@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from broker_config.devices import TAKES_POOL, Device, DeviceKind
+from broker_config.devices import TAKES_POOL, Device, DeviceKind, fleet_cameras
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -153,13 +153,14 @@ def devices(
 
     opened = _open(fleet)
     due = 0
+    cameras = fleet_cameras(opened.register.devices.values())
     for name, device in sorted(opened.register.devices.items()):
         valid = opened.register.valid_certificate(name)
         days_left = -1 if valid is None else (valid.not_after - utc_now()).days
         due += days_left < EXPIRY_WARNING_DAYS
         where = ", ".join(filter(None, [device.pool, *device.cameras]))
         typer.echo(f"{name:<32} {device.kind:<9} {days_left:>5} days  {where}".rstrip())
-        for right in rights_of(device) if rights else ():
+        for right in rights_of(device, cameras) if rights else ():
             typer.echo(f"    {right.access:<20} {right.topic}")
     raise typer.Exit(1 if due else 0)
 

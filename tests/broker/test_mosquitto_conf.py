@@ -132,5 +132,11 @@ def test_limits_are_those_of_private_brokers() -> None:
     assert {option: committed.get(option) for option in LIMITS} == LIMITS
 
 
+def test_no_memory_limit_stands_beside_the_plug_in() -> None:
+    # A change of rules makes the broker's count of its memory wrong, and it then refuses everybody.
+    assert "plugin" in options()
+    assert "memory_limit" not in options()
+
+
 def test_every_limit_is_above_what_the_wire_schema_needs() -> None:
     assert 5 * max(MAX_BINARY_BYTES, MAX_JSON_BYTES) <= MAX_PACKET_BYTES

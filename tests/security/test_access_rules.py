@@ -61,6 +61,27 @@ def test_two_sites_share_no_topic_of_a_camera(cameras: list[str]) -> None:
     assert not one & other
 
 
+def asks(devices: list[Device], name: str) -> set[str]:
+    rights = Rules.of(devices).roles[name]
+    return {topic for access, topic in rights if access == Access.PUBLISH and "/ask/" in topic}
+
+
+@pytest.mark.parametrize("kind", [DeviceKind.CLIENT, DeviceKind.GATEWAY, DeviceKind.OPERATOR])
+def test_nobody_can_invent_a_camera_to_ask(kind: DeviceKind) -> None:
+    asker = Device(name="x", kind=kind)
+    assert asks([asker, WORKER], "x") == set()
+    first = asks([asker, EDGE, WORKER], "x")
+    assert len(first) == 1
+    assert not [topic for topic in first if "+" in topic.split("/")[3] or "gate" not in topic.split("/")]
+    yard = Device(name="south", kind=DeviceKind.EDGE, pool="main", cameras=("yard", "dock"))
+    assert len(asks([asker, EDGE, yard], "x")) == 3, "an edge that is added can be asked"
+
+
+def test_a_client_is_held_to_its_cameras_and_to_those_that_exist() -> None:
+    guard = Device(name="x", kind=DeviceKind.CLIENT, cameras=("gate", "nowhere"))
+    assert asks([guard, EDGE], "x") == asks([Device(name="x", kind=DeviceKind.CLIENT), EDGE], "x")
+
+
 @given(st.sampled_from([EDGE, WORKER]), st.sampled_from(list(DeviceKind)))
 def test_only_the_admin_touches_the_rules_and_only_workers_sit_in_the_share_group(
     device: Device, kind: DeviceKind

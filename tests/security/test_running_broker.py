@@ -64,7 +64,12 @@ async def test_a_device_is_taken_in_without_a_restart(fleet: FleetFolder, runnin
     planned = await bring_in_line(settings_of(fleet, running), fleet.rules(), dry_run=True)
     done = await bring_in_line(settings_of(fleet, running), fleet.rules())
     assert [command["command"] for command in done] == [command["command"] for command in planned]
-    assert {command.get("rolename", command.get("username")) for command in done} == {"west"}
+    assert {command.get("rolename", command.get("username")) for command in done} == {
+        "west", "alice", "olga", "web",
+    }, "who may ask any camera may ask the new ones; nobody else is disconnected"  # fmt: skip
+    with Probe(running.port, fleet.device("alice")) as alice:
+        asks = [f"lb/v1/ask/{camera}" for camera in (cameras[127], "invented")]
+        assert granted(alice.publish(asks)) == {asks[0]}
     with Probe(running.port, fleet.device("west")) as edge:
         topics = {f"lb/v1/open/main/{camera}" for camera in (cameras[0], cameras[127])}
         assert granted(edge.publish([*topics, "lb/v1/open/main/gate"])) == topics
