@@ -279,13 +279,19 @@ class SchemaVersionError(WireError):
 
     Attributes:
         version: the version on the wire.
+        accepted: versions that this process speaks.
     """
 
     reason = "version"
 
     def __init__(self, where: str, version: int, accepted: frozenset[int]) -> None:
-        super().__init__(where, f"schema version {version} is not one of {sorted(accepted)}: update the older side")
+        spoken = " and ".join(str(known) for known in sorted(accepted))
+        older = "peer" if version < min(accepted) else "process"
+        super().__init__(
+            where, f"wire version {version} of the peer, this process speaks {spoken}: update the older side, the {older}"
+        )
         self.version = version
+        self.accepted = accepted
 
 
 class WireSizeError(WireError):

@@ -15,7 +15,7 @@ MAX_QUERIES_PER_FRAME: Final = 64
 """Questions asked of one frame. A look answers them in one batch, so the number bounds a worker's memory."""
 
 MAX_BINARY_BYTES: Final = 24_576
-"""Open, chunk and hand-over messages: one latent payload, 64 queries of at most 41 bytes, and the header. Far under the
+"""Open, chunk and hand-over messages: one latent payload, 64 queries of at most 84 bytes, and the header. Far under the
 128 KB of the strictest public broker (AWS IoT Core) and under Mosquitto 2.1's default of 2,000,000."""
 
 MAX_CONTROL_BYTES: Final = 1_024
@@ -33,3 +33,11 @@ MAX_ANSWER_CHARS: Final = 2_000
 
 MAX_LATENTS: Final = 4_096
 """Latents of one frame; the bundled codecs use 128 at most."""
+
+MAX_CHOICE_OPTIONS: Final = 16
+MAX_OPTION_CHARS: Final = 64
+"""Options of a question with answer type ``choice``: the prompt lists them, so they cost tokens."""
+
+MAX_CORRELATION_BYTES: Final = 128
+"""CorrelationData of an ask. Every process that may answer keeps it, and it comes back over the thin link with each
+reply; 128 bytes hold a UUID, a trace context, a short token."""

@@ -13,12 +13,23 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from schemas.identity import (
+    Digest,
+    Owner,
+    QuestionContent,
+    ad_hoc_query_id,
+    is_ad_hoc,
+    owner_of,
+    standing_query_id,
+)
 from schemas.limits import (
     MAX_ANSWER_CHARS,
     MAX_BINARY_BYTES,
+    MAX_CHOICE_OPTIONS,
     MAX_CONTROL_BYTES,
     MAX_JSON_BYTES,
     MAX_LATENT_PAYLOAD_BYTES,
+    MAX_OPTION_CHARS,
     MAX_QUERIES_PER_FRAME,
 )
 from schemas.types import (
@@ -35,12 +46,12 @@ from schemas.types import (
     QueryId,
     QuestionText,
     UInt32,
-    standing_query_id,
 )
 
-SCHEMA_VERSION = 1
-ACCEPTED_VERSIONS = frozenset({1})
-"""A process speaks its own version and the one before it; version 1 has none before it."""
+SCHEMA_VERSION = 2
+ACCEPTED_VERSIONS = frozenset({2})
+"""Versions that this process understands; its status announces them. Version 1 was never released, so that version 2
+stands alone; from the first release on a process speaks its own version and the one before it."""
 
 LatentPayload = Annotated[bytes, Field(min_length=1, max_length=MAX_LATENT_PAYLOAD_BYTES)]
 LeaseMs = Annotated[int, Field(ge=1, le=600_000)]
@@ -62,6 +73,14 @@ class Kind(IntEnum):
     KEY_FRAME = 11
 
 
+RESERVED_KINDS: dict[int, str] = {
+    12: "a further question on a frame that a worker still holds",
+    13: "fetch from the ring of an edge",
+    14: "latents from the ring of an edge",
+}
+"""Numbers that later features of version 2 will take; a process that does not know them refuses them by name."""
+
+
 class Message(BaseModel):
     """Base of all messages: immutable, strict, no unknown fields."""
 
@@ -70,7 +89,8 @@ class Message(BaseModel):
 
 
 class BinaryMessage(Message):
-    """A msgpack array; the order of its fields is the wire format. A last field that is None is left out."""
+    """A msgpack array; the order of its fields is the wire format. Optional fields are the last ones; those that are None
+    at the end are left out."""
 
     kind: ClassVar[Kind]
 
@@ -80,23 +100,36 @@ class JsonMessage(Message):
 
     limit_bytes: ClassVar[int] = MAX_JSON_BYTES
 
-    v: Literal[1] = 1
-    """Schema version; 1 when left out, so that a question can be typed by hand."""
+    v: Literal[2] = 2
+    """Schema version; 2 when left out, so that a question can be typed by hand."""
 
 
 class QueryRef(NamedTuple):
-    """One query of a frame, as the uplink carries it: a short id, never the text."""
+    """One query of a frame, as the uplink carries it: a short id and the digest of the text, never the text."""
 
     question_id: Name
-    """Id of a standing question, or the query id of an ad-hoc one."""
+    """Id of a standing question, or the client's id of an ad-hoc one."""
     remaining_ms: Milliseconds
     """Time to its deadline, stamped when the message leaves the uplink's bucket."""
-    ad_hoc: bool = False
-    """Asked once by a client; else a standing question."""
+    digest: Digest
+    """First 8 bytes of the BLAKE2b hash of the question: it is answered with exactly this text."""
+    client: Name | None = None
+    """Who asked an ad-hoc question; nil for a standing one, which the site owns."""
+
+    @property
+    def ad_hoc(self) -> bool:
+        """Asked once by a client; else a standing question."""
+        return self.client is not None
+
+    def query_id(self, camera: str, frame: FrameId) -> str:
+        """Key of the query."""
+        if self.client is not None:
+            return ad_hoc_query_id(camera, self.client, self.question_id)
+        return standing_query_id(camera, frame, self.question_id)
 
 
 def _distinct(queries: tuple[QueryRef, ...]) -> tuple[QueryRef, ...]:
-    if len({(ref.question_id, ref.ad_hoc) for ref in queries}) != len(queries):
+    if len({(ref.question_id, ref.client) for ref in queries}) != len(queries):
         raise ValueError("a question is asked twice of one frame")
     return queries
 
@@ -122,6 +155,8 @@ class Open(BinaryMessage):
     """Boot id of the edge and sequence number within the camera."""
     attempt: Attempt
     """1 for the first open of the frame, one more for each further one."""
+    site: Name
+    """Site of the camera: it owns the standing questions."""
     fingerprint: FingerprintPrefix
     """First 4 bytes of the hash of model, codec and tables that made the latents."""
     queries: Queries
@@ -132,13 +167,12 @@ class Open(BinaryMessage):
     """Coded symbols of those latents."""
     key: UInt32 | None = None
     """Sequence number of the key frame that the latents are coded given; left out when they stand by themselves."""
+    age_ms: Milliseconds | None = None
+    """How old the frame was when it was opened first; left out for a frame of now."""
 
     def query_ids(self, camera: str) -> tuple[str, ...]:
-        """Query ids in the order of ``queries``."""
-        return tuple(
-            ref.question_id if ref.ad_hoc else standing_query_id(camera, self.frame, ref.question_id)
-            for ref in self.queries
-        )
+        """Keys of the queries, in the order of ``queries``."""
+        return tuple(ref.query_id(camera, self.frame) for ref in self.queries)
 
 
 class Chunk(BinaryMessage):
@@ -202,20 +236,49 @@ def _answer_type(value: object) -> object:
     return AnswerType(value) if type(value) is str and value in list(AnswerType) else value
 
 
+Options = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=MAX_OPTION_CHARS)], ...], Field(max_length=MAX_CHOICE_OPTIONS)
+]
+
+
+def _check_question(answer_type: AnswerType, options: tuple[str, ...]) -> None:
+    if answer_type is AnswerType.CHOICE:
+        folded = {option.strip().casefold() for option in options}
+        if len(options) < 2 or len(folded) < len(options) or "" in folded:
+            raise ValueError("answer type choice needs two or more different options")
+    elif options:
+        raise ValueError(f"options belong to answer type choice, not to {answer_type}")
+
+
 class Text(BinaryMessage):
-    """Edge to a worker that asked for a question's text."""
+    """Edge to a worker that asked for a question's text. Its digest is computed from what it says."""
 
     kind: ClassVar[Kind] = Kind.TEXT
     limit_bytes: ClassVar[int] = MAX_JSON_BYTES
 
     camera: Name
     """Camera of the frame that the question was asked of."""
+    owner: Owner
+    """Whose question it is."""
     question_id: Name
-    """Id of the standing question, or the query id of an ad-hoc one."""
+    """Id of the standing question, or the client's id of an ad-hoc one."""
     text: QuestionText
     """The question."""
     answer_type: Annotated[AnswerType, BeforeValidator(_answer_type)]
     """What the answer may look like."""
+    options: Options = ()
+    """Answers to choose from, for answer type ``choice``."""
+    risk: Probability | None = None
+    """Accepted chance that an early answer differs from the whole latent's; left out takes the pool's."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        _check_question(self.answer_type, self.options)
+        return self
+
+    def content(self) -> QuestionContent:
+        """The question, with its digest."""
+        return QuestionContent(self.owner, self.question_id, self.text, self.answer_type, self.options, self.risk)
 
 
 class Handover(BinaryMessage):
@@ -232,6 +295,8 @@ class Handover(BinaryMessage):
     """Boot id of the edge and sequence number within the camera."""
     attempt: Attempt
     """Attempt that it belongs to."""
+    site: Name
+    """Site of the camera: it owns the standing questions."""
     fingerprint: FingerprintPrefix
     """First 4 bytes of the hash of model, codec and tables that made the latents."""
     queries: Queries
@@ -242,17 +307,21 @@ class Handover(BinaryMessage):
     """Coded symbols of latents ``0..stop``."""
     key: UInt32 | None = None
     """Sequence number of the key frame that the latents are coded given; left out when they stand by themselves."""
+    age_ms: Milliseconds | None = None
+    """How old the frame was when it was opened first; left out for a frame of now."""
 
     def to_open(self) -> Open:
         """The open message inside."""
         return Open(
             frame=self.frame,
             attempt=self.attempt,
+            site=self.site,
             fingerprint=self.fingerprint,
             queries=self.queries,
             stop=self.stop,
             payload=self.payload,
             key=self.key,
+            age_ms=self.age_ms,
         )
 
 
@@ -262,7 +331,7 @@ class _Control(BinaryMessage):
     limit_bytes: ClassVar[int] = MAX_CONTROL_BYTES
 
     worker: Name
-    """Who speaks; its inbox is ``lb/v1/chunk/{worker}/{camera}``."""
+    """Who speaks; its inbox is ``lb/v2/chunk/{worker}/{camera}``."""
     frame: FrameId
     """Boot id of the edge and sequence number within the camera."""
     attempt: Attempt
@@ -316,6 +385,8 @@ class RejectReason(IntEnum):
     """The model raised an error on it."""
     KEY_FRAME = 4
     """Coded given a key frame that is not here: open it again, coded by itself."""
+    CAMERA = 5
+    """Another site that is online has a camera of this name."""
 
 
 def _reject_reason(value: object) -> object:
@@ -329,7 +400,7 @@ class Reject(_Control):
     kind: ClassVar[Kind] = Kind.REJECT
 
     reason: Annotated[RejectReason, BeforeValidator(_reject_reason)]
-    """1 fingerprint, 2 bitstream, 3 model, 4 key frame."""
+    """1 fingerprint, 2 bitstream, 3 model, 4 key frame, 5 camera."""
     fingerprint: FingerprintPrefix
     """What this pool decodes."""
 
@@ -346,15 +417,18 @@ class NeedText(BinaryMessage):
     """Boot id of the edge and sequence number within the camera."""
     attempt: Attempt
     """Attempt that it belongs to."""
-    question_ids: Annotated[tuple[Name, ...], Field(min_length=1, max_length=16)]
-    """Questions without a text."""
+    digests: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=16)]
+    """Digests of the texts that are missing, as the open message has them."""
 
 
 class Answer(JsonMessage):
     """Worker to anyone: a provisional answer (``outcome`` is null) or the terminal one."""
 
     query_id: QueryId
-    """Key of the query: the client's own for an ad-hoc question, else ``{camera}/{frame}/{question_id}``."""
+    """Key of the query: ``{camera}/@{client}/{question_id}`` of an ad-hoc question, else
+    ``{camera}/{frame}/{question_id}``."""
+    owner: Owner
+    """Whose question it is: ``site/{site}``, or ``client/{client}`` of an ad-hoc one."""
     camera: Name
     """Camera of the frame."""
     frame: FrameId
@@ -378,54 +452,113 @@ class Answer(JsonMessage):
     """Latent payload that reached this worker for the frame so far."""
     looks: Annotated[int, Field(ge=0, le=1_000)]
     """How many prefixes were looked at."""
+    age_ms: Milliseconds | None = None
+    """How old the frame was when it was opened first; null for a frame of now."""
     reason: Annotated[str, Field(max_length=200)] = ""
     """Why, when ``outcome`` is degraded or failed."""
+
+    @property
+    def ad_hoc(self) -> bool:
+        """Asked once by a client; else a standing question."""
+        return is_ad_hoc(self.owner)
 
 
 class QueryOutcome(JsonMessage):
     """Edge to anyone: a terminal outcome that only the edge can know."""
 
     query_id: QueryId
-    """Key of the query: the client's own for an ad-hoc question, else ``{camera}/{frame}/{question_id}``."""
+    """Key of the query: ``{camera}/@{client}/{question_id}`` of an ad-hoc question, else
+    ``{camera}/{frame}/{question_id}``."""
+    owner: Owner
+    """Whose question it is: ``site/{site}``, or ``client/{client}`` of an ad-hoc one."""
     camera: Name
     """Camera of the frame."""
     frame: FrameId
     """Boot id of the edge and sequence number within the camera."""
     question_id: Name
     """Its question."""
-    outcome: Literal[Outcome.EXPIRED, Outcome.SUPERSEDED, Outcome.FAILED]
+    outcome: Literal[Outcome.EXPIRED, Outcome.SUPERSEDED, Outcome.FAILED, Outcome.UNCHANGED]
     """``expired``: the deadline passed without an answer. ``superseded``: a newer frame took its place. ``failed``: see
-    ``reason``."""
+    ``reason``. ``unchanged``: the last answer of the same standing question holds on."""
+    age_ms: Milliseconds | None = None
+    """How old the frame was when it was opened first, or the answer that holds on; null for a frame of now."""
     reason: Annotated[str, Field(max_length=200)] = ""
     """Why, in words."""
 
+    @property
+    def ad_hoc(self) -> bool:
+        """Asked once by a client; else a standing question."""
+        return is_ad_hoc(self.owner)
+
 
 class Question(JsonMessage):
-    """Operator to pool and edges, retained: a standing question under its short id."""
+    """Operator or edge to pool and edge, retained: a standing question of a site under its short id."""
 
+    site: Name
+    """The site that owns it, the same as in the topic."""
     question_id: Name
     """Short id, the same as in the topic."""
     text: QuestionText
     """The question, as a person would ask it."""
     answer_type: AnswerType = AnswerType.TEXT
     """What the answer may look like; it bounds the tokens that are generated."""
+    options: Options = ()
+    """Answers to choose from, for answer type ``choice``."""
     deadline_ms: Milliseconds = 10_000
     """Time from the frame to its outcome."""
     risk: Probability | None = None
     """Accepted chance that an early answer differs from the whole latent's; null takes the pool's."""
+    cameras: Annotated[tuple[Name, ...], Field(max_length=128)] | None = None
+    """Cameras of the site that are asked it; null leaves those of the site's settings. Empty: none, it is paused."""
+    set_by: Literal["operator", "settings"] = "operator"
+    """``settings`` in what an edge publishes from its own settings; anything else is an operator's word and wins."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        _check_question(self.answer_type, self.options)
+        return self
+
+    def content(self) -> QuestionContent:
+        """What an answer depends on, with its digest."""
+        owner = owner_of("site", self.site)
+        return QuestionContent(owner, self.question_id, self.text, self.answer_type, self.options, self.risk)
 
 
 class Ask(JsonMessage):
     """Anyone to an edge: one ad-hoc question. The query id makes asking again harmless."""
 
     query_id: Name
-    """Chosen by the client, unique among its questions."""
+    """Chosen by the client, unique among its questions to this camera."""
     text: QuestionText
     """The question, as a person would ask it."""
     answer_type: AnswerType = AnswerType.TEXT
     """What the answer may look like; it bounds the tokens that are generated."""
+    options: Options = ()
+    """Answers to choose from, for answer type ``choice``."""
     deadline_ms: Milliseconds = 30_000
     """Time from its arrival at the edge to its outcome."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        _check_question(self.answer_type, self.options)
+        return self
+
+    def content(self, client: str) -> QuestionContent:
+        """The question as the client of its topic owns it, with its digest."""
+        return QuestionContent(owner_of("client", client), self.query_id, self.text, self.answer_type, self.options)
+
+
+class Receipt(JsonMessage):
+    """Edge to a client, below its reply topic: what became of a message that is no query, or could not be read as one."""
+
+    site: Name
+    """The edge that says so."""
+    about: Annotated[str, Field(max_length=32)]
+    """Id of the question or query; empty when the message did not have a readable one."""
+    accepted: bool
+    """Whether it took effect."""
+    reason: Annotated[str, Field(max_length=300)] = ""
+    """Why not, or what it changed."""
 
 
 class Status(JsonMessage):
@@ -449,9 +582,11 @@ class Status(JsonMessage):
     """Frames that it may hold; 0 while it drains."""
     cameras: Annotated[tuple[Name, ...], Field(max_length=128)] = ()
     """Cameras of an edge."""
+    versions: Annotated[tuple[UInt32, ...], Field(min_length=1, max_length=8)] = (SCHEMA_VERSION,)
+    """Schema versions that the process understands."""
 
 
 BINARY_MESSAGES: tuple[type[BinaryMessage], ...] = (
     Open, Chunk, KeyFrame, Gone, Text, Handover, Accept, Refine, Busy, Reject, NeedText,
 )  # fmt: skip
-JSON_MESSAGES: tuple[type[JsonMessage], ...] = (Answer, QueryOutcome, Question, Ask, Status)
+JSON_MESSAGES: tuple[type[JsonMessage], ...] = (Answer, QueryOutcome, Question, Ask, Receipt, Status)

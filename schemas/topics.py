@@ -9,8 +9,9 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from schemas.errors import TopicError
+from schemas.errors import SchemaVersionError, TopicError
 from schemas.messages import (
+    ACCEPTED_VERSIONS,
     Accept,
     Answer,
     Ask,
@@ -24,6 +25,7 @@ from schemas.messages import (
     Open,
     QueryOutcome,
     Question,
+    Receipt,
     Refine,
     Reject,
     Status,
@@ -31,11 +33,12 @@ from schemas.messages import (
 )
 from schemas.types import NAME_PATTERN
 
-ROOT = "lb/v1"
+ROOT = "lb/v2"
 MAX_TOPIC_BYTES = 128
 """Root, family and two names of 32 bytes; well under the 256 bytes of the strictest public broker."""
 
 _NAME = re.compile(NAME_PATTERN)
+_OTHER_ROOT = re.compile(r"^lb/v([0-9]{1,6})/([^/]+)")
 
 
 class Family(StrEnum):
@@ -117,16 +120,16 @@ ROUTES: dict[Family, Route] = {
         "Terminal outcomes that only the edge can know.",
     ),
     Family.QUESTION: Route(
-        ("question_id",), (Question,), (Role.CLIENT, Role.EDGE), (Role.EDGE, Role.WORKER), 1, True,
-        "A standing question; the uplink carries only its id. An empty payload deletes it.",
+        ("site", "question_id"), (Question,), (Role.CLIENT, Role.EDGE), (Role.EDGE, Role.WORKER), 1, True,
+        "A standing question of a site; the uplink carries only its id and a digest. An empty payload deletes it.",
     ),
     Family.ASK: Route(
-        ("camera",), (Ask,), (Role.CLIENT,), (Role.EDGE, Role.WORKER), 1, False,
-        "An ad-hoc question to a camera; workers only remember its text and where to reply.",
+        ("camera", "client"), (Ask,), (Role.CLIENT,), (Role.EDGE, Role.WORKER), 1, False,
+        "A client's ad-hoc question to a camera; workers only remember its text and where to reply.",
     ),
     Family.REPLY: Route(
-        ("client", "query_id"), (Answer, QueryOutcome), (Role.EDGE, Role.WORKER), (Role.CLIENT,), 1, False,
-        "The same answer or outcome again, for the client that asked, with its CorrelationData.",
+        ("client", "query_id"), (Answer, QueryOutcome, Receipt), (Role.EDGE, Role.WORKER), (Role.CLIENT,), 1, False,
+        "The same answer or outcome again, for the client that asked, with its CorrelationData; receipts.",
     ),
     Family.STATUS: Route(
         ("kind", "id"), (Status,), (Role.EDGE, Role.WORKER, Role.CLIENT), (Role.EDGE, Role.WORKER, Role.CLIENT),
@@ -139,6 +142,12 @@ ROUTES: dict[Family, Route] = {
     ),
 }  # fmt: skip
 """Every topic family."""
+
+RESERVED_FAMILIES: dict[str, str] = {
+    "config": "settings of a site from an operator, lb/v2/config/{site}",
+    "ring": "latents around an event from an edge's ring, lb/v2/ring/{client}/{camera}",
+}
+"""Families that later features of version 2 will take; until then nothing may be published there."""
 
 LEVELS: dict[Family, tuple[str, ...]] = {family: route.levels for family, route in ROUTES.items()}
 """Names of the levels below each family."""
@@ -211,14 +220,24 @@ def outcome_topic(camera: str) -> str:
     return _build(Family.OUTCOME, camera)
 
 
-def question_topic(question_id: str) -> str:
-    """Retained text of a standing question."""
-    return _build(Family.QUESTION, question_id)
+def question_topic(site: str, question_id: str) -> str:
+    """Retained text of a site's standing question."""
+    return _build(Family.QUESTION, site, question_id)
 
 
-def ask_topic(camera: str) -> str:
-    """Ad-hoc questions to a camera."""
-    return _build(Family.ASK, camera)
+def question_filter(site: str) -> str:
+    """Filter of all standing questions of a site."""
+    return f"{_build(Family.QUESTION, site)}/+"
+
+
+def ask_topic(camera: str, client: str) -> str:
+    """Where a client asks a camera; the broker's roles tie the last level to the client."""
+    return _build(Family.ASK, camera, client)
+
+
+def ask_filter(camera: str) -> str:
+    """Filter of the ad-hoc questions of all clients to a camera."""
+    return f"{_build(Family.ASK, camera)}/+"
 
 
 def reply_topic(client: str, query_id: str) -> str:
@@ -261,16 +280,21 @@ def parse(topic: str) -> Topic:
 
     Raises:
         TopicError: it is not one of ours.
+        SchemaVersionError: it is a topic of another wire version.
     """
     if len(topic) > MAX_TOPIC_BYTES:
         raise TopicError("topic", f"{len(topic)} characters are over the limit of {MAX_TOPIC_BYTES}")
     if not topic.startswith(f"{ROOT}/"):
+        if other := _OTHER_ROOT.match(topic):
+            raise SchemaVersionError(ascii(other[2])[1:-1][:32], int(other[1]), ACCEPTED_VERSIONS)
         raise TopicError("topic", f"{topic!r} is not below {ROOT}/")
     first, *names = topic.removeprefix(f"{ROOT}/").split("/")
     try:
         family = Family(first)
     except ValueError:
-        raise TopicError("topic", f"{topic!r}: unknown family {first!r}") from None
+        later = RESERVED_FAMILIES.get(first)
+        why = "unknown family" if later is None else f"reserved for {later}"
+        raise TopicError("topic", f"{topic!r}: {why} {first!r}" if later is None else f"{topic!r}: {why}") from None
     if len(names) != len(LEVELS[family]) or not all(_NAME.fullmatch(name) for name in names):
         raise TopicError(
             family, f"{topic!r} is not {ROOT}/{family}/" + "/".join(f"{{{level}}}" for level in LEVELS[family])

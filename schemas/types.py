@@ -15,9 +15,10 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,31}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 """Name of a camera, pool, worker, site, client or question: a topic level of at most 32 bytes."""
 
-QUERY_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,95}$"
+QUERY_ID_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,31}/(@[a-z0-9][a-z0-9_-]{0,31}|[0-9a-f]{8}-[0-9]{1,10})/[a-z0-9][a-z0-9_-]{0,31}$"
 QueryId = Annotated[str, Field(pattern=QUERY_ID_PATTERN)]
-"""Key of one asking of a question; everything about it is idempotent on this key."""
+"""Key of one asking of a question, unique in the fleet: ``{camera}/{frame}/{question_id}`` of a standing question,
+``{camera}/@{client}/{query_id}`` of an ad-hoc one. Everything about it is idempotent on this key."""
 
 TEXT_PATTERN = r"\S"
 """A text that says something: spaces alone are no question, though a model would answer them."""
@@ -30,7 +31,8 @@ Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
 
 LatentIndex = Annotated[int, Field(ge=0, le=MAX_LATENTS)]
 PrefixLength = Annotated[int, Field(ge=1, le=MAX_LATENTS)]
-Attempt = Annotated[int, Field(ge=1, le=255)]
+MAX_ATTEMPTS = 255
+Attempt = Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)]
 FingerprintPrefix = Annotated[bytes, Field(min_length=4, max_length=4)]
 """First 4 bytes of the fingerprint of model and codec: one wrong pair in 4 billion passes unnoticed."""
 
@@ -57,6 +59,8 @@ class AnswerType(StrEnum):
     WORD = "word"
     COUNT = "count"
     TEXT = "text"
+    CHOICE = "choice"
+    """One of the options that come with the question."""
 
 
 class Outcome(StrEnum):
@@ -72,8 +76,6 @@ class Outcome(StrEnum):
     """A newer frame of the same standing question took its place before it was answered."""
     FAILED = "failed"
     """No answer is possible; the reason says why."""
+    UNCHANGED = "unchanged"
+    """The scene is as it was at the last answer of the same standing question, which holds on."""
 
-
-def standing_query_id(camera: str, frame: FrameId, question_id: str) -> str:
-    """Key of a standing question asked of one frame; both sides derive it, the uplink does not carry it."""
-    return f"{camera}/{frame}/{question_id}"

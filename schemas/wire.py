@@ -12,6 +12,7 @@ from schemas.limits import MAX_BINARY_BYTES, MAX_QUERIES_PER_FRAME
 from schemas.messages import (
     ACCEPTED_VERSIONS,
     BINARY_MESSAGES,
+    RESERVED_KINDS,
     SCHEMA_VERSION,
     BinaryMessage,
     JsonMessage,
@@ -33,7 +34,7 @@ def encode(message: Message) -> bytes:
     """
     if isinstance(message, BinaryMessage):
         fields = [getattr(message, name) for name in type(message).model_fields]
-        if fields[-1] is None:
+        while len(fields) > least_fields(type(message)) and fields[-1] == _default(message, len(fields) - 1):
             del fields[-1]
         data: bytes = msgpack.packb([SCHEMA_VERSION, int(message.kind), *fields])
     else:
@@ -83,9 +84,12 @@ def decode(family: Family, data: bytes) -> Message:
 
 
 def least_fields(message: type[BinaryMessage]) -> int:
-    """Fields that stand in every message of a class; the last one may be left out where it has a default."""
-    fields = list(message.model_fields.values())
-    return len(fields) - (not fields[-1].is_required())
+    """Fields that stand in every message of a class; the last ones, which have a default, may be left out."""
+    return sum(field.is_required() for field in message.model_fields.values())
+
+
+def _default(message: BinaryMessage, index: int) -> object:
+    return list(type(message).model_fields.values())[index].default
 
 
 def _decode_binary(family: Family, data: bytes) -> BinaryMessage:
@@ -109,6 +113,8 @@ def _decode_binary(family: Family, data: bytes) -> BinaryMessage:
     if version not in ACCEPTED_VERSIONS:
         raise SchemaVersionError(family, version, ACCEPTED_VERSIONS)
     message = _BY_KIND.get(kind)
+    if kind in RESERVED_KINDS:
+        raise WireError(family, f"message kind {kind} is reserved for {RESERVED_KINDS[kind]}")
     if message is None or message not in MESSAGES[family]:
         raise WireError(family, f"message kind {kind} does not belong here")
     if len(data) > message.limit_bytes:
@@ -116,10 +122,10 @@ def _decode_binary(family: Family, data: bytes) -> BinaryMessage:
     names = tuple(message.model_fields)
     least = least_fields(message)
     if not least <= len(fields) <= len(names):
-        raise WireError(message.__name__, f"{len(fields)} fields instead of {len(names)}")
-    if len(fields) > least and fields[-1] is None:
+        raise WireError(message.__name__, f"{len(fields)} fields instead of {least} to {len(names)}")
+    if len(fields) > least and fields[-1] == message.model_fields[names[len(fields) - 1]].default:
         # One message, one string of bytes.
-        raise WireError(message.__name__, f"{names[-1]}: nil stands where the field is left out")
+        raise WireError(message.__name__, f"{names[len(fields) - 1]}: its default stands where the field is left out")
     try:
         return message.model_validate(dict(zip(names, fields, strict=False)))
     except ValidationError as error:

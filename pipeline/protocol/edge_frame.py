@@ -10,7 +10,7 @@ from enum import StrEnum
 from pipeline.protocol.effects import AskedQuery, GivenKey, Latent
 from schemas.errors import StateError
 from schemas.limits import MAX_QUERIES_PER_FRAME
-from schemas.types import FrameId, standing_query_id
+from schemas.types import FrameId
 
 _DOUBT_AFTER = 2 / 3
 """Share of the base lease: half of it, when a worker speaks at the latest, and some time for the way."""
@@ -186,12 +186,8 @@ def queries_by_id(camera: str, frame: FrameId, queries: Sequence[AskedQuery]) ->
     Raises:
         StateError: no query, too many, or the same one twice.
     """
-    by_id = {query_id_of(camera, frame, query): query for query in queries}
+    by_id = {query.query_id(camera, frame): query for query in queries}
     if not 1 <= len(queries) <= MAX_QUERIES_PER_FRAME or len(by_id) < len(queries):
         raise StateError(f"{len(queries)} queries, {len(by_id)} different: 1 to {MAX_QUERIES_PER_FRAME} are allowed")
     return by_id
 
-
-def query_id_of(camera: str, frame: FrameId, asked: AskedQuery) -> str:
-    """The query's key: the client's own for an ad-hoc question, derived for a standing one."""
-    return asked.question_id if asked.ad_hoc else standing_query_id(camera, frame, asked.question_id)

@@ -45,11 +45,13 @@ class EdgeVoice:
     """One edge's outgoing messages.
 
     Args:
+        site: this edge.
         pool: worker pool that is asked.
         fingerprint: first 4 bytes of the codec's fingerprint.
     """
 
-    def __init__(self, pool: str, fingerprint: bytes) -> None:
+    def __init__(self, site: str, pool: str, fingerprint: bytes) -> None:
+        self._site = site
         self._pool = pool
         self._fingerprint = fingerprint
         self._effects: list[EdgeEffect] = []
@@ -67,13 +69,19 @@ class EdgeVoice:
     def open_message(self, frame: EdgeFrame, now_s: float) -> Open:
         """The open message of a frame as it leaves now."""
         refs = tuple(
-            QueryRef(query.question_id, min(round((query.deadline_s - now_s) * 1000), _MAX_REMAINING_MS), query.ad_hoc)
+            QueryRef(
+                query.question_id,
+                min(round((query.deadline_s - now_s) * 1000), _MAX_REMAINING_MS),
+                query.question.digest,
+                query.question.client,
+            )
             for query in frame.queries.values()
             if query.deadline_s > now_s
         )
         return Open(
             frame=frame.frame,
             attempt=frame.attempt,
+            site=self._site,
             fingerprint=self._fingerprint,
             queries=refs,
             stop=frame.prefix,
@@ -110,11 +118,17 @@ class EdgeVoice:
 
     def texts(self, frame: EdgeFrame, request: NeedText) -> int:
         """The texts of questions that a worker lacks; how many of them the frame has."""
-        queries = {query.question_id: query for query in frame.queries.values()}
-        known = [queries[question_id] for question_id in request.question_ids if question_id in queries]
-        for query in known:
+        questions = {query.question.digest: query.question for query in frame.queries.values()}
+        known = [questions[digest] for digest in request.digests if digest in questions]
+        for question in known:
             text = Text(
-                camera=frame.camera, question_id=query.question_id, text=query.text, answer_type=query.answer_type
+                camera=frame.camera,
+                owner=question.owner,
+                question_id=question.question_id,
+                text=question.text,
+                answer_type=question.answer_type,
+                options=question.options,
+                risk=question.risk,
             )
             self._to_worker(request.worker, frame.camera, text)
         return len(known)
@@ -140,15 +154,14 @@ class EdgeVoice:
             assert outcome in (Outcome.EXPIRED, Outcome.SUPERSEDED, Outcome.FAILED)  # noqa: S101
             publish = QueryOutcome(
                 query_id=query_id,
+                owner=query.question.owner,
                 camera=frame.camera,
                 frame=frame.frame,
                 question_id=query.question_id,
                 outcome=outcome,
                 reason=reason[:200],
             )
-        terminal = Terminal(
-            frame.camera, frame.frame, query_id, query.question_id, query.ad_hoc, outcome, reason, answer, publish
-        )
+        terminal = Terminal(frame.camera, frame.frame, query_id, query.question, outcome, reason, answer, publish)
         self._effects.append(terminal)
         return terminal
 
@@ -157,6 +170,8 @@ class EdgeVoice:
         if message.reason is RejectReason.FINGERPRINT:
             pool, edge = message.fingerprint.hex(), self._fingerprint.hex()
             return f"fingerprint: pool decodes {pool}, this edge sends {edge}"
+        if message.reason is RejectReason.CAMERA:
+            return "another site has a camera of this name: camera names are unique in a fleet, rename one of the two"
         return RejectReason(message.reason).name.lower().replace("_", " ")
 
     def _to_worker(self, worker: str, camera: str, message: Chunk | Gone | Text, bid: Bidder | None = None) -> None:

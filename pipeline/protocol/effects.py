@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from schemas.identity import QuestionContent
 from schemas.messages import Answer, BinaryMessage, Handover, KeyFrame, Open, QueryOutcome
 from schemas.types import AnswerType, FrameId, Outcome
 
@@ -51,18 +52,31 @@ class AskedQuery:
     """One question to ask of a frame.
 
     Attributes:
-        question_id: id of a standing question, or the query id of an ad-hoc one.
+        question: the question, with its owner; the frame keeps exactly this text, whatever becomes of it elsewhere.
         deadline_s: when it must be decided, on the edge's monotonic clock.
-        text: the question, sent only to a worker that lacks it.
-        answer_type: what the answer may look like.
-        ad_hoc: asked once by a client, never superseded; else a standing question.
     """
 
-    question_id: str
+    question: QuestionContent
     deadline_s: float
-    text: str
-    answer_type: AnswerType = AnswerType.TEXT
-    ad_hoc: bool = False
+
+    @property
+    def question_id(self) -> str:
+        """Id of the standing question, or the client's id of an ad-hoc one."""
+        return self.question.question_id
+
+    @property
+    def answer_type(self) -> AnswerType:
+        """What the answer may look like."""
+        return self.question.answer_type
+
+    @property
+    def ad_hoc(self) -> bool:
+        """Asked once by a client, never superseded; else a standing question."""
+        return self.question.ad_hoc
+
+    def query_id(self, camera: str, frame: FrameId) -> str:
+        """Key of the query when it is asked of this frame."""
+        return self.question.query_id(camera, frame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +181,7 @@ class Terminal:
         camera: camera of the frame.
         frame: the frame.
         query_id: the query.
-        question_id: its question.
-        ad_hoc: whether a client asked it.
+        question: its question, with its owner.
         outcome: how it ended.
         reason: why, when it was not answered.
         answer: the worker's terminal answer, if that is what ended it.
@@ -178,12 +191,16 @@ class Terminal:
     camera: str
     frame: FrameId
     query_id: str
-    question_id: str
-    ad_hoc: bool
+    question: QuestionContent
     outcome: Outcome
     reason: str = ""
     answer: Answer | None = None
     publish: QueryOutcome | None = None
+
+    @property
+    def ad_hoc(self) -> bool:
+        """Whether a client asked it."""
+        return self.question.ad_hoc
 
 
 EdgeEffect = SendOpen | SendKeyFrame | SendToWorker | Terminal
@@ -256,11 +273,17 @@ class LookQuery:
     """One query that a look is to answer."""
 
     query_id: str
-    question_id: str
-    text: str
-    answer_type: AnswerType
-    risk: float | None = None
-    """Accepted chance that an early answer differs from the whole latent's; None takes the pool's."""
+    question: QuestionContent
+
+    @property
+    def answer_type(self) -> AnswerType:
+        """What the answer may look like."""
+        return self.question.answer_type
+
+    @property
+    def text(self) -> str:
+        """What is asked."""
+        return self.question.text
 
 
 @dataclass(frozen=True, slots=True)

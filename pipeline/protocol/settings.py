@@ -19,6 +19,8 @@ class EdgeProtocolSettings:
         attempts: opens of one frame before its queries fail.
         backoff_s: wait before the second open; doubled for each further one.
         max_backoff_s: longest such wait: a query's deadline is some seconds away.
+        max_busy_wait_s: longest wait after *busy*, which does not count as a lost attempt: a question with hours of time
+            is asked again now and then until its deadline.
         grace_s: after a reconnect, silence for so long means that the worker is lost: it hears of the connection and
             speaks at once.
         max_frames_per_camera: unfinished frames of one camera; beyond it the oldest standing queries are superseded.
@@ -29,6 +31,7 @@ class EdgeProtocolSettings:
     attempts: int = 3
     backoff_s: float = 0.5
     max_backoff_s: float = 4.0
+    max_busy_wait_s: float = 400.0
     grace_s: float = 1.5
     max_frames_per_camera: int = 16
     terminal_cache: int = 1024
@@ -36,6 +39,10 @@ class EdgeProtocolSettings:
     def wait_after_s(self, attempt: int) -> float:
         """Wait after an attempt came to nothing."""
         return min(self.max_backoff_s, self.backoff_s * 2.0 ** min(16, max(0, attempt - 1)))
+
+    def wait_after_busy_s(self, attempt: int) -> float:
+        """Least wait after *busy*: none of its own at first, then growing, so that a day has room for all attempts."""
+        return min(self.max_busy_wait_s, self.backoff_s * 2.0 ** min(16, max(0, attempt - 8) / 4))
 
 
 @dataclass(frozen=True, slots=True)
