@@ -78,19 +78,21 @@ def receive(session: WorkerSession, inbound: Inbound, now_s: float) -> None:
         case Text():
             session.receive_text(message)
         case Question():
-            session.receive_question(message.question_id, message)
+            session.receive_question(message)
         case Ask():
-            session.receive_ask(message, reply_to(inbound, message.query_id))
+            if inbound.retain:
+                # A question is asked once. One that a broker keeps would come back after each start.
+                raise WireError(family, "published with the retain flag; only the camera's first reading counts")
+            camera, client = topic.names
+            session.receive_ask(camera, client, message, reply_to(inbound, client, message.query_id))
         case Status() if family is Family.LOAD:
             session.receive_load(message, now_s)
         case Status(kind="edge"):
             session.receive_edge_status(message, now_s)
         case Status():
             session.receive_status(message)
-        case None if family is Family.QUESTION:  # an operator has withdrawn it
-            session.receive_question(topic.name("question_id"), None)
         case _:
-            pass  # a retained key frame or status was cleared
+            pass  # a retained question, key frame or status was cleared; frames keep the question they were opened with
 
 
 def kind_of(inbound: Inbound) -> str:

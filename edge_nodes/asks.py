@@ -12,6 +12,7 @@ from edge_nodes.clock import Clock
 from edge_nodes.journal import Admission, JournalThread, StoredAsk
 from pipeline.logs import get_logger
 from pipeline.protocol.effects import AskedQuery, ReplyTo
+from schemas.identity import owner_of
 from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.types import FrameId, Outcome
 
@@ -19,6 +20,8 @@ _log = get_logger(__name__)
 
 NO_FRAME_SEQUENCE = 2**32 - 1
 """Sequence in the frame id of an outcome whose question never met a frame."""
+
+_NO_FRAME = FrameId(0, NO_FRAME_SEQUENCE)
 
 Terminal = Answer | QueryOutcome
 Report = Callable[[QueryOutcome, Callable[[], None]], None]
@@ -83,38 +86,45 @@ class AskDesk:
         """Take up what an earlier process left: open questions wait for a frame again, untold outcomes are told."""
         for stored in await self._journal.unfinished():
             self.counters["restored"] += 1
-            query_id = stored.ask.query_id
             if isinstance(stored.terminal, QueryOutcome):
                 self._tell(stored.terminal, stored.reply_to)
             elif stored.terminal is not None:
                 continue
             elif stored.camera not in self._cameras:
-                await self._end(query_id, stored.camera, Outcome.FAILED, f"camera {stored.camera} is gone")
+                await self._end(stored, Outcome.FAILED, f"camera {stored.camera} is gone")
             elif stored.remaining_s <= 0:
-                await self._end(query_id, stored.camera, Outcome.EXPIRED, "deadline while the edge was down")
+                await self._end(stored, Outcome.EXPIRED, "deadline while the edge was down")
             else:
                 self._enter(stored, edge_replies=True)
 
-    async def receive(self, camera: str, ask: Ask, reply_to: ReplyTo | None) -> None:
-        """Take a question in. When this returns it is on disk, or its client knows why not."""
+    async def receive(self, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None) -> None:
+        """Take a question in. When this returns it is on disk, or its client knows why not.
+
+        Args:
+            camera: whom it is asked of.
+            client: who asks, as its topic says.
+            ask: the question.
+            reply_to: where the client wants the answer.
+        """
+        asked = StoredAsk(ask, camera, client, ask.deadline_ms / 1000, reply_to, None)
         if reason := self._closed():
-            self._refuse(camera, ask, reply_to, reason)
+            self._refuse(asked, reason)
             return
         try:
-            admission, stored = await self._journal.admit(camera, ask, reply_to)
+            admission, stored = await self._journal.admit(camera, client, ask, reply_to)
         except sqlite3.Error as error:
-            _log.error("an ad-hoc question cannot be stored", camera=camera, query=ask.query_id, problem=str(error))
-            self._refuse(camera, ask, reply_to, "the edge cannot store questions")
+            _log.error("an ad-hoc question cannot be stored", query=asked.query_id, problem=str(error))
+            self._refuse(asked, "the edge cannot store questions")
             return
         self.counters[admission.value] += 1
         match admission:
             case Admission.NEW:
                 if reason := self._closed():  # while it was stored
-                    await self._end(ask.query_id, camera, Outcome.FAILED, reason)
+                    await self._end(stored, Outcome.FAILED, reason)
                 else:
                     self._enter(stored)
             case Admission.RUNNING:
-                known = self._open.get(ask.query_id)
+                known = self._open.get(stored.query_id)
                 if known is not None:
                     # The workers know the reply topic of the first time; only the edge knows this one for sure.
                     known.edge_replies = known.edge_replies or known.stored.reply_to != stored.reply_to
@@ -122,9 +132,9 @@ class AskDesk:
                 if reply_to is not None and stored.terminal is not None:
                     self._reply(stored.terminal, reply_to)
             case Admission.CONFLICT:
-                self._refuse(camera, ask, reply_to, "the query id stands for another question", public=False)
+                self._refuse(asked, "the query id stands for another question", public=False)
             case Admission.FULL:
-                self._refuse(camera, ask, reply_to, "too many open questions")
+                self._refuse(asked, "too many open questions")
 
     # ---- questions meet a frame -------------------------------------------------------------------------------------
 
@@ -138,27 +148,19 @@ class AskDesk:
         chosen = sorted(waiting, key=lambda ask: ask.deadline_s)[:limit]
         for ask in chosen:
             ask.taken = True
-        return [
-            AskedQuery(
-                question_id=ask.stored.ask.query_id,
-                deadline_s=ask.deadline_s,
-                text=ask.stored.ask.text,
-                answer_type=ask.stored.ask.answer_type,
-                ad_hoc=True,
-            )
-            for ask in chosen
-        ]
+        return [AskedQuery(ask.stored.ask.content(ask.stored.client), ask.deadline_s) for ask in chosen]
 
-    def give_back(self, queries: Collection[AskedQuery]) -> None:
-        """The frame came to nothing; its ad-hoc questions wait for the next one."""
+    def give_back(self, camera: str, queries: Collection[AskedQuery]) -> None:
+        """A frame of this camera came to nothing; its ad-hoc questions wait for the next one."""
         for query in queries:
-            if query.ad_hoc and query.question_id in self._open:
-                self._open[query.question_id].taken = False
+            ask = self._open.get(query.query_id(camera, _NO_FRAME)) if query.ad_hoc else None
+            if ask is not None:
+                ask.taken = False
 
-    def text_requested(self, question_id: str) -> None:
-        """A worker had to ask for the text of a question."""
-        if question_id in self._open:
-            self._open[question_id].edge_replies = True
+    def texts_requested(self, digests: Collection[bytes]) -> None:
+        """A worker had to ask for the texts of questions."""
+        for ask in self._open.values():
+            ask.edge_replies = ask.edge_replies or ask.stored.ask.content(ask.stored.client).digest in digests
 
     # ---- questions end ----------------------------------------------------------------------------------------------
 
@@ -190,10 +192,7 @@ class AskDesk:
         due = [ask for ask in self._open.values() if not ask.taken and ask.deadline_s <= now_s]
         for ask in due:
             ask.taken = True
-        return [
-            self._outcome(ask.stored.ask.query_id, ask.stored.camera, Outcome.EXPIRED, "deadline before a frame")
-            for ask in due
-        ]
+        return [self._outcome(ask.stored, Outcome.EXPIRED, "deadline before a frame") for ask in due]
 
     async def close(self, reason: str) -> None:
         """Refuse new questions from now on, and end those that wait for a frame."""
@@ -202,7 +201,7 @@ class AskDesk:
         for ask in waiting:
             ask.taken = True
         for ask in waiting:
-            await self._end(ask.stored.ask.query_id, ask.stored.camera, Outcome.FAILED, reason)
+            await self._end(ask.stored, Outcome.FAILED, reason)
 
     # ---- internals --------------------------------------------------------------------------------------------------
 
@@ -212,27 +211,28 @@ class AskDesk:
 
     def _enter(self, stored: StoredAsk, *, edge_replies: bool = False) -> None:
         deadline_s = self._clock.now_s() + stored.remaining_s
-        self._open[stored.ask.query_id] = _OpenAsk(stored, deadline_s, edge_replies=edge_replies)
+        self._open[stored.query_id] = _OpenAsk(stored, deadline_s, edge_replies=edge_replies)
         self._wake(stored.camera)
 
-    async def _end(self, query_id: str, camera: str, outcome: Outcome, reason: str) -> None:
-        await self.decided(self._outcome(query_id, camera, outcome, reason), published=False)
+    async def _end(self, stored: StoredAsk, outcome: Outcome, reason: str) -> None:
+        await self.decided(self._outcome(stored, outcome, reason), published=False)
 
-    def _refuse(self, camera: str, ask: Ask, reply_to: ReplyTo | None, reason: str, *, public: bool = True) -> None:
+    def _refuse(self, asked: StoredAsk, reason: str, *, public: bool = True) -> None:
         self.counters["refused"] += 1
-        outcome = self._outcome(ask.query_id, camera, Outcome.FAILED, reason)
+        outcome = self._outcome(asked, Outcome.FAILED, reason)
         if public:
             self._report(outcome, lambda: None)
-        if reply_to is not None:
-            self._reply(outcome, reply_to)
+        if asked.reply_to is not None:
+            self._reply(outcome, asked.reply_to)
 
-    def _outcome(self, query_id: str, camera: str, outcome: Outcome, reason: str) -> QueryOutcome:
+    def _outcome(self, stored: StoredAsk, outcome: Outcome, reason: str) -> QueryOutcome:
         return QueryOutcome.model_validate(
             {
-                "query_id": query_id,
-                "camera": camera,
+                "query_id": stored.query_id,
+                "owner": owner_of("client", stored.client),
+                "camera": stored.camera,
                 "frame": FrameId(self._boot, NO_FRAME_SEQUENCE),
-                "question_id": query_id,
+                "question_id": stored.ask.query_id,
                 "outcome": outcome,
                 "reason": reason[:200],
             }

@@ -100,7 +100,7 @@ class FrameLog:
             camera=terminal.camera,
             frame=str(terminal.frame),
             query_id=terminal.query_id,
-            question_id=terminal.question_id,
+            question_id=terminal.question.question_id,
             ad_hoc=terminal.ad_hoc,
             outcome=terminal.outcome.value,
             reason=terminal.reason,

@@ -5,18 +5,23 @@ Blocking; one thread at a time. Deadlines are stored on this host's wall clock, 
 
 from __future__ import annotations
 
+import json
+import math
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
 from pipeline.logs import get_logger
 from pipeline.protocol.effects import ReplyTo
 from pipeline.work_thread import WorkThread
-from schemas import wire
+from schemas import topics, wire
 from schemas.errors import ArtifactError, WireError
+from schemas.identity import ad_hoc_query_id
 from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.topics import Family
 from schemas.types import AnswerType
@@ -28,13 +33,16 @@ MAX_OPEN = 256
 MAX_DECIDED = 1024
 """Decided ones that are kept to answer a client that asks again."""
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE ask (
-    query_id TEXT PRIMARY KEY,
+    query_id TEXT PRIMARY KEY,         -- of camera, client and ask_id
     camera TEXT NOT NULL,
+    client TEXT NOT NULL,
+    ask_id TEXT NOT NULL,
     text TEXT NOT NULL,
     answer_type TEXT NOT NULL,
+    options TEXT NOT NULL,             -- JSON
     deadline_ms INTEGER NOT NULL,
     asked_s REAL NOT NULL,             -- wall clock of this host
     reply_topic TEXT,
@@ -45,7 +53,12 @@ CREATE TABLE ask (
 CREATE INDEX undecided ON ask (asked_s) WHERE terminal IS NULL;
 """
 
-_Row = tuple[str, str, str, str, int, float, str | None, bytes | None, bytes | None, int]
+_COLUMNS = {
+    "query_id", "camera", "client", "ask_id", "text", "answer_type", "options", "deadline_ms", "asked_s", "reply_topic",
+    "correlation_data", "terminal", "told",
+}  # fmt: skip
+
+_Row = tuple[str, str, str, str, str, str, str, int, float, str | None, bytes | None, bytes | None, int]
 
 
 class Admission(Enum):
@@ -67,6 +80,7 @@ class StoredAsk:
     Attributes:
         ask: the question.
         camera: whom it was asked of.
+        client: who asked.
         remaining_s: time to its deadline, negative when that is over.
         reply_to: where its client wants the answer.
         terminal: how it ended, None while it is undecided.
@@ -74,17 +88,27 @@ class StoredAsk:
 
     ask: Ask
     camera: str
+    client: str
     remaining_s: float
     reply_to: ReplyTo | None
     terminal: Answer | QueryOutcome | None
+
+    @property
+    def query_id(self) -> str:
+        """Key of the question."""
+        return ad_hoc_query_id(self.camera, self.client, self.ask.query_id)
 
 
 class AskJournal:
     """The ad-hoc questions of a site.
 
     Args:
-        path: the file, made with its folder if need be; None keeps everything in memory only.
+        path: the file, made with its folder if need be; None keeps everything in memory only. A file that is damaged,
+            or of another version, is set aside under a further suffix: it must not keep a site dark.
         wall_s: wall clock in seconds.
+
+    Attributes:
+        counters: rows that could not be read, files that were set aside.
 
     Raises:
         ArtifactError: the file can be neither read nor replaced.
@@ -92,6 +116,7 @@ class AskJournal:
 
     def __init__(self, path: Path | None, *, wall_s: Callable[[], float] = time.time) -> None:
         self._wall_s = wall_s
+        self.counters: Counter[str] = Counter()
         if path is None:
             self._database = _open(":memory:")
             return
@@ -99,40 +124,54 @@ class AskJournal:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._database = _open(str(path))
-            except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
+            except _OtherVersionError as error:
+                self._set_aside(path, f"v{error.version}", "the journal of ad-hoc questions is of another version")
+            except sqlite3.OperationalError as error:
+                # Busy, read-only or full: the file is as good as it was. What says otherwise is damage.
+                if not any(word in str(error) for word in _DAMAGE):
                     raise
-                # A file that a power cut destroyed must not keep a site dark; it is kept for whoever wants to look.
-                damaged = path.with_suffix(".damaged")
-                _log.error("journal of ad-hoc questions is damaged, starting a new one", kept_as=str(damaged))
-                path.replace(damaged)
-                for leftover in (path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
-                    leftover.unlink(missing_ok=True)
-                self._database = _open(str(path))
+                self._set_aside(path, "damaged", "the journal of ad-hoc questions is damaged")
+            except (sqlite3.DatabaseError, ValueError, TypeError, OverflowError):
+                self._set_aside(path, "damaged", "the journal of ad-hoc questions is damaged")
         except (OSError, sqlite3.Error) as error:
             raise ArtifactError(str(path), f"cannot be opened: {error}; give a writable edge.state_dir") from error
 
-    def admit(self, camera: str, ask: Ask, reply_to: ReplyTo | None) -> tuple[Admission, StoredAsk]:
+    def _set_aside(self, path: Path, suffix: str, what: str) -> None:
+        aside = path.with_suffix(f".{suffix}")
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = path.with_suffix(f".{suffix}-{number}")
+        self.counters["files_set_aside"] += 1
+        _log.error(f"{what}: starting a new one", kept_as=str(aside))
+        path.replace(aside)
+        for leftover in (path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            leftover.unlink(missing_ok=True)
+        self._database = _open(str(path))
+
+    def admit(self, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None) -> tuple[Admission, StoredAsk]:
         """Store a question; when this returns, it is on disk.
 
         Raises:
             sqlite3.Error: it could not be stored.
         """
-        known = self._get(ask.query_id)
+        query_id = ad_hoc_query_id(camera, client, ask.query_id)
+        known = self._get(query_id)
         if known is None:
+            stored = StoredAsk(ask, camera, client, ask.deadline_ms / 1000, reply_to, None)
             if self._count_undecided() >= MAX_OPEN:
-                return Admission.FULL, StoredAsk(ask, camera, ask.deadline_ms / 1000, reply_to, None)
-            self._insert(camera, ask, reply_to)
-            return Admission.NEW, StoredAsk(ask, camera, ask.deadline_ms / 1000, reply_to, None)
-        if (known.camera, known.ask.text, known.ask.answer_type) != (camera, ask.text, ask.answer_type):
-            return Admission.CONFLICT, StoredAsk(ask, camera, 0.0, reply_to, None)
+                return Admission.FULL, stored
+            self._insert(stored)
+            return Admission.NEW, stored
+        if known.ask.content(client) != ask.content(client):
+            return Admission.CONFLICT, StoredAsk(ask, camera, client, 0.0, reply_to, None)
         if reply_to is not None:
             with self._database:
                 self._database.execute(
                     "UPDATE ask SET reply_topic = ?, correlation_data = ? WHERE query_id = ?",
-                    (reply_to.topic, reply_to.correlation_data, ask.query_id),
+                    (reply_to.topic, reply_to.correlation_data, query_id),
                 )
-            known = StoredAsk(known.ask, camera, known.remaining_s, reply_to, known.terminal)
+            known = replace(known, reply_to=reply_to)
         return Admission.RUNNING if known.terminal is None else Admission.DECIDED, known
 
     def decide(self, query_id: str, terminal: Answer | QueryOutcome, *, told: bool) -> StoredAsk | None:
@@ -168,22 +207,27 @@ class AskJournal:
         rows = self._database.execute(
             "SELECT * FROM ask WHERE terminal IS NULL OR NOT told ORDER BY asked_s"
         ).fetchall()
-        return [self._stored(row) for row in rows]
+        return [stored for row in rows if (stored := self._stored(row)) is not None]
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
-    def _insert(self, camera: str, ask: Ask, reply_to: ReplyTo | None) -> None:
+    def _insert(self, stored: StoredAsk) -> None:
+        ask, reply_to = stored.ask, stored.reply_to
         with self._database:
             self._database.execute(
-                "INSERT INTO ask (query_id, camera, text, answer_type, deadline_ms, asked_s, reply_topic,"
-                " correlation_data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                # One that could not be read stands there no more.
+                "INSERT OR REPLACE INTO ask (query_id, camera, client, ask_id, text, answer_type, options, deadline_ms,"
+                " asked_s, reply_topic, correlation_data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
+                    stored.query_id,
+                    stored.camera,
+                    stored.client,
                     ask.query_id,
-                    camera,
                     ask.text,
                     ask.answer_type.value,
+                    json.dumps(ask.options),
                     ask.deadline_ms,
                     self._wall_s(),
                     reply_to.topic if reply_to else None,
@@ -199,18 +243,54 @@ class AskJournal:
         row = self._database.execute("SELECT * FROM ask WHERE query_id = ?", (query_id,)).fetchone()
         return None if row is None else self._stored(row)
 
-    def _stored(self, row: _Row) -> StoredAsk:
-        query_id, camera, text, answer_type, deadline_ms, asked_s, reply_topic, correlation_data, terminal, _ = row
-        ask = Ask(query_id=query_id, text=text, answer_type=AnswerType(answer_type), deadline_ms=deadline_ms)
+    def _stored(self, row: _Row) -> StoredAsk | None:
+        """A row understood; one that does not hold what it should is dropped: it costs its own question alone."""
+        try:
+            return self._understood(row)
+        except (ValueError, TypeError, OverflowError, WireError) as error:
+            self.counters["rows_dropped"] += 1
+            _log.error("a row of the journal is damaged and was dropped", problem=type(error).__name__)
+            with suppress(sqlite3.Error), self._database:
+                self._database.execute("DELETE FROM ask WHERE query_id = ?", (row[0],))
+            return None
+
+    def _understood(self, row: _Row) -> StoredAsk:
+        (
+            query_id,
+            camera,
+            client,
+            ask_id,
+            text,
+            kind,
+            options,
+            deadline_ms,
+            asked_s,
+            reply_topic,
+            correlation,
+            end,
+            _,
+        ) = row
+        ask = Ask(
+            query_id=ask_id,
+            text=text,
+            answer_type=AnswerType(kind),
+            options=tuple(json.loads(options)),
+            deadline_ms=deadline_ms,
+        )
         # A wall clock that was set back must not give a question more time than it was asked with.
         age_s = max(0.0, self._wall_s() - asked_s)
-        return StoredAsk(
-            ask,
-            camera,
-            deadline_ms / 1000 - age_s,
-            None if reply_topic is None else ReplyTo(reply_topic, correlation_data),
-            None if terminal is None else _terminal(terminal),
-        )
+        reply_to = None
+        if reply_topic is not None:
+            topics.parse(reply_topic)
+            reply_to = ReplyTo(reply_topic, correlation)
+        terminal = None if end is None else _terminal(end)
+        stored = StoredAsk(ask, camera, client, deadline_ms / 1000 - age_s, reply_to, terminal)
+        topics.ask_topic(camera, client)
+        if stored.query_id != query_id or not math.isfinite(asked_s):
+            raise ValueError("the key of a row is not that of its question")
+        if terminal is not None and terminal.query_id != query_id:
+            raise ValueError("the outcome of a row is another question's")
+        return stored
 
 
 class JournalThread:
@@ -239,9 +319,9 @@ class JournalThread:
             thread.end()
             raise
 
-    async def admit(self, camera: str, ask: Ask, reply_to: ReplyTo | None) -> tuple[Admission, StoredAsk]:
+    async def admit(self, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None) -> tuple[Admission, StoredAsk]:
         """See :meth:`AskJournal.admit`."""
-        return await self._thread.call(self._journal.admit, camera, ask, reply_to)
+        return await self._thread.call(self._journal.admit, camera, client, ask, reply_to)
 
     async def decide(self, query_id: str, terminal: Answer | QueryOutcome, *, told: bool) -> StoredAsk | None:
         """See :meth:`AskJournal.decide`."""
@@ -260,6 +340,15 @@ class JournalThread:
         await self._thread.close(self._journal.close)
 
 
+_DAMAGE = ("malformed", "corrupt", "not a database", "no such column", "no such table", "disk I/O error")
+
+
+class _OtherVersionError(Exception):
+    def __init__(self, version: int) -> None:
+        super().__init__(version)
+        self.version = version
+
+
 def _open(path: str) -> sqlite3.Connection:
     database = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
     try:
@@ -270,7 +359,15 @@ def _open(path: str) -> sqlite3.Connection:
         if version == 0:
             database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
         elif version != _VERSION:
-            raise ArtifactError(path, f"written by another version ({version}, not {_VERSION}): update, or remove it")
+            raise _OtherVersionError(version)
+        (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+        columns = {row[1] for row in database.execute("PRAGMA table_info(ask)")}
+        if columns != _COLUMNS:
+            raise sqlite3.DatabaseError("the table has other columns")
+        # Every row can be read as what it should be, or the file is no good.
+        database.execute("SELECT * FROM ask").fetchall()
     except BaseException:
         database.close()
         raise

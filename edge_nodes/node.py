@@ -276,7 +276,7 @@ class _Node:
             name: CameraCapture(
                 name,
                 source,
-                interval_s=self._edge.cameras[name].interval_s if self._edge.cameras[name].questions else None,
+                interval_s=self._edge.cameras[name].interval_s,
                 # Spread over the interval: cameras that fire together would queue for the uplink together.
                 phase_s=self._edge.cameras[name].interval_s * index / count,
                 taker=site,
@@ -347,8 +347,8 @@ def _subscriptions(edge: EdgeSettings) -> list[Subscription]:
     return [
         *(Subscription(topics.control_topic(camera)) for camera in edge.cameras),
         *(Subscription(topics.answer_topic(camera)) for camera in edge.cameras),
-        *(Subscription(topics.ask_topic(camera), qos=1) for camera in edge.cameras),
-        *(Subscription(topics.question_topic(question), no_local=True) for question in edge.questions),
+        *(Subscription(topics.ask_filter(camera), qos=1) for camera in edge.cameras),
+        Subscription(topics.question_filter(edge.site), no_local=True),
         Subscription(topics.family_filter(topics.Family.STATUS).replace("/+/+", "/worker/+")),
         Subscription(topics.status_topic("edge", edge.site)),
     ]

@@ -10,7 +10,7 @@ from pipeline.protocol.departures import Departure, Lane
 from pipeline.protocol.effects import ReplyTo, SendKeyFrame, SendOpen, SendToWorker
 from schemas import topics
 from schemas.errors import ConnectionLostError
-from schemas.messages import Answer, Message, QueryOutcome, Question, Status
+from schemas.messages import Answer, Message, QueryOutcome, Question, Receipt, Status
 
 
 class Outbox:
@@ -160,6 +160,20 @@ class Outbox:
             )
         )
 
+    def receipt(self, receipt: Receipt, reply_to: ReplyTo) -> None:
+        """Tell a client what became of its message."""
+        self._uplink.send(
+            Departure(
+                lane=Lane.REPORT,
+                camera=None,
+                label="receipt",
+                topic=reply_to.topic,
+                stamp=_always(receipt),
+                qos=0,
+                correlation_data=reply_to.correlation_data,
+            )
+        )
+
     def status(self, status: Callable[[], Status]) -> None:
         """Publish the retained status, as it is when it leaves."""
 
@@ -192,7 +206,7 @@ class Outbox:
                 lane=Lane.REPORT,
                 camera=None,
                 label="question",
-                topic=topics.question_topic(question.question_id),
+                topic=topics.question_topic(question.site, question.question_id),
                 stamp=_always(question),
                 qos=1,
                 retain=True,

@@ -22,7 +22,6 @@ from pipeline.bus.base import ConnectionChange, Inbound
 from pipeline.codec.key_frame_policy import KeyFramePolicy
 from pipeline.containment import Containment
 from pipeline.logs import OncePerKind, get_logger
-from pipeline.protocol.edge_frame import query_id_of
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import (
     AskedQuery,
@@ -39,7 +38,7 @@ from pipeline.reply_to import reply_to
 from pipeline.settings import EdgeSettings
 from schemas import topics, wire
 from schemas.errors import RemoteError
-from schemas.limits import MAX_QUERIES_PER_FRAME
+from schemas.limits import MAX_CORRELATION_BYTES, MAX_QUERIES_PER_FRAME
 from schemas.messages import (
     Accept,
     Answer,
@@ -48,6 +47,7 @@ from schemas.messages import (
     NeedText,
     QueryOutcome,
     Question,
+    Receipt,
     Refine,
     Reject,
     RejectReason,
@@ -123,7 +123,7 @@ class Site:
         self._tasks: set[asyncio.Task[None]] = set()
         self.problems = OncePerKind(_log)
         self.containment = containment
-        self.board = QuestionBoard(settings.questions, self.problems)
+        self.board = QuestionBoard(settings)
         self.desk = AskDesk(
             journal,
             clock,
@@ -136,6 +136,7 @@ class Site:
         )
         self.session = EdgeSession(
             EdgeProtocolSettings(),
+            site=settings.site,
             pool=settings.pool,
             boot=boot,
             fingerprint=encoder.spec.fingerprint4,
@@ -188,12 +189,11 @@ class Site:
         match message:
             case Ask():
                 # Acknowledged when it is stored, not before.
-                self._ask(inbound, topic.name("camera"), message)
+                self._ask(inbound, topic.name("camera"), topic.name("client"), message)
                 return
             case Accept() | Refine() | Busy() | Reject() | NeedText():
                 if isinstance(message, NeedText):
-                    for question_id in message.question_ids:
-                        self.desk.text_requested(question_id)
+                    self.desk.texts_requested(message.digests)
                 elif isinstance(message, Reject) and message.reason is RejectReason.KEY_FRAME:
                     self._key_frame_missing(topic.name("camera"), message.frame)
                 elif isinstance(message, Busy):
@@ -203,18 +203,41 @@ class Site:
                 self._first_prefix.answered(message)
                 self.session.receive_answer(message, now_s)
             case Question():
-                self.board.receive(message.question_id, message)
+                self._question(inbound, message)
             case Status(kind="worker"):
                 self.session.receive_worker_status(message, now_s, retained=inbound.retain)
             case Status() if message.id == self._settings.site and message.boot == self._boot:
                 self._heard_own_status.set()
             case None if topic.family is topics.Family.QUESTION:
-                self.board.receive(topic.name("question_id"), None)
+                lasting = self.board.receive(topic.name("question_id"), None)
+                if lasting is not None:
+                    self._spawn(self._outbox.question(lasting), f"question {lasting.question_id}")
             case _:
                 pass  # a status that is not for us
         self._uplink.acknowledge(inbound)
 
-    def _ask(self, inbound: Inbound, camera: str, ask: Ask) -> None:
+    def _question(self, inbound: Inbound, question: Question) -> None:
+        reason = self.board.refusal(question)
+        if reason:
+            self.problems.report("question/refused", f"question {question.question_id}: {reason}")
+        else:
+            self.board.receive(question.question_id, question)
+        if question.set_by == "operator" and not inbound.retain:
+            self._receipt(inbound, question.question_id, reason)
+
+    def _receipt(self, inbound: Inbound, about: str, reason: str) -> None:
+        """Tell the sender of a message what became of it, if it has said where."""
+        if inbound.response_topic is None or len(inbound.correlation_data or b"") > MAX_CORRELATION_BYTES:
+            return
+        try:
+            topic = topics.parse(inbound.response_topic)
+        except RemoteError:
+            return
+        if topic.family is topics.Family.REPLY:
+            receipt = Receipt(site=self._settings.site, about=about, accepted=not reason, reason=reason[:300])
+            self._outbox.receipt(receipt, ReplyTo(inbound.response_topic, inbound.correlation_data))
+
+    def _ask(self, inbound: Inbound, camera: str, client: str, ask: Ask) -> None:
         if camera not in self._settings.cameras:
             # The broker may keep a subscription of an earlier process, which had this camera.
             self.problems.report("ask/camera", "an ad-hoc question to a camera that this site does not have")
@@ -224,15 +247,15 @@ class Site:
         elif self._asks_being_stored >= MAX_ASKS_BEING_STORED:
             self.problems.report("ask/flood", "more ad-hoc questions at once than the edge can store", camera=camera)
         else:
-            client = reply_to(inbound, ask.query_id)
+            address = reply_to(inbound, client, ask.query_id)
             self._asks_being_stored += 1
-            self._spawn(self._store(inbound, camera, ask, client), f"ask {ask.query_id}")
+            self._spawn(self._store(inbound, camera, client, ask, address), f"ask {client}/{ask.query_id}")
             return
         self._uplink.acknowledge(inbound)
 
-    async def _store(self, inbound: Inbound, camera: str, ask: Ask, reply_to: ReplyTo | None) -> None:
+    async def _store(self, inbound: Inbound, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None) -> None:
         try:
-            await self.desk.receive(camera, ask, reply_to)
+            await self.desk.receive(camera, client, ask, reply_to)
         finally:
             self._asks_being_stored -= 1
         self._uplink.acknowledge(inbound)
@@ -251,21 +274,21 @@ class Site:
 
     def takes_standing(self, camera: str) -> bool:
         """Whether the standing questions of this slot are asked, or left out because the pool is overloaded."""
-        return self._thinning.takes(camera, self._clock.now_s())
+        return self.board.asks(camera) and self._thinning.takes(camera, self._clock.now_s())
 
     async def take(self, captured: CapturedFrame, *, standing: bool) -> None:
         """Encode a frame and ask its questions."""
         captured_s = self._clock.now_s()
         queries: list[AskedQuery] = []
         if standing:
-            queries += self.board.asked(self._settings.cameras[captured.camera].questions, captured_s)
+            queries += self.board.asked(captured.camera, captured_s)
         queries += self.desk.take(captured.camera, MAX_QUERIES_PER_FRAME - len(queries))
         try:
             latent = await self._encoder.encode(captured.pixels)
         except BaseException:
-            self.desk.give_back(queries)
+            self.desk.give_back(captured.camera, queries)
             raise
-        queries = [query for query in queries if not self._known(query)]
+        queries = [query for query in queries if not self._known(captured.camera, query)]
         if not queries:
             return
         now_s = self._clock.now_s()
@@ -290,7 +313,7 @@ class Site:
         if any(not query.ad_hoc for query in queries):
             self._thinning.offered(captured.camera, frame)
         self._in_work[captured.camera, frame] = _FrameInWork(captured_s, len(queries))
-        query_ids = [query_id_of(captured.camera, frame, query) for query in queries]
+        query_ids = [query.query_id(captured.camera, frame) for query in queries]
         self._first_prefix.offered(captured.camera, query_ids, choice)
         offered = OfferedFrame(
             captured, frame, latent, first_latents(choice), query_ids, captured_s, now_s - captured_s
@@ -304,9 +327,9 @@ class Site:
         for observer in self._observers:
             observer.source_changed(camera, up)
 
-    def _known(self, query: AskedQuery) -> bool:
+    def _known(self, camera: str, query: AskedQuery) -> bool:
         """Whether an ad-hoc query was decided before the journal's memory begins; its client is told again."""
-        state = self.session.ad_hoc_state(query.question_id) if query.ad_hoc else None
+        state = self.session.ad_hoc_state(query.question.query_id(camera, FrameId(0, 0))) if query.ad_hoc else None
         if isinstance(state, Terminal):
             self._end_ad_hoc(state)
         return state is not None

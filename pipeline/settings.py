@@ -19,7 +19,8 @@ from pipeline.settings_file import CHECKED, Check, Location, SettingsFile
 from schemas.errors import ConfigError
 from schemas.hosts import check_host
 from schemas.limits import MAX_QUERIES_PER_FRAME
-from schemas.types import AnswerType, Milliseconds, Name, QuestionText
+from schemas.messages import Options, check_options
+from schemas.types import AnswerType, Milliseconds, Name, Probability, QuestionText
 
 ENV_PREFIX = "LATENTBUS_"
 ENV_DELIMITER = "__"
@@ -87,8 +88,17 @@ class QuestionSettings(_Section):
 
     text: QuestionText
     answer_type: AnswerType = AnswerType.TEXT
+    options: Options = ()
+    """Answers to choose from, for answer type ``choice``."""
     deadline_ms: Annotated[Milliseconds, Field(ge=100)] = 10_000
     """Time from the frame to the terminal outcome."""
+    risk: Probability | None = None
+    """Accepted chance that an early answer differs from the whole latent's; left out takes the pool's."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        check_options(self.answer_type, self.options)
+        return self
 
 
 class CameraSettings(_Section):

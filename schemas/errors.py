@@ -25,7 +25,8 @@
         │   ├── SchemaVersionError     a schema version this process does not speak
         │   └── WireSizeError          larger than the limit of its kind
         ├── BitstreamError             a latent chunk that does not decode under the tables
-        └── FingerprintError           latents of another model or codec than this pool's
+        ├── FingerprintError           latents of another model or codec than this pool's
+        └── CameraNameError            two sites have a camera of one name
 
 The split decides what happens next: a worker drops a peer's bad message and goes on. Its own bug ends the
 message or frame that met it, see :mod:`pipeline.containment`.
@@ -288,7 +289,8 @@ class SchemaVersionError(WireError):
         spoken = " and ".join(str(known) for known in sorted(accepted))
         older = "peer" if version < min(accepted) else "process"
         super().__init__(
-            where, f"wire version {version} of the peer, this process speaks {spoken}: update the older side, the {older}"
+            where,
+            f"wire version {version} of the peer, this process speaks {spoken}: update the older side, the {older}",
         )
         self.version = version
         self.accepted = accepted
@@ -351,3 +353,24 @@ def _unpickled(kind: type[LatentbusError], args: tuple[object, ...], attributes:
     error = kind.__new__(kind, *args)
     error.__dict__.update(attributes)
     return error
+
+
+class CameraNameError(RemoteError):
+    """Two sites open frames of one camera name; the later one is refused.
+
+    Attributes:
+        camera: the name.
+        site: the site that is refused.
+        other: the site that has the camera.
+    """
+
+    reason = "camera"
+
+    def __init__(self, camera: str, site: str, other: str) -> None:
+        super().__init__(
+            f"site {site!r} opens frames of camera {camera!r}, which site {other!r} has: "
+            "names of cameras are unique in a fleet, rename one of the two"
+        )
+        self.camera = camera
+        self.site = site
+        self.other = other

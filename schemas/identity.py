@@ -18,7 +18,7 @@ from pydantic import Field
 from schemas.types import AnswerType, FrameId
 
 DIGEST_BYTES: Final = 8
-"""Length of a text's digest. A second text with the same one takes 2^64 tries; two of one author's own do not matter."""
+"""Length of a text's digest. A second text with the same one takes 2^64 tries; two of one's own do not matter."""
 
 Digest = Annotated[bytes, Field(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 
@@ -72,6 +72,11 @@ class QuestionContent:
         content = (self.owner, self.question_id, self.text, self.answer_type.value, self.options, self.risk)
         packed: bytes = msgpack.packb(content)
         object.__setattr__(self, "digest", hashlib.blake2b(packed, digest_size=DIGEST_BYTES).digest())
+
+    @property
+    def prompt(self) -> str:
+        """What the model is asked."""
+        return f"{self.text} Answer with one of: {', '.join(self.options)}." if self.options else self.text
 
     @property
     def ad_hoc(self) -> bool:

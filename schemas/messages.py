@@ -89,8 +89,10 @@ class Message(BaseModel):
 
 
 class BinaryMessage(Message):
-    """A msgpack array; the order of its fields is the wire format. Optional fields are the last ones; those that are None
-    at the end are left out."""
+    """A msgpack array; the order of its fields is the wire format.
+
+    Optional fields are the last ones. Those that have their default, up to the end, are left out.
+    """
 
     kind: ClassVar[Kind]
 
@@ -241,7 +243,12 @@ Options = Annotated[
 ]
 
 
-def _check_question(answer_type: AnswerType, options: tuple[str, ...]) -> None:
+def check_options(answer_type: AnswerType, options: tuple[str, ...]) -> None:
+    """Whether a question has the options that its answer type needs.
+
+    Raises:
+        ValueError: it has not.
+    """
     if answer_type is AnswerType.CHOICE:
         folded = {option.strip().casefold() for option in options}
         if len(options) < 2 or len(folded) < len(options) or "" in folded:
@@ -273,7 +280,7 @@ class Text(BinaryMessage):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        _check_question(self.answer_type, self.options)
+        check_options(self.answer_type, self.options)
         return self
 
     def content(self) -> QuestionContent:
@@ -515,7 +522,7 @@ class Question(JsonMessage):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        _check_question(self.answer_type, self.options)
+        check_options(self.answer_type, self.options)
         return self
 
     def content(self) -> QuestionContent:
@@ -540,7 +547,7 @@ class Ask(JsonMessage):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        _check_question(self.answer_type, self.options)
+        check_options(self.answer_type, self.options)
         return self
 
     def content(self, client: str) -> QuestionContent:
@@ -549,7 +556,7 @@ class Ask(JsonMessage):
 
 
 class Receipt(JsonMessage):
-    """Edge to a client, below its reply topic: what became of a message that is no query, or could not be read as one."""
+    """Edge to a client, below its reply topic: what became of a message that is no query, or no readable one."""
 
     site: Name
     """The edge that says so."""

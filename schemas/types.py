@@ -15,7 +15,9 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,31}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 """Name of a camera, pool, worker, site, client or question: a topic level of at most 32 bytes."""
 
-QUERY_ID_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,31}/(@[a-z0-9][a-z0-9_-]{0,31}|[0-9a-f]{8}-[0-9]{1,10})/[a-z0-9][a-z0-9_-]{0,31}$"
+QUERY_ID_PATTERN = (
+    r"^[a-z0-9][a-z0-9_-]{0,31}/(@[a-z0-9][a-z0-9_-]{0,31}|[0-9a-f]{8}-[0-9]{1,10})/[a-z0-9][a-z0-9_-]{0,31}$"
+)
 QueryId = Annotated[str, Field(pattern=QUERY_ID_PATTERN)]
 """Key of one asking of a question, unique in the fleet: ``{camera}/{frame}/{question_id}`` of a standing question,
 ``{camera}/@{client}/{query_id}`` of an ad-hoc one. Everything about it is idempotent on this key."""
@@ -78,4 +80,3 @@ class Outcome(StrEnum):
     """No answer is possible; the reason says why."""
     UNCHANGED = "unchanged"
     """The scene is as it was at the last answer of the same standing question, which holds on."""
-

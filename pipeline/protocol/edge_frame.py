@@ -190,4 +190,3 @@ def queries_by_id(camera: str, frame: FrameId, queries: Sequence[AskedQuery]) ->
     if not 1 <= len(queries) <= MAX_QUERIES_PER_FRAME or len(by_id) < len(queries):
         raise StateError(f"{len(queries)} queries, {len(by_id)} different: 1 to {MAX_QUERIES_PER_FRAME} are allowed")
     return by_id
-

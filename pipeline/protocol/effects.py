@@ -282,8 +282,8 @@ class LookQuery:
 
     @property
     def text(self) -> str:
-        """What is asked."""
-        return self.question.text
+        """What the model is asked."""
+        return self.question.prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pipeline.protocol.worker_progress import Progress
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_store import FrameStore
 from pipeline.protocol.worker_voice import WorkerVoice
+from schemas.identity import owner_of
 from schemas.messages import Open, RejectReason
 
 _ANY_LOAD = 1 << 30
@@ -76,6 +77,9 @@ class Admission:
         if not self._schedule.admits(queries.values(), self._frames.at_the_model(), now_s):
             self._counters["standing_not_admitted"] += 1
             self._turn_away(camera, message, hops, now_s)
+        elif self._frames.of_camera(camera) >= self._settings.camera_frames:
+            self._counters["camera_full"] += 1
+            self._turn_away(camera, message, hops, now_s)
         elif self.has_room(message) or self._make_room(message, queries):
             self._admit(camera, message, queries, now_s, hops)
         else:
@@ -117,11 +121,7 @@ class Admission:
     def texts_learned(self) -> None:
         """Frames that waited for a text may go on."""
         for frame in self._frames.in_stage(WorkerStage.NEED_TEXT):
-            if not self._progress.unknown_texts(frame):
-                frame.timer_s = None
-                frame.given_up = False
-                self._frames.touch(frame)
-                frame.move(WorkerEvent.TEXTS_KNOWN)
+            self._progress.settle_texts(frame)
 
     def _key(self, camera: str, message: Open) -> KeyData | None:
         return None if message.key is None else self._keys.get(camera, message.frame.boot, message.key)
@@ -138,7 +138,8 @@ class Admission:
                 self._counters["terminal_repeated"] += 1
                 self._voice.repeat(decided)
             elif ref.remaining_ms > 0:
-                queries[query_id] = WorkerQuery(ref.question_id, ref.ad_hoc, now_s + ref.remaining_ms / 1000)
+                owner = owner_of("site", message.site) if ref.client is None else owner_of("client", ref.client)
+                queries[query_id] = WorkerQuery(ref, owner, now_s + ref.remaining_ms / 1000)
         return queries
 
     def _make_room(self, message: Open, queries: dict[str, WorkerQuery]) -> bool:
@@ -166,16 +167,21 @@ class Admission:
 
     def _admit(self, camera: str, message: Open, queries: dict[str, WorkerQuery], now_s: float, hops: int) -> None:
         frame = WorkerFrame(
-            camera, message.frame, message.attempt, queries, WorkerStage.NEED_TEXT, self._settings.base_lease_s, now_s
+            camera,
+            message.frame,
+            message.attempt,
+            message.site,
+            queries,
+            WorkerStage.NEED_TEXT,
+            self._settings.base_lease_s,
+            now_s,
         )
-        frame.hops = hops
+        frame.hops, frame.age_ms = hops, message.age_ms
         frame.add_chunk(ChunkData(0, message.stop, message.payload, self._key(camera, message)))
         self._frames.add(frame)
         self._counters["admitted"] += 1
-        if self._progress.unknown_texts(frame):
-            self._progress.ask_texts(frame, now_s)
-        else:
-            frame.move(WorkerEvent.TEXTS_KNOWN)
+        self._progress.ask_texts(frame, now_s)
+        if frame.stage is WorkerStage.PARKED:
             self.pass_on(now_s)
         if self._frames.find(camera, message.frame) is not None:
             self._progress.keep_alive(frame, now_s)
@@ -189,11 +195,11 @@ class Admission:
         frame.attempt = message.attempt
         frame.spoke_s, frame.admitted_s, frame.lease_s = None, now_s, self._settings.base_lease_s
         frame.tries, frame.given_up = 0, False
-        frame.queries |= {
-            query_id: query
-            for query_id, query in self._undecided(frame.camera, message, now_s).items()
-            if query_id not in frame.queries
-        }
+        for query_id, query in self._undecided(frame.camera, message, now_s).items():
+            query.question = self._progress.questions.get(query.ref.digest)
+            # One that comes late joins a frame that has its texts only with its own.
+            if query.question is not None or frame.stage is WorkerStage.NEED_TEXT:
+                frame.queries.setdefault(query_id, query)
         before = frame.held_bytes
         key = self._key(frame.camera, message)
         readable = message.key is None or key is not None

@@ -8,6 +8,8 @@ from enum import StrEnum
 
 from pipeline.protocol.effects import ChunkData, KeyData, Look, LookQuery
 from schemas.errors import StateError
+from schemas.identity import QuestionContent
+from schemas.messages import QueryRef
 from schemas.types import FrameId
 
 MAX_EARLY_CHUNKS = 8
@@ -64,22 +66,34 @@ class WorkerQuery:
     """An undecided query of a frame.
 
     Attributes:
-        question_id: its question.
-        ad_hoc: asked once by a client.
+        ref: how the open message names it.
+        owner: whose question it is.
         deadline_s: on the worker's monotonic clock, from the remaining time that the message carried.
+        question: the question as it was when the frame was opened; None while its text is unknown here.
         text: best answer so far, None before the first look.
         score: its score.
         prefix: latents it was read from.
         work: of asking it once; None until its text is known.
     """
 
-    question_id: str
-    ad_hoc: bool
+    ref: QueryRef
+    owner: str
     deadline_s: float
+    question: QuestionContent | None = None
     text: str | None = None
     score: float = 0.0
     prefix: int = 0
     work: int | None = None
+
+    @property
+    def question_id(self) -> str:
+        """Id of its question."""
+        return self.ref.question_id
+
+    @property
+    def ad_hoc(self) -> bool:
+        """Asked once by a client."""
+        return self.ref.ad_hoc
 
 
 @dataclass(slots=True)
@@ -90,6 +104,7 @@ class WorkerFrame:
         camera: its camera.
         frame: its id.
         attempt: latest attempt seen.
+        site: site of the camera.
         queries: undecided queries by query id.
         chunks: coded latents, contiguous from 0.
         early: chunks that start past the prefix.
@@ -104,11 +119,13 @@ class WorkerFrame:
         spoke_s: when the edge last heard from this worker about the frame; None before the first word.
         lease_s: what the edge grants from then.
         payload_bytes: latent payload received.
+        age_ms: how old the frame was when it was opened first; None for a frame of its time.
     """
 
     camera: str
     frame: FrameId
     attempt: int
+    site: str
     queries: dict[str, WorkerQuery]
     stage: WorkerStage
     lease_s: float
@@ -124,6 +141,7 @@ class WorkerFrame:
     timer_s: float | None = None
     spoke_s: float | None = None
     payload_bytes: int = 0
+    age_ms: int | None = None
 
     @property
     def prefix(self) -> int:

@@ -6,48 +6,98 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from pipeline.protocol.effects import KeyData, ReplyTo
+from schemas.identity import QuestionContent
 from schemas.messages import Answer, Status
-from schemas.types import AnswerType, FrameId
-
-
-@dataclass(frozen=True, slots=True)
-class KnownQuestion:
-    """A question's text and what its answer may look like.
-
-    Attributes:
-        text: the question.
-        answer_type: what the answer may look like.
-        reply_to: where the client of an ad-hoc question wants its answers.
-        risk: accepted chance that an early answer differs from the whole latent's; None takes the pool's.
-    """
-
-    text: str
-    answer_type: AnswerType
-    reply_to: ReplyTo | None = None
-    risk: float | None = None
+from schemas.types import FrameId
 
 
 @dataclass(slots=True)
 class Questions:
-    """Texts by question id; the least recently learned is forgotten first."""
+    """Questions by digest; those that were not needed for longest are forgotten first.
+
+    A text is what its digest says, so learning one never changes another. Frames keep the questions that they need
+    themselves: what is forgotten here is asked for when the next frame names it.
+
+    Attributes:
+        capacity: questions kept.
+        capacity_bytes: memory that they may take, about.
+        held_bytes: memory that they take.
+    """
 
     capacity: int
-    _known: OrderedDict[str, KnownQuestion] = field(default_factory=OrderedDict)
+    capacity_bytes: int
+    held_bytes: int = 0
+    _known: OrderedDict[bytes, QuestionContent] = field(default_factory=OrderedDict)
 
-    def learn(self, question_id: str, question: KnownQuestion) -> None:
-        """Keep a text."""
-        self._known[question_id] = question
-        self._known.move_to_end(question_id)
+    def learn(self, question: QuestionContent) -> None:
+        """Keep a question."""
+        if question.digest not in self._known:
+            self._known[question.digest] = question
+            self.held_bytes += question.size_bytes
+        self._known.move_to_end(question.digest)
+        while len(self._known) > self.capacity or self.held_bytes > self.capacity_bytes:
+            _, dropped = self._known.popitem(last=False)
+            self.held_bytes -= dropped.size_bytes
+
+    def get(self, digest: bytes) -> QuestionContent | None:
+        """A question, if it is known."""
+        found = self._known.get(digest)
+        if found is not None:
+            self._known.move_to_end(digest)
+        return found
+
+
+@dataclass(slots=True)
+class ReplyAddresses:
+    """Where the clients of ad-hoc questions want their answers, by query id; the oldest is forgotten first.
+
+    A query id names camera and client as the ask's topic did, so nobody can have another one's answers sent to himself.
+    An address has a bounded size, see :data:`~schemas.limits.MAX_CORRELATION_BYTES`.
+    """
+
+    capacity: int
+    _known: OrderedDict[str, ReplyTo] = field(default_factory=OrderedDict)
+
+    def learn(self, query_id: str, reply_to: ReplyTo) -> None:
+        """Keep the latest address of a query."""
+        self._known[query_id] = reply_to
+        self._known.move_to_end(query_id)
         if len(self._known) > self.capacity:
             self._known.popitem(last=False)
 
-    def forget(self, question_id: str) -> None:
-        """The operator withdrew a question."""
-        self._known.pop(question_id, None)
+    def get(self, query_id: str) -> ReplyTo | None:
+        """Where to reply, if somebody wants a reply."""
+        return self._known.get(query_id)
 
-    def get(self, question_id: str) -> KnownQuestion | None:
-        """A text, if it is known."""
-        return self._known.get(question_id)
+
+SITE_RECENT_S = 60.0
+"""Two sites that open frames of one camera within so long have both a camera of that name."""
+_KNOWN_CAMERAS = 16_384
+
+
+@dataclass(slots=True)
+class CameraSites:
+    """Which site opens the frames of each camera: names of cameras are unique in a fleet.
+
+    What counts is what they send, not their retained status: one that died with its broker may be "online" for ever.
+    """
+
+    _known: OrderedDict[str, tuple[str, float]] = field(default_factory=OrderedDict)
+
+    def claim(self, camera: str, site: str, now_s: float) -> str | None:
+        """A site opens a frame of a camera.
+
+        Returns:
+            The other site that has the camera, None if it is this one's.
+        """
+        known = self._known.get(camera)
+        if known is not None and known[0] != site and now_s - known[1] < SITE_RECENT_S:
+            return known[0]
+        self._known[camera] = (site, now_s)
+        self._known.move_to_end(camera)
+        if len(self._known) > _KNOWN_CAMERAS:
+            self._known.popitem(last=False)
+        return None
 
 
 _KEYS_A_CAMERA = 2

@@ -54,7 +54,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from math import inf, isfinite
 
 from pipeline.answer_form import fits
@@ -63,14 +62,15 @@ from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_admission import Admission
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
-from pipeline.protocol.worker_memory import KeyFrames, KnownQuestion, Peers, Questions
+from pipeline.protocol.worker_memory import CameraSites, KeyFrames, Peers, Questions, ReplyAddresses
 from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_progress import Progress
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_store import FrameStore
 from pipeline.protocol.worker_voice import WorkerVoice
 from pipeline.protocol.worker_work import WorkCosts
-from schemas.errors import BitstreamError, FingerprintError, RemoteError, TopicError
+from schemas.errors import BitstreamError, CameraNameError, FingerprintError, RemoteError, TopicError
+from schemas.identity import QuestionContent, ad_hoc_query_id
 from schemas.messages import (
     Ask,
     Chunk,
@@ -125,9 +125,11 @@ class WorkerSession:
         self._costs = costs or WorkCosts.by_frames()
         self._pace = WorkerPace(settings, frame_work=self._costs.usual)
         self._frames = FrameStore(self._pace.due_s)
-        self._questions = Questions(settings.text_cache)
+        self._questions = Questions(settings.text_cache, settings.text_cache_bytes)
+        self._replies = ReplyAddresses(settings.text_cache)
+        self._sites = CameraSites()
         self._keys = KeyFrames(settings.key_frame_bytes)
-        self._voice = WorkerVoice(worker, fingerprint, self._questions)
+        self._voice = WorkerVoice(worker, fingerprint, self._replies)
         self._peers = Peers(worker, pool, fingerprint.hex())
         self._schedule = schedule(settings, self._pace)
         self._progress = Progress(settings, self._frames, self._pace, self._voice, self._questions, self.counters)
@@ -189,6 +191,7 @@ class WorkerSession:
         Raises:
             FingerprintError: made for another model or codec; the edge was told.
             BitstreamError: more latents than this codec has; the edge was told.
+            CameraNameError: another site has a camera of this name; the edge was told.
         """
         if message.fingerprint != self._fingerprint:
             self.counters["rejected"] += 1
@@ -198,6 +201,11 @@ class WorkerSession:
             self.counters["rejected"] += 1
             self._voice.reject(camera, message, RejectReason.BITSTREAM)
             raise BitstreamError(0, message.stop, f"this codec has {self._latent_count} latents")
+        other = self._sites.claim(camera, message.site, now_s)
+        if other is not None:
+            self.counters["rejected"] += 1
+            self._voice.reject(camera, message, RejectReason.CAMERA)
+            raise CameraNameError(camera, message.site, other)
         self._admission.open(camera, message, now_s, hops)
 
     def receive_handover(self, message: Handover, now_s: float) -> None:
@@ -264,20 +272,24 @@ class WorkerSession:
 
     def receive_text(self, message: Text) -> None:
         """The text of a question, on request."""
-        known = self._questions.get(message.question_id)
-        risk = None if known is None else known.risk
-        self._learn(message.question_id, KnownQuestion(message.text, message.answer_type, risk=risk))
+        self._learn(message.content())
 
-    def receive_question(self, question_id: str, question: Question | None) -> None:
-        """A standing question was set, or withdrawn (None)."""
-        if question is None:
-            self._questions.forget(question_id)
-        else:
-            self._learn(question_id, KnownQuestion(question.text, question.answer_type, risk=question.risk))
+    def receive_question(self, question: Question) -> None:
+        """A standing question was set. Frames under way keep the one that they were opened with."""
+        self._learn(question.content())
 
-    def receive_ask(self, message: Ask, reply_to: ReplyTo | None) -> None:
-        """A client asked an ad-hoc question; its text and reply topic are kept for when the frame comes."""
-        self._learn(message.query_id, KnownQuestion(message.text, message.answer_type, reply_to))
+    def receive_ask(self, camera: str, client: str, message: Ask, reply_to: ReplyTo | None) -> None:
+        """A client asked an ad-hoc question; text and reply address are kept for when the frame comes.
+
+        Args:
+            camera: the camera that the topic names.
+            client: the client that the topic names.
+            message: the question.
+            reply_to: where it wants its answers, if it said so.
+        """
+        if reply_to is not None:
+            self._replies.learn(ad_hoc_query_id(camera, client, message.query_id), reply_to)
+        self._learn(message.content(client))
 
     def receive_status(self, message: Status) -> None:
         """Another worker's birth or last will."""
@@ -323,10 +335,9 @@ class WorkerSession:
             with self.alone("look taken", frame.camera, frame.frame):
                 frame.move(WorkerEvent.LOOK_TAKEN)
                 known = [
-                    LookQuery(query_id, query.question_id, question.text, question.answer_type, question.risk)
+                    LookQuery(query_id, query.question)
                     for query_id in part.query_ids
-                    if (query := frame.queries.get(query_id)) is not None
-                    and (question := self._questions.get(query.question_id)) is not None
+                    if (query := frame.queries.get(query_id)) is not None and query.question is not None
                 ]
                 look = frame.look(known, part.work)
                 self._progress.keep_alive(frame, now_s)
@@ -360,8 +371,8 @@ class WorkerSession:
                 continue
             query.text, query.score, query.prefix = answer.text, answer.score, look.stop
             how = asked[answer.query_id]
-            fitting = fits(how.answer_type, answer.text)
-            if fitting and self._stop_rule.is_safe(how.answer_type, look.stop, answer.score, how.risk):
+            fitting = fits(how.answer_type, answer.text, how.question.options)
+            if fitting and self._stop_rule.is_safe(how.answer_type, look.stop, answer.score, how.question.risk):
                 self._progress.decide(frame, answer.query_id, Outcome.ANSWERED)
             elif not fitting and look.stop >= self._latent_count:
                 self.counters["unfit_answers"] += 1
@@ -372,12 +383,17 @@ class WorkerSession:
                 self.counters["provisional_answers"] += 1
                 self._voice.answer(frame, answer.query_id, query, None)
                 frame.spoke_s = now_s
+        more = self._has_more_to_ask(frame, asked)
+        if look.stop >= self._latent_count and frame.prefix == look.stop and not more:
+            # There is nothing further to ask the edge for.
+            for query_id in list(frame.queries):
+                self._progress.decide(frame, query_id, Outcome.FAILED, "model: no answer")
         if not frame.queries:
             self._pace.note_frame(frame.looks)
             self._frames.forget(frame, WorkerEvent.DECIDED)
         elif frame.prefix > look.stop:
             frame.move(WorkerEvent.OVERTAKEN)
-        elif self._has_more_to_ask(frame, asked):
+        elif more:
             frame.move(WorkerEvent.PARTLY_ASKED)
         else:
             frame.move(WorkerEvent.NOT_SAFE)
@@ -464,19 +480,13 @@ class WorkerSession:
     def _weigh(self, frame: WorkerFrame) -> None:
         """Find out what the queries of a frame cost; their texts are known by now."""
         for query in frame.queries.values():
-            if query.work is None and (question := self._questions.get(query.question_id)) is not None:
-                query.work = self._costs.question(question.text, question.answer_type)
+            if query.work is None and query.question is not None:
+                query.work = self._costs.question(query.question.prompt, query.question.answer_type)
 
     def _has_more_to_ask(self, frame: WorkerFrame, asked: Collection[str]) -> bool:
         """Whether a look has left out queries of its prefix."""
-        return any(
-            query_id not in asked and query.prefix < frame.prefix and self._questions.get(query.question_id) is not None
-            for query_id, query in frame.queries.items()
-        )
+        return any(query_id not in asked and query.prefix < frame.prefix for query_id, query in frame.queries.items())
 
-    def _learn(self, question_id: str, question: KnownQuestion) -> None:
-        known = self._questions.get(question_id)
-        if known is not None and question.reply_to is None:
-            question = replace(question, reply_to=known.reply_to)
-        self._questions.learn(question_id, question)
+    def _learn(self, question: QuestionContent) -> None:
+        self._questions.learn(question)
         self._admission.texts_learned()

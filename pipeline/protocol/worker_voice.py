@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.protocol.effects import SendAnswer, SendControl, SendHandover, WorkerEffect
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery
-from pipeline.protocol.worker_memory import Questions
+from pipeline.protocol.worker_memory import ReplyAddresses
 from schemas import topics
 from schemas.messages import (
     Accept,
@@ -16,7 +16,6 @@ from schemas.messages import (
     Handover,
     NeedText,
     Open,
-    QueryRef,
     Refine,
     Reject,
     RejectReason,
@@ -27,6 +26,7 @@ _MAX_LEASE_MS = 600_000
 _MAX_RETRY_MS = 5_000
 """A worker that was slow a moment ago may not send frames away for long: the next open may go to another one."""
 _TEXTS_A_MESSAGE = 16
+_MAX_LOOKS = 1_000
 
 
 class WorkerVoice:
@@ -35,13 +35,13 @@ class WorkerVoice:
     Args:
         worker: its name.
         fingerprint: first 4 bytes of its codec's fingerprint.
-        questions: known questions, for the reply topics of ad-hoc ones.
+        replies: where the clients of ad-hoc questions want their answers.
     """
 
-    def __init__(self, worker: str, fingerprint: bytes, questions: Questions) -> None:
+    def __init__(self, worker: str, fingerprint: bytes, replies: ReplyAddresses) -> None:
         self._worker = worker
         self._fingerprint = fingerprint
-        self._questions = questions
+        self._replies = replies
         self._effects: list[WorkerEffect] = []
 
     def take(self) -> list[WorkerEffect]:
@@ -72,7 +72,7 @@ class WorkerVoice:
             ),
         )
 
-    def need_text(self, frame: WorkerFrame, question_ids: Sequence[str]) -> None:
+    def need_text(self, frame: WorkerFrame, digests: Sequence[bytes]) -> None:
         """The texts of these questions are unknown here."""
         self._control(
             frame.camera,
@@ -80,7 +80,7 @@ class WorkerVoice:
                 worker=self._worker,
                 frame=frame.frame,
                 attempt=frame.attempt,
-                question_ids=tuple(question_ids[:_TEXTS_A_MESSAGE]),
+                digests=tuple(digests[:_TEXTS_A_MESSAGE]),
             ),
         )
 
@@ -112,6 +112,7 @@ class WorkerVoice:
         message = Answer.model_validate(
             {
                 "query_id": query_id,
+                "owner": query.owner,
                 "camera": frame.camera,
                 "frame": frame.frame,
                 "attempt": frame.attempt,
@@ -122,7 +123,8 @@ class WorkerVoice:
                 "score": query.score,
                 "latents": query.prefix,
                 "payload_bytes": frame.payload_bytes,
-                "looks": frame.looks,
+                "looks": min(frame.looks, _MAX_LOOKS),
+                "age_ms": frame.age_ms,
                 "reason": reason[:200],
             }
         )
@@ -131,8 +133,7 @@ class WorkerVoice:
 
     def repeat(self, message: Answer) -> None:
         """Publish an answer: a new one, or a kept one again."""
-        known = self._questions.get(message.question_id)
-        reply_to = known.reply_to if known is not None else None
+        reply_to = self._replies.get(message.query_id)
         qos = 0 if message.outcome is None else 1
         self._effects.append(SendAnswer(topics.answer_topic(message.camera), message, qos, reply_to))
 
@@ -146,17 +147,19 @@ class WorkerVoice:
         """Pass a parked frame on that nobody has looked at; remaining times are stamped again."""
         first = frame.chunks[0]
         refs = tuple(
-            QueryRef(query.question_id, max(1, round((query.deadline_s - now_s) * 1000)), query.ad_hoc)
+            query.ref._replace(remaining_ms=max(1, round((query.deadline_s - now_s) * 1000)))
             for query in frame.queries.values()
         )
         message = Open(
             frame=frame.frame,
             attempt=frame.attempt,
+            site=frame.site,
             fingerprint=self._fingerprint,
             queries=refs,
             stop=first.stop,
             payload=first.payload,
             key=None if first.key is None else first.key.sequence,
+            age_ms=frame.age_ms,
         )
         self.hand_over(peer, frame.camera, message, frame.hops)
 

@@ -13,6 +13,7 @@ ANSWER_TOKENS: Final[Mapping[AnswerType, int]] = {
     AnswerType.COUNT: 6,
     AnswerType.WORD: 12,
     AnswerType.TEXT: 64,
+    AnswerType.CHOICE: 24,
 }
 """Tokens that an answer may have, the end token included; a chatty model is cut there."""
 
