@@ -14,9 +14,11 @@ from schemas.messages import (
     BINARY_MESSAGES,
     RESERVED_KINDS,
     SCHEMA_VERSION,
+    Answer,
     BinaryMessage,
     JsonMessage,
     Message,
+    QueryOutcome,
 )
 from schemas.topics import MESSAGES, ROUTES, Family, Topic, parse
 
@@ -63,9 +65,16 @@ def decode_publish(topic_name: str, payload: bytes) -> tuple[Topic, Message | No
         return topic, None
     message = decode(topic.family, payload)
     for level, name in zip(route.levels, topic.names, strict=True):
-        if getattr(message, level, name) != name:
+        if _named(message, topic.family, level, name) != name:
             raise TopicError(topic.family, f"{level} in the payload is not {name!r} as in the topic")
     return topic, message
+
+
+def _named(message: Message, family: Family, level: str, otherwise: str) -> object:
+    """What a message says of a topic level. A reply topic has the client's own id of its question, not the key."""
+    if family is Family.REPLY and isinstance(message, Answer | QueryOutcome):
+        return message.question_id if level == "query_id" else message.owner.removeprefix("client/")
+    return getattr(message, level, otherwise)
 
 
 def decode(family: Family, data: bytes) -> Message:

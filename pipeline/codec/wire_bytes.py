@@ -12,9 +12,11 @@ from pipeline.bus.wire_cost import (
     refine_overhead_wire_bytes,
 )
 from schemas import topics, wire
+from schemas.identity import DIGEST_BYTES
 from schemas.messages import Chunk, KeyFrame, Open, QueryRef, Refine
 from schemas.types import FrameId
 
+_SITE: Final = "north"
 _CAMERA: Final = "gate"
 _WORKER: Final = "w-1a2b3c4d"
 _FRAME: Final = FrameId(0x1234ABCD, 20_000)
@@ -28,9 +30,15 @@ def open_uplink_bytes(payload_bytes: int, questions: int) -> int:
         payload_bytes: Latents in it, at least 1 byte.
         questions: How many questions it asks.
     """
-    queries = tuple(QueryRef(f"q{number}", 9_500) for number in range(questions))
+    queries = tuple(QueryRef(f"q{number}", 9_500, bytes(DIGEST_BYTES)) for number in range(questions))
     message = Open(
-        frame=_FRAME, attempt=1, fingerprint=b"\1\2\3\4", queries=queries, stop=40, payload=bytes(payload_bytes)
+        frame=_FRAME,
+        attempt=1,
+        site=_SITE,
+        fingerprint=b"\1\2\3\4",
+        queries=queries,
+        stop=40,
+        payload=bytes(payload_bytes),
     )
     return publish_wire_bytes(topics.open_topic("main", _CAMERA), len(wire.encode(message)), 1)
 
