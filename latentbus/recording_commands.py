@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 _Number = TypeVar("_Number", int, float)
 
 RECORD_EPILOG = (
-    "Examples: latentbus record run.mcap --duration 1h | latentbus record run.mcap --topic 'lb/v1/answer/#' "
-    "--topic 'lb/v1/outcome/#' --host broker.example | latentbus record shareable.mcap --redact latents --redact text"
+    "Examples: latentbus record run.mcap --duration 1h | latentbus record run.mcap --topic 'lb/v2/answer/#' "
+    "--topic 'lb/v2/outcome/#' --host broker.example | latentbus record shareable.mcap --redact latents --redact text"
 )
 RECOVER_EPILOG = "Example: latentbus recover run.mcap -o whole.mcap"
 INSPECT_EPILOG = (
     "Examples: latentbus inspect run.mcap | latentbus inspect run.mcap run.1.mcap --json | "
     "latentbus inspect /var/log/latentbus"
 )
-DEFAULT_FILTER = "lb/v1/#"
+DEFAULT_FILTER = "lb/v2/#"
 _SHOWN = 10
 
 

@@ -57,7 +57,7 @@ def write_log(
     while number * payload_bytes < size_bytes:
         offset = draw.randrange(_NOISE_BYTES - payload_bytes)
         payload = noise[offset : offset + payload_bytes]
-        topic = f"lb/v1/open/main/cam{number % CAMERAS}"
+        topic = f"lb/v2/open/main/cam{number % CAMERAS}"
         series.write(LoggedMessage(_START_NS + number * step_ns, topic, payload, 1, False, None, number))
         number += 1
         if number % flush_every == 0:

@@ -26,12 +26,20 @@ from pipeline.codec.spec import SPEC_FILE, TABLES_FILE, CodecSpec, load_codec_sp
 from pipeline.codec.tables import FrequencyTables
 from pipeline.logs import get_logger
 from pipeline.protocol.effects import Terminal
+from pipeline.recording import version_one
 from pipeline.recording.bus_tap import TappedBus
 from pipeline.recording.matching import REPLAY_METADATA
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogSet
 from pipeline.recording.recorder import Recorder, RecorderOptions
-from pipeline.recording.replay_plan import PlanOptions, ReplayAsk, ReplayFrame, ReplayPlan, ReplayQuestion
+from pipeline.recording.replay_plan import (
+    REPLAY_CLIENT,
+    PlanOptions,
+    ReplayAsk,
+    ReplayFrame,
+    ReplayPlan,
+    ReplayQuestion,
+)
 from pipeline.recording.replay_planner import QuestionHistory, make_plan
 from pipeline.recording.selection import TimeRange, TopicSelection
 from pipeline.recording.series import SeriesOptions
@@ -49,7 +57,9 @@ FRAME_SPAN_S: Final = 120.0
 """Before and after the part that is played the log is read for so long: a frame's messages lie around its open."""
 _STATE = TopicSelection(
     [
-        *(topics.family_filter(family) for family in (Family.QUESTION, Family.ASK, Family.STATUS, Family.KEY)),
+        f"{root}/{family}/#"
+        for root in (topics.ROOT, version_one.ROOT.rstrip("/"))
+        for family in (Family.QUESTION, Family.ASK, Family.STATUS, Family.KEY)
     ]
 )
 
@@ -153,13 +163,13 @@ def plan_replay(
     except BitstreamError as error:
         raise ConfigError(
             "replay",
-            f"no latent of the log decodes ({error}): is lb/v1/key/# in it? A redacted log has none left that could be "
+            f"no latent of the log decodes ({error}): is lb/v2/key/# in it? A redacted log has none left that could be "
             "replayed",
         ) from None
     if not plan.frames:
         raise ConfigError(
             "replay",
-            "there is no frame with latents in this part of the log: is lb/v1/open/# in it, and do --topic and "
+            "there is no frame with latents in this part of the log: is lb/v2/open/# in it, and do --topic and "
             "--exclude leave any? In this mode they choose by the topic of the open message",
         )
     return plan
@@ -201,7 +211,7 @@ class CameraReplay:
         self._say = say
         self._workers = workers
         self._sites: dict[str, VirtualSite] = {}
-        self._reworded: dict[str, Question] = {}
+        self._reworded: dict[tuple[str, str], Question] = {}
 
     async def run(self, part: TimeRange, sources: Sequence[Path]) -> None:
         """Connect, play, and see every query to its outcome.
@@ -301,7 +311,12 @@ class CameraReplay:
             if not isinstance(item, ReplayQuestion) or item.site != site.name:
                 continue
             retained = site.retained.get(item.question.question_id)
-            if retained is None or same_question(retained, item.question):
+            if retained is None:
+                continue
+            if same_question(retained, item.question):
+                # Its risk is part of what frames ask, and the operator's.
+                if retained.risk != item.question.risk:
+                    self._reworded[site.name, item.question.question_id] = retained
                 continue
             if self._options.questions is None:
                 raise ConfigError(
@@ -310,7 +325,7 @@ class CameraReplay:
                     f"{item.question.text!r} in the log: choose --questions log or --questions broker",
                 )
             if self._options.questions is QuestionSource.BROKER:
-                self._reworded[item.question.question_id] = retained
+                self._reworded[site.name, item.question.question_id] = retained
 
     async def _wait_workers(self) -> None:
         """Wait for workers that can read these latents; not for ever, an edge does not either.
@@ -348,7 +363,7 @@ class CameraReplay:
                     await self._offer(site, item, due_s)
                 case ReplayAsk():
                     await self._ask(site, item)
-                case ReplayQuestion() if item.question.question_id not in self._reworded:
+                case ReplayQuestion() if (item.site, item.question.question_id) not in self._reworded:
                     await self._player.unless_ended(site.publish_question(item.question))
 
     async def _offer(self, site: VirtualSite, frame: ReplayFrame, due_s: float) -> None:
@@ -375,7 +390,7 @@ class CameraReplay:
     async def _ask(self, site: VirtualSite, item: ReplayAsk) -> None:
         """Workers remember the text of an ad-hoc question from its ask; without it they request it of the edge."""
         try:
-            await site.bus.publish(topics.ask_topic(item.camera), wire.encode(item.ask), qos=1)
+            await site.bus.publish(topics.ask_topic(item.camera, REPLAY_CLIENT), wire.encode(item.ask), qos=1)
         except BusError as error:
             site.problems.report("ask", f"an ad-hoc question was not published, workers will ask for it: {error}")
 

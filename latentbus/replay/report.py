@@ -197,7 +197,7 @@ def shortfall_lines(shortfalls: Shortfalls) -> list[str]:
         names = ", ".join(sorted(shortfalls.queries_without_text)[:_SHOWN_GAPS])
         said.append(
             f"{shortfalls.queries_without_text.total()} queries were left out, the log has no text of {names}: "
-            "record lb/v1/question/# and lb/v1/ask/# too"
+            "record lb/v2/question/# and lb/v2/ask/# too"
         )
     return said
 

@@ -62,7 +62,7 @@ async def replay_verbatim(
         if blind := cameras_without_keys(logs.topics(), selection):
             console.print(
                 f"[yellow]key frames of {', '.join(blind)} are left out by --topic or --exclude: workers reject frames "
-                "that were coded given them; lb/v1/key/# takes them in[/]"
+                "that were coded given them; lb/v2/key/# takes them in[/]"
             )
         retained = await asyncio.to_thread(retained_key_frames, logs, part.start_ns, selection)
 

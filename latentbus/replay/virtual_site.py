@@ -62,7 +62,9 @@ class VirtualSite:
         ended: Callable[[Terminal], None] = lambda _terminal: None,
         sent: Callable[[Sent], None] = lambda _sent: None,
     ) -> None:
-        self.session = EdgeSession(EdgeProtocolSettings(), pool=plan.pool, boot=plan.boot, fingerprint=fingerprint)
+        self.session = EdgeSession(
+            EdgeProtocolSettings(), site=plan.name, pool=plan.pool, boot=plan.boot, fingerprint=fingerprint
+        )
         self.session.connection(False, clock.now_s())
         self.uplink = Uplink(bus, uplink_kbps, clock, on_sent=sent)
         self.problems = OncePerKind(_log)
@@ -89,7 +91,7 @@ class VirtualSite:
         return [
             *(Subscription(topics.control_topic(camera)) for camera in plan.cameras),
             *(Subscription(topics.answer_topic(camera)) for camera in plan.cameras),
-            *(Subscription(topics.question_topic(question), no_local=True) for question in plan.questions),
+            *(Subscription(topics.question_topic(plan.name, question), no_local=True) for question in plan.questions),
             Subscription(topics.family_filter(Family.STATUS).replace("/+/+", "/worker/+")),
         ]
 
@@ -201,17 +203,22 @@ class VirtualSite:
             del self.online[key]
         self._changed.set()
 
-    def offer(self, frame: ReplayFrame, captured_s: float, rate: float, questions: dict[str, Question]) -> None:
+    def offer(
+        self, frame: ReplayFrame, captured_s: float, rate: float, questions: dict[tuple[str, str], Question]
+    ) -> None:
         """Ask the questions of a recorded frame.
 
         Args:
             frame: the frame.
             captured_s: when it counts as taken, on this process' monotonic clock.
             rate: what deadlines are divided by.
-            questions: standing questions that are asked in another wording than the log's.
+            questions: standing questions that are asked in another wording than the log's, by site and question id.
         """
         now_s = self._clock.now_s()
-        queries = [_reworded(query.asked(captured_s, rate), questions) for query in frame.queries]
+        queries = [
+            _reworded(query.asked(captured_s, rate), questions.get((self.name, query.question_id)))
+            for query in frame.queries
+        ]
         self._unfinished[frame.camera] += len(queries)
         self.session.offer(frame.camera, frame.latent, frame.base_latents, queries, now_s, frame=frame.frame)
         self._pump()
@@ -309,10 +316,13 @@ class VirtualSite:
 
 
 def same_question(retained: Question | None, wanted: Question) -> bool:
-    """Whether a retained question asks the same; its risk is the operator's alone."""
-    return retained is not None and retained.model_copy(update={"risk": wanted.risk}) == wanted
+    """Whether a retained question asks the same; its risk, its cameras and who set it are the operator's alone."""
+    return (
+        retained is not None
+        and retained.content() == replace(wanted.content(), risk=retained.risk)
+        and (retained.deadline_ms == wanted.deadline_ms)
+    )
 
 
-def _reworded(query: AskedQuery, questions: dict[str, Question]) -> AskedQuery:
-    other = None if query.ad_hoc else questions.get(query.question_id)
-    return query if other is None else replace(query, text=other.text, answer_type=other.answer_type)
+def _reworded(query: AskedQuery, other: Question | None) -> AskedQuery:
+    return query if other is None or query.ad_hoc else replace(query, question=other.content())

@@ -16,6 +16,8 @@ from pipeline.recording.traffic import Traffic, read_traffic
 Watch = Callable[[Iterable[LoggedMessage]], Iterable[LoggedMessage]]
 _OPEN = "open"
 """Stands for the outcome of a query that the log does not see to its end."""
+_AD_HOC = "(ad hoc)"
+"""Stands for the questions of clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Inspection:
         topics: messages by topic.
         families: messages by topic family.
         cameras: by name.
-        questions: by question id.
+        questions: by question id, ``{site}/{question id}`` where several sites have a question of that id.
         outcomes: outcomes of all queries, by name.
         dropped: messages that the recorder had to drop, as the gaps say.
         gaps: places where messages are missing.
@@ -255,12 +257,15 @@ def _cameras(traffic: Traffic, duration_s: float) -> dict[str, CameraFigures]:
 
 
 def _questions(traffic: Traffic) -> dict[str, QuestionFigures]:
-    groups: dict[str, list[QueryTrace]] = {name: [] for name in traffic.questions}
+    groups: dict[tuple[str, str], list[QueryTrace]] = {key: [] for key in traffic.questions}
     for query in traffic.queries.values():
-        groups.setdefault("(ad hoc)" if query.ad_hoc else query.question_id, []).append(query)
+        key = ("", _AD_HOC) if query.ad_hoc else traffic.question_key(query.owner, query.question_id)
+        groups.setdefault(key, []).append(query)
+    shared = Counter(question_id for _, question_id in groups)
     found: dict[str, QuestionFigures] = {}
-    for name, queries in sorted(groups.items()):
-        standing = traffic.questions.get(name)
+    for (owner, question_id), queries in sorted(groups.items(), key=lambda group: group[0][::-1]):
+        name = question_id if shared[question_id] == 1 else f"{owner.removeprefix('site/')}/{question_id}"
+        standing = traffic.questions.get((owner, question_id))
         latencies = sorted(query.latency_ms for query in queries if query.latency_ms is not None)
         answers = Counter(query.answer_text for query in queries if query.answer_text)
         found[name] = QuestionFigures(

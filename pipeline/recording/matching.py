@@ -11,7 +11,8 @@ from typing import Any, Self
 
 from pipeline.recording.traces import QueryTrace
 from pipeline.recording.traffic import Traffic
-from schemas.types import FrameId, standing_query_id
+from schemas.identity import standing_query_id
+from schemas.types import FrameId
 
 REPLAY_METADATA = "replay"
 """Metadata record that a replay writes into its own log: source, rate, and new names by recorded ones."""
@@ -25,7 +26,7 @@ class ReplayOrigin:
         source: the file that was replayed, empty where it is not said.
         rate: log seconds in a second; None is as fast as possible.
         boots: recorded boot ids of edges by those of the replay.
-        query_ids: recorded ids of ad-hoc queries by those of the replay.
+        query_ids: recorded keys of ad-hoc queries by those of the replay.
         cameras: recorded cameras by their names in the replay.
     """
 

@@ -11,9 +11,10 @@ from typing import Any
 from pipeline.recording.message import LoggedMessage
 from schemas import topics, wire
 from schemas.errors import ConfigError, WireError
+from schemas.identity import ad_hoc_query_id, standing_query_id
 from schemas.messages import Answer, Message, QueryOutcome, Status
 from schemas.topics import LEVELS
-from schemas.types import NAME_PATTERN, standing_query_id
+from schemas.types import NAME_PATTERN
 
 
 def parse_camera_map(pairs: Iterable[str], option: str = "--remap-camera") -> dict[str, str]:
@@ -84,8 +85,12 @@ class CameraRemap:
             if camera not in self._cameras:
                 return None
             changes["camera"] = self._cameras[camera]
-            if isinstance(message, Answer | QueryOutcome) and message.query_id == standing_query_id(
-                camera, message.frame, message.question_id
-            ):
-                changes["query_id"] = standing_query_id(changes["camera"], message.frame, message.question_id)
+            if isinstance(message, Answer | QueryOutcome):
+                changes["query_id"] = _query_id(message, changes["camera"])
         return message.model_copy(update=changes)
+
+
+def _query_id(message: Answer | QueryOutcome, camera: str) -> str:
+    if message.ad_hoc:
+        return ad_hoc_query_id(camera, message.owner.removeprefix("client/"), message.question_id)
+    return standing_query_id(camera, message.frame, message.question_id)

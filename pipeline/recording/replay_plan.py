@@ -10,13 +10,18 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from pipeline.codec.tables import FrequencyTables
 from pipeline.protocol.effects import AskedQuery
 from pipeline.recording.latents import RecordedLatent
 from pipeline.recording.selection import TimeRange
+from schemas.identity import QuestionContent
 from schemas.messages import Ask, Question
-from schemas.types import AnswerType, FrameId
+from schemas.types import FrameId
+
+REPLAY_CLIENT: Final = "replay"
+"""Client that asks the recorded ad-hoc questions again: theirs is another's name, and answers would go there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +29,22 @@ class ReplayQuery:
     """A query to ask again.
 
     Attributes:
-        question_id: id of the standing question, or the new query id of an ad-hoc one.
-        text: the question.
-        answer_type: what the answer may look like.
-        ad_hoc: asked once by a client.
+        question: the question, owned by its virtual site or by :data:`REPLAY_CLIENT`.
         deadline_s: log time from the frame to the terminal outcome.
     """
 
-    question_id: str
-    text: str
-    answer_type: AnswerType
-    ad_hoc: bool
+    question: QuestionContent
     deadline_s: float
+
+    @property
+    def question_id(self) -> str:
+        """Id of the standing question, or the new id of an ad-hoc one."""
+        return self.question.question_id
+
+    @property
+    def ad_hoc(self) -> bool:
+        """Asked once by a client."""
+        return self.question.ad_hoc
 
     def asked(self, captured_s: float, rate: float) -> AskedQuery:
         """The query for a session.
@@ -44,9 +53,7 @@ class ReplayQuery:
             captured_s: when the frame is taken, on the edge's monotonic clock.
             rate: log seconds in a second.
         """
-        return AskedQuery(
-            self.question_id, captured_s + self.deadline_s / rate, self.text, self.answer_type, ad_hoc=self.ad_hoc
-        )
+        return AskedQuery(self.question, captured_s + self.deadline_s / rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,7 @@ class ReplayQuestion:
     Attributes:
         time_ns: log time.
         site: virtual site that publishes it.
-        question: the question.
+        question: the question, of the virtual site.
     """
 
     time_ns: int
@@ -136,7 +143,7 @@ class NameMaps:
 
     Attributes:
         boots: boot ids of edges.
-        query_ids: ids of ad-hoc queries.
+        query_ids: keys of ad-hoc queries.
         cameras: cameras that were renamed.
     """
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pipeline.recording.latents import RecordedLatent, recorded_latent
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.replay_plan import (
+    REPLAY_CLIENT,
     NameMaps,
     PlanOptions,
     ReplayAsk,
@@ -28,20 +29,21 @@ from pipeline.recording.traces import AskTrace, FrameTrace, QueryTrace
 from pipeline.recording.traffic import Traffic
 from schemas import topics, wire
 from schemas.errors import BitstreamError, ConfigError, FingerprintError, WireError
+from schemas.identity import QuestionContent, ad_hoc_query_id, owner_of
 from schemas.messages import QueryRef, Question
 from schemas.topics import Family
 from schemas.types import FrameId
 
 _NAME_CHARS = 32
 _UNKNOWN_SITE = "log"
-_QUESTION_ROOT = topics.family_filter(Family.QUESTION).removesuffix("+")
+_QUESTION_ROOT = topics.family_filter(Family.QUESTION).removesuffix("+/+")
 
 
 class QuestionHistory:
     """Standing questions as a log sets and changes them; watches its messages on their way to another reader."""
 
     def __init__(self) -> None:
-        self._changes: dict[str, list[tuple[int, Question]]] = {}
+        self._changes: dict[tuple[str, str], list[tuple[int, Question]]] = {}
 
     def watch(self, messages: Iterable[LoggedMessage]) -> Iterator[LoggedMessage]:
         """The same messages, taken note of."""
@@ -50,15 +52,15 @@ class QuestionHistory:
                 self._learn(logged)
             yield logged
 
-    def at(self, question_id: str, time_ns: int) -> Question | None:
+    def at(self, owner: str, question_id: str, time_ns: int) -> Question | None:
         """The question as it was; the first one there is for a time before it."""
-        changes = self._changes.get(question_id, [])
+        changes = self._changes.get((owner, question_id), [])
         before = [question for changed_ns, question in changes if changed_ns <= time_ns]
         return before[-1] if before else changes[0][1] if changes else None
 
-    def changes(self, question_id: str) -> list[tuple[int, Question]]:
+    def changes(self, owner: str, question_id: str) -> list[tuple[int, Question]]:
         """All of its texts, with the times from which they hold."""
-        return list(self._changes.get(question_id, []))
+        return list(self._changes.get((owner, question_id), []))
 
     def _learn(self, logged: LoggedMessage) -> None:
         try:
@@ -66,7 +68,7 @@ class QuestionHistory:
         except WireError:
             return  # counted by the reader of the traffic
         if isinstance(message, Question):
-            changes = self._changes.setdefault(message.question_id, [])
+            changes = self._changes.setdefault((owner_of("site", message.site), message.question_id), [])
             if not changes or changes[-1][1] != message:
                 changes.append((logged.time_ns, message))
 
@@ -119,6 +121,9 @@ class _Planner:
             if kind == "edge"
             for _, status in statuses
         }
+        self._new_ids: dict[str, str] = {}
+        self._ids_in_use: set[tuple[str, str]] = set()
+        self._recorded_owners: dict[tuple[str, str], str] = {}
         self._site_of_camera = {camera: site for site, cameras in traffic.sites.items() for camera in cameras}
 
     def plan(self) -> ReplayPlan:
@@ -159,7 +164,7 @@ class _Planner:
             self._shortfalls.frames_too_short += latent is not None
             return None
         asked = tuple(
-            replayed for query, ref in queries if (replayed := self._replayed(query, ref, waited_ms)) is not None
+            replayed for query, ref in queries if (replayed := self._replayed(query, ref, trace, waited_ms)) is not None
         )
         if not asked:
             self._shortfalls.frames_without_text += 1
@@ -177,7 +182,7 @@ class _Planner:
 
     def _asked_elsewhere(self, ref: QueryRef, trace: FrameTrace) -> bool:
         """Whether an ad-hoc question was asked again of a later frame, by an edge that had been started again."""
-        query = self._traffic.queries.get(ref.question_id) if ref.ad_hoc else None
+        query = self._traffic.queries.get(ref.query_id(trace.camera, trace.frame)) if ref.ad_hoc else None
         return query is not None and (query.camera, query.frame) != (trace.camera, trace.frame)
 
     def _was_decided_in_range(self, trace: FrameTrace) -> bool:
@@ -194,22 +199,26 @@ class _Planner:
 
     def _query(self, ref: QueryRef, trace: FrameTrace, opened_ns: int) -> QueryTrace | Question | None:
         """What the log knows of a question, as it stood when the frame was opened."""
-        if not ref.ad_hoc and (question := self._history.at(ref.question_id, opened_ns)) is not None:
-            return question
-        query_ids = trace.opens[0][1].query_ids(trace.camera)
-        return self._traffic.queries.get(query_ids[trace.opens[0][1].queries.index(ref)])
+        opened = trace.opens[0][1]
+        if not ref.ad_hoc:
+            question = self._history.at(owner_of("site", opened.site), ref.question_id, opened_ns)
+            if question is not None:
+                return question
+        return self._traffic.queries.get(ref.query_id(trace.camera, trace.frame))
 
-    def _replayed(self, query: QueryTrace | Question | None, ref: QueryRef, waited_ms: int) -> ReplayQuery | None:
+    def _replayed(
+        self, query: QueryTrace | Question | None, ref: QueryRef, trace: FrameTrace, waited_ms: int
+    ) -> ReplayQuery | None:
         if query is None or query.text is None or query.answer_type is None:
             self._shortfalls.queries_without_text[ref.question_id] += 1
             return None
-        return ReplayQuery(
-            question_id=self._query_id(ref.question_id) if ref.ad_hoc else ref.question_id,
-            text=query.text,
-            answer_type=query.answer_type,
-            ad_hoc=ref.ad_hoc,
-            deadline_s=(ref.remaining_ms + waited_ms) / 1000,
-        )
+        if ref.client is not None:
+            owner, question_id = owner_of("client", REPLAY_CLIENT), self._query_id(trace.camera, ref.client, ref)
+        else:
+            owner, question_id = owner_of("site", self._site(trace)), ref.question_id
+            self._recorded_owners.setdefault((owner, question_id), owner_of("site", trace.opens[0][1].site))
+        content = QuestionContent(owner, question_id, query.text, query.answer_type, query.options, query.risk)
+        return ReplayQuery(content, (ref.remaining_ms + waited_ms) / 1000)
 
     # ---- names ------------------------------------------------------------------------------------------------------
 
@@ -218,15 +227,20 @@ class _Planner:
             self._maps.boots[recorded] = self._draw_boot()
         return self._maps.boots[recorded]
 
-    def _query_id(self, recorded: str) -> str:
-        if recorded not in self._maps.query_ids:
-            new = f"{recorded}{self._query_suffix}"
-            if len(new) > _NAME_CHARS:
+    def _query_id(self, camera: str, client: str, ref: QueryRef) -> str:
+        """New id of an ad-hoc question, under which the replay's client asks it."""
+        recorded = ad_hoc_query_id(camera, client, ref.question_id)
+        if recorded not in self._new_ids:
+            new = f"{ref.question_id}{self._query_suffix}"
+            taken = (self._camera(camera), new) in self._ids_in_use
+            if taken or len(new) > _NAME_CHARS:
                 digest = hashlib.sha256(recorded.encode()).hexdigest()[:8]
                 kept = _NAME_CHARS - len(digest) - len(self._query_suffix)
-                new = f"{recorded[:kept]}{digest}{self._query_suffix}"
-            self._maps.query_ids[recorded] = new
-        return self._maps.query_ids[recorded]
+                new = f"{ref.question_id[:kept]}{digest}{self._query_suffix}"
+            self._ids_in_use.add((self._camera(camera), new))
+            self._new_ids[recorded] = new
+            self._maps.query_ids[recorded] = ad_hoc_query_id(self._camera(camera), REPLAY_CLIENT, new)
+        return self._new_ids[recorded]
 
     def _camera(self, recorded: str) -> str:
         return self._options.cameras.get(recorded, recorded)
@@ -268,34 +282,46 @@ class _Planner:
 
     def _questions(self, frames: Sequence[ReplayFrame]) -> list[ReplayQuestion]:
         """Each question as it stood at its first frame, and its changes from then on."""
-        first: dict[str, ReplayFrame] = {}
+        first: dict[tuple[str, str], ReplayFrame] = {}
         for frame in frames:
             for query in frame.queries:
                 if not query.ad_hoc:
-                    first.setdefault(query.question_id, frame)
+                    first.setdefault((query.question.owner, query.question_id), frame)
         found: list[ReplayQuestion] = []
-        for question_id, frame in first.items():
+        for (owner, question_id), frame in first.items():
             begun_ns = self._options.time_range.start_ns
-            standing = self._history.at(question_id, frame.time_ns)
+            recorded = self._recorded_owners[owner, question_id]
+            standing = self._history.at(recorded, question_id, frame.time_ns)
             if standing is not None:
-                found.append(ReplayQuestion(begun_ns, frame.site, standing))
+                found.append(self._question(begun_ns, frame.site, standing))
             found.extend(
-                ReplayQuestion(changed_ns, frame.site, question)
-                for changed_ns, question in self._history.changes(question_id)
+                self._question(changed_ns, frame.site, question)
+                for changed_ns, question in self._history.changes(recorded, question_id)
                 if frame.time_ns < changed_ns < self._options.time_range.stop_ns
             )
         return found
 
+    def _question(self, time_ns: int, site: str, question: Question) -> ReplayQuestion:
+        """A question as the virtual site publishes it: of its own, and of its cameras' names."""
+        cameras = question.cameras and tuple(self._camera(camera) for camera in question.cameras)
+        changes = {"site": site, "cameras": cameras, "set_by": "settings"}
+        return ReplayQuestion(time_ns, site, question.model_copy(update=changes))
+
     def _asks(self, frames: Sequence[ReplayFrame]) -> list[ReplayAsk]:
         """What clients asked, for the ad-hoc queries of the frames."""
-        carriers = {query.question_id: frame for frame in reversed(frames) for query in frame.queries if query.ad_hoc}
+        carriers = {
+            query.question.query_id(frame.camera, frame.frame): frame
+            for frame in reversed(frames)
+            for query in frame.queries
+            if query.ad_hoc
+        }
         asks: list[ReplayAsk] = []
         for recorded, query_id in self._maps.query_ids.items():
             trace: AskTrace | None = self._traffic.asks.get(recorded)
             carrier = carriers.get(query_id)
             if trace is None or carrier is None:
                 continue
-            ask = trace.ask.model_copy(update={"query_id": query_id})
+            ask = trace.ask.model_copy(update={"query_id": self._new_ids[recorded]})
             asked_ns = max(self._options.time_range.start_ns, min(trace.asked_ns, carrier.time_ns))
             asks.append(ReplayAsk(asked_ns, carrier.site, carrier.camera, ask))
         return asks

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pipeline.recording.deposit import Deposit
 from pipeline.recording.message import MqttProperties
+from schemas.identity import QuestionContent, ad_hoc_query_id, is_ad_hoc
 from schemas.messages import (
     Accept,
     Answer,
@@ -34,14 +35,17 @@ class QueryTrace:
     """What a log says about one query.
 
     Attributes:
-        query_id: its key.
+        query_id: its key, unique in the fleet.
+        owner: whose question it is, ``site/{site}`` or ``client/{client}``.
         camera: camera of its frame.
         frame: its frame; of an ad-hoc question the latest that it was asked of before it ended.
         question_id: its question.
-        ad_hoc: asked once by a client; else a standing question.
         asked_ns: when the log first names it: the client's ask, or the first open.
         text: the question, None where the log never says it.
         answer_type: what the answer may look like, None where the log never says it.
+        options: answers to choose from, for answer type ``choice``.
+        risk: accepted chance that an early answer differs; None takes the pool's.
+        digest: of the text that its first open asked; None without an open.
         deadline_ms: time that it was given, None where the log never says it.
         remaining_ms: time that was left when its frame was first opened; None without an open.
         answers: provisional and terminal answers as they came; one that came again word for word stands once.
@@ -55,13 +59,16 @@ class QueryTrace:
     """
 
     query_id: str
+    owner: str
     camera: str
     frame: FrameId
     question_id: str
-    ad_hoc: bool
     asked_ns: int
     text: str | None = None
     answer_type: AnswerType | None = None
+    options: tuple[str, ...] = ()
+    risk: float | None = None
+    digest: bytes | None = None
     deadline_ms: int | None = None
     remaining_ms: int | None = None
     answers: list[tuple[int, Answer]] = field(default_factory=list)
@@ -72,6 +79,16 @@ class QueryTrace:
     latents: int | None = None
     worker: str = ""
     decided_ns: int | None = None
+
+    @property
+    def ad_hoc(self) -> bool:
+        """Asked once by a client; else a standing question."""
+        return is_ad_hoc(self.owner)
+
+    def learn(self, content: QuestionContent) -> None:
+        """Take in what was asked."""
+        self.text, self.answer_type = content.text, content.answer_type
+        self.options, self.risk = content.options, content.risk
 
     @property
     def latency_ms(self) -> float | None:
@@ -146,11 +163,18 @@ class AskTrace:
     Attributes:
         asked_ns: when.
         camera: camera that was asked.
+        client: who asked.
         ask: the message.
         properties: its MQTT 5 properties: where the client wants the reply.
     """
 
     asked_ns: int
     camera: str
+    client: str
     ask: Ask
     properties: MqttProperties | None
+
+    @property
+    def query_id(self) -> str:
+        """Key of its query."""
+        return ad_hoc_query_id(self.camera, self.client, self.ask.query_id)

@@ -7,6 +7,7 @@ or does not decode is counted and never raises.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -17,7 +18,9 @@ from pipeline.recording.deposit import decode_deposit
 from pipeline.recording.format import LATENT_ROOT
 from pipeline.recording.message import LoggedMessage, wire_bytes
 from pipeline.recording.traces import AskTrace, FrameKey, FrameTrace, KeyTrace, QueryTrace
+from pipeline.recording.translation import UNKNOWN, LogDecoder
 from schemas.errors import WireError
+from schemas.identity import QuestionContent, is_ad_hoc, owner_of
 from schemas.messages import (
     Accept,
     Answer,
@@ -39,7 +42,6 @@ from schemas.messages import (
 )
 from schemas.topics import Family, Topic
 from schemas.types import FrameId
-from schemas.wire import decode_publish
 
 
 @dataclass(slots=True)
@@ -47,12 +49,13 @@ class Traffic:
     """A log understood.
 
     Attributes:
-        queries: by query id, in the order of the log.
+        queries: by their key, in the order of the log.
         frames: by camera and frame id, in the order of the log.
         key_frames: by camera and frame id, in the order of the log. One whose frame is not in ``frames`` was retained
             from before the log: it cost no uplink then.
-        questions: latest text of each standing question, by question id.
-        asks: ad-hoc questions by query id, the first of each id.
+        questions: latest text of each standing question, by owner and question id. Version 1 of the wire named no site:
+            its questions are those of site ``unknown`` and count for every site.
+        asks: ad-hoc questions by the key of their query, the first of each.
         statuses: births, wills and goodbyes by (kind, id), with their times.
         fingerprints: messages that name a codec fingerprint (hexadecimal), by fingerprint.
         uplink_bytes: bytes on the wire from the edge, all headers counted as on TLS, by camera.
@@ -68,7 +71,7 @@ class Traffic:
     queries: dict[str, QueryTrace] = field(default_factory=dict)
     frames: dict[FrameKey, FrameTrace] = field(default_factory=dict)
     key_frames: dict[FrameKey, KeyTrace] = field(default_factory=dict)
-    questions: dict[str, Question] = field(default_factory=dict)
+    questions: dict[tuple[str, str], Question] = field(default_factory=dict)
     asks: dict[str, AskTrace] = field(default_factory=dict)
     statuses: dict[tuple[str, str], list[tuple[int, Status]]] = field(default_factory=dict)
     fingerprints: Counter[str] = field(default_factory=Counter)
@@ -90,6 +93,16 @@ class Traffic:
                 if kind == "edge" and status.cameras:
                     found[name] = status.cameras
         return found
+
+    def question_key(self, owner: str, question_id: str) -> tuple[str, str]:
+        """Key in :attr:`questions` of a standing question, which need not be there."""
+        anywhere = (_ANY_SITE, question_id)
+        own = (owner, question_id)
+        return anywhere if own not in self.questions and anywhere in self.questions else own
+
+    def question(self, owner: str, question_id: str) -> Question | None:
+        """Latest text of a standing question; None where the log never says it."""
+        return self.questions.get(self.question_key(owner, question_id))
 
 
 def read_traffic(messages: Iterable[LoggedMessage]) -> Traffic:
@@ -114,7 +127,9 @@ class _Reader:
         self._traffic = Traffic()
         # The log ends; a reader that forgot early queries would decide them twice.
         self._reducer = OutcomeReducer(capacity=sys.maxsize)
-        self._texts: dict[str, Text] = {}
+        self._decoder = LogDecoder()
+        self._contents: dict[bytes, QuestionContent] = {}
+        self._texts: dict[tuple[str, str], QuestionContent] = {}
         self._answers: set[Answer] = set()
 
     def take(self, logged: LoggedMessage) -> None:
@@ -127,7 +142,7 @@ class _Reader:
             self._deposit(logged)
             return
         try:
-            topic, message = decode_publish(logged.topic, logged.payload)
+            topic, message = self._decoder.decode(logged)
         except WireError as error:
             traffic.undecodable[f"{_family_of(logged.topic)}/{error.reason}"] += 1
             return
@@ -139,13 +154,17 @@ class _Reader:
         """Fill in what the log said only after the query, and hand the result over."""
         traffic = self._traffic
         for query in traffic.queries.values():
-            asked = traffic.asks.get(query.query_id) if query.ad_hoc else None
-            source = asked.ask if asked else None if query.ad_hoc else traffic.questions.get(query.question_id)
-            if source is not None:
-                query.deadline_ms = source.deadline_ms
-            known = source or self._texts.get(query.question_id)
-            if known is not None:
-                query.text, query.answer_type = known.text, known.answer_type
+            asked = traffic.asks.get(query.query_id)
+            question = None if query.ad_hoc else traffic.question(query.owner, query.question_id)
+            latest: QuestionContent | None = self._texts.get((query.owner, query.question_id))
+            if asked is not None:
+                query.deadline_ms, latest = asked.ask.deadline_ms, asked.ask.content(asked.client)
+            elif question is not None:
+                query.deadline_ms, latest = question.deadline_ms, question.content()
+            # The digest pins the text that was asked; without it the latest one stands for it.
+            content = latest if query.digest is None else self._contents.get(query.digest, latest)
+            if content is not None:
+                query.learn(content)
         for key, key_frame in traffic.key_frames.items():
             if key in traffic.frames:
                 self._sent(key_frame.wire_bytes, traffic.frames[key], len(key_frame.message.payload))
@@ -176,7 +195,8 @@ class _Reader:
             case Gone():
                 self._sent(wire_bytes(logged), self._frame(message.camera, message.frame))
             case Text():
-                self._texts.setdefault(message.question_id, message)
+                self._texts.setdefault((message.owner, message.question_id), message.content())
+                self._said(message.content())
                 traffic.uplink_bytes[message.camera] += wire_bytes(logged)
             case Handover():
                 self._frame(message.camera, message.frame).handovers.append((now_ns, topic.name("worker"), message))
@@ -187,9 +207,10 @@ class _Reader:
             case Answer() | QueryOutcome():
                 self._verdict(logged, topic, message)
             case Question():
-                traffic.questions[message.question_id] = message
+                traffic.questions[owner_of("site", message.site), message.question_id] = message
+                self._said(message.content())
             case Ask():
-                self._ask(logged, topic.name("camera"), message)
+                self._ask(logged, topic.name("camera"), topic.name("client"), message)
             case Status() if topic.family is Family.STATUS:
                 traffic.statuses.setdefault((message.kind, message.id), []).append((now_ns, message))
                 if message.fingerprint:
@@ -207,9 +228,10 @@ class _Reader:
         traffic.fingerprints[message.fingerprint.hex()] += 1
         self._sent(wire_bytes(logged), frame, len(message.payload))
         for query_id, ref in zip(message.query_ids(camera), message.queries, strict=True):
-            query = self._query(query_id, frame, ref.question_id, logged.time_ns, ad_hoc=ref.ad_hoc)
+            owner = owner_of("site", message.site) if ref.client is None else owner_of("client", ref.client)
+            query = self._query(query_id, owner, frame, ref.question_id, logged.time_ns)
             if query.remaining_ms is None:
-                query.remaining_ms = ref.remaining_ms
+                query.remaining_ms, query.digest = ref.remaining_ms, ref.digest
 
     def _key_frame(self, logged: LoggedMessage, camera: str, message: KeyFrame) -> None:
         traffic = self._traffic
@@ -221,13 +243,18 @@ class _Reader:
         traffic.key_frames[key] = KeyTrace(logged.time_ns, message, wire_bytes(logged))
         traffic.fingerprints[message.fingerprint.hex()] += 1
 
-    def _ask(self, logged: LoggedMessage, camera: str, ask: Ask) -> None:
+    def _ask(self, logged: LoggedMessage, camera: str, client: str, ask: Ask) -> None:
         traffic = self._traffic
         traffic.downlink_bytes[camera] += wire_bytes(logged)
-        if ask.query_id in traffic.asks:
+        asked = AskTrace(logged.time_ns, camera, client, ask, logged.properties)
+        if asked.query_id in traffic.asks:
             traffic.repeats += 1
             return
-        traffic.asks[ask.query_id] = AskTrace(logged.time_ns, camera, ask, logged.properties)
+        traffic.asks[asked.query_id] = asked
+        self._said(ask.content(client))
+
+    def _said(self, content: QuestionContent) -> None:
+        self._contents[content.digest] = content
 
     def _verdict(self, logged: LoggedMessage, topic: Topic, message: Answer | QueryOutcome) -> None:
         traffic = self._traffic
@@ -236,8 +263,7 @@ class _Reader:
         frame = self._frame(message.camera, message.frame)
         if isinstance(message, QueryOutcome):
             self._sent(wire_bytes(logged), frame)
-        ad_hoc = message.query_id == message.question_id
-        query = self._query(message.query_id, frame, message.question_id, logged.time_ns, ad_hoc=ad_hoc)
+        query = self._query(message.query_id, message.owner, frame, message.question_id, logged.time_ns)
         if isinstance(message, Answer):
             # A client's own copy on its reply topic says the same again.
             if message in self._answers:
@@ -265,12 +291,12 @@ class _Reader:
             found = self._traffic.frames[key] = FrameTrace(camera, frame, key_frames=self._traffic.key_frames)
         return found
 
-    def _query(self, query_id: str, frame: FrameTrace, question_id: str, now_ns: int, *, ad_hoc: bool) -> QueryTrace:
+    def _query(self, query_id: str, owner: str, frame: FrameTrace, question_id: str, now_ns: int) -> QueryTrace:
         found = self._traffic.queries.get(query_id)
         if found is None:
-            asked = self._traffic.asks.get(query_id) if ad_hoc else None
+            asked = self._traffic.asks.get(query_id) if is_ad_hoc(owner) else None
             asked_ns = asked.asked_ns if asked else now_ns
-            found = QueryTrace(query_id, frame.camera, frame.frame, question_id, ad_hoc, asked_ns)
+            found = QueryTrace(query_id, owner, frame.camera, frame.frame, question_id, asked_ns)
             self._traffic.queries[query_id] = found
             frame.query_ids.append(query_id)
         elif found.outcome is None and (found.camera, found.frame) != (frame.camera, frame.frame):
@@ -282,9 +308,11 @@ class _Reader:
 
 def _family_of(topic: str) -> str:
     """First level below the root where it is one of ours, else ``foreign``: a label of few values."""
-    parts = topic.split("/", 3)
-    name = parts[2] if len(parts) > 2 and parts[:2] == ["lb", "v1"] else ""
+    match = _OURS.match(topic)
+    name = match[1] if match else ""
     return name if name in _FAMILY_NAMES else "foreign"
 
 
+_OURS = re.compile(r"lb/v[0-9]{1,6}/([^/]*)")
 _FAMILY_NAMES = frozenset(family.value for family in Family)
+_ANY_SITE = owner_of("site", UNKNOWN)

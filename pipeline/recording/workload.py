@@ -13,10 +13,11 @@ from statistics import median
 
 from pipeline.bus.wire_cost import publish_wire_bytes
 from pipeline.recording.model_times import ModelTimes, measure_model_times
-from pipeline.recording.traces import FrameTrace, QueryTrace
+from pipeline.recording.traces import AskTrace, FrameTrace, QueryTrace
 from pipeline.recording.traffic import Traffic
 from schemas import topics, wire
-from schemas.messages import Ask, Question, Refine
+from schemas.identity import QuestionContent
+from schemas.messages import Question, Refine
 from schemas.types import AnswerType, Outcome
 
 PLACEHOLDER = "?"
@@ -48,10 +49,7 @@ class RecordedQuery:
 
     Attributes:
         query_id: its key in the log.
-        question_id: its question.
-        ad_hoc: asked once by a client.
-        answer_type: what the answer may look like.
-        text: the question.
+        question: the question, with its owner; :data:`PLACEHOLDER` where the log never says its text.
         deadline_s: when it had to be decided.
         looks: answers by prefix, ascending, each prefix once.
         outcome: how it ended, None where the log does not say.
@@ -60,15 +58,17 @@ class RecordedQuery:
     """
 
     query_id: str
-    question_id: str
-    ad_hoc: bool
-    answer_type: AnswerType
-    text: str
+    question: QuestionContent
     deadline_s: float
     looks: tuple[RecordedLook, ...]
     outcome: Outcome | None
     answer_text: str
     decided_s: float | None
+
+    @property
+    def ad_hoc(self) -> bool:
+        """Asked once by a client."""
+        return self.question.ad_hoc
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Workload:
     Attributes:
         sites: cameras by site; a camera of no known site stands alone under its own name.
         frames: in the order of their times.
-        questions: standing questions by id.
+        questions: standing questions by owner and id.
         asks: ad-hoc questions with the times when clients asked them.
         workers: workers that answered.
         model: what the model's time was.
@@ -112,8 +112,8 @@ class Workload:
 
     sites: Mapping[str, tuple[str, ...]]
     frames: tuple[RecordedFrame, ...]
-    questions: Mapping[str, Question]
-    asks: tuple[tuple[float, Ask], ...]
+    questions: Mapping[tuple[str, str], Question]
+    asks: tuple[tuple[float, AskTrace], ...]
     workers: tuple[str, ...]
     model: ModelTimes
     lacks: Counter[str]
@@ -142,7 +142,7 @@ def read_workload(traffic: Traffic) -> Workload:
         sites=_sites(traffic, frames, lacks),
         frames=tuple(frames),
         questions=_questions(traffic, frames),
-        asks=tuple(((asked.asked_ns - start_ns) / _NS, asked.ask) for asked in traffic.asks.values()),
+        asks=tuple(((asked.asked_ns - start_ns) / _NS, asked) for asked in traffic.asks.values()),
         workers=tuple(sorted(workers)),
         model=measure_model_times(traffic),
         lacks=lacks,
@@ -213,10 +213,14 @@ def _query(query: QueryTrace, start_ns: int, deadline_ns: int) -> RecordedQuery:
             looks.setdefault(answer.latents, RecordedLook(answer.latents, answer.text, answer.score))
     return RecordedQuery(
         query_id=query.query_id,
-        question_id=query.question_id,
-        ad_hoc=query.ad_hoc,
-        answer_type=query.answer_type or AnswerType.TEXT,
-        text=query.text or PLACEHOLDER,
+        question=QuestionContent(
+            query.owner,
+            query.question_id,
+            query.text or PLACEHOLDER,
+            query.answer_type or AnswerType.TEXT,
+            query.options,
+            query.risk,
+        ),
         deadline_s=(deadline_ns - start_ns) / _NS,
         looks=tuple(looks[prefix] for prefix in sorted(looks)),
         outcome=query.outcome,
@@ -240,14 +244,19 @@ def _sites(traffic: Traffic, frames: list[RecordedFrame], lacks: Counter[str]) -
     return sites
 
 
-def _questions(traffic: Traffic, frames: list[RecordedFrame]) -> dict[str, Question]:
+def _questions(traffic: Traffic, frames: list[RecordedFrame]) -> dict[tuple[str, str], Question]:
     """Every standing question that is asked, also those whose text the log never says."""
     questions = dict(traffic.questions)
     for frame in frames:
-        for query in frame.queries:
-            if not query.ad_hoc and query.question_id not in questions:
-                questions[query.question_id] = Question(
-                    question_id=query.question_id, text=query.text, answer_type=query.answer_type
+        for asked in (query.question for query in frame.queries if not query.ad_hoc):
+            key = traffic.question_key(asked.owner, asked.question_id)
+            if key not in questions:
+                questions[key] = Question(
+                    site=asked.owner.removeprefix("site/"),
+                    question_id=asked.question_id,
+                    text=asked.text,
+                    answer_type=asked.answer_type,
+                    options=asked.options,
                 )
     return questions
 

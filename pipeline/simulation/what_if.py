@@ -253,14 +253,15 @@ class _Run:
         workload = self._workload
         for worker in self._workers:
             worker.start()
-            for question_id, question in workload.questions.items():
-                worker.session.receive_question(question_id, question)
+            for question in workload.questions.values():
+                worker.session.receive_question(question)
         for edge in self._edges.values():
             edge.start()
             self._broker.link_faults(edge.site).extra_s = self._parameters.edge_delay_s[edge.site]
-        for asked_s, ask in workload.asks:
+        for asked_s, asked in workload.asks:
             for worker in self._workers:
-                self._clock.at(asked_s, partial(worker.session.receive_ask, ask, None))
+                receive = partial(worker.session.receive_ask, asked.camera, asked.client, asked.ask, None)
+                self._clock.at(asked_s, receive)
         for index, frame in enumerate(workload.frames):
             self._clock.at(frame.offered_s, partial(self._due, index, frame))
         last_s = max(query.deadline_s for frame in workload.frames for query in frame.queries)
@@ -300,13 +301,7 @@ class _Run:
         base_latents = self._parameters.base_latents or frame.base_latents
         queries = [
             # A frame that is taken later gives its standing questions the same time; a client waits no longer.
-            AskedQuery(
-                query.question_id,
-                query.deadline_s + (0.0 if query.ad_hoc else late_s),
-                query.text,
-                query.answer_type,
-                query.ad_hoc,
-            )
+            AskedQuery(query.question, query.deadline_s + (0.0 if query.ad_hoc else late_s))
             for query in frame.queries
         ]
         latent = self._sizes.latent(index, frame.trace, self._bound, self._gaps)
@@ -314,9 +309,10 @@ class _Run:
 
     def _query(self, _site: str, query_id: str, _deadline_s: float, ad_hoc: bool) -> None:
         """The edge took a query on: it stands for the recorded one of the same question."""
-        question_id = query_id if ad_hoc else query_id.rpartition("/")[2]
         for query in self._offered.queries:
-            if (query.question_id, query.ad_hoc) == (question_id, ad_hoc):
+            # Only the number of the frame may differ from the recorded one.
+            recorded, now = query.query_id.rpartition("/"), query_id.rpartition("/")
+            if query.ad_hoc == ad_hoc and (recorded == now if ad_hoc else recorded[2] == now[2]):
                 self._model.know(query_id, query)
                 self._figures.asked(query_id, self._offered.captured_s)
 
