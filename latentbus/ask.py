@@ -22,6 +22,7 @@ from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import ConfigError, ConnectionLostError, NotAuthorizedError, PublishRefusedError, WireError
+from schemas.identity import ad_hoc_query_id
 from schemas.messages import Answer, Ask, QueryOutcome, Status
 from schemas.topics import Family
 from schemas.types import NAME_PATTERN, AnswerType, Outcome
@@ -42,7 +43,7 @@ class Asking:
     Attributes:
         camera: name of the camera.
         message: what is published.
-        client: name below which the replies come.
+        client: who asks: the last level of its ask topic, and the name below which the replies come.
     """
 
     camera: str
@@ -67,9 +68,9 @@ class Asking:
             text: the question.
             answer_type: what the answer may look like.
             deadline_s: time to the terminal outcome.
-            query_id: key of the question; drawn unless given.
-            client: who asks. A secured broker gives each identity its own reply topics; without a name that can stand
-                in a topic, one is drawn.
+            query_id: id of the question among those of this client; drawn unless given.
+            client: who asks. A secured broker gives each identity its own ask and reply topics; without a name that
+                can stand in a topic, one is drawn.
 
         Raises:
             ConfigError: camera, text or query id cannot be asked.
@@ -86,6 +87,11 @@ class Asking:
         if client is None or not re.fullmatch(NAME_PATTERN, client):
             client = f"ask-{secrets.token_hex(4)}"
         return cls(camera, message, client)
+
+    @property
+    def query_id(self) -> str:
+        """Key of the query in the fleet, as answers and outcomes carry it."""
+        return ad_hoc_query_id(self.camera, self.client, self.message.query_id)
 
 
 class QuestionClient:
@@ -147,7 +153,7 @@ class QuestionClient:
     async def answers(self) -> AsyncIterator[Answer | QueryOutcome]:
         """Ask, and yield each answer that is new; the last one is terminal.
 
-        Asks again after each reconnect, which is harmless: the query id is its key.
+        Asks again after each reconnect, which is harmless: camera, client and query id are its key.
         """
         seen: set[tuple[str, int, Outcome | None]] = set()
         if self._connected:
@@ -177,7 +183,7 @@ class QuestionClient:
         asking = self._asking
         try:
             await self._bus.publish(
-                topics.ask_topic(asking.camera),
+                topics.ask_topic(asking.camera, asking.client),
                 wire.encode(asking.message),
                 qos=1,
                 response_topic=topics.reply_topic(asking.client, asking.message.query_id),
@@ -198,7 +204,7 @@ class QuestionClient:
             self._bus.acknowledge(inbound)
         if isinstance(message, Status):
             self.fleet.observe(message)
-        if isinstance(message, Answer | QueryOutcome) and message.query_id == self._asking.message.query_id:
+        if isinstance(message, Answer | QueryOutcome) and message.query_id == self._asking.query_id:
             return message
         return None
 

@@ -158,9 +158,7 @@ class Books:
         if decided is None:
             return
         self.decisions[message.query_id] += 1
-        # Of a query that is first heard of by its end, only its id tells whether it is a standing one.
-        standing = message.query_id != message.question_id
-        row = self._row(message.query_id, message.camera, not standing, now_s, now_s)
+        row = self._row(message.query_id, message.camera, message.ad_hoc, now_s, now_s)
         self._meets(row, row.frame or message.frame)
         if row.outcome is None:
             row.outcome, row.decided_s = decided.outcome, now_s

@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from schemas.types import FrameId, standing_query_id
+from schemas.identity import standing_query_id
+from schemas.types import FrameId
 
 
 @dataclass(frozen=True, slots=True)

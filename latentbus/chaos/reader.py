@@ -20,6 +20,7 @@ from pipeline.logs import OncePerKind, get_logger
 from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import ConnectionLostError, WireError
+from schemas.identity import ad_hoc_query_id
 from schemas.messages import Accept, Answer, Ask, NeedText, Open, QueryOutcome, Refine, Status
 from schemas.topics import Family
 from schemas.types import AnswerType
@@ -74,7 +75,7 @@ class Reader:
         self._deadline_s = deadline_s
         self._dropped = OncePerKind(_log)
         self._changed = asyncio.Condition()
-        self._asks: dict[str, tuple[str, Ask]] = {}
+        self._asks: dict[str, tuple[str, Ask]] = {}  # by key of the query
         self._questions_due: asyncio.Queue[str] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -94,24 +95,22 @@ class Reader:
             camera, ask = self._asks[query_id]
             try:
                 await self.bus.publish(
-                    topics.ask_topic(camera),
+                    topics.ask_topic(camera, CLIENT),
                     wire.encode(ask),
                     qos=1,
-                    response_topic=topics.reply_topic(CLIENT, query_id),
-                    correlation_data=query_id.encode(),
+                    response_topic=topics.reply_topic(CLIENT, ask.query_id),
+                    correlation_data=ask.query_id.encode(),
                 )
             except ConnectionLostError as error:
                 _log.warning("asking again after the next connection", query=query_id, problem=str(error))
 
     def ask(self, camera: str, text: str, answer_type: AnswerType) -> None:
         """Ask an ad-hoc question, now and again after each reconnect until it has its outcome."""
-        query_id = f"{CLIENT}-{self.asked}"
-        self.asked += 1
         deadline_ms = round(self._deadline_s * 1000)
-        self._asks[query_id] = (
-            camera,
-            Ask(query_id=query_id, text=text, answer_type=answer_type, deadline_ms=deadline_ms),
-        )
+        ask = Ask(query_id=f"q{self.asked}", text=text, answer_type=answer_type, deadline_ms=deadline_ms)
+        self.asked += 1
+        query_id = ad_hoc_query_id(camera, CLIENT, ask.query_id)
+        self._asks[query_id] = (camera, ask)
         self._put(query_id)
 
     async def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:

@@ -24,6 +24,7 @@ from pipeline.codec.frame_fit import fit_frame
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
 from schemas import topics, wire
+from schemas.identity import DIGEST_BYTES
 from schemas.messages import Open, QueryRef
 from schemas.types import AnswerType, FrameId
 from training.codec.rivals import through_image_files
@@ -96,6 +97,7 @@ class Comparison:
         codec_dir: codec folder.
         vlm: folder or hub id.
         pool: pool of the run, a part of its topics.
+        site: site of the run, a part of its open messages.
         check_stop: called between batches; raises to end the comparison.
     """
 
@@ -106,6 +108,7 @@ class Comparison:
         codec_dir: Path,
         vlm: str | Path,
         pool: str,
+        site: str,
         check_stop: Callable[[], None],
     ) -> None:
         self.frames = frames
@@ -113,6 +116,7 @@ class Comparison:
         self._decoder = load_prefix_decoder(codec_dir)
         self._vlm = TransformersVlm.load(vlm)
         self._pool = pool
+        self._site = site
         self._check_stop = check_stop
         self.spec = self._encoder.spec
         self.pixels = np.stack([fit_frame(frame.pixels, self.spec.image_size_px, self.spec.fit) for frame in frames])
@@ -243,8 +247,12 @@ class Comparison:
             # Ids as large as in a run: five bytes of boot id, two of sequence.
             frame=FrameId(2**31, 200),
             attempt=1,
+            site=self._site,
             fingerprint=self.spec.fingerprint4,
-            queries=tuple(QueryRef(query.question_id, query.remaining_ms) for query in frame.queries),
+            queries=tuple(
+                # Of the digest only the length counts here.
+                QueryRef(query.question_id, query.remaining_ms, bytes(DIGEST_BYTES)) for query in frame.queries
+            ),
             stop=stop,
             payload=payload,
         )

@@ -23,6 +23,7 @@ from schemas.types import AnswerType
 CLIP_DURATION_S: Final = 60.0
 CLIP_FPS: Final = 5.0
 """Enough to sample a frame a second at moments that differ; more would only make the first run longer."""
+SITE: Final = "demo"
 CAMERA_NAMES: Final = ("gate", "yard", "dock", "lane", "roof", "hall", "shop", "pier")
 QUESTION_KINDS_OF_A_CAMERA: Final[tuple[tuple[QuestionKind, ...], ...]] = (
     ("existence", "color", "count"),
@@ -95,7 +96,7 @@ def edge_settings(cameras: list[DemoCamera], options: DemoOptions, run_dir: Path
     return made_of(
         EdgeSettings,
         {"cameras": "--video", "uplink_kbps": "--uplink-kbps"},
-        site="demo",
+        site=SITE,
         uplink_kbps=options.uplink_kbps,
         first_prefix=options.first_prefix,
         cameras={

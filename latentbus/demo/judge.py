@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from edge_nodes.sources.video_reader import VideoReader
 from latentbus.demo.comparison import ComparedFrame, ComparedQuery, Comparison, Way, share
-from latentbus.demo.fleet import DemoCamera
+from latentbus.demo.fleet import SITE, DemoCamera
 from latentbus.demo.ledger import FrameRow, Ledger, QueryRow
 from latentbus.demo.scoring import same_answer
 from latentbus.demo.summary import Row, Rows
@@ -95,7 +95,7 @@ def _compare(
         return None
     progress(f"answering about {len(frames)} frames from uncompressed tokens")
     comparison = Comparison(
-        frames, codec_dir=bundled_codec_dir(), vlm=bundled_vlm_dir(), pool=_POOL, check_stop=check_stop
+        frames, codec_dir=bundled_codec_dir(), vlm=bundled_vlm_dir(), pool=_POOL, site=SITE, check_stop=check_stop
     )
     spec = comparison.spec
     progress("answering from the whole latent, and from the base prefix alone")

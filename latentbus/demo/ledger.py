@@ -115,7 +115,7 @@ class Ledger:
 
     Attributes:
         frames: every frame, by camera and frame id.
-        queries: every query, by its id.
+        queries: every query, by its key.
         wire_bytes: all bytes that the uplink was charged.
         payload_bytes: latents among them.
     """

@@ -12,24 +12,31 @@ from latentbus.chaos.edge_log import EdgeLog, read_edge_log
 from latentbus.chaos.faults import Strike, link_outage_s, recovered, recovery_s
 from latentbus.chaos.plan import FaultKind, PlannedFault, Role
 from pipeline.protocol.reducer import OutcomeReducer
+from schemas.identity import ad_hoc_query_id, standing_query_id
 from schemas.messages import Accept, Answer, Open, QueryOutcome, QueryRef, Refine
-from schemas.types import FrameId, Outcome, standing_query_id
+from schemas.types import FrameId, Outcome
 
 FRAME = FrameId(0xB007, 4)
 CAMERA = "gate"
 STANDING = standing_query_id(CAMERA, FRAME, "q1")
+VISITOR = ad_hoc_query_id(CAMERA, "alice", "visitor-1")
+OTHER_VISITOR = ad_hoc_query_id(CAMERA, "bob", "visitor-1")
 DETECTION_S = 7.5
 DEADLINE_S = 10.0
 
 
 def open_message(attempt: int = 1, frame: FrameId = FRAME) -> Open:
-    queries = (QueryRef("q1", 10_000), QueryRef("visitor-1", 10_000, True))
-    return Open(frame=frame, attempt=attempt, fingerprint=b"abcd", queries=queries, stop=3, payload=b"latents")
+    queries = (QueryRef("q1", 10_000, b"digest-1"), QueryRef("visitor-1", 10_000, b"digest-2", "alice"))
+    return Open(frame=frame, attempt=attempt, site="north", fingerprint=b"abcd", queries=queries, stop=3, payload=b"latents")
+
+
+def owner(query_id: str) -> str:
+    return "client/alice" if "/@" in query_id else "site/north"
 
 
 def answer(query_id: str = STANDING, outcome: str | None = "answered", text: str = "yes", worker: str = "w1") -> Answer:
     return Answer.model_validate(
-        {"query_id": query_id, "camera": CAMERA, "frame": FRAME, "attempt": 1,
+        {"query_id": query_id, "owner": owner(query_id), "camera": CAMERA, "frame": FRAME, "attempt": 1,
          "question_id": query_id.rsplit("/", 1)[-1], "worker": worker, "text": text, "score": 0.9, "latents": 8,
          "payload_bytes": 20, "looks": 2, "outcome": None if outcome is None else Outcome(outcome)}
     )  # fmt: skip
@@ -37,15 +44,16 @@ def answer(query_id: str = STANDING, outcome: str | None = "answered", text: str
 
 def expired(query_id: str = STANDING) -> QueryOutcome:
     return QueryOutcome(
-        query_id=query_id, camera=CAMERA, frame=FRAME, question_id="q1", outcome=Outcome.EXPIRED, reason="deadline"
-    )
+        query_id=query_id, owner=owner(query_id), camera=CAMERA, frame=FRAME, question_id="q1", outcome=Outcome.EXPIRED,
+        reason="deadline",
+    )  # fmt: skip
 
 
 @pytest.fixture
 def books() -> Books:
     """A standing and an ad-hoc query of one frame, opened at 100 s."""
     books = Books()
-    books.asked("visitor-1", CAMERA, 99.0, DEADLINE_S)
+    books.asked(VISITOR, CAMERA, 99.0, DEADLINE_S)
     books.opened(CAMERA, open_message(), 100.0)
     return books
 
@@ -56,9 +64,9 @@ def edge_log(*ended: str) -> EdgeLog:
 
 def test_a_query_without_outcome_is_lost(books: Books) -> None:
     books.received(answer(outcome=None), 100.5)
-    assert set(books.balance([]).lost) == {STANDING, "visitor-1"}
+    assert set(books.balance([]).lost) == {STANDING, VISITOR}
     books.received(answer(), 101.0)
-    books.received(answer("visitor-1"), 101.0)
+    books.received(answer(VISITOR), 101.0)
     assert books.balance([]).lost == []
     assert books.by_outcome()["answered"] == 2
     assert len(books.rows) == 2
@@ -68,7 +76,7 @@ def test_only_standing_queries_die_with_their_edge(books: Books) -> None:
     books.edge_killed(FRAME.boot, 105.0)
     balance = books.balance([])
     assert balance.died_with_edge == [STANDING]
-    assert balance.lost == ["visitor-1"]
+    assert balance.lost == [VISITOR]
 
 
 def test_a_query_that_was_overdue_when_its_edge_was_killed_is_lost(books: Books) -> None:
@@ -82,7 +90,7 @@ def test_the_death_of_another_edge_excuses_nothing(books: Books) -> None:
 
 
 def test_only_a_killed_broker_excuses_an_end_that_the_edge_alone_knows(books: Books) -> None:
-    log = edge_log(STANDING, "visitor-1")
+    log = edge_log(STANDING, VISITOR)
     assert STANDING in books.balance([log]).lost
     books.broker_killed(98.0)
     books.broker_killed(101.5 + REPORT_PATIENCE_S)
@@ -90,7 +98,7 @@ def test_only_a_killed_broker_excuses_an_end_that_the_edge_alone_knows(books: Bo
     books.broker_killed(101.5)
     balance = books.balance([log])
     assert balance.unheard == [STANDING]
-    assert balance.lost == ["visitor-1"]
+    assert balance.lost == [VISITOR]
 
 
 def test_repeats_and_conflicts_decide_nothing(books: Books) -> None:
@@ -104,15 +112,15 @@ def test_repeats_and_conflicts_decide_nothing(books: Books) -> None:
 
 def test_a_reader_that_forgets_what_it_decided_is_found_out(books: Books) -> None:
     books.reducer = OutcomeReducer(capacity=1)
-    for message in (answer(), answer("visitor-1"), answer()):
+    for message in (answer(), answer(VISITOR), answer()):
         books.received(message, 101.0)
     assert books.decided_twice() == 1
 
 
 def test_the_reply_to_the_client_is_no_repeat_but_counts_when_it_is_all_there_is(books: Books) -> None:
-    books.received(answer("visitor-1"), 101.0, reply=True)
-    assert books.rows["visitor-1"].outcome is Outcome.ANSWERED
-    books.received(answer("visitor-1"), 101.0, reply=True)
+    books.received(answer(VISITOR), 101.0, reply=True)
+    assert books.rows[VISITOR].outcome is Outcome.ANSWERED
+    books.received(answer(VISITOR), 101.0, reply=True)
     assert (books.replies, books.reducer.repeats) == (1, 0)
 
 
@@ -123,17 +131,17 @@ def test_queries_are_known_from_their_end_and_from_frame_logs_too(books: Books, 
     assert books.rows[other].outcome is Outcome.ANSWERED
     path = tmp_path / "frames.jsonl"
     lines = [
-        {"kind": "frame", "camera": CAMERA, "frame": "0000b007-6", "query_ids": [never_opened, "visitor-2"],
+        {"kind": "frame", "camera": CAMERA, "frame": "0000b007-6", "query_ids": [never_opened, OTHER_VISITOR],
          "captured_s": 103.0},
         {"kind": "sent", "camera": CAMERA, "frame": "0000b007-6", "message": "open"},
-        {"kind": "ended", "query_id": "visitor-2", "at_s": 104.0},
+        {"kind": "ended", "query_id": OTHER_VISITOR, "at_s": 104.0},
     ]  # fmt: skip
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "fra')
     log = read_edge_log(path)
     books.read_edge_log(log, DEADLINE_S)
-    assert log.ended_s == {"visitor-2": 104.0}
+    assert log.ended_s == {OTHER_VISITOR: 104.0}
     assert books.rows[never_opened].due_s == 113.0
-    assert [row.ad_hoc for row in (books.rows[never_opened], books.rows["visitor-2"])] == [False, True]
+    assert [row.ad_hoc for row in (books.rows[never_opened], books.rows[OTHER_VISITOR])] == [False, True]
     assert never_opened in books.balance([log]).lost
 
 
@@ -147,11 +155,11 @@ def test_the_first_to_speak_for_an_attempt_owns_the_frame(books: Books) -> None:
     assert books.owned_by_worker("w1") == []
     books.claimed(CAMERA, accept)
     books.claimed(CAMERA, refine)
-    assert {row.query_id for row in books.owned_by_worker("w1")} == {STANDING, "visitor-1"}
+    assert {row.query_id for row in books.owned_by_worker("w1")} == {STANDING, VISITOR}
     assert books.owned_by_worker("w2") == []
     books.received(answer(), 101.0)
-    assert [row.query_id for row in books.owned_by_worker("w1")] == ["visitor-1"]
-    assert [row.query_id for row in books.owned_by_cameras(frozenset({CAMERA}))] == ["visitor-1"]
+    assert [row.query_id for row in books.owned_by_worker("w1")] == [VISITOR]
+    assert [row.query_id for row in books.owned_by_cameras(frozenset({CAMERA}))] == [VISITOR]
     books.opened(CAMERA, open_message(attempt=2), 104.0)
     books.opened(CAMERA, open_message(attempt=2), 104.1)
     assert books.reopened == 1
@@ -165,7 +173,7 @@ def strike(at_s: float, outage_s: float, books: Books, *hit: str) -> Strike:
 
 def test_recovery_counts_from_when_something_could_be_done(books: Books) -> None:
     books.received(answer(), 110.0)
-    first = strike(101.0, 2.0, books, STANDING, "visitor-1")
+    first = strike(101.0, 2.0, books, STANDING, VISITOR)
     overlapping = strike(102.0, 4.0, books)
     later = strike(109.0, 5.0, books)
     before = strike(90.0, 5.0, books)
@@ -175,11 +183,11 @@ def test_recovery_counts_from_when_something_could_be_done(books: Books) -> None
 
 
 def test_a_standing_question_of_a_killed_edge_ends_but_does_not_recover(books: Books) -> None:
-    hit = strike(101.0, 0.0, books, STANDING, "visitor-1")
+    hit = strike(101.0, 0.0, books, STANDING, VISITOR)
     books.edge_killed(FRAME.boot, 101.0)
-    for query_id in (STANDING, "visitor-1"):
+    for query_id in (STANDING, VISITOR):
         books.received(answer(query_id), 109.0)
-    assert [row.query_id for row in recovered(hit)] == ["visitor-1"], "that one comes back from the edge's disk"
+    assert [row.query_id for row in recovered(hit)] == [VISITOR], "that one comes back from the edge's disk"
     assert recovery_s(hit, [hit]) == pytest.approx([8.0])
 
 

@@ -67,7 +67,7 @@ def test_of_workers_that_are_not_seen_nothing_is_said() -> None:
 
 @asynccontextmanager
 async def retained(broker: BrokerSettings, *statuses: Status) -> AsyncIterator[MqttBus]:
-    async with MqttBus(broker, client_id="fleet", subscriptions=[Subscription(topics.ask_topic("gate"), qos=1)]) as bus:
+    async with MqttBus(broker, client_id="fleet", subscriptions=[Subscription(topics.ask_filter("gate"), qos=1)]) as bus:
         await bus.wait_connected(10)
         for status in statuses:
             await bus.publish(topics.status_topic(status.kind, status.id), wire.encode(status), qos=1, retain=True)
@@ -77,7 +77,7 @@ async def retained(broker: BrokerSettings, *statuses: Status) -> AsyncIterator[M
 
 
 def asking(camera: str = "gate", deadline_s: float = 20) -> Asking:
-    return Asking.create(camera, "a car?", AnswerType.YES_NO, deadline_s=deadline_s, query_id="q-1")
+    return Asking.create(camera, "a car?", AnswerType.YES_NO, deadline_s=deadline_s, query_id="q-1", client="alice")
 
 
 async def test_a_camera_that_nobody_serves_fails_at_once_with_the_list(
@@ -96,10 +96,10 @@ async def expire(bus: MqttBus) -> None:
     """Answer the next question as an edge without a worker does."""
     while True:
         for event in await bus.receive_batch():
-            if getattr(event, "topic", "") == topics.ask_topic("gate"):
+            if getattr(event, "topic", "") == topics.ask_topic("gate", "alice"):
                 outcome = QueryOutcome(
-                    query_id="q-1", camera="gate", frame=FrameId(1, 1), question_id="q-1", outcome=Outcome.EXPIRED,
-                    reason="deadline while opened",
+                    query_id="gate/@alice/q-1", owner="client/alice", camera="gate", frame=FrameId(1, 1),
+                    question_id="q-1", outcome=Outcome.EXPIRED, reason="deadline while opened",
                 )  # fmt: skip
                 await bus.publish(topics.outcome_topic("gate"), wire.encode(outcome), qos=1)
                 return

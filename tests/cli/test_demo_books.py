@@ -28,8 +28,9 @@ from latentbus.demo.scoring import same_answer
 from latentbus.demo.summary import Rows, Summary
 from latentbus.demo.view import Heading, live_table, progress_line
 from schemas.errors import ConfigError
+from schemas.identity import standing_query_id
 from schemas.messages import Answer, QueryOutcome
-from schemas.types import AnswerType, FrameId, Outcome, standing_query_id
+from schemas.types import AnswerType, FrameId, Outcome
 from training.codec.rivals import ImageSetting, default_settings, through_image_files
 
 FRAME = FrameId(1, 1)
@@ -40,6 +41,7 @@ def answer(
 ) -> Answer:
     return Answer(
         query_id=standing_query_id("gate", FRAME, question_id),
+        owner="site/north",
         camera="gate",
         frame=FRAME,
         attempt=1,
@@ -111,7 +113,7 @@ def test_bytes_go_to_their_frame_and_all_to_the_total(tmp_path: Path) -> None:
     tail.poll()
     frame = {"kind": "frame", "camera": "gate", "frame": "00000001-1", "index": 7, "captured_s": 100.0}
     lines = [
-        {**frame, "query_ids": ["gate/00000001-1/q1", "visitor-1"]},
+        {**frame, "query_ids": ["gate/00000001-1/q1", "gate/@alice/visitor-1", "gate/@bob/visitor-1"]},
         {"kind": "sent", "camera": "gate", "frame": "00000001-1", "wire_bytes": 300, "latent_bytes": 100},
         {"kind": "sent", "camera": "north", "frame": None, "wire_bytes": 50, "latent_bytes": 0},
         {"kind": "source", "camera": "gate", "up": False},
@@ -126,8 +128,8 @@ def test_bytes_go_to_their_frame_and_all_to_the_total(tmp_path: Path) -> None:
     row = ledger.frames["gate", "00000001-1"]
     assert (row.index, row.captured_s, row.wire_bytes, row.payload_bytes) == (7, 100.0, 300, 100)
     assert (ledger.wire_bytes, ledger.payload_bytes) == (350, 100)
-    assert {query.question_id for query in ledger.opened_queries()} == {"q1", "visitor-1"}
-    assert ledger.figures().uplink_wire_bytes_per_question == 175
+    assert [query.question_id for query in ledger.opened_queries()] == ["q1", "visitor-1", "visitor-1"]
+    assert ledger.figures().uplink_wire_bytes_per_question == pytest.approx(350 / 3)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +146,7 @@ def test_exit_status_is_zero_only_when_every_question_ended_well(outcome: str | 
         ledger.received(
             QueryOutcome(
                 query_id=query_id,
+                owner="site/north",
                 camera="gate",
                 frame=FRAME,
                 question_id="q1",
@@ -342,8 +345,8 @@ def test_the_headline_shows_the_first_answers_and_every_refinement_once() -> Non
     def hear(number: int, *, latents: int, looks: int, text: str, outcome: Literal[Outcome.ANSWERED] | None) -> None:
         frame = FrameId(1, number)
         message = Answer(
-            query_id=f"gate/{frame}/q", camera="gate", frame=frame, attempt=1, question_id="q", worker="w1",
-            outcome=outcome, text=text, score=0.9, latents=latents, payload_bytes=90, looks=looks,
+            query_id=f"gate/{frame}/q", owner="site/north", camera="gate", frame=frame, attempt=1, question_id="q",
+            worker="w1", outcome=outcome, text=text, score=0.9, latents=latents, payload_bytes=90, looks=looks,
         )  # fmt: skip
         ledger.received(message, 10.25)
 

@@ -112,14 +112,14 @@ async def test_a_secured_fleet_answers_and_its_logs_keep_quiet(
             site="north",
             cameras={"gate": CameraSettings(source="test:1", interval_s=0.3, questions=("car",))},
             questions={
-                "car": QuestionSettings(text="Is there a car?", answer_type=AnswerType.YES_NO, deadline_ms=30_000)
+                "car": QuestionSettings(text="Is there a car?", answer_type=AnswerType.TEXT, deadline_ms=30_000)
             },
             state_dir=tmp_path / "state",
         )
         edge_settings = settings("north").model_copy(update={"edge": edge})
         observer = Observer(settings("screen").broker, ledger)
-        tape = MqttBus(settings("tape").broker, client_id="tape", subscriptions=[Subscription("lb/v1/#", qos=1)])
-        asking = Asking.create("gate", "Is there a bus?", AnswerType.YES_NO, deadline_s=20, client="alice")
+        tape = MqttBus(settings("tape").broker, client_id="tape", subscriptions=[Subscription("lb/v2/#", qos=1)])
+        asking = Asking.create("gate", "Is there a bus?", AnswerType.TEXT, deadline_s=20, client="alice")
         asker = MqttBus(settings("alice").broker, client_id="any", subscriptions=QuestionClient.subscriptions(asking))
         for bus in (tape, observer.bus):
             await stack.enter_async_context(bus)
@@ -140,7 +140,7 @@ async def test_a_secured_fleet_answers_and_its_logs_keep_quiet(
             return [payload for payload in payloads if len(payload) > 2 * WINDOW_BYTES]
 
         def taped_enough() -> bool:
-            replied = any(event.topic == f"lb/v1/reply/alice/{asking.message.query_id}" for event in taped)
+            replied = any(event.topic == f"lb/v2/reply/alice/{asking.message.query_id}" for event in taped)
             return replied and len(frames()) >= ENOUGH_FRAMES
 
         try:
@@ -162,9 +162,9 @@ async def test_a_secured_fleet_answers_and_its_logs_keep_quiet(
     assert answers[-1].worker == "w1"
     seen = {event.topic for event in taped}
     assert {
-        "lb/v1/open/main/gate", "lb/v1/chunk/w1/gate", "lb/v1/control/gate", "lb/v1/answer/gate",
-        "lb/v1/question/car", "lb/v1/ask/gate", "lb/v1/status/edge/north", "lb/v1/status/worker/w1",
-        "lb/v1/load/main/w1",
+        "lb/v2/open/main/gate", "lb/v2/chunk/w1/gate", "lb/v2/control/gate", "lb/v2/answer/gate",
+        "lb/v2/question/north/car", "lb/v2/ask/gate/alice", "lb/v2/status/edge/north", "lb/v2/status/worker/w1",
+        "lb/v2/load/main/w1",
     } <= seen  # fmt: skip
 
     lines = debug_logs()
