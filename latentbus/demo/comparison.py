@@ -251,7 +251,8 @@ class Comparison:
             fingerprint=self.spec.fingerprint4,
             queries=tuple(
                 # Of the digest only the length counts here.
-                QueryRef(query.question_id, query.remaining_ms, bytes(DIGEST_BYTES)) for query in frame.queries
+                QueryRef(query.question_id, query.remaining_ms, bytes(DIGEST_BYTES))
+                for query in frame.queries
             ),
             stop=stop,
             payload=payload,

@@ -27,7 +27,9 @@ DEADLINE_S = 10.0
 
 def open_message(attempt: int = 1, frame: FrameId = FRAME) -> Open:
     queries = (QueryRef("q1", 10_000, b"digest-1"), QueryRef("visitor-1", 10_000, b"digest-2", "alice"))
-    return Open(frame=frame, attempt=attempt, site="north", fingerprint=b"abcd", queries=queries, stop=3, payload=b"latents")
+    return Open(
+        frame=frame, attempt=attempt, site="north", fingerprint=b"abcd", queries=queries, stop=3, payload=b"latents"
+    )
 
 
 def owner(query_id: str) -> str:

@@ -67,7 +67,9 @@ def test_of_workers_that_are_not_seen_nothing_is_said() -> None:
 
 @asynccontextmanager
 async def retained(broker: BrokerSettings, *statuses: Status) -> AsyncIterator[MqttBus]:
-    async with MqttBus(broker, client_id="fleet", subscriptions=[Subscription(topics.ask_filter("gate"), qos=1)]) as bus:
+    async with MqttBus(
+        broker, client_id="fleet", subscriptions=[Subscription(topics.ask_filter("gate"), qos=1)]
+    ) as bus:
         await bus.wait_connected(10)
         for status in statuses:
             await bus.publish(topics.status_topic(status.kind, status.id), wire.encode(status), qos=1, retain=True)
