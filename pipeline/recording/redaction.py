@@ -17,6 +17,7 @@ from pipeline.recording.format import LATENT_ROOT, LOG_METADATA
 from pipeline.recording.message import LoggedMessage, MqttProperties
 from schemas.errors import WireError
 from schemas.messages import Answer, Ask, BinaryMessage, Chunk, Handover, KeyFrame, Message, Open, Question, Text
+from schemas.types import AnswerType
 from schemas.wire import decode_publish, encode
 
 METADATA_KEY: Final = "redaction"
@@ -93,7 +94,11 @@ def _changes(message: Message, kinds: frozenset[Redaction]) -> dict[str, Any]:
             return {"payload": bytes(len(message.payload))}
         case Question() | Ask() | Text() | Answer() if Redaction.TEXT in kinds:
             cost = _msgpack_bytes if isinstance(message, BinaryMessage) else _json_bytes
-            return {"text": "".join(PLACEHOLDERS[cost(character)] for character in message.text)}
+            changes: dict[str, Any] = {"text": "".join(PLACEHOLDERS[cost(character)] for character in message.text)}
+            if not isinstance(message, Answer) and message.options:
+                # Placeholders of one length would be equal options; so they go, and their answer type with them.
+                changes |= {"options": (), "answer_type": AnswerType.WORD}
+            return changes
         case _:
             return {}
 

@@ -6,14 +6,16 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.recording.message import LoggedMessage, MqttProperties
 from schemas import topics
+from schemas.identity import DIGEST_BYTES, QuestionContent, ad_hoc_query_id, owner_of, standing_query_id
 from schemas.messages import Answer, Ask, Chunk, Gone, Message, Open, QueryOutcome, QueryRef, Question, Refine, Status
-from schemas.types import AnswerType, FrameId, Outcome, standing_query_id
+from schemas.types import AnswerType, FrameId, Outcome
 from schemas.wire import encode
 
 START_NS = 1_700_000_000_000_000_000
 FINGERPRINT = bytes.fromhex("c0ffee01")
 BOOT = 0x1A2B3C4D
 OPEN_PAYLOAD = bytes(range(16))
+SITE, CLIENT = "north", "phone"
 CHUNK_PAYLOAD = bytes(range(100, 140))
 
 
@@ -24,6 +26,7 @@ class FleetLog:
     boot: int = BOOT
     fingerprint: bytes = FINGERPRINT
     messages: list[LoggedMessage] = field(default_factory=list)
+    asked: dict[str, QuestionContent] = field(default_factory=dict)
 
     def put(
         self,
@@ -47,15 +50,19 @@ class FleetLog:
     def question(
         self, question_id: str, text: str, *, answer_type: AnswerType = AnswerType.YES_NO, deadline_ms: int = 8_000
     ) -> None:
-        message = Question(question_id=question_id, text=text, answer_type=answer_type, deadline_ms=deadline_ms)
-        self.put(0.0, topics.question_topic(question_id), message, qos=1, retain=True)
+        message = Question(
+            site=SITE, question_id=question_id, text=text, answer_type=answer_type, deadline_ms=deadline_ms
+        )
+        self.asked[question_id] = message.content()
+        self.put(0.0, topics.question_topic(SITE, question_id), message, qos=1, retain=True)
 
     def ask(self, at_s: float, camera: str, query_id: str, text: str) -> None:
         message = Ask(query_id=query_id, text=text, answer_type=AnswerType.COUNT, deadline_ms=20_000)
         properties = MqttProperties(
-            response_topic=topics.reply_topic("phone", query_id), correlation_data=b"\x01\x02\x03\x04"
+            response_topic=topics.reply_topic(CLIENT, query_id), correlation_data=b"\x01\x02\x03\x04"
         )
-        self.put(at_s, topics.ask_topic(camera), message, qos=1, properties=properties)
+        self.asked[query_id] = message.content(CLIENT)
+        self.put(at_s, topics.ask_topic(camera, CLIENT), message, qos=1, properties=properties)
 
     def edge(self, site: str, *cameras: str) -> None:
         message = Status(kind="edge", id=site, boot=self.boot, online=True, pool="main", cameras=cameras)
@@ -70,14 +77,20 @@ class FleetLog:
     def frame(self, sequence: int) -> FrameId:
         return FrameId(self.boot, sequence)
 
+    def ref(self, question_id: str, *, ad_hoc: bool = False) -> QueryRef:
+        known = self.asked.get(question_id)
+        digest = bytes(DIGEST_BYTES) if known is None else known.digest
+        return QueryRef(question_id, 7_500, digest, CLIENT if ad_hoc else None)
+
     def open(
         self, at_s: float, camera: str, sequence: int, *question_ids: str, ad_hoc: bool = False, attempt: int = 1
     ) -> None:
         message = Open(
             frame=self.frame(sequence),
             attempt=attempt,
+            site=SITE,
             fingerprint=self.fingerprint,
-            queries=tuple(QueryRef(question_id, 7_500, ad_hoc) for question_id in question_ids),
+            queries=tuple(self.ref(question_id, ad_hoc=ad_hoc) for question_id in question_ids),
             stop=8,
             payload=OPEN_PAYLOAD,
         )
@@ -111,7 +124,10 @@ class FleetLog:
     ) -> Answer:
         frame = self.frame(sequence)
         message = Answer(
-            query_id=question_id if ad_hoc else standing_query_id(camera, frame, question_id),
+            query_id=ad_hoc_query_id(camera, CLIENT, question_id)
+            if ad_hoc
+            else standing_query_id(camera, frame, question_id),
+            owner=owner_of("client", CLIENT) if ad_hoc else owner_of("site", SITE),
             camera=camera,
             frame=frame,
             attempt=1,
@@ -132,6 +148,7 @@ class FleetLog:
         frame = self.frame(sequence)
         message = QueryOutcome(
             query_id=standing_query_id(camera, frame, question_id),
+            owner=owner_of("site", SITE),
             camera=camera,
             frame=frame,
             question_id=question_id,

@@ -23,7 +23,7 @@ properties = st.builds(
     correlation_data=st.none() | st.binary(max_size=20),
     user=st.lists(st.tuples(texts, texts), max_size=3).map(tuple),
 )
-topics = st.sampled_from(["lb/v1/answer/gate", "lb/v1/open/main/yard", "foreign/1", "$local/latent/gate"]) | texts
+topics = st.sampled_from(["lb/v2/answer/gate", "lb/v2/open/main/yard", "foreign/1", "$local/latent/gate"]) | texts
 
 
 @st.composite
@@ -53,7 +53,7 @@ def numbered(count: int, *, size_bytes: int = 40, topics: int = 3, start: int = 
     return [
         LoggedMessage(
             EPOCH_NS + number * 1_000_000,
-            f"lb/v1/answer/cam{number % topics}",
+            f"lb/v2/answer/cam{number % topics}",
             number.to_bytes(4, "big") * (size_bytes // 4),
             number % 2,
             False,

@@ -65,7 +65,7 @@ async def ask_and_answer(settings: LatentbusSettings, asks: int, *, refine: bool
             await client.wait_connected(WAIT_S)
             for number in range(asks):
                 ask = Ask(query_id=f"q{number}", text="Is there a car?", deadline_ms=20_000)
-                await client.publish(topics.ask_topic("gate"), wire.encode(ask), qos=1)
+                await client.publish(topics.ask_topic("gate", "client"), wire.encode(ask), qos=1)
                 camera, opened = await worker.next_open()
                 if refine:
                     await worker.refine(camera, opened, opened.stop, LATENTS)

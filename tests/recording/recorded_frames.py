@@ -12,6 +12,7 @@ from pipeline.codec.tables import FrequencyTables
 from pipeline.recording.deposit import Deposit, encode_deposit, latent_topic
 from pipeline.recording.message import LoggedMessage
 from schemas import topics, wire
+from schemas.identity import QuestionContent, owner_of
 from schemas.messages import Ask, Chunk, KeyFrame, Message, Open, QueryRef, Question, Status
 from schemas.types import AnswerType, FrameId
 
@@ -19,6 +20,15 @@ START_NS = 1_700_000_000_000_000_000
 FINGERPRINT = b"\x01\x02\x03\x04"
 BOOT = 0xB001
 LATENTS, DIM = 8, 16
+SITE, CLIENT = "north", "phone"
+
+
+def ref(question_id: str, remaining_ms: int, text: str = "", *, ad_hoc: bool = False) -> QueryRef:
+    """A query as an open message names it; with its text the digest is the right one."""
+    owner = owner_of("client", CLIENT) if ad_hoc else owner_of("site", SITE)
+    answer_type = AnswerType.COUNT if ad_hoc else AnswerType.YES_NO
+    digest = QuestionContent(owner, question_id, text, answer_type).digest
+    return QueryRef(question_id, remaining_ms, digest, CLIENT if ad_hoc else None)
 
 
 def symbols_of(seed: int, frames: int = 1) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
@@ -64,20 +74,22 @@ class FrameLog:
         self.put(at_s, topics.status_topic("edge", site), status, qos=1, retain=True)
 
     def question(self, question_id: str, text: str, *, at_s: float = 0.0, deadline_ms: int = 10_000) -> None:
-        question = Question(question_id=question_id, text=text, answer_type=AnswerType.YES_NO, deadline_ms=deadline_ms)
-        self.put(at_s, topics.question_topic(question_id), question, qos=1, retain=True)
+        question = Question(
+            site=SITE, question_id=question_id, text=text, answer_type=AnswerType.YES_NO, deadline_ms=deadline_ms
+        )
+        self.put(at_s, topics.question_topic(SITE, question_id), question, qos=1, retain=True)
 
-    def ask(self, at_s: float, camera: str, query_id: str, text: str) -> None:
+    def ask(self, at_s: float, camera: str, query_id: str, text: str, *, client: str = CLIENT) -> None:
         ask = Ask(query_id=query_id, text=text, answer_type=AnswerType.COUNT, deadline_ms=20_000)
-        self.put(at_s, topics.ask_topic(camera), ask, qos=1)
+        self.put(at_s, topics.ask_topic(camera, client), ask, qos=1)
 
     def open(
         self, at_s: float, camera: str, sequence: int, *refs: QueryRef, stop: int = 3, attempt: int = 1,
         pool: str = "main", key: int | None = None,
     ) -> None:  # fmt: skip
         message = Open(
-            frame=FrameId(self.boot, sequence), attempt=attempt, fingerprint=self.fingerprint, queries=refs, stop=stop,
-            payload=self.coded(sequence, key).payload(0, stop), key=key,
+            frame=FrameId(self.boot, sequence), attempt=attempt, site=SITE, fingerprint=self.fingerprint, queries=refs,
+            stop=stop, payload=self.coded(sequence, key).payload(0, stop), key=key,
         )  # fmt: skip
         self.put(at_s, topics.open_topic(pool, camera), message, qos=1)
 

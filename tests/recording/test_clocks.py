@@ -43,8 +43,8 @@ def published(clock_ns: int, *, later_ns: int = 0, answered_ns: int = 0) -> list
     found: list[LoggedMessage] = []
     for number in range(FRAMES):
         time_ns = clock_ns + number * NS
-        found.append(LoggedMessage(time_ns + later_ns, "lb/v1/open/main/gate", b"open %d" % number, 1))
-        found.append(LoggedMessage(time_ns + NS // 2 + answered_ns, "lb/v1/answer/gate", b"answer %d" % number, 1))
+        found.append(LoggedMessage(time_ns + later_ns, "lb/v2/open/main/gate", b"open %d" % number, 1))
+        found.append(LoggedMessage(time_ns + NS // 2 + answered_ns, "lb/v2/answer/gate", b"answer %d" % number, 1))
     found.sort(key=lambda message: message.time_ns)
     return [replace(message, sequence=number) for number, message in enumerate(found)]
 
@@ -113,7 +113,7 @@ def test_clocks_that_agree_are_left_alone(at_broker: Path, tmp_path: Path) -> No
 
 
 def test_logs_that_share_nothing_or_are_of_two_runs_are_taken_as_they_are(at_broker: Path, tmp_path: Path) -> None:
-    other = write(tmp_path / "other.mcap", [LoggedMessage(5, "lb/v1/answer/yard", b"x")])
+    other = write(tmp_path / "other.mcap", [LoggedMessage(5, "lb/v2/answer/yard", b"x")])
     # The same heartbeats in another run: each an hour later than the one before.
     twice = write(
         tmp_path / "twice.mcap",

@@ -30,7 +30,7 @@ MAPS = {
     "source": "run.mcap",
     "rate": "10",
     "boots": json.dumps({f"{BOOT:08x}": f"{NEW_BOOT:08x}"}),
-    "query_ids": json.dumps({"ask-7f": "ask-7f-r1"}),
+    "query_ids": json.dumps({"yard/@phone/ask-7f": "yard/@phone/ask-7f-r1"}),
     "cameras": json.dumps({"gate": "gate2"}),
 }
 

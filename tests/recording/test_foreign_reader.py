@@ -101,12 +101,12 @@ def check(view: dict[str, Any], *described: type[Message]) -> None:
     assert all(message["publish_time"] == message["log_time"] for message in view["messages"])
 
     # What a generic viewer shows: JSON topics as objects, QoS and retain flag of each channel.
-    of_asks = next(message for message in seen if message["topic"] == "lb/v1/ask/gate")
+    of_asks = next(message for message in seen if message["topic"] == "lb/v2/ask/gate")
     assert of_asks["json"]["text"] == "How many cars wait?"
     channels = {channel["topic"]: channel for channel in view["channels"]}
-    assert channels["lb/v1/question/q2"]["metadata"] == {"qos": "1", "retain": "true"}
-    assert channels["lb/v1/question/q2"]["message_encoding"] == "json"
-    assert channels["lb/v1/open/main/gate"]["message_encoding"] == "msgpack"
+    assert channels["lb/v2/question/q2"]["metadata"] == {"qos": "1", "retain": "true"}
+    assert channels["lb/v2/question/q2"]["message_encoding"] == "json"
+    assert channels["lb/v2/open/main/gate"]["message_encoding"] == "msgpack"
     assert (channels["home/kitchen/temperature"]["schema"], channels["home/kitchen/temperature"]["messages"]) == (
         None,
         1,

@@ -276,8 +276,9 @@ async def test_a_worker_records_what_it_sent_and_received(
         opened = Open(
             frame=FrameId(1, 1),
             attempt=1,
+            site="north",
             fingerprint=load_codec_spec(worker_codec_dir).fingerprint4,
-            queries=(QueryRef("car", 20_000),),
+            queries=(QueryRef("car", 20_000, bytes(8)),),
             stop=LATENT_COUNT,
             payload=payload,
         )

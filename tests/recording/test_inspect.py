@@ -41,7 +41,7 @@ def a_day_at_the_gate() -> FleetLog:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     file = tmp_path / "run.mcap"
-    metadata = {"latentbus": {"filters": '["lb/v1/#"]'}, "fingerprints": {"worker/w1": FINGERPRINT.hex()}}
+    metadata = {"latentbus": {"filters": '["lb/v2/#"]'}, "fingerprints": {"worker/w1": FINGERPRINT.hex()}}
     with LogWriter(file, metadata=metadata) as writer:
         for message in a_day_at_the_gate().sorted():
             writer.write(message)
@@ -78,7 +78,7 @@ def test_figures_are_those_of_the_log(path: Path) -> None:
     assert found.processes == {"edge/north": "", "worker/w1": FINGERPRINT.hex()}
     assert found.undecodable == {"foreign/topic": 1}
     [file] = found.files
-    assert (file.attachments, file.filters, file.redaction) == ({"codec.json": 2}, '["lb/v1/#"]', "")
+    assert (file.attachments, file.filters, file.redaction) == ({"codec.json": 2}, '["lb/v2/#"]', "")
 
 
 def test_json_has_every_figure(path: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_handover_is_read_with_its_key_frame_too() -> None:
     log = FrameLog(tables=PREDICTING)
     log.key_frame(0.9, "gate", 3)
     message = Handover(
-        camera="gate", hops=1, frame=FRAME[1], attempt=1, fingerprint=FINGERPRINT, queries=(CAR,), stop=3,
+        camera="gate", hops=1, frame=FRAME[1], attempt=1, site="north", fingerprint=FINGERPRINT, queries=(CAR,), stop=3,
         payload=log.coded(4, 3).payload(0, 3), key=3,
     )  # fmt: skip
     log.put(2.0, topics.handover_topic("w2"), message, qos=1)
@@ -300,7 +300,7 @@ def test_redacted_key_frames_and_what_was_coded_given_them_hold_nothing() -> Non
 def test_the_key_frame_of_a_renamed_camera_keeps_its_number() -> None:
     log = keyed_log()
     renamed = replace(log, messages=[CameraRemap({"gate": "gate-2"})(message) for message in log.messages])
-    assert [message.topic for message in renamed.messages if "/key/" in message.topic] == ["lb/v1/key/main/gate-2"]
+    assert [message.topic for message in renamed.messages if "/key/" in message.topic] == ["lb/v2/key/main/gate-2"]
     assert [message.payload for message in renamed.messages if "/key/" in message.topic] == [
         message.payload for message in log.messages if "/key/" in message.topic
     ]
@@ -326,26 +326,26 @@ def test_the_last_key_frame_of_each_camera_is_what_was_retained(
     for number, (place, deleted, step) in enumerate(changes):
         time_ns += step
         payload = b"" if deleted else number.to_bytes(2, "big")
-        logged = LoggedMessage(START_NS + time_ns, f"lb/v1/key/{place}", payload, 1, True, sequence=number)
+        logged = LoggedMessage(START_NS + time_ns, f"lb/v2/key/{place}", payload, 1, True, sequence=number)
         messages.append(logged)
         if time_ns < before:
             retained.pop(logged.topic, None)
             if payload:
                 retained[logged.topic] = logged
-    messages.append(LoggedMessage(START_NS + time_ns, "lb/v1/key/Foreign/x/y", b"z", 1, True, sequence=len(messages)))
+    messages.append(LoggedMessage(START_NS + time_ns, "lb/v2/key/Foreign/x/y", b"z", 1, True, sequence=len(messages)))
     with tempfile.TemporaryDirectory() as folder:
         path = write_log(Path(folder) / "run.mcap", messages, flush_every=flush_every)
         with open_logs([path]) as logs:
             assert retained_key_frames(logs, START_NS + before) == list(retained.values())
-            assert retained_key_frames(logs, START_NS + before, TopicSelection(["lb/v1/key/+/gate"])) == [
+            assert retained_key_frames(logs, START_NS + before, TopicSelection(["lb/v2/key/+/gate"])) == [
                 message for topic, message in retained.items() if topic.endswith("/gate")
             ]
-            assert retained_key_frames(logs, START_NS + before, TopicSelection([], ["lb/v1/key/#"])) == []
+            assert retained_key_frames(logs, START_NS + before, TopicSelection([], ["lb/v2/key/#"])) == []
 
 
 def test_who_selects_opens_without_their_key_frames_is_told() -> None:
-    recorded = ["lb/v1/key/main/gate", "lb/v1/key/main/yard", "lb/v1/open/main/gate", "lb/v1/key/Foreign/x", "house/a"]
-    assert cameras_without_keys(recorded, TopicSelection(["lb/v1/open/#"])) == ["gate", "yard"]
-    assert cameras_without_keys(recorded, TopicSelection(["lb/v1/open/+/gate"])) == ["gate"]
-    for neither in (TopicSelection(), TopicSelection(["lb/v1/+/main/gate"]), TopicSelection(["lb/v1/answer/#"])):
+    recorded = ["lb/v2/key/main/gate", "lb/v2/key/main/yard", "lb/v2/open/main/gate", "lb/v2/key/Foreign/x", "house/a"]
+    assert cameras_without_keys(recorded, TopicSelection(["lb/v2/open/#"])) == ["gate", "yard"]
+    assert cameras_without_keys(recorded, TopicSelection(["lb/v2/open/+/gate"])) == ["gate"]
+    for neither in (TopicSelection(), TopicSelection(["lb/v2/+/main/gate"]), TopicSelection(["lb/v2/answer/#"])):
         assert cameras_without_keys(recorded, neither) == []

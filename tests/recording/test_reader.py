@@ -46,7 +46,7 @@ def test_a_part_of_a_log_is_chosen_by_time_and_topic(
     path = tmp_path_factory.mktemp("log") / "a.mcap"
     write_log(path, messages, flush_every=9)
     start_ns, stop_ns = EPOCH_NS + start * 1_000_000, EPOCH_NS + stop * 1_000_000
-    topic = f"lb/v1/answer/cam{camera}"
+    topic = f"lb/v2/answer/cam{camera}"
 
     with LogReader(path) as reader:
         found = list(reader.messages(start_ns=start_ns, stop_ns=stop_ns, topics=lambda name: name == topic))
@@ -137,7 +137,7 @@ def test_a_log_of_another_writer_with_the_same_rules_is_read(tmp_path: Path) -> 
         other = Writer(stream, chunk_size=64)
         other.start("latentbus", "test")
         schema = other.register_schema("latentbus.Answer", "jsonschema", b"{}")
-        channel = other.register_channel("lb/v1/answer/gate", "json", schema, {"qos": "1", "retain": "true"})
+        channel = other.register_channel("lb/v2/answer/gate", "json", schema, {"qos": "1", "retain": "true"})
         for number in range(20):
             other.add_message(channel, EPOCH_NS + number, b"payload %d" % number, EPOCH_NS + number, number)
         other.finish()  # type: ignore[no-untyped-call]

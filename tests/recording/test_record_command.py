@@ -89,12 +89,12 @@ async def test_every_circumstance_of_a_message_is_in_the_log(broker_settings: Br
         "broker: {username: me, password: hunter2}\nedge:\n  site: north\n  questions: {q: {text: 'a car?'}}\n"
         "  cameras: {gate: {source: 'rtsp://me:secret@cam/1', questions: [q]}}\n"
     )
-    question = Question(question_id="car", text="Is there a car?")
+    question = Question(site="north", question_id="car", text="Is there a car?")
     async with (
         connected(broker_settings, "writer") as bus,
         recording(broker_settings, path, "--topic", "#", "--attach", str(attached)) as recorder,
     ):
-        await bus.publish(topics.question_topic("car"), wire.encode(question), qos=1, retain=True)
+        await bus.publish(topics.question_topic("north", "car"), wire.encode(question), qos=1, retain=True)
         await bus.publish(
             "home/door", b"open", qos=1, content_type="text/plain", user_properties=[("by", "wind")], payload_format=1
         )
@@ -106,7 +106,7 @@ async def test_every_circumstance_of_a_message_is_in_the_log(broker_settings: Br
     with LogReader(path) as reader:
         assert reader.complete
         found = {message.topic: message for message in reader.messages()}
-        asked, door = found[topics.question_topic("car")], found["home/door"]
+        asked, door = found[topics.question_topic("north", "car")], found["home/door"]
         assert (asked.payload, asked.qos, asked.retain, asked.properties) == (wire.encode(question), 1, True, None)
         assert (door.payload, door.retain) == (b"open", False)
         assert door.properties == MqttProperties(payload_format=1, content_type="text/plain", user=(("by", "wind"),))
@@ -147,7 +147,7 @@ async def test_a_passing_guest_publishes_nothing(broker_settings: BrokerSettings
 async def _publish_numbers(bus: MqttBus, sent: list[tuple[int, float]], stop: asyncio.Event) -> None:
     while not stop.is_set():
         number = len(sent)
-        await bus.publish("lb/v1/answer/gate", b"%d" % number, qos=1)
+        await bus.publish("lb/v2/answer/gate", b"%d" % number, qos=1)
         sent.append((number, time.monotonic()))
 
 
@@ -169,7 +169,7 @@ async def test_a_kill_costs_half_a_second_at_most(broker_settings: BrokerSetting
 
     with LogReader(path) as reader:
         assert not reader.complete
-        kept = [int(message.payload) for message in reader.messages() if message.topic == "lb/v1/answer/gate"]
+        kept = [int(message.payload) for message in reader.messages() if message.topic == "lb/v2/answer/gate"]
     assert kept == list(range(len(kept)))
     must = [number for number, sent_s in sent if sent_s < killed_s - MOST_LOST_S]
     assert len(must) > 50
@@ -188,20 +188,20 @@ async def test_a_short_disconnection_loses_nothing_of_qos_1(
         connected(broker_settings, "writer") as bus,
         recording(broker_settings, path, through=relay.settings) as recorder,
     ):
-        await bus.publish("lb/v1/answer/gate", b"0", qos=1)
+        await bus.publish("lb/v2/answer/gate", b"0", qos=1)
         relay.cut()
         for number in range(1, 50):
-            await bus.publish("lb/v1/answer/gate", b"%d" % number, qos=1)
+            await bus.publish("lb/v2/answer/gate", b"%d" % number, qos=1)
         async with connected(broker_settings, "watcher", topics.status_topic("recorder", "box")) as watcher:
             # Its will, and then its word that it is there again.
             async with asyncio.timeout(PATIENCE_S):
                 while not json.loads((await take(watcher, 1))[0].payload)["online"]:
                     pass
-        await bus.publish("lb/v1/answer/gate", b"50", qos=1)
+        await bus.publish("lb/v2/answer/gate", b"50", qos=1)
         await recorder.end(signal.SIGINT)
 
     with LogReader(path) as reader:
-        kept = [int(message.payload) for message in reader.messages() if message.topic == "lb/v1/answer/gate"]
+        kept = [int(message.payload) for message in reader.messages() if message.topic == "lb/v2/answer/gate"]
         [gap] = reader.gaps()
     assert sorted(set(kept)) == list(range(51))
     assert gap.count == 0
@@ -233,18 +233,18 @@ async def test_redaction_happens_before_anything_is_on_the_disk(
     broker_settings: BrokerSettings, tmp_path: Path
 ) -> None:
     path = tmp_path / "run.mcap"
-    question = Question(question_id="car", text="Is there a purple car?")
+    question = Question(site="north", question_id="car", text="Is there a purple car?")
     async with (
         connected(broker_settings, "writer") as bus,
         recording(broker_settings, path, "--redact", "text", "--compression", "none") as recorder,
     ):
-        await bus.publish(topics.question_topic("car"), wire.encode(question), qos=1, retain=True)
+        await bus.publish(topics.question_topic("north", "car"), wire.encode(question), qos=1, retain=True)
         await recorder.end(signal.SIGINT)
 
     assert b"purple" not in path.read_bytes()
     with LogReader(path) as reader:
         assert reader.metadata()["latentbus"]["redaction"] == "text"
-        assert topics.question_topic("car") in reader.topics()
+        assert topics.question_topic("north", "car") in reader.topics()
 
 
 async def test_rotation_gives_files_that_are_one_log(broker_settings: BrokerSettings, tmp_path: Path) -> None:
@@ -256,13 +256,13 @@ async def test_rotation_gives_files_that_are_one_log(broker_settings: BrokerSett
         sent = 0
         async with asyncio.timeout(PATIENCE_S):
             while not (tmp_path / "run.2.mcap").exists():
-                await bus.publish("lb/v1/answer/gate", b"%d" % sent + b" " * 2_000, qos=1)
+                await bus.publish("lb/v2/answer/gate", b"%d" % sent + b" " * 2_000, qos=1)
                 sent += 1
         await recorder.end(signal.SIGINT)
 
     with open_logs([tmp_path]) as logs:
         assert logs.complete
-        kept = [int(message.payload) for message in logs.messages() if message.topic == "lb/v1/answer/gate"]
+        kept = [int(message.payload) for message in logs.messages() if message.topic == "lb/v2/answer/gate"]
     assert kept == list(range(sent))
 
 
@@ -333,7 +333,7 @@ async def test_a_full_disk_ends_the_recording_with_a_typed_error(
         while not _message_count(path):  # noqa: ASYNC110 - until its own status is on the disk
             await asyncio.sleep(0.01)
         while recorder.process.poll() is None:
-            await bus.publish("lb/v1/answer/gate", bytes(5_000), qos=1)
+            await bus.publish("lb/v2/answer/gate", bytes(5_000), qos=1)
         _, said = await asyncio.to_thread(recorder.process.communicate)
 
     process = recorder.process

@@ -37,14 +37,14 @@ latents = st.lists(st.integers(0x80, 0xFE), min_size=8, max_size=60).map(bytes)
 
 def private_messages(text: str, latent: bytes) -> Iterator[tuple[str, bytes]]:
     """Every place of the wire and of a local log that holds text or latents."""
-    queries = (QueryRef("q", 5_000),)
-    opened = Open(frame=FRAME, attempt=1, fingerprint=b"\1\2\3\4", queries=queries, stop=8, payload=latent)
+    queries = (QueryRef("q", 5_000, bytes(8)),)
+    opened = Open(frame=FRAME, attempt=1, site="n", fingerprint=b"\1\2\3\4", queries=queries, stop=8, payload=latent)
     answer = Answer(
-        query_id="q", camera="c", frame=FRAME, attempt=1, question_id="q", worker="w", outcome=Outcome.ANSWERED,
-        text=text, score=0.5, latents=8, payload_bytes=9, looks=1,
+        query_id="c/@n/q", owner="client/n", camera="c", frame=FRAME, attempt=1, question_id="q", worker="w",
+        outcome=Outcome.ANSWERED, text=text, score=0.5, latents=8, payload_bytes=9, looks=1,
     )  # fmt: skip
-    yield topics.question_topic("q"), encode(Question(question_id="q", text=text))
-    yield topics.ask_topic("c"), encode(Ask(query_id="q", text=text))
+    yield topics.question_topic("n", "q"), encode(Question(site="n", question_id="q", text=text))
+    yield topics.ask_topic("c", "client"), encode(Ask(query_id="q", text=text))
     yield topics.open_topic("p", "c"), encode(opened)
     yield (
         topics.chunk_topic("w", "c"),
@@ -53,7 +53,7 @@ def private_messages(text: str, latent: bytes) -> Iterator[tuple[str, bytes]]:
     yield topics.handover_topic("w"), encode(Handover(camera="c", hops=1, **dict(opened)))
     yield (
         topics.chunk_topic("w", "c"),
-        encode(Text(camera="c", question_id="q", text=text, answer_type=AnswerType.WORD)),
+        encode(Text(camera="c", owner="site/n", question_id="q", text=text, answer_type=AnswerType.WORD)),
     )
     yield topics.answer_topic("c"), encode(answer)
     yield topics.reply_topic("n", "q"), encode(answer)

@@ -77,17 +77,17 @@ def test_shape_and_timing_read_as_before() -> None:
 
 
 def test_a_message_that_does_not_decode_is_blank() -> None:
-    for topic in ("home/kitchen/camera", "lb/v1/answer/gate", "$local/latent/gate", "$local/something"):
+    for topic in ("home/kitchen/camera", "lb/v2/answer/gate", "$local/latent/gate", "$local/something"):
         after = redactor([Redaction.TEXT])(LoggedMessage(0, topic, b"the safe is open"))
         assert after.payload == bytes(16)
 
 
 def test_properties_of_clients_are_text() -> None:
-    properties = MqttProperties(correlation_data=b"alice", response_topic="lb/v1/reply/a/b", user=(("who", "alïce"),))
-    logged = LoggedMessage(0, "lb/v1/ask/gate", b"", properties=properties)
+    properties = MqttProperties(correlation_data=b"alice", response_topic="lb/v2/reply/a/b", user=(("who", "alïce"),))
+    logged = LoggedMessage(0, "lb/v2/ask/gate", b"", properties=properties)
     after = redactor([Redaction.TEXT])(logged).properties
     assert after == MqttProperties(
-        correlation_data=bytes(5), response_topic="lb/v1/reply/a/b", user=(("who", "xx¤xx"),)
+        correlation_data=bytes(5), response_topic="lb/v2/reply/a/b", user=(("who", "xx¤xx"),)
     )
     assert redactor([Redaction.LATENTS])(logged).properties == properties
 
@@ -102,8 +102,8 @@ def test_a_deposited_latent_is_redacted_too() -> None:
 
 
 def test_json_of_a_foreign_client_keeps_its_length() -> None:
-    payload = b'{ "query_id": "q1",\n  "text": "caf\\u00e9 \\/ bar", "v": 1 }'
-    after = redactor([Redaction.TEXT])(LoggedMessage(0, topics.ask_topic("gate"), payload))
+    payload = b'{ "query_id": "q1",\n  "text": "caf\\u00e9 \\/ bar", "v": 2 }'
+    after = redactor([Redaction.TEXT])(LoggedMessage(0, topics.ask_topic("gate", "client"), payload))
     assert len(after.payload) == len(payload)
     _, message = decode_publish(after.topic, after.payload)
     assert isinstance(message, Ask)
@@ -114,12 +114,16 @@ def test_json_of_a_foreign_client_keeps_its_length() -> None:
 def test_no_four_characters_of_a_text_survive(text: str, correlation: bytes) -> None:
     frame = FrameId(1, 2)
     messages = [
-        (topics.ask_topic("c"), Ask(query_id="q", text=text)),
-        (topics.chunk_topic("w", "c"), Text(camera="c", question_id="q", text=text, answer_type=AnswerType.WORD)),
+        (topics.ask_topic("c", "client"), Ask(query_id="q", text=text)),
+        (
+            topics.chunk_topic("w", "c"),
+            Text(camera="c", owner="site/n", question_id="q", text=text, answer_type=AnswerType.WORD),
+        ),
         (
             topics.answer_topic("c"),
             Answer(
-                query_id="q", camera="c", frame=frame, attempt=1, question_id="q", worker="w", text=text, score=0.5,
+                query_id="c/@n/q", owner="client/n", camera="c", frame=frame, attempt=1, question_id="q", worker="w",
+                text=text, score=0.5,
                 latents=1, payload_bytes=1, looks=1,
             ),
         ),

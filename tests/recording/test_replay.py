@@ -44,12 +44,11 @@ from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings, LatentbusSettings, WorkerSettings
 from schemas import topics
 from schemas.errors import ConfigError
-from schemas.messages import QueryRef
 from schemas.types import AnswerType, Outcome
 from tests.cloud.tiny_codec import random_symbols
 from tests.integration.conftest import PATIENCE_S, Fleet, RunningProcess, fleet, models_dir
 from tests.integration.test_fleet import ask
-from tests.recording.recorded_frames import FrameLog
+from tests.recording.recorded_frames import FrameLog, ref
 
 pytestmark = pytest.mark.broker
 
@@ -81,7 +80,7 @@ def write_log(path: Path, messages: Iterator[LoggedMessage] | list[LoggedMessage
 async def recorded(broker: BrokerSettings, path: Path) -> AsyncIterator[None]:
     """Record everything on the broker while the context lasts."""
     stop = Stop()
-    task = asyncio.create_task(record(RecordOptions(path, ("lb/v1/#",), RecorderOptions()), broker, stop))
+    task = asyncio.create_task(record(RecordOptions(path, ("lb/v2/#",), RecorderOptions()), broker, stop))
     await asyncio.wait_for(stop.ready.wait(), PATIENCE_S)
     try:
         yield
@@ -142,7 +141,7 @@ async def test_a_recorded_fleet_answers_the_same_at_ten_times_the_speed(fleet: F
     # Without its chunks the log cannot give what the worker asks for, but of key frames, and says so.
     with LogReader(log) as reader:
         cut = write_log(
-            fleet.directory / "cut.mcap", [m for m in reader.messages() if not m.topic.startswith("lb/v1/chunk/")]
+            fleet.directory / "cut.mcap", [m for m in reader.messages() if not m.topic.startswith("lb/v2/chunk/")]
         )
     short = await play(fleet, cut, rate=math.inf)
     failed = sum(len(frame.queries) for frame, _ in short.gaps)
@@ -160,8 +159,8 @@ async def test_questions_of_a_live_broker_are_respected_and_names_can_be_new(fle
     await steady_worker(fleet)
     async with MqttBus(fleet.broker, client_id="operator") as operator:
         await operator.wait_connected(PATIENCE_S)
-        question = b'{"question_id": "car", "text": "Is there a lorry?", "answer_type": "yes_no"}'
-        await operator.publish(topics.question_topic("car"), question, qos=1, retain=True)
+        question = b'{"site":"replay-north","question_id":"car","text":"Is there a lorry?","answer_type":"yes_no"}'
+        await operator.publish(topics.question_topic("replay-north", "car"), question, qos=1, retain=True)
     log = write_log(fleet.directory / "hand.mcap", hand_log().messages)
     with pytest.raises(ConfigError, match="'Is there a lorry\\?' on this broker and 'Is there a car\\?' in the log"):
         await play(fleet, log)
@@ -199,7 +198,7 @@ async def test_the_wrong_codec_is_named_with_its_fix(fleet: Fleet, monkeypatch: 
     with pytest.raises(ConfigError, match="the log holds latents of codec ffffffff"):
         await play(fleet, foreign)
     with pytest.raises(ConfigError, match="no frame with latents"):
-        await play(fleet, path, include=("lb/v1/answer/#",))
+        await play(fleet, path, include=("lb/v2/answer/#",))
     with pytest.raises(ConfigError, match="--loop"):
         await play(fleet, path, CameraOptions(record=fleet.directory / "x.mcap"), loop=True)
 
@@ -207,7 +206,7 @@ async def test_the_wrong_codec_is_named_with_its_fix(fleet: Fleet, monkeypatch: 
 async def test_a_stopped_replay_says_how_far_it_came(fleet: Fleet) -> None:
     await steady_worker(fleet)
     log = hand_log()
-    log.open(3_600.0, "gate", 3, QueryRef("car", 9_000))
+    log.open(3_600.0, "gate", 3, ref("car", 9_000))
     path = write_log(fleet.directory / "long.mcap", log.messages)
     stop = Stop()
     playing = asyncio.create_task(replay_cameras(ReplayOptions((path,)), CameraOptions(), fleet.broker, stop, quiet()))
@@ -233,7 +232,7 @@ def hand_log(fingerprint: bytes | None = None) -> FrameLog:
     log.question("car", "Is there a car?", deadline_ms=60_000)
     for number in (1, 2):
         log.deposit(float(number), "gate", number)
-        log.open(float(number), "gate", number, QueryRef("car", 59_900))
+        log.open(float(number), "gate", number, ref("car", 59_900))
     return log
 
 

@@ -52,7 +52,7 @@ async def test_retained_key_frames_of_a_live_broker_stay_unless_it_is_told(
 ) -> None:
     messages = keyed_messages()
     options = ReplayOptions((write_log(tmp_path / "keyed.mcap", messages),), rate=math.inf)
-    gate, yard = "lb/v1/key/main/gate", "lb/v1/key/main/yard"
+    gate, yard = "lb/v2/key/main/gate", "lb/v2/key/main/yard"
     await put(broker_settings, gate, b"of today")
     console = quiet()
 
@@ -78,19 +78,19 @@ async def test_a_deletion_leaves_what_is_retained_too_and_the_same_again_is_no_c
     broker_settings: BrokerSettings, tmp_path: Path
 ) -> None:
     messages = [
-        LoggedMessage(1, "lb/v1/question/north", b"", 1, retain=True, sequence=0),
+        LoggedMessage(1, "lb/v2/question/north", b"", 1, retain=True, sequence=0),
         LoggedMessage(2, "single", b"same", 1, retain=True, sequence=1),
         LoggedMessage(3, "other", b"free", 1, retain=True, sequence=2),
     ]
-    await put(broker_settings, "lb/v1/question/north", b"{}")
+    await put(broker_settings, "lb/v2/question/north", b"{}")
     await put(broker_settings, "single", b"same")
     path = write_log(tmp_path / "log.mcap", messages)
 
     report = await replay_verbatim(ReplayOptions((path,), rate=math.inf), broker_settings, Stop(), quiet())
 
-    assert report.count.held == {"lb/v1/question/north": 1}
+    assert report.count.held == {"lb/v2/question/north": 1}
     assert await retained_on(broker_settings) == {
-        "lb/v1/question/north": b"{}", "single": b"same", "other": b"free",
+        "lb/v2/question/north": b"{}", "single": b"same", "other": b"free",
     }  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def test_what_is_retained_is_known_by_its_new_names() -> None:
         LoggedMessage(1, "a/+", b"", 0, True),
     ]
     found = retained_payloads(messages, lambda message: replace(message, topic=f"{message.topic}-2"))
-    assert found == {"lb/v1/key/main/gate-2": None, "lb/v1/key/main/yard-2": messages[2].payload}
+    assert found == {"lb/v2/key/main/gate-2": None, "lb/v2/key/main/yard-2": messages[2].payload}
 
 
 @pytest.mark.parametrize("rate", [1.0, math.inf])

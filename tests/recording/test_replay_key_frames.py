@@ -17,10 +17,9 @@ from pipeline.recording.message import LoggedMessage
 from pipeline.recording.selection import Moment
 from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings
-from schemas.messages import QueryRef
 from tests.integration.conftest import PATIENCE_S
 from tests.recording.messages import write_log
-from tests.recording.recorded_frames import PREDICTING, FrameLog
+from tests.recording.recorded_frames import PREDICTING, FrameLog, ref
 from tests.recording.test_replay import Listener, quiet
 
 pytestmark = pytest.mark.broker
@@ -28,7 +27,7 @@ pytestmark = pytest.mark.broker
 
 def keyed_messages() -> list[LoggedMessage]:
     """Three key frames of one camera and one of another, and frames that were coded given them."""
-    log, car = FrameLog(tables=PREDICTING), QueryRef("car", 9_000)
+    log, car = FrameLog(tables=PREDICTING), ref("car", 9_000)
     log.key_frame(1.0, "gate", 1)
     log.open(1.0, "gate", 1, car, key=1)
     log.key_frame(2.0, "yard", 7)
@@ -44,7 +43,7 @@ async def test_verbatim_from_the_middle_begins_with_the_key_frames_that_were_ret
 ) -> None:
     messages = keyed_messages()
     path = write_log(tmp_path / "keyed.mcap", messages)
-    listener = Listener(broker_settings, "lb/v1/#")
+    listener = Listener(broker_settings, "lb/v2/#")
     stop = Stop()
     options = ReplayOptions((path,), rate=50.0, start=Moment(offset_s=1.5), cameras={"gate": "gate-2"}, loop=True)
     async with listener.bus:
@@ -68,8 +67,8 @@ async def test_key_frames_are_selected_as_any_topic_and_who_leaves_them_out_is_t
 ) -> None:
     messages = keyed_messages()
     path = write_log(tmp_path / "keyed.mcap", messages)
-    listener = Listener(broker_settings, "lb/v1/#")
-    part = ReplayOptions((path,), rate=math.inf, start=Moment(offset_s=1.5), include=("lb/v1/+/main/gate",))
+    listener = Listener(broker_settings, "lb/v2/#")
+    part = ReplayOptions((path,), rate=math.inf, start=Moment(offset_s=1.5), include=("lb/v2/+/main/gate",))
     console = quiet()
     async with listener.bus:
         await listener.bus.wait_connected(PATIENCE_S)
@@ -79,7 +78,7 @@ async def test_key_frames_are_selected_as_any_topic_and_who_leaves_them_out_is_t
         assert isinstance(console.file, io.StringIO)
         assert "key frames of" not in console.file.getvalue()
 
-        opens = replace(part, include=("lb/v1/open/#",))
+        opens = replace(part, include=("lb/v2/open/#",))
         report = await replay_verbatim(opens, broker_settings, Stop(), console)
         heard = await listener.until(6)
         assert [payload for _, payload, *_ in heard[4:]] == [messages[4].payload, messages[6].payload]

@@ -16,8 +16,9 @@ from pipeline.recording.remap import CameraRemap, parse_camera_map
 from pipeline.recording.selection import Moment, TimeRange, TopicFilter, TopicSelection, parse_moment, time_range
 from schemas import topics, wire
 from schemas.errors import ConfigError
+from schemas.identity import standing_query_id
 from schemas.messages import Answer, Ask, Chunk, Open, QueryOutcome, QueryRef, Status
-from schemas.types import FrameId, Outcome, standing_query_id
+from schemas.types import FrameId, Outcome
 
 S = 1_000_000_000
 LOG = TimeRange(1_000 * S, 1_100 * S)
@@ -29,8 +30,8 @@ LOG = TimeRange(1_000 * S, 1_100 * S)
 @pytest.mark.parametrize(
     ("text", "yes", "no"),
     [
-        ("lb/v1/#", ["lb/v1", "lb/v1/open/main/gate"], ["lb/v2/a", "lb"]),
-        ("lb/v1/open/+/gate", ["lb/v1/open/main/gate"], ["lb/v1/open/gate", "lb/v1/open/a/b/gate"]),
+        ("lb/v2/#", ["lb/v2", "lb/v2/open/main/gate"], ["lb/v3/a", "lb"]),
+        ("lb/v2/open/+/gate", ["lb/v2/open/main/gate"], ["lb/v2/open/gate", "lb/v2/open/a/b/gate"]),
         ("#", ["a", "a/b"], ["$local/latent/gate"]),
         ("+/b", ["a/b", "/b"], ["$local/b", "a/b/c"]),
         ("$local/#", ["$local/latent/gate"], ["local/latent/gate"]),
@@ -50,11 +51,11 @@ def test_what_is_no_filter_is_refused(text: str) -> None:
 
 
 def test_exclusion_wins_over_inclusion() -> None:
-    chosen = TopicSelection(["lb/v1/answer/#", "lb/v1/open/#"], ["+/+/+/yard"])
+    chosen = TopicSelection(["lb/v2/answer/#", "lb/v2/open/#"], ["+/+/+/yard"])
 
-    assert chosen("lb/v1/answer/gate")
-    assert not chosen("lb/v1/answer/yard")
-    assert not chosen("lb/v1/status/edge/north")
+    assert chosen("lb/v2/answer/gate")
+    assert not chosen("lb/v2/answer/yard")
+    assert not chosen("lb/v2/status/edge/north")
     assert TopicSelection()("anything")
 
 
@@ -169,7 +170,7 @@ def logged(topic: str, payload: bytes) -> LoggedMessage:
 
 def answer(camera: str, query_id: str) -> Answer:
     return Answer(
-        query_id=query_id, camera=camera, frame=FRAME, attempt=1, question_id="car", worker="w1",
+        query_id=query_id, owner="site/north", camera=camera, frame=FRAME, attempt=1, question_id="car", worker="w1",
         outcome=Outcome.ANSWERED, text="yes", score=0.9, latents=8, payload_bytes=40, looks=1,
     )  # fmt: skip
 
@@ -185,7 +186,7 @@ def test_cameras_are_renamed_in_topics_and_payloads() -> None:
 
     chunk = Chunk(camera="gate", frame=FRAME, attempt=1, start=3, stop=5, payload=b"x")
     found = remap(logged(topics.chunk_topic("w1", "gate"), wire.encode(chunk)))
-    assert found.topic == "lb/v1/chunk/w1/gate-2"
+    assert found.topic == "lb/v2/chunk/w1/gate-2"
     assert wire.decode_publish(found.topic, found.payload)[1] == chunk.model_copy(update={"camera": "gate-2"})
 
     status = Status(kind="edge", id="north", boot=7, online=True, cameras=("yard", "gate"))
@@ -195,20 +196,31 @@ def test_cameras_are_renamed_in_topics_and_payloads() -> None:
     )
 
 
-def test_ad_hoc_ids_and_what_names_no_camera_stay() -> None:
+def test_keys_of_clients_questions_follow_and_what_names_no_camera_stays() -> None:
     remap = CameraRemap({"gate": "gate-2"})
-    ended = QueryOutcome(query_id="visit", camera="gate", frame=FRAME, question_id="visit", outcome=Outcome.EXPIRED)
+    ended = QueryOutcome(
+        query_id="gate/@me/visit", owner="client/me", camera="gate", frame=FRAME, question_id="visit",
+        outcome=Outcome.EXPIRED,
+    )  # fmt: skip
     found = remap(logged(topics.outcome_topic("gate"), wire.encode(ended)))
     message = wire.decode_publish(found.topic, found.payload)[1]
     assert isinstance(message, QueryOutcome)
-    assert (message.query_id, message.camera) == ("visit", "gate-2")
+    assert (message.query_id, message.camera) == ("gate-2/@me/visit", "gate-2")
 
-    opened = Open(frame=FRAME, attempt=1, fingerprint=b"1234", queries=(QueryRef("car", 500),), stop=3, payload=b"abc")
+    opened = Open(
+        frame=FRAME,
+        attempt=1,
+        site="north",
+        fingerprint=b"1234",
+        queries=(QueryRef("car", 500, bytes(8)),),
+        stop=3,
+        payload=b"abc",
+    )
     found = remap(logged(topics.open_topic("main", "gate"), wire.encode(opened)))
-    assert (found.topic, found.payload) == ("lb/v1/open/main/gate-2", wire.encode(opened))
+    assert (found.topic, found.payload) == ("lb/v2/open/main/gate-2", wire.encode(opened))
 
     for untouched in (
-        logged(topics.ask_topic("yard"), wire.encode(Ask(query_id="a", text="Who is at the gate?"))),
+        logged(topics.ask_topic("yard", "client"), wire.encode(Ask(query_id="a", text="Who is at the gate?"))),
         logged("house/gate/light", b"gate"),
     ):
         assert remap(untouched) == untouched
@@ -219,7 +231,7 @@ def test_a_payload_that_does_not_decode_is_counted() -> None:
     remap = CameraRemap({"gate": "gate-2"})
     found = remap(logged(topics.open_topic("main", "gate"), b"garbage"))
 
-    assert (found.topic, found.payload) == ("lb/v1/open/main/gate-2", b"garbage")
+    assert (found.topic, found.payload) == ("lb/v2/open/main/gate-2", b"garbage")
     assert remap.not_understood == {"open": 1}
 
 

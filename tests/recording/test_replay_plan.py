@@ -18,12 +18,12 @@ from pipeline.recording.replay_planner import QuestionHistory, make_plan
 from pipeline.recording.selection import TimeRange, TopicSelection
 from pipeline.recording.traffic import read_traffic
 from schemas.errors import BitstreamError, ConfigError, FingerprintError, RecordingGapError, StateError
-from schemas.messages import QueryRef
+from schemas.identity import QuestionContent
 from schemas.types import AnswerType, FrameId
-from tests.recording.recorded_frames import BOOT, FINGERPRINT, LATENTS, START_NS, TABLES, FrameLog, symbols_of
+from tests.recording.recorded_frames import BOOT, FINGERPRINT, LATENTS, START_NS, TABLES, FrameLog, ref, symbols_of
 
 WHOLE = TimeRange(START_NS, START_NS + 1_000 * 1_000_000_000)
-CAR = QueryRef("car", 9_600)
+CAR = ref("car", 9_600)
 
 
 def plan_of(log: FrameLog, *, time_range: TimeRange = WHOLE, **options: Any) -> ReplayPlan:
@@ -54,7 +54,7 @@ def test_a_frame_is_offered_when_it_was_taken_with_all_its_time() -> None:
     # Opened at 1.0 s with 9.6 s of 10 s left: it had waited for 0.4 s.
     assert frame.time_ns == START_NS + 600_000_000
     (query,) = frame.queries
-    assert (query.question_id, query.text, query.answer_type) == ("car", "Is there a car?", AnswerType.YES_NO)
+    assert query.question == QuestionContent("site/replay-north", "car", "Is there a car?", AnswerType.YES_NO)
     assert query.deadline_s == pytest.approx(10.0)
     assert query.asked(50.0, rate=10.0).deadline_s == pytest.approx(51.0)
     assert frame.base_latents == 3
@@ -145,8 +145,8 @@ def test_another_codec_is_refused() -> None:
 
 def test_what_the_log_lacks_is_counted_and_left_out() -> None:
     log = one_frame(
-        lambda log: log.open(2.0, "gate", 5, QueryRef("bus", 9_000)),
-        lambda log: log.open(3.0, "gate", 6, CAR, QueryRef("bus", 9_000)),
+        lambda log: log.open(2.0, "gate", 5, ref("bus", 9_000)),
+        lambda log: log.open(3.0, "gate", 6, CAR, ref("bus", 9_000)),
     )
     plan = plan_of(log)
 
@@ -174,8 +174,8 @@ def test_a_part_of_the_log_and_of_its_cameras() -> None:
 
     assert offered() == [("gate", 4), ("yard", 0), ("gate", 5)]
     assert offered(time_range=TimeRange(START_NS, START_NS + 5_000_000_000)) == [("gate", 4), ("yard", 0)]
-    assert offered(selected=TopicSelection(["lb/v1/open/+/yard"])) == [("yard", 0)]
-    assert offered(selected=TopicSelection([], ["lb/v1/open/+/yard"])) == [("gate", 4), ("gate", 5)]
+    assert offered(selected=TopicSelection(["lb/v2/open/+/yard"])) == [("yard", 0)]
+    assert offered(selected=TopicSelection([], ["lb/v2/open/+/yard"])) == [("gate", 4), ("gate", 5)]
 
 
 def test_questions_are_asked_as_they_stood_then() -> None:
@@ -184,7 +184,7 @@ def test_questions_are_asked_as_they_stood_then() -> None:
     log.open(3.0, "gate", 5, CAR)
     plan = plan_of(log)
 
-    assert [frame.queries[0].text for frame in frames(plan)] == ["Is there a car?", "Is there a red car?"]
+    assert [frame.queries[0].question.text for frame in frames(plan)] == ["Is there a car?", "Is there a red car?"]
     said = [(item.time_ns - START_NS, item.question.text) for item in plan.items if isinstance(item, ReplayQuestion)]
     assert said == [(0, "Is there a car?"), (2_000_000_000, "Is there a red car?")]
     assert isinstance(plan.items[0], ReplayQuestion)
@@ -196,14 +196,19 @@ def test_ad_hoc_questions_get_a_new_key_and_their_text() -> None:
     log = one_frame()
     log.ask(4.0, "gate", "visit", "How many people?")
     log.ask(4.0, "gate", long_id, "How many dogs?")
-    log.open(5.0, "gate", 5, QueryRef("visit", 19_000, True), QueryRef(long_id, 19_000, True), CAR)
+    log.open(5.0, "gate", 5, ref("visit", 19_000, ad_hoc=True), ref(long_id, 19_000, ad_hoc=True), CAR)
     plan = plan_of(log)
 
     new_ids = [query.question_id for query in frames(plan)[1].queries]
     assert new_ids[0] == "visit-r1"
     assert len(new_ids[1]) == 32
     assert new_ids[1].endswith("-r1")
-    assert plan.maps.query_ids == {"visit": "visit-r1", long_id: new_ids[1]}
+    assert plan.maps.query_ids == {
+        "gate/@phone/visit": "gate/@replay/visit-r1",
+        f"gate/@phone/{long_id}": f"gate/@replay/{new_ids[1]}",
+    }
+    owners = [query.question.owner for query in frames(plan)[1].queries]
+    assert owners == ["client/replay", "client/replay", "site/replay-north"]
     asks = [item for item in plan.items if isinstance(item, ReplayAsk)]
     assert {item.ask.query_id: item.ask.text for item in asks} == {
         "visit-r1": "How many people?", new_ids[1]: "How many dogs?"
@@ -214,12 +219,26 @@ def test_ad_hoc_questions_get_a_new_key_and_their_text() -> None:
     assert frames(plan)[1].queries[0].deadline_s == pytest.approx(19.4)
 
 
+def test_equal_ids_of_two_clients_stay_two_questions() -> None:
+    log = one_frame()
+    others = ref("visit", 19_000, ad_hoc=True)._replace(client="alice")
+    log.ask(4.0, "gate", "visit", "How many people?")
+    log.ask(4.0, "gate", "visit", "How many dogs?", client="alice")
+    log.open(5.0, "gate", 5, ref("visit", 19_000, ad_hoc=True), others)
+    plan = plan_of(log)
+
+    asked = {query.question_id: query.question.text for query in frames(plan)[1].queries}
+    assert sorted(asked.values()) == ["How many dogs?", "How many people?"]
+    assert len(set(plan.maps.query_ids.values())) == 2
+    assert {item.ask.query_id: item.ask.text for item in plan.items if isinstance(item, ReplayAsk)} == asked
+
+
 def test_an_ad_hoc_question_that_was_asked_of_two_frames_is_asked_once() -> None:
     log = one_frame()
     log.ask(1.5, "gate", "visit", "How many people?")
-    log.open(2.0, "gate", 5, QueryRef("visit", 19_000, True))
+    log.open(2.0, "gate", 5, ref("visit", 19_000, ad_hoc=True))
     log.boot = 0xB002
-    log.open(4.0, "gate", 0, QueryRef("visit", 17_000, True))
+    log.open(4.0, "gate", 0, ref("visit", 17_000, ad_hoc=True))
     plan = plan_of(log)
 
     assert [(frame.frame.sequence, len(frame.queries)) for frame in frames(plan)] == [(4, 1), (0, 1)]
@@ -248,7 +267,7 @@ def test_one_camera_at_two_sites_needs_a_choice() -> None:
 
 
 def test_a_reopened_frame_is_one_frame() -> None:
-    log = one_frame(lambda log: log.open(4.0, "gate", 4, QueryRef("car", 6_600), stop=5, attempt=2))
+    log = one_frame(lambda log: log.open(4.0, "gate", 4, ref("car", 6_600), stop=5, attempt=2))
     (frame,) = frames(plan_of(log))
 
     assert (frame.base_latents, frame.latent.available) == (3, 5)

@@ -51,14 +51,14 @@ def test_a_query_that_only_the_edge_ends_has_its_reason_and_no_answer() -> None:
 
 def test_an_ad_hoc_query_begins_with_its_ask() -> None:
     traffic = read_traffic(demo_log().messages)
-    query = traffic.queries["ask-7f"]
-    assert query.ad_hoc
+    query = traffic.queries["yard/@phone/ask-7f"]
+    assert (query.ad_hoc, query.owner) == (True, "client/phone")
     assert (query.text, query.answer_type, query.deadline_ms) == ("Who parks at the ramp?", AnswerType.COUNT, 20_000)
     assert query.asked_ns == START_NS + 1_500_000_000
-    asked = traffic.asks["ask-7f"]
-    assert (asked.camera, asked.asked_ns) == ("yard", query.asked_ns)
+    asked = traffic.asks["yard/@phone/ask-7f"]
+    assert (asked.camera, asked.client, asked.asked_ns) == ("yard", "phone", query.asked_ns)
     assert asked.properties is not None
-    assert asked.properties.response_topic == "lb/v1/reply/phone/ask-7f"
+    assert asked.properties.response_topic == "lb/v2/reply/phone/ask-7f"
 
 
 def test_a_frame_has_what_was_sent_and_said_about_it() -> None:
@@ -71,7 +71,7 @@ def test_a_frame_has_what_was_sent_and_said_about_it() -> None:
     assert [type(control).__name__ for _, control in frame.controls] == ["Refine"]
     assert frame.query_ids == [f"gate/{FRAME}/car", f"gate/{FRAME}/count"]
     assert frame.latent_bytes == len(OPEN_PAYLOAD) + len(CHUNK_PAYLOAD)
-    sent = [message for message in log.messages if message.topic.startswith(("lb/v1/open/main/gate", "lb/v1/chunk"))]
+    sent = [message for message in log.messages if message.topic.startswith(("lb/v2/open/main/gate", "lb/v2/chunk"))]
     of_first = [message for message in sent if message.time_ns < START_NS + 2_000_000_000]
     assert frame.wire_bytes == sum(
         publish_wire_bytes(message.topic, len(message.payload), message.qos) for message in of_first
@@ -92,7 +92,7 @@ def test_bytes_go_to_the_camera_and_the_direction_that_they_travel() -> None:
 
 
 def test_properties_weigh_as_in_the_packet() -> None:
-    bare = LoggedMessage(0, "lb/v1/ask/gate", b"12345", qos=1)
+    bare = LoggedMessage(0, "lb/v2/ask/gate", b"12345", qos=1)
     full = replace(
         bare,
         properties=MqttProperties(
@@ -121,7 +121,7 @@ def test_the_first_terminal_counts_and_a_copy_for_the_client_is_no_second_answer
     answer = log.answer(3.0, "yard", 1, "ask-7f", "late", ad_hoc=True)
     log.put(3.0, topics.reply_topic("phone", "ask-7f"), answer, qos=1)
     traffic = read_traffic(log.messages)
-    query = traffic.queries["ask-7f"]
+    query = traffic.queries["yard/@phone/ask-7f"]
     assert query.answer_text == "nobody at all"
     assert [given.text for _, given in query.answers] == ["nobody at all", "late"]
     assert (traffic.repeats, traffic.conflicts) == (1, 1)
@@ -170,8 +170,9 @@ def test_a_handover_belongs_to_its_frame_and_costs_no_uplink() -> None:
         hops=1,
         frame=FRAME,
         attempt=1,
+        site="north",
         fingerprint=FINGERPRINT,
-        queries=(QueryRef("car", 5_000),),
+        queries=(QueryRef("car", 5_000, bytes(8)),),
         stop=8,
         payload=OPEN_PAYLOAD,
     )
@@ -212,9 +213,9 @@ hostile = st.one_of(
         LoggedMessage,
         st.integers(0, 2**60),
         st.sampled_from([
-            *(f"lb/v1/{family.value}/a/b" for family in Family),
-            *(f"lb/v1/{family.value}/a" for family in Family),
-            "lb/v1/nothing", "lb/v2/open/a/b", "home/kitchen", "", latent_topic("a"),
+            *(f"lb/v2/{family.value}/a/b" for family in Family),
+            *(f"lb/v2/{family.value}/a" for family in Family),
+            "lb/v2/nothing", "lb/v2/open/a/b", "home/kitchen", "", latent_topic("a"),
         ]),
         st.binary(max_size=64),
         st.sampled_from([0, 1, 2]),

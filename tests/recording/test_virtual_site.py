@@ -20,12 +20,14 @@ from pipeline.recording.latents import RecordedLatent
 from pipeline.recording.replay_plan import ReplayFrame, ReplayQuery, SitePlan
 from schemas import topics, wire
 from schemas.errors import StateError
+from schemas.identity import QuestionContent, standing_query_id
 from schemas.messages import Answer, Chunk, Gone, Message, NeedText, Open, QueryOutcome, Question, Refine, Status, Text
-from schemas.types import AnswerType, FrameId, Outcome, standing_query_id
+from schemas.types import AnswerType, FrameId, Outcome
 from tests.edge.support import RecordingBus, SkippingClock
 from tests.recording.recorded_frames import FINGERPRINT, LATENTS, TABLES, symbols_of
 
 FRAME = FrameId(0xF000, 41)
+CAR = QuestionContent("site/replay-north", "car", "Is there a car?", AnswerType.YES_NO)
 SITE = SitePlan("replay-north", 0xF000, "main", ("gate",), ("car",))
 
 
@@ -43,8 +45,8 @@ def refine(start: int, stop: int, *, worker: str = "w1", attempt: int = 1) -> Re
 
 
 def opened_session(available: int) -> EdgeSession:
-    session = EdgeSession(EdgeProtocolSettings(), pool="main", boot=1, fingerprint=FINGERPRINT)
-    query = AskedQuery("car", 10.0, "Is there a car?", AnswerType.YES_NO)
+    session = EdgeSession(EdgeProtocolSettings(), site=SITE.name, pool="main", boot=1, fingerprint=FINGERPRINT)
+    query = AskedQuery(CAR, 10.0)
     assert session.offer("gate", latent(available), 3, [query], 0.0, frame=FRAME) == FRAME
     (effect,) = session.take_effects()
     assert isinstance(effect, SendOpen)
@@ -56,7 +58,7 @@ def opened_session(available: int) -> EdgeSession:
 
 def test_a_session_keeps_the_id_that_it_is_given_and_counts_its_own_on() -> None:
     session = opened_session(5)
-    query = AskedQuery("car", 10.0, "Is there a car?", AnswerType.YES_NO)
+    query = AskedQuery(CAR, 10.0)
     with pytest.raises(StateError, match="runs already"):
         session.offer("gate", latent(5), 3, [query], 0.0, frame=FRAME)
     assert session.offer("gate", latent(5), 3, [query], 0.0) == FrameId(1, 0)
@@ -114,7 +116,7 @@ class Desk:
 
     def offer(self, sequence: int, available: int = LATENTS) -> FrameId:
         frame = FrameId(0xF000, sequence)
-        query = ReplayQuery("car", "Is there a car?", AnswerType.YES_NO, False, 10.0)
+        query = ReplayQuery(CAR, 10.0)
         self.site.offer(
             ReplayFrame(0, SITE.name, "gate", frame, latent(available), 3, (query,)), self.clock.now_s(), 2.0, {}
         )
@@ -124,8 +126,8 @@ class Desk:
         self.hear(
             topics.answer_topic("gate"),
             Answer(
-                query_id=standing_query_id("gate", frame, "car"), camera="gate", frame=frame, attempt=1,
-                question_id="car", worker="w1", outcome=Outcome.ANSWERED, text="yes", score=0.9, latents=3,
+                query_id=standing_query_id("gate", frame, "car"), owner=CAR.owner, camera="gate", frame=frame,
+                attempt=1, question_id="car", worker="w1", outcome=Outcome.ANSWERED, text="yes", score=0.9, latents=3,
                 payload_bytes=9, looks=1,
             ),
         )  # fmt: skip
@@ -141,7 +143,7 @@ async def test_a_site_opens_frames_sends_what_is_asked_and_says_who_it_is() -> N
     frame = desk.offer(41)
     await desk.site.left("gate")
     desk.hear(topics.control_topic("gate"), refine(3, 8))
-    desk.hear(topics.control_topic("gate"), NeedText(worker="w1", frame=frame, attempt=1, question_ids=("car",)))
+    desk.hear(topics.control_topic("gate"), NeedText(worker="w1", frame=frame, attempt=1, digests=(CAR.digest,)))
     await desk.site.uplink.idle()  # what is not wanted any more when it could leave is withdrawn
     desk.answer(frame)
     await desk.site.finished()
@@ -222,8 +224,8 @@ def test_room_shrinks_as_deadlines_do() -> None:
 async def test_a_question_is_published_only_if_the_broker_has_another_one() -> None:
     desk = Desk()
     running = asyncio.create_task(desk.site.uplink.run())
-    asked = Question(question_id="car", text="Is there a car?", answer_type=AnswerType.YES_NO)
-    desk.hear(topics.question_topic("car"), asked.model_copy(update={"risk": 0.1}))
+    asked = Question(site=SITE.name, question_id="car", text="Is there a car?", answer_type=AnswerType.YES_NO)
+    desk.hear(topics.question_topic(SITE.name, "car"), asked.model_copy(update={"risk": 0.1}))
     await desk.site.publish_question(asked)
     assert desk.said(Question) == []
     other = asked.model_copy(update={"text": "Is there a bus?"})

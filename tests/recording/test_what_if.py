@@ -173,7 +173,7 @@ def test_copies_of_another_recorder_are_left_out_and_repetitions_are_kept(left: 
         for path, payloads in zip(paths, (left, right), strict=True):
             with LogWriter(path) as writer:
                 for number, payload in enumerate(payloads):
-                    writer.write(LoggedMessage(1_000 + number, "lb/v1/x", payload.encode(), sequence=number))
+                    writer.write(LoggedMessage(1_000 + number, "lb/v2/x", payload.encode(), sequence=number))
         with open_logs(paths) as logs:
             got = Counter(message.payload.decode() for message in merged(logs))
     assert got == Counter(left) | Counter(right)
@@ -183,7 +183,7 @@ def test_files_of_one_rotation_have_no_copies(tmp_path: Path) -> None:
     paths = [tmp_path / "run.mcap", tmp_path / "run.1.mcap"]
     for number, path in enumerate(paths):
         with LogWriter(path) as writer:
-            writer.write(LoggedMessage(1_000 + number, "lb/v1/x", b"heartbeat", sequence=number))
+            writer.write(LoggedMessage(1_000 + number, "lb/v2/x", b"heartbeat", sequence=number))
     with open_logs(paths) as logs:
         assert len(list(merged(logs))) == 2
 

@@ -24,8 +24,8 @@ from tests.recording.messages import EPOCH_NS, numbered, write_log
 @pytest.mark.parametrize("compression", Compression)
 def test_another_reader_sees_topics_payloads_times_and_schemas(tmp_path: Path, compression: Compression) -> None:
     messages = [
-        LoggedMessage(EPOCH_NS, "lb/v1/status/edge/north", b"{}", 1, True, None, 0),
-        LoggedMessage(EPOCH_NS + 1, "lb/v1/open/main/gate", b"\x93", 1, False, MqttProperties(expiry_s=3), 1),
+        LoggedMessage(EPOCH_NS, "lb/v2/status/edge/north", b"{}", 1, True, None, 0),
+        LoggedMessage(EPOCH_NS + 1, "lb/v2/open/main/gate", b"\x93", 1, False, MqttProperties(expiry_s=3), 1),
         LoggedMessage(EPOCH_NS + 1, "home/door", b"open", 0, False, None, 2),
     ]
     path = write_log(tmp_path / "a.mcap", messages, compression=compression)
@@ -33,13 +33,13 @@ def test_another_reader_sees_topics_payloads_times_and_schemas(tmp_path: Path, c
     with path.open("rb") as stream:
         reader = make_reader(stream, validate_crcs=True)
         seen = {channel.topic: (schema, channel, message) for schema, channel, message in reader.iter_messages()}
-    schema, channel, message = seen["lb/v1/status/edge/north"]
+    schema, channel, message = seen["lb/v2/status/edge/north"]
     assert schema is not None
     assert (schema.name, schema.encoding, channel.message_encoding) == ("latentbus.Status", "jsonschema", "json")
     assert json.loads(schema.data)["type"] == "object"
     assert (message.data, message.log_time, message.publish_time, message.sequence) == (b"{}", EPOCH_NS, EPOCH_NS, 0)
     assert channel.metadata == {"qos": "1", "retain": "true"}
-    schema, channel, message = seen["lb/v1/open/main/gate"]
+    schema, channel, message = seen["lb/v2/open/main/gate"]
     assert schema is not None
     assert (schema.name, channel.message_encoding, message.data) == ("latentbus.Open", "msgpack", b"\x93")
     schema, channel, _ = seen["home/door"]
@@ -59,7 +59,7 @@ def test_a_streaming_reader_agrees_with_every_checksum(tmp_path: Path) -> None:
 
 
 def test_a_topic_with_several_messages_has_one_schema_with_all_of_them() -> None:
-    text = channel_format("lb/v1/control/gate").schema
+    text = channel_format("lb/v2/control/gate").schema
 
     assert text is not None
     assert [entry["title"] for entry in json.loads(text.data)["anyOf"]] == [
