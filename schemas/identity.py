@@ -12,7 +12,6 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
 
-import msgpack
 from pydantic import Field
 
 from schemas.types import AnswerType, FrameId
@@ -69,6 +68,8 @@ class QuestionContent:
     digest: bytes = field(init=False)
 
     def __post_init__(self) -> None:
+        import msgpack  # here, since whatever reads settings loads this module, and --help is to be quick
+
         content = (self.owner, self.question_id, self.text, self.answer_type.value, self.options, self.risk)
         packed: bytes = msgpack.packb(content)
         object.__setattr__(self, "digest", hashlib.blake2b(packed, digest_size=DIGEST_BYTES).digest())

@@ -93,8 +93,8 @@ def bad_payloads(family: Family) -> dict[str, bytes]:
 
 
 LEVELS = {
-    "pool": "main", "camera": "gate", "worker": "w1", "site": "north", "question_id": "car", "client": "visitor", "query_id": "q",
-    "kind": "worker", "id": "w1",
+    "pool": "main", "camera": "gate", "worker": "w1", "site": "north", "question_id": "car", "client": "visitor",
+    "query_id": "q", "kind": "worker", "id": "w1",
 }  # fmt: skip
 REPETITIONS = 12
 
