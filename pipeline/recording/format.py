@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 from pipeline.recording.message import Gap, MqttProperties
-from schemas.errors import TopicError
+from schemas.errors import WireError
 from schemas.export import JSON_SCHEMA_DIALECT, json_schema
 from schemas.messages import BinaryMessage
 from schemas.topics import ROUTES, Family, parse
@@ -77,7 +77,7 @@ def channel_format(topic: str) -> ChannelFormat:
         return _local_format(topic)
     try:
         family = parse(topic).family
-    except TopicError:
+    except WireError:
         return ChannelFormat("", None)
     return _family_format(family)
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogSet
+from pipeline.recording.version_one import ROOT, is_version_one
 from schemas import topics
-from schemas.errors import TopicError
+from schemas.errors import WireError
 from schemas.topics import Family, Topic
 
 
@@ -50,7 +51,7 @@ def cameras_without_keys(recorded: Iterable[str], selected: Callable[[str], bool
         {
             parsed.name("camera")
             for topic, parsed in _key_topics(recorded).items()
-            if not selected(topic) and selected(topics.open_topic(*parsed.names))
+            if not selected(topic) and selected(topic.replace(f"/{Family.KEY}/", f"/{Family.OPEN}/", 1))
         }
     )
 
@@ -59,8 +60,9 @@ def _key_topics(recorded: Iterable[str]) -> dict[str, Topic]:
     found: dict[str, Topic] = {}
     for topic in recorded:
         try:
-            parsed = topics.parse(topic)
-        except TopicError:
+            # The levels of a key frame's topic are the same in every version.
+            parsed = topics.parse(f"{topics.ROOT}/{topic.removeprefix(ROOT)}" if is_version_one(topic) else topic)
+        except WireError:
             continue  # a log holds whatever was on the broker
         if parsed.family is Family.KEY:
             found[topic] = parsed

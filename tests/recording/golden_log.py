@@ -62,7 +62,7 @@ ATTACHMENTS = {
 
 def golden_messages(name: str) -> list[LoggedMessage]:
     """What a log holds: its sequence numbers leave out the two messages of :data:`GAP`."""
-    from tests.schemas.golden import GOLDEN  # noqa: PLC0415 - logs of an earlier wire are read without it
+    from tests.schemas.golden import GOLDEN
 
     later = name == "v1_key_frames"
     payloads = [(case.topic, encode(case.message)) for case in GOLDEN if (case.name in KEY_FRAMES) == later]
