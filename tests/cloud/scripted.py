@@ -28,14 +28,19 @@ from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import WireError
-from schemas.messages import Answer, Ask, Chunk, Handover, Message, Open, QueryRef, Question, Status, Text
+from schemas.identity import QuestionContent
+from schemas.messages import Answer, Chunk, Handover, Message, Open, Status, Text
 from schemas.topics import Family
 from schemas.types import FrameId
+from tests.protocol.questions import SITE, ask_message, content, published, ref
 
 FINGERPRINT = b"tiny"
 LADDER = (3, 5, 8)
 RULE = StopRule(LADDER, (0.9, 0.6, 0.0), {}, 0.02)
 WAIT_S = 20.0
+CLIENT = "phone"
+WHO = "Who is there?"
+CAR = content("car", "Is there a car?")
 
 M = TypeVar("M", bound=Message)
 
@@ -167,28 +172,28 @@ class ScriptedEdge:
 
     async def question(self, question_id: str = "car", text: str = "Is there a car?") -> None:
         """Set a standing question."""
-        message = Question(question_id=question_id, text=text)
-        await self.bus.publish(topics.question_topic(question_id), wire.encode(message), qos=1, retain=True)
+        message = published(content(question_id, text))
+        await self.bus.publish(topics.question_topic(SITE, question_id), wire.encode(message), qos=1, retain=True)
 
     async def ask(self, query_id: str, camera: str = "gate", **properties: object) -> None:
         """Ask an ad-hoc question as a client does."""
-        message = Ask(query_id=query_id, text="Who is there?")
-        await self.bus.publish(topics.ask_topic(camera), wire.encode(message), qos=1, **properties)  # type: ignore[arg-type]
+        message = ask_message(content(query_id, WHO, ad_hoc=True, client=CLIENT))
+        await self.bus.publish(topics.ask_topic(camera, CLIENT), wire.encode(message), qos=1, **properties)  # type: ignore[arg-type]
 
     async def open(
-        self, sequence: int, *, camera: str = "gate", fingerprint: bytes = FINGERPRINT, **ref: object
+        self, sequence: int, *, camera: str = "gate", fingerprint: bytes = FINGERPRINT, question: QuestionContent = CAR
     ) -> bool:
         """Open a frame with its first three latents.
 
         Returns:
             Whether anybody is there to get it.
         """
-        query = QueryRef(**{"question_id": "car", "remaining_ms": 15_000, **ref})  # type: ignore[arg-type]
         message = Open(
             frame=FrameId(1, sequence),
             attempt=1,
+            site=SITE,
             fingerprint=fingerprint,
-            queries=(query,),
+            queries=(ref(question, 15_000),),
             stop=LADDER[0],
             payload=b"payload",
         )
@@ -202,9 +207,15 @@ class ScriptedEdge:
         )
         await self.bus.publish(topics.chunk_topic(worker, camera), wire.encode(message))
 
-    async def text(self, worker: str, question_id: str, *, camera: str = "gate") -> None:
+    async def text(self, worker: str, question: QuestionContent, *, camera: str = "gate") -> None:
         """Send the text of a question."""
-        message = Text(camera=camera, question_id=question_id, text="Is there a car?", answer_type="yes_no")  # type: ignore[arg-type]
+        message = Text(
+            camera=camera,
+            owner=question.owner,
+            question_id=question.question_id,
+            text=question.text,
+            answer_type=question.answer_type,
+        )
         await self.bus.publish(topics.chunk_topic(worker, camera), wire.encode(message))
 
     async def hand_over(self, worker: str, sequence: int, *, camera: str = "gate") -> None:
@@ -214,8 +225,9 @@ class ScriptedEdge:
             hops=1,
             frame=FrameId(1, sequence),
             attempt=1,
+            site=SITE,
             fingerprint=FINGERPRINT,
-            queries=(QueryRef("car", 15_000),),
+            queries=(ref(CAR, 15_000),),
             stop=LADDER[0],
             payload=b"payload",
         )

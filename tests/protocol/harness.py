@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import (
-    AskedQuery,
     GivenKey,
     Look,
     LookAnswer,
@@ -39,15 +38,15 @@ from schemas.messages import (
     NeedText,
     Open,
     QueryOutcome,
-    Question,
     Refine,
     Reject,
     RejectReason,
     Status,
     Text,
 )  # fmt: skip
-from schemas.types import AnswerType, FrameId
+from schemas.types import FrameId
 from tests.protocol.fake_latents import GIVEN_KEY, LADDER, LATENTS, FakeLatent, read
+from tests.protocol.questions import SITE, asked, published
 
 POOL = "main"
 FINGERPRINT = b"\x01\x02\x03\x04"
@@ -104,7 +103,9 @@ class Fleet:
         costs: WorkCosts | None = None,
     ) -> None:
         self.now_s = 0.0
-        self.edge = EdgeSession(edge_settings or EdgeProtocolSettings(), pool=POOL, boot=boot, fingerprint=FINGERPRINT)
+        self.edge = EdgeSession(
+            edge_settings or EdgeProtocolSettings(), site=SITE, pool=POOL, boot=boot, fingerprint=FINGERPRINT
+        )
         self.edge_alive = True
         self.terminals: list[Terminal] = []
         self.reducer = OutcomeReducer()
@@ -147,7 +148,7 @@ class Fleet:
         )
         if know_questions:
             for question in ("q0", "q1", "q2"):
-                session.receive_question(question, Question(question_id=question, text=f"{question}?"))
+                session.receive_question(published(question))
         worker = Worker(session, name, boot=100 + len(self.workers), score=score)
         self.workers[name] = worker
         return worker
@@ -165,10 +166,7 @@ class Fleet:
         given: FrameId | None = None,
     ) -> FrameId:
         """Ask questions of a frame that is coded by itself, as a key frame, or given one."""
-        queries = [
-            AskedQuery(question, self.now_s + deadline_s, f"{question}?", AnswerType.TEXT, ad_hoc)
-            for question in questions
-        ]
+        queries = [asked(question, self.now_s + deadline_s, ad_hoc=ad_hoc) for question in questions]
         latent, given_key = FakeLatent(), None
         if as_key:
             latent = FakeLatent(LATENTS * (1 + len(self._marks) % 7))
@@ -310,7 +308,7 @@ class Fleet:
             return
         score = worker.score(look.stop)
         answers = [
-            LookAnswer(q.query_id, f"answer at {look.stop}", worker.score_of.get(q.question_id, score))
+            LookAnswer(q.query_id, f"answer at {look.stop}", worker.score_of.get(q.question.question_id, score))
             for q in look.queries
         ]
         worker.session.finish_look(look, answers, self.now_s)

@@ -8,9 +8,10 @@ from pipeline.protocol.effects import LookAnswer, SendAnswer, SendControl
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_session import WorkerSession
-from schemas.messages import Open, QueryRef, Question, Refine, Text
+from schemas.messages import Open, Refine, Text
 from schemas.types import AnswerType, FrameId, Outcome
 from tests.protocol.harness import FINGERPRINT, POOL
+from tests.protocol.questions import content, published, ref
 
 TEXT = AnswerType.TEXT
 RULE = StopRule(
@@ -20,15 +21,21 @@ RULE = StopRule(
 
 def worker_with(risk: float | None) -> WorkerSession:
     worker = WorkerSession(WorkerProtocolSettings(), worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=RULE)
-    worker.receive_question("q0", Question(question_id="q0", text="?", risk=risk))
+    worker.receive_question(published(content("q0", risk=risk)))
     return worker
 
 
-def outcome_of(worker: WorkerSession, score: float, stop: int = 4) -> Outcome | None:
+def outcome_of(worker: WorkerSession, score: float, stop: int = 4, *, risk: float | None = None) -> Outcome | None:
     """What becomes of the question at the first look; None when more is asked for."""
-    query = QueryRef("q0", 9_000)
+    query = ref(content("q0", risk=risk), 9_000)
     opened = Open(
-        frame=FrameId(1, 1), attempt=1, fingerprint=FINGERPRINT, queries=(query,), stop=stop, payload=b"\1" * stop
+        frame=FrameId(1, 1),
+        attempt=1,
+        site="north",
+        fingerprint=FINGERPRINT,
+        queries=(query,),
+        stop=stop,
+        payload=b"\1" * stop,
     )
     worker.receive_open("gate", opened, 0.0)
     (look,) = worker.take_looks(8, 0.1)
@@ -53,17 +60,18 @@ def outcome_of(worker: WorkerSession, score: float, stop: int = 4) -> Outcome | 
     ],
 )
 def test_the_threshold_is_that_of_the_accepted_risk(risk: float | None, score: float, answered: bool) -> None:
-    assert outcome_of(worker_with(risk), score) is (Outcome.ANSWERED if answered else None)
+    assert outcome_of(worker_with(risk), score, risk=risk) is (Outcome.ANSWERED if answered else None)
 
 
 @pytest.mark.parametrize(("risk", "answered"), [(None, True), (0.1, True), (0.005, False)])
 def test_a_frame_that_opens_with_the_length_at_once_needs_no_more(risk: float | None, answered: bool) -> None:
-    assert outcome_of(worker_with(risk), 0.2, stop=6) is (Outcome.ANSWERED if answered else None)
+    assert outcome_of(worker_with(risk), 0.2, stop=6, risk=risk) is (Outcome.ANSWERED if answered else None)
 
 
-def test_a_text_that_comes_from_an_edge_keeps_the_operators_risk() -> None:
-    worker = worker_with(0.005)
-    worker.receive_text(Text(camera="gate", question_id="q0", text="?", answer_type=TEXT))
-    assert outcome_of(worker, 0.95) is None
-    worker.receive_question("q0", Question(question_id="q0", text="?"))
-    assert outcome_of(worker_with(None), 0.95) is Outcome.ANSWERED
+def test_a_text_that_comes_from_an_edge_brings_the_operators_risk() -> None:
+    for risk, outcome in ((0.005, None), (None, Outcome.ANSWERED)):
+        worker = worker_with(0.3)
+        worker.receive_text(
+            Text(camera="gate", owner="site/north", question_id="q0", text="q0?", answer_type=TEXT, risk=risk)
+        )
+        assert outcome_of(worker, 0.95, risk=risk) is outcome

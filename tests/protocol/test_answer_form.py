@@ -8,9 +8,10 @@ from pipeline.answer_form import fits
 from pipeline.protocol.effects import LookAnswer, SendAnswer
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerSession
-from schemas.messages import Open, QueryRef, Question
+from schemas.messages import Open
 from schemas.types import AnswerType, FrameId, Outcome
 from tests.protocol.harness import FINGERPRINT, POOL, STOP_RULE
+from tests.protocol.questions import content, published, ref
 
 YES_NO, COUNT, WORD, TEXT = AnswerType.YES_NO, AnswerType.COUNT, AnswerType.WORD, AnswerType.TEXT
 
@@ -51,14 +52,16 @@ def test_a_sure_answer_of_the_wrong_form_is_never_answered(prefix: int, outcome:
     worker = WorkerSession(
         WorkerProtocolSettings(), worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE
     )
-    worker.receive_question("car", Question(question_id="car", text="A car?", answer_type=YES_NO))
+    question = content("car", "A car?", YES_NO)
+    worker.receive_question(published(question))
     worker.receive_open(
         "gate",
         Open(
             frame=FrameId(7, 0),
             attempt=1,
+            site="north",
             fingerprint=FINGERPRINT,
-            queries=(QueryRef("car", 9_000),),
+            queries=(ref(question, 9_000),),
             stop=prefix,
             payload=bytes(4),
         ),

@@ -102,12 +102,12 @@ def test_after_a_restart_standing_questions_of_the_old_process_are_lost_and_ad_h
     fleet.ask("q0", deadline_s=5.0)
     fleet.ask("a1", ad_hoc=True, camera="gate", deadline_s=5.0)
     fleet.run(1.0)
-    fleet.edge = EdgeSession(EdgeProtocolSettings(), pool=POOL, boot=8, fingerprint=FINGERPRINT)
+    fleet.edge = EdgeSession(EdgeProtocolSettings(), site="north", pool=POOL, boot=8, fingerprint=FINGERPRINT)
     fleet.edge_status(boot=8, online=True, cameras=("gate",))
     fleet.ask("a1", ad_hoc=True, camera="gate", deadline_s=4.0)
     fleet.run(60.0)
     assert [(a.query_id, a.reason) for a in final_answers(fleet)] == [("gate/00000007-0/q0", EDGE_LOST)]
-    assert fleet.outcomes() == {"a1": "expired"}, "its new process says so"
+    assert fleet.outcomes() == {"gate/@me/a1": "expired"}, "its new process says so"
     assert fleet.reducer.conflicts == 0
 
 

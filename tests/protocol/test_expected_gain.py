@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import AskedQuery, Bid, SendOpen, SendToWorker
+from pipeline.protocol.effects import Bid, SendOpen, SendToWorker
 from pipeline.protocol.expected_gain import (
     AD_HOC_WEIGHT,
     DECISION_MARGIN_S,
@@ -19,10 +19,12 @@ from pipeline.protocol.expected_gain import (
 )
 from pipeline.protocol.settings import EdgeProtocolSettings
 from schemas import wire
-from schemas.messages import Answer, Chunk, Open, QueryRef, Refine
-from schemas.types import FrameId, Outcome, standing_query_id
+from schemas.identity import standing_query_id
+from schemas.messages import Answer, Chunk, Open, Refine
+from schemas.types import FrameId, Outcome
 from tests.protocol.fake_latents import LATENTS, FakeLatent
 from tests.protocol.harness import FINGERPRINT
+from tests.protocol.questions import asked, ref
 
 BASE = 4
 FIRST_MARGIN_S = ResponseTime().margin_s
@@ -33,12 +35,12 @@ class Edge:
 
     def __init__(self, **priorities: float) -> None:
         self.session = EdgeSession(
-            EdgeProtocolSettings(), pool="main", boot=1, fingerprint=FINGERPRINT, priorities=priorities
+            EdgeProtocolSettings(), site="north", pool="main", boot=1, fingerprint=FINGERPRINT, priorities=priorities
         )
 
     def offer(self, *deadlines_s: float, camera: str = "gate", ad_hoc: bool = False, now_s: float = 0.0) -> SendOpen:
         queries = [
-            AskedQuery(f"q{index}" if not ad_hoc else f"ask-{camera}-{index}", deadline_s, "?", ad_hoc=ad_hoc)
+            asked(f"q{index}" if not ad_hoc else f"ask-{camera}-{index}", deadline_s, ad_hoc=ad_hoc)
             for index, deadline_s in enumerate(deadlines_s)
         ]
         self.session.offer(camera, FakeLatent(), BASE, queries, now_s)
@@ -61,7 +63,7 @@ class Edge:
         outcome = Outcome.ANSWERED if safe else None
         query_id = standing_query_id(opened.camera, opened.frame, question)
         answer = Answer.model_validate(
-            {"query_id": query_id, "camera": opened.camera, "frame": opened.frame, "attempt": 1,
+            {"query_id": query_id, "owner": "site/north", "camera": opened.camera, "frame": opened.frame, "attempt": 1,
              "question_id": question, "worker": "w0", "outcome": outcome, "text": "yes", "score": score,
              "latents": latents, "payload_bytes": 10, "looks": 1}
         )  # fmt: skip
@@ -196,8 +198,8 @@ def test_a_share_stays_in_its_bounds(queries: Sequence[tuple[bool, float]]) -> N
 def test_sizes_are_estimated_within_a_few_bytes(names: list[str], payload_bytes: int, remaining_ms: int) -> None:
     payload = bytes(payload_bytes)
     frame = FrameId(2**31, 70_000)
-    refs = tuple(QueryRef(name, remaining_ms, False) for name in names)
-    opened = Open(frame=frame, attempt=1, fingerprint=FINGERPRINT, queries=refs, stop=8, payload=payload)
+    refs = tuple(ref(name, remaining_ms) for name in names)
+    opened = Open(frame=frame, attempt=1, site="north", fingerprint=FINGERPRINT, queries=refs, stop=8, payload=payload)
     chunk = Chunk(camera=names[0], frame=frame, attempt=1, start=8, stop=16, payload=payload)
     assert open_message_bytes(refs, payload_bytes) == pytest.approx(len(wire.encode(opened)), abs=6 + 4 * len(names))
     assert chunk_message_bytes(names[0], payload_bytes) == pytest.approx(len(wire.encode(chunk)), abs=8)

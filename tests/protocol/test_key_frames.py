@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import AskedQuery, GivenKey, SendKeyFrame, SendOpen
+from pipeline.protocol.effects import GivenKey, SendKeyFrame, SendOpen
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WorkerStage
 from schemas.messages import (
@@ -25,6 +25,7 @@ from schemas.messages import (
 from schemas.types import FrameId, Outcome
 from tests.protocol.fake_latents import GIVEN_KEY, LATENTS, FakeLatent
 from tests.protocol.harness import FINGERPRINT, POOL, Fleet, finals, scores_at
+from tests.protocol.questions import asked
 
 KEY = FakeLatent(LATENTS)
 GIVEN = FakeLatent(GIVEN_KEY + LATENTS)
@@ -52,7 +53,7 @@ def test_a_key_frame_leaves_before_the_open_of_its_frame() -> None:
     fleet.run()
     assert [type(message) for _, message in fleet.sent[:2]] == [KeyFrame, Open]
     topic, message = fleet.sent[0]
-    assert topic == "lb/v1/key/main/gate"
+    assert topic == "lb/v2/key/main/gate"
     assert message == KeyFrame(frame=frame, fingerprint=FINGERPRINT, payload=KEY.payload(0, LATENTS))
     (opened,) = _opens(fleet)
     assert (opened.key, opened.payload) == (frame.sequence, GIVEN.payload(0, 4)), "it is coded given itself"
@@ -270,8 +271,8 @@ def test_a_key_frame_that_found_no_way_out_leaves_its_frame_by_itself() -> None:
 
 @pytest.mark.parametrize("open_has_left", [False, True])
 def test_a_key_frame_that_was_lost_on_its_way_is_not_named_by_an_open_that_still_waits(open_has_left: bool) -> None:
-    edge = EdgeSession(EdgeProtocolSettings(), pool=POOL, boot=1, fingerprint=FINGERPRINT)
-    frame = edge.offer("gate", KEY, 4, [AskedQuery("q0", 10, "?")], 0.0, given_key=GivenKey(GIVEN, None))
+    edge = EdgeSession(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
+    frame = edge.offer("gate", KEY, 4, [asked("q0", 10)], 0.0, given_key=GivenKey(GIVEN, None))
     (key_frame,) = edge.take_effects()
     assert isinstance(key_frame, SendKeyFrame)
     key_frame.message()
@@ -289,8 +290,8 @@ def test_a_key_frame_that_was_lost_on_its_way_is_not_named_by_an_open_that_still
 
 
 def test_a_key_frame_that_leaves_twice_opens_its_frame_once() -> None:
-    edge = EdgeSession(EdgeProtocolSettings(), pool=POOL, boot=1, fingerprint=FINGERPRINT)
-    edge.offer("gate", KEY, 4, [AskedQuery("q0", 10, "?")], 0.0, given_key=GivenKey(GIVEN, None))
+    edge = EdgeSession(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
+    edge.offer("gate", KEY, 4, [asked("q0", 10)], 0.0, given_key=GivenKey(GIVEN, None))
     (key_frame,) = edge.take_effects()
     assert isinstance(key_frame, SendKeyFrame)
     assert key_frame.message() == key_frame.message()

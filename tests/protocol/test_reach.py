@@ -6,12 +6,13 @@ import pytest
 
 from pipeline.protocol.edge_frame import EdgeStage
 from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import AskedQuery, LookAnswer, SendOpen
+from pipeline.protocol.effects import LookAnswer, SendOpen
 from pipeline.protocol.settings import EdgeProtocolSettings
-from schemas.messages import Accept, Chunk, Open, QueryRef, Refine, Status
+from schemas.messages import Accept, Chunk, Open, Refine, Status
 from schemas.types import FrameId
 from tests.protocol.fake_latents import FakeLatent
 from tests.protocol.harness import FINGERPRINT, POOL, Fleet, scores_at
+from tests.protocol.questions import asked, ref
 
 GRACE_S = EdgeProtocolSettings().grace_s
 LEASE_S = EdgeProtocolSettings().base_lease_s
@@ -22,8 +23,8 @@ class Edge:
 
     def __init__(self, attempts: int = 3) -> None:
         settings = EdgeProtocolSettings(attempts=attempts)
-        self.session = EdgeSession(settings, pool=POOL, boot=1, fingerprint=FINGERPRINT)
-        self.frame = self.session.offer("gate", FakeLatent(), 4, [AskedQuery("q0", 100.0, "?")], 0.0)
+        self.session = EdgeSession(settings, site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
+        self.frame = self.session.offer("gate", FakeLatent(), 4, [asked("q0", 100.0)], 0.0)
         (effect,) = self.session.take_effects()
         assert isinstance(effect, SendOpen)
         effect.message(0.0)
@@ -180,7 +181,7 @@ def test_a_worker_whose_model_is_busy_says_accept_when_the_edge_is_back() -> Non
     session = fleet.workers["w0"].session
     never_heard, heard = FrameId(7, 0), FrameId(7, 1)
     for frame in (never_heard, heard):
-        message = Open(frame=frame, attempt=1, fingerprint=FINGERPRINT, queries=(QueryRef("q0", 30_000),), stop=4,
+        message = Open(frame=frame, attempt=1, site="north", fingerprint=FINGERPRINT, queries=(ref("q0", 30_000),), stop=4,
                        payload=bytes(range(4)))  # fmt: skip
         session.receive_open("gate", message, 0.0)
     looks = {look.frame: look for look in session.take_looks(8, 0.0)}
@@ -204,7 +205,7 @@ def test_a_worker_whose_model_is_stalled_claims_nothing() -> None:
     frame = FrameId(7, 0)
     session.receive_open(
         "gate",
-        Open(frame=frame, attempt=1, fingerprint=FINGERPRINT, queries=(QueryRef("q0", 90_000),), stop=4,
+        Open(frame=frame, attempt=1, site="north", fingerprint=FINGERPRINT, queries=(ref("q0", 90_000),), stop=4,
              payload=bytes(range(4))),
         0.0,
     )  # fmt: skip

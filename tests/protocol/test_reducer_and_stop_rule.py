@@ -21,6 +21,7 @@ def _answer(query_id: str, outcome: Outcome | None, text: str = "yes") -> Answer
     return Answer.model_validate(
         {
             "query_id": query_id,
+            "owner": "site/north",
             "camera": "gate",
             "frame": FrameId(1, 2),
             "attempt": 1,
@@ -38,36 +39,51 @@ def _answer(query_id: str, outcome: Outcome | None, text: str = "yes") -> Answer
 
 def _outcome(query_id: str) -> QueryOutcome:
     return QueryOutcome(
-        query_id=query_id, camera="gate", frame=FrameId(1, 2), question_id="q0", outcome=Outcome.EXPIRED
+        query_id=query_id,
+        owner="site/north",
+        camera="gate",
+        frame=FrameId(1, 2),
+        question_id="q0",
+        outcome=Outcome.EXPIRED,
     )
 
 
 def test_the_first_terminal_wins_and_repeats_are_counted() -> None:
     reducer = OutcomeReducer()
-    assert reducer.observe(_answer("a", None)) is None
-    first = reducer.observe(_outcome("a"))
+    assert reducer.observe(_answer("gate/@me/a", None)) is None
+    first = reducer.observe(_outcome("gate/@me/a"))
     assert first is not None
     assert (first.outcome, first.text) == (Outcome.EXPIRED, "")
-    assert reducer.observe(_outcome("a")) is None
-    assert reducer.observe(_answer("a", Outcome.ANSWERED)) is None
+    assert reducer.observe(_outcome("gate/@me/a")) is None
+    assert reducer.observe(_answer("gate/@me/a", Outcome.ANSWERED)) is None
     assert (reducer.repeats, reducer.conflicts) == (1, 1)
-    assert reducer.get("a") == first
+    assert reducer.get("gate/@me/a") == first
 
 
-@given(st.permutations([("a", "yes"), ("a", "no"), ("b", "yes"), ("b", "yes"), ("a", "yes")]))
+@given(
+    st.permutations(
+        [
+            ("gate/@me/a", "yes"),
+            ("gate/@me/a", "no"),
+            ("gate/@me/b", "yes"),
+            ("gate/@me/b", "yes"),
+            ("gate/@me/a", "yes"),
+        ]
+    )
+)
 def test_whatever_the_order_one_outcome_a_query(order: Sequence[tuple[str, str]]) -> None:
     reducer = OutcomeReducer()
     decided = [reducer.observe(_answer(query_id, Outcome.ANSWERED, text)) for query_id, text in order]
-    assert sorted(d.query_id for d in decided if d) == ["a", "b"]
+    assert sorted(d.query_id for d in decided if d) == ["gate/@me/a", "gate/@me/b"]
     assert reducer.repeats + reducer.conflicts == 3
 
 
 def test_the_reducer_is_bounded() -> None:
     reducer = OutcomeReducer(capacity=2)
-    for query_id in "abc":
+    for query_id in ("gate/@me/a", "gate/@me/b", "gate/@me/c"):
         reducer.observe(_answer(query_id, Outcome.ANSWERED))
-    assert reducer.get("a") is None
-    assert reducer.get("c") is not None
+    assert reducer.get("gate/@me/a") is None
+    assert reducer.get("gate/@me/c") is not None
 
 
 RULE = StopRule((4, 8, 16), (0.9, 0.8, 0.7), {AnswerType.COUNT: (NEVER, 0.95, 0.0)}, 0.02)

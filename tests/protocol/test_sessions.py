@@ -7,28 +7,28 @@ import itertools
 import pytest
 
 from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import AskedQuery, LookAnswer, ReplyTo, SendAnswer, SendOpen, Terminal
+from pipeline.protocol.effects import LookAnswer, ReplyTo, SendAnswer, SendOpen, Terminal
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from schemas.errors import StateError, TopicError
+from schemas.identity import standing_query_id
 from schemas.messages import (
     Accept,
     Answer,
-    Ask,
     Busy,
     Chunk,
     Gone,
     Handover,
     NeedText,
     Open,
-    QueryRef,
     Refine,
     Reject,
     RejectReason,
     Status,
 )  # fmt: skip
-from schemas.types import FrameId, Outcome, standing_query_id
+from schemas.types import FrameId, Outcome
 from tests.protocol.fake_latents import FakeLatent
 from tests.protocol.harness import FINGERPRINT, POOL, Fleet, finals, scores_at
+from tests.protocol.questions import ask_message, asked, content, ref
 
 
 def test_a_safe_base_prefix_costs_one_open_and_one_answer() -> None:
@@ -177,10 +177,10 @@ def test_the_first_of_two_claimants_owns_the_frame_and_the_other_is_told() -> No
     late = Refine(worker="w9", frame=frame, attempt=1, start=4, stop=8, lease_ms=1000)
     fleet.edge.receive_control("gate", late, fleet.now_s)
     fleet._settle()
-    assert ("lb/v1/chunk/w9/gate", Gone(camera="gate", frame=frame, attempt=1)) in fleet.sent
+    assert ("lb/v2/chunk/w9/gate", Gone(camera="gate", frame=frame, attempt=1)) in fleet.sent
     fleet.run()
     assert list(fleet.outcomes().values()) == ["answered"]
-    assert {topic for topic, m in fleet.sent if isinstance(m, Chunk)} == {"lb/v1/chunk/w0/gate"}
+    assert {topic for topic, m in fleet.sent if isinstance(m, Chunk)} == {"lb/v2/chunk/w0/gate"}
 
 
 def test_gone_makes_a_worker_forget_the_frame() -> None:
@@ -286,12 +286,12 @@ def test_after_an_edge_restart_old_frames_are_unknown_and_new_ones_are_answered(
     fleet.delay_s = lambda topic, message: 0.3
     fleet.ask("a1", ad_hoc=True, deadline_s=20.0)
     fleet.run(0.5)
-    fleet.edge = EdgeSession(EdgeProtocolSettings(), pool=POOL, boot=8, fingerprint=FINGERPRINT)
+    fleet.edge = EdgeSession(EdgeProtocolSettings(), site="north", pool=POOL, boot=8, fingerprint=FINGERPRINT)
     fleet.ask("q0")
     frame = fleet.ask("a1", ad_hoc=True, deadline_s=19.0)
     assert frame.boot == 8
     fleet.run()
-    assert fleet.outcomes() == {"a1": "answered", standing_query_id("gate", FrameId(8, 0), "q0"): "answered"}
+    assert fleet.outcomes() == {"gate/@me/a1": "answered", standing_query_id("gate", FrameId(8, 0), "q0"): "answered"}
     assert fleet.workers["w0"].session.unfinished() == 0
     assert fleet.edge.counters["control_unknown_frame"] >= 1
 
@@ -312,9 +312,16 @@ def test_an_unknown_fingerprint_is_rejected_and_never_decoded() -> None:
 
 def test_an_open_with_more_latents_than_the_codec_has_is_rejected() -> None:
     fleet = Fleet()
-    message = Open(frame=FrameId(7, 0), attempt=1, fingerprint=FINGERPRINT, queries=(QueryRef("q0", 1000),), stop=17,
-                   payload=b"x")  # fmt: skip
-    fleet._publish("lb/v1/open/main/gate", message)
+    message = Open(
+        frame=FrameId(7, 0),
+        attempt=1,
+        site="north",
+        fingerprint=FINGERPRINT,
+        queries=(ref("q0", 1000),),
+        stop=17,
+        payload=b"x",
+    )
+    fleet._publish("lb/v2/open/main/gate", message)
     fleet.run()
     assert fleet.errors == {"BitstreamError": 1}
 
@@ -326,7 +333,7 @@ def test_a_missing_question_text_is_asked_from_the_edge() -> None:
     assert set(fleet.outcomes().values()) == {"answered"}
     (need,) = fleet.messages(NeedText)
     assert isinstance(need, NeedText)
-    assert need.question_ids == ("q0", "q1")
+    assert need.digests == (content("q0").digest, content("q1").digest)
 
 
 def test_a_full_worker_says_busy_and_the_frame_is_opened_again_later() -> None:
@@ -371,9 +378,9 @@ def test_a_draining_worker_finishes_what_it_has_and_admits_nothing() -> None:
 
 
 def test_a_newer_frame_supersedes_standing_questions_that_wait_for_the_uplink() -> None:
-    edge = EdgeSession(EdgeProtocolSettings(), pool=POOL, boot=1, fingerprint=FINGERPRINT)
-    old = edge.offer("gate", FakeLatent(), 4, [AskedQuery("q0", 10, "?"), AskedQuery("a1", 10, "?", ad_hoc=True)], 0.0)
-    edge.offer("gate", FakeLatent(), 4, [AskedQuery("q0", 11, "?")], 1.0)
+    edge = EdgeSession(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
+    old = edge.offer("gate", FakeLatent(), 4, [asked("q0", 10), asked("a1", 10, ad_hoc=True)], 0.0)
+    edge.offer("gate", FakeLatent(), 4, [asked("q0", 11)], 1.0)
     effects = edge.take_effects()
     (terminal,) = [effect for effect in effects if isinstance(effect, Terminal)]
     assert terminal.query_id == standing_query_id("gate", old, "q0")
@@ -385,17 +392,17 @@ def test_a_newer_frame_supersedes_standing_questions_that_wait_for_the_uplink() 
 
 
 def test_an_overtaken_open_that_has_nothing_left_to_ask_is_not_sent() -> None:
-    edge = EdgeSession(EdgeProtocolSettings(), pool=POOL, boot=1, fingerprint=FINGERPRINT)
-    edge.offer("gate", FakeLatent(), 4, [AskedQuery("q0", 10, "?")], 0.0)
-    edge.offer("gate", FakeLatent(), 4, [AskedQuery("q0", 11, "?")], 1.0)
+    edge = EdgeSession(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
+    edge.offer("gate", FakeLatent(), 4, [asked("q0", 10)], 0.0)
+    edge.offer("gate", FakeLatent(), 4, [asked("q0", 11)], 1.0)
     first, second = [effect for effect in edge.take_effects() if isinstance(effect, SendOpen)]
     assert first.message(1.0) is None
     assert isinstance(second.message(1.0), Open)
 
 
 def test_remaining_time_is_stamped_when_the_message_leaves() -> None:
-    edge = EdgeSession(EdgeProtocolSettings(), pool=POOL, boot=1, fingerprint=FINGERPRINT)
-    edge.offer("gate", FakeLatent(), 4, [AskedQuery("q0", 10.0, "?")], 0.0)
+    edge = EdgeSession(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
+    edge.offer("gate", FakeLatent(), 4, [asked("q0", 10.0)], 0.0)
     message = _only_open(edge).message(7.5)
     assert isinstance(message, Open)
     assert message.queries[0].remaining_ms == 2500
@@ -405,8 +412,8 @@ def test_remaining_time_is_stamped_when_the_message_leaves() -> None:
 def test_reason_16_changes_nothing_because_a_recorder_hides_it(deadline_s: float) -> None:
     def life(no_subscribers: bool) -> tuple[list[tuple[float, object]], int]:
         """Opens and terminals with their times, where no worker ever is."""
-        edge = EdgeSession(EdgeProtocolSettings(), pool=POOL, boot=1, fingerprint=FINGERPRINT)
-        edge.offer("gate", FakeLatent(), 4, [AskedQuery("q0", deadline_s, "?")], 0.0)
+        edge = EdgeSession(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
+        edge.offer("gate", FakeLatent(), 4, [asked("q0", deadline_s)], 0.0)
         seen: list[tuple[float, object]] = []
         now_s: float | None = 0.0
         while now_s is not None:
@@ -430,26 +437,26 @@ def test_reason_16_changes_nothing_because_a_recorder_hides_it(deadline_s: float
 
 def test_a_camera_keeps_a_bounded_number_of_frames_and_no_ad_hoc_question_is_dropped() -> None:
     settings = EdgeProtocolSettings(max_frames_per_camera=4)
-    edge = EdgeSession(settings, pool=POOL, boot=1, fingerprint=FINGERPRINT)
-    edge.offer("gate", FakeLatent(), 4, [AskedQuery("a1", 100, "?", ad_hoc=True)], 0.0)
+    edge = EdgeSession(settings, site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
+    edge.offer("gate", FakeLatent(), 4, [asked("a1", 100, ad_hoc=True)], 0.0)
     for index in range(10):
-        edge.offer("gate", FakeLatent(), 4, [AskedQuery(f"q{index}", 100, "?")], 0.0)
+        edge.offer("gate", FakeLatent(), 4, [asked(f"q{index}", 100)], 0.0)
     terminals = [effect for effect in edge.take_effects() if isinstance(effect, Terminal)]
     assert {terminal.outcome for terminal in terminals} == {Outcome.SUPERSEDED}
-    assert edge.ad_hoc_state("a1") == FrameId(1, 0)
+    assert edge.ad_hoc_state("gate/@me/a1") == FrameId(1, 0)
     assert edge.unfinished() <= 5
 
 
 def test_a_decided_ad_hoc_query_is_remembered_for_who_asks_again() -> None:
     fleet = Fleet(score=scores_at(0.99))
     session = fleet.workers["w0"].session
-    session.receive_ask(Ask(query_id="a1", text="?"), ReplyTo("lb/v1/reply/me/a1", b"7"))
+    session.receive_ask("gate", "me", ask_message("a1"), ReplyTo("lb/v2/reply/me/a1", b"7"))
     fleet.ask("a1", ad_hoc=True)
     fleet.run()
-    state = fleet.edge.ad_hoc_state("a1")
+    state = fleet.edge.ad_hoc_state("gate/@me/a1")
     assert isinstance(state, Terminal)
     assert state.outcome is Outcome.ANSWERED
-    assert fleet.replies == ["lb/v1/reply/me/a1"]
+    assert fleet.replies == ["lb/v2/reply/me/a1"]
     with pytest.raises(StateError, match="known already"):
         fleet.ask("a1", ad_hoc=True)
 
@@ -512,8 +519,15 @@ def test_a_look_that_fails_fails_its_frame_alone() -> None:
     fleet = Fleet(score=scores_at(0.99))
     session = fleet.workers["w0"].session
     for camera in ("gate", "yard"):
-        message = Open(frame=FrameId(7, 0), attempt=1, fingerprint=FINGERPRINT, queries=(QueryRef("q0", 5000),), stop=4,
-                       payload=b"\x00\x01\x02\x03")  # fmt: skip
+        message = Open(
+            frame=FrameId(7, 0),
+            attempt=1,
+            site="north",
+            fingerprint=FINGERPRINT,
+            queries=(ref("q0", 5000),),
+            stop=4,
+            payload=b"\x00\x01\x02\x03",
+        )
         session.receive_open(camera, message, 0.0)
     first, second = session.take_looks(8, 0.0)
     session.fail_look(first, RejectReason.BITSTREAM, "latents 0..4: no stream")

@@ -8,10 +8,11 @@ from pipeline.protocol.effects import Look, SendAnswer, SendControl
 from pipeline.protocol.worker_memory import KeyFrames
 from pipeline.protocol.worker_session import WorkerSession
 from schemas.errors import FingerprintError
-from schemas.messages import KeyFrame, Open, QueryRef, Reject, RejectReason, Status
+from schemas.messages import KeyFrame, Open, Reject, RejectReason, Status
 from schemas.types import FrameId, Outcome
 from tests.protocol.fake_latents import GIVEN_KEY, LATENTS, FakeLatent
 from tests.protocol.harness import FINGERPRINT, Fleet
+from tests.protocol.questions import ref
 
 KEY = FakeLatent(LATENTS)
 GIVEN = FakeLatent(GIVEN_KEY + LATENTS)
@@ -104,8 +105,9 @@ def _given(key: int | None) -> Open:
     return Open(
         frame=FrameId(7, 1),
         attempt=1,
+        site="north",
         fingerprint=FINGERPRINT,
-        queries=(QueryRef("q0", 5000),),
+        queries=(ref("q0", 5000),),
         stop=4,
         payload=GIVEN.payload(0, 4),
         key=key,

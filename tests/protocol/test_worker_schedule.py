@@ -14,9 +14,10 @@ from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery, WorkerStage
 from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_schedule import Pass, Schedule
 from pipeline.protocol.worker_session import WorkerSession
-from schemas.messages import Busy, Open, QueryRef, Question
+from schemas.messages import Busy, Open
 from schemas.types import FrameId, Outcome
 from tests.protocol.harness import FINGERPRINT, POOL, STOP_RULE
+from tests.protocol.questions import CLIENT, ask_message, published, ref
 
 SETTINGS = WorkerProtocolSettings()
 MARGIN_S = SETTINGS.finalise_margin_s
@@ -31,8 +32,8 @@ def pace(fixed_s: float = 0.1, frame_s: float = 0.05) -> WorkerPace:
 
 
 def frame(name: str, deadline_s: float, *, ad_hoc: bool = False) -> WorkerFrame:
-    query = WorkerQuery("q0", ad_hoc, deadline_s)
-    return WorkerFrame(name, FrameId(7, 0), 1, {name: query}, WorkerStage.PARKED, 3.0, 0.0)
+    query = WorkerQuery(ref("q0", 1, ad_hoc=ad_hoc), "site/north", deadline_s)
+    return WorkerFrame(name, FrameId(7, 0), 1, "north", {name: query}, WorkerStage.PARKED, 3.0, 0.0)
 
 
 def names(found: Sequence[WorkerFrame | Pass]) -> list[str]:
@@ -137,15 +138,23 @@ def test_whatever_waits_every_frame_is_picked_left_or_given_up_once(
 def session(**changes: float) -> WorkerSession:
     settings = WorkerProtocolSettings(**changes)  # type: ignore[arg-type]
     worker = WorkerSession(settings, worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE)
-    worker.receive_question("q0", Question(question_id="q0", text="?"))
+    worker.receive_question(published("q0"))
     return worker
 
 
 def receive(worker: WorkerSession, camera: str, *, remaining_s: float = 10.0, ad_hoc: bool = False) -> None:
     if ad_hoc:
-        worker.receive_question(camera, Question(question_id=camera, text="?"))
-    ref = QueryRef(camera if ad_hoc else "q0", round(1000 * remaining_s), ad_hoc)
-    message = Open(frame=FrameId(7, 0), attempt=1, fingerprint=FINGERPRINT, queries=(ref,), stop=4, payload=bytes(4))
+        worker.receive_ask(camera, CLIENT, ask_message(camera), None)
+    query = ref(camera if ad_hoc else "q0", round(1000 * remaining_s), ad_hoc=ad_hoc)
+    message = Open(
+        frame=FrameId(7, 0),
+        attempt=1,
+        site="north",
+        fingerprint=FINGERPRINT,
+        queries=(query,),
+        stop=4,
+        payload=bytes(4),
+    )
     worker.receive_open(camera, message, 0.0)
 
 

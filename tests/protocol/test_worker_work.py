@@ -14,13 +14,17 @@ from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_work import WorkCosts
-from schemas.messages import Open, QueryRef, Question, Refine
+from schemas.messages import Open, Refine
 from schemas.types import AnswerType, FrameId, Outcome
 from tests.protocol.harness import FINGERPRINT, POOL, STOP_RULE
+from tests.protocol.questions import CLIENT, ask_message, content, published, ref
 
 VISUAL_TOKENS = 64
 TOKEN_S = 0.002
 MAX_WORK = 1_000.0
+QUESTIONS = {f"t{number}": content(f"t{number}", "What is here?") for number in range(100)}
+QUESTIONS["car"] = content("car", "A car?", AnswerType.YES_NO)
+ASKED = {name: content(name, question.text, ad_hoc=True) for name, question in QUESTIONS.items()}
 
 
 def session(stop_rule: StopRule = STOP_RULE) -> WorkerSession:
@@ -32,16 +36,18 @@ def session(stop_rule: StopRule = STOP_RULE) -> WorkerSession:
         stop_rule=stop_rule,
         costs=WorkCosts.by_tokens(VISUAL_TOKENS),
     )
-    worker.receive_question("car", Question(question_id="car", text="A car?", answer_type=AnswerType.YES_NO))
-    for number in range(100):
-        name = f"t{number}"
-        worker.receive_question(name, Question(question_id=name, text="What is here?", answer_type=AnswerType.TEXT))
+    for question in QUESTIONS.values():
+        worker.receive_question(published(question))
+    for question in ASKED.values():
+        worker.receive_ask("gate", CLIENT, ask_message(question), None)
     return worker
 
 
 def receive(worker: WorkerSession, camera: str, now_s: float, questions: list[str], *, ad_hoc: bool = False) -> None:
-    refs = tuple(QueryRef(question, 8_000, ad_hoc) for question in questions)
-    message = Open(frame=FrameId(7, 0), attempt=1, fingerprint=FINGERPRINT, queries=refs, stop=4, payload=bytes(4))
+    refs = tuple(ref((ASKED if ad_hoc else QUESTIONS)[question], 8_000) for question in questions)
+    message = Open(
+        frame=FrameId(7, 0), attempt=1, site="north", fingerprint=FINGERPRINT, queries=refs, stop=4, payload=bytes(4)
+    )
     worker.receive_open(camera, message, now_s)
 
 
@@ -85,7 +91,7 @@ def test_the_questions_of_a_frame_are_asked_once_each_over_several_passes_then_m
         (look,) = worker.take_looks(16, 0.0, 400.0)
         assert look.work <= 400
         passes += 1
-        seen += [query.question_id for query in look.queries]
+        seen += [query.question.question_id for query in look.queries]
         numbers.add(look.number)
         worker.finish_look(look, answers(look, 0.0), 0.1)
         refines = [
@@ -124,8 +130,11 @@ def test_a_batch_is_never_over_its_bounds_and_asks_nothing_twice(
 ) -> None:
     frames = []
     for index, (deadline_s, ad_hoc, count, work) in enumerate(waiting):
-        queries = {f"{index}/{n}": WorkerQuery("q", ad_hoc, deadline_s, work=work) for n in range(count)}
-        frames.append(WorkerFrame(f"c{index}", FrameId(7, 0), 1, queries, WorkerStage.PARKED, 3.0, 0.0))
+        queries = {
+            f"{index}/{n}": WorkerQuery(ref("q", 1, ad_hoc=ad_hoc), "site/north", deadline_s, work=work)
+            for n in range(count)
+        }
+        frames.append(WorkerFrame(f"c{index}", FrameId(7, 0), 1, "north", queries, WorkerStage.PARKED, 3.0, 0.0))
     settings = WorkerProtocolSettings()
     picked = Schedule(settings, WorkerPace(settings, max_frames=max_frames, frame_work=100)).pick(
         frames, max_frames, 0.0, max_work=max_work, frame_work=64
