@@ -48,9 +48,8 @@ class LogDecoder:
         if not is_version_one(logged.topic):
             return wire.decode_publish(logged.topic, logged.payload)
         old = read_version_one(logged.topic, logged.payload)
-        if old.family == Family.ASK and isinstance(query_id := old.fields.get("query_id"), str):
-            if (client := _client_of_reply(logged)) != UNKNOWN:
-                self._client_of.setdefault(query_id, client)
+        if old.family == Family.ASK and (client := _client_of_reply(logged)) != UNKNOWN:
+            self._client_of.setdefault(str(old.fields.get("query_id")), client)
         if old.family == Family.REPLY:
             self._client_of[old.names["query_id"]] = old.names["client"]
         topic, message = wire.decode_publish(self._topic(old), b"" if old.kind is None else self._payload(old))
