@@ -97,8 +97,10 @@ def lite0(weights: dict[str, Tensor], x: Tensor) -> Tensor:
     """EfficientNet-Lite0 written out: 'same' padding as TensorFlow has it, ReLU6, no squeeze-and-excitation."""
 
     def norm(x: Tensor, name: str) -> Tensor:
-        parts = (weights[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
-        return nnf.batch_norm(x, *parts, eps=1e-3)
+        mean, variance, gain, bias = (
+            weights[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return nnf.batch_norm(x, mean, variance, gain, bias, eps=1e-3)
 
     def conv(x: Tensor, name: str, stride: int = 1, groups: int = 1) -> Tensor:
         weight = weights[f"{name}.weight"]

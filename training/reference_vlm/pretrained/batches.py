@@ -37,7 +37,7 @@ QUESTION_MIX: Final[tuple[QuestionKind, ...]] = (
 
 LIST_PROMPTS: Final = ("List the objects from left to right.", "List the objects from near to far.")
 PLACE_PROMPTS: Final = ("In which column is the {thing}?", "In which row is the {thing}?")
-MAX_COUNTED: Final = 6
+MOST_COUNTED: Final = 6
 _TEXT_TOKENS: Final = 140
 _HARD_SEED_OFFSET: Final = 100_000_000
 """Scenes that the second reference VLM was trained with come first; its held-out ones are never drawn."""
@@ -261,7 +261,7 @@ class TextPacker:
             column, row = IGNORE, IGNORE
             if len(objects) == 1:
                 column, row = int(objects[0].x * PLACES), int(objects[0].y * PLACES)
-            found.append((place, (column, row, min(len(objects), MAX_COUNTED))))
+            found.append((place, (column, row, min(len(objects), MOST_COUNTED))))
         return found
 
 

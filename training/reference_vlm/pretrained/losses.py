@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.scenes.catalogue import COLORS
 from training.reference_vlm.dense_labels import IGNORE, LABELS
-from training.reference_vlm.pretrained.batches import MAX_COUNTED, TextBatch
+from training.reference_vlm.pretrained.batches import MOST_COUNTED, TextBatch
 from training.reference_vlm.pretrained.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from training.reference_vlm.pretrained.model import COLUMN_PLACES, PLACES, ROW_PLACES, single_token, third_vocabulary
 from training.reference_vlm.vocabulary import ANCHOR_WORD, BACKGROUND_WORD, MOVING_WORD, PART_WORD, STILL_WORD
@@ -104,7 +104,7 @@ class MentionHead(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.column = nn.Linear(width, PLACES)
         self.row = nn.Linear(width, PLACES)
-        self.number = nn.Linear(width, MAX_COUNTED + 1)
+        self.number = nn.Linear(width, MOST_COUNTED + 1)
 
     def forward(self, states: Tensor, mentions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and accuracies; a column counts as right when it is off by one at most.
