@@ -19,6 +19,7 @@ from transformers import EfficientNetModel, FastVlmForConditionalGeneration, Lla
 
 from pipeline.scenes.everyday import sample_everyday_scene
 from schemas.errors import ConfigError
+from tests.scenes.photo_files import write_photo_folder
 from training.reference_vlm import loop
 from training.reference_vlm.config import StageBudget
 from training.reference_vlm.dense_labels import IGNORE, dense_labels
@@ -227,9 +228,9 @@ def test_words_that_name_an_object_know_where_it_is() -> None:
     assert told > 20
 
 
-def run(output: Path, cache: Path, lines: list[str]) -> dict[str, Any]:
+def run(output: Path, cache: Path, lines: list[str], photos: Path | None = None) -> dict[str, Any]:
     return train.train_third_reference_vlm(
-        output, cache, budget=TINY, seed=2, pretrained=False, threads=1, progress=lines.append
+        output, cache, photos=photos, budget=TINY, seed=2, pretrained=False, threads=1, progress=lines.append
     )
 
 
@@ -258,6 +259,20 @@ def test_a_run_that_is_cut_off_ends_as_one_that_is_not(tmp_path: Path, monkeypat
     assert any("everyday: existence" in line for line in lines)
     whole, pieces = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "pieces"))
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
+
+
+def test_photographs_are_trained_and_measured(tmp_path: Path) -> None:
+    photos = write_photo_folder(tmp_path / "photos")
+    report = run(tmp_path / "out", tmp_path / "cache", [], photos)
+    assert set(report["accuracy"]) == {"everyday", "everyday_unseen", "hard", "hard_unseen", "photographs"}
+    assert set(report["accuracy"]["photographs"]) >= {"existence", "count", "all"}
+
+
+def test_photographs_without_a_word_are_named(tmp_path: Path) -> None:
+    photos = write_photo_folder(tmp_path / "photos", classes=("dog", "walrus"))
+    with pytest.raises(ConfigError, match="has the classes walrus; the model has words for airplane"):
+        run(tmp_path / "out", tmp_path / "cache", [], photos)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_what_is_saved_are_stock_classes(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Accuracy by kind of question while a model learns: everyday and hard scenes, usual and unseen wordings.
+"""Accuracy by kind of question while a model learns: everyday and hard scenes, photographs, unseen wordings.
 
 An answer counts when every token of the truth, its end included, is the most likely one: what greedy decoding says.
 """
@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from pipeline.scenes.everyday import EVERYDAY_HELD_OUT_SEEDS, Asked, balanced_questions, sample_everyday_scene
+from pipeline.scenes.photographs import PhotoLibrary, sample_photo_scene
 from pipeline.scenes.questions import QUESTION_KINDS
 from pipeline.scenes.renderer import render
-from pipeline.scenes.scene import Scene, sample_scene
+from pipeline.scenes.scene import sample_scene
 from training.reference_vlm.dense_labels import IGNORE
 from training.reference_vlm.frames import HELD_OUT_SEEDS
 from training.reference_vlm.pretrained.batches import TextPacker
 from training.reference_vlm.pretrained.losses import language_states, visual_tokens
+from training.reference_vlm.text_blocks import AnyScene
 from training.reference_vlm.tower import normalise
 
 _BATCH: Final = 32
@@ -36,10 +38,10 @@ class HeldOut:
         scenes: What is shown.
         frames: uint8 [B, S, S, 3].
         usual: Questions in the wordings of fleets.
-        unseen: The same questions in held-out wordings.
+        unseen: The same questions in held-out wordings; none about photographs.
     """
 
-    scenes: list[Scene]
+    scenes: list[AnyScene]
     frames: Tensor
     usual: list[Asked]
     unseen: list[Asked]
@@ -56,11 +58,21 @@ def held_out(name: str, count: int, size: int, *, watched: bool = False) -> Held
     """
     offset = _NUMBER_OF_WATCHED if watched else 0
     if name == "everyday":
-        scenes = [sample_everyday_scene(EVERYDAY_HELD_OUT_SEEDS + offset + index) for index in range(count)]
+        drawn = [sample_everyday_scene(EVERYDAY_HELD_OUT_SEEDS + offset + index) for index in range(count)]
     else:
-        scenes = [sample_scene(HELD_OUT_SEEDS + offset + index) for index in range(count)]
-    frames = torch.from_numpy(np.stack([render(scene, size) for scene in scenes]))
+        drawn = [sample_scene(HELD_OUT_SEEDS + offset + index) for index in range(count)]
+    frames = torch.from_numpy(np.stack([render(scene, size) for scene in drawn]))
+    scenes = list[AnyScene](drawn)
     return HeldOut(scenes, frames, balanced_questions(scenes, 0), balanced_questions(scenes, 0, held_out=True))
+
+
+def held_out_photographs(library: PhotoLibrary, count: int, size: int, *, watched: bool = False) -> HeldOut:
+    """Draw frames of photographs that no training shows; see `held_out`."""
+    first = HELD_OUT_SEEDS + (_NUMBER_OF_WATCHED if watched else 0)
+    drawn = [sample_photo_scene(first + index, library, "validation", size=size) for index in range(count)]
+    scenes = [scene for _, scene in drawn]
+    frames = torch.from_numpy(np.stack([frame for frame, _ in drawn]))
+    return HeldOut(list[AnyScene](scenes), frames, balanced_questions(scenes, 0), [])
 
 
 def _accuracy(
@@ -96,7 +108,8 @@ def measure(model: Any, packer: TextPacker, sets: dict[str, HeldOut]) -> dict[st
             ]
         )
         report[name] = _accuracy(model, packer, shown, tokens, shown.usual)
-        report[f"{name}_unseen"] = _accuracy(model, packer, shown, tokens, shown.unseen)
+        if shown.unseen:
+            report[f"{name}_unseen"] = _accuracy(model, packer, shown, tokens, shown.unseen)
     return report
 
 

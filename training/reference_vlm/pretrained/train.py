@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.scenes.photographs import PhotoLibrary
 from schemas.errors import ConfigError
 from training.reference_vlm.config import StageBudget
 from training.reference_vlm.loop import Progress, Stage, run_stage
@@ -34,13 +35,15 @@ from training.reference_vlm.pretrained.losses import (
     language_states,
     visual_tokens,
 )
-from training.reference_vlm.pretrained.measure import held_out, line_of, measure
+from training.reference_vlm.pretrained.measure import HeldOut, held_out, held_out_photographs, line_of, measure
 from training.reference_vlm.pretrained.model import (
+    PHOTO_CLASSES,
     VlmSize,
     build_model,
     build_processor,
     image_prefix,
     third_tokenizer,
+    third_vocabulary,
 )
 from training.reference_vlm.tower import jitter, normalise
 
@@ -133,8 +136,7 @@ class ThirdRun:
         self._generator = torch.Generator(device=self.device)
         self._drawer = ThreadPoolExecutor(1, thread_name_prefix="frames")
         self._next: tuple[tuple[int, int], Future[tuple[FrameBatch, TextBatch | None]]] | None = None
-        size = budget.model.image_size
-        self._sets = {name: held_out(name, budget.watched, size, watched=True) for name in ("everyday", "hard")}
+        self._watched = self._held_out(budget.watched, watched=True)
 
     def close(self) -> None:
         """End the thread that draws frames."""
@@ -205,15 +207,21 @@ class ThirdRun:
             "dense": self.dense,
             "mention": self.mention,
         }
-        watch: Callable[[int], str] = lambda _: line_of(measure(self.model, self.packer, self._sets))  # noqa: E731
+        watch: Callable[[int], str] = lambda _: line_of(measure(self.model, self.packer, self._watched))  # noqa: E731
         return Stage(
             name, budget, modules, loss, slower={"trunk": _TRUNK_RATE}, watch=watch, watch_every=self.budget.watch_every
         )
 
     def accuracy(self) -> dict[str, dict[str, float]]:
         """Accuracy by kind of question on frames that nothing has looked at before."""
-        size, count = self.budget.model.image_size, self.budget.evaluated
-        return measure(self.model, self.packer, {name: held_out(name, count, size) for name in ("everyday", "hard")})
+        return measure(self.model, self.packer, self._held_out(self.budget.evaluated, watched=False))
+
+    def _held_out(self, count: int, *, watched: bool) -> dict[str, HeldOut]:
+        size = self.budget.model.image_size
+        sets = {name: held_out(name, count, size, watched=watched) for name in ("everyday", "hard")}
+        if self._photos is not None:
+            sets["photographs"] = held_out_photographs(self._photos, count, size, watched=watched)
+        return sets
 
     def save(self, output_dir: Path) -> None:
         """Write model and processor in the format of `save_pretrained`; weights are rounded to bfloat16."""
@@ -221,6 +229,15 @@ class ThirdRun:
         rounded.load_state_dict(self.model.state_dict())
         rounded.to(torch.bfloat16).save_pretrained(output_dir)
         self.processor.save_pretrained(output_dir)
+
+
+def _known_library(photos: Path) -> PhotoLibrary:
+    """A library whose classes the vocabulary has."""
+    library, kinds = library_of(photos), third_vocabulary().kinds
+    if unknown := [name for name in library.classes if name not in kinds]:
+        known = ", ".join(name for name, _ in PHOTO_CLASSES)
+        raise ConfigError("--photos", f"{photos} has the classes {', '.join(unknown)}; the model has words for {known}")
+    return library
 
 
 def train_third_reference_vlm(
@@ -252,7 +269,8 @@ def train_third_reference_vlm(
 
     Returns:
         What is written to `training.json`: budget, seed, seconds and last figures of each stage, and the accuracy of
-        the finished model on held-out frames, everyday and hard, in usual and unseen wordings.
+        the finished model on held-out frames, everyday and hard, in usual and unseen wordings,
+        and of photographs.
 
     Raises:
         ConfigError: An unknown budget name, photographs of other classes, or no package with the ImageNet weights.
@@ -263,7 +281,7 @@ def train_third_reference_vlm(
             raise ConfigError("budget", f"{budget!r} is none of {', '.join(THIRD_BUDGETS)}")
         budget = THIRD_BUDGETS[budget]
     torch.set_num_threads(threads)
-    shown = None if photos is None else library_of(photos).sha256
+    shown = None if photos is None else _known_library(photos).sha256
     learned = {name: value for name, value in budget.as_dict().items() if name not in _LOOKING}
     recipe = json.dumps(
         {"recipe": RECIPE, "seed": seed, "photos": shown, "pretrained": pretrained, **learned}, sort_keys=True
