@@ -18,6 +18,7 @@ from torch.nn import functional as nnf
 from transformers import EfficientNetModel, FastVlmForConditionalGeneration, LlavaProcessor
 
 from pipeline.scenes.everyday import sample_everyday_scene
+from pipeline.scenes.questions import RELATION_MARGIN
 from schemas.errors import ConfigError
 from tests.scenes.photo_files import write_photo_folder
 from training.reference_vlm import loop
@@ -199,10 +200,10 @@ def test_a_question_is_read_as_if_it_were_asked_alone() -> None:
     frames = draw_frames(0, 1, 0, 1, SceneMix(), SIZE, None).frames
     tokens = visual_tokens(model, normalise(frames))
     together = pack.pack([scene], [texts])
-    _, states = language_states(model, together, tokens)
+    _, _, states = language_states(model, together, tokens)
     for number, text in enumerate(texts, start=1):
         alone = pack.pack([scene], [[text]])
-        _, expected = language_states(model, alone, tokens)
+        _, _, expected = language_states(model, alone, tokens)
         mine, theirs = together.owners[0] == number, alone.owners[0] == 1
         assert torch.equal(together.targets[0][mine], alone.targets[0][theirs])
         assert (alone.targets[0][theirs] != IGNORE).any()
@@ -221,10 +222,19 @@ def test_words_that_name_an_object_know_where_it_is() -> None:
             assert question is not None
             assert len(named) == 2
             pairs = ((question.object_kind, question.color), (question.other_kind or "", question.other_color))
-            for (column, row, number), (kind, color) in zip(named.tolist(), pairs, strict=True):
-                (item,) = scene.matching(kind, color)
+            items = [scene.matching(*pair)[0] for pair in pairs]
+            for (column, row, number, *_), (kind, color), item in zip(named.tolist(), pairs, items, strict=True):
+                assert scene.count(kind, color) == 1
                 assert (column, row, number) == (int(item.x * PLACES), int(item.y * PLACES), 1)
-                told += 1
+            assert named[0, 3:].tolist() == [IGNORE, IGNORE]
+            across, along = named[1, 3:].tolist()
+            first, second = items
+            yes = {
+                "left of": across == 0, "right of": across == 2, "above": along == 0, "below": along == 2
+            }[question.relation or "left of"]  # fmt: skip
+            assert yes == (text[1] == " yes")
+            assert (across == 1) == (abs(first.x - second.x) <= RELATION_MARGIN)
+            told += 1
     assert told > 20
 
 

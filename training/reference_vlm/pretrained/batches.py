@@ -19,7 +19,7 @@ from pipeline.scenes.catalogue import QuestionKind
 from pipeline.scenes.everyday import EVERYDAY_TRAIN_SEEDS, sample_everyday_scene, training_question
 from pipeline.scenes.photographs import PhotoLibrary, sample_photo_scene
 from pipeline.scenes.phrasings import DESCRIBE_PHRASINGS, with_color
-from pipeline.scenes.questions import QuestionSpec, matching
+from pipeline.scenes.questions import RELATION_MARGIN, QuestionSpec, SeenObject, matching
 from pipeline.scenes.scene import Scene, sample_scene
 from training.reference_vlm.captions import CAPTION_PROMPT, caption_of, description_of
 from training.reference_vlm.degrade import degrade
@@ -44,6 +44,8 @@ _HARD_SEED_OFFSET: Final = 100_000_000
 _PREFIX: Final = 0
 _PADDING: Final = -1
 
+Mention: TypeAlias = tuple[int, tuple[int, int, int, int, int]]
+"""Place of a word that names an object in its sequence, and what `TextBatch.mentions` says of it."""
 Text: TypeAlias = tuple[str, str, QuestionSpec | None]
 """Prompt, answer, and the question where it is one."""
 
@@ -87,8 +89,9 @@ class TextBatch:
         positions: Position ids int64 [B, L]; every text starts anew behind the image.
         owners: Which text a token belongs to, int64 [B, L]; 0 is the image prefix, -1 padding.
         targets: The next token where the model must say it, -100 elsewhere, int64 [B, L].
-        mentions: Of the object that a token names: its column, its row, and how many there are, -100 where unknown,
-            int64 [B, L, 3].
+        mentions: Of the object that a token names: its column, its row, how many there are, and how the object that
+            was named before lies to it, horizontally and vertically (0 less, 1 too near to tell, 2 more), -100 where
+            unknown, int64 [B, L, 5].
     """
 
     ids: Tensor
@@ -211,7 +214,7 @@ class TextPacker:
         positions = np.tile(np.arange(length), (len(rows), 1))
         owners = np.full((len(rows), length), _PADDING, dtype=np.int64)
         targets = np.full((len(rows), length), IGNORE, dtype=np.int64)
-        mentions = np.full((len(rows), length, 3), IGNORE, dtype=np.int64)
+        mentions = np.full((len(rows), length, 5), IGNORE, dtype=np.int64)
         for index, (row_ids, row_positions, row_owners, row_targets, row_mentions) in enumerate(rows):
             stop = len(row_ids)
             ids[index, :stop], positions[index, :stop] = row_ids, row_positions
@@ -224,11 +227,11 @@ class TextPacker:
 
     def _row(
         self, scene: AnyScene, said: Sequence[Text]
-    ) -> tuple[list[int], list[int], list[int], list[int], list[tuple[int, tuple[int, int, int]]]]:
+    ) -> tuple[list[int], list[int], list[int], list[int], list[Mention]]:
         start = len(self._prefix)
         ids, positions, owners = list(self._prefix), list(range(start)), [_PREFIX] * start
         targets: list[int] = [IGNORE] * start
-        mentions: list[tuple[int, tuple[int, int, int]]] = []
+        mentions: list[Mention] = []
         for number, (prompt, answer, question) in enumerate(said, start=1):
             asked = self._encode(prompt_text(prompt))
             whole = [*asked, *self._encode(f"{answer}{END}")]
@@ -242,12 +245,11 @@ class TextPacker:
             targets += [IGNORE] * (len(asked) - 1) + whole[len(asked) :] + [IGNORE]
         return ids, positions, owners, targets, mentions
 
-    def _mentions(
-        self, question: QuestionSpec, scene: AnyScene, asked: Sequence[int]
-    ) -> list[tuple[int, tuple[int, int, int]]]:
+    def _mentions(self, question: QuestionSpec, scene: AnyScene, asked: Sequence[int]) -> list[Mention]:
         """Places of the words that name objects, and where those objects are."""
-        found: list[tuple[int, tuple[int, int, int]]] = []
+        found: list[Mention] = []
         after = 0
+        before: SeenObject | None = None
         named = [(question.object_kind, question.color), (question.other_kind, question.other_color)]
         for kind, color in named:
             if kind is None:
@@ -258,11 +260,20 @@ class TextPacker:
                 continue
             after = place + 1
             objects = matching(scene, kind, color)
-            column, row = IGNORE, IGNORE
-            if len(objects) == 1:
-                column, row = int(objects[0].x * PLACES), int(objects[0].y * PLACES)
-            found.append((place, (column, row, min(len(objects), MOST_COUNTED))))
+            column, row, across, along = IGNORE, IGNORE, IGNORE, IGNORE
+            item = objects[0] if len(objects) == 1 else None
+            if item is not None:
+                column, row = int(item.x * PLACES), int(item.y * PLACES)
+                if before is not None:
+                    across, along = _order(before.x, item.x), _order(before.y, item.y)
+            before = item
+            found.append((place, (column, row, min(len(objects), MOST_COUNTED), across, along)))
         return found
+
+
+def _order(first: float, second: float) -> int:
+    """Whether the first is clearly less (0) or more (2) than the second, or neither (1)."""
+    return 1 if abs(first - second) <= RELATION_MARGIN else 2 * int(first > second)
 
 
 def _place(scene: Scene, rng: np.random.Generator) -> Text:

@@ -90,10 +90,10 @@ class DenseHead(nn.Module):
 
 
 class MentionHead(nn.Module):
-    """Reads off the word that names an object where it is: what a comparison needs before it can be learned.
+    """Reads off the words that name objects where those are: what a comparison needs before it can be learned.
 
-    It is used in training only. The states are those in the middle of the language model, so that the layers behind
-    them can compare.
+    It is used in training only. Places are read in the middle of the language model, so that the layers behind can
+    compare; how the object that was named before lies to this one is read before the last layer.
 
     Args:
         width: Of the language model.
@@ -102,33 +102,35 @@ class MentionHead(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.column = nn.Linear(width, PLACES)
-        self.row = nn.Linear(width, PLACES)
-        self.number = nn.Linear(width, MOST_COUNTED + 1)
+        self.late_norm = nn.LayerNorm(width)
+        sizes = {"column": PLACES, "row": PLACES, "number": MOST_COUNTED + 1, "across": 3, "along": 3}
+        self.layers = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
 
-    def forward(self, states: Tensor, mentions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and accuracies; a column counts as right when it is off by one at most.
+    def forward(self, middle: Tensor, late: Tensor, mentions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and accuracies; a column or row counts as right when it is off by one at most.
 
         Args:
-            states: [B, L, D].
-            mentions: int64 [B, L, 3].
+            middle: States of the middle layer [B, L, D].
+            late: States before the last layer [B, L, D].
+            mentions: int64 [B, L, 5], from `TextBatch`.
         """
         named = mentions[..., 2] != IGNORE
-        states, wanted = self.norm(states[named]), mentions[named]
+        wanted = mentions[named]
+        states, late_states = self.norm(middle[named]), self.late_norm(late[named])
         total = states.new_zeros(())
         figures: dict[str, Tensor] = {}
-        for index, (name, layer) in enumerate((("column", self.column), ("row", self.row), ("number", self.number))):
-            logits, target = layer(states), wanted[:, index]
+        for (name, layer), target in zip(self.layers.items(), wanted.unbind(1), strict=True):
+            logits = layer(late_states if name in ("across", "along") else states)
             valid = target != IGNORE
             loss = nnf.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum") / valid.sum().clamp_min(1)
             total = total + loss
-            off = 0 if name == "number" else 1
+            off = 1 if name in ("column", "row") else 0
             right = ((logits.argmax(-1) - target).abs() <= off) & valid
             figures[f"named_{name}"] = (right.sum() / valid.sum().clamp_min(1)).detach()
         return total, figures
 
 
-def language_states(model: Any, batch: TextBatch, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def language_states(model: Any, batch: TextBatch, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Run the language model over packed texts.
 
     Args:
@@ -137,7 +139,7 @@ def language_states(model: Any, batch: TextBatch, tokens: Tensor) -> tuple[Tenso
         tokens: Visual tokens [B, N, D].
 
     Returns:
-        States of the middle layer and of the last, normalised one, [B, L, D] each.
+        States of the middle layer, of the one before the last, and of the last, normalised one, [B, L, D] each.
     """
     language, image_id = model.model.language_model, model.config.image_token_id
     embedded = language.get_input_embeddings()(batch.ids)
@@ -152,7 +154,7 @@ def language_states(model: Any, batch: TextBatch, tokens: Tensor) -> tuple[Tenso
             output_hidden_states=True,
         )
     middle = out.hidden_states[(len(out.hidden_states) - 1) // 2]
-    return middle.float(), out.last_hidden_state.float()
+    return middle.float(), out.hidden_states[-2].float(), out.last_hidden_state.float()
 
 
 def answer_loss(model: Any, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

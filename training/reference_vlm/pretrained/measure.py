@@ -87,7 +87,7 @@ def _accuracy(
                 of_scene[item.scene - first].append(item)
         texts = [[(item.question.text, f" {item.truth}", item.question) for item in items] for items in of_scene]
         batch = packer.pack(scenes, texts)
-        _, states = language_states(model, batch, tokens[first : first + len(scenes)])
+        _, _, states = language_states(model, batch, tokens[first : first + len(scenes)])
         wrong = (model.lm_head(states).argmax(-1) != batch.targets) & (batch.targets != IGNORE)
         for row, items in enumerate(of_scene):
             for number, item in enumerate(items, start=1):

@@ -195,9 +195,9 @@ class ThirdRun:
             tokens = self._tokens(drawn, number, step)
             dense, figures = self._dense(tokens, drawn)
             texts = texts.to(self.device)
-            middle, last = language_states(self.model, texts, tokens)
+            middle, late, last = language_states(self.model, texts, tokens)
             answers, right = answer_loss(self.model, last, texts.targets)
-            named, places = self.mention(middle, texts.mentions)
+            named, places = self.mention(middle, late, texts.mentions)
             total = answers + self.budget.dense_weight * dense + self.budget.mention_weight * named
             return total, {"answers": answers, "said": right, **figures, **places}
 
