@@ -80,7 +80,10 @@ def receive(session: WorkerSession, inbound: Inbound, now_s: float) -> None:
         case Question():
             session.receive_question(message.question_id, message)
         case Ask():
-            session.receive_ask(message, reply_to(inbound, message.query_id))
+            if inbound.retain:
+                # A question is asked once. One that a broker keeps would come back after each start.
+                raise WireError(family, "published with the retain flag: an ask is read once, by whoever is there")
+            session.receive_ask(topic.name("camera"), message, reply_to(inbound, message.query_id))
         case Status() if family is Family.LOAD:
             session.receive_load(message, now_s)
         case Status(kind="edge"):

@@ -126,6 +126,10 @@ class AskDesk:
             case Admission.FULL:
                 self._refuse(camera, ask, reply_to, "too many open questions")
 
+    def refuse(self, camera: str, ask: Ask, reply_to: ReplyTo | None, reason: str) -> None:
+        """Tell the client, and nobody else, why its question is not taken in."""
+        self._refuse(camera, ask, reply_to, reason, public=False)
+
     # ---- questions meet a frame -------------------------------------------------------------------------------------
 
     def waiting(self, camera: str) -> bool:

@@ -221,6 +221,11 @@ class Site:
         elif inbound.retain:
             # Commands are never retained: this one would be asked again after each reconnect, for ever.
             self.problems.report("ask/retained", "an ad-hoc question was published with the retain flag", camera=camera)
+        elif ask.query_id in self._settings.questions:
+            self.problems.report("ask/standing", "an ad-hoc question under the id of a standing one", camera=camera)
+            self.desk.refuse(
+                camera, ask, reply_to(inbound, ask.query_id), "the query id is that of a standing question"
+            )
         elif self._asks_being_stored >= MAX_ASKS_BEING_STORED:
             self.problems.report("ask/flood", "more ad-hoc questions at once than the edge can store", camera=camera)
         else:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pipeline.bus.base import Inbound
 from pipeline.protocol.effects import ReplyTo
 from schemas import topics
-from schemas.errors import TopicError
+from schemas.errors import WireError, WireSizeError
+from schemas.limits import MAX_CORRELATION_BYTES
 from schemas.topics import Family
 
 
@@ -16,12 +17,22 @@ def reply_to(inbound: Inbound, query_id: str) -> ReplyTo | None:
         inbound: the publish that carried the ask.
         query_id: of the ask.
 
+    Returns:
+        None where the client named no reply topic of this query. An ask must not make others publish elsewhere, so it
+        is answered on the public topics alone.
+
     Raises:
-        TopicError: anything but a reply topic of this query: an ask must not make others publish elsewhere.
+        WireSizeError: more correlation data than every process that may reply is willing to keep.
     """
+    size_bytes = len(inbound.correlation_data or b"")
+    if size_bytes > MAX_CORRELATION_BYTES:
+        raise WireSizeError("ask: CorrelationData", size_bytes, MAX_CORRELATION_BYTES)
     if inbound.response_topic is None:
         return None
-    topic = topics.parse(inbound.response_topic)
+    try:
+        topic = topics.parse(inbound.response_topic)
+    except WireError:
+        return None
     if topic.family is not Family.REPLY or topic.name("query_id") != query_id:
-        raise TopicError(Family.ASK, f"response topic {inbound.response_topic!r} is no reply topic of {query_id!r}")
+        return None
     return ReplyTo(inbound.response_topic, inbound.correlation_data)

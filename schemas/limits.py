@@ -33,3 +33,7 @@ MAX_ANSWER_CHARS: Final = 2_000
 
 MAX_LATENTS: Final = 4_096
 """Latents of one frame; the bundled codecs use 128 at most."""
+
+MAX_CORRELATION_BYTES: Final = 128
+"""CorrelationData of an ask. Every process that may answer keeps it, and it comes back over the thin link with each
+reply; 128 bytes hold a UUID, a trace context, a short token."""

@@ -30,7 +30,8 @@ Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
 
 LatentIndex = Annotated[int, Field(ge=0, le=MAX_LATENTS)]
 PrefixLength = Annotated[int, Field(ge=1, le=MAX_LATENTS)]
-Attempt = Annotated[int, Field(ge=1, le=255)]
+MAX_ATTEMPTS = 255
+Attempt = Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)]
 FingerprintPrefix = Annotated[bytes, Field(min_length=4, max_length=4)]
 """First 4 bytes of the fingerprint of model and codec: one wrong pair in 4 billion passes unnoticed."""
 

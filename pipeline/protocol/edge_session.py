@@ -65,7 +65,7 @@ from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.timers import Timers
 from schemas.errors import RecordingGapError, StateError
 from schemas.messages import Accept, Answer, Busy, NeedText, Refine, Reject, RejectReason, Status
-from schemas.types import FrameId, Outcome
+from schemas.types import MAX_ATTEMPTS, FrameId, Outcome
 
 Key = tuple[str, FrameId]
 
@@ -212,7 +212,8 @@ class EdgeSession:
             frame.move(EdgeEvent.BUSY)
             frame.owner = None
             # The worker knows when it will have room; there may be another one that has some now.
-            frame.timer_s = now_s + max(message.retry_after_ms / 1000, self._settings.backoff_s)
+            wait_s = self._settings.wait_after_busy_s(frame.attempt)
+            frame.timer_s = now_s + max(message.retry_after_ms / 1000, wait_s)
             self.counters["busy"] += 1
             return
         if isinstance(message, Accept | Refine):
@@ -283,9 +284,7 @@ class EdgeSession:
             if not frame.queries or frame.timer_s is None or not self._reach.connected or frame.timer_s > now_s:
                 continue
             if frame.stage is EdgeStage.BACKOFF:
-                frame.move(EdgeEvent.BACKOFF_OVER)
-                frame.timer_s = None
-                self._opens.again(frame)
+                self._open_again(frame, EdgeEvent.BACKOFF_OVER)
             else:
                 self.counters["lease_over" if frame.stage is EdgeStage.OWNED else "open_unanswered"] += 1
                 self._lose_attempt(frame, EdgeEvent.SILENCE, now_s, wait_s=self._settings.wait_after_s(frame.attempt))
@@ -356,12 +355,20 @@ class EdgeSession:
             if frame.can(EdgeEvent.KEY_MISSING) and last:
                 self._fail(frame, f"no worker answered in {frame.attempt} attempts")
             elif frame.can(EdgeEvent.KEY_MISSING):
-                frame.move(EdgeEvent.KEY_MISSING)
-                frame.owner, frame.timer_s = None, None
-                self._opens.again(frame)
+                self._open_again(frame, EdgeEvent.KEY_MISSING)
             return
         self.counters["rejected"] += 1
         self._fail(frame, self._voice.why_rejected(message))
+
+    def _open_again(self, frame: EdgeFrame, event: EdgeEvent) -> None:
+        if frame.attempt >= MAX_ATTEMPTS:
+            self._fail(frame, f"the pool turned it away {frame.attempt} times")
+            return
+        frame.move(event)
+        frame.timer_s = None
+        if event is EdgeEvent.KEY_MISSING:
+            frame.owner = None
+        self._opens.again(frame)
 
     def _lose_attempt(self, frame: EdgeFrame, event: EdgeEvent, now_s: float, *, wait_s: float) -> None:
         if frame.attempt >= self._settings.attempts:

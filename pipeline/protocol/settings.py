@@ -19,6 +19,8 @@ class EdgeProtocolSettings:
         attempts: opens of one frame before its queries fail.
         backoff_s: wait before the second open; doubled for each further one.
         max_backoff_s: longest such wait: a query's deadline is some seconds away.
+        max_busy_wait_s: longest wait after *busy*, which loses no attempt: a question with hours of time is asked again
+            now and then until its deadline.
         grace_s: after a reconnect, silence for so long means that the worker is lost: it hears of the connection and
             speaks at once.
         max_frames_per_camera: unfinished frames of one camera; beyond it the oldest standing queries are superseded.
@@ -29,6 +31,7 @@ class EdgeProtocolSettings:
     attempts: int = 3
     backoff_s: float = 0.5
     max_backoff_s: float = 4.0
+    max_busy_wait_s: float = 400.0
     grace_s: float = 1.5
     max_frames_per_camera: int = 16
     terminal_cache: int = 1024
@@ -36,6 +39,10 @@ class EdgeProtocolSettings:
     def wait_after_s(self, attempt: int) -> float:
         """Wait after an attempt came to nothing."""
         return min(self.max_backoff_s, self.backoff_s * 2.0 ** min(16, max(0, attempt - 1)))
+
+    def wait_after_busy_s(self, attempt: int) -> float:
+        """Least wait after *busy*: none of its own at first, then growing, so that a day has room for all attempts."""
+        return float(min(self.max_busy_wait_s, self.backoff_s * 2.0 ** min(16.0, max(0, attempt - 8) / 4)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,9 @@ class WorkerProtocolSettings:
         handover_wait_s: expected wait from which a parked frame is offered to a less loaded worker.
         max_hops: hand-overs of one frame.
         terminal_cache: decided queries whose answers are kept, to repeat them to an edge that missed them.
-        text_cache: question texts that are kept.
+        text_cache: question texts that are kept, reply addresses included.
+        text_cache_bytes: memory of those texts, about.
+        camera_frames: of ``capacity_frames``, what one camera may take: four times what an edge has unfinished.
         key_frame_bytes: key frames that are kept: two of each of 8,000 cameras at 2 KB.
     """
 
@@ -76,4 +85,6 @@ class WorkerProtocolSettings:
     max_hops: int = 2
     terminal_cache: int = 4096
     text_cache: int = 4096
+    text_cache_bytes: int = 4 * 1024 * 1024
+    camera_frames: int = 64
     key_frame_bytes: int = 32 * 1024 * 1024

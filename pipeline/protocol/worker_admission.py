@@ -76,6 +76,9 @@ class Admission:
         if not self._schedule.admits(queries.values(), self._frames.at_the_model(), now_s):
             self._counters["standing_not_admitted"] += 1
             self._turn_away(camera, message, hops, now_s)
+        elif self._frames.of_camera(camera) >= self._settings.camera_frames:
+            self._counters["camera_full"] += 1
+            self._turn_away(camera, message, hops, now_s)
         elif self.has_room(message) or self._make_room(message, queries):
             self._admit(camera, message, queries, now_s, hops)
         else:
@@ -117,11 +120,7 @@ class Admission:
     def texts_learned(self) -> None:
         """Frames that waited for a text may go on."""
         for frame in self._frames.in_stage(WorkerStage.NEED_TEXT):
-            if not self._progress.unknown_texts(frame):
-                frame.timer_s = None
-                frame.given_up = False
-                self._frames.touch(frame)
-                frame.move(WorkerEvent.TEXTS_KNOWN)
+            self._progress.settle_texts(frame)
 
     def _key(self, camera: str, message: Open) -> KeyData | None:
         return None if message.key is None else self._keys.get(camera, message.frame.boot, message.key)
@@ -133,7 +132,7 @@ class Admission:
         """The queries that still need work here; kept answers of the others are said again."""
         queries: dict[str, WorkerQuery] = {}
         for query_id, ref in zip(message.query_ids(camera), message.queries, strict=True):
-            decided = self._progress.decided.get(query_id)
+            decided = self._progress.decided.get(camera, query_id)
             if decided is not None:
                 self._counters["terminal_repeated"] += 1
                 self._voice.repeat(decided)
@@ -172,10 +171,8 @@ class Admission:
         frame.add_chunk(ChunkData(0, message.stop, message.payload, self._key(camera, message)))
         self._frames.add(frame)
         self._counters["admitted"] += 1
-        if self._progress.unknown_texts(frame):
-            self._progress.ask_texts(frame, now_s)
-        else:
-            frame.move(WorkerEvent.TEXTS_KNOWN)
+        self._progress.ask_texts(frame, now_s)
+        if frame.stage is WorkerStage.PARKED:
             self.pass_on(now_s)
         if self._frames.find(camera, message.frame) is not None:
             self._progress.keep_alive(frame, now_s)
@@ -189,11 +186,11 @@ class Admission:
         frame.attempt = message.attempt
         frame.spoke_s, frame.admitted_s, frame.lease_s = None, now_s, self._settings.base_lease_s
         frame.tries, frame.given_up = 0, False
-        frame.queries |= {
-            query_id: query
-            for query_id, query in self._undecided(frame.camera, message, now_s).items()
-            if query_id not in frame.queries
-        }
+        for query_id, query in self._undecided(frame.camera, message, now_s).items():
+            query.question = self._progress.questions.get(frame.camera, query.question_id, ad_hoc=query.ad_hoc)
+            # One that comes late joins a frame that has its texts only with its own.
+            if query.question is not None or frame.stage is WorkerStage.NEED_TEXT:
+                frame.queries.setdefault(query_id, query)
         before = frame.held_bytes
         key = self._key(frame.camera, message)
         readable = message.key is None or key is not None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pipeline.protocol.effects import ChunkData, KeyData, Look, LookQuery
+from pipeline.protocol.worker_memory import KnownQuestion
 from schemas.errors import StateError
 from schemas.types import FrameId
 
@@ -66,6 +67,7 @@ class WorkerQuery:
     Attributes:
         question_id: its question.
         ad_hoc: asked once by a client.
+        question: its text as it was when the frame was taken in; None while it is unknown here.
         deadline_s: on the worker's monotonic clock, from the remaining time that the message carried.
         text: best answer so far, None before the first look.
         score: its score.
@@ -76,6 +78,7 @@ class WorkerQuery:
     question_id: str
     ad_hoc: bool
     deadline_s: float
+    question: KnownQuestion | None = None
     text: str | None = None
     score: float = 0.0
     prefix: int = 0

@@ -26,28 +26,66 @@ class KnownQuestion:
     reply_to: ReplyTo | None = None
     risk: float | None = None
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it takes, about."""
+        correlation = b"" if self.reply_to is None else self.reply_to.correlation_data or b""
+        return 300 + len(self.text.encode()) + len(correlation)
+
 
 @dataclass(slots=True)
 class Questions:
-    """Texts by question id; the least recently learned is forgotten first."""
+    """Texts of questions, of standing ones by id, of ad-hoc ones by camera and query id; the oldest goes first.
+
+    An ask never changes a standing question, nor another ask: the first text under a query id of a camera stays. What
+    an edge says of its own frames holds for its own camera alone.
+
+    Attributes:
+        capacity: texts kept.
+        capacity_bytes: memory that they may take, about.
+        held_bytes: memory that they take.
+    """
 
     capacity: int
-    _known: OrderedDict[str, KnownQuestion] = field(default_factory=OrderedDict)
+    capacity_bytes: int
+    held_bytes: int = 0
+    _known: OrderedDict[tuple[str, str, str], KnownQuestion] = field(default_factory=OrderedDict)
 
-    def learn(self, question_id: str, question: KnownQuestion) -> None:
-        """Keep a text."""
-        self._known[question_id] = question
-        self._known.move_to_end(question_id)
-        if len(self._known) > self.capacity:
-            self._known.popitem(last=False)
+    def set_standing(self, question_id: str, question: KnownQuestion) -> None:
+        """An operator or an edge set a standing question."""
+        self._keep(("standing", "", question_id), question)
 
-    def forget(self, question_id: str) -> None:
-        """The operator withdrew a question."""
-        self._known.pop(question_id, None)
+    def forget_standing(self, question_id: str) -> None:
+        """The operator withdrew a question. Frames that were taken in with it keep it."""
+        self._drop(("standing", "", question_id))
 
-    def get(self, question_id: str) -> KnownQuestion | None:
+    def learn_ask(self, camera: str, query_id: str, question: KnownQuestion) -> None:
+        """A client asked a camera."""
+        known = self._known.get(("ask", camera, query_id))
+        if known is None or (known.text, known.answer_type) == (question.text, question.answer_type):
+            self._keep(("ask", camera, query_id), question)
+
+    def learn_text(self, camera: str, question_id: str, question: KnownQuestion) -> None:
+        """An edge said the text of a question of its camera, on request."""
+        self._keep(("text", camera, question_id), question)
+
+    def get(self, camera: str, question_id: str, *, ad_hoc: bool) -> KnownQuestion | None:
         """A text, if it is known."""
-        return self._known.get(question_id)
+        first = ("ask", camera, question_id) if ad_hoc else ("standing", "", question_id)
+        return self._known.get(first) or self._known.get(("text", camera, question_id))
+
+    def _keep(self, key: tuple[str, str, str], question: KnownQuestion) -> None:
+        self._drop(key)
+        self._known[key] = question
+        self.held_bytes += question.size_bytes
+        while len(self._known) > self.capacity or self.held_bytes > self.capacity_bytes:
+            _, dropped = self._known.popitem(last=False)
+            self.held_bytes -= dropped.size_bytes
+
+    def _drop(self, key: tuple[str, str, str]) -> None:
+        dropped = self._known.pop(key, None)
+        if dropped is not None:
+            self.held_bytes -= dropped.size_bytes
 
 
 _KEYS_A_CAMERA = 2
@@ -92,20 +130,23 @@ class KeyFrames:
 
 @dataclass(slots=True)
 class DecidedQueries:
-    """Terminal answers by query id: a query is computed once, and its answer repeated to an edge that missed it."""
+    """Terminal answers by camera and query id: each is computed once, and repeated to an edge that missed it.
+
+    The camera belongs to the key, since two clients may ask two cameras under one query id.
+    """
 
     capacity: int
-    _answers: OrderedDict[str, Answer] = field(default_factory=OrderedDict)
+    _answers: OrderedDict[tuple[str, str], Answer] = field(default_factory=OrderedDict)
 
     def add(self, answer: Answer) -> None:
         """Keep a terminal answer."""
-        self._answers[answer.query_id] = answer
+        self._answers[answer.camera, answer.query_id] = answer
         if len(self._answers) > self.capacity:
             self._answers.popitem(last=False)
 
-    def get(self, query_id: str) -> Answer | None:
+    def get(self, camera: str, query_id: str) -> Answer | None:
         """The terminal answer of a query, if it was decided here and is remembered."""
-        return self._answers.get(query_id)
+        return self._answers.get((camera, query_id))
 
 
 _KNOWN_EDGES = 4096

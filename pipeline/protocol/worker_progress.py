@@ -28,12 +28,13 @@ class Progress:
         frames: the frames held.
         pace: how fast the model is.
         voice: what the worker says.
-        questions: known texts.
+        questions: texts that are known.
         counters: what happened, by reason.
 
     Attributes:
         decided: queries that were decided here.
         edges: which edges are gone.
+        questions: texts that are known.
         outcomes: terminal answers by outcome and by who asks: ``standing`` or ``ad_hoc``.
     """
 
@@ -53,7 +54,7 @@ class Progress:
         self._frames = frames
         self._pace = pace
         self._voice = voice
-        self._questions = questions
+        self.questions = questions
         self._counters = counters
 
     # ---- words to the edge ------------------------------------------------------------------------------------------
@@ -90,21 +91,40 @@ class Progress:
         self._counters["refines" if frame.tries == 1 else "refines_repeated"] += 1
         self._voice.refine(frame)
 
-    def unknown_texts(self, frame: WorkerFrame) -> list[str]:
-        """Questions of a frame whose texts are not known here."""
-        return [q.question_id for q in frame.queries.values() if self._questions.get(q.question_id) is None]
+    def missing_texts(self, frame: WorkerFrame) -> list[str]:
+        """Questions of a frame whose texts are not known here; it keeps those that are, whatever becomes of them."""
+        for query in frame.queries.values():
+            if query.question is None:
+                query.question = self.questions.get(frame.camera, query.question_id, ad_hoc=query.ad_hoc)
+        return [query.question_id for query in frame.queries.values() if query.question is None]
+
+    def settle_texts(self, frame: WorkerFrame) -> None:
+        """A frame that waited for texts goes on when none is missing any more."""
+        if frame.stage is WorkerStage.NEED_TEXT and frame.queries and not self.missing_texts(frame):
+            self._frames.touch(frame)
+            frame.timer_s, frame.given_up, frame.tries = None, False, 0
+            frame.move(WorkerEvent.TEXTS_KNOWN)
 
     def ask_texts(self, frame: WorkerFrame, now_s: float) -> None:
         """Ask for the texts of a frame's questions."""
+        missing = self.missing_texts(frame)
+        if not missing:
+            self.settle_texts(frame)
+            return
         frame.tries += 1
         frame.timer_s = now_s + self._settings.text_timeout_s
         frame.spoke_s = now_s
         self._counters["texts_asked"] += 1
-        self._voice.need_text(frame, self.unknown_texts(frame))
+        self._voice.need_text(frame, missing)
 
     def repeat(self, frame: WorkerFrame, now_s: float) -> None:
         """A request went unanswered: ask again a bounded number of times, then let the lease run out."""
-        if frame.tries >= self._settings.refine_tries:
+        if frame.tries >= self._settings.refine_tries and frame.stage is WorkerStage.NEED_TEXT:
+            # Nothing was said about it yet, so it is of no use here; its edge opens it again.
+            self._counters["texts_never_came"] += 1
+            self._end_orphaned(frame)
+            self._frames.forget(frame, WorkerEvent.GIVEN_UP)
+        elif frame.tries >= self._settings.refine_tries:
             frame.timer_s = None
             frame.given_up = True
             self._counters["requests_given_up"] += 1
@@ -142,6 +162,9 @@ class Progress:
                 self.degrade(frame, query_id)
         if not frame.queries:
             self._frames.forget(frame, WorkerEvent.GIVEN_UP)
+        else:
+            # Perhaps the one whose text was missing is over.
+            self.settle_texts(frame)
 
     def degrade(self, frame: WorkerFrame, query_id: str) -> None:
         """Time is up for a query that has an answer: it is the best there will be."""

@@ -54,7 +54,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from math import inf, isfinite
 
 from pipeline.answer_form import fits
@@ -125,7 +124,7 @@ class WorkerSession:
         self._costs = costs or WorkCosts.by_frames()
         self._pace = WorkerPace(settings, frame_work=self._costs.usual)
         self._frames = FrameStore(self._pace.due_s)
-        self._questions = Questions(settings.text_cache)
+        self._questions = Questions(settings.text_cache, settings.text_cache_bytes)
         self._keys = KeyFrames(settings.key_frame_bytes)
         self._voice = WorkerVoice(worker, fingerprint, self._questions)
         self._peers = Peers(worker, pool, fingerprint.hex())
@@ -264,20 +263,26 @@ class WorkerSession:
 
     def receive_text(self, message: Text) -> None:
         """The text of a question, on request."""
-        known = self._questions.get(message.question_id)
-        risk = None if known is None else known.risk
-        self._learn(message.question_id, KnownQuestion(message.text, message.answer_type, risk=risk))
+        standing = self._questions.get(message.camera, message.question_id, ad_hoc=False)
+        risk = None if standing is None else standing.risk
+        text = KnownQuestion(message.text, message.answer_type, risk=risk)
+        self._questions.learn_text(message.camera, message.question_id, text)
+        self._admission.texts_learned()
 
     def receive_question(self, question_id: str, question: Question | None) -> None:
         """A standing question was set, or withdrawn (None)."""
         if question is None:
-            self._questions.forget(question_id)
+            self._questions.forget_standing(question_id)
         else:
-            self._learn(question_id, KnownQuestion(question.text, question.answer_type, risk=question.risk))
+            known = KnownQuestion(question.text, question.answer_type, risk=question.risk)
+            self._questions.set_standing(question_id, known)
+            self._admission.texts_learned()
 
-    def receive_ask(self, message: Ask, reply_to: ReplyTo | None) -> None:
-        """A client asked an ad-hoc question; its text and reply topic are kept for when the frame comes."""
-        self._learn(message.query_id, KnownQuestion(message.text, message.answer_type, reply_to))
+    def receive_ask(self, camera: str, message: Ask, reply_to: ReplyTo | None) -> None:
+        """A client asked a camera an ad-hoc question; text and reply topic are kept for when the frame comes."""
+        question = KnownQuestion(message.text, message.answer_type, reply_to)
+        self._questions.learn_ask(camera, message.query_id, question)
+        self._admission.texts_learned()
 
     def receive_status(self, message: Status) -> None:
         """Another worker's birth or last will."""
@@ -325,8 +330,7 @@ class WorkerSession:
                 known = [
                     LookQuery(query_id, query.question_id, question.text, question.answer_type, question.risk)
                     for query_id in part.query_ids
-                    if (query := frame.queries.get(query_id)) is not None
-                    and (question := self._questions.get(query.question_id)) is not None
+                    if (query := frame.queries.get(query_id)) is not None and (question := query.question) is not None
                 ]
                 look = frame.look(known, part.work)
                 self._progress.keep_alive(frame, now_s)
@@ -372,12 +376,17 @@ class WorkerSession:
                 self.counters["provisional_answers"] += 1
                 self._voice.answer(frame, answer.query_id, query, None)
                 frame.spoke_s = now_s
+        more = self._has_more_to_ask(frame, asked)
+        if look.stop >= self._latent_count and frame.prefix == look.stop and not more:
+            # There is nothing further to ask the edge for.
+            for query_id in list(frame.queries):
+                self._progress.decide(frame, query_id, Outcome.FAILED, "model: no answer")
         if not frame.queries:
             self._pace.note_frame(frame.looks)
             self._frames.forget(frame, WorkerEvent.DECIDED)
         elif frame.prefix > look.stop:
             frame.move(WorkerEvent.OVERTAKEN)
-        elif self._has_more_to_ask(frame, asked):
+        elif more:
             frame.move(WorkerEvent.PARTLY_ASKED)
         else:
             frame.move(WorkerEvent.NOT_SAFE)
@@ -464,19 +473,9 @@ class WorkerSession:
     def _weigh(self, frame: WorkerFrame) -> None:
         """Find out what the queries of a frame cost; their texts are known by now."""
         for query in frame.queries.values():
-            if query.work is None and (question := self._questions.get(query.question_id)) is not None:
-                query.work = self._costs.question(question.text, question.answer_type)
+            if query.work is None and query.question is not None:
+                query.work = self._costs.question(query.question.text, query.question.answer_type)
 
     def _has_more_to_ask(self, frame: WorkerFrame, asked: Collection[str]) -> bool:
         """Whether a look has left out queries of its prefix."""
-        return any(
-            query_id not in asked and query.prefix < frame.prefix and self._questions.get(query.question_id) is not None
-            for query_id, query in frame.queries.items()
-        )
-
-    def _learn(self, question_id: str, question: KnownQuestion) -> None:
-        known = self._questions.get(question_id)
-        if known is not None and question.reply_to is None:
-            question = replace(question, reply_to=known.reply_to)
-        self._questions.learn(question_id, question)
-        self._admission.texts_learned()
+        return any(query_id not in asked and query.prefix < frame.prefix for query_id, query in frame.queries.items())

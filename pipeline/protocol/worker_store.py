@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from pipeline.protocol.timers import Timers
@@ -28,6 +29,7 @@ class FrameStore:
         self.held_bytes = 0
         self.most = 0
         self._frames: dict[Key, WorkerFrame] = {}
+        self._by_camera: Counter[str] = Counter()
         self._due_of = due_of
         self._timers: Timers[Key] = Timers(self._due_s)
 
@@ -44,6 +46,10 @@ class FrameStore:
     def at_the_model(self) -> int:
         """Frames that the model looks at, or that wait for it."""
         return sum(frame.stage in _AT_THE_MODEL for frame in self._frames.values())
+
+    def of_camera(self, camera: str) -> int:
+        """Frames of a camera."""
+        return self._by_camera[camera]
 
     def find(self, camera: str, frame: FrameId) -> WorkerFrame | None:
         """A frame whose state is about to change."""
@@ -74,6 +80,7 @@ class FrameStore:
     def add(self, frame: WorkerFrame) -> None:
         """Hold a new frame."""
         self._frames[frame.camera, frame.frame] = frame
+        self._by_camera[frame.camera] += 1
         self.held_bytes += frame.held_bytes
         self.most = max(self.most, len(self._frames))
         self.touch(frame)
@@ -88,6 +95,9 @@ class FrameStore:
         frame.stage = WorkerStage.DONE
         self.held_bytes -= frame.held_bytes
         del self._frames[frame.camera, frame.frame]
+        self._by_camera[frame.camera] -= 1
+        if not self._by_camera[frame.camera]:
+            del self._by_camera[frame.camera]
 
     def _due_s(self, key: Key) -> float | None:
         frame = self._frames.get(key)

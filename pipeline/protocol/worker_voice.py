@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.protocol.effects import SendAnswer, SendControl, SendHandover, WorkerEffect
+from pipeline.protocol.effects import ReplyTo, SendAnswer, SendControl, SendHandover, WorkerEffect
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery
 from pipeline.protocol.worker_memory import Questions
 from schemas import topics
@@ -27,6 +27,7 @@ _MAX_LEASE_MS = 600_000
 _MAX_RETRY_MS = 5_000
 """A worker that was slow a moment ago may not send frames away for long: the next open may go to another one."""
 _TEXTS_A_MESSAGE = 16
+_MAX_LOOKS = 1_000
 
 
 class WorkerVoice:
@@ -35,7 +36,7 @@ class WorkerVoice:
     Args:
         worker: its name.
         fingerprint: first 4 bytes of its codec's fingerprint.
-        questions: known questions, for the reply topics of ad-hoc ones.
+        questions: known questions, for the reply topics of ad-hoc ones that were decided long ago.
     """
 
     def __init__(self, worker: str, fingerprint: bytes, questions: Questions) -> None:
@@ -122,17 +123,20 @@ class WorkerVoice:
                 "score": query.score,
                 "latents": query.prefix,
                 "payload_bytes": frame.payload_bytes,
-                "looks": frame.looks,
+                "looks": min(frame.looks, _MAX_LOOKS),
                 "reason": reason[:200],
             }
         )
-        self.repeat(message)
+        self._say(message, None if query.question is None else query.question.reply_to)
         return message
 
     def repeat(self, message: Answer) -> None:
-        """Publish an answer: a new one, or a kept one again."""
-        known = self._questions.get(message.question_id)
-        reply_to = known.reply_to if known is not None else None
+        """Publish a kept answer again."""
+        ad_hoc = message.query_id == message.question_id
+        known = self._questions.get(message.camera, message.question_id, ad_hoc=True) if ad_hoc else None
+        self._say(message, None if known is None else known.reply_to)
+
+    def _say(self, message: Answer, reply_to: ReplyTo | None) -> None:
         qos = 0 if message.outcome is None else 1
         self._effects.append(SendAnswer(topics.answer_topic(message.camera), message, qos, reply_to))
 

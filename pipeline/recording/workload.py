@@ -103,7 +103,7 @@ class Workload:
         sites: cameras by site; a camera of no known site stands alone under its own name.
         frames: in the order of their times.
         questions: standing questions by id.
-        asks: ad-hoc questions with the times when clients asked them.
+        asks: ad-hoc questions with the times when clients asked them, and of which cameras.
         workers: workers that answered.
         model: what the model's time was.
         lacks: what the log cannot give, by reason.
@@ -113,7 +113,7 @@ class Workload:
     sites: Mapping[str, tuple[str, ...]]
     frames: tuple[RecordedFrame, ...]
     questions: Mapping[str, Question]
-    asks: tuple[tuple[float, Ask], ...]
+    asks: tuple[tuple[float, str, Ask], ...]
     workers: tuple[str, ...]
     model: ModelTimes
     lacks: Counter[str]
@@ -142,7 +142,7 @@ def read_workload(traffic: Traffic) -> Workload:
         sites=_sites(traffic, frames, lacks),
         frames=tuple(frames),
         questions=_questions(traffic, frames),
-        asks=tuple(((asked.asked_ns - start_ns) / _NS, asked.ask) for asked in traffic.asks.values()),
+        asks=tuple(((asked.asked_ns - start_ns) / _NS, asked.camera, asked.ask) for asked in traffic.asks.values()),
         workers=tuple(sorted(workers)),
         model=measure_model_times(traffic),
         lacks=lacks,

@@ -258,9 +258,9 @@ class _Run:
         for edge in self._edges.values():
             edge.start()
             self._broker.link_faults(edge.site).extra_s = self._parameters.edge_delay_s[edge.site]
-        for asked_s, ask in workload.asks:
+        for asked_s, camera, ask in workload.asks:
             for worker in self._workers:
-                self._clock.at(asked_s, partial(worker.session.receive_ask, ask, None))
+                self._clock.at(asked_s, partial(worker.session.receive_ask, camera, ask, None))
         for index, frame in enumerate(workload.frames):
             self._clock.at(frame.offered_s, partial(self._due, index, frame))
         last_s = max(query.deadline_s for frame in workload.frames for query in frame.queries)
