@@ -71,7 +71,7 @@ async def ask(broker: BrokerSettings, asking: Asking) -> list[Answer]:
 async def test_a_question_of_a_client_is_answered_and_again_under_its_key(fleet: Fleet) -> None:
     await fleet.worker("w1")
     await fleet.edge(interval_s=30.0)
-    asking = Asking.create("gate", "Is there a red bus?", AnswerType.YES_NO, deadline_s=20, query_id="visitor-1")
+    asking = Asking.create("gate", "Is there a red bus?", AnswerType.TEXT, deadline_s=20, query_id="visitor-1")
     answers = await ask(fleet.broker, asking)
     assert answers[-1].outcome is Outcome.ANSWERED
     assert answers[-1].latents == 8
