@@ -36,4 +36,4 @@ MAX_LATENTS: Final = 4_096
 
 MAX_CORRELATION_BYTES: Final = 128
 """CorrelationData of an ask. Every process that may answer keeps it, and it comes back over the thin link with each
-reply; 128 bytes hold a UUID, a trace context, a short token."""
+reply; 128 bytes are room for a UUID, a trace context or a short token."""

@@ -14,7 +14,7 @@ from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery, WorkerStage
 from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_schedule import Pass, Schedule
 from pipeline.protocol.worker_session import WorkerSession
-from schemas.messages import Busy, Open, QueryRef, Question
+from schemas.messages import Ask, Busy, Open, QueryRef, Question
 from schemas.types import FrameId, Outcome
 from tests.protocol.harness import FINGERPRINT, POOL, STOP_RULE
 
@@ -143,7 +143,7 @@ def session(**changes: float) -> WorkerSession:
 
 def receive(worker: WorkerSession, camera: str, *, remaining_s: float = 10.0, ad_hoc: bool = False) -> None:
     if ad_hoc:
-        worker.receive_question(camera, Question(question_id=camera, text="?"))
+        worker.receive_ask(camera, Ask(query_id=camera, text="?"), None)
     ref = QueryRef(camera if ad_hoc else "q0", round(1000 * remaining_s), ad_hoc)
     message = Open(frame=FrameId(7, 0), attempt=1, fingerprint=FINGERPRINT, queries=(ref,), stop=4, payload=bytes(4))
     worker.receive_open(camera, message, 0.0)

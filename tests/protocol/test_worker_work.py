@@ -14,7 +14,7 @@ from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_work import WorkCosts
-from schemas.messages import Open, QueryRef, Question, Refine
+from schemas.messages import Ask, Open, QueryRef, Question, Refine
 from schemas.types import AnswerType, FrameId, Outcome
 from tests.protocol.harness import FINGERPRINT, POOL, STOP_RULE
 
@@ -41,6 +41,8 @@ def session(stop_rule: StopRule = STOP_RULE) -> WorkerSession:
 
 def receive(worker: WorkerSession, camera: str, now_s: float, questions: list[str], *, ad_hoc: bool = False) -> None:
     refs = tuple(QueryRef(question, 8_000, ad_hoc) for question in questions)
+    for question in questions if ad_hoc else ():
+        worker.receive_ask(camera, Ask(query_id=question, text="What is here?", answer_type=AnswerType.TEXT), None)
     message = Open(frame=FrameId(7, 0), attempt=1, fingerprint=FINGERPRINT, queries=refs, stop=4, payload=bytes(4))
     worker.receive_open(camera, message, now_s)
 
