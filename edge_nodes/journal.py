@@ -5,9 +5,12 @@ Blocking; one thread at a time. Deadlines are stored on this host's wall clock, 
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -15,7 +18,7 @@ from pathlib import Path
 from pipeline.logs import get_logger
 from pipeline.protocol.effects import ReplyTo
 from pipeline.work_thread import WorkThread
-from schemas import wire
+from schemas import topics, wire
 from schemas.errors import ArtifactError, WireError
 from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.topics import Family
@@ -44,6 +47,11 @@ CREATE TABLE ask (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX undecided ON ask (asked_s) WHERE terminal IS NULL;
 """
+
+_COLUMNS = {
+    "query_id", "camera", "text", "answer_type", "deadline_ms", "asked_s", "reply_topic", "correlation_data",
+    "terminal", "told",
+}  # fmt: skip
 
 _Row = tuple[str, str, str, str, int, float, str | None, bytes | None, bytes | None, int]
 
@@ -83,8 +91,12 @@ class AskJournal:
     """The ad-hoc questions of a site.
 
     Args:
-        path: the file, made with its folder if need be; None keeps everything in memory only.
+        path: the file, made with its folder if need be; None keeps everything in memory only. A file that is damaged,
+            or of another version, is set aside, and a new one begun.
         wall_s: wall clock in seconds.
+
+    Attributes:
+        counters: rows that were dropped, files that were set aside.
 
     Raises:
         ArtifactError: the file can be neither read nor replaced.
@@ -92,6 +104,7 @@ class AskJournal:
 
     def __init__(self, path: Path | None, *, wall_s: Callable[[], float] = time.time) -> None:
         self._wall_s = wall_s
+        self.counters: Counter[str] = Counter()
         if path is None:
             self._database = _open(":memory:")
             return
@@ -99,18 +112,31 @@ class AskJournal:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._database = _open(str(path))
-            except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
+            except _OtherVersionError as error:
+                self._set_aside(path, f"v{error.version}", "the journal of ad-hoc questions is of another version")
+            except sqlite3.OperationalError as error:
+                # Locked, read-only, full, a failing device: the file itself may be good.
+                if not any(word in str(error) for word in _DAMAGE):
                     raise
-                # A file that a power cut destroyed must not keep a site dark; it is kept for whoever wants to look.
-                damaged = path.with_suffix(".damaged")
-                _log.error("journal of ad-hoc questions is damaged, starting a new one", kept_as=str(damaged))
-                path.replace(damaged)
-                for leftover in (path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
-                    leftover.unlink(missing_ok=True)
-                self._database = _open(str(path))
+                self._set_aside(path, "damaged", "the journal of ad-hoc questions is damaged")
+            except (sqlite3.DatabaseError, ValueError, TypeError, OverflowError):
+                self._set_aside(path, "damaged", "the journal of ad-hoc questions is damaged")
         except (OSError, sqlite3.Error) as error:
             raise ArtifactError(str(path), f"cannot be opened: {error}; give a writable edge.state_dir") from error
+
+    def _set_aside(self, path: Path, suffix: str, what: str) -> None:
+        """Keep a file for whoever wants to look, and begin a new one: it must not keep a site dark."""
+        aside, number = path.with_suffix(f".{suffix}"), 1
+        while aside.exists():
+            number += 1
+            aside = path.with_suffix(f".{suffix}-{number}")
+        self.counters["files_set_aside"] += 1
+        _log.error(f"{what}: starting a new one", kept_as=str(aside))
+        for ending in ("", "-wal", "-shm"):
+            part = path.with_name(f"{path.name}{ending}")
+            if part.exists():
+                part.replace(aside.with_name(f"{aside.name}{ending}"))
+        self._database = _open(str(path))
 
     def admit(self, camera: str, ask: Ask, reply_to: ReplyTo | None) -> tuple[Admission, StoredAsk]:
         """Store a question; when this returns, it is on disk.
@@ -168,7 +194,7 @@ class AskJournal:
         rows = self._database.execute(
             "SELECT * FROM ask WHERE terminal IS NULL OR NOT told ORDER BY asked_s"
         ).fetchall()
-        return [self._stored(row) for row in rows]
+        return [stored for row in rows if (stored := self._stored(row)) is not None]
 
     def close(self) -> None:
         """Close the file."""
@@ -177,7 +203,7 @@ class AskJournal:
     def _insert(self, camera: str, ask: Ask, reply_to: ReplyTo | None) -> None:
         with self._database:
             self._database.execute(
-                "INSERT INTO ask (query_id, camera, text, answer_type, deadline_ms, asked_s, reply_topic,"
+                "INSERT OR REPLACE INTO ask (query_id, camera, text, answer_type, deadline_ms, asked_s, reply_topic,"
                 " correlation_data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     ask.query_id,
@@ -199,18 +225,33 @@ class AskJournal:
         row = self._database.execute("SELECT * FROM ask WHERE query_id = ?", (query_id,)).fetchone()
         return None if row is None else self._stored(row)
 
-    def _stored(self, row: _Row) -> StoredAsk:
-        query_id, camera, text, answer_type, deadline_ms, asked_s, reply_topic, correlation_data, terminal, _ = row
-        ask = Ask(query_id=query_id, text=text, answer_type=AnswerType(answer_type), deadline_ms=deadline_ms)
+    def _stored(self, row: _Row) -> StoredAsk | None:
+        """A row understood; one that does not hold what it should is dropped: it costs its own question alone."""
+        try:
+            return self._understood(row)
+        except (ValueError, TypeError, OverflowError, WireError) as error:
+            self.counters["rows_dropped"] += 1
+            _log.error("a row of the journal is damaged and was dropped", problem=type(error).__name__)
+            with suppress(sqlite3.Error, ValueError), self._database:
+                self._database.execute("DELETE FROM ask WHERE query_id = ?", (row[0],))
+            return None
+
+    def _understood(self, row: _Row) -> StoredAsk:
+        query_id, camera, text, kind, deadline_ms, asked_s, reply_topic, correlation_data, end, _ = row
+        ask = Ask(query_id=query_id, text=text, answer_type=AnswerType(kind), deadline_ms=deadline_ms)
+        topics.ask_topic(camera)
+        if not math.isfinite(asked_s):
+            raise ValueError("no time")
         # A wall clock that was set back must not give a question more time than it was asked with.
         age_s = max(0.0, self._wall_s() - asked_s)
-        return StoredAsk(
-            ask,
-            camera,
-            deadline_ms / 1000 - age_s,
-            None if reply_topic is None else ReplyTo(reply_topic, correlation_data),
-            None if terminal is None else _terminal(terminal),
-        )
+        reply_to = None
+        if reply_topic is not None:
+            topics.parse(reply_topic)
+            reply_to = ReplyTo(reply_topic, correlation_data)
+        terminal = None if end is None else _terminal(end)
+        if terminal is not None and (terminal.query_id, terminal.camera) != (query_id, camera):
+            raise ValueError("the outcome of another question")
+        return StoredAsk(ask, camera, deadline_ms / 1000 - age_s, reply_to, terminal)
 
 
 class JournalThread:
@@ -260,8 +301,23 @@ class JournalThread:
         await self._thread.close(self._journal.close)
 
 
+_DAMAGE = ("malformed", "corrupt", "not a database", "no such column", "no such table", "Could not decode")
+
+
+class _OtherVersionError(Exception):
+    def __init__(self, version: int) -> None:
+        super().__init__(version)
+        self.version = version
+
+
+def _text(data: bytes) -> str:
+    # One text that is none must not keep the others from being read; its row is dropped when it is understood.
+    return data.decode("utf-8", errors="surrogateescape")
+
+
 def _open(path: str) -> sqlite3.Connection:
     database = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
+    database.text_factory = _text
     try:
         database.execute("PRAGMA journal_mode = WAL")
         # Acknowledged means on disk, power cut or not.
@@ -270,7 +326,14 @@ def _open(path: str) -> sqlite3.Connection:
         if version == 0:
             database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
         elif version != _VERSION:
-            raise ArtifactError(path, f"written by another version ({version}, not {_VERSION}): update, or remove it")
+            raise _OtherVersionError(version)
+        (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+        if {row[1] for row in database.execute("PRAGMA table_info(ask)")} != _COLUMNS:
+            raise sqlite3.DatabaseError("the table has other columns")
+        for _ in database.execute("SELECT * FROM ask"):
+            pass
     except BaseException:
         database.close()
         raise
