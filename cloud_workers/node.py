@@ -85,7 +85,7 @@ async def run_worker(settings: LatentbusSettings, stop: Stop) -> int:
     name = worker.name or f"w-{secrets.token_hex(4)}"
     structlog.contextvars.bind_contextvars(worker=name)
     metrics = Metrics()
-    with metrics.serve(worker.metrics_port), ModelThread(worker.threads) as thread:
+    with metrics.serve(worker.metrics_port, worker.metrics_host), ModelThread(worker.threads) as thread:
         model = await thread.call(load_worker_model, worker)
         containment = Containment(_log)
         identity = WorkerIdentity(name, worker.pool, secrets.randbits(32), model.spec.fingerprint4)
