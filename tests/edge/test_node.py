@@ -367,7 +367,6 @@ async def test_bad_messages_stop_nothing_and_are_counted_by_kind(make: Make, bro
             camera, opened = await worker.next_open()
             await worker.answer_all(camera, opened)
         await edge.watcher.until(lambda: any(terminal.query_id == "evil" for terminal in edge.watcher.ended))
-        assert all(terminal.query_id != "old" for terminal in edge.watcher.ended)
         # Everything was acknowledged: the broker holds nothing back.
         await attacker.ask("gate", Ask(query_id="good", text="Still there?"))
         while all(ref.question_id != "good" for ref in opened.queries):

@@ -81,9 +81,9 @@ class Fleet:
                 for seed, name in enumerate(cameras)
             },
             questions={
-                "car": QuestionSettings(text="Is there a car?", answer_type=AnswerType.TEXT, deadline_ms=DEADLINE_MS),
+                "car": QuestionSettings(text="Is there a car?", answer_type=AnswerType.YES_NO, deadline_ms=DEADLINE_MS),
                 "count": QuestionSettings(
-                    text="How many cars are there?", answer_type=AnswerType.TEXT, deadline_ms=DEADLINE_MS
+                    text="How many cars are there?", answer_type=AnswerType.COUNT, deadline_ms=DEADLINE_MS
                 ),
             },
             state_dir=self.directory / "state",
