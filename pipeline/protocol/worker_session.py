@@ -56,7 +56,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf, isfinite
 
-from pipeline.answer_form import fits
 from pipeline.protocol.effects import ChunkData, Look, LookAnswer, LookQuery, ReplyTo, WorkerEffect
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
@@ -364,12 +363,8 @@ class WorkerSession:
                 continue
             query.text, query.score, query.prefix = answer.text, answer.score, look.stop
             how = asked[answer.query_id]
-            fitting = fits(how.answer_type, answer.text)
-            if fitting and self._stop_rule.is_safe(how.answer_type, look.stop, answer.score, how.risk):
+            if self._stop_rule.is_safe(how.answer_type, look.stop, answer.score, how.risk):
                 self._progress.decide(frame, answer.query_id, Outcome.ANSWERED)
-            elif not fitting and look.stop >= self._latent_count:
-                self.counters["unfit_answers"] += 1
-                self._progress.decide(frame, answer.query_id, Outcome.DEGRADED, f"form: no {how.answer_type} answer")
             elif now_s >= query.deadline_s - self._settings.finalise_margin_s:
                 self._progress.degrade(frame, answer.query_id)
             else:
