@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -111,9 +111,11 @@ class AskJournal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._database = _open(str(path))
-            except _OtherVersionError as error:
-                self._set_aside(path, f"v{error.version}", "the journal of ad-hoc questions is of another version")
+                version = _version(str(path))
+                if version in (0, _VERSION):
+                    self._database = _open(str(path))
+                else:
+                    self._set_aside(path, f"v{version}", "the journal of ad-hoc questions is of another version")
             except sqlite3.OperationalError as error:
                 # Locked, read-only, full, a failing device: the file itself may be good.
                 if not any(word in str(error) for word in _DAMAGE):
@@ -304,10 +306,11 @@ class JournalThread:
 _DAMAGE = ("malformed", "corrupt", "not a database", "no such column", "no such table", "Could not decode")
 
 
-class _OtherVersionError(Exception):
-    def __init__(self, version: int) -> None:
-        super().__init__(version)
-        self.version = version
+def _version(path: str) -> int:
+    """Version of the table in a file; 0 when there is none yet."""
+    with closing(sqlite3.connect(path, timeout=5.0)) as database:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+    return int(version)
 
 
 def _text(data: bytes) -> str:
@@ -322,11 +325,8 @@ def _open(path: str) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         # Acknowledged means on disk, power cut or not.
         database.execute("PRAGMA synchronous = FULL")
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == 0:
+        if database.execute("PRAGMA user_version").fetchone() == (0,):
             database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
-        elif version != _VERSION:
-            raise _OtherVersionError(version)
         (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             raise sqlite3.DatabaseError(found)
