@@ -139,7 +139,10 @@ class SettingsFile:
             problems.append(ConfigError(self._where(location, env_prefix, env_delimiter), problem))
         _raise(self.path, problems, count)
         if made is None:
-            raise AssertionError("a check finds what the types call checked")
+            # The types found what no check has words for.
+            raise ConfigError(
+                str(self.path), "the parts of it contradict each other: a question is named that is not there"
+            )
         return made
 
     def _where(self, location: Location, env_prefix: str, env_delimiter: str) -> str:
