@@ -82,7 +82,7 @@ def receive(session: WorkerSession, inbound: Inbound, now_s: float) -> None:
         case Ask():
             if inbound.retain:
                 # A question is asked once. One that a broker keeps would come back after each start.
-                raise WireError(family, "published with the retain flag; only the camera's first reading counts")
+                raise WireError(family, "published with the retain flag: an ask is read once, by whoever is there")
             camera, client = topic.names
             session.receive_ask(camera, client, message, reply_to(inbound, client, message.query_id))
         case Status() if family is Family.LOAD:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
 import torch
+
+from pipeline.work_thread import WorkThread
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -17,23 +17,31 @@ R = TypeVar("R")
 class ModelThread:
     """Runs calls one after the other in a thread of its own; a context manager.
 
+    Leaving it waits for nothing, and neither does the end of the process: a long batch must not outlive a drain.
+
     Args:
         threads: threads that torch may use within a call; None lets torch decide.
     """
 
     def __init__(self, threads: int | None = None) -> None:
         self._threads = threads
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="model", initializer=self._set_threads)
-
-    def _set_threads(self) -> None:
-        # OpenMP keeps this number per thread: it must be set in the one that computes.
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
+        self._set = threads is None
+        self._thread = WorkThread("model")
 
     async def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a function in the thread and wait for its result; what it raises is raised here."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, lambda: function(*args, **kwargs))
+
+        def work() -> R:
+            self._set_threads()
+            return function(*args, **kwargs)
+
+        return await self._thread.call(work)
+
+    def _set_threads(self) -> None:
+        if not self._set and self._threads is not None:
+            # OpenMP keeps this number per thread: it must be set in the one that computes.
+            torch.set_num_threads(self._threads)
+            self._set = True
 
     def __enter__(self) -> Self:
         return self
@@ -41,5 +49,4 @@ class ModelThread:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # Waiting here would stop the loop for the rest of a batch; the interpreter waits for the thread at its end.
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._thread.end()

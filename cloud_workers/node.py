@@ -20,6 +20,7 @@ import secrets
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from math import inf
 from time import monotonic
 from typing import Final
 
@@ -84,7 +85,7 @@ async def run_worker(settings: LatentbusSettings, stop: Stop) -> int:
     name = worker.name or f"w-{secrets.token_hex(4)}"
     structlog.contextvars.bind_contextvars(worker=name)
     metrics = Metrics()
-    with metrics.serve(worker.metrics_port), ModelThread(worker.threads) as thread:
+    with metrics.serve(worker.metrics_port, worker.metrics_host), ModelThread(worker.threads) as thread:
         model = await thread.call(load_worker_model, worker)
         containment = Containment(_log)
         identity = WorkerIdentity(name, worker.pool, secrets.randbits(32), model.spec.fingerprint4)
@@ -188,6 +189,7 @@ class WorkerNode:
             batch_done=self._batch_done,
             containment=self._containment,
         )
+        self._ticked_s = -inf
         self._connected = asyncio.Event()
         self._status_due = asyncio.Event()
         self._timers_due = asyncio.Event()
@@ -211,13 +213,17 @@ class WorkerNode:
         }
         with self._problems:
             async with asyncio.TaskGroup() as group:
-                running = [group.create_task(task(), name=name) for name, task in tasks.items()]
+                running = {name: group.create_task(task(), name=name) for name, task in tasks.items()}
                 connecting = group.create_task(self._become_ready(stop), name="connect")
                 await stop.wait()
                 connecting.cancel()
                 drained = await self._drain(stop.drain_timeout_s - DRAIN_RESERVE_S)
-                for task in running:
-                    task.cancel()
+                # The farewell is the last word on the status topic: nothing that says "online" may follow it.
+                running["status"].cancel()
+                await asyncio.wait({running["status"]})
+                await self._say_goodbye()
+                for running_task in running.values():
+                    running_task.cancel()
         return 0 if drained else EXIT_NOT_DRAINED
 
     # ---- tasks ------------------------------------------------------------------------------------------------------
@@ -275,8 +281,17 @@ class WorkerNode:
             async with asyncio.timeout(None if due_s is None else max(TICK_S, due_s - self._clock())):
                 await self._timers_due.wait()
         except TimeoutError:
-            self._session.tick(self._clock())
-            self._hand_on()
+            self._tick_now()
+        else:
+            # Under a flood something wakes this task before each timeout; what is due is due all the same.
+            now_s = self._clock()
+            if due_s is not None and now_s >= max(due_s, self._ticked_s + TICK_S):
+                self._tick_now()
+
+    def _tick_now(self) -> None:
+        self._ticked_s = self._clock()
+        self._session.tick(self._ticked_s)
+        self._hand_on()
 
     async def _tell_status(self) -> None:
         """Birth at each connection; the load soon after it changed, and regularly all the same."""
@@ -340,13 +355,15 @@ class WorkerNode:
         except TimeoutError:
             drained = False
             _log.warning("not drained in time", frames=self._session.unfinished(), messages=len(self._outbox))
+        return drained
+
+    async def _say_goodbye(self) -> None:
         try:
             await self._bus.publish(
                 self._identity.topic, self._identity.status(online=False), qos=1, retain=True, timeout_s=DRAIN_RESERVE_S
             )
         except BusError as error:
             _log.warning("no goodbye", problem=str(error))
-        return drained
 
     async def _unsubscribe(self) -> None:
         try:

@@ -136,7 +136,11 @@ class FrameLog:
 
     def _finish(self) -> None:
         self._flush()
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            # What could not be written is tried once more at the close, in vain on a full disk; it is counted already.
+            _log.error("the frame log could not be closed", problem=str(error))
 
     def _flush(self) -> None:
         # Swapping the list is one step under the interpreter's lock.

@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -104,11 +104,11 @@ class AskJournal:
 
     Args:
         path: the file, made with its folder if need be; None keeps everything in memory only. A file that is damaged,
-            or of another version, is set aside under a further suffix: it must not keep a site dark.
+            or of another version, is set aside, and a new one begun.
         wall_s: wall clock in seconds.
 
     Attributes:
-        counters: rows that could not be read, files that were set aside.
+        counters: rows that were dropped, files that were set aside.
 
     Raises:
         ArtifactError: the file can be neither read nor replaced.
@@ -123,11 +123,13 @@ class AskJournal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._database = _open(str(path))
-            except _OtherVersionError as error:
-                self._set_aside(path, f"v{error.version}", "the journal of ad-hoc questions is of another version")
+                version = _version(str(path))
+                if version in (0, _VERSION):
+                    self._database = _open(str(path))
+                else:
+                    self._set_aside(path, f"v{version}", "the journal of ad-hoc questions is of another version")
             except sqlite3.OperationalError as error:
-                # Busy, read-only or full: the file is as good as it was. What says otherwise is damage.
+                # Locked, read-only, full, a failing device: the file itself may be good.
                 if not any(word in str(error) for word in _DAMAGE):
                     raise
                 self._set_aside(path, "damaged", "the journal of ad-hoc questions is damaged")
@@ -137,16 +139,17 @@ class AskJournal:
             raise ArtifactError(str(path), f"cannot be opened: {error}; give a writable edge.state_dir") from error
 
     def _set_aside(self, path: Path, suffix: str, what: str) -> None:
-        aside = path.with_suffix(f".{suffix}")
-        number = 1
+        """Keep a file for whoever wants to look, and begin a new one: it must not keep a site dark."""
+        aside, number = path.with_suffix(f".{suffix}"), 1
         while aside.exists():
             number += 1
             aside = path.with_suffix(f".{suffix}-{number}")
         self.counters["files_set_aside"] += 1
         _log.error(f"{what}: starting a new one", kept_as=str(aside))
-        path.replace(aside)
-        for leftover in (path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
-            leftover.unlink(missing_ok=True)
+        for ending in ("", "-wal", "-shm"):
+            part = path.with_name(f"{path.name}{ending}")
+            if part.exists():
+                part.replace(aside.with_name(f"{aside.name}{ending}"))
         self._database = _open(str(path))
 
     def admit(self, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None) -> tuple[Admission, StoredAsk]:
@@ -250,7 +253,7 @@ class AskJournal:
         except (ValueError, TypeError, OverflowError, WireError) as error:
             self.counters["rows_dropped"] += 1
             _log.error("a row of the journal is damaged and was dropped", problem=type(error).__name__)
-            with suppress(sqlite3.Error), self._database:
+            with suppress(sqlite3.Error, ValueError), self._database:
                 self._database.execute("DELETE FROM ask WHERE query_id = ?", (row[0],))
             return None
 
@@ -340,34 +343,37 @@ class JournalThread:
         await self._thread.close(self._journal.close)
 
 
-_DAMAGE = ("malformed", "corrupt", "not a database", "no such column", "no such table", "disk I/O error")
+_DAMAGE = ("malformed", "corrupt", "not a database", "no such column", "no such table", "Could not decode")
 
 
-class _OtherVersionError(Exception):
-    def __init__(self, version: int) -> None:
-        super().__init__(version)
-        self.version = version
+def _version(path: str) -> int:
+    """Version of the table in a file; 0 when there is none yet."""
+    with closing(sqlite3.connect(path, timeout=5.0)) as database:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def _text(data: bytes) -> str:
+    # One text that is none must not keep the others from being read; its row is dropped when it is understood.
+    return data.decode("utf-8", errors="surrogateescape")
 
 
 def _open(path: str) -> sqlite3.Connection:
     database = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
+    database.text_factory = _text
     try:
         database.execute("PRAGMA journal_mode = WAL")
         # Acknowledged means on disk, power cut or not.
         database.execute("PRAGMA synchronous = FULL")
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == 0:
+        if database.execute("PRAGMA user_version").fetchone() == (0,):
             database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
-        elif version != _VERSION:
-            raise _OtherVersionError(version)
         (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             raise sqlite3.DatabaseError(found)
-        columns = {row[1] for row in database.execute("PRAGMA table_info(ask)")}
-        if columns != _COLUMNS:
+        if {row[1] for row in database.execute("PRAGMA table_info(ask)")} != _COLUMNS:
             raise sqlite3.DatabaseError("the table has other columns")
-        # Every row can be read as what it should be, or the file is no good.
-        database.execute("SELECT * FROM ask").fetchall()
+        for _ in database.execute("SELECT * FROM ask"):
+            pass
     except BaseException:
         database.close()
         raise

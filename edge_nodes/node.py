@@ -46,7 +46,7 @@ from pipeline.recording.node_log import NodeLog, node_log
 from pipeline.runtime import EXIT_NOT_DRAINED, Stop
 from pipeline.settings import EdgeSettings, LatentbusSettings
 from schemas import topics, wire
-from schemas.errors import ConfigError, ConnectionLostError, SourceError
+from schemas.errors import ArtifactError, ConfigError, ConnectionLostError, SourceError
 from schemas.messages import Status
 
 _log = get_logger(__name__)
@@ -75,7 +75,7 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
 
     Raises:
         ConfigError: there is no edge section, or a file or port of it cannot be used.
-        ArtifactError: the codec, or the journal of ad-hoc questions, is missing or damaged.
+        ArtifactError: the codec is missing or damaged.
         SourceError: a source of no known kind, or not one camera can be opened.
         NotAuthorizedError: the broker refuses this edge.
     """
@@ -89,7 +89,12 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
         codec_dir = edge.codec or bundled_codec_dir()
         encoder = await EncoderThread.load(codec_dir, threads=edge.threads)
         owned.push_async_callback(encoder.close)
-        journal = await JournalThread.open(_journal_path(edge))
+        try:
+            journal = await JournalThread.open(_journal_path(edge))
+        except ArtifactError as error:
+            # A full or read-only disk must not keep a site dark; what it costs is said.
+            _log.error("ad-hoc questions are kept in memory alone and do not survive a restart", problem=str(error))
+            journal = await JournalThread.open(None)
         owned.push_async_callback(journal.close)
         frame_log = None
         if edge.frame_log is not None:
@@ -119,7 +124,7 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             observers=[*watchers, EdgeTelemetry(metrics), *([frame_log] if frame_log else [])],
             metrics=metrics,
         )
-        owned.enter_context(metrics.serve(edge.metrics_port))
+        owned.enter_context(metrics.serve(edge.metrics_port, edge.metrics_host))
         return await node.run(stop)
 
 

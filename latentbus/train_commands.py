@@ -52,14 +52,37 @@ def train_reference_vlm_command(
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     resume: ResumeOption = True,
+    generation: Annotated[
+        int,
+        typer.Option(
+            help="2 trains the bundled model; 3 the next one, whose tower starts from ImageNet.", min=2, max=3
+        ),
+    ] = 2,
     json_file: JsonOption = None,
 ) -> None:
     """Train the bundled vision-language model on rendered scenes and photographs, and evaluate it."""
     from training.reference_vlm.config import BUDGETS
+    from training.reference_vlm.pretrained.train import THIRD_BUDGETS, train_third_reference_vlm
     from training.reference_vlm.train import train_reference_vlm
 
-    _check_budget(budget, BUDGETS)
+    _check_budget(budget, BUDGETS if generation == 2 else THIRD_BUDGETS)
     _check_vlm_output(output)
+    if generation == 3:
+        if start_from is not None:
+            raise ConfigError("--start-from", "a model of generation 3 starts from ImageNet: leave it out")
+        report = train_third_reference_vlm(
+            output,
+            cache,
+            photos=photos,
+            seed=seed,
+            budget=budget,
+            resume=resume,
+            device=device,
+            threads=threads,
+            progress=show_progress,
+        )
+        write_report(report, json_file)
+        return
     report = train_reference_vlm(
         output,
         cache,
@@ -87,14 +110,22 @@ def evaluate_vlm_command(
     photos: PhotosOption = None,
     frames: Annotated[int, typer.Option(help="Held-out frames of each domain.", min=1)] = 300,
     seed: SeedOption = 0,
+    everyday: Annotated[
+        bool, typer.Option("--everyday", help="Everyday and hard scenes with balanced answers, and nothing else.")
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Accuracy of a VLM by domain and kind of question, and its calibration error.
 
-    Beside a model of yours it writes evaluation.json.
+    Beside a model of yours it writes evaluation.json, unless --everyday is given.
     """
-    from training.reference_vlm.evaluate import evaluate_reference_vlm
+    from training.reference_vlm.evaluate import evaluate_everyday, evaluate_reference_vlm
 
+    if everyday:
+        write_report(
+            evaluate_everyday(vlm_or_bundled(model), frames=frames, seed=seed, progress=show_progress), json_file
+        )
+        return
     if model is not None:
         write_report(_evaluate_vlm(model, frames, photos, seed), json_file)
         return

@@ -71,7 +71,7 @@ class Metrics:
         self.registry.register(_WatchGauge(f"{NAMESPACE}_{name}", documentation, read))
 
     @contextmanager
-    def serve(self, port: int | None, host: str = "0.0.0.0") -> Iterator[int | None]:  # noqa: S104 - scraped from elsewhere
+    def serve(self, port: int | None, host: str = "127.0.0.1") -> Iterator[int | None]:
         """Serve ``/metrics`` while the context lasts.
 
         Args:
@@ -82,7 +82,7 @@ class Metrics:
             The port, or None.
 
         Raises:
-            ConfigError: the port is taken.
+            ConfigError: the port is taken, or the address is none of this machine.
         """
         if port is None:
             yield None
@@ -90,7 +90,9 @@ class Metrics:
         try:
             server, thread = start_http_server(port, host, self.registry)
         except OSError as error:
-            raise ConfigError("metrics_port", f"cannot listen on port {port}: {error.strerror or error}") from None
+            raise ConfigError(
+                "metrics_port", f"cannot listen on {host}, port {port}: {error.strerror or error}"
+            ) from None
         try:
             yield server.server_port
         finally:

@@ -112,7 +112,8 @@ async def supervise(main: Callable[[Stop], Awaitable[int]], *, drain_timeout_s: 
             _log.info("draining", signal=number.name, drain_timeout_s=drain_timeout_s)
             stop.request()
 
-    signals = (signal.SIGTERM, signal.SIGINT)
+    # A terminal that closes hangs up; frames under way are as dear then.
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     for number in signals:
         loop.add_signal_handler(number, on_signal, number)
     limit = asyncio.create_task(_cancel_after_drain(stop, task), name="drain limit")

@@ -166,6 +166,8 @@ class EdgeSettings(_Section):
     """Folder of what must survive a restart (ad-hoc questions not yet answered); null keeps nothing."""
     metrics_port: Port | None = None
     """Port of the Prometheus endpoint; null opens none."""
+    metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address that the endpoint listens on; ``0.0.0.0`` opens it to the network, to whoever reaches the port."""
     frame_log: Path | None = None
     """JSON lines for whoever scores the answers: which source frame became which frame id, and the uplink bytes."""
     recording: EdgeRecordingSettings | None = None
@@ -203,6 +205,8 @@ class WorkerSettings(_Section):
     """Device of the model, as torch names it."""
     metrics_port: Port | None = None
     """Port of the Prometheus endpoint; null opens none."""
+    metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address that the endpoint listens on; ``0.0.0.0`` opens it to the network, to whoever reaches the port."""
     recording: RecordingSettings | None = None
     """Log of what this process sends and receives; null writes none."""
 

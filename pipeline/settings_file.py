@@ -122,6 +122,7 @@ class SettingsFile:
         """
         problems: list[ConfigError] = []
         count, made = 0, None
+        checked: list[str] = []
         try:
             environment = EnvSettingsSource(settings, env_prefix=env_prefix, env_nested_delimiter=env_delimiter)()
             made = settings(**self.values)
@@ -129,6 +130,7 @@ class SettingsFile:
             raise ConfigError("environment", str(error)) from None
         except ValidationError as error:
             found = [details for details in error.errors(include_url=False) if details["type"] != CHECKED]
+            checked = [details["msg"] for details in error.errors(include_url=False) if details["type"] == CHECKED]
             count += len(found)
             problems += [
                 self._problem(settings, dict(details), env_prefix, env_delimiter) for details in found[:_MAX_PROBLEMS]
@@ -139,7 +141,8 @@ class SettingsFile:
             problems.append(ConfigError(self._where(location, env_prefix, env_delimiter), problem))
         _raise(self.path, problems, count)
         if made is None:
-            raise AssertionError("a check finds what the types call checked")
+            # No check has met it: what the types say stands for it, in our own words all the same.
+            raise ConfigError(str(self.path), "; ".join(checked) or "its parts contradict each other")
         return made
 
     def _where(self, location: Location, env_prefix: str, env_delimiter: str) -> str:

@@ -8,11 +8,12 @@ from pipeline.bus.base import Inbound
 from pipeline.protocol.effects import ReplyTo
 from pipeline.reply_to import reply_to
 from schemas import topics
-from schemas.errors import TopicError
+from schemas.errors import WireSizeError
+from schemas.limits import MAX_CORRELATION_BYTES
 
 
-def _ask(response_topic: str | None) -> Inbound:
-    return Inbound(topics.ask_topic("gate"), b"{}", 1, False, response_topic, b"42", 1, 1, 0.0)
+def _ask(response_topic: str | None, correlation_data: bytes = b"42") -> Inbound:
+    return Inbound(topics.ask_topic("gate"), b"{}", 1, False, response_topic, correlation_data, 1, 1, 0.0)
 
 
 def test_without_a_response_topic_nobody_waits() -> None:
@@ -24,6 +25,11 @@ def test_the_client_gets_its_correlation_data_back() -> None:
 
 
 @pytest.mark.parametrize("topic", ["lb/v1/open/main/gate", "home/x", "", "lb/v1/reply/+/q1", "lb/v1/reply/me/q2"])
-def test_an_ask_cannot_make_others_publish_elsewhere(topic: str) -> None:
-    with pytest.raises(TopicError):
-        reply_to(_ask(topic), "q1")
+def test_an_ask_cannot_make_others_publish_elsewhere_and_is_answered_in_public(topic: str) -> None:
+    assert reply_to(_ask(topic), "q1") is None
+
+
+def test_correlation_data_has_a_bound() -> None:
+    assert reply_to(_ask("lb/v1/reply/me/q1", bytes(MAX_CORRELATION_BYTES)), "q1") is not None
+    with pytest.raises(WireSizeError, match="129 bytes are over the limit of 128"):
+        reply_to(_ask("lb/v1/reply/me/q1", bytes(MAX_CORRELATION_BYTES + 1)), "q1")

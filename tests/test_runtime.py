@@ -119,3 +119,12 @@ async def test_systemd_hears_ready_and_stopping(tmp_path: Path, monkeypatch: pyt
         assert [listener.recv(64), listener.recv(64)] == [b"READY=1", b"STOPPING=1"]
         with pytest.raises(BlockingIOError):
             listener.recv(64)
+
+
+async def test_a_hang_up_drains() -> None:
+    async def main(stop: Stop) -> int:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await stop.wait()
+        return 7
+
+    assert await supervise(main) == 7

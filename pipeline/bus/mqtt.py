@@ -46,7 +46,7 @@ from pipeline.bus.mqtt_terms import (
 from pipeline.bus.reconnecting import CONTESTED, Ending, Reconnecting
 from pipeline.bus.tls import tls_context_of
 from pipeline.bus.wire_cost import publish_packet_bytes, publish_property_bytes
-from pipeline.logs import get_logger
+from pipeline.logs import OncePerKind, get_logger
 from pipeline.settings import BrokerSettings
 from schemas.errors import (
     BusError,
@@ -129,7 +129,7 @@ class MqttBus:
         self._problem: LocalError | None = None
         self._changed = asyncio.Event()
         self._counters: Counter[str] = Counter()
-        self._overflowing = False
+        self._problems = OncePerKind(_log)
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -455,7 +455,6 @@ class MqttBus:
 
     def _deliver(self, message: Inbound) -> None:
         if self._buffer.put(message):
-            self._overflowing = False
             self._counters["received_messages"] += 1
             self._counters["received_bytes"] += len(message.topic) + len(message.payload)
             return
@@ -463,9 +462,8 @@ class MqttBus:
         if message.qos and self._link is not None:
             # Unacknowledged it would hold a place of the window until the next reconnect; its sender repeats it.
             self._link.acknowledge(message.packet_id)
-        if not self._overflowing:
-            self._overflowing = True
-            _log.warning("incoming queue full", topic=message.topic, qos=message.qos, messages=self._buffer.messages)
+        kind = f"incoming queue full/qos{message.qos}"
+        self._problems.report(kind, "it came faster than it was read", topic=message.topic)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

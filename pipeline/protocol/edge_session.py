@@ -367,7 +367,9 @@ class EdgeSession:
             self._fail(frame, f"the pool turned it away {frame.attempt} times")
             return
         frame.move(event)
-        frame.owner, frame.timer_s = None, None
+        frame.timer_s = None
+        if event is EdgeEvent.KEY_MISSING:
+            frame.owner = None
         self._opens.again(frame)
 
     def _lose_attempt(self, frame: EdgeFrame, event: EdgeEvent, now_s: float, *, wait_s: float) -> None:

@@ -31,7 +31,7 @@ class EdgeProtocolSettings:
     attempts: int = 3
     backoff_s: float = 0.5
     max_backoff_s: float = 4.0
-    max_busy_wait_s: float = 400.0
+    max_busy_wait_s: float = 450.0
     grace_s: float = 1.5
     max_frames_per_camera: int = 16
     terminal_cache: int = 1024

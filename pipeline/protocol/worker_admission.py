@@ -133,7 +133,7 @@ class Admission:
         """The queries that still need work here; kept answers of the others are said again."""
         queries: dict[str, WorkerQuery] = {}
         for query_id, ref in zip(message.query_ids(camera), message.queries, strict=True):
-            decided = self._progress.decided.get(query_id)
+            decided = self._progress.decided.get(camera, query_id)
             if decided is not None:
                 self._counters["terminal_repeated"] += 1
                 self._voice.repeat(decided)

@@ -142,20 +142,23 @@ class KeyFrames:
 
 @dataclass(slots=True)
 class DecidedQueries:
-    """Terminal answers by query id: a query is computed once, and its answer repeated to an edge that missed it."""
+    """Terminal answers by camera and query id: each is computed once, and repeated to an edge that missed it.
+
+    The camera belongs to the key, since two clients may ask two cameras under one query id.
+    """
 
     capacity: int
-    _answers: OrderedDict[str, Answer] = field(default_factory=OrderedDict)
+    _answers: OrderedDict[tuple[str, str], Answer] = field(default_factory=OrderedDict)
 
     def add(self, answer: Answer) -> None:
         """Keep a terminal answer."""
-        self._answers[answer.query_id] = answer
+        self._answers[answer.camera, answer.query_id] = answer
         if len(self._answers) > self.capacity:
             self._answers.popitem(last=False)
 
-    def get(self, query_id: str) -> Answer | None:
+    def get(self, camera: str, query_id: str) -> Answer | None:
         """The terminal answer of a query, if it was decided here and is remembered."""
-        return self._answers.get(query_id)
+        return self._answers.get((camera, query_id))
 
 
 _KNOWN_EDGES = 4096

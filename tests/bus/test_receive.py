@@ -6,10 +6,13 @@ import asyncio
 from functools import partial
 
 import pytest
+import structlog
 from paho.mqtt.enums import MQTTErrorCode
+from structlog.testing import capture_logs
 
 from broker_config.launcher import LocalBroker, find_mosquitto, mosquitto_version
 from pipeline.bus.base import ConnectionChange, Inbound, QueueLimits, Subscription
+from pipeline.bus.mqtt import MqttBus
 from pipeline.bus.mqtt_link import MqttLink
 from pipeline.settings import BrokerSettings
 from schemas.errors import StateError
@@ -277,3 +280,27 @@ async def test_retained_and_own_messages_can_be_left_out(broker_settings: Broker
         await bus.subscribe(Subscription("state/+", 1))
         [message] = await take(bus, 1)
         assert (message.payload, message.retain) == (b"retained", True)
+
+
+async def test_a_queue_that_fills_again_and_again_is_told_at_the_tenfold_only() -> None:
+    structlog.configure(cache_logger_on_first_use=False)
+    settings = BrokerSettings(host="127.0.0.1", port=1)
+    bus = MqttBus(settings, client_id="a", receive_maximum=1, queue_limits=QueueLimits(incoming_messages=4))
+    message = Inbound(
+        topic="t/flood",
+        payload=b"",
+        qos=0,
+        retain=False,
+        response_topic=None,
+        correlation_data=None,
+        generation=0,
+        packet_id=0,
+        received_s=0.0,
+    )
+    with capture_logs() as lines:
+        for _ in range(100):
+            for _ in range(4):  # three fit
+                bus._deliver(message)
+            await bus.receive_batch()
+    assert bus.statistics().dropped_qos0_messages == 100
+    assert [line["count"] for line in lines] == [1, 10, 100]

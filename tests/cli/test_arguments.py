@@ -65,6 +65,14 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["codec", "ablate", "--device", "cuda"], "--device: torch has no device 'cuda' here"),
         (["train", "codec", "OUT", "--vlm", "org/model"], "--vlm: no such folder: org/model; "),
         (["codec", "verify-stop", "--vlm", "nowhere"], "--vlm: no such folder: nowhere; "),
+        (
+            ["train", "reference-vlm", "new-vlm", "--generation", "3", "--budget", "gpu"],
+            "--budget: 'gpu' is none of full, smoke",
+        ),
+        (
+            ["train", "reference-vlm", "new-vlm", "--generation", "3", "--start-from", "old-vlm"],
+            "--start-from: a model of generation 3 starts from ImageNet",
+        ),
         (["train", "evaluate-vlm", "org/model"], "--vlm: no such folder: org/model; "),
     ],
 )

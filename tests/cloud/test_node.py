@@ -56,13 +56,20 @@ async def test_an_ad_hoc_question_is_answered_to_its_client_too(broker: LocalBro
         assert inbound.correlation_data == b"42"
 
 
-async def test_an_ask_that_names_a_foreign_response_topic_is_dropped(broker: LocalBroker) -> None:
-    async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:
+async def test_an_ask_that_names_a_foreign_response_topic_is_answered_on_the_public_topic(broker: LocalBroker) -> None:
+    async with ScriptedEdge(broker) as edge, running_worker(broker):
         await edge.ask("who-1", response_topic="lb/v1/control/gate", correlation_data=b"42")
-        await edge.ask("who-2", response_topic=topics.reply_topic("phone", "who-1"))
+        await edge.open(1, question_id="who-1", ad_hoc=True)
+        inbound, answer = await edge.expect(Answer)
+        assert (inbound.topic, answer.query_id) == (topics.answer_topic("gate"), "who-1")
+
+
+async def test_an_ask_with_more_correlation_data_than_anybody_keeps_is_dropped(broker: LocalBroker) -> None:
+    async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:
+        await edge.ask("who-1", response_topic=topics.reply_topic("phone", "who-1"), correlation_data=bytes(65_000))
         await edge.open(1, question_id="who-1", ad_hoc=True)
         await edge.expect(NeedText)
-        assert worker.sample("messages_dropped_total", kind="ask/topic") == 2
+        assert worker.sample("messages_dropped_total", kind="ask/oversize") == 1
 
 
 async def test_latents_of_another_codec_are_rejected_and_reported(broker: LocalBroker) -> None:

@@ -73,3 +73,10 @@ def test_a_file_that_cannot_be_written_is_a_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"edge\.frame_log"):
         FrameLog(tmp_path / "file" / "frames.jsonl", SkippingClock())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+async def test_a_full_disk_ends_nothing() -> None:
+    log = FrameLog(Path("/dev/full"), SkippingClock())
+    log.source_changed("gate", True)
+    await log.close()

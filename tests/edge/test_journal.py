@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import sqlite3
 from pathlib import Path
 
@@ -146,13 +147,76 @@ def test_a_damaged_file_is_put_aside_and_the_site_goes_on(path: Path) -> None:
     journal.close()
 
 
-def test_a_file_of_another_version_is_refused(path: Path) -> None:
+def test_files_of_another_version_are_put_aside_one_by_one(path: Path) -> None:
     path.parent.mkdir()
+    for aside in (path.with_suffix(".v9"), path.with_suffix(".v9-2")):
+        with sqlite3.connect(path) as database:
+            database.execute("PRAGMA user_version = 9")
+        database.close()
+        journal = AskJournal(path)
+        assert journal.admit("gate", ASK, None)[0] is Admission.NEW
+        assert journal.counters["files_set_aside"] == 1
+        journal.close()
+        assert aside.exists()
+        path.unlink()
+
+
+def _journal_bytes(path: Path) -> bytes:
+    journal = AskJournal(path)
+    for number in range(6):
+        journal.admit("gate", ASK.model_copy(update={"query_id": f"q{number}"}), REPLY)
+        if number % 2:
+            journal.decide(f"q{number}", ended(f"q{number}"), told=False)
+    journal._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    journal.close()
+    data = path.read_bytes()
+    path.unlink()
+    return data
+
+
+def test_whatever_happened_to_the_file_the_journal_opens_and_takes_questions(path: Path) -> None:
+    good = _journal_bytes(path)
+    draw = random.Random(13)
+    for case in range(150):
+        damaged = bytearray(good)
+        if case % 3 == 0:
+            del damaged[draw.randrange(len(damaged)) :]
+        for _ in range(draw.choice([1, 4, 64])):
+            if damaged:
+                damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        path.write_bytes(damaged)
+        journal = AskJournal(path)
+        journal.unfinished()
+        assert journal.admit("gate", ASK.model_copy(update={"query_id": "new"}), None)[0] is Admission.NEW
+        journal.close()
+        for leftover in path.parent.iterdir():
+            leftover.unlink()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "answer_type = 'riddle'",
+        "camera = 'No Name'",
+        "text = CAST(x'ff' AS TEXT)",
+        "text = ''",
+        "deadline_ms = -1",
+        "asked_s = 9e999",
+        "reply_topic = 'home/x'",
+        "terminal = x'00'",
+        "terminal = CAST('{}' AS BLOB)",
+    ],
+)
+def test_a_row_that_is_no_question_costs_itself_alone(path: Path, change: str) -> None:
+    path.write_bytes(_journal_bytes(path))
     with sqlite3.connect(path) as database:
-        database.execute("PRAGMA user_version = 9")
+        database.execute(f"UPDATE ask SET {change} WHERE query_id = 'q0'")
     database.close()
-    with pytest.raises(ArtifactError, match="another version"):
-        AskJournal(path)
+    journal = AskJournal(path)
+    assert {stored.ask.query_id for stored in journal.unfinished()} == {"q1", "q2", "q3", "q4", "q5"}
+    assert journal.counters["rows_dropped"] == 1
+    assert journal.admit("gate", ASK.model_copy(update={"query_id": "q0"}), None)[0] is Admission.NEW
+    journal.close()
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

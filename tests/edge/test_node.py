@@ -362,7 +362,11 @@ async def test_bad_messages_stop_nothing_and_are_counted_by_kind(make: Make, bro
         camera, opened = await worker.next_open()
         await worker.answer_all(camera, opened)
         await edge.watcher.until(lambda: any(terminal.frame == opened.frame for terminal in edge.watcher.ended))
-        assert all(terminal.query_id != "evil" for terminal in edge.watcher.ended)
+        # Nobody is made to write elsewhere, and the question ends on the public topics.
+        while all(ref.question_id != "evil" for ref in opened.queries):
+            camera, opened = await worker.next_open()
+            await worker.answer_all(camera, opened)
+        await edge.watcher.until(lambda: any(terminal.query_id == "evil" for terminal in edge.watcher.ended))
         # Everything was acknowledged: the broker holds nothing back.
         await attacker.ask("gate", Ask(query_id="good", text="Still there?"))
         while all(ref.question_id != "good" for ref in opened.queries):
@@ -373,7 +377,6 @@ async def test_bad_messages_stop_nothing_and_are_counted_by_kind(make: Make, bro
     assert counts['{kind="control/version"}'] == 3
     assert counts['{kind="answer/oversize"}'] == 3
     assert counts['{kind="ask/version"}'] == 3
-    assert counts['{kind="ask/topic"}'] == 1
     assert {kind.split('"')[1].split("/")[0] for kind in counts} == {"control", "answer", "ask", "question", "status"}
 
 

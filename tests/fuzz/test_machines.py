@@ -175,7 +175,7 @@ def receive(worker: WorkerSession, message: Message, now_s: float) -> None:
             worker.receive_question(message.question_id, message)
             worker.receive_question(message.question_id, None)
         case Ask():
-            worker.receive_ask(message, None)
+            worker.receive_ask("gate", message, None)
         case Status(kind="edge"):
             worker.receive_edge_status(message, now_s)
         case Status():

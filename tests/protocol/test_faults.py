@@ -137,6 +137,6 @@ def test_fixed_seeds_visit_every_row_of_both_tables(monkeypatch: pytest.MonkeyPa
             move(self, event)
 
         monkeypatch.setattr(frame_class, "move", spy)
-    for seed in range(400):
+    for seed in range(800):
         _faulty_fleet(seed).run(60.0)
     assert {*EDGE_TRANSITIONS, *WORKER_TRANSITIONS} - visited <= ONLY_BY_SCENARIO

@@ -181,7 +181,8 @@ def test_a_worker_whose_model_is_busy_says_accept_when_the_edge_is_back() -> Non
     session = fleet.workers["w0"].session
     never_heard, heard = FrameId(7, 0), FrameId(7, 1)
     for frame in (never_heard, heard):
-        message = Open(frame=frame, attempt=1, site="north", fingerprint=FINGERPRINT, queries=(ref("q0", 30_000),), stop=4,
+        message = Open(frame=frame, attempt=1, site="north", fingerprint=FINGERPRINT,
+                       queries=(ref("q0", 30_000),), stop=4,
                        payload=bytes(range(4)))  # fmt: skip
         session.receive_open("gate", message, 0.0)
     looks = {look.frame: look for look in session.take_looks(8, 0.0)}

@@ -18,7 +18,7 @@ from tests.scenes.photo_files import write_photo_folder
 from training.reference_vlm.config import ModelSize, StageBudget
 from training.reference_vlm.degrade import degrade
 from training.reference_vlm.dense_labels import IGNORE, dense_labels, views
-from training.reference_vlm.evaluate import evaluate_reference_vlm
+from training.reference_vlm.evaluate import evaluate_everyday, evaluate_reference_vlm
 from training.reference_vlm.loop import learning_rate, share_done
 from training.reference_vlm.model import build_model
 from training.reference_vlm.mosaics import PhotoMosaics
@@ -251,3 +251,15 @@ def test_evaluation_counts_questions_of_every_kind(saved: Path, tmp_path: Path) 
         assert table["existence"]["questions"] == 4
         assert table["all"]["questions"] == sum(table[kind]["questions"] for kind in kinds)
         assert 0 <= table["calibration_error"] <= 1
+
+
+def test_everyday_and_hard_scenes_are_asked_the_same_questions_in_both_wordings_and_blind(saved: Path) -> None:
+    report = evaluate_everyday(saved, frames=4, seed=1)
+    assert list(report) == [f"{name}{suffix}" for name in ("everyday", "hard") for suffix in ("", "_unseen", "_blind")]
+    for name in ("everyday", "hard"):
+        asked = [
+            {kind: report[name + suffix][kind]["questions"] for kind in ("existence", "count", "all")}
+            for suffix in ("", "_unseen", "_blind")
+        ]
+        assert asked[0] == asked[1] == asked[2]
+        assert asked[0]["existence"] == 4

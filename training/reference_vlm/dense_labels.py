@@ -32,7 +32,9 @@ def views(tiles_per_edge: int) -> list[Box]:
     return [*tiles, WHOLE]
 
 
-def dense_labels(scene: AnyScene, grid: int, vocabulary: Vocabulary, window: Box = WHOLE) -> NDArray[np.int16]:
+def dense_labels(
+    scene: AnyScene, grid: int, vocabulary: Vocabulary, window: Box = WHOLE, *, bins: int = 3
+) -> NDArray[np.int16]:
     """Label every visual token of one view.
 
     A token belongs to the nearest object whose bounding box covers at least 35 % of its cell, and always to the object
@@ -43,11 +45,12 @@ def dense_labels(scene: AnyScene, grid: int, vocabulary: Vocabulary, window: Box
         grid: Tokens along one edge of the view.
         vocabulary: Numbers the kinds; the background comes after the last.
         window: Part of the frame that the view shows (left, top, right, bottom).
+        bins: Rows and columns that places are told apart by.
 
     Returns:
-        int16 [6, grid, grid] in the order of `LABELS`. Row and column are those of the 3x3 cell of the *view* that
-        holds the object's centre, since a tile does not know its place in the frame; they are `IGNORE` where the
-        centre is outside of the view. Colour, row, column and moving are `IGNORE` on background.
+        int16 [6, grid, grid] in the order of `LABELS`. Row and column are those of the cell of the *view* (of `bins` x
+        `bins`) that holds the object's centre, since a tile does not know its place in the frame; they are `IGNORE`
+        where the centre is outside of the view. Colour, row, column and moving are `IGNORE` on background.
     """
     labels = np.full((len(LABELS), grid, grid), IGNORE, dtype=np.int16)
     labels[0] = len(vocabulary.kinds)
@@ -67,8 +70,8 @@ def dense_labels(scene: AnyScene, grid: int, vocabulary: Vocabulary, window: Box
         value = (
             vocabulary.kinds.index(item.kind),
             _COLOR_INDEX[item.color] if item.color else IGNORE,
-            int(y * 3) if inside else IGNORE,
-            int(x * 3) if inside else IGNORE,
+            int(y * bins) if inside else IGNORE,
+            int(x * bins) if inside else IGNORE,
             0,
             int(item.moving),
         )

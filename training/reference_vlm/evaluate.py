@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cloud_workers.vlm import TransformersVlm
 from pipeline.scenes.catalogue import QuestionKind
+from pipeline.scenes.everyday import EVERYDAY_HELD_OUT_SEEDS, balanced_questions, sample_everyday_scene
 from pipeline.scenes.motion import SceneClip
 from pipeline.scenes.photographs import PhotoLibrary, sample_photo_scene
 from pipeline.scenes.questions import QUESTION_KINDS, QuestionSpec, answer_to, sample_question
@@ -199,6 +200,39 @@ def evaluate_reference_vlm(
         library = PhotoLibrary.open(photos)
         drawn = [sample_photo_scene(first + index, library, "validation", size=size) for index in range(frames)]
         measure("photographs", [scene for _, scene in drawn], [image for image, _ in drawn])
+    return report
+
+
+def evaluate_everyday(
+    model_dir: Path, *, frames: int, seed: int = 0, progress: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Measure a saved model on everyday and on hard scenes, with questions whose answers are balanced.
+
+    Args:
+        model_dir: Folder in the format of `save_pretrained`.
+        frames: Number of held-out frames of each kind of scene; up to six questions are asked about each.
+        seed: Chooses the scenes.
+        progress: Called with a line of text now and then.
+
+    Returns:
+        Accuracy and number of questions by kind: `everyday` and `hard`; both with the suffix `_unseen` in wordings that
+        no training uses, and with the suffix `_blind` without the image.
+    """
+    vlm = TransformersVlm.load(model_dir)
+    size = int(vlm.model.config.vision_config.image_size)
+    first = seed * SEED_STRIDE
+    drawn = {
+        "everyday": [sample_everyday_scene(EVERYDAY_HELD_OUT_SEEDS + first + index) for index in range(frames)],
+        "hard": [sample_scene(HELD_OUT_SEEDS + first + index) for index in range(frames)],
+    }
+    report: dict[str, Any] = {}
+    for name, scenes in drawn.items():
+        pixels = [render(scene, size) for scene in scenes]
+        for suffix, blind in (("", False), ("_unseen", False), ("_blind", True)):
+            asked = balanced_questions(scenes, seed, held_out=suffix == "_unseen")
+            examples = [Example(item.scene, item.question, item.truth) for item in asked]
+            report[name + suffix] = _figures(answer_examples(vlm, pixels, examples, blind=blind))
+            progress(f"{name}{suffix}: {report[name + suffix]['all']['accuracy']:.1%} of the answers are right")
     return report
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,11 @@ class Stage:
     budget: StageBudget
     modules: dict[str, nn.Module]
     loss: Callable[[int], tuple[Tensor, dict[str, Tensor]]]
+    slower: Mapping[str, float] = field(default_factory=dict)
+    """Modules that learn at a share of the learning rate, by name."""
+    watch: Callable[[int], str] | None = None
+    """Measures the model after a step and says what it found; called at every `watch_every`th step and the last."""
+    watch_every: int = 500
 
 
 def share_done(step: int, spent_s: float, budget: StageBudget) -> float:
@@ -52,11 +57,20 @@ def learning_rate(share: float, budget: StageBudget) -> float:
     return budget.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * rest)))
 
 
-def _optimiser(parameters: list[nn.Parameter], rate: float) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
-    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+def _optimiser(parameters: list[nn.Parameter], rate: float, factors: dict[int, float]) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only; `factors` of the learning rate by the id of a parameter."""
+    groups = [
+        {"params": chosen, "weight_decay": decay, "factor": factor}
+        for factor in sorted({factors.get(id(parameter), 1.0) for parameter in parameters}, reverse=True)
+        for decay in (0.05, 0.0)
+        if (
+            chosen := [
+                parameter
+                for parameter in parameters
+                if factors.get(id(parameter), 1.0) == factor and (parameter.ndim >= 2) == (decay > 0)
+            ]
+        )
+    ]
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=parameters[0].is_cuda or None)
 
 
@@ -73,8 +87,9 @@ def run_stage(stage: Stage, checkpoint_dir: Path, *, progress: Progress) -> dict
         the steps of the stage over all runs that worked on it.
     """
     unique = {id(p): p for module in stage.modules.values() for p in module.parameters()}
-    parameters = list(unique.values())
-    optimiser = _optimiser(parameters, stage.budget.learning_rate)
+    parameters = [parameter for parameter in unique.values() if parameter.requires_grad]
+    factors = {id(p): factor for name, factor in stage.slower.items() for p in stage.modules[name].parameters()}
+    optimiser = _optimiser(parameters, stage.budget.learning_rate, factors)
     path = checkpoint_dir / f"{stage.name}.pt"
     step, figures, earlier_s, share = 0, dict[str, float](), 0.0, 0.0
     if path.exists():
@@ -90,7 +105,7 @@ def run_stage(stage: Stage, checkpoint_dir: Path, *, progress: Progress) -> dict
     began = saved = time.monotonic()
     while share < 1:
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(share, stage.budget)
+            group["lr"] = learning_rate(share, stage.budget) * group["factor"]
         loss, parts = stage.loss(step)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -107,6 +122,8 @@ def run_stage(stage: Stage, checkpoint_dir: Path, *, progress: Progress) -> dict
             text = " ".join(f"{name} {value:.3f}" for name, value in figures.items())
             rate = (step - first) / (time.monotonic() - began)
             progress(f"{stage.name}: step {step}, {share:.0%}, {rate:.2f} steps/s, {text}")
+        if stage.watch is not None and (step % stage.watch_every == 0 or share >= 1):
+            progress(f"{stage.name}: step {step}, {stage.watch(step)}")
         if now - saved > _CHECKPOINT_EVERY_S or share >= 1:
             saved = now
             _save(path, stage, optimiser, step, share, figures, earlier_s + now - began)

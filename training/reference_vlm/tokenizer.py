@@ -5,7 +5,7 @@ The alphabet is all 256 bytes, so any UTF-8 text has tokens and nothing is ever 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
@@ -65,17 +65,18 @@ def _corpus(vocabulary: Vocabulary) -> Iterator[str]:
         yield f" {description_of(scene)}"
 
 
-def train_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
+def train_tokenizer(vocabulary: Vocabulary, corpus: Iterable[str] | None = None) -> PreTrainedTokenizerFast:
     """Train the tokenizer. Deterministic: the same vocabulary gives the same tokens.
 
     Args:
         vocabulary: Words that become one token each.
+        corpus: Texts to learn from; those of the second reference VLM unless given.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
-        _corpus(vocabulary),
+        _corpus(vocabulary) if corpus is None else corpus,
         trainers.BpeTrainer(
             vocab_size=VOCAB_SIZE,
             special_tokens=list(SPECIAL_TOKENS),
