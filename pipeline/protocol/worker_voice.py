@@ -128,7 +128,7 @@ class WorkerVoice:
                 "reason": reason[:200],
             }
         )
-        self._say(message, None if query.question is None else query.question.reply_to)
+        self.repeat(message)
         return message
 
     def repeat(self, message: Answer) -> None:
