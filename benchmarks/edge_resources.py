@@ -27,6 +27,7 @@ from pipeline.scenes.video import write_clip
 from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import WireError
+from schemas.identity import owner_of
 from schemas.messages import Answer, Open
 from schemas.topics import Family
 from schemas.types import Outcome
@@ -91,6 +92,7 @@ async def _answer(bus: MqttBus, inbound: Inbound) -> None:
     for ref, query_id in zip(opened.queries, opened.query_ids(camera), strict=True):
         answer = Answer(
             query_id=query_id,
+            owner=owner_of("site", opened.site) if ref.client is None else owner_of("client", ref.client),
             camera=camera,
             frame=opened.frame,
             attempt=opened.attempt,

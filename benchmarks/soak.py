@@ -49,6 +49,7 @@ from pipeline.settings import (
 )
 from schemas import topics, wire
 from schemas.errors import BusError, WireError
+from schemas.identity import ad_hoc_query_id
 from schemas.messages import Answer, Ask, QueryOutcome, Status
 from schemas.topics import Family
 from schemas.types import Outcome
@@ -207,17 +208,17 @@ class Reader:
         while True:
             text, answer_type = QUESTIONS[self.asked % len(QUESTIONS)]
             camera = self._cameras[self.asked % len(self._cameras)]
-            query_id = f"{CLIENT}-{self.asked}"
-            ask = Ask(query_id=query_id, text=text, answer_type=answer_type, deadline_ms=DEADLINE_MS)
+            asked = f"{CLIENT}-{self.asked}"
+            ask = Ask(query_id=asked, text=text, answer_type=answer_type, deadline_ms=DEADLINE_MS)
             self.asked += 1
-            self.waiting[query_id] = time.monotonic()
+            self.waiting[ad_hoc_query_id(camera, CLIENT, asked)] = time.monotonic()
             try:
                 await self._bus.publish(
-                    topics.ask_topic(camera),
+                    topics.ask_topic(camera, CLIENT),
                     wire.encode(ask),
                     qos=1,
-                    response_topic=topics.reply_topic(CLIENT, query_id),
-                    correlation_data=query_id.encode(),
+                    response_topic=topics.reply_topic(CLIENT, asked),
+                    correlation_data=asked.encode(),
                 )
             except BusError:
                 self.overdue += 1

@@ -56,6 +56,7 @@ from schemas.types import AnswerType, FrameId
 LATENTS, LATENT_DIM = 48, 32
 LADDER = (24, 36, LATENTS)
 FINGERPRINT = b"none"
+SITE = "bench"
 CAMERAS = 8
 REFINED_ONE_IN = 4
 
@@ -185,10 +186,11 @@ async def drive(port: int, frames: int, questions: int, rate_hz: float, first: i
 
     async with bus:
         await bus.wait_connected(10)
-        ids = [f"q{number}" for number in range(questions)]
-        for question_id in ids:
-            question = Question(question_id=question_id, text="Is there a car?")
-            await bus.publish(topics.question_topic(question_id), wire.encode(question), qos=1, retain=True)
+        refs: list[QueryRef] = []
+        for question_id in [f"q{number}" for number in range(questions)]:
+            question = Question(site=SITE, question_id=question_id, text="Is there a car?")
+            refs.append(QueryRef(question_id, 20_000, question.content().digest))
+            await bus.publish(topics.question_topic(SITE, question_id), wire.encode(question), qos=1, retain=True)
         async with asyncio.timeout(frames / rate_hz + 30), asyncio.TaskGroup() as group:
             group.create_task(listen())
             for number in range(frames):
@@ -197,8 +199,9 @@ async def drive(port: int, frames: int, questions: int, rate_hz: float, first: i
                 opened = Open(
                     frame=FrameId(1, first + number),
                     attempt=1,
+                    site=SITE,
                     fingerprint=FINGERPRINT,
-                    queries=tuple(QueryRef(question_id, 20_000) for question_id in ids),
+                    queries=tuple(refs),
                     stop=LADDER[0],
                     payload=latents[(first + number) % len(latents)].payload(0, LADDER[0]),
                 )

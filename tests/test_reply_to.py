@@ -11,25 +11,38 @@ from schemas import topics
 from schemas.errors import WireSizeError
 from schemas.limits import MAX_CORRELATION_BYTES
 
+MINE = topics.reply_topic("me", "q1")
+
 
 def _ask(response_topic: str | None, correlation_data: bytes = b"42") -> Inbound:
-    return Inbound(topics.ask_topic("gate"), b"{}", 1, False, response_topic, correlation_data, 1, 1, 0.0)
+    return Inbound(topics.ask_topic("gate", "me"), b"{}", 1, False, response_topic, correlation_data, 1, 1, 0.0)
 
 
 def test_without_a_response_topic_nobody_waits() -> None:
-    assert reply_to(_ask(None), "q1") is None
+    assert reply_to(_ask(None), "me", "q1") is None
 
 
 def test_the_client_gets_its_correlation_data_back() -> None:
-    assert reply_to(_ask("lb/v1/reply/me/q1"), "q1") == ReplyTo("lb/v1/reply/me/q1", b"42")
+    assert reply_to(_ask(MINE), "me", "q1") == ReplyTo(MINE, b"42")
 
 
-@pytest.mark.parametrize("topic", ["lb/v1/open/main/gate", "home/x", "", "lb/v1/reply/+/q1", "lb/v1/reply/me/q2"])
+@pytest.mark.parametrize(
+    "topic",
+    [
+        topics.open_topic("main", "gate"),
+        "home/x",
+        "",
+        f"{topics.ROOT}/reply/+/q1",
+        topics.reply_topic("me", "q2"),
+        topics.reply_topic("eve", "q1"),
+        "lb/v1/reply/me/q1",
+    ],
+)
 def test_an_ask_cannot_make_others_publish_elsewhere_and_is_answered_in_public(topic: str) -> None:
-    assert reply_to(_ask(topic), "q1") is None
+    assert reply_to(_ask(topic), "me", "q1") is None
 
 
 def test_correlation_data_has_a_bound() -> None:
-    assert reply_to(_ask("lb/v1/reply/me/q1", bytes(MAX_CORRELATION_BYTES)), "q1") is not None
+    assert reply_to(_ask(MINE, bytes(MAX_CORRELATION_BYTES)), "me", "q1") is not None
     with pytest.raises(WireSizeError, match="129 bytes are over the limit of 128"):
-        reply_to(_ask("lb/v1/reply/me/q1", bytes(MAX_CORRELATION_BYTES + 1)), "q1")
+        reply_to(_ask(MINE, bytes(MAX_CORRELATION_BYTES + 1)), "me", "q1")

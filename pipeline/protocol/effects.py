@@ -74,6 +74,11 @@ class AskedQuery:
         """Asked once by a client, never superseded; else a standing question."""
         return self.question.ad_hoc
 
+    @property
+    def client(self) -> str | None:
+        """The client that asked it; None for a standing question."""
+        return self.question.client
+
     def query_id(self, camera: str, frame: FrameId) -> str:
         """Key of the query when it is asked of this frame."""
         return self.question.query_id(camera, frame)

@@ -39,14 +39,16 @@ DECISION_MARGIN_S: Final = 0.3
 _FIRST_RESPONSE_S: Final = 0.25
 _DEVIATIONS: Final = 2.0
 
-_OPEN_FIELDS_BYTES: Final = 30
-_QUERY_FIELDS_BYTES: Final = 8
+_OPEN_FIELDS_BYTES: Final = 37
+"""With a site's name of six letters."""
+_QUERY_FIELDS_BYTES: Final = 18
 _CHUNK_FIELDS_BYTES: Final = 26
 
 
 def open_message_bytes(queries: Iterable[AskedQuery | QueryRef], payload_bytes: int) -> int:
     """Size of an open message, within a few bytes and without encoding it."""
-    return _OPEN_FIELDS_BYTES + payload_bytes + sum(len(query.question_id) + _QUERY_FIELDS_BYTES for query in queries)
+    names = sum(len(query.question_id) + len(query.client or "") + _QUERY_FIELDS_BYTES for query in queries)
+    return _OPEN_FIELDS_BYTES + payload_bytes + names
 
 
 def chunk_message_bytes(camera: str, payload_bytes: int) -> int:

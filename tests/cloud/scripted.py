@@ -40,6 +40,8 @@ RULE = StopRule(LADDER, (0.9, 0.6, 0.0), {}, 0.02)
 WAIT_S = 20.0
 CLIENT = "phone"
 WHO = "Who is there?"
+WHO_1 = content("who-1", WHO, ad_hoc=True, client=CLIENT)
+WHO_1_QUERY = WHO_1.query_id("gate", FrameId(1, 1))
 CAR = content("car", "Is there a car?")
 
 M = TypeVar("M", bound=Message)
@@ -181,7 +183,13 @@ class ScriptedEdge:
         await self.bus.publish(topics.ask_topic(camera, CLIENT), wire.encode(message), qos=1, **properties)  # type: ignore[arg-type]
 
     async def open(
-        self, sequence: int, *, camera: str = "gate", fingerprint: bytes = FINGERPRINT, question: QuestionContent = CAR
+        self,
+        sequence: int,
+        *,
+        camera: str = "gate",
+        fingerprint: bytes = FINGERPRINT,
+        question: QuestionContent = CAR,
+        remaining_ms: int = 15_000,
     ) -> bool:
         """Open a frame with its first three latents.
 
@@ -193,7 +201,7 @@ class ScriptedEdge:
             attempt=1,
             site=SITE,
             fingerprint=fingerprint,
-            queries=(ref(question, 15_000),),
+            queries=(ref(question, remaining_ms),),
             stop=LADDER[0],
             payload=b"payload",
         )
@@ -215,6 +223,8 @@ class ScriptedEdge:
             question_id=question.question_id,
             text=question.text,
             answer_type=question.answer_type,
+            options=question.options,
+            risk=question.risk,
         )
         await self.bus.publish(topics.chunk_topic(worker, camera), wire.encode(message))
 

@@ -12,17 +12,21 @@ from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerSession
 from schemas import topics, wire
 from schemas.errors import RemoteError, SchemaVersionError, TopicError
-from schemas.messages import Ask, Gone, Message, NeedText, Open, QueryRef, Question, RejectReason, Status, Text
+from schemas.identity import QuestionContent
+from schemas.messages import Gone, Message, NeedText, Open, RejectReason, Status, Text
 from schemas.topics import Family
 from schemas.types import AnswerType, FrameId
-from tests.cloud.scripted import FINGERPRINT, RULE
+from tests.cloud.scripted import CLIENT, FINGERPRINT, RULE, WHO_1
+from tests.protocol.questions import SITE, ask_message, content, published, ref
+
+CAR = content("car", "Is there a car?", AnswerType.YES_NO)
 
 OWN_TOPICS = (
     topics.open_topic("main", "gate"),
     topics.chunk_topic("w-1", "gate"),
     topics.handover_topic("w-1"),
-    topics.question_topic("car"),
-    topics.ask_topic("gate"),
+    topics.question_topic(SITE, "car"),
+    topics.ask_topic("gate", CLIENT),
     topics.status_topic("worker", "w-2"),
     topics.status_topic("edge", "north"),
 )
@@ -31,6 +35,16 @@ OWN_TOPICS = (
 def inbound(topic: str, message: Message | bytes, response_topic: str | None = None) -> Inbound:
     payload = message if isinstance(message, bytes) else wire.encode(message)
     return Inbound(topic, payload, 1, False, response_topic, b"42" if response_topic else None, 1, 1, 0.0)
+
+
+def text_of(question: QuestionContent, camera: str = "gate") -> Text:
+    return Text(
+        camera=camera,
+        owner=question.owner,
+        question_id=question.question_id,
+        text=question.text,
+        answer_type=question.answer_type,
+    )
 
 
 @pytest.fixture
@@ -42,13 +56,14 @@ def new_session() -> WorkerSession:
     return WorkerSession(WorkerProtocolSettings(), worker="w-1", pool="main", fingerprint=FINGERPRINT, stop_rule=RULE)
 
 
-def open_frame(session: WorkerSession, question_id: str = "car", *, ad_hoc: bool = False) -> list[object]:
+def open_frame(session: WorkerSession, question: QuestionContent = CAR) -> list[object]:
     """Open a frame and take what the session says to it."""
     message = Open(
         frame=FrameId(1, 1),
         attempt=1,
+        site=SITE,
         fingerprint=FINGERPRINT,
-        queries=(QueryRef(question_id, 5_000, ad_hoc),),
+        queries=(ref(question, 5_000),),
         stop=3,
         payload=b"x",
     )
@@ -56,24 +71,27 @@ def open_frame(session: WorkerSession, question_id: str = "car", *, ad_hoc: bool
     return [effect.message for effect in session.take_effects()]
 
 
-def test_a_question_is_known_until_it_is_withdrawn(session: WorkerSession) -> None:
-    question = Question(question_id="car", text="Is there a car?", answer_type=AnswerType.YES_NO)
-    inbox.receive(session, inbound(topics.question_topic("car"), question), 0.0)
+def test_a_frame_keeps_the_text_that_it_was_opened_with_when_its_question_is_withdrawn(
+    session: WorkerSession,
+) -> None:
+    inbox.receive(session, inbound(topics.question_topic(SITE, "car"), published(CAR)), 0.0)
     assert open_frame(session) == []
+    inbox.receive(session, inbound(topics.question_topic(SITE, "car"), b""), 0.0)
     (look,) = session.take_looks(1, 0.0)
     assert (look.queries[0].text, look.queries[0].answer_type) == ("Is there a car?", AnswerType.YES_NO)
 
-    withdrawn = new_session()
-    inbox.receive(withdrawn, inbound(topics.question_topic("car"), question), 0.0)
-    inbox.receive(withdrawn, inbound(topics.question_topic("car"), b""), 0.0)
-    assert [type(message) for message in open_frame(withdrawn)] == [NeedText]
+
+def test_a_frame_with_another_text_than_the_retained_one_asks_for_its_own(session: WorkerSession) -> None:
+    inbox.receive(session, inbound(topics.question_topic(SITE, "car"), published(content("car", "Is it red?"))), 0.0)
+    (need,) = open_frame(session)
+    assert isinstance(need, NeedText)
+    assert need.digests == (CAR.digest,)
 
 
 def test_a_text_ends_the_wait_for_it(session: WorkerSession) -> None:
     open_frame(session)
     assert not session.take_looks(1, 0.0)
-    text = Text(camera="gate", question_id="car", text="Is there a car?", answer_type=AnswerType.YES_NO)
-    inbox.receive(session, inbound(topics.chunk_topic("w-1", "gate"), text), 0.0)
+    inbox.receive(session, inbound(topics.chunk_topic("w-1", "gate"), text_of(CAR)), 0.0)
     assert len(session.take_looks(1, 0.0)) == 1
 
 
@@ -86,10 +104,9 @@ def test_gone_ends_a_frame(session: WorkerSession) -> None:
 
 
 def test_an_ask_is_kept_with_its_reply_topic(session: WorkerSession) -> None:
-    reply = topics.reply_topic("phone", "who-1")
-    ask = Ask(query_id="who-1", text="Who is there?")
-    inbox.receive(session, inbound(topics.ask_topic("gate"), ask, reply), 0.0)
-    open_frame(session, "who-1", ad_hoc=True)
+    reply = topics.reply_topic(CLIENT, "who-1")
+    inbox.receive(session, inbound(topics.ask_topic("gate", CLIENT), ask_message(WHO_1), reply), 0.0)
+    open_frame(session, WHO_1)
     (look,) = session.take_looks(1, 0.0)
     session.fail_look(look, RejectReason.MODEL, "broken")
     (effect,) = (effect for effect in session.take_effects() if not isinstance(effect, SendControl))
@@ -100,14 +117,12 @@ def test_an_ask_is_kept_with_its_reply_topic(session: WorkerSession) -> None:
 @pytest.mark.parametrize(
     ("topic", "message"),
     [
-        (topics.question_topic("bus"), Question(question_id="car", text="Is there a car?")),
+        (topics.question_topic(SITE, "bus"), published(CAR)),
+        (topics.question_topic("south", "car"), published(CAR)),
         (topics.status_topic("worker", "w-2"), Status(kind="worker", id="w-3", boot=1, online=True)),
         (topics.status_topic("worker", "w-2"), Status(kind="edge", id="w-2", boot=1, online=True)),
         (topics.load_topic("main", "w-2"), Status(kind="worker", id="w-2", boot=1, online=True, pool="other")),
-        (
-            topics.chunk_topic("w-1", "gate"),
-            Text(camera="yard", question_id="car", text="Is there a car?", answer_type=AnswerType.WORD),
-        ),
+        (topics.chunk_topic("w-1", "gate"), text_of(CAR, camera="yard")),
         (topics.chunk_topic("w-1", "gate"), Gone(camera="yard", frame=FrameId(1, 1), attempt=1)),
         (topics.answer_topic("gate"), b"{}"),
         ("something/else", b"{}"),
@@ -144,7 +159,10 @@ def test_any_bytes_are_taken_or_refused_as_the_peers_fault(topic: str, payload: 
 
 
 def test_kinds_of_strange_topics_are_few() -> None:
-    kinds = {inbox.kind_of(inbound(topic, b"")) for topic in (*OWN_TOPICS, "a/b", "lb/v1/what/ever", "lb/v1/open/x")}
+    kinds = {
+        inbox.kind_of(inbound(topic, b""))
+        for topic in (*OWN_TOPICS, "a/b", f"{topics.ROOT}/what/ever", f"{topics.ROOT}/open/x")
+    }
     assert kinds == {"open", "chunk", "handover", "question", "ask", "status", "topic"}
 
 
@@ -155,9 +173,9 @@ def test_a_newer_schema_names_its_version(session: WorkerSession) -> None:
 
 def test_frames_are_subscribed_to_last_and_acknowledged() -> None:
     filters = inbox.subscriptions("w-1", "main")
-    assert filters[-1].filter == "$share/main/lb/v1/open/main/+"
+    assert filters[-1].filter == "$share/main/lb/v2/open/main/+"
     at_qos_1 = {entry.filter for entry in filters if entry.qos}
-    assert "lb/v1/status/edge/+" in at_qos_1, "nobody repeats a last will"
+    assert "lb/v2/status/edge/+" in at_qos_1, "nobody repeats a last will"
     assert at_qos_1 >= {filters[-1].filter, topics.handover_topic("w-1"), topics.family_filter(Family.QUESTION)}
     assert topics.inbox_filter("w-1") in {entry.filter for entry in filters} - at_qos_1
 

@@ -18,6 +18,7 @@ from pipeline.settings import WorkerSettings
 from schemas.errors import ArtifactError, ConfigError
 from schemas.types import AnswerType, FrameId
 from tests.cloud.tiny_codec import LADDER, LATENT_COUNT, encode, random_symbols, write_codec, write_vlm
+from tests.protocol.questions import content
 
 
 def settings(vlm: Path, codec: Path) -> WorkerSettings:
@@ -29,7 +30,7 @@ def test_codec_and_model_that_belong_together_answer(vlm_dir: Path, codec_dir: P
     assert model.spec == load_codec_spec(codec_dir)
     assert model.stop_rule.ladder == LADDER
     payload = encode(random_symbols(1, seed=1)[0], codec_dir).payload(0, LATENT_COUNT)
-    query = LookQuery("q", "q", "Is there a car?", AnswerType.YES_NO)
+    query = LookQuery("q", content("q", "Is there a car?", AnswerType.YES_NO))
     look = Look("gate", FrameId(1, 1), 1, (ChunkData(0, LATENT_COUNT, payload),), LATENT_COUNT, (query,), 1)
     (result,) = model.engine.run([look])
     assert isinstance(result, LookDone)

@@ -21,6 +21,7 @@ from schemas.messages import RejectReason
 from schemas.types import AnswerType, FrameId
 from tests.cloud.tiny_codec import LATENT_COUNT, decode_whole, encode, random_symbols
 from tests.cloud.tiny_models import TOKEN_COUNT, TOKEN_DIM
+from tests.protocol.questions import content
 
 SYMBOLS = random_symbols(4, seed=11)
 
@@ -52,7 +53,9 @@ class PickyVlm:
 
 def look(codec_dir: Path, index: int, questions: int = 1) -> Look:
     payload = encode(SYMBOLS[index], codec_dir).payload(0, LATENT_COUNT)
-    queries = tuple(LookQuery(f"q{index}-{n}", f"q{n}", f"text {n}", AnswerType.WORD) for n in range(questions))
+    queries = tuple(
+        LookQuery(f"q{index}-{n}", content(f"q{n}", f"text {n}", AnswerType.WORD)) for n in range(questions)
+    )
     return Look("gate", FrameId(1, index), 1, (ChunkData(0, LATENT_COUNT, payload),), LATENT_COUNT, queries, 1)
 
 

@@ -26,6 +26,7 @@ from pipeline.protocol.stop_rule import StopRule
 from schemas.types import AnswerType, FrameId
 from tests.cloud.tiny_codec import LADDER, LATENT_COUNT, encode, random_symbols
 from tests.cloud.tiny_models import TOKEN_COUNT, TOKEN_DIM
+from tests.protocol.questions import content
 
 SYMBOLS = random_symbols(6, seed=21)
 YES_NO = AnswerType.YES_NO
@@ -71,7 +72,7 @@ def engine_of(codec_dir: Path, vlm: CountingVlm | TransformersVlm, stop: StopFil
 
 def look(codec_dir: Path, index: int, stop: int, *, number: int = 1, text: str = "Is it red?") -> Look:
     payload = encode(SYMBOLS[index], codec_dir).payload(0, stop)
-    query = LookQuery(f"q{index}", "q", text, YES_NO)
+    query = LookQuery(f"q{index}", content("q", text, YES_NO))
     return Look("gate", FrameId(1, index), 1, (ChunkData(0, stop, payload),), stop, (query,), number)
 
 
@@ -119,7 +120,7 @@ def test_answers_of_a_frame_share_their_mean_where_it_is_judged_as_a_whole(
 ) -> None:
     one = look(codec_dir, 0, LADDER[0])
     other = look(codec_dir, 0, LADDER[0], text="Is it blue?")
-    text = LookQuery("q9", "q", "What is it?", AnswerType.TEXT)
+    text = LookQuery("q9", content("q", "What is it?", AnswerType.TEXT))
     both = replace(one, queries=(*one.queries, *other.queries, text))
     single, _ = engine_of(codec_dir, vlm, stop_file())
     together, _ = engine_of(codec_dir, vlm, stop_file(score=replace(SCORE, by_frame=True)))

@@ -14,9 +14,20 @@ from schemas import topics, wire
 from schemas.errors import ConfigError
 from schemas.messages import Answer, Busy, NeedText, Refine, Reject, RejectReason, Status
 from schemas.types import FrameId, Outcome
-from tests.cloud.scripted import FINGERPRINT, WAIT_S, ScriptedEdge, running_worker
+from tests.cloud.scripted import (
+    CLIENT,
+    FINGERPRINT,
+    WAIT_S,
+    WHO_1,
+    WHO_1_QUERY,
+    ScriptedEdge,
+    running_worker,
+)
+from tests.protocol.questions import SITE, content
 
 pytestmark = pytest.mark.broker
+
+UNHEARD = content("unheard", "Is there a bus?")
 
 
 async def test_a_prefix_is_refined_until_its_answer_is_safe(broker: LocalBroker) -> None:
@@ -38,36 +49,36 @@ async def test_a_prefix_is_refined_until_its_answer_is_safe(broker: LocalBroker)
 
 async def test_the_text_of_an_unknown_question_is_asked_for(broker: LocalBroker) -> None:
     async with ScriptedEdge(broker) as edge, running_worker(broker):
-        await edge.open(1, question_id="unheard")
+        await edge.open(1, question=UNHEARD)
         _, need = await edge.expect(NeedText)
-        assert need.question_ids == ("unheard",)
-        await edge.text("w-1", "unheard")
+        assert need.digests == (UNHEARD.digest,)
+        await edge.text("w-1", UNHEARD)
         assert (await edge.answer(1, final=False)).text == "seen 3"
 
 
 async def test_an_ad_hoc_question_is_answered_to_its_client_too(broker: LocalBroker) -> None:
     async with ScriptedEdge(broker) as edge, running_worker(broker):
-        reply = topics.reply_topic("phone", "who-1")
+        reply = topics.reply_topic(CLIENT, "who-1")
         await edge.ask("who-1", response_topic=reply, correlation_data=b"42")
-        await edge.open(1, question_id="who-1", ad_hoc=True)
+        await edge.open(1, question=WHO_1)
         for topic in (topics.answer_topic("gate"), reply):
             inbound, answer = await edge.expect(Answer, topic=topic)
-            assert answer.query_id == "who-1"
+            assert (answer.query_id, answer.owner) == (WHO_1_QUERY, WHO_1.owner)
         assert inbound.correlation_data == b"42"
 
 
 async def test_an_ask_that_names_a_foreign_response_topic_is_answered_on_the_public_topic(broker: LocalBroker) -> None:
     async with ScriptedEdge(broker) as edge, running_worker(broker):
-        await edge.ask("who-1", response_topic="lb/v1/control/gate", correlation_data=b"42")
-        await edge.open(1, question_id="who-1", ad_hoc=True)
+        await edge.ask("who-1", response_topic=topics.control_topic("gate"), correlation_data=b"42")
+        await edge.open(1, question=WHO_1)
         inbound, answer = await edge.expect(Answer)
-        assert (inbound.topic, answer.query_id) == (topics.answer_topic("gate"), "who-1")
+        assert (inbound.topic, answer.query_id) == (topics.answer_topic("gate"), WHO_1_QUERY)
 
 
 async def test_an_ask_with_more_correlation_data_than_anybody_keeps_is_dropped(broker: LocalBroker) -> None:
     async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:
-        await edge.ask("who-1", response_topic=topics.reply_topic("phone", "who-1"), correlation_data=bytes(65_000))
-        await edge.open(1, question_id="who-1", ad_hoc=True)
+        await edge.ask("who-1", response_topic=topics.reply_topic(CLIENT, "who-1"), correlation_data=bytes(65_000))
+        await edge.open(1, question=WHO_1)
         await edge.expect(NeedText)
         assert worker.sample("messages_dropped_total", kind="ask/oversize") == 1
 
@@ -87,10 +98,10 @@ async def test_bad_bytes_on_every_topic_stop_nothing(broker: LocalBroker) -> Non
         topics.open_topic("main", "gate"),
         topics.chunk_topic("w-1", "gate"),
         topics.handover_topic("w-1"),
-        topics.question_topic("car"),
-        topics.ask_topic("gate"),
+        topics.question_topic(SITE, "car"),
+        topics.ask_topic("gate", CLIENT),
         topics.load_topic("main", "w-9"),
-        "lb/v1/open/main/NOT-A-NAME",
+        f"{topics.ROOT}/open/main/NOT-A-NAME",
     ]
     strange = wire.encode(Status(kind="worker", id="other", boot=1, online=True))
     async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:
@@ -99,7 +110,7 @@ async def test_bad_bytes_on_every_topic_stop_nothing(broker: LocalBroker) -> Non
             for topic in addressed:
                 await edge.bus.publish(topic, payload, qos=1)
         with structlog.testing.capture_logs() as logs:
-            await edge.open(1, question_id="known")
+            await edge.open(1, question=content("known", "Is there a car?"))
             assert (await edge.answer(1, final=False)).text == "seen 3"
         assert worker.bus.statistics().unacknowledged_messages == 0
         assert not [entry for entry in logs if entry["log_level"] == "error"]

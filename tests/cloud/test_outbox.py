@@ -162,7 +162,8 @@ async def test_repeats_are_bounded_and_refusals_are_final() -> None:
 
 async def test_an_answer_goes_to_everyone_and_to_its_client() -> None:
     answer = Answer(
-        query_id="who-1",
+        query_id="gate/@phone/who-1",
+        owner="client/phone",
         camera="gate",
         frame=FrameId(1, 1),
         attempt=1,
@@ -180,7 +181,7 @@ async def test_an_answer_goes_to_everyone_and_to_its_client() -> None:
         outbox.put_effect(SendAnswer(topics.answer_topic("gate"), answer, 0, ReplyTo(reply, b"42")))
         await flushed(outbox)
     assert [(topic, kind, data) for topic, _, _, kind, data in bus.sent] == [
-        ("lb/v1/answer/gate", "application/json", None),
+        (topics.answer_topic("gate"), "application/json", None),
         (reply, "application/json", b"42"),
     ]
     assert bus.sent[0][1] == bus.sent[1][1]

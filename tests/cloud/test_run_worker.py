@@ -15,10 +15,11 @@ from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings, LatentbusSettings, WorkerSettings
 from schemas import topics, wire
 from schemas.errors import ArtifactError
-from schemas.messages import Chunk, Open, QueryRef, Refine
+from schemas.messages import Chunk, Open, Refine
 from schemas.types import AnswerType, FrameId, Outcome
-from tests.cloud.scripted import WAIT_S, ScriptedEdge
+from tests.cloud.scripted import CAR, WAIT_S, ScriptedEdge
 from tests.cloud.tiny_codec import LADDER, LATENT_COUNT, decode_whole, encode, random_symbols, write_vlm
+from tests.protocol.questions import SITE, ref
 
 pytestmark = pytest.mark.broker
 
@@ -42,8 +43,9 @@ async def test_a_frame_is_answered_as_the_model_answers_its_whole_latent(
         opened = Open(
             frame=FrameId(1, 1),
             attempt=1,
+            site=SITE,
             fingerprint=load_codec_spec(codec_dir).fingerprint4,
-            queries=(QueryRef("car", 20_000),),
+            queries=(ref(CAR, 20_000),),
             stop=LADDER[0],
             payload=latent.payload(0, LADDER[0]),
         )
@@ -79,8 +81,9 @@ async def test_latents_that_do_not_decode_end_as_failed(
         opened = Open(
             frame=FrameId(1, 1),
             attempt=1,
+            site=SITE,
             fingerprint=load_codec_spec(codec_dir).fingerprint4,
-            queries=(QueryRef("car", 20_000),),
+            queries=(ref(CAR, 20_000),),
             stop=LADDER[0],
             payload=b"\xff" * 40,
         )

@@ -207,7 +207,8 @@ def test_any_generated_text_fits_an_answer_message(text: str) -> None:
     line = one_line(text)
     assert "\n" not in line
     answer = Answer(
-        query_id="q" * 96,
+        query_id=f"{'c' * 32}/@{'c' * 32}/{'q' * 32}",
+        owner=f"client/{'c' * 32}",
         camera="c" * 32,
         frame=FrameId(2**32 - 1, 2**32 - 1),
         attempt=255,
@@ -218,6 +219,7 @@ def test_any_generated_text_fits_an_answer_message(text: str) -> None:
         latents=4_096,
         payload_bytes=2**32 - 1,
         looks=1_000,
+        age_ms=86_400_000,
         reason="r" * 200,
     )
     assert wire.encode(answer)

@@ -194,11 +194,14 @@ def test_a_share_stays_in_its_bounds(queries: Sequence[tuple[bool, float]]) -> N
     st.lists(st.from_regex(r"[a-z][a-z0-9_-]{0,20}", fullmatch=True), min_size=1, max_size=20, unique=True),
     st.integers(1, 4000),
     st.integers(1, 3_600_000),
+    st.booleans(),
 )
-def test_sizes_are_estimated_within_a_few_bytes(names: list[str], payload_bytes: int, remaining_ms: int) -> None:
+def test_sizes_are_estimated_within_a_few_bytes(
+    names: list[str], payload_bytes: int, remaining_ms: int, ad_hoc: bool
+) -> None:
     payload = bytes(payload_bytes)
     frame = FrameId(2**31, 70_000)
-    refs = tuple(ref(name, remaining_ms) for name in names)
+    refs = tuple(ref(name, remaining_ms, ad_hoc=ad_hoc) for name in names)
     opened = Open(frame=frame, attempt=1, site="north", fingerprint=FINGERPRINT, queries=refs, stop=8, payload=payload)
     chunk = Chunk(camera=names[0], frame=frame, attempt=1, start=8, stop=16, payload=payload)
     assert open_message_bytes(refs, payload_bytes) == pytest.approx(len(wire.encode(opened)), abs=6 + 4 * len(names))
