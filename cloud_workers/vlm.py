@@ -92,7 +92,7 @@ class VlmAdapter(Protocol):
 
 
 class TransformersVlm:
-    """Any SmolVLM, Idefics3 or LLaVA class of transformers, loaded as its users load it.
+    """Any SmolVLM, Idefics3, LLaVA or FastVLM class of transformers, loaded as its users load it.
 
     Decoding is greedy. The image prefix of a frame is read once for all of its questions: its keys and values are
     copied to a row for each question, which then costs its own tokens only.
@@ -140,6 +140,8 @@ class TransformersVlm:
         self._eos = frozenset(eos if isinstance(eos, list) else [eos])
         pad = processor.tokenizer.pad_token_id
         self._pad = min(self._eos) if pad is None else int(pad)
+        # Some families take the features of all images as one tensor, others as a list: as their own tower gives them.
+        self.takes_tensor: bool = torch.is_tensor(self._features(np.zeros((1, size_px, size_px, 3), dtype=np.uint8)))
 
     @classmethod
     def load(
@@ -202,11 +204,17 @@ class TransformersVlm:
         """
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
             raise StateError(f"frames are uint8 [B, H, W, 3], not {frames.dtype} {list(frames.shape)}")
+        return torch.stack(list(self._features(frames)))
+
+    @torch.inference_mode()
+    def _features(self, frames: NDArray[np.uint8]) -> Any:
+        """What the model's own tower gives for frames, `[N, D]` each."""
         # One image a sample: families disagree on how a flat list of images is grouped.
         pixels = self._processor.image_processor([[frame] for frame in frames], return_tensors="pt")
-        inputs = {name: value.to(self._model.device) for name, value in pixels.items() if torch.is_tensor(value)}
-        features = self._model.get_image_features(**inputs, return_dict=True).pooler_output
-        return torch.stack(list(features))
+        device, dtype = self._model.device, self._model.dtype
+        inputs = {name: value.to(device) for name, value in pixels.items() if torch.is_tensor(value)}
+        inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+        return self._model.get_image_features(**inputs, return_dict=True).pooler_output
 
     @torch.inference_mode()
     def answer(
@@ -240,7 +248,8 @@ class TransformersVlm:
         device = self._model.device
         distinct = sorted(set(rows))
         prefix = torch.tensor(self._prompts.prefix, device=device).expand(len(distinct), -1)
-        features = BaseModelOutputWithPooling(pooler_output=[tokens[row] for row in distinct])
+        selected = [tokens[row] for row in distinct]
+        features = BaseModelOutputWithPooling(pooler_output=torch.stack(selected) if self.takes_tensor else selected)
         cache = self._model(
             input_ids=prefix,
             attention_mask=torch.ones_like(prefix),
@@ -249,9 +258,9 @@ class TransformersVlm:
             logits_to_keep=1,
         ).past_key_values
         position = {row: index for index, row in enumerate(distinct)}
-        selected = [position[row] for row in rows]
-        if selected != list(range(len(distinct))):
-            cache.batch_select_indices(torch.tensor(selected, device=device))
+        order = [position[row] for row in rows]
+        if order != list(range(len(distinct))):
+            cache.batch_select_indices(torch.tensor(order, device=device))
 
         # Padding sits between prefix and question; the attention mask hides it and positions are counted from the mask.
         suffixes = [self._prompts.suffix(text) for text, _ in questions]

@@ -72,7 +72,8 @@ def answer_from_pixels(
 def test_injected_tokens_give_exactly_the_logits_of_the_pixel_path(adapter: TransformersVlm) -> None:
     inputs = pixel_inputs(adapter, frames(1)[0], "Is there a car?")
     tokens = adapter.encode_pixels(frames(1))
-    features = {"image": BaseModelOutputWithPooling(pooler_output=[tokens[0]])}
+    pooled = tokens if adapter.takes_tensor else [tokens[0]]
+    features = {"image": BaseModelOutputWithPooling(pooler_output=pooled)}
     with torch.inference_mode():
         stock = adapter.model(**inputs).logits
         injected = adapter.model(

@@ -9,6 +9,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
+    EfficientNetConfig,
+    FastVlmConfig,
+    FastVlmForConditionalGeneration,
     GenerationConfig,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
@@ -154,4 +157,42 @@ def tiny_llava(seed: int = 0) -> tuple[Any, Any]:
     return _finish(LlavaForConditionalGeneration(config), tokenizer), processor
 
 
-FAMILIES = {"smolvlm": tiny_smolvlm, "idefics3": tiny_idefics3, "llava": tiny_llava}
+def tiny_fastvlm(seed: int = 0) -> tuple[Any, Any]:
+    """A `FastVlmForConditionalGeneration` with a convolutional tower and its processor."""
+    tokenizer = tiny_tokenizer()
+    stride_px = 32  # of the tower, whatever its size
+    edge_px = stride_px * (IMAGE_SIZE_PX // PATCH_PX)
+    square = {"height": edge_px, "width": edge_px}
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size=square, crop_size=square),
+        tokenizer=tokenizer,
+        patch_size=stride_px,
+        vision_feature_select_strategy="full",
+        chat_template=_LLAVA_TEMPLATE,
+    )
+    tower = EfficientNetConfig(
+        image_size=edge_px,
+        width_coefficient=0.25,
+        depth_coefficient=0.1,
+        hidden_dim=320,  # a quarter of the stock 1,280
+        hidden_size=320,  # what a VLM asks its vision config for
+        dropout_rate=0.0,
+        initializer_range=0.3,
+    )
+    config = FastVlmConfig(
+        vision_config=tower,
+        text_config=_text_config(tokenizer),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    torch.manual_seed(seed)
+    model = FastVlmForConditionalGeneration(config)
+    # Fresh batch norms shrink a random tower's features to nothing: let them measure some noise first.
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        model.model.vision_tower.train()(torch.randn(8, 3, edge_px, edge_px))
+    return _finish(model, tokenizer), processor
+
+
+FAMILIES = {"smolvlm": tiny_smolvlm, "idefics3": tiny_idefics3, "llava": tiny_llava, "fastvlm": tiny_fastvlm}
