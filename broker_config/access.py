@@ -1,8 +1,8 @@
 """What each device may publish, read and subscribe to, worked out from the table of topics.
 
 Two things are combined. :data:`schemas.topics.ROUTES` says which role sends and receives a family; a new family needs
-no change here. The device says which names stand in the levels: an edge publishes below its own cameras, a worker reads
-its own inbox.
+no change here. The device says which names stand in the levels: an edge publishes below its own cameras and site, a
+worker reads its own inbox, a client asks below its own name.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from schemas.topics import ROOT, ROUTES, Family, Role, Route
 ANY = "+"
 CONTROL_TOPICS = "$CONTROL/dynamic-security/#"
 """Requests to the dynamic-security plug-in and its responses."""
+LEFT_RETAINED = (Family.STATUS, Family.KEY, Family.QUESTION, Family.LOAD, Family.ASK)
+"""Families where a device that is gone may have left a message: those that are retained, loads, and asks that a client
+published retained, which everybody ignores."""
 
 
 class Access(StrEnum):
@@ -71,12 +74,17 @@ def rights_of(device: Device, fleet_cameras: Collection[str] = ()) -> list[Right
     """Everything that a device may do, sorted.
 
     Args:
-        device: the device; an edge's and a worker's rights depend on pool, cameras and questions.
+        device: the device; an edge's and a worker's rights depend on pool, cameras and name.
         fleet_cameras: every camera of the fleet. Who asks may ask these and no others: each topic can hold a retained
             message, so a topic that somebody can invent is memory that he can take.
     """
     if device.kind is DeviceKind.ADMIN:
-        return [*_reading(CONTROL_TOPICS), Right(Access.PUBLISH, CONTROL_TOPICS)]
+        # It could give itself any right, so those to see and clear what dead devices left retained cost nothing. An
+        # operator's certificate is on more machines, and a right to clear a topic is one to write there.
+        cleared = [topics.family_filter(family) for family in LEFT_RETAINED]
+        return sorted(
+            right for topic in (CONTROL_TOPICS, *cleared) for right in (*_reading(topic), Right(Access.PUBLISH, topic))
+        )
     rights = set(_reading(f"{ROOT}/#")) if device.kind is DeviceKind.RECORDER else set()
     role = _ROLES.get(device.kind, Role.CLIENT)
     for family, route in ROUTES.items():
@@ -111,13 +119,16 @@ def _sent(device: Device, family: Family, level: str, fleet_cameras: Collection[
                 return tuple(camera for camera in fleet_cameras if not device.cameras or camera in device.cameras)
             # A worker answers for any camera of any edge; what an edge may name is its own list.
             return device.cameras or (ANY,)
-        case "question_id":
-            return device.questions if device.kind is DeviceKind.EDGE else (ANY,)
+        case "site":
+            return (device.name,) if device.kind is DeviceKind.EDGE else (ANY,)
+        case "client":
+            # Whose question it is stands in this level and nowhere else; a reply goes to whoever asked.
+            return (device.name,) if family is Family.ASK else (ANY,)
         case "kind":
             return (device.kind,)
         case "id":
             return (device.name,)
-        case "worker" | "client" | "query_id":
+        case "worker" | "query_id" | "question_id":
             return (ANY,)
     raise StateError(f"whose name a topic level {level!r} holds is not decided")
 
@@ -130,13 +141,15 @@ def _received(device: Device, family: Family, level: str) -> tuple[str, ...]:
         case "camera":
             # Any camera may be in a frame for a worker's pool, and any may be asked a question that a worker remembers.
             return device.cameras or (ANY,)
-        case "question_id":
-            return device.questions if device.kind is DeviceKind.EDGE else (ANY,)
+        case "site":
+            return (device.name,) if device.kind is DeviceKind.EDGE else (ANY,)
+        case "client":
+            return (ANY,) if family is Family.ASK else (device.name,)
         case "kind":
             return _STATUS_READ.get(device.kind, (ANY,))
-        case "worker" | "client":
+        case "worker":
             return (device.name,)
-        case "id" | "query_id":
+        case "id" | "query_id" | "question_id":
             return (ANY,)
     raise StateError(f"whose name a topic level {level!r} of {family} holds is not decided")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -30,9 +30,11 @@ class DeviceKind(StrEnum):
     RECORDER = "recorder"
     """Reads everything, the coded frames included."""
     ADMIN = "admin"
-    """Changes the broker's rules; no topic of the fleet."""
+    """Changes the broker's rules, and clears what dead devices left retained."""
 
 
+REGISTER_VERSION: Final = 2
+"""Of the register's file."""
 TAKES_CAMERAS = frozenset({DeviceKind.EDGE, DeviceKind.CLIENT})
 TAKES_POOL = frozenset({DeviceKind.EDGE, DeviceKind.WORKER})
 
@@ -51,8 +53,6 @@ class Device(BaseModel):
     """Pool of an edge or a worker."""
     cameras: Annotated[tuple[Name, ...], Field(max_length=128)] = ()
     """Cameras of an edge; those that a client may ask, none meaning all that the fleet has."""
-    questions: tuple[Name, ...] = ()
-    """Standing questions that an edge reads, and publishes from its settings."""
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
@@ -64,8 +64,6 @@ class Device(BaseModel):
             raise ValueError("an edge without a camera could do nothing: name its cameras")
         if twice := sorted({name for name in self.cameras if self.cameras.count(name) > 1}):
             raise ValueError(f"named twice: camera {', '.join(twice)}")
-        if self.questions and self.kind is not DeviceKind.EDGE:
-            raise ValueError(f"{self.kind}: only an edge has standing questions of its own")
         return self
 
 
@@ -90,12 +88,23 @@ class Register(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: int = Field(default=1, ge=1, le=1)
+    version: Literal[2] = REGISTER_VERSION
     hosts: tuple[str, ...]
     """Names and addresses of the broker; the first is what devices connect to."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 8883
     devices: dict[Name, Device] = Field(default_factory=dict)
     certificates: list[Certificate] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _one_owner_each(self) -> Self:
+        owners: dict[str, str] = {}
+        for name, device in self.devices.items():
+            if name != device.name:
+                raise ValueError(f"device {name} calls itself {device.name}")
+            for camera in device.cameras if device.kind is DeviceKind.EDGE else ():
+                if (owner := owners.setdefault(camera, name)) != name:
+                    raise ValueError(f"camera {camera} belongs to two sites, {owner} and {name}")
+        return self
 
     def valid_certificate(self, name: str) -> Certificate | None:
         """The newest certificate of a device that was not revoked."""
@@ -105,3 +114,19 @@ class Register(BaseModel):
         """The edge that a camera belongs to."""
         edges = (device for device in self.devices.values() if device.kind is DeviceKind.EDGE)
         return next((edge for edge in edges if camera in edge.cameras), None)
+
+
+def from_version_1(document: dict[str, Any]) -> dict[str, Any]:
+    """A register of version 1 as one of version 2, not yet checked.
+
+    Version 1 listed the standing questions of an edge; in version 2 an edge has all of its own site.
+    """
+    devices = document.get("devices")
+    if isinstance(devices, dict):
+        devices = {
+            name: {key: value for key, value in device.items() if key != "questions"}
+            if isinstance(device, dict)
+            else device
+            for name, device in devices.items()
+        }
+    return {**document, "version": REGISTER_VERSION, "devices": devices}

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -21,12 +22,12 @@ import yaml
 from pydantic import ValidationError
 
 from broker_config.certificates import DEVICE_DAYS, CertificateAuthority, Issued, utc_now
-from broker_config.devices import Certificate, Device, DeviceKind, Register
+from broker_config.devices import REGISTER_VERSION, Certificate, Device, DeviceKind, Register, from_version_1
 from broker_config.dynamic_security import Rules
 from broker_config.firewall import firewall_rules
 from broker_config.secured import CA_FILE, CERTIFICATE_FILE, KEY_FILE, REVOKED_FILE, RULES_FILE
 from schemas.errors import ConfigError
-from schemas.problems import problem_text
+from schemas.problems import echo, problem_text
 
 ADMIN = "admin"
 """Device that changes the rules of a running broker; made with the authority."""
@@ -43,17 +44,23 @@ class FleetFolder:
         path: the folder, from :meth:`create`.
         passphrase: of the authority's key, if it has one.
 
+    Attributes:
+        set_aside: where a register of version 1 was put, when there was one: its devices and certificates were taken
+            over, and every right was made anew.
+
     Raises:
-        ConfigError: there is no fleet there, or its register is damaged.
+        ConfigError: there is no fleet there, or its register is damaged or of a version that is not known here.
     """
 
     def __init__(self, path: Path, passphrase: bytes | None = None) -> None:
         self.path = path
         self._passphrase = passphrase
-        try:
-            self.register = Register.model_validate_json(_read(path / REGISTER_FILE))
-        except ValidationError as error:
-            raise ConfigError(str(path / REGISTER_FILE), f"damaged: {problem_text(dict(error.errors()[0]))}") from None
+        self.set_aside: Path | None = None
+        self.register, version = _load(path / REGISTER_FILE)
+        if version != REGISTER_VERSION:
+            self.set_aside = _unused(path / f"{Path(REGISTER_FILE).stem}.v{version}.json")
+            _write(self.set_aside, _read(path / REGISTER_FILE))
+            self._save()
 
     @classmethod
     def create(
@@ -291,6 +298,41 @@ class FleetFolder:
                     f"camera {camera} belongs to site {owner.name} already; a camera's name is unique in a fleet: "
                     "rename one of them",
                 )
+
+
+def _load(path: Path) -> tuple[Register, int]:
+    """A register, and the version that its file has."""
+    content = _read(path)
+    try:
+        document = json.loads(content)
+    except ValueError as error:
+        raise ConfigError(str(path), f"damaged: is not JSON: {error}") from None
+    version = document.get("version", 1) if isinstance(document, dict) else 1
+    if type(version) is not int or not 1 <= version <= REGISTER_VERSION:
+        raise ConfigError(
+            str(path),
+            f"is a register of version {echo(version)}, this Latentbus reads versions 1 to {REGISTER_VERSION}: "
+            "use the Latentbus that wrote it, or a newer one",
+        )
+    if version == 1 and isinstance(document, dict):
+        document = from_version_1(document)
+    try:
+        # As JSON: what a file says of a number or a time is read strictly, as text.
+        return Register.model_validate_json(json.dumps(document)), version
+    except ValidationError as error:
+        details = dict(error.errors()[0])
+        where = ".".join(str(part) for part in details["loc"])
+        problem = f"{where}: {problem_text(details)}" if where else problem_text(details)
+        raise ConfigError(str(path), f"damaged: {problem}") from None
+
+
+def _unused(path: Path) -> Path:
+    """This path, or the first like it that does not exist."""
+    found, number = path, 1
+    while found.exists():
+        number += 1
+        found = path.with_stem(f"{path.stem}-{number}")
+    return found
 
 
 def _read(path: Path) -> bytes:

@@ -79,11 +79,8 @@ def add_device(
     camera: Annotated[
         list[str] | None, typer.Option(help="Camera of an edge, or one that a client may ask (all unless given).")
     ] = None,
-    question: Annotated[
-        list[str] | None, typer.Option(help="Standing question that an edge reads and publishes.")
-    ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Settings file of the edge: pool, cameras, questions.")
+        Path | None, typer.Option("--config", "-c", help="Settings file of the edge: its pool and cameras.")
     ] = None,
     csr: RequestOption = None,
     days: DaysOption = DEFAULT_DAYS,
@@ -92,7 +89,7 @@ def add_device(
     ] = False,
 ) -> None:
     """Take a device in: a certificate in its name, and the rights of its kind. Then run `latentbus broker apply`."""
-    device = _device(name, kind, pool, tuple(camera or ()), tuple(question or ()), config)
+    device = _device(name, kind, pool, tuple(camera or ()), config)
     opened = _open(fleet)
     if update:
         opened.update(device)
@@ -196,7 +193,6 @@ def _device(
     kind: DeviceKind | None,
     pool: str,
     cameras: tuple[str, ...],
-    questions: tuple[str, ...],
     config: Path | None,
 ) -> Device:
     from latentbus.arguments import made_of
@@ -208,18 +204,25 @@ def _device(
         if name != edge.site:
             raise ConfigError(str(config), f"the site is {edge.site}; its device has the same name, not {name}")
         kind, pool = DeviceKind.EDGE, edge.pool
-        cameras, questions = cameras or tuple(edge.cameras), questions or tuple(edge.questions)
+        cameras = cameras or tuple(edge.cameras)
     if kind is None:
         raise ConfigError("--kind", f"one of {', '.join(DeviceKind)}, or the settings file of an edge as --config")
-    options = {"name": "NAME", "pool": "--pool", "cameras": "--camera", "questions": "--question"}
+    options = {"name": "NAME", "pool": "--pool", "cameras": "--camera"}
     held_pool = pool if kind in TAKES_POOL else None
-    return made_of(Device, options, name=name, kind=kind, pool=held_pool, cameras=cameras, questions=questions)
+    return made_of(Device, options, name=name, kind=kind, pool=held_pool, cameras=cameras)
 
 
 def _open(path: Path) -> FleetFolder:
     from broker_config.fleet_folder import FleetFolder
 
-    return FleetFolder(path, _passphrase())
+    opened = FleetFolder(path, _passphrase())
+    if opened.set_aside is not None:
+        typer.echo(
+            f"{path / 'register.json'} was of version 1: kept as {opened.set_aside.name}. Its devices and certificates "
+            f"were taken over, their rights are those of wire version 2 now: run `latentbus broker apply {path}`",
+            err=True,
+        )
+    return opened
 
 
 def _passphrase() -> bytes | None:

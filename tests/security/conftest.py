@@ -13,7 +13,7 @@ from broker_config.launcher import LocalBroker
 from broker_config.secured import secured_broker
 
 DEVICES = (
-    Device(name="north", kind=DeviceKind.EDGE, pool="main", cameras=("gate",), questions=("car",)),
+    Device(name="north", kind=DeviceKind.EDGE, pool="main", cameras=("gate",)),
     Device(name="south", kind=DeviceKind.EDGE, pool="main", cameras=("yard",)),
     Device(name="w1", kind=DeviceKind.WORKER, pool="main"),
     Device(name="w2", kind=DeviceKind.WORKER, pool="other"),

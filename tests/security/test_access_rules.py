@@ -26,7 +26,7 @@ from broker_config.limits import MAX_PACKET_BYTES
 from schemas.errors import BrokerStartError, StateError
 from schemas.topics import ROUTES, Family, Role
 
-EDGE = Device(name="north", kind=DeviceKind.EDGE, pool="main", cameras=("gate",), questions=("car",))
+EDGE = Device(name="north", kind=DeviceKind.EDGE, pool="main", cameras=("gate",))
 WORKER = Device(name="w1", kind=DeviceKind.WORKER, pool="main")
 names = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,31}", fullmatch=True)
 
@@ -36,8 +36,8 @@ def test_a_new_topic_family_needs_no_care(monkeypatch: pytest.MonkeyPatch) -> No
         ROUTES[Family.LOAD], levels=("worker", "camera"), senders=(Role.EDGE,), receivers=(Role.WORKER, Role.CLIENT)
     )
     monkeypatch.setitem(ROUTES, Family.LOAD, new)
-    assert Right(Access.PUBLISH, "lb/v1/load/+/gate") in rights_of(EDGE)
-    assert Right(Access.SUBSCRIBE, "lb/v1/load/w1/+") in rights_of(WORKER)
+    assert Right(Access.PUBLISH, "lb/v2/load/+/gate") in rights_of(EDGE)
+    assert Right(Access.SUBSCRIBE, "lb/v2/load/w1/+") in rights_of(WORKER)
     assert not [right for right in rights_of(WORKER) if right.access is Access.PUBLISH and "/load/" in right.topic]
 
 
@@ -55,10 +55,31 @@ def test_two_sites_share_no_topic_of_a_camera(cameras: list[str]) -> None:
         for name, own in (("a", cameras[:half]), ("b", cameras[half:]))
     ]
     one, other = (
-        {right for right in rights_of(site) if right.topic not in {"lb/v1/reply/+/+", "lb/v1/status/worker/+"}}
+        {right for right in rights_of(site) if right.topic not in {"lb/v2/reply/+/+", "lb/v2/status/worker/+"}}
         for site in sites
     )
     assert not one & other
+
+
+@given(names, names)
+def test_a_client_asks_and_is_answered_below_its_own_name_alone(name: str, other: str) -> None:
+    for kind in (DeviceKind.CLIENT, DeviceKind.GATEWAY, DeviceKind.OPERATOR):
+        devices = [EDGE, Device(name=name, kind=kind)]
+        assert asks(devices, name) == {f"lb/v2/ask/gate/{name}"}
+        reads = {topic for access, topic in Rules.of(devices).roles[name] if access != Access.PUBLISH}
+        assert {topic for topic in reads if "/ask/" in topic or "/reply/" in topic} == {f"lb/v2/reply/{name}/+"}
+    assert f"lb/v2/question/{name}/+" in {right.topic for right in rights_of(EDGE.model_copy(update={"name": name}))}
+    if other != "north":
+        assert not [right for right in rights_of(EDGE) if right.topic.startswith(f"lb/v2/question/{other}/")]
+
+
+def test_an_operator_sets_the_questions_of_every_site_and_no_other_client_any() -> None:
+    for kind in DeviceKind:
+        if kind in {DeviceKind.EDGE, DeviceKind.WORKER, DeviceKind.ADMIN}:
+            continue
+        rights = rights_of(Device(name="x", kind=kind), ["gate"])
+        sets = {right.topic for right in rights if right.access is Access.PUBLISH and "/question/" in right.topic}
+        assert sets == ({"lb/v2/question/+/+"} if kind is DeviceKind.OPERATOR else set()), kind
 
 
 def asks(devices: list[Device], name: str) -> set[str]:
@@ -101,7 +122,7 @@ def test_only_the_admin_touches_the_rules_and_only_workers_sit_in_the_share_grou
         ({"kind": "edge", "pool": "main", "cameras": ["gate", "gate"]}, "named twice: camera gate"),
         ({"kind": "client", "pool": "main"}, "pool"),
         ({"kind": "worker", "pool": "main", "cameras": ["gate"]}, "only an edge has cameras"),
-        ({"kind": "client", "questions": ["car"]}, "standing questions"),
+        ({"kind": "edge", "pool": "main", "cameras": ["gate"], "questions": ["car"]}, "Extra inputs"),
         ({"kind": "client", "cameras": ["+"]}, "pattern"),
         ({"kind": "client", "name": "a/b"}, "pattern"),
         ({"kind": "client", "name": "#"}, "pattern"),
@@ -180,7 +201,7 @@ def test_the_commands_lead_from_any_rules_to_any_others(before: list[Device], af
 
 def test_the_largest_site_fits_the_broker_s_packets() -> None:
     cameras = tuple(f"{number:032d}" for number in range(128))
-    site = Device(name="x" * 32, kind=DeviceKind.EDGE, pool="p" * 32, cameras=cameras, questions=cameras)
+    site = Device(name="x" * 32, kind=DeviceKind.EDGE, pool="p" * 32, cameras=cameras)
     commands = Rules.of([site]).commands_from(Rules())
     payloads = requests(commands)
     assert len(rights_of(site)) > ROLE_RIGHTS

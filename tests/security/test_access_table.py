@@ -19,7 +19,7 @@ from tests.security.probe import Probe, granted
 pytestmark = pytest.mark.broker
 
 TOPICS = [
-    f"lb/v1/{below}"
+    f"lb/v2/{below}"
     for below in (
         "open/main/gate", "open/main/yard", "open/other/gate",
         "chunk/w1/gate", "chunk/w1/yard", "chunk/w2/gate",
@@ -28,32 +28,37 @@ TOPICS = [
         "control/gate", "control/yard",
         "answer/gate", "answer/yard",
         "outcome/gate", "outcome/yard",
-        "question/car", "question/fire",
-        "ask/gate", "ask/yard",
+        "question/north/car", "question/north/fire", "question/south/car", "question/west/car",
+        "ask/gate/alice", "ask/gate/guard", "ask/gate/web", "ask/gate/olga", "ask/gate/screen", "ask/gate/north",
+        "ask/yard/alice", "ask/yard/guard", "ask/yard/web", "ask/yard/olga", "ask/invented/alice",
         "reply/alice/q1", "reply/guard/q1", "reply/web/q1", "reply/olga/q1", "reply/screen/q1",
         "status/edge/north", "status/edge/south", "status/worker/w1", "status/worker/w2", "status/worker/north",
         "status/gateway/web", "status/recorder/tape",
         "load/main/w1", "load/main/w2", "load/other/w2",
     )
 ]  # fmt: skip
-OUTSIDE = ["$CONTROL/dynamic-security/v1", "lb/v2/open/main/gate", "lb/v1", "elsewhere"]
-SEAT = "$share/main/lb/v1/open/main/+"
-OTHER_SEAT = "$share/other/lb/v1/open/other/+"
-FAMILY_FILTERS = [f"lb/v1/{family}/{'/'.join('+' for _ in route.levels)}" for family, route in ROUTES.items()]
+OUTSIDE = [
+    "$CONTROL/dynamic-security/v1", "lb/v1/open/main/gate", "lb/v1/ask/gate", "lb/v2/config/north",
+    "lb/v2/ring/alice/gate", "lb/v2", "elsewhere",
+]  # fmt: skip
+SEAT = "$share/main/lb/v2/open/main/+"
+OTHER_SEAT = "$share/other/lb/v2/open/other/+"
+FAMILY_FILTERS = [f"lb/v2/{family}/{'/'.join('+' for _ in route.levels)}" for family, route in ROUTES.items()]
 WIDE_FILTERS = [
-    "#", "+/+/+/+/+", "lb/#", "lb/v1/#", "lb/v1/+/gate", "lb/+/open/main/gate", "lb/v1/open/#", "lb/v1/open/main/+",
-    "lb/v1/chunk/#", "lb/v1/chunk/w1/+", "lb/v1/key/#", "lb/v1/key/main/+", "lb/v1/key/other/+",
-    "lb/v1/answer/#", "lb/v1/reply/alice/+", "lb/v1/reply/web/#",
-    "lb/v1/status/worker/+", "lb/v1/status/edge/+", "lb/v1/load/main/+",
-    SEAT, OTHER_SEAT, "$share/thief/lb/v1/open/main/+", "$share/main/lb/v1/open/main/gate",
-    "$share/main/lb/v1/open/+/+", "$share/main/lb/v1/#", "$share/main/#", "$share/w1/lb/v1/chunk/w1/+",
-    "$share/x/lb/v1/answer/+", "$CONTROL/dynamic-security/v1/response", "$CONTROL/#", "$SYS/#",
+    "#", "+/+/+/+/+", "lb/#", "lb/v2/#", "lb/v2/+/gate", "lb/+/open/main/gate", "lb/v2/open/#", "lb/v2/open/main/+",
+    "lb/v2/chunk/#", "lb/v2/chunk/w1/+", "lb/v2/key/#", "lb/v2/key/main/+", "lb/v2/key/other/+",
+    "lb/v2/answer/#", "lb/v2/reply/alice/+", "lb/v2/reply/web/#", "lb/v2/ask/gate/+", "lb/v2/ask/yard/+",
+    "lb/v2/ask/+/alice", "lb/v2/question/north/+", "lb/v2/question/south/+", "lb/v2/question/#",
+    "lb/v2/status/worker/+", "lb/v2/status/edge/+", "lb/v2/load/main/+",
+    SEAT, OTHER_SEAT, "$share/thief/lb/v2/open/main/+", "$share/main/lb/v2/open/main/gate",
+    "$share/main/lb/v2/open/+/+", "$share/main/lb/v2/#", "$share/main/#", "$share/w1/lb/v2/chunk/w1/+",
+    "$share/x/lb/v2/answer/+", "$CONTROL/dynamic-security/v1/response", "$CONTROL/#", "$SYS/#",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a device may do, below ``lb/v1/`` unless it begins with ``$``."""
+    """What a device may do, below ``lb/v2/`` unless it begins with ``$``."""
 
     publish: str = ""
     read: str = ""
@@ -65,7 +70,7 @@ class Allowed:
 
 
 def below_root(words: str) -> set[str]:
-    return {word if word.startswith(("$", "lb")) else f"lb/v1/{word}" for word in words.split()}
+    return {word if word.startswith(("$", "lb")) else f"lb/v2/{word}" for word in words.split()}
 
 
 STATUSES = (
@@ -73,68 +78,81 @@ STATUSES = (
     "status/recorder/tape"
 )
 PUBLIC = f"answer/gate answer/yard outcome/gate outcome/yard {STATUSES}"
+ASKS_AT_GATE = "ask/gate/alice ask/gate/guard ask/gate/web ask/gate/olga ask/gate/screen ask/gate/north"
+ASKS_AT_YARD = "ask/yard/alice ask/yard/guard ask/yard/web ask/yard/olga"
+QUESTIONS = "question/north/car question/north/fire question/south/car question/west/car"
+QUESTION_FILTERS = "question/+/+ question/north/+ question/south/+"
+ASK_FILTERS = "ask/+/+ ask/gate/+ ask/yard/+ ask/+/alice"
 LOADS = "load/main/w1 load/main/w2 load/other/w2"
 PUBLIC_FILTERS = "answer/+ outcome/+ status/+/+ status/worker/+ status/edge/+ load/+/+ load/main/+"
 REPLIES = "reply/alice/q1 reply/guard/q1 reply/web/q1 reply/olga/q1 reply/screen/q1"
 WORKER_STATUSES = "status/worker/w1 status/worker/w2 status/worker/north"
 EDGE_STATUSES = "status/edge/north status/edge/south"
+LEFT_RETAINED = (
+    f"key/main/gate key/main/yard key/other/gate {STATUSES} {LOADS} {QUESTIONS} {ASKS_AT_GATE} {ASKS_AT_YARD} "
+    "ask/invented/alice"
+)
 ALLOWED = {
     "north": Allowed(
-        publish=f"open/main/gate chunk/w1/gate chunk/w2/gate key/main/gate outcome/gate question/car {REPLIES} "
-        "status/edge/north",
-        read=f"control/gate answer/gate ask/gate question/car status/edge/north {WORKER_STATUSES}",
-        filters="status/worker/+",
+        publish=f"open/main/gate chunk/w1/gate chunk/w2/gate key/main/gate outcome/gate question/north/car "
+        f"question/north/fire {REPLIES} status/edge/north",
+        read=f"control/gate answer/gate {ASKS_AT_GATE} question/north/car question/north/fire status/edge/north "
+        f"{WORKER_STATUSES}",
+        filters="ask/gate/+ question/north/+ status/worker/+",
     ),
     "south": Allowed(
-        publish=f"open/main/yard chunk/w1/yard key/main/yard outcome/yard {REPLIES} status/edge/south",
-        read=f"control/yard answer/yard ask/yard status/edge/south {WORKER_STATUSES}",
-        filters="status/worker/+",
+        publish=f"open/main/yard chunk/w1/yard key/main/yard outcome/yard question/south/car {REPLIES} "
+        "status/edge/south",
+        read=f"control/yard answer/yard {ASKS_AT_YARD} question/south/car status/edge/south {WORKER_STATUSES}",
+        filters="ask/yard/+ question/south/+ status/worker/+",
     ),
     "w1": Allowed(
         publish=f"handover/w1 handover/w2 control/gate control/yard answer/gate answer/yard {REPLIES} status/worker/w1 "
         "load/main/w1",
-        read="chunk/w1/gate chunk/w1/yard key/main/gate key/main/yard handover/w1 question/car question/fire ask/gate "
-        f"ask/yard {WORKER_STATUSES} {EDGE_STATUSES} load/main/w1 load/main/w2",
-        filters=f"{SEAT} chunk/w1/+ key/main/+ question/+ ask/+ handover/w1 status/worker/+ status/edge/+ load/main/+",
+        read=f"chunk/w1/gate chunk/w1/yard key/main/gate key/main/yard handover/w1 {QUESTIONS} {ASKS_AT_GATE} "
+        f"{ASKS_AT_YARD} ask/invented/alice {WORKER_STATUSES} {EDGE_STATUSES} load/main/w1 load/main/w2",
+        filters=f"{SEAT} chunk/w1/+ key/main/+ {QUESTION_FILTERS} {ASK_FILTERS} status/worker/+ status/edge/+ "
+        "load/main/+",
         through_share="open/main/gate open/main/yard",
     ),
     "w2": Allowed(
         publish=f"handover/w1 handover/w2 control/gate control/yard answer/gate answer/yard {REPLIES} status/worker/w2 "
         "load/other/w2",
-        read=f"chunk/w2/gate key/other/gate handover/w2 question/car question/fire ask/gate ask/yard {WORKER_STATUSES} "
-        f"{EDGE_STATUSES} load/other/w2",
-        filters=f"{OTHER_SEAT} key/other/+ question/+ ask/+ status/worker/+ status/edge/+",
+        read=f"chunk/w2/gate key/other/gate handover/w2 {QUESTIONS} {ASKS_AT_GATE} {ASKS_AT_YARD} ask/invented/alice "
+        f"{WORKER_STATUSES} {EDGE_STATUSES} load/other/w2",
+        filters=f"{OTHER_SEAT} key/other/+ {QUESTION_FILTERS} {ASK_FILTERS} status/worker/+ status/edge/+",
     ),
     "alice": Allowed(
-        publish="ask/gate ask/yard",
+        publish="ask/gate/alice ask/yard/alice",
         read="answer/gate answer/yard outcome/gate outcome/yard reply/alice/q1 status/edge/north status/edge/south",
         filters="answer/+ outcome/+ reply/alice/+ status/edge/+",
     ),
     "guard": Allowed(
-        publish="ask/gate",
+        publish="ask/gate/guard",
         read="answer/gate outcome/gate reply/guard/q1 status/edge/north status/edge/south",
         filters="status/edge/+",
     ),
     "screen": Allowed(read=f"{PUBLIC} {LOADS}", filters=PUBLIC_FILTERS),
     "web": Allowed(
-        publish="ask/gate ask/yard status/gateway/web",
+        publish="ask/gate/web ask/yard/web status/gateway/web",
         read=f"{PUBLIC} {LOADS} reply/web/q1",
         filters=PUBLIC_FILTERS,
     ),
     "olga": Allowed(
-        publish="ask/gate ask/yard question/car question/fire",
+        publish=f"ask/gate/olga ask/yard/olga {QUESTIONS}",
         read=f"{PUBLIC} {LOADS} reply/olga/q1",
         filters=PUBLIC_FILTERS,
     ),
     "tape": Allowed(
         publish="status/recorder/tape",
-        read=" ".join(TOPICS),
-        filters=" ".join([*FAMILY_FILTERS, *(wide for wide in WIDE_FILTERS if wide.startswith("lb/v1/")), "lb/v1"]),
+        read=" ".join([*TOPICS, *(topic for topic in OUTSIDE if topic.startswith("lb/v2"))]),
+        filters=" ".join([*FAMILY_FILTERS, *(wide for wide in WIDE_FILTERS if wide.startswith("lb/v2/"))]),
     ),
     "admin": Allowed(
-        publish="$CONTROL/dynamic-security/v1",
-        read="$CONTROL/dynamic-security/v1",
-        filters="$CONTROL/dynamic-security/v1/response",
+        publish=f"$CONTROL/dynamic-security/v1 {LEFT_RETAINED}",
+        read=f"$CONTROL/dynamic-security/v1 {LEFT_RETAINED}",
+        filters=f"$CONTROL/dynamic-security/v1/response key/+/+ key/main/+ key/other/+ status/+/+ status/worker/+ "
+        f"status/edge/+ load/+/+ load/main/+ {QUESTION_FILTERS} {ASK_FILTERS}",
     ),
 }
 

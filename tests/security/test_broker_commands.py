@@ -54,9 +54,7 @@ def test_a_site_is_taken_in_from_its_settings(made: Path, tmp_path: Path) -> Non
     config.write_text(SITE)
     broker("add-device", made, "north", "--config", config)
     device = FleetFolder(made).register.devices["north"]
-    assert (device.kind, device.pool, device.cameras, device.questions) == (
-        "edge", "dock", ("gate", "yard"), ("car",),
-    )  # fmt: skip
+    assert (device.kind, device.pool, device.cameras) == ("edge", "dock", ("gate", "yard"))
     with pytest.raises(ConfigError, match="the site is north"):
         broker("add-device", made, "south", "--config", config)
 
@@ -68,8 +66,8 @@ def test_devices_and_their_rights_are_listed(made: Path) -> None:
     assert re.search(r"^alice +client +(399|400) days +gate$", listed, re.MULTILINE)
     assert re.search(r"^w-1 +worker +(396|397) days +main$", listed, re.MULTILINE)
     rights = broker("devices", made, "--rights")
-    assert "$share/main/lb/v1/open/main/+" in rights
-    assert "lb/v1/reply/alice/+" in rights
+    assert "$share/main/lb/v2/open/main/+" in rights
+    assert "lb/v2/reply/alice/+" in rights
 
 
 def test_a_certificate_that_runs_out_soon_is_an_exit_status(made: Path) -> None:
@@ -94,6 +92,25 @@ def test_a_mistake_is_named(made: Path, arguments: tuple[str, ...], problem: str
     command, *rest = arguments
     with pytest.raises(ConfigError, match=problem):
         broker(command, made, *rest)
+
+
+def test_a_camera_and_a_name_have_one_owner(made: Path) -> None:
+    edge = ("--kind", "edge", "--camera", "gate")
+    broker("add-device", made, "north", *edge)
+    with pytest.raises(ConfigError, match="camera gate belongs to site north already"):
+        broker("add-device", made, "south", *edge)
+    with pytest.raises(ConfigError, match="north: is in the fleet already, as edge with cameras gate"):
+        broker("add-device", made, "north", "--kind", "client")
+    assert set(FleetFolder(made).register.devices) == {"admin", "north"}
+
+
+def test_a_register_of_version_1_is_set_aside_with_a_word(made: Path) -> None:
+    path = made / "register.json"
+    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
+    said = broker("devices", made)
+    assert "register.json was of version 1: kept as register.v1.json" in said
+    assert "latentbus broker apply" in said
+    assert "version 1" not in broker("devices", made)
 
 
 @pytest.mark.parametrize(("username", "name"), [("alice", "alice"), ("Alice Doe", None), ("a/b", None), (None, None)])

@@ -140,7 +140,7 @@ def test_rights_change_and_the_certificate_stays(fleet: FleetFolder) -> None:
     before = (fleet.device("north") / "device.crt").read_bytes()
     fleet.update(Device(name="north", kind=DeviceKind.EDGE, pool="main", cameras=("gate", "lane")))
     assert (fleet.device("north") / "device.crt").read_bytes() == before
-    assert "lb/v1/control/lane" in (fleet.broker / "dynamic-security.json").read_text()
+    assert "lb/v2/control/lane" in (fleet.broker / "dynamic-security.json").read_text()
     with pytest.raises(ConfigError, match="registered as edge"):
         fleet.update(Device(name="north", kind=DeviceKind.CLIENT))
     with pytest.raises(ConfigError, match="not in this fleet"):
@@ -223,3 +223,67 @@ def test_a_fleet_is_not_made_over_something_else(tmp_path: Path) -> None:
     (tmp_path / "register.json").write_text('{"hosts": 3}')
     with pytest.raises(ConfigError, match="damaged"):
         FleetFolder(tmp_path)
+
+
+def version_1(fleet: FleetFolder, *, version: object = 1) -> bytes:
+    """Make the register one of version 1, or of whatever is given."""
+    path = fleet.path / "register.json"
+    document = json.loads(path.read_bytes())
+    document["version"] = version
+    document["devices"]["north"]["questions"] = ["car"]
+    content = json.dumps(document).encode()
+    path.write_bytes(content)
+    return content
+
+
+def test_a_register_of_version_1_is_set_aside_and_loses_nobody(fleet: FleetFolder) -> None:
+    fleet.remove("w2")
+    before, lost = fleet.register, revoked(fleet)
+    old = version_1(fleet)
+    (fleet.broker / "dynamic-security.json").write_text("{}")
+    opened = FleetFolder(fleet.path)
+    assert opened.set_aside == fleet.path / "register.v1.json"
+    assert opened.set_aside.read_bytes() == old
+    assert opened.register == before
+    assert "lb/v2/question/north/+" in (fleet.broker / "dynamic-security.json").read_text()
+    # What was revoked stays so, and the next revocation list has it.
+    opened.remove("w1")
+    assert lost < revoked(opened)
+    assert FleetFolder(fleet.path).set_aside is None
+    # A second one, from a backup, does not take the place of the first.
+    version_1(fleet)
+    assert FleetFolder(fleet.path).set_aside == fleet.path / "register.v1-2.json"
+    assert (fleet.path / "register.v1.json").read_bytes() == old
+
+
+@pytest.mark.parametrize("version", [3, 0, "1", True, None, 1.0])
+def test_a_register_of_a_version_that_is_not_known_is_left_alone(fleet: FleetFolder, version: object) -> None:
+    content = version_1(fleet, version=version)
+    with pytest.raises(ConfigError, match=r"register of version .* reads versions 1 to 2"):
+        FleetFolder(fleet.path)
+    assert (fleet.path / "register.json").read_bytes() == content
+    assert not (fleet.path / "register.v1.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"south": {"name": "south", "kind": "edge", "pool": "main", "cameras": ["gate"]}}, "belongs to two sites"),
+        ({"south": {"name": "north", "kind": "client"}}, "device south calls itself north"),
+        ({"south": 3}, r"damaged: devices\.south"),
+    ],
+)
+def test_a_register_that_gives_a_name_or_a_camera_to_two_is_damaged(
+    fleet: FleetFolder, change: dict[str, object], problem: str
+) -> None:
+    path = fleet.path / "register.json"
+    document = json.loads(path.read_bytes())
+    document["devices"].update(change)
+    for version in (1, 2):
+        path.write_text(json.dumps({**document, "version": version}))
+        with pytest.raises(ConfigError, match=problem):
+            FleetFolder(fleet.path)
+    for content in ("", "[]", "3", '{"version": 2, "hosts": 3}', "{"):
+        path.write_text(content)
+        with pytest.raises(ConfigError, match="damaged"):
+            FleetFolder(fleet.path)

@@ -159,26 +159,26 @@ def test_a_certificate_that_is_not_in_the_register_can_do_nothing(
     authority = authority_of(settled_fleet)
     unknown = identity(tmp_path / "unknown", authority.issue_device("unknown", utc_now()), authority.certificate)
     with Probe(secured.port, unknown) as probe:
-        topics = ["lb/v1/open/main/gate", "lb/v1/answer/gate", "lb/v1/status/worker/unknown"]
+        topics = ["lb/v2/open/main/gate", "lb/v2/answer/gate", "lb/v2/status/worker/unknown"]
         assert set(probe.publish(topics).values()) == {NOT_AUTHORIZED}
-        assert set(probe.subscribe([*topics, "lb/v1/#", "#", "$SYS/#"]).values()) == {NOT_AUTHORIZED}
+        assert set(probe.subscribe([*topics, "lb/v2/#", "#", "$SYS/#"]).values()) == {NOT_AUTHORIZED}
 
 
 def test_a_client_identifier_is_not_the_client_s_choice(secured: LocalBroker, settled_fleet: FleetFolder) -> None:
     with Probe(secured.port, settled_fleet.device("north")) as victim:
-        victim.subscribe(["lb/v1/control/gate"])
+        victim.subscribe(["lb/v2/control/gate"])
         with Probe(secured.port, settled_fleet.device("south"), client_id="north") as thief:
             assert thief.connected == 0
             # It is south to the broker, whatever it calls itself, and north keeps its session.
-            assert thief.publish(["lb/v1/status/edge/south", "lb/v1/status/edge/north"]) == {
-                "lb/v1/status/edge/south": 16,
-                "lb/v1/status/edge/north": NOT_AUTHORIZED,
+            assert thief.publish(["lb/v2/status/edge/south", "lb/v2/status/edge/north"]) == {
+                "lb/v2/status/edge/south": 16,
+                "lb/v2/status/edge/north": NOT_AUTHORIZED,
             }
             with Probe(secured.port, settled_fleet.device("w1")) as worker:
-                worker.publish(["lb/v1/control/gate"])
+                worker.publish(["lb/v2/control/gate"])
             victim.wait(lambda: victim.received)
         assert not victim.disconnected
-        assert victim.received == [("lb/v1/control/gate", "w1")]
+        assert victim.received == [("lb/v2/control/gate", "w1")]
 
 
 def test_a_forged_answer_reaches_nobody(secured: LocalBroker, settled_fleet: FleetFolder) -> None:
@@ -187,39 +187,39 @@ def test_a_forged_answer_reaches_nobody(secured: LocalBroker, settled_fleet: Fle
         Probe(secured.port, settled_fleet.device("screen")) as screen,
         Probe(secured.port, settled_fleet.device("w1")) as worker,
     ):
-        edge.subscribe(["lb/v1/answer/gate", "lb/v1/control/gate"])
-        screen.subscribe(["lb/v1/answer/+"])
+        edge.subscribe(["lb/v2/answer/gate", "lb/v2/control/gate"])
+        screen.subscribe(["lb/v2/answer/+"])
         for forger in ("south", "alice", "guard", "screen", "web", "olga", "tape", "admin"):
             if forger == "screen":
-                codes = screen.publish(["lb/v1/answer/gate", "lb/v1/control/gate"])
+                codes = screen.publish(["lb/v2/answer/gate", "lb/v2/control/gate"])
             else:
                 with Probe(secured.port, settled_fleet.device(forger)) as probe:
-                    codes = probe.publish(["lb/v1/answer/gate", "lb/v1/control/gate"])
+                    codes = probe.publish(["lb/v2/answer/gate", "lb/v2/control/gate"])
             assert set(codes.values()) == {NOT_AUTHORIZED}, forger
-        worker.publish(["lb/v1/answer/gate"])
+        worker.publish(["lb/v2/answer/gate"])
         for reader in (edge, screen):
             reader.wait(lambda reader=reader: reader.received)
-            assert reader.received == [("lb/v1/answer/gate", "w1")]
+            assert reader.received == [("lb/v2/answer/gate", "w1")]
 
 
 def test_a_forged_last_will_is_not_published(secured: LocalBroker, settled_fleet: FleetFolder) -> None:
     device = settled_fleet.device
     with Probe(secured.port, device("screen")) as screen:
-        screen.subscribe(["lb/v1/status/+/+"])
+        screen.subscribe(["lb/v2/status/+/+"])
         screen.received.clear()
-        with Probe(secured.port, device("south"), will="lb/v1/status/worker/w1") as forger:
+        with Probe(secured.port, device("south"), will="lb/v2/status/worker/w1") as forger:
             assert forger.connected == 0
             forger.vanish()
-        with Probe(secured.port, device("w1"), will="lb/v1/status/worker/w1") as honest:
+        with Probe(secured.port, device("w1"), will="lb/v2/status/worker/w1") as honest:
             assert honest.connected == 0
             honest.vanish()
         screen.wait(lambda: screen.received)
-        assert screen.received == [("lb/v1/status/worker/w1", "w1")]
+        assert screen.received == [("lb/v2/status/worker/w1", "w1")]
 
 
 def test_a_seat_in_the_share_group_cannot_be_stolen(secured: LocalBroker, settled_fleet: FleetFolder) -> None:
     count = 10
-    seat = "$share/main/lb/v1/open/main/+"
+    seat = "$share/main/lb/v2/open/main/+"
     with (
         Probe(secured.port, settled_fleet.device("w1")) as worker,
         Probe(secured.port, settled_fleet.device("north")) as edge,
@@ -227,16 +227,16 @@ def test_a_seat_in_the_share_group_cannot_be_stolen(secured: LocalBroker, settle
         worker.subscribe([seat])
         for thief in ("south", "w2", "alice", "screen", "web", "olga", "tape"):
             with Probe(secured.port, settled_fleet.device(thief)) as probe:
-                assert probe.subscribe([seat, "$share/main/lb/v1/open/main/gate"]) == {
+                assert probe.subscribe([seat, "$share/main/lb/v2/open/main/gate"]) == {
                     seat: NOT_AUTHORIZED,
-                    "$share/main/lb/v1/open/main/gate": NOT_AUTHORIZED,
+                    "$share/main/lb/v2/open/main/gate": NOT_AUTHORIZED,
                 }
                 for _ in range(count):
-                    edge.publish(["lb/v1/open/main/gate"])
+                    edge.publish(["lb/v2/open/main/gate"])
                 probe.subscribe(["fence"])
                 assert probe.received == []
         worker.wait(lambda: len(worker.received) >= 7 * count)
-        assert worker.received == 7 * count * [("lb/v1/open/main/gate", "north")]
+        assert worker.received == 7 * count * [("lb/v2/open/main/gate", "north")]
 
 
 def test_the_broker_s_log_names_no_payload_and_no_key(secured: LocalBroker, settled_fleet: FleetFolder) -> None:

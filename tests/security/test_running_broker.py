@@ -58,9 +58,9 @@ async def test_the_file_and_the_running_broker_agree_at_first(fleet: FleetFolder
 
 async def test_a_device_is_taken_in_without_a_restart(fleet: FleetFolder, running: LocalBroker) -> None:
     cameras = tuple(f"camera-{number}" for number in range(128))
-    fleet.add(Device(name="west", kind=DeviceKind.EDGE, pool="main", cameras=cameras, questions=("car",)))
+    fleet.add(Device(name="west", kind=DeviceKind.EDGE, pool="main", cameras=cameras))
     with Probe(running.port, fleet.device("west")) as early:
-        assert early.publish(["lb/v1/open/main/camera-127"]) == {"lb/v1/open/main/camera-127": NOT_AUTHORIZED}
+        assert early.publish(["lb/v2/open/main/camera-127"]) == {"lb/v2/open/main/camera-127": NOT_AUTHORIZED}
     planned = await bring_in_line(settings_of(fleet, running), fleet.rules(), dry_run=True)
     done = await bring_in_line(settings_of(fleet, running), fleet.rules())
     assert [command["command"] for command in done] == [command["command"] for command in planned]
@@ -68,11 +68,11 @@ async def test_a_device_is_taken_in_without_a_restart(fleet: FleetFolder, runnin
         "west", "alice", "olga", "web",
     }, "who may ask any camera may ask the new ones; nobody else is disconnected"  # fmt: skip
     with Probe(running.port, fleet.device("alice")) as alice:
-        asks = [f"lb/v1/ask/{camera}" for camera in (cameras[127], "invented")]
+        asks = [f"lb/v2/ask/{camera}/alice" for camera in (cameras[127], "invented")]
         assert granted(alice.publish(asks)) == {asks[0]}
     with Probe(running.port, fleet.device("west")) as edge:
-        topics = {f"lb/v1/open/main/{camera}" for camera in (cameras[0], cameras[127])}
-        assert granted(edge.publish([*topics, "lb/v1/open/main/gate"])) == topics
+        topics = {f"lb/v2/open/main/{camera}" for camera in (cameras[0], cameras[127])}
+        assert granted(edge.publish([*topics, "lb/v2/open/main/gate"])) == topics
     # The broker has written its own file, and it says the same.
     running.restart()
     assert await bring_in_line(settings_of(fleet, running), fleet.rules()) == []
@@ -86,20 +86,20 @@ async def test_a_revoked_device_is_out_at_once_and_its_certificate_opens_nothing
     stolen = tmp_path / "north"
     shutil.copytree(fleet.device("north"), stolen)
     with Probe(running.port, stolen) as thief:
-        thief.subscribe(["lb/v1/control/gate"])
+        thief.subscribe(["lb/v2/control/gate"])
         fleet.remove("north")
         await bring_in_line(settings_of(fleet, running), fleet.rules())
         thief.wait(lambda: thief.disconnected)
     with Probe(running.port, stolen) as thief:
-        assert set(thief.publish(["lb/v1/open/main/gate"]).values()) == {NOT_AUTHORIZED}
-        assert set(thief.subscribe(["lb/v1/control/gate"]).values()) == {NOT_AUTHORIZED}
+        assert set(thief.publish(["lb/v2/open/main/gate"]).values()) == {NOT_AUTHORIZED}
+        assert set(thief.subscribe(["lb/v2/control/gate"]).values()) == {NOT_AUTHORIZED}
     # A new device of the same name must not lend its rights to the old certificate.
     fleet.add(Device(name="north", kind=DeviceKind.EDGE, pool="main", cameras=("gate",)))
     await bring_in_line(settings_of(fleet, running), fleet.rules())
     reload(running)
     assert not gets_in(running.port, stolen)
     with Probe(running.port, fleet.device("north")) as honest:
-        assert granted(honest.publish(["lb/v1/open/main/gate"]))
+        assert granted(honest.publish(["lb/v2/open/main/gate"]))
 
 
 def test_a_stolen_key_is_replaced_under_the_same_name(fleet: FleetFolder, running: LocalBroker, tmp_path: Path) -> None:
@@ -111,19 +111,19 @@ def test_a_stolen_key_is_replaced_under_the_same_name(fleet: FleetFolder, runnin
         reload(running)
         with Probe(running.port, fleet.device("w1")) as honest:
             thief.wait(lambda: thief.disconnected)  # a name has one connection
-            assert granted(honest.publish(["lb/v1/status/worker/w1"]))
+            assert granted(honest.publish(["lb/v2/status/worker/w1"]))
             assert not gets_in(running.port, stolen)
             assert not honest.disconnected
 
 
 async def test_rights_that_were_taken_away_end_for_who_is_connected(fleet: FleetFolder, running: LocalBroker) -> None:
     with Probe(running.port, fleet.device("guard")) as guard:
-        assert granted(guard.subscribe(["lb/v1/answer/gate"]))
+        assert granted(guard.subscribe(["lb/v2/answer/gate"]))
         fleet.update(Device(name="guard", kind=DeviceKind.CLIENT, cameras=("yard",)))
         await bring_in_line(settings_of(fleet, running), fleet.rules())
         guard.wait(lambda: guard.disconnected)
     with Probe(running.port, fleet.device("guard")) as guard:
-        assert granted(guard.subscribe(["lb/v1/answer/gate", "lb/v1/answer/yard"])) == {"lb/v1/answer/yard"}
+        assert granted(guard.subscribe(["lb/v2/answer/gate", "lb/v2/answer/yard"])) == {"lb/v2/answer/yard"}
 
 
 async def test_what_others_changed_in_the_rules_is_put_right(fleet: FleetFolder, running: LocalBroker) -> None:
@@ -144,7 +144,7 @@ async def test_what_others_changed_in_the_rules_is_put_right(fleet: FleetFolder,
     assert [command["command"] for command in done] == ["deleteRole", "setDefaultACLAccess", "modifyClient"]
     assert await bring_in_line(settings, fleet.rules()) == []
     with Probe(running.port, fleet.device("alice")) as alice:
-        assert granted(alice.subscribe(["#"])) == granted(alice.publish(["lb/v1/answer/gate"])) == set()
+        assert granted(alice.subscribe(["#"])) == granted(alice.publish(["lb/v2/answer/gate"])) == set()
 
 
 async def test_only_the_admin_changes_the_rules(fleet: FleetFolder, running: LocalBroker) -> None:
