@@ -45,7 +45,8 @@ def configure_logging(level: Level = "info", json: bool | None = None) -> None:
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
+        # A logger kept from its first use would not see a later configuration; what is logged is bounded anyway.
+        cache_logger_on_first_use=False,
     )
     # Tracebacks would show local variables, and with them passwords and latents.
     transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)

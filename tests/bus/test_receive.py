@@ -6,7 +6,6 @@ import asyncio
 from functools import partial
 
 import pytest
-import structlog
 from paho.mqtt.enums import MQTTErrorCode
 from structlog.testing import capture_logs
 
@@ -283,7 +282,6 @@ async def test_retained_and_own_messages_can_be_left_out(broker_settings: Broker
 
 
 async def test_a_queue_that_fills_again_and_again_is_told_at_the_tenfold_only() -> None:
-    structlog.configure(cache_logger_on_first_use=False)
     settings = BrokerSettings(host="127.0.0.1", port=1)
     bus = MqttBus(settings, client_id="a", receive_maximum=1, queue_limits=QueueLimits(incoming_messages=4))
     message = Inbound(

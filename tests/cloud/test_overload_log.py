@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import structlog
 from structlog.testing import capture_logs
 
 from cloud_workers.overload_log import REPEAT_S, OverloadLog
@@ -10,7 +9,6 @@ from tests.cloud.scripted import FINGERPRINT, RULE
 
 
 def test_an_overload_is_told_now_and_then_and_its_end_once() -> None:
-    structlog.configure(cache_logger_on_first_use=False)
     session = WorkerSession(
         WorkerProtocolSettings(), worker="w-1", pool="main", fingerprint=FINGERPRINT, stop_rule=RULE
     )

@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from edge_nodes.thinning_log import REPEAT_S, ThinningLog
@@ -26,7 +25,6 @@ class SetClock:
 
 @pytest.fixture
 def lines() -> Iterator[list[dict[str, object]]]:
-    structlog.configure(cache_logger_on_first_use=False)
     with capture_logs() as logs:
         yield logs  # type: ignore[misc]
 

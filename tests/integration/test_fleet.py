@@ -7,7 +7,6 @@ from collections import Counter
 
 import msgpack
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from latentbus.ask import Asking, QuestionClient
@@ -99,13 +98,7 @@ LEVELS = {
 REPETITIONS = 12
 
 
-@pytest.fixture
-def uncached_loggers() -> None:
-    # Loggers that were used before would not be seen by capture_logs.
-    structlog.configure(cache_logger_on_first_use=False)
-
-
-async def test_bad_input_on_every_topic_stops_nothing_and_loses_no_answer(fleet: Fleet, uncached_loggers: None) -> None:
+async def test_bad_input_on_every_topic_stops_nothing_and_loses_no_answer(fleet: Fleet) -> None:
     with capture_logs() as logs:
         worker = await fleet.worker("w1")
         edge = await fleet.edge(interval_s=0.3)
