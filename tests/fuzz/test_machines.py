@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import AskedQuery, GivenKey, LookAnswer, SendKeyFrame, SendOpen, Terminal
+from pipeline.protocol.effects import GivenKey, LookAnswer, ReplyTo, SendKeyFrame, SendOpen, Terminal
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.simulation.bounds import edge_buffers, worker_buffers
-from schemas import wire
+from schemas import topics, wire
 from schemas.errors import RemoteError
 from schemas.messages import (
     Accept,
@@ -42,9 +42,11 @@ from schemas.types import AnswerType, FrameId
 from tests.fuzz.budget import examples
 from tests.protocol.fake_latents import LADDER, FakeLatent
 from tests.protocol.harness import FINGERPRINT
+from tests.protocol.questions import CLIENT, SITE, asked, content, ref
 from tests.schemas.strategies import BY_MESSAGE
 
 CAMERA = "gate"
+QUESTIONS = (content("q0"), content("q1"), content("q2", ad_hoc=True))
 TO_EDGE = (Accept, Refine, Busy, Reject, NeedText, Answer, Status)
 TO_WORKER = (Open, Chunk, KeyFrame, Gone, Handover, Text, Question, Ask, Status)
 
@@ -60,10 +62,18 @@ def likely(message: Message, data: st.DataObject) -> Message:
         "id": data.draw(st.sampled_from(["w0", "w1", "site"])),
         "boot": data.draw(st.integers(6, 8)),
         "key": data.draw(st.none() | st.integers(0, 2)),
+        "site": data.draw(st.sampled_from([SITE, "south"])),
     }
     known = {name: value for name, value in fields.items() if name in type(message).model_fields}
     if isinstance(message, Status):
         known.pop("fingerprint")
+    if isinstance(message, Open | Handover):
+        questions = data.draw(st.lists(st.sampled_from(QUESTIONS), min_size=1, max_size=3, unique=True))
+        known["queries"] = tuple(ref(question, data.draw(st.integers(0, 9_000))) for question in questions)
+    if isinstance(message, Text):
+        question = data.draw(st.sampled_from(QUESTIONS))
+        known |= {"owner": question.owner, "question_id": question.question_id, "text": question.text}
+        known |= {"answer_type": question.answer_type, "options": (), "risk": None}
     return message.model_copy(update=known)
 
 
@@ -84,15 +94,15 @@ def check_sent(messages: Iterable[Message | None]) -> None:
 @settings(max_examples=examples(150))
 def test_an_edge_takes_anything_a_worker_may_say(data: st.DataObject) -> None:
     bounds = EdgeProtocolSettings(max_frames_per_camera=2, terminal_cache=3)
-    edge = EdgeSession(bounds, pool="main", boot=7, fingerprint=FINGERPRINT)
+    edge = EdgeSession(bounds, site=SITE, pool="main", boot=7, fingerprint=FINGERPRINT)
     now_s = 0.0
     ended: Counter[str] = Counter()
     for step in range(data.draw(st.integers(1, 25))):
         now_s += data.draw(st.floats(0.0, 3.0))
         match data.draw(st.integers(0, 3)):
             case 0:
-                queries = [AskedQuery(f"q{index}", now_s + data.draw(st.floats(0.0, 9.0)), "?") for index in range(2)]
-                queries += [AskedQuery(f"ask-{step}", now_s + 5.0, "?", ad_hoc=True)]
+                queries = [asked(f"q{index}", now_s + data.draw(st.floats(0.0, 9.0))) for index in range(2)]
+                queries += [asked(f"ask-{step}", now_s + 5.0, ad_hoc=True)]
                 given = st.none() | st.builds(GivenKey, st.just(FakeLatent()), st.none() | st.integers(0, 2))
                 edge.offer(CAMERA, FakeLatent(), LADDER[0], queries, now_s, given_key=data.draw(given))
             case 1:
@@ -172,10 +182,9 @@ def receive(worker: WorkerSession, message: Message, now_s: float) -> None:
         case Text():
             worker.receive_text(message)
         case Question():
-            worker.receive_question(message.question_id, message)
-            worker.receive_question(message.question_id, None)
+            worker.receive_question(message)
         case Ask():
-            worker.receive_ask("gate", message, None)
+            worker.receive_ask(CAMERA, CLIENT, message, ReplyTo(topics.reply_topic(CLIENT, message.query_id)))
         case Status(kind="edge"):
             worker.receive_edge_status(message, now_s)
         case Status():
