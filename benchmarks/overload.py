@@ -52,6 +52,7 @@ from pipeline.settings import (
     load_settings,
 )
 from schemas import topics, wire
+from schemas.identity import ad_hoc_query_id
 from schemas.messages import Answer, Ask, QueryOutcome, Status
 from schemas.topics import Family
 
@@ -129,8 +130,9 @@ class Books:
             text, answer_type = QUESTIONS[number % len(QUESTIONS)]
             ask = Ask(query_id=f"{CLIENT}-{number}", text=text, answer_type=answer_type,
                       deadline_ms=round(1000 * DEADLINE_S))  # fmt: skip
-            self._asked[ask.query_id] = (self.phase, time.monotonic())
-            await self._bus.publish(topics.ask_topic(cameras[number % len(cameras)]), wire.encode(ask), qos=1)
+            camera = cameras[number % len(cameras)]
+            self._asked[ad_hoc_query_id(camera, CLIENT, ask.query_id)] = (self.phase, time.monotonic())
+            await self._bus.publish(topics.ask_topic(camera, CLIENT), wire.encode(ask), qos=1)
             await asyncio.sleep(every_s)
 
     async def until(self, done: Callable[[set[str]], bool]) -> None:

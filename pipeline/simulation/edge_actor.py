@@ -10,7 +10,6 @@ from functools import partial
 
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import Departure, DepartureOrder
-from pipeline.protocol.edge_frame import query_id_of
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import AskedQuery, Latent, SendKeyFrame, SendOpen, Terminal
 from pipeline.protocol.settings import EdgeProtocolSettings
@@ -22,6 +21,7 @@ from pipeline.simulation.disk import Disk, StoredAsk
 from pipeline.simulation.edge_uplink import LatentBooks, SimulatedUplink
 from pipeline.simulation.encoder import PLAIN, SimulatedEncoder
 from schemas import topics
+from schemas.identity import ad_hoc_query_id
 from schemas.messages import (
     Accept,
     Answer,
@@ -35,7 +35,6 @@ from schemas.messages import (
     Reject,
     Status,
 )
-from schemas.types import AnswerType
 
 
 class EdgeActor:
@@ -149,7 +148,12 @@ class EdgeActor:
         self.counters["latents_sent_again_before"] = self.counters["latents_sent_again"]
         self.thinning = Thinning(self._thinning_settings)
         self.session = EdgeSession(
-            self._settings, pool=self._pool, boot=self.boot, fingerprint=FINGERPRINT, priorities=self._priorities
+            self._settings,
+            site=self.site,
+            pool=self._pool,
+            boot=self.boot,
+            fingerprint=FINGERPRINT,
+            priorities=self._priorities,
         )
         self._encoder = SimulatedEncoder(self.session, f"{self.site}/{self.boots}", self._key_every)
         self._connect()
@@ -283,7 +287,7 @@ class EdgeActor:
             self.thinning.offered(camera, frame)
         self._clock.handled += 1
         for query in queries:
-            self._on_query(self.site, query_id_of(camera, frame, query), query.deadline_s, query.ad_hoc)
+            self._on_query(self.site, query.query_id(camera, frame), query.deadline_s, query.ad_hoc)
         self._after()
 
     def receive(self, topic: str, message: Message, token: int | None) -> None:
@@ -304,7 +308,8 @@ class EdgeActor:
             case Status():
                 self.session.receive_worker_status(message, now_s)
             case Ask():
-                self._asked(topic.rsplit("/", 1)[1], message)
+                _, _, _, camera, client = topic.split("/")
+                self._asked(camera, client, message)
             case Accept() | Refine() | Busy() | Reject() | NeedText():
                 camera = topic.rsplit("/", 1)[1]
                 if isinstance(message, Busy):
@@ -316,12 +321,13 @@ class EdgeActor:
             self._broker.acknowledge(self.site, token)
             self.uplink.acknowledged()
 
-    def _asked(self, camera: str, ask: Ask) -> None:
+    def _asked(self, camera: str, client: str, ask: Ask) -> None:
         """An ad-hoc question: to disk first, then acknowledged. One that is known gets its terminal, if it has one."""
-        stored = self.disk.asks.get(ask.query_id)
+        query_id = ad_hoc_query_id(camera, client, ask.query_id)
+        stored = self.disk.asks.get(query_id)
         if stored is not None:
             self.counters["asked_again"] += 1
-            known = self.session.ad_hoc_state(ask.query_id)
+            known = self.session.ad_hoc_state(query_id)
             terminal = (known.answer or known.publish) if isinstance(known, Terminal) else stored.terminal
             if terminal is not None and self._on_reply is not None:
                 self.counters["replied_again"] += 1
@@ -330,11 +336,9 @@ class EdgeActor:
         if self.draining:
             self.counters["asks_refused"] += 1
             return
-        query = AskedQuery(
-            ask.query_id, self._clock.now_s + ask.deadline_ms / 1000, ask.text, AnswerType.TEXT, ad_hoc=True
-        )
-        self.disk.asks[ask.query_id] = StoredAsk(camera, query)
-        self._on_query(self.site, ask.query_id, query.deadline_s, True)
+        query = AskedQuery(ask.content(client), self._clock.now_s + ask.deadline_ms / 1000)
+        self.disk.asks[query_id] = StoredAsk(camera, query)
+        self._on_query(self.site, query_id, query.deadline_s, True)
         self._encoder.offer(camera, [query], self._clock.now_s)
 
     # ---- effects ----------------------------------------------------------------------------------------------------

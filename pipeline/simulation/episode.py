@@ -13,15 +13,17 @@ from pipeline.simulation.broker import BrokerModel, LinkFaults
 from pipeline.simulation.clock import VirtualClock
 from pipeline.simulation.content import FINGERPRINT, LADDER, SimulatedModel
 from pipeline.simulation.edge_actor import EdgeActor
-from pipeline.simulation.injector import GONE_S, Injector
+from pipeline.simulation.injector import CROWD, GONE_S, Injector
 from pipeline.simulation.judge import EdgeState, Judge, Violation
 from pipeline.simulation.plan import LONGEST_DEADLINE_S, AskPlan, EpisodePlan, FramePlan, SitePlan, WorkerPlan
+from pipeline.simulation.questions import ad_hoc, published, standing
 from pipeline.simulation.trace import Trace, frame_key
 from pipeline.simulation.worker_actor import WorkerActor
 from schemas import topics
 from schemas.messages import Answer, Ask, Message, QueryOutcome, Status
 
 POOL = "main"
+_CLIENT = "client"
 _SILENCE_S = 10.0
 """At the very end nobody has anything to say."""
 _GRACE_S = 5.0
@@ -119,7 +121,7 @@ class Episode:
             model=model,
             batch_s=worker.batch_s,
             frame_s=worker.frame_s,
-            questions=self.plan.known,
+            questions=published((CROWD, *(site.name for site in self.plan.sites)), self.plan.known),
             on_problem=partial(self._problem, rule, worker.name),
             hiccups=worker.hiccups,
             on_stall=partial(self._problem, "stalled model keeps its leases", worker.name),
@@ -182,13 +184,14 @@ class Episode:
 
     def _capture(self, frame: FramePlan) -> None:
         deadline_s = self.clock.now_s + frame.deadline_s
-        queries = [AskedQuery(question_id, deadline_s, f"{question_id}?") for question_id in frame.questions]
+        queries = [AskedQuery(standing(frame.site, question_id), deadline_s) for question_id in frame.questions]
         self.edges[frame.site].capture(frame.camera, queries)
 
     def _ask(self, ask: AskPlan) -> None:
         if self.broker.up:
-            message = Ask(query_id=ask.query_id, text="?", deadline_ms=round(1000 * ask.deadline_s))
-            self.broker.publish("client", topics.ask_topic(ask.camera), message, qos=1)
+            text = ad_hoc(_CLIENT, ask.query_id).text
+            message = Ask(query_id=ask.query_id, text=text, deadline_ms=round(1000 * ask.deadline_s))
+            self.broker.publish(_CLIENT, topics.ask_topic(ask.camera, _CLIENT), message, qos=1)
 
     # ---- what the judge is told -------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from pipeline.simulation.broker import BrokerModel, LinkFaults
 from pipeline.simulation.clock import VirtualClock
 from pipeline.simulation.content import SimulatedModel
 from pipeline.simulation.edge_actor import EdgeActor
+from pipeline.simulation.questions import published, standing
 from pipeline.simulation.worker_actor import WorkerActor
 from schemas.errors import ConfigError
 from schemas.messages import Message
@@ -105,6 +106,8 @@ class SimulatedFleet:
         self.clock = VirtualClock()
         self.broker = BrokerModel(self.clock, random.Random(plan.seed + 1), LinkFaults(delay_s=0.02))
         self.questions = tuple(f"q{index}" for index in range(plan.questions))
+        firsts = range(0, plan.cameras, plan.cameras_per_site)
+        known = published((_site(first) for first in firsts), self.questions)
         self.workers = [
             WorkerActor(
                 self.clock,
@@ -116,7 +119,7 @@ class SimulatedFleet:
                 model=SimulatedModel(plan.seed),
                 batch_s=plan.batch_ms / 1000,
                 frame_s=plan.frame_ms / 1000,
-                questions=self.questions,
+                questions=known,
                 on_problem=_refuse,
                 max_batch=MAX_BATCH_FRAMES,
                 status_every_s=_STATUS_EVERY_S,
@@ -128,7 +131,7 @@ class SimulatedFleet:
             EdgeActor(
                 self.clock,
                 self.broker,
-                site=f"site{first}",
+                site=_site(first),
                 pool=_POOL,
                 cameras=tuple(
                     f"cam{index}" for index in range(first, min(first + plan.cameras_per_site, plan.cameras))
@@ -140,7 +143,7 @@ class SimulatedFleet:
                 on_problem=lambda rule, problem: _refuse(f"{rule}: {problem}"),
                 thinning=thinning,
             )
-            for first in range(0, plan.cameras, plan.cameras_per_site)
+            for first in firsts
         ]
 
     def start(self) -> None:
@@ -150,9 +153,9 @@ class SimulatedFleet:
         for edge in self.edges:
             edge.start()
 
-    def standing(self, deadline_s: float) -> list[AskedQuery]:
-        """The standing questions of a frame that is captured now."""
-        return [AskedQuery(question, self.clock.now_s + deadline_s, f"{question}?") for question in self.questions]
+    def standing(self, site: str, deadline_s: float) -> list[AskedQuery]:
+        """The standing questions of a frame of a site that is captured now."""
+        return [AskedQuery(standing(site, question), self.clock.now_s + deadline_s) for question in self.questions]
 
     def run_until(self, end_s: float, progress: Callable[[float], None] | None = None) -> None:
         """Run all events up to a time; ``progress`` is called about once a virtual second."""
@@ -162,6 +165,10 @@ class SimulatedFleet:
             if progress is not None and self.clock.now_s >= next_progress_s:
                 progress(self.clock.now_s)
                 next_progress_s = self.clock.now_s + 1.0
+
+
+def _site(first_camera: int) -> str:
+    return f"site{first_camera}"
 
 
 def _refuse(problem: str) -> None:
@@ -212,7 +219,7 @@ class FleetSimulation:
     def _capture(self, edge: EdgeActor, camera: str) -> None:
         if self._clock.now_s >= self._plan.duration_s:
             return
-        edge.capture(camera, self._fleet.standing(self._plan.deadline_s))
+        edge.capture(camera, self._fleet.standing(edge.site, self._plan.deadline_s))
         self._clock.after(self._plan.interval_s, partial(self._capture, edge, camera))
 
     def _lose_workers(self) -> None:

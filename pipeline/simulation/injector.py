@@ -16,6 +16,7 @@ from pipeline.simulation.content import BYTES_A_LATENT, FINGERPRINT, LADDER, WHO
 from pipeline.simulation.edge_actor import EdgeActor
 from pipeline.simulation.faults import EDGE_FAULTS, HEIR, WIRE_FAULTS, WORKER_FAULTS, Fault, FaultKind
 from pipeline.simulation.plan import LONGEST_DEADLINE_S
+from pipeline.simulation.questions import standing
 from pipeline.simulation.worker_actor import WorkerActor
 from schemas import topics
 from schemas.messages import Handover, Message, QueryRef, Refine
@@ -23,7 +24,8 @@ from schemas.types import FrameId
 
 GONE_S = LONGEST_DEADLINE_S + 5.0
 CROWD = "crowd"
-"""Camera of the frames that fill a worker; no edge has it."""
+"""Camera of the frames that fill a worker; no edge has it, nor its site."""
+CROWD_QUESTION = standing(CROWD, "q0")
 _CROWD_FRAMES = 64
 _LONGEST_DELAY_S = 3.0
 _LONGEST_SLOWNESS = 100.0
@@ -210,8 +212,9 @@ class Injector:
                 hops=worker.settings.max_hops,
                 frame=FrameId(boot, sequence),
                 attempt=1,
+                site=CROWD,
                 fingerprint=FINGERPRINT,
-                queries=(QueryRef("q0", round(1000 * lasts_s)),),
+                queries=(QueryRef(CROWD_QUESTION.question_id, round(1000 * lasts_s), CROWD_QUESTION.digest),),
                 stop=LADDER[0],
                 payload=WHOLE[: LADDER[0] * BYTES_A_LATENT],
             )

@@ -30,6 +30,7 @@ from schemas.types import Outcome
 
 PHASES: Final = ("before", "peak", "after")
 WARM_UP_S: Final = 15.0
+_CLIENT = "client"
 _SAMPLE_S = 0.1
 _RECOVERED_SHARE = 0.95
 _RECOVERY_WINDOW_S = 5.0
@@ -200,7 +201,7 @@ class OverloadSimulation:
             return
         interval_s = self._interval_s()
         if interval_s == before_s:
-            edge.capture(camera, self._fleet.standing(self._plan.fleet.deadline_s))
+            edge.capture(camera, self._fleet.standing(edge.site, self._plan.fleet.deadline_s))
             wait_s = interval_s
         else:
             # Cameras spread over the new interval; bunched as before they would make a peak of their own.
@@ -215,7 +216,7 @@ class OverloadSimulation:
         deadline_ms = round(1000 * self._plan.fleet.deadline_s)
         ask = Ask(query_id=f"ask-{self._asks}", text="?", deadline_ms=deadline_ms)
         self._asks += 1
-        self._fleet.broker.publish("client", topics.ask_topic(camera), ask, qos=1)
+        self._fleet.broker.publish(_CLIENT, topics.ask_topic(camera, _CLIENT), ask, qos=1)
         rate_hz = self._capacity_looks_hz * self._load() * self._plan.ad_hoc_share / self._ask_looks
         self._clock.after(draw.expovariate(rate_hz), self._ask)
 

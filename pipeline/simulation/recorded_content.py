@@ -13,15 +13,18 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pipeline.codec.tables import FrequencyTables
-from pipeline.protocol.effects import Look, LookAnswer
+from pipeline.protocol.effects import Look, LookAnswer, LookQuery
 from pipeline.recording.latents import RecordedLatent, recorded_latent
 from pipeline.recording.traces import FrameTrace
 from pipeline.recording.workload import RecordedFrame, RecordedLook, RecordedQuery
 from schemas.errors import BitstreamError, RecordingGapError
 from schemas.limits import MAX_LATENT_PAYLOAD_BYTES
+from schemas.types import AnswerType
 
 ZEROS = bytes(MAX_LATENT_PAYLOAD_BYTES)
 """Simulated payloads have a size and no content; each is a slice of this one."""
+
+_ANY_ANSWER = {AnswerType.YES_NO: "no", AnswerType.COUNT: "0"}
 
 
 class Bound(StrEnum):
@@ -178,9 +181,10 @@ class RecordedModel:
 
     def answer(self, look: Look) -> list[LookAnswer]:
         """Answers to every query of a look."""
-        return [self._answer(query.query_id, look.stop) for query in look.queries]
+        return [self._answer(query, look.stop) for query in look.queries]
 
-    def _answer(self, query_id: str, prefix: int) -> LookAnswer:
+    def _answer(self, query: LookQuery, prefix: int) -> LookAnswer:
+        query_id = query.query_id
         looks = self._queries[query_id].looks
         above = bisect_right(looks, prefix, key=lambda look: look.prefix)
         if above and looks[above - 1].prefix == prefix:
@@ -189,10 +193,17 @@ class RecordedModel:
         self._gaps.queries.add(query_id)
         if prefix >= self._latent_count:
             # The whole latent is safe whatever its answer is: only the text is unknown.
-            return LookAnswer(query_id, "", 1.0)
+            return LookAnswer(query_id, _any_answer(query), 1.0)
         if self._bound is Bound.OPTIMISTIC:
-            return _said(query_id, looks[above]) if above < len(looks) else LookAnswer(query_id, "", 1.0)
+            return (
+                _said(query_id, looks[above]) if above < len(looks) else LookAnswer(query_id, _any_answer(query), 1.0)
+            )
         return _said(query_id, looks[above - 1]) if above else LookAnswer(query_id, "", 0.0)
+
+
+def _any_answer(query: LookQuery) -> str:
+    """What stands for an answer that the log does not hold: it has the form of its type, or it would not be safe."""
+    return query.question.options[0] if query.question.options else _ANY_ANSWER.get(query.answer_type, "unknown")
 
 
 def _said(query_id: str, look: RecordedLook) -> LookAnswer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from schemas.identity import ad_hoc_query_id
 from schemas.messages import (
     Accept,
     Answer,
@@ -124,7 +125,8 @@ def describe(topic: str, message: Message) -> str:
             reason = RejectReason(message.reason).name.lower().replace("_", " ")
             text = f"{message.worker}: reject, {reason}, attempt {message.attempt}"
         case NeedText():
-            text = f"{message.worker}: need text of {', '.join(message.question_ids)}, attempt {message.attempt}"
+            digests = ", ".join(digest.hex() for digest in message.digests)
+            text = f"{message.worker}: need text of {digests}, attempt {message.attempt}"
         case Answer():
             outcome = message.outcome or "provisional"
             why = f" ({message.reason})" if message.reason else ""
@@ -132,7 +134,7 @@ def describe(topic: str, message: Message) -> str:
         case QueryOutcome():
             text = f"edge: {message.question_id} {message.outcome} ({message.reason})"
         case Ask():
-            text = f"client asks {message.query_id} of {level}"
+            text = f"{topic.rsplit('/', 1)[1]} asks {message.query_id} of {level}"
         case Status() if "/status/" in topic:
             text = f"{message.kind} {message.id} is {'online' if message.online else 'offline'}, boot {message.boot}"
         case _:
@@ -150,8 +152,11 @@ def _about(topic: str, message: Message) -> list[str]:
     if frame is not None:
         camera = getattr(message, "camera", None) or topic.rsplit("/", 1)[1]
         about.append(frame_key(camera, frame))
-    if isinstance(message, Answer | QueryOutcome | Ask):
+    if isinstance(message, Answer | QueryOutcome):
         about.append(message.query_id)
+    if isinstance(message, Ask):
+        _, _, _, camera, client = topic.split("/")
+        about.append(ad_hoc_query_id(camera, client, message.query_id))
     if isinstance(message, Status):
         about.append(message.id)
     if isinstance(message, Text):

@@ -26,6 +26,7 @@ from pipeline.protocol.thinning import ThinningSettings
 from pipeline.simulation.broker import BrokerModel, LinkFaults
 from pipeline.simulation.clock import VirtualClock
 from pipeline.simulation.edge_actor import EdgeActor
+from pipeline.simulation.questions import published
 from pipeline.simulation.uplink_orders import FirstComeFirstServed, RoundRobin
 from pipeline.simulation.uplink_workload import DEADLINES_S, ContestPlan, ScoredModel, draw_sites, schedule
 from pipeline.simulation.worker_actor import WorkerActor
@@ -160,6 +161,7 @@ def _simulate(
     model = ScoredModel(plan.seed, {camera.name: camera.evidence for camera in cameras})
     books = _Books({camera.name: camera.priority for camera in cameras})
     questions = sorted({question for camera in cameras for question, _ in camera.questions})
+    known = published((_site(index) for index in range(plan.sites)), questions)
     workers = [
         WorkerActor(
             clock,
@@ -171,7 +173,7 @@ def _simulate(
             model=model,
             batch_s=0.02,
             frame_s=0.002,
-            questions=tuple(questions),
+            questions=known,
             on_problem=_raise,
         )
         for index in range(2 + plan.sites)
@@ -183,7 +185,7 @@ def _simulate(
         edge = EdgeActor(
             clock,
             broker,
-            site=f"site{index}",
+            site=_site(index),
             pool=_POOL,
             cameras=tuple(camera.name for camera in members),
             uplink_kbps=rates_kbps[index],
@@ -228,6 +230,10 @@ def _result(plan: ContestPlan, rate_kbps: float, books: _Books, edges: list[Edge
         fairness_jain=sum(shares) ** 2 / (len(shares) * squares) if squares else 0.0,
         worst_camera=min(shares),
     )
+
+
+def _site(index: int) -> str:
+    return f"site{index}"
 
 
 def _raise(problem: str) -> None:

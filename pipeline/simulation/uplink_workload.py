@@ -15,6 +15,7 @@ from pipeline.protocol.effects import AskedQuery, Look, LookAnswer
 from pipeline.simulation.clock import VirtualClock
 from pipeline.simulation.content import LADDER, LATENTS
 from pipeline.simulation.edge_actor import EdgeActor
+from pipeline.simulation.questions import ad_hoc, standing
 
 _INTERVALS_S = (1.0, 2.0, 4.0)
 DEADLINES_S = (2.0, 4.0, 8.0, 16.0)
@@ -141,17 +142,19 @@ def schedule(clock: VirtualClock, edge: EdgeActor, camera: ContestCamera, durati
     """Let a camera capture its frames and be asked its questions."""
     latent = _SizedLatent(camera.bytes_a_latent)
 
-    def standing() -> None:
+    def capture() -> None:
         now_s = clock.now_s
-        queries = [AskedQuery(question, now_s + deadline_s, "?") for question, deadline_s in camera.questions]
+        queries = [
+            AskedQuery(standing(edge.site, question), now_s + deadline_s) for question, deadline_s in camera.questions
+        ]
         edge.capture(camera.name, queries, latent=latent)
 
-    def ad_hoc(index: int) -> None:
+    def ask(index: int) -> None:
         # No worker has heard of the question, so one of them will ask for its text.
-        query = AskedQuery(f"a-{camera.name}-{index}", clock.now_s + ASK_DEADLINE_S, "?", ad_hoc=True)
+        query = AskedQuery(ad_hoc("client", f"a-{camera.name}-{index}"), clock.now_s + ASK_DEADLINE_S)
         edge.capture(camera.name, [query], latent=latent)
 
     for slot in range(math.ceil((duration_s - camera.phase_s) / camera.interval_s)):
-        clock.at(camera.phase_s + slot * camera.interval_s, standing)
+        clock.at(camera.phase_s + slot * camera.interval_s, capture)
     for index, time_s in enumerate(camera.asks_at_s):
-        clock.at(time_s, partial(ad_hoc, index))
+        clock.at(time_s, partial(ask, index))

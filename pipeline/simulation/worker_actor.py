@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from pipeline.protocol.effects import Look, SendAnswer, SendHandover, WorkerEffect
@@ -85,7 +85,7 @@ class WorkerActor:
         model: LookModel,
         batch_s: float,
         frame_s: float,
-        questions: tuple[str, ...],
+        questions: Sequence[Question],
         on_problem: Callable[[str], None],
         fingerprint: bytes = FINGERPRINT,
         stop_rule: StopRule = RULE,
@@ -156,8 +156,8 @@ class WorkerActor:
             stop_rule=self._stop_rule,
             schedule=self._schedule,
         )
-        for question_id in self._questions:
-            self.session.receive_question(question_id, Question(question_id=question_id, text=f"{question_id}?"))
+        for question in self._questions:
+            self.session.receive_question(question)
         self._join()
         self._clock.after(self._status_every_s, partial(self._report, self.boot))
 

@@ -47,6 +47,7 @@ from schemas.errors import ConfigError
 from schemas.types import AnswerType, FrameId, Outcome
 from tests.edge.support import grey, write_video
 from tests.integration.conftest import models_dir
+from tests.protocol.questions import content
 from tests.recording.fleet_log import CHUNK_PAYLOAD, OPEN_PAYLOAD, FleetLog, demo_log
 
 __all__ = ["models_dir"]
@@ -237,9 +238,9 @@ def test_unknown_sizes_lie_between_those_of_other_frames_and_are_counted() -> No
         (Bound.OPTIMISTIC, 12, "yes", 0.8, True),  # as good as the next longer prefix
         (Bound.PESSIMISTIC, 12, "no", 0.4, True),  # as bad as the next shorter one
         (Bound.PESSIMISTIC, 4, "", 0.0, True),
-        (Bound.OPTIMISTIC, 20, "", 1.0, True),
+        (Bound.OPTIMISTIC, 20, "no", 1.0, True),  # any answer of the type: one of no form would not be safe
         (Bound.PESSIMISTIC, 20, "yes", 0.8, True),
-        (Bound.PESSIMISTIC, 24, "", 1.0, True),  # the whole latent is safe, whatever it says
+        (Bound.PESSIMISTIC, 24, "no", 1.0, True),  # the whole latent is safe, whatever it says
     ],
 )
 def test_an_unknown_look_is_marked_and_bounded(
@@ -254,7 +255,7 @@ def test_an_unknown_look_is_marked_and_bounded(
     gaps = Gaps()
     model = RecordedModel(24, bound, gaps)
     model.know("simulated", workload.frames[0].queries[0])
-    asked = LookQuery("simulated", "car", "?", AnswerType.YES_NO)
+    asked = LookQuery("simulated", content("car", answer_type=AnswerType.YES_NO))
     (answer,) = model.answer(Look("gate", FrameId(1, 1), 1, (ChunkData(0, prefix, b"x"),), prefix, (asked,), number=1))
     assert (answer.text, answer.score) == (text, score)
     assert gaps.looks == ({prefix: 1} if unknown else {})

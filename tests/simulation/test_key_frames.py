@@ -24,6 +24,7 @@ from pipeline.simulation.episode import Episode, EpisodeReport
 from pipeline.simulation.faults import Fault, FaultKind
 from pipeline.simulation.mutations import MUTATIONS, hunt
 from pipeline.simulation.plan import EpisodePlan, WorkerPlan, draw_plan
+from pipeline.simulation.questions import ad_hoc
 from pipeline.simulation.run import record_moves
 from schemas.errors import BitstreamError
 from schemas.messages import Reject, RejectReason
@@ -73,14 +74,14 @@ def test_a_damaged_key_frame_does_not_decode() -> None:
 
 
 def test_an_edge_names_its_latest_key_frame_until_a_worker_misses_it() -> None:
-    session = EdgeSession(EdgeProtocolSettings(), pool="main", boot=1, fingerprint=FINGERPRINT)
+    session = EdgeSession(EdgeProtocolSettings(), site="site", pool="main", boot=1, fingerprint=FINGERPRINT)
     encoder = SimulatedEncoder(session, "site/1", 8)
 
     def offer(count: int) -> list[tuple[FrameId, int | None]]:
         """Further frames of a camera, and the key frame that each is given."""
         frames = []
         for _ in range(count):
-            query = AskedQuery(next(names), 9.0, "?", ad_hoc=True)
+            query = AskedQuery(ad_hoc("client", next(names)), 9.0)
             frame = encoder.offer("gate", [query], 0.0)
             frames.append((frame, session.key_of("gate", frame)))
         return frames

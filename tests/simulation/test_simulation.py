@@ -14,13 +14,20 @@ from pipeline.simulation.clock import VirtualClock
 from pipeline.simulation.episode import Episode
 from pipeline.simulation.mutations import MUTATIONS, Mutation, hunt
 from pipeline.simulation.plan import draw_plan
+from pipeline.simulation.questions import standing
 from pipeline.simulation.run import record_moves, simulate
 from pipeline.simulation.shrink import shrink
 from schemas.messages import Ask, KeyFrame, Message, Open, QueryRef, Status
 from schemas.types import FrameId
 
 OPEN = Open(
-    frame=FrameId(1, 0), attempt=1, fingerprint=b"sim1", queries=(QueryRef("q0", 1000),), stop=8, payload=b"latents"
+    frame=FrameId(1, 0),
+    attempt=1,
+    site="site",
+    fingerprint=b"sim1",
+    queries=(QueryRef("q0", 1000, standing("site", "q0").digest),),
+    stop=8,
+    payload=b"latents",
 )
 KEY = KeyFrame(frame=FrameId(1, 0), fingerprint=b"sim1", payload=b"all latents")
 
@@ -102,7 +109,7 @@ def test_the_real_machines_break_no_invariant(seed: int | None) -> None:
     assert len(report.transitions_unvisited) < len(EDGE_TRANSITIONS)
 
 
-@pytest.mark.parametrize("episode", [7_000_056, 7_000_388])
+@pytest.mark.parametrize("episode", [7_000_056, 7_000_116])
 def test_a_frame_comes_back_with_more_latents_to_a_worker_that_still_looks_at_it(episode: int) -> None:
     plan = draw_plan(episode)
     with record_moves() as visited:
@@ -155,7 +162,7 @@ def test_the_share_group_deals_in_turn_and_blind() -> None:
     clock, broker, sinks = _broker(2)
     broker.cut("w1", noticed_s=60.0)
     for _ in range(10):
-        assert broker.publish("site", "lb/v1/open/main/gate", OPEN, qos=1) == 0
+        assert broker.publish("site", "lb/v2/open/main/gate", OPEN, qos=1) == 0
     _settle(clock)
     assert [sink.opens() for sink in sinks] == [5, 0]
     # TCP holds what was sent into the cut, until the broker gives the member up: it is lost with it.
@@ -166,23 +173,23 @@ def test_a_key_frame_reaches_every_worker_and_those_that_come_later_before_any_o
     clock, broker, sinks = _broker(2)
     edge = Sink()
     broker.connect_edge("site", edge, ("gate",), *_edge_words())
-    assert broker.publish("site", "lb/v1/key/main/gate", KEY, qos=1, retain=True) == 0
+    assert broker.publish("site", "lb/v2/key/main/gate", KEY, qos=1, retain=True) == 0
     broker.leave_group("w0")  # one that drains still reads what its frames may name
     late = Sink()
     broker.connect_worker("w2", late, "main", *_worker_words("w2"))
     for _ in range(2):
-        broker.publish("site", "lb/v1/open/main/gate", OPEN, qos=1)
+        broker.publish("site", "lb/v2/open/main/gate", OPEN, qos=1)
     _settle(clock)
     assert [[message for _, message, _ in sink.got if message == KEY] for sink in (*sinks, late)] == [[KEY]] * 3
     assert [message for _, message, token in late.got if token is not None] == [KEY, OPEN]
     assert not any(isinstance(message, KeyFrame) for _, message, _ in edge.got)
-    assert broker.publish("site", "lb/v1/key/main/gate", KEY, qos=1, retain=True) == 0
+    assert broker.publish("site", "lb/v2/key/main/gate", KEY, qos=1, retain=True) == 0
 
 
 @pytest.mark.parametrize("forgets", [False, True])
 def test_a_killed_broker_may_have_lost_key_frames_but_no_status(forgets: bool) -> None:
     clock, broker, _ = _broker(1)
-    broker.publish("site", "lb/v1/key/main/gate", KEY, qos=1, retain=True)
+    broker.publish("site", "lb/v2/key/main/gate", KEY, qos=1, retain=True)
     _settle(clock)
     broker.kill(forgets_keys=forgets)
     broker.restart()
@@ -196,7 +203,7 @@ def test_a_killed_broker_may_have_lost_key_frames_but_no_status(forgets: bool) -
 def test_overflow_is_silent() -> None:
     clock, broker, sinks = _broker(1)
     for _ in range(IN_FLIGHT + QUEUED + 7):
-        assert broker.publish("site", "lb/v1/open/main/gate", OPEN, qos=1) == 0
+        assert broker.publish("site", "lb/v2/open/main/gate", OPEN, qos=1) == 0
     _settle(clock)
     assert sinks[0].opens() == IN_FLIGHT
     assert broker.counters["dropped_silently"] == 7
@@ -205,7 +212,7 @@ def test_overflow_is_silent() -> None:
 def test_a_dead_member_takes_what_it_held_and_its_will_is_published() -> None:
     clock, broker, sinks = _broker(2)
     for _ in range(4):
-        broker.publish("site", "lb/v1/open/main/gate", OPEN, qos=1)
+        broker.publish("site", "lb/v2/open/main/gate", OPEN, qos=1)
     _settle(clock)
     broker.close("w0")
     _settle(clock)
@@ -213,16 +220,16 @@ def test_a_dead_member_takes_what_it_held_and_its_will_is_published() -> None:
     offline = [message for _, message, _ in sinks[1].got if isinstance(message, Status) and not message.online]
     assert [status.id for status in offline] == ["w0"]
     for _ in range(4):
-        broker.publish("site", "lb/v1/open/main/gate", OPEN, qos=1)
+        broker.publish("site", "lb/v2/open/main/gate", OPEN, qos=1)
     _settle(clock)
     assert sinks[1].opens() == 2 + 4
 
 
 def test_reason_16_is_hidden_by_a_recorder() -> None:
     clock, broker, _ = _broker(0)
-    assert broker.publish("site", "lb/v1/open/main/gate", OPEN, qos=1) == NO_SUBSCRIBERS
+    assert broker.publish("site", "lb/v2/open/main/gate", OPEN, qos=1) == NO_SUBSCRIBERS
     broker.recorder = True
-    assert broker.publish("site", "lb/v1/open/main/gate", OPEN, qos=1) == 0
+    assert broker.publish("site", "lb/v2/open/main/gate", OPEN, qos=1) == 0
     _settle(clock)
 
 
@@ -230,11 +237,11 @@ def test_a_persistent_session_gets_what_it_missed_and_what_it_did_not_acknowledg
     clock, broker, _ = _broker(0)
     edge = Sink()
     broker.connect_edge("site", edge, ("gate",), *_edge_words())
-    broker.publish("client", "lb/v1/ask/gate", Ask(query_id="a1", text="?"), qos=1)
+    broker.publish("client", "lb/v2/ask/gate/me", Ask(query_id="a1", text="?"), qos=1)
     _settle(clock)
     broker.close("site")
     _settle(clock)
-    broker.publish("client", "lb/v1/ask/gate", Ask(query_id="a2", text="?"), qos=1)
+    broker.publish("client", "lb/v2/ask/gate/me", Ask(query_id="a2", text="?"), qos=1)
     broker.connect_edge("site", edge, ("gate",), *_edge_words())
     _settle(clock)
     assert [message.query_id for _, message, _ in edge.got if isinstance(message, Ask)] == ["a1", "a1", "a2"]

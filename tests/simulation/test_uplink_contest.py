@@ -8,10 +8,11 @@ from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import Departure, Lane
 from pipeline.protocol.effects import Look, LookQuery
 from pipeline.simulation.content import LADDER, LATENTS
+from pipeline.simulation.questions import standing
 from pipeline.simulation.uplink_contest import BASELINES, ORDERS, OURS, Workload, compare, ratio_with_interval
 from pipeline.simulation.uplink_orders import FirstComeFirstServed, RoundRobin
 from pipeline.simulation.uplink_workload import ContestPlan, ScoredModel
-from schemas.types import AnswerType, FrameId
+from schemas.types import FrameId
 
 SMALL = ContestPlan(sites=2, cameras_per_site=8, duration_s=20.0, seed=5)
 
@@ -68,7 +69,7 @@ def test_the_interval_of_a_ratio() -> None:
 
 def _answers(stop: int, queries: int) -> list[tuple[str, float]]:
     model = ScoredModel(3, {"gate": 1.0})
-    asked = tuple(LookQuery(f"id{index}", "q0", "?", AnswerType.TEXT) for index in range(queries))
+    asked = tuple(LookQuery(f"id{index}", standing("site", "q0")) for index in range(queries))
     look = Look("gate", FrameId(1, 0), 1, (), stop, asked, 1)
     return [(answer.text, answer.score) for answer in model.answer(look)]
 
