@@ -75,9 +75,9 @@ class Listener:
                         message = wire.decode(topics.parse(event.topic).family, event.payload)
                         self._read.append((event, message))
 
-    async def ask(self, camera: str, ask: Ask, *, reply: str | None = None) -> None:
+    async def ask(self, camera: str, ask: Ask, *, client: str = "me", reply: str | None = None) -> None:
         await self.bus.publish(
-            topics.ask_topic(camera), wire.encode(ask), qos=1, response_topic=reply, correlation_data=b"c"
+            topics.ask_topic(camera, client), wire.encode(ask), qos=1, response_topic=reply, correlation_data=b"c"
         )
 
 

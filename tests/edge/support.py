@@ -24,6 +24,7 @@ from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, CodecSpec, hash_file
 from pipeline.codec.tables import FrequencyTables
 from pipeline.settings import BrokerSettings
 from schemas import topics, wire
+from schemas.identity import owner_of
 from schemas.messages import Accept, Answer, BinaryMessage, Chunk, Gone, Open, Refine, Text
 from schemas.types import FrameId, Outcome
 
@@ -215,13 +216,15 @@ class ScriptedWorker:
 
     async def answer_all(self, camera: str, opened: Open, text: str = "yes") -> None:
         for ref, query_id in zip(opened.queries, opened.query_ids(camera), strict=True):
-            await self.answer(camera, opened.frame, opened.attempt, query_id, ref.question_id, text)
+            owner = owner_of("site", opened.site) if ref.client is None else owner_of("client", ref.client)
+            await self.answer(camera, opened.frame, opened.attempt, query_id, owner, ref.question_id, text)
 
     async def answer(
-        self, camera: str, frame: FrameId, attempt: int, query_id: str, question_id: str, text: str
+        self, camera: str, frame: FrameId, attempt: int, query_id: str, owner: str, question_id: str, text: str
     ) -> None:
         message = Answer(
             query_id=query_id,
+            owner=owner,
             camera=camera,
             frame=frame,
             attempt=attempt,

@@ -10,12 +10,13 @@ import pytest
 from edge_nodes.asks import NO_FRAME_SEQUENCE, AskDesk
 from edge_nodes.journal import AskJournal, JournalThread
 from pipeline.protocol.effects import ReplyTo
+from schemas.identity import ad_hoc_query_id
 from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.types import FrameId, Outcome
 from tests.edge.support import SkippingClock
 
-REPLY = ReplyTo("lb/v1/reply/client/q1", b"7")
-OTHER = ReplyTo("lb/v1/reply/other/q1")
+REPLY = ReplyTo("lb/v2/reply/client/q1", b"7")
+OTHER = ReplyTo("lb/v2/reply/client/q1", b"8")
 BOOT = 9
 
 
@@ -23,9 +24,14 @@ def ask(query_id: str = "q1", deadline_ms: int = 30_000) -> Ask:
     return Ask(query_id=query_id, text="Is the gate open?", deadline_ms=deadline_ms)
 
 
+def key(query_id: str, camera: str = "gate") -> str:
+    return ad_hoc_query_id(camera, "client", query_id)
+
+
 def answer(query_id: str = "q1") -> Answer:
     return Answer(
-        query_id=query_id,
+        query_id=key(query_id),
+        owner="client/client",
         camera="gate",
         frame=FrameId(BOOT, 0),
         attempt=1,
@@ -47,7 +53,7 @@ class Desk:
         self.clock = SkippingClock()
         self.reported: list[QueryOutcome] = []
         self.broker_has_it: list[Callable[[], None]] = []
-        self.replied: list[tuple[str, Answer | QueryOutcome]] = []
+        self.replied: list[tuple[ReplyTo, Answer | QueryOutcome]] = []
         self.woken: list[str] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.journal = JournalThread(journal)
@@ -57,10 +63,13 @@ class Desk:
             boot=BOOT,
             cameras={"gate", "yard"},
             report=self._report,
-            reply=lambda message, to: self.replied.append((to.topic, message)),
+            reply=lambda message, to: self.replied.append((to, message)),
             wake=self.woken.append,
             spawn=self._spawn,
         )
+
+    async def receive(self, camera: str, ask: Ask, reply_to: ReplyTo | None, *, client: str = "client") -> None:
+        await self.desk.receive(camera, client, ask, reply_to)
 
     def _report(self, outcome: QueryOutcome, told: Callable[[], None]) -> None:
         self.reported.append(outcome)
@@ -87,43 +96,43 @@ async def site() -> AsyncIterator[Desk]:
 
 
 async def test_a_question_wakes_its_camera_and_is_taken_once(site: Desk) -> None:
-    await site.desk.receive("gate", ask(), REPLY)
+    await site.receive("gate", ask(), REPLY)
     assert site.woken == ["gate"]
     assert site.desk.waiting("gate")
     assert not site.desk.waiting("yard")
     (query,) = site.desk.take("gate", 64)
-    assert (query.question_id, query.ad_hoc, query.text) == ("q1", True, "Is the gate open?")
+    assert (query.question_id, query.client, query.question.text) == ("q1", "client", "Is the gate open?")
     assert query.deadline_s == site.clock.now_s() + 30
     assert not site.desk.waiting("gate")
     assert site.desk.take("gate", 64) == []
-    site.desk.give_back([query])
+    site.desk.give_back("gate", [query])
     assert site.desk.waiting("gate")
 
 
 async def test_the_most_urgent_go_first_when_a_frame_has_no_room_for_all(site: Desk) -> None:
     for number, deadline_ms in enumerate((9_000, 3_000, 6_000)):
-        await site.desk.receive("gate", ask(f"q{number}", deadline_ms), None)
+        await site.receive("gate", ask(f"q{number}", deadline_ms), None)
     assert [query.question_id for query in site.desk.take("gate", 2)] == ["q1", "q2"]
     assert [query.question_id for query in site.desk.take("gate", 2)] == ["q0"]
 
 
 async def test_a_worker_that_saw_the_question_replies_itself(site: Desk) -> None:
-    await site.desk.receive("gate", ask(), REPLY)
+    await site.receive("gate", ask(), REPLY)
     site.desk.take("gate", 1)
     await site.desk.decided(answer(), published=True)
     assert (site.reported, site.replied) == ([], [])
 
 
 async def test_the_edge_replies_for_a_worker_that_had_to_ask_for_the_text(site: Desk) -> None:
-    await site.desk.receive("gate", ask(), REPLY)
+    await site.receive("gate", ask(), REPLY)
     site.desk.take("gate", 1)
-    site.desk.text_requested("q1")
+    site.desk.texts_requested([ask().content("client").digest])
     await site.desk.decided(answer(), published=True)
-    assert site.replied == [(REPLY.topic, answer())]
+    assert site.replied == [(REPLY, answer())]
 
 
 async def test_what_only_the_edge_knows_goes_to_everyone_and_to_the_client(site: Desk) -> None:
-    await site.desk.receive("gate", ask(deadline_ms=1_000), REPLY)
+    await site.receive("gate", ask(deadline_ms=1_000), REPLY)
     assert site.desk.next_wake_s() == site.clock.now_s() + 1
     assert site.desk.expire(site.clock.now_s()) == []
     (outcome,) = site.desk.expire(site.clock.now_s() + 1)
@@ -131,30 +140,49 @@ async def test_what_only_the_edge_knows_goes_to_everyone_and_to_the_client(site:
     assert site.reported == [outcome]
     assert outcome.outcome is Outcome.EXPIRED
     assert outcome.frame == FrameId(BOOT, NO_FRAME_SEQUENCE)
-    assert site.replied == [(REPLY.topic, outcome)]
+    assert site.replied == [(REPLY, outcome)]
     assert site.desk.expire(site.clock.now_s() + 2) == []
     assert site.desk.next_wake_s() is None
 
 
 async def test_asking_again_repeats_the_terminal_and_not_the_question(site: Desk) -> None:
-    await site.desk.receive("gate", ask(), REPLY)
+    await site.receive("gate", ask(), REPLY)
     site.desk.take("gate", 1)
-    await site.desk.receive("gate", ask(), OTHER)
+    await site.receive("gate", ask(), OTHER)
     assert not site.desk.waiting("gate")
     await site.desk.decided(answer(), published=True)
-    assert site.replied == [(OTHER.topic, answer())]  # the workers know the first reply topic at most
-    await site.desk.receive("gate", ask(), REPLY)
-    assert site.replied[1:] == [(REPLY.topic, answer())]
+    assert site.replied == [(OTHER, answer())]  # the workers know the first reply topic at most
+    await site.receive("gate", ask(), REPLY)
+    assert site.replied[1:] == [(REPLY, answer())]
     assert not site.desk.waiting("gate")
 
 
-async def test_a_query_id_for_two_questions_is_refused_to_the_second_client_alone(site: Desk) -> None:
-    await site.desk.receive("gate", ask(), REPLY)
-    await site.desk.receive("yard", ask(), OTHER)
-    ((topic, refusal),) = site.replied
-    assert (topic, refusal.outcome) == (OTHER.topic, Outcome.FAILED)
+async def test_a_query_id_for_two_questions_of_a_client_is_refused_on_its_reply_topic_alone(site: Desk) -> None:
+    await site.receive("gate", ask(), REPLY)
+    await site.receive("gate", ask().model_copy(update={"text": "Another?"}), OTHER)
+    ((address, refusal),) = site.replied
+    assert (address, refusal.outcome) == (OTHER, Outcome.FAILED)
     assert site.reported == []  # the first question still has its one outcome to come
     assert site.desk.waiting("gate")
+
+
+async def test_equal_ids_of_two_clients_and_two_cameras_are_three_questions(site: Desk) -> None:
+    """Each is asked with its own text of its own camera, and ends for its own client."""
+    theirs = ReplyTo("lb/v2/reply/other/q1")
+    await site.receive("gate", ask(), REPLY)
+    await site.receive("gate", ask().model_copy(update={"text": "Another?"}), theirs, client="other")
+    await site.receive("yard", ask(), OTHER)
+    assert site.replied == []
+    taken = site.desk.take("gate", 64)
+    assert {(query.client, query.question.text) for query in taken} == {
+        ("client", "Is the gate open?"),
+        ("other", "Another?"),
+    }
+    site.desk.texts_requested([query.question.digest for query in taken])
+    await site.desk.decided(answer(), published=True)
+    assert site.replied == [(REPLY, answer())]
+    assert site.desk.waiting("yard")
+    assert {query.client for query in site.desk.take("yard", 64)} == {"client"}
 
 
 async def test_a_disk_that_fails_is_told_to_the_client(site: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,21 +190,21 @@ async def test_a_disk_that_fails_is_told_to_the_client(site: Desk, monkeypatch: 
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(site.journal._journal, "admit", full)
-    await site.desk.receive("gate", ask(), REPLY)
+    await site.receive("gate", ask(), REPLY)
     assert not site.desk.waiting("gate")
     assert site.reported[0].reason == "the edge cannot store questions"
-    assert site.replied[0][0] == REPLY.topic
+    assert site.replied[0][0] == REPLY
 
 
 async def test_closing_ends_what_waits_and_refuses_what_comes(site: Desk) -> None:
-    await site.desk.receive("gate", ask("taken"), None)
+    await site.receive("gate", ask("taken"), None)
     site.desk.take("gate", 1)
-    await site.desk.receive("gate", ask("waits"), None)
+    await site.receive("gate", ask("waits"), None)
     await site.desk.close("the edge was stopped")
-    await site.desk.receive("gate", ask("late"), None)
+    await site.receive("gate", ask("late"), None)
     assert [(outcome.query_id, outcome.reason) for outcome in site.reported] == [
-        ("waits", "the edge was stopped"),
-        ("late", "the edge was stopped"),
+        (key("waits"), "the edge was stopped"),
+        (key("late"), "the edge was stopped"),
     ]
 
 
@@ -184,15 +212,16 @@ async def test_a_restart_takes_up_what_was_open() -> None:
     wall = Wall()
     journal = AskJournal(None, wall_s=wall)
     first = Desk(journal)
-    await first.desk.receive("gate", ask("open", 30_000), REPLY)
-    await first.desk.receive("gate", ask("over", 5_000), REPLY)
-    await first.desk.receive("yard", ask("moved", 30_000), None)
-    await first.desk.receive("gate", ask("answered", 30_000), None)
+    await first.receive("gate", ask("open", 30_000), REPLY)
+    await first.receive("gate", ask("over", 5_000), REPLY)
+    await first.receive("yard", ask("moved", 30_000), None)
+    await first.receive("gate", ask("answered", 30_000), None)
     await first.desk.decided(answer("answered"), published=True)
-    await first.desk.receive("gate", ask("untold", 30_000), None)
+    await first.receive("gate", ask("untold", 30_000), None)
     first.desk.take("gate", 1)
     untold = QueryOutcome(
-        query_id="untold",
+        query_id=key("untold"),
+        owner="client/client",
         camera="gate",
         frame=FrameId(BOOT, 0),
         question_id="untold",
@@ -206,15 +235,15 @@ async def test_a_restart_takes_up_what_was_open() -> None:
     second.desk._cameras = {"gate"}
     await second.desk.restore()
     assert [query.question_id for query in second.desk.take("gate", 64)] == ["open"]
-    assert second.desk._open["open"].deadline_s == pytest.approx(second.clock.now_s() + 20)
+    assert second.desk._open[key("open")].deadline_s == pytest.approx(second.clock.now_s() + 20)
     assert {(outcome.query_id, outcome.outcome) for outcome in second.reported} == {
-        ("over", Outcome.EXPIRED),
-        ("moved", Outcome.FAILED),
-        ("untold", Outcome.FAILED),
+        (key("over"), Outcome.EXPIRED),
+        (key("moved", "yard"), Outcome.FAILED),
+        (key("untold"), Outcome.FAILED),
     }
     # Workers may have forgotten who asked.
     await second.desk.decided(answer("open"), published=True)
-    assert second.replied[-1] == (REPLY.topic, answer("open"))
+    assert second.replied[-1] == (REPLY, answer("open"))
 
     for told in second.broker_has_it:
         told()

@@ -16,14 +16,15 @@ from pipeline.codec.spec import STOP_FILE, load_codec_spec
 from pipeline.codec.stop_file import StopFile, save_stop_file
 from pipeline.codec.stop_statistics import StopStatistics
 from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import AskedQuery
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.settings import FirstPrefixRule
 from schemas.errors import ArtifactError
+from schemas.identity import owner_of
 from schemas.messages import Answer
 from schemas.types import AnswerType, FrameId
 from tests.edge.support import LATENTS, grey
+from tests.protocol.questions import SITE, asked
 
 LADDER = (4, LATENTS)
 QUESTIONS = [AnswerType.YES_NO]
@@ -73,12 +74,12 @@ def test_workers_teach_it(codec_dir: Path, latent: EncodedLatent, tmp_path: Path
     """First looks that are not safe make the first prefixes of this camera longer."""
     folder = codec_with(codec_dir, tmp_path / "hopeful", 0.99)
     first = FirstPrefix("bytes", folder, load_codec_spec(folder), None)
-    session = EdgeSession(EdgeProtocolSettings(), pool="main", boot=7, fingerprint=b"\0" * 4)
+    session = EdgeSession(EdgeProtocolSettings(), site=SITE, pool="main", boot=7, fingerprint=b"\0" * 4)
     lengths = []
     for number in range(40):
         choice = first.choose("gate", latent, QUESTIONS, session.response_s)
         lengths.append(first_latents(choice))
-        frame = session.offer("gate", latent, lengths[-1], [AskedQuery(f"q{number}", 99.0, "?")], float(number))
+        frame = session.offer("gate", latent, lengths[-1], [asked(f"q{number}", 99.0)], float(number))
         query_id = f"gate/{frame}/q{number}"
         first.offered("gate", [query_id], choice)
         first.answered(answer_of(frame, query_id, f"q{number}", lengths[-1]))
@@ -92,6 +93,7 @@ def answer_of(frame: FrameId, query_id: str, question_id: str, latents: int) -> 
     """A provisional answer: not safe yet."""
     return Answer(
         query_id=query_id,
+        owner=owner_of("site", SITE),
         camera="gate",
         frame=frame,
         attempt=1,

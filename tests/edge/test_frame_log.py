@@ -17,6 +17,7 @@ from schemas.errors import ConfigError
 from schemas.types import FrameId, Outcome
 from tests.edge.support import SkippingClock, grey
 from tests.edge.test_asks import answer
+from tests.protocol.questions import content
 
 
 async def test_every_event_is_a_line(tmp_path: Path, codec_dir: Path) -> None:
@@ -29,9 +30,9 @@ async def test_every_event_is_a_line(tmp_path: Path, codec_dir: Path) -> None:
     log.frame_offered(OfferedFrame(captured, frame, latent, 4, ["gate/000000ff-3/car"], 4.5, 0.004))
     log.message_sent(Sent("gate", "open", frame, 20, 300, 6.0))
     log.message_sent(Sent(None, "status", None, 0, 400, 6.5))
-    terminal = Terminal("gate", frame, "q1", "q1", True, Outcome.ANSWERED, answer=answer())
+    terminal = Terminal("gate", frame, "gate/@me/q1", content("q1", ad_hoc=True), Outcome.ANSWERED, answer=answer())
     log.query_ended(terminal, 0.75)
-    log.query_ended(Terminal("gate", frame, "q2", "q2", False, Outcome.EXPIRED, "deadline"), 1.0)
+    log.query_ended(Terminal("gate", frame, "gate/000000ff-3/q2", content("q2"), Outcome.EXPIRED, "deadline"), 1.0)
     await log.close()
     source, offered, sent, status, ended, expired = map(json.loads, path.read_text().splitlines())
     assert source == {"kind": "source", "camera": "gate", "up": True, "at_s": 5.0}
@@ -51,6 +52,7 @@ async def test_every_event_is_a_line(tmp_path: Path, codec_dir: Path) -> None:
     assert (sent["frame"], sent["message"], sent["latent_bytes"], sent["wire_bytes"]) == ("000000ff-3", "open", 20, 300)
     assert (status["camera"], status["frame"]) == (None, None)
     assert (ended["text"], ended["latents"], ended["delay_s"], ended["ad_hoc"]) == ("yes", 4, 0.75, True)
+    assert (ended["query_id"], ended["question_id"]) == ("gate/@me/q1", "q1")
     assert (expired["outcome"], expired["text"], expired["reason"]) == ("expired", None, "deadline")
 
 

@@ -10,10 +10,11 @@ from edge_nodes import journal as journal_module
 from edge_nodes.journal import Admission, AskJournal, JournalThread
 from pipeline.protocol.effects import ReplyTo
 from schemas.errors import ArtifactError
+from schemas.identity import ad_hoc_query_id
 from schemas.messages import Ask, QueryOutcome
 from schemas.types import AnswerType, FrameId, Outcome
 
-REPLY = ReplyTo("lb/v1/reply/client/q1", b"\x00\xff")
+REPLY = ReplyTo("lb/v2/reply/client/q1", b"\x00\xff")
 ASK = Ask(query_id="q1", text="Is the gate open? \N{AUTOMOBILE}", answer_type=AnswerType.YES_NO, deadline_ms=30_000)
 
 
@@ -27,9 +28,14 @@ class Wall:
         return self.time_s
 
 
+def key(query_id: str) -> str:
+    return ad_hoc_query_id("gate", "client", query_id)
+
+
 def ended(query_id: str = "q1", outcome: Outcome = Outcome.EXPIRED) -> QueryOutcome:
     return QueryOutcome(
-        query_id=query_id,
+        query_id=key(query_id),
+        owner="client/client",
         camera="gate",
         frame=FrameId(1, 2),
         question_id=query_id,
@@ -45,7 +51,7 @@ def path(tmp_path: Path) -> Path:
 def test_what_was_admitted_survives_a_process_that_never_closed_its_journal(path: Path) -> None:
     wall = Wall()
     crashed = AskJournal(path, wall_s=wall)
-    assert crashed.admit("gate", ASK, REPLY)[0] is Admission.NEW
+    assert crashed.admit("gate", "client", ASK, REPLY)[0] is Admission.NEW
     wall.time_s += 12.0
     restarted = AskJournal(path, wall_s=wall)
     (stored,) = restarted.unfinished()
@@ -57,9 +63,9 @@ def test_what_was_admitted_survives_a_process_that_never_closed_its_journal(path
 
 def test_it_is_on_disk_when_admit_returns(path: Path) -> None:
     journal = AskJournal(path)
-    journal.admit("gate", ASK, None)
+    journal.admit("gate", "client", ASK, None)
     with sqlite3.connect(path) as other:
-        assert other.execute("SELECT query_id FROM ask").fetchall() == [("q1",)]
+        assert other.execute("SELECT query_id FROM ask").fetchall() == [(key("q1"),)]
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     other.close()
     assert journal._database.execute("PRAGMA synchronous").fetchone() == (2,)
@@ -69,7 +75,7 @@ def test_it_is_on_disk_when_admit_returns(path: Path) -> None:
 def test_a_clock_that_was_set_back_gives_no_extra_time() -> None:
     wall = Wall()
     journal = AskJournal(None, wall_s=wall)
-    journal.admit("gate", ASK, None)
+    journal.admit("gate", "client", ASK, None)
     wall.time_s -= 3600.0
     assert journal.unfinished()[0].remaining_s == pytest.approx(30.0)
     journal.close()
@@ -77,45 +83,59 @@ def test_a_clock_that_was_set_back_gives_no_extra_time() -> None:
 
 def test_asking_again_is_harmless_and_the_newer_reply_topic_counts() -> None:
     journal = AskJournal(None)
-    journal.admit("gate", ASK, None)
-    admission, stored = journal.admit("gate", ASK, REPLY)
+    journal.admit("gate", "client", ASK, None)
+    admission, stored = journal.admit("gate", "client", ASK, REPLY)
     assert (admission, stored.reply_to) == (Admission.RUNNING, REPLY)
-    assert journal.admit("gate", ASK, None)[1].reply_to == REPLY
+    assert journal.admit("gate", "client", ASK, None)[1].reply_to == REPLY
     assert len(journal.unfinished()) == 1
     journal.close()
 
 
 def test_the_first_terminal_stays_and_answers_who_asks_again() -> None:
     journal = AskJournal(None)
-    journal.admit("gate", ASK, REPLY)
-    stored = journal.decide("q1", ended(), told=False)
+    journal.admit("gate", "client", ASK, REPLY)
+    stored = journal.decide(key("q1"), ended(), told=False)
     assert stored is not None
     assert stored.reply_to == REPLY
-    assert journal.decide("q1", ended(outcome=Outcome.FAILED), told=True) is None
-    admission, again = journal.admit("gate", ASK, None)
+    assert journal.decide(key("q1"), ended(outcome=Outcome.FAILED), told=True) is None
+    admission, again = journal.admit("gate", "client", ASK, None)
     assert (admission, again.terminal) == (Admission.DECIDED, ended())
     journal.close()
 
 
 def test_an_outcome_that_was_not_told_is_unfinished() -> None:
     journal = AskJournal(None)
-    journal.admit("gate", ASK, None)
-    journal.decide("q1", ended(), told=False)
+    journal.admit("gate", "client", ASK, None)
+    journal.decide(key("q1"), ended(), told=False)
     assert [stored.terminal for stored in journal.unfinished()] == [ended()]
-    journal.told("q1")
+    journal.told(key("q1"))
     assert journal.unfinished() == []
     journal.close()
 
 
 @pytest.mark.parametrize(
-    ("camera", "changed"),
-    [("yard", ASK), ("gate", ASK.model_copy(update={"text": "Another?"}))],
+    "changed",
+    [ASK.model_copy(update={"text": "Another?"}), ASK.model_copy(update={"answer_type": AnswerType.WORD})],
 )
-def test_one_query_id_stands_for_one_question(camera: str, changed: Ask) -> None:
+def test_one_query_id_of_a_client_at_a_camera_stands_for_one_question(changed: Ask) -> None:
     journal = AskJournal(None)
-    journal.admit("gate", ASK, None)
-    assert journal.admit(camera, changed, REPLY)[0] is Admission.CONFLICT
+    journal.admit("gate", "client", ASK, None)
+    assert journal.admit("gate", "client", changed, REPLY)[0] is Admission.CONFLICT
     assert journal.unfinished()[0].ask == ASK
+    journal.close()
+
+
+def test_equal_ids_of_two_clients_or_at_two_cameras_are_different_questions(path: Path) -> None:
+    journal = AskJournal(path)
+    changed = ASK.model_copy(update={"text": "Another?"})
+    for camera, client, ask in (("gate", "client", ASK), ("gate", "other", changed), ("yard", "client", changed)):
+        assert journal.admit(camera, client, ask, None)[0] is Admission.NEW
+    journal.decide(key("q1"), ended(), told=True)
+    assert journal.admit("gate", "other", changed, None)[0] is Admission.RUNNING
+    assert {(stored.camera, stored.client) for stored in journal.unfinished()} == {
+        ("gate", "other"),
+        ("yard", "client"),
+    }
     journal.close()
 
 
@@ -126,15 +146,17 @@ def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     journal = AskJournal(None, wall_s=wall)
     for number in range(3):
         wall.time_s += 1
-        journal.admit("gate", ASK.model_copy(update={"query_id": f"q{number}"}), None)
+        journal.admit("gate", "client", ASK.model_copy(update={"query_id": f"q{number}"}), None)
     late = ASK.model_copy(update={"query_id": "late"})
-    assert journal.admit("gate", late, None)[0] is Admission.FULL
+    assert journal.admit("gate", "client", late, None)[0] is Admission.FULL
     for number in range(3):
-        journal.decide(f"q{number}", ended(f"q{number}"), told=True)
+        journal.decide(key(f"q{number}"), ended(f"q{number}"), told=True)
     count = journal._database.execute("SELECT count(*) FROM ask").fetchone()
     assert count == (2,)
-    assert journal.admit("gate", ASK.model_copy(update={"query_id": "q0"}), None)[0] is Admission.NEW  # forgotten
-    assert journal.admit("gate", ASK.model_copy(update={"query_id": "q2"}), None)[0] is Admission.DECIDED
+    assert (
+        journal.admit("gate", "client", ASK.model_copy(update={"query_id": "q0"}), None)[0] is Admission.NEW
+    )  # forgotten
+    assert journal.admit("gate", "client", ASK.model_copy(update={"query_id": "q2"}), None)[0] is Admission.DECIDED
     journal.close()
 
 
@@ -142,7 +164,7 @@ def test_a_damaged_file_is_put_aside_and_the_site_goes_on(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"this is no database, it is a power cut" * 100)
     journal = AskJournal(path)
-    assert journal.admit("gate", ASK, None)[0] is Admission.NEW
+    assert journal.admit("gate", "client", ASK, None)[0] is Admission.NEW
     assert path.with_suffix(".damaged").read_bytes().startswith(b"this is no database")
     journal.close()
 
@@ -154,7 +176,7 @@ def test_files_of_another_version_are_put_aside_one_by_one(path: Path) -> None:
             database.execute("PRAGMA user_version = 9")
         database.close()
         journal = AskJournal(path)
-        assert journal.admit("gate", ASK, None)[0] is Admission.NEW
+        assert journal.admit("gate", "client", ASK, None)[0] is Admission.NEW
         assert journal.counters["files_set_aside"] == 1
         journal.close()
         assert aside.exists()
@@ -164,9 +186,9 @@ def test_files_of_another_version_are_put_aside_one_by_one(path: Path) -> None:
 def _journal_bytes(path: Path) -> bytes:
     journal = AskJournal(path)
     for number in range(6):
-        journal.admit("gate", ASK.model_copy(update={"query_id": f"q{number}"}), REPLY)
+        journal.admit("gate", "client", ASK.model_copy(update={"query_id": f"q{number}"}), REPLY)
         if number % 2:
-            journal.decide(f"q{number}", ended(f"q{number}"), told=False)
+            journal.decide(key(f"q{number}"), ended(f"q{number}"), told=False)
     journal._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     journal.close()
     data = path.read_bytes()
@@ -187,7 +209,7 @@ def test_whatever_happened_to_the_file_the_journal_opens_and_takes_questions(pat
         path.write_bytes(damaged)
         journal = AskJournal(path)
         journal.unfinished()
-        assert journal.admit("gate", ASK.model_copy(update={"query_id": "new"}), None)[0] is Admission.NEW
+        assert journal.admit("gate", "client", ASK.model_copy(update={"query_id": "new"}), None)[0] is Admission.NEW
         journal.close()
         for leftover in path.parent.iterdir():
             leftover.unlink()
@@ -198,6 +220,8 @@ def test_whatever_happened_to_the_file_the_journal_opens_and_takes_questions(pat
     [
         "answer_type = 'riddle'",
         "camera = 'No Name'",
+        "client = 'other'",
+        "options = '{'",
         "text = CAST(x'ff' AS TEXT)",
         "text = ''",
         "deadline_ms = -1",
@@ -210,12 +234,12 @@ def test_whatever_happened_to_the_file_the_journal_opens_and_takes_questions(pat
 def test_a_row_that_is_no_question_costs_itself_alone(path: Path, change: str) -> None:
     path.write_bytes(_journal_bytes(path))
     with sqlite3.connect(path) as database:
-        database.execute(f"UPDATE ask SET {change} WHERE query_id = 'q0'")
+        database.execute(f"UPDATE ask SET {change} WHERE ask_id = 'q0'")
     database.close()
     journal = AskJournal(path)
     assert {stored.ask.query_id for stored in journal.unfinished()} == {"q1", "q2", "q3", "q4", "q5"}
     assert journal.counters["rows_dropped"] == 1
-    assert journal.admit("gate", ASK.model_copy(update={"query_id": "q0"}), None)[0] is Admission.NEW
+    assert journal.admit("gate", "client", ASK.model_copy(update={"query_id": "q0"}), None)[0] is Admission.NEW
     journal.close()
 
 
@@ -228,9 +252,9 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 async def test_the_thread_keeps_the_order_of_calls(path: Path) -> None:
     journal = JournalThread(AskJournal(path))
     for number in range(20):
-        await journal.admit("gate", ASK.model_copy(update={"query_id": f"q{number}"}), None)
-        await journal.decide(f"q{number}", ended(f"q{number}"), told=False)
+        await journal.admit("gate", "client", ASK.model_copy(update={"query_id": f"q{number}"}), None)
+        await journal.decide(key(f"q{number}"), ended(f"q{number}"), told=False)
     assert len(await journal.unfinished()) == 20
-    await journal.told("q3")
+    await journal.told(key("q3"))
     assert len(await journal.unfinished()) == 19
     await journal.close()

@@ -163,10 +163,10 @@ async def test_questions_are_published_once_and_only_when_they_changed(
             return [sent.label for sent in edge.watcher.sent if sent.label == "question"]
 
     two = {"car": CAR, "bus": QuestionSettings(text="Where is the bus?")}
-    async with listening(broker_settings, "lb/v1/question/+") as listener:
+    async with listening(broker_settings, "lb/v2/question/+/+") as listener:
         async with running(make(cameras=QUIET, questions=two)):
             names = {(await listener.next(Question))[0].topic for _ in two}
-        assert names == {"lb/v1/question/car", "lb/v1/question/bus"}
+        assert names == {"lb/v2/question/depot/car", "lb/v2/question/depot/bus"}
         changed = {"car": CAR, "bus": QuestionSettings(text="Is there a bus?")}
         async with running(make(cameras=QUIET, questions=changed)):
             _, question = await listener.next(Question)
@@ -191,7 +191,7 @@ async def test_an_edge_that_may_not_publish_questions_still_asks_them(
     make: Make, codec_dir: Path, tmp_path: Path
 ) -> None:
     rules = tmp_path / "acl"
-    rules.write_text("topic readwrite lb/v1/#\ntopic deny lb/v1/question/#\n")
+    rules.write_text("topic readwrite lb/v2/#\ntopic deny lb/v2/question/#\n")
     with LocalBroker(listener_lines=[f"acl_file {rules}"]) as strict:
         broker_settings = BrokerSettings(host=strict.host, port=strict.port)
         settings = make().model_copy(update={"broker": broker_settings})
@@ -204,20 +204,23 @@ async def test_an_edge_that_may_not_publish_questions_still_asks_them(
 async def test_the_text_goes_to_a_worker_that_lacks_it(make: Make, broker_settings: BrokerSettings) -> None:
     async with ScriptedWorker(broker_settings) as worker, running(make()):
         camera, opened = await worker.next_open()
-        request = NeedText(worker="w-1", frame=opened.frame, attempt=opened.attempt, question_ids=("car",))
+        request = NeedText(
+            worker="w-1", frame=opened.frame, attempt=opened.attempt, digests=(opened.queries[0].digest,)
+        )
         await worker.control(camera, request)
         text = await worker.next_in_inbox()
         assert isinstance(text, Text)
-        assert (text.question_id, text.text, text.answer_type) == ("car", CAR.text, CAR.answer_type)
+        assert (text.owner, text.question_id, text.text) == ("site/depot", "car", CAR.text)
+        assert text.content().digest == opened.queries[0].digest
 
 
 async def test_an_ad_hoc_question_takes_a_frame_at_once_and_its_outcome_reaches_the_client(
     make: Make, broker_settings: BrokerSettings
 ) -> None:
-    reply = "lb/v1/reply/me/q1"
+    reply = "lb/v2/reply/me/q1"
     ask = Ask(query_id="q1", text="What is on the roof?", deadline_ms=15_000)
     async with (
-        listening(broker_settings, "lb/v1/reply/me/+") as client,
+        listening(broker_settings, "lb/v2/reply/me/+") as client,
         ScriptedWorker(broker_settings) as worker,
         running(make(cameras=QUIET)),
     ):
@@ -225,7 +228,8 @@ async def test_an_ad_hoc_question_takes_a_frame_at_once_and_its_outcome_reaches_
         camera, opened = await worker.next_open()
         assert [(ref.question_id, ref.ad_hoc) for ref in opened.queries] == [("q1", True)]
         await worker.control(
-            camera, NeedText(worker="w-1", frame=opened.frame, attempt=opened.attempt, question_ids=("q1",))
+            camera,
+            NeedText(worker="w-1", frame=opened.frame, attempt=opened.attempt, digests=(opened.queries[0].digest,)),
         )
         text = await worker.next_in_inbox()
         assert isinstance(text, Text)
@@ -243,11 +247,11 @@ async def test_an_ad_hoc_question_survives_a_crash(make: Make, broker_settings: 
     settings = make(cameras=QUIET, state_dir=tmp_path / "state")
     ask = Ask(query_id="q1", text="What is on the roof?", deadline_ms=15_000)
     async with (
-        listening(broker_settings, "lb/v1/reply/me/+") as client,
+        listening(broker_settings, "lb/v2/reply/me/+") as client,
         ScriptedWorker(broker_settings) as worker,
     ):
         async with running(settings) as edge:
-            await client.ask("gate", ask, reply="lb/v1/reply/me/q1")
+            await client.ask("gate", ask, reply="lb/v2/reply/me/q1")
             _, lost = await worker.next_open()
             await edge.crash()
         async with running(settings):
@@ -280,7 +284,7 @@ async def test_a_drain_lets_workers_finish_and_decides_the_rest(make: Make, brok
         "yard": CameraSettings(source="test:2", interval_s=0.02, questions=("car",)),
     }
     async with (
-        listening(broker_settings, "lb/v1/outcome/+") as listener,
+        listening(broker_settings, "lb/v2/outcome/+") as listener,
         ScriptedWorker(broker_settings) as worker,
         running(make(cameras=cameras), drain_timeout_s=4.0) as edge,
     ):
@@ -339,8 +343,8 @@ async def test_bad_messages_stop_nothing_and_are_counted_by_kind(make: Make, bro
     targets = [
         topics.control_topic("gate"),
         topics.answer_topic("gate"),
-        topics.ask_topic("gate"),
-        topics.question_topic("car"),
+        topics.ask_topic("gate", "me"),
+        topics.question_topic("depot", "car"),
         topics.status_topic("worker", "w-9"),
         topics.status_topic("edge", "depot"),
     ]
@@ -353,12 +357,14 @@ async def test_bad_messages_stop_nothing_and_are_counted_by_kind(make: Make, bro
             for topic in targets:
                 await attacker.bus.publish(topic, payload, qos=1)
         await attacker.bus.publish(
-            topics.ask_topic("gate"),
+            topics.ask_topic("gate", "me"),
             wire.encode(Ask(query_id="evil", text="Write elsewhere?")),
             qos=1,
-            response_topic="lb/v1/open/main/gate",
+            response_topic="lb/v2/open/main/gate",
         )
-        await attacker.bus.publish(topics.ask_topic("gate"), wire.encode(Ask(query_id="old", text="?")), retain=True)
+        await attacker.bus.publish(
+            topics.ask_topic("gate", "me"), wire.encode(Ask(query_id="old", text="?")), retain=True
+        )
         camera, opened = await worker.next_open()
         await worker.answer_all(camera, opened)
         await edge.watcher.until(lambda: any(terminal.frame == opened.frame for terminal in edge.watcher.ended))
@@ -366,7 +372,7 @@ async def test_bad_messages_stop_nothing_and_are_counted_by_kind(make: Make, bro
         while all(ref.question_id != "evil" for ref in opened.queries):
             camera, opened = await worker.next_open()
             await worker.answer_all(camera, opened)
-        await edge.watcher.until(lambda: any(terminal.query_id == "evil" for terminal in edge.watcher.ended))
+        await edge.watcher.until(lambda: any(terminal.query_id == "gate/@me/evil" for terminal in edge.watcher.ended))
         # Everything was acknowledged: the broker holds nothing back.
         await attacker.ask("gate", Ask(query_id="good", text="Still there?"))
         while all(ref.question_id != "good" for ref in opened.queries):

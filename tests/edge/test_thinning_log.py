@@ -9,6 +9,7 @@ from edge_nodes.thinning_log import REPEAT_S, ThinningLog
 from pipeline.protocol.effects import Terminal
 from pipeline.protocol.thinning import Thinning
 from schemas.types import FrameId, Outcome
+from tests.protocol.questions import content
 
 
 class SetClock:
@@ -30,7 +31,7 @@ def lines() -> Iterator[list[dict[str, object]]]:
 
 
 def end(log: ThinningLog, outcome: Outcome, *, ad_hoc: bool = False) -> None:
-    log.query_ended(Terminal("gate", FrameId(1, 0), "q", "q", ad_hoc, outcome), 1.0)
+    log.query_ended(Terminal("gate", FrameId(1, 0), "q", content("q", ad_hoc=ad_hoc), outcome), 1.0)
 
 
 def test_an_operator_reads_when_an_overload_begins_how_deep_it_is_and_when_it_is_over(

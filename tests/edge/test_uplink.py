@@ -17,7 +17,7 @@ from schemas.types import FrameId
 from tests.edge.support import RecordingBus, SkippingClock, inbound
 
 FRAME = FrameId(7, 1)
-TOPIC = "lb/v1/chunk/w-1/gate"
+TOPIC = "lb/v2/chunk/w-1/gate"
 
 
 def chunk(size: int = 100, start: int = 0) -> Chunk:
@@ -212,8 +212,8 @@ async def test_a_full_queue_drops_counts_and_tells() -> None:
 
 async def test_acknowledgements_are_charged_at_qos_1_only() -> None:
     site = Site()
-    site.uplink.acknowledge(inbound("lb/v1/ask/gate", b"", qos=1))
-    site.uplink.acknowledge(inbound("lb/v1/control/gate", b"", qos=0))
+    site.uplink.acknowledge(inbound("lb/v2/ask/gate/me", b"", qos=1))
+    site.uplink.acknowledge(inbound("lb/v2/control/gate", b"", qos=0))
     assert [(sent.label, sent.wire_bytes) for sent in site.sent] == [("puback", puback_wire_bytes(CHARGE_TLS))]
     assert len(site.bus.acknowledged) == 2
 
