@@ -338,7 +338,7 @@ def test_an_ad_hoc_question_is_asked_again_and_never_skipped() -> None:
     log = steady_log(40, every_s=0.25)
     log.ask(3.0, "gate", "ask-1", "Who parks at the ramp?")
     log.open(3.05, "gate", 100, "ask-1", ad_hoc=True)
-    log.answer(3.1, "gate", 100, "ask-1", "nobody", ad_hoc=True, score=0.95)
+    log.answer(3.1, "gate", 100, "ask-1", "none", ad_hoc=True, score=0.95)
     workload, traffic = understood(log.sorted())
     (run,) = simulate_log(workload, Changes(site_kbps=4).apply(parameters(workload, traffic)))
     assert run.figures.not_asked > 0
@@ -480,8 +480,8 @@ async def test_a_real_fleet_is_reproduced(tmp_path: Path, broker_settings: Broke
         uplink_kbps=64,
         cameras={"gate": camera, "yard": camera},
         questions={
-            "car": QuestionSettings(text="Is there a car?", answer_type=AnswerType.YES_NO, deadline_ms=60_000),
-            "count": QuestionSettings(text="How many cars?", answer_type=AnswerType.COUNT, deadline_ms=60_000),
+            "car": QuestionSettings(text="What is there?", answer_type=AnswerType.WORD, deadline_ms=60_000),
+            "count": QuestionSettings(text="What is it like?", answer_type=AnswerType.TEXT, deadline_ms=60_000),
         },
         recording=EdgeRecordingSettings(file=tmp_path / "site.mcap", full_latents=True),
     )
