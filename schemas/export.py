@@ -45,11 +45,7 @@ def json_schema(message: type[Message]) -> Schema:
         if description:
             schema["description"] = description
     if issubclass(message, BinaryMessage):
-        # A last field that is None is left out, so it is never nil.
-        last = next(reversed(fields.values()))
-        present = [kind for kind in last.pop("anyOf", ()) if kind != {"type": "null"}]
-        last.pop("default", None)
-        last.update(*present)
+        _positional(fields)
     head = {"$schema": JSON_SCHEMA_DIALECT, "title": message.__name__, "description": _summary(message)}
     if not issubclass(message, BinaryMessage):
         required = [name for name in fields if name in model.get("required", ())]
@@ -73,6 +69,15 @@ def json_schema(message: type[Message]) -> Schema:
         "maxItems": len(items),
         "additionalItems": False,
     }
+
+
+def _positional(fields: dict[str, Schema]) -> None:
+    """Fields of an array: those that have their default are left out up to the end, so that the last is never nil."""
+    for schema in fields.values():
+        schema.pop("default", None)
+    last = next(reversed(fields.values()))
+    present = [kind for kind in last.pop("anyOf", ()) if kind != {"type": "null"}]
+    last.update(present[0] if len(present) == 1 else {"anyOf": present} if present else {})
 
 
 def field_description(owner: type, name: str) -> str:
@@ -129,11 +134,12 @@ def _channel(family: Family) -> Schema:
 
 _LEVEL_MEANING = {
     "pool": "Worker pool; a pool holds exactly one model and codec.",
-    "camera": "Camera, unique on the broker.",
+    "site": "Site, one edge process; it owns its standing questions.",
+    "camera": "Camera, unique in the fleet.",
     "worker": "Worker process.",
-    "question_id": "Standing question.",
+    "question_id": "Standing question of the site.",
     "client": "The asking client; a broker rule binds it to the client's identity.",
-    "query_id": "The ad-hoc question.",
+    "query_id": "The client's own id of its question or message.",
     "kind": "edge, worker, gateway or recorder.",
     "id": "Name of the process.",
 }

@@ -21,7 +21,8 @@ DIGEST_BYTES: Final = 8
 
 Digest = Annotated[bytes, Field(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 
-Owner = Annotated[str, Field(pattern=r"^(site|client)/[a-z0-9][a-z0-9_-]{0,31}$")]
+OWNER_PATTERN = r"^(site|client)/[a-z0-9][a-z0-9_-]{0,31}$"
+Owner = Annotated[str, Field(pattern=OWNER_PATTERN)]
 """``site/{site}`` of a standing question, ``client/{client}`` of an ad-hoc one."""
 
 

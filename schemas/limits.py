@@ -35,8 +35,10 @@ MAX_LATENTS: Final = 4_096
 """Latents of one frame; the bundled codecs use 128 at most."""
 
 MAX_CHOICE_OPTIONS: Final = 16
-MAX_OPTION_CHARS: Final = 64
 """Options of a question with answer type ``choice``: the prompt lists them, so they cost tokens."""
+
+MAX_OPTION_CHARS: Final = 64
+"""One option: a few words that an answer can repeat."""
 
 MAX_CORRELATION_BYTES: Final = 128
 """CorrelationData of an ask. Every process that may answer keeps it, and it comes back over the thin link with each

@@ -22,6 +22,7 @@ from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSetti
 from pipeline.protocol.worker_frame import WORKER_TRANSITIONS, WorkerStage
 from schemas import errors, export, limits, messages, topics, wire
 from schemas.errors import LatentbusError, LocalError
+from schemas.identity import OWNER_PATTERN, QuestionContent, owner_of
 from schemas.messages import (
     BINARY_MESSAGES,
     JSON_MESSAGES,
@@ -35,7 +36,7 @@ from schemas.messages import (
     Refine,
     Text,
 )
-from schemas.types import NAME_PATTERN, QUERY_ID_PATTERN, AnswerType, FrameId, Outcome
+from schemas.types import NAME_PATTERN, QUERY_ID_PATTERN, TEXT_PATTERN, AnswerType, FrameId, Outcome
 from tests.source_names import ROOT, names_of
 
 DOCS = ROOT / "docs"
@@ -96,11 +97,13 @@ def type_words(schema: Mapping[str, Any]) -> str:
         case "boolean" | "null":
             return str(schema["type"])
         case "string":
-            known = {NAME_PATTERN: "name", QUERY_ID_PATTERN: "query id"}
-            if "pattern" in schema:
+            known = {NAME_PATTERN: "name", QUERY_ID_PATTERN: "query id", OWNER_PATTERN: "owner"}
+            if "pattern" in schema and schema["pattern"] != TEXT_PATTERN:
                 return known.get(schema["pattern"], f"text `{schema['pattern']}`")
             low, high = schema.get("minLength", 0), schema["maxLength"]
             unit = "bytes" if schema.get("format") == "binary" else "characters"
+            if "pattern" in schema:
+                unit += ", not blank"
             return f"{high:,} {unit}" if low == high else f"{low:,} to {high:,} {unit}"
         case "array":
             if isinstance(schema["items"], list):
@@ -122,6 +125,9 @@ def message_table(message: type[Message]) -> str:
         words = type_words(field)
         if "default" in field:
             words += f"; default `{'null' if field['default'] is None else field['default']!r}`"
+        elif issubclass(message, BinaryMessage) and not message.model_fields[name].is_required():
+            words = words.replace("null", "nil")
+            words += f"; default {'nil' if message.model_fields[name].default is None else 'empty'}"
         rows.append((f"`{name}`", words, code(field.get("description", ""))))
     return table(("field", "type", "meaning"), rows)
 
@@ -266,12 +272,19 @@ def wire_cost_table() -> str:
     """Bytes of typical messages: as encoded, as MQTT packet, and on the wire with TCP/IP and TLS."""
     frame = FrameId(0x1A2B3C4D, 417)
     fingerprint = bytes(4)
-    query = QueryRef("gate-open", 9_800)
+    asked = QuestionContent(owner_of("site", "harbour"), "gate-open", "Is the gate open?", AnswerType.YES_NO)
+    query = QueryRef(asked.question_id, 9_800, asked.digest)
     control: dict[str, Any] = {"worker": "w-3f2a", "frame": frame, "attempt": 1}
     cases: list[tuple[str, str, Message, str, int]] = []
     for payload_bytes in (40, 160, 1_000):
         opened = Open(
-            frame=frame, attempt=1, fingerprint=fingerprint, queries=(query,), stop=16, payload=bytes(payload_bytes)
+            frame=frame,
+            attempt=1,
+            site="harbour",
+            fingerprint=fingerprint,
+            queries=(query,),
+            stop=16,
+            payload=bytes(payload_bytes),
         )
         cases.append(("up", f"open, 1 question, {payload_bytes:,} bytes of latents", opened, "open/main/gate", 1))
     chunk = Chunk(camera="gate", frame=frame, attempt=1, start=16, stop=32, payload=bytes(160))
@@ -280,7 +293,13 @@ def wire_cost_table() -> str:
         (
             "up",
             "question text",
-            Text(camera="gate", question_id="gate-open", text="Is the gate open?", answer_type=AnswerType.YES_NO),
+            Text(
+                camera="gate",
+                owner=asked.owner,
+                question_id=asked.question_id,
+                text=asked.text,
+                answer_type=asked.answer_type,
+            ),
             "chunk/w-3f2a/gate",
             0,
         ),
@@ -290,7 +309,8 @@ def wire_cost_table() -> str:
             "down",
             "provisional answer",
             Answer(
-                query_id=f"gate/{frame}/gate-open",
+                query_id=asked.query_id("gate", frame),
+                owner=asked.owner,
                 camera="gate",
                 frame=frame,
                 attempt=1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipeline.protocol.effects import KeyData, ReplyTo
@@ -79,7 +80,8 @@ _KNOWN_CAMERAS = 16_384
 class CameraSites:
     """Which site opens the frames of each camera: names of cameras are unique in a fleet.
 
-    What counts is what they send, not their retained status: one that died with its broker may be "online" for ever.
+    A site has the cameras whose frames it sends, whatever its retained status says: one that died with its broker may
+    be "online" for ever. It has them no more once it says so, or has sent none for :data:`SITE_RECENT_S`.
     """
 
     _known: OrderedDict[str, tuple[str, float]] = field(default_factory=OrderedDict)
@@ -98,6 +100,12 @@ class CameraSites:
         if len(self._known) > _KNOWN_CAMERAS:
             self._known.popitem(last=False)
         return None
+
+    def release(self, site: str, cameras: Iterable[str]) -> None:
+        """A site has these cameras no more."""
+        for camera in cameras:
+            if self._known.get(camera, ("", 0.0))[0] == site:
+                del self._known[camera]
 
 
 _KEYS_A_CAMERA = 2
@@ -180,9 +188,14 @@ class Edges:
     _known: OrderedDict[str, Status] = field(default_factory=OrderedDict)
     _over: OrderedDict[tuple[int, str], bool] = field(default_factory=OrderedDict)
 
-    def learn(self, status: Status) -> None:
-        """Take a birth or a last will in."""
+    def learn(self, status: Status) -> frozenset[str]:
+        """Take a birth or a last will in.
+
+        Returns:
+            Cameras that the edge has had and has no more.
+        """
         known = self._known.get(status.id)
+        before = frozenset(known.cameras if known else ())
         if status.online:
             if known is not None and known.boot != status.boot:
                 self._end(known, followed=True)
@@ -192,11 +205,13 @@ class Edges:
             self._known.move_to_end(status.id)
             if len(self._known) > _KNOWN_EDGES:
                 self._known.popitem(last=False)
-        elif known is None or known.boot == status.boot:
+            return before - frozenset(status.cameras)
+        if known is None or known.boot == status.boot:
             # A will names no cameras: it travels with each connection.
             self._end(known or status, followed=False)
-        else:
-            self.stale_wills += 1
+            return before
+        self.stale_wills += 1
+        return frozenset()
 
     def lost(self, camera: str, frame: FrameId, *, ad_hoc: bool) -> bool:
         """Whether no edge will say what became of a query.

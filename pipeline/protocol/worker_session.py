@@ -301,7 +301,7 @@ class WorkerSession:
         An edge that is back may have missed what was said meanwhile, so it is said again at once. Once it is gone, this
         worker speaks for its frames at their deadlines.
         """
-        self._progress.edges.learn(message)
+        self._sites.release(message.id, self._progress.edges.learn(message))
         if message.online:
             for frame in self._frames:
                 if frame.frame.boot == message.boot and frame.camera in message.cameras:

@@ -1,23 +1,43 @@
 """Takes what is private out of a log and keeps its shape: every message stays, as long as it was and decodable.
 
 Coded latents become zero bytes. Texts become placeholder characters, one for each character and as long as it is on
-the wire, so that sizes, rates, latencies and outcomes read as before. A message that does not decode might hold
-anything: all of its bytes become zero. Names (cameras, questions, workers, clients) and reasons of outcomes stay.
+the wire, so that sizes, rates, latencies and outcomes read as before. The digest of a text would tell whoever guesses
+it that the guess is right: it becomes a digest of that digest under a key that nobody keeps, so that equal ones stay
+equal. A message that does not decode might hold anything: all of its bytes become zero. Names (cameras, questions,
+workers, clients) and reasons of outcomes stay.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
+
+import msgpack
 
 from pipeline.recording.deposit import decode_deposit, encode_deposit
 from pipeline.recording.format import LATENT_ROOT, LOG_METADATA
 from pipeline.recording.message import LoggedMessage, MqttProperties
+from pipeline.recording.version_one import VERSION, is_version_one, read_version_one
 from schemas.errors import WireError
-from schemas.messages import Answer, Ask, BinaryMessage, Chunk, Handover, KeyFrame, Message, Open, Question, Text
-from schemas.types import AnswerType
+from schemas.identity import DIGEST_BYTES
+from schemas.messages import (
+    Answer,
+    Ask,
+    BinaryMessage,
+    Chunk,
+    Handover,
+    KeyFrame,
+    Message,
+    NeedText,
+    Open,
+    Question,
+    Text,
+)
 from schemas.wire import decode_publish, encode
 
 METADATA_KEY: Final = "redaction"
@@ -25,6 +45,15 @@ METADATA_KEY: Final = "redaction"
 
 PLACEHOLDERS: Final = {1: "x", 2: "¤", 3: "□", 4: "🔲", 6: "\0"}
 """Placeholder of a character by its bytes on the wire. Six is a control character in JSON, ``\\u0000``."""
+
+_OPTION_PLACEHOLDERS: Final = {
+    1: "abcdefghijklmnop",
+    2: "αβγδεζηθικλμνξοπ",
+    3: "■□▢▣▤▥▦▧▨▩▪▫▬▭▮▯",
+    4: "🔲🔳🔴🔵🔶🔷🔸🔹🔺🔻🔼🔽🔾🔿🕀🕁",
+    6: "\x00\x01\x02\x03\x04\x05\x06\x07\x0e\x0f\x10\x11\x12\x13\x14\x15",
+}
+"""The same for options, another one for each, since a question's options differ."""
 
 
 class Redaction(StrEnum):
@@ -42,15 +71,15 @@ def redactor(kinds: Iterable[Redaction]) -> Callable[[LoggedMessage], LoggedMess
     Args:
         kinds: what to take out; nothing leaves every message as it is.
     """
-    chosen = frozenset(kinds)
+    rules = _Rules(frozenset(kinds), secrets.token_bytes(16))
 
     def redact(logged: LoggedMessage) -> LoggedMessage:
-        if not chosen:
+        if not rules.kinds:
             return logged
         properties = logged.properties
-        if Redaction.TEXT in chosen and properties is not None:
+        if Redaction.TEXT in rules.kinds and properties is not None:
             properties = _without_text(properties)
-        return replace(logged, payload=_payload(logged, chosen), properties=properties)
+        return replace(logged, payload=rules.payload(logged), properties=properties)
 
     return redact
 
@@ -66,41 +95,92 @@ def redaction_value(kinds: Iterable[Redaction]) -> str:
     return ",".join(sorted(kinds))
 
 
-def _payload(logged: LoggedMessage, kinds: frozenset[Redaction]) -> bytes:
-    """The payload without what is private."""
-    blank = bytes(len(logged.payload))
-    try:
-        if logged.topic.startswith(LATENT_ROOT):
-            deposit = decode_deposit(logged.topic, logged.payload)
-            if Redaction.LATENTS not in kinds:
-                return logged.payload
-            return encode_deposit(replace(deposit, payload=bytes(len(deposit.payload))))
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What is taken out of one log, and the key of its digests."""
+
+    kinds: frozenset[Redaction]
+    key: bytes
+
+    def payload(self, logged: LoggedMessage) -> bytes:
+        """The payload without what is private."""
+        try:
+            if logged.topic.startswith(LATENT_ROOT):
+                return self._deposit(logged)
+            if is_version_one(logged.topic):
+                return self._version_one(logged)
+            return self._message(logged)
+        except WireError:
+            return bytes(len(logged.payload))
+
+    def _deposit(self, logged: LoggedMessage) -> bytes:
+        deposit = decode_deposit(logged.topic, logged.payload)
+        if Redaction.LATENTS not in self.kinds:
+            return logged.payload
+        return encode_deposit(replace(deposit, payload=bytes(len(deposit.payload))))
+
+    def _message(self, logged: LoggedMessage) -> bytes:
         _, message = decode_publish(logged.topic, logged.payload)
-    except WireError:
-        return blank
-    changes = {} if message is None else _changes(message, kinds)
-    if message is None or not changes:
-        return logged.payload
-    changed = message.model_copy(update=changes)
-    if isinstance(changed, BinaryMessage):
-        return encode(changed)
-    # Fields that the sender left out stay out; what it spaced or escaped differently is made up for with blanks.
-    return changed.model_dump_json(exclude_unset=True).encode().ljust(len(logged.payload))
+        changes = {} if message is None else self._changes(message)
+        if message is None or not changes:
+            return logged.payload
+        changed = message.model_copy(update=changes)
+        if isinstance(changed, BinaryMessage):
+            return encode(changed)
+        # Fields that the sender left out stay out; what it spaced or escaped differently is made up for with blanks.
+        return changed.model_dump_json(exclude_unset=True).encode().ljust(len(logged.payload))
 
+    def _version_one(self, logged: LoggedMessage) -> bytes:
+        """The same for a message of wire version 1, which had no options and no digests."""
+        old = read_version_one(logged.topic, logged.payload)
+        text, latents = old.fields.get("text"), old.fields.get("payload")
+        changes: dict[str, Any] = {}
+        if Redaction.LATENTS in self.kinds and isinstance(latents, bytes):
+            changes["payload"] = bytes(len(latents))
+        if Redaction.TEXT in self.kinds and isinstance(text, str):
+            changes["text"] = _placeholders(text, _msgpack_bytes if old.number else _json_bytes)
+        if not changes:
+            return logged.payload
+        if old.number:
+            packed: bytes = msgpack.packb([VERSION, old.number, *{**old.fields, **changes}.values()])
+            return packed
+        values = {**json.loads(logged.payload), **changes}
+        return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode().ljust(len(logged.payload))
 
-def _changes(message: Message, kinds: frozenset[Redaction]) -> dict[str, Any]:
-    match message:
-        case Open() | Chunk() | KeyFrame() | Handover() if Redaction.LATENTS in kinds:
-            return {"payload": bytes(len(message.payload))}
-        case Question() | Ask() | Text() | Answer() if Redaction.TEXT in kinds:
-            cost = _msgpack_bytes if isinstance(message, BinaryMessage) else _json_bytes
-            changes: dict[str, Any] = {"text": "".join(PLACEHOLDERS[cost(character)] for character in message.text)}
-            if not isinstance(message, Answer) and message.options:
-                # Placeholders of one length would be equal options; so they go, and their answer type with them.
-                changes |= {"options": (), "answer_type": AnswerType.WORD}
+    def _changes(self, message: Message) -> dict[str, Any]:
+        changes: dict[str, Any] = {}
+        if Redaction.LATENTS in self.kinds and isinstance(message, Open | Chunk | KeyFrame | Handover):
+            changes["payload"] = bytes(len(message.payload))
+        if Redaction.TEXT not in self.kinds:
             return changes
-        case _:
-            return {}
+        cost = _msgpack_bytes if isinstance(message, BinaryMessage) else _json_bytes
+        match message:
+            case Open() | Handover():
+                refs = tuple(ref._replace(digest=self._digest(ref.digest)) for ref in message.queries)
+                changes["queries"] = refs
+            case NeedText():
+                changes["digests"] = tuple(map(self._digest, message.digests))
+            case Question() | Ask() | Text():
+                changes["text"] = _placeholders(message.text, cost)
+                if message.options:
+                    changes["options"] = tuple(
+                        _placeholders(option, cost, number) for number, option in enumerate(message.options)
+                    )
+            case Answer():
+                changes["text"] = _placeholders(message.text, cost)
+            case _:
+                pass
+        return changes
+
+    def _digest(self, digest: bytes) -> bytes:
+        return hashlib.blake2b(digest, digest_size=DIGEST_BYTES, key=self.key).digest()
+
+
+def _placeholders(text: str, cost: Callable[[str], int], option: int | None = None) -> str:
+    """As many characters of the same cost; those of an option differ from those of the question's other options."""
+    if option is None:
+        return "".join(PLACEHOLDERS[cost(character)] for character in text)
+    return "".join(_OPTION_PLACEHOLDERS[cost(character)][option] for character in text)
 
 
 def _without_text(properties: MqttProperties) -> MqttProperties:

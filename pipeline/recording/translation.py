@@ -16,18 +16,13 @@ from pipeline.recording.version_one import ROOT, OldPublish, is_version_one, rea
 from schemas import topics, wire
 from schemas.errors import WireError
 from schemas.identity import DIGEST_BYTES, QuestionContent, ad_hoc_query_id, owner_of, standing_query_id
-from schemas.messages import SCHEMA_VERSION, Ask, Kind, Message, Question, Status
+from schemas.messages import SCHEMA_VERSION, Ask, Message, Question, Status
 from schemas.topics import Family, Topic
 
 UNKNOWN: Final = "unknown"
 """Site or client that a log of version 1 does not name."""
 _NO_DIGEST: Final = bytes(DIGEST_BYTES)
 _REF_FIELDS: Final = (2, 3)
-_KINDS: Final = {
-    "Open": Kind.OPEN, "Chunk": Kind.CHUNK, "Gone": Kind.GONE, "Text": Kind.TEXT, "Handover": Kind.HANDOVER,
-    "Accept": Kind.ACCEPT, "Refine": Kind.REFINE, "Busy": Kind.BUSY, "Reject": Kind.REJECT,
-    "NeedText": Kind.NEED_TEXT, "KeyFrame": Kind.KEY_FRAME,
-}  # fmt: skip
 
 
 class LogDecoder:
@@ -96,8 +91,9 @@ class LogDecoder:
                     fields |= self._identity(camera, fields)
                 case _:
                     pass
-        if old.kind in _KINDS:
-            packed: bytes = msgpack.packb([SCHEMA_VERSION, int(_KINDS[old.kind]), *fields.values()])
+        if old.number:
+            # Tags are the same in both versions: a number is never used again for something else.
+            packed: bytes = msgpack.packb([SCHEMA_VERSION, old.number, *fields.values()])
             return packed
         if old.kind == "Question":
             fields["site"] = UNKNOWN

@@ -95,6 +95,7 @@ class OldPublish:
         family: what its topic was for.
         names: its topic levels below the family.
         kind: name of the message; None for an empty payload, which deleted what was retained.
+        number: its tag, of a binary message; 0 of a JSON one.
         fields: its fields by name, as they were on the wire; frames are :class:`FrameId`. Fields that were left out,
             and had a default, are not there.
     """
@@ -102,6 +103,7 @@ class OldPublish:
     family: str
     names: Mapping[str, str]
     kind: str | None
+    number: int
     fields: Mapping[str, Any]
 
 
@@ -123,14 +125,14 @@ def read_version_one(topic: str, payload: bytes) -> OldPublish:
     """
     family, names = _parse(topic)
     if not payload and family in _RETAINED:
-        return OldPublish(family, names, None, {})
+        return OldPublish(family, names, None, 0, {})
     if len(payload) > MAX_BYTES:
         raise WireSizeError(family, len(payload), MAX_BYTES)
-    kind, fields = _binary(family, payload) if family in _BINARY else _json(family, payload)
+    kind, number, fields = _binary(family, payload) if family in _BINARY else _json(family, payload)
     for level, name in names.items():
         if fields.get(level, name) != name:
             raise TopicError(family, f"{level} in the payload is not {name!r} as in the topic")
-    return OldPublish(family, names, kind, fields)
+    return OldPublish(family, names, kind, number, fields)
 
 
 def _parse(topic: str) -> tuple[str, dict[str, str]]:
@@ -141,7 +143,7 @@ def _parse(topic: str) -> tuple[str, dict[str, str]]:
     return family, dict(zip(levels, names, strict=True))
 
 
-def _binary(family: str, payload: bytes) -> tuple[str, dict[str, Any]]:
+def _binary(family: str, payload: bytes) -> tuple[str, int, dict[str, Any]]:
     try:
         values: Any = msgpack.unpackb(
             payload, use_list=False, raw=False, strict_map_key=True, max_bin_len=MAX_BYTES, max_str_len=MAX_BYTES,
@@ -162,10 +164,10 @@ def _binary(family: str, payload: bytes) -> tuple[str, dict[str, Any]]:
     found = dict(zip(names, fields, strict=False))
     if "frame" in found:
         found["frame"] = _frame(kind, found["frame"])
-    return kind, found
+    return kind, number, found
 
 
-def _json(family: str, payload: bytes) -> tuple[str, dict[str, Any]]:
+def _json(family: str, payload: bytes) -> tuple[str, int, dict[str, Any]]:
     try:
         values = json.loads(payload)
     except (ValueError, RecursionError) as error:
@@ -179,7 +181,7 @@ def _json(family: str, payload: bytes) -> tuple[str, dict[str, Any]]:
         if values.keys() <= keys:
             if "frame" in keys:
                 values["frame"] = _frame(kind, values.get("frame"))
-            return kind, values
+            return kind, 0, values
     raise WireError(family, f"unknown keys: {sorted(values.keys() - _JSON[family][-1][1])}"[:_MAX_SHOWN])
 
 

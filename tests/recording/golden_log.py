@@ -1,8 +1,8 @@
 """The golden logs of each format version: every message of the wire, MQTT properties, a gap, attachments, metadata.
 
-``python -m tests.recording.golden_log`` writes those of the current version that are missing and never changes one:
-what was recorded once opens in every later version. A new format version gets a new file beside the old ones, and so do
-messages that the wire format gains within one.
+``python -m tests.recording.golden_log`` writes :data:`CURRENT` when it is missing and never changes it: what was
+recorded once opens in every later version. A new version of the format or of the wire gets a new file beside the old
+ones, and so do messages that the wire gains within one.
 """
 
 from __future__ import annotations
@@ -14,24 +14,23 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.recording.deposit import Deposit, encode_deposit, latent_topic
-from pipeline.recording.format import FORMAT_VERSION, encode_properties
+from pipeline.recording.format import Compression, encode_properties
 from pipeline.recording.message import Gap, LoggedMessage, MqttProperties
 from pipeline.recording.writer import LogWriter
 from schemas.topics import ROUTES, parse
 from schemas.types import FrameId
 from schemas.wire import encode
 
-KEY_FRAMES: Final = frozenset(
-    {"key_frame", "open_given_key", "chunk_given_key", "handover_given_key", "reject_key_frame"}
-)
-"""Cases that came after the first log of version 1 was written; they have one of their own."""
-LOGS: Final = {1: ("v1", "v1_key_frames")}
-"""Names of the logs by format version."""
+CURRENT: Final = "v1_wire2"
+"""What this version writes: format version 1, wire version 2."""
+LOGS: Final = {1: ("v1", "v1_key_frames", CURRENT)}
+"""Names of the logs by format version; the first two are of wire version 1."""
 FLEET_LOGS: Final = ("v1_fleet", "v1_fleet_again")
 """Two runs of a small fleet of wire version 1, alike but for one answer."""
 DIGESTS: Final = {
     "v1": "f57970742b6b963135ddc8152ab0ee6b23d1b00f9a3e1e34d3c89c46188e37ef",
     "v1_key_frames": "0900d348c598aceef0b13dec262c3313b1b4f20af8836485197d67c84d364caa",
+    "v1_wire2": "8207ea313ca0c8be036e0303b7edbc4afdc0855d8c9289ebe5e4aa75931dadc9",
     "v1_fleet": "47af15c5cb3f270dfa8e333b600b5d65903dd112d87dc1f251a7a077e172b4f9",
     "v1_fleet_again": "32d8137b7219998d64a6f4071233a9d9ea2b0b952989a9eddda16dec6d7aab97",
 }
@@ -44,7 +43,7 @@ PROPERTIES = MqttProperties(
     payload_format=1,
     expiry_s=30,
     content_type="application/json",
-    response_topic="lb/v1/reply/phone-3/ask-7f",
+    response_topic="lb/v2/reply/phone-3/ask-7f",
     correlation_data=bytes(range(256)),
     user=(("trace", "00-ab"), ("trace", "00-cd"), ("ünï", "☃")),
 )
@@ -60,14 +59,11 @@ ATTACHMENTS = {
 }
 
 
-def golden_messages(name: str) -> list[LoggedMessage]:
-    """What a log holds: its sequence numbers leave out the two messages of :data:`GAP`."""
+def golden_messages() -> list[LoggedMessage]:
+    """What :data:`CURRENT` holds: its sequence numbers leave out the two messages of :data:`GAP`."""
     from tests.schemas.golden import GOLDEN
 
-    later = name == "v1_key_frames"
-    payloads = [(case.topic, encode(case.message)) for case in GOLDEN if (case.name in KEY_FRAMES) == later]
-    if not later:
-        payloads += _beside_the_wire()
+    payloads = [*((case.topic, encode(case.message)) for case in GOLDEN), *_beside_the_wire()]
     messages: list[LoggedMessage] = []
     for number, (topic, payload) in enumerate(payloads):
         ours = topic.startswith("lb/")
@@ -79,7 +75,7 @@ def golden_messages(name: str) -> list[LoggedMessage]:
                 payload=payload,
                 qos=route.qos if route else 0,
                 retain=route.retain if route else False,
-                properties=PROPERTIES if topic.startswith(("lb/v1/ask", "home/")) else None,
+                properties=PROPERTIES if topic.startswith(("lb/v2/ask", "home/")) else None,
                 sequence=number if number < GAP.first_sequence else number + GAP.count,
             )
         )
@@ -91,9 +87,9 @@ def _beside_the_wire() -> list[tuple[str, bytes]]:
     deposit = Deposit("gate", FrameId(7, 9), base=8, stop=64, payload=bytes(range(100)))
     return [
         (latent_topic("gate"), encode_deposit(deposit)),
-        ("lb/v1/question/q1", b""),
+        ("lb/v2/question/harbour/q1", b""),
         ("home/kitchen/temperature", b"21.5"),
-        ("lb/v1/open/main/gate", b"\xc1 no message"),
+        ("lb/v2/open/main/gate", b"\xc1 no message"),
     ]
 
 
@@ -113,20 +109,20 @@ def path_of(name: str) -> Path:
 
 
 def main() -> int:
-    """Write the files of the current version that are missing."""
+    """Write :data:`CURRENT` if it is missing."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name in LOGS[FORMAT_VERSION]:
-        if not path_of(name).exists():
-            write(name)
+    if not path_of(CURRENT).exists():
+        write(path_of(CURRENT))
+        sys.stdout.write(f"{CURRENT}: {digest(golden_messages())}\n")
     return 0
 
 
-def write(name: str) -> None:
-    """Write a golden log."""
-    with LogWriter(path_of(name), metadata=METADATA) as writer:
+def write(path: Path, compression: Compression = Compression.LZ4) -> None:
+    """Write the golden log of this version to a file."""
+    with LogWriter(path, compression=compression, metadata=METADATA) as writer:
         for attachment, (media_type, data) in ATTACHMENTS.items():
             writer.attach(attachment, media_type, data)
-        for number, message in enumerate(golden_messages(name)):
+        for number, message in enumerate(golden_messages()):
             if number == GAP.first_sequence:
                 writer.write_gap(GAP)
             writer.write(message)

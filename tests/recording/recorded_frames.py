@@ -73,9 +73,12 @@ class FrameLog:
         status = Status(kind="edge", id=site, boot=self.boot, online=True, pool="main", cameras=cameras)
         self.put(at_s, topics.status_topic("edge", site), status, qos=1, retain=True)
 
-    def question(self, question_id: str, text: str, *, at_s: float = 0.0, deadline_ms: int = 10_000) -> None:
+    def question(
+        self, question_id: str, text: str, *, at_s: float = 0.0, deadline_ms: int = 10_000,
+        answer_type: AnswerType = AnswerType.YES_NO,
+    ) -> None:  # fmt: skip
         question = Question(
-            site=SITE, question_id=question_id, text=text, answer_type=AnswerType.YES_NO, deadline_ms=deadline_ms
+            site=SITE, question_id=question_id, text=text, answer_type=answer_type, deadline_ms=deadline_ms
         )
         self.put(at_s, topics.question_topic(SITE, question_id), question, qos=1, retain=True)
 

@@ -36,7 +36,7 @@ from pipeline.settings import (
     load_settings,
 )
 from schemas.errors import ConfigError, RecordingError
-from schemas.messages import Open, QueryRef
+from schemas.messages import Open
 from schemas.types import FrameId, Outcome
 from tests.cloud.conftest import codec_dir as worker_codec_dir
 from tests.cloud.conftest import vlm_dir
@@ -44,6 +44,7 @@ from tests.cloud.scripted import ScriptedEdge
 from tests.cloud.tiny_codec import LATENT_COUNT, encode, random_symbols
 from tests.edge.conftest import codec_dir
 from tests.edge.support import RecordingBus, inbound
+from tests.protocol.questions import SITE, ref
 from tests.recording.recorded_edge import WAIT_S, ask_and_answer, edge_settings
 
 __all__ = ["codec_dir", "vlm_dir", "worker_codec_dir"]
@@ -271,14 +272,14 @@ async def test_a_worker_records_what_it_sent_and_received(
     async with asyncio.timeout(WAIT_S), ScriptedEdge(broker) as edge:
         task = asyncio.create_task(run_worker(settings, stop))
         await stop.ready.wait()
-        await edge.question(text="Is there a car?")
+        await edge.question(text="car?")
         payload = encode(random_symbols(1, seed=5)[0], worker_codec_dir).payload(0, LATENT_COUNT)
         opened = Open(
             frame=FrameId(1, 1),
             attempt=1,
-            site="north",
+            site=SITE,
             fingerprint=load_codec_spec(worker_codec_dir).fingerprint4,
-            queries=(QueryRef("car", 20_000, bytes(8)),),
+            queries=(ref("car", 20_000),),
             stop=LATENT_COUNT,
             payload=payload,
         )
@@ -290,7 +291,7 @@ async def test_a_worker_records_what_it_sent_and_received(
         traffic = read_traffic(reader.messages())
         attached = reader.attachments()
     (query,) = traffic.queries.values()
-    assert (query.outcome, query.answer_text, query.text) == (Outcome.ANSWERED, answer.text, "Is there a car?")
+    assert (query.outcome, query.answer_text, query.text) == (Outcome.ANSWERED, answer.text, "car?")
     (frame,) = traffic.frames.values()
     assert [message.payload for _, message in frame.opens] == [payload]
     assert {"codec.json", "stop.json", config_attachment("worker/w-1")} == set(attached)

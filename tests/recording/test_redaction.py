@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.recording.deposit import Deposit, decode_deposit, encode_deposit, latent_topic
 from pipeline.recording.message import LoggedMessage, MqttProperties
+from pipeline.recording.reader import LogReader
 from pipeline.recording.redaction import PLACEHOLDERS, Redaction, redacted, redaction_value, redactor
 from pipeline.recording.traffic import Traffic, read_traffic
 from schemas import topics
-from schemas.messages import Answer, Ask, Message, Text
+from schemas.messages import Answer, Ask, Message, NeedText, Open, Question, Text
 from schemas.types import AnswerType, FrameId
 from schemas.wire import decode_publish, encode
 from tests.recording.fleet_log import CHUNK_PAYLOAD, OPEN_PAYLOAD, demo_log
+from tests.recording.golden_log import path_of
 from tests.schemas.golden import GOLDEN, Golden
+from tests.schemas.strategies import BY_MESSAGE
 
 BOTH = tuple(Redaction)
 characters = st.characters(exclude_categories=["Cs"])
@@ -40,9 +45,73 @@ def test_every_message_stays_valid_and_as_long_as_it_was(case: Golden) -> None:
     assert latents_of(message) == bytes(len(latents_of(case.message)))
     assert len(text_of(message)) == len(text_of(case.message))
     assert set(text_of(message)) <= set(PLACEHOLDERS.values())
-    kept = {"payload": latents_of(case.message), "text": text_of(case.message)}
     assert message is not None
-    assert message.model_copy(update={name: kept[name] for name in kept if hasattr(message, name)}) == case.message
+    private = {"payload", "text", "options", "queries", "digests"} & type(message).model_fields.keys()
+    kept = {name: getattr(case.message, name) for name in private}
+    assert message.model_copy(update=kept) == case.message
+
+
+def test_digests_of_texts_go_and_equal_ones_stay_equal() -> None:
+    opened, asked = (next(case for case in GOLDEN if case.name == name) for name in ("open_first", "need_text"))
+    assert isinstance(opened.message, Open)
+    assert isinstance(asked.message, NeedText)
+    digests = tuple(ref.digest for ref in opened.message.queries)
+    assert digests == asked.message.digests
+
+    def of(redact: Callable[[LoggedMessage], LoggedMessage]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        found = [
+            decode_publish(case.topic, redact(LoggedMessage(0, case.topic, encode(case.message))).payload)[1]
+            for case in (opened, asked)
+        ]
+        assert isinstance(found[0], Open)
+        assert isinstance(found[1], NeedText)
+        assert [ref._replace(digest=b"") for ref in found[0].queries] == [
+            ref._replace(digest=b"")
+            for ref in opened.message.queries  # type: ignore[attr-defined]
+        ]
+        return tuple(ref.digest for ref in found[0].queries), found[1].digests
+
+    once, again = of(redactor([Redaction.TEXT])), of(redactor([Redaction.TEXT]))
+    assert once[0] == once[1]
+    assert len({*digests, *once[0], *again[0]}) == 6
+    assert of(redactor([Redaction.LATENTS])) == (digests, digests)
+
+
+@given(st.data())
+def test_options_stay_different_and_as_long_as_they_were(data: st.DataObject) -> None:
+    message = data.draw(st.one_of(*(BY_MESSAGE[kind] for kind in (Question, Ask, Text))))
+    assert isinstance(message, Question | Ask | Text)
+    topic = {
+        Question: lambda: topics.question_topic(message.site, message.question_id),  # type: ignore[union-attr]
+        Ask: lambda: topics.ask_topic("c", "client"),
+        Text: lambda: topics.chunk_topic("w", message.camera),  # type: ignore[union-attr]
+    }[type(message)]()
+    after = redactor([Redaction.TEXT])(LoggedMessage(0, topic, encode(message)))
+    _, seen = decode_publish(topic, after.payload)
+
+    assert isinstance(seen, Question | Ask | Text)
+    assert len(after.payload) == len(encode(message))
+    assert seen.answer_type is message.answer_type
+    assert [len(option) for option in seen.options] == [len(option) for option in message.options]
+    assert len(set(seen.options)) == len(message.options)
+
+
+@pytest.mark.parametrize("name", ["v1", "v1_key_frames", "v1_fleet"])
+def test_a_log_of_version_one_is_redacted_and_keeps_its_shape(name: str) -> None:
+    with LogReader(path_of(name)) as reader:
+        before = list(reader.messages())
+    after = [redactor(BOTH)(message) for message in before]
+
+    assert [len(message.payload) for message in after] == [len(message.payload) for message in before]
+    assert read_traffic(after).undecodable == read_traffic(before).undecodable
+    assert read_traffic(after).messages == read_traffic(before).messages
+    private = b"".join(message.payload for message in after)
+    assert not [
+        text for text in (b"Is there a red car?", b"Ist das Tor", b"nobody at all", OPEN_PAYLOAD) if text in private
+    ]
+    texts = [query.text for query in read_traffic(after).queries.values() if query.text]
+    assert all(set(text) <= set(PLACEHOLDERS.values()) for text in texts)
+    assert bool(texts) == (name != "v1_key_frames")
 
 
 def test_each_kind_leaves_the_other_alone() -> None:
@@ -72,8 +141,8 @@ def test_shape_and_timing_read_as_before() -> None:
         )
 
     assert shape(after) == shape(before)
-    assert after.queries["ask-7f"].text == "x" * len("Who parks at the ramp?")
-    assert after.queries["ask-7f"].answer_text == "x" * len("nobody at all")
+    assert after.queries["yard/@phone/ask-7f"].text == "x" * len("Who parks at the ramp?")
+    assert after.queries["yard/@phone/ask-7f"].answer_text == "x" * len("nobody at all")
 
 
 def test_a_message_that_does_not_decode_is_blank() -> None:

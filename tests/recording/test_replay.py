@@ -106,7 +106,7 @@ async def test_a_recorded_fleet_answers_the_same_at_ten_times_the_speed(fleet: F
     async with recorded(fleet.broker, log):
         await steady_worker(fleet)
         edge = await fleet.edge(interval_s=0.3)
-        await ask(fleet.broker, Asking.create("gate", "Is there a red bus?", AnswerType.YES_NO, deadline_s=20))
+        await ask(fleet.broker, Asking.create("gate", "Is there a car?", AnswerType.TEXT, deadline_s=20))
         await fleet.until_answered(16)
         with pytest.raises(ConfigError, match="edge north is online on this broker and serves camera gate"):
             await play(fleet, log)
@@ -159,7 +159,7 @@ async def test_questions_of_a_live_broker_are_respected_and_names_can_be_new(fle
     await steady_worker(fleet)
     async with MqttBus(fleet.broker, client_id="operator") as operator:
         await operator.wait_connected(PATIENCE_S)
-        question = b'{"site":"replay-north","question_id":"car","text":"Is there a lorry?","answer_type":"yes_no"}'
+        question = b'{"site":"replay-north","question_id":"car","text":"Is there a lorry?","answer_type":"text"}'
         await operator.publish(topics.question_topic("replay-north", "car"), question, qos=1, retain=True)
     log = write_log(fleet.directory / "hand.mcap", hand_log().messages)
     with pytest.raises(ConfigError, match="'Is there a lorry\\?' on this broker and 'Is there a car\\?' in the log"):
@@ -224,12 +224,12 @@ async def _offline(running: Fleet) -> None:
 
 
 def hand_log(fingerprint: bytes | None = None) -> FrameLog:
-    """Two frames of the tiny codec that the environment names."""
+    """Two frames of the tiny codec that the environment names; a tiny model's answers have no form but that of text."""
     codec = bundled_codec_dir()
     tables = FrequencyTables.load(codec / TABLES_FILE)
     log = FrameLog(fingerprint or load_codec_spec(codec).fingerprint4, tables=tables)
     log.edge("north", "gate")
-    log.question("car", "Is there a car?", deadline_ms=60_000)
+    log.question("car", "Is there a car?", deadline_ms=60_000, answer_type=AnswerType.TEXT)
     for number in (1, 2):
         log.deposit(float(number), "gate", number)
         log.open(float(number), "gate", number, ref("car", 59_900))

@@ -131,7 +131,7 @@ def test_a_log_that_begins_in_the_middle_still_knows_its_queries() -> None:
     log = FleetLog()
     log.answer(5.0, "gate", 1, "car", "no")
     log.put(5.1, topics.chunk_topic("w1", "gate"), Text(
-        camera="gate", question_id="car", text="Is there a car?", answer_type=AnswerType.YES_NO
+        camera="gate", owner="site/north", question_id="car", text="Is there a car?", answer_type=AnswerType.YES_NO
     ))  # fmt: skip
     query = read_traffic(log.messages).queries[f"gate/{FRAME}/car"]
     assert (query.outcome, query.remaining_ms, query.deadline_ms) == (Outcome.ANSWERED, None, None)
@@ -145,9 +145,9 @@ def test_an_ad_hoc_question_follows_its_edge_to_another_frame() -> None:
     log.open(5.0, "gate", 2, "ask-1", ad_hoc=True)
     log.answer(5.2, "gate", 2, "ask-1", "a box", ad_hoc=True)
     traffic = read_traffic(log.messages)
-    assert traffic.queries["ask-1"].frame == FrameId(BOOT, 2)
-    assert [frame.query_ids for frame in traffic.frames.values()] == [["ask-1"], ["ask-1"]]
-    assert traffic.queries["ask-1"].latency_ms == pytest.approx(5_200)
+    assert traffic.queries["gate/@phone/ask-1"].frame == FrameId(BOOT, 2)
+    assert [frame.query_ids for frame in traffic.frames.values()] == [["gate/@phone/ask-1"]] * 2
+    assert traffic.queries["gate/@phone/ask-1"].latency_ms == pytest.approx(5_200)
 
 
 def test_sites_statuses_and_fingerprints() -> None:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from schemas.identity import QuestionContent, ad_hoc_query_id, owner_of
 from schemas.messages import (
+    SCHEMA_VERSION,
     Accept,
     Answer,
     Ask,
@@ -26,6 +29,7 @@ from schemas.messages import (
     QueryOutcome,
     QueryRef,
     Question,
+    Receipt,
     Refine,
     Reject,
     RejectReason,
@@ -55,7 +59,17 @@ _FRAME = FrameId(boot=0x1A2B3C4D, sequence=417)
 _LAST_FRAME = FrameId(boot=2**32 - 1, sequence=2**32 - 1)
 _FINGERPRINT = bytes.fromhex("c0ffee01")
 _LONG_NAME = "n" * 32
-_STANDING = f"gate/{_FRAME}/q1"
+_SITE, _CLIENT = "harbour", "phone-3"
+_OPEN_GATE = QuestionContent(owner_of("site", _SITE), "q1", "Is the gate open?", AnswerType.YES_NO, (), 0.02)
+_PERSON = QuestionContent(owner_of("site", _SITE), "person", "Is somebody there?")
+_ASKED = QuestionContent(owner_of("client", _CLIENT), "ask-7f", "How many cars wait?", AnswerType.COUNT)
+_STATE = ("open", "half open", "geschlossen 🚪")
+_STANDING: dict[str, Any] = {"query_id": _OPEN_GATE.query_id("gate", _FRAME), "owner": _OPEN_GATE.owner}
+_AD_HOC: dict[str, Any] = {"query_id": ad_hoc_query_id("gate", _CLIENT, "ask-7f"), "owner": _ASKED.owner}
+
+
+def _ref(question: QuestionContent, remaining_ms: int) -> QueryRef:
+    return QueryRef(question.question_id, remaining_ms, question.digest, question.client)
 
 
 @dataclass(frozen=True)
@@ -78,8 +92,9 @@ GOLDEN: tuple[Golden, ...] = (
         Open(
             frame=_FRAME,
             attempt=1,
+            site=_SITE,
             fingerprint=_FINGERPRINT,
-            queries=(QueryRef("q1", 9_800), QueryRef("person", 400)),
+            queries=(_ref(_OPEN_GATE, 9_800), _ref(_PERSON, 400)),
             stop=8,
             payload=bytes(range(20)),
         ),
@@ -90,10 +105,27 @@ GOLDEN: tuple[Golden, ...] = (
         Open(
             frame=_LAST_FRAME,
             attempt=255,
+            site=_LONG_NAME,
             fingerprint=b"\x00\xff\x00\xff",
-            queries=(QueryRef(_LONG_NAME, 86_400_000, True), QueryRef("0", 0, False)),
+            queries=(QueryRef(_LONG_NAME, 86_400_000, b"\xff" * 8, _LONG_NAME), QueryRef("0", 0, bytes(8))),
             stop=4_096,
             payload=b"\xff" * 3,
+            key=2**32 - 1,
+            age_ms=86_400_000,
+        ),
+    ),
+    Golden(
+        "open_of_an_old_frame",
+        open_topic("main", "gate"),
+        Open(
+            frame=_FRAME,
+            attempt=2,
+            site=_SITE,
+            fingerprint=_FINGERPRINT,
+            queries=(_ref(_ASKED, 25_000),),
+            stop=8,
+            payload=bytes(range(20)),
+            age_ms=12_000,
         ),
     ),
     Golden(
@@ -105,7 +137,37 @@ GOLDEN: tuple[Golden, ...] = (
     Golden(
         "text",
         chunk_topic("w-01", "gate"),
-        Text(camera="gate", question_id="q1", text="Ist das Tor geöffnet? 门开着吗", answer_type=AnswerType.YES_NO),
+        Text(
+            camera="gate",
+            owner=_OPEN_GATE.owner,
+            question_id="q1",
+            text="Ist das Tor geöffnet? 门开着吗",
+            answer_type=AnswerType.YES_NO,
+        ),
+    ),
+    Golden(
+        "text_with_a_risk",
+        chunk_topic("w-01", "gate"),
+        Text(
+            camera="gate",
+            owner=_OPEN_GATE.owner,
+            question_id="q1",
+            text=_OPEN_GATE.text,
+            answer_type=AnswerType.YES_NO,
+            risk=0.02,
+        ),
+    ),
+    Golden(
+        "text_with_options",
+        chunk_topic("w-01", "gate"),
+        Text(
+            camera="gate",
+            owner=_ASKED.owner,
+            question_id="ask-80",
+            text="How is the gate?",
+            answer_type=AnswerType.CHOICE,
+            options=_STATE,
+        ),
     ),
     Golden(
         "handover",
@@ -115,8 +177,9 @@ GOLDEN: tuple[Golden, ...] = (
             hops=1,
             frame=_FRAME,
             attempt=1,
+            site=_SITE,
             fingerprint=_FINGERPRINT,
-            queries=(QueryRef("ask-7f", 5_000, True),),
+            queries=(_ref(_ASKED, 5_000),),
             stop=8,
             payload=bytes(range(20)),
         ),
@@ -132,8 +195,9 @@ GOLDEN: tuple[Golden, ...] = (
         Open(
             frame=FrameId(_FRAME.boot, _FRAME.sequence + 3),
             attempt=1,
+            site=_SITE,
             fingerprint=_FINGERPRINT,
-            queries=(QueryRef("q1", 9_800),),
+            queries=(_ref(_OPEN_GATE, 9_800),),
             stop=32,
             payload=bytes(range(12)),
             key=_FRAME.sequence,
@@ -160,8 +224,9 @@ GOLDEN: tuple[Golden, ...] = (
             hops=1,
             frame=FrameId(_FRAME.boot, _FRAME.sequence + 3),
             attempt=1,
+            site=_SITE,
             fingerprint=_FINGERPRINT,
-            queries=(QueryRef("q1", 9_500),),
+            queries=(_ref(_OPEN_GATE, 9_500),),
             stop=32,
             payload=bytes(range(12)),
             key=0,
@@ -185,13 +250,13 @@ GOLDEN: tuple[Golden, ...] = (
     Golden(
         "need_text",
         control_topic("gate"),
-        NeedText(worker="w-01", frame=_FRAME, attempt=1, question_ids=("q1", "person")),
+        NeedText(worker="w-01", frame=_FRAME, attempt=1, digests=(_OPEN_GATE.digest, _PERSON.digest)),
     ),
     Golden(
         "answer_provisional",
         answer_topic("gate"),
         Answer(
-            query_id=_STANDING,
+            **_STANDING,
             camera="gate",
             frame=_FRAME,
             attempt=1,
@@ -208,7 +273,7 @@ GOLDEN: tuple[Golden, ...] = (
         "answer_answered",
         answer_topic("gate"),
         Answer(
-            query_id=_STANDING,
+            **_STANDING,
             camera="gate",
             frame=_FRAME,
             attempt=1,
@@ -224,9 +289,9 @@ GOLDEN: tuple[Golden, ...] = (
     ),
     Golden(
         "answer_degraded",
-        reply_topic("phone-3", "ask-7f"),
+        reply_topic(_CLIENT, "ask-7f"),
         Answer(
-            query_id="ask-7f",
+            **_AD_HOC,
             camera="gate",
             frame=_LAST_FRAME,
             attempt=255,
@@ -238,6 +303,7 @@ GOLDEN: tuple[Golden, ...] = (
             latents=4_096,
             payload_bytes=2**32 - 1,
             looks=1_000,
+            age_ms=12_000,
             reason="deadline",
         ),
     ),
@@ -245,7 +311,7 @@ GOLDEN: tuple[Golden, ...] = (
         "answer_failed",
         answer_topic("gate"),
         Answer(
-            query_id=_STANDING,
+            **_STANDING,
             camera="gate",
             frame=_FRAME,
             attempt=1,
@@ -264,16 +330,27 @@ GOLDEN: tuple[Golden, ...] = (
         Golden(
             f"outcome_{outcome}",
             outcome_topic("gate"),
-            QueryOutcome(
-                query_id=_STANDING, camera="gate", frame=_FRAME, question_id="q1", outcome=outcome, reason="why not"
-            ),
+            QueryOutcome(**_STANDING, camera="gate", frame=_FRAME, question_id="q1", outcome=outcome, reason="why not"),
         )
         for outcome in (Outcome.EXPIRED, Outcome.SUPERSEDED, Outcome.FAILED)
     ),
     Golden(
+        "outcome_unchanged",
+        outcome_topic("gate"),
+        QueryOutcome(
+            **_STANDING, camera="gate", frame=_FRAME, question_id="q1", outcome=Outcome.UNCHANGED, age_ms=60_000
+        ),
+    ),
+    Golden(
+        "outcome_for_its_client",
+        reply_topic(_CLIENT, "ask-7f"),
+        QueryOutcome(**_AD_HOC, camera="gate", frame=_FRAME, question_id="ask-7f", outcome=Outcome.EXPIRED),
+    ),
+    Golden(
         "question",
-        question_topic("q1"),
+        question_topic(_SITE, "q1"),
         Question(
+            site=_SITE,
             question_id="q1",
             text="Is the gate open?",
             answer_type=AnswerType.YES_NO,
@@ -281,11 +358,43 @@ GOLDEN: tuple[Golden, ...] = (
             risk=0.02,
         ),
     ),
-    Golden("question_defaults", question_topic("q2"), Question(question_id="q2", text="What is on the belt?")),
+    Golden(
+        "question_defaults",
+        question_topic(_SITE, "q2"),
+        Question(site=_SITE, question_id="q2", text="What is on the belt?"),
+    ),
+    Golden(
+        "question_of_the_settings",
+        question_topic(_SITE, "q3"),
+        Question(
+            site=_SITE,
+            question_id="q3",
+            text="How is the gate?",
+            answer_type=AnswerType.CHOICE,
+            options=_STATE,
+            cameras=("gate", "quay-2"),
+            set_by="settings",
+        ),
+    ),
     Golden(
         "ask",
-        ask_topic("gate"),
+        ask_topic("gate", _CLIENT),
         Ask(query_id="ask-7f", text="How many cars wait?", answer_type=AnswerType.COUNT, deadline_ms=20_000),
+    ),
+    Golden(
+        "ask_with_options",
+        ask_topic("gate", _CLIENT),
+        Ask(query_id="ask-80", text="How is the gate?", answer_type=AnswerType.CHOICE, options=_STATE),
+    ),
+    Golden(
+        "receipt_accepted",
+        reply_topic(_CLIENT, "q1"),
+        Receipt(site=_SITE, about="q1", accepted=True, reason="asked of gate and quay-2"),
+    ),
+    Golden(
+        "receipt_refused",
+        reply_topic(_CLIENT, "ask-81"),
+        Receipt(site=_SITE, about="", accepted=False, reason="ask: text: String should have at most 500 characters"),
     ),
     Golden(
         "status_worker",
@@ -317,8 +426,8 @@ GOLDEN: tuple[Golden, ...] = (
     ),
     Golden(
         "status_edge",
-        status_topic("edge", "harbour"),
-        Status(kind="edge", id="harbour", boot=7, online=True, pool="main", cameras=("gate", "quay-2")),
+        status_topic("edge", _SITE),
+        Status(kind="edge", id=_SITE, boot=7, online=True, pool="main", cameras=("gate", "quay-2"), versions=(2, 3)),
     ),
     Golden(
         "status_will", status_topic("worker", "w-01"), Status(kind="worker", id="w-01", boot=0x1A2B3C4D, online=False)
@@ -337,7 +446,7 @@ def main() -> int:
         elif case.path.read_bytes() != data:
             changed.append(case.path.name)
     if changed:
-        sys.stderr.write(f"the wire format of schema version 1 would change: {', '.join(changed)}\n")
+        sys.stderr.write(f"the wire format of schema version {SCHEMA_VERSION} would change: {', '.join(changed)}\n")
     return 1 if changed else 0
 
 

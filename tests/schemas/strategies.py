@@ -6,10 +6,13 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from schemas.identity import DIGEST_BYTES, ad_hoc_query_id, owner_of, standing_query_id
 from schemas.limits import (
     MAX_ANSWER_CHARS,
+    MAX_CHOICE_OPTIONS,
     MAX_LATENT_PAYLOAD_BYTES,
     MAX_LATENTS,
+    MAX_OPTION_CHARS,
     MAX_QUERIES_PER_FRAME,
     MAX_QUESTION_CHARS,
 )
@@ -28,6 +31,7 @@ from schemas.messages import (
     QueryOutcome,
     QueryRef,
     Question,
+    Receipt,
     Refine,
     Reject,
     RejectReason,
@@ -39,8 +43,10 @@ from schemas.types import AnswerType, FrameId, Outcome
 uint32 = st.integers(0, 2**32 - 1)
 _LOWER = "abcdefghijklmnopqrstuvwxyz0123456789"
 names = st.builds(str.__add__, st.sampled_from(_LOWER), st.text(_LOWER + "_-", max_size=31))
-query_ids = st.builds(str.__add__, st.sampled_from(_LOWER + "AZ"), st.text(_LOWER + "AZ_./-", max_size=95))
 frames = st.builds(FrameId, uint32, uint32)
+query_ids = st.builds(standing_query_id, names, frames, names) | st.builds(ad_hoc_query_id, names, names, names)
+owners = st.builds(owner_of, st.sampled_from(["site", "client"]), names)
+digests = st.binary(min_size=DIGEST_BYTES, max_size=DIGEST_BYTES)
 attempts = st.integers(1, 255)
 milliseconds = st.integers(0, 86_400_000)
 leases = st.integers(1, 600_000)
@@ -53,13 +59,41 @@ said = st.text(characters, min_size=1, max_size=40).filter(lambda text: not text
 question_texts = said | st.just("\x01" * MAX_QUESTION_CHARS)
 answer_texts = st.text(characters, max_size=40) | st.sampled_from(["\x01" * MAX_ANSWER_CHARS, "🚚" * MAX_ANSWER_CHARS])
 reasons = st.text(characters, max_size=20) | st.just("\x01" * 200)
-refs = st.builds(QueryRef, names, milliseconds, st.booleans())
-many_refs = st.just(tuple(QueryRef(f"{n:032d}", 86_400_000, True) for n in range(MAX_QUERIES_PER_FRAME)))
+refs = st.builds(QueryRef, names, milliseconds, digests, st.none() | names)
+many_refs = st.just(
+    tuple(QueryRef(f"{n:032d}", 86_400_000, b"\xff" * DIGEST_BYTES, "c" * 32) for n in range(MAX_QUERIES_PER_FRAME))
+)
 queries = (
-    st.lists(refs, min_size=1, max_size=5, unique_by=lambda ref: (ref.question_id, ref.ad_hoc)).map(tuple) | many_refs
+    st.lists(refs, min_size=1, max_size=5, unique_by=lambda ref: (ref.question_id, ref.client)).map(tuple) | many_refs
 )
 keys = st.none() | uint32
+ages = st.none() | milliseconds
 prefix_lengths = st.integers(1, MAX_LATENTS)
+cameras = st.lists(names, max_size=4).map(tuple) | st.just(("n" * 32,) * 128)
+
+
+_longest_options = st.sampled_from(["\x01", "🚚"]).map(
+    lambda filler: tuple(f"{filler * (MAX_OPTION_CHARS - 1)}{letter}" for letter in _LOWER[:MAX_CHOICE_OPTIONS])
+)
+_options = (
+    st.lists(
+        said.filter(lambda text: len(text) <= MAX_OPTION_CHARS),
+        min_size=2,
+        max_size=4,
+        unique_by=lambda option: option.strip().casefold(),
+    ).map(tuple)
+    | _longest_options
+)
+
+
+@st.composite
+def _asked(draw: st.DrawFn, /, message: type[Question | Ask | Text], **fields: st.SearchStrategy[Any]) -> Message:
+    answer_type = draw(st.sampled_from(AnswerType))
+    options = draw(_options) if answer_type is AnswerType.CHOICE else ()
+    drawn = {name: draw(strategy) for name, strategy in fields.items()}
+    return message.model_validate(
+        {"text": draw(question_texts), "answer_type": answer_type, "options": options, **drawn}
+    )
 
 
 @st.composite
@@ -72,11 +106,13 @@ def _ranged(draw: st.DrawFn, /, message: type[Chunk | Refine], **fields: st.Sear
 _open = {
     "frame": frames,
     "attempt": attempts,
+    "site": names,
     "fingerprint": fingerprints,
     "queries": queries,
     "stop": prefix_lengths,
     "payload": payloads,
     "key": keys,
+    "age_ms": ages,
 }
 _control = {"worker": names, "frame": frames, "attempt": attempts}
 
@@ -85,18 +121,17 @@ BY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
     Chunk: _ranged(Chunk, camera=names, frame=frames, attempt=attempts, payload=payloads, key=keys),
     KeyFrame: st.builds(KeyFrame, frame=frames, fingerprint=fingerprints, payload=payloads),
     Gone: st.builds(Gone, camera=names, frame=frames, attempt=attempts),
-    Text: st.builds(
-        Text, camera=names, question_id=names, text=question_texts, answer_type=st.sampled_from(AnswerType)
-    ),
+    Text: _asked(Text, camera=names, owner=owners, question_id=names, risk=st.none() | probabilities),
     Handover: st.builds(Handover, camera=names, hops=st.integers(1, 8), **_open),
     Accept: st.builds(Accept, **_control, lease_ms=leases),
     Refine: _ranged(Refine, **_control, lease_ms=leases),
     Busy: st.builds(Busy, **_control, retry_after_ms=milliseconds),
     Reject: st.builds(Reject, **_control, reason=st.sampled_from(RejectReason), fingerprint=fingerprints),
-    NeedText: st.builds(NeedText, **_control, question_ids=st.lists(names, min_size=1, max_size=16).map(tuple)),
+    NeedText: st.builds(NeedText, **_control, digests=st.lists(digests, min_size=1, max_size=16).map(tuple)),
     Answer: st.builds(
         Answer,
         query_id=query_ids,
+        owner=owners,
         camera=names,
         frame=frames,
         attempt=attempts,
@@ -108,27 +143,36 @@ BY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
         latents=st.integers(0, MAX_LATENTS),
         payload_bytes=uint32,
         looks=st.integers(0, 1_000),
+        age_ms=ages,
         reason=reasons,
     ),
     QueryOutcome: st.builds(
         QueryOutcome,
         query_id=query_ids,
+        owner=owners,
         camera=names,
         frame=frames,
         question_id=names,
-        outcome=st.sampled_from([Outcome.EXPIRED, Outcome.SUPERSEDED, Outcome.FAILED]),
+        outcome=st.sampled_from([Outcome.EXPIRED, Outcome.SUPERSEDED, Outcome.FAILED, Outcome.UNCHANGED]),
+        age_ms=ages,
         reason=reasons,
     ),
-    Question: st.builds(
+    Question: _asked(
         Question,
+        site=names,
         question_id=names,
-        text=question_texts,
-        answer_type=st.sampled_from(AnswerType),
         deadline_ms=milliseconds,
         risk=st.none() | probabilities,
+        cameras=st.none() | cameras,
+        set_by=st.sampled_from(["operator", "settings"]),
     ),
-    Ask: st.builds(
-        Ask, query_id=names, text=question_texts, answer_type=st.sampled_from(AnswerType), deadline_ms=milliseconds
+    Ask: _asked(Ask, query_id=names, deadline_ms=milliseconds),
+    Receipt: st.builds(
+        Receipt,
+        site=names,
+        about=st.text(characters, max_size=32) | st.just("\x01" * 32),
+        accepted=st.booleans(),
+        reason=st.text(characters, max_size=20) | st.just("\x01" * 300),
     ),
     Status: st.builds(
         Status,
@@ -140,7 +184,8 @@ BY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
         fingerprint=st.just("") | fingerprints.map(bytes.hex),
         parked=uint32,
         capacity=uint32,
-        cameras=st.lists(names, max_size=4).map(tuple) | st.just(("n" * 32,) * 128),
+        cameras=cameras,
+        versions=st.lists(uint32, min_size=1, max_size=8).map(tuple),
     ),
 }
 """A strategy for each message class."""

@@ -20,6 +20,7 @@ from schemas.errors import (
     ArtifactError,
     BitstreamError,
     BrokerStartError,
+    CameraNameError,
     ConfigError,
     FingerprintError,
     LatentbusError,
@@ -60,10 +61,15 @@ def test_module_docstring_draws_the_tree_as_it_is() -> None:
 
 def test_remote_errors_have_a_label_for_counters_that_no_peer_chooses() -> None:
     wire_errors = (WireError, TopicError, SchemaVersionError, WireSizeError)
-    labels = {*(error.reason for error in wire_errors), BitstreamError.reason, FingerprintError.reason}
+    labels = {
+        *(error.reason for error in wire_errors),
+        BitstreamError.reason,
+        FingerprintError.reason,
+        CameraNameError.reason,
+    }
     remote = {error for error in CLASSES if issubclass(error, RemoteError)} - {RemoteError}
 
-    assert remote == {*wire_errors, BitstreamError, FingerprintError}
+    assert remote == {*wire_errors, BitstreamError, FingerprintError, CameraNameError}
     assert len(labels) == len(remote)
 
 
@@ -77,7 +83,12 @@ def test_remote_errors_have_a_label_for_counters_that_no_peer_chooses() -> None:
         (NotAuthorizedError("lb/v1/a"), ["lb/v1/a", "135"], {"reason_code": 135, "topic": "lb/v1/a"}),
         (PublishRefusedError("t", 151, "quota"), ["quota", "151"], {"reason_code": 151}),
         (OversizeError("t", 9, 8), ["9", "8"], {"size_bytes": 9, "limit_bytes": 8}),
-        (SchemaVersionError("open", 3, frozenset({1, 2})), ["3", "[1, 2]"], {"version": 3, "where": "open"}),
+        (SchemaVersionError("open", 3, frozenset({1, 2})), ["3", "1 and 2"], {"version": 3, "where": "open"}),
+        (
+            CameraNameError("gate", "north", "south"),
+            ["'gate'", "'north'", "'south'"],
+            {"site": "north", "other": "south"},
+        ),
         (WireSizeError("ask", 9, 8), ["9", "8"], {"size_bytes": 9, "limit_bytes": 8}),
         (BitstreamError(8, 16, "short"), ["8..16", "short"], {"start": 8, "stop": 16}),
         (FingerprintError(b"\x01", b"\x02"), ["01", "02"], {"got": b"\x01", "expected": b"\x02"}),

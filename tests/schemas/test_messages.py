@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Any
 
 import msgpack
 import pytest
 from pydantic import ValidationError
 
-from schemas import wire
-from schemas.errors import WireError, WireSizeError
+from schemas import topics, wire
+from schemas.errors import TopicError, WireError, WireSizeError
+from schemas.identity import QuestionContent
 from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.messages import (
     BINARY_MESSAGES,
     JSON_MESSAGES,
+    RESERVED_KINDS,
     Answer,
+    Ask,
     BinaryMessage,
     Chunk,
     Handover,
@@ -23,14 +27,17 @@ from schemas.messages import (
     Message,
     Open,
     QueryRef,
+    Question,
     Refine,
     Status,
+    Text,
 )
 from schemas.topics import Family
-from schemas.types import QUERY_ID_PATTERN, FrameId, Outcome
+from schemas.types import AnswerType, FrameId, Outcome
 from tests.schemas.golden import GOLDEN
 
-FIRST: dict[str, Message] = {type(case.message).__name__: case.message for case in GOLDEN}
+DIGEST = bytes(8)
+FIRST: dict[str, Message] = {type(case.message).__name__: case.message for case in reversed(GOLDEN)}
 OPEN = next(case.message for case in GOLDEN if isinstance(case.message, Open))
 HANDOVER = next(case.message for case in GOLDEN if isinstance(case.message, Handover))
 
@@ -63,12 +70,19 @@ def test_registries_are_complete() -> None:
         ("Open", {"fingerprint": b"abc"}),
         ("Open", {"fingerprint": "abcd"}),
         ("Open", {"queries": ()}),
-        ("Open", {"queries": tuple((f"q{n}", 1, False) for n in range(MAX_QUERIES_PER_FRAME + 1))}),
-        ("Open", {"queries": (("q1", 1, False), ("q1", 2, False))}),
-        ("Open", {"queries": (("q1", 86_400_001, False),)}),
-        ("Open", {"queries": (("q1", -1, False),)}),
-        ("Open", {"queries": (("q1", 1, 0),)}),
-        ("Open", {"queries": (("Q1", 1, False),)}),
+        ("Open", {"queries": tuple((f"q{n}", 1, DIGEST, None) for n in range(MAX_QUERIES_PER_FRAME + 1))}),
+        ("Open", {"queries": (("q1", 1, DIGEST, None), ("q1", 2, DIGEST, None))}),
+        ("Open", {"queries": (("q1", 1, DIGEST, "me"), ("q1", 2, bytes(range(8)), "me"))}),
+        ("Open", {"queries": (("q1", 86_400_001, DIGEST, None),)}),
+        ("Open", {"queries": (("q1", -1, DIGEST, None),)}),
+        ("Open", {"queries": (("q1", 1, DIGEST, 0),)}),
+        ("Open", {"queries": (("q1", 1, DIGEST[1:], None),)}),
+        ("Open", {"queries": (("q1", 1, DIGEST + b"x", None),)}),
+        ("Open", {"queries": (("q1", 1, "12345678", None),)}),
+        ("Open", {"queries": (("q1", 1, DIGEST, "@me"),)}),
+        ("Open", {"queries": (("Q1", 1, DIGEST, None),)}),
+        ("Open", {"site": "a/b"}),
+        ("Open", {"age_ms": -1}),
         ("Open", {"stop": 0}),
         ("Open", {"stop": 4_097}),
         ("Open", {"payload": b""}),
@@ -81,13 +95,19 @@ def test_registries_are_complete() -> None:
         ("Refine", {"lease_ms": 0}),
         ("Handover", {"hops": 0}),
         ("Handover", {"hops": 9}),
-        ("NeedText", {"question_ids": ()}),
-        ("NeedText", {"question_ids": ("q",) * 17}),
+        ("NeedText", {"digests": ()}),
+        ("NeedText", {"digests": (DIGEST,) * 17}),
+        ("NeedText", {"digests": (b"",)}),
         ("Text", {"text": ""}),
         ("Text", {"text": "x" * 501}),
         ("Text", {"text": "\ud800"}),
         ("Text", {"answer_type": "poem"}),
         ("Text", {"answer_type": b"yes_no"}),
+        ("Text", {"owner": "me"}),
+        ("Text", {"owner": "site/a/b"}),
+        ("Text", {"owner": "worker/w1"}),
+        ("Text", {"options": ("yes", "no")}),
+        ("Text", {"risk": 1.5}),
         ("Reject", {"reason": 99}),
         ("Reject", {"reason": "1"}),
         ("Reject", {"reason": True}),
@@ -97,14 +117,32 @@ def test_registries_are_complete() -> None:
         ("Answer", {"outcome": Outcome.EXPIRED}),
         ("Answer", {"query_id": "a\n"}),
         ("Answer", {"query_id": ""}),
-        ("Answer", {"v": 2}),
+        ("Answer", {"query_id": "ask-7f"}),
+        ("Answer", {"query_id": "gate/@me"}),
+        ("Answer", {"query_id": "gate/@me/q1/x"}),
+        ("Answer", {"query_id": "gate/1a2b3c4d-01234567890/q1"}),
+        ("Answer", {"owner": "phone-3"}),
+        ("Answer", {"v": 1}),
         ("QueryOutcome", {"outcome": Outcome.ANSWERED}),
         ("QueryOutcome", {"outcome": None}),
         ("Question", {"risk": -0.1}),
+        ("Question", {"set_by": "client"}),
+        ("Question", {"cameras": ("c",) * 129}),
+        ("Question", {"answer_type": AnswerType.CHOICE}),
+        ("Question", {"answer_type": AnswerType.CHOICE, "options": ("open",)}),
+        ("Question", {"answer_type": AnswerType.CHOICE, "options": ("open", " Open")}),
+        ("Question", {"answer_type": AnswerType.CHOICE, "options": ("open", " ")}),
+        ("Question", {"answer_type": AnswerType.CHOICE, "options": tuple("abcdefghijklmnopq")}),
+        ("Question", {"answer_type": AnswerType.CHOICE, "options": ("a", "b" * 65)}),
+        ("Ask", {"options": ("a", "b")}),
         ("Ask", {"query_id": "a/b"}),
         ("Status", {"kind": "toaster"}),
         ("Status", {"fingerprint": "C0FFEE01"}),
         ("Status", {"cameras": ("c",) * 129}),
+        ("Status", {"versions": ()}),
+        ("Status", {"versions": tuple(range(9))}),
+        ("Receipt", {"about": "q" * 33}),
+        ("Receipt", {"reason": "x" * 301}),
     ],
 )
 def test_values_outside_the_schema_are_refused(name: str, fields: dict[str, Any]) -> None:
@@ -125,29 +163,86 @@ def test_too_many_fields_and_too_few_are_refused() -> None:
             wire.decode(Family.OPEN, msgpack.packb(wrong))
 
 
-def test_same_id_may_name_a_standing_and_an_ad_hoc_question() -> None:
-    message = changed(OPEN, queries=(QueryRef("q1", 1, False), QueryRef("q1", 1, True)))
+def test_same_id_may_name_a_standing_question_and_those_of_several_clients() -> None:
+    refs = tuple(QueryRef("q1", 1, DIGEST, client) for client in (None, "alice", "bob"))
+    message = changed(OPEN, queries=refs)
 
     assert isinstance(message, Open)
-    assert len(set(message.query_ids("gate"))) == 2
+    assert message.query_ids("gate") == (f"gate/{OPEN.frame}/q1", "gate/@alice/q1", "gate/@bob/q1")
+    assert [ref.ad_hoc for ref in message.queries] == [False, True, True]
 
 
-def test_query_ids_are_derived_for_standing_questions_and_kept_for_ad_hoc_ones() -> None:
-    message = changed(OPEN, frame=FrameId(10, 3), queries=(QueryRef("q1", 5), QueryRef("ask-1", 5, True)))
-
-    assert isinstance(message, Open)
-    assert message.query_ids("gate") == ("gate/0000000a-3/q1", "ask-1")
-
-
-def test_longest_derived_query_id_is_a_query_id() -> None:
-    longest = changed(OPEN, frame=FrameId(2**32 - 1, 2**32 - 1), queries=(QueryRef("q" * 32, 5),))
+@pytest.mark.parametrize("client", [None, "n" * 32])
+def test_longest_query_id_is_a_query_id(client: str | None) -> None:
+    frame = FrameId(2**32 - 1, 2**32 - 1)
+    longest = changed(OPEN, frame=frame, queries=(QueryRef("q" * 32, 5, DIGEST, client),))
     assert isinstance(longest, Open)
+    [query_id] = longest.query_ids("c" * 32)
 
-    answer = changed(FIRST["Answer"], query_id=longest.query_ids("c" * 32)[0])
+    answer = changed(FIRST["Answer"], query_id=query_id)
 
     assert isinstance(answer, Answer)
-    assert len(answer.query_id) <= 96
-    assert QUERY_ID_PATTERN.endswith("{0,95}$")
+    assert answer.query_id == query_id
+
+
+def test_a_question_has_one_digest_wherever_it_is_said() -> None:
+    common: dict[str, Any] = {"text": "How is it?", "answer_type": AnswerType.CHOICE, "options": ("good", "bad")}
+    question = Question(site="north", question_id="q1", risk=0.02, **common)
+    text = Text(camera="gate", owner="site/north", question_id="q1", risk=0.02, **common)
+    ask = Ask(query_id="q1", **common)
+    asked = Text(camera="gate", owner="client/alice", question_id="q1", **common)
+
+    assert question.content() == text.content()
+    assert ask.content("alice") == asked.content()
+    assert question.content().digest == text.content().digest
+    assert text.content().prompt == "How is it? Answer with one of: good, bad."
+
+
+def test_every_part_of_a_question_is_in_its_digest() -> None:
+    whole = QuestionContent("site/north", "q1", "How is it?", AnswerType.CHOICE, ("good", "bad"), 0.02)
+    others: dict[str, Any] = {
+        "owner": "client/north",
+        "question_id": "q2",
+        "text": "How is it ?",
+        "answer_type": AnswerType.TEXT,
+        "options": ("good", "bad "),
+        "risk": None,
+    }
+    contents = [whole, *(replace(whole, **{name: other}) for name, other in others.items())]
+
+    assert {*others, "digest"} == {field.name for field in fields(QuestionContent)}
+    assert len({content.digest for content in contents}) == 1 + len(others)
+    assert {len(content.digest) for content in contents} == {8}
+
+
+def test_the_digest_of_a_question_never_changes() -> None:
+    content = QuestionContent("site/north", "q1", "Ist das Tor offen? 🚪", AnswerType.CHOICE, ("ja", "nein"), 0.02)
+
+    assert content.digest.hex() == "7b65e0ed2252381c"
+
+
+def test_reserved_kinds_and_families_are_refused_by_name() -> None:
+    for kind, purpose in RESERVED_KINDS.items():
+        assert kind not in set(Kind)
+        with pytest.raises(WireError, match=f"kind {kind} is reserved for {purpose}"):
+            wire.decode(Family.OPEN, msgpack.packb([2, kind]))
+    for family, purpose in topics.RESERVED_FAMILIES.items():
+        assert family not in set(Family)
+        with pytest.raises(TopicError, match=f"reserved for {purpose}"):
+            topics.parse(f"lb/v2/{family}/gate")
+
+
+def test_a_field_that_has_its_default_is_left_out_and_nothing_else_decodes() -> None:
+    plain = wire.encode(OPEN)
+    aged = changed(OPEN, age_ms=5)
+    assert OPEN.key is None
+
+    assert wire.encode(aged) == plain[:1].replace(b"\x99", b"\x9b") + plain[1:] + b"\xc0\x05"
+    assert wire.decode(Family.OPEN, wire.encode(aged)) == aged
+    values = msgpack.unpackb(plain)
+    for longer in ([*values, None], [*values, None, None], [*values, 7, None]):
+        with pytest.raises(WireError, match="its default stands where the field is left out"):
+            wire.decode(Family.OPEN, msgpack.packb(longer))
 
 
 def test_handover_carries_the_open_message_whole() -> None:

@@ -54,9 +54,9 @@ def test_each_kind_of_mistake_has_our_words(values: dict[str, Any], expected: st
 def test_a_blank_question_is_refused_wherever_one_is_written(text: str) -> None:
     typed: dict[type[BaseModel], dict[str, Any]] = {
         QuestionSettings: {},
-        Question: {"question_id": "q"},
+        Question: {"site": "north", "question_id": "q"},
         Ask: {"query_id": "q"},
-        Text: {"camera": "gate", "question_id": "q", "answer_type": AnswerType.TEXT},
+        Text: {"camera": "gate", "owner": "site/north", "question_id": "q", "answer_type": AnswerType.TEXT},
     }
     for model, rest in typed.items():
         found = problems(model, {**rest, "text": text})

@@ -115,12 +115,12 @@ HOSTILE_BINARY = {
     "array of 4 billion": b"\xdd\xff\xff\xff\xff",
     "map of 4 billion": b"\xdf\xff\xff\xff\xff",
     "string of 4 GB": b"\xdb\xff\xff\xff\xffabc",
-    "bin of 4 GB": b"\x93\x01\x01\xc6\xff\xff\xff\xff",
+    "bin of 4 GB": b"\x93\x02\x01\xc6\xff\xff\xff\xff",
     "extension of 4 GB": b"\xc9\xff\xff\xff\xff\x01",
     "arrays in arrays": b"\x91" * 100,
     "wide arrays in wide arrays": b"\xdc\x00\x40" * 33,
     "largest arrays in each other": b"\xdd\x00\x00\x00\x40" * 20,
-    "string that is not UTF-8": b"\x92\x01\xa4\xff\xfe\xfd\xfc",
+    "string that is not UTF-8": b"\x92\x02\xa4\xff\xfe\xfd\xfc",
     "negative version": b"\x92\xff\x01",
     "largest version": b"\x92\xcf" + b"\xff" * 8 + b"\x01",
     "version is true": b"\x92\xc3\x01",
@@ -205,8 +205,8 @@ def test_version_beyond_any_digit_limit_does_not_break_the_error() -> None:
 
 def test_a_version_that_comes_later_may_have_other_fields() -> None:
     with pytest.raises(SchemaVersionError) as caught:
-        wire.decode(Family.STATUS, b'{"v":2,"new_field":[]}')
-    assert caught.value.version == 2
+        wire.decode(Family.STATUS, b'{"v":3,"new_field":[]}')
+    assert caught.value.version == 3
 
 
 def test_a_key_that_a_peer_chose_does_not_fill_the_log() -> None:
@@ -229,7 +229,8 @@ def test_problem_names_the_field_and_never_the_value() -> None:
 
 
 def test_reply_that_is_nearly_an_outcome_is_explained_as_one() -> None:
-    outcome = {"query_id": "a", "camera": "c", "frame": [1, 2], "question_id": "a", "outcome": "exploded"}
+    outcome = {"query_id": "c/@m/a", "owner": "client/m", "camera": "c", "frame": [1, 2], "question_id": "a"}
+    outcome["outcome"] = "exploded"
 
     with pytest.raises(WireError, match=r"^reply: outcome: "):
         wire.decode(Family.REPLY, json.dumps(outcome).encode())

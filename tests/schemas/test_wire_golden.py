@@ -34,20 +34,22 @@ def test_every_message_and_every_file_has_its_case() -> None:
 
 def test_open_message_written_by_hand_after_the_msgpack_specification() -> None:
     by_hand = bytes.fromhex(
-        "98"  # array of 8
-        "01 01"  # schema version, kind
+        "99"  # array of 9
+        "02 01"  # schema version, kind
         "92 ce1a2b3c4d cd01a1"  # frame: boot, sequence
         "01"  # attempt
+        "a5 6e6f727468"  # site: "north"
         "c404 c0ffee01"  # fingerprint, bin
-        "91 93 a27131 cd2648 c2"  # one query: "q1", 9800 ms, standing
+        "91 94 a27131 cd2648 c408 0123456789abcdef c0"  # one query: "q1", 9800 ms, digest, standing
         "08"  # stop
         "c403 010203"  # payload, bin
     )
     message = Open(
         frame=FrameId(0x1A2B3C4D, 417),
         attempt=1,
+        site="north",
         fingerprint=bytes.fromhex("c0ffee01"),
-        queries=(QueryRef("q1", 9_800),),
+        queries=(QueryRef("q1", 9_800, bytes.fromhex("0123456789abcdef")),),
         stop=8,
         payload=b"\x01\x02\x03",
     )
@@ -95,11 +97,11 @@ def test_flipped_bytes_decode_to_a_sound_message_or_raise(case: Golden) -> None:
 def test_other_versions_are_refused_by_name(case: Golden) -> None:
     family = topics.parse(case.topic).family
     data = case.path.read_bytes()
-    for version in (0, 2, 127):
+    for version in (0, 1, 3, 127):
         if case.path.suffix == ".msgpack":
             other = data[:1] + msgpack.packb(version) + data[2:]
         else:
-            other = data.replace(b'"v":1', b'"v":%d' % version)
+            other = data.replace(b'"v":2', b'"v":%d' % version)
         with pytest.raises(WireError) as caught:
             wire.decode(family, other)
         assert caught.value.reason == "version"
