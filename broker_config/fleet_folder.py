@@ -320,9 +320,9 @@ def _load(path: Path) -> tuple[Register, int]:
         # As JSON: what a file says of a number or a time is read strictly, as text.
         return Register.model_validate_json(json.dumps(document)), version
     except ValidationError as error:
-        details = dict(error.errors()[0])
+        details = error.errors()[0]
         where = ".".join(str(part) for part in details["loc"])
-        problem = f"{where}: {problem_text(details)}" if where else problem_text(details)
+        problem = f"{where}: {problem_text(dict(details))}" if where else problem_text(dict(details))
         raise ConfigError(str(path), f"damaged: {problem}") from None
 
 

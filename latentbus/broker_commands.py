@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from broker_config.devices import TAKES_POOL, Device, DeviceKind, fleet_cameras
+from latentbus.retained_command import EPILOG as RETAINED_EPILOG
+from latentbus.retained_command import retained
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ broker_app = typer.Typer(
     epilog="The recipe is in docs/security.md. The key of the authority is encrypted when "
     f"{PASSPHRASE_ENVIRONMENT_VARIABLE} is set.",
 )
+
+broker_app.command(epilog=RETAINED_EPILOG)(retained)
 
 FleetArgument = Annotated[Path, typer.Argument(help="Folder of the fleet, made by `latentbus broker certs`.")]
 NameArgument = Annotated[str, typer.Argument(help="Name of the device: the site of an edge, the name of a worker.")]

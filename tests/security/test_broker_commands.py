@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from broker_config.fleet_folder import FleetFolder
 from broker_config.secured import secured_broker
 from latentbus.ask import Asking
 from latentbus.cli import app
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, NotAuthorizedError
 from schemas.types import AnswerType
+from tests.security.probe import Probe, granted
 
 runner = CliRunner()
 SITE = """
@@ -43,7 +45,7 @@ def made(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "certs", "add-device", "renew-device", "revoke-device", "renew-broker", "devices", "apply"],
+    ["run", "certs", "add-device", "renew-device", "revoke-device", "renew-broker", "devices", "apply", "retained"],
 )
 def test_every_command_explains_itself(command: str) -> None:
     assert f"latentbus broker {command}" in " ".join(broker(command, "--help").split())
@@ -134,4 +136,23 @@ def test_the_whole_recipe(made: Path) -> None:
         broker("renew-device", made, "w-1", "--revoke-older")
         broker("add-device", made, "w-1", "--kind", "worker", "--pool", "quay", "--update")
         assert FleetFolder(made).register.devices["w-1"].pool == "quay"
+        running.kill()
+
+
+@pytest.mark.broker
+def test_the_admin_of_a_fleet_clears_what_a_dead_site_left_and_nobody_else_can(made: Path) -> None:
+    broker("add-device", made, "north", "--kind", "edge", "--camera", "gate")
+    broker("add-device", made, "olga", "--kind", "operator")
+    left = {"lb/v2/question/north/car", "lb/v2/status/edge/north", "lb/v2/key/main/gate"}
+    with secured_broker(made / "broker") as running:
+        with Probe(running.port, made / "devices" / "north") as edge:
+            assert granted(edge.publish(left, retain=True)) == left
+        at = ("--port", running.port)
+        listed = broker("retained", "--fleet", made, *at, "--json")
+        assert {entry["topic"] for entry in json.loads(listed)} == left
+        settings = made / "devices" / "olga" / "settings.yaml"
+        with pytest.raises(NotAuthorizedError):
+            broker("retained", "--config", settings, *at)
+        assert "removed 3 of 3" in broker("retained", "--fleet", made, *at, "--remove", "--yes")
+        assert json.loads(broker("retained", "--fleet", made, *at, "--json")) == []
         running.kill()
