@@ -20,6 +20,8 @@ from schemas.printable import printable
 Level = Literal["debug", "info", "warning", "error"]
 MAX_KINDS = 256
 """Kinds that one :class:`OncePerKind` tells apart; later ones are counted together as ``other``."""
+MAX_ABOUTS = 16
+"""Things that one kind is about and that are logged one by one."""
 
 
 def configure_logging(level: Level = "info", json: bool | None = None) -> None:
@@ -86,6 +88,8 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 class OncePerKind:
     """Logs what peers can repeat at will: the first of each kind, then each tenfold, and all counts at the end.
 
+    Of one kind there may be several mistakes, each of which somebody has to mend: the first of each is logged as well.
+
     Usable as a context manager, which logs the counts on leaving.
 
     Attributes:
@@ -95,20 +99,26 @@ class OncePerKind:
     def __init__(self, logger: structlog.stdlib.BoundLogger) -> None:
         self.counts: Counter[str] = Counter()
         self._logger = logger
+        self._told: dict[str, set[str]] = {}
 
-    def report(self, kind: str, problem: str, **context: Any) -> None:
-        """Count one occurrence, and log it if it is the first, tenth, hundredth... of its kind.
+    def report(self, kind: str, problem: str, *, about: str = "", **context: Any) -> None:
+        """Count one occurrence, and log it if it is the first, tenth, hundredth... of its kind, or about something new.
 
         Args:
             kind: short label of low cardinality, for example ``open/version``.
             problem: what is wrong, in words.
+            about: what it is about, for example a camera; empty where the kind says it all.
             context: further fields of the log line.
         """
         if kind not in self.counts and len(self.counts) >= MAX_KINDS:
             kind = "other"
         self.counts[kind] += 1
         count = self.counts[kind]
-        if count == 10 ** (len(str(count)) - 1):
+        told = self._told.setdefault(kind, set())
+        new = about not in told and len(told) < MAX_ABOUTS
+        if new:
+            told.add(about)
+        if new or count == 10 ** (len(str(count)) - 1):
             self._logger.warning("message dropped", kind=kind, problem=problem, count=count, **context)
 
     def remote_error(self, where: str, error: RemoteError, **context: Any) -> None:
@@ -120,7 +130,7 @@ class OncePerKind:
             context: further fields of the log line.
         """
         reason = getattr(error, "reason", type(error).__name__)
-        self.report(f"{where}/{reason}", str(error), **context)
+        self.report(f"{where}/{reason}", str(error), about=error.about, **context)
 
     def summarise(self) -> None:
         """Log all counts in one line, if there are any."""

@@ -249,7 +249,13 @@ class StateError(LocalError):
 
 
 class RemoteError(LatentbusError):
-    """Their side: the message is dropped and counted, the process goes on."""
+    """Their side: the message is dropped and counted, the process goes on.
+
+    Attributes:
+        about: what it is about, where each one is worth a line of the log; empty for once a kind.
+    """
+
+    about: str = ""
 
 
 class WireError(RemoteError):
@@ -360,17 +366,19 @@ class CameraNameError(RemoteError):
 
     Attributes:
         camera: the name.
-        site: the site that is refused.
-        other: the site that has the camera.
+        site: the site that is refused; empty where it is not known.
+        other: the site that has the camera; empty where it is not known.
+        about: the name of the camera, since each one that is there twice is a mistake of its own.
     """
 
     reason = "camera"
 
     def __init__(self, camera: str, site: str, other: str) -> None:
+        later, first = (f"site {name!r}" if name else "another site" for name in (site, other))
         super().__init__(
-            f"site {site!r} opens frames of camera {camera!r}, which site {other!r} has: "
+            f"{later} opens frames of camera {camera!r}, which {first} has: "
             "names of cameras are unique in a fleet, rename one of the two"
         )
-        self.camera = camera
+        self.camera = self.about = camera
         self.site = site
         self.other = other

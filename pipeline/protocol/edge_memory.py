@@ -10,7 +10,7 @@ from pipeline.protocol.effects import Terminal
 from schemas.messages import Status
 from schemas.types import FrameId
 
-_KNOWN_WORKERS = 4096
+KNOWN_WORKERS = 4096
 
 
 @dataclass(slots=True)
@@ -19,13 +19,16 @@ class WorkerBoots:
 
     _boots: OrderedDict[str, int] = field(default_factory=OrderedDict)
 
+    def __len__(self) -> int:
+        return len(self._boots)
+
     def lost_by(self, status: Status) -> bool:
         """Whether a worker's status means that it has lost what it held: the current start ended, or another began."""
         if not status.online:
             return self._boots.get(status.id, status.boot) == status.boot
         known = self._boots.pop(status.id, None)
         self._boots[status.id] = status.boot
-        if len(self._boots) > _KNOWN_WORKERS:
+        if len(self._boots) > KNOWN_WORKERS:
             self._boots.popitem(last=False)
         return known is not None and known != status.boot
 
@@ -37,6 +40,10 @@ class AdHocQueries:
     capacity: int
     _running: dict[str, tuple[str, FrameId]] = field(default_factory=dict)
     _decided: OrderedDict[str, Terminal] = field(default_factory=OrderedDict)
+
+    def sizes(self) -> tuple[int, int]:
+        """Queries that run, and decided ones that are remembered."""
+        return len(self._running), len(self._decided)
 
     def carried_by(self, frame: EdgeFrame) -> None:
         """A frame carries its ad-hoc queries."""

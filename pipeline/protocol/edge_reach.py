@@ -61,6 +61,10 @@ class EdgeReach:
         self._boots = WorkerBoots()
         self._heard = True
 
+    def known_workers(self) -> int:
+        """Workers whose boot id is remembered."""
+        return len(self._boots)
+
     def connection(self, connected: bool, now_s: float) -> None:
         """The connection came or went.
 

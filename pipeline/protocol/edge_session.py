@@ -56,6 +56,7 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.protocol.edge_frame import EdgeEvent, EdgeFrame, EdgeStage, queries_by_id
 from pipeline.protocol.edge_memory import AdHocQueries
+from pipeline.protocol.edge_names import CameraNames
 from pipeline.protocol.edge_opens import EdgeOpens
 from pipeline.protocol.edge_reach import EdgeReach
 from pipeline.protocol.edge_voice import Control, EdgeVoice
@@ -106,6 +107,7 @@ class EdgeSession:
         self._reach = EdgeReach(settings, pool, self._frames, self._timers, self.counters, self._lose_attempt)
         self._gain = ExpectedGain(priorities or {})
         self._opens = EdgeOpens(settings, self._timers, self._voice, self._gain, self.counters)
+        self._names = CameraNames(site, boot)
         self._draining = False
 
     # ---- what the process reads -------------------------------------------------------------------------------------
@@ -126,6 +128,17 @@ class EdgeSession:
     def unfinished(self) -> int:
         """Queries that have no outcome yet."""
         return sum(len(frame.queries) for frame in self._frames.values())
+
+    def sizes(self) -> dict[str, int]:
+        """Entries of every table that it keeps; those of unfinished frames are empty when no frame is."""
+        running, decided = self._ad_hoc.sizes()
+        return {
+            "frames": len(self._frames),
+            "timers": len(self._timers),
+            "ad_hoc_running": running,
+            "ad_hoc_decided": decided,
+            "workers": self._reach.known_workers(),
+        }
 
     def frames(self) -> list[EdgeFrame]:
         """Frames that have undecided queries, for reading only."""
@@ -197,12 +210,22 @@ class EdgeSession:
         return frame
 
     def receive_control(self, camera: str, message: Control, now_s: float) -> None:
-        """A worker spoke about a frame of this camera."""
+        """A worker spoke about a frame of this camera.
+
+        Raises:
+            CameraNameError: it has refused one, of this site or of another one, because both have a camera of the name.
+        """
         self._reach.heard()
         frame = self._find((camera, message.frame))
+        if isinstance(message, Reject) and message.reason is RejectReason.CAMERA:
+            if frame is not None:
+                self._reject(frame, message)
+            self.counters["camera_name_refused"] += 1
+            raise self._names.refused(camera, message.frame, now_s)
         if frame is None:
             self.counters["control_unknown_frame"] += 1
-            self._say_gone(camera, message)
+            if not self._names.foreign(camera, message.frame, now_s):
+                self._say_gone(camera, message)
             return
         if isinstance(message, Reject):
             self._reject(frame, message)
@@ -227,7 +250,15 @@ class EdgeSession:
             self.counters["texts"] += self._voice.texts(frame, message)
 
     def receive_answer(self, answer: Answer, now_s: float) -> None:
-        """A worker answered a query of this edge's cameras. Provisional ones renew the lease, terminal ones decide."""
+        """A worker answered a query of this edge's cameras. Provisional ones renew the lease, terminal ones decide.
+
+        Raises:
+            CameraNameError: it answers another site, which has a camera of the same name.
+        """
+        foreign = self._names.foreign_answer(answer, now_s)
+        if foreign is not None:
+            self.counters["answer_of_other_site"] += 1
+            raise foreign
         # An ad-hoc query that came back after a restart has a new frame; an answer to the old one decides it too.
         frame = self._find(self._ad_hoc.running(answer.query_id) or (answer.camera, answer.frame))
         if frame is None or answer.query_id not in frame.queries:

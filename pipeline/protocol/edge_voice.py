@@ -33,6 +33,7 @@ from schemas.messages import (
     RejectReason,
     Text,
 )
+from schemas.printable import as_reason
 from schemas.types import Outcome
 
 Control = Accept | Refine | Busy | Reject | NeedText
@@ -159,7 +160,7 @@ class EdgeVoice:
                 frame=frame.frame,
                 question_id=query.question_id,
                 outcome=outcome,
-                reason=reason[:200],
+                reason=as_reason(reason),
             )
         terminal = Terminal(frame.camera, frame.frame, query_id, query.question, outcome, reason, answer, publish)
         self._effects.append(terminal)

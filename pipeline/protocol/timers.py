@@ -23,6 +23,10 @@ class Timers(Generic[Key]):
         self._pushes = 0
         self._touched: dict[Key, None] = {}
 
+    def __len__(self) -> int:
+        """Due times that are kept, those that were replaced since included."""
+        return len(self._heap)
+
     def touch(self, key: Key) -> None:
         """The due time of a key may have changed."""
         self._touched[key] = None

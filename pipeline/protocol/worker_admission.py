@@ -80,7 +80,11 @@ class Admission:
         elif self._frames.of_camera(camera) >= self._settings.camera_frames:
             self._counters["camera_full"] += 1
             self._turn_away(camera, message, hops, now_s)
-        elif self.has_room(message) or self._make_room(message, queries):
+        elif (
+            self.has_room(message)
+            or self._make_room(camera, message, queries)
+            or self._make_room_of_the_fullest(camera, message)
+        ):
             self._admit(camera, message, queries, now_s, hops)
         else:
             self._turn_away(camera, message, hops, now_s)
@@ -118,11 +122,6 @@ class Admission:
             self._voice.hand_over_frame(peer, frame, now_s)
             self._frames.forget(frame, WorkerEvent.GIVEN_UP)
 
-    def texts_learned(self) -> None:
-        """Frames that waited for a text may go on."""
-        for frame in self._frames.in_stage(WorkerStage.NEED_TEXT):
-            self._progress.settle_texts(frame)
-
     def _key(self, camera: str, message: Open) -> KeyData | None:
         return None if message.key is None else self._keys.get(camera, message.frame.boot, message.key)
 
@@ -133,26 +132,50 @@ class Admission:
         """The queries that still need work here; kept answers of the others are said again."""
         queries: dict[str, WorkerQuery] = {}
         for query_id, ref in zip(message.query_ids(camera), message.queries, strict=True):
-            decided = self._progress.decided.get(camera, query_id)
+            owner = owner_of("site", message.site) if ref.client is None else owner_of("client", ref.client)
+            query = WorkerQuery(ref, owner, now_s + ref.remaining_ms / 1000)
+            decided = self._progress.decided.get(query_id, ref.digest)
             if decided is not None:
                 self._counters["terminal_repeated"] += 1
-                self._voice.repeat(decided)
+                self._voice.repeat(decided, query)
             elif ref.remaining_ms > 0:
-                owner = owner_of("site", message.site) if ref.client is None else owner_of("client", ref.client)
-                queries[query_id] = WorkerQuery(ref, owner, now_s + ref.remaining_ms / 1000)
+                queries[query_id] = query
         return queries
 
-    def _make_room(self, message: Open, queries: dict[str, WorkerQuery]) -> bool:
-        """A full worker takes an ad-hoc question in place of standing ones that nobody has looked at."""
+    def _make_room(self, camera: str, message: Open, queries: dict[str, WorkerQuery]) -> bool:
+        """A full worker takes an ad-hoc question in place of standing ones that nobody has looked at.
+
+        Not of cameras that hold less than the asking one: what an edge calls ad hoc is its own word.
+        """
         if self.draining or not any(query.ad_hoc for query in queries.values()):
             return False
         while not self.has_room(message):
-            frame = self._schedule.displaced(self._frames)
+            mine = self._frames.of_camera(camera)
+            frame = self._schedule.displaced(
+                frame for frame in self._frames if self._frames.of_camera(frame.camera) >= mine
+            )
             if frame is None:
                 return False
             self._counters["standing_displaced"] += 1
             self._progress.give_up(frame)
         return True
+
+    def _make_room_of_the_fullest(self, camera: str, message: Open) -> bool:
+        """A full worker takes a frame of a camera that holds few in place of one of the camera that holds most.
+
+        Cameras, not sites: a camera stands in the topic, where the broker's roles tie it to a device; what an edge
+        says of its site proves nothing.
+        """
+        while not self.draining and not self.has_room(message):
+            fullest, held = self._frames.fullest_camera()
+            if held <= self._frames.of_camera(camera) + 1:
+                return False
+            frame = self._schedule.least_missed(frame for frame in self._frames if frame.camera == fullest)
+            if frame is None:
+                return False
+            self._counters["fullest_camera_displaced"] += 1
+            self._progress.give_up(frame)
+        return not self.draining
 
     def _turn_away(self, camera: str, message: Open, hops: int, now_s: float) -> None:
         may_hop = hops < self._settings.max_hops
@@ -196,9 +219,8 @@ class Admission:
         frame.spoke_s, frame.admitted_s, frame.lease_s = None, now_s, self._settings.base_lease_s
         frame.tries, frame.given_up = 0, False
         for query_id, query in self._undecided(frame.camera, message, now_s).items():
-            query.question = self._progress.questions.get(query.ref.digest)
             # One that comes late joins a frame that has its texts only with its own.
-            if query.question is not None or frame.stage is WorkerStage.NEED_TEXT:
+            if self._progress.look_up(query_id, query) or frame.stage is WorkerStage.NEED_TEXT:
                 frame.queries.setdefault(query_id, query)
         before = frame.held_bytes
         key = self._key(frame.camera, message)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pipeline.protocol.effects import ChunkData, KeyData, Look, LookQuery
+from pipeline.protocol.effects import ChunkData, KeyData, Look, LookQuery, ReplyTo
 from schemas.errors import StateError
 from schemas.identity import QuestionContent
 from schemas.messages import QueryRef
@@ -74,6 +74,7 @@ class WorkerQuery:
         score: its score.
         prefix: latents it was read from.
         work: of asking it once; None until its text is known.
+        reply_to: where its client wants the answers, as far as it was known with the text.
     """
 
     ref: QueryRef
@@ -84,6 +85,15 @@ class WorkerQuery:
     score: float = 0.0
     prefix: int = 0
     work: int | None = None
+    reply_to: ReplyTo | None = None
+
+    def take(self, question: QuestionContent, reply_to: ReplyTo | None = None) -> bool:
+        """Take a text, if it is the one that the open message names and no other owner's; whether it is."""
+        named = (self.owner, self.ref.question_id, self.ref.digest)
+        if self.question is not None or named != (question.owner, question.question_id, question.digest):
+            return False
+        self.question, self.reply_to = question, reply_to
+        return True
 
     @property
     def question_id(self) -> str:
@@ -113,7 +123,9 @@ class WorkerFrame:
         looks: prefixes looked at so far.
         looked_prefix: the longest of them.
         target: prefix that was asked for.
-        tries: requests for it, or for texts.
+        tries: requests for it, or for texts, since the last of them came.
+        missing: digests of the texts that it waits for.
+        texts_asked: those of them that the last request named and that have not come.
         given_up: requests went unanswered: the lease is left to run out, so that the edge opens the frame again.
         timer_s: when a request is repeated.
         spoke_s: when the edge last heard from this worker about the frame; None before the first word.
@@ -137,6 +149,8 @@ class WorkerFrame:
     looked_prefix: int = 0
     target: int = 0
     tries: int = 0
+    missing: frozenset[bytes] = frozenset()
+    texts_asked: set[bytes] = field(default_factory=set)
     given_up: bool = False
     timer_s: float | None = None
     spoke_s: float | None = None

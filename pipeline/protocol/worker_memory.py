@@ -1,4 +1,4 @@
-"""What a worker session remembers beside its frames, all bounded: texts, decided queries, loads of peers, edges."""
+"""What a worker session remembers beside frames and texts, all bounded: decided queries, key frames, peers, edges."""
 
 from __future__ import annotations
 
@@ -6,74 +6,13 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipeline.protocol.effects import KeyData, ReplyTo
-from schemas.identity import QuestionContent
+from pipeline.protocol.effects import KeyData
 from schemas.messages import Answer, Status
 from schemas.types import FrameId
 
-
-@dataclass(slots=True)
-class Questions:
-    """Questions by digest; those that were not needed for longest are forgotten first.
-
-    A text is what its digest says, so learning one never changes another. Frames keep the questions that they need
-    themselves: what is forgotten here is asked for when the next frame names it.
-
-    Attributes:
-        capacity: questions kept.
-        capacity_bytes: memory that they may take, about.
-        held_bytes: memory that they take.
-    """
-
-    capacity: int
-    capacity_bytes: int
-    held_bytes: int = 0
-    _known: OrderedDict[bytes, QuestionContent] = field(default_factory=OrderedDict)
-
-    def learn(self, question: QuestionContent) -> None:
-        """Keep a question."""
-        if question.digest not in self._known:
-            self._known[question.digest] = question
-            self.held_bytes += question.size_bytes
-        self._known.move_to_end(question.digest)
-        while len(self._known) > self.capacity or self.held_bytes > self.capacity_bytes:
-            _, dropped = self._known.popitem(last=False)
-            self.held_bytes -= dropped.size_bytes
-
-    def get(self, digest: bytes) -> QuestionContent | None:
-        """A question, if it is known."""
-        found = self._known.get(digest)
-        if found is not None:
-            self._known.move_to_end(digest)
-        return found
-
-
-@dataclass(slots=True)
-class ReplyAddresses:
-    """Where the clients of ad-hoc questions want their answers, by query id; the oldest is forgotten first.
-
-    A query id names camera and client as the ask's topic did, so nobody can have another one's answers sent to himself.
-    An address has a bounded size, see :data:`~schemas.limits.MAX_CORRELATION_BYTES`.
-    """
-
-    capacity: int
-    _known: OrderedDict[str, ReplyTo] = field(default_factory=OrderedDict)
-
-    def learn(self, query_id: str, reply_to: ReplyTo) -> None:
-        """Keep the latest address of a query."""
-        self._known[query_id] = reply_to
-        self._known.move_to_end(query_id)
-        if len(self._known) > self.capacity:
-            self._known.popitem(last=False)
-
-    def get(self, query_id: str) -> ReplyTo | None:
-        """Where to reply, if somebody wants a reply."""
-        return self._known.get(query_id)
-
-
 SITE_RECENT_S = 60.0
 """Two sites that open frames of one camera within so long have both a camera of that name."""
-_KNOWN_CAMERAS = 16_384
+KNOWN_CAMERAS = 16_384
 
 
 @dataclass(slots=True)
@@ -86,6 +25,9 @@ class CameraSites:
 
     _known: OrderedDict[str, tuple[str, float]] = field(default_factory=OrderedDict)
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def claim(self, camera: str, site: str, now_s: float) -> str | None:
         """A site opens a frame of a camera.
 
@@ -97,7 +39,7 @@ class CameraSites:
             return known[0]
         self._known[camera] = (site, now_s)
         self._known.move_to_end(camera)
-        if len(self._known) > _KNOWN_CAMERAS:
+        if len(self._known) > KNOWN_CAMERAS:
             self._known.popitem(last=False)
         return None
 
@@ -125,6 +67,9 @@ class KeyFrames:
     held_bytes: int = 0
     _known: OrderedDict[str, dict[FrameId, KeyData]] = field(default_factory=OrderedDict)
 
+    def __len__(self) -> int:
+        return sum(len(keys) for keys in list(self._known.values()))
+
     def learn(self, camera: str, frame: FrameId, payload: bytes) -> None:
         """Keep a key frame."""
         known = self._known.pop(camera, {})
@@ -150,27 +95,30 @@ class KeyFrames:
 
 @dataclass(slots=True)
 class DecidedQueries:
-    """Terminal answers by camera and query id: each is computed once, and repeated to an edge that missed it.
+    """Terminal answers by query and text: each is computed once, and repeated to an edge that missed it.
 
-    The camera belongs to the key, since two clients may ask two cameras under one query id.
+    The text belongs to the key, since a client may ask another question under an id that its edge has forgotten.
     """
 
     capacity: int
-    _answers: OrderedDict[tuple[str, str], Answer] = field(default_factory=OrderedDict)
+    _answers: OrderedDict[tuple[str, bytes], Answer] = field(default_factory=OrderedDict)
 
-    def add(self, answer: Answer) -> None:
-        """Keep a terminal answer."""
-        self._answers[answer.camera, answer.query_id] = answer
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def add(self, answer: Answer, digest: bytes) -> None:
+        """Keep a terminal answer to the question with this digest."""
+        self._answers[answer.query_id, digest] = answer
         if len(self._answers) > self.capacity:
             self._answers.popitem(last=False)
 
-    def get(self, camera: str, query_id: str) -> Answer | None:
+    def get(self, query_id: str, digest: bytes) -> Answer | None:
         """The terminal answer of a query, if it was decided here and is remembered."""
-        return self._answers.get((camera, query_id))
+        return self._answers.get((query_id, digest))
 
 
-_KNOWN_EDGES = 4096
-_CAMERAS_OVER = 16_384
+KNOWN_EDGES = 4096
+CAMERAS_OVER = 16_384
 
 
 @dataclass(slots=True)
@@ -188,6 +136,10 @@ class Edges:
     _known: OrderedDict[str, Status] = field(default_factory=OrderedDict)
     _over: OrderedDict[tuple[int, str], bool] = field(default_factory=OrderedDict)
 
+    def sizes(self) -> tuple[int, int]:
+        """Edges that are known, and cameras of processes that are over."""
+        return len(self._known), len(self._over)
+
     def learn(self, status: Status) -> frozenset[str]:
         """Take a birth or a last will in.
 
@@ -203,7 +155,7 @@ class Edges:
                 self._over.pop((status.boot, camera), None)
             self._known[status.id] = status
             self._known.move_to_end(status.id)
-            if len(self._known) > _KNOWN_EDGES:
+            if len(self._known) > KNOWN_EDGES:
                 self._known.popitem(last=False)
             return before - frozenset(status.cameras)
         if known is None or known.boot == status.boot:
@@ -228,11 +180,11 @@ class Edges:
         for camera in status.cameras or ("",):
             self._over[status.boot, camera] = followed
             self._over.move_to_end((status.boot, camera))
-        while len(self._over) > _CAMERAS_OVER:
+        while len(self._over) > CAMERAS_OVER:
             self._over.popitem(last=False)
 
 
-_KNOWN_PEERS = 1024
+KNOWN_PEERS = 1024
 LOAD_MAX_AGE_S = 10.0
 """A load that is older says nothing: a broker that was killed publishes no will of a worker that died with it."""
 
@@ -253,6 +205,9 @@ class Peers:
     fingerprint: str
     _loads: OrderedDict[str, _Load] = field(default_factory=OrderedDict)
 
+    def __len__(self) -> int:
+        return len(self._loads)
+
     def learn_status(self, status: Status) -> None:
         """Take a last will in; one of an earlier boot is ignored. A birth says nothing about load."""
         known = self._loads.get(status.id)
@@ -269,7 +224,7 @@ class Peers:
             return
         self._loads[status.id] = _Load(status, now_s)
         self._loads.move_to_end(status.id)
-        if len(self._loads) > _KNOWN_PEERS:
+        if len(self._loads) > KNOWN_PEERS:
             self._loads.popitem(last=False)
 
     def less_loaded(self, parked: int, now_s: float) -> str | None:

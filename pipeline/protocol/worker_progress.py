@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 
+from pipeline.protocol.effects import ReplyTo
 from pipeline.protocol.reasons import EDGE_LOST, OVERLOAD
 from pipeline.protocol.settings import WorkerProtocolSettings
-from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
-from pipeline.protocol.worker_memory import DecidedQueries, Edges, Questions
+from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerQuery, WorkerStage
+from pipeline.protocol.worker_memory import DecidedQueries, Edges
 from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_store import FrameStore
+from pipeline.protocol.worker_texts import Texts
 from pipeline.protocol.worker_voice import WorkerVoice
+from schemas.identity import QuestionContent
 from schemas.messages import RejectReason
 from schemas.types import Outcome
 
@@ -28,13 +31,12 @@ class Progress:
         frames: the frames held.
         pace: how fast the model is.
         voice: what the worker says.
-        questions: texts that are known.
+        texts: what is known of questions.
         counters: what happened, by reason.
 
     Attributes:
         decided: queries that were decided here.
         edges: which edges are gone.
-        questions: known texts.
         outcomes: terminal answers by outcome and by who asks: ``standing`` or ``ad_hoc``.
     """
 
@@ -44,7 +46,7 @@ class Progress:
         frames: FrameStore,
         pace: WorkerPace,
         voice: WorkerVoice,
-        questions: Questions,
+        texts: Texts,
         counters: Counter[str],
     ) -> None:
         self.decided = DecidedQueries(settings.terminal_cache)
@@ -54,7 +56,7 @@ class Progress:
         self._frames = frames
         self._pace = pace
         self._voice = voice
-        self.questions = questions
+        self._texts = texts
         self._counters = counters
 
     # ---- words to the edge ------------------------------------------------------------------------------------------
@@ -91,31 +93,64 @@ class Progress:
         self._counters["refines" if frame.tries == 1 else "refines_repeated"] += 1
         self._voice.refine(frame)
 
-    def missing_texts(self, frame: WorkerFrame) -> list[bytes]:
-        """Digests of a frame's questions whose texts are not known here; it keeps those that are."""
-        for query in frame.queries.values():
-            if query.question is None:
-                query.question = self.questions.get(query.ref.digest)
-        return [query.ref.digest for query in frame.queries.values() if query.question is None]
+    def look_up(self, query_id: str, query: WorkerQuery) -> bool:
+        """Let a query keep its text, if that is known here; whether it has one.
+
+        Of an ad-hoc question the reply address has to be known as well: the edge replies when it is asked for a text.
+        """
+        if query.question is None and query.ad_hoc:
+            ask = self._texts.ask(query_id, query.owner, query.ref.digest)
+            return ask is not None and query.take(ask.question, ask.reply_to)
+        if query.question is None:
+            question = self._texts.standing(query.owner, query.ref.digest)
+            return question is not None and query.take(question)
+        return True
+
+    def text_came(self, question: QuestionContent, query_id: str = "", reply_to: ReplyTo | None = None) -> None:
+        """A text was learned: frames that wait for it keep it, whatever is forgotten elsewhere.
+
+        Args:
+            question: with its text.
+            query_id: query that a client asked with it, if one did.
+            reply_to: where that client wants its answers.
+        """
+        for frame in self._frames.waiting_for(question.digest):
+            came = False
+            for key, query in frame.queries.items():
+                came |= query.take(question, reply_to if key == query_id else None)
+            if not came:
+                continue
+            self._frames.touch(frame)
+            frame.tries, frame.given_up = 0, False
+            frame.texts_asked.discard(question.digest)
+            if not frame.texts_asked:
+                frame.timer_s = frame.spoke_s  # what the last request named is here: ask for the rest at once
+            self.settle_texts(frame)
 
     def settle_texts(self, frame: WorkerFrame) -> None:
         """A frame that waited for texts goes on when none is missing any more."""
-        if frame.stage is WorkerStage.NEED_TEXT and frame.queries and not self.missing_texts(frame):
+        if frame.stage is not WorkerStage.NEED_TEXT or not frame.queries:
+            return
+        if all(query.question is not None for query in frame.queries.values()):
             self._frames.touch(frame)
+            self._frames.wait_for(frame, ())
+            frame.texts_asked.clear()
             frame.timer_s, frame.given_up, frame.tries = None, False, 0
             frame.move(WorkerEvent.TEXTS_KNOWN)
 
     def ask_texts(self, frame: WorkerFrame, now_s: float) -> None:
-        """Ask for the texts of a frame's questions."""
-        missing = self.missing_texts(frame)
-        if not missing:
+        """Ask for the texts of a frame's questions; each request names some of them, until the last one is here."""
+        unknown = [query.ref.digest for query_id, query in frame.queries.items() if not self.look_up(query_id, query)]
+        if not unknown:
             self.settle_texts(frame)
             return
+        missing = list(dict.fromkeys(unknown))
+        self._frames.wait_for(frame, missing)
         frame.tries += 1
         frame.timer_s = now_s + self._settings.text_timeout_s
         frame.spoke_s = now_s
         self._counters["texts_asked"] += 1
-        self._voice.need_text(frame, missing)
+        frame.texts_asked = set(self._voice.need_text(frame, missing))
 
     def repeat(self, frame: WorkerFrame, now_s: float) -> None:
         """A request went unanswered: ask again a bounded number of times, then let the lease run out."""
@@ -151,7 +186,7 @@ class Progress:
         query = frame.queries.pop(query_id)
         self._counters[f"outcome_{outcome}"] += 1
         self.outcomes[str(outcome), "ad_hoc" if query.ad_hoc else "standing"] += 1
-        self.decided.add(self._voice.answer(frame, query_id, query, outcome, reason))
+        self.decided.add(self._voice.answer(frame, query_id, query, outcome, reason), query.ref.digest)
 
     def finalise_late(self, frame: WorkerFrame, now_s: float) -> None:
         """Decide what time has decided; the frame is forgotten when nothing is left."""
@@ -224,14 +259,14 @@ class Progress:
         self._frames.drop(frame)
 
     def give_up(self, frame: WorkerFrame) -> None:
-        """Forget a standing frame that the model has no time for; its edge hears of it.
+        """Forget a frame that there is no time or room for; its edge hears of it.
 
-        Queries that have an answer end with it, for the others the edge may still find another worker.
+        Standing queries that have an answer end with it, for the others the edge may still find another worker.
         """
         for query_id, query in list(frame.queries.items()):
             if self._orphan(frame, query_id):
                 self._speak_for_edge(frame, query_id)
-            elif query.text is not None:
+            elif query.text is not None and not query.ad_hoc:
                 self._counters["standing_finalised_early"] += 1
                 self.degrade(frame, query_id)
         if frame.queries:

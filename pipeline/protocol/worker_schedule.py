@@ -9,7 +9,8 @@ A batch is bounded in work, the tokens that the model reads and writes, and in f
    passes over the same prefix, or in what the others have left of the batch.
 4. A standing frame that cannot be in time any more is dropped, or finalised with the answer that it has.
 5. A standing frame whose first look would begin too late is not admitted. The rest of its time is for refines.
-6. A full worker makes room for an ad-hoc question: a parked standing frame has to go.
+6. A full worker makes room for an ad-hoc question: a parked standing frame has to go, of a camera that holds no less.
+7. A full worker makes room for a camera that holds few frames: one of the camera that holds most has to go.
 
 The model never idles for it: when nothing can be in time, one frame is looked at all the same, and its batch corrects
 the pace.
@@ -163,6 +164,14 @@ class Schedule:
         """
         parked = [frame for frame in frames if _may_be_displaced(frame)]
         return max(parked, key=lambda frame: (frame.spoke_s is None, frame.first_deadline_s()), default=None)
+
+    def least_missed(self, frames: Iterable[WorkerFrame]) -> WorkerFrame | None:
+        """The frame of a camera that it can best do without; none that is at the model.
+
+        First one that its edge does not answer for, then one that was never looked at, the latest deadline first.
+        """
+        held = [frame for frame in frames if frame.stage is not WorkerStage.LOOKING]
+        return max(held, key=lambda frame: (frame.given_up, frame.looks == 0, frame.first_deadline_s()), default=None)
 
     def _fits(self, urgent: list[Pass], worth: list[Pass], count: int, max_work: float, now_s: float) -> bool:
         """Whether a batch of so many frames is in time for all ad-hoc questions in it, or for some standing one."""

@@ -62,15 +62,16 @@ from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_admission import Admission
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
-from pipeline.protocol.worker_memory import CameraSites, KeyFrames, Peers, Questions, ReplyAddresses
+from pipeline.protocol.worker_memory import CameraSites, KeyFrames, Peers
 from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_progress import Progress
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_store import FrameStore
+from pipeline.protocol.worker_texts import Texts
 from pipeline.protocol.worker_voice import WorkerVoice
 from pipeline.protocol.worker_work import WorkCosts
 from schemas.errors import BitstreamError, CameraNameError, FingerprintError, RemoteError, TopicError
-from schemas.identity import QuestionContent, ad_hoc_query_id
+from schemas.identity import ad_hoc_query_id
 from schemas.messages import (
     Ask,
     Chunk,
@@ -125,14 +126,13 @@ class WorkerSession:
         self._costs = costs or WorkCosts.by_frames()
         self._pace = WorkerPace(settings, frame_work=self._costs.usual)
         self._frames = FrameStore(self._pace.due_s)
-        self._questions = Questions(settings.text_cache, settings.text_cache_bytes)
-        self._replies = ReplyAddresses(settings.text_cache)
+        self._texts = Texts(settings.text_cache, settings.text_cache_bytes)
         self._sites = CameraSites()
         self._keys = KeyFrames(settings.key_frame_bytes)
-        self._voice = WorkerVoice(worker, fingerprint, self._replies)
+        self._voice = WorkerVoice(worker, fingerprint, self._texts)
         self._peers = Peers(worker, pool, fingerprint.hex())
         self._schedule = schedule(settings, self._pace)
-        self._progress = Progress(settings, self._frames, self._pace, self._voice, self._questions, self.counters)
+        self._progress = Progress(settings, self._frames, self._pace, self._voice, self._texts, self.counters)
         self._admission = Admission(
             settings,
             self._frames,
@@ -174,6 +174,27 @@ class WorkerSession:
     def key_frame_bytes(self) -> int:
         """Payload of the key frames that are kept."""
         return self._keys.held_bytes
+
+    def sizes(self) -> dict[str, int]:
+        """Entries or bytes of every table that it keeps; those of unfinished frames are empty when no frame is."""
+        cameras, texts_awaited, timers = self._frames.sizes()
+        edges, cameras_over = self._progress.edges.sizes()
+        return {
+            "frames": len(self._frames),
+            "frame_cameras": cameras,
+            "latent_bytes": self._frames.held_bytes,
+            "texts_awaited": texts_awaited,
+            "timers": timers,
+            "texts": len(self._texts),
+            "text_bytes": self._texts.held_bytes,
+            "decided_queries": len(self._progress.decided),
+            "key_frames": len(self._keys),
+            "key_frame_bytes": self._keys.held_bytes,
+            "cameras": len(self._sites),
+            "edges": edges,
+            "cameras_over": cameras_over,
+            "workers": len(self._peers),
+        }
 
     def outcomes(self) -> Counter[tuple[str, str]]:
         """Terminal answers by outcome and by who asks: ``standing`` or ``ad_hoc``."""
@@ -271,12 +292,17 @@ class WorkerSession:
             self._progress.gone(frame)
 
     def receive_text(self, message: Text) -> None:
-        """The text of a question, on request."""
-        self._learn(message.content())
+        """The text of a question, on request. The frames that wait for it keep it; a site's is kept for later ones."""
+        question = message.content()
+        if not question.ad_hoc:
+            self._texts.learn_standing(question)
+        self._progress.text_came(question)
 
     def receive_question(self, question: Question) -> None:
         """A standing question was set. Frames under way keep the one that they were opened with."""
-        self._learn(question.content())
+        content = question.content()
+        self._texts.learn_standing(content)
+        self._progress.text_came(content)
 
     def receive_ask(self, camera: str, client: str, message: Ask, reply_to: ReplyTo | None) -> None:
         """A client asked an ad-hoc question; text and reply address are kept for when the frame comes.
@@ -287,9 +313,9 @@ class WorkerSession:
             message: the question.
             reply_to: where it wants its answers, if it said so.
         """
-        if reply_to is not None:
-            self._replies.learn(ad_hoc_query_id(camera, client, message.query_id), reply_to)
-        self._learn(message.content(client))
+        question, query_id = message.content(client), ad_hoc_query_id(camera, client, message.query_id)
+        self._texts.learn_ask(query_id, question, reply_to)
+        self._progress.text_came(question, query_id, reply_to)
 
     def receive_status(self, message: Status) -> None:
         """Another worker's birth or last will."""
@@ -367,7 +393,7 @@ class WorkerSession:
             if problem:
                 # Another worker has the same model: the frame must not go round the pool.
                 self.counters["query_failed_model"] += 1
-                self._progress.decide(frame, answer.query_id, Outcome.FAILED, f"model: {problem}"[:200])
+                self._progress.decide(frame, answer.query_id, Outcome.FAILED, f"model: {problem}")
                 continue
             query.text, query.score, query.prefix = answer.text, answer.score, look.stop
             how = asked[answer.query_id]
@@ -414,7 +440,7 @@ class WorkerSession:
             self._progress.reject_key(frame)
             return
         for query_id in list(frame.queries):
-            self._progress.decide(frame, query_id, Outcome.FAILED, f"{reason.name.lower()}: {problem}"[:200])
+            self._progress.decide(frame, query_id, Outcome.FAILED, f"{reason.name.lower()}: {problem}")
         self._frames.forget(frame, WorkerEvent.DECIDED)
 
     def note_batch(self, seconds: float, work: float) -> None:
@@ -486,7 +512,3 @@ class WorkerSession:
     def _has_more_to_ask(self, frame: WorkerFrame, asked: Collection[str]) -> bool:
         """Whether a look has left out queries of its prefix."""
         return any(query_id not in asked and query.prefix < frame.prefix for query_id, query in frame.queries.items())
-
-    def _learn(self, question: QuestionContent) -> None:
-        self._questions.learn(question)
-        self._admission.texts_learned()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from pipeline.protocol.timers import Timers
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
@@ -30,6 +30,7 @@ class FrameStore:
         self.most = 0
         self._frames: dict[Key, WorkerFrame] = {}
         self._by_camera: Counter[str] = Counter()
+        self._by_text: dict[bytes, dict[Key, WorkerFrame]] = {}
         self._due_of = due_of
         self._timers: Timers[Key] = Timers(self._due_s)
 
@@ -50,6 +51,30 @@ class FrameStore:
     def of_camera(self, camera: str) -> int:
         """Frames of a camera."""
         return self._by_camera[camera]
+
+    def fullest_camera(self) -> tuple[str, int]:
+        """The camera with most frames, and their number; the empty name and 0 while no frame is held."""
+        return max(self._by_camera.items(), key=lambda entry: entry[1], default=("", 0))
+
+    def waiting_for(self, digest: bytes) -> list[WorkerFrame]:
+        """Frames that wait for a text."""
+        return list(self._by_text.get(digest, {}).values())
+
+    def wait_for(self, frame: WorkerFrame, digests: Collection[bytes]) -> None:
+        """A frame waits for these texts and no others."""
+        key = (frame.camera, frame.frame)
+        for digest in frame.missing.difference(digests):
+            waiting = self._by_text[digest]
+            del waiting[key]
+            if not waiting:
+                del self._by_text[digest]
+        for digest in digests:
+            self._by_text.setdefault(digest, {})[key] = frame
+        frame.missing = frozenset(digests)
+
+    def sizes(self) -> tuple[int, int, int]:
+        """Cameras of the frames, texts that they wait for, and due times that are kept."""
+        return len(self._by_camera), len(self._by_text), len(self._timers)
 
     def find(self, camera: str, frame: FrameId) -> WorkerFrame | None:
         """A frame whose state is about to change."""
@@ -93,6 +118,7 @@ class FrameStore:
     def drop(self, frame: WorkerFrame) -> None:
         """Forget a frame, whatever stage it is at."""
         frame.stage = WorkerStage.DONE
+        self.wait_for(frame, ())
         self.held_bytes -= frame.held_bytes
         del self._frames[frame.camera, frame.frame]
         self._by_camera[frame.camera] -= 1

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.protocol.effects import SendAnswer, SendControl, SendHandover, WorkerEffect
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery
-from pipeline.protocol.worker_memory import ReplyAddresses
+from pipeline.protocol.worker_texts import Texts
 from schemas import topics
 from schemas.messages import (
     Accept,
@@ -20,12 +20,13 @@ from schemas.messages import (
     Reject,
     RejectReason,
 )
+from schemas.printable import as_reason
 from schemas.types import Outcome
 
 _MAX_LEASE_MS = 600_000
 _MAX_RETRY_MS = 5_000
 """A worker that was slow a moment ago may not send frames away for long: the next open may go to another one."""
-_TEXTS_A_MESSAGE = 16
+_TEXTS_A_REQUEST = 16
 _MAX_LOOKS = 1_000
 
 
@@ -35,13 +36,13 @@ class WorkerVoice:
     Args:
         worker: its name.
         fingerprint: first 4 bytes of its codec's fingerprint.
-        replies: where the clients of ad-hoc questions want their answers.
+        texts: where the clients of ad-hoc questions want their answers.
     """
 
-    def __init__(self, worker: str, fingerprint: bytes, replies: ReplyAddresses) -> None:
+    def __init__(self, worker: str, fingerprint: bytes, texts: Texts) -> None:
         self._worker = worker
         self._fingerprint = fingerprint
-        self._replies = replies
+        self._texts = texts
         self._effects: list[WorkerEffect] = []
 
     def take(self) -> list[WorkerEffect]:
@@ -72,17 +73,14 @@ class WorkerVoice:
             ),
         )
 
-    def need_text(self, frame: WorkerFrame, digests: Sequence[bytes]) -> None:
-        """The texts of these questions are unknown here."""
+    def need_text(self, frame: WorkerFrame, digests: Sequence[bytes]) -> tuple[bytes, ...]:
+        """The texts of these questions are unknown here; those that the message names."""
+        named = tuple(digests[:_TEXTS_A_REQUEST])
         self._control(
             frame.camera,
-            NeedText(
-                worker=self._worker,
-                frame=frame.frame,
-                attempt=frame.attempt,
-                digests=tuple(digests[:_TEXTS_A_MESSAGE]),
-            ),
+            NeedText(worker=self._worker, frame=frame.frame, attempt=frame.attempt, digests=named),
         )
+        return named
 
     def busy(self, camera: str, message: Open | WorkerFrame, retry_after_s: float) -> None:
         """No room, or no time: open the frame again later."""
@@ -125,15 +123,21 @@ class WorkerVoice:
                 "payload_bytes": frame.payload_bytes,
                 "looks": min(frame.looks, _MAX_LOOKS),
                 "age_ms": frame.age_ms,
-                "reason": reason[:200],
+                "reason": as_reason(reason),
             }
         )
-        self.repeat(message)
+        self.repeat(message, query)
         return message
 
-    def repeat(self, message: Answer) -> None:
-        """Publish an answer: a new one, or a kept one again."""
-        reply_to = self._replies.get(message.query_id)
+    def repeat(self, message: Answer, query: WorkerQuery) -> None:
+        """Publish an answer: a new one, or a kept one again.
+
+        Args:
+            message: the answer.
+            query: its query.
+        """
+        asked = self._texts.ask(message.query_id, query.owner, query.ref.digest) if query.ad_hoc else None
+        reply_to = query.reply_to or (asked and asked.reply_to)
         qos = 0 if message.outcome is None else 1
         self._effects.append(SendAnswer(topics.answer_topic(message.camera), message, qos, reply_to))
 

@@ -203,7 +203,7 @@ def test_texts_are_bounded_in_bytes() -> None:
     worker = _worker(WorkerProtocolSettings(text_cache_bytes=10_000))
     for number in range(500):
         worker.receive_ask("gate", "eve", Ask(query_id=f"a{number}", text="?" * 500), None)
-    assert worker._questions.held_bytes <= 10_000
+    assert worker._texts.held_bytes <= 10_000
 
 
 def test_a_model_that_leaves_a_query_out_of_the_whole_latent_fails_it() -> None:

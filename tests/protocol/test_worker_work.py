@@ -39,7 +39,8 @@ def session(stop_rule: StopRule = STOP_RULE) -> WorkerSession:
     for question in QUESTIONS.values():
         worker.receive_question(published(question))
     for question in ASKED.values():
-        worker.receive_ask("gate", CLIENT, ask_message(question), None)
+        for camera in ("many-0", "many-1"):
+            worker.receive_ask(camera, CLIENT, ask_message(question), None)
     return worker
 
 

@@ -1,0 +1,191 @@
+"""Texts that a worker asks for, what it knows of questions, and what nobody else's questions take from it."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.protocol.effects import LookAnswer, ReplyTo, SendAnswer, SendControl
+from pipeline.protocol.settings import WorkerProtocolSettings
+from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_texts import OWNER_SHARE, OwnedStore, Texts
+from schemas import topics
+from schemas.identity import QuestionContent
+from schemas.limits import MAX_QUERIES_PER_FRAME
+from schemas.messages import Ask, NeedText, Open, QueryRef, Text
+from schemas.types import FrameId, Outcome
+from tests.protocol.fake_latents import LATENTS, FakeLatent
+from tests.protocol.harness import FINGERPRINT, POOL, STOP_RULE, Fleet
+from tests.protocol.questions import SITE, ask_message, content, published, ref
+
+UNKNOWN = {question.digest: question for question in (content(f"u{n}") for n in range(MAX_QUERIES_PER_FRAME))}
+Q1 = content("q1", "mine?", ad_hoc=True, client="alice")
+REPLY = ReplyTo(topics.reply_topic("alice", "q1"), b"42")
+
+
+def _worker(settings: WorkerProtocolSettings | None = None) -> WorkerSession:
+    return WorkerSession(
+        settings or WorkerProtocolSettings(), worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE
+    )
+
+
+def _open(worker: WorkerSession, *refs: QueryRef, camera: str = "gate", sequence: int = 0, now_s: float = 0.0) -> None:
+    message = Open(
+        frame=FrameId(7, sequence),
+        attempt=1,
+        site=SITE,
+        fingerprint=FINGERPRINT,
+        queries=refs,
+        stop=LATENTS,
+        payload=FakeLatent().payload(0, LATENTS),
+    )
+    worker.receive_open(camera, message, now_s)
+
+
+def _text(question: QuestionContent) -> Text:
+    return Text(
+        camera="gate",
+        owner=question.owner,
+        question_id=question.question_id,
+        text=question.text,
+        answer_type=question.answer_type,
+    )
+
+
+def _requests(worker: WorkerSession) -> list[tuple[bytes, ...]]:
+    said = [effect.message for effect in worker.take_effects() if isinstance(effect, SendControl)]
+    return [message.digests for message in said if isinstance(message, NeedText)]
+
+
+def _answer(worker: WorkerSession) -> list[SendAnswer]:
+    for look in worker.take_looks(8, 0.0):
+        worker.finish_look(look, [LookAnswer(query.query_id, query.text, 1.0) for query in look.queries], 0.1)
+    return [effect for effect in worker.take_effects() if isinstance(effect, SendAnswer)]
+
+
+def test_all_texts_of_a_full_frame_arrive_though_a_request_names_sixteen() -> None:
+    fleet = Fleet(know_questions=False)
+    names = [f"u{number}" for number in range(MAX_QUERIES_PER_FRAME)]
+    frame = fleet.ask(*names)
+    fleet.run()
+    assert fleet.outcomes() == {f"gate/{frame}/{name}": "answered" for name in names}
+    requests = [message.digests for message in fleet.messages(NeedText) if isinstance(message, NeedText)]
+    assert [len(digests) for digests in requests] == [16] * 4
+    assert fleet.decided_s[-1] < 1.0, "each request follows the last text of the one before, no timeout"
+
+
+def test_texts_that_trickle_in_restart_the_count_of_requests() -> None:
+    worker = _worker()
+    _open(worker, *(ref(question, 600_000) for question in UNKNOWN.values()))
+    now_s = 0.0
+    for _text_number in UNKNOWN:
+        now_s += 2.5
+        for due_s in (now_s - 1.0, now_s):
+            worker.tick(due_s)
+        requests = _requests(worker)
+        assert len(requests) >= 2, "two requests stay without an answer before each text"
+        worker.receive_text(_text(UNKNOWN[requests[-1][0]]))
+    (look,) = worker.take_looks(8, now_s)
+    assert len(look.queries) == MAX_QUERIES_PER_FRAME
+    assert worker.counters["texts_never_came"] == 0
+
+
+def test_a_text_that_came_already_is_no_progress() -> None:
+    worker = _worker()
+    known, unknown = content("known"), content("unknown")
+    _open(worker, ref(known, 600_000), ref(unknown, 600_000))
+    for tick in range(1, 100):
+        worker.receive_text(_text(known))
+        worker.tick(tick / 10)
+    assert worker.counters["texts_never_came"] == 1
+    assert worker.unfinished() == 0
+    assert worker._frames.waiting_for(unknown.digest) == []
+    assert not worker._frames._by_text
+
+
+def test_a_frame_that_names_a_text_under_another_id_or_owner_does_not_get_it() -> None:
+    worker = _worker()
+    worker.receive_ask("gate", "alice", ask_message(Q1), REPLY)
+    worker.receive_question(published("q0"))
+    _open(worker, QueryRef("q9", 9_000, content("q0").digest))
+    _open(worker, QueryRef("q1", 9_000, Q1.digest, "eve"), sequence=1)
+    _open(worker, QueryRef("q1", 9_000, Q1.digest), sequence=2)
+    for question in (content("q0"), Q1):
+        worker.receive_text(_text(question))
+    assert worker.take_looks(8, 0.0) == []
+    assert _requests(worker) == [(content("q0").digest,), (Q1.digest,), (Q1.digest,)]
+
+
+def test_a_question_without_its_reply_address_is_asked_for_so_that_the_edge_replies() -> None:
+    worker = _worker()
+    worker.receive_ask("yard", "alice", ask_message(Q1), REPLY)
+    _open(worker, ref(Q1, 9_000))
+    assert _requests(worker) == [(Q1.digest,)]
+    worker.receive_ask("gate", "alice", ask_message(Q1), REPLY)
+    assert [answer.reply_to for answer in _answer(worker)] == [REPLY]
+
+
+def test_an_answer_goes_where_its_client_wants_it_though_the_ask_is_forgotten_meanwhile() -> None:
+    worker = _worker(WorkerProtocolSettings(text_cache=8))
+    worker.receive_ask("gate", "alice", ask_message(Q1), REPLY)
+    _open(worker, ref(Q1, 9_000))
+    for number in range(100):
+        worker.receive_ask("gate", f"c{number}", Ask(query_id=f"a{number}", text="?"), None)
+    assert [(answer.message.text, answer.reply_to) for answer in _answer(worker)] == [("mine?", REPLY)]
+
+
+def test_a_client_in_a_hurry_evicts_its_own_questions_alone() -> None:
+    worker = _worker(WorkerProtocolSettings(text_cache=64))
+    worker.receive_question(published("q0"))
+    worker.receive_ask("gate", "alice", ask_message(Q1), REPLY)
+    for number in range(10_000):
+        worker.receive_ask("gate", "eve", Ask(query_id=f"a{number}", text="?"), None)
+    _open(worker, ref(Q1, 9_000), ref("q0", 9_000))
+    assert _requests(worker) == []
+    assert {answer.message.text: answer.reply_to for answer in _answer(worker)} == {"mine?": REPLY, "q0?": None}
+
+
+def test_an_id_that_is_used_again_for_another_text_gets_another_answer() -> None:
+    worker = _worker()
+    other = content("q1", "something else?", ad_hoc=True, client="alice")
+    for sequence, question in enumerate((Q1, other, Q1)):
+        worker.receive_ask("gate", "alice", ask_message(question), REPLY)
+        _open(worker, ref(question, 9_000), sequence=sequence)
+        (answer,) = _answer(worker)
+        assert (answer.message.text, answer.message.outcome) == (question.text, Outcome.ANSWERED)
+        assert answer.reply_to == REPLY
+    assert worker.counters["terminal_repeated"] == 1
+
+
+def test_the_owner_that_was_silent_for_longest_loses_first() -> None:
+    store: OwnedStore[int, str] = OwnedStore(8, 1_000, len)
+    for owner in ("a", "b", "c", "d"):
+        for key in range(2):
+            store.put(owner, key, owner)
+    assert store.get("a", 0) == "a"
+    store.put("e", 0, "e")
+    assert (store.get("b", 0), store.get("b", 1), len(store)) == (None, "b", 8)
+    for key in range(10):
+        store.put("e", key, "e")
+    assert [store.get("e", key) for key in (7, 8, 9)] == [None, "e", "e"]
+    assert OWNER_SHARE == 4
+    assert store.held_bytes == len(store)
+
+
+@pytest.mark.parametrize("size_bytes", [1, 300, 1_000])
+def test_a_store_is_bounded_in_bytes_whatever_is_put_in(size_bytes: int) -> None:
+    store: OwnedStore[int, bytes] = OwnedStore(100, 1_000, len)
+    for key in range(50):
+        store.put(f"owner-{key % 7}", key, bytes(size_bytes))
+        assert store.held_bytes <= 1_000
+    store.put("owner-0", 1, bytes(1_001))
+    assert (len(store), store.held_bytes) == (0, 0)
+
+
+def test_texts_of_sites_and_of_clients_take_nothing_from_each_other() -> None:
+    texts = Texts(4, 100_000)
+    standing = content("q0")
+    texts.learn_standing(standing)
+    for number in range(100):
+        question = content(f"a{number}", ad_hoc=True, client=f"c{number}")
+        texts.learn_ask(question.query_id("gate", FrameId(1, 1)), question, None)
+    assert texts.standing(standing.owner, standing.digest) == standing
