@@ -93,11 +93,3 @@ def receive(session: WorkerSession, inbound: Inbound, now_s: float) -> None:
             session.receive_status(message)
         case _:
             pass  # a retained question, key frame or status was cleared; frames keep the question they were opened with
-
-
-def kind_of(inbound: Inbound) -> str:
-    """Topic family for logs and counters, of low cardinality whatever a stranger publishes."""
-    try:
-        return topics.parse(inbound.topic).family
-    except WireError:
-        return "topic"

@@ -41,6 +41,7 @@ from pipeline.codec.stop_shift import ShiftDetector
 from pipeline.containment import Containment
 from pipeline.logs import OncePerKind, get_logger
 from pipeline.metrics import Metrics
+from pipeline.older_peers import listen_for_older_peers
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_work import WorkCosts
@@ -236,6 +237,7 @@ class WorkerNode:
             except ConnectionLostError as error:
                 _log.warning("still waiting for the broker", problem=str(error))
         await self._connected.wait()
+        await listen_for_older_peers(self._bus)
         self._metrics.ready.set(1)
         stop.set_ready()
         _log.info(
@@ -255,7 +257,7 @@ class WorkerNode:
             await asyncio.sleep(0)
 
     def _receive_one(self, inbound: Inbound) -> None:
-        kind = inbox.kind_of(inbound)
+        kind = topics.label_of(inbound.topic)
         with self._containment.around(f"receive/{kind}"):
             try:
                 inbox.receive(self._session, inbound, self._clock())

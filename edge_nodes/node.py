@@ -41,6 +41,7 @@ from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.containment import Containment
 from pipeline.logs import get_logger
 from pipeline.metrics import Metrics
+from pipeline.older_peers import listen_for_older_peers
 from pipeline.protocol.thinning import Thinning
 from pipeline.recording.node_log import NodeLog, node_log
 from pipeline.runtime import EXIT_NOT_DRAINED, Stop
@@ -218,6 +219,7 @@ class _Node:
     async def _start(self, stop: Stop) -> None:
         """Wait for the connection and the first camera, or the request to stop."""
         await first_of(stop.wait(), self._connected())
+        await first_of(stop.wait(), listen_for_older_peers(self._bus))
         await first_of(stop.wait(), self._first_camera())
         if stop.requested:
             return

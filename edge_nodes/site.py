@@ -162,7 +162,7 @@ class Site:
             with self.containment.around("connection"):
                 self._connection(event, now_s)
         else:
-            family = event.topic.removeprefix(f"{topics.ROOT}/").partition("/")[0]
+            family = topics.label_of(event.topic)
             try:
                 self._message(event, now_s)
             except RemoteError as error:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from schemas.errors import SchemaVersionError, TopicError
+from schemas.errors import SchemaVersionError, TopicError, WireError
 from schemas.messages import (
     ACCEPTED_VERSIONS,
     Accept,
@@ -250,6 +250,12 @@ def status_topic(kind: str, process_id: str) -> str:
     return _build(Family.STATUS, kind, process_id)
 
 
+def older_status_filters() -> tuple[str, ...]:
+    """Filters of the statuses of processes that speak an older wire version alone: nothing else of them is seen."""
+    older = (version for version in range(1, min(ACCEPTED_VERSIONS)))
+    return tuple(f"lb/v{version}/{Family.STATUS}/+/+" for version in older)
+
+
 def load_topic(pool: str, worker: str) -> str:
     """Load of a worker, for the other workers of its pool."""
     return _build(Family.LOAD, pool, worker)
@@ -273,6 +279,14 @@ def inbox_filter(worker: str) -> str:
 def family_filter(family: Family) -> str:
     """Filter of every topic of a family."""
     return "/".join((ROOT, family, *("+" for _ in LEVELS[family])))
+
+
+def label_of(topic: str) -> str:
+    """Family of a topic for logs and counters, of low cardinality whatever a stranger publishes."""
+    try:
+        return parse(topic).family
+    except WireError:
+        return "topic"
 
 
 def parse(topic: str) -> Topic:

@@ -19,6 +19,7 @@ from schemas.messages import (
     JsonMessage,
     Message,
     QueryOutcome,
+    Status,
 )
 from schemas.topics import MESSAGES, ROUTES, Family, Topic, parse
 
@@ -57,6 +58,7 @@ def decode_publish(topic_name: str, payload: bytes) -> tuple[Topic, Message | No
 
     Raises:
         TopicError: the topic is none of ours, or names another camera, question or process than the payload.
+        SchemaVersionError: topic or payload are of another wire version, or a status announces none that we speak.
         WireError: the payload is no message of that topic.
     """
     topic = parse(topic_name)
@@ -67,6 +69,8 @@ def decode_publish(topic_name: str, payload: bytes) -> tuple[Topic, Message | No
     for level, name in zip(route.levels, topic.names, strict=True):
         if _named(message, topic.family, level, name) != name:
             raise TopicError(topic.family, f"{level} in the payload is not {name!r} as in the topic")
+    if isinstance(message, Status) and ACCEPTED_VERSIONS.isdisjoint(message.versions):
+        raise SchemaVersionError(topic.family, max(message.versions), ACCEPTED_VERSIONS)
     return topic, message
 
 

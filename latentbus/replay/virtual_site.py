@@ -172,7 +172,7 @@ class VirtualSite:
             try:
                 self._message(event, now_s)
             except RemoteError as error:
-                family = event.topic.removeprefix(f"{topics.ROOT}/").partition("/")[0]
+                family = topics.label_of(event.topic)
                 self.problems.remote_error(family, error, topic=event.topic)
             self.uplink.acknowledge(event)
         self._pump()

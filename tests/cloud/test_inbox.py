@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,12 +13,12 @@ from pipeline.protocol.effects import ReplyTo, SendAnswer, SendControl
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerSession
 from schemas import topics, wire
-from schemas.errors import RemoteError, SchemaVersionError, TopicError
+from schemas.errors import RemoteError, SchemaVersionError, TopicError, WireError
 from schemas.identity import QuestionContent
 from schemas.messages import Gone, Message, NeedText, Open, RejectReason, Status, Text
 from schemas.topics import Family
 from schemas.types import AnswerType, FrameId
-from tests.cloud.scripted import CLIENT, FINGERPRINT, RULE, WHO_1
+from tests.cloud.scripted import CLIENT, FINGERPRINT, RULE, WHO, WHO_1
 from tests.protocol.questions import SITE, ask_message, content, published, ref
 
 CAR = content("car", "Is there a car?", AnswerType.YES_NO)
@@ -160,10 +162,58 @@ def test_any_bytes_are_taken_or_refused_as_the_peers_fault(topic: str, payload: 
 
 def test_kinds_of_strange_topics_are_few() -> None:
     kinds = {
-        inbox.kind_of(inbound(topic, b""))
-        for topic in (*OWN_TOPICS, "a/b", f"{topics.ROOT}/what/ever", f"{topics.ROOT}/open/x")
+        topics.label_of(topic) for topic in (*OWN_TOPICS, "a/b", f"{topics.ROOT}/what/ever", f"{topics.ROOT}/open/x")
     }
     assert kinds == {"open", "chunk", "handover", "question", "ask", "status", "topic"}
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload"),
+    [
+        ("lb/v1/status/worker/w-2", b'{"v":1,"kind":"worker","id":"w-2","boot":1,"online":true}'),
+        ("lb/v1/open/main/gate", b"\x92\x01\x01"),
+        (OWN_TOPICS[0], b"\x92\x01\x01"),
+        (topics.ask_topic("gate", CLIENT), b'{"v":1,"query_id":"q1","text":"Is there a car?"}'),
+        (topics.status_topic("worker", "w-2"), b'{"v":1,"kind":"worker","id":"w-2","boot":1,"online":true}'),
+        (topics.status_topic("worker", "w-2"), b'{"kind":"worker","id":"w-2","boot":1,"online":true,"versions":[1]}'),
+        (topics.status_topic("edge", "north"), b'{"kind":"edge","id":"north","boot":1,"online":true,"versions":[1]}'),
+    ],
+)
+def test_a_peer_of_version_one_is_refused_with_both_versions_and_the_fix(
+    session: WorkerSession, topic: str, payload: bytes
+) -> None:
+    with pytest.raises(
+        SchemaVersionError, match="wire version 1 of the peer, this process speaks 2: update the older side, the peer"
+    ):
+        inbox.receive(session, inbound(topic, payload), 0.0)
+
+
+def test_a_peer_that_speaks_a_further_version_as_well_is_one_of_ours(session: WorkerSession) -> None:
+    status = Status(kind="worker", id="w-2", boot=1, online=True, pool="main", fingerprint=FINGERPRINT.hex(), parked=0)
+    both = status.model_copy(update={"versions": (2, 3), "capacity": 9})
+    inbox.receive(session, inbound(topics.load_topic("main", "w-2"), both), 0.0)
+    assert session._peers.less_loaded(5, 0.0) == "w-2"
+
+
+def test_an_ask_that_the_broker_keeps_is_no_ask(session: WorkerSession) -> None:
+    topic, asked = topics.ask_topic("gate", CLIENT), ask_message(WHO_1)
+    kept = replace(inbound(topic, asked, topics.reply_topic(CLIENT, "who-1")), retain=True)
+    with pytest.raises(WireError, match="retain flag"):
+        inbox.receive(session, kept, 0.0)
+    assert [type(message) for message in open_frame(session, WHO_1)] == [NeedText]
+
+
+def test_what_a_client_says_of_another_client_proves_nothing(session: WorkerSession) -> None:
+    """The topic says who asks, and a reply goes below that name alone."""
+    eve, reply = topics.ask_topic("gate", "eve"), topics.reply_topic(CLIENT, "who-1")
+    inbox.receive(session, inbound(eve, ask_message(WHO_1), reply), 0.0)
+    (need,) = open_frame(session, WHO_1)
+    assert isinstance(need, NeedText)
+    mine = content("who-1", WHO, ad_hoc=True, client="eve")
+    inbox.receive(session, inbound(eve, ask_message(mine), reply), 0.0)
+    asked = session._texts.ask(mine.query_id("gate", FrameId(1, 1)), mine.owner, mine.digest)
+    assert asked is not None
+    assert asked.reply_to is None, "answered on the public topics, not to the other client"
 
 
 def test_a_newer_schema_names_its_version(session: WorkerSession) -> None:

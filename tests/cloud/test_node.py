@@ -126,6 +126,22 @@ async def test_bad_bytes_on_every_topic_stop_nothing(broker: LocalBroker) -> Non
         assert {"open/version", "question/version", "load/topic", "topic/topic"} <= dropped.keys()
 
 
+async def test_a_worker_of_version_one_is_noticed_named_and_counted(broker: LocalBroker) -> None:
+    status = b'{"v":1,"kind":"worker","id":"w-old","boot":1,"online":true,"pool":"main"}'
+    async with ScriptedEdge(broker) as edge:
+        await edge.bus.publish("lb/v1/status/worker/w-old", status, qos=1, retain=True)
+        with structlog.testing.capture_logs() as logs:
+            async with running_worker(broker) as worker:
+                await edge.bus.publish("lb/v1/status/worker/w-old", status, qos=1, retain=True)
+                await edge.question()
+                await edge.open(1)
+                assert (await edge.answer(1, final=False)).text == "seen 3"
+                assert worker.sample("messages_dropped_total", kind="topic/version") == 2
+    (told,) = [entry for entry in logs if entry.get("kind") == "topic/version"]
+    assert told["topic"] == "lb/v1/status/worker/w-old"
+    assert "wire version 1 of the peer, this process speaks 2: update the older side, the peer" in told["problem"]
+
+
 async def test_the_loop_works_on_while_the_model_computes(broker: LocalBroker) -> None:
     async with (
         ScriptedEdge(broker) as edge,
