@@ -14,6 +14,7 @@ from pipeline.logs import get_logger
 from pipeline.protocol.effects import AskedQuery, ReplyTo
 from schemas.identity import owner_of
 from schemas.messages import Answer, Ask, QueryOutcome
+from schemas.printable import as_reason
 from schemas.types import FrameId, Outcome
 
 _log = get_logger(__name__)
@@ -234,7 +235,7 @@ class AskDesk:
                 "frame": FrameId(self._boot, NO_FRAME_SEQUENCE),
                 "question_id": stored.ask.query_id,
                 "outcome": outcome,
-                "reason": reason[:200],
+                "reason": as_reason(reason),
             }
         )
 

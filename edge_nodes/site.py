@@ -38,7 +38,7 @@ from pipeline.reply_to import reply_to
 from pipeline.settings import EdgeSettings
 from schemas import topics, wire
 from schemas.errors import RemoteError
-from schemas.limits import MAX_CORRELATION_BYTES, MAX_QUERIES_PER_FRAME
+from schemas.limits import MAX_CORRELATION_BYTES, MAX_QUERIES_PER_FRAME, MAX_RECEIPT_CHARS
 from schemas.messages import (
     Accept,
     Answer,
@@ -53,6 +53,7 @@ from schemas.messages import (
     RejectReason,
     Status,
 )
+from schemas.printable import as_reason
 from schemas.types import FrameId
 
 _log = get_logger(__name__)
@@ -234,7 +235,8 @@ class Site:
         except RemoteError:
             return
         if topic.family is topics.Family.REPLY:
-            receipt = Receipt(site=self._settings.site, about=about, accepted=not reason, reason=reason[:300])
+            said = as_reason(reason, MAX_RECEIPT_CHARS)
+            receipt = Receipt(site=self._settings.site, about=about, accepted=not reason, reason=said)
             self._outbox.receipt(receipt, ReplyTo(inbound.response_topic, inbound.correlation_data))
 
     def _ask(self, inbound: Inbound, camera: str, client: str, ask: Ask) -> None:

@@ -31,6 +31,12 @@ MAX_QUESTION_CHARS: Final = 500
 MAX_ANSWER_CHARS: Final = 2_000
 """About 500 tokens: a description, not an essay."""
 
+MAX_REASON_CHARS: Final = 200
+"""Why a query ended as it did: one sentence, perhaps with the first line of a library's error."""
+
+MAX_RECEIPT_CHARS: Final = 300
+"""What became of a message: one sentence, which may list some of the names that it may have."""
+
 MAX_LATENTS: Final = 4_096
 """Latents of one frame; the bundled codecs use 128 at most."""
 

@@ -31,6 +31,8 @@ from schemas.limits import (
     MAX_LATENT_PAYLOAD_BYTES,
     MAX_OPTION_CHARS,
     MAX_QUERIES_PER_FRAME,
+    MAX_REASON_CHARS,
+    MAX_RECEIPT_CHARS,
 )
 from schemas.types import (
     AnswerType,
@@ -461,7 +463,7 @@ class Answer(JsonMessage):
     """How many prefixes were looked at."""
     age_ms: Milliseconds | None = None
     """How old the frame was when it was opened first; null for a frame of now."""
-    reason: Annotated[str, Field(max_length=200)] = ""
+    reason: Annotated[str, Field(max_length=MAX_REASON_CHARS)] = ""
     """Why, when ``outcome`` is degraded or failed."""
 
     @property
@@ -489,7 +491,7 @@ class QueryOutcome(JsonMessage):
     ``reason``. ``unchanged``: the last answer of the same standing question holds on."""
     age_ms: Milliseconds | None = None
     """How old the frame was when it was opened first, or the answer that holds on; null for a frame of now."""
-    reason: Annotated[str, Field(max_length=200)] = ""
+    reason: Annotated[str, Field(max_length=MAX_REASON_CHARS)] = ""
     """Why, in words."""
 
     @property
@@ -564,7 +566,7 @@ class Receipt(JsonMessage):
     """Id of the question or query; empty when the message did not have a readable one."""
     accepted: bool
     """Whether it took effect."""
-    reason: Annotated[str, Field(max_length=300)] = ""
+    reason: Annotated[str, Field(max_length=MAX_RECEIPT_CHARS)] = ""
     """Why not, or what it changed."""
 
 

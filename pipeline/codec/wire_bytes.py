@@ -1,4 +1,8 @@
-"""What frames cost on the uplink, headers of every layer included: the price that prefixes are chosen by."""
+"""What frames cost on the uplink, headers of every layer included: the price that prefixes are chosen by.
+
+Sizes are code lengths, which may be a byte above the latents' own, and a codec that is being measured may make more
+than a message carries: what is beyond that is counted as if one could.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from pipeline.bus.wire_cost import (
 )
 from schemas import topics, wire
 from schemas.identity import DIGEST_BYTES
+from schemas.limits import MAX_LATENT_PAYLOAD_BYTES
 from schemas.messages import Chunk, KeyFrame, Open, QueryRef, Refine
 from schemas.types import FrameId
 
@@ -31,6 +36,7 @@ def open_uplink_bytes(payload_bytes: int, questions: int) -> int:
         questions: How many questions it asks.
     """
     queries = tuple(QueryRef(f"q{number}", 9_500, bytes(DIGEST_BYTES)) for number in range(questions))
+    carried_bytes = min(payload_bytes, MAX_LATENT_PAYLOAD_BYTES)
     message = Open(
         frame=_FRAME,
         attempt=1,
@@ -38,9 +44,10 @@ def open_uplink_bytes(payload_bytes: int, questions: int) -> int:
         fingerprint=b"\1\2\3\4",
         queries=queries,
         stop=40,
-        payload=bytes(payload_bytes),
+        payload=bytes(carried_bytes),
     )
-    return publish_wire_bytes(topics.open_topic("main", _CAMERA), len(wire.encode(message)), 1)
+    size_bytes = len(wire.encode(message)) + payload_bytes - carried_bytes
+    return publish_wire_bytes(topics.open_topic("main", _CAMERA), size_bytes, 1)
 
 
 def open_wire_bytes(payload_bytes: int, questions: int) -> int:
@@ -55,8 +62,10 @@ def key_frame_wire_bytes(payload_bytes: int) -> int:
     Args:
         payload_bytes: The whole latent, at least 1 byte.
     """
-    message = KeyFrame(frame=_FRAME, fingerprint=b"\1\2\3\4", payload=bytes(payload_bytes))
-    return publish_wire_bytes(topics.key_topic("main", _CAMERA), len(wire.encode(message)), 1) + puback_wire_bytes()
+    carried_bytes = min(payload_bytes, MAX_LATENT_PAYLOAD_BYTES)
+    message = KeyFrame(frame=_FRAME, fingerprint=b"\1\2\3\4", payload=bytes(carried_bytes))
+    size_bytes = len(wire.encode(message)) + payload_bytes - carried_bytes
+    return publish_wire_bytes(topics.key_topic("main", _CAMERA), size_bytes, 1) + puback_wire_bytes()
 
 
 @lru_cache(maxsize=4096)
@@ -89,5 +98,6 @@ def _request_bytes() -> int:
 
 
 def _chunk_bytes(payload_bytes: int) -> int:
-    chunk = Chunk(camera=_CAMERA, frame=_FRAME, attempt=1, start=20, stop=40, payload=bytes(payload_bytes))
-    return len(wire.encode(chunk))
+    carried_bytes = min(payload_bytes, MAX_LATENT_PAYLOAD_BYTES)
+    chunk = Chunk(camera=_CAMERA, frame=_FRAME, attempt=1, start=20, stop=40, payload=bytes(carried_bytes))
+    return len(wire.encode(chunk)) + payload_bytes - carried_bytes

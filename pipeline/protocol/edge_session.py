@@ -70,6 +70,9 @@ from schemas.types import MAX_ATTEMPTS, FrameId, Outcome
 
 Key = tuple[str, FrameId]
 
+_SEQUENCES = 2**32 - 1
+"""Numbers of a camera's frames; then they begin again. The last one of the wire's names no frame."""
+
 
 class EdgeSession:
     """All unfinished frames of one edge process.
@@ -190,7 +193,7 @@ class EdgeSession:
             raise StateError(f"base prefix of {base_latents} latents, the frame has {latent.latent_count}")
         if frame is None:
             frame = FrameId(self._boot, self._sequence[camera])
-            self._sequence[camera] += 1
+            self._sequence[camera] = (self._sequence[camera] + 1) % _SEQUENCES
         elif (camera, frame) in self._frames:
             raise StateError(f"frame {camera}/{frame} runs already")
         by_id = queries_by_id(camera, frame, queries)

@@ -15,6 +15,7 @@ from pipeline.codec.prediction import KeyFramePrediction
 from pipeline.codec.tables import FrequencyTables
 from pipeline.recording.traces import FrameTrace
 from schemas.errors import BitstreamError, RecordingGapError, StateError
+from schemas.limits import MAX_LATENT_PAYLOAD_BYTES
 from schemas.types import FrameId
 
 _KEPT_KEY_FRAMES: Final = 256
@@ -91,7 +92,8 @@ def recorded_latent(frame: FrameTrace, tables: FrequencyTables) -> RecordedLaten
 
     Raises:
         BitstreamError: the log has latents of this frame, and not one prefix of them decodes: other tables, a log
-            whose latents were redacted, or one that lacks the key frame, which the error then names.
+            whose latents were redacted, or one that lacks the key frame, which the error then names. Or they are more
+            than one message carries once they are coded by themselves.
     """
     assembler = PrefixAssembler(tables)
     problem: BitstreamError | None = None
@@ -103,6 +105,10 @@ def recorded_latent(frame: FrameTrace, tables: FrequencyTables) -> RecordedLaten
     symbols, available = assembler.prefix()
     if available == 0 and problem is not None:
         raise problem
+    if available and (size_bytes := len(encode_chunk(symbols[:available], 0, tables))) > MAX_LATENT_PAYLOAD_BYTES:
+        raise BitstreamError(
+            0, available, f"{size_bytes} bytes when coded by themselves, a message carries {MAX_LATENT_PAYLOAD_BYTES}"
+        )
     return RecordedLatent(frame.camera, frame.frame, symbols, available, tables)
 
 

@@ -10,19 +10,16 @@ workers, clients) and reasons of outcomes stay.
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
-import msgpack
-
 from pipeline.recording.deposit import decode_deposit, encode_deposit
 from pipeline.recording.format import LATENT_ROOT, LOG_METADATA
 from pipeline.recording.message import LoggedMessage, MqttProperties
-from pipeline.recording.version_one import VERSION, is_version_one, read_version_one
+from pipeline.recording.version_one import changed_version_one, is_version_one, read_version_one
 from schemas.errors import WireError
 from schemas.identity import DIGEST_BYTES
 from schemas.messages import (
@@ -139,13 +136,7 @@ class _Rules:
             changes["payload"] = bytes(len(latents))
         if Redaction.TEXT in self.kinds and isinstance(text, str):
             changes["text"] = _placeholders(text, _msgpack_bytes if old.number else _json_bytes)
-        if not changes:
-            return logged.payload
-        if old.number:
-            packed: bytes = msgpack.packb([VERSION, old.number, *{**old.fields, **changes}.values()])
-            return packed
-        values = {**json.loads(logged.payload), **changes}
-        return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode().ljust(len(logged.payload))
+        return changed_version_one(old, logged.payload, changes)
 
     def _changes(self, message: Message) -> dict[str, Any]:
         changes: dict[str, Any] = {}

@@ -9,10 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.recording.message import LoggedMessage
+from pipeline.recording.version_one import ROOT as VERSION_ONE_ROOT
+from pipeline.recording.version_one import changed_version_one, is_version_one, parse_version_one, read_version_one
 from schemas import topics, wire
 from schemas.errors import ConfigError, WireError
 from schemas.identity import ad_hoc_query_id, standing_query_id
-from schemas.messages import Answer, Message, QueryOutcome, Status
+from schemas.messages import Answer, Message, QueryOutcome, Question, Status
 from schemas.topics import LEVELS
 from schemas.types import NAME_PATTERN
 
@@ -56,6 +58,8 @@ class CameraRemap:
         if not self._cameras:
             return logged
         try:
+            if is_version_one(logged.topic):
+                return self._version_one(logged)
             topic = topics.parse(logged.topic)
         except WireError:
             return logged
@@ -69,14 +73,42 @@ class CameraRemap:
             changed = None if message is None else self._renamed(message)
             payload = logged.payload if changed is None else wire.encode(changed)
         except WireError:
-            self.not_understood[topic.family] += renamed != logged.topic
+            if renamed != logged.topic:
+                self.not_understood[topic.family] += 1
             payload = logged.payload
         return replace(logged, topic=renamed, payload=payload)
+
+    def _version_one(self, logged: LoggedMessage) -> LoggedMessage:
+        """The same for a message of wire version 1, which stays one.
+
+        Raises:
+            TopicError: not a topic of version 1.
+        """
+        family, names = parse_version_one(logged.topic)
+        renamed = {level: self._cameras.get(name, name) if level == "camera" else name for level, name in names.items()}
+        topic = "/".join((f"{VERSION_ONE_ROOT}{family}", *renamed.values()))
+        try:
+            old = read_version_one(logged.topic, logged.payload)
+        except WireError:
+            if topic != logged.topic:
+                self.not_understood[family] += 1
+            return replace(logged, topic=topic)
+        changes: dict[str, Any] = {}
+        camera, cameras, query_id = (old.fields.get(name) for name in ("camera", "cameras", "query_id"))
+        if isinstance(camera, str) and camera in self._cameras:
+            changes["camera"] = self._cameras[camera]
+            if isinstance(query_id, str) and query_id.startswith(f"{camera}/"):
+                changes["query_id"] = f"{self._cameras[camera]}{query_id.removeprefix(camera)}"
+        if isinstance(cameras, list):
+            changes["cameras"] = [self._cameras.get(str(name), name) for name in cameras]
+        return replace(logged, topic=topic, payload=changed_version_one(old, logged.payload, changes))
 
     def _renamed(self, message: Message) -> Message | None:
         """The message with the new name of its camera; None when it names none that changes."""
         changes: dict[str, Any] = {}
-        if isinstance(message, Status):
+        if isinstance(message, Status | Question):
+            if message.cameras is None:
+                return None
             changes["cameras"] = tuple(self._cameras.get(name, name) for name in message.cameras)
             if changes["cameras"] == message.cameras:
                 return None

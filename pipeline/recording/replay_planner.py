@@ -27,6 +27,7 @@ from pipeline.recording.replay_plan import (
 )
 from pipeline.recording.traces import AskTrace, FrameTrace, QueryTrace
 from pipeline.recording.traffic import Traffic
+from pipeline.settings import MAX_CAMERAS_PER_SITE
 from schemas import topics, wire
 from schemas.errors import BitstreamError, ConfigError, FingerprintError, WireError
 from schemas.identity import QuestionContent, ad_hoc_query_id, owner_of
@@ -258,6 +259,12 @@ class _Planner:
         for name in dict.fromkeys(frame.site for frame in frames):
             mine = [frame for frame in frames if frame.site == name]
             cameras = tuple(dict.fromkeys(frame.camera for frame in mine))
+            if len(cameras) > MAX_CAMERAS_PER_SITE:
+                raise ConfigError(
+                    "replay",
+                    f"{len(cameras)} cameras at site {name}, which may have {MAX_CAMERAS_PER_SITE}: choose some of "
+                    "them with --include lb/v2/open/+/CAMERA, or let each recorded site be one without --site",
+                )
             questions = tuple(
                 dict.fromkeys(query.question_id for frame in mine for query in frame.queries if not query.ad_hoc)
             )

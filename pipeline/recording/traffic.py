@@ -162,7 +162,7 @@ class _Reader:
             elif question is not None:
                 query.deadline_ms, latest = question.deadline_ms, question.content()
             # The digest pins the text that was asked; without it the latest one stands for it.
-            content = latest if query.digest is None else self._contents.get(query.digest, latest)
+            content = latest if query.digest is None else self._pinned(query.digest) or latest
             if content is not None:
                 query.learn(content)
         for key, key_frame in traffic.key_frames.items():
@@ -170,6 +170,9 @@ class _Reader:
                 self._sent(key_frame.wire_bytes, traffic.frames[key], len(key_frame.message.payload))
         traffic.conflicts = self._reducer.conflicts
         return traffic
+
+    def _pinned(self, digest: bytes) -> QuestionContent | None:
+        return self._contents.get(digest) or self._decoder.pinned.get(digest)
 
     def _deposit(self, logged: LoggedMessage) -> None:
         try:

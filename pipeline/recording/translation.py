@@ -26,9 +26,14 @@ _REF_FIELDS: Final = (2, 3)
 
 
 class LogDecoder:
-    """Decodes the publishes of one log, in their order; it remembers what those of version 1 leave unsaid."""
+    """Decodes the publishes of one log, in their order; it remembers what those of version 1 leave unsaid.
+
+    Attributes:
+        pinned: by digest, the questions that opens of version 1 asked, as they stood then.
+    """
 
     def __init__(self) -> None:
+        self.pinned: dict[bytes, QuestionContent] = {}
         self._site_of_camera: dict[str, str] = {}
         self._client_of: dict[str, str] = {}
         self._contents: dict[str, QuestionContent] = {}
@@ -144,7 +149,9 @@ class LogDecoder:
         if known is None:
             return _NO_DIGEST
         owner = self._owner(camera, question_id)
-        return QuestionContent(owner, question_id, known.text, known.answer_type, (), known.risk).digest
+        content = QuestionContent(owner, question_id, known.text, known.answer_type, (), known.risk)
+        self.pinned[content.digest] = content
+        return content.digest
 
 
 def _client_of_reply(logged: LoggedMessage) -> str:

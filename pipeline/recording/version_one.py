@@ -1,7 +1,7 @@
 """Reads publishes of wire version 1, by tables of its own: no process speaks it any more, and logs keep it.
 
 It says what a message was and what its fields held, in the form of then. What a field may hold is left to whoever turns
-it into a message of today.
+it into a message of today. A field can be changed, to redact a log or to rename its cameras.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def read_version_one(topic: str, payload: bytes) -> OldPublish:
         TopicError: the topic is none of version 1, or names what the payload contradicts.
         WireError: the payload is no message of that topic.
     """
-    family, names = _parse(topic)
+    family, names = parse_version_one(topic)
     if not payload and family in _RETAINED:
         return OldPublish(family, names, None, 0, {})
     if len(payload) > MAX_BYTES:
@@ -135,7 +135,29 @@ def read_version_one(topic: str, payload: bytes) -> OldPublish:
     return OldPublish(family, names, kind, number, fields)
 
 
-def _parse(topic: str) -> tuple[str, dict[str, str]]:
+def changed_version_one(old: OldPublish, payload: bytes, changes: Mapping[str, Any]) -> bytes:
+    """The payload of a publish with other values in some of its fields; JSON is blank at the end where it is shorter.
+
+    Args:
+        old: what :func:`read_version_one` made of it.
+        payload: its bytes.
+        changes: new values by name, of fields that it has.
+    """
+    if not changes:
+        return payload
+    if old.number:
+        packed: bytes = msgpack.packb([VERSION, old.number, *{**old.fields, **changes}.values()])
+        return packed
+    values = {**json.loads(payload), **changes}
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode().ljust(len(payload))
+
+
+def parse_version_one(topic: str) -> tuple[str, dict[str, str]]:
+    """Family of a topic of version 1, and its levels below it by name.
+
+    Raises:
+        TopicError: it is none.
+    """
     family, *names = topic.removeprefix(ROOT).split("/") if is_version_one(topic) else ("",)
     levels = LEVELS.get(family)
     if levels is None or len(names) != len(levels) or not all(_NAME.fullmatch(name) for name in names):

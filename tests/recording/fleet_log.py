@@ -158,7 +158,7 @@ class FleetLog:
         self.put(at_s, topics.outcome_topic(camera), message, qos=1)
 
 
-def demo_log(*, boot: int = BOOT, fingerprint: bytes = FINGERPRINT) -> FleetLog:
+def demo_log(*, boot: int = BOOT, fingerprint: bytes = FINGERPRINT, ask_id: str = "ask-7f") -> FleetLog:
     """Two cameras, three frames, a refined answer, an ad-hoc question, an expiry."""
     log = FleetLog(boot, fingerprint)
     log.edge("north", "gate", "yard")
@@ -170,9 +170,9 @@ def demo_log(*, boot: int = BOOT, fingerprint: bytes = FINGERPRINT) -> FleetLog:
     log.answer(1.1, "gate", 1, "count", "2", outcome=None, score=0.4)
     log.refine(1.11, "gate", 1)
     log.answer(1.3, "gate", 1, "count", "three", score=0.8, latents=24)
-    log.ask(1.5, "yard", "ask-7f", "Who parks at the ramp?")
-    log.open(1.6, "yard", 1, "ask-7f", ad_hoc=True)
-    log.answer(1.8, "yard", 1, "ask-7f", "nobody at all", ad_hoc=True, latents=24)
+    log.ask(1.5, "yard", ask_id, "Who parks at the ramp?")
+    log.open(1.6, "yard", 1, ask_id, ad_hoc=True)
+    log.answer(1.8, "yard", 1, ask_id, "nobody at all", ad_hoc=True, latents=24)
     log.open(2.0, "gate", 2, "car")
     log.outcome(9.5, "gate", 2, "car", Outcome.EXPIRED)
     return log

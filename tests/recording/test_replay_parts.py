@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -12,13 +14,16 @@ from hypothesis import strategies as st
 from latentbus.replay.keyboard import Key, parse_keys
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.playback import RATE_STEPS, PlayClock
+from pipeline.recording.reader import LogReader
 from pipeline.recording.remap import CameraRemap, parse_camera_map
 from pipeline.recording.selection import Moment, TimeRange, TopicFilter, TopicSelection, parse_moment, time_range
+from pipeline.recording.traffic import read_traffic
 from schemas import topics, wire
 from schemas.errors import ConfigError
 from schemas.identity import standing_query_id
-from schemas.messages import Answer, Ask, Chunk, Open, QueryOutcome, QueryRef, Status
+from schemas.messages import Answer, Ask, Chunk, Open, QueryOutcome, QueryRef, Question, Status
 from schemas.types import FrameId, Outcome
+from tests.recording.golden_log import path_of
 
 S = 1_000_000_000
 LOG = TimeRange(1_000 * S, 1_100 * S)
@@ -194,6 +199,37 @@ def test_cameras_are_renamed_in_topics_and_payloads() -> None:
     assert wire.decode_publish(found.topic, found.payload)[1] == status.model_copy(
         update={"cameras": ("yard", "gate-2")}
     )
+
+    question = Question(site="north", question_id="car", text="Is there a car?", cameras=("gate", "yard"))
+    found = remap(logged(topics.question_topic("north", "car"), wire.encode(question)))
+    assert wire.decode_publish(found.topic, found.payload)[1] == question.model_copy(
+        update={"cameras": ("gate-2", "yard")}
+    )
+    everywhere = logged(
+        topics.question_topic("north", "car"), wire.encode(question.model_copy(update={"cameras": None}))
+    )
+    assert remap(everywhere) == everywhere
+
+
+def test_cameras_of_a_log_of_version_one_are_renamed_and_it_stays_one() -> None:
+    remap = CameraRemap({"gate": "gate-2"})
+    with LogReader(path_of("v1_fleet")) as reader:
+        before = list(reader.messages())
+    after = [remap(message) for message in before]
+
+    assert [message.topic for message in after] == [
+        re.sub(r"^(lb/v1/.*/)gate$", r"\1gate-2", message.topic) for message in before
+    ]
+    old, new = read_traffic(before), read_traffic(after)
+    assert (new.messages, new.undecodable) == (old.messages, old.undecodable)
+    assert {camera for camera, _ in new.frames} == {"gate-2", "yard"}
+    assert new.sites == {"north": ("gate-2", "yard")}
+    assert [re.sub("^gate/", "gate-2/", query_id) for query_id in old.queries] == list(new.queries)
+    assert not remap.not_understood
+    broken = LoggedMessage(0, "lb/v1/open/main/gate", b"garbage")
+    assert remap(broken) == replace(broken, topic="lb/v1/open/main/gate-2")
+    assert remap.not_understood == {"open": 1}
+    assert remap(LoggedMessage(0, "lb/v1/open/gate", b"")).topic == "lb/v1/open/gate"
 
 
 def test_keys_of_clients_questions_follow_and_what_names_no_camera_stays() -> None:

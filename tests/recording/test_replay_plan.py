@@ -48,6 +48,32 @@ def one_frame(*steps: Callable[[FrameLog], None]) -> FrameLog:
     return log
 
 
+def test_a_site_of_more_cameras_than_its_status_can_name_is_refused_with_the_fix() -> None:
+    log = FrameLog()
+    log.question("car", "Is there a car?")
+    for number in range(129):
+        log.open(1.0, f"cam-{number}", 4, CAR)
+    with pytest.raises(ConfigError, match="129 cameras at site desk, which may have 128: choose some of them"):
+        plan_of(log, site="desk")
+    log.messages.pop()
+    (site,) = plan_of(log, site="desk").sites.values()
+    assert len(site.cameras) == 128
+
+
+def test_latents_that_no_message_could_carry_by_themselves_are_counted_as_damaged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = one_frame(lambda log: log.open(2.0, "gate", 5, ref("car", 9_600)))
+    sizes = [len(frame.latent.payload(0, frame.latent.available)) for frame in frames(plan_of(log))]
+    assert len(set(sizes)) == 2
+    monkeypatch.setattr("pipeline.recording.latents.MAX_LATENT_PAYLOAD_BYTES", min(sizes))
+    plan = plan_of(log)
+    (frame,) = frames(plan)
+    assert len(frame.latent.payload(0, frame.latent.available)) == min(sizes)
+    assert plan.shortfalls.frames_damaged == 1
+    assert f"{max(sizes)} bytes when coded by themselves, a message carries {min(sizes)}" in plan.shortfalls.why_damaged
+
+
 def test_a_frame_is_offered_when_it_was_taken_with_all_its_time() -> None:
     (frame,) = frames(plan_of(one_frame()))
 

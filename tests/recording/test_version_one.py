@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ from pipeline.recording.reader import LogReader, open_logs
 from pipeline.recording.traffic import read_traffic
 from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings
+from schemas import topics, wire
+from schemas.messages import Question
 from schemas.types import AnswerType, Outcome
 from tests.integration.conftest import PATIENCE_S
+from tests.recording.fleet_log import demo_log
 from tests.recording.golden_log import path_of
+from tests.recording.messages import write_log
 from tests.recording.test_replay import Listener, quiet
 
 FLEET, AGAIN = path_of("v1_fleet"), path_of("v1_fleet_again")
@@ -92,6 +97,73 @@ def test_compare_brings_two_old_logs_together(tmp_path: Path) -> None:
     assert "1 of 5 queries changed" in result.output
     assert "answered 'yes' -> answered 'no'" in result.output
     assert figures["matched_by"] == "query id"
+
+
+def mixed(folder: Path) -> tuple[Path, Path]:
+    """A log that holds a fleet of version 1 and, a minute later, one of version 2; and that of version 2 alone."""
+    with LogReader(FLEET) as reader:
+        old = list(reader.messages())
+    begun_ns = old[-1].time_ns + 60_000_000_000
+    log = demo_log(boot=0x77, ask_id="ask-80")
+    shift_ns = begun_ns - log.messages[0].time_ns
+    new = [replace(m, time_ns=m.time_ns + shift_ns, sequence=m.sequence + len(old)) for m in log.sorted()]
+    return write_log(folder / "mixed.mcap", [*old, *new]), write_log(folder / "new.mcap", new)
+
+
+def test_a_log_of_both_versions_is_one_log(tmp_path: Path) -> None:
+    both, new = mixed(tmp_path)
+    old_alone, new_alone, found = (_inspected(path) for path in (FLEET, new, both))
+
+    assert found.messages == old_alone.messages + new_alone.messages
+    assert found.outcomes == {
+        outcome: old_alone.outcomes[outcome] + new_alone.outcomes[outcome] for outcome in old_alone.outcomes
+    }
+    assert found.undecodable == old_alone.undecodable
+    for camera, alone in old_alone.cameras.items():
+        assert found.cameras[camera].queries == alone.queries + new_alone.cameras[camera].queries
+    # Version 1 did not say whose question it is: it is asked of every site, and counts with the site's own.
+    assert (found.questions["north/car"].queries, found.questions["unknown/car"].queries) == (5, 0)
+    # The same two logs, opened side by side.
+    with open_logs([FLEET, new]) as logs:
+        side_by_side = inspect_logs(logs)
+    assert (side_by_side.messages, side_by_side.outcomes) == (found.messages, found.outcomes)
+
+
+def test_a_query_of_version_one_keeps_its_text_when_a_question_of_version_two_has_its_id() -> None:
+    with LogReader(FLEET) as reader:
+        old = list(reader.messages())
+    later = Question(site="north", question_id="car", text="Is there a lorry?", answer_type=AnswerType.YES_NO)
+    said = LoggedMessage(old[-1].time_ns + 1, topics.question_topic("north", "car"), wire.encode(later), 1, retain=True)
+
+    texts = {q.text for q in read_traffic([*old, said]).queries.values() if q.question_id == "car"}
+    assert texts == {"Is there a red car?"}
+
+
+def test_old_and_new_queries_meet_in_a_comparison(tmp_path: Path) -> None:
+    both, new = mixed(tmp_path)
+    runner = CliRunner()
+    same, only = tmp_path / "same.json", tmp_path / "only.json"
+
+    assert runner.invoke(app, ["compare", str(both), str(both), "--json", str(same)]).exit_code == 0
+    assert json.loads(same.read_text())["compared"] == 9
+    runner.invoke(app, ["compare", str(both), str(new), "--json", str(only)])
+    assert json.loads(only.read_text())["compared"] == 4
+
+
+@pytest.mark.broker
+async def test_a_log_of_both_versions_is_published_as_it_is(broker_settings: BrokerSettings, tmp_path: Path) -> None:
+    both, _ = mixed(tmp_path)
+    with LogReader(both) as reader:
+        recorded = list(reader.messages())
+    listener = Listener(broker_settings, "#")
+    async with listener.bus:
+        await listener.bus.wait_connected(PATIENCE_S)
+        await replay_verbatim(ReplayOptions((both,), rate=math.inf, retained=True), broker_settings, Stop(), quiet())
+        heard = await listener.until(len(recorded))
+
+    assert sorted((topic, payload) for topic, payload, *_ in heard) == sorted(
+        (message.topic, message.payload) for message in recorded
+    )
 
 
 @pytest.mark.broker

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
+from dataclasses import replace
 
 import msgpack
 import pytest
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogReader
+from pipeline.recording.translation import LogDecoder
 from pipeline.recording.version_one import LEVELS, is_version_one, read_version_one
+from schemas import topics
 from schemas.errors import SchemaVersionError, TopicError, WireError, WireSizeError
 from schemas.types import FrameId
 from tests.recording.golden_log import path_of
@@ -116,3 +119,21 @@ def test_damage_never_raises_anything_else(number: int, at: float, noise: bytes)
     cut = int(len(message.payload) * at)
     with contextlib.suppress(WireError):
         read_version_one(message.topic, message.payload[:cut] + noise + message.payload[cut + len(noise) :])
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(RECORDED) - 1), st.floats(0, 1), st.binary(max_size=6), st.booleans()), max_size=6
+    )
+)
+def test_damaged_messages_are_translated_to_a_message_of_today_or_a_typed_error(
+    damages: list[tuple[int, float, bytes, bool]],
+) -> None:
+    decoder = LogDecoder()
+    for number, at, noise, cut_off in damages:
+        message = RECORDED[number]
+        cut = int(len(message.payload) * at)
+        rest = b"" if cut_off else message.payload[cut + len(noise) :]
+        with contextlib.suppress(WireError):
+            topic, decoded = decoder.decode(replace(message, payload=message.payload[:cut] + noise + rest))
+            assert decoded is None or type(decoded) in topics.MESSAGES[topic.family]
