@@ -14,7 +14,7 @@ from latentbus.output_files import json_target
 from latentbus.replay.options import CameraOptions, Deadlines, LocalOptions, QuestionSource, ReplayMode, ReplayOptions
 
 EPILOG = (
-    "Examples: latentbus replay run.mcap --rate 2 --exclude 'lb/v1/status/#' | latentbus replay run.mcap "
+    "Examples: latentbus replay run.mcap --rate 2 --exclude 'lb/v2/status/#' | latentbus replay run.mcap "
     "--mode cameras --rate 10 --local-workers 1 --record again.mcap | latentbus replay run.mcap --start 30 "
     "--duration 10 --remap-camera gate=gate-2 --loop | latentbus replay run.mcap --simulate --uplink-kbps 16"
 )

@@ -116,7 +116,7 @@ class QueryRef(NamedTuple):
     remaining_ms: Milliseconds
     """Time to its deadline, stamped when the message leaves the uplink's bucket."""
     digest: Digest
-    """First 8 bytes of the BLAKE2b hash of the question: it is answered with exactly this text."""
+    """BLAKE2b hash, 8 bytes long, of the question: it is answered with exactly this text."""
     client: Name | None = None
     """Who asked an ad-hoc question; nil for a standing one, which the site owns."""
 

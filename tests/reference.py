@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -124,7 +125,7 @@ def message_table(message: type[Message]) -> str:
     for name, field in fields:
         words = type_words(field)
         if "default" in field:
-            words += f"; default `{'null' if field['default'] is None else field['default']!r}`"
+            words += f"; default `{json.dumps(field['default'])}`"
         elif issubclass(message, BinaryMessage) and not message.model_fields[name].is_required():
             words = words.replace("null", "nil")
             words += f"; default {'nil' if message.model_fields[name].default is None else 'empty'}"
@@ -152,6 +153,13 @@ def messages_reference() -> str:
     text = code(inspect.cleandoc(QueryRef.__doc__ or ""))
     parts.append(f"### Queries of a frame\n\n{text}\n\n{table(('item', 'type', 'meaning'), rows)}")
     return "\n".join(parts)
+
+
+def reserved_table() -> str:
+    """Kinds and families that later features will take."""
+    rows = [(f"message kind {kind}", purpose) for kind, purpose in messages.RESERVED_KINDS.items()]
+    rows += [(f"topics `{topics.ROOT}/{family}/...`", purpose) for family, purpose in topics.RESERVED_FAMILIES.items()]
+    return table(("reserved", "for"), rows)
 
 
 def outcomes_table() -> str:
@@ -192,7 +200,7 @@ def limits_table() -> str:
     assert len(rows) == source.count(": Final = ")
     return table(
         ("limit", "value", "reason"),
-        ((f"`{name}`", f"{int(value):,}", " ".join(reason.split())) for name, value, reason in rows),
+        ((f"`{name}`", f"{int(value):,}", code(" ".join(reason.split()))) for name, value, reason in rows),
     )
 
 
@@ -346,6 +354,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "topics": topics_table,
     "messages": messages_reference,
     "outcomes": outcomes_table,
+    "reserved": reserved_table,
     "limits": limits_table,
     "errors": errors_table,
     "times": times_table,

@@ -5,6 +5,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import structlog
 
 from edge_nodes import journal as journal_module
 from edge_nodes.journal import Admission, AskJournal, JournalThread
@@ -181,6 +182,41 @@ def test_files_of_another_version_are_put_aside_one_by_one(path: Path) -> None:
         journal.close()
         assert aside.exists()
         path.unlink()
+
+
+OF_VERSION_1 = """
+CREATE TABLE ask (
+    query_id TEXT PRIMARY KEY, camera TEXT NOT NULL, text TEXT NOT NULL, answer_type TEXT NOT NULL,
+    deadline_ms INTEGER NOT NULL, asked_s REAL NOT NULL, reply_topic TEXT, correlation_data BLOB, terminal BLOB,
+    told INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+CREATE INDEX undecided ON ask (asked_s) WHERE terminal IS NULL;
+INSERT INTO ask VALUES ('q1', 'gate', 'Is there a car?', 'yes_no', 30000, 1800000000.0, 'lb/v1/reply/me/q1', NULL, NULL, 0);
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_journal_of_wire_version_1_is_set_aside_whole_with_a_word(path: Path) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as database:
+        database.executescript(OF_VERSION_1)
+    database.close()
+    old = path.read_bytes()
+    with structlog.testing.capture_logs() as said:
+        journal = AskJournal(path)
+    aside = path.with_suffix(".v1")
+    assert said == [
+        {
+            "event": "the journal of ad-hoc questions is of another version: starting a new one",
+            "kept_as": str(aside),
+            "log_level": "error",
+        }
+    ]
+    assert aside.read_bytes() == old
+    # Its questions named no client, so that none of them is asked or answered in somebody's name.
+    assert journal.unfinished() == []
+    assert journal.admit("gate", "me", ASK, None)[0] is Admission.NEW
+    journal.close()
 
 
 def _journal_bytes(path: Path) -> bytes:
