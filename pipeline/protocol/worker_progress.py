@@ -182,11 +182,21 @@ class Progress:
     # ---- outcomes ---------------------------------------------------------------------------------------------------
 
     def decide(self, frame: WorkerFrame, query_id: str, outcome: Outcome, reason: str = "") -> None:
-        """Say the terminal answer of a query."""
+        """Say the terminal answer of a query, unless another frame of a client's question was sooner."""
         query = frame.queries.pop(query_id)
+        if self._is_decided(query_id, query):
+            return
         self._counters[f"outcome_{outcome}"] += 1
         self.outcomes[str(outcome), "ad_hoc" if query.ad_hoc else "standing"] += 1
         self.decided.add(self._voice.answer(frame, query_id, query, outcome, reason), query.ref.digest)
+
+    def drop_decided(self, frame: WorkerFrame) -> None:
+        """Ask nothing that was decided here: an edge that came back asks a client's question of another frame."""
+        for query_id, query in list(frame.queries.items()):
+            if self._is_decided(query_id, query):
+                del frame.queries[query_id]
+        if not frame.queries:
+            self._frames.forget(frame, WorkerEvent.GIVEN_UP)
 
     def finalise_late(self, frame: WorkerFrame, now_s: float) -> None:
         """Decide what time has decided; the frame is forgotten when nothing is left."""
@@ -272,6 +282,11 @@ class Progress:
         if frame.queries:
             self._voice.busy(frame.camera, frame, self._pace.wait_s(len(self._frames)))
         self._frames.forget(frame, WorkerEvent.GIVEN_UP)
+
+    def _is_decided(self, query_id: str, query: WorkerQuery) -> bool:
+        decided = query.ad_hoc and self.decided.get(query_id, query.ref.digest) is not None
+        self._counters["decided_in_another_frame"] += decided
+        return decided
 
     def _end_orphaned(self, frame: WorkerFrame) -> None:
         for query_id in list(frame.queries):

@@ -56,7 +56,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf, isfinite
 
-from pipeline.answer_form import fits
+from pipeline.answer_form import fits, says_something
 from pipeline.protocol.effects import ChunkData, Look, LookAnswer, LookQuery, ReplyTo, WorkerEffect
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
@@ -348,6 +348,8 @@ class WorkerSession:
             max_work: work of a batch.
         """
         self._pace.max_frames, self._pace.max_work = max_frames, max_work
+        for frame in self._frames.in_stage(WorkerStage.PARKED):
+            self._progress.drop_decided(frame)
         parked = self._frames.in_stage(WorkerStage.PARKED)
         for frame in parked:
             self._weigh(frame)
@@ -394,6 +396,12 @@ class WorkerSession:
                 # Another worker has the same model: the frame must not go round the pool.
                 self.counters["query_failed_model"] += 1
                 self._progress.decide(frame, answer.query_id, Outcome.FAILED, f"model: {problem}")
+                continue
+            if not says_something(answer.text):
+                self.counters["wordless_answers"] += 1
+                query.text, query.score, query.prefix = None, 0.0, look.stop
+                if look.stop >= self._latent_count:
+                    self._progress.decide(frame, answer.query_id, Outcome.FAILED, "form: the answer has no words")
                 continue
             query.text, query.score, query.prefix = answer.text, answer.score, look.stop
             how = asked[answer.query_id]

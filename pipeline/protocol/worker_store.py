@@ -118,6 +118,7 @@ class FrameStore:
     def drop(self, frame: WorkerFrame) -> None:
         """Forget a frame, whatever stage it is at."""
         frame.stage = WorkerStage.DONE
+        self.touch(frame)
         self.wait_for(frame, ())
         self.held_bytes -= frame.held_bytes
         del self._frames[frame.camera, frame.frame]
