@@ -6,6 +6,7 @@ A model that does not do what it was told may be very sure of it, so its score s
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
@@ -20,8 +21,11 @@ _NUMBERS: Final = (
 )
 # A chatty model is cut in the middle of its sentence: what it was asked for has to come first.
 _YES_NO: Final = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
-_COUNT: Final = re.compile(rf"\W*(\d{{1,9}}|{_NUMBERS})\b", re.IGNORECASE)
-_SAYS_SOMETHING: Final = re.compile(r"\w")
+# Neither signs nor parts of something else: "-3", "2.5", "1/2" and "10:30" are no counts.
+_COUNT: Final = re.compile(rf"\W*?(?<![-\d])(\d{{1,9}}(?![.,/:-]?\d)|{_NUMBERS})\b", re.IGNORECASE)
+_WORD_CHARACTER: Final = re.compile(r"[^\W_]")
+_AROUND: Final = " .,;!?\"'`*"
+"""What a model puts around an option that it chose."""
 
 
 def fits(answer_type: AnswerType, text: str, options: Sequence[str] = ()) -> bool:
@@ -32,11 +36,10 @@ def fits(answer_type: AnswerType, text: str, options: Sequence[str] = ()) -> boo
         text: the answer.
         options: where the question came with some, the answer is one of them, whatever its case.
     """
-    if not _SAYS_SOMETHING.search(text):
+    if not says_something(text):
         return False
     if options:
-        said = text.strip().rstrip(".!").casefold()
-        return any(said == option.strip().casefold() for option in options)
+        return _bare(text) in {_bare(option) for option in options}
     match answer_type:
         case AnswerType.YES_NO:
             return _YES_NO.match(text) is not None
@@ -44,5 +47,16 @@ def fits(answer_type: AnswerType, text: str, options: Sequence[str] = ()) -> boo
             return _COUNT.match(text) is not None
         case AnswerType.WORD:
             return len(text.split()) <= _WORDS
-        case _:
+        case AnswerType.CHOICE:
+            return False  # a choice of nothing
+        case AnswerType.TEXT:
             return True
+
+
+def says_something(text: str) -> bool:
+    """Whether there is a letter or a digit in an answer. One without is shown to nobody."""
+    return _WORD_CHARACTER.search(text) is not None
+
+
+def _bare(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).split()).strip(_AROUND).casefold()

@@ -58,7 +58,8 @@ async def test_two_clients_with_one_query_id_get_their_own_answers(fleet: Fleet)
         for asking, messages in zip(
             pair, await asyncio.gather(*(replies(fleet.broker, asking) for asking in pair)), strict=True
         ):
-            assert messages[-1].outcome in (Outcome.ANSWERED, Outcome.DEGRADED)
+            # The words of a random model need not have the form of an answer.
+            assert messages[-1].outcome is Outcome.ANSWERED or messages[-1].reason.startswith("form:")
             assert {(message.query_id, message.owner, message.camera, message.question_id) for message in messages} == {
                 (f"{asking.camera}/@{asking.client}/q{number}", f"client/{asking.client}", asking.camera, f"q{number}")
             }

@@ -16,6 +16,7 @@ def content(
     text: str = "",
     answer_type: AnswerType = AnswerType.TEXT,
     *,
+    options: tuple[str, ...] = (),
     risk: float | None = None,
     site: str = SITE,
     ad_hoc: bool = False,
@@ -23,7 +24,7 @@ def content(
 ) -> QuestionContent:
     """A standing question of a site, or a client's."""
     owner = owner_of("client", client) if ad_hoc else owner_of("site", site)
-    return QuestionContent(owner, question_id, text or f"{question_id}?", answer_type, risk=risk)
+    return QuestionContent(owner, question_id, text or f"{question_id}?", answer_type, options, risk)
 
 
 def asked(question_id: str, deadline_s: float, *, ad_hoc: bool = False, client: str = CLIENT) -> AskedQuery:
@@ -45,6 +46,7 @@ def published(question: QuestionContent | str) -> Question:
         question_id=known.question_id,
         text=known.text,
         answer_type=known.answer_type,
+        options=known.options,
         risk=known.risk,
     )
 
@@ -52,4 +54,4 @@ def published(question: QuestionContent | str) -> Question:
 def ask_message(question: QuestionContent | str) -> Ask:
     """A client's question as it publishes it."""
     known = content(question, ad_hoc=True) if isinstance(question, str) else question
-    return Ask(query_id=known.question_id, text=known.text, answer_type=known.answer_type)
+    return Ask(query_id=known.question_id, text=known.text, answer_type=known.answer_type, options=known.options)
