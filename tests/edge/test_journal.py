@@ -191,7 +191,7 @@ CREATE TABLE ask (
     told INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX undecided ON ask (asked_s) WHERE terminal IS NULL;
-INSERT INTO ask VALUES ('q1', 'gate', 'Is there a car?', 'yes_no', 30000, 1800000000.0, 'lb/v1/reply/me/q1', NULL, NULL, 0);
+INSERT INTO ask VALUES ('q1', 'gate', 'Is there a car?', 'yes_no', 30000, 1800000000.0, NULL, NULL, NULL, 0);
 PRAGMA user_version = 1;
 """
 
