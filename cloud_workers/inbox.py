@@ -21,7 +21,6 @@ def subscriptions(worker: str, pool: str) -> tuple[Subscription, ...]:
         Subscription(topics.family_filter(Family.QUESTION), qos=1),
         Subscription(topics.family_filter(Family.ASK), qos=1),
         Subscription(f"{topics.ROOT}/{Family.STATUS}/worker/+"),
-        Subscription(f"{topics.ROOT}/{Family.STATUS}/edge/+"),
         Subscription(f"{topics.ROOT}/{Family.STATUS}/edge/+", qos=1),
         Subscription(topics.load_filter(pool)),
         Subscription(topics.inbox_filter(worker)),

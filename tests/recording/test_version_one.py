@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from typer.testing import CliRunner
 
@@ -17,17 +18,20 @@ from latentbus.replay.run import replay_verbatim
 from pipeline.recording.inspection import Inspection, inspect_logs
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogReader, open_logs
+from pipeline.recording.replay_plan import ReplayFrame
 from pipeline.recording.traffic import read_traffic
 from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings
 from schemas import topics, wire
-from schemas.messages import Question
+from schemas.messages import Ask, Chunk, Open, Question
 from schemas.types import AnswerType, Outcome
 from tests.integration.conftest import PATIENCE_S
 from tests.recording.fleet_log import demo_log
 from tests.recording.golden_log import path_of
 from tests.recording.messages import write_log
+from tests.recording.recorded_frames import FrameLog, ref
 from tests.recording.test_replay import Listener, quiet
+from tests.recording.test_replay_plan import plan_of
 
 FLEET, AGAIN = path_of("v1_fleet"), path_of("v1_fleet_again")
 
@@ -148,6 +152,53 @@ def test_old_and_new_queries_meet_in_a_comparison(tmp_path: Path) -> None:
     assert json.loads(same.read_text())["compared"] == 9
     runner.invoke(app, ["compare", str(both), str(new), "--json", str(only)])
     assert json.loads(only.read_text())["compared"] == 4
+
+
+def in_version_one(logged: LoggedMessage) -> LoggedMessage:
+    """A message of version 2 as version 1 had it, as far as that could say it."""
+    topic, message = wire.decode_publish(logged.topic, logged.payload)
+    old_topic = logged.topic.replace("lb/v2/", "lb/v1/")
+    match message:
+        case Open():
+            queries = [(query.question_id, query.remaining_ms, query.ad_hoc) for query in message.queries]
+            fields = [message.frame, message.attempt, message.fingerprint, queries, message.stop, message.payload]
+            return replace(logged, topic=old_topic, payload=msgpack.packb([1, int(message.kind), *fields]))
+        case Chunk():
+            return replace(logged, topic=old_topic, payload=logged.payload[:1] + b"\x01" + logged.payload[2:])
+        case Question():
+            old = json.loads(logged.payload)
+            kept = {name: old[name] for name in ("question_id", "text", "answer_type", "deadline_ms", "risk")}
+            old_topic = f"lb/v1/question/{message.question_id}"
+        case Ask():
+            old = json.loads(logged.payload)
+            kept = {name: old[name] for name in ("query_id", "text", "answer_type", "deadline_ms")}
+            old_topic = f"lb/v1/ask/{topic.name('camera')}"
+        case _:
+            kept = json.loads(logged.payload)
+            kept.pop("versions")
+    return replace(logged, topic=old_topic, payload=json.dumps({**kept, "v": 1}).encode())
+
+
+def test_frames_of_version_one_are_planned_as_those_of_version_two() -> None:
+    log = FrameLog()
+    log.edge("north", "gate")
+    log.question("car", "Is there a car?")
+    log.open(1.0, "gate", 4, ref("car", 9_600, "Is there a car?"))
+    log.chunk(1.2, "gate", 4, 3, 8)
+    log.ask(2.0, "gate", "q1", "How many cars?")
+    log.open(2.1, "gate", 5, ref("q1", 19_900, "How many cars?", ad_hoc=True))
+    old = FrameLog(messages=[in_version_one(message) for message in log.messages])
+    plans = [plan_of(either) for either in (log, old)]
+
+    assert all(message.topic.startswith("lb/v1/") for message in old.messages)
+    first, second = ([item for item in plan.items if isinstance(item, ReplayFrame)] for plan in plans)
+    assert [(f.time_ns, f.site, f.camera, f.frame, f.queries) for f in second] == [
+        (f.time_ns, f.site, f.camera, f.frame, f.queries) for f in first
+    ]
+    assert [f.latent.payload(0, f.latent.available) for f in second] == [
+        f.latent.payload(0, f.latent.available) for f in first
+    ]
+    assert plans[1].shortfalls == plans[0].shortfalls
 
 
 @pytest.mark.broker
