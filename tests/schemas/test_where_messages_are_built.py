@@ -1,0 +1,79 @@
+"""Every place that builds a message of the wire, and why what it is built from cannot fail validation there.
+
+A message that a process builds from input and that is none would be a bug of ours that a peer can call. Whoever adds a
+place says here what bounds its fields, and tests it with input at those bounds.
+"""
+
+from __future__ import annotations
+
+import ast
+
+from schemas import messages
+from schemas.messages import BINARY_MESSAGES, JSON_MESSAGES
+from tests.source_names import PACKAGES, ROOT, parse
+
+BUILT = {message.__name__ for message in (*BINARY_MESSAGES, *JSON_MESSAGES)}
+
+PLACES: dict[str, str] = {
+    "pipeline.protocol.edge_voice": "names and texts are those of messages and settings with the same types; attempts "
+    "end at MAX_ATTEMPTS, remaining times at a day, ranges at the latent count, queries at 64; the encoder refuses "
+    "latents that no message carries; reasons through as_reason (tests.protocol.test_message_bounds, tests.fuzz)",
+    "pipeline.protocol.worker_voice": "names, frames and attempts are those of the open; leases and waits are clamped, "
+    "looks capped, scores checked and texts cut before; targets are rungs above the prefix; no empty request for texts; "
+    "reasons through as_reason (tests.protocol.test_message_bounds, tests.fuzz)",
+    "edge_nodes.asks": "identities from the ask's topic, reasons through as_reason",
+    "edge_nodes.site": "status: at most MAX_CAMERAS_PER_SITE cameras by the settings' type; receipts: as_reason",
+    "edge_nodes.questions": "settings have the types of the message",
+    "edge_nodes.node": "the will: names of the settings",
+    "edge_nodes.journal": "a row of the disk: what fails is dropped with its row (tests.edge.test_journal)",
+    "cloud_workers.status": "names and numbers of settings",
+    "latentbus.record": "a checked name",
+    "latentbus.replay.virtual_site": "the plan has at most MAX_CAMERAS_PER_SITE cameras a site "
+    "(tests.recording.test_replay_plan)",
+    "pipeline.recording.replay_planner": "a question or ask of the log with names that have the types of the message",
+    "pipeline.recording.workload": "a question of the log, or a text of one of its messages",
+    "pipeline.recording.remap": "a message of the log with another checked camera name",
+    "pipeline.recording.redaction": "placeholders as many as characters, other ones for each option "
+    "(tests.recording.test_redaction)",
+    "pipeline.codec.wire_bytes": "constants; payloads are cut to what a message carries (tests.codec.test_wire_bytes)",
+    "latentbus.fleet_view": "a status as it came, but offline",
+    "latentbus.chaos.reader": "questions of the command itself",
+    "latentbus.demo.comparison": "frames of the demo's own run",
+}
+"""By module. Arguments of commands become messages through :func:`latentbus.arguments.made_of`, whose error is typed."""
+
+BESIDE = ("pipeline.simulation.", "training.", "latentbus.attack.", "latentbus.bench.")
+"""The simulator, training, the attacker and benchmarks: a mistake there ends a command of the developer's."""
+
+
+def _builds(tree: ast.Module) -> bool:
+    """Whether a module calls a message class, or changes a message without validation."""
+    imported: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == messages.__name__:
+            imported |= {alias.asname or alias.name for alias in node.names if alias.name in BUILT}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func
+        if isinstance(called, ast.Name) and called.id in imported:
+            return True
+        if isinstance(called, ast.Attribute):
+            named = isinstance(called.value, ast.Name) and called.value.id in imported
+            if named and called.attr in ("model_validate", "model_construct"):
+                return True
+            if imported and called.attr == "model_copy":
+                return True
+    return False
+
+
+def test_every_place_that_builds_a_message_says_what_bounds_it() -> None:
+    found: set[str] = set()
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            if module.startswith(BESIDE) or module == messages.__name__:
+                continue
+            if _builds(parse(path)):
+                found.add(module)
+    assert found == set(PLACES)
