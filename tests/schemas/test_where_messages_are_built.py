@@ -19,10 +19,12 @@ PLACES: dict[str, str] = {
     "end at MAX_ATTEMPTS, remaining times at a day, ranges at the latent count, queries at 64; the encoder refuses "
     "latents that no message carries; reasons through as_reason (tests.protocol.test_message_bounds, tests.fuzz)",
     "pipeline.protocol.worker_voice": "names, frames and attempts are those of the open; leases and waits are clamped, "
-    "looks capped, scores checked and texts cut before; targets are rungs above the prefix; no empty request for texts; "
+    "looks capped, scores checked and texts cut before; targets are rungs above the prefix; requests name texts; "
     "reasons through as_reason (tests.protocol.test_message_bounds, tests.fuzz)",
     "edge_nodes.asks": "identities from the ask's topic, reasons through as_reason",
-    "edge_nodes.site": "status: at most MAX_CAMERAS_PER_SITE cameras by the settings' type; receipts: as_reason",
+    "edge_nodes.ask_intake": "receipts: ids that have the form of a name, reasons through as_reason",
+    "edge_nodes.standing_questions": "receipts: ids from the topic, reasons through as_reason",
+    "edge_nodes.site": "status: at most MAX_CAMERAS_PER_SITE cameras by the settings' type",
     "edge_nodes.questions": "settings have the types of the message",
     "edge_nodes.node": "the will: names of the settings",
     "edge_nodes.journal": "a row of the disk: what fails is dropped with its row (tests.edge.test_journal)",
@@ -40,7 +42,7 @@ PLACES: dict[str, str] = {
     "latentbus.chaos.reader": "questions of the command itself",
     "latentbus.demo.comparison": "frames of the demo's own run",
 }
-"""By module. Arguments of commands become messages through :func:`latentbus.arguments.made_of`, whose error is typed."""
+"""By module. Arguments of commands become messages through ``latentbus.arguments.made_of``, whose error is typed."""
 
 BESIDE = ("pipeline.simulation.", "training.", "latentbus.attack.", "latentbus.bench.")
 """The simulator, training, the attacker and benchmarks: a mistake there ends a command of the developer's."""
