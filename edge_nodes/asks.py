@@ -5,13 +5,17 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
 
+from edge_nodes.client_budgets import ClientBudgets
 from edge_nodes.clock import Clock
 from edge_nodes.journal import Admission, JournalThread, StoredAsk
+from edge_nodes.outbox import outcome_wire_bytes, reply_wire_bytes
 from pipeline.logs import get_logger
 from pipeline.protocol.effects import AskedQuery, ReplyTo
+from schemas.errors import ArtifactError
 from schemas.identity import owner_of
 from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.printable import as_reason
@@ -23,6 +27,9 @@ NO_FRAME_SEQUENCE = 2**32 - 1
 """Sequence in the frame id of an outcome whose question never met a frame."""
 
 _NO_FRAME = FrameId(0, NO_FRAME_SEQUENCE)
+
+RETRY_S: Final = 10.0
+"""Between two attempts to store what a disk did not take."""
 
 Terminal = Answer | QueryOutcome
 Report = Callable[[QueryOutcome, Callable[[], None]], None]
@@ -40,6 +47,17 @@ class _OpenAsk:
     edge_replies: bool = False
 
 
+@dataclass(slots=True)
+class _Unstored:
+    """An end that the disk has not taken. Memory answers who asks again; a further restart would not know it.
+
+    There is at most one for each question that is undecided on disk, of which the journal has a bounded number.
+    """
+
+    terminal: Terminal
+    told: bool
+
+
 class AskDesk:
     """Takes ad-hoc questions in, hands them to the next frame, and keeps the client informed.
 
@@ -48,6 +66,7 @@ class AskDesk:
         clock: the edge's clock.
         boot: this process start, for outcomes without a frame.
         cameras: cameras of the site.
+        budgets: what each client may cost.
         report: publishes an outcome.
         reply: publishes to a client.
         wake: called with a camera that shall take a frame now.
@@ -64,6 +83,7 @@ class AskDesk:
         *,
         boot: int,
         cameras: Collection[str],
+        budgets: ClientBudgets,
         report: Report,
         reply: Reply,
         wake: Callable[[str], None],
@@ -74,10 +94,12 @@ class AskDesk:
         self._clock = clock
         self._boot = boot
         self._cameras = cameras
+        self._budgets = budgets
         self._report = report
         self._reply = reply
         self._wake = wake
         self._open: dict[str, _OpenAsk] = {}
+        self._unstored: dict[str, _Unstored] = {}
         self._closed_because = ""
         self._spawn = spawn
 
@@ -85,7 +107,43 @@ class AskDesk:
 
     async def restore(self) -> None:
         """Take up what an earlier process left: open questions wait for a frame again, untold outcomes are told."""
-        for stored in await self._journal.unfinished():
+        await self._take_up(await self._journal.unfinished())
+
+    async def keep_journal(self, path: Path | None = None) -> None:
+        """Store what the disk did not take at first, until cancelled.
+
+        Args:
+            path: the file, where the journal is in memory because it could not be opened.
+        """
+        while True:
+            await self._clock.sleep(RETRY_S)
+            if path is not None and await self._move_to(path):
+                path = None
+            await self.store_again()
+
+    async def store_again(self) -> None:
+        """Try once more to store what the disk did not take."""
+        try:
+            for query_id, unstored in list(self._unstored.items()):
+                await self._journal.decide(query_id, unstored.terminal, told=unstored.told)
+                if unstored.told:
+                    await self._journal.told(query_id)
+                del self._unstored[query_id]
+                self.counters["stored_late"] += 1
+        except sqlite3.Error:
+            return  # said when it began
+
+    async def _move_to(self, path: Path) -> bool:
+        try:
+            found = await self._journal.move_to(path)
+        except ArtifactError:
+            return False  # said when it began
+        _log.info("ad-hoc questions are kept on disk again", path=str(path))
+        await self._take_up(found)
+        return True
+
+    async def _take_up(self, unfinished: Collection[StoredAsk]) -> None:
+        for stored in unfinished:
             self.counters["restored"] += 1
             if isinstance(stored.terminal, QueryOutcome):
                 self._tell(stored.terminal, stored.reply_to)
@@ -111,11 +169,15 @@ class AskDesk:
         if reason := self._closed():
             self._refuse(asked, reason)
             return
+        max_of_client = self._budgets.of(client).open_asks
         try:
-            admission, stored = await self._journal.admit(camera, client, ask, reply_to)
+            admission, stored = await self._journal.admit(camera, client, ask, reply_to, max_of_client=max_of_client)
         except sqlite3.Error as error:
-            _log.error("an ad-hoc question cannot be stored", query=asked.query_id, problem=str(error))
-            self._refuse(asked, "the edge cannot store questions")
+            self._not_stored("an ad-hoc question cannot be stored", asked.query_id, error)
+            if asked.query_id in self._open or asked.query_id in self._unstored:
+                self._running(asked)  # a refusal would be a second end of it
+            else:
+                self._refuse(asked, "the edge cannot store questions")
             return
         self.counters[admission.value] += 1
         match admission:
@@ -125,17 +187,28 @@ class AskDesk:
                 else:
                     self._enter(stored)
             case Admission.RUNNING:
-                known = self._open.get(stored.query_id)
-                if known is not None:
-                    # The workers know the reply topic of the first time; only the edge knows this one for sure.
-                    known.edge_replies = known.edge_replies or known.stored.reply_to != stored.reply_to
+                self._running(stored)
             case Admission.DECIDED:
                 if reply_to is not None and stored.terminal is not None:
-                    self._reply(stored.terminal, reply_to)
+                    self._reply_charged(stored.terminal, reply_to)
             case Admission.CONFLICT:
                 self._refuse(asked, "the query id stands for another question", public=False)
             case Admission.FULL:
                 self._refuse(asked, "too many open questions")
+            case Admission.CLIENT_FULL:
+                self._refuse(asked, f"{max_of_client} questions of this client have no outcome yet: wait for some")
+
+    def refuse(self, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None, reason: str) -> None:
+        """Tell a client that its question is not taken in, if its budget still allows that."""
+        self._refuse(StoredAsk(ask, camera, client, 0.0, reply_to, None), reason)
+
+    def refuse_unreadable(self, camera: str, client: str, query_id: str, reason: str) -> None:
+        """Say on the outcome topic that a message was no question, under the id that it seems to have."""
+        asked = StoredAsk(Ask(query_id=query_id, text="?"), camera, client, 0.0, None, None)
+        if asked.query_id in self._open or asked.query_id in self._unstored:
+            self.counters["unreadable_repeated"] += 1  # the question of this id has its own end to come
+        else:
+            self._refuse(asked, reason)
 
     # ---- questions meet a frame -------------------------------------------------------------------------------------
 
@@ -174,15 +247,20 @@ class AskDesk:
         """
         ask = self._open.pop(terminal.query_id, None)
         reply_to = None if ask is None else ask.stored.reply_to
+        # Known in memory until the disk has it: who asks again meanwhile is told.
+        unstored = self._unstored.setdefault(terminal.query_id, _Unstored(terminal, published))
         try:
             stored = await self._journal.decide(terminal.query_id, terminal, told=published)
-            reply_to = stored.reply_to if stored is not None else reply_to
         except sqlite3.Error as error:
-            _log.error("the end of an ad-hoc question cannot be stored", query=terminal.query_id, problem=str(error))
+            self._not_stored("the end of an ad-hoc question cannot be stored", terminal.query_id, error)
+        else:
+            reply_to = stored.reply_to if reply_to is None and stored is not None else reply_to
+            if unstored.told == published:
+                self._unstored.pop(terminal.query_id, None)
         if not published and isinstance(terminal, QueryOutcome):
             self._tell(terminal, reply_to)
         elif reply_to is not None and ask is not None and ask.edge_replies:
-            self._reply(terminal, reply_to)
+            self._reply_charged(terminal, reply_to)
 
     def next_wake_s(self) -> float | None:
         """When :meth:`expire` is due next."""
@@ -210,6 +288,25 @@ class AskDesk:
         """Why nothing new is taken in; empty while it is."""
         return self._closed_because
 
+    def _running(self, stored: StoredAsk) -> None:
+        """A question is asked again that has no end on disk."""
+        known, unstored = self._open.get(stored.query_id), self._unstored.get(stored.query_id)
+        if known is not None:
+            # The workers know the reply topic of the first time; only the edge knows this one for sure.
+            known.edge_replies = known.edge_replies or known.stored.reply_to != stored.reply_to
+            known.stored = replace(known.stored, reply_to=stored.reply_to or known.stored.reply_to)
+        elif unstored is not None:
+            if stored.reply_to is not None:
+                self._reply_charged(unstored.terminal, stored.reply_to)
+        else:
+            self._enter(stored, edge_replies=True)
+
+    def _not_stored(self, what: str, query_id: str, error: sqlite3.Error) -> None:
+        self.counters["not_stored"] += 1
+        count = self.counters["not_stored"]
+        if count == 10 ** (len(str(count)) - 1):
+            _log.error(what, query=query_id, problem=str(error), count=count, fix="free space on the disk of state_dir")
+
     def _enter(self, stored: StoredAsk, *, edge_replies: bool = False) -> None:
         deadline_s = self._clock.now_s() + stored.remaining_s
         self._open[stored.query_id] = _OpenAsk(stored, deadline_s, edge_replies=edge_replies)
@@ -221,6 +318,11 @@ class AskDesk:
     def _refuse(self, asked: StoredAsk, reason: str, *, public: bool = True) -> None:
         self.counters["refused"] += 1
         outcome = self._outcome(asked, Outcome.FAILED, reason)
+        wire_bytes = outcome_wire_bytes(outcome) if public else 0
+        wire_bytes += 0 if asked.reply_to is None else reply_wire_bytes(outcome, asked.reply_to)
+        if not self._budgets.say(asked.client, wire_bytes):
+            self.counters["refused_silently"] += 1
+            return
         if public:
             self._report(outcome, lambda: None)
         if asked.reply_to is not None:
@@ -240,15 +342,28 @@ class AskDesk:
         )
 
     def _tell(self, outcome: QueryOutcome, reply_to: ReplyTo | None) -> None:
-        self._report(outcome, lambda: self._mark_told(outcome.query_id))
+        self._budgets.charge(_client_of(outcome), outcome_wire_bytes(outcome))
+        self._report(outcome, lambda: self._mark_told(outcome))
         if reply_to is not None:
-            self._reply(outcome, reply_to)
+            self._reply_charged(outcome, reply_to)
 
-    def _mark_told(self, query_id: str) -> None:
-        self._spawn(self._store_told(query_id), f"told {query_id}")
+    def _reply_charged(self, terminal: Terminal, reply_to: ReplyTo) -> None:
+        self._budgets.charge(_client_of(terminal), reply_wire_bytes(terminal, reply_to))
+        self._reply(terminal, reply_to)
 
-    async def _store_told(self, query_id: str) -> None:
+    def _mark_told(self, outcome: QueryOutcome) -> None:
+        if (unstored := self._unstored.get(outcome.query_id)) is not None:
+            unstored.told = True
+        else:
+            self._spawn(self._store_told(outcome), f"told {outcome.query_id}")
+
+    async def _store_told(self, outcome: QueryOutcome) -> None:
         try:
-            await self._journal.told(query_id)
+            await self._journal.told(outcome.query_id)
         except sqlite3.Error as error:
-            _log.error("the end of an ad-hoc question cannot be stored", query=query_id, problem=str(error))
+            self._not_stored("the end of an ad-hoc question cannot be stored", outcome.query_id, error)
+            self._unstored[outcome.query_id] = _Unstored(outcome, told=True)
+
+
+def _client_of(terminal: Terminal) -> str:
+    return terminal.owner.removeprefix("client/")

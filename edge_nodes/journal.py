@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pipeline.logs import get_logger
 from pipeline.protocol.effects import ReplyTo
+from pipeline.settings import MAX_OPEN_ASKS
 from pipeline.work_thread import WorkThread
 from schemas import topics, wire
 from schemas.errors import ArtifactError, WireError
@@ -28,8 +29,6 @@ from schemas.types import AnswerType
 
 _log = get_logger(__name__)
 
-MAX_OPEN = 256
-"""Undecided ad-hoc questions of a site; a further one is refused with a reason."""
 MAX_DECIDED = 1024
 """Decided ones that are kept to answer a client that asks again."""
 
@@ -53,10 +52,11 @@ CREATE TABLE ask (
 CREATE INDEX undecided ON ask (asked_s) WHERE terminal IS NULL;
 """
 
-_COLUMNS = {
+_COLUMNS = (
     "query_id", "camera", "client", "ask_id", "text", "answer_type", "options", "deadline_ms", "asked_s", "reply_topic",
     "correlation_data", "terminal", "told",
-}  # fmt: skip
+)  # fmt: skip
+"""In the order of the table."""
 
 _Row = tuple[str, str, str, str, str, str, str, int, float, str | None, bytes | None, bytes | None, int]
 
@@ -71,6 +71,9 @@ class Admission(Enum):
     CONFLICT = "conflict"
     """The query id stands for another question."""
     FULL = "full"
+    """The site has no room for further questions."""
+    CLIENT_FULL = "client_full"
+    """This client has as many without an outcome as it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,28 +120,50 @@ class AskJournal:
     def __init__(self, path: Path | None, *, wall_s: Callable[[], float] = time.time) -> None:
         self._wall_s = wall_s
         self.counters: Counter[str] = Counter()
-        if path is None:
-            self._database = _open(":memory:")
-            return
+        self._database = _open(":memory:") if path is None else self._opened(path)
+
+    def move_to(self, path: Path) -> list[StoredAsk]:
+        """Go on in a file that could not be used before; what is in memory goes there, and wins.
+
+        Returns:
+            Questions of an earlier process that the file holds and that are undecided or untold.
+
+        Raises:
+            ArtifactError: the file still cannot be used; everything stays where it is.
+        """
+        rows = self._database.execute("SELECT * FROM ask").fetchall()
+        database = self._opened(path)
+        try:
+            with database:
+                names, places = ", ".join(_COLUMNS), ", ".join("?" * len(_COLUMNS))
+                database.executemany(f"INSERT OR REPLACE INTO ask ({names}) VALUES ({places})", rows)  # noqa: S608
+        except sqlite3.Error as error:
+            database.close()
+            raise ArtifactError(str(path), f"cannot be written: {error}; free some space") from error
+        self._database.close()
+        self._database = database
+        known = {row[0] for row in rows}
+        return [stored for stored in self.unfinished() if stored.query_id not in known]
+
+    def _opened(self, path: Path) -> sqlite3.Connection:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 version = _version(str(path))
                 if version in (0, _VERSION):
-                    self._database = _open(str(path))
-                else:
-                    self._set_aside(path, f"v{version}", "the journal of ad-hoc questions is of another version")
+                    return _open(str(path))
+                return self._set_aside(path, f"v{version}", "the journal of ad-hoc questions is of another version")
             except sqlite3.OperationalError as error:
                 # Locked, read-only, full, a failing device: the file itself may be good.
                 if not any(word in str(error) for word in _DAMAGE):
                     raise
-                self._set_aside(path, "damaged", "the journal of ad-hoc questions is damaged")
+                return self._set_aside(path, "damaged", "the journal of ad-hoc questions is damaged")
             except (sqlite3.DatabaseError, ValueError, TypeError, OverflowError):
-                self._set_aside(path, "damaged", "the journal of ad-hoc questions is damaged")
+                return self._set_aside(path, "damaged", "the journal of ad-hoc questions is damaged")
         except (OSError, sqlite3.Error) as error:
             raise ArtifactError(str(path), f"cannot be opened: {error}; give a writable edge.state_dir") from error
 
-    def _set_aside(self, path: Path, suffix: str, what: str) -> None:
+    def _set_aside(self, path: Path, suffix: str, what: str) -> sqlite3.Connection:
         """Keep a file for whoever wants to look, and begin a new one: it must not keep a site dark."""
         aside, number = path.with_suffix(f".{suffix}"), 1
         while aside.exists():
@@ -150,30 +175,45 @@ class AskJournal:
             part = path.with_name(f"{path.name}{ending}")
             if part.exists():
                 part.replace(aside.with_name(f"{aside.name}{ending}"))
-        self._database = _open(str(path))
+        return _open(str(path))
 
-    def admit(self, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None) -> tuple[Admission, StoredAsk]:
+    def admit(
+        self, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None, *, max_of_client: int = MAX_OPEN_ASKS
+    ) -> tuple[Admission, StoredAsk]:
         """Store a question; when this returns, it is on disk.
 
+        Args:
+            camera: whom it is asked of.
+            client: who asks.
+            ask: the question.
+            reply_to: where the client wants the answer.
+            max_of_client: undecided questions that this client may have.
+
         Raises:
-            sqlite3.Error: it could not be stored.
+            sqlite3.Error: it could not be stored. One that is known already is found all the same.
         """
         query_id = ad_hoc_query_id(camera, client, ask.query_id)
         known = self._get(query_id)
         if known is None:
             stored = StoredAsk(ask, camera, client, ask.deadline_ms / 1000, reply_to, None)
-            if self._count_undecided() >= MAX_OPEN:
+            if self._count_undecided() >= MAX_OPEN_ASKS:
                 return Admission.FULL, stored
+            if self._count_undecided(client) >= max_of_client:
+                return Admission.CLIENT_FULL, stored
             self._insert(stored)
             return Admission.NEW, stored
         if known.ask.content(client) != ask.content(client):
             return Admission.CONFLICT, StoredAsk(ask, camera, client, 0.0, reply_to, None)
-        if reply_to is not None:
-            with self._database:
-                self._database.execute(
-                    "UPDATE ask SET reply_topic = ?, correlation_data = ? WHERE query_id = ?",
-                    (reply_to.topic, reply_to.correlation_data, query_id),
-                )
+        if reply_to is not None and reply_to != known.reply_to:
+            try:
+                with self._database:
+                    self._database.execute(
+                        "UPDATE ask SET reply_topic = ?, correlation_data = ? WHERE query_id = ?",
+                        (reply_to.topic, reply_to.correlation_data, query_id),
+                    )
+            except sqlite3.Error:
+                # It is stored, with its earlier address: that it cannot be changed is no reason to say nothing.
+                self.counters["addresses_not_stored"] += 1
             known = replace(known, reply_to=reply_to)
         return Admission.RUNNING if known.terminal is None else Admission.DECIDED, known
 
@@ -238,8 +278,10 @@ class AskJournal:
                 ),
             )
 
-    def _count_undecided(self) -> int:
-        (count,) = self._database.execute("SELECT count(*) FROM ask WHERE terminal IS NULL").fetchone()
+    def _count_undecided(self, client: str | None = None) -> int:
+        (count,) = self._database.execute(
+            "SELECT count(*) FROM ask WHERE terminal IS NULL AND client = coalesce(?, client)", (client,)
+        ).fetchone()
         return int(count)
 
     def _get(self, query_id: str) -> StoredAsk | None:
@@ -322,9 +364,15 @@ class JournalThread:
             thread.end()
             raise
 
-    async def admit(self, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None) -> tuple[Admission, StoredAsk]:
+    async def move_to(self, path: Path) -> list[StoredAsk]:
+        """See :meth:`AskJournal.move_to`."""
+        return await self._thread.call(self._journal.move_to, path)
+
+    async def admit(
+        self, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None, *, max_of_client: int = MAX_OPEN_ASKS
+    ) -> tuple[Admission, StoredAsk]:
         """See :meth:`AskJournal.admit`."""
-        return await self._thread.call(self._journal.admit, camera, client, ask, reply_to)
+        return await self._thread.call(self._journal.admit, camera, client, ask, reply_to, max_of_client=max_of_client)
 
     async def decide(self, query_id: str, terminal: Answer | QueryOutcome, *, told: bool) -> StoredAsk | None:
         """See :meth:`AskJournal.decide`."""
@@ -370,7 +418,7 @@ def _open(path: str) -> sqlite3.Connection:
         (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             raise sqlite3.DatabaseError(found)
-        if {row[1] for row in database.execute("PRAGMA table_info(ask)")} != _COLUMNS:
+        if {row[1] for row in database.execute("PRAGMA table_info(ask)")} != set(_COLUMNS):
             raise sqlite3.DatabaseError("the table has other columns")
         for _ in database.execute("SELECT * FROM ask"):
             pass

@@ -13,6 +13,7 @@ Everything but decoding, encoding and the disk runs on one event loop, so the se
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -47,18 +48,23 @@ from pipeline.recording.node_log import NodeLog, node_log
 from pipeline.runtime import EXIT_NOT_DRAINED, Stop
 from pipeline.settings import EdgeSettings, LatentbusSettings
 from schemas import topics, wire
-from schemas.errors import ArtifactError, ConfigError, ConnectionLostError, SourceError
+from schemas.errors import ArtifactError, BusError, ConfigError, ConnectionLostError, SourceError
 from schemas.messages import Status
 
 _log = get_logger(__name__)
 
 RECEIVE_BATCH: Final = 64
 """Messages handled before the loop may turn to something else: at about 0.1 ms each, far under a stall of 50 ms."""
-ASK_WINDOW: Final = 64
+ASK_WINDOW: Final = 256
 """Ad-hoc questions that the broker may deliver before one is on disk."""
 SESSION_EXPIRY_S: Final = 300
 """How long the broker keeps ad-hoc questions for an edge whose link is down. All else is QoS 0 and is not kept."""
 CONNECT_LOG_S: Final = 10.0
+_CLIENT_COUNTS: Final = {
+    "wire_bytes": "Bytes on the uplink that a client caused: acknowledgements, refusals, replies",
+    "asks_refused": "Ad-hoc questions of a client beyond its budget",
+    "silent": "What a client was not told, because its budget was spent",
+}
 FLUSH_RESERVE_S: Final = 3.0
 """Of the drain time, for the outcomes of what did not finish."""
 
@@ -90,12 +96,13 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
         codec_dir = edge.codec or bundled_codec_dir()
         encoder = await EncoderThread.load(codec_dir, threads=edge.threads)
         owned.push_async_callback(encoder.close)
+        unopened: Path | None = None
         try:
             journal = await JournalThread.open(_journal_path(edge))
         except ArtifactError as error:
             # A full or read-only disk must not keep a site dark; what it costs is said.
-            _log.error("ad-hoc questions are kept in memory alone and do not survive a restart", problem=str(error))
-            journal = await JournalThread.open(None)
+            _log.error("ad-hoc questions are kept in memory until their file can be opened", problem=str(error))
+            journal, unopened = await JournalThread.open(None), _journal_path(edge)
         owned.push_async_callback(journal.close)
         frame_log = None
         if edge.frame_log is not None:
@@ -119,6 +126,7 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             encoder=encoder,
             first_prefix=FirstPrefix(edge.first_prefix, codec_dir, encoder.spec, edge.uplink_kbps),
             journal=journal,
+            unopened_journal=unopened,
             clock=clock,
             frame_log=frame_log,
             log=log,
@@ -139,6 +147,7 @@ class _Node:
         encoder: EncoderThread,
         first_prefix: FirstPrefix,
         journal: JournalThread,
+        unopened_journal: Path | None,
         clock: Clock,
         frame_log: FrameLog | None,
         log: NodeLog | None,
@@ -150,6 +159,7 @@ class _Node:
         self._encoder = encoder
         self._first_prefix = first_prefix
         self._journal = journal
+        self._journal_path = unopened_journal
         self._clock = clock
         self._frame_log = frame_log
         self._thinning = Thinning()
@@ -199,7 +209,8 @@ class _Node:
                 "uplink": self._uplink.run(),
                 "timers": site.timers(),
                 "heartbeat": site.heartbeat(),
-                "questions": site.publish_questions(),
+                "questions": site.keep_questions(),
+                "journal": site.desk.keep_journal(self._journal_path),
             }
             if self._frame_log is not None:
                 background["frame log"] = self._frame_log.run()
@@ -207,7 +218,7 @@ class _Node:
             cameras = [
                 group.create_task(capture.run(), name=f"capture[{name}]") for name, capture in self._captures.items()
             ]
-            await self._start(stop)
+            await self._start(stop, site)
             await first_of(stop.wait(), _all_done(cameras))
             stop.request()
             drained = await self._drain(site, cameras, stop.drain_timeout_s)
@@ -216,15 +227,16 @@ class _Node:
         site.problems.summarise()
         return 0 if drained else EXIT_NOT_DRAINED
 
-    async def _start(self, stop: Stop) -> None:
+    async def _start(self, stop: Stop, site: Site) -> None:
         """Wait for the connection and the first camera, or the request to stop."""
         await first_of(stop.wait(), self._connected())
         await first_of(stop.wait(), listen_for_older_peers(self._bus))
+        await first_of(stop.wait(), look_for_other_sites(self._bus))
         await first_of(stop.wait(), self._first_camera())
         if stop.requested:
             return
         stop.set_ready()
-        self._metrics.ready.set(1)
+        self._metrics.ready.set_function(lambda: float(site.pool_problems.fits))
         _log.info("ready", cameras=list(self._captures), boot=f"{self._boot:08x}")
 
     async def _first_camera(self) -> None:
@@ -298,6 +310,14 @@ class _Node:
         metrics = self._metrics
         metrics.watch_counters("edge_events", "Events of the edge session", "event", lambda: site.session.counters)
         metrics.watch_counters("asks", "Ad-hoc questions by what they met", "kind", lambda: site.desk.counters)
+        for kind, documentation in _CLIENT_COUNTS.items():
+            metrics.watch_counters(
+                f"client_{kind}", documentation, "client", functools.partial(site.budgets.counts, kind)
+            )
+        metrics.watch_counters(
+            "frames_rejected", "Frames that a worker can never answer", "reason", lambda: site.pool_problems.rejected
+        )
+        metrics.watch_gauge("pool_fits", "0 while the pool has another codec", lambda: float(site.pool_problems.fits))
         metrics.watch_counters("uplink_problems", "Publishes that went wrong", "kind", lambda: self._uplink.counters)
         metrics.watch_counters("messages_dropped", "Bad messages by kind", "kind", lambda: site.problems.counts)
         metrics.watch_counters(
@@ -327,6 +347,7 @@ class _Node:
             "kind",
             lambda: self._thinning.counters,
         )
+        metrics.watch_gauges("edge_tables", "Entries of what the edge session keeps", "table", site.session.sizes)
         metrics.watch_gauge(
             "standing_share",
             "Share of the standing slots that is taken; under 1: overload",
@@ -355,7 +376,9 @@ def _subscriptions(edge: EdgeSettings) -> list[Subscription]:
         *(Subscription(topics.control_topic(camera)) for camera in edge.cameras),
         *(Subscription(topics.answer_topic(camera)) for camera in edge.cameras),
         *(Subscription(topics.ask_filter(camera), qos=1) for camera in edge.cameras),
-        Subscription(topics.question_filter(edge.site), no_local=True),
+        # At QoS 1, so that a deletion reaches an edge whose link is down for a while; own words come back as well,
+        # which tells the order of the broker.
+        Subscription(topics.question_filter(edge.site), qos=1),
         Subscription(topics.family_filter(topics.Family.STATUS).replace("/+/+", "/worker/+")),
         Subscription(topics.status_topic("edge", edge.site)),
     ]
@@ -370,6 +393,23 @@ def _without_credentials(edge: EdgeSettings) -> EdgeSettings:
 
 def _journal_path(edge: EdgeSettings) -> Path | None:
     return None if edge.state_dir is None else edge.state_dir / f"asks-{edge.site}.sqlite3"
+
+
+async def look_for_other_sites(bus: Bus) -> None:
+    """Read the retained statuses of all edges once: names of cameras are unique in a fleet.
+
+    A broker with roles refuses it; there the register keeps the names apart.
+
+    Args:
+        bus: connected; what comes is received by whoever reads it.
+    """
+    edges = topics.family_filter(topics.Family.STATUS).replace("/+/+", "/edge/+")
+    try:
+        await bus.subscribe(Subscription(edges))
+        # Each later status of each other site would cost the downlink some 400 bytes a minute.
+        await bus.unsubscribe(edges)
+    except BusError as error:
+        _log.debug("cameras of other sites are not looked at", problem=str(error))
 
 
 async def _all_done(futures: Sequence[asyncio.Future[Any]]) -> None:

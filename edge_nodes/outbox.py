@@ -5,12 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from edge_nodes.uplink import Uplink
+from edge_nodes.uplink import CHARGE_TLS, Uplink
+from pipeline.bus.wire_cost import publish_property_bytes, publish_wire_bytes
 from pipeline.protocol.departures import Departure, Lane
 from pipeline.protocol.effects import ReplyTo, SendKeyFrame, SendOpen, SendToWorker
-from schemas import topics
+from schemas import topics, wire
 from schemas.errors import ConnectionLostError
 from schemas.messages import Answer, Message, QueryOutcome, Question, Receipt, Status
+
+
+def outcome_wire_bytes(outcome: QueryOutcome) -> int:
+    """What it costs the uplink to tell everyone how a query ended."""
+    topic = topics.outcome_topic(outcome.camera)
+    return publish_wire_bytes(topic, len(wire.encode(outcome)), 1, tls=CHARGE_TLS)
+
+
+def reply_wire_bytes(message: Answer | QueryOutcome | Receipt, reply_to: ReplyTo) -> int:
+    """What it costs the uplink to tell a client something on its reply topic."""
+    property_bytes = publish_property_bytes(correlation_data=reply_to.correlation_data)
+    size_bytes = len(wire.encode(message))
+    return publish_wire_bytes(reply_to.topic, size_bytes, 1, tls=CHARGE_TLS, property_bytes=property_bytes)
 
 
 class Outbox:
@@ -169,8 +183,9 @@ class Outbox:
                 label="receipt",
                 topic=reply_to.topic,
                 stamp=_always(receipt),
-                qos=0,
+                qos=1,
                 correlation_data=reply_to.correlation_data,
+                until_sent=True,
             )
         )
 
@@ -194,12 +209,21 @@ class Outbox:
             )
         )
 
-    async def question(self, question: Question) -> None:
-        """Publish a retained question; returns when the broker has it, or will not have it from this edge."""
-        decided = asyncio.Event()
+    async def question(self, question: Question, *, clears: bool = False) -> bool:
+        """Publish a retained question, or delete it there.
 
-        def done(_result: bool | Exception) -> None:
-            decided.set()
+        Args:
+            question: the question.
+            clears: delete it.
+
+        Returns:
+            True once the broker has it; False when it will not have it from this edge.
+        """
+        decided: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def done(result: bool | Exception) -> None:
+            if not decided.done():
+                decided.set_result(not isinstance(result, Exception))
 
         self._uplink.send(
             Departure(
@@ -210,11 +234,12 @@ class Outbox:
                 stamp=_always(question),
                 qos=1,
                 retain=True,
+                clears=clears,
                 until_sent=True,
                 done=done,
             )
         )
-        await decided.wait()
+        return await decided
 
 
 def _always(message: Message) -> Callable[[float], Message | None]:

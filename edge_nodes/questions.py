@@ -1,19 +1,24 @@
 """The standing questions of a site: what its settings say, and what operators said on the bus.
 
-Who wins, for each question id:
+Who rules, for each question id (docs/decisions/0021-standing-questions.md):
 
 1. An operator's question that the broker retains, whatever the settings say. It may add a question, change one, move it
    to other cameras of the site, or pause it (no cameras).
 2. The settings.
 
-An operator who deletes the retained question takes back what was said on the bus. One that the settings have as well
-is paused by it: the edge publishes it anew with no cameras, so that a restart does not bring it back. The bus says
-nothing about sources, paths or credentials.
+An operator who deletes the retained question takes back what was said on the bus. One that the settings have as well is
+paused by it: the edge publishes it with no cameras, so that a restart does not bring it back. Deleting that pause gives
+the question back to the settings. The bus says nothing about sources, paths or credentials.
+
+The broker is the store: the edge puts there what it asks, and takes away what it does not. What it receives of a topic
+is in the order of the broker, its own words included, so both agree in the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
 
 from pipeline.logs import get_logger
 from pipeline.protocol.effects import AskedQuery
@@ -22,6 +27,26 @@ from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.messages import Question
 
 _log = get_logger(__name__)
+
+MAX_STANDING_QUESTIONS: Final = 512
+"""Question ids of a site, those of the settings included; an operator's further one is refused."""
+MIN_DEADLINE_MS: Final = 100
+"""As in the settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of what came on a question's topic.
+
+    Attributes:
+        accepted: whether it took effect.
+        reason: why not, or what it changed.
+        ours: the edge's own word, which came back; nobody waits for a receipt.
+    """
+
+    accepted: bool
+    reason: str
+    ours: bool = False
 
 
 class QuestionBoard:
@@ -32,6 +57,7 @@ class QuestionBoard:
 
     Attributes:
         operator_questions: questions that an operator's word rules, by id.
+        settled: everything that the broker retains has come.
     """
 
     def __init__(self, settings: EdgeSettings) -> None:
@@ -53,61 +79,13 @@ class QuestionBoard:
             name: camera.questions for name, camera in settings.cameras.items()
         }
         self.operator_questions: dict[str, Question] = {}
-        self._retained: dict[str, Question] = {}
-        self._settled = False
+        self.settled = False
+        # What the broker retains, None where it is no question.
+        self._retained: dict[str, Question | None] = {}
+        # What this edge has published and not read back.
+        self._published: dict[str, Question | None] = {}
 
-    def refusal(self, question: Question) -> str:
-        """Why this site cannot ask a question; empty when it can."""
-        unknown = sorted(set(question.cameras or ()) - set(self._cameras))
-        if unknown:
-            return f"no camera {', '.join(unknown)} at this site; it has {', '.join(self._cameras)}"
-        if question.deadline_ms < 100:
-            return f"a deadline of {question.deadline_ms} ms is shorter than 100 ms"
-        full = [
-            camera
-            for camera in question.cameras or ()
-            if len(self._ids(camera) - {question.question_id}) >= MAX_QUERIES_PER_FRAME
-        ]
-        return f"camera {full[0]} has {MAX_QUERIES_PER_FRAME} questions already" if full else ""
-
-    def receive(self, question_id: str, question: Question | None) -> Question | None:
-        """A question as its topic has it; None when it was deleted there.
-
-        Args:
-            question_id: from the topic.
-            question: one that :meth:`refusal` has nothing against.
-
-        Returns:
-            What the edge has to publish, so that it lasts.
-        """
-        if question is None:
-            return self._deleted(question_id)
-        if question.set_by == "settings":
-            # Our own word, of this process or the one before; only its absence or another text means anything.
-            self._retained[question_id] = question
-            if self._settled and self.operator_questions.pop(question_id, None) is not None:
-                _log.info("a standing question is the settings' again", question=question_id)
-            return None
-        if question != self.operator_questions.get(question_id):
-            _log.info(
-                "a standing question was set on the bus",
-                question=question_id,
-                text=question.text,
-                cameras=question.cameras,
-            )
-        self.operator_questions[question_id] = question
-        return None
-
-    def settle(self) -> list[Question]:
-        """Everything that was retained has come: the questions to publish. Empty when called again."""
-        if self._settled:
-            return []
-        self._settled = True
-        return [
-            own
-            for question_id, own in self._own.items()
-            if question_id not in self.operator_questions and self._retained.get(question_id) != own
-        ]
+    # ---- what is asked ----------------------------------------------------------------------------------------------
 
     def asks(self, camera: str) -> bool:
         """Whether a camera has any standing question."""
@@ -129,6 +107,116 @@ class QuestionBoard:
             for question in list(questions)[:MAX_QUERIES_PER_FRAME]
         ]
 
+    # ---- what the broker has ----------------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """A connection is made: the broker sends what it retains anew, and may have lost some of it."""
+        self.settled = False
+        self._retained.clear()
+        self._published.clear()
+
+    def receive(self, question_id: str, question: Question | None, *, retained: bool = False) -> Verdict:
+        """A question as its topic has it; None when it was deleted there.
+
+        Args:
+            question_id: from the topic.
+            question: what it says.
+            retained: the broker had it before this edge subscribed.
+        """
+        if not retained and question_id in self._published and self._published[question_id] == question:
+            del self._published[question_id]
+            self._keep(question_id, question)
+            return Verdict(True, "", ours=True)
+        self._keep(question_id, question)
+        if question is None:
+            return self._deleted(question_id)
+        if question.set_by == "settings":
+            # Of the process before this one: it changes nothing, and is replaced if the settings say something else.
+            return Verdict(retained, "set_by settings is the edge's own word; leave it out")
+        if refusal := self._refusal(question):
+            return Verdict(False, refusal)
+        if question != self.operator_questions.get(question_id):
+            _log.info(
+                "a standing question was set on the bus",
+                question=question_id,
+                text=question.text,
+                cameras=question.cameras,
+                differs_from_settings=question_id in self._own,
+            )
+        self.operator_questions[question_id] = question
+        asked_of = [camera for camera in self._cameras if question_id in self._ids(camera)]
+        return Verdict(True, f"asked of {', '.join(asked_of)}" if asked_of else "paused: asked of no camera")
+
+    def unreadable(self, question_id: str) -> None:
+        """What the topic has is no question."""
+        self._retained[question_id] = None
+
+    def settle(self) -> list[str]:
+        """Everything that was retained has come.
+
+        Returns:
+            Ids of questions that the broker does not have as they are asked; see :meth:`wanted`.
+        """
+        self.settled = True
+        for camera in self._cameras:
+            if left_out := sorted(self._ids(camera))[MAX_QUERIES_PER_FRAME:]:
+                _log.warning(
+                    "a camera has more standing questions than fit one frame", camera=camera, not_asked=left_out
+                )
+        ids = dict.fromkeys((*self._own, *self.operator_questions, *self._retained))
+        return [question_id for question_id in ids if self.differs(question_id)]
+
+    def wanted(self, question_id: str) -> Question | None:
+        """What the broker shall retain; None for nothing."""
+        return self.operator_questions.get(question_id) or self._own.get(question_id)
+
+    def differs(self, question_id: str) -> bool:
+        """Whether the broker has something else than :meth:`wanted`."""
+        wanted = self.wanted(question_id)
+        if question_id in self._retained:
+            return self._retained[question_id] != wanted or wanted is None
+        return wanted is not None
+
+    def publishes(self, question_id: str) -> Question | None:
+        """The edge publishes what is wanted, and will read it back; returns it."""
+        wanted = self.wanted(question_id)
+        self._published[question_id] = wanted
+        return wanted
+
+    def published(self, question_id: str, question: Question | None, *, refused: bool) -> None:
+        """The broker has a publish, or will not have it: then it is not tried again until something comes."""
+        if refused:
+            self._published.pop(question_id, None)
+        self._keep(question_id, question)
+
+    # ---- internals --------------------------------------------------------------------------------------------------
+
+    def _keep(self, question_id: str, question: Question | None) -> None:
+        if question is None:
+            self._retained.pop(question_id, None)
+        else:
+            self._retained[question_id] = question
+
+    def _refusal(self, question: Question) -> str:
+        """Why this site cannot ask a question; empty when it can."""
+        question_id = question.question_id
+        known = self.wanted(question_id) is not None
+        if not known and len(self._own.keys() | self.operator_questions.keys()) >= MAX_STANDING_QUESTIONS:
+            return f"the site has {MAX_STANDING_QUESTIONS} standing questions"
+        unknown = sorted(set(question.cameras or ()) - set(self._cameras))
+        if unknown:
+            return f"no camera {', '.join(unknown)} at this site; it has {', '.join(self._cameras)}"
+        if question.cameras is None and not self._by_settings(question_id):
+            return f"the settings ask it of no camera: name some in cameras; the site has {', '.join(self._cameras)}"
+        if question.deadline_ms < MIN_DEADLINE_MS:
+            return f"a deadline of {question.deadline_ms} ms is shorter than {MIN_DEADLINE_MS} ms"
+        full = [
+            camera
+            for camera in question.cameras or ()
+            if len(self._ids(camera) - {question_id}) >= MAX_QUERIES_PER_FRAME
+        ]
+        return f"camera {full[0]} has {MAX_QUERIES_PER_FRAME} questions already" if full else ""
+
     def _ids(self, camera: str) -> set[str]:
         by_settings = set(self._asked_by_settings.get(camera, ()))
         for question_id, question in self.operator_questions.items():
@@ -140,15 +228,21 @@ class QuestionBoard:
                 by_settings.discard(question_id)
         return by_settings
 
-    def _deleted(self, question_id: str) -> Question | None:
-        self._retained.pop(question_id, None)
-        was_set = self.operator_questions.pop(question_id, None) is not None
+    def _by_settings(self, question_id: str) -> bool:
+        return any(question_id in asked for asked in self._asked_by_settings.values())
+
+    def _deleted(self, question_id: str) -> Verdict:
+        was = self.operator_questions.pop(question_id, None)
         own = self._own.get(question_id)
-        if not self._settled or (own is None and not was_set):
-            return None
-        _log.info("a standing question was deleted on the bus and is asked no more", question=question_id)
         if own is None:
-            return None
-        paused = own.model_copy(update={"cameras": (), "set_by": "operator"})
-        self.operator_questions[question_id] = paused
-        return paused
+            if was is not None:
+                _log.info("a standing question was deleted on the bus and is asked no more", question=question_id)
+            return Verdict(was is not None, "asked no more" if was else "this site has no such question")
+        if was is not None and was.cameras == ():
+            _log.info(
+                "a pause was deleted on the bus: a standing question is the settings' again", question=question_id
+            )
+            return Verdict(True, "the settings rule again")
+        _log.info("a standing question was deleted on the bus and is paused", question=question_id)
+        self.operator_questions[question_id] = own.model_copy(update={"cameras": (), "set_by": "operator"})
+        return Verdict(True, "paused, since the settings have it; delete it once more and they rule again")

@@ -7,16 +7,20 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edge_nodes.ask_intake import AskIntake
 from edge_nodes.asks import AskDesk
 from edge_nodes.capture import first_of
+from edge_nodes.client_budgets import ClientBudgets
 from edge_nodes.clock import Clock
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix, first_latents
 from edge_nodes.journal import JournalThread
 from edge_nodes.observer import EdgeObserver, OfferedFrame
 from edge_nodes.outbox import Outbox
+from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.questions import QuestionBoard
 from edge_nodes.sources import CapturedFrame
+from edge_nodes.standing_questions import StandingQuestions
 from edge_nodes.uplink import Uplink
 from pipeline.bus.base import ConnectionChange, Inbound
 from pipeline.codec.key_frame_policy import KeyFramePolicy
@@ -26,7 +30,6 @@ from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import (
     AskedQuery,
     EdgeEffect,
-    ReplyTo,
     SendKeyFrame,
     SendOpen,
     SendToWorker,
@@ -34,11 +37,10 @@ from pipeline.protocol.effects import (
 )
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.thinning import Thinning
-from pipeline.reply_to import reply_to
 from pipeline.settings import EdgeSettings
 from schemas import topics, wire
-from schemas.errors import RemoteError
-from schemas.limits import MAX_CORRELATION_BYTES, MAX_QUERIES_PER_FRAME, MAX_RECEIPT_CHARS
+from schemas.errors import CameraNameError, RemoteError
+from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.messages import (
     Accept,
     Answer,
@@ -47,21 +49,17 @@ from schemas.messages import (
     NeedText,
     QueryOutcome,
     Question,
-    Receipt,
     Refine,
     Reject,
     RejectReason,
     Status,
 )
-from schemas.printable import as_reason
 from schemas.types import FrameId
 
 _log = get_logger(__name__)
 
 HEARTBEAT_S = 60.0
 """Between two statuses of an edge that nothing happened to; each costs the uplink some 400 bytes."""
-MAX_ASKS_BEING_STORED = 256
-"""Asks between their arrival and the disk."""
 
 
 @dataclass(slots=True)
@@ -91,6 +89,8 @@ class Site:
         session: the protocol machine.
         desk: ad-hoc questions.
         board: standing questions.
+        budgets: what each client may cost.
+        pool_problems: why the pool can answer nothing.
         problems: what peers did wrong, logged once per kind.
     """
 
@@ -125,15 +125,37 @@ class Site:
         self.problems = OncePerKind(_log)
         self.containment = containment
         self.board = QuestionBoard(settings)
+        self.budgets = ClientBudgets(settings, clock)
+        self.pool_problems = PoolProblems(settings.pool, encoder.spec.fingerprint4.hex())
         self.desk = AskDesk(
             journal,
             clock,
             boot=boot,
             cameras=settings.cameras.keys(),
+            budgets=self.budgets,
             report=self._outbox.report,
             reply=self._outbox.reply,
             wake=self._wake_for_ask(wake_camera),
             spawn=self._spawn,
+        )
+        self._intake = AskIntake(
+            settings,
+            self.desk,
+            self.budgets,
+            self._outbox,
+            problems=self.problems,
+            acknowledge=uplink.acknowledge,
+            spawn=self._spawn,
+            clock=clock,
+        )
+        self._questions = StandingQuestions(
+            settings.site,
+            self.board,
+            self._outbox,
+            self.budgets,
+            problems=self.problems,
+            spawn=self._spawn,
+            clock=clock,
         )
         self.session = EdgeSession(
             EdgeProtocolSettings(),
@@ -147,11 +169,11 @@ class Site:
         self._thinning = thinning
         self._in_work: dict[tuple[str, FrameId], _FrameInWork] = {}
         self._connected = asyncio.Event()
+        self._new_connection = asyncio.Event()
         self._heard_own_status = asyncio.Event()
         self._questions_are_out = asyncio.Event()
         self._rearm = asyncio.Event()
         self._wake_s: float | None = None
-        self._asks_being_stored = 0
         self._decided = asyncio.Event()
 
     # ---- from the broker --------------------------------------------------------------------------------------------
@@ -167,7 +189,8 @@ class Site:
             try:
                 self._message(event, now_s)
             except RemoteError as error:
-                self.problems.remote_error(family, error, topic=event.topic)
+                with self.containment.around(f"receive/{family}"):
+                    self._bad_message(family, event, error)
                 self._uplink.acknowledge(event)
             except Exception as error:  # noqa: BLE001 - it ends this message, not the site
                 self._uplink.acknowledge(event)
@@ -179,6 +202,9 @@ class Site:
         self._uplink.connection(change.connected)
         if change.connected:
             _log.info("connected", generation=change.generation, session_resumed=change.session_resumed)
+            self.board.connected()
+            self._heard_own_status.clear()
+            self._new_connection.set()
             self._connected.set()
             self.send_status()
         else:
@@ -190,9 +216,11 @@ class Site:
         match message:
             case Ask():
                 # Acknowledged when it is stored, not before.
-                self._ask(inbound, topic.name("camera"), topic.name("client"), message)
+                self._intake.receive(inbound, topic.name("camera"), topic.name("client"), message)
                 return
             case Accept() | Refine() | Busy() | Reject() | NeedText():
+                if isinstance(message, Reject):
+                    self.pool_problems.reject(message)
                 if isinstance(message, NeedText):
                     self.desk.texts_requested(message.digests)
                 elif isinstance(message, Reject) and message.reason is RejectReason.KEY_FRAME:
@@ -202,65 +230,38 @@ class Site:
                 self.session.receive_control(topic.name("camera"), message, now_s)
             case Answer():
                 self._first_prefix.answered(message)
+                self.pool_problems.answer(message)
                 self.session.receive_answer(message, now_s)
             case Question():
-                self._question(inbound, message)
+                self._questions.receive(inbound, message.question_id, message)
             case Status(kind="worker"):
+                self.pool_problems.worker_status(message)
                 self.session.receive_worker_status(message, now_s, retained=inbound.retain)
-            case Status() if message.id == self._settings.site and message.boot == self._boot:
-                self._heard_own_status.set()
+            case Status(kind="edge") if message.id == self._settings.site:
+                # A retained one is of the connection before.
+                if message.boot == self._boot and not inbound.retain:
+                    self._heard_own_status.set()
+            case Status(kind="edge", online=True):
+                self._other_site(message)
             case None if topic.family is topics.Family.QUESTION:
-                lasting = self.board.receive(topic.name("question_id"), None)
-                if lasting is not None:
-                    self._spawn(self._outbox.question(lasting), f"question {lasting.question_id}")
+                self._questions.receive(inbound, topic.name("question_id"), None)
             case _:
                 pass  # a status that is not for us
         self._uplink.acknowledge(inbound)
 
-    def _question(self, inbound: Inbound, question: Question) -> None:
-        reason = self.board.refusal(question)
-        if reason:
-            self.problems.report("question/refused", f"question {question.question_id}: {reason}")
+    def _bad_message(self, family: str, inbound: Inbound, error: RemoteError) -> None:
+        if family == topics.Family.ASK:
+            self._intake.unreadable(inbound, error)
+        elif family == topics.Family.QUESTION:
+            self._questions.unreadable(inbound, error)
         else:
-            self.board.receive(question.question_id, question)
-        if question.set_by == "operator" and not inbound.retain:
-            self._receipt(inbound, question.question_id, reason)
+            self.problems.remote_error(family, error, topic=inbound.topic)
 
-    def _receipt(self, inbound: Inbound, about: str, reason: str) -> None:
-        """Tell the sender of a message what became of it, if it has said where."""
-        if inbound.response_topic is None or len(inbound.correlation_data or b"") > MAX_CORRELATION_BYTES:
-            return
-        try:
-            topic = topics.parse(inbound.response_topic)
-        except RemoteError:
-            return
-        if topic.family is topics.Family.REPLY:
-            said = as_reason(reason, MAX_RECEIPT_CHARS)
-            receipt = Receipt(site=self._settings.site, about=about, accepted=not reason, reason=said)
-            self._outbox.receipt(receipt, ReplyTo(inbound.response_topic, inbound.correlation_data))
-
-    def _ask(self, inbound: Inbound, camera: str, client: str, ask: Ask) -> None:
-        if camera not in self._settings.cameras:
-            # The broker may keep a subscription of an earlier process, which had this camera.
-            self.problems.report("ask/camera", "an ad-hoc question to a camera that this site does not have")
-        elif inbound.retain:
-            # Commands are never retained: this one would be asked again after each reconnect, for ever.
-            self.problems.report("ask/retained", "an ad-hoc question was published with the retain flag", camera=camera)
-        elif self._asks_being_stored >= MAX_ASKS_BEING_STORED:
-            self.problems.report("ask/flood", "more ad-hoc questions at once than the edge can store", camera=camera)
-        else:
-            address = reply_to(inbound, client, ask.query_id)
-            self._asks_being_stored += 1
-            self._spawn(self._store(inbound, camera, client, ask, address), f"ask {client}/{ask.query_id}")
-            return
-        self._uplink.acknowledge(inbound)
-
-    async def _store(self, inbound: Inbound, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None) -> None:
-        try:
-            await self.desk.receive(camera, client, ask, reply_to)
-        finally:
-            self._asks_being_stored -= 1
-        self._uplink.acknowledge(inbound)
+    def _other_site(self, status: Status) -> None:
+        """Another site says which cameras it has; on a broker without roles nobody has kept their names apart."""
+        for camera in sorted(set(status.cameras) & set(self._settings.cameras)):
+            error = CameraNameError(camera, self._settings.site, status.id)
+            self.problems.report("status/camera", str(error), about=f"{status.id}/{camera}", camera=camera)
 
     # ---- from the cameras (FrameTaker) ------------------------------------------------------------------------------
 
@@ -365,17 +366,19 @@ class Site:
             await self._connected.wait()
             self.send_status()
 
-    async def publish_questions(self, patience_s: float = 5.0) -> None:
-        """Publish the standing questions that the broker does not retain as the settings have them.
+    async def keep_questions(self, patience_s: float = 5.0) -> None:
+        """After each connection, publish the standing questions that the broker has not as they are asked.
 
-        Frames wait for it: a worker that meets an unknown question asks for its text, which costs the uplink more.
-        A broker sends what it retains when it grants a subscription, so before it answers anything that comes later:
-        once the edge has read its own status back, it has seen every retained question.
+        Frames wait for the first time: a worker that meets an unknown question asks for its text, which costs the
+        uplink more. A broker sends what it retains when it grants a subscription, so before it answers anything that
+        comes later: once the edge has read its own status back, it has seen every retained question.
         """
-        await self._connected.wait()
-        await first_of(self._heard_own_status.wait(), self._clock.sleep(patience_s))
-        await asyncio.gather(*(self._outbox.question(question) for question in self.board.settle()))
-        self._questions_are_out.set()
+        while True:
+            await self._new_connection.wait()
+            self._new_connection.clear()
+            await first_of(self._heard_own_status.wait(), self._clock.sleep(patience_s))
+            await self._questions.settle()
+            self._questions_are_out.set()
 
     async def finished(self) -> None:
         """Wait until the session has no undecided query."""

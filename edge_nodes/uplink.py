@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_nodes.clock import Clock
 from pipeline.bus.base import Bus, Inbound, Qos
-from pipeline.bus.wire_cost import puback_wire_bytes, publish_property_bytes, publish_wire_bytes
+from pipeline.bus.wire_cost import PUBACK_BYTES, publish_property_bytes, publish_wire_bytes, transport_wire_bytes
 from pipeline.containment import Containment
 from pipeline.logs import OncePerKind, get_logger
 from pipeline.protocol.bucket import UplinkBucket
@@ -25,6 +26,15 @@ _log = get_logger(__name__)
 CONCURRENT_PUBLISHES = 64
 """QoS 1 publishes that wait for their PUBACK at a time: 64 open messages of 400 bytes fill a satellite round trip of
 0.6 s at 340 kbps, and a slower uplink needs fewer."""
+
+ACKNOWLEDGE_SHARE = 0.5
+"""Share of the uplink that acknowledgements may take, whatever comes: who has more to acknowledge lets the broker wait,
+whose queue is bounded."""
+ACKNOWLEDGE_TOGETHER = 128
+"""Acknowledgements that wait for one another at most. One by itself costs 78 bytes, of 128 each one costs less than
+five: headers weigh more than 4 bytes of MQTT."""
+ACKNOWLEDGE_WAIT_S = 0.25
+"""Wait of the first of several that came close together."""
 
 CHARGE_TLS = True
 """Bytes are charged as on a TLS connection even when this one is not: production links are, so numbers compare."""
@@ -86,6 +96,9 @@ class Uplink:
         self.counters: Counter[str] = self._queue.counters
         self._slots = asyncio.Semaphore(CONCURRENT_PUBLISHES)
         self._in_flight = 0
+        self._unacknowledged: list[Inbound] = []
+        self._acknowledge_s = self._acknowledge_many_s = -math.inf
+        self._acknowledging: asyncio.Task[None] | None = None
         self._connected = False
         self._work = asyncio.Event()
         self._moved = asyncio.Event()
@@ -110,12 +123,50 @@ class Uplink:
     def connection(self, connected: bool) -> None:
         """The connection came or went; without one everything waits."""
         self._connected = connected
+        if not connected:
+            self._unacknowledged.clear()  # the next connection brings them again
         self._wake()
 
     def acknowledge(self, inbound: Inbound) -> None:
-        """Acknowledge a message to the broker; its PUBACK is charged."""
-        if self._bus.acknowledge(inbound) and inbound.qos:
-            self._left(Sent(None, "puback", None, 0, puback_wire_bytes(CHARGE_TLS), self._clock.now_s()))
+        """Acknowledge a message to the broker; its PUBACK is charged.
+
+        Under a flood acknowledgements wait and leave together, so that they never take the whole uplink.
+        """
+        if not inbound.qos:
+            self._bus.acknowledge(inbound)
+            return
+        self._unacknowledged.append(inbound)
+        many = len(self._unacknowledged) >= ACKNOWLEDGE_TOGETHER
+        if self._clock.now_s() >= (self._acknowledge_many_s if many else self._acknowledge_s):
+            self._acknowledge_all()
+        elif self._acknowledging is None:
+            self._acknowledging = asyncio.get_running_loop().create_task(self._acknowledge_later(), name="acknowledge")
+
+    async def _acknowledge_later(self) -> None:
+        try:
+            while self._unacknowledged:
+                now_s = self._clock.now_s()
+                if now_s >= self._acknowledge_s:
+                    self._acknowledge_all()
+                else:
+                    await self._clock.sleep(self._acknowledge_s - now_s)
+        finally:
+            self._acknowledging = None
+
+    def _acknowledge_all(self) -> None:
+        """Acknowledge what waits, and say when the next ones may leave."""
+        due, self._unacknowledged = self._unacknowledged, []
+        # Acknowledgements leave in the order of arrival: all of them together with the first, which is settled last.
+        sent = sum(self._bus.acknowledge(inbound) for inbound in reversed(due))
+        if not sent:
+            return
+        now_s = self._clock.now_s()
+        wire_bytes = transport_wire_bytes(sent * PUBACK_BYTES, tls=CHARGE_TLS)
+        self._left(Sent(None, "puback", None, 0, wire_bytes, now_s))
+        takes_s = self._bucket.time_s(wire_bytes)
+        self._acknowledge_many_s = self._acknowledge_s = now_s + takes_s / ACKNOWLEDGE_SHARE
+        if sent > 1 and takes_s:
+            self._acknowledge_s = max(self._acknowledge_s, now_s + ACKNOWLEDGE_WAIT_S)
 
     async def room(self, camera: str) -> None:
         """Wait until no open message of this camera waits: a frame taken then is fresh when it leaves."""
@@ -124,11 +175,19 @@ class Uplink:
 
     async def idle(self) -> None:
         """Wait until nothing waits and the broker has had its word on everything."""
+        self._acknowledge_all()
         while self.unsent:
             await self._next_move()
 
     async def run(self) -> None:
         """Send what is queued, until cancelled."""
+        try:
+            await self._send_in_turn()
+        finally:
+            if self._acknowledging is not None:
+                self._acknowledging.cancel()
+
+    async def _send_in_turn(self) -> None:
         async with asyncio.TaskGroup() as publishes:
             while True:
                 await self._work.wait()
@@ -172,7 +231,7 @@ class Uplink:
             self.counters[f"withdrawn_{departure.label}_decided"] += 1
             return None
         try:
-            payload = wire.encode(message)
+            payload = b"" if departure.clears else wire.encode(message)
         except WireSizeError as error:
             self._failed(departure, error)
             return None

@@ -30,6 +30,9 @@ MAX_CAMERAS_PER_SITE = 128
 MAX_INTERVAL_S = 86_400.0
 MAX_UPLINK_KBPS = 10_000_000.0
 MAX_BATCH_FRAMES = 1_024
+MAX_OPEN_ASKS = 256
+"""Undecided ad-hoc questions of a site; a further one is refused with a reason."""
+MAX_NAMED_BUDGETS = 256
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Threads = Annotated[int, Field(ge=1, le=256)]
@@ -144,6 +147,19 @@ class EdgeRecordingSettings(RecordingSettings):
     """Deposit the whole latent of every frame that is asked about, in the log only: the uplink does not carry it."""
 
 
+class ClientBudgetSettings(_Section):
+    """What one client may cost a site."""
+
+    asks_per_s: Annotated[float, Field(ge=0.001, le=10_000)] = 2.0
+    """Ad-hoc questions a second, in the long run; further ones are refused."""
+    burst_asks: Annotated[int, Field(ge=1, le=100_000)] = 60
+    """Ad-hoc questions at once."""
+    open_asks: Annotated[int, Field(ge=1, le=MAX_OPEN_ASKS)] = 64
+    """Ad-hoc questions without an outcome; the site has room for 256 of all clients."""
+    kbps: Annotated[float, Field(ge=0.1, le=MAX_UPLINK_KBPS)] = 8.0
+    """Rate of what it causes on the uplink: acknowledgements, refusals, replies. Beyond it refusals are silent."""
+
+
 class EdgeSettings(_Section):
     """A site: one edge process, whose cameras share one uplink."""
 
@@ -162,6 +178,12 @@ class EdgeSettings(_Section):
     cameras: Annotated[dict[Name, CameraSettings], Field(min_length=1, max_length=MAX_CAMERAS_PER_SITE)]
     questions: dict[Name, QuestionSettings] = Field(default_factory=dict)
     """Standing questions by id. The id travels with every frame, the text only once: keep ids short."""
+    client_budget: ClientBudgetSettings = Field(default_factory=ClientBudgetSettings)
+    """What each client may cost this site."""
+    client_budgets: Annotated[dict[Name, ClientBudgetSettings], Field(max_length=MAX_NAMED_BUDGETS)] = Field(
+        default_factory=dict
+    )
+    """Budgets of clients that ask for many people, by name: gateways and operators."""
     state_dir: Path | None = None
     """Folder of what must survive a restart (ad-hoc questions not yet answered); null keeps nothing."""
     metrics_port: Port | None = None

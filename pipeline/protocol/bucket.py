@@ -29,6 +29,10 @@ class UplinkBucket:
         """Time until the next message may leave; 0 for now."""
         return max(0.0, self._empty_s - self._burst_s - now_s)
 
+    def time_s(self, size_bytes: int) -> float:
+        """Time that so many bytes take; 0 without a limit."""
+        return 0.0 if self._bytes_per_s is None else size_bytes / self._bytes_per_s
+
     def charge(self, size_bytes: int, now_s: float) -> None:
         """Something leaves, or left without asking (an acknowledgement)."""
         if self._bytes_per_s is not None:

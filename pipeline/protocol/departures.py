@@ -41,6 +41,7 @@ class Departure:
         stamp: the message as it leaves at the given time; None when there is nothing to send any more.
         qos: MQTT quality of service, 0 or 1.
         retain: MQTT retain flag.
+        clears: the payload is empty, which deletes what is retained; the message only says what that was.
         frame: frame that it is about.
         correlation_data: MQTT 5 CorrelationData.
         open_follows: the open message of its frame is queued when it leaves.
@@ -58,6 +59,7 @@ class Departure:
     stamp: Callable[[float], Message | None] = field(repr=False, compare=False)
     qos: int = 0
     retain: bool = False
+    clears: bool = False
     frame: FrameId | None = None
     correlation_data: bytes | None = None
     open_follows: bool = False

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from edge_nodes.asks import NO_FRAME_SEQUENCE, AskDesk
+from edge_nodes.client_budgets import ClientBudgets
 from edge_nodes.journal import AskJournal, JournalThread
 from pipeline.protocol.effects import ReplyTo
+from pipeline.settings import CameraSettings, ClientBudgetSettings, EdgeSettings
 from schemas.identity import ad_hoc_query_id
 from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.types import FrameId, Outcome
@@ -49,8 +51,16 @@ def answer(query_id: str = "q1") -> Answer:
 class Desk:
     """A desk and what it said."""
 
-    def __init__(self, journal: AskJournal) -> None:
+    def __init__(self, journal: AskJournal, budget: ClientBudgetSettings | None = None) -> None:
         self.clock = SkippingClock()
+        self.budgets = ClientBudgets(
+            EdgeSettings(
+                site="depot",
+                cameras={"gate": CameraSettings(source="test:1")},
+                client_budget=budget or ClientBudgetSettings(),
+            ),
+            self.clock,
+        )
         self.reported: list[QueryOutcome] = []
         self.broker_has_it: list[Callable[[], None]] = []
         self.replied: list[tuple[ReplyTo, Answer | QueryOutcome]] = []
@@ -62,6 +72,7 @@ class Desk:
             self.clock,
             boot=BOOT,
             cameras={"gate", "yard"},
+            budgets=self.budgets,
             report=self._report,
             reply=lambda message, to: self.replied.append((to, message)),
             wake=self.woken.append,
@@ -186,7 +197,7 @@ async def test_equal_ids_of_two_clients_and_two_cameras_are_three_questions(site
 
 
 async def test_a_disk_that_fails_is_told_to_the_client(site: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(site.journal._journal, "admit", full)

@@ -141,7 +141,7 @@ def test_equal_ids_of_two_clients_or_at_two_cameras_are_different_questions(path
 
 
 def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "MAX_OPEN", 3)
+    monkeypatch.setattr(journal_module, "MAX_OPEN_ASKS", 3)
     monkeypatch.setattr(journal_module, "MAX_DECIDED", 2)
     wall = Wall()
     journal = AskJournal(None, wall_s=wall)

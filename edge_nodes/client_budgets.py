@@ -1,0 +1,92 @@
+"""What each client may cost a site: asks, and the bytes on the uplink that they cause.
+
+A client is the last level of the ask's topic, which a secured broker ties to a certificate. Who is not named in
+``edge.client_budgets`` has ``edge.client_budget``: the edge cannot see which of them are gateways or operators.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+from typing import Final
+
+from edge_nodes.clock import Clock
+from edge_nodes.uplink import CHARGE_TLS
+from pipeline.bus.wire_cost import puback_wire_bytes
+from pipeline.settings import ClientBudgetSettings, EdgeSettings
+from pipeline.token_bucket import TokenBucket
+
+MAX_CLIENTS: Final = 1024
+"""Clients whose budgets are known; the one that was silent longest is forgotten, and has a whole budget again."""
+BURST_S: Final = 8.0
+"""A client may cause so much of its bytes at once, in seconds of their rate."""
+
+
+@dataclass(slots=True)
+class _Client:
+    asks: TokenBucket
+    bytes: TokenBucket
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class ClientBudgets:
+    """Budgets by client.
+
+    Args:
+        settings: the edge section.
+        clock: the edge's clock.
+    """
+
+    def __init__(self, settings: EdgeSettings, clock: Clock) -> None:
+        self._default = settings.client_budget
+        self._named = settings.client_budgets
+        self._clock = clock
+        self._clients: OrderedDict[str, _Client] = OrderedDict()
+
+    def of(self, client: str) -> ClientBudgetSettings:
+        """The budget of a client."""
+        return self._named.get(client, self._default)
+
+    def ask(self, client: str) -> bool:
+        """Whether a client may ask now. The acknowledgement of its message is charged in any case."""
+        known, now_s = self._known(client), self._clock.now_s()
+        self._charge(known, puback_wire_bytes(CHARGE_TLS), now_s)
+        if known.asks.take(1, now_s):
+            return True
+        known.counts["asks_refused"] += 1
+        return False
+
+    def say(self, client: str, wire_bytes: int) -> bool:
+        """Whether the edge may tell a client something of this size that it need not be told; it is charged then."""
+        known, now_s = self._known(client), self._clock.now_s()
+        if known.bytes.take(wire_bytes, now_s):
+            known.counts["wire_bytes"] += wire_bytes
+            return True
+        known.counts["silent"] += 1
+        return False
+
+    def charge(self, client: str, wire_bytes: int) -> None:
+        """A client is told what it must be told: its outcomes."""
+        self._charge(self._known(client), wire_bytes, self._clock.now_s())
+
+    def counts(self, kind: str) -> dict[str, float]:
+        """By client: ``wire_bytes`` that were charged, ``asks_refused``, and what it was not told (``silent``)."""
+        return {name: known.counts[kind] for name, known in self._clients.copy().items()}
+
+    def _charge(self, known: _Client, wire_bytes: int, now_s: float) -> None:
+        known.bytes.charge(wire_bytes, now_s)
+        known.counts["wire_bytes"] += wire_bytes
+
+    def _known(self, client: str) -> _Client:
+        known = self._clients.get(client)
+        if known is None:
+            budget, now_s = self.of(client), self._clock.now_s()
+            bytes_per_s = budget.kbps * 1000 / 8
+            known = self._clients[client] = _Client(
+                asks=TokenBucket(budget.asks_per_s, budget.burst_asks, now_s),
+                bytes=TokenBucket(bytes_per_s, bytes_per_s * BURST_S, now_s),
+            )
+            if len(self._clients) > MAX_CLIENTS:
+                self._clients.popitem(last=False)
+        self._clients.move_to_end(client)
+        return known
