@@ -1,13 +1,15 @@
-"""Sizes of the buffers of the protocol machines beside their bounds (docs/buffers.md)."""
+"""Sizes of the buffers of the protocol machines beside their bounds (docs/buffers.md), and what must be empty."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 
+from pipeline.protocol.edge_memory import KNOWN_WORKERS
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.worker_frame import MAX_EARLY_CHUNKS
+from pipeline.protocol.worker_memory import CAMERAS_OVER, KNOWN_CAMERAS, KNOWN_EDGES, KNOWN_PEERS
 from pipeline.protocol.worker_session import WorkerSession
 
 Buffer = tuple[str, int, int]
@@ -15,18 +17,50 @@ Buffer = tuple[str, int, int]
 
 
 def edge_buffers(session: EdgeSession, settings: EdgeProtocolSettings) -> Iterator[Buffer]:
-    """Unfinished frames of each camera. Those that carry ad-hoc questions alone do not count: none is ever dropped."""
+    """Unfinished frames of each camera, and what is remembered beside them.
+
+    Frames that carry ad-hoc questions alone do not count: none is ever dropped.
+    """
     standing: Counter[str] = Counter()
     for frame in session.frames():
         standing[frame.camera] += any(not query.ad_hoc for query in frame.queries.values())
     for camera, frames in standing.items():
         yield f"frames of {camera}", frames, settings.max_frames_per_camera
+    sizes = session.sizes()
+    yield "decided ad-hoc queries", sizes["ad_hoc_decided"], settings.terminal_cache
+    yield "boot ids of workers", sizes["workers"], KNOWN_WORKERS
+
+
+def edge_leaks(session: EdgeSession) -> Iterator[tuple[str, int]]:
+    """Tables that hold more than the unfinished queries account for."""
+    sizes, unfinished = session.sizes(), session.unfinished()
+    for table in ("frames", "ad_hoc_running"):
+        if sizes[table] > unfinished:
+            yield table, sizes[table]
+    if not unfinished and sizes["timers"]:
+        yield "timers", sizes["timers"]
 
 
 def worker_buffers(session: WorkerSession, settings: WorkerProtocolSettings) -> Iterator[Buffer]:
-    """Frames, their latents, the chunks that came too early, and key frames."""
-    frames = session.frames()
+    """Frames, their latents, the chunks that came too early, and everything that is remembered beside them."""
+    frames, sizes = session.frames(), session.sizes()
     yield "frames", len(frames), settings.capacity_frames
     yield "latent bytes", sum(frame.held_bytes for frame in frames), settings.capacity_bytes
-    yield "key frame bytes", session.key_frame_bytes(), settings.key_frame_bytes
     yield "early chunks of a frame", max((len(frame.early) for frame in frames), default=0), MAX_EARLY_CHUNKS
+    yield "key frame bytes", sizes["key_frame_bytes"], settings.key_frame_bytes
+    yield "texts", sizes["texts"], 2 * settings.text_cache
+    yield "text bytes", sizes["text_bytes"], 2 * settings.text_cache_bytes
+    yield "decided queries", sizes["decided_queries"], settings.terminal_cache
+    yield "sites of cameras", sizes["cameras"], KNOWN_CAMERAS
+    yield "edges", sizes["edges"], KNOWN_EDGES
+    yield "cameras of edges that are over", sizes["cameras_over"], CAMERAS_OVER
+    yield "loads of workers", sizes["workers"], KNOWN_PEERS
+
+
+def worker_leaks(session: WorkerSession) -> Iterator[tuple[str, int]]:
+    """Tables of unfinished frames that are not empty without one."""
+    sizes = session.sizes()
+    if not sizes["frames"]:
+        for table in ("frame_cameras", "latent_bytes", "texts_awaited", "timers"):
+            if sizes[table]:
+                yield table, sizes[table]

@@ -20,9 +20,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from pipeline.simulation.clock import VirtualClock
+from pipeline.simulation.links import Link, LinkFaults
 from schemas import topics
 from schemas.messages import Message
 
@@ -31,6 +32,12 @@ IN_FLIGHT = 20
 QUEUED = 1000
 """Mosquitto's ``max_queued_messages``."""
 NO_SUBSCRIBERS = 16
+
+
+class Deleted(Message):
+    """An empty retained payload: what stood at the topic is gone."""
+
+    limit_bytes: ClassVar[int] = 0
 
 
 class Client(Protocol):
@@ -46,36 +53,9 @@ class Client(Protocol):
 
 
 @dataclass(slots=True)
-class LinkFaults:
-    """What the wire does to deliveries at present.
-
-    Attributes:
-        delay_s: mean of the exponential part of a delivery's delay.
-        extra_s: what comes on top of it.
-        loss: chance that a QoS 0 message is lost.
-        duplicate: chance that a QoS 1 message arrives twice.
-        reorder: chance that a message is overtaken by later ones.
-    """
-
-    delay_s: float = 0.02
-    extra_s: float = 0.0
-    loss: float = 0.0
-    duplicate: float = 0.0
-    reorder: float = 0.0
-
-
-@dataclass(slots=True)
-class _Link:
-    """The wire to one client; its random numbers are its own, so that another client's traffic does not change them."""
-
-    faults: LinkFaults
-    draw: random.Random
-
-
-@dataclass(slots=True)
 class _Session:
     client: Client
-    link: _Link
+    link: Link
     persistent: bool
     will: tuple[str, Message] | None
     up: bool = True
@@ -101,6 +81,7 @@ class BrokerModel:
         on_fate: called with what becomes of a message whose fate says something: dealt to whom, lost.
         recorder: somebody subscribes to everything, which hides reason code 16.
         up: whether the broker runs.
+        late_wills_s: last wills come so much later at most, as over a bridge.
     """
 
     def __init__(self, clock: VirtualClock, draw: random.Random, faults: LinkFaults) -> None:
@@ -109,11 +90,12 @@ class BrokerModel:
         self.on_fate: Callable[[str, str, Message], None] | None = None
         self.recorder = False
         self.up = True
+        self.late_wills_s = 0.0
         self._clock = clock
         self._draw = draw
         self._faults = faults
         self._seed = draw.getrandbits(64)
-        self._links: dict[str, _Link] = {}
+        self._links: dict[str, Link] = {}
         self._sessions: dict[str, _Session] = {}
         self._cameras: dict[str, str] = {}
         self._members: dict[str, list[str]] = {}
@@ -164,10 +146,10 @@ class BrokerModel:
         self._sessions[name] = session
         self._fill(name, session)
 
-    def _link(self, name: str) -> _Link:
+    def _link(self, name: str) -> Link:
         link = self._links.get(name)
         if link is None:
-            link = self._links[name] = _Link(replace(self._faults), random.Random(f"{self._seed}/{name}"))
+            link = self._links[name] = Link(replace(self._faults), random.Random(f"{self._seed}/{name}"))
         return link
 
     def link_faults(self, name: str) -> LinkFaults:
@@ -235,18 +217,25 @@ class BrokerModel:
 
     def _publish_will(self, name: str, session: _Session) -> None:
         if session.will is not None:
-            topic, will = session.will
+            say = partial(self._say_will, name, *session.will)
+            if self.late_wills_s:
+                self._clock.after(self._draw.random() * self.late_wills_s, say)
+            else:
+                say()
+
+    def _say_will(self, name: str, topic: str, will: Message) -> None:
+        if self.up:
             self.publish(name, topic, will, qos=1, retain=True)
 
-    def kill(self, *, forgets_keys: bool = False) -> None:
+    def kill(self, *, forgets: bool = False) -> None:
         """The broker dies: connections and clean sessions are gone, no will is published, what is retained stays.
 
         Args:
-            forgets_keys: its last snapshot is older than the key frames.
+            forgets: its last snapshot is older than the key frames and questions.
         """
         self.up = False
-        if forgets_keys:
-            for topic in [topic for topic in self._retained if topic.split("/")[2] == "key"]:
+        if forgets:
+            for topic in [topic for topic in self._retained if topic.split("/")[2] in ("key", "question")]:
                 del self._retained[topic]
         for session in self._sessions.values():
             session.up = False
@@ -272,7 +261,9 @@ class BrokerModel:
 
     def publish(self, sender: str, topic: str, message: Message, *, qos: int, retain: bool = False) -> int:
         """A message has arrived at the broker; returns the reason code of its PUBACK."""
-        if retain:
+        if isinstance(message, Deleted):
+            self._retained.pop(topic, None)
+        elif retain:
             self._retained[topic] = message
         for observer in self.observers:
             observer(topic, message)
@@ -291,8 +282,12 @@ class BrokerModel:
             edge = self._cameras.get(names[0])
             if edge is not None:
                 matched = self._deliver(edge, topic, message, qos if family == "ask" else 0)
-        elif family == "key":
-            for name in self._workers:
+            for name in self._workers if family == "ask" else ():
+                matched += self._deliver(name, topic, message, qos)
+        elif family in ("key", "question"):
+            if family == "question" and names[0] in self._edges and names[0] != sender:
+                matched += self._deliver(names[0], topic, message, 0)
+            for name in self._workers if not isinstance(message, Deleted) else ():  # of which workers make nothing
                 matched += self._deliver(name, topic, message, qos)
         elif family == "load":
             for name in self._workers:
@@ -377,8 +372,10 @@ class BrokerModel:
         session = self._sessions[name]
         for topic, message in self._retained.items():
             _, _, family, kind, owner = topic.split("/")
-            if family == "key":
+            if family in ("key", "question"):
                 if name in self._workers:
                     self._deliver(name, topic, message, 1)
+                elif family == "question" and kind == name:
+                    self._send(name, session, topic, message, None)
             elif owner != name and (kind == "worker" or name in self._workers):
                 self._send(name, session, topic, message, None)

@@ -1,8 +1,8 @@
 """Frames without pictures: latents whose bytes say what they are, and a model that knows what each query needs.
 
-Each latent's bytes begin with its index. By themselves they go on with the mark of their frame, which tells one key
-frame from another. Given a key frame they are fewer, and go on with a checksum of it: to read them with another key
-frame, or with none, cannot go unnoticed.
+Each latent's bytes begin with its index and end with the mark of their frame. Given a key frame they are fewer, and
+have a checksum of it in between: to read them with another key frame, or with none, cannot go unnoticed. A model says
+in each answer what it was asked, and the mark of what it saw.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from typing import Protocol
 
 from pipeline.protocol.effects import ChunkData, Look, LookAnswer
 from pipeline.protocol.stop_rule import StopRule
+from pipeline.simulation.questions import echo
 from schemas.errors import BitstreamError
 from schemas.types import AnswerType
 
 LADDER = (8, 16, 24, 32)
 LATENTS = LADDER[-1]
 BYTES_A_LATENT = 6
-BYTES_GIVEN_KEY = 3
+BYTES_GIVEN_KEY = 5
 """Of a latent that is coded given a key frame."""
 MARK_BYTES = BYTES_A_LATENT - 1
+_SEEN_BYTES = 2
+"""The end of a mark, which every latent has; one pair of frames in 65,536 looks the same."""
 FINGERPRINT = b"sim1"
 RULE = StopRule(LADDER, (0.9, 0.9, 0.9, 0.9), {AnswerType.COUNT: (0.95, 0.95, 0.95, 0.95)}, 0.02)
 
@@ -40,9 +43,9 @@ def _by_itself(mark: bytes) -> bytes:
 
 
 @lru_cache(_MARKS)
-def _given(key: bytes) -> bytes:
-    checksum = zlib.crc32(key).to_bytes(4, "big")[: BYTES_GIVEN_KEY - 1]
-    return b"".join(bytes((_GIVEN_KEY | index,)) + checksum for index in range(LATENTS))
+def _given(key: bytes, seen: bytes) -> bytes:
+    rest = zlib.crc32(key).to_bytes(4, "big")[: BYTES_GIVEN_KEY - 1 - _SEEN_BYTES] + seen
+    return b"".join(bytes((_GIVEN_KEY | index,)) + rest for index in range(LATENTS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class SimulatedLatent:
     """A latent that is coded by itself.
 
     Attributes:
-        mark: of its frame; every frame that is no key frame has the same.
+        mark: of its frame.
     """
 
     mark: bytes = bytes(MARK_BYTES)
@@ -65,6 +68,11 @@ class SimulatedLatent:
         return _by_itself(self.mark)[start * BYTES_A_LATENT : stop * BYTES_A_LATENT]
 
 
+def seen(mark: bytes) -> str:
+    """What a model sees of a frame's mark."""
+    return mark[-_SEEN_BYTES:].hex()
+
+
 WHOLE = SimulatedLatent().payload(0, LATENTS)
 
 
@@ -74,9 +82,11 @@ class LatentGivenKey:
 
     Attributes:
         key: payload of the key frame.
+        mark: of the frame.
     """
 
     key: bytes
+    mark: bytes = bytes(MARK_BYTES)
 
     @property
     def latent_count(self) -> int:
@@ -85,7 +95,7 @@ class LatentGivenKey:
 
     def payload(self, start: int, stop: int) -> bytes:
         """Coded bytes of latents ``start..stop``."""
-        return _given(self.key)[start * BYTES_GIVEN_KEY : stop * BYTES_GIVEN_KEY]
+        return _given(self.key, self.mark[-_SEEN_BYTES:])[start * BYTES_GIVEN_KEY : stop * BYTES_GIVEN_KEY]
 
 
 def damaged(key: bytes) -> bytes:
@@ -93,28 +103,35 @@ def damaged(key: bytes) -> bytes:
     return key[:-1] + bytes((key[-1] ^ 0xFF,))
 
 
-def check_prefix(chunks: Iterable[ChunkData]) -> None:
+def read_prefix(chunks: Iterable[ChunkData]) -> str:
     """Read the coded latents of a frame.
+
+    Returns:
+        What is seen of its mark.
 
     Raises:
         ValueError: they are not one frame's, contiguous from 0, or are given another key frame than they were made for.
         BitstreamError: they are given a key frame that does not decode.
     """
-    stop, mark = 0, None
+    stop, mark, there = 0, None, b""
     for chunk in chunks:
         if chunk.start != stop:
             raise ValueError(f"latents {chunk.start}..{chunk.stop} follow {stop}")
         stop = chunk.stop
+        there = there or chunk.payload[: BYTES_A_LATENT if chunk.key is None else BYTES_GIVEN_KEY][-_SEEN_BYTES:]
         if chunk.key is not None:
             key = chunk.key.payload
             if key != _by_itself(key[1:BYTES_A_LATENT]):
                 raise BitstreamError(chunk.start, stop, f"key frame {chunk.key.sequence} does not decode")
-            if chunk.payload != LatentGivenKey(key).payload(chunk.start, stop):
+            if chunk.payload != _given(key, there)[chunk.start * BYTES_GIVEN_KEY : stop * BYTES_GIVEN_KEY]:
                 raise ValueError(f"latents {chunk.start}..{stop} are not given key frame {chunk.key.sequence}")
             continue
         mark = mark or chunk.payload[1:BYTES_A_LATENT]
         if chunk.payload != _by_itself(mark)[chunk.start * BYTES_A_LATENT : stop * BYTES_A_LATENT]:
             raise ValueError(f"latents {chunk.start}..{stop} are not what stands there")
+        if mark[-_SEEN_BYTES:] != there:
+            raise ValueError(f"latents {chunk.start}..{stop} are another frame's")
+    return there.hex()
 
 
 class LookModel(Protocol):
@@ -155,12 +172,12 @@ class SimulatedModel:
             BitstreamError: they are given a key frame that was damaged.
         """
         try:
-            check_prefix(look.chunks)
+            mark = read_prefix(look.chunks)
         except ValueError as error:
             raise ValueError(f"look {look.number} at {look.camera}/{look.frame}: {error}") from error
         answers = []
         for query in look.queries:
             safe = look.stop >= self.needed(query.query_id)
-            text = "right" if safe else f"guess at {look.stop}"
+            text = echo(query.answer_type, safe, query.text, mark)
             answers.append(LookAnswer(query.query_id, text, 0.97 if safe else 0.5))
         return answers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from pipeline.protocol.departure_queue import DepartureQueue
@@ -14,13 +14,16 @@ from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import AskedQuery, Latent, SendKeyFrame, SendOpen, Terminal
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.thinning import Thinning, ThinningSettings
-from pipeline.simulation.broker import BrokerModel
+from pipeline.simulation.broker import BrokerModel, Deleted
 from pipeline.simulation.clock import VirtualClock
 from pipeline.simulation.content import FINGERPRINT, LADDER
-from pipeline.simulation.disk import Disk, StoredAsk
+from pipeline.simulation.desk import Disk
+from pipeline.simulation.edge_books import EdgeBooks
 from pipeline.simulation.edge_uplink import LatentBooks, SimulatedUplink
-from pipeline.simulation.encoder import PLAIN, SimulatedEncoder
+from pipeline.simulation.encoder import SimulatedEncoder
+from pipeline.simulation.site_questions import SiteQuestions
 from schemas import topics
+from schemas.errors import RemoteError
 from schemas.identity import ad_hoc_query_id
 from schemas.messages import (
     Accept,
@@ -31,10 +34,14 @@ from schemas.messages import (
     Message,
     NeedText,
     QueryOutcome,
+    Question,
     Refine,
     Reject,
     Status,
 )
+
+_SETTLE_S = 0.3
+"""After a connection was made: what is retained has come."""
 
 
 class EdgeActor:
@@ -57,6 +64,10 @@ class EdgeActor:
         order: makes what decides which message leaves the uplink next, from its rate in kbps.
         on_departure: called with each message that leaves.
         key_every: frames of a camera from one key frame to the next; 0 has no key frames.
+        questions: standing questions of its settings.
+        publishes: it publishes them; else workers have to ask for their texts.
+        join_s: an ad-hoc question waits so long for a frame of its camera, then one is taken for it.
+        books: of the site, where it is judged.
 
     Attributes:
         uplink: way out of the running process.
@@ -85,6 +96,10 @@ class EdgeActor:
         order: Callable[[float], DepartureOrder] = DepartureQueue,
         on_departure: Callable[[Departure], None] | None = None,
         key_every: int = 0,
+        questions: Iterable[Question] = (),
+        publishes: bool = True,
+        join_s: float = 0.0,
+        books: EdgeBooks | None = None,
     ) -> None:
         self.site = site
         self.alive = False
@@ -112,6 +127,11 @@ class EdgeActor:
         self._order = order
         self._on_departure = on_departure
         self._key_every = key_every
+        self._questions = tuple(questions)
+        self._publishes = publishes
+        self._join_s = join_s
+        self._books = books
+        self._asks: SiteQuestions
         self._encoder: SimulatedEncoder
         self._settings = settings
         self._on_terminal = on_terminal
@@ -156,14 +176,15 @@ class EdgeActor:
             priorities=self._priorities,
         )
         self._encoder = SimulatedEncoder(self.session, f"{self.site}/{self.boots}", self._key_every)
+        self._asks = SiteQuestions(self.session, self._encoder, self.disk, self._questions, self._books)
+        if self._books is not None:
+            self._books.started()
         self._connect()
-        for stored in list(self.disk.asks.values()):
-            if stored.terminal is None:
-                # One whose deadline is over expires at once, and is said to have.
-                self._encoder.offer(stored.camera, [stored.query], self._clock.now_s)
-                self.counters["asks_from_disk"] += 1
-            elif not stored.told and isinstance(stored.terminal, QueryOutcome):
-                self.uplink.report(stored.terminal)
+        self.counters["asks_from_disk"] += self._asks.desk.restore()
+        # One whose deadline is over expires at once, and is said to have.
+        self._asks.offer_waiting(self._clock.now_s)
+        for outcome in self._asks.desk.untold():
+            self.uplink.report(outcome)
         self._after()
 
     def crash(self) -> list[str]:
@@ -182,6 +203,7 @@ class EdgeActor:
             return
         self.frozen = False
         self.awake_since_s = self._clock.now_s
+        self._asks.offer_waiting(self._clock.now_s)
         self.session.tick(self._clock.now_s)
         self._after()
         while self._socket:
@@ -193,8 +215,10 @@ class EdgeActor:
 
     def drain(self) -> None:
         """SIGTERM: nothing new is taken on, what is under way goes on."""
+        self._asks.offer_waiting(self._clock.now_s)
         self.draining = True
         self.session.drain()
+        self._after()
 
     def abandon(self) -> None:
         """The time to drain is over: the rest is decided as failed."""
@@ -244,6 +268,8 @@ class EdgeActor:
         if self._linked:
             birth, will = self._status(online=True), self._status(online=False)
             self._broker.connect_edge(self.site, self, self.cameras, birth, will)
+            # What operators have said comes first, or the settings would overwrite it.
+            self._clock.after(_SETTLE_S, partial(self._publish_questions, self.boots))
         else:
             self.session.connection(False, self._clock.now_s)
             self._clock.after(0.5, self._reconnect)
@@ -264,14 +290,19 @@ class EdgeActor:
     # ---- inputs -----------------------------------------------------------------------------------------------------
 
     def capture(
-        self, camera: str, queries: Sequence[AskedQuery], *, latent: Latent = PLAIN, base_latents: int = LADDER[0]
+        self,
+        camera: str,
+        queries: Sequence[AskedQuery],
+        *,
+        latent: Latent | None = None,
+        base_latents: int = LADDER[0],
     ) -> None:
         """A slot of a camera has come; unless thinning leaves it out, a frame is taken and questions are asked of it.
 
         Args:
             camera: the camera.
-            queries: what is asked.
-            latent: its latent, like every other's unless given.
+            queries: what is asked; ad-hoc questions that wait for a frame of it are asked as well.
+            latent: its latent; None makes one of its own.
             base_latents: prefix that the first open carries.
         """
         if not self.alive or self.frozen or self.draining:
@@ -280,15 +311,32 @@ class EdgeActor:
         standing = any(not query.ad_hoc for query in queries)
         if standing and not self.thinning.takes(camera, now_s):
             standing, queries = False, [query for query in queries if query.ad_hoc]
-            if not queries:
-                return
-        frame = self._encoder.offer(camera, queries, now_s, latent=latent, base_latents=base_latents)
+        waiting = self._asks.desk.waiting.pop(camera, [])
+        if not queries and not waiting:
+            return
+        frame = self._asks.offer(camera, [*queries, *waiting], now_s, latent=latent, base_latents=base_latents)
         if standing:
             self.thinning.offered(camera, frame)
         self._clock.handled += 1
         for query in queries:
             self._on_query(self.site, query.query_id(camera, frame), query.deadline_s, query.ad_hoc)
         self._after()
+
+    def asked(self, camera: str, question_ids: Iterable[str]) -> list[AskedQuery]:
+        """Those of some standing questions that a frame of a camera would be asked now."""
+        return self._asks.board.asked(camera, question_ids, self._clock.now_s) if self.alive else []
+
+    def _no_frame_came(self, boots: int) -> None:
+        if boots == self.boots and self.alive and not self.frozen and self._asks.desk.waiting:
+            self._clock.handled += 1
+            self._asks.offer_waiting(self._clock.now_s)
+            self._after()
+
+    def _publish_questions(self, boots: int) -> None:
+        if boots == self.boots and self.alive and not self.frozen and self._publishes:
+            for question in self._asks.board.to_publish():
+                self.uplink.question(question)
+            self.uplink.pump()
 
     def receive(self, topic: str, message: Message, token: int | None) -> None:
         """A message arrives."""
@@ -301,15 +349,27 @@ class EdgeActor:
         self._after()
 
     def _handle(self, topic: str, message: Message, token: int | None) -> None:
-        now_s = self._clock.now_s
+        try:
+            self._take_in(topic, message, self._clock.now_s)
+        except RemoteError as error:
+            self.counters[type(error).__name__] += 1
+        if token is not None:
+            self._broker.acknowledge(self.site, token)
+            self.uplink.acknowledged()
+
+    def _take_in(self, topic: str, message: Message, now_s: float) -> None:
         match message:
             case Answer():
                 self.session.receive_answer(message, now_s)
             case Status():
-                self.session.receive_worker_status(message, now_s)
+                self._hear_of_worker(message, now_s)
+            case Question():
+                self._asks.board.receive(message.question_id, message)
+            case Deleted():
+                self._asks.board.receive(topic.rsplit("/", 1)[1], None)
             case Ask():
                 _, _, _, camera, client = topic.split("/")
-                self._asked(camera, client, message)
+                self._asked(camera, client, message, now_s)
             case Accept() | Refine() | Busy() | Reject() | NeedText():
                 camera = topic.rsplit("/", 1)[1]
                 if isinstance(message, Busy):
@@ -317,18 +377,18 @@ class EdgeActor:
                 elif isinstance(message, Reject):
                     self._encoder.rejected(camera, message)
                 self.session.receive_control(camera, message, now_s)
-        if token is not None:
-            self._broker.acknowledge(self.site, token)
-            self.uplink.acknowledged()
 
-    def _asked(self, camera: str, client: str, ask: Ask) -> None:
+    def _hear_of_worker(self, status: Status, now_s: float) -> None:
+        if self._books is None:
+            self.session.receive_worker_status(status, now_s)
+        else:
+            self._books.hears(self.session, status, now_s)
+
+    def _asked(self, camera: str, client: str, ask: Ask, now_s: float) -> None:
         """An ad-hoc question: to disk first, then acknowledged. One that is known gets its terminal, if it has one."""
-        query_id = ad_hoc_query_id(camera, client, ask.query_id)
-        stored = self.disk.asks.get(query_id)
-        if stored is not None:
+        if self._asks.desk.known(camera, client, ask) is not None:
             self.counters["asked_again"] += 1
-            known = self.session.ad_hoc_state(query_id)
-            terminal = (known.answer or known.publish) if isinstance(known, Terminal) else stored.terminal
+            terminal = self._asks.how_it_ended(camera, client, ask)
             if terminal is not None and self._on_reply is not None:
                 self.counters["replied_again"] += 1
                 self._on_reply(terminal)
@@ -336,10 +396,12 @@ class EdgeActor:
         if self.draining:
             self.counters["asks_refused"] += 1
             return
-        query = AskedQuery(ask.content(client), self._clock.now_s + ask.deadline_ms / 1000)
-        self.disk.asks[query_id] = StoredAsk(camera, query)
-        self._on_query(self.site, query_id, query.deadline_s, True)
-        self._encoder.offer(camera, [query], self._clock.now_s)
+        query = self._asks.desk.take_in(camera, client, ask, now_s)
+        self._on_query(self.site, ad_hoc_query_id(camera, client, ask.query_id), query.deadline_s, True)
+        if self._join_s:
+            self._clock.after(self._join_s, partial(self._no_frame_came, self.boots))
+        else:
+            self._asks.offer_waiting(now_s)
 
     # ---- effects ----------------------------------------------------------------------------------------------------
 
@@ -347,11 +409,15 @@ class EdgeActor:
         for effect in self.session.take_effects():
             if isinstance(effect, Terminal):
                 self.thinning.ended(effect, self._clock.now_s)
+                if self._books is not None:
+                    self._books.decided(effect)
                 self._on_terminal(self.site, effect)
                 self.disk.decided(effect)
                 if effect.publish is not None:
                     self.uplink.report(effect.publish)
             elif isinstance(effect, SendOpen):
+                if self._books is not None:
+                    self._books.queued(effect, self._clock.now_s)
                 self.uplink.open(effect)
             elif isinstance(effect, SendKeyFrame):
                 self.uplink.key_frame(effect)
@@ -378,6 +444,8 @@ class EdgeActor:
 
     def _sent(self, departure: Departure, message: Message, wire_bytes: int) -> None:
         self.wire_bytes += wire_bytes
+        if self._books is not None:
+            self._books.left(departure, message, self._clock.now_s, self.backlog_s())
         if self._on_departure is not None:
             self._on_departure(departure)
         if departure.bid is not None:

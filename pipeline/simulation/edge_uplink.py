@@ -15,13 +15,13 @@ from pipeline.simulation.broker import NO_SUBSCRIBERS, BrokerModel
 from pipeline.simulation.clock import VirtualClock
 from schemas import topics
 from schemas.errors import BusError, ConnectionLostError
-from schemas.messages import Chunk, KeyFrame, Message, Open, QueryOutcome
+from schemas.messages import Chunk, KeyFrame, Message, Open, QueryOutcome, Question, Text
 from schemas.types import FrameId
 
-LARGEST_WIRE_BYTES = 400
-"""An open message with the whole latent and a few queries, or an outcome."""
+LARGEST_WIRE_BYTES = 800
+"""An open message with the whole latent and many queries, or a long question."""
 _SMALL_MESSAGE_BYTES = 40
-"""*Gone*, and a question's text."""
+"""*Gone*, and a question without its text."""
 _OUTCOME_BYTES = 160
 _KEY_FRAME_FIELDS_BYTES = 20
 _TO_BROKER_S = 0.01
@@ -87,8 +87,8 @@ class SimulatedUplink:
         return len(self._queue)
 
     def backlog_s(self) -> float:
-        """How long the uplink is busy with what has left and what waits, at most."""
-        waiting_s = len(self._queue) * LARGEST_WIRE_BYTES / self._bytes_per_s
+        """How long the uplink is busy with what has left, what waits and one message more, at most."""
+        waiting_s = (1 + len(self._queue)) * LARGEST_WIRE_BYTES / self._bytes_per_s
         return waiting_s + self._bucket.backlog_s(self._clock.now_s)
 
     def untold(self) -> list[QueryOutcome]:
@@ -169,6 +169,11 @@ class SimulatedUplink:
                 done=partial(self._reported, outcome),
             )
         )
+
+    def question(self, question: Question) -> None:
+        """Queue a standing question for the broker to keep; a worker that lacks it asks for its text."""
+        topic = topics.question_topic(question.site, question.question_id)
+        self._put(Departure(Lane.REPORT, None, "question", topic, lambda _now_s: question, qos=1, retain=True))
 
     def acknowledged(self) -> None:
         """The process has acknowledged a message to the broker: a PUBACK leaves unasked."""
@@ -270,6 +275,8 @@ def _message_bytes(message: Message) -> int:
             return _KEY_FRAME_FIELDS_BYTES + len(message.payload)
         case QueryOutcome():
             return _OUTCOME_BYTES
+        case Question() | Text():
+            return _OUTCOME_BYTES + len(message.text)
         case _:
             return _SMALL_MESSAGE_BYTES
 

@@ -14,8 +14,6 @@ from schemas.types import FrameId
 
 _ALONE = 4
 """One frame in so many is coded by itself, as after a change of the scene."""
-PLAIN = SimulatedLatent()
-"""Of every frame that is no key frame."""
 
 
 class SimulatedEncoder:
@@ -40,25 +38,33 @@ class SimulatedEncoder:
         queries: Sequence[AskedQuery],
         now_s: float,
         *,
-        latent: Latent = PLAIN,
+        latent: Latent | None = None,
         base_latents: int = LADDER[0],
-    ) -> FrameId:
+    ) -> tuple[FrameId, bytes]:
         """Ask the session's pool questions of a new frame.
 
         Args:
             camera: its camera.
             queries: what is asked.
             now_s: virtual time.
-            latent: of the frame, unless it becomes a key frame.
+            latent: of the frame; None makes one of its own.
             base_latents: prefix that the first open carries.
+
+        Returns:
+            The frame, and its mark if the latent has one.
         """
+        number = self._coded[camera]
+        self._coded[camera] += 1
+        name = zlib.crc32(f"{self._process}/{camera}/{number}".encode())
+        mark = name.to_bytes(MARK_BYTES, "big")
         given = None
-        if self._key_every:
-            latent, given = self._code(camera, latent)
+        if latent is None:
+            latent = SimulatedLatent(mark)
+            given = self._given(camera, number, latent)
         frame = self._session.offer(camera, latent, base_latents, queries, now_s, given_key=given)
         if given is not None and given.sequence is None:
             self._keys[camera] = (frame.sequence, latent.payload(0, LATENTS))
-        return frame
+        return frame, mark
 
     def rejected(self, camera: str, message: Reject) -> None:
         """A worker rejects a frame, and the session has not heard of it yet."""
@@ -72,14 +78,12 @@ class SimulatedEncoder:
         if key is not None and key[0] == sequence:
             del self._keys[camera]
 
-    def _code(self, camera: str, latent: Latent) -> tuple[Latent, GivenKey[Latent] | None]:
-        number = self._coded[camera]
-        self._coded[camera] += 1
-        name = zlib.crc32(f"{self._process}/{camera}/{number}".encode())
+    def _given(self, camera: str, number: int, latent: SimulatedLatent) -> GivenKey[Latent] | None:
+        if not self._key_every:
+            return None
         if number % self._key_every == 0:
-            own = SimulatedLatent(name.to_bytes(MARK_BYTES, "big"))
-            return own, GivenKey(LatentGivenKey(own.payload(0, LATENTS)), None)
+            return GivenKey(LatentGivenKey(latent.payload(0, LATENTS), latent.mark), None)
         key = self._keys.get(camera)
-        if key is None or name % _ALONE == 0:
-            return latent, None
-        return latent, GivenKey(LatentGivenKey(key[1]), key[0])
+        if key is None or zlib.crc32(latent.mark) % _ALONE == 0:
+            return None
+        return GivenKey(LatentGivenKey(key[1], latent.mark), key[0])

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 
-from pipeline.protocol.effects import AskedQuery, Terminal
-from pipeline.simulation.bounds import edge_buffers, worker_buffers
-from pipeline.simulation.broker import BrokerModel, LinkFaults
+from pipeline.protocol.effects import Terminal
+from pipeline.protocol.worker_work import WorkCosts
+from pipeline.simulation.asked_books import AskedBooks
+from pipeline.simulation.bounds import edge_buffers, edge_leaks, worker_buffers, worker_leaks
+from pipeline.simulation.broker import BrokerModel, Deleted
 from pipeline.simulation.clock import VirtualClock
 from pipeline.simulation.content import FINGERPRINT, LADDER, SimulatedModel
 from pipeline.simulation.edge_actor import EdgeActor
-from pipeline.simulation.injector import CROWD, GONE_S, Injector
+from pipeline.simulation.edge_books import EdgeBooks
+from pipeline.simulation.injector import GONE_S, Injector
 from pipeline.simulation.judge import EdgeState, Judge, Violation
-from pipeline.simulation.plan import LONGEST_DEADLINE_S, AskPlan, EpisodePlan, FramePlan, SitePlan, WorkerPlan
-from pipeline.simulation.questions import ad_hoc, published, standing
+from pipeline.simulation.links import LinkFaults
+from pipeline.simulation.plan import (
+    LONGEST_DEADLINE_S,
+    AskPlan,
+    ChangePlan,
+    EpisodePlan,
+    FramePlan,
+    SitePlan,
+    WorkerPlan,
+)
+from pipeline.simulation.questions import CROWD, CROWD_QUESTION, published
 from pipeline.simulation.trace import Trace, frame_key
 from pipeline.simulation.worker_actor import WorkerActor
+from pipeline.simulation.worker_books import WorkerBooks
 from schemas import topics
-from schemas.messages import Answer, Ask, Message, QueryOutcome, Status
+from schemas.messages import Answer, Message, QueryOutcome, Question, Status
 
 POOL = "main"
-_CLIENT = "client"
+_VISUAL_TOKENS = 64
 _SILENCE_S = 10.0
 """At the very end nobody has anything to say."""
 _GRACE_S = 5.0
@@ -80,7 +94,11 @@ class Episode:
         self.plan = plan
         self.clock = VirtualClock()
         slowest_s = max((worker.batch_s + worker.frame_s for worker in plan.workers), default=0.0)
-        self.judge = Judge(plan.worker.max_hops, len(LADDER) * slowest_s, self._edge_state)
+        looks = len(LADDER) * plan.most_passes
+        self.judge = Judge(plan.worker.max_hops, looks * slowest_s, self._edge_state)
+        self._asked_books = AskedBooks(self._problem)
+        tokens = not math.isinf(plan.batch_tokens)
+        self._costs = WorkCosts.by_tokens(_VISUAL_TOKENS) if tokens else WorkCosts.by_frames()
         self._trace = Trace() if trace else None
         self._stop_at_first = stop_at_first
         self._asked = 0
@@ -89,6 +107,7 @@ class Episode:
         draw = random.Random(plan.seed)
         self.broker = BrokerModel(self.clock, draw, LinkFaults(delay_s=plan.delay_s))
         self.broker.recorder = plan.recorder
+        self.broker.late_wills_s = plan.late_wills_s
         self.broker.observers.append(self._published)
         if trace:
             self.broker.on_fate = self._fate
@@ -121,11 +140,14 @@ class Episode:
             model=model,
             batch_s=worker.batch_s,
             frame_s=worker.frame_s,
-            questions=published((CROWD, *(site.name for site in self.plan.sites)), self.plan.known),
+            questions=published((CROWD,), (CROWD_QUESTION.question_id,)) if self.plan.crowd_known else (),
             on_problem=partial(self._problem, rule, worker.name),
             hiccups=worker.hiccups,
             on_stall=partial(self._problem, "stalled model keeps its leases", worker.name),
             fingerprint=b"none" if worker.foreign else FINGERPRINT,
+            costs=self._costs,
+            max_work=self.plan.batch_tokens,
+            books=partial(WorkerBooks, worker.name, self.plan.worker, self._costs, self._asked_books, self._problem),
         )
 
     def _edge(self, site: SitePlan) -> EdgeActor:
@@ -142,6 +164,10 @@ class Episode:
             on_problem=lambda rule, problem: self._problem(rule, site.name, problem),
             on_reply=partial(self._replied, site.name),
             key_every=site.key_every,
+            questions=site.questions,
+            publishes=site.publishes,
+            join_s=site.join_s,
+            books=EdgeBooks(site.name, self._asked_books, self._problem),
         )
 
     # ---- run --------------------------------------------------------------------------------------------------------
@@ -156,6 +182,8 @@ class Episode:
             self.clock.at(frame.time_s, partial(self._capture, frame))
         for ask in self.plan.asks:
             self.clock.at(ask.time_s, partial(self._ask, ask))
+        for change in self.plan.changes:
+            self.clock.at(change.time_s, partial(self._change, change))
         for fault in self.plan.faults:
             self.clock.at(fault.start_s, partial(self.injector.begin, fault))
         end_s = self.plan.duration_s + _QUIET_S
@@ -183,23 +211,28 @@ class Episode:
         return self._report()
 
     def _capture(self, frame: FramePlan) -> None:
-        deadline_s = self.clock.now_s + frame.deadline_s
-        queries = [AskedQuery(standing(frame.site, question_id), deadline_s) for question_id in frame.questions]
-        self.edges[frame.site].capture(frame.camera, queries)
+        edge = self.edges[frame.site]
+        edge.capture(frame.camera, edge.asked(frame.camera, frame.questions))
 
     def _ask(self, ask: AskPlan) -> None:
         if self.broker.up:
-            text = ad_hoc(_CLIENT, ask.query_id).text
-            message = Ask(query_id=ask.query_id, text=text, deadline_ms=round(1000 * ask.deadline_s))
-            self.broker.publish(_CLIENT, topics.ask_topic(ask.camera, _CLIENT), message, qos=1)
+            self.broker.publish(ask.client, topics.ask_topic(ask.camera, ask.client), ask.ask, qos=1)
+
+    def _change(self, change: ChangePlan) -> None:
+        if self.broker.up:
+            topic = topics.question_topic(change.site, change.question_id)
+            message = Deleted() if change.question is None else change.question
+            self.broker.publish("operator", topic, message, qos=1, retain=True)
 
     # ---- what the judge is told -------------------------------------------------------------------------------------
 
     def _published(self, topic: str, message: Message) -> None:
         now_s = self.clock.now_s
+        if isinstance(message, Answer | QueryOutcome):
+            self._asked_books.published(message)
         self.judge.published(message, now_s, self._calm_since_s())
         self.injector.published(message)
-        if not isinstance(message, Status):
+        if not isinstance(message, Status | Question | Deleted):
             self._spoke_s = now_s
         if self._trace is not None:
             self._trace.message(now_s, topic, message)
@@ -230,24 +263,29 @@ class Episode:
         """Ask the workers which of these queries they hold: whoever holds one has to speak in its edge's place."""
         boot = self.edges[site].boot
         calm = self.injector.pool_calm_since_s() <= self.clock.now_s
-        held = self._held(site, boot) if calm else {}
+        will_s = _WILL_S + self.plan.late_wills_s
+        held = self._held(site, boot, self.clock.now_s + will_s) if calm else {}
         self.judge.edge_died(query_ids, held, self.clock.now_s)
         if held:
-            self.clock.after(_WILL_S, partial(self._will_is_known, site, boot, list(held)))
+            self.clock.after(will_s, partial(self._will_is_known, site, boot, list(held)))
 
     def _will_is_known(self, site: str, boot: int, query_ids: list[str]) -> None:
-        held = self._held(site, boot)
+        held = self._held(site, boot, self.clock.now_s)
         self.judge.left_before_will([query_id for query_id in query_ids if query_id not in held])
 
-    def _held(self, site: str, boot: int) -> dict[str, float]:
-        """Queries of an edge process that healthy workers hold, with their deadlines there."""
+    def _held(self, site: str, boot: int, after_s: float) -> dict[str, float]:
+        """Queries of an edge process that healthy workers hold, with their deadlines there, if those come later."""
         held: dict[str, float] = {}
         for worker in self.workers.values():
             if not worker.linked() or worker.draining:
                 continue
             for frame in worker.session.frames():
                 if self._site_of.get(frame.camera) == site and frame.frame.boot == boot:
-                    held |= {query_id: query.deadline_s for query_id, query in frame.queries.items()}
+                    held |= {
+                        query_id: query.deadline_s
+                        for query_id, query in frame.queries.items()
+                        if query.deadline_s > after_s
+                    }
         return held
 
     def _problem(self, rule: str, subject: str, problem: str) -> None:
@@ -282,6 +320,8 @@ class Episode:
         for worker in running:
             for buffer, size, bound in worker_buffers(worker.session, self.plan.worker):
                 self.judge.check_bound(now_s, f"{worker.name}: {buffer}", size, bound)
+            for table, size in worker_leaks(worker.session):
+                self._problem("a table leaks", f"{worker.name}: {table}", f"{size} with no frame")
         for edge in self.edges.values():
             if edge.alive:
                 self._check_edge(edge, now_s)
@@ -289,6 +329,8 @@ class Episode:
     def _check_edge(self, edge: EdgeActor, now_s: float) -> None:
         for buffer, size, bound in edge_buffers(edge.session, self.plan.edge):
             self.judge.check_bound(now_s, f"{edge.site}: {buffer}", size, bound)
+        for table, size in edge_leaks(edge.session):
+            self._problem("a table leaks", f"{edge.site}: {table}", f"{size} more than there are queries")
         counters = edge.session.counters
         counted = counters["latents_sent_again_reopen"] + counters["latents_sent_again_refine"]
         sent = edge.counters["latents_sent_again"] - edge.counters["latents_sent_again_before"]

@@ -16,10 +16,11 @@ from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSetti
 from pipeline.protocol.thinning import ThinningSettings
 from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_schedule import Schedule
-from pipeline.simulation.broker import BrokerModel, LinkFaults
+from pipeline.simulation.broker import BrokerModel
 from pipeline.simulation.clock import VirtualClock
 from pipeline.simulation.content import SimulatedModel
 from pipeline.simulation.edge_actor import EdgeActor
+from pipeline.simulation.links import LinkFaults
 from pipeline.simulation.questions import published, standing
 from pipeline.simulation.worker_actor import WorkerActor
 from schemas.errors import ConfigError

@@ -16,16 +16,13 @@ from pipeline.simulation.content import BYTES_A_LATENT, FINGERPRINT, LADDER, WHO
 from pipeline.simulation.edge_actor import EdgeActor
 from pipeline.simulation.faults import EDGE_FAULTS, HEIR, WIRE_FAULTS, WORKER_FAULTS, Fault, FaultKind
 from pipeline.simulation.plan import LONGEST_DEADLINE_S
-from pipeline.simulation.questions import standing
+from pipeline.simulation.questions import CROWD, CROWD_QUESTION
 from pipeline.simulation.worker_actor import WorkerActor
 from schemas import topics
 from schemas.messages import Handover, Message, QueryRef, Refine
 from schemas.types import FrameId
 
 GONE_S = LONGEST_DEADLINE_S + 5.0
-CROWD = "crowd"
-"""Camera of the frames that fill a worker; no edge has it, nor its site."""
-CROWD_QUESTION = standing(CROWD, "q0")
 _CROWD_FRAMES = 64
 _LONGEST_DELAY_S = 3.0
 _LONGEST_SLOWNESS = 100.0
@@ -332,7 +329,7 @@ class Injector:
     def _kill_broker(self, fault: Fault) -> float | None:
         if not self._broker.up:
             return None
-        self._broker.kill(forgets_keys=fault.strength > _FORGETS)
+        self._broker.kill(forgets=fault.strength > _FORGETS)
         self._clock.after(fault.lasts_s, self._broker.restart)
         self._say(fault, "", fault.lasts_s)
         return fault.lasts_s

@@ -5,16 +5,15 @@ Each mutation replaces a function for the time of a context; :func:`hunt` says w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.protocol import edge_frame, edge_session, worker_pace
+from pipeline.protocol import edge_session, worker_pace
 from pipeline.protocol.edge_frame import EdgeEvent, EdgeFrame, EdgeStage
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.edge_voice import EdgeVoice
-from pipeline.protocol.effects import AskedQuery, Bidder, ChunkData, KeyData
+from pipeline.protocol.effects import Bidder, ChunkData, KeyData
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_admission import Admission
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
@@ -22,42 +21,12 @@ from pipeline.protocol.worker_memory import KeyFrames
 from pipeline.protocol.worker_progress import Progress
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_voice import WorkerVoice
+from pipeline.simulation.mutation import Mutation, nothing
+from pipeline.simulation.mutations_of_questions import QUESTION_MUTATIONS
 from pipeline.simulation.run import simulate
+from schemas.identity import QuestionContent
 from schemas.messages import Chunk, Gone, Open, Refine, Reject, RejectReason, Text
 from schemas.types import FrameId, Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Mutation:
-    """One deliberate fault.
-
-    Attributes:
-        name: what was taken away.
-        seed: a run seed that catches it.
-        target: what is patched.
-        attribute: its attribute.
-        replacement: what it does instead.
-    """
-
-    name: str
-    seed: int
-    target: Any
-    attribute: str
-    replacement: Any
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The protocol code with this fault in it."""
-        original = getattr(self.target, self.attribute)
-        setattr(self.target, self.attribute, self.replacement)
-        try:
-            yield
-        finally:
-            setattr(self.target, self.attribute, original)
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    """Do nothing."""
 
 
 def _no(*_: Any, **__: Any) -> bool:
@@ -75,6 +44,7 @@ _reject = EdgeSession._reject  # noqa: SLF001
 _to_worker = EdgeVoice._to_worker  # noqa: SLF001
 _receive_open = WorkerSession.receive_open
 _hand_over = WorkerVoice.hand_over
+_query_id = QuestionContent.query_id
 
 
 def _no_silence(self: EdgeSession, frame: EdgeFrame, event: EdgeEvent, now_s: float, *, wait_s: float) -> None:
@@ -126,8 +96,8 @@ def _silent_expiry(self: EdgeSession, frame: EdgeFrame, now_s: float) -> None:
             _decide(self, frame, query_id, Outcome.EXPIRED, say=False)
 
 
-def _frame_as_asked(camera: str, _frame: FrameId, asked: AskedQuery) -> str:
-    return f"{camera}/{asked.question_id}"
+def _without_frame(self: QuestionContent, camera: str, _frame: FrameId) -> str:
+    return _query_id(self, camera, FrameId(0, 0))
 
 
 def _unclaimed_or_not(self: WorkerFrame, max_hops: int) -> bool:
@@ -186,15 +156,15 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("no boot id in frame ids", 1, edge_session, "FrameId", _same_boot),
     Mutation("first-accept rule reversed: the last claim owns", 1, EdgeSession, "_claim", _last_claim_owns),
     Mutation("no attempt check: claims of earlier attempts count", 1, EdgeSession, "_claim", _any_attempt),
-    Mutation("no deadline at the edge", 1, EdgeSession, "_expire", _nothing),
+    Mutation("no deadline at the edge", 1, EdgeSession, "_expire", nothing),
     Mutation("expiry is not said", 1, EdgeSession, "_expire", _silent_expiry),
-    Mutation("no deadline at the worker", 1, Progress, "finalise_late", _nothing),
+    Mutation("no deadline at the worker", 1, Progress, "finalise_late", nothing),
     Mutation("no stop rule: every answer is safe", 1, StopRule, "is_safe", _yes),
     Mutation("no capacity bound at the worker", 1, Admission, "has_room", _yes),
     Mutation("latents sent again are not counted", 1, EdgeSession, "_refine", _uncounted),
     Mutation("ad-hoc questions are superseded too", 1, EdgeSession, "_supersede", _supersede_all),
-    Mutation("a query's key lacks its frame", 1, edge_frame, "query_id_of", _frame_as_asked),
-    Mutation("a stalled model keeps its leases", 1, worker_pace.WorkerPace, "batch_starts", _nothing),
+    Mutation("a query's key lacks its frame", 1, QuestionContent, "query_id", _without_frame),
+    Mutation("a stalled model keeps its leases", 1, worker_pace.WorkerPace, "batch_starts", nothing),
     Mutation("claimed frames are handed over", 4, WorkerFrame, "may_pass_on", _unclaimed_or_not),
     Mutation("no hop limit", 1, WorkerFrame, "may_pass_on", _any_hops),
     Mutation("nobody speaks for a lost edge", 1, Progress, "_orphan", _no),
@@ -204,9 +174,10 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("chunks do not name their key frame", 1, EdgeVoice, "_to_worker", _chunk_without_key),
     Mutation("hand-overs do not name their key frame", 1, WorkerVoice, "hand_over", _handover_without_key),
     Mutation("a missing key frame fails its frame", 1, EdgeSession, "_reject", _fail_without_key),
-    Mutation("opened again given the same key frame", 1, EdgeFrame, "stand_alone", _nothing),
+    Mutation("opened again given the same key frame", 1, EdgeFrame, "stand_alone", nothing),
     Mutation("no bound on key frames", 1, KeyFrames, "learn", _keep_all_keys),
     Mutation("rejected though the edge is lost", 9, Progress, "reject_key", _reject_orphans_too),
+    *QUESTION_MUTATIONS,
 )
 
 

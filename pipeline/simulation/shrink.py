@@ -79,12 +79,13 @@ class _Search:
             self._thin(lambda plan: plan.workers, lambda plan, workers: without(plan, workers=workers))
             self._thin(lambda plan: plan.frames, lambda plan, frames: replace(plan, frames=frames))
             self._thin(lambda plan: plan.asks, lambda plan, asks: replace(plan, asks=asks))
+            self._thin(lambda plan: plan.changes, lambda plan, changes: replace(plan, changes=changes))
             self._ask_less()
 
     def _size(self) -> int:
         plan = self.best
         questions = sum(len(frame.questions) for frame in plan.frames)
-        return len(plan.sites) + len(plan.workers) + len(plan.asks) + len(plan.faults) + questions
+        return len(plan.sites) + len(plan.workers) + len(plan.asks) + len(plan.changes) + len(plan.faults) + questions
 
     def _fails(self, plan: EpisodePlan) -> bool:
         """Try a plan; keep it when it breaks the same rule."""
@@ -107,6 +108,7 @@ class _Search:
                 plan,
                 frames=tuple(frame for frame in plan.frames if frame.time_s <= time_s),
                 asks=tuple(ask for ask in plan.asks if ask.time_s <= time_s),
+                changes=tuple(change for change in plan.changes if change.time_s <= time_s),
                 faults=tuple(fault for fault in plan.faults if fault.start_s <= time_s),
             )
         )

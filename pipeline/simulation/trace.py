@@ -18,6 +18,8 @@ from schemas.messages import (
     NeedText,
     Open,
     QueryOutcome,
+    QueryRef,
+    Question,
     Refine,
     Reject,
     RejectReason,
@@ -100,7 +102,7 @@ def describe(topic: str, message: Message) -> str:
     level = topic.split("/")[3] if topic.count("/") >= 3 else ""
     match message:
         case Open():
-            asked = ", ".join(f"{ref.question_id} {ref.remaining_ms / 1000:.1f} s" for ref in message.queries)
+            asked = ", ".join(f"{_asked(ref)} {ref.remaining_ms / 1000:.1f} s" for ref in message.queries)
             frame = f"{topic.rsplit('/', 1)[1]}/{message.frame}"
             latents = f"latents 0..{message.stop}{_given(message)}"
             text = f"edge opens {frame}, attempt {message.attempt}, {latents}, {asked}"
@@ -130,16 +132,23 @@ def describe(topic: str, message: Message) -> str:
         case Answer():
             outcome = message.outcome or "provisional"
             why = f" ({message.reason})" if message.reason else ""
-            text = f"{message.worker}: {message.question_id} {outcome} from {message.latents} latents{why}"
+            text = f"{message.worker}: {message.query_id} {outcome} from {message.latents} latents{why}"
         case QueryOutcome():
-            text = f"edge: {message.question_id} {message.outcome} ({message.reason})"
+            text = f"edge: {message.query_id} {message.outcome} ({message.reason})"
         case Ask():
             text = f"{topic.rsplit('/', 1)[1]} asks {message.query_id} of {level}"
+        case Question():
+            where = "" if message.cameras is None else f" of {', '.join(message.cameras) or 'no camera'}"
+            text = f"{message.set_by} of {message.site} set {message.question_id}{where}: {message.text[:40]}"
         case Status() if "/status/" in topic:
             text = f"{message.kind} {message.id} is {'online' if message.online else 'offline'}, boot {message.boot}"
         case _:
             text = ""
     return text
+
+
+def _asked(ref: QueryRef) -> str:
+    return ref.question_id if ref.client is None else f"@{ref.client}/{ref.question_id}"
 
 
 def _given(message: Open | Handover | Chunk) -> str:

@@ -23,9 +23,10 @@ from pipeline.protocol.effects import Terminal
 from pipeline.protocol.expected_gain import AD_HOC_WEIGHT
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.thinning import ThinningSettings
-from pipeline.simulation.broker import BrokerModel, LinkFaults
+from pipeline.simulation.broker import BrokerModel
 from pipeline.simulation.clock import VirtualClock
 from pipeline.simulation.edge_actor import EdgeActor
+from pipeline.simulation.links import LinkFaults
 from pipeline.simulation.questions import published
 from pipeline.simulation.uplink_orders import FirstComeFirstServed, RoundRobin
 from pipeline.simulation.uplink_workload import DEADLINES_S, ContestPlan, ScoredModel, draw_sites, schedule

@@ -22,9 +22,10 @@ from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.thinning import ThinningSettings
 from pipeline.recording.traffic import Traffic
 from pipeline.recording.workload import RecordedFrame, Workload, round_trip_s
-from pipeline.simulation.broker import BrokerModel, LinkFaults
+from pipeline.simulation.broker import BrokerModel
 from pipeline.simulation.clock import VirtualClock
 from pipeline.simulation.edge_actor import EdgeActor
+from pipeline.simulation.links import LinkFaults
 from pipeline.simulation.recorded_content import Bound, Gaps, LatentSizes, RecordedModel
 from pipeline.simulation.uplink_contest import ORDERS, OURS
 from pipeline.simulation.what_if_figures import Figures, FiguresOfRun

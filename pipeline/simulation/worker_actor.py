@@ -6,21 +6,26 @@ import math
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 
-from pipeline.protocol.effects import Look, SendAnswer, SendHandover, WorkerEffect
+from pipeline.protocol.effects import Look, ReplyTo, SendAnswer, SendHandover, WorkerEffect
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_work import WorkCosts
 from pipeline.simulation.broker import BrokerModel
 from pipeline.simulation.clock import VirtualClock
 from pipeline.simulation.content import FINGERPRINT, RULE, LookModel, damaged
+from pipeline.simulation.stalls import StallWatch
+from pipeline.simulation.worker_books import WorkerBooks
 from schemas import topics
 from schemas.errors import BitstreamError, RemoteError
 from schemas.messages import (
     Accept,
+    Ask,
     Chunk,
     Gone,
     Handover,
@@ -32,16 +37,11 @@ from schemas.messages import (
     Status,
     Text,
 )
-from schemas.types import FrameId
 
 _SLOW_SHARE = 0.5
 """Batches that a slow worker takes long for: a machine that others use as well is slow now and then, not evenly."""
 _HICCUP = 50.0
 _LONGEST_BATCH_S = 30.0
-_FIRST_BATCH_S = 0.1
-"""What a worker may expect of a batch before it has seen one."""
-_STALLED_BATCHES = 4.0
-"""After the longest lease and so many times the longest batch that it could expect, a model counts as stalled here."""
 
 
 class WorkerActor:
@@ -66,6 +66,9 @@ class WorkerActor:
         schedule: makes the rule of what goes first.
         hiccups: share of the batches that take far too long.
         on_stall: called when a worker renews a lease although its model is stalled.
+        costs: work of a look; by default that of one frame.
+        max_work: work in a batch.
+        books: makes the book of a process, where it is judged.
 
     Attributes:
         slowness: how many times as long as usual some batches take.
@@ -94,6 +97,9 @@ class WorkerActor:
         schedule: Callable[[WorkerProtocolSettings, WorkerPace], Schedule] = Schedule,
         hiccups: float = 0.0,
         on_stall: Callable[[str], None] | None = None,
+        costs: WorkCosts | None = None,
+        max_work: float = math.inf,
+        books: Callable[[], WorkerBooks] | None = None,
     ) -> None:
         self.name = name
         self.alive = False
@@ -123,10 +129,12 @@ class WorkerActor:
         self._schedule = schedule
         self._hiccups = hiccups
         self._on_stall = on_stall
+        self._costs = costs or WorkCosts.by_frames()
+        self._max_work = max_work
+        self._new_books = books
+        self._books: WorkerBooks | None = None
         self._looking = False
-        self._stalls_at_s = math.inf
-        self._longest_s = self._longest_frame_s = _FIRST_BATCH_S
-        self._claimed_stalled: set[tuple[str, FrameId, int]] = set()
+        self._stalls: StallWatch
         self._linked = False
         self._keys: dict[str, KeyFrame] = {}
         self._wake_at_s: float | None = None
@@ -141,8 +149,7 @@ class WorkerActor:
         self.alive, self.frozen, self.draining = True, False, False
         self.boot += 1
         self._looking = False
-        self._longest_s = self._longest_frame_s = _FIRST_BATCH_S
-        self._batch_ends()
+        self._stalls = StallWatch(self.settings.max_lease_s, self._costs.usual, self._on_stall)
         self._wake_at_s = None
         self._keys.clear()
         self._socket.clear()
@@ -155,7 +162,9 @@ class WorkerActor:
             fingerprint=self._fingerprint,
             stop_rule=self._stop_rule,
             schedule=self._schedule,
+            costs=self._costs,
         )
+        self._books = None if self._new_books is None else self._new_books()
         for question in self._questions:
             self.session.receive_question(question)
         self._join()
@@ -275,10 +284,17 @@ class WorkerActor:
 
     def _handle(self, topic: str, message: Message, token: int | None) -> None:
         now_s = self._clock.now_s
+        with nullcontext() if self._books is None else self._books.hears(self.session, topic, message, now_s):
+            self._take_in(topic, message, now_s)
+        if token is not None:
+            self._broker.acknowledge(self.name, token)
+
+    def _take_in(self, topic: str, message: Message, now_s: float) -> None:
         camera = topic.rsplit("/", 1)[1]
         try:
             match message:
                 case Open():
+                    self._stalls.given(camera, message.frame, message.attempt)
                     self.session.receive_open(camera, message, now_s)
                 case Chunk():
                     self.session.receive_chunk(camera, message, now_s)
@@ -288,6 +304,12 @@ class WorkerActor:
                     self.session.receive_gone(camera, message)
                 case Text():
                     self.session.receive_text(message)
+                case Question():
+                    self.session.receive_question(message)
+                case Ask():
+                    _, _, _, camera, client = topic.split("/")
+                    reply_to = ReplyTo(topics.reply_topic(client, message.query_id))
+                    self.session.receive_ask(camera, client, message, reply_to)
                 case Handover():
                     self.session.receive_handover(message, now_s)
                 case Status() if "/load/" in topic:
@@ -298,8 +320,6 @@ class WorkerActor:
                     self.session.receive_status(message)
         except RemoteError as error:
             self.errors[type(error).__name__] += 1
-        if token is not None:
-            self._broker.acknowledge(self.name, token)
 
     def _receive_key_frame(self, camera: str, message: KeyFrame) -> None:
         payload = damaged(message.payload) if self.damages_keys else message.payload
@@ -309,25 +329,35 @@ class WorkerActor:
     # ---- effects ----------------------------------------------------------------------------------------------------
 
     def _after(self) -> None:
+        self._say()
         if not self._looking:
-            looks = self.session.take_looks(self._max_batch, self._clock.now_s)
+            looks = self.session.take_looks(self._max_batch, self._clock.now_s, self._max_work)
             if looks:
-                self._looking = True
-                work = sum(look.work for look in looks)
-                expected_s = max(self._longest_s, self._longest_frame_s * work)
-                self._stalls_at_s = self._clock.now_s + self.settings.max_lease_s + _STALLED_BATCHES * expected_s
-                took_s = self._batch_time_s(work)
-                self.busy_s += took_s
-                self._clock.after(took_s, partial(self._looked, self.boot, looks, took_s))
-        for effect in self.session.take_effects():
-            self._publish(effect)
+                self._begin(looks)
+            self._say()
         due_s = self.session.next_wake_s()
         if due_s is not None and (self._wake_at_s is None or due_s < self._wake_at_s):
             self._wake_at_s = due_s
             self._clock.at(due_s, partial(self._wake, self.boot))
 
+    def _say(self) -> None:
+        for effect in self.session.take_effects():
+            if self._books is not None:
+                self._books.said(effect, self._clock.now_s)
+            self._publish(effect)
+
+    def _begin(self, looks: list[Look]) -> None:
+        self._looking = True
+        if self._books is not None:
+            self._books.looked(looks, self._clock.now_s, self._stalls.expected_s)
+        work = sum(look.work for look in looks)
+        self._stalls.begins(work, self._clock.now_s)
+        took_s = self._batch_time_s(work)
+        self.busy_s += took_s
+        self._clock.after(took_s, partial(self._looked, self.boot, looks, took_s))
+
     def _batch_time_s(self, work: int) -> float:
-        usual_s = self._batch_s + self._frame_s * work
+        usual_s = self._batch_s + self._frame_s * work / self._costs.usual
         slow = self.slowness > 1.0
         share = _SLOW_SHARE if slow else self._hiccups
         if not share or self._draw.random() >= share:
@@ -344,9 +374,7 @@ class WorkerActor:
             return
         self._clock.handled += 1
         self._looking = False
-        self._batch_ends()
-        self._longest_s = max(self._longest_s, took_s)
-        self._longest_frame_s = max(self._longest_frame_s, took_s / sum(look.work for look in looks))
+        self._stalls.ends(sum(look.work for look in looks), took_s)
         for look in looks:
             try:
                 answers = self._model.answer(look)
@@ -371,20 +399,9 @@ class WorkerActor:
         self.session.tick(self._clock.now_s)
         self._after()
 
-    def _batch_ends(self) -> None:
-        self._stalls_at_s = math.inf
-        self._claimed_stalled.clear()
-
-    def _check_stall(self, camera: str, accept: Accept) -> None:
-        """A stalled model's worker may claim what is opened now, once; its leases must run out."""
-        claim = (camera, accept.frame, accept.attempt)
-        if claim in self._claimed_stalled and self._on_stall is not None:
-            self._on_stall(f"{camera}/{accept.frame}, attempt {accept.attempt}")
-        self._claimed_stalled.add(claim)
-
     def _publish(self, effect: WorkerEffect) -> None:
-        if self._clock.now_s > self._stalls_at_s and isinstance(effect.message, Accept):
-            self._check_stall(effect.topic.rsplit("/", 1)[1], effect.message)
+        if isinstance(effect.message, Accept):
+            self._stalls.says(effect.topic.rsplit("/", 1)[1], effect.message, self._clock.now_s)
         self._publishing += 1
         self._clock.after(0.005, partial(self._arrive, self.boot, effect))
 

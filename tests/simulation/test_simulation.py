@@ -9,9 +9,10 @@ import pytest
 
 from pipeline.protocol.edge_frame import EDGE_TRANSITIONS
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerStage
-from pipeline.simulation.broker import IN_FLIGHT, NO_SUBSCRIBERS, QUEUED, BrokerModel, LinkFaults
+from pipeline.simulation.broker import IN_FLIGHT, NO_SUBSCRIBERS, QUEUED, BrokerModel
 from pipeline.simulation.clock import VirtualClock
 from pipeline.simulation.episode import Episode
+from pipeline.simulation.links import LinkFaults
 from pipeline.simulation.mutations import MUTATIONS, Mutation, hunt
 from pipeline.simulation.plan import draw_plan
 from pipeline.simulation.questions import standing
