@@ -15,6 +15,8 @@ import typer
 
 from latentbus import __version__
 from latentbus.arguments import refuse_what_is_no_number
+from latentbus.attack_command import EPILOG as ATTACK_EPILOG
+from latentbus.attack_command import attack
 from latentbus.bench_commands import bench_app
 from latentbus.broker_commands import broker_app
 from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption, broker_settings
@@ -251,6 +253,7 @@ def latentbus(
 app.command(epilog=SIMULATE_EPILOG)(simulate)
 app.command(epilog=REPLAY_EPILOG)(replay)
 app.command(epilog="Example: latentbus chaos --questions 200 --faults 8 --seed 3")(chaos)
+app.command(epilog=ATTACK_EPILOG)(attack)
 app.command(epilog=RECORD_EPILOG)(record)
 app.command(epilog=RECOVER_EPILOG)(recover)
 app.command(epilog=INSPECT_EPILOG)(inspect)

@@ -1,0 +1,138 @@
+"""Attacks on memory, the uplink, and the patience of everybody else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import socket
+import ssl
+from typing import Final
+
+from latentbus.attack import forged
+from latentbus.attack.books import READ_LAG_S
+from latentbus.attack.bystanders import QUESTIONS, Bystander
+from latentbus.attack.enemy import CONNECT_TIMEOUT_S, Stage, at_rate, replies_of
+from latentbus.attack.fleet import LATECOMER, MALLORY
+from schemas import topics
+from schemas.types import AnswerType
+
+BIG_CORRELATION_BYTES: Final = 65_000
+BALLAST_BYTES: Final = 60_000
+"""One user property; a publish has two of them, and stays under the broker's limit of a packet."""
+FLOOD_PER_S: Final = 300.0
+CONNECTIONS: Final = 2_000
+
+
+async def flood(stage: Stage) -> None:
+    """One client asks 300 times a second."""
+    async with stage.enemy(MALLORY, [replies_of(MALLORY)]) as mallory:
+        await at_rate(
+            FLOOD_PER_S,
+            stage.options.count(20, 4),
+            lambda number: asyncio.create_task(
+                mallory.publish(
+                    topics.ask_topic("gate", MALLORY),
+                    forged.ask(f"r{number}", "Is there a car?", 30_000, answer_type=AnswerType.YES_NO),
+                    response_topic=topics.reply_topic(MALLORY, f"r{number}"),
+                )
+            ),
+        )
+
+
+async def burst(stage: Stage) -> None:
+    """Asks at QoS 0 as fast as the broker takes them: nothing holds a client back there."""
+    async with stage.enemy(MALLORY) as mallory:
+        await asyncio.gather(
+            *(
+                mallory.publish(topics.ask_topic("yard", MALLORY), forged.ask(f"z{number}", deadline_ms=2_000), qos=0)
+                for number in range(stage.options.count(10_000, 2_000))
+            )
+        )
+
+
+async def correlation(stage: Stage) -> None:
+    """Asks that bring 65 KB of CorrelationData, which every reply would bring back over the thin link."""
+    async with stage.enemy(MALLORY, [replies_of(MALLORY)]) as mallory:
+        for number in range(stage.options.count(4_100, 100)):
+            await mallory.publish(
+                topics.ask_topic("gate", MALLORY),
+                forged.ask(f"c{number}", deadline_ms=30_000),
+                response_topic=topics.reply_topic(MALLORY, f"c{number}"),
+                correlation_data=b"c" * BIG_CORRELATION_BYTES,
+            )
+
+
+async def properties(stage: Stage) -> None:
+    """Asks with 120 KB of user properties, which nobody reads."""
+    ballast = [("x", "y" * BALLAST_BYTES)] * 2
+    async with stage.enemy(MALLORY) as mallory:
+        for number in range(stage.options.count(3_000, 100)):
+            await mallory.publish(
+                topics.ask_topic("gate", MALLORY),
+                forged.ask(f"p{number}", deadline_ms=30_000),
+                user_properties=ballast,
+            )
+
+
+async def retained(stage: Stage) -> None:
+    """Retained asks, of cameras that exist and of thousands that do not."""
+    ballast = b"z" * 100_000
+    async with stage.enemy(MALLORY) as mallory:
+        await asyncio.gather(
+            *(
+                mallory.publish(topics.ask_topic(f"x{number}", MALLORY), ballast, retain=True, forbidden=True)
+                for number in range(stage.options.count(6_000, 300))
+            )
+        )
+        for camera in ("gate", "dock", "yard"):
+            await mallory.publish(topics.ask_topic(camera, MALLORY), ballast, retain=True)
+            await mallory.publish(topics.ask_topic(camera, MALLORY), b"", retain=True)
+
+
+async def connections(stage: Stage) -> None:
+    """Connections without a certificate: silent ones, broken handshakes, garbage. Somebody honest must still get in."""
+    count = min(stage.options.count(CONNECTIONS, 500), raise_descriptors() // 2)
+    port = stage.fleet.broker.port
+    with contextlib.ExitStack() as held:
+        for number in range(count):
+            made = await asyncio.to_thread(_dial, port, number)
+            held.callback(made.close)
+        stage.tally.taken += count
+        bystander = Bystander(
+            LATECOMER, stage.fleet.broker_settings(LATECOMER), stage.books, deadline_s=stage.options.deadline_s
+        )
+        async with bystander.bus:
+            await bystander.bus.wait_connected(CONNECT_TIMEOUT_S)
+            reading = asyncio.create_task(bystander.read(), name="latecomer reads")
+            query_id = await bystander.ask("yard", *QUESTIONS[0])
+            await stage.watcher.until(
+                lambda: query_id not in stage.books.open_queries(), stage.options.deadline_s + 2 * READ_LAG_S
+            )
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+    stage.tally.notes.append(f"{count} connections held while {LATECOMER} came in")
+
+
+def _dial(port: int, number: int) -> socket.socket:
+    """Three ways of never becoming a client."""
+    made = socket.create_connection(("127.0.0.1", port), timeout=10)
+    with contextlib.suppress(OSError):
+        if number % 3 == 1:
+            made.sendall(b"\x10\x0c\x00\x04MQTT\x05\x02\x00\x3c\x00")  # a CONNECT in plain text
+        elif number % 3 == 2:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            made.setblocking(False)
+            with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                # The first message of a handshake that is never ended.
+                context.wrap_socket(made, do_handshake_on_connect=False).do_handshake()
+    return made
+
+
+def raise_descriptors() -> int:
+    """Open files that this process may have, as many as it can get."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] if hard else soft
