@@ -220,7 +220,7 @@ class Admission:
         frame.tries, frame.given_up = 0, False
         for query_id, query in self._undecided(frame.camera, message, now_s).items():
             # One that comes late joins a frame that has its texts only with its own.
-            if self._progress.look_up(query_id, query) or frame.stage is WorkerStage.NEED_TEXT:
+            if self._progress.look_up(frame.camera, query_id, query) or frame.stage is WorkerStage.NEED_TEXT:
                 frame.queries.setdefault(query_id, query)
         before = frame.held_bytes
         key = self._key(frame.camera, message)

@@ -93,7 +93,7 @@ class Progress:
         self._counters["refines" if frame.tries == 1 else "refines_repeated"] += 1
         self._voice.refine(frame)
 
-    def look_up(self, query_id: str, query: WorkerQuery) -> bool:
+    def look_up(self, camera: str, query_id: str, query: WorkerQuery) -> bool:
         """Let a query keep its text, if that is known here; whether it has one.
 
         Of an ad-hoc question the reply address has to be known as well: the edge replies when it is asked for a text.
@@ -102,7 +102,7 @@ class Progress:
             ask = self._texts.ask(query_id, query.owner, query.ref.digest)
             return ask is not None and query.take(ask.question, ask.reply_to)
         if query.question is None:
-            question = self._texts.standing(query.owner, query.ref.digest)
+            question = self._texts.standing(camera, query.owner, query.ref.digest)
             return question is not None and query.take(question)
         return True
 
@@ -140,7 +140,11 @@ class Progress:
 
     def ask_texts(self, frame: WorkerFrame, now_s: float) -> None:
         """Ask for the texts of a frame's questions; each request names some of them, until the last one is here."""
-        unknown = [query.ref.digest for query_id, query in frame.queries.items() if not self.look_up(query_id, query)]
+        unknown = [
+            query.ref.digest
+            for query_id, query in frame.queries.items()
+            if not self.look_up(frame.camera, query_id, query)
+        ]
         if not unknown:
             self.settle_texts(frame)
             return

@@ -295,7 +295,7 @@ class WorkerSession:
         """The text of a question, on request. The frames that wait for it keep it; a site's is kept for later ones."""
         question = message.content()
         if not question.ad_hoc:
-            self._texts.learn_standing(question)
+            self._texts.learn_text(message.camera, question)
         self._progress.text_came(question)
 
     def receive_question(self, question: Question) -> None:
@@ -389,6 +389,7 @@ class WorkerSession:
             if now_s >= query.deadline_s:
                 self._progress.drop_late(frame, answer.query_id)
                 continue
+            frame.spoke_s = now_s  # whatever is said now makes this worker the owner
             problem = answer.problem
             if not problem and not (isfinite(answer.score) and 0.0 <= answer.score <= 1.0):
                 problem = f"a score of {answer.score}"
@@ -416,7 +417,6 @@ class WorkerSession:
             else:
                 self.counters["provisional_answers"] += 1
                 self._voice.answer(frame, answer.query_id, query, None)
-                frame.spoke_s = now_s
         more = self._has_more_to_ask(frame, asked)
         if look.stop >= self._latent_count and frame.prefix == look.stop and not more:
             # There is nothing further to ask the edge for.

@@ -9,8 +9,6 @@ from typing import Final, Generic, NamedTuple, TypeVar
 from pipeline.protocol.effects import ReplyTo
 from schemas.identity import QuestionContent
 
-OWNER_SHARE: Final = 4
-"""One owner may take this part of a store: an asker in a hurry evicts his own questions and no other's."""
 _REPLY_TO_BYTES: Final = 400
 """Memory of a reply address, about: topic and correlation data have at most 128 bytes each."""
 
@@ -19,10 +17,10 @@ V = TypeVar("V")
 
 
 class OwnedStore(Generic[K, V]):
-    """A bounded store whose entries belong to owners.
+    """A bounded store whose entries belong to owners, and are shared fairly among them.
 
-    An owner with more than his share loses his own entry that was not used for longest. When all owners together have
-    too much, the owner that was silent for longest loses his.
+    What is too much goes from the owner that has most, so that an asker in a hurry evicts his own questions: first what
+    he did not use for longest. Of several that have most, it is the one that was silent for longest.
 
     Args:
         capacity: entries kept.
@@ -39,7 +37,10 @@ class OwnedStore(Generic[K, V]):
         self._capacity_bytes = capacity_bytes
         self._size_bytes = size_bytes
         self._held = 0
-        self._owners: OrderedDict[str, OrderedDict[K, V]] = OrderedDict()
+        self._owners: dict[str, OrderedDict[K, V]] = {}
+        self._with: dict[int, OrderedDict[str, None]] = {}
+        """Owners by the number of their entries."""
+        self._most = 0
 
     def __len__(self) -> int:
         return self._held
@@ -49,23 +50,25 @@ class OwnedStore(Generic[K, V]):
         self._remove(owner, key)
         mine = self._owners.setdefault(owner, OrderedDict())
         mine[key] = value
-        self._owners.move_to_end(owner)
         self._held += 1
         self.held_bytes += self._size_bytes(value)
-        while len(mine) > max(1, self._capacity // OWNER_SHARE):
-            self._remove(owner, next(iter(mine)))
-        while self._held > self._capacity or self.held_bytes > self._capacity_bytes:
-            silent = next(iter(self._owners))
-            self._remove(silent, next(iter(self._owners[silent])))
+        self._has(owner, len(mine) - 1, len(mine))
+        self._bound()
 
     def get(self, owner: str, key: K) -> V | None:
         """An entry, if it is here."""
         mine = self._owners.get(owner)
         if mine is None or key not in mine:
             return None
-        self._owners.move_to_end(owner)
+        self._with[len(mine)].move_to_end(owner)
         mine.move_to_end(key)
         return mine[key]
+
+    def _bound(self) -> None:
+        """Forget what is too much."""
+        while self._held > self._capacity or self.held_bytes > self._capacity_bytes:
+            greediest = next(iter(self._with[self._most]))
+            self._remove(greediest, next(iter(self._owners[greediest])))
 
     def _remove(self, owner: str, key: K) -> None:
         mine = self._owners.get(owner)
@@ -73,8 +76,21 @@ class OwnedStore(Generic[K, V]):
             return
         self.held_bytes -= self._size_bytes(mine.pop(key))
         self._held -= 1
+        self._has(owner, len(mine) + 1, len(mine))
         if not mine:
             del self._owners[owner]
+
+    def _has(self, owner: str, before: int, now: int) -> None:
+        """An owner has one entry more or less than before."""
+        if before:
+            alike = self._with[before]
+            del alike[owner]
+            if not alike:
+                del self._with[before]
+        if now:
+            self._with.setdefault(now, OrderedDict())[owner] = None
+        if now > self._most or self._most not in self._with:
+            self._most = now
 
 
 class Ask(NamedTuple):
@@ -117,17 +133,25 @@ class Texts:
         return self._standing.held_bytes + self._asks.held_bytes
 
     def learn_standing(self, question: QuestionContent) -> None:
-        """Keep a site's question."""
+        """Keep a question that was published below its site's name."""
         self._standing.put(question.owner, question.digest, question)
+
+    def learn_text(self, camera: str, question: QuestionContent) -> None:
+        """Keep a site's question that the edge of a camera has sent: whose it is, the edge says and no topic."""
+        self._standing.put(_sent_by(camera), question.digest, question)
 
     def learn_ask(self, query_id: str, question: QuestionContent, reply_to: ReplyTo | None) -> None:
         """Keep what a client asked of a camera, beside what it asked under the same query id before."""
         self._asks.put(question.owner, (query_id, question.digest), Ask(question, reply_to))
 
-    def standing(self, owner: str, digest: bytes) -> QuestionContent | None:
-        """A site's question, if it is known."""
-        return self._standing.get(owner, digest)
+    def standing(self, camera: str, owner: str, digest: bytes) -> QuestionContent | None:
+        """A site's question, if it is known or was sent for a camera."""
+        return self._standing.get(owner, digest) or self._standing.get(_sent_by(camera), digest)
 
     def ask(self, query_id: str, owner: str, digest: bytes) -> Ask | None:
         """What a client asked of a camera, if it is known."""
         return self._asks.get(owner, (query_id, digest))
+
+
+def _sent_by(camera: str) -> str:
+    return f"camera/{camera}"

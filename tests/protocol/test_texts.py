@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.protocol.effects import LookAnswer, ReplyTo, SendAnswer, SendControl
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerSession
-from pipeline.protocol.worker_texts import OWNER_SHARE, OwnedStore, Texts
+from pipeline.protocol.worker_texts import OwnedStore, Texts
 from schemas import topics
 from schemas.identity import QuestionContent
 from schemas.limits import MAX_QUERIES_PER_FRAME
@@ -156,7 +158,7 @@ def test_an_id_that_is_used_again_for_another_text_gets_another_answer() -> None
     assert worker.counters["terminal_repeated"] == 1
 
 
-def test_the_owner_that_was_silent_for_longest_loses_first() -> None:
+def test_the_owner_that_has_most_loses_first_and_of_these_the_one_that_was_silent_for_longest() -> None:
     store: OwnedStore[int, str] = OwnedStore(8, 1_000, len)
     for owner in ("a", "b", "c", "d"):
         for key in range(2):
@@ -164,11 +166,26 @@ def test_the_owner_that_was_silent_for_longest_loses_first() -> None:
     assert store.get("a", 0) == "a"
     store.put("e", 0, "e")
     assert (store.get("b", 0), store.get("b", 1), len(store)) == (None, "b", 8)
-    for key in range(10):
+    for key in range(100):
         store.put("e", key, "e")
-    assert [store.get("e", key) for key in (7, 8, 9)] == [None, "e", "e"]
-    assert OWNER_SHARE == 4
-    assert store.held_bytes == len(store)
+    assert [sum(store.get(owner, key) is not None for key in range(100)) for owner in "abcde"] == [2, 1, 1, 2, 2]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.booleans()), max_size=60))
+def test_a_store_is_fair_at_each_step(steps: list[tuple[str, int, bool]]) -> None:
+    store: OwnedStore[int, str] = OwnedStore(6, 1_000, len)
+    asked: dict[str, set[int]] = {owner: set() for owner in "abc"}
+    for owner, key, put in steps:
+        if put:
+            store.put(owner, key, "x")
+            asked[owner].add(key)
+            assert store.get(owner, key) == "x" or len(asked[owner]) > 2
+        else:
+            store.get(owner, key)
+        held = {name: sum(store.get(name, each) is not None for each in keys) for name, keys in asked.items()}
+        assert sum(held.values()) == len(store) == store.held_bytes <= 6
+        # Nobody who has asked for a third or less has lost anything.
+        assert all(held[name] == len(keys) for name, keys in asked.items() if len(keys) <= 2)
 
 
 @pytest.mark.parametrize("size_bytes", [1, 300, 1_000])
@@ -188,4 +205,27 @@ def test_texts_of_sites_and_of_clients_take_nothing_from_each_other() -> None:
     for number in range(100):
         question = content(f"a{number}", ad_hoc=True, client=f"c{number}")
         texts.learn_ask(question.query_id("gate", FrameId(1, 1)), question, None)
-    assert texts.standing(standing.owner, standing.digest) == standing
+    assert texts.standing("gate", standing.owner, standing.digest) == standing
+
+
+def test_texts_that_an_edge_sends_under_another_sites_name_take_nothing_of_that_site() -> None:
+    worker = _worker(WorkerProtocolSettings(text_cache=12))
+    south = [content(f"q{number}", site="south") for number in range(4)]
+    for question in south:
+        worker.receive_question(published(question))
+    for number in range(100):
+        invented = content(f"x{number}", site="south")
+        for camera in ("stolen-1", "stolen-2"):
+            worker.receive_text(_text(invented).model_copy(update={"camera": camera}))
+    assert all(worker._texts.standing("gate", question.owner, question.digest) for question in south)
+
+
+def test_a_text_that_was_asked_for_is_known_for_the_next_frame_of_its_camera_alone() -> None:
+    worker = _worker()
+    unknown = content("unknown")
+    _open(worker, ref(unknown, 9_000))
+    worker.receive_text(_text(unknown))
+    _open(worker, ref(unknown, 9_000), sequence=1)
+    assert _requests(worker) == [(unknown.digest,)]
+    _open(worker, ref(unknown, 9_000), camera="yard")
+    assert _requests(worker) == [(unknown.digest,)]
