@@ -415,14 +415,15 @@ class EdgeActor:
                 self.disk.decided(effect)
                 if effect.publish is not None:
                     self.uplink.report(effect.publish)
-            elif isinstance(effect, SendOpen):
-                if self._books is not None:
-                    self._books.queued(effect, self._clock.now_s)
-                self.uplink.open(effect)
             elif isinstance(effect, SendKeyFrame):
                 self.uplink.key_frame(effect)
             else:
-                self.uplink.to_worker(effect)
+                if self._books is not None:
+                    self._books.queued(effect, self._clock.now_s)
+                if isinstance(effect, SendOpen):
+                    self.uplink.open(effect)
+                else:
+                    self.uplink.to_worker(effect)
         self.uplink.pump()
         due_s = self.session.next_wake_s()
         if due_s is not None and (self._wake_at_s is None or due_s < self._wake_at_s):

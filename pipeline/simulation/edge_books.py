@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.protocol.departures import Departure
 from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import AskedQuery, SendOpen, Terminal
+from pipeline.protocol.effects import AskedQuery, SendOpen, SendToWorker, Terminal
 from pipeline.simulation.asked_books import AskedBooks, Problem
 from pipeline.simulation.content import seen
 from pipeline.simulation.uplink_books import UplinkBooks
@@ -36,10 +36,10 @@ class EdgeBooks:
         self._uplink = UplinkBooks(self._on_problem)
         self._workers = WillsRead()
 
-    def offered(self, camera: str, frame: FrameId, mark: bytes, queries: Sequence[AskedQuery]) -> None:
+    def offered(self, camera: str, frame: FrameId, mark: bytes, queries: Sequence[AskedQuery], now_s: float) -> None:
         """The session was given a frame."""
         self._asked.offered(camera, frame, seen(mark), queries)
-        self._uplink.offered(camera, frame, queries)
+        self._uplink.offered(camera, frame, queries, now_s)
 
     def hears(self, session: EdgeSession, status: Status, now_s: float) -> None:
         """The session reads a worker's status; the last will of an earlier start must change nothing."""
@@ -50,15 +50,15 @@ class EdgeBooks:
         if stale and seen_outside(session) != before:
             self._on_problem(STALE_WILL, self._site, f"the will of boot {status.boot} of {status.id}")
 
-    def queued(self, effect: SendOpen, now_s: float) -> None:
-        """The session opens a frame when the uplink has room."""
+    def queued(self, effect: SendOpen | SendToWorker, now_s: float) -> None:
+        """The session wants something to leave when the uplink has room."""
         self._uplink.queued(effect, now_s)
 
     def left(self, departure: Departure, message: Message, now_s: float, backlog_s: float) -> None:
         """A message leaves."""
         if isinstance(message, Open):
             self._asked.opened(self._site, departure.topic.rsplit("/", 1)[1], message)
-            self._uplink.left(departure, message, now_s, backlog_s)
+        self._uplink.left(departure, message, now_s, backlog_s)
 
     def decided(self, terminal: Terminal) -> None:
         """The session has decided a query."""

@@ -91,11 +91,8 @@ class _DecidedByBareId(DecidedQueries):
 # ---- what is kept ----------------------------------------------------------------------------------------------------
 
 
-def _put_without_bound(self: OwnedStore[Any, Any], owner: str, key: Any, value: Any) -> None:
-    self._remove(owner, key)
-    self._owners.setdefault(owner, type(self._owners)())[key] = value
-    self._held += 1
-    self.held_bytes += self._size_bytes(value)
+def _keep_all_texts(self: OwnedStore[Any, Any]) -> None:
+    pass
 
 
 def _keep_all_answers(self: DecidedQueries, answer: Answer, digest: bytes) -> None:
@@ -172,7 +169,7 @@ QUESTION_MUTATIONS: tuple[Mutation, ...] = (
     Mutation("answers swapped between the queries of a look", 1, WorkerSession, "finish_look", _swapped_answers),
     Mutation("kept answers by the client's bare id", 1, worker_progress, "DecidedQueries", _DecidedByBareId),
     Mutation("answers name the site as owner", 1, WorkerVoice, "answer", _owner_of_site),
-    Mutation("no bound on texts", 1, OwnedStore, "put", _put_without_bound),
+    Mutation("no bound on texts", 1, OwnedStore, "_bound", _keep_all_texts),
     Mutation("no bound on kept answers", 1, DecidedQueries, "add", _keep_all_answers),
     Mutation("no bound on decided ad-hoc questions", 1, AdHocQueries, "decide", _keep_all_terminals),
     Mutation("a leak: ad-hoc questions run for ever", 1, AdHocQueries, "decide", _runs_for_ever),

@@ -214,7 +214,7 @@ def draw_plan(seed: int) -> EpisodePlan:
         mine: list[FramePlan] = []
         for camera in site.cameras:
             mine += _draw_frames(draw, site.name, camera, duration_s)
-            asks += _draw_asks(draw, camera, duration_s)
+            asks += _draw_asks(draw, camera, [frame.time_s for frame in mine], duration_s)
         frames += mine
         changes += (_draw_change(draw, site, mine) for _ in range(draw.randint(0, changes_a_site)))
     plan = EpisodePlan(
@@ -370,7 +370,7 @@ def _draw_change(draw: random.Random, site: SitePlan, frames: list[FramePlan]) -
 
 
 def _draw_frames(draw: random.Random, site: str, camera: str, duration_s: float) -> list[FramePlan]:
-    period_s = draw.choice([1.0, 2.0, 4.0])
+    period_s = draw.choice([1.0, 2.0, 4.0, 10.0])
     questions = (*QUESTIONS[: draw.randint(1, len(QUESTIONS))], ADDED)
     frames = []
     time_s = draw.random()
@@ -380,15 +380,18 @@ def _draw_frames(draw: random.Random, site: str, camera: str, duration_s: float)
     return frames
 
 
-def _draw_asks(draw: random.Random, camera: str, duration_s: float) -> list[AskPlan]:
+def _draw_asks(draw: random.Random, camera: str, frames_s: list[float], duration_s: float) -> list[AskPlan]:
     """Some are asked again a moment later, as after a lost connection, or long after their end.
 
-    Clients choose from few ids, so that two of them, or one at two cameras, often have the same.
+    Clients choose from few ids, so that two of them, or one at two cameras, often have the same. Many ask as a frame is
+    taken, so that their questions and standing ones wait for the uplink, or for the model, at once.
     """
     asks: list[AskPlan] = []
     ids = [(client, query_id) for client in CLIENTS for query_id in _QUERY_IDS]
     for client, query_id in draw.sample(ids, draw.randint(0, 6)):
         first_s = draw.uniform(0.0, duration_s)
+        if draw.random() < 0.5:
+            first_s = max(0.0, draw.choice(frames_s) + draw.uniform(-0.5, 0.5))
         deadline_s = draw.choice([3.0, 12.0, LONGEST_DEADLINE_S])
         first = _ask(draw, camera, client, query_id, first_s, deadline_s)
         asks.append(first)

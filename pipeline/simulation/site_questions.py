@@ -57,7 +57,7 @@ class SiteQuestions:
         """Give the session a frame with its questions."""
         frame, mark = self._encoder.offer(camera, queries, now_s, latent=latent, base_latents=base_latents)
         if self._books is not None:
-            self._books.offered(camera, frame, mark, queries)
+            self._books.offered(camera, frame, mark, queries, now_s)
         return frame
 
     def offer_waiting(self, now_s: float) -> None:

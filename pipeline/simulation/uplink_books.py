@@ -1,17 +1,18 @@
 """Which open messages wait for an uplink, to judge which of them goes first.
 
-The order of departure weighs much, so only cases are judged that leave no doubt: two first opens of one camera, nothing
-late, little waiting.
+The order of departure weighs much, so only cases are judged that leave no doubt: two first opens of one camera, and
+time for everything that waits.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.protocol.departure_queue import MAX_WAIT_S
 from pipeline.protocol.departures import Departure
-from pipeline.protocol.effects import AskedQuery, SendOpen
+from pipeline.protocol.effects import AskedQuery, SendOpen, SendToWorker
 from pipeline.protocol.expected_gain import open_message_bytes
 from pipeline.simulation.asked_books import Problem
 from pipeline.simulation.worker_books import STANDING_FIRST
@@ -22,8 +23,6 @@ AD_HOC_COUNTS = 4.0
 """A client's question counts as much as so many standing ones."""
 _PLENTY_S = 25.0
 """Time to a deadline that no worker's response uses up."""
-_SHORT_S = 5.0
-"""Less than this waits for the uplink, so that every bid fits in time."""
 
 
 @dataclass(slots=True)
@@ -33,6 +32,7 @@ class _Waiting:
     first_deadline_s: float
     ad_hoc: int
     standing: int
+    newer_s: float
 
     def value(self) -> float:
         return AD_HOC_COUNTS * self.ad_hoc + self.standing
@@ -47,17 +47,28 @@ class UplinkBooks:
 
     def __init__(self, on_problem: Problem) -> None:
         self._on_problem = on_problem
-        self._offered: dict[tuple[str, FrameId], tuple[float, int, int]] = {}
+        self._offered: dict[tuple[str, FrameId], tuple[float, int, int, float]] = {}
+        self._standing_s: dict[str, float] = {}
         self._waiting: dict[tuple[str, FrameId], _Waiting] = {}
+        self._unserved_s: dict[str, float] = {}
 
-    def offered(self, camera: str, frame: FrameId, queries: Sequence[AskedQuery]) -> None:
+    def offered(self, camera: str, frame: FrameId, queries: Sequence[AskedQuery], now_s: float) -> None:
         """A frame was taken and this is asked of it."""
         ad_hoc = sum(query.ad_hoc for query in queries)
         first_s = min(query.deadline_s for query in queries)
-        self._offered[camera, frame] = (first_s, ad_hoc, len(queries) - ad_hoc)
+        newer_s = math.inf
+        if ad_hoc < len(queries):
+            # From then on a newer frame of the camera is expected: an edge wants to open this one before.
+            newer_s = 2 * now_s - self._standing_s.get(camera, -math.inf)
+            self._standing_s[camera] = now_s
+        self._offered[camera, frame] = (first_s, ad_hoc, len(queries) - ad_hoc, newer_s)
 
-    def queued(self, effect: SendOpen, now_s: float) -> None:
-        """An open message begins to wait."""
+    def queued(self, effect: SendOpen | SendToWorker, now_s: float) -> None:
+        """An open message or a chunk begins to wait."""
+        if effect.bid is not None:
+            self._unserved_s.setdefault(effect.camera, now_s)
+        if not isinstance(effect, SendOpen):
+            return
         first = self._offered.pop((effect.camera, effect.frame), None)
         if first is not None:
             self._waiting[effect.camera, effect.frame] = _Waiting(effect, now_s, *first)
@@ -71,20 +82,26 @@ class UplinkBooks:
             now_s: virtual time.
             backlog_s: how long the uplink is busy with what has left and what waits.
         """
+        camera = departure.camera or ""
+        unserved_s = self._unserved_s.get(camera, now_s)
+        if departure.bid is not None:
+            self._unserved_s[camera] = now_s
         if not isinstance(message, Open):
             return
-        gone = self._waiting.pop((departure.camera or "", message.frame), None)
-        if gone is None or gone.ad_hoc or now_s - gone.queued_s >= MAX_WAIT_S or backlog_s > _SHORT_S:
+        gone = self._waiting.pop((camera, message.frame), None)
+        if gone is None or gone.ad_hoc or now_s - min(unserved_s, gone.queued_s) >= MAX_WAIT_S:
+            return
+        if min(gone.newer_s, gone.first_deadline_s - _PLENTY_S) < now_s + backlog_s:
             return
         size_bytes = open_message_bytes(message.queries, len(message.payload))
         for other in self._waiting.values():
-            if other.effect.camera != departure.camera or not other.ad_hoc or other.queued_s > gone.queued_s:
+            if other.effect.camera != camera or not other.ad_hoc:
                 continue
-            if not now_s + _PLENTY_S <= other.first_deadline_s <= gone.first_deadline_s:
+            if other.first_deadline_s - _PLENTY_S < now_s + backlog_s:
                 continue
             offer = other.effect.bid(now_s)
             if offer is None or offer.message_bytes > size_bytes:
                 continue
             if other.value() > gone.standing:
-                camera, frame = other.effect.camera, other.effect.frame
-                self._on_problem(STANDING_FIRST, f"{camera}/{frame}", f"{camera}/{message.frame} leaves before it")
+                problem = f"{message.frame}, without one, leaves before it"
+                self._on_problem(STANDING_FIRST, f"{camera}/{other.effect.frame}", problem)

@@ -186,7 +186,7 @@ class WorkerBooks:
             self._ends(key, held, message.query_id)
         key = (message.camera, message.frame)
         if (held := self._held.get(key)) is not None:
-            held.spoke = True
+            held.spoke |= message.attempt == held.attempt
             self._ends(key, held, message.query_id)
         question = self._asked.question(message.camera, message.frame, message.query_id)
         if question is not None:
