@@ -30,9 +30,9 @@ RESPONSE_TOPIC: Final = "$CONTROL/dynamic-security/v1/response"
 PAGE_SIZE: Final = 8
 """Roles or clients listed in one response. The role of an edge with 128 cameras is some 100 kB of JSON; most have a
 hundredth of that."""
-REQUEST_BYTES: Final = 65_536
+REQUEST_BYTES: Final = 16_384
 """Commands in one request, far under the broker's limit of a packet."""
-ROLE_RIGHTS: Final = 800
+ROLE_RIGHTS: Final = 120
 """Rights that one command gives; an edge with many cameras gets the rest of its role in further commands."""
 
 DEFAULT_ACCESS: Final = {

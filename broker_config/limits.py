@@ -10,10 +10,11 @@ from typing import Final
 from schemas.limits import MAX_BINARY_BYTES, MAX_JSON_BYTES
 from schemas.topics import MAX_TOPIC_BYTES
 
-MAX_PACKET_BYTES: Final = 131_072
-"""A client that sends more is disconnected. Five times the largest wire message and its headers, so that a foreign
-client with a mistake meets a typed error of a worker before it meets a closed connection; as large as AWS IoT Core
-takes."""
+MAX_PACKET_BYTES: Final = 32_768
+"""A client that sends more is disconnected. A third above the largest wire message, twice the largest one of a client,
+so that a foreign client with a mistake meets a typed error before it meets a closed connection. Not more: Mosquitto's
+bound of the bytes that wait for a client counts payloads alone, so user properties are bounded by this number and the
+one of the messages: 139 MB for a client that reads nothing."""
 
 MAX_CONNECTIONS: Final = 4_096
 """Connections to the listener."""
@@ -42,5 +43,8 @@ LIMITS: Final[dict[str, str]] = {
 }
 """Options and values, as they stand in a configuration file."""
 
-if max(MAX_BINARY_BYTES, MAX_JSON_BYTES) + MAX_TOPIC_BYTES > MAX_PACKET_BYTES // 2:
+HEADROOM_BYTES: Final = 4_096
+"""Headers and properties of the largest message: response topic, correlation data, whatever a client adds."""
+
+if max(MAX_BINARY_BYTES, MAX_JSON_BYTES) + MAX_TOPIC_BYTES + HEADROOM_BYTES > MAX_PACKET_BYTES:
     raise AssertionError("the broker's packet limit leaves no room above the largest message of the wire schema")

@@ -9,6 +9,7 @@ import socket
 import ssl
 from typing import Final
 
+from broker_config.limits import MAX_PACKET_BYTES
 from latentbus.attack import forged
 from latentbus.attack.books import READ_LAG_S
 from latentbus.attack.bystanders import QUESTIONS, Bystander
@@ -17,9 +18,8 @@ from latentbus.attack.fleet import LATECOMER, MALLORY
 from schemas import topics
 from schemas.types import AnswerType
 
-BIG_CORRELATION_BYTES: Final = 65_000
-BALLAST_BYTES: Final = 60_000
-"""One user property; a publish has two of them, and stays under the broker's limit of a packet."""
+BALLAST_BYTES: Final = MAX_PACKET_BYTES - 1_000
+"""As much as the broker takes with an ask; a client that sends more is thrown out."""
 FLOOD_PER_S: Final = 300.0
 CONNECTIONS: Final = 2_000
 
@@ -52,20 +52,20 @@ async def burst(stage: Stage) -> None:
 
 
 async def correlation(stage: Stage) -> None:
-    """Asks that bring 65 KB of CorrelationData, which every reply would bring back over the thin link."""
+    """Asks with as much CorrelationData as the broker takes, which every reply would bring back over the thin link."""
     async with stage.enemy(MALLORY, [replies_of(MALLORY)]) as mallory:
         for number in range(stage.options.count(4_100, 100)):
             await mallory.publish(
                 topics.ask_topic("gate", MALLORY),
                 forged.ask(f"c{number}", deadline_ms=30_000),
                 response_topic=topics.reply_topic(MALLORY, f"c{number}"),
-                correlation_data=b"c" * BIG_CORRELATION_BYTES,
+                correlation_data=b"c" * BALLAST_BYTES,
             )
 
 
 async def properties(stage: Stage) -> None:
-    """Asks with 120 KB of user properties, which nobody reads."""
-    ballast = [("x", "y" * BALLAST_BYTES)] * 2
+    """Asks with as many user properties as the broker takes, which nobody reads."""
+    ballast = [("x", "y" * BALLAST_BYTES)]
     async with stage.enemy(MALLORY) as mallory:
         for number in range(stage.options.count(3_000, 100)):
             await mallory.publish(
@@ -77,7 +77,7 @@ async def properties(stage: Stage) -> None:
 
 async def retained(stage: Stage) -> None:
     """Retained asks, of cameras that exist and of thousands that do not."""
-    ballast = b"z" * 100_000
+    ballast = b"z" * BALLAST_BYTES
     async with stage.enemy(MALLORY) as mallory:
         await asyncio.gather(
             *(
@@ -94,9 +94,11 @@ async def connections(stage: Stage) -> None:
     """Connections without a certificate: silent ones, broken handshakes, garbage. Somebody honest must still get in."""
     count = min(stage.options.count(CONNECTIONS, 500), raise_descriptors() // 2)
     port = stage.fleet.broker.port
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with contextlib.ExitStack() as held:
         for number in range(count):
-            made = await asyncio.to_thread(_dial, port, number)
+            made = await asyncio.to_thread(_dial, port, number, context)
             held.callback(made.close)
         stage.tally.taken += count
         bystander = Bystander(
@@ -114,19 +116,19 @@ async def connections(stage: Stage) -> None:
     stage.tally.notes.append(f"{count} connections held while {LATECOMER} came in")
 
 
-def _dial(port: int, number: int) -> socket.socket:
+def _dial(port: int, number: int, context: ssl.SSLContext) -> socket.socket:
     """Three ways of never becoming a client."""
     made = socket.create_connection(("127.0.0.1", port), timeout=10)
     with contextlib.suppress(OSError):
         if number % 3 == 1:
             made.sendall(b"\x10\x0c\x00\x04MQTT\x05\x02\x00\x3c\x00")  # a CONNECT in plain text
         elif number % 3 == 2:
-            context = ssl.create_default_context()
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            made.setblocking(False)
-            with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                # The first message of a handshake that is never ended.
-                context.wrap_socket(made, do_handshake_on_connect=False).do_handshake()
+            # The first message of a handshake that is never ended.
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            half = context.wrap_bio(incoming, outgoing)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                half.do_handshake()
+            made.sendall(outgoing.read())
     return made
 
 

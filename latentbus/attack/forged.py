@@ -145,8 +145,8 @@ def no_messages(rng: random.Random, *, each: int = 3) -> Iterator[bytes]:
     yield b'{"v":true,"query_id":{},"text":[],"options":{"a":1}}'
     yield b'{"v":2,"query_id":"../../etc","text":"a?"}'
     yield b'{"v":2,"query_id":"q","text":"a?","answer_type":"choice","options":["a","A"]}'
-    yield b"\x00" * 30_000
-    yield rng.randbytes(120_000)
+    yield b"\x00" * 31_000
+    yield rng.randbytes(31_000)
     for message in every_message(STOLEN_CAMERA, "mallory"):
         whole = wire.encode(message)
         yield whole

@@ -13,9 +13,9 @@ from latentbus.attack.books import Verdict
 from latentbus.output_files import write_json
 
 MIB: Final = 1024 * 1024
-MEMORY_BOUND_BYTES: Final[dict[str, int]] = {"broker": 96 * MIB, "edge": 96 * MIB, "worker": 128 * MIB}
-"""How much a process may have grown after an attack. Caches fill, allocators keep what they had; a process that keeps
-what it was sent has more."""
+MEMORY_BOUND_BYTES: Final[dict[str, int]] = {"broker": 160 * MIB, "edge": 96 * MIB, "worker": 128 * MIB}
+"""How much a process may have grown after an attack. Caches fill, allocators keep what they had, and the broker may
+keep for one slow client what its limits allow (:mod:`broker_config.limits`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from tests.bus.support import FAST
 pytestmark = pytest.mark.broker
 WAIT_S = 20.0
 LIMIT_BYTES = 8 * 1024 * 1024
-BIG_BYTES = 120_000
+BIG_BYTES = 30_000
 HEAP_TOPIC = "$SYS/broker/heap/current"
 
 

@@ -133,10 +133,17 @@ def test_limits_are_those_of_private_brokers() -> None:
 
 
 def test_no_memory_limit_stands_beside_the_plug_in() -> None:
-    # A change of rules makes the broker's count of its memory wrong, and it then refuses everybody.
+    # See test_memory_limit.py.
     assert "plugin" in options()
     assert "memory_limit" not in options()
 
 
 def test_every_limit_is_above_what_the_wire_schema_needs() -> None:
-    assert 5 * max(MAX_BINARY_BYTES, MAX_JSON_BYTES) <= MAX_PACKET_BYTES
+    assert 1.3 * MAX_BINARY_BYTES <= MAX_PACKET_BYTES
+    # What a client may send is half of it at most: a mistake meets a typed error before a closed connection.
+    assert 2 * MAX_JSON_BYTES <= MAX_PACKET_BYTES
+
+
+def test_what_waits_for_one_client_is_bounded_whatever_stands_in_its_properties() -> None:
+    waiting = int(LIMITS["max_queued_messages"]) + int(LIMITS["max_inflight_messages"])
+    assert waiting * MAX_PACKET_BYTES < 140_000_000
