@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import count
 
 from edge_nodes.node import run_edge
 from edge_nodes.observer import OfferedFrame
@@ -19,6 +20,8 @@ from pipeline.settings import BrokerSettings, LatentbusSettings
 from schemas import topics, wire
 from schemas.messages import Ask, Message
 from schemas.types import FrameId
+
+_NUMBERS = count(1)
 
 
 class Watcher:
@@ -58,7 +61,9 @@ class Listener:
 
     def __init__(self, settings: BrokerSettings, *filters: str) -> None:
         self.bus = MqttBus(
-            settings, client_id="listener", subscriptions=[Subscription(entry, qos=1) for entry in filters]
+            settings,
+            client_id=f"listener-{next(_NUMBERS)}",
+            subscriptions=[Subscription(entry, qos=1) for entry in filters],
         )
         self._read: list[tuple[Inbound, Message]] = []
 

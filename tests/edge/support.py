@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import heapq
 import io
 from collections.abc import Sequence
 from fractions import Fraction
@@ -291,3 +292,38 @@ def inbound(
     topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, response_topic: str | None = None
 ) -> Inbound:
     return Inbound(topic, payload, qos, retain, response_topic, None, generation=1, packet_id=1, received_s=0.0)
+
+
+class TurnedClock:
+    """Time passes when the test turns it; whoever sleeps wakes at the right moment, in order."""
+
+    def __init__(self, now_s: float = 1000.0) -> None:
+        self.time_s = now_s
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._number = 0
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    async def sleep(self, delay_s: float) -> None:
+        self._number += 1
+        wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self.time_s + max(0.0, delay_s), self._number, wake))
+        await wake
+
+    async def turn_to(self, time_s: float) -> None:
+        """Let time pass; what a waking task does takes none."""
+        await settle()
+        while self._sleepers and self._sleepers[0][0] <= time_s:
+            due_s, _, wake = heapq.heappop(self._sleepers)
+            self.time_s = max(self.time_s, due_s)
+            if not wake.done():
+                wake.set_result(None)
+                await settle()
+        self.time_s = max(self.time_s, time_s)
+
+
+async def settle() -> None:
+    """Let every task run until it waits for time or for a message."""
+    for _ in range(12):
+        await asyncio.sleep(0)
