@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.protocol.effects import LookAnswer, ReplyTo, SendAnswer, SendControl
 from pipeline.protocol.settings import WorkerProtocolSettings
+from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery
 from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_store import FrameStore
 from pipeline.protocol.worker_texts import OwnedStore, Texts
 from schemas import topics
 from schemas.identity import QuestionContent
@@ -144,6 +148,35 @@ def test_a_client_in_a_hurry_evicts_its_own_questions_alone() -> None:
     _open(worker, ref(Q1, 9_000), ref("q0", 9_000))
     assert _requests(worker) == []
     assert {answer.message.text: answer.reply_to for answer in _answer(worker)} == {"mine?": REPLY, "q0?": None}
+
+
+def test_what_is_learned_costs_nothing_of_the_frames_that_wait_for_other_texts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = _worker()
+    for camera in range(16):
+        for sequence in range(64):
+            _open(
+                worker,
+                *(ref(question, 600_000) for question in UNKNOWN.values()),
+                camera=f"c{camera}",
+                sequence=sequence,
+            )
+    assert worker.unfinished() == WorkerProtocolSettings().capacity_frames
+    looked_at: list[object] = []
+    monkeypatch.setattr(WorkerQuery, "take", lambda query, *_: looked_at.append(query))
+
+    def all_frames(store: FrameStore) -> Iterator[WorkerFrame]:
+        looked_at.append(store)
+        yield from ()
+
+    monkeypatch.setattr(FrameStore, "__iter__", all_frames)
+    monkeypatch.setattr(FrameStore, "in_stage", lambda store, _stage: list(all_frames(store)))
+    for number in range(100):
+        worker.receive_ask("gate", "eve", Ask(query_id=f"a{number}", text="?"), None)
+        worker.receive_question(published(f"s{number}"))
+        worker.receive_text(_text(content(f"t{number}")))
+    assert looked_at == []
 
 
 def test_an_id_that_is_used_again_for_another_text_gets_another_answer() -> None:
