@@ -21,6 +21,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A bug that a running process would contain is to fail the test that meets it.
 raise_contained(True)
 
+FOREIGN_LIMITS = {"max_packet_size": "131072"}
+"""A broker that is not configured by us takes larger packets, and processes must stand what comes through it."""
+
 # A busy machine is no failure: a test run shares its cores with a broker and with models.
 settings.register_profile("latentbus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("latentbus")
@@ -36,7 +39,7 @@ def pytest_asyncio_loop_factories(
 @pytest.fixture
 def broker() -> Iterator[LocalBroker]:
     """A running private Mosquitto; it starts in about 10 ms, so each test has its own."""
-    with LocalBroker() as running:
+    with LocalBroker(options=FOREIGN_LIMITS) as running:
         yield running
         running.kill()  # a stop in good order takes 100 ms, and there is nothing to save
 

@@ -348,7 +348,9 @@ async def test_a_publish_under_way_ends_when_the_bus_is_left(broker: LocalBroker
 async def test_tls_with_client_certificates(tmp_path: Path) -> None:
     certificates(tmp_path, "server", "edge-1")
     lines = [f"cafile {tmp_path}/ca.crt", f"certfile {tmp_path}/server.crt", f"keyfile {tmp_path}/server.key"]
-    async with LocalBroker(listener_lines=[*lines, "require_certificate true"]) as broker:
+    async with LocalBroker(
+        listener_lines=[*lines, "require_certificate true"], options={"max_packet_size": "131072"}
+    ) as broker:
         mutual = TlsSettings(
             ca_file=tmp_path / "ca.crt", cert_file=tmp_path / "edge-1.crt", key_file=tmp_path / "edge-1.key"
         )
