@@ -33,7 +33,7 @@ from cloud_workers.look_engine import LookEngine
 from cloud_workers.model_thread import ModelThread
 from cloud_workers.outbox import Outbox
 from cloud_workers.overload_log import OverloadLog
-from cloud_workers.status import WorkerIdentity
+from cloud_workers.status import STATUS_REFRESH_S, WorkerIdentity
 from pipeline.bus.base import Bus, ConnectionChange, Inbound
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
@@ -89,7 +89,9 @@ async def run_worker(settings: LatentbusSettings, stop: Stop) -> int:
     with metrics.serve(worker.metrics_port, worker.metrics_host), ModelThread(worker.threads) as thread:
         model = await thread.call(load_worker_model, worker)
         containment = Containment(_log)
-        identity = WorkerIdentity(name, worker.pool, secrets.randbits(32), model.spec.fingerprint4)
+        identity = WorkerIdentity(
+            name, worker.pool, secrets.randbits(32), model.spec.fingerprint4, drawn=worker.name is None
+        )
         session = WorkerSession(
             WorkerProtocolSettings(capacity_frames=worker.capacity_frames),
             worker=name,
@@ -299,18 +301,20 @@ class WorkerNode:
         """Birth at each connection; the load soon after it changed, and regularly all the same."""
         await self._connected.wait()
         told: tuple[int, int] | None = None
-        told_s = 0.0
+        told_s = retained_s = 0.0
         overload_log = OverloadLog(self._session)
         while True:
             overload_log.look(self._clock())
             load = self._session.load()
-            due = self._status_due.is_set()
+            due = self._status_due.is_set() or (self._identity.drawn and self._clock() - retained_s >= STATUS_REFRESH_S)
             if due or load != told or self._clock() - told_s >= STATUS_INTERVAL_S:
                 self._status_due.clear()
                 try:
                     payload = self._identity.status(online=True, parked=load[0], capacity=load[1])
                     if due:
-                        await self._bus.publish(self._identity.topic, payload, qos=1, retain=True)
+                        expiry_s = self._identity.expiry_s
+                        await self._bus.publish(self._identity.topic, payload, qos=1, retain=True, expiry_s=expiry_s)
+                        retained_s = self._clock()
                     await self._bus.publish(self._identity.load_topic, payload)
                     told, told_s = load, self._clock()
                 except BusError as error:
@@ -360,10 +364,14 @@ class WorkerNode:
         return drained
 
     async def _say_goodbye(self) -> None:
+        """Tell that this worker goes. Under a drawn name nobody comes back, so nothing of it stays on the broker."""
+        identity = self._identity
+        farewell = identity.status(online=False)
+        retain = not identity.drawn
         try:
-            await self._bus.publish(
-                self._identity.topic, self._identity.status(online=False), qos=1, retain=True, timeout_s=DRAIN_RESERVE_S
-            )
+            await self._bus.publish(identity.topic, farewell, qos=1, retain=retain, timeout_s=DRAIN_RESERVE_S)
+            if identity.drawn:
+                await self._bus.publish(identity.topic, b"", qos=1, retain=True, timeout_s=DRAIN_RESERVE_S)
         except BusError as error:
             _log.warning("no goodbye", problem=str(error))
 
@@ -388,6 +396,9 @@ class WorkerNode:
             "bugs of Latentbus that ended one message or frame",
             "kind",
             lambda: self._containment.counts,
+        )
+        metrics.watch_gauges(
+            "worker_tables", "entries or bytes of what the worker session keeps", "table", session.sizes
         )
         metrics.watch_gauge("worker_frames", "frames held and not decided", session.unfinished)
         metrics.watch_gauge("worker_outbox_messages", "messages that wait for the broker", lambda: len(outbox))

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from pipeline.bus.base import Will
 from schemas import topics, wire
 from schemas.messages import Status
+
+STATUS_EXPIRY_S: Final = 86_400
+"""A retained status under a drawn name is forgotten after so long, should the worker never say that it goes."""
+STATUS_REFRESH_S: Final = STATUS_EXPIRY_S / 4
+"""So long before it is published again: it must not expire while the worker lives."""
+WILL_EXPIRY_S: Final = 600
+"""A last will under a drawn name tells those who connect within so long; the name never comes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +26,19 @@ class WorkerIdentity:
         pool: its pool.
         boot: drawn at process start; a will of an earlier boot is ignored.
         fingerprint: first 4 bytes of its codec's fingerprint.
+        drawn: the name was drawn at process start, so that nobody comes back under it and takes its status back.
     """
 
     name: str
     pool: str
     boot: int
     fingerprint: bytes
+    drawn: bool = False
+
+    @property
+    def expiry_s(self) -> int | None:
+        """Time after which the broker forgets the retained status; None never."""
+        return STATUS_EXPIRY_S if self.drawn else None
 
     @property
     def topic(self) -> str:
@@ -58,4 +73,4 @@ class WorkerIdentity:
 
     def will(self) -> Will:
         """What the broker says when the worker vanishes."""
-        return Will(self.topic, self.status(online=False))
+        return Will(self.topic, self.status(online=False), expiry_s=WILL_EXPIRY_S if self.drawn else None)

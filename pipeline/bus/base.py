@@ -118,6 +118,7 @@ class Will:
         retain: retain it, as the birth is.
         delay_s: time the broker waits for this client to come back first, in whole seconds. A broker ends the delay
             with the session, so it has an effect only with a session expiry at least as long.
+        expiry_s: time after which the broker forgets it, in whole seconds; None never.
     """
 
     topic: str
@@ -125,6 +126,7 @@ class Will:
     qos: Qos = 1
     retain: bool = True
     delay_s: int = 0
+    expiry_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,8 @@ def will_of(will: Will | None) -> aiomqtt.Will | None:
     properties = _properties(PacketTypes.WILLMESSAGE)
     if will.delay_s:
         properties.WillDelayInterval = will.delay_s
+    if will.expiry_s is not None:
+        properties.MessageExpiryInterval = will.expiry_s
     return aiomqtt.Will(will.topic, will.payload, will.qos, will.retain, properties)
 
 

@@ -97,9 +97,10 @@ async def running_worker(
     drain_timeout_s: float = 10.0,
     await_ready: bool = True,
     protocol: WorkerProtocolSettings | None = None,
+    drawn: bool = False,
 ) -> AsyncIterator[RunningWorker]:
     """A worker, ready; cancelled at the end unless the test has stopped it."""
-    identity = WorkerIdentity(name, "main", 7, FINGERPRINT)
+    identity = WorkerIdentity(name, "main", 7, FINGERPRINT, drawn=drawn)
     containment = Containment(get_logger(__name__))
     session = WorkerSession(
         protocol or WorkerProtocolSettings(capacity_frames=capacity_frames),

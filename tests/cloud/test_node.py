@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 import structlog
 
 from broker_config.launcher import LocalBroker
 from cloud_workers.node import run_worker
+from cloud_workers.status import STATUS_EXPIRY_S, WILL_EXPIRY_S, WorkerIdentity
+from pipeline.bus.base import Inbound, Subscription
+from pipeline.bus.mqtt import MqttBus
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.runtime import EXIT_NOT_DRAINED, Stop
 from pipeline.settings import BrokerSettings, LatentbusSettings
@@ -54,6 +58,29 @@ async def test_the_text_of_an_unknown_question_is_asked_for(broker: LocalBroker)
         assert need.digests == (UNHEARD.digest,)
         await edge.text("w-1", UNHEARD)
         assert (await edge.answer(1, final=False)).text == "seen 3"
+
+
+async def test_a_question_that_is_deleted_or_changed_while_its_frames_wait_is_answered_as_it_was_asked(
+    broker: LocalBroker,
+) -> None:
+    async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:
+        await edge.question()
+        worker.engine.gate.clear()
+        for sequence in range(1, 5):
+            await edge.open(sequence)
+        await edge.status(lambda status: status.parked == 4)
+        await edge.bus.publish(topics.question_topic(SITE, "car"), b"", qos=1, retain=True)
+        await edge.question(text="Is it raining?")
+        await edge.open(5, question=content("car", "Is it raining?"))
+        await edge.status(lambda status: status.parked == 5)
+        worker.engine.gate.set()
+        for sequence in range(1, 6):
+            await edge.answer(sequence, final=False)
+            await edge.expect(Refine, lambda refine, at=sequence: refine.frame.sequence == at)  # type: ignore[misc]
+            await edge.chunk("w-1", sequence, 3, 5)
+            assert (await edge.answer(sequence)).outcome is Outcome.ANSWERED
+        asked = {look.frame.sequence: look.queries[0].text for batch in worker.engine.batches for look in batch}
+        assert asked == {**dict.fromkeys(range(1, 5), "Is there a car?"), 5: "Is it raining?"}
 
 
 async def test_an_ad_hoc_question_is_answered_to_its_client_too(broker: LocalBroker) -> None:
@@ -260,6 +287,54 @@ async def test_a_worker_that_cannot_drain_in_time_says_so(broker: LocalBroker) -
             worker.stop.request()
             assert await worker.task == EXIT_NOT_DRAINED
         await edge.status(lambda status: not status.online)
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+async def test_a_worker_under_a_drawn_name_leaves_nothing_retained(broker: LocalBroker, drawn: bool) -> None:
+    async with ScriptedEdge(broker) as edge:
+        async with running_worker(broker, drawn=drawn) as worker:
+            await edge.status(lambda status: status.online)
+            worker.stop.request()
+            assert await worker.task == 0
+        await edge.expect(Status, lambda status: not status.online)  # told all the same, to those who listen
+    retained = await _retained_statuses(broker)
+    assert [(status.id, status.online) for status, _ in retained] == ([] if drawn else [("w-1", False)])
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+async def test_a_status_and_a_will_under_a_drawn_name_expire(broker: LocalBroker, drawn: bool) -> None:
+    async with ScriptedEdge(broker) as edge, running_worker(broker, drawn=drawn) as worker:
+        await edge.status(lambda status: status.online)
+        ((birth, expiry_s),) = await _retained_statuses(broker)
+        assert birth.online
+        assert (expiry_s is not None and STATUS_EXPIRY_S - 60 < expiry_s <= STATUS_EXPIRY_S) if drawn else not expiry_s
+        # Killed: the broker says it.
+        link = worker.bus._link
+        assert link is not None
+        sock = link._client.socket()
+        assert sock is not None
+        sock.shutdown(socket.SHUT_RDWR)
+        await edge.expect(Status, lambda status: not status.online)
+    will = WorkerIdentity("w-1", "main", 7, FINGERPRINT, drawn=drawn).will()
+    assert will.expiry_s == (WILL_EXPIRY_S if drawn else None)
+
+
+async def _retained_statuses(broker: LocalBroker) -> list[tuple[Status, int | None]]:
+    """What the broker retains, and in how many seconds it forgets it."""
+    found: list[tuple[Status, int | None]] = []
+    filters = [Subscription("lb/v2/status/worker/+", qos=1), Subscription("end", qos=1)]
+    settings = BrokerSettings(host=broker.host, port=broker.port)
+    async with MqttBus(settings, client_id="reader", subscriptions=filters, all_properties=True) as bus:
+        await bus.wait_connected(WAIT_S)
+        await bus.publish("end", b"", qos=1)
+        while True:
+            for event in await bus.receive_batch():
+                if isinstance(event, Inbound) and event.topic == "end":
+                    return found
+                if isinstance(event, Inbound) and event.retain:
+                    message = wire.decode_publish(event.topic, event.payload)[1]
+                    assert isinstance(message, Status)
+                    found.append((message, event.properties.expiry_s if event.properties else None))
 
 
 async def test_a_worker_without_a_broker_waits_and_stops_when_asked(broker: LocalBroker) -> None:
