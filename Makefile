@@ -45,4 +45,4 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .demo .chaos .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .demo .chaos .attack .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
+import latentbus
 from broker_config.limits import MAX_PACKET_BYTES
 from latentbus.attack import forged
 from latentbus.attack.run import ATTACKS
@@ -11,6 +13,8 @@ from schemas import wire
 from schemas.errors import WireError
 from schemas.messages import BINARY_MESSAGES, JSON_MESSAGES, Busy, Open
 from schemas.topics import MESSAGES, Family
+
+DOCS = Path(latentbus.__file__).parents[1] / "docs"
 
 
 def test_there_is_a_valid_message_of_every_kind_but_busy() -> None:
@@ -46,4 +50,7 @@ def test_a_frame_of_the_stolen_site_asks_what_nobody_knows() -> None:
 def test_every_attack_says_what_it_does() -> None:
     assert len({attack.name for attack in ATTACKS}) == len(ATTACKS)
     assert {attack.group for attack in ATTACKS} == {"identity", "poison", "bounds"}
-    assert all(attack.what.endswith(".") for attack in ATTACKS)
+    page = (DOCS / "attack.md").read_text(encoding="utf-8")
+    for attack in ATTACKS:
+        assert attack.what.endswith(".")
+        assert f"| `{attack.name}` | {attack.group} | {attack.what} |" in page

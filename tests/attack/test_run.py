@@ -34,6 +34,7 @@ def attack(work_dir: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
 
 
 @pytest.mark.broker
+@pytest.mark.timeout(360)  # a minute on two cores that do nothing else
 def test_no_attack_gets_through(tmp_path: Path) -> None:
     status, report, said = attack(tmp_path)
     problems = {result["name"]: result["problems"] for result in report["results"] if result["problems"]}
