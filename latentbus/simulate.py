@@ -33,7 +33,11 @@ def simulate(
     seed: Annotated[int | None, typer.Option(help="Seed of everything; drawn and printed unless given.", min=0)] = None,
     episode: Annotated[int | None, typer.Option(help="Replay one episode and print what happened.", min=0)] = None,
     mutations: Annotated[
-        bool, typer.Option("--mutations", help="Break the protocol code on purpose, once each.")
+        bool,
+        typer.Option(
+            "--mutations",
+            help="Break the protocol code on purpose, once each, with a quick seed for each or with --seed.",
+        ),
     ] = False,
     cameras: Annotated[int | None, typer.Option(help="Simulate a fleet of this many cameras instead.", min=1)] = None,
     workers: Annotated[int, typer.Option(help="Workers of the fleet.", min=1)] = 4,
@@ -65,7 +69,7 @@ def simulate(
     if episode is not None:
         _replay(episode)
     elif mutations:
-        _mutations(json_file)
+        _mutations(seed, json_file)
     elif uplink_contest:
         _uplink_contest(1 if seed is None else seed, workloads, duration, json_file)
     elif cameras is not None:
@@ -136,17 +140,18 @@ def _replay(episode: int) -> None:
         raise typer.Exit(1)
 
 
-def _mutations(json_file: Path | None) -> None:
+def _mutations(seed: int | None, json_file: Path | None) -> None:
     from pipeline.simulation.mutations import MUTATIONS, hunt
 
     found: list[dict[str, Any]] = []
     for mutation in MUTATIONS:
         start_s = time.perf_counter()
-        result = hunt(mutation)
+        run_seed = mutation.seed if seed is None else seed
+        result = hunt(mutation, seed=run_seed)
         took_s = time.perf_counter() - start_s
         by = f"found by: {result.caught_by}" if result.caught_by else "NOT FOUND"
-        typer.echo(f"{mutation.name:52} {by:45} {result.events:8} events {took_s:6.1f} s, seed {mutation.seed}")
-        found.append({"mutation": mutation.name, "seed": mutation.seed, "caught_by": result.caught_by,
+        typer.echo(f"{mutation.name:52} {by:45} {result.events:8} events {took_s:6.1f} s, seed {run_seed}")
+        found.append({"mutation": mutation.name, "seed": run_seed, "caught_by": result.caught_by,
                       "events": result.events, "episode": result.episode})  # fmt: skip
     write_json(json_file, {"mutations": found})
     if not all(result["caught_by"] for result in found):

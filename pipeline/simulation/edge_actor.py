@@ -184,6 +184,7 @@ class EdgeActor:
         # One whose deadline is over expires at once, and is said to have.
         self._asks.offer_waiting(self._clock.now_s)
         for outcome in self._asks.desk.untold():
+            self.counters["told_again"] += 1
             self.uplink.report(outcome)
         self._after()
 

@@ -84,6 +84,6 @@ class SimulatedEncoder:
         if number % self._key_every == 0:
             return GivenKey(LatentGivenKey(latent.payload(0, LATENTS), latent.mark), None)
         key = self._keys.get(camera)
-        if key is None or zlib.crc32(latent.mark) % _ALONE == 0:
+        if key is None or int.from_bytes(latent.mark, "big") % _ALONE == 0:
             return None
         return GivenKey(LatentGivenKey(key[1], latent.mark), key[0])

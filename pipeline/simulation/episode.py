@@ -355,10 +355,13 @@ class Episode:
             counters.update({f"worker_{name}": count for name, count in worker.session.counters.items()})
         for edge in self.edges.values():
             counters.update({f"edge_{name}": count for name, count in edge.session.counters.items()})
-            counters.update({f"edge_{name}": edge.counters[name] for name in ("asked_again", "replied_again")})
+            counters.update(
+                {f"edge_{name}": edge.counters[name] for name in ("asked_again", "replied_again", "told_again")}
+            )
         counters.update({f"broker_{name}": count for name, count in self.broker.counters.items()})
         counters["died_with_edge"] = self.judge.with_edge
         counters["spoken_for_lost_edge"] = self.judge.orphans
+        counters["let_go_before_will"] = self.judge.let_go
         counters["repeats"] = self.judge.reducer.repeats
         counters["conflicts"] = self.judge.reducer.conflicts
         return EpisodeReport(

@@ -103,6 +103,7 @@ class Judge:
         outcomes: terminals by kind, after the reducer.
         with_edge: standing queries that died with their edge.
         orphans: standing queries that a worker had to answer for in place of their edge.
+        let_go: those among the first that a worker let go of before it knew that their edge is gone.
         spoke_s: when somebody last said something about a frame.
     """
 
@@ -113,6 +114,7 @@ class Judge:
     outcomes: Counter[str] = field(default_factory=Counter)
     with_edge: int = 0
     orphans: int = 0
+    let_go: int = 0
     spoke_s: float = 0.0
     reducer: OutcomeReducer = field(default_factory=OutcomeReducer)
     _open: dict[str, Asked] = field(default_factory=dict)
@@ -152,7 +154,9 @@ class Judge:
     def left_before_will(self, query_ids: list[str]) -> None:
         """These were let go of, unless they have ended, before their workers knew that the edge is gone."""
         for query_id in query_ids:
-            self.with_edge += self._orphans.pop(query_id, None) is not None
+            lost = self._orphans.pop(query_id, None) is not None
+            self.with_edge += lost
+            self.let_go += lost
 
     def edge_decided(self, site: str, terminal: Terminal, now_s: float) -> None:
         """An edge session decided a query."""

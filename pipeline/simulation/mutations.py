@@ -5,7 +5,6 @@ Each mutation replaces a function for the time of a context; :func:`hunt` says w
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,32 +150,32 @@ def _reject_orphans_too(self: Progress, frame: WorkerFrame) -> None:
 
 
 MUTATIONS: tuple[Mutation, ...] = (
-    Mutation("no lease: silence is never judged", 1, EdgeSession, "_lose_attempt", _no_silence),
-    Mutation("no duplicate check: a chunk is always appended", 3, WorkerFrame, "add_chunk", _append_always),
-    Mutation("no boot id in frame ids", 1, edge_session, "FrameId", _same_boot),
+    Mutation("no lease: silence is never judged", 2, EdgeSession, "_lose_attempt", _no_silence),
+    Mutation("no duplicate check: a chunk is always appended", 2, WorkerFrame, "add_chunk", _append_always),
+    Mutation("no boot id in frame ids", 4, edge_session, "FrameId", _same_boot),
     Mutation("first-accept rule reversed: the last claim owns", 1, EdgeSession, "_claim", _last_claim_owns),
     Mutation("no attempt check: claims of earlier attempts count", 1, EdgeSession, "_claim", _any_attempt),
-    Mutation("no deadline at the edge", 1, EdgeSession, "_expire", nothing),
+    Mutation("no deadline at the edge", 4, EdgeSession, "_expire", nothing),
     Mutation("expiry is not said", 1, EdgeSession, "_expire", _silent_expiry),
-    Mutation("no deadline at the worker", 1, Progress, "finalise_late", nothing),
+    Mutation("no deadline at the worker", 4, Progress, "finalise_late", nothing),
     Mutation("no stop rule: every answer is safe", 1, StopRule, "is_safe", _yes),
-    Mutation("no capacity bound at the worker", 1, Admission, "has_room", _yes),
-    Mutation("latents sent again are not counted", 1, EdgeSession, "_refine", _uncounted),
+    Mutation("no capacity bound at the worker", 3, Admission, "has_room", _yes),
+    Mutation("latents sent again are not counted", 2, EdgeSession, "_refine", _uncounted),
     Mutation("ad-hoc questions are superseded too", 1, EdgeSession, "_supersede", _supersede_all),
     Mutation("a query's key lacks its frame", 1, QuestionContent, "query_id", _without_frame),
-    Mutation("a stalled model keeps its leases", 1, worker_pace.WorkerPace, "batch_starts", nothing),
-    Mutation("claimed frames are handed over", 4, WorkerFrame, "may_pass_on", _unclaimed_or_not),
+    Mutation("a stalled model keeps its leases", 4, worker_pace.WorkerPace, "batch_starts", nothing),
+    Mutation("claimed frames are handed over", 1, WorkerFrame, "may_pass_on", _unclaimed_or_not),
     Mutation("no hop limit", 1, WorkerFrame, "may_pass_on", _any_hops),
-    Mutation("nobody speaks for a lost edge", 1, Progress, "_orphan", _no),
-    Mutation("the next edge process is believed", 1, Progress, "gone", _forget),
-    Mutation("a missing key frame is not missed", 1, WorkerSession, "receive_open", _missing_key_ignored),
-    Mutation("any key frame of the camera will do", 1, KeyFrames, "get", _latest_key),
-    Mutation("chunks do not name their key frame", 1, EdgeVoice, "_to_worker", _chunk_without_key),
-    Mutation("hand-overs do not name their key frame", 1, WorkerVoice, "hand_over", _handover_without_key),
-    Mutation("a missing key frame fails its frame", 1, EdgeSession, "_reject", _fail_without_key),
-    Mutation("opened again given the same key frame", 1, EdgeFrame, "stand_alone", nothing),
+    Mutation("nobody speaks for a lost edge", 6, Progress, "_orphan", _no),
+    Mutation("the next edge process is believed", 6, Progress, "gone", _forget),
+    Mutation("a missing key frame is not missed", 3, WorkerSession, "receive_open", _missing_key_ignored),
+    Mutation("any key frame of the camera will do", 3, KeyFrames, "get", _latest_key),
+    Mutation("chunks do not name their key frame", 3, EdgeVoice, "_to_worker", _chunk_without_key),
+    Mutation("hand-overs do not name their key frame", 3, WorkerVoice, "hand_over", _handover_without_key),
+    Mutation("a missing key frame fails its frame", 3, EdgeSession, "_reject", _fail_without_key),
+    Mutation("opened again given the same key frame", 3, EdgeFrame, "stand_alone", nothing),
     Mutation("no bound on key frames", 1, KeyFrames, "learn", _keep_all_keys),
-    Mutation("rejected though the edge is lost", 9, Progress, "reject_key", _reject_orphans_too),
+    Mutation("rejected though the edge is lost", 6, Progress, "reject_key", _reject_orphans_too),
     *QUESTION_MUTATIONS,
 )
 
@@ -206,12 +205,3 @@ def hunt(mutation: Mutation, *, events: int = 500_000, seed: int | None = None) 
         return Hunt(mutation.name, None, report.events, None)
     episode, violation = report.violations[0]
     return Hunt(mutation.name, violation.rule, report.events, episode)
-
-
-def hunt_all(progress: Callable[[Hunt], None]) -> list[Hunt]:
-    """Hunt every mutation with its committed seed."""
-    hunts = []
-    for mutation in MUTATIONS:
-        hunts.append(hunt(mutation))
-        progress(hunts[-1])
-    return hunts

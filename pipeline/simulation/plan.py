@@ -223,7 +223,7 @@ def draw_plan(seed: int) -> EpisodePlan:
         keepalive_s=draw.choice([4.0, 30.0]),
         delay_s=draw.choice([0.005, 0.02, 0.1]),
         recorder=draw.random() < 0.3,
-        late_wills_s=draw.choice([0.0, 0.0, 0.0, 6.0]),
+        late_wills_s=draw.choice([0.0, 0.0, 4.0, 15.0]),
         easy_share=draw.choice([0.8, 0.4, 0.1]),
         crowd_known=draw.random() < 0.8,
         batch_tokens=draw.choice([math.inf, math.inf, 200.0, 600.0]),
