@@ -16,7 +16,7 @@ import typer
 from broker_config.access import LEFT_RETAINED
 from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption, broker_settings, with_address
 from latentbus.retained import Entry, Held, Kind, State, judge
-from schemas import topics, wire
+from schemas import topics
 from schemas.errors import BusError, ConfigError, NotAuthorizedError, RemoteError
 from schemas.messages import Status
 from schemas.printable import printable
@@ -90,7 +90,15 @@ class Janitor:
         Returns:
             What became of each topic: empty when it was cleared, else why not.
         """
-        now = {entry.held.topic: entry for entry in judge(await self.look(), heard)}
+        listed = list(listed)
+        held = await self.look()
+        if len(held) >= SENT_AT_ONCE:
+            # The broker sent no more than that, which says nothing about the others.
+            seen = {one.topic for one in held}
+            for entry in listed:
+                if entry.held.topic not in seen:
+                    held += await self._retained(entry.held.topic)
+        now = {entry.held.topic: entry for entry in judge(held, heard)}
         results: dict[str, str] = {}
         for entry in listed:
             topic = entry.held.topic
@@ -152,6 +160,7 @@ class Janitor:
 
     def _speakers(self, events: Sequence[Any]) -> set[str]:
         from pipeline.bus.base import Inbound
+        from schemas import wire
 
         heard: set[str] = set()
         for event in events:

@@ -38,7 +38,7 @@ def attack(work_dir: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
 def test_no_attack_gets_through(tmp_path: Path) -> None:
     status, report, said = attack(tmp_path)
     problems = {result["name"]: result["problems"] for result in report["results"] if result["problems"]}
-    assert problems == {}
+    assert problems == {}, said
     assert status == 0
     assert [result["name"] for result in report["results"]] == [entry.name for entry in ATTACKS]
     assert "GOT THROUGH" not in said

@@ -28,8 +28,8 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 REPORTING = [
-    ["demo"], ["chaos"], ["simulate", "--events", "1"], ["replay", "IN.mcap"], ["compare", "A.mcap", "B.mcap"],
-    ["bench", "replay"], ["codec", "eval"], ["codec", "ablate"], ["codec", "temporal"], ["codec", "verify-stop"],
+    ["demo"], ["chaos"], ["attack"], ["simulate", "--events", "1"], ["replay", "IN.mcap"],
+    ["compare", "A.mcap", "B.mcap"], ["bench", "replay"], ["codec", "eval"], ["codec", "ablate"], ["codec", "temporal"], ["codec", "verify-stop"],
     ["codec", "calibrate-stop", "--codec", "c"], ["codec", "export", "--codec", "c"], ["train", "codec", "OUT"],
     ["train", "decoder", "c", "OUT"], ["train", "reference-vlm", "OUT"], ["train", "evaluate-vlm"],
 ]  # fmt: skip
