@@ -17,7 +17,6 @@ from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_work import WorkCosts
 from pipeline.simulation.asked_books import ANOTHER_QUERY, COMPUTED_AGAIN, AskedBooks, Problem
-from pipeline.simulation.questions import CROWD
 from pipeline.simulation.wills import STALE_WILL, WillsRead, seen_outside
 from schemas.messages import Answer, Busy, Gone, Handover, Message, NeedText, Open, Reject, Status
 from schemas.types import FrameId, Outcome
@@ -118,7 +117,7 @@ class WorkerBooks:
         self._named = {*refs}
         self._gone.discard(key)
         held = self._held.get(key)
-        if held is not None:
+        if held is not None and held.left(now_s):
             if message.attempt > held.attempt:
                 held.attempt, held.ready, held.spoke = message.attempt, False, False
             return
@@ -249,7 +248,7 @@ class WorkerBooks:
 
     def _check_batch(self, looks: Sequence[Look], now_s: float, takes_s: Callable[[float], float]) -> None:
         """Between frames: the client's question that is due first waits for nobody's standing question."""
-        batch = {(look.camera, look.frame) for look in looks}
+        batch = {(look.camera, look.frame): look for look in looks}
         with_client = [
             (min(left.values()), key, held, left)
             for key, held in self._held.items()
@@ -260,12 +259,16 @@ class WorkerBooks:
         due_s, key, held, left = min(with_client, key=lambda entry: entry[0])
         if key in batch or not held.ready or sum(entry[0] == due_s for entry in with_client) > 1:
             return
-        standing = [other for other in batch if other[0] != CROWD and other not in {entry[1] for entry in with_client}]
+        standing = [other for other, look in batch.items() if not self._may_be_a_clients(other, look)]
         clients = [query_id for query_id in left if query_id in held.ad_hoc]
         last_s = max(left[query_id] for query_id in clients)
         if standing and last_s - self._settings.finalise_margin_s - now_s > takes_s(self._work(key, left)):
             camera, frame = standing[0]
             self._on_problem(STANDING_FIRST, clients[0], f"{self._worker} looks at {camera}/{frame} instead")
+
+    def _may_be_a_clients(self, key: _Key, look: Look) -> bool:
+        held = self._held.get(key)
+        return held is None or bool(held.ad_hoc) or any(query.question.ad_hoc for query in look.queries)
 
     def _work(self, key: _Key, query_ids: Iterable[str]) -> int:
         """Work of a frame with the dearest of its questions."""
