@@ -29,8 +29,8 @@ def attack(
     """Attack a secured fleet that is started on this machine for it, and see whether bystanders notice.
 
     It takes no host: nothing but its own fleet can be attacked. Exit status 1 when an attack got through: an answer was
-    wrong, late or reached somebody else, a process ended or kept memory, or the broker took what it must refuse. See
-    docs/security.md.
+    wrong, late or reached somebody else, a process ended, met a bug or kept memory, or the broker took what it must
+    refuse. See docs/attack.md.
     """
     from latentbus.attack.options import AttackOptions
     from latentbus.attack.run import ATTACKS, run_attacks

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Final
 
 from latentbus.attack import forged
 from latentbus.attack.enemy import Stage, at_rate
 from latentbus.attack.fleet import (
+    CAMERAS,
     MALLORY,
     OPERATOR,
     POOL,
@@ -21,11 +23,17 @@ from schemas import topics, wire
 from schemas.messages import Question
 from schemas.types import AnswerType
 
+_HELD_S: Final = 0.7
+
 
 async def deletion(stage: Stage) -> None:
     """Set a standing question, let frames be asked about it, delete it while they are under way; again and again."""
     question = Question(
-        site="north", question_id="extra", text="Is there a bus?", answer_type=AnswerType.YES_NO, cameras=("gate",)
+        site="north",
+        question_id="extra",
+        text="Is there a bus?",
+        answer_type=AnswerType.YES_NO,
+        cameras=CAMERAS["north"],
     )
     topic = topics.question_topic("north", "extra")
     async with stage.enemy(OPERATOR) as olga, stage.enemy(TRUDY) as trudy:
@@ -33,7 +41,8 @@ async def deletion(stage: Stage) -> None:
             await olga.publish(topic, wire.encode(question), retain=True)
             # An ask makes the camera take a frame now, with the new question on it.
             await trudy.publish(topics.ask_topic("gate", TRUDY), forged.ask(f"d{number}"))
-            await asyncio.sleep(0.2)
+            # About as long as a frame of one of the cameras is away.
+            await asyncio.sleep(_HELD_S)
             await olga.publish(topic, b"", retain=True)
 
 
