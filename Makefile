@@ -7,10 +7,11 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup broker-installed demo test lint format clean
+.PHONY: help setup broker-installed demo picture test lint format clean
 
 help:  ## this list
 	@echo "make demo [ARGS=\"--duration 60 --json out.json\"]   the whole system on this machine (demo --help: latentbus demo --help)"
+	@echo "make picture   the picture in README.md, drawn from a run of a minute: docs/img/demo.svg"
 	@echo "make test [ARGS=\"-k protocol\"]   formatting, lint, types, import rules, then the tests against a real Mosquitto"
 	@echo "make lint      formatting, lint, types and import rules alone"
 	@echo "make format    rewrite the sources in the project's format"
@@ -30,6 +31,9 @@ broker-installed:
 demo: setup
 	@$(BIN)/latentbus demo $(ARGS)
 
+picture: setup
+	@$(BIN)/latentbus demo --duration 60 --no-compare --picture docs/img/demo.svg $(ARGS)
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,4 +49,4 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .demo .chaos .attack .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .demo .chaos .attack .replay .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -23,7 +23,7 @@ from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption,
 from latentbus.chaos_command import chaos
 from latentbus.codec_commands import codec_app
 from latentbus.compare_command import COMPARE_EPILOG, REDACT_EPILOG, compare, redact
-from latentbus.output_files import json_target
+from latentbus.output_files import json_target, svg_target
 from latentbus.recording_commands import INSPECT_EPILOG, RECORD_EPILOG, RECOVER_EPILOG, inspect, record, recover
 from latentbus.replay_command import EPILOG as REPLAY_EPILOG
 from latentbus.replay_command import replay
@@ -86,6 +86,9 @@ def demo(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write every figure to this file.", callback=json_target)
     ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw the live table at its end to this SVG file.", callback=svg_target)
+    ] = None,
     work_dir: Annotated[Path, typer.Option(help="Clips, generated settings and logs.")] = Path(".demo"),
     compare: Annotated[
         bool, typer.Option(help="Compute the other rows of the summary from the same frames afterwards.")
@@ -124,6 +127,7 @@ def demo(
         videos=tuple(video or ()),
         questions=tuple(question or ()),
         json_file=json_file,
+        picture_file=picture,
         work_dir=work_dir,
         compare=compare,
         record=record,
