@@ -1,14 +1,14 @@
-"""Both operating points learned side by side on one machine, and written out on another."""
+"""Both operating points learned on one machine, and written out on another."""
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from edge_nodes.encoder import OnnxEncoder
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
@@ -17,9 +17,11 @@ from schemas.errors import ArtifactError
 from schemas.types import AnswerType
 from tests.cloud.tiny_codec import write_vlm
 from tests.cloud.tiny_models import IMAGE_SIZE_PX, TOKEN_COUNT, tiny_smolvlm
-from training.codec.config import BUDGETS, DETAILED_BUDGETS
+from training.codec.config import BUDGETS, DETAILED_BUDGETS, CodecBudget
 from training.codec.data import Asked, AskedFrames
-from training.codec.together import learn_together, pack_learned
+from training.codec.image_path import PixelsToTokens
+from training.codec.learn import learn_codec
+from training.codec.material import LearningSet, ask
 from training.codec.train import export_codec, train_codec
 
 SIZES: dict[str, Any] = {
@@ -42,35 +44,34 @@ def asked_frames(count: int, size_px: int) -> AskedFrames:
     return AskedFrames(frames, tuple(asked))
 
 
-def test_what_was_learned_elsewhere_is_only_written_out(tmp_path: Path) -> None:
+def learn(data: AskedFrames, budget: CodecBudget, run_dir: Path) -> None:
+    """What `train_codec` leaves in its run directory, from frames that nobody rendered."""
     model, processor = tiny_smolvlm()
-    vlm = write_vlm(tmp_path / "vlm")
-    frames = {"small": asked_frames(24, IMAGE_SIZE_PX), "detailed": asked_frames(16, 2 * IMAGE_SIZE_PX)}
-    points = {"small": replace(BUDGETS["smoke"], **SIZES), "detailed": replace(DETAILED_BUDGETS["smoke"], **SIZES)}
-    report = learn_together(
+    path = PixelsToTokens(model, processor.image_processor, tiles_per_edge=budget.tiles_per_edge).eval()
+    with torch.no_grad():
+        tokens = path(torch.tensor(data.frames)).half()
+    material = ask(
         model,
         processor,
-        vlm,
-        frames,
-        tmp_path / "far",
-        device="cpu",
-        deadline_s=300,
-        processes=0,
-        small=points["small"],
-        detailed=points["detailed"],
-        progress=silent,
+        LearningSet.of(tokens, data),
+        frames=budget.asked_frames,
+        questions=budget.view_questions,
+        answer_tokens=budget.answer_tokens,
+        tiles_per_edge=budget.tiles_per_edge,
     )
-    logs = [path.read_text() for path in sorted((tmp_path / "far/jobs").glob("*.log"))]
-    assert report["statuses"] == {"small": 0, "detailed": 0}, logs
-    packed = pack_learned(tmp_path / "far", tmp_path / "packed")
-    assert {"codec-small.zip", "codec-detailed.zip"} <= {path.name for path in packed}
+    learn_codec(model, material, budget, run_dir, progress=silent)
+
+
+def test_what_was_learned_elsewhere_is_only_written_out(tmp_path: Path) -> None:
+    vlm = write_vlm(tmp_path / "vlm")
+    points = {"small": replace(BUDGETS["smoke"], **SIZES), "detailed": replace(DETAILED_BUDGETS["smoke"], **SIZES)}
+    learn(asked_frames(24, IMAGE_SIZE_PX), points["small"], tmp_path / "small")
+    learn(asked_frames(16, 2 * IMAGE_SIZE_PX), points["detailed"], tmp_path / "detailed")
     lines: list[str] = []
     for point, tiles, names in (
         ("small", 1, ("klt", "meta_autoencoder")),
         ("detailed", 2, ("klt_detailed", "meta_autoencoder_detailed")),
     ):
-        with zipfile.ZipFile(tmp_path / f"packed/codec-{point}.zip") as archive:
-            archive.extractall(tmp_path / point)
         train_codec(
             vlm,
             tmp_path / "codecs",
