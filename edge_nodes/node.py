@@ -208,9 +208,9 @@ class _Node:
                 "receive": self._receive(site),
                 "uplink": self._uplink.run(),
                 "timers": site.timers(),
-                "heartbeat": site.heartbeat(),
+                "heartbeat": self._containment.repeat("heartbeat", site.heartbeat),
                 "questions": site.keep_questions(),
-                "journal": site.desk.keep_journal(self._journal_path),
+                "journal": self._containment.repeat("journal", lambda: site.desk.keep_journal(self._journal_path)),
             }
             if self._frame_log is not None:
                 background["frame log"] = self._frame_log.run()
