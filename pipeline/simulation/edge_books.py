@@ -44,7 +44,7 @@ class EdgeBooks:
     def hears(self, session: EdgeSession, status: Status, now_s: float) -> None:
         """The session reads a worker's status; the last will of an earlier start must change nothing."""
         stale = self._workers.is_stale(status)
-        self._workers.learn(status)
+        self._workers.learn(status, now_s)
         before = seen_outside(session) if stale else ()
         session.receive_worker_status(status, now_s)
         if stale and seen_outside(session) != before:

@@ -320,6 +320,7 @@ class Episode:
         for worker in running:
             for buffer, size, bound in worker_buffers(worker.session, self.plan.worker):
                 self.judge.check_bound(now_s, f"{worker.name}: {buffer}", size, bound)
+            worker.check_books()
             for table, size in worker_leaks(worker.session):
                 self._problem("a table leaks", f"{worker.name}: {table}", f"{size} with no frame")
         for edge in self.edges.values():

@@ -335,7 +335,7 @@ def _draw_site(draw: random.Random, index: int) -> SitePlan:
     return SitePlan(
         name,
         cameras,
-        draw.choice([THIN_KBPS, 24.0, 64.0, 256.0, 1000.0]),
+        draw.choice([THIN_KBPS, THIN_KBPS, 24.0, 64.0, 256.0, 1000.0]),
         tuple(_draw_question(draw, name, question_id, "0") for question_id in QUESTIONS),
         join_s=draw.choice([0.0, 0.4, 1.5]),
         publishes=draw.random() < 0.8,
@@ -390,7 +390,7 @@ def _draw_asks(draw: random.Random, camera: str, frames_s: list[float], duration
     ids = [(client, query_id) for client in CLIENTS for query_id in _QUERY_IDS]
     for client, query_id in draw.sample(ids, draw.randint(0, 6)):
         first_s = draw.uniform(0.0, duration_s)
-        if draw.random() < 0.5:
+        if draw.random() < 0.7:
             first_s = max(0.0, draw.choice(frames_s) + draw.uniform(-0.5, 0.5))
         deadline_s = draw.choice([3.0, 12.0, LONGEST_DEADLINE_S])
         first = _ask(draw, camera, client, query_id, first_s, deadline_s)

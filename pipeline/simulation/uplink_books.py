@@ -23,6 +23,8 @@ AD_HOC_COUNTS = 4.0
 """A client's question counts as much as so many standing ones."""
 _PLENTY_S = 25.0
 """Time to a deadline that no worker's response uses up."""
+_USUAL_SHARE = 0.5
+"""Of the longest time that what waits may take: messages of half the largest size are large already."""
 
 
 @dataclass(slots=True)
@@ -91,13 +93,14 @@ class UplinkBooks:
         gone = self._waiting.pop((camera, message.frame), None)
         if gone is None or gone.ad_hoc or now_s - min(unserved_s, gone.queued_s) >= MAX_WAIT_S:
             return
-        if min(gone.newer_s, gone.first_deadline_s - _PLENTY_S) < now_s + backlog_s:
+        clear_s = now_s + _USUAL_SHARE * backlog_s
+        if min(gone.newer_s, gone.first_deadline_s - _PLENTY_S) < clear_s:
             return
         size_bytes = open_message_bytes(message.queries, len(message.payload))
         for other in self._waiting.values():
             if other.effect.camera != camera or not other.ad_hoc:
                 continue
-            if other.first_deadline_s - _PLENTY_S < now_s + backlog_s:
+            if other.first_deadline_s - _PLENTY_S < clear_s:
                 continue
             offer = other.effect.bid(now_s)
             if offer is None or offer.message_bytes > size_bytes:

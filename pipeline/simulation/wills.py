@@ -25,27 +25,27 @@ class WillsRead:
 
     Attributes:
         ended: boots that were said to have ended once, or that another one followed.
-        over: those among them that were not heard of again.
+        over_since_s: those among them that were not heard of again, with the time of the word.
     """
 
     ended: set[int] = field(default_factory=set)
-    over: set[int] = field(default_factory=set)
+    over_since_s: dict[int, float] = field(default_factory=dict)
     _latest: dict[str, int] = field(default_factory=dict)
 
     def is_stale(self, status: Status) -> bool:
         """Whether this is the last will of a start that another one has followed already."""
         return not status.online and self._latest.get(status.id, status.boot) != status.boot
 
-    def learn(self, status: Status) -> None:
+    def learn(self, status: Status, now_s: float) -> None:
         """Take a birth, a load or a last will in."""
         if not status.online:
             self.ended.add(status.boot)
             if not self.is_stale(status):
-                self.over.add(status.boot)
+                self.over_since_s.setdefault(status.boot, now_s)
             return
         before = self._latest.get(status.id, status.boot)
         if before != status.boot:
             self.ended.add(before)
-            self.over.add(before)
-        self.over.discard(status.boot)
+            self.over_since_s.setdefault(before, now_s)
+        self.over_since_s.pop(status.boot, None)
         self._latest[status.id] = status.boot

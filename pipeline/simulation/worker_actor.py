@@ -198,6 +198,11 @@ class WorkerActor:
         """Whether the process runs and reaches the broker."""
         return self.alive and not self.frozen and self._linked and self._broker.is_up(self.name)
 
+    def check_books(self) -> None:
+        """Judge what the process should have said by now."""
+        if self._books is not None and self.alive and not self.frozen:
+            self._books.check_time(self._clock.now_s)
+
     def freeze(self) -> None:
         """SIGSTOP: the socket stays open, nothing is read."""
         self.frozen = True

@@ -6,6 +6,7 @@ its model is given. Where these do not tell what it holds, nothing is judged.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,11 @@ GONE_IGNORED = "gone ignored"
 TWO_ANSWERS = "one worker, two answers"
 STANDING_FIRST = "standing before ad-hoc"
 
+_SPEAKS_IN_S = 1.0
+"""After a deadline."""
+_KNOWS_IN_S = 0.01
+"""Before it."""
+
 _Key = tuple[str, FrameId]
 
 
@@ -35,6 +41,7 @@ class _Held:
     Attributes:
         attempt: latest attempt that it was given.
         deadlines_s: undecided queries.
+        latest_s: the same, where it was given the frame more than once and may count from the last time.
         ad_hoc: those among all queries that a client asked.
         ready: it waits for its first look, and lacks nothing.
         judged: what it is asked is known for sure.
@@ -45,6 +52,7 @@ class _Held:
     attempt: int
     deadlines_s: dict[str, float]
     ad_hoc: frozenset[str]
+    latest_s: dict[str, float]
     ready: bool = True
     judged: bool = True
     spoke: bool = False
@@ -106,10 +114,10 @@ class WorkerBooks:
             case Gone():
                 self._take_away(message)
             case Status(kind="edge"):
-                self._edges.learn(message)
+                self._edges.learn(message, now_s)
             case Status() if "/load/" in topic:
                 # Of another worker its loads count: a birth says nothing about what it holds.
-                self._peers.learn(message)
+                self._peers.learn(message, now_s)
 
     def _given(self, camera: str, message: Open, now_s: float) -> None:
         key = (camera, message.frame)
@@ -120,6 +128,9 @@ class WorkerBooks:
         if held is not None and held.left(now_s):
             if message.attempt > held.attempt:
                 held.attempt, held.ready, held.spoke = message.attempt, False, False
+            for query_id, ref in refs.items():
+                latest_s = max(held.latest_s.get(query_id, now_s), now_s + ref.remaining_ms / 1000)
+                held.latest_s[query_id] = latest_s
             return
         undecided = {
             query_id: now_s + ref.remaining_ms / 1000
@@ -128,15 +139,19 @@ class WorkerBooks:
         }
         if undecided:
             ad_hoc = frozenset(query_id for query_id, ref in refs.items() if ref.ad_hoc)
-            self._held[key] = _Held(message.attempt, undecided, ad_hoc)
+            self._held[key] = _Held(message.attempt, undecided, ad_hoc, dict(undecided))
 
     def _take_away(self, message: Gone) -> None:
         key = (message.camera, message.frame)
         held = self._held.get(key)
         if held is None or message.attempt < held.attempt:
             return
-        if message.frame.boot in self._edges.ended:
+        if message.frame.boot in self._edges.over_since_s:
             # Who follows that edge cannot speak for its standing questions: they are kept.
+            held.ready = False
+            for query_id in held.ad_hoc:
+                held.deadlines_s.pop(query_id, None)
+        elif message.frame.boot in self._edges.ended:
             held.judged = held.ready = False
         else:
             del self._held[key]
@@ -205,8 +220,21 @@ class WorkerBooks:
     def _check_orphans(self, key: _Key, held: _Held, now_s: float) -> None:
         """A frame that was looked at may not be rejected where nobody is left to open it again."""
         orphans = [query_id for query_id in held.left(now_s) if query_id not in held.ad_hoc]
-        if held.judged and held.asked_at and orphans and key[1].boot in self._edges.over:
+        if held.judged and held.asked_at and orphans and key[1].boot in self._edges.over_since_s:
             self._on_problem("nobody speaks for a lost edge", orphans[0], f"{self._worker} rejects its frame")
+
+    def check_time(self, now_s: float) -> None:
+        """A worker that is awake has spoken for the edges that were over before the deadlines of their questions."""
+        for key, held in list(self._held.items()):
+            late = [query_id for query_id in held.deadlines_s if held.latest_s[query_id] < now_s - _SPEAKS_IN_S]
+            over_s = self._edges.over_since_s.get(key[1].boot, math.inf)
+            # A frame whose texts never came was let go of in silence, perhaps while its edge lived.
+            judged = held.judged and (held.ready or held.asked_at)
+            for query_id in late:
+                if judged and query_id not in held.ad_hoc and over_s < held.deadlines_s[query_id] - _KNOWS_IN_S:
+                    problem = f"{self._worker} had the frame, and knew"
+                    self._on_problem("nobody speaks for a lost edge", query_id, problem)
+                self._ends(key, held, query_id)
 
     # ---- what its model is given ------------------------------------------------------------------------------------
 
