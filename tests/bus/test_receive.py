@@ -50,7 +50,7 @@ async def test_acknowledgements_that_waited_for_one_another_leave_in_one_write(b
         writes: list[bytes] = []
         send = link._client._sock_send
 
-        def counted(data: bytes) -> int:
+        def counted(data: bytes | bytearray) -> int:
             writes.append(data)
             return send(data)
 
