@@ -36,7 +36,9 @@ async def test_a_message_arrives_with_all_that_was_sent(broker_settings: BrokerS
     assert {type(first.payload), type(second.payload)} == {bytes}
 
 
-async def test_acknowledgements_that_waited_for_one_another_leave_in_one_write(broker: LocalBroker) -> None:
+async def test_acknowledgements_that_waited_for_one_another_leave_in_one_write(
+    broker: LocalBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with (
         Relay(broker) as relay,
         connected(relay.settings, "a", "t/#") as bus,
@@ -47,14 +49,14 @@ async def test_acknowledgements_that_waited_for_one_another_leave_in_one_write(b
         received = await take(bus, 20)
         link = bus._link
         assert link is not None
-        writes: list[bytes] = []
+        writes: list[bytes | bytearray] = []
         send = link._client._sock_send
 
         def counted(data: bytes | bytearray) -> int:
             writes.append(data)
             return send(data)
 
-        link._client._sock_send = counted  # type: ignore[method-assign]
+        monkeypatch.setattr(link._client, "_sock_send", counted)
         for message in reversed(received):
             assert bus.acknowledge(message)
         await relay.until(lambda: len(relay.seen("up", PUBACK)) == 20)
