@@ -447,7 +447,7 @@ class EdgeActor:
     def _sent(self, departure: Departure, message: Message, wire_bytes: int) -> None:
         self.wire_bytes += wire_bytes
         if self._books is not None:
-            self._books.left(departure, message, self._clock.now_s, self.backlog_s())
+            self._books.left(departure, message, self._clock.now_s, self.backlog_s(), self.session.response_s)
         if self._on_departure is not None:
             self._on_departure(departure)
         if departure.bid is not None:

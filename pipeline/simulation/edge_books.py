@@ -54,11 +54,11 @@ class EdgeBooks:
         """The session wants something to leave when the uplink has room."""
         self._uplink.queued(effect, now_s)
 
-    def left(self, departure: Departure, message: Message, now_s: float, backlog_s: float) -> None:
+    def left(self, departure: Departure, message: Message, now_s: float, backlog_s: float, response_s: float) -> None:
         """A message leaves."""
         if isinstance(message, Open):
             self._asked.opened(self._site, departure.topic.rsplit("/", 1)[1], message)
-        self._uplink.left(departure, message, now_s, backlog_s)
+        self._uplink.left(departure, message, now_s, backlog_s, response_s)
 
     def decided(self, terminal: Terminal) -> None:
         """The session has decided a query."""

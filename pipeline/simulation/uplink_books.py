@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.bus.wire_cost import publish_wire_bytes
 from pipeline.protocol.departure_queue import MAX_WAIT_S
 from pipeline.protocol.departures import Departure
 from pipeline.protocol.effects import AskedQuery, SendOpen, SendToWorker
@@ -21,8 +22,9 @@ from schemas.types import FrameId
 
 AD_HOC_COUNTS = 4.0
 """A client's question counts as much as so many standing ones."""
-_PLENTY_S = 25.0
-"""Time to a deadline that no worker's response uses up."""
+_PLENTY_S = 6.0
+_PLENTY_TIMES = 4.5
+"""Time to a deadline, beside so many times the usual one, that no answer uses up."""
 _USUAL_SHARE = 0.5
 """Of the longest time that what waits may take: messages of half the largest size are large already."""
 
@@ -75,7 +77,7 @@ class UplinkBooks:
         if first is not None:
             self._waiting[effect.camera, effect.frame] = _Waiting(effect, now_s, *first)
 
-    def left(self, departure: Departure, message: Message, now_s: float, backlog_s: float) -> None:
+    def left(self, departure: Departure, message: Message, now_s: float, backlog_s: float, response_s: float) -> None:
         """A message leaves.
 
         Args:
@@ -83,6 +85,7 @@ class UplinkBooks:
             message: as it leaves.
             now_s: virtual time.
             backlog_s: how long the uplink is busy with what has left and what waits.
+            response_s: from an open to its first answer, as the session has smoothed it.
         """
         camera = departure.camera or ""
         unserved_s = self._unserved_s.get(camera, now_s)
@@ -94,17 +97,17 @@ class UplinkBooks:
         if gone is None or gone.ad_hoc or now_s - min(unserved_s, gone.queued_s) >= MAX_WAIT_S:
             return
         clear_s = now_s + _USUAL_SHARE * backlog_s
-        if min(gone.newer_s, gone.first_deadline_s - _PLENTY_S) < clear_s:
+        answered_s = clear_s + _PLENTY_S + _PLENTY_TIMES * response_s
+        if gone.newer_s < clear_s or gone.first_deadline_s < answered_s:
             return
-        size_bytes = open_message_bytes(message.queries, len(message.payload))
+        value = gone.value() / self._wire_bytes(gone.effect, open_message_bytes(message.queries, len(message.payload)))
         for other in self._waiting.values():
-            if other.effect.camera != camera or not other.ad_hoc:
-                continue
-            if other.first_deadline_s - _PLENTY_S < clear_s:
+            if other.effect.camera != camera or not other.ad_hoc or other.first_deadline_s < answered_s:
                 continue
             offer = other.effect.bid(now_s)
-            if offer is None or offer.message_bytes > size_bytes:
-                continue
-            if other.value() > gone.standing:
+            if offer is not None and other.value() / self._wire_bytes(other.effect, offer.message_bytes) > value:
                 problem = f"{message.frame}, without one, leaves before it"
                 self._on_problem(STANDING_FIRST, f"{camera}/{other.effect.frame}", problem)
+
+    def _wire_bytes(self, effect: SendOpen, message_bytes: int) -> int:
+        return publish_wire_bytes(effect.topic, message_bytes, effect.qos)
