@@ -185,7 +185,8 @@ class EpisodePlan:
     def healthy(self) -> bool:
         """Whether nothing breaks and nothing is short: most queries must be answered then, even of a loaded fleet."""
         enough = math.isinf(self.batch_tokens) and all(site.uplink_kbps > THIN_KBPS for site in self.sites)
-        return not self.faults and self.all_fit and enough and not any(worker.hiccups for worker in self.workers)
+        fast = all(worker.batch_s < 1.0 and not worker.hiccups for worker in self.workers)
+        return not self.faults and self.all_fit and enough and fast
 
 
 def draw_plan(seed: int) -> EpisodePlan:

@@ -113,7 +113,7 @@ def test_a_question_that_waited_while_its_edge_was_gone_has_time_for_its_deadlin
     assert Episode(plan).run().violations != []
 
 
-@pytest.mark.parametrize("number", [11_000_126, 11_000_131, 11_000_226])
+@pytest.mark.parametrize("number", [11_000_126, 11_000_155, 11_000_226])
 def test_a_worker_is_not_to_speak_for_an_edge_whose_will_it_has_not_read(number: int) -> None:
     """Found by ten million events: it let go of a frame while the will was on its way."""
     report = Episode(draw_plan(number)).run()
@@ -127,13 +127,19 @@ def test_the_real_machines_break_no_invariant(seed: int | None) -> None:
     print(f"seed {seed}")
     report = simulate(seed=seed, events=20_000)
     assert report.to_json()["violated"] == [], f"replay with seed {seed}"
-    if seed == 7:  # a fresh seed may have too few episodes in which nothing breaks
-        assert report.healthy_asked > 0
-        assert report.healthy_answered > 0.8 * report.healthy_asked
     assert len(report.transitions_unvisited) < len(EDGE_TRANSITIONS)
 
 
-@pytest.mark.parametrize("number", [7_000_056, 7_000_293])
+def test_where_nothing_breaks_and_nothing_is_short_most_queries_are_answered() -> None:
+    plans = [plan for number in range(400) if (plan := draw_plan(7_000_000 + number)).healthy]
+    reports = [Episode(plan).run() for plan in plans]
+    assert len(reports) >= 5
+    assert all(report.healthy and report.violations == [] for report in reports)
+    answered = sum(report.outcomes["answered"] for report in reports)
+    assert answered > 0.8 * sum(report.asked for report in reports)
+
+
+@pytest.mark.parametrize("number", [7_000_049, 7_000_293])
 def test_a_frame_comes_back_with_more_latents_to_a_worker_that_still_looks_at_it(number: int) -> None:
     plan = draw_plan(number)
     with record_moves() as visited:
@@ -144,7 +150,7 @@ def test_a_frame_comes_back_with_more_latents_to_a_worker_that_still_looks_at_it
     assert {worker.name for worker in plan.workers} == {"w0", "w1"}
 
 
-@pytest.mark.parametrize("number", [11_000_003, 11_000_223])
+@pytest.mark.parametrize("number", [11_000_036, 11_000_098])
 def test_an_outcome_that_died_with_its_edge_is_told_when_the_edge_is_back(number: int) -> None:
     """The process is killed between saying that an ad-hoc question expired and the broker's word on it."""
     report = Episode(draw_plan(number)).run()
