@@ -12,7 +12,8 @@ from rich.terminal_theme import MONOKAI
 from latentbus.output_files import write_text
 from latentbus.safe_console import SafeConsole
 
-_WIDTH: Final = 112
+_WIDTH: Final = 138
+"""Columns that no cell of the rendered cameras is cut at."""
 # As rich draws it, without the frame of a window and without fonts from another host.
 _SVG: Final = """\
 <svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
