@@ -52,6 +52,7 @@ def table_svg(shown: RenderableType, title: str) -> str:
     """
     console = SafeConsole(width=_WIDTH, file=io.StringIO(), record=True, force_terminal=True, color_system="truecolor")
     console.print(shown)
+    console.print()  # rich cuts the last line off at its baseline
     drawn = console.export_svg(title=title, theme=MONOKAI, code_format=_SVG, unique_id="latentbus")
     return "".join(f"{line.rstrip()}\n" for line in drawn.splitlines())
 
