@@ -125,7 +125,7 @@ class WorkerBooks:
         self._named = {*refs}
         self._gone.discard(key)
         held = self._held.get(key)
-        if held is not None and held.left(now_s):
+        if held is not None and held.left(now_s) and (held.ready or held.asked_at):
             if message.attempt > held.attempt:
                 held.attempt, held.ready, held.spoke = message.attempt, False, False
             for query_id, ref in refs.items():
@@ -139,7 +139,9 @@ class WorkerBooks:
         }
         if undecided:
             ad_hoc = frozenset(query_id for query_id, ref in refs.items() if ref.ad_hoc)
-            self._held[key] = _Held(message.attempt, undecided, ad_hoc, dict(undecided))
+            # One that waited for texts may have been let go of in silence, or may wait still.
+            known = held is None or not held.left(now_s)
+            self._held[key] = _Held(message.attempt, undecided, ad_hoc, dict(undecided), ready=known, judged=known)
 
     def _take_away(self, message: Gone) -> None:
         key = (message.camera, message.frame)
