@@ -141,7 +141,8 @@ class WorkerBooks:
             ad_hoc = frozenset(query_id for query_id, ref in refs.items() if ref.ad_hoc)
             # One that waited for texts may have been let go of in silence, or may wait still.
             known = held is None or not held.left(now_s)
-            self._held[key] = _Held(message.attempt, undecided, ad_hoc, dict(undecided), ready=known, judged=known)
+            attempt = message.attempt if held is None else max(message.attempt, held.attempt)
+            self._held[key] = _Held(attempt, undecided, ad_hoc, dict(undecided), ready=known, judged=known)
 
     def _take_away(self, message: Gone) -> None:
         key = (message.camera, message.frame)
