@@ -23,7 +23,7 @@ def bench() -> None:
 
 
 @bench_app.command(
-    epilog="Examples: latentbus bench replay --json replay.json | latentbus bench replay --quick --work-dir /mnt/disk"
+    epilog="Examples: latentbus bench replay --json replay.json | latentbus bench replay --quick --work-dir disk"
 )
 def replay(
     json_file: Annotated[
