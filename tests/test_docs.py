@@ -26,6 +26,7 @@ documents = pytest.mark.parametrize(
 
 DOTTED = re.compile(rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)`")
 BOUND = re.compile(r"`([\w.]+)` = ([\d.,]*\d)")
+REPOSITORY_PATH = re.compile(r"`([\w.-]+/(?:[\w.-]+/?)*)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 LIMIT_NAME = re.compile(r"_?(MAX_\w+|KNOWN_\w+|CONCURRENT_\w+|\w+_WINDOW|\w+_LIMITS?|\w+_BATCH)(?<!_S)(?<!_MS)")
@@ -159,6 +160,20 @@ def test_tables_and_addresses_may_be_wide() -> None:
     text = "\n".join(["| " + "cell | " * MAX_COLUMNS, f"  {address}", f"see {address}", "a " * 60, "b " * 60 + "b"])
 
     assert too_wide(text) == [f"see {address}", "b " * 60 + "b"]
+
+
+def test_contributing_names_what_is_there_and_what_would_be_new() -> None:
+    """Paths with a slash; the middle column of the changes names files that each of them would add."""
+    prose, _, changes = (
+        (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n| change | new | touched |\n")
+    )
+    rows = [line.split("|")[1:-1] for line in changes.splitlines()[1:]]
+    new = [path for _, added, _ in rows for path in REPOSITORY_PATH.findall(added)]
+    touched = [path for text in (prose, *(row[-1] for row in rows)) for path in REPOSITORY_PATH.findall(text)]
+
+    assert len(rows) == 10
+    assert [path for path in touched if not (ROOT / path).exists()] == []
+    assert [path for path in new if (ROOT / path).exists()] == [], "it is there now: say what it touched"
 
 
 def test_the_first_page_is_short() -> None:
