@@ -197,7 +197,7 @@ class Hunt:
     episode: int | None
 
 
-def hunt(mutation: Mutation, *, events: int = 500_000, seed: int | None = None) -> Hunt:
+def hunt(mutation: Mutation, *, events: int = 1_000_000, seed: int | None = None) -> Hunt:
     """Simulate with a mutation in place until an invariant breaks."""
     with mutation.applied():
         report = simulate(seed=mutation.seed if seed is None else seed, events=events, stop_at_first=True)
