@@ -95,7 +95,7 @@ def simulate(
 
 
 def _invariants(events: int, seed: int, json_file: Path | None) -> None:
-    from pipeline.simulation import run
+    from simulation import run
 
     start_s = time.perf_counter()
     with _progress() as progress:
@@ -119,9 +119,9 @@ def _invariants(events: int, seed: int, json_file: Path | None) -> None:
 
 
 def _replay(episode: int) -> None:
-    from pipeline.simulation.episode import Episode
-    from pipeline.simulation.plan import draw_plan
-    from pipeline.simulation.shrink import shrink
+    from simulation.episode import Episode
+    from simulation.plan import draw_plan
+    from simulation.shrink import shrink
 
     plan = draw_plan(episode)
     report = Episode(plan, trace=True).run()
@@ -141,7 +141,7 @@ def _replay(episode: int) -> None:
 
 
 def _mutations(seed: int | None, json_file: Path | None) -> None:
-    from pipeline.simulation.mutations import MUTATIONS, hunt
+    from simulation.mutations import MUTATIONS, hunt
 
     found: list[dict[str, Any]] = []
     for mutation in MUTATIONS:
@@ -159,7 +159,7 @@ def _mutations(seed: int | None, json_file: Path | None) -> None:
 
 
 def _fleet(plan: dict[str, Any], json_file: Path | None) -> None:
-    from pipeline.simulation.fleet import FleetPlan, FleetSimulation
+    from simulation.fleet import FleetPlan, FleetSimulation
 
     fleet = FleetPlan(**plan)
     with _progress() as progress:
@@ -171,8 +171,8 @@ def _fleet(plan: dict[str, Any], json_file: Path | None) -> None:
 
 def _uplink_contest(seed: int, workloads: int, duration_s: float, json_file: Path | None) -> None:
     from latentbus.uplink_contest_table import print_tables
-    from pipeline.simulation.uplink_contest import ORDERS, compare
-    from pipeline.simulation.uplink_workload import ContestPlan
+    from simulation.uplink_contest import ORDERS, compare
+    from simulation.uplink_workload import ContestPlan
 
     plans = [ContestPlan(duration_s=duration_s, seed=seed + index) for index in range(workloads)]
     with _progress() as progress:
@@ -185,7 +185,7 @@ def _uplink_contest(seed: int, workloads: int, duration_s: float, json_file: Pat
 
 def _overload(plan: dict[str, Any], peak_load: float, json_file: Path | None, *, baseline: bool) -> None:
     from latentbus import simulate_overload
-    from pipeline.simulation.fleet import FleetPlan
+    from simulation.fleet import FleetPlan
 
     phase_s = plan.pop("duration_s")
     with _progress() as progress:

@@ -36,6 +36,7 @@ AT_THE_ROOT = {
     "pyproject.toml",
     "schemas",
     "scripts",
+    "simulation",
     "tests",
     "training",
 }

@@ -41,11 +41,11 @@ from pipeline.settings import (
     RecordingSettings,
     WorkerSettings,
 )
-from pipeline.simulation.recorded_content import Bound, Gaps, LatentSizes, RecordedModel
-from pipeline.simulation.what_if import Changes, Parameters, recorded_parameters, simulate_log
-from pipeline.simulation.what_if_figures import recorded_figures
 from schemas.errors import ConfigError
 from schemas.types import AnswerType, FrameId, Outcome
+from simulation.recorded_content import Bound, Gaps, LatentSizes, RecordedModel
+from simulation.what_if import Changes, Parameters, recorded_parameters, simulate_log
+from simulation.what_if_figures import recorded_figures
 from tests.edge.support import grey, write_video
 from tests.integration.conftest import models_dir
 from tests.protocol.questions import content

@@ -12,7 +12,10 @@ from pipeline.protocol.edge_frame import EdgeEvent, EdgeStage
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import AskedQuery, ChunkData, KeyData
 from pipeline.protocol.settings import EdgeProtocolSettings
-from pipeline.simulation.content import (
+from schemas.errors import BitstreamError
+from schemas.messages import Reject, RejectReason
+from schemas.types import FrameId
+from simulation.content import (
     FINGERPRINT,
     LATENTS,
     LatentGivenKey,
@@ -20,16 +23,13 @@ from pipeline.simulation.content import (
     damaged,
     read_prefix,
 )
-from pipeline.simulation.encoder import SimulatedEncoder
-from pipeline.simulation.episode import Episode, EpisodeReport
-from pipeline.simulation.faults import Fault, FaultKind
-from pipeline.simulation.mutations import MUTATIONS, hunt
-from pipeline.simulation.plan import EpisodePlan, WorkerPlan, draw_plan
-from pipeline.simulation.questions import ad_hoc
-from pipeline.simulation.run import record_moves
-from schemas.errors import BitstreamError
-from schemas.messages import Reject, RejectReason
-from schemas.types import FrameId
+from simulation.encoder import SimulatedEncoder
+from simulation.episode import Episode, EpisodeReport
+from simulation.faults import Fault, FaultKind
+from simulation.mutations import MUTATIONS, hunt
+from simulation.plan import EpisodePlan, WorkerPlan, draw_plan
+from simulation.questions import ad_hoc
+from simulation.run import record_moves
 
 KEY, OTHER = (SimulatedLatent(mark).payload(0, LATENTS) for mark in (b"key-1", b"key-2"))
 

@@ -10,21 +10,21 @@ import pytest
 
 from pipeline.protocol.edge_frame import EDGE_TRANSITIONS
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerStage
-from pipeline.simulation import episode
-from pipeline.simulation.broker import IN_FLIGHT, NO_SUBSCRIBERS, QUEUED, BrokerModel
-from pipeline.simulation.clock import VirtualClock
-from pipeline.simulation.episode import Episode
-from pipeline.simulation.faults import Fault, FaultKind
-from pipeline.simulation.injector import GONE_S
-from pipeline.simulation.links import LinkFaults
-from pipeline.simulation.mutation import Mutation
-from pipeline.simulation.mutations import MUTATIONS, hunt
-from pipeline.simulation.plan import AskPlan, draw_plan
-from pipeline.simulation.questions import standing
-from pipeline.simulation.run import record_moves, simulate
-from pipeline.simulation.shrink import shrink
 from schemas.messages import Ask, KeyFrame, Message, Open, QueryRef, Status
 from schemas.types import FrameId
+from simulation import episode
+from simulation.broker import IN_FLIGHT, NO_SUBSCRIBERS, QUEUED, BrokerModel
+from simulation.clock import VirtualClock
+from simulation.episode import Episode
+from simulation.faults import Fault, FaultKind
+from simulation.injector import GONE_S
+from simulation.links import LinkFaults
+from simulation.mutation import Mutation
+from simulation.mutations import MUTATIONS, hunt
+from simulation.plan import AskPlan, draw_plan
+from simulation.questions import standing
+from simulation.run import record_moves, simulate
+from simulation.shrink import shrink
 
 OPEN = Open(
     frame=FrameId(1, 0),

@@ -27,18 +27,6 @@ from pipeline.protocol.reasons import EDGE_LOST
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_work import WorkCosts
-from pipeline.simulation.asked_books import AskedBooks
-from pipeline.simulation.board import SimulatedBoard
-from pipeline.simulation.bounds import edge_leaks, worker_leaks
-from pipeline.simulation.content import FINGERPRINT, LADDER, RULE, WHOLE, SimulatedLatent, SimulatedModel, seen
-from pipeline.simulation.edge_books import EdgeBooks
-from pipeline.simulation.episode import Episode
-from pipeline.simulation.mutations import MUTATIONS, hunt
-from pipeline.simulation.mutations_of_questions import QUESTION_MUTATIONS
-from pipeline.simulation.plan import draw_plan
-from pipeline.simulation.questions import ad_hoc, echo, published, question_text, read_echo, standing
-from pipeline.simulation.uplink_books import UplinkBooks
-from pipeline.simulation.worker_books import WorkerBooks
 from schemas import topics
 from schemas.identity import QuestionContent
 from schemas.messages import (
@@ -56,6 +44,18 @@ from schemas.messages import (
     Status,
 )
 from schemas.types import AnswerType, FrameId, Outcome
+from simulation.asked_books import AskedBooks
+from simulation.board import SimulatedBoard
+from simulation.bounds import edge_leaks, worker_leaks
+from simulation.content import FINGERPRINT, LADDER, RULE, WHOLE, SimulatedLatent, SimulatedModel, seen
+from simulation.edge_books import EdgeBooks
+from simulation.episode import Episode
+from simulation.mutations import MUTATIONS, hunt
+from simulation.mutations_of_questions import QUESTION_MUTATIONS
+from simulation.plan import draw_plan
+from simulation.questions import ad_hoc, echo, published, question_text, read_echo, standing
+from simulation.uplink_books import UplinkBooks
+from simulation.worker_books import WorkerBooks
 
 GATE, FRAME = "gate", FrameId(7, 0)
 OTHER_FRAME = FrameId(7, 1)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.protocol.effects import AskedQuery, Look, SendAnswer, Terminal
-from pipeline.simulation.questions import CROWD, CROWD_QUESTION, read_echo
 from schemas import topics
 from schemas.identity import QuestionContent
 from schemas.messages import Answer, Open, QueryOutcome
 from schemas.types import FrameId, Outcome
+from simulation.questions import CROWD, CROWD_QUESTION, read_echo
 
 Problem = Callable[[str, str, str], None]
 """Told the rule that was broken, what it is about, and what was seen."""

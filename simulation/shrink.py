@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from pipeline.simulation.episode import Episode, EpisodeReport
-from pipeline.simulation.plan import EpisodePlan, without
+from simulation.episode import Episode, EpisodeReport
+from simulation.plan import EpisodePlan, without
 
 MAX_EVENTS = 1_000_000
 """About half a minute."""

@@ -14,14 +14,6 @@ from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import AskedQuery, Latent, SendKeyFrame, SendOpen, Terminal
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.thinning import Thinning, ThinningSettings
-from pipeline.simulation.broker import BrokerModel, Deleted
-from pipeline.simulation.clock import VirtualClock
-from pipeline.simulation.content import FINGERPRINT, LADDER
-from pipeline.simulation.desk import Disk
-from pipeline.simulation.edge_books import EdgeBooks
-from pipeline.simulation.edge_uplink import LatentBooks, SimulatedUplink
-from pipeline.simulation.encoder import SimulatedEncoder
-from pipeline.simulation.site_questions import SiteQuestions
 from schemas import topics
 from schemas.errors import RemoteError
 from schemas.identity import ad_hoc_query_id
@@ -39,6 +31,14 @@ from schemas.messages import (
     Reject,
     Status,
 )
+from simulation.broker import BrokerModel, Deleted
+from simulation.clock import VirtualClock
+from simulation.content import FINGERPRINT, LADDER
+from simulation.desk import Disk
+from simulation.edge_books import EdgeBooks
+from simulation.edge_uplink import LatentBooks, SimulatedUplink
+from simulation.encoder import SimulatedEncoder
+from simulation.site_questions import SiteQuestions
 
 _SETTLE_S = 0.3
 """After a connection was made: what is retained has come."""

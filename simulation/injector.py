@@ -10,17 +10,17 @@ from dataclasses import replace
 from functools import partial
 
 from pipeline.protocol.worker_frame import WorkerStage
-from pipeline.simulation.broker import BrokerModel
-from pipeline.simulation.clock import VirtualClock
-from pipeline.simulation.content import BYTES_A_LATENT, FINGERPRINT, LADDER, WHOLE
-from pipeline.simulation.edge_actor import EdgeActor
-from pipeline.simulation.faults import EDGE_FAULTS, HEIR, WIRE_FAULTS, WORKER_FAULTS, Fault, FaultKind
-from pipeline.simulation.plan import LONGEST_DEADLINE_S
-from pipeline.simulation.questions import CROWD, CROWD_QUESTION
-from pipeline.simulation.worker_actor import WorkerActor
 from schemas import topics
 from schemas.messages import Handover, Message, QueryRef, Refine
 from schemas.types import FrameId
+from simulation.broker import BrokerModel
+from simulation.clock import VirtualClock
+from simulation.content import BYTES_A_LATENT, FINGERPRINT, LADDER, WHOLE
+from simulation.edge_actor import EdgeActor
+from simulation.faults import EDGE_FAULTS, HEIR, WIRE_FAULTS, WORKER_FAULTS, Fault, FaultKind
+from simulation.plan import LONGEST_DEADLINE_S
+from simulation.questions import CROWD, CROWD_QUESTION
+from simulation.worker_actor import WorkerActor
 
 GONE_S = LONGEST_DEADLINE_S + 5.0
 _CROWD_FRAMES = 64

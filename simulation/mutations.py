@@ -20,12 +20,12 @@ from pipeline.protocol.worker_memory import KeyFrames
 from pipeline.protocol.worker_progress import Progress
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_voice import WorkerVoice
-from pipeline.simulation.mutation import Mutation, nothing
-from pipeline.simulation.mutations_of_questions import QUESTION_MUTATIONS
-from pipeline.simulation.run import simulate
 from schemas.identity import QuestionContent
 from schemas.messages import Chunk, Gone, Open, Refine, Reject, RejectReason, Text
 from schemas.types import FrameId, Outcome
+from simulation.mutation import Mutation, nothing
+from simulation.mutations_of_questions import QUESTION_MUTATIONS
+from simulation.run import simulate
 
 
 def _no(*_: Any, **__: Any) -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import AskedQuery, GivenKey, Latent
-from pipeline.simulation.content import LADDER, LATENTS, MARK_BYTES, LatentGivenKey, SimulatedLatent
 from schemas.messages import Reject, RejectReason
 from schemas.types import FrameId
+from simulation.content import LADDER, LATENTS, MARK_BYTES, LatentGivenKey, SimulatedLatent
 
 _ALONE = 4
 """One frame in so many is coded by itself, as after a change of the scene."""

@@ -1,4 +1,4 @@
-"""What thin uplinks compete for in :mod:`pipeline.simulation.uplink_contest`: cameras, questions, latents and a model.
+"""What thin uplinks compete for in :mod:`simulation.uplink_contest`: cameras, questions, latents and a model.
 
 Cameras differ in the number of their questions, their deadlines, the size of their latents, how soon their answers are
 safe, and their priority. Everything follows from the seed.
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from pipeline.protocol.effects import AskedQuery, Look, LookAnswer
-from pipeline.simulation.clock import VirtualClock
-from pipeline.simulation.content import LADDER, LATENTS
-from pipeline.simulation.edge_actor import EdgeActor
-from pipeline.simulation.questions import ad_hoc, standing
+from simulation.clock import VirtualClock
+from simulation.content import LADDER, LATENTS
+from simulation.edge_actor import EdgeActor
+from simulation.questions import ad_hoc, standing
 
 _INTERVALS_S = (1.0, 2.0, 4.0)
 DEADLINES_S = (2.0, 4.0, 8.0, 16.0)

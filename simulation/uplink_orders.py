@@ -1,4 +1,4 @@
-"""Orders of departure that the edge does not use: what :mod:`pipeline.simulation.uplink_contest` compares it with."""
+"""Orders of departure that the edge does not use: what :mod:`simulation.uplink_contest` compares it with."""
 
 from __future__ import annotations
 

@@ -20,13 +20,13 @@ from pipeline.protocol.effects import Terminal
 from pipeline.protocol.thinning import ThinningSettings
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery
 from pipeline.protocol.worker_schedule import Pass, Picked, Schedule
-from pipeline.simulation.content import LADDER, SimulatedModel
-from pipeline.simulation.edge_actor import EdgeActor
-from pipeline.simulation.fleet import MAX_BATCH_FRAMES, FleetPlan, SimulatedFleet
 from schemas import topics
 from schemas.errors import ConfigError
 from schemas.messages import Ask
 from schemas.types import Outcome
+from simulation.content import LADDER, SimulatedModel
+from simulation.edge_actor import EdgeActor
+from simulation.fleet import MAX_BATCH_FRAMES, FleetPlan, SimulatedFleet
 
 PHASES: Final = ("before", "peak", "after")
 WARM_UP_S: Final = 15.0

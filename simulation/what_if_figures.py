@@ -13,11 +13,11 @@ from pipeline.bus.wire_cost import publish_wire_bytes
 from pipeline.protocol.reducer import OutcomeReducer
 from pipeline.recording.traffic import Traffic
 from pipeline.recording.workload import Workload
-from pipeline.simulation.recorded_content import RecordedModel
 from schemas import topics, wire
 from schemas.messages import Answer, Chunk, Gone, Message, Open, QueryOutcome, Refine, Text
 from schemas.topics import Family
 from schemas.types import Outcome
+from simulation.recorded_content import RecordedModel
 
 UNDECIDED = "undecided"
 """The log ends before the outcome; a simulation decides every query."""

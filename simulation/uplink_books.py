@@ -15,10 +15,10 @@ from pipeline.protocol.departure_queue import MAX_WAIT_S
 from pipeline.protocol.departures import Departure
 from pipeline.protocol.effects import AskedQuery, SendOpen, SendToWorker
 from pipeline.protocol.expected_gain import open_message_bytes
-from pipeline.simulation.asked_books import Problem
-from pipeline.simulation.worker_books import STANDING_FIRST
 from schemas.messages import Message, Open
 from schemas.types import FrameId
+from simulation.asked_books import Problem
+from simulation.worker_books import STANDING_FIRST
 
 AD_HOC_COUNTS = 4.0
 """A client's question counts as much as so many standing ones."""

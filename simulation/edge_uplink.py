@@ -11,12 +11,12 @@ from pipeline.protocol.bucket import UplinkBucket
 from pipeline.protocol.departures import Departure, DepartureOrder, Lane
 from pipeline.protocol.effects import SendKeyFrame, SendOpen, SendToWorker
 from pipeline.protocol.expected_gain import chunk_message_bytes, open_message_bytes
-from pipeline.simulation.broker import NO_SUBSCRIBERS, BrokerModel
-from pipeline.simulation.clock import VirtualClock
 from schemas import topics
 from schemas.errors import BusError, ConnectionLostError
 from schemas.messages import Chunk, KeyFrame, Message, Open, QueryOutcome, Question, Text
 from schemas.types import FrameId
+from simulation.broker import NO_SUBSCRIBERS, BrokerModel
+from simulation.clock import VirtualClock
 
 LARGEST_WIRE_BYTES = 800
 """An open message with the whole latent and many queries, or a long question."""

@@ -16,11 +16,6 @@ from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_work import WorkCosts
-from pipeline.simulation.broker import BrokerModel
-from pipeline.simulation.clock import VirtualClock
-from pipeline.simulation.content import FINGERPRINT, RULE, LookModel, damaged
-from pipeline.simulation.stalls import StallWatch
-from pipeline.simulation.worker_books import WorkerBooks
 from schemas import topics
 from schemas.errors import BitstreamError, RemoteError
 from schemas.messages import (
@@ -37,6 +32,11 @@ from schemas.messages import (
     Status,
     Text,
 )
+from simulation.broker import BrokerModel
+from simulation.clock import VirtualClock
+from simulation.content import FINGERPRINT, RULE, LookModel, damaged
+from simulation.stalls import StallWatch
+from simulation.worker_books import WorkerBooks
 
 _SLOW_SHARE = 0.5
 """Batches that a slow worker takes long for: a machine that others use as well is slow now and then, not evenly."""

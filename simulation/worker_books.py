@@ -17,10 +17,10 @@ from pipeline.protocol.reasons import EDGE_LOST
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_work import WorkCosts
-from pipeline.simulation.asked_books import ANOTHER_QUERY, COMPUTED_AGAIN, AskedBooks, Problem
-from pipeline.simulation.wills import STALE_WILL, WillsRead, seen_outside
 from schemas.messages import Answer, Busy, Gone, Handover, Message, NeedText, Open, Reject, Status
 from schemas.types import FrameId, Outcome
+from simulation.asked_books import ANOTHER_QUERY, COMPUTED_AGAIN, AskedBooks, Problem
+from simulation.wills import STALE_WILL, WillsRead, seen_outside
 
 GONE_IGNORED = "gone ignored"
 TWO_ANSWERS = "one worker, two answers"

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pipeline.protocol.departures import Departure
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import AskedQuery, SendOpen, SendToWorker, Terminal
-from pipeline.simulation.asked_books import AskedBooks, Problem
-from pipeline.simulation.content import seen
-from pipeline.simulation.uplink_books import UplinkBooks
-from pipeline.simulation.wills import STALE_WILL, WillsRead, seen_outside
 from schemas.messages import Message, Open, Status
 from schemas.types import FrameId
+from simulation.asked_books import AskedBooks, Problem
+from simulation.content import seen
+from simulation.uplink_books import UplinkBooks
+from simulation.wills import STALE_WILL, WillsRead, seen_outside
 
 
 class EdgeBooks:

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import AskedQuery, Latent, Terminal
-from pipeline.simulation.board import SimulatedBoard
-from pipeline.simulation.content import LADDER
-from pipeline.simulation.desk import Desk, Disk
-from pipeline.simulation.edge_books import EdgeBooks
-from pipeline.simulation.encoder import SimulatedEncoder
 from schemas.identity import ad_hoc_query_id
 from schemas.messages import Answer, Ask, QueryOutcome, Question
 from schemas.types import FrameId
+from simulation.board import SimulatedBoard
+from simulation.content import LADDER
+from simulation.desk import Desk, Disk
+from simulation.edge_books import EdgeBooks
+from simulation.encoder import SimulatedEncoder
 
 
 class SiteQuestions:

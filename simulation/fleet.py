@@ -16,16 +16,16 @@ from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSetti
 from pipeline.protocol.thinning import ThinningSettings
 from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_schedule import Schedule
-from pipeline.simulation.broker import BrokerModel
-from pipeline.simulation.clock import VirtualClock
-from pipeline.simulation.content import SimulatedModel
-from pipeline.simulation.edge_actor import EdgeActor
-from pipeline.simulation.links import LinkFaults
-from pipeline.simulation.questions import published, standing
-from pipeline.simulation.worker_actor import WorkerActor
 from schemas.errors import ConfigError
 from schemas.messages import Message
 from schemas.types import Outcome
+from simulation.broker import BrokerModel
+from simulation.clock import VirtualClock
+from simulation.content import SimulatedModel
+from simulation.edge_actor import EdgeActor
+from simulation.links import LinkFaults
+from simulation.questions import published, standing
+from simulation.worker_actor import WorkerActor
 
 _POOL = "main"
 MAX_BATCH_FRAMES = 16

@@ -16,9 +16,9 @@ from typing import Protocol
 
 from pipeline.protocol.effects import ChunkData, Look, LookAnswer
 from pipeline.protocol.stop_rule import StopRule
-from pipeline.simulation.questions import echo
 from schemas.errors import BitstreamError
 from schemas.types import AnswerType
+from simulation.questions import echo
 
 LADDER = (8, 16, 24, 32)
 LATENTS = LADDER[-1]

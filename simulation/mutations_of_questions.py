@@ -18,10 +18,10 @@ from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_store import FrameStore
 from pipeline.protocol.worker_texts import OwnedStore
 from pipeline.protocol.worker_voice import WorkerVoice
-from pipeline.simulation.mutation import Mutation, nothing
 from schemas.identity import QuestionContent
 from schemas.messages import Answer, Question, Status
 from schemas.types import Outcome
+from simulation.mutation import Mutation, nothing
 
 _look = WorkerFrame.look
 _receive_question = WorkerSession.receive_question

@@ -7,10 +7,10 @@ import random
 from dataclasses import dataclass, replace
 
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
-from pipeline.simulation.faults import HEIR, Fault, draw_faults, draw_key_faults, draw_relay
-from pipeline.simulation.questions import question_text
 from schemas.messages import Ask, Question
 from schemas.types import AnswerType
+from simulation.faults import HEIR, Fault, draw_faults, draw_key_faults, draw_relay
+from simulation.questions import question_text
 
 QUESTIONS = ("q0", "q1", "q2")
 ADDED = "q3"

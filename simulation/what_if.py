@@ -22,15 +22,15 @@ from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.thinning import ThinningSettings
 from pipeline.recording.traffic import Traffic
 from pipeline.recording.workload import RecordedFrame, Workload, round_trip_s
-from pipeline.simulation.broker import BrokerModel
-from pipeline.simulation.clock import VirtualClock
-from pipeline.simulation.edge_actor import EdgeActor
-from pipeline.simulation.links import LinkFaults
-from pipeline.simulation.recorded_content import Bound, Gaps, LatentSizes, RecordedModel
-from pipeline.simulation.uplink_contest import ORDERS, OURS
-from pipeline.simulation.what_if_figures import Figures, FiguresOfRun
-from pipeline.simulation.worker_actor import WorkerActor
 from schemas.errors import ConfigError
+from simulation.broker import BrokerModel
+from simulation.clock import VirtualClock
+from simulation.edge_actor import EdgeActor
+from simulation.links import LinkFaults
+from simulation.recorded_content import Bound, Gaps, LatentSizes, RecordedModel
+from simulation.uplink_contest import ORDERS, OURS
+from simulation.what_if_figures import Figures, FiguresOfRun
+from simulation.worker_actor import WorkerActor
 
 UNLIMITED_KBPS = 10_000_000.0
 """An edge without a limit."""

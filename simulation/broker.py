@@ -22,10 +22,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar, Protocol
 
-from pipeline.simulation.clock import VirtualClock
-from pipeline.simulation.links import Link, LinkFaults
 from schemas import topics
 from schemas.messages import Message
+from simulation.clock import VirtualClock
+from simulation.links import Link, LinkFaults
 
 IN_FLIGHT = 20
 """Mosquitto's ``max_inflight_messages``."""

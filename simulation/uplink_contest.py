@@ -23,15 +23,15 @@ from pipeline.protocol.effects import Terminal
 from pipeline.protocol.expected_gain import AD_HOC_WEIGHT
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.thinning import ThinningSettings
-from pipeline.simulation.broker import BrokerModel
-from pipeline.simulation.clock import VirtualClock
-from pipeline.simulation.edge_actor import EdgeActor
-from pipeline.simulation.links import LinkFaults
-from pipeline.simulation.questions import published
-from pipeline.simulation.uplink_orders import FirstComeFirstServed, RoundRobin
-from pipeline.simulation.uplink_workload import DEADLINES_S, ContestPlan, ScoredModel, draw_sites, schedule
-from pipeline.simulation.worker_actor import WorkerActor
 from schemas.types import Outcome
+from simulation.broker import BrokerModel
+from simulation.clock import VirtualClock
+from simulation.edge_actor import EdgeActor
+from simulation.links import LinkFaults
+from simulation.questions import published
+from simulation.uplink_orders import FirstComeFirstServed, RoundRobin
+from simulation.uplink_workload import DEADLINES_S, ContestPlan, ScoredModel, draw_sites, schedule
+from simulation.worker_actor import WorkerActor
 
 ORDERS: Final[dict[str, Callable[[float], DepartureOrder]]] = {
     "first come first served": FirstComeFirstServed,

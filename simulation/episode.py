@@ -10,17 +10,19 @@ from functools import partial
 
 from pipeline.protocol.effects import Terminal
 from pipeline.protocol.worker_work import WorkCosts
-from pipeline.simulation.asked_books import AskedBooks
-from pipeline.simulation.bounds import edge_buffers, edge_leaks, worker_buffers, worker_leaks
-from pipeline.simulation.broker import BrokerModel, Deleted
-from pipeline.simulation.clock import VirtualClock
-from pipeline.simulation.content import FINGERPRINT, LADDER, SimulatedModel
-from pipeline.simulation.edge_actor import EdgeActor
-from pipeline.simulation.edge_books import EdgeBooks
-from pipeline.simulation.injector import GONE_S, Injector
-from pipeline.simulation.judge import EdgeState, Judge, Violation
-from pipeline.simulation.links import LinkFaults
-from pipeline.simulation.plan import (
+from schemas import topics
+from schemas.messages import Answer, Message, QueryOutcome, Question, Status
+from simulation.asked_books import AskedBooks
+from simulation.bounds import edge_buffers, edge_leaks, worker_buffers, worker_leaks
+from simulation.broker import BrokerModel, Deleted
+from simulation.clock import VirtualClock
+from simulation.content import FINGERPRINT, LADDER, SimulatedModel
+from simulation.edge_actor import EdgeActor
+from simulation.edge_books import EdgeBooks
+from simulation.injector import GONE_S, Injector
+from simulation.judge import EdgeState, Judge, Violation
+from simulation.links import LinkFaults
+from simulation.plan import (
     LONGEST_DEADLINE_S,
     AskPlan,
     ChangePlan,
@@ -29,12 +31,10 @@ from pipeline.simulation.plan import (
     SitePlan,
     WorkerPlan,
 )
-from pipeline.simulation.questions import CROWD, CROWD_QUESTION, published
-from pipeline.simulation.trace import Trace, frame_key
-from pipeline.simulation.worker_actor import WorkerActor
-from pipeline.simulation.worker_books import WorkerBooks
-from schemas import topics
-from schemas.messages import Answer, Message, QueryOutcome, Question, Status
+from simulation.questions import CROWD, CROWD_QUESTION, published
+from simulation.trace import Trace, frame_key
+from simulation.worker_actor import WorkerActor
+from simulation.worker_books import WorkerBooks
 
 POOL = "main"
 _VISUAL_TOKENS = 64
