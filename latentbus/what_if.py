@@ -1,4 +1,4 @@
-"""``latentbus replay --simulate``: the log in the simulator, recorded, as recorded and as it might have been."""
+"""The work of ``latentbus what-if``: the log in the simulator, recorded, as recorded and as it might have been."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 REPORTING = [
     ["demo"], ["chaos"], ["attack"], ["simulate", "--events", "1"], ["replay", "IN.mcap"],
+    ["replay-cameras", "IN.mcap"], ["what-if", "IN.mcap"],
     ["compare", "A.mcap", "B.mcap"], ["bench", "replay"], ["codec", "eval"], ["codec", "ablate"],
     ["codec", "temporal"], ["codec", "verify-stop"], ["codec", "calibrate-stop", "--codec", "c"],
     ["codec", "export", "--codec", "c"], ["train", "codec", "OUT"],

@@ -406,7 +406,7 @@ def written(
 
 def test_the_command_prints_and_writes_the_figures(tmp_path: Path) -> None:
     log, figures = written(tmp_path / "run.mcap", steady_log()), tmp_path / "what-if.json"
-    arguments = ["replay", str(log), "--simulate", "--uplink-kbps", "8", "--workers", "2", "--json", str(figures)]
+    arguments = ["what-if", str(log), "--uplink-kbps", "8", "--workers", "2", "--json", str(figures)]
     result = runner.invoke(app, arguments, env={"COLUMNS": "160"})
     assert result.exit_code == 0, result.output
     for words in ("recorded", "as recorded", "what if", "uplink bytes on the wire", "answered"):
@@ -444,8 +444,6 @@ def test_what_was_assumed_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--rate", "2"], "plays nothing"),
-        (["--mode", "cameras"], "plays nothing"),
         (["--stop", "missing.json"], "missing.json is no stop rule"),
         (["--stop", "missing.json", "--risk", "0.1"], "give one of them"),
         (["--base-latents", "99"], "99 is not in 1..24"),
@@ -453,14 +451,8 @@ def test_what_was_assumed_is_said(tmp_path: Path) -> None:
 )
 def test_options_that_do_not_fit_are_errors(tmp_path: Path, options: list[str], problem: str) -> None:
     log = written(tmp_path / "run.mcap", steady_log(3))
-    result = runner.invoke(app, ["replay", str(log), "--simulate", *options])
+    result = runner.invoke(app, ["what-if", str(log), *options])
     assert problem in str(result.exception)
-
-
-def test_simulator_options_need_the_simulator(tmp_path: Path) -> None:
-    log = written(tmp_path / "run.mcap", steady_log(3))
-    result = runner.invoke(app, ["replay", str(log), "--workers", "2"])
-    assert "add --simulate" in str(result.exception)
 
 
 def test_a_log_without_its_stop_rule_needs_the_codec(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from broker_config.devices import TAKES_POOL, Device, DeviceKind, fleet_cameras
-from latentbus.retained_command import EPILOG as RETAINED_EPILOG
-from latentbus.retained_command import retained
+from latentbus.commands.retained import EPILOG as RETAINED_EPILOG
+from latentbus.commands.retained import retained
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
