@@ -226,13 +226,14 @@ class Site:
                     self.desk.texts_requested(message.digests)
                 elif isinstance(message, Reject) and message.reason is RejectReason.KEY_FRAME:
                     self._key_frame_missing(topic.name("camera"), message.frame)
-                elif isinstance(message, Busy):
+                elif isinstance(message, Busy) and message.frame.boot == self._boot:  # not of another site's frame
                     self._thinning.busy(topic.name("camera"), message.frame, now_s)
                 self.session.receive_control(topic.name("camera"), message, now_s)
             case Answer():
+                # Raises where it is an answer to another site's frame, from which nothing is to be learned.
+                self.session.receive_answer(message, now_s)
                 self._first_prefix.answered(message)
                 self.pool_problems.answer(message)
-                self.session.receive_answer(message, now_s)
             case Question():
                 self._questions.receive(inbound, message.question_id, message)
             case Status(kind="worker"):
