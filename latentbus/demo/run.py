@@ -185,7 +185,9 @@ async def _show_until_end(
                 waited, timeout=max(min(_TABLE_PERIOD_S, left_s), 0), return_when=asyncio.FIRST_COMPLETED
             )
             tail.poll()
-            due = heading.elapsed_s >= next_line_s or left_s <= 0 or stopped.done()
+            ending = left_s <= 0 or stopped.done()
+            # Just before the end there is no line of its own: the last one follows.
+            due = ending or (heading.elapsed_s >= next_line_s and left_s > _TABLE_PERIOD_S)
             lines = headline.lines(always=due and live is None)
             if live is not None:
                 live.update(live_table(cameras, ledger, heading.now(), headline.latest_refinement), refresh=True)
@@ -197,7 +199,7 @@ async def _show_until_end(
                     console.print(progress_line(ledger, heading.now()), soft_wrap=True)
             if edge_ended.done():
                 raise edge.error()
-            if stopped.done() or left_s <= 0:
+            if ending:
                 return heading.now()
     finally:
         if live is not None:
