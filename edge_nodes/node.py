@@ -31,6 +31,7 @@ from edge_nodes.frame_log import FrameLog
 from edge_nodes.journal import JournalThread
 from edge_nodes.latent_deposit import LatentDeposit
 from edge_nodes.observer import EdgeObserver
+from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.site import Site
 from edge_nodes.sources import FrameSource, make_source, redacted
 from edge_nodes.telemetry import EdgeTelemetry
@@ -163,7 +164,8 @@ class _Node:
         self._clock = clock
         self._frame_log = frame_log
         self._thinning = Thinning()
-        self._observers = [*observers, ThinningLog(self._thinning, clock)]
+        self._pool_problems = PoolProblems(edge.pool, encoder.spec.fingerprint4.hex())
+        self._observers = [*observers, ThinningLog(self._thinning, clock, self._pool_problems)]
         self._metrics = metrics
         self._boot = secrets.randbits(32)
         offline = Status(kind="edge", id=edge.site, boot=self._boot, online=False, pool=edge.pool)
@@ -196,6 +198,7 @@ class _Node:
                 uplink=self._uplink,
                 clock=self._clock,
                 thinning=self._thinning,
+                pool_problems=self._pool_problems,
                 observers=self._observers,
                 group=group,
                 wake_camera=lambda camera: self._captures[camera].wake(),

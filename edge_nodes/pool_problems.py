@@ -11,6 +11,9 @@ from schemas.messages import Answer, Reject, RejectReason, Status
 _log = get_logger(__name__)
 
 MAX_CODECS: Final = 16
+"""Foreign codecs that are told one by one."""
+MAX_WORKERS: Final = 1_024
+"""Workers that are known to be online; one suffices to know that the pool is not empty."""
 """Foreign codecs of the pool that are told apart; later ones are counted only."""
 
 
@@ -24,13 +27,15 @@ class PoolProblems:
     Attributes:
         rejected: rejections by reason; for metrics.
         fits: False from a rejection of this edge's codec on, until a worker answers.
+        pool: the pool that is asked.
     """
 
     def __init__(self, pool: str, fingerprint: str) -> None:
         self.rejected: Counter[str] = Counter()
         self.fits = True
-        self._pool = pool
+        self.pool = pool
         self._fingerprint = fingerprint
+        self._online: set[str] = set()
         self._told: set[tuple[str, str]] = set()
 
     def reject(self, message: Reject) -> None:
@@ -45,11 +50,20 @@ class PoolProblems:
         if not self.fits and answer.outcome is not None:
             self.fits = True
             self._told.clear()
-            _log.info("the pool answers again", pool=self._pool, worker=answer.worker)
+            _log.info("the pool answers again", pool=self.pool, worker=answer.worker)
+
+    @property
+    def has_no_worker(self) -> bool:
+        """Whether no worker of the pool is online, as far as their statuses say."""
+        return not self._online
 
     def worker_status(self, status: Status) -> None:
-        """A worker says which codec it has, before the first frame is rejected."""
-        if status.online and status.pool == self._pool and status.fingerprint not in ("", self._fingerprint):
+        """A worker says that it is there, and which codec it has, before the first frame is rejected."""
+        if not status.online:
+            self._online.discard(status.id)
+        elif status.pool == self.pool and len(self._online) < MAX_WORKERS:
+            self._online.add(status.id)
+        if status.online and status.pool == self.pool and status.fingerprint not in ("", self._fingerprint):
             self._tell("status", status.fingerprint, status.id)
 
     def _tell(self, how: str, theirs: str, worker: str) -> None:
@@ -59,7 +73,7 @@ class PoolProblems:
         every = "no question can be answered" if how == "rejected" else "it will answer no question of this site"
         _log.error(
             f"this edge and its pool have different codecs: {every}",
-            pool=self._pool,
+            pool=self.pool,
             worker=worker,
             pool_codec=theirs,
             edge_codec=self._fingerprint,

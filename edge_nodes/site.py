@@ -80,6 +80,7 @@ class Site:
         uplink: the way out.
         clock: the edge's clock.
         thinning: how many of the standing slots are taken.
+        pool_problems: why the pool can answer nothing.
         observers: who watches.
         group: where work that a message starts runs.
         wake_camera: called with a camera that shall take a frame now.
@@ -90,7 +91,7 @@ class Site:
         desk: ad-hoc questions.
         board: standing questions.
         budgets: what each client may cost.
-        pool_problems: why the pool can answer nothing.
+        pool_problems: as given.
         problems: what peers did wrong, logged once per kind.
     """
 
@@ -105,6 +106,7 @@ class Site:
         uplink: Uplink,
         clock: Clock,
         thinning: Thinning,
+        pool_problems: PoolProblems,
         observers: Sequence[EdgeObserver],
         group: asyncio.TaskGroup,
         wake_camera: Callable[[str], None],
@@ -127,7 +129,7 @@ class Site:
         self.containment = containment
         self.board = QuestionBoard(settings)
         self.budgets = ClientBudgets(settings, clock)
-        self.pool_problems = PoolProblems(settings.pool, encoder.spec.fingerprint4.hex())
+        self.pool_problems = pool_problems
         self.desk = AskDesk(
             journal,
             clock,

@@ -7,6 +7,7 @@ from collections import Counter
 
 from edge_nodes.clock import Clock
 from edge_nodes.observer import OfferedFrame
+from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.uplink import Sent
 from pipeline.logs import get_logger
 from pipeline.protocol.effects import Terminal
@@ -27,11 +28,13 @@ class ThinningLog:
     Args:
         thinning: of the site.
         clock: the edge's clock.
+        pool: what is known of the pool: an empty one looks like an overloaded one to whoever counts answers.
     """
 
-    def __init__(self, thinning: Thinning, clock: Clock) -> None:
+    def __init__(self, thinning: Thinning, clock: Clock, pool: PoolProblems) -> None:
         self._thinning = thinning
         self._clock = clock
+        self._pool = pool
         self._ended: Counter[Outcome] = Counter()
         self._said_s = -math.inf
         self._thinned = False
@@ -57,8 +60,11 @@ class ThinningLog:
             self._thinned = True
             self._said_s = now_s
             ended = max(1, self._ended.total())
+            cause = "the pool is overloaded"
+            if self._pool.has_no_worker:
+                cause = f"no worker of pool {self._pool.pool} is online"
             _log.warning(
-                "the pool is overloaded: standing questions are thinned",
+                f"{cause}: standing questions are thinned",
                 thinned_to_percent=round(100 * share),
                 degraded_percent=round(100 * self._ended[Outcome.DEGRADED] / ended),
                 expired_percent=round(100 * self._ended[Outcome.EXPIRED] / ended),

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
+from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.thinning_log import REPEAT_S, ThinningLog
 from pipeline.protocol.effects import Terminal
 from pipeline.protocol.thinning import Thinning
+from schemas.messages import Status
 from schemas.types import FrameId, Outcome
 from tests.protocol.questions import content
 
@@ -34,11 +36,32 @@ def end(log: ThinningLog, outcome: Outcome, *, ad_hoc: bool = False) -> None:
     log.query_ended(Terminal("gate", FrameId(1, 0), "q", content("q", ad_hoc=ad_hoc), outcome), 1.0)
 
 
+def worker(*, online: bool) -> Status:
+    return Status(kind="worker", id="w1", boot=1, online=online, pool="main", fingerprint="aabbccdd")
+
+
+def test_an_empty_pool_is_no_overloaded_one(lines: list[dict[str, object]]) -> None:
+    thinning, clock, pool = Thinning(), SetClock(), PoolProblems("main", "aabbccdd")
+    log = ThinningLog(thinning, clock, pool)
+    thinning.share = 0.5
+    end(log, Outcome.EXPIRED)
+    pool.worker_status(worker(online=True))
+    clock.time_s = REPEAT_S
+    end(log, Outcome.EXPIRED)
+    pool.worker_status(worker(online=False))
+    clock.time_s = 2 * REPEAT_S
+    end(log, Outcome.EXPIRED)
+    said = [str(line["event"]).partition(":")[0] for line in lines]
+    assert said == ["no worker of pool main is online", "the pool is overloaded", "no worker of pool main is online"]
+
+
 def test_an_operator_reads_when_an_overload_begins_how_deep_it_is_and_when_it_is_over(
     lines: list[dict[str, object]],
 ) -> None:
     thinning, clock = Thinning(), SetClock()
-    log = ThinningLog(thinning, clock)
+    pool = PoolProblems("main", "aabbccdd")
+    pool.worker_status(worker(online=True))
+    log = ThinningLog(thinning, clock, pool)
     for _ in range(2):
         end(log, Outcome.ANSWERED)
     thinning.share = 0.95
