@@ -250,7 +250,8 @@ async def ask_and_print(
             if follow.done():
                 outcome = follow.result()
                 if outcome in (Outcome.EXPIRED, Outcome.FAILED):
-                    _say_cause(client.fleet, asking.camera)
+                    # A failed one has said why; only what the statuses show for certain is added.
+                    _say_cause(client.fleet, asking.camera, certain=outcome is Outcome.FAILED)
                 return 0 if outcome is Outcome.ANSWERED else 1
         finally:
             follow.cancel()
@@ -262,9 +263,9 @@ async def ask_and_print(
     return 1
 
 
-def _say_cause(fleet: FleetView, camera: str) -> None:
+def _say_cause(fleet: FleetView, camera: str, *, certain: bool = False) -> None:
     problem = fleet.problem(camera)
-    if problem is None and not fleet.workers_are_seen:
+    if problem is None and not certain and not fleet.workers_are_seen:
         problem = "this identity may not read the status of workers: ask an operator whether the pool has any"
     if problem is not None:
         sys.stderr.write(f"latentbus: {problem}\n")

@@ -37,7 +37,7 @@ def ask(
     from pipeline.logs import configure_logging
     from pipeline.runtime import run
 
-    configure_logging("warning")
+    configure_logging("error")  # a broker that is not there is told once, at the end
     broker = broker_settings(config, host, port)
     asking = Asking.create(
         camera, question, answer_type, deadline_s=deadline, query_id=query_id, client=broker.username

@@ -95,6 +95,11 @@ def add_device(
     """Take a device in: a certificate in its name, and the rights of its kind. Then run `latentbus broker apply`."""
     device = _device(name, kind, pool, tuple(camera or ()), config)
     opened = _open(fleet)
+    known = fleet_cameras(opened.register.devices.values())
+    unknown = sorted(set(device.cameras) - set(known)) if device.kind is not DeviceKind.EDGE else []
+    if unknown:
+        there = ", ".join(known) or "none"
+        typer.echo(f"{name}: no edge has camera {', '.join(unknown)} yet; cameras of this fleet: {there}", err=True)
     if update:
         opened.update(device)
         typer.echo(f"{name}: rights changed; run `latentbus broker apply {fleet}`")

@@ -156,3 +156,10 @@ def test_the_admin_of_a_fleet_clears_what_a_dead_site_left_and_nobody_else_can(m
         assert "removed 3 of 3" in broker("retained", "--fleet", made, *at, "--remove", "--yes")
         assert json.loads(broker("retained", "--fleet", made, *at, "--json")) == []
         running.kill()
+
+
+def test_a_camera_that_no_edge_has_is_pointed_out(made: Path) -> None:
+    broker("add-device", made, "north", "--kind", "edge", "--camera", "gate")
+    said = broker("add-device", made, "alice", "--kind", "client", "--camera", "gate", "--camera", "gaet")
+    assert "no edge has camera gaet yet; cameras of this fleet: gate" in said
+    assert "no edge" not in broker("add-device", made, "bob", "--kind", "client", "--camera", "gate")
