@@ -31,8 +31,8 @@ MAX_BATCH_ROWS: Final = 64
 """Questions in one call of the model. Sixteen frames may carry up to 1,024 questions; keys and values of all of them at
 once would not fit beside a 7 B model."""
 BLOCK_TOKENS: Final = 64 * MAX_BATCH_ROWS
-"""Tokens of the questions in one call, padding included; one question may be more. A row is padded to the longest of its
-call, so a question of 500 rare characters, some 2,000 tokens, would cost each of 63 others as much as itself."""
+"""Tokens of the questions in one call, padding included; one question may be more. A row is padded to the longest of
+its call, so a question of 500 rare characters, some 2,000 tokens, would cost each of 63 others as much as itself."""
 
 _MAX_ANSWER_BYTES: Final = MAX_JSON_BYTES * 3 // 4
 """The rest is for the other fields of the answer message."""

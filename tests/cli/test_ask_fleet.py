@@ -161,3 +161,12 @@ async def test_no_check_asks_all_the_same(
         assert await ask_and_print(broker_settings, asking(), Stop(), as_json=True, check=False) == 1
         await edge
     assert "no edge that is online serves camera gate" in capsys.readouterr().err
+
+
+def test_a_choice_is_asked_with_its_options() -> None:
+    asking = Asking.create("gate", "which?", AnswerType.CHOICE, deadline_s=20, options=("a car", "a bus"))
+    assert asking.message.options == ("a car", "a bus")
+    with pytest.raises(ConfigError, match=r"^--option: answer type choice needs two or more"):
+        Asking.create("gate", "which?", AnswerType.CHOICE, deadline_s=20)
+    with pytest.raises(ConfigError, match=r"^--option: options belong to answer type choice"):
+        Asking.create("gate", "a car?", AnswerType.YES_NO, deadline_s=20, options=("a", "b"))
