@@ -215,6 +215,8 @@ class QuestionClient:
             self._bus.acknowledge(inbound)
         if isinstance(message, Status):
             self.fleet.observe(message)
+        elif inbound.retain:
+            return None  # answers are never retained: this one was left there by somebody, before the question
         if isinstance(message, Receipt) and not message.accepted:
             raise ConfigError("QUESTION", f"edge {message.site} does not take it: {message.reason}")
         if isinstance(message, Answer | QueryOutcome) and message.query_id == self._asking.query_id:

@@ -177,6 +177,15 @@ def test_the_prompt_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert vlm._prompts.suffix("Is it 0?") == suffixes[0]
 
 
+def test_the_prompt_cache_is_bounded_in_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    vlm = TransformersVlm(*tiny_smolvlm(), source="tiny")
+    length = len(vlm._prompts.suffix("Is it 0?"))
+    monkeypatch.setattr("cloud_workers.prompts.MAX_CACHED_TOKENS", 3 * length)
+    for index in range(8):
+        vlm._prompts.suffix(f"Is it {index}?")
+        assert sum(map(len, vlm._prompts._suffixes.values())) == vlm._prompts._cached_tokens <= 3 * length
+
+
 def test_no_questions_cost_nothing(adapter: TransformersVlm) -> None:
     assert adapter.answer(torch.zeros(0, TOKEN_COUNT, TOKEN_DIM), []) == []
 

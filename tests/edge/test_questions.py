@@ -258,3 +258,13 @@ def test_a_broker_that_takes_no_questions_of_the_edge_is_not_tried_for_ever() ->
     standing.published("car", standing.publishes("car"), refused=True)
     assert not standing.differs("car")
     assert texts(standing, "gate") == [CAR.text]
+
+
+def test_what_is_known_of_the_broker_is_bounded() -> None:
+    standing = settled(car=CAR)
+    for number in range(questions_module.MAX_RETAINED + 100):
+        assert not standing.receive(f"q{number}", message(f"q{number}", BUS, cameras=("nosuch",))).accepted
+        standing.unreadable(f"u{number}")
+    assert len(standing._retained) == questions_module.MAX_RETAINED
+    assert standing.receive("car", message("car", CAR, text="Is there a red car?")).accepted
+    assert not standing.differs("car")
