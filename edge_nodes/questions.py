@@ -190,6 +190,8 @@ class QuestionBoard:
         """The broker has a publish, or will not have it: then it is not tried again until something comes."""
         if refused:
             self._published.pop(question_id, None)
+        elif question_id not in self._published:
+            return  # it was read back before the broker's word came, and perhaps something else after it
         self._keep(question_id, question)
 
     # ---- internals --------------------------------------------------------------------------------------------------
