@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from schemas.errors import ArtifactError, ConfigError
 
 MAX_CACHED_QUESTIONS: Final = 4_096
-"""A question has at most 500 characters, so the cache stays under about 10 MB even for byte-level tokens."""
+MAX_CACHED_TOKENS: Final = 262_144
+"""Of those questions: 64 of each on average, about 10 MB. One with options may have 6,000 of a tokenizer on bytes."""
 
 _FRAME_INPUTS: Final = frozenset({"pixel_values", "pixel_attention_mask"})
 """Inputs that carry the image itself; the decoded visual tokens take their place."""
@@ -81,6 +82,7 @@ class PromptBook:
             {str(token) for token in processor.tokenizer.get_added_vocab()}, key=len, reverse=True
         )
         self._suffixes: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self._cached_tokens = 0
         blank = np.zeros((image_size_px, image_size_px, 3), dtype=np.uint8)
         expanded = self._expanded(_PROBE, blank)
         self.prefix = expanded[: self._after_last_placeholder(expanded)]
@@ -106,8 +108,10 @@ class PromptBook:
             raise ArtifactError(self._source, "its chat template puts text of the question before the image")
         ids = self._closing + tail
         self._suffixes[question] = ids
-        if len(self._suffixes) > MAX_CACHED_QUESTIONS:
-            self._suffixes.popitem(last=False)
+        self._cached_tokens += len(ids)
+        while len(self._suffixes) > MAX_CACHED_QUESTIONS or self._cached_tokens > MAX_CACHED_TOKENS:
+            _, dropped = self._suffixes.popitem(last=False)
+            self._cached_tokens -= len(dropped)
         return ids
 
     def without_special_tokens(self, question: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, Self
 
@@ -30,6 +30,9 @@ from schemas.types import AnswerType
 MAX_BATCH_ROWS: Final = 64
 """Questions in one call of the model. Sixteen frames may carry up to 1,024 questions; keys and values of all of them at
 once would not fit beside a 7 B model."""
+BLOCK_TOKENS: Final = 64 * MAX_BATCH_ROWS
+"""Tokens of the questions in one call, padding included; one question may be more. A row is padded to the longest of
+its call, so a question of 500 rare characters, some 2,000 tokens, would cost each of 63 others as much as itself."""
 
 _MAX_ANSWER_BYTES: Final = MAX_JSON_BYTES * 3 // 4
 """The rest is for the other fields of the answer message."""
@@ -233,10 +236,13 @@ class TransformersVlm:
             raise StateError(f"{len(questions)} questions name {len(rows)} frames, of {len(tokens)}")
         tokens = tokens.to(device=self._model.device, dtype=self._model.dtype)
         answers: list[VlmAnswer | None] = [None] * len(questions)
+        widths = [len(self._prompts.suffix(text)) for text, _ in questions]
         # Questions of one frame side by side, so that a block reads few frames; alike in length, so that few rows idle.
-        order = sorted(range(len(questions)), key=lambda i: (ANSWER_TOKENS[questions[i][1]], rows[i]))
-        for first in range(0, len(order), MAX_BATCH_ROWS):
-            block = order[first : first + MAX_BATCH_ROWS]
+        order = sorted(
+            range(len(questions)),
+            key=lambda i: (_width_class(widths[i]), ANSWER_TOKENS[questions[i][1]], rows[i]),
+        )
+        for block in _blocks(order, widths):
             found = self._answer_block(tokens, [rows[i] for i in block], [questions[i] for i in block])
             for index, answer in zip(block, found, strict=True):
                 answers[index] = answer
@@ -304,6 +310,27 @@ class TransformersVlm:
         # The sum of logarithms of numbers up to 1 may end a rounding above 0. The least of 0 and NaN would be 0.
         probability = math.exp(min(total, 0.0)) if math.isfinite(total) else math.nan
         return VlmAnswer(one_line(text), probability, count, margin, entropy_nats)
+
+
+def _width_class(width: int) -> int:
+    """Questions of one class are padded to less than twice their length; all of ordinary length are of one class."""
+    return max(width, BLOCK_TOKENS // MAX_BATCH_ROWS).bit_length()
+
+
+def _blocks(order: Sequence[int], widths: Sequence[int]) -> Iterator[list[int]]:
+    """Questions that are read together: of one class of length, bounded in number and in padded tokens."""
+    block: list[int] = []
+    widest = 0
+    for index in order:
+        wider = max(widest, widths[index])
+        alike = not block or _width_class(widths[index]) == _width_class(widths[block[0]])
+        if block and (not alike or len(block) == MAX_BATCH_ROWS or wider * (len(block) + 1) > BLOCK_TOKENS):
+            yield block
+            block, wider = [], widths[index]
+        block.append(index)
+        widest = wider
+    if block:
+        yield block
 
 
 def one_line(text: str) -> str:

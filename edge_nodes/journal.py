@@ -292,7 +292,7 @@ class AskJournal:
         """A row understood; one that does not hold what it should is dropped: it costs its own question alone."""
         try:
             return self._understood(row)
-        except (ValueError, TypeError, OverflowError, WireError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError, WireError) as error:
             self.counters["rows_dropped"] += 1
             _log.error("a row of the journal is damaged and was dropped", problem=type(error).__name__)
             with suppress(sqlite3.Error, ValueError), self._database:

@@ -30,6 +30,9 @@ _log = get_logger(__name__)
 
 MAX_STANDING_QUESTIONS: Final = 512
 """Question ids of a site, those of the settings included; an operator's further one is refused."""
+MAX_RETAINED: Final = 1_024
+"""Question ids that the broker is known to retain; a further one that the site does not ask is refused, and left there
+until the next connection."""
 MIN_DEADLINE_MS: Final = 100
 """As in the settings."""
 
@@ -149,7 +152,7 @@ class QuestionBoard:
 
     def unreadable(self, question_id: str) -> None:
         """What the topic has is no question."""
-        self._retained[question_id] = None
+        self._note(question_id, None)
 
     def settle(self) -> list[str]:
         """Everything that was retained has come.
@@ -187,6 +190,8 @@ class QuestionBoard:
         """The broker has a publish, or will not have it: then it is not tried again until something comes."""
         if refused:
             self._published.pop(question_id, None)
+        elif question_id not in self._published:
+            return  # it was read back before the broker's word came, and perhaps something else after it
         self._keep(question_id, question)
 
     # ---- internals --------------------------------------------------------------------------------------------------
@@ -195,6 +200,11 @@ class QuestionBoard:
         if question is None:
             self._retained.pop(question_id, None)
         else:
+            self._note(question_id, question)
+
+    def _note(self, question_id: str, question: Question | None) -> None:
+        known = question_id in self._retained or self.wanted(question_id) is not None
+        if known or len(self._retained) < MAX_RETAINED:
             self._retained[question_id] = question
 
     def _refusal(self, question: Question) -> str:

@@ -17,7 +17,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
-def made_of(model: type[_Model], options: Mapping[str, str], **values: Any) -> _Model:
+def made_of(model: type[_Model], options: Mapping[str, str], /, **values: Any) -> _Model:
     """A model that is made of what a user typed.
 
     Args:

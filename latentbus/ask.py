@@ -8,8 +8,10 @@ import math
 import re
 import secrets
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+
+from rich.markup import escape
 
 from latentbus.arguments import checked_name, made_of
 from latentbus.fleet_view import FleetView
@@ -23,7 +25,7 @@ from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import ConfigError, ConnectionLostError, NotAuthorizedError, PublishRefusedError, WireError
 from schemas.identity import ad_hoc_query_id
-from schemas.messages import Answer, Ask, QueryOutcome, Receipt, Status
+from schemas.messages import Answer, Ask, QueryOutcome, Receipt, Status, check_options
 from schemas.topics import Family
 from schemas.types import NAME_PATTERN, AnswerType, Outcome
 
@@ -60,6 +62,7 @@ class Asking:
         deadline_s: float,
         query_id: str | None = None,
         client: str | None = None,
+        options: Sequence[str] = (),
     ) -> Asking:
         """Draw the names that the question goes under.
 
@@ -71,17 +74,23 @@ class Asking:
             query_id: id of the question among those of this client; drawn unless given.
             client: who asks. A secured broker gives each identity its own ask and reply topics; without a name that
                 can stand in a topic, one is drawn.
+            options: answers to choose from, for answer type ``choice``.
 
         Raises:
             ConfigError: camera, text or query id cannot be asked.
         """
         checked_name("CAMERA", camera)
+        try:
+            check_options(answer_type, tuple(options))
+        except ValueError as error:
+            raise ConfigError("--option", str(error)) from None
         message = made_of(
             Ask,
-            {"query_id": "--query-id", "text": "QUESTION", "deadline_ms": "--deadline"},
+            {"query_id": "--query-id", "text": "QUESTION", "deadline_ms": "--deadline", "options": "--option"},
             query_id=f"ask-{secrets.token_hex(6)}" if query_id is None else query_id,
             text=text,
             answer_type=answer_type,
+            options=tuple(options),
             deadline_ms=round(deadline_s * 1000),
         )
         if client is None or not re.fullmatch(NAME_PATTERN, client):
@@ -206,6 +215,8 @@ class QuestionClient:
             self._bus.acknowledge(inbound)
         if isinstance(message, Status):
             self.fleet.observe(message)
+        elif inbound.retain:
+            return None  # answers are never retained: this one was left there by somebody, before the question
         if isinstance(message, Receipt) and not message.accepted:
             raise ConfigError("QUESTION", f"edge {message.site} does not take it: {message.reason}")
         if isinstance(message, Answer | QueryOutcome) and message.query_id == self._asking.query_id:
@@ -287,10 +298,10 @@ async def _print_answers(client: QuestionClient, *, as_json: bool) -> Outcome:
 
 def _line(message: Answer | QueryOutcome) -> str:
     if isinstance(message, QueryOutcome):
-        return f"[red]{message.outcome}[/]  {message.reason}"
+        return f"[red]{message.outcome}[/]  {escape(message.reason)}"
     kind = message.outcome or "provisional"
     style = {"answered": "green", "provisional": "yellow"}.get(kind, "red")
     detail = f"score {message.score:.2f}, {message.latents} latents, {message.payload_bytes} bytes, {message.worker}"
     if message.reason:
         detail += f", {message.reason}"
-    return f"[{style}]{kind}[/]  {message.text or '-'}  [dim]({detail})[/]"
+    return f"[{style}]{kind}[/]  {escape(message.text or '-')}  [dim]({escape(detail)})[/]"

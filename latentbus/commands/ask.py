@@ -16,9 +16,12 @@ def ask(
     camera: Annotated[str, typer.Argument(help="Name of the camera.")],
     question: Annotated[str, typer.Argument(help="What you want to know.")],
     answer_type: Annotated[AnswerType, typer.Option("--type", help="What the answer may look like.")] = AnswerType.TEXT,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An answer to choose from, with --type choice; give two or more.")
+    ] = None,
     deadline: Annotated[float, typer.Option(help="Seconds until the terminal outcome.", min=0.5, max=3600)] = 30,
     query_id: Annotated[
-        str | None, typer.Option(help="Key of the question; asked again under it, the same answer comes.")
+        str | None, typer.Option(help="Key of the question: asked again under it with the same certificate or user name, the same answer comes.")
     ] = None,
     check: Annotated[
         bool, typer.Option(help="Ask only where an edge that is online serves the camera; --no-check waits for one.")
@@ -40,7 +43,13 @@ def ask(
     configure_logging("error")  # a broker that is not there is told once, at the end
     broker = broker_settings(config, host, port)
     asking = Asking.create(
-        camera, question, answer_type, deadline_s=deadline, query_id=query_id, client=broker.username
+        camera,
+        question,
+        answer_type,
+        deadline_s=deadline,
+        query_id=query_id,
+        client=broker.username,
+        options=option or (),
     )
     raise typer.Exit(
         run(lambda stop: ask_and_print(broker, asking, stop, as_json=as_json, check=check), drain_timeout_s=2)

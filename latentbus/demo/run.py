@@ -57,7 +57,9 @@ async def run_demo(options: DemoOptions, stop: Stop) -> int:
     console = SafeConsole(highlight=False)
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
-    cameras = await asyncio.to_thread(prepare_cameras, options, lambda text: console.print(f"[dim]{text}[/]"))
+    cameras = await asyncio.to_thread(
+        prepare_cameras, options, lambda text: console.print(text, style="dim", markup=False)
+    )
     # Absolute: paths in a settings file are relative to the file.
     run_dir = fresh_run_dir(options.work_dir)
     ledger = Ledger()

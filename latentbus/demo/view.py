@@ -70,7 +70,7 @@ def live_table(cameras: Iterable[DemoCamera], ledger: Ledger, heading: Heading, 
             shown = latest.get((camera.name, question_id))
             cells = [Text(""), Text(""), Text("")] if shown is None else _answers(camera, ledger, shown)
             numbers = ["", "", "", ""] if shown is None else _numbers(ledger, shown)
-            table.add_row(camera.name if number == 0 else "", question.text, *cells, *numbers)
+            table.add_row(camera.name if number == 0 else "", Text(question.text), *cells, *numbers)
     parts: list[RenderableType] = [Text(heading.text(ledger), style="bold"), table]
     return Group(*parts, Text(refinement, style="yellow")) if refinement else Group(*parts)
 

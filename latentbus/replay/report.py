@@ -69,7 +69,7 @@ class CameraReport:
                 "--deadlines recorded keeps them[/]"
             )
         for line in shortfall_lines(self.shortfalls):
-            console.print(f"[yellow]{line}[/]")
+            console.print(line, style="yellow", markup=False)
         if self.gaps:
             console.print(
                 f"[yellow]{len(self.gaps)} frames failed because workers wanted latents that the log does not hold; "
@@ -83,7 +83,7 @@ class CameraReport:
             if len(self.gaps) > _SHOWN_GAPS:
                 console.print(f"[yellow]  and {len(self.gaps) - _SHOWN_GAPS} more[/]")
         if self.record is not None:
-            console.print(f"compare: latentbus compare {' '.join(map(str, logs[:1]))} {self.record}")
+            console.print(f"compare: latentbus compare {' '.join(map(str, logs[:1]))} {self.record}", markup=False)
 
     def figures(self) -> dict[str, Any]:
         """The same for a program."""
@@ -152,7 +152,7 @@ class VerbatimReport:
                 f"[yellow]the connection broke: {count.repeated} QoS 1 messages sent again, {count.lost} QoS 0 lost[/]"
             )
         for reason, times in count.refused.most_common(_SHOWN_GAPS):
-            console.print(f"[red]{times} refused: {reason}[/]")
+            console.print(f"{times} refused: {reason}", style="red", markup=False)
         for family, times in self.not_understood.items():
             console.print(
                 f"[yellow]{times} messages on {family} do not decode: camera renamed in the topic only, payload as "

@@ -241,7 +241,7 @@ async def _open(options: ReplayOptions, console: Console) -> tuple[LogSet, TimeR
         for reader in logs.readers:
             if not reader.complete:
                 console.print(
-                    f"[yellow]{reader.path} was not closed well: what is whole in it is replayed "
+                    f"[yellow]{escape(str(reader.path))} was not closed well: what is whole in it is replayed "
                     "(latentbus recover makes a good file of it)[/]"
                 )
         for clock in await asyncio.to_thread(align, logs):

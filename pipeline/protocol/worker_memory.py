@@ -125,8 +125,9 @@ CAMERAS_OVER = 16_384
 class Edges:
     """Which edge processes are over, from their births and last wills.
 
-    A boot id belongs to one process. Its frames are orphans once its last will was read, until it is back; or once
-    another boot of its site was born.
+    A boot id belongs to one process of one site, whose name its topic proves: what a site says under the boot id of
+    another one, which every answer shows, is about nobody. Its frames are orphans once its last will was read, until it
+    is back; or once another boot of its site was born.
 
     Attributes:
         stale_wills: wills of an earlier boot than the one that is known; they say nothing.
@@ -134,7 +135,7 @@ class Edges:
 
     stale_wills: int = 0
     _known: OrderedDict[str, Status] = field(default_factory=OrderedDict)
-    _over: OrderedDict[tuple[int, str], bool] = field(default_factory=OrderedDict)
+    _over: OrderedDict[tuple[str, int, str], bool] = field(default_factory=OrderedDict)
 
     def sizes(self) -> tuple[int, int]:
         """Edges that are known, and cameras of processes that are over."""
@@ -152,7 +153,7 @@ class Edges:
             if known is not None and known.boot != status.boot:
                 self._end(known, followed=True)
             for camera in ("", *status.cameras):
-                self._over.pop((status.boot, camera), None)
+                self._over.pop((status.id, status.boot, camera), None)
             self._known[status.id] = status
             self._known.move_to_end(status.id)
             if len(self._known) > KNOWN_EDGES:
@@ -165,21 +166,22 @@ class Edges:
         self.stale_wills += 1
         return frozenset()
 
-    def lost(self, camera: str, frame: FrameId, *, ad_hoc: bool) -> bool:
+    def lost(self, site: str, camera: str, frame: FrameId, *, ad_hoc: bool) -> bool:
         """Whether no edge will say what became of a query.
 
         Args:
+            site: site that opened its frame.
             camera: camera of its frame.
             frame: the frame.
             ad_hoc: asked by a client: the process that followed has it from the disk of the one before.
         """
-        followed = self._over.get((frame.boot, camera), self._over.get((frame.boot, "")))
+        followed = self._over.get((site, frame.boot, camera), self._over.get((site, frame.boot, "")))
         return followed is not None and not (followed and ad_hoc)
 
     def _end(self, status: Status, *, followed: bool) -> None:
         for camera in status.cameras or ("",):
-            self._over[status.boot, camera] = followed
-            self._over.move_to_end((status.boot, camera))
+            self._over[status.id, status.boot, camera] = followed
+            self._over.move_to_end((status.id, status.boot, camera))
         while len(self._over) > CAMERAS_OVER:
             self._over.popitem(last=False)
 

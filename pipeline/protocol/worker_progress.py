@@ -303,4 +303,4 @@ class Progress:
         self.decide(frame, query_id, Outcome.DEGRADED if answered else Outcome.FAILED, EDGE_LOST)
 
     def _orphan(self, frame: WorkerFrame, query_id: str) -> bool:
-        return self.edges.lost(frame.camera, frame.frame, ad_hoc=frame.queries[query_id].ad_hoc)
+        return self.edges.lost(frame.site, frame.camera, frame.frame, ad_hoc=frame.queries[query_id].ad_hoc)

@@ -326,7 +326,7 @@ class WorkerSession:
         self._sites.release(message.id, self._progress.edges.learn(message))
         if message.online:
             for frame in self._frames:
-                if frame.frame.boot == message.boot and frame.camera in message.cameras:
+                if (frame.site, frame.frame.boot) == (message.id, message.boot) and frame.camera in message.cameras:
                     self._progress.speak_again(frame, now_s)
 
     def receive_load(self, message: Status, now_s: float) -> None:

@@ -18,7 +18,8 @@ ANSWER_TOKENS: Final[Mapping[AnswerType, int]] = {
 """Tokens that an answer may have, the end token included; a chatty model is cut there."""
 
 _CHARS_A_TOKEN: Final = 4
-"""Of a question: about what tokenizers make of prose. The pace measures what is left of the error."""
+"""Of a question in ASCII: about what tokenizers make of prose. The pace measures what is left of the error. What is not
+ASCII has as many tokens as bytes in the worst case, and whoever asks may write that: 500 rare characters are 2,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,4 +53,6 @@ class WorkCosts:
 
 def question_tokens(text: str, answer_type: AnswerType) -> int:
     """Tokens of a question, about, and of its answer, at most."""
-    return 1 + len(text) // _CHARS_A_TOKEN + ANSWER_TOKENS[answer_type]
+    rare_bytes = 0 if text.isascii() else sum(len(char.encode()) for char in text if not char.isascii())
+    ascii_chars = len(text) if not rare_bytes else sum(map(str.isascii, text))
+    return 1 + ascii_chars // _CHARS_A_TOKEN + rare_bytes + ANSWER_TOKENS[answer_type]

@@ -18,7 +18,7 @@ from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import ConfigError, NotAuthorizedError
-from schemas.messages import QueryOutcome, Receipt, Status
+from schemas.messages import Answer, QueryOutcome, Receipt, Status
 from schemas.types import AnswerType, FrameId, Outcome
 
 EDGE = Status(kind="edge", id="north", boot=1, online=True, pool="p", fingerprint="00000001", cameras=("gate", "dock"))
@@ -161,3 +161,35 @@ async def test_no_check_asks_all_the_same(
         assert await ask_and_print(broker_settings, asking(), Stop(), as_json=True, check=False) == 1
         await edge
     assert "no edge that is online serves camera gate" in capsys.readouterr().err
+
+
+def test_a_choice_is_asked_with_its_options() -> None:
+    asking = Asking.create("gate", "which?", AnswerType.CHOICE, deadline_s=20, options=("a car", "a bus"))
+    assert asking.message.options == ("a car", "a bus")
+    with pytest.raises(ConfigError, match=r"^--option: answer type choice needs two or more"):
+        Asking.create("gate", "which?", AnswerType.CHOICE, deadline_s=20)
+    with pytest.raises(ConfigError, match=r"^--option: options belong to answer type choice"):
+        Asking.create("gate", "a car?", AnswerType.YES_NO, deadline_s=20, options=("a", "b"))
+
+
+@pytest.mark.parametrize("retain", [False, True])
+async def test_what_somebody_left_retained_is_no_answer(broker_settings: BrokerSettings, retain: bool) -> None:
+    mine = asking()
+    answer = Answer(
+        query_id=mine.query_id,
+        owner="client/alice",
+        camera="gate",
+        frame=FrameId(7, 0),
+        attempt=1,
+        question_id="q-1",
+        worker="w1",
+        outcome=Outcome.ANSWERED,
+        text="no",
+        score=1.0,
+        latents=8,
+        payload_bytes=16,
+        looks=1,
+    )
+    inbound = Inbound(topics.reply_topic("alice", "q-1"), wire.encode(answer), 0, retain, None, None, 1, 0, 0.0)
+    client = QuestionClient(MqttBus(broker_settings, client_id="alice"), mine)
+    assert client._read(inbound) == (None if retain else answer)

@@ -108,6 +108,16 @@ def test_answers_as_json_are_json_on_every_terminal(monkeypatch: pytest.MonkeyPa
     assert json.loads(written.getvalue())["text"] == TEXT
 
 
+@pytest.mark.parametrize("text", ["[/red]", "[/]", "a [bold]gate[/bold]", "[link=http://x]y[/link]"])
+def test_an_answer_that_looks_like_markup_is_shown_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for message in (
+        FleetLog().answer(0, "gate", 1, "car", text, outcome=Outcome.ANSWERED),
+        FleetLog().answer(0, "gate", 1, "car", "yes", outcome=Outcome.DEGRADED, reason=text),
+    ):
+        SafeConsole(width=200).print(ask._line(message), soft_wrap=True)
+        assert text in capsys.readouterr().out
+
+
 def test_log_lines_on_a_terminal_are_printable(monkeypatch: pytest.MonkeyPatch) -> None:
     err = io.StringIO()
     monkeypatch.setattr(sys, "stderr", err)

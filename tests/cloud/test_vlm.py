@@ -109,6 +109,38 @@ def test_a_batch_answers_as_each_question_alone(adapter: TransformersVlm, monkey
         assert [a.probability for a in together] == pytest.approx([a.probability for a in alone], rel=1e-3)
 
 
+def test_a_long_question_is_not_padded_into_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    vlm = TransformersVlm(*tiny_smolvlm(), source="tiny")
+    padded: list[int] = []
+    answer_block = vlm._answer_block
+
+    def counted(tokens: torch.Tensor, rows: list[int], questions: list[tuple[str, AnswerType]]) -> list[VlmAnswer]:
+        padded.append(len(rows) * max(len(vlm._prompts.suffix(text)) for text, _ in questions))
+        return answer_block(tokens, rows, questions)
+
+    monkeypatch.setattr(vlm, "_answer_block", counted)
+    tokens = torch.zeros(1, vlm.token_count, vlm.token_dim)
+    long = ("\N{MAGE}" * 500, AnswerType.YES_NO)
+    asked = [QUESTIONS[0]] * 31 + [long] + [QUESTIONS[0]] * 31
+    answers = vlm.answer(tokens, asked, frames=[0] * len(asked))
+    needed = sum(len(vlm._prompts.suffix(text)) for text, _ in asked)
+    assert sum(padded) <= 2 * needed, "one client's question cost each of 62 others as much as itself"
+    assert max(padded) <= max(vlm_module.BLOCK_TOKENS, len(vlm._prompts.suffix(long[0])))
+    assert answers[0].text == vlm.answer(tokens, asked[:1], frames=[0])[0].text
+
+
+@given(st.lists(st.integers(1, 3_000), max_size=200))
+def test_blocks_are_bounded_in_rows_and_padded_tokens(widths: list[int]) -> None:
+    order = sorted(range(len(widths)), key=lambda index: vlm_module._width_class(widths[index]))
+    blocks = list(vlm_module._blocks(order, widths))
+    assert [index for block in blocks for index in block] == order
+    for block in blocks:
+        assert len(block) <= vlm_module.MAX_BATCH_ROWS
+        widest = max(widths[index] for index in block)
+        assert len(block) == 1 or len(block) * widest <= vlm_module.BLOCK_TOKENS
+        assert widest < 128 or widest < 2 * min(widths[index] for index in block)
+
+
 def test_answer_types_bound_the_tokens_of_their_own_row_only() -> None:
     model, processor = tiny_smolvlm()
     model.generation_config.eos_token_id = processor.tokenizer.pad_token_id  # which it never says
@@ -143,6 +175,15 @@ def test_the_prompt_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     suffixes = [vlm._prompts.suffix(f"Is it {index}?") for index in range(5)]
     assert len(vlm._prompts._suffixes) == 3
     assert vlm._prompts.suffix("Is it 0?") == suffixes[0]
+
+
+def test_the_prompt_cache_is_bounded_in_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    vlm = TransformersVlm(*tiny_smolvlm(), source="tiny")
+    length = len(vlm._prompts.suffix("Is it 0?"))
+    monkeypatch.setattr("cloud_workers.prompts.MAX_CACHED_TOKENS", 3 * length)
+    for index in range(8):
+        vlm._prompts.suffix(f"Is it {index}?")
+        assert sum(map(len, vlm._prompts._suffixes.values())) == vlm._prompts._cached_tokens <= 3 * length
 
 
 def test_no_questions_cost_nothing(adapter: TransformersVlm) -> None:

@@ -258,6 +258,7 @@ def test_whatever_happened_to_the_file_the_journal_opens_and_takes_questions(pat
         "camera = 'No Name'",
         "client = 'other'",
         "options = '{'",
+        f"options = '{'[' * 100_000}'",
         "text = CAST(x'ff' AS TEXT)",
         "text = ''",
         "deadline_ms = -1",

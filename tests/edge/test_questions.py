@@ -246,9 +246,9 @@ def test_an_operator_wins_against_what_the_edge_publishes_at_the_same_time(opera
     for question in (theirs, mine) if operator_first else (mine, theirs):
         standing.receive("car", question)
     standing.published("car", mine, refused=False)
-    # Whoever came last at the broker: it is asked, and the broker is made to keep it.
+    # Whoever came last at the broker: it is asked, and the broker is made to keep it where it does not already.
     assert texts(standing, "gate") == [BUS.text]
-    assert standing.differs("car")
+    assert standing.differs("car") == operator_first
     assert agree(standing, ["car"]) == [("car", theirs)]
 
 
@@ -258,3 +258,28 @@ def test_a_broker_that_takes_no_questions_of_the_edge_is_not_tried_for_ever() ->
     standing.published("car", standing.publishes("car"), refused=True)
     assert not standing.differs("car")
     assert texts(standing, "gate") == [CAR.text]
+
+
+def test_what_is_known_of_the_broker_is_bounded() -> None:
+    standing = settled(car=CAR)
+    for number in range(questions_module.MAX_RETAINED + 100):
+        assert not standing.receive(f"q{number}", message(f"q{number}", BUS, cameras=("nosuch",))).accepted
+        standing.unreadable(f"u{number}")
+    assert len(standing._retained) == questions_module.MAX_RETAINED
+    assert standing.receive("car", message("car", CAR, text="Is there a red car?")).accepted
+    assert not standing.differs("car")
+
+
+@pytest.mark.parametrize("bad", ["unreadable", "refused"])
+def test_what_came_after_the_own_word_is_not_forgotten_with_its_acknowledgement(bad: str) -> None:
+    standing = settled(car=CAR)
+    standing.unreadable("car")
+    own = standing.publishes("car")
+    assert standing.receive("car", own).ours
+    # Both were in one batch, before the publish went on.
+    if bad == "unreadable":
+        standing.unreadable("car")
+    else:
+        assert not standing.receive("car", message("car", CAR, cameras=("moon",))).accepted
+    standing.published("car", own, refused=False)
+    assert standing.differs("car"), "the broker retains what the edge has refused"

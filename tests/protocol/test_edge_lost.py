@@ -111,6 +111,31 @@ def test_after_a_restart_standing_questions_of_the_old_process_are_lost_and_ad_h
     assert fleet.reducer.conflicts == 0
 
 
+@pytest.mark.parametrize("followed", [False, True], ids=["last will", "another boot"])
+def test_no_other_site_can_say_that_an_edge_is_gone(followed: bool) -> None:
+    fleet = Fleet()
+    fleet.workers["w0"].look_s = 100.0
+    fleet.edge_status(online=True, cameras=("gate",))
+    fleet.ask("q0", deadline_s=5.0)
+    fleet.run(1.0)
+    session = fleet.workers["w0"].session
+    (frame,) = session.frames()
+
+    def south(boot: int, *, online: bool) -> None:
+        # The boot id of another edge stands in each of its answers.
+        status = Status(kind="edge", id="south", boot=boot, online=online, pool=POOL, cameras=("gate",))
+        session.receive_edge_status(status, fleet.now_s)
+
+    south(frame.frame.boot, online=True)
+    if followed:
+        south(frame.frame.boot ^ 1, online=True)
+    else:
+        south(frame.frame.boot, online=False)
+    fleet.run(60.0)
+    assert final_answers(fleet) == []
+    assert list(fleet.outcomes().values()) == ["expired"]
+
+
 def test_edges_are_told_apart_by_boot_id_and_camera() -> None:
     edges = Edges()
 
@@ -120,15 +145,15 @@ def test_edges_are_told_apart_by_boot_id_and_camera() -> None:
     status("north", 1, "gate", online=True)
     status("south", 1, "yard", online=True)
     status("north", 1, online=False)
-    assert edges.lost("gate", FrameId(1, 5), ad_hoc=True)
-    assert not edges.lost("yard", FrameId(1, 5), ad_hoc=True), "another site that drew the same boot id"
-    assert not edges.lost("gate", FrameId(2, 0), ad_hoc=True)
+    assert edges.lost("north", "gate", FrameId(1, 5), ad_hoc=True)
+    assert not edges.lost("south", "yard", FrameId(1, 5), ad_hoc=True), "another site that drew the same boot id"
+    assert not edges.lost("north", "gate", FrameId(2, 0), ad_hoc=True)
     status("north", 2, "gate", online=True)
-    assert edges.lost("gate", FrameId(1, 5), ad_hoc=False)
-    assert not edges.lost("gate", FrameId(1, 5), ad_hoc=True), "the new process has it from disk"
+    assert edges.lost("north", "gate", FrameId(1, 5), ad_hoc=False)
+    assert not edges.lost("north", "gate", FrameId(1, 5), ad_hoc=True), "the new process has it from disk"
     status("north", 1, online=False)
     assert edges.stale_wills == 1
-    assert not edges.lost("gate", FrameId(2, 0), ad_hoc=False)
+    assert not edges.lost("north", "gate", FrameId(2, 0), ad_hoc=False)
 
 
 def test_what_is_known_of_edges_is_bounded() -> None:
@@ -178,4 +203,4 @@ def _ask(fleet: Fleet, camera: str, deadline_s: float) -> None:
 def test_a_worker_status_says_nothing_about_edges(online: bool) -> None:
     fleet = Fleet()
     fleet.workers["w0"].session.receive_status(Status(kind="worker", id="north", boot=7, online=online))
-    assert not fleet.workers["w0"].session._progress.edges.lost("gate", FrameId(7, 0), ad_hoc=False)
+    assert not fleet.workers["w0"].session._progress.edges.lost("north", "gate", FrameId(7, 0), ad_hoc=False)

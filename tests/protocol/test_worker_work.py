@@ -13,7 +13,7 @@ from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery, WorkerStage
 from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_session import WorkerSession
-from pipeline.protocol.worker_work import WorkCosts
+from pipeline.protocol.worker_work import ANSWER_TOKENS, WorkCosts, question_tokens
 from schemas.messages import Open, Refine
 from schemas.types import AnswerType, FrameId, Outcome
 from tests.protocol.harness import FINGERPRINT, POOL, STOP_RULE
@@ -148,3 +148,13 @@ def test_a_batch_is_never_over_its_bounds_and_asks_nothing_twice(
         assert part.work == 64 + sum(part.frame.queries[query_id].work or 0 for query_id in part.query_ids)
     total = sum(part.work for part in picked.batch)
     assert total <= max_work or (len(picked.batch) == 1 and len(picked.batch[0].query_ids) == 1)
+
+
+@pytest.mark.parametrize("text", ["\N{MAGE}" * 500, "\N{MAGE}" * 1_500, "\N{CJK UNIFIED IDEOGRAPH-9580}" * 500])
+def test_rare_characters_are_counted_at_their_worst(text: str) -> None:
+    # A tokenizer on bytes, as most models have, makes one token of each byte of a character that it has no word for.
+    assert question_tokens(text, AnswerType.YES_NO) >= len(text.encode()) + ANSWER_TOKENS[AnswerType.YES_NO]
+
+
+def test_prose_is_counted_as_before() -> None:
+    assert question_tokens("Is there a person at the gate?", AnswerType.YES_NO) == 1 + 30 // 4 + 4
