@@ -142,7 +142,12 @@ def test_a_file_costs_more_on_the_wire_than_it_holds() -> None:
 
 def test_image_files_come_back_at_their_first_size_whatever_the_threads() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
-    for setting in (ImageSetting("JPEG", 32, 30), ImageSetting("WEBP", 64, 0), ImageSetting("AVIF", 32, 20, speed=8), ImageSetting("JXL", 32, 20)):
+    for setting in (
+        ImageSetting("JPEG", 32, 30),
+        ImageSetting("WEBP", 64, 0),
+        ImageSetting("AVIF", 32, 20, speed=8),
+        ImageSetting("JXL", 32, 20),
+    ):
         decoded, sizes = through_image_files(frames, setting)
         again, same = through_image_files(frames, setting, threads=3)
         assert decoded.shape == frames.shape

@@ -15,18 +15,17 @@ from torch import Tensor
 
 from cloud_workers.vlm import TransformersVlm
 from pipeline.codec.prefix_decoder_torch import load_transform
-from pipeline.codec.spec import TABLES_FILE, CodecSpec, FrameFit, load_codec_spec
+from pipeline.codec.spec import TABLES_FILE, CodecSpec
 from pipeline.codec.tables import FrequencyTables
-from schemas.errors import ConfigError
 from training.codec.answers import answers_of
 from training.codec.data import AskedFrames, Domain, Progress
 from training.codec.evaluate_data import EvaluationSet, drawn_set, own_set
 from training.codec.evaluate_links import delay_rows, predicted_quality_rows
+from training.codec.evaluate_models import open_codecs
 from training.codec.evaluate_rows import SHARE_OF_FULL, Point, Scoreboard, oracle_rows
 from training.codec.folder import FrozenVlm, encode_all, even_ladder
 from training.codec.measure import PrefixAnswers, measure_prefixes
 from training.codec.own_frames import OwnFrames
-from training.codec.train import open_vlm
 from training.rivals.features import best_features, code_features, still_settings
 from training.rivals.stills import container_bytes, full_grid, missing_formats, quick_grid
 from training.rivals.stills_choice import ImageRival
@@ -109,22 +108,10 @@ def evaluate_codec(wanted: Evaluation, progress: Progress = print) -> dict[str, 
         ConfigError: the codecs are of different operating points, or questions are not usable.
     """
     torch.set_num_threads(wanted.threads)
-    specs = [load_codec_spec(folder) for folder in wanted.codec_dirs]
-    for spec in specs:
-        spec.check_vlm(wanted.vlm_dir)
-        if _frames_of(spec) != _frames_of(specs[0]):
-            raise ConfigError("--codec", "codecs of different operating points: their frames are not the same")
-    vlm, frozen = open_vlm(wanted.vlm_dir, "evaluated", tiles_per_edge=specs[0].tiles_per_edge)
-    bench = _Bench(wanted, specs, vlm, frozen, progress)
-    report: dict[str, Any] = {
-        "vlm_sha256": frozen.sha256,
-        "frame_px": frozen.image_size_px,
-        "codecs": [
-            {"name": spec.name, "version": spec.version, "fingerprint": spec.fingerprint4.hex()} for spec in specs
-        ],
-        "seed": wanted.seed,
-        "not_measured": missing_formats(),
-    }
+    opened = open_codecs(wanted.vlm_dir, wanted.codec_dirs)
+    specs, frozen = opened.specs, opened.frozen
+    bench = _Bench(wanted, specs, opened.vlm, frozen, progress)
+    report: dict[str, Any] = {**opened.report(), "seed": wanted.seed, "not_measured": missing_formats()}
     if wanted.own:
         sets = [own_set(wanted.own, frozen.image_size_px, specs[0].fit)]
     else:
@@ -133,11 +120,6 @@ def evaluate_codec(wanted: Evaluation, progress: Progress = print) -> dict[str, 
     if wanted.photos is not None:
         report["domains"] = {"photographs": bench.measure(bench.drawn("photographs", wanted.photos))}
     return report
-
-
-def _frames_of(spec: CodecSpec) -> tuple[int, int, FrameFit]:
-    """What decides which pixels a codec gets to see of a frame."""
-    return spec.image_size_px, spec.tiles_per_edge, spec.fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +156,7 @@ class _Bench:
 
     def measure(self, frames: EvaluationSet) -> dict[str, Any]:
         """Everything about one domain."""
-        size, report = self.wanted.size, frames.report
+        report = frames.report
         tokens = self.frozen.image_path.of_frames(report.frames).half()
         chosen = self.frozen.image_path.of_frames(frames.selection.frames).half()
         board = Scoreboard(report, self.answer(tokens, report), self.wanted.seed, values=tokens[0].numel())

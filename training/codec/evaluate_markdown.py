@@ -25,6 +25,63 @@ def as_markdown(report: dict[str, Any]) -> str:
     return "\n\n".join(part for domain in domains for part in _domain(domain)) + "\n"
 
 
+def video_as_markdown(report: dict[str, Any]) -> str:
+    """Tables of a report of `evaluate_video`."""
+    return "\n\n".join(_video(report)) + "\n"
+
+
+def _video(report: dict[str, Any]) -> Iterable[str]:
+    yield (
+        f"**{report['sequences']}**, one frame every {report['every_s']:g} s: {report['frames']} frames, "
+        f"{report['questions']} questions. A key frame in {100 * report['key_frames_share']:.0f} % of frames."
+    )
+    rows = [("uncompressed tokens, 16 bits", report["full"])]
+    rows += [(f"Meta AutoEncoder with key frames, {_latents(row)}", row) for row in report["prefixes"]]
+    rows += [("the same without key frames", report["prefixes_by_themselves"][-1])]
+    for name, points in report["others"].items():
+        rows += [(f"{name} with key frames, {_latents(row)}", row) for row in points]
+    rows += [(str(row["setting"]), row) for row in report["rivals"]]
+    rows += [(name, report[key]) for key, name in TRIVIAL.items()]
+    yield rate_table(rows)
+    if report["packet_loss"]:
+        yield markdown_table(
+            [
+                "one packet lost",
+                "bytes a frame",
+                "of a key frame",
+                "seconds to the next key frame",
+                "agreement % until then",
+                "had it come",
+                "a late receiver waits, s",
+            ],
+            [
+                [
+                    row["setting"],
+                    _number(row["payload_bytes"]),
+                    _number(row["key_frame_bytes"]),
+                    f"{row['seconds_to_key_frame']:.0f}",
+                    f"{100 * row['agreement_after']:.1f}",
+                    f"{100 * row['agreement_before']:.1f}",
+                    f"{row['late_receiver_waits_s']:.0f}",
+                ]
+                for row in report["packet_loss"]
+            ],
+        )
+    yield markdown_table(
+        ["rival", "at equal", "of", "bytes", "ours", "rival's", "times fewer", "95 % interval"],
+        [
+            [
+                row["rival"],
+                row["measure"].replace("_", " "),
+                row["at"],
+                row["bytes"].removesuffix("_bytes"),
+                *ratio_cells(row),
+            ]
+            for row in report["ratios"]
+        ],
+    )
+
+
 def _domain(report: dict[str, Any]) -> Iterable[str]:
     yield f"**{report['domain']}**: {report['frames']} frames, {report['questions']} questions."
     rows = [("uncompressed tokens, 16 bits", report["full"])]
@@ -80,7 +137,7 @@ def rate_table(rows: Iterable[tuple[str, dict[str, Any]]]) -> str:
 
 def ratio_cells(found: dict[str, Any]) -> list[str]:
     """Bytes of ours and of the rival, the ratio, and its interval or why there is none; see `Scoreboard.ratio`."""
-    size = "wire_bytes" if "wire_bytes" in found else "payload_bytes"
+    size = "wire_bytes" if "rival_wire_bytes" in found else "payload_bytes"
     if found["not_claimed"]:
         ratio, interval = "not claimed", found["not_claimed"]
     else:
@@ -104,5 +161,6 @@ def _percent(value: float | None, interval: Sequence[float] | None) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -45,7 +45,9 @@ class Point:
 
     def sizes(self, which: Sizes) -> NDArray[np.float64]:
         """Bytes [S]."""
-        return {"payload_bytes": self.payload_bytes, "bare_bytes": self.bare_bytes, "wire_bytes": self.wire_bytes}[which]
+        return {"payload_bytes": self.payload_bytes, "bare_bytes": self.bare_bytes, "wire_bytes": self.wire_bytes}[
+            which
+        ]
 
     def reached(self, which: Measure) -> NDArray[np.float64]:
         """Accuracy or agreement [S]."""
@@ -68,7 +70,13 @@ class Scoreboard:
     """
 
     def __init__(
-        self, data: AskedFrames, reference: NDArray[np.str_], seed: int = 0, *, block: int = 1, values: int | None = None
+        self,
+        data: AskedFrames,
+        reference: NDArray[np.str_],
+        seed: int = 0,
+        *,
+        block: int = 1,
+        values: int | None = None,
     ) -> None:
         asked = data.asked
         self.reference = reference
@@ -212,6 +220,7 @@ class Scoreboard:
         claimed = nothing < target[0] - MARGIN
         # Without container the payload of ours is what it was.
         name = "payload_bytes" if size == "bare_bytes" else size
+        reason = f"sending nothing reaches {100 * nothing:.1f} %, within {100 * MARGIN:.0f} points of {100 * target[0]:.1f} %"
         return {
             "ratio": _round(found[0], 3) if claimed else None,
             "ci95": _rounded(found[1:], 3) if claimed else None,
@@ -219,9 +228,7 @@ class Scoreboard:
             f"rival_{name}": _round(other[0], 1),
             measure: _round(target[0]),
             "sending_nothing": _round(nothing) if trivial else None,
-            "not_claimed": None
-            if claimed
-            else f"sending nothing reaches {100 * nothing:.1f} %, within {100 * MARGIN:.0f} points of {100 * target[0]:.1f} %",
+            "not_claimed": None if claimed else reason,
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,13 @@ class LossCost:
 
 
 def loss_cost(
-    frames: NDArray[np.uint8], starts: Sequence[int], setting: VideoSetting, agree: Agree, *, losses: int = 6, seed: int = 0
+    frames: NDArray[np.uint8],
+    starts: Sequence[int],
+    setting: VideoSetting,
+    agree: Agree,
+    *,
+    losses: int = 6,
+    seed: int = 0,
 ) -> LossCost | None:
     """Drop one packet that is no key frame, again and again, and ask about what is seen until the next key frame.
 
@@ -61,7 +68,7 @@ def loss_cost(
     """
     bounds = [*starts, len(frames)]
     streams: list[list[CodedPicture]] = []
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, last in pairwise(bounds):
         part = frames[first:last]
         sent = part if setting.size_px is None else np.stack([resized(frame, setting.size_px) for frame in part])
         streams.append(encode_video(sent, setting))

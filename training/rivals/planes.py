@@ -1,4 +1,4 @@
-"""Features as pictures, as MPEG's Feature Coding for Machines has them: fewer channels, each a plane, all in one picture.
+"""Features as pictures, as MPEG's Feature Coding for Machines has them: fewer channels, each a plane of one picture.
 
 The learned reduction of that standard is here a Karhunen-Loève transform of the channels, fitted on other frames. Mean
 token, basis and scale are known to both ends; only the picture travels.

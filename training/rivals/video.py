@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import av
 import numpy as np
@@ -99,7 +99,9 @@ def encode_video(pictures: NDArray[np.uint8], setting: VideoSetting) -> list[Cod
     encoder = _encoder(setting, height, width, grey=pictures.ndim == 3)
     packets: list[av.Packet[av.VideoStream]] = []
     for number, picture in enumerate(pictures):
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="gray" if picture.ndim == 2 else "rgb24")
+        frame = av.VideoFrame.from_ndarray(
+            np.ascontiguousarray(picture), format="gray" if picture.ndim == 2 else "rgb24"
+        )
         frame = frame.reformat(format=encoder.pix_fmt)
         frame.pts, frame.time_base = number, Fraction(1, 1)
         packets += encoder.encode(frame)
@@ -124,10 +126,12 @@ def decode_video(
         picture since one that it needs is missing.
     """
     decoder = av.CodecContext.create(_DECODERS[codec], "r")
+    if not isinstance(decoder, av.VideoCodecContext):
+        raise StateError(f"{_DECODERS[codec]} is no video decoder")
     decoder.thread_count = 1
     seen: list[NDArray[np.uint8] | None] = [None] * len(coded)
 
-    def take(packet: av.Packet[av.VideoStream] | None) -> None:
+    def take(packet: av.Packet[Any] | None) -> None:
         try:
             frames = decoder.decode(packet)
         except av.FFmpegError:
@@ -138,7 +142,7 @@ def decode_video(
 
     for number, picture in enumerate(coded):
         if picture is not None:
-            packet: av.Packet[av.VideoStream] = av.Packet(picture.data)
+            packet: av.Packet[Any] = av.Packet(picture.data)
             packet.pts = packet.dts = number
             take(packet)
     take(None)
@@ -193,7 +197,8 @@ def _encoder(setting: VideoSetting, height: int, width: int, *, grey: bool) -> a
     interval = setting.key_interval or -1
     if setting.codec == "x265":
         parameters = (
-            f"keyint={interval}:min-keyint={max(interval, 1)}:scenecut=0:info=0:log-level=none:pools=none:frame-threads=1"
+            f"keyint={interval}:min-keyint={max(interval, 1)}:scenecut=0:"
+            "info=0:log-level=none:pools=none:frame-threads=1"
         )
         encoder.options = {
             "preset": _X265_PRESET, "tune": "zerolatency", "crf": str(setting.crf), "x265-params": parameters
