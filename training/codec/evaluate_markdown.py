@@ -42,6 +42,7 @@ def _video(report: dict[str, Any]) -> Iterable[str]:
         rows += [(f"{name} with key frames, {_latents(row)}", row) for row in points]
     rows += [(str(row["setting"]), row) for row in report["rivals"]]
     rows += [(name, report[key]) for key, name in TRIVIAL.items()]
+    rows += [("only the first frame sent: its answers for ever", report["first_answer"])]
     yield rate_table(rows)
     if report["packet_loss"]:
         yield markdown_table(
@@ -78,6 +79,7 @@ def _video(report: dict[str, Any]) -> Iterable[str]:
                 *ratio_cells(row),
             ]
             for row in report["ratios"]
+            if row["measure"] != "agreement"  # the balanced one is harder; a report in JSON holds both
         ],
     )
 

@@ -220,7 +220,7 @@ class Scoreboard:
         claimed = nothing < target[0] - MARGIN
         # Without container the payload of ours is what it was.
         name = "payload_bytes" if size == "bare_bytes" else size
-        reason = f"sending nothing reaches {100 * nothing:.1f} %, within {100 * MARGIN:.0f} points of {100 * target[0]:.1f} %"
+        reason = f"sending nothing reaches {nothing:.1%}, within {100 * MARGIN:.0f} points of {target[0]:.1%}"
         return {
             "ratio": _round(found[0], 3) if claimed else None,
             "ci95": _rounded(found[1:], 3) if claimed else None,

@@ -32,6 +32,7 @@ from training.rivals.packet_loss import LossCost, loss_cost
 from training.rivals.stills import container_bytes, full_grid, missing_formats, quick_grid
 from training.rivals.stills_choice import ImageRival
 from training.rivals.tokens import token_rivals
+from training.rivals.trivial import first_answers
 from training.rivals.video import VideoCodec, VideoSetting, missing_codecs, through_video, video_codecs
 
 KEY_INTERVAL: Final = 30
@@ -156,6 +157,7 @@ class SequenceBench:
             "not_measured": missing_formats() | missing_codecs(),
             "full": full.row,
             **{name: point.row for name, point in trivial.items()},
+            "first_answer": self._first_answer().row,
             "key_frames_share": first.key_frames_share,
             "prefixes": [point.row for point in first.with_keys],
             "prefixes_by_themselves": [point.row for point in first.by_itself],
@@ -164,6 +166,14 @@ class SequenceBench:
             "packet_loss": [self._loss_row(cost) for cost in losses],
             "ratios": list(self._ratios(first.with_keys, rivals, full, list(trivial.values()))),
         }
+
+    def _first_answer(self) -> Point:
+        """The first frame of each sequence and nothing more; its own bytes not counted."""
+        board = self._board
+        texts = np.array([item.text for item in self._data.asked], dtype=np.str_)
+        cameras = np.searchsorted(self._sequences.starts, board.owner, side="right")
+        none = np.zeros(len(self._data))
+        return board.point(first_answers(board.reference, texts, cameras), none, wire_bytes=none)
 
     def _answer(self, tokens: Tensor, data: AskedFrames) -> NDArray[np.str_]:
         return answers_of(self._vlm, tokens, data.asked).texts

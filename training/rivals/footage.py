@@ -12,8 +12,8 @@ from typing import Final
 from schemas.errors import ArtifactError
 
 VTEST: Final = "vtest.avi"
-"""A camera that stands still over a yard where people walk: 768 x 576, 10 pictures a second, 795 of them. From PETS 2009
-(University of Reading), for research, with acknowledgement."""
+"""A camera that stands still over a yard where people walk: 768 x 576, 10 pictures a second, 795 of them. It comes from
+PETS 2009 (University of Reading), for research, with acknowledgement."""
 
 _PACKAGE: Final = "opencv-doc"
 _MEMBER: Final = f"usr/share/doc/opencv-doc/examples/data/{VTEST}"

@@ -19,7 +19,8 @@ _MIDDLE: Final = 128
 _SPREADS: Final = 4.0
 """Values up to so many standard deviations of the largest channel fit eight bits; the others are cut off."""
 _MULTIPLE: Final = 8
-"""Edges of a picture, so that every encoder takes it as it is."""
+_LEAST_EDGE: Final = 16
+"""Edges of a picture are so large and such multiples, so that every encoder takes it as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,4 +104,4 @@ class PlanePacking:
 
 
 def _padded(edge: int) -> int:
-    return -(-edge // _MULTIPLE) * _MULTIPLE
+    return max(_LEAST_EDGE, -(-edge // _MULTIPLE) * _MULTIPLE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import ceil, isqrt, log2
 from typing import Final, NamedTuple
 
@@ -11,7 +11,6 @@ import torch
 import zstandard
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as nnf
 
 _SCALE_BYTES: Final = 2
 """One scale a frame, in half precision."""
@@ -65,18 +64,17 @@ def token_rivals(tokens: Tensor, mean: Tensor, *, tiles_per_edge: int = 1, few: 
                 spread(round_to_bits(means, 8)),
                 every(size_bytes),
             )
-    for share in _KEPT_SHARES[2:3] if few else _KEPT_SHARES:
-        kept = max(1, round(share * count))
-        bitmap = ceil(count / 8)
+    shares = _KEPT_SHARES[2:3] if few else _KEPT_SHARES
+    ladder = sorted({max(1, round(share * count)) for share in shares})
+    for kept in ladder:
         pruned = prune(tokens, rounded, mean, kept)
-        yield TokenRival(f"{kept} of {count} tokens, 8 bits", pruned, every(kept * dim + bitmap + _SCALE_BYTES))
-        means, owner = merge(tokens, kept)
-        map_bytes = ceil(count * log2(kept) / 8) if kept > 1 else 0
-        yield TokenRival(
-            f"{kept} of {count} tokens, merged, 8 bits",
-            _given_back(round_to_bits(means, 8), owner),
-            every(kept * dim + map_bytes + _SCALE_BYTES),
-        )
+        size_bytes = kept * dim + ceil(count / 8) + _SCALE_BYTES
+        yield TokenRival(f"{kept} of {count} tokens, 8 bits", pruned, every(size_bytes))
+    for means, owner in merge(tokens, ladder):
+        kept = means.shape[1]
+        size_bytes = kept * dim + ceil(count * log2(kept) / 8) + _SCALE_BYTES
+        merged = _given_back(round_to_bits(means, 8), owner)
+        yield TokenRival(f"{kept} of {count} tokens, merged, 8 bits", merged, every(size_bytes))
 
 
 def round_to_bits(tokens: Tensor, bits: int) -> Tensor:
@@ -113,37 +111,45 @@ def prune(tokens: Tensor, sent: Tensor, mean: Tensor, kept: int) -> Tensor:
     return torch.where(mask[..., None], sent, mean)
 
 
-def merge(tokens: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    """Merge tokens that are alike, as ToMe does (Bolya et al., ICLR 2023): bipartite soft matching, until few are left.
+def merge(tokens: Tensor, kept: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Merge the two tokens that this costs least, again and again: Ward's method, frame by frame.
+
+    Token merging in towers (ToMe, Bolya et al., ICLR 2023) matches halves of the tokens, to be fast between layers.
+    Here there is one layer and time enough, and the least squared error favours the rival.
 
     Args:
         tokens: [F, N, D].
-        kept: Tokens that are left, 1 to N.
+        kept: How many tokens are left, each 1 to N.
 
-    Returns:
-        Their means [F, kept, D], and the mean that each token became a part of, int64 [F, N].
+    Yields:
+        For each number, the largest first, the means [F, kept, D], and the mean that each token is a part of, int64
+        [F, N].
     """
     values = tokens.float()
     frames, count, dim = values.shape
-    owner = torch.arange(count).expand(frames, -1)
-    weights = torch.ones(frames, count)
-    while values.shape[1] > kept:
-        count = values.shape[1]
-        gone = min(count // 2, count - kept)
-        unit = nnf.normalize(values, dim=2)
-        # Each token of an even place may go into the odd one that it is most like.
-        likeness, partner = (unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)).max(dim=2)
-        leaving = likeness.topk(gone, dim=1).indices
-        stays = torch.ones(frames, count, dtype=torch.long).scatter_(1, 2 * leaving, 0)
-        place = stays.cumsum(dim=1) - 1
-        joined = 2 * partner.gather(1, leaving) + 1
-        place = place.scatter(1, 2 * leaving, place.gather(1, joined))
-        sums = torch.zeros(frames, count - gone, dim)
-        sums.scatter_add_(1, place[..., None].expand(-1, -1, dim), values * weights[..., None])
-        weights = torch.zeros(frames, count - gone).scatter_add_(1, place, weights)
-        values = sums / weights[..., None]
-        owner = place.gather(1, owner)
-    return values, owner
+    every = torch.arange(frames)
+    owner = torch.arange(count).expand(frames, -1).clone()
+    sizes = torch.ones(frames, count)
+    cost = torch.cdist(values, values).square() / 2
+    cost += torch.full((count,), torch.inf).diag().nan_to_num(nan=0.0, posinf=torch.inf)
+    for wanted in sorted(kept, reverse=True):
+        while count > wanted:
+            place = cost.flatten(1).argmin(dim=1)
+            low, high = place // cost.shape[1], place % cost.shape[1]
+            both, one, other = cost[every, low, high], sizes[every, low], sizes[every, high]
+            # Lance and Williams: what merging a third one with the two will cost.
+            costs = (one[:, None] + sizes) * cost[every, low] + (other[:, None] + sizes) * cost[every, high]
+            costs = (costs - sizes * both[:, None]) / (one + other)[:, None].add(sizes)
+            costs[every, low] = costs[every, high] = torch.inf
+            cost[every, low], cost[every, :, low] = costs, costs
+            cost[every, high], cost[every, :, high] = torch.inf, torch.inf
+            sizes[every, low] += other
+            sizes[every, high] = 0
+            owner = torch.where(owner == high[:, None], low[:, None], owner)
+            count -= 1
+        mine = ((sizes > 0).long().cumsum(dim=1) - 1).gather(1, owner)
+        sums = torch.zeros(frames, count, dim).scatter_add_(1, mine[..., None].expand(-1, -1, dim), values)
+        yield sums / sizes[sizes > 0].reshape(frames, count, 1), mine
 
 
 class _Spread(NamedTuple):

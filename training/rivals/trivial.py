@@ -32,6 +32,21 @@ def constant_answers(reference: NDArray[np.str_], kinds: NDArray[np.str_]) -> ND
     return answers
 
 
+def first_answers(reference: NDArray[np.str_], texts: NDArray[np.str_], cameras: NDArray[np.int64]) -> NDArray[np.str_]:
+    """For each camera and question always what was answered when it was first asked: what one frame would do.
+
+    Args:
+        reference: Answers from uncompressed tokens, in the order in which they were asked, str [Q].
+        texts: Of the questions, str [Q].
+        cameras: That they were asked of [Q].
+    """
+    answers = reference.copy()
+    first: dict[tuple[int, str], str] = {}
+    for row, key in enumerate(zip(cameras.tolist(), texts.tolist(), strict=True)):
+        answers[row] = first.setdefault(key, str(reference[row]))
+    return answers
+
+
 def balanced_weights(reference: NDArray[np.str_], kinds: NDArray[np.str_]) -> NDArray[np.float64]:
     """How much each question counts: all kinds alike, and in each kind all answers alike.
 
