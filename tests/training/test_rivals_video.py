@@ -86,7 +86,7 @@ def test_nothing_good_comes_after_a_loss_until_the_next_key_frame(codec: VideoCo
     coded = encode_video(footage(), VideoSetting(codec, CRF[codec], 6))
     whole = decode_video(coded, codec)
     assert all(picture is not None for picture in whole)
-    late = decode_video([None] * 2 + coded[2:], codec)
+    late = decode_video([None, None, *coded[2:]], codec)
     assert all(picture is None for picture in late[:6])
     for ours, theirs in zip(late[6:], whole[6:], strict=True):
         assert ours is not None
@@ -105,11 +105,15 @@ def test_the_cost_of_a_loss_ends_with_the_next_key_frame(codec: VideoCodec) -> N
     frames = np.concatenate([footage(), footage(6)[::-1]])
 
     def where_the_block_is(pictures: NDArray[np.uint8]) -> NDArray[np.int64]:
-        return pictures[:, 28:36, :, 0].mean(axis=1).reshape(len(pictures), -1, 4).mean(axis=2).argmax(axis=1)
+        columns: NDArray[np.int64] = (
+            pictures[:, 28:36, :, 0].mean(axis=1).reshape(len(pictures), -1, 4).mean(axis=2).argmax(axis=1)
+        )
+        return columns
 
     def agree(pictures: NDArray[np.uint8], numbers: NDArray[np.int64]) -> NDArray[np.float64]:
         assert pictures.shape[1:] == frames.shape[1:]
-        return (where_the_block_is(pictures) == where_the_block_is(frames[numbers])).astype(np.float64)
+        same: NDArray[np.float64] = (where_the_block_is(pictures) == where_the_block_is(frames[numbers])).astype(float)
+        return same
 
     setting = VideoSetting(codec, CRF[codec], 6)
     cost = loss_cost(frames, (0, 12), setting, agree, losses=15)
