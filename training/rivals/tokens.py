@@ -14,8 +14,8 @@ from torch import Tensor
 
 _SCALE_BYTES: Final = 2
 """One scale a frame, in half precision."""
-_KEPT_SHARES: Final = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
-_COARSE_BITS: Final = (6, 4, 3)
+_KEPT_SHARES: Final = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+_COARSE_BITS: Final = (4, 3)
 _ZSTD_LEVEL: Final = 19
 
 
@@ -64,7 +64,7 @@ def token_rivals(tokens: Tensor, mean: Tensor, *, tiles_per_edge: int = 1, few: 
                 spread(round_to_bits(means, 8)),
                 every(size_bytes),
             )
-    shares = _KEPT_SHARES[2:3] if few else _KEPT_SHARES
+    shares = _KEPT_SHARES[1:2] if few else _KEPT_SHARES
     ladder = sorted({max(1, round(share * count)) for share in shares})
     for kept in ladder:
         pruned = prune(tokens, rounded, mean, kept)
