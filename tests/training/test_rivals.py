@@ -93,7 +93,8 @@ def test_the_settings_that_are_kept_are_of_many_sizes() -> None:
 def test_the_best_of_each_size_is_on_the_front() -> None:
     sizes, errors = [10.0, 20.0, 40.0, 80.0, 81.0], [1.0, 2.0, 0.5, 0.1, 0.3]
     assert front(sizes, [-error for error in errors]) == [0, 2, 3]
-    assert best_of_each_size(sizes, errors) == [0, 2, 3]
+    assert best_of_each_size(sizes, errors, ranges=7) == [0, 2, 3]
+    assert best_of_each_size(sizes, errors, ranges=2) == [0, 3]
 
 
 def test_merging_joins_what_is_alike_and_gives_it_back() -> None:

@@ -58,8 +58,8 @@ class EvaluationSize:
 
 
 SIZES: Final = {
-    "small": EvaluationSize(300, 80, 8, 7, 6),
-    "detailed": EvaluationSize(120, 32, 8, 5, 5),
+    "small": EvaluationSize(300, 80, 8, 8, 6),
+    "detailed": EvaluationSize(120, 32, 8, 6, 5),
 }
 QUICK: Final = EvaluationSize(48, 24, 4, 3, 2, quick=True)
 DOMAINS: Final[dict[str, Domain]] = {"small": "rendered", "detailed": "detail"}
@@ -270,8 +270,7 @@ class _Bench:
             quick_grid(pixels) if size.quick else full_grid(pixels),
             selection,
             tokens,
-            judge.quality,
-            target=SHARE_OF_FULL * judge.quality(judge.reference),
+            judge.judges(),
             keep=size.image_settings,
             progress=self.progress,
         )

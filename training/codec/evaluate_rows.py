@@ -13,6 +13,7 @@ from pipeline.codec.wire_bytes import open_wire_bytes
 from schemas.limits import MAX_LATENT_PAYLOAD_BYTES, MAX_QUERIES_PER_FRAME
 from training.codec.data import AskedFrames
 from training.codec.intervals import Resamples, bytes_at, interval
+from training.rivals.stills_choice import Judge
 from training.rivals.trivial import MARGIN, balanced_weights, constant_answers
 
 SHARE_OF_FULL: Final = 0.95
@@ -114,6 +115,13 @@ class Scoreboard:
         if self._known.any():
             return float((texts == self._truth)[self._known].mean())
         return float((texts == self.reference).mean())
+
+    def judges(self) -> list[Judge]:
+        """By what settings of rivals are chosen: accuracy where truths are known, and agreement, at their shares."""
+        found = [Judge(self.quality, SHARE_OF_FULL * self.quality(self.reference))]
+        if self.measure == "accuracy":
+            found.append(Judge(lambda texts: float((texts == self.reference).mean()), SHARE_OF_FULL))
+        return found
 
     def wire_bytes(self, payload_bytes: NDArray[Any]) -> NDArray[np.float64]:
         """Bytes on the uplink of each frame, sent at once with its questions: sizes [F] to [F]."""

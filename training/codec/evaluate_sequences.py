@@ -229,8 +229,7 @@ class SequenceBench:
             quick_grid(pixels) if size.quick else full_grid(pixels),
             chosen_on,
             tokens,
-            judge.quality,
-            target=SHARE_OF_FULL * judge.quality(judge.reference),
+            judge.judges(),
             keep=size.settings,
             progress=self._progress,
         )
@@ -308,11 +307,11 @@ class SequenceBench:
         """Rows with the best tokens of each size, over all and of each codec, in order of size."""
         sizes = [float(payload_bytes.mean()) for _, payload_bytes in seen]
         errors = [float((tokens.float() - self._tokens.float()).square().mean()) for tokens, _ in seen]
-        kept = set(best_of_each_size(sizes, errors, bins=self._size.settings, a_bin=1))
+        kept = set(best_of_each_size(sizes, errors, ranges=self._size.settings))
         for name in video_codecs():
             mine = [row for row, setting in enumerate(settings) if setting.codec == name]
             best = best_of_each_size(
-                [sizes[row] for row in mine], [errors[row] for row in mine], bins=self._size.settings, a_bin=1
+                [sizes[row] for row in mine], [errors[row] for row in mine], ranges=self._size.settings
             )
             kept |= {mine[row] for row in best}
         return sorted(kept, key=sizes.__getitem__)

@@ -158,7 +158,7 @@ def best_features(
         found = code_features(tokens, quick, known, starts=starts, tiles_per_edge=tiles_per_edge)
         sizes.append(float(found.payload_bytes.mean()))
         errors.append(float((found.tokens - tokens.float()).square().mean()))
-    rows = best_of_each_size(sizes, errors, bins=keep, a_bin=1)
+    rows = best_of_each_size(sizes, errors, ranges=keep)
     return [settings[row] for row in sorted(rows, key=sizes.__getitem__)]
 
 

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 
-_BINS: Final = 7
-_A_BIN: Final = 2
-"""So many settings are left for each of so many ranges of size."""
 
-
-def best_of_each_size(
-    sizes: Sequence[float], errors: Sequence[float], *, bins: int = _BINS, a_bin: int = _A_BIN
-) -> list[int]:
-    """Rows with the smallest errors in each of a few equal ranges of the logarithm of the size.
+def best_of_each_size(sizes: Sequence[float], errors: Sequence[float], *, ranges: int) -> list[int]:
+    """The row with the smallest error in each of a few equal ranges of the logarithm of the size.
 
     Args:
         sizes: In bytes, above 0.
         errors: Of the same rows.
-        bins: Ranges.
-        a_bin: Rows of each range at most.
+        ranges: How many.
     """
     logs = np.log(sizes)
-    place = np.minimum((logs - logs.min()) / max(float(np.ptp(logs)), 1e-9) * bins, bins - 1).astype(int)
+    place = np.minimum((logs - logs.min()) / max(float(np.ptp(logs)), 1e-9) * ranges, ranges - 1).astype(int)
     kept = set(front(sizes, [-error for error in errors]))
     rows = []
-    for number in range(bins):
+    for number in range(ranges):
         mine = [row for row in np.flatnonzero(place == number).tolist() if row in kept]
-        rows += sorted(mine, key=errors.__getitem__)[:a_bin]
+        rows += sorted(mine, key=errors.__getitem__)[:1]
     return rows
 
 
