@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import sys
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from schemas.types import AnswerType
+from training.codec.data import Asked, AskedFrames
+from training.codec.image_path import PixelsToTokens
 from training.rivals import stills
 from training.rivals.features import FeatureSetting, best_features, code_features, still_settings, video_settings
 from training.rivals.fronts import best_of_each_size, front
 from training.rivals.planes import PlanePacking
-from training.rivals.stills import StillCoder, formats, missing_formats
+from training.rivals.stills import StillCoder, formats, full_grid, missing_formats
+from training.rivals.stills_choice import ImageRival, Judge
 from training.rivals.tokens import average_neighbours, merge, round_to_bits, token_rivals, zstd_bytes
 from training.rivals.trivial import balanced_weights, constant_answers, first_answers
 from training.rivals.video import VideoSetting
@@ -205,3 +211,38 @@ def test_kinds_count_alike_and_rare_answers_together() -> None:
     assert weights[16:20].tolist() == pytest.approx([0.0625] * 4)
     assert weights[20:].tolist() == pytest.approx([0.05] * 10)
     assert balanced_weights(np.array([], dtype=np.str_), np.array([], dtype=np.str_)).shape == (0,)
+
+
+class BlockMeans(torch.nn.Module):
+    """In place of a vision tower: a token for each block of 8 x 8 pixels."""
+
+    def of_frames(self, frames: NDArray[np.uint8]) -> Tensor:
+        pixels = torch.tensor(np.asarray(frames)).float().permute(0, 3, 1, 2)
+        return torch.nn.functional.avg_pool2d(pixels, 8).flatten(2).transpose(1, 2)
+
+
+def test_settings_are_chosen_around_their_targets_with_both_ends_and_every_format() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    data = AskedFrames(frames, tuple(Asked(n, "Is it?", AnswerType.YES_NO, "it", None) for n in range(6)))
+    path = BlockMeans()
+    tokens = path.of_frames(frames)
+
+    def answer(found: Tensor, asked: AskedFrames) -> NDArray[np.str_]:
+        errors = (found - tokens).square().mean(dim=(1, 2)).numpy()
+        return np.array([f"{error:.0f}" for error in errors])
+
+    def near(texts: NDArray[np.str_]) -> float:
+        return float(1 / (1 + texts.astype(float).mean()))
+
+    rival = ImageRival(cast(PixelsToTokens, path), answer, 1)
+    grid = full_grid(64)
+    chosen = rival.choose(grid, data, tokens, [Judge(near, 0.01), Judge(near, 0.2)], keep=4, progress=lambda _: None)
+    assert {setting.format for setting in chosen} == {"JPEG", "WEBP", "AVIF", "JXL"}
+    assert 4 <= len(chosen) <= 7
+    measured = [rival.measure(setting, data) for setting in chosen]
+    sizes = [float(found.payload_bytes.mean()) for found in measured]
+    assert sizes == sorted(sizes)
+    reached = [near(found.texts) for found in measured]
+    every = [near(rival.measure(setting.at_speed(6), data).texts) for setting in grid]
+    assert max(reached) > 0.8 * max(every)
+    assert min(abs(value - 0.01) for value in reached) < 0.02

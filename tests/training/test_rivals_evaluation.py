@@ -18,6 +18,7 @@ from pipeline.codec.spec import FrameFit
 from schemas.errors import ArtifactError, ConfigError, SourceError
 from schemas.types import AnswerType
 from tests.cloud.tiny_codec import encode, random_symbols, write_codec, write_vlm
+from tests.cloud.tiny_models import FAMILIES
 from training.codec.data import Asked, AskedFrames
 from training.codec.evaluate_markdown import video_as_markdown
 from training.codec.evaluate_rows import Scoreboard
@@ -163,6 +164,28 @@ def test_clips_are_evaluated_with_truths_and_on_each_camera_by_itself(made: Path
     assert report["full"]["accuracy"] is not None
     assert report["others"] == {}
     assert {row["measure"] for row in report["ratios"]} == {"accuracy", "agreement", "balanced_agreement"}
+
+
+@pytest.mark.parametrize("family", ["fastvlm", "llava"])
+def test_a_model_of_another_family_is_evaluated(made: Path, tmp_path: Path, family: str) -> None:
+    model, processor = FAMILIES[family]()
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "vlm")
+    size_px = int(model.config.vision_config.image_size)
+    write_codec(tmp_path / "codec", tmp_path / "vlm", image_size_px=size_px)
+    wanted = VideoEvaluation(
+        tmp_path / "vlm",
+        [tmp_path / "codec"],
+        tmp_path / "cache",
+        TINY,
+        made / "yard.mp4",
+        QUESTIONS,
+        every_s=0.3,
+        threads=1,
+    )
+    report = evaluate_video(wanted, silent)
+    assert report["frame_px"] == size_px
+    assert {row["family"] for row in report["rivals"]} >= {"images", "video", "features"}
 
 
 def test_no_ratio_is_claimed_where_nothing_does_nearly_as_well() -> None:
