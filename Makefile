@@ -7,11 +7,13 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup broker-installed demo test lint format clean
+.PHONY: help setup broker-installed demo picture test test-extras lint format clean
 
 help:  ## this list
 	@echo "make demo [ARGS=\"--duration 60 --json out.json\"]   the whole system on this machine (demo --help: latentbus demo --help)"
+	@echo "make picture   the picture in README.md, drawn from a run of a minute: docs/img/demo.svg"
 	@echo "make test [ARGS=\"-k protocol\"]   formatting, lint, types, import rules, then the tests against a real Mosquitto"
+	@echo "make test-extras   what make test may skip or does in short, all of it; a missing tool fails it (half an hour)"
 	@echo "make lint      formatting, lint, types and import rules alone"
 	@echo "make format    rewrite the sources in the project's format"
 	@echo "make setup     only set up: $(VENV) with the pinned packages, and Mosquitto"
@@ -30,6 +32,9 @@ broker-installed:
 demo: setup
 	@$(BIN)/latentbus demo $(ARGS)
 
+picture: setup
+	@$(BIN)/latentbus demo --duration 60 --no-compare --picture docs/img/demo.svg $(ARGS)
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,9 +45,12 @@ test: setup lint
 	@sh scripts/install_nftables.sh
 	$(BIN)/python -m pytest $(ARGS)
 
+test-extras: setup  ## every optional check
+	@sh scripts/test_extras.sh "$(BIN)"
+
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .demo .chaos .attack .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .demo .chaos .attack .replay .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

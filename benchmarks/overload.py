@@ -44,6 +44,7 @@ from pipeline.runtime import run
 from pipeline.settings import (
     BrokerSettings,
     CameraSettings,
+    ClientBudgetSettings,
     EdgeSettings,
     LatentbusSettings,
     LogSettings,
@@ -163,7 +164,10 @@ def edge(broker: BrokerSettings, site: str, interval_s: float, port: int | None 
         name: CameraSettings(source=f"test:{number}", interval_s=interval_s, questions=tuple(questions))
         for number, name in enumerate(camera_names(site, CAMERAS))
     }
+    # The one client of the run asks for many, as a gateway does.
+    budgets = {CLIENT: ClientBudgetSettings(asks_per_s=1_000, burst_asks=1_000, open_asks=256, kbps=1_000)}
     settings = EdgeSettings(site=site, uplink_kbps=4000, cameras=cameras, questions=questions, threads=1,
+                            client_budgets=budgets,
                             metrics_port=port)  # fmt: skip
     return LatentbusSettings(broker=broker, edge=settings, log=LogSettings(json_lines=True))
 

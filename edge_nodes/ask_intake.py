@@ -78,7 +78,7 @@ class AskIntake:
         self._spawn = spawn
         self._clock = clock
         self._being_stored = 0
-        self._mistakes: OrderedDict[tuple[str, str, str], None] = OrderedDict()
+        self._mistakes: OrderedDict[tuple[str, str, str], int] = OrderedDict()
         self._lines = TokenBucket(MISTAKE_LINES_PER_S, MISTAKE_LINES, clock.now_s())
 
     def receive(self, inbound: Inbound, camera: str, client: str, ask: Ask) -> None:
@@ -141,16 +141,15 @@ class AskIntake:
             self._outbox.receipt(receipt, address)
 
     def _mistake(self, kind: str, client: str, problem: str, **context: Any) -> None:
-        """Count a mistake; log it when this client has not made it before."""
+        """Count a mistake; log it when this client makes it for the first, tenth, hundredth... time."""
         self._problems.counts[f"ask/{kind}"] += 1
         mistake = (kind, client, problem)
-        new = mistake not in self._mistakes
-        self._mistakes[mistake] = None
-        self._mistakes.move_to_end(mistake)
+        count = self._mistakes.pop(mistake, 0) + 1
+        self._mistakes[mistake] = count
         if len(self._mistakes) > MAX_MISTAKES:
             self._mistakes.popitem(last=False)
-        if new and self._lines.take(1, self._clock.now_s()):
-            _log.warning("message dropped", kind=f"ask/{kind}", client=client, problem=problem, **context)
+        if count == 10 ** (len(str(count)) - 1) and self._lines.take(1, self._clock.now_s()):
+            _log.warning("message dropped", kind=f"ask/{kind}", client=client, problem=problem, count=count, **context)
 
     async def _store(self, inbound: Inbound, camera: str, client: str, ask: Ask, address: ReplyTo | None) -> None:
         try:

@@ -128,8 +128,10 @@ class AskDesk:
                 await self._journal.decide(query_id, unstored.terminal, told=unstored.told)
                 if unstored.told:
                     await self._journal.told(query_id)
-                del self._unstored[query_id]
-                self.counters["stored_late"] += 1
+                # One that was only on its way to the disk has arrived meanwhile.
+                if self._unstored.get(query_id) is unstored:
+                    del self._unstored[query_id]
+                    self.counters["stored_late"] += 1
         except sqlite3.Error:
             return  # said when it began
 

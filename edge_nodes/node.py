@@ -208,21 +208,23 @@ class _Node:
                 "receive": self._receive(site),
                 "uplink": self._uplink.run(),
                 "timers": site.timers(),
-                "heartbeat": site.heartbeat(),
+                "heartbeat": self._containment.repeat("heartbeat", site.heartbeat),
                 "questions": site.keep_questions(),
-                "journal": site.desk.keep_journal(self._journal_path),
+                "journal": self._containment.repeat("journal", lambda: site.desk.keep_journal(self._journal_path)),
             }
             if self._frame_log is not None:
                 background["frame log"] = self._frame_log.run()
-            tasks = [group.create_task(work, name=name) for name, work in background.items()]
+            tasks = {name: group.create_task(work, name=name) for name, work in background.items()}
             cameras = [
                 group.create_task(capture.run(), name=f"capture[{name}]") for name, capture in self._captures.items()
             ]
             await self._start(stop, site)
             await first_of(stop.wait(), _all_done(cameras))
             stop.request()
+            # Nothing new begins; what was put on the uplink leaves.
+            tasks["questions"].cancel()
             drained = await self._drain(site, cameras, stop.drain_timeout_s)
-            for task in tasks:
+            for task in tasks.values():
                 task.cancel()
         site.problems.summarise()
         return 0 if drained else EXIT_NOT_DRAINED

@@ -1,6 +1,6 @@
 """The standing questions of a site: what its settings say, and what operators said on the bus.
 
-Who rules, for each question id (docs/decisions/0021-standing-questions.md):
+Who rules, for each question id (docs/decisions/0019-standing-questions.md):
 
 1. An operator's question that the broker retains, whatever the settings say. It may add a question, change one, move it
    to other cameras of the site, or pause it (no cameras).

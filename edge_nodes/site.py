@@ -122,6 +122,7 @@ class Site:
         self._observers = observers
         self._group = group
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unawaited: set[asyncio.Task[None]] = set()
         self.problems = OncePerKind(_log)
         self.containment = containment
         self.board = QuestionBoard(settings)
@@ -154,7 +155,7 @@ class Site:
             self._outbox,
             self.budgets,
             problems=self.problems,
-            spawn=self._spawn,
+            spawn=self._spawn_unawaited,
             clock=clock,
         )
         self.session = EdgeSession(
@@ -390,6 +391,8 @@ class Site:
         """Decide what is left as failed; returns when all that is stored and the edge has said that it goes."""
         self.session.abandon(reason)
         self._pump()
+        for task in self._unawaited:
+            task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._online = False
@@ -482,9 +485,17 @@ class Site:
         self._spawn(self.desk.decided(message, published=published), f"decided {message.query_id}")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run work that this process finishes before it ends."""
+        self._start(work, name, self._tasks)
+
+    def _spawn_unawaited(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run work that waits for the broker, perhaps for ever; the end of the process does not."""
+        self._start(work, name, self._unawaited)
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str, tasks: set[asyncio.Task[None]]) -> None:
         task = self._group.create_task(self._contained(work, name.partition(" ")[0]), name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     async def _contained(self, work: Coroutine[Any, Any, None], where: str) -> None:
         with self.containment.around(where):

@@ -23,7 +23,7 @@ from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import ConfigError, ConnectionLostError, NotAuthorizedError, PublishRefusedError, WireError
 from schemas.identity import ad_hoc_query_id
-from schemas.messages import Answer, Ask, QueryOutcome, Status
+from schemas.messages import Answer, Ask, QueryOutcome, Receipt, Status
 from schemas.topics import Family
 from schemas.types import NAME_PATTERN, AnswerType, Outcome
 
@@ -154,6 +154,9 @@ class QuestionClient:
         """Ask, and yield each answer that is new; the last one is terminal.
 
         Asks again after each reconnect, which is harmless: camera, client and query id are its key.
+
+        Raises:
+            ConfigError: the edge cannot read the question; an older one may not know all of it.
         """
         seen: set[tuple[str, int, Outcome | None]] = set()
         if self._connected:
@@ -195,8 +198,7 @@ class QuestionClient:
 
     def _read(self, inbound: Inbound) -> Answer | QueryOutcome | None:
         try:
-            family = topics.parse(inbound.topic).family
-            message = wire.decode(family, inbound.payload)
+            _, message = wire.decode_publish(inbound.topic, inbound.payload)
         except WireError as error:
             self._dropped.remote_error("client", error)
             return None
@@ -204,6 +206,8 @@ class QuestionClient:
             self._bus.acknowledge(inbound)
         if isinstance(message, Status):
             self.fleet.observe(message)
+        if isinstance(message, Receipt) and not message.accepted:
+            raise ConfigError("QUESTION", f"edge {message.site} does not take it: {message.reason}")
         if isinstance(message, Answer | QueryOutcome) and message.query_id == self._asking.query_id:
             return message
         return None

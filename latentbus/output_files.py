@@ -35,6 +35,15 @@ def html_target(path: Path | None) -> Path | None:
     return _target(path, "--html", "HTML page", _is_html)
 
 
+def svg_target(path: Path | None) -> Path | None:
+    """Callback of ``--picture``: the file can be written, and is new or holds SVG.
+
+    Raises:
+        ConfigError: it cannot, or holds something else.
+    """
+    return _target(path, "--picture", "SVG", lambda text: text.lstrip().startswith(("<svg", "<?xml")))
+
+
 def markdown_target(path: Path | None) -> Path | None:
     """Callback of ``--markdown``: the file can be written and is new. A page in Markdown may be anybody's.
 

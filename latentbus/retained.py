@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from schemas import wire
 from schemas.errors import RemoteError
 from schemas.messages import Message, Question, Status
 from schemas.topics import ROOT, Family, Topic
@@ -62,6 +61,8 @@ class Held:
     @classmethod
     def of(cls, topic: str, payload: bytes) -> Held:
         """Read a retained message; a bad one is no error here."""
+        from schemas import wire  # here, since --help loads this module, and is to be quick
+
         digest = hashlib.blake2b(payload, digest_size=16).digest()
         try:
             parsed, message = wire.decode_publish(topic, payload)

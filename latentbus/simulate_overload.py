@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from pipeline.simulation.fleet import FleetPlan
+    from simulation.fleet import FleetPlan
 
 LEAST_AD_HOC_IN_TIME = 0.99
 
@@ -27,7 +27,7 @@ def run(fleet: FleetPlan, peak_load: float, phase_s: float, *, baseline: bool, p
     Returns:
         Figures of the runs by name: ``with_rule``, and ``without_rule`` if asked for.
     """
-    from pipeline.simulation.overload import WARM_UP_S, OverloadPlan, OverloadSimulation
+    from simulation.overload import WARM_UP_S, OverloadPlan, OverloadSimulation
 
     figures = {}
     for name, rule in (("with_rule", True), *((("without_rule", False),) if baseline else ())):

@@ -1,4 +1,4 @@
-"""``latentbus replay --simulate``: the log in the simulator, recorded, as recorded and as it might have been."""
+"""The work of ``latentbus what-if``: the log in the simulator, recorded, as recorded and as it might have been."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from pipeline.recording.node_log import CONFIG_ATTACHMENTS
 from pipeline.recording.reader import open_logs
 from pipeline.recording.traffic import Traffic, read_traffic
 from pipeline.recording.workload import Workload, read_workload
-from pipeline.simulation.what_if import Changes, Parameters, SimulatedRun, recorded_parameters, simulate_log
-from pipeline.simulation.what_if_figures import Figures, recorded_figures
 from schemas.errors import ArtifactError, ConfigError
+from simulation.what_if import Changes, Parameters, SimulatedRun, recorded_parameters, simulate_log
+from simulation.what_if_figures import Figures, recorded_figures
 
 SETTINGS_SUFFIXES = (".yaml", ".yml")
 _ROWS = {
@@ -56,7 +56,7 @@ class WhatIfOptions:
         logs: log files, merged by time.
         codec: codec folder that the log was recorded with; None takes what the log says, and the bundled one.
         recorded_kbps: uplink of every recorded site, where the log does not say it.
-        site_kbps: see :class:`~pipeline.simulation.what_if.Changes`, as the following.
+        site_kbps: see :class:`~simulation.what_if.Changes`, as the following.
         workers: workers in the pool.
         frame_ms: time of the model for a frame.
         base_latents: prefix that opens a frame.

@@ -18,6 +18,7 @@ from pipeline.bus.backoff import Backoff
 
 MAX_KINDS: Final = 256
 """Kinds that are told apart; later ones are counted together as ``other``."""
+CONTAINED_EVENT: Final = "a bug of Latentbus was contained; please report it"
 RETRY: Final = Backoff(initial_s=0.1, maximum_s=30.0, growth=2.0)
 """Waits before a loop whose pass has failed goes on."""
 
@@ -64,9 +65,7 @@ class Containment:
             kind = "other"
         self.counts[kind] += 1
         if self.counts[kind] == 1:
-            self._logger.error(
-                "a bug of Latentbus was contained; please report it", kind=kind, problem=str(error), exc_info=error
-            )
+            self._logger.error(CONTAINED_EVENT, kind=kind, problem=str(error), exc_info=error)
         if _strict:
             raise error
 

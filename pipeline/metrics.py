@@ -66,6 +66,10 @@ class Metrics:
         """
         self.registry.register(_Watch(f"{NAMESPACE}_{name}", documentation, label, read))
 
+    def watch_gauges(self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
+        """Serve values by label that are read at each scrape, from the HTTP thread."""
+        self.registry.register(_WatchGauges(f"{NAMESPACE}_{name}", documentation, label, read))
+
     def watch_gauge(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         """Serve a value that is read at each scrape, from the HTTP thread."""
         self.registry.register(_WatchGauge(f"{NAMESPACE}_{name}", documentation, read))
@@ -122,3 +126,14 @@ class _WatchGauge(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily(self._name, self._documentation, value=self._read())
+
+
+class _WatchGauges(Collector):
+    def __init__(self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
+        self._name, self._documentation, self._label, self._read = name, documentation, label, read
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(self._name, self._documentation, labels=[self._label])
+        for key, value in sorted(self._read().items()):
+            family.add_metric([key], value)
+        yield family

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("schemas", "pipeline", "edge_nodes", "cloud_workers", "training", "latentbus", "broker_config")
+PACKAGES = (
+    "schemas",
+    "pipeline",
+    "edge_nodes",
+    "cloud_workers",
+    "simulation",
+    "training",
+    "latentbus",
+    "broker_config",
+)
 
 
 @cache

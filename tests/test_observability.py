@@ -12,9 +12,9 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from pipeline.logs import MAX_KINDS, OncePerKind, configure_logging, get_logger
+from pipeline.logs import MAX_ABOUTS, MAX_KINDS, OncePerKind, configure_logging, get_logger
 from pipeline.metrics import Metrics
-from schemas.errors import ConfigError, SchemaVersionError
+from schemas.errors import CameraNameError, ConfigError, SchemaVersionError
 
 
 @pytest.fixture
@@ -50,6 +50,19 @@ def test_a_repeated_error_is_logged_once_then_tenfold_and_counted() -> None:
         ("chunk/malformed", 1),
     ]
     assert logs[-1]["counts"] == {"open/version": 25, "chunk/malformed": 1}
+
+
+def test_each_mistake_of_a_kind_is_logged_once_in_bounded_number() -> None:
+    with capture_logs() as logs:
+        once = OncePerKind(structlog.stdlib.get_logger())
+        for _again in range(3):
+            for number in range(MAX_ABOUTS + 5):
+                once.remote_error("open", CameraNameError(f"c{number}", "south", "north"))
+    total = 3 * (MAX_ABOUTS + 5)
+    assert once.counts == {"open/camera": total}
+    named = [f"c{number}" for number in range(MAX_ABOUTS) if any(f"'c{number}'" in line["problem"] for line in logs)]
+    assert named == [f"c{number}" for number in range(MAX_ABOUTS)]
+    assert len(logs) == MAX_ABOUTS, "the tenth one is among the first of their camera"
 
 
 def test_strangers_cannot_grow_the_table_of_kinds() -> None:

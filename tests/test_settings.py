@@ -217,6 +217,22 @@ def test_any_text_is_settings_or_a_config_error(tmp_path_factory: pytest.TempPat
     assert isinstance(settings, LatentbusSettings)
 
 
+def test_budgets_of_clients_have_defaults_and_names_of_their_own(tmp_path: Path) -> None:
+    text = """
+edge:
+  site: north
+  cameras: {gate: {source: "test:1"}}
+  client_budget: {kbps: 4}
+  client_budgets: {gateway: {asks_per_s: 50, burst_asks: 500, open_asks: 200}}
+"""
+    edge = load_settings(write(tmp_path, text)).edge
+    assert edge is not None
+    assert (edge.client_budget.asks_per_s, edge.client_budget.burst_asks, edge.client_budget.kbps) == (2.0, 60, 4.0)
+    gateway = edge.client_budgets["gateway"]
+    assert (gateway.asks_per_s, gateway.burst_asks, gateway.open_asks, gateway.kbps) == (50.0, 500, 200, 8.0)
+    assert "open_asks" in problem_of(tmp_path, text.replace("200", "257"))
+
+
 def test_what_is_dumped_can_be_read_again(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path, MINIMAL + "worker: {threads: 2}\nlog: {json: true}\n"))
     dumped = yaml.safe_dump(settings.model_dump(mode="json"))

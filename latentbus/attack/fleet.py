@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -17,6 +18,7 @@ from latentbus.chaos.fleet import write_patient_codec
 from latentbus.demo.children import Child, running_child
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import load_codec_spec
+from pipeline.containment import CONTAINED_EVENT
 from pipeline.scenes.video import write_clip
 from pipeline.settings import (
     BrokerSettings,
@@ -103,6 +105,11 @@ def rss_bytes(pid: int) -> int:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS")), 0)
 
 
+def bugs_in(log: str) -> list[str]:
+    """Kinds of the bugs that a process contained, as its log in lines of JSON has them, each once."""
+    return [json.loads(line)["kind"] for line in log.splitlines() if line.startswith("{") and CONTAINED_EVENT in line]
+
+
 class SecuredFleet:
     """Everything that is attacked. An async context manager: nothing of it is left behind.
 
@@ -126,6 +133,7 @@ class SecuredFleet:
         self.fingerprint = load_codec_spec(self._codec).fingerprint4
         self._children: dict[str, tuple[Child, AsyncExitStack]] = {}
         self._stack = AsyncExitStack()
+        self._told: set[tuple[str, str]] = set()
 
     async def __aenter__(self) -> Self:
         """Start the broker; processes start with :meth:`start`."""
@@ -157,6 +165,17 @@ class SecuredFleet:
         """Processes that ended on their own."""
         codes = {name: child.process.returncode for name, (child, _) in self._children.items()}
         return [Ended(name, status) for name, status in codes.items() if status is not None]
+
+    def new_bugs(self) -> list[str]:
+        """Bugs that processes contained and that no earlier call returned, as ``w1: receive/open/ValueError``."""
+        found = {
+            (name, kind)
+            for name, (child, _) in self._children.items()
+            for kind in bugs_in(child.log_path.read_text(errors="replace"))
+        }
+        new = found - self._told
+        self._told |= new
+        return [f"{name}: {kind}" for name, kind in sorted(new)]
 
     async def restart(self, name: str) -> int:
         """SIGTERM a process and start it again.

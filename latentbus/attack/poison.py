@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Final
 
 from latentbus.attack import forged
 from latentbus.attack.enemy import Stage, at_rate
 from latentbus.attack.fleet import (
+    CAMERAS,
     MALLORY,
     OPERATOR,
     POOL,
@@ -21,11 +23,19 @@ from schemas import topics, wire
 from schemas.messages import Question
 from schemas.types import AnswerType
 
+TEXTS_PER_S: Final = 1_000.0
+"""As fast as an edge surely reads: what is aimed at are the texts, not the broker's queue."""
+_HELD_S: Final = 0.7
+
 
 async def deletion(stage: Stage) -> None:
     """Set a standing question, let frames be asked about it, delete it while they are under way; again and again."""
     question = Question(
-        site="north", question_id="extra", text="Is there a bus?", answer_type=AnswerType.YES_NO, cameras=("gate",)
+        site="north",
+        question_id="extra",
+        text="Is there a bus?",
+        answer_type=AnswerType.YES_NO,
+        cameras=CAMERAS["north"],
     )
     topic = topics.question_topic("north", "extra")
     async with stage.enemy(OPERATOR) as olga, stage.enemy(TRUDY) as trudy:
@@ -33,7 +43,8 @@ async def deletion(stage: Stage) -> None:
             await olga.publish(topic, wire.encode(question), retain=True)
             # An ask makes the camera take a frame now, with the new question on it.
             await trudy.publish(topics.ask_topic("gate", TRUDY), forged.ask(f"d{number}"))
-            await asyncio.sleep(0.2)
+            # About as long as a frame of one of the cameras is away.
+            await asyncio.sleep(_HELD_S)
             await olga.publish(topic, b"", retain=True)
 
 
@@ -41,11 +52,12 @@ async def text_flood(stage: Stage) -> None:
     """More small asks than a worker remembers texts."""
     topic = topics.ask_topic("gate", MALLORY)
     async with stage.enemy(MALLORY) as mallory:
-        await asyncio.gather(
-            *(
+        await at_rate(
+            TEXTS_PER_S,
+            stage.options.count(8_632, 4_500) / TEXTS_PER_S,
+            lambda number: asyncio.create_task(
                 mallory.publish(topic, forged.ask(f"t{number}", f"Is there a thing {number}?", 1_000))
-                for number in range(stage.options.count(8_632, 4_500))
-            )
+            ),
         )
 
 

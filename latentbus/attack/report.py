@@ -13,7 +13,7 @@ from latentbus.attack.books import Verdict
 from latentbus.output_files import write_json
 
 MIB: Final = 1024 * 1024
-MEMORY_BOUND_BYTES: Final[dict[str, int]] = {"broker": 160 * MIB, "edge": 96 * MIB, "worker": 128 * MIB}
+MEMORY_BOUND_BYTES: Final[dict[str, int]] = {"broker": 192 * MIB, "edge": 96 * MIB, "worker": 128 * MIB}
 """How much a process may have grown after an attack. Caches fill, allocators keep what they had, and the broker may
 keep for one slow client what its limits allow (:mod:`broker_config.limits`)."""
 

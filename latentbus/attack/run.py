@@ -183,6 +183,7 @@ async def _strike(
     await watcher.until(lambda: not asked & books.open_queries(), options.deadline_s + 2 * READ_LAG_S)
     if not await watcher.until(lambda: books.waits_since_s(time.monotonic()) < RECOVERED_S, RECOVERY_TIMEOUT_S):
         problems.append(f"bystanders still wait {RECOVERY_TIMEOUT_S:.0f} s later")
+    problems += [f"a bug was contained by {bug}" for bug in fleet.new_bugs()]
     ended = await fleet.revive()
     if ended:
         problems += [f"{one.name} ended with status {one.status}" for one in ended]

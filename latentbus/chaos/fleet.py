@@ -14,12 +14,14 @@ from typing import Final, Self
 
 from latentbus.chaos.options import ChaosOptions
 from latentbus.chaos.plan import Role
+from latentbus.chaos.reader import CLIENT
 from latentbus.chaos.tcp_proxy import FaultProxy
 from latentbus.demo.children import Child, running_child
 from pipeline.codec.spec import STOP_FILE, load_codec_spec
 from pipeline.settings import (
     BrokerSettings,
     CameraSettings,
+    ClientBudgetSettings,
     EdgeSettings,
     LatentbusSettings,
     LogSettings,
@@ -269,6 +271,8 @@ class Fleet:
                 for number, camera in enumerate(sorted(self.cameras(site)))
             },
             questions=questions,
+            # The run's client asks for many, and asks everything again after each reconnect.
+            client_budgets={CLIENT: ClientBudgetSettings(asks_per_s=100, burst_asks=2_000, open_asks=256, kbps=1_000)},
             state_dir=self._run_dir / f"{site}-state",
             frame_log=self._frame_log(site, start),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -85,6 +85,11 @@ def prepare_cameras(options: DemoOptions, progress: Callable[[str], None]) -> li
     if options.questions:
         raise ConfigError("--question", "the rendered cameras have questions of their own; name a --video to ask it")
     return [_rendered(number, options, progress) for number in range(options.cameras)]
+
+
+def question_texts(cameras: Iterable[DemoCamera]) -> dict[str, str]:
+    """Texts of all cameras' questions by id."""
+    return {question_id: question.text for camera in cameras for question_id, question in camera.questions.items()}
 
 
 def edge_settings(cameras: list[DemoCamera], options: DemoOptions, run_dir: Path) -> EdgeSettings:

@@ -22,6 +22,7 @@ class DemoOptions:
         videos: own video files, one camera each.
         questions: what to ask of own videos.
         json_file: where every figure is written.
+        picture_file: where the live table is drawn at the end, as SVG; None for nowhere.
         work_dir: clips, generated settings and logs.
         compare: compute the other rows of the summary from the same frames afterwards.
         record: log of everything on the broker, None for none.
@@ -38,6 +39,7 @@ class DemoOptions:
     videos: tuple[Path, ...] = ()
     questions: tuple[str, ...] = ()
     json_file: Path | None = None
+    picture_file: Path | None = None
     work_dir: Path = Path(".demo")
     compare: bool = True
     record: Path | None = None

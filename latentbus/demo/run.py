@@ -15,14 +15,15 @@ from rich.live import Live
 
 from broker_config.launcher import LocalBroker
 from latentbus.demo.children import Child, running_child, running_command, write_settings
-from latentbus.demo.fleet import DemoCamera, broker_settings, edge_settings, prepare_cameras
+from latentbus.demo.fleet import DemoCamera, broker_settings, edge_settings, prepare_cameras, question_texts
 from latentbus.demo.headline import Headline
 from latentbus.demo.judge import accuracy_of_run, compare
 from latentbus.demo.ledger import Ledger
 from latentbus.demo.observer import FrameLogTail, Observer
 from latentbus.demo.options import DemoOptions
+from latentbus.demo.picture import write_picture
 from latentbus.demo.summary import Rows, Summary
-from latentbus.demo.view import Heading, live_table, progress_line
+from latentbus.demo.view import Heading, final_table, live_table, progress_line
 from latentbus.output_files import fresh_run_dir
 from latentbus.safe_console import SafeConsole
 from pipeline.codec.bundled import bundled_codec_dir
@@ -60,14 +61,14 @@ async def run_demo(options: DemoOptions, stop: Stop) -> int:
     # Absolute: paths in a settings file are relative to the file.
     run_dir = fresh_run_dir(options.work_dir)
     ledger = Ledger()
-    duration_s = await _run_fleet(cameras, options, run_dir, ledger, stop, console)
+    last = await _run_fleet(cameras, options, run_dir, ledger, stop, console)
     accuracy, scored = accuracy_of_run(cameras, ledger)
     summary = Summary(
         figures=ledger.figures(),
         accuracy=accuracy,
         scored=scored,
         comparison=Rows(),
-        duration_s=duration_s,
+        duration_s=last.elapsed_s,
         uplink_kbps=options.uplink_kbps,
     )
     try:
@@ -83,6 +84,8 @@ async def run_demo(options: DemoOptions, stop: Stop) -> int:
         summary.print(console)
         if options.json_file is not None:
             summary.write_json(options.json_file)
+        if options.picture_file is not None:
+            write_picture(options.picture_file, final_table(cameras, ledger, last), "latentbus demo")
     return summary.exit_status
 
 
@@ -93,8 +96,8 @@ async def _run_fleet(
     ledger: Ledger,
     stop: Stop,
     console: Console,
-) -> float:
-    """Run broker, workers and edge until all is drained; returns the time that frames were taken."""
+) -> Heading:
+    """Run broker, workers and edge until all is drained; returns what stood above the table when no more was asked."""
     async with AsyncExitStack() as stack:
         local = await stack.enter_async_context(LocalBroker())
         broker = broker_settings(local.host, local.port)
@@ -127,7 +130,7 @@ async def _run_fleet(
         await _until_online(observer, [edge], "edge", names={"edge/demo"})
         tail = FrameLogTail(run_dir / "frames.jsonl", ledger)
         heading = _Heading(f"{local.host}:{local.port}", options, observer, {worker.name for worker in workers})
-        duration_s = await _show_until_end(cameras, options, ledger, tail, heading, edge, stop, console)
+        last = await _show_until_end(cameras, options, ledger, tail, heading, edge, stop, console)
         console.print("[dim]draining[/]")
         await edge.drain()
         tail.poll()
@@ -135,7 +138,7 @@ async def _run_fleet(
         await asyncio.gather(*(worker.drain() for worker in workers))
         if recorder is not None and await recorder.drain():
             raise recorder.error()
-    return duration_s
+    return last
 
 
 class _Heading:
@@ -166,12 +169,11 @@ async def _show_until_end(
     edge: Child,
     stop: Stop,
     console: Console,
-) -> float:
+) -> Heading:
     stopped = asyncio.create_task(stop.wait(), name="stop")
     edge_ended = asyncio.create_task(edge.process.wait(), name="edge ended")
     next_line_s = _LINE_PERIOD_S
-    texts = {question_id: question.text for camera in cameras for question_id, question in camera.questions.items()}
-    headline = Headline(ledger, texts)
+    headline = Headline(ledger, question_texts(cameras))
     live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
     try:
         if live is not None:
@@ -196,7 +198,7 @@ async def _show_until_end(
             if edge_ended.done():
                 raise edge.error()
             if stopped.done() or left_s <= 0:
-                return heading.elapsed_s
+                return heading.now()
     finally:
         if live is not None:
             live.stop()

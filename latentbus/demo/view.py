@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from latentbus.demo.fleet import DemoCamera
+from latentbus.demo.fleet import DemoCamera, question_texts
+from latentbus.demo.headline import Headline
 from latentbus.demo.ledger import Ledger, QueryRow
 from latentbus.demo.scoring import same_answer
 from schemas.types import Outcome
@@ -72,6 +73,19 @@ def live_table(cameras: Iterable[DemoCamera], ledger: Ledger, heading: Heading, 
             table.add_row(camera.name if number == 0 else "", question.text, *cells, *numbers)
     parts: list[RenderableType] = [Text(heading.text(ledger), style="bold"), table]
     return Group(*parts, Text(refinement, style="yellow")) if refinement else Group(*parts)
+
+
+def final_table(cameras: Sequence[DemoCamera], ledger: Ledger, last: Heading) -> RenderableType:
+    """The table when the run is over, with the last answer that was refined.
+
+    Args:
+        cameras: of the run.
+        ledger: its books.
+        last: heading when the last frame could be taken.
+    """
+    headline = Headline(ledger, question_texts(cameras))
+    headline.lines()
+    return live_table(cameras, ledger, last, headline.latest_refinement)
 
 
 def progress_line(ledger: Ledger, heading: Heading) -> str:

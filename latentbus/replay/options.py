@@ -9,15 +9,6 @@ from pathlib import Path
 from pipeline.recording.selection import Moment
 
 
-class ReplayMode(StrEnum):
-    """What a log becomes."""
-
-    VERBATIM = "verbatim"
-    """Every message is published as it was recorded."""
-    CAMERAS = "cameras"
-    """The log's frames are offered to live workers by virtual cameras, which answer their refine requests."""
-
-
 class Deadlines(StrEnum):
     """How much time the queries of virtual cameras get."""
 
@@ -36,7 +27,7 @@ class QuestionSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """Options of ``latentbus replay`` that both modes have.
+    """Options that ``latentbus replay`` and ``latentbus replay-cameras`` have.
 
     Attributes:
         logs: the files, merged by time.
@@ -50,7 +41,7 @@ class ReplayOptions:
         loop: begin again at the end.
         paused: begin paused.
         delay_s: time to wait before the first message.
-        retained: verbatim replaces what the broker retains; else messages that would do so are left out.
+        retained: a verbatim replay replaces what the broker retains; else messages that would do so are left out.
     """
 
     logs: tuple[Path, ...]

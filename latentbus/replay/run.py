@@ -1,4 +1,4 @@
-"""Composes a replay: log, player, keyboard, progress, and one of the two modes."""
+"""Composes a replay: log, player, keyboard, progress, and one of the two ways to play."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ async def replay_cameras(
             raise ConfigError(
                 str(options.logs[0]),
                 "its latents were redacted, so there is nothing that cameras could send: replay the log that it is a "
-                "copy of, or play this one with --mode verbatim",
+                "copy of, or play this one with latentbus replay",
             )
         recorded = await asyncio.to_thread(read_recorded, logs, part, cameras)
     plan_replay(recorded, part, options, cameras)  # what is wrong with it is said before anything is started

@@ -124,16 +124,6 @@ class FrequencyTables:
         frequencies[np.arange(len(frequencies)), share.argmax(axis=1)] += FREQUENCY_TOTAL - frequencies.sum(axis=1)
         return cls(frequencies.astype(np.uint16).reshape(latents, channels, entries))
 
-    def code_length_bits(self, symbols: NDArray[np.int32], start: int, stop: int) -> float:
-        """Ideal code length of latents ``start..stop``.
-
-        Args:
-            symbols: int [stop - start, d].
-            start: First latent.
-            stop: One past the last latent.
-        """
-        return float(self.symbol_bits(symbols[None], start, stop).sum())
-
     def symbol_bits(self, symbols: NDArray[np.int32], start: int, stop: int) -> NDArray[np.float64]:
         """Ideal code length of every symbol of a batch.
 

@@ -128,6 +128,7 @@ class DepartureQueue:
         self._of_camera: dict[str | None, dict[int, _Waiting]] = {}
         self._unserved_since_s: OrderedDict[str | None, float] = OrderedDict()  # the longest first
         self._same: set[Hashable] = set()
+        self._late_turn = 0
         self._need_until_s = float("-inf")
         self._urgent_was_last = False
         self._report_is_next = False
@@ -178,6 +179,7 @@ class DepartureQueue:
         if self._reports and (self._report_is_next or not self._bidders):
             return self._pop_report()
         self._withdraw_ended(now_s)
+        self._look_again(now_s)
         while (waiting := self._choose(now_s)) is not None:
             if (number := self._earlier_urgent(waiting)) is not None:
                 return self._pop_urgent(number, now_s)
@@ -272,12 +274,17 @@ class DepartureQueue:
         return False
 
     def _withdraw_unwanted(self, camera: str | None, now_s: float) -> None:
-        """Drop what a newer frame of this camera has superseded, so that it does not stand in the others' way."""
+        """Drop what a newer frame of this camera has superseded, so that it does not stand in the others' way.
+
+        Where it has superseded some queries of a frame, the others may have more time than those had.
+        """
         for waiting in list(self._of_camera.get(camera, {}).values()):
             assert waiting.departure.bid is not None  # noqa: S101
             if waiting.departure.bid(now_s) is None:
                 self._remove(waiting)
                 self._wanted(waiting, now_s)
+            elif waiting.number not in self._timely:
+                self._rank(waiting, now_s)  # without the queries that are over it may be in time again
 
     def _withdraw_ended(self, now_s: float) -> None:
         while self._late and self._late[0][0] <= now_s:
@@ -335,6 +342,12 @@ class DepartureQueue:
         if longest is not None:
             self._turns_since_long_wait = 0
         return longest
+
+    def _look_again(self, now_s: float) -> None:
+        """One of those that were late, in turn: what made it late may be over."""
+        if self._late:
+            self._late_turn = (self._late_turn + 1) % len(self._late)
+            self._rank(self._bidders[self._late[self._late_turn][1]], now_s)
 
     def _most_gain(self, now_s: float) -> _Waiting | None:
         candidates: list[_Waiting] = []

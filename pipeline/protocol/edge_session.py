@@ -6,8 +6,8 @@ One session serves all cameras of a site. Life of a frame (the code obeys the ta
               offer
                 v      left uplink           claim
              QUEUED ---------------> OPENED --------> OWNED --+ renewal: refine -> chunk
-                ^                      | silence        |  ^--+
-                |                      | no worker      | silence, owner lost, busy
+                ^                      |                |  ^--+
+                |                      | silence        | silence, owner lost, busy
                 |                      v                v
                 +------------------ BACKOFF <-----------+
                    back-off over
@@ -25,7 +25,6 @@ OPENED      claim                  OWNED       first word for (frame, attempt): 
 OWNED       renewal                OWNED       lease starts again; refine sends a chunk, need text sends texts
 OWNED       claim of another       OWNED       *gone* to the other one
 OWNED       busy                   BACKOFF     retry after the time that the worker names
-OPENED      no worker (reason 16)  BACKOFF     a hint that shortens the wait; its absence proves nothing
 OPENED      silence                BACKOFF     base lease over
 OWNED       silence, owner lost    BACKOFF     lease over, or the owner's last will
 BACKOFF     claim                  OWNED       slow, not dead

@@ -167,10 +167,6 @@ class WorkerSession:
         """Frames that wait for the model."""
         return len(self._frames.in_stage(WorkerStage.PARKED))
 
-    def most_held(self) -> int:
-        """Largest number of frames held at a time so far."""
-        return self._frames.most
-
     def key_frame_bytes(self) -> int:
         """Payload of the key frames that are kept."""
         return self._keys.held_bytes

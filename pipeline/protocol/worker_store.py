@@ -22,12 +22,10 @@ class FrameStore:
 
     Attributes:
         held_bytes: latent payload in memory.
-        most: largest number of frames held so far.
     """
 
     def __init__(self, due_of: Callable[[WorkerFrame], float]) -> None:
         self.held_bytes = 0
-        self.most = 0
         self._frames: dict[Key, WorkerFrame] = {}
         self._by_camera: Counter[str] = Counter()
         self._by_text: dict[bytes, dict[Key, WorkerFrame]] = {}
@@ -107,7 +105,6 @@ class FrameStore:
         self._frames[frame.camera, frame.frame] = frame
         self._by_camera[frame.camera] += 1
         self.held_bytes += frame.held_bytes
-        self.most = max(self.most, len(self._frames))
         self.touch(frame)
 
     def forget(self, frame: WorkerFrame, event: WorkerEvent) -> None:

@@ -27,10 +27,6 @@ EDGE_PX: Final = 32
 """Photographs are kept at this size; larger ones are cut to a square and reduced."""
 _SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp")
 _VALIDATION_SHARE: Final = 0.1
-_PACK_INDEX: Final = "photographs.json"
-_SHEET_EDGE: Final = 64
-"""Photographs along an edge of a sheet of a pack."""
-_PACK_QUALITY: Final = 90
 _LAYOUT: Final = "expected CLASS/NAME.jpg (or png, webp) in a folder or a zip"
 _NO_PHOTOGRAPH: Final = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Warning)
 """What Pillow raises at files that are damaged or something else; a picture of too many pixels comes as a warning."""
@@ -56,7 +52,7 @@ class PhotoLibrary:
 
     @classmethod
     def open(cls, path: Path) -> PhotoLibrary:
-        """Read a class folder, a zip of one, or a pack that `save_pack` wrote.
+        """Read a class folder, or a zip of one.
 
         Args:
             path: Folder or file.
@@ -70,11 +66,8 @@ class PhotoLibrary:
             return _from_files(path, ((f"{p.parent.name}/{p.name}", p.read_bytes()) for p in files))
         try:
             with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-                if _PACK_INDEX in names:
-                    return _from_pack(path, archive)
                 # In the order of a folder, so that the same photographs are the same library.
-                ordered = sorted(names, key=PurePosixPath)
+                ordered = sorted(archive.namelist(), key=PurePosixPath)
                 inside = [name for name in ordered if PurePosixPath(name).suffix.lower() in _SUFFIXES and "/" in name]
                 return _from_files(path, _members(path, archive, inside))
         except OSError as error:
@@ -104,30 +97,6 @@ class PhotoLibrary:
     def part(self, split: Split) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Photographs uint8 [n, 32, 32, 3] and labels int64 [n] of one split."""
         return self._parts[split]
-
-    def save_pack(self, path: Path) -> None:
-        """Write all photographs as a few large images: a fifth of the size of single small files.
-
-        Args:
-            path: File to write; `open` reads it.
-        """
-        per_sheet = _SHEET_EDGE**2
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-            index = {
-                "classes": self.classes,
-                "labels": self.labels.tolist(),
-                "validation": np.flatnonzero(self.validation).tolist(),
-            }
-            archive.writestr(_PACK_INDEX, json.dumps(index), zipfile.ZIP_DEFLATED)
-            for number, start in enumerate(range(0, len(self.photos), per_sheet)):
-                part = self.photos[start : start + per_sheet]
-                sheet = np.zeros((per_sheet, EDGE_PX, EDGE_PX, 3), dtype=np.uint8)
-                sheet[: len(part)] = part
-                grid = sheet.reshape(_SHEET_EDGE, _SHEET_EDGE, EDGE_PX, EDGE_PX, 3).swapaxes(1, 2)
-                buffer = io.BytesIO()
-                image = Image.fromarray(grid.reshape(_SHEET_EDGE * EDGE_PX, _SHEET_EDGE * EDGE_PX, 3))
-                image.save(buffer, "WEBP", quality=_PACK_QUALITY)
-                archive.writestr(f"{number:04d}.webp", buffer.getvalue())
 
 
 def _square(content: bytes) -> NDArray[np.uint8]:
@@ -176,22 +145,3 @@ def _from_files(path: Path, files: Iterable[tuple[str, bytes]]) -> PhotoLibrary:
         np.array([numbers[label] for label in labels], dtype=np.int64),
         np.array(held_out, dtype=np.bool_),
     )
-
-
-def _from_pack(path: Path, archive: zipfile.ZipFile) -> PhotoLibrary:
-    try:
-        index = json.loads(archive.read(_PACK_INDEX))
-        classes, labels = tuple(map(str, index["classes"])), np.array(index["labels"], dtype=np.int64)
-        sheets = []
-        for number in range(-(-len(labels) // _SHEET_EDGE**2)):
-            pixels = np.asarray(Image.open(io.BytesIO(archive.read(f"{number:04d}.webp"))).convert("RGB"))
-            grid = pixels.reshape(_SHEET_EDGE, EDGE_PX, _SHEET_EDGE, EDGE_PX, 3).swapaxes(1, 2)
-            sheets.append(grid.reshape(-1, EDGE_PX, EDGE_PX, 3))
-        validation = np.zeros(len(labels), dtype=np.bool_)
-        validation[index["validation"]] = True
-        photos = np.concatenate(sheets)[: len(labels)]
-    except (KeyError, TypeError, IndexError, *_NO_PHOTOGRAPH, *_DAMAGED_MEMBER) as error:
-        raise ArtifactError(str(path), f"a damaged pack of photographs ({str(error)[:100]})") from error
-    if labels.min() < 0 or labels.max() >= len(classes) or validation.all() or not validation.any():
-        raise ArtifactError(str(path), "a damaged pack of photographs (labels without a class, or nothing held out)")
-    return PhotoLibrary(classes, photos, labels, validation)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.scenes.catalogue import COLORS, KINDS, MAX_COUNT
 from pipeline.scenes.photo_library import EDGE_PX, PhotoLibrary, Split
+from pipeline.scenes.questions import Framed
 from pipeline.scenes.renderer import render
 from pipeline.scenes.scene import Scene, SceneObject, sample_scene
 
@@ -27,7 +28,7 @@ _FILTERS: Final = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Re
 
 
 @dataclass(frozen=True, slots=True)
-class PhotoObject:
+class PhotoObject(Framed):
     """One photograph in a frame. Coordinates are shares of the frame, origin at the top left.
 
     Attributes:
@@ -51,11 +52,6 @@ class PhotoObject:
         """Bounding box (left, top, right, bottom) as shares of the frame."""
         half = self.size / 2
         return self.x - half, self.y - half, self.x + half, self.y + half
-
-    @property
-    def is_picture(self) -> bool:
-        """A picture within the picture."""
-        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -291,13 +291,10 @@ def sample_question(
     return _build(kind, item.kind, target_color, phrasing=phrasing, held_out=held_out)
 
 
-@runtime_checkable
-class Framed(Protocol):
-    """A picture within the picture: its colour is that of its frame."""
+class Framed:
+    """Base of objects that are pictures within the picture: their colour is that of their frame."""
 
-    @property
-    def is_picture(self) -> bool:
-        """Always true."""
+    __slots__ = ()
 
 
 def _can_move(item: SeenObject) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typer.testing import CliRunner
 from broker_config import access, dynamic_security
 from broker_config.access import Access, Right
 from broker_config.devices import Device, DeviceKind
-from latentbus.attack.fleet import rss_bytes
 from latentbus.attack.report import MIB
 from latentbus.attack.run import ATTACKS
 from latentbus.cli import app
@@ -38,7 +36,7 @@ def attack(work_dir: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
 def test_no_attack_gets_through(tmp_path: Path) -> None:
     status, report, said = attack(tmp_path)
     problems = {result["name"]: result["problems"] for result in report["results"] if result["problems"]}
-    assert problems == {}
+    assert problems == {}, said
     assert status == 0
     assert [result["name"] for result in report["results"]] == [entry.name for entry in ATTACKS]
     assert "GOT THROUGH" not in said
@@ -84,8 +82,3 @@ def test_it_takes_no_host() -> None:
     shown = runner.invoke(app, ["attack", "--help"], env={"COLUMNS": "200"}).output
     assert "--host" not in shown
     assert "--port" not in shown
-
-
-def test_a_process_that_is_gone_has_no_memory() -> None:
-    assert rss_bytes(os.getpid()) > 10 * MIB
-    assert rss_bytes(2**22 + 1) == 0

@@ -16,15 +16,17 @@ import broker_config
 from broker_config.devices import Device, DeviceKind
 from broker_config.dynamic_security import find_plugin
 from broker_config.fleet_folder import FleetFolder
-from broker_config.launcher import find_mosquitto
+from broker_config.launcher import LocalBroker, find_mosquitto
 from broker_config.limits import LIMITS, MAX_PACKET_BYTES
 from broker_config.secured import secured_listener
+from latentbus.attack.fleet import rss_bytes
+from pipeline.bus.base import Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.settings import BrokerSettings, load_settings
 from schemas.errors import NotAuthorizedError
 from schemas.limits import MAX_BINARY_BYTES, MAX_JSON_BYTES
 from schemas.topics import control_topic, open_topic, share_filter, status_topic
-from tests.bus.support import FAST, connected, connection_problem, take
+from tests.bus.support import FAST, WAIT_S, connected, connection_problem, take
 
 pytestmark = pytest.mark.broker
 FOLDER = Path(broker_config.__file__).parent
@@ -147,3 +149,20 @@ def test_every_limit_is_above_what_the_wire_schema_needs() -> None:
 def test_what_waits_for_one_client_is_bounded_whatever_stands_in_its_properties() -> None:
     waiting = int(LIMITS["max_queued_messages"]) + int(LIMITS["max_inflight_messages"])
     assert waiting * MAX_PACKET_BYTES < 140_000_000
+
+
+async def test_properties_that_wait_are_bounded_by_the_number_of_messages_alone() -> None:
+    waiting, ballast = 300, [("x", "y" * (MAX_PACKET_BYTES - 1_000))]
+    async with LocalBroker(options={"max_queued_messages": str(waiting), "max_queued_bytes": "10000"}) as broker:
+        settings = BrokerSettings(port=broker.port)
+        silent = MqttBus(settings, client_id="silent", subscriptions=[Subscription("t", qos=1)], receive_maximum=1)
+        async with silent, MqttBus(settings, client_id="sender") as sender:
+            await silent.wait_connected(WAIT_S)
+            await sender.wait_connected(WAIT_S)
+            before = rss_bytes(broker.pid)
+            for _ in range(3 * waiting):
+                await sender.publish("t", b"", qos=1, user_properties=ballast)
+            grown = rss_bytes(broker.pid) - before
+        broker.kill()
+    # Far over the bound in bytes, which counts payloads; and not much over the one in messages.
+    assert 0.5 * waiting * MAX_PACKET_BYTES < grown < 1.5 * (waiting + 256) * MAX_PACKET_BYTES

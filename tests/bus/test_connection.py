@@ -114,6 +114,22 @@ async def test_the_will_is_published_when_a_client_vanishes_and_only_then(broker
             assert [m.payload for m in await take(watcher, 2)] == [b"online", will.payload]
 
 
+async def test_a_will_can_expire(broker: LocalBroker) -> None:
+    settings = BrokerSettings(port=broker.port)
+    watching = [Subscription("w", qos=1)]
+    async with (
+        MqttBus(settings, client_id="watcher", subscriptions=watching, all_properties=True) as watcher,
+        Relay(broker) as relay,
+    ):
+        await watcher.wait_connected(WAIT_S)
+        async with connected(relay.settings, "w-1", will=Will("w", b"offline", expiry_s=600)):
+            relay.cut()
+            (message,) = await take(watcher, 1)
+    assert message.properties is not None
+    assert message.properties.expiry_s is not None
+    assert 590 < message.properties.expiry_s <= 600
+
+
 async def test_an_old_will_can_arrive_after_the_next_birth(broker: LocalBroker) -> None:
     """The reason for the boot id in a status: by arrival alone the dead process would win."""
     settings = BrokerSettings(port=broker.port)

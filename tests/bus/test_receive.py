@@ -13,6 +13,7 @@ from broker_config.launcher import LocalBroker, find_mosquitto, mosquitto_versio
 from pipeline.bus.base import ConnectionChange, Inbound, QueueLimits, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.bus.mqtt_link import MqttLink
+from pipeline.bus.wire_cost import PUBACK_BYTES
 from pipeline.settings import BrokerSettings
 from schemas.errors import StateError
 from tests.bus.support import PUBACK, PUBLISH, WAIT_S, Relay, connected, drain_until, take, take_change
@@ -33,6 +34,35 @@ async def test_a_message_arrives_with_all_that_was_sent(broker_settings: BrokerS
     assert (second.response_topic, second.correlation_data, second.packet_id) == (None, None, 0)
     assert 0 < first.received_s <= second.received_s
     assert {type(first.payload), type(second.payload)} == {bytes}
+
+
+async def test_acknowledgements_that_waited_for_one_another_leave_in_one_write(
+    broker: LocalBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        Relay(broker) as relay,
+        connected(relay.settings, "a", "t/#") as bus,
+        connected(BrokerSettings(port=broker.port), "b") as publisher,
+    ):
+        for number in range(20):
+            await publisher.publish(f"t/{number}", b"", qos=1)
+        received = await take(bus, 20)
+        link = bus._link
+        assert link is not None
+        writes: list[bytes | bytearray] = []
+        send = link._client._sock_send
+
+        def counted(data: bytes | bytearray) -> int:
+            writes.append(data)
+            return send(data)
+
+        monkeypatch.setattr(link._client, "_sock_send", counted)
+        for message in reversed(received):
+            assert bus.acknowledge(message)
+        await relay.until(lambda: len(relay.seen("up", PUBACK)) == 20)
+        assert [packet.packet_id for packet in relay.seen("up", PUBACK)] == [entry.packet_id for entry in received]
+        assert [len(data) for data in writes] == [20 * PUBACK_BYTES]
+        assert bus.statistics().acknowledged_messages == 20
 
 
 PACKETS = [

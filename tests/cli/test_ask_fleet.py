@@ -12,13 +12,13 @@ import pytest
 
 from latentbus.ask import Asking, QuestionClient, ask_and_print
 from latentbus.fleet_view import FleetView
-from pipeline.bus.base import Subscription
+from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import ConfigError, NotAuthorizedError
-from schemas.messages import QueryOutcome, Status
+from schemas.messages import QueryOutcome, Receipt, Status
 from schemas.types import AnswerType, FrameId, Outcome
 
 EDGE = Status(kind="edge", id="north", boot=1, online=True, pool="p", fingerprint="00000001", cameras=("gate", "dock"))
@@ -115,7 +115,8 @@ async def test_without_a_worker_the_pool_is_named_beside_the_outcome(
         assert await ask_and_print(broker_settings, asking(), Stop(), as_json=True) == 1
         await edge
     shown = capsys.readouterr()
-    assert json.loads(shown.out)["outcome"] == "expired"
+    (line,) = [line for line in shown.out.splitlines() if line.startswith("{")]
+    assert json.loads(line)["outcome"] == "expired"
     assert "latentbus: no worker of pool p, which edge north asks, is online" in shown.err
 
 
@@ -131,6 +132,24 @@ async def test_a_client_that_may_not_read_the_workers_is_told_so(
         assert await ask_and_print(broker_settings, asking(), Stop(), as_json=True) == 1
         await edge
     assert "may not read the status of workers" in capsys.readouterr().err
+
+
+async def test_a_question_that_the_edge_cannot_read_ends_with_its_reason(broker_settings: BrokerSettings) -> None:
+    async def refuse(bus: MqttBus) -> None:
+        while True:
+            for event in await bus.receive_batch():
+                if isinstance(event, Inbound) and event.response_topic:
+                    receipt = Receipt(site="north", about="q-1", accepted=False, reason="options: unknown key")
+                    await bus.publish(event.response_topic, wire.encode(receipt), qos=1)
+                    return
+
+    gone = topics.status_topic("worker", "w-7")
+    async with retained(broker_settings, EDGE, WORKER) as bus:
+        edge = asyncio.create_task(refuse(bus))
+        await bus.publish(gone, b"", qos=1, retain=True)
+        with pytest.raises(ConfigError, match="edge north does not take it: options: unknown key"):
+            await ask_and_print(broker_settings, asking(), Stop(), as_json=True)
+        await edge
 
 
 async def test_no_check_asks_all_the_same(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,16 +19,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from latentbus.demo import image_search
-from latentbus.demo.fleet import edge_settings, guess_answer_type, prepare_cameras
+from latentbus.demo.fleet import DemoCamera, edge_settings, guess_answer_type, prepare_cameras
 from latentbus.demo.headline import FIRST_ANSWERS, Headline
 from latentbus.demo.image_search import STRIDE, ImageSearch, Score
 from latentbus.demo.judge import accuracy_of_run
 from latentbus.demo.ledger import Ledger
 from latentbus.demo.observer import FrameLogTail
 from latentbus.demo.options import DemoOptions
+from latentbus.demo.picture import write_picture
 from latentbus.demo.scoring import same_answer
 from latentbus.demo.summary import Rows, Summary
-from latentbus.demo.view import Heading, live_table, progress_line
+from latentbus.demo.view import Heading, final_table, live_table, progress_line
 from schemas.errors import ConfigError
 from schemas.identity import standing_query_id
 from schemas.messages import Answer, QueryOutcome
@@ -257,15 +260,24 @@ def test_rendered_clips_are_written_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()} != written
 
 
-def test_table_and_line_show_the_latest_query(clip: Path) -> None:
+def one_query(clip: Path) -> tuple[DemoCamera, Ledger]:
+    """A camera, and one query of it that was answered after a refinement."""
     (camera,) = prepare_cameras(DemoOptions(videos=(clip,)), print)
     question_id = next(iter(camera.questions))
     ledger = Ledger()
     query_id = standing_query_id(camera.name, FRAME, question_id)
     ledger.frame_opened(camera.name, str(FRAME), index=0, captured_s=10, question_ids={query_id: question_id})
     ledger.sent(camera.name, str(FRAME), wire_bytes=321, payload_bytes=99)
-    reply = answer(question_id, "purple", Outcome.ANSWERED, latents=17)
-    ledger.received(reply.model_copy(update={"query_id": query_id, "camera": camera.name}), 10.25)
+    for reply in (
+        answer(question_id, "red", None),
+        answer(question_id, "purple", Outcome.ANSWERED, latents=17, looks=2),
+    ):
+        ledger.received(reply.model_copy(update={"query_id": query_id, "camera": camera.name}), 10.25)
+    return camera, ledger
+
+
+def test_table_and_line_show_the_latest_query(clip: Path) -> None:
+    camera, ledger = one_query(clip)
     heading = Heading("127.0.0.1:1", 2.0, 64, "2 of 2")
     console = Console(width=160, file=io.StringIO(), record=True)
     console.print(live_table([camera], ledger, heading))
@@ -273,6 +285,17 @@ def test_table_and_line_show_the_latest_query(clip: Path) -> None:
     for part in ("purple", "17", "321", "250", "1 questions, 1 decided", "workers 2 of 2"):
         assert part in shown
     assert progress_line(ledger, heading).endswith("answered 1")
+
+
+def test_the_picture_of_a_run_is_one_svg_that_loads_nothing(clip: Path, tmp_path: Path) -> None:
+    camera, ledger = one_query(clip)
+    path = tmp_path / "demo.svg"
+    write_picture(path, final_table([camera], ledger, Heading("127.0.0.1:1", 2.0, 64, "2 of 2")), "latentbus demo")
+    drawn = ElementTree.parse(path)
+    shown = "".join(drawn.getroot().itertext()).replace("\N{NO-BREAK SPACE}", " ")
+    for part in ("latentbus demo", "purple", "321", "workers 2 of 2", "red (3 latents) -> purple"):
+        assert part in shown
+    assert re.findall(r"(?:href|src)\s*=|url\((?!#)|@import|https?://(?!www\.w3\.org)", path.read_text()) == []
 
 
 class TestImageSearch:

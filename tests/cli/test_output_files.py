@@ -28,9 +28,11 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 REPORTING = [
-    ["demo"], ["chaos"], ["simulate", "--events", "1"], ["replay", "IN.mcap"], ["compare", "A.mcap", "B.mcap"],
-    ["bench", "replay"], ["codec", "eval"], ["codec", "ablate"], ["codec", "temporal"], ["codec", "verify-stop"],
-    ["codec", "calibrate-stop", "--codec", "c"], ["codec", "export", "--codec", "c"], ["train", "codec", "OUT"],
+    ["demo"], ["chaos"], ["attack"], ["simulate", "--events", "1"], ["replay", "IN.mcap"],
+    ["replay-cameras", "IN.mcap"], ["what-if", "IN.mcap"],
+    ["compare", "A.mcap", "B.mcap"], ["bench", "replay"], ["codec", "eval"], ["codec", "ablate"],
+    ["codec", "temporal"], ["codec", "verify-stop"], ["codec", "calibrate-stop", "--codec", "c"],
+    ["codec", "export", "--codec", "c"], ["train", "codec", "OUT"],
     ["train", "decoder", "c", "OUT"], ["train", "reference-vlm", "OUT"], ["train", "evaluate-vlm"],
 ]  # fmt: skip
 
@@ -71,6 +73,8 @@ def test_other_pages_are_not_overwritten(
     assert "exists and would be overwritten" in capsys.readouterr().err
     assert run_main(monkeypatch, "compare", "a", "b", "--html", str(page)) == 2
     assert "is no HTML page and would be overwritten" in capsys.readouterr().err
+    assert run_main(monkeypatch, "demo", "--picture", str(page)) == 2
+    assert "is no SVG and would be overwritten" in capsys.readouterr().err
 
 
 def test_what_was_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

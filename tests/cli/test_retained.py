@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from broker_config.launcher import LocalBroker
 from latentbus.cli import app
+from latentbus.commands.retained import Janitor
 from latentbus.retained import Entry, Held, Kind, State, judge
-from latentbus.retained_command import Janitor
 from pipeline.bus.mqtt import MqttBus
 from pipeline.settings import BrokerSettings
 from schemas import topics, wire

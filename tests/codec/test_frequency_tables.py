@@ -47,7 +47,7 @@ def test_an_escape_costs_what_the_formula_says() -> None:
     tables = FrequencyTables.fit(np.zeros((100, 1, 1), np.int32), 3)
     escape = 16 - np.log2(float(tables.frequencies[0, 0, -1]))
     for symbol, length in ((4, 1), (-5, 2), (6, 2), (7, 3), (1003, 10)):
-        bits = tables.code_length_bits(np.array([[symbol]], np.int32), 0, 1)
+        bits = tables.symbol_bits(np.array([[[symbol]]], np.int32), 0, 1).sum()
         assert bits == pytest.approx(escape + 4 + (length - 1) + 1)
 
 
@@ -95,7 +95,7 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
 def test_shapes_that_do_not_fit_are_our_own_bug() -> None:
     tables = FrequencyTables.fit(np.zeros((2, 3, 4), np.int32), 1)
     with pytest.raises(StateError):
-        tables.code_length_bits(np.zeros((2, 4), np.int32), 0, 3)
+        tables.symbol_bits(np.zeros((1, 2, 4), np.int32), 0, 3)
     with pytest.raises(StateError):
         FrequencyTables.fit(np.zeros((0, 3, 4), np.int32), 1)
     with pytest.raises(StateError):

@@ -157,6 +157,23 @@ async def test_it_is_tried_again_and_again_while_the_process_runs(disk: SmallDis
     await asyncio.gather(keeping, return_exceptions=True)
 
 
+async def test_an_end_that_is_on_its_way_to_the_disk_when_the_disk_is_tried_again_is_stored_once(
+    disk: SmallDisk,
+) -> None:
+    for query_id in ("q1", "q2"):
+        await disk.site.receive("gate", ask(query_id), REPLY)
+    await asyncio.gather(
+        disk.site.desk.decided(answer("q1"), published=True),
+        disk.site.desk.decided(answer("q2"), published=True),
+        disk.site.desk.store_again(),
+    )
+    assert disk.site.desk._unstored == {}
+    assert disk.site.desk.counters["stored_late"] == 0
+    disk.site.replied.clear()
+    await disk.site.receive("gate", ask("q1"), OTHER)
+    assert disk.site.replied == [(OTHER, answer("q1"))]
+
+
 # ---- no journal at all ----------------------------------------------------------------------------------------------
 
 

@@ -54,10 +54,11 @@ def test_a_foreign_codec_is_named_once_with_its_fix(problems: PoolProblems, line
 
 def test_an_answer_says_that_the_pool_fits_again(problems: PoolProblems, lines: list[dict[str, object]]) -> None:
     problems.reject(reject())
-    problems.answer(answer().model_copy(update={"outcome": None}))
-    assert not problems.fits
-    problems.answer(answer())
-    assert problems.fits
+    fits = []
+    for message in (answer().model_copy(update={"outcome": None}), answer()):
+        problems.answer(message)
+        fits.append(problems.fits)
+    assert fits == [False, True]
     problems.reject(reject())
     assert [line["log_level"] for line in lines] == ["error", "info", "error"]
 

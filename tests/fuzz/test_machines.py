@@ -15,7 +15,6 @@ from pipeline.protocol.effects import GivenKey, LookAnswer, ReplyTo, SendKeyFram
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_session import WorkerSession
-from pipeline.simulation.bounds import edge_buffers, worker_buffers
 from schemas import topics, wire
 from schemas.errors import RemoteError
 from schemas.messages import (
@@ -39,6 +38,7 @@ from schemas.messages import (
 )
 from schemas.topics import MESSAGES
 from schemas.types import AnswerType, FrameId
+from simulation.bounds import edge_buffers, worker_buffers
 from tests.fuzz.budget import examples
 from tests.protocol.fake_latents import LADDER, FakeLatent
 from tests.protocol.harness import FINGERPRINT

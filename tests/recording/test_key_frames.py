@@ -27,12 +27,12 @@ from pipeline.recording.selection import TimeRange, TopicSelection
 from pipeline.recording.traces import FrameTrace
 from pipeline.recording.traffic import read_traffic
 from pipeline.recording.workload import read_workload, round_trip_s
-from pipeline.simulation.recorded_content import Bound, Gaps, LatentSizes
 from schemas import topics
 from schemas.errors import BitstreamError
 from schemas.messages import Handover, KeyFrame, Open
 from schemas.types import FrameId
 from schemas.wire import decode_publish
+from simulation.recorded_content import Bound, Gaps, LatentSizes
 from tests.edge.conftest import codec_dir
 from tests.recording.fleet_log import FleetLog
 from tests.recording.messages import write_log

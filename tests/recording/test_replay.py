@@ -381,9 +381,6 @@ def _read_until(terminal: int, text: bytes) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--record", "x.mcap"], "add --mode cameras"),
-        (["--local-workers", "1"], "add --mode cameras"),
-        (["--mode", "cameras", "--worker-config", "w.yaml"], "add --local-workers"),
         (["--start", "soon"], "neither seconds from the start"),
         (["--topic", "a/#/b"], "topic filter"),
         (["--remap-camera", "gate"], "OLD=NEW"),
@@ -392,9 +389,15 @@ def _read_until(terminal: int, text: bytes) -> None:
 )
 def test_wrong_options_are_explained(arguments: list[str], problem: str, tmp_path: Path) -> None:
     path = write_log(tmp_path / "house.mcap", foreign_messages()[:3])
-    result = CliRunner().invoke(app, ["replay", str(path), "--port", "1", *arguments])
-    assert isinstance(result.exception, ConfigError), result.output
-    assert problem in str(result.exception)
+    for command in ("replay", "replay-cameras"):
+        result = CliRunner().invoke(app, [command, str(path), "--port", "1", *arguments])
+        assert isinstance(result.exception, ConfigError), result.output
+        assert problem in str(result.exception)
+
+
+def test_settings_of_local_workers_need_local_workers(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["replay-cameras", str(tmp_path / "a.mcap"), "--worker-config", "w.yaml"])
+    assert "add --local-workers" in str(result.exception)
 
 
 def test_verbatim_and_report_of_the_command(broker_settings: BrokerSettings, tmp_path: Path) -> None:

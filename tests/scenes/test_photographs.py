@@ -1,9 +1,8 @@
-"""Photographs: a library from a folder, a zip or a pack, split by photograph, and frames that show what they say."""
+"""Photographs: a library from a folder or a zip, split by photograph, and frames that show what they say."""
 
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -66,16 +65,6 @@ def test_a_zip_has_the_order_of_a_folder(tmp_path: Path) -> None:
     assert opened.classes == ("cat", "cat-nap")
     assert len(opened.photos) == 2 * PER_CLASS
     assert zipped.sha256 == opened.sha256
-
-
-def test_a_pack_is_the_same_library_but_for_compression(library: PhotoLibrary, tmp_path: Path) -> None:
-    library.save_pack(tmp_path / "photos.pack")
-    opened = PhotoLibrary.open(tmp_path / "photos.pack")
-    assert opened.classes == library.classes
-    np.testing.assert_array_equal(opened.labels, library.labels)
-    np.testing.assert_array_equal(opened.validation, library.validation)
-    assert np.abs(opened.photos.astype(int) - library.photos).mean() < 20
-    assert opened.sha256 != library.sha256, "compression has changed it"
 
 
 def test_the_split_is_by_photograph_and_does_not_move(folder: Path, library: PhotoLibrary) -> None:
@@ -145,38 +134,16 @@ def test_a_damaged_member_of_a_zip_is_named(tmp_path: Path) -> None:
     refused(path, "cannot be unpacked", "cat/0.png")
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"labels": []}, {"labels": [0, 2]}, {"labels": [0, -1]}, {"labels": "ab"}, {"validation": []}, {"validation": [9]},
-     {"classes": None}],
-    ids=str,
-)  # fmt: skip
-def test_a_damaged_pack_is_refused(changes: dict[str, object], tmp_path: Path) -> None:
-    index = {"classes": ["a", "b"], "labels": [0, 1], "validation": [1]}
-    sheet = io.BytesIO()
-    Image.new("RGB", (64 * 32, 64 * 32)).save(sheet, "WEBP")
-
-    def pack(content: object) -> Path:
-        with zipfile.ZipFile(tmp_path / "photos.pack", "w") as archive:
-            archive.writestr("photographs.json", json.dumps(content))
-            archive.writestr("0000.webp", sheet.getvalue())
-        return tmp_path / "photos.pack"
-
-    assert PhotoLibrary.open(pack(index)).classes == ("a", "b")
-    refused(pack(index | changes), "damaged pack")
-
-
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    """A zip as it is stored, a zip with compression, and a pack."""
+    """A zip as it is stored, and one with compression."""
     path = tmp_path_factory.mktemp("archives")
     folder = write_photo_folder(path / "photos", classes=("cat", "frog"), per_class=30)
     for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         with zipfile.ZipFile(path / f"{compression}.zip", "w", compression) as archive:
             for file in folder.rglob("*.png"):
                 archive.write(file, file.relative_to(folder))
-    PhotoLibrary.open(folder).save_pack(path / "photos.pack")
-    return [(path / name).read_bytes() for name in ("0.zip", "8.zip", "photos.pack")]
+    return [(path / name).read_bytes() for name in ("0.zip", "8.zip")]
 
 
 @given(data=st.data())

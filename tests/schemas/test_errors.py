@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from typing import get_type_hints
 
 import pytest
@@ -35,6 +34,7 @@ from schemas.errors import (
     WireError,
     WireSizeError,
 )
+from tests.source_names import PACKAGES, ROOT
 
 CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass) if value.__module__ == errors.__name__]
 
@@ -109,11 +109,10 @@ SAMPLES: dict[object, object] = {
 
 def all_error_classes() -> Iterator[type[LatentbusError]]:
     """Every class of the tree, those outside of schemas too."""
-    root = Path(__file__).resolve().parents[2]
-    for package in ("schemas", "pipeline", "edge_nodes", "cloud_workers", "training", "latentbus", "broker_config"):
-        for file in sorted((root / package).rglob("*.py")):
+    for package in PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
             if re.search(r"^class \w+\(\w*Error\):", file.read_text(encoding="utf-8"), re.MULTILINE):
-                importlib.import_module(".".join(file.relative_to(root).with_suffix("").parts))
+                importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
     pending = [LatentbusError]
     while pending:
         error = pending.pop()

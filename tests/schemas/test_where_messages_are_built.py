@@ -44,7 +44,7 @@ PLACES: dict[str, str] = {
 }
 """By module. Arguments of commands become messages through ``latentbus.arguments.made_of``, whose error is typed."""
 
-BESIDE = ("pipeline.simulation.", "training.", "latentbus.attack.", "latentbus.bench.")
+BESIDE = ("simulation.", "training.", "latentbus.attack.", "latentbus.bench.")
 """The simulator, training, the attacker and benchmarks: a mistake there ends a command of the developer's."""
 
 

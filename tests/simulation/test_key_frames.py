@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,24 +12,24 @@ from pipeline.protocol.edge_frame import EdgeEvent, EdgeStage
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import AskedQuery, ChunkData, KeyData
 from pipeline.protocol.settings import EdgeProtocolSettings
-from pipeline.simulation.content import (
+from schemas.errors import BitstreamError
+from schemas.messages import Reject, RejectReason
+from schemas.types import FrameId
+from simulation.content import (
     FINGERPRINT,
     LATENTS,
     LatentGivenKey,
     SimulatedLatent,
-    check_prefix,
     damaged,
+    read_prefix,
 )
-from pipeline.simulation.encoder import SimulatedEncoder
-from pipeline.simulation.episode import Episode, EpisodeReport
-from pipeline.simulation.faults import Fault, FaultKind
-from pipeline.simulation.mutations import MUTATIONS, hunt
-from pipeline.simulation.plan import EpisodePlan, WorkerPlan, draw_plan
-from pipeline.simulation.questions import ad_hoc
-from pipeline.simulation.run import record_moves
-from schemas.errors import BitstreamError
-from schemas.messages import Reject, RejectReason
-from schemas.types import FrameId
+from simulation.encoder import SimulatedEncoder
+from simulation.episode import Episode, EpisodeReport
+from simulation.faults import Fault, FaultKind
+from simulation.mutations import MUTATIONS, hunt
+from simulation.plan import EpisodePlan, WorkerPlan, draw_plan
+from simulation.questions import ad_hoc
+from simulation.run import record_moves
 
 KEY, OTHER = (SimulatedLatent(mark).payload(0, LATENTS) for mark in (b"key-1", b"key-2"))
 
@@ -48,7 +49,7 @@ def _chunk(start: int, stop: int, *, made_for: bytes | None = None, key: bytes |
     ],
 )
 def test_latents_are_read_with_the_key_frame_that_they_were_made_for(chunks: list[ChunkData]) -> None:
-    check_prefix(chunks)
+    read_prefix(chunks)
 
 
 @pytest.mark.parametrize(
@@ -65,12 +66,12 @@ def test_latents_are_read_with_the_key_frame_that_they_were_made_for(chunks: lis
 )
 def test_latents_that_are_read_without_it_are_noticed(chunks: list[ChunkData]) -> None:
     with pytest.raises(ValueError, match="latents"):
-        check_prefix(chunks)
+        read_prefix(chunks)
 
 
 def test_a_damaged_key_frame_does_not_decode() -> None:
     with pytest.raises(BitstreamError, match="key frame 3"):
-        check_prefix([_chunk(0, 8, made_for=KEY, key=damaged(KEY))])
+        read_prefix([_chunk(0, 8, made_for=KEY, key=damaged(KEY))])
 
 
 def test_an_edge_names_its_latest_key_frame_until_a_worker_misses_it() -> None:
@@ -82,7 +83,7 @@ def test_an_edge_names_its_latest_key_frame_until_a_worker_misses_it() -> None:
         frames = []
         for _ in range(count):
             query = AskedQuery(ad_hoc("client", next(names)), 9.0)
-            frame = encoder.offer("gate", [query], 0.0)
+            frame, _ = encoder.offer("gate", [query], 0.0)
             frames.append((frame, session.key_of("gate", frame)))
         return frames
 
@@ -106,7 +107,8 @@ def _plan(*, faults: tuple[Fault, ...] = (), batch_s: float = 0.02) -> EpisodePl
     return replace(
         plan,
         keepalive_s=4.0,
-        known=("q0", "q1", "q2"),
+        late_wills_s=0.0,
+        batch_tokens=math.inf,
         sites=tuple(replace(site, key_every=4, uplink_kbps=1000.0) for site in plan.sites),
         workers=tuple(WorkerPlan(f"w{index}", batch_s, 0.002) for index in range(2)),
         worker=replace(plan.worker, capacity_frames=1024, key_frame_bytes=1 << 20),

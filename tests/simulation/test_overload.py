@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.simulation.fleet import FleetPlan
-from pipeline.simulation.overload import PHASES, OverloadPlan, OverloadSimulation, expected_looks
 from schemas.errors import ConfigError
+from simulation.fleet import FleetPlan
+from simulation.overload import PHASES, OverloadPlan, OverloadSimulation, expected_looks
 
 FLEET = FleetPlan(cameras=24, workers=1, cameras_per_site=8, questions=2, frame_ms=40.0, deadline_s=8.0, lost_share=0.0)
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
 from pipeline.protocol.edge_frame import EDGE_TRANSITIONS
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerStage
-from pipeline.simulation.broker import IN_FLIGHT, NO_SUBSCRIBERS, QUEUED, BrokerModel
-from pipeline.simulation.clock import VirtualClock
-from pipeline.simulation.episode import Episode
-from pipeline.simulation.links import LinkFaults
-from pipeline.simulation.mutations import MUTATIONS, Mutation, hunt
-from pipeline.simulation.plan import draw_plan
-from pipeline.simulation.questions import standing
-from pipeline.simulation.run import record_moves, simulate
-from pipeline.simulation.shrink import shrink
 from schemas.messages import Ask, KeyFrame, Message, Open, QueryRef, Status
 from schemas.types import FrameId
+from simulation import episode
+from simulation.broker import IN_FLIGHT, NO_SUBSCRIBERS, QUEUED, BrokerModel
+from simulation.clock import VirtualClock
+from simulation.episode import Episode
+from simulation.faults import Fault, FaultKind
+from simulation.injector import GONE_S
+from simulation.links import LinkFaults
+from simulation.mutation import Mutation
+from simulation.mutations import MUTATIONS, hunt
+from simulation.plan import AskPlan, draw_plan
+from simulation.questions import standing
+from simulation.run import record_moves, simulate
+from simulation.shrink import shrink
 
 OPEN = Open(
     frame=FrameId(1, 0),
@@ -86,16 +91,34 @@ def test_a_seed_replays_to_the_same_bytes() -> None:
     assert first != json.dumps(simulate(seed=4, events=4_000).to_json())
 
 
-def test_a_question_that_waited_while_its_edge_was_gone_has_time_for_its_deadline() -> None:
+def test_a_question_that_waited_while_its_edge_was_gone_has_time_for_its_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Found by ten million events: a fault of 45 s, then a deadline of 40 s, outlasted the watch over the episode."""
-    report = Episode(draw_plan(11_000_738)).run()
-    assert report.violations == []
+    plan = draw_plan(7_000_001)
+    site, worker = plan.sites[0], plan.workers[0]
+    ask = Ask(query_id="late", text="late?", deadline_ms=40_000)
+    plan = replace(
+        plan,
+        workers=(worker,),
+        edge=replace(plan.edge, attempts=255),
+        asks=(AskPlan(plan.duration_s - 0.5, site.cameras[0], "alice", ask),),
+        faults=(
+            Fault(0.1, FaultKind.WORKER_FREEZE, worker.name, 500.0, 0.0),
+            Fault(plan.duration_s - 1.0, FaultKind.EDGE_GONE, site.name, 5.0, 0.0),
+        ),
+    )
+    assert Episode(plan).run().violations == []
+    monkeypatch.setattr(episode, "_QUIET_S", GONE_S + 30.0)
+    assert Episode(plan).run().violations != []
 
 
-@pytest.mark.parametrize("episode", [11_001_922, 11_003_836])
-def test_a_worker_is_not_to_speak_for_an_edge_whose_will_it_has_not_read(episode: int) -> None:
+@pytest.mark.parametrize("number", [11_000_126, 11_000_155, 11_000_226])
+def test_a_worker_is_not_to_speak_for_an_edge_whose_will_it_has_not_read(number: int) -> None:
     """Found by ten million events: it let go of a frame while the will was on its way."""
-    assert Episode(draw_plan(episode)).run().violations == []
+    report = Episode(draw_plan(number)).run()
+    assert report.violations == []
+    assert report.counters["let_go_before_will"] > 0
 
 
 @pytest.mark.parametrize("seed", [7, 1, None])
@@ -104,15 +127,21 @@ def test_the_real_machines_break_no_invariant(seed: int | None) -> None:
     print(f"seed {seed}")
     report = simulate(seed=seed, events=20_000)
     assert report.to_json()["violated"] == [], f"replay with seed {seed}"
-    if seed == 7:  # a fresh seed may have too few episodes in which nothing breaks
-        assert report.healthy_asked > 0
-        assert report.healthy_answered > 0.8 * report.healthy_asked
     assert len(report.transitions_unvisited) < len(EDGE_TRANSITIONS)
 
 
-@pytest.mark.parametrize("episode", [7_000_056, 7_000_116])
-def test_a_frame_comes_back_with_more_latents_to_a_worker_that_still_looks_at_it(episode: int) -> None:
-    plan = draw_plan(episode)
+def test_where_nothing_breaks_and_nothing_is_short_most_queries_are_answered() -> None:
+    plans = [plan for number in range(400) if (plan := draw_plan(7_000_000 + number)).healthy]
+    reports = [Episode(plan).run() for plan in plans]
+    assert len(reports) >= 5
+    assert all(report.healthy and report.violations == [] for report in reports)
+    answered = sum(report.outcomes["answered"] for report in reports)
+    assert answered > 0.8 * sum(report.asked for report in reports)
+
+
+@pytest.mark.parametrize("number", [7_000_049, 7_000_293])
+def test_a_frame_comes_back_with_more_latents_to_a_worker_that_still_looks_at_it(number: int) -> None:
+    plan = draw_plan(number)
     with record_moves() as visited:
         report = Episode(plan).run()
     assert report.violations == []
@@ -121,9 +150,12 @@ def test_a_frame_comes_back_with_more_latents_to_a_worker_that_still_looks_at_it
     assert {worker.name for worker in plan.workers} == {"w0", "w1"}
 
 
-def test_an_outcome_that_died_with_its_edge_is_told_when_the_edge_is_back() -> None:
+@pytest.mark.parametrize("number", [11_000_036, 11_000_098])
+def test_an_outcome_that_died_with_its_edge_is_told_when_the_edge_is_back(number: int) -> None:
     """The process is killed between saying that an ad-hoc question expired and the broker's word on it."""
-    assert Episode(draw_plan(3_000_041)).run().violations == []
+    report = Episode(draw_plan(number)).run()
+    assert report.violations == []
+    assert report.counters["edge_told_again"] > 0
 
 
 @pytest.mark.parametrize("name", ["no lease", "no boot id", "no stop rule", "no hop limit", "no deadline at the edge"])
@@ -192,7 +224,7 @@ def test_a_killed_broker_may_have_lost_key_frames_but_no_status(forgets: bool) -
     clock, broker, _ = _broker(1)
     broker.publish("site", "lb/v2/key/main/gate", KEY, qos=1, retain=True)
     _settle(clock)
-    broker.kill(forgets_keys=forgets)
+    broker.kill(forgets=forgets)
     broker.restart()
     late = Sink()
     broker.connect_worker("w1", late, "main", *_worker_words("w1"))

@@ -7,12 +7,12 @@ import pytest
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import Departure, Lane
 from pipeline.protocol.effects import Look, LookQuery
-from pipeline.simulation.content import LADDER, LATENTS
-from pipeline.simulation.questions import standing
-from pipeline.simulation.uplink_contest import BASELINES, ORDERS, OURS, Workload, compare, ratio_with_interval
-from pipeline.simulation.uplink_orders import FirstComeFirstServed, RoundRobin
-from pipeline.simulation.uplink_workload import ContestPlan, ScoredModel
 from schemas.types import FrameId
+from simulation.content import LADDER, LATENTS
+from simulation.questions import standing
+from simulation.uplink_contest import BASELINES, ORDERS, OURS, Workload, compare, ratio_with_interval
+from simulation.uplink_orders import FirstComeFirstServed, RoundRobin
+from simulation.uplink_workload import ContestPlan, ScoredModel
 
 SMALL = ContestPlan(sites=2, cameras_per_site=8, duration_s=20.0, seed=5)
 

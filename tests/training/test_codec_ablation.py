@@ -126,13 +126,16 @@ def test_a_broken_off_variant_is_continued_at_its_full_length(prepared: Path, mo
 
 
 def test_jobs_learn_in_processes_of_their_own(prepared: Path, tmp_path: Path) -> None:
-    job = describe_job("learn", prepared / "vlm", prepared / "material", tmp_path / "run", BUDGET, device="cpu")
-    broken = {**job, "material_dir": str(tmp_path / "nowhere")}
+    material_of(20, 1).save(tmp_path / "run" / HELD_OUT)
+    save_tables(material_of(30, 2).tokens, tmp_path / "run")
+    vlm_dir, material_dir = prepared / "vlm", prepared / "material"
+    job = describe_job(vlm_dir, material_dir, tmp_path / "run", BUDGET, device="cpu", variants=[CHOSEN[0].name])
+    broken = {**job, "material_dir": str(tmp_path / "nowhere"), "run_dir": str(tmp_path / "other")}
     statuses = wait_for_jobs(start_jobs({"good": job, "broken": broken}, tmp_path / "jobs"))
     assert statuses["good"] == 0, (tmp_path / "jobs/good.log").read_text()
     assert statuses["broken"] != 0
     assert "nowhere" in (tmp_path / "jobs/broken.log").read_text()
-    learned = json.loads((tmp_path / "run" / LEARNED).read_text())
+    learned = json.loads((tmp_path / "run/variants" / CHOSEN[0].name / LEARNED).read_text())
     assert CodecBudget.from_dict(learned["budget"]) == BUDGET
     assert learned["steps"] == BUDGET.steps
 

@@ -169,7 +169,7 @@ def test_bytes_depend_on_the_boundaries_alone(bench: Bench, name: str) -> None:
         for start, stop in pairwise(boundaries):
             payload = latent.payload(start, stop)
             assert payload == EncodedLatent(latent.symbols.copy(), codec.tables).payload(start, stop)
-            bits = codec.tables.code_length_bits(latent.symbols[start:stop], start, stop)
+            bits = codec.tables.symbol_bits(latent.symbols[None, start:stop], start, stop).sum()
             assert len(payload) < bits / 8 + 1
             assembler.add(start, stop, payload)
         symbols, length = assembler.prefix()

@@ -65,7 +65,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_the_image_path_is_the_models_own_and_can_be_exported(family: str, tmp_path: Path) -> None:
     model, processor = FAMILIES[family]()
-    frames = np.random.default_rng(0).integers(0, 256, (20, IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), dtype=np.uint8)
+    edge_px = model.config.vision_config.image_size
+    frames = np.random.default_rng(0).integers(0, 256, (20, edge_px, edge_px, 3), dtype=np.uint8)
     image_path = PixelsToTokens(model, processor.image_processor)
     tokens = image_path.of_frames(frames)
     torch.testing.assert_close(
@@ -104,7 +105,7 @@ def test_an_export_tells_nothing_about_the_machine_that_made_it(tmp_path: Path) 
 def test_a_model_of_another_family_is_refused() -> None:
     model, processor = FAMILIES["llava"]()
     del model.model.multi_modal_projector
-    with pytest.raises(ArtifactError, match="SmolVLM, Idefics3 and LLaVA"):
+    with pytest.raises(ArtifactError, match="SmolVLM, Idefics3, LLaVA and FastVLM"):
         PixelsToTokens(model, processor.image_processor)
 
 

@@ -94,7 +94,6 @@ def ablate_codec(
         )
     else:
         job = describe_job(
-            "ablate",
             vlm_dir,
             run_dir / _MATERIAL,
             run_dir,

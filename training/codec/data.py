@@ -176,7 +176,7 @@ def scene_set(
         progress: Called with a line now and then.
         rounds: How often every kind of question is asked of a frame.
         domains: What the frames show, in turn by parts of 64 frames.
-        photos: Class folder, zip or pack, for photographs.
+        photos: Class folder of photographs, or a zip of one.
 
     Raises:
         ConfigError: Photographs are wanted and `photos` is not given.

@@ -67,7 +67,7 @@ def learn_decoder(
         seed: Seed of frames, weights and order.
         device: Where to learn.
         max_seconds: Ends the learning early, its schedule drawn in.
-        photos: Class folder, zip or pack of photographs, which then make up half of the small point's frames.
+        photos: Class folder of photographs, or a zip of one, which then make up half of the small point's frames.
         resume: Continue from the checkpoint of the same run.
         threads: CPU threads, and rendering processes.
         overwrite: Replace a codec of another model in `output_dir`.

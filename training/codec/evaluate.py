@@ -76,7 +76,7 @@ class Evaluation:
         cache_dir: For frames, tokens and answers.
         size: How much is measured.
         domain: Which frames are drawn.
-        photos: Class folder, zip or pack of photographs: a second domain.
+        photos: Class folder of photographs, or a zip of one: a second domain.
         own: Somebody's own images and questions, instead of drawn frames.
         seed: Of the frames and of the resamples.
         threads: CPU threads.

@@ -22,7 +22,7 @@ class PixelsToTokens(nn.Module):
     family, lists of sizes of LLaVA) and cannot be exported.
 
     Args:
-        model: A SmolVLM, Idefics3 or LLaVA model.
+        model: A SmolVLM, Idefics3, LLaVA or FastVLM model.
         image_processor: Its image processor, for mean and standard deviation.
         tiles_per_edge: 1 for frames of the tower's input size. 2 and more for frames so many times as large: they
             become tiles, row by row, and a global view behind them, as Idefics3's processor orders them.
@@ -42,14 +42,18 @@ class PixelsToTokens(nn.Module):
         self.connector: nn.Module
         self._layer: int | None = None
         self._skipped = 0
-        if hasattr(inner, "vision_model") and hasattr(inner, "connector"):
+        self._maps = config.model_type == "fast_vlm"
+        if self._maps:
+            self.tower, self.connector = inner.vision_tower, inner.multi_modal_projector
+        elif hasattr(inner, "vision_model") and hasattr(inner, "connector"):
             self.tower, self.connector = inner.vision_model, inner.connector
         elif hasattr(inner, "multi_modal_projector") and isinstance(getattr(config, "vision_feature_layer", None), int):
             self.tower, self.connector = inner.vision_tower, inner.multi_modal_projector
             self._layer = config.vision_feature_layer
             self._skipped = 1 if config.vision_feature_select_strategy == "default" else 0  # the class token
         else:
-            raise ArtifactError(type(model).__name__, "codecs are made for SmolVLM, Idefics3 and LLaVA classes so far")
+            made_for = "SmolVLM, Idefics3, LLaVA and FastVLM"
+            raise ArtifactError(type(model).__name__, f"codecs are made for {made_for} classes")
         self.register_buffer("mean", torch.tensor(list(image_processor.image_mean)).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(list(image_processor.image_std)).reshape(1, 3, 1, 1))
 
@@ -59,6 +63,8 @@ class PixelsToTokens(nn.Module):
         scaled = (views.permute(0, 3, 1, 2).to(torch.float32) / 255.0 - self.mean) / self.std
         if self._layer is None:
             hidden = self.tower(scaled).last_hidden_state
+            if self._maps:  # [B, C, H, W]
+                hidden = hidden.flatten(2).transpose(1, 2)
         else:
             hidden = self.tower(scaled, output_hidden_states=True).hidden_states[self._layer][:, self._skipped :]
         tokens: Tensor = self.connector(hidden)

@@ -1,7 +1,7 @@
-"""Several learning runs side by side, each a process of its own.
+"""Variants of an ablation in several processes.
 
-The kernels of small models do not fill an accelerator, and one run's start, measurement or failure should not hold up
-the others. A job is a JSON file; its process writes what it says to a log beside it::
+The kernels of small models do not fill an accelerator, and one variant's start, measurement or failure should not hold
+up the others. A job is a JSON file; its process writes what it says to a log beside it::
 
     python -m training.codec.jobs job.json
 """
@@ -12,26 +12,20 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
-from transformers import AutoModelForImageTextToText
 from transformers.utils.logging import disable_progress_bar
 
 from training.codec.ablation import run_variants, variants_named
 from training.codec.config import CodecBudget
-from training.codec.learn import learn_codec
-from training.codec.material import Material
 
-JobKind = Literal["learn", "ablate"]
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def describe_job(
-    kind: JobKind,
     vlm_dir: Path,
     material_dir: Path,
     run_dir: Path,
@@ -43,22 +37,20 @@ def describe_job(
     threads: int = 1,
     variants: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Description of a job that a process of its own runs.
+    """Description of a job: a process that trains variants until none is left; several share one run directory.
 
     Args:
-        kind: `learn` runs `learn_codec`; `ablate` runs `run_variants`, several for one directory share its variants.
         vlm_dir: The VLM, in `save_pretrained` format.
         material_dir: From `Material.save`.
-        run_dir: For weights and checkpoints.
+        run_dir: Of the ablation.
         budget: How much of everything, and in what way.
         device: Where to compute.
         seed: Of weights, order and noise.
         deadline: Time, as `time.time` counts it, by which the weights must be written.
         threads: CPU threads.
-        variants: Names of those that `ablate` trains; all of them for none.
+        variants: Names of those to train; all of them for none.
     """
     return {
-        "kind": kind,
         "vlm_dir": str(vlm_dir),
         "material_dir": str(material_dir),
         "run_dir": str(run_dir),
@@ -91,50 +83,30 @@ def start_jobs(jobs: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str,
     return started
 
 
-def wait_for_jobs(started: Mapping[str, subprocess.Popen[bytes]], deadline: float | None = None) -> dict[str, int]:
-    """Wait until all have ended; what still runs at the deadline is ended.
+def wait_for_jobs(started: Mapping[str, subprocess.Popen[bytes]]) -> dict[str, int]:
+    """Wait until all have ended.
 
     Args:
         started: From `start_jobs`.
-        deadline: Time, as `time.time` counts it.
 
     Returns:
         Exit statuses by name.
     """
-    for process in started.values():
-        try:
-            process.wait(None if deadline is None else max(0.0, deadline - time.time()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    return {name: process.returncode for name, process in started.items()}
+    return {name: process.wait() for name, process in started.items()}
 
 
 def run_job(job: Mapping[str, Any]) -> None:
     """Do what a description says."""
     torch.set_num_threads(job["threads"])
-    budget = CodecBudget.from_dict(job["budget"])
-    vlm_dir, material_dir, run_dir = (Path(job[name]) for name in ("vlm_dir", "material_dir", "run_dir"))
-    if job["kind"] == "ablate":
-        run_variants(
-            vlm_dir,
-            material_dir,
-            run_dir,
-            budget=budget,
-            device=job["device"],
-            seed=job["seed"],
-            deadline=job["deadline"],
-            variants=variants_named(job["variants"]),
-            progress=_say,
-        )
-        return
-    learn_codec(
-        AutoModelForImageTextToText.from_pretrained(vlm_dir, dtype=torch.float32),
-        Material.load(material_dir, job["device"]),
-        budget,
-        run_dir,
+    run_variants(
+        Path(job["vlm_dir"]),
+        Path(job["material_dir"]),
+        Path(job["run_dir"]),
+        budget=CodecBudget.from_dict(job["budget"]),
+        device=job["device"],
         seed=job["seed"],
-        deadline_s=None if job["deadline"] is None else job["deadline"] - time.time(),
+        deadline=job["deadline"],
+        variants=variants_named(job["variants"]),
         progress=_say,
     )
 

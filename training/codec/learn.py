@@ -1,4 +1,4 @@
-"""Learn both codecs from frames or visual tokens, in one process and on one device.
+"""Learn both codecs from visual tokens, in one process and on one device.
 
 This is the part of the making of a codec that an accelerator is wanted for. What it leaves in its run directory is all
 that the finishing steps need (frequency tables, export, folders), which run anywhere::
@@ -15,13 +15,10 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.codec.klt_torch import KltTransform, LatentShape
@@ -29,7 +26,6 @@ from pipeline.codec.meta_autoencoder_torch import MetaAutoEncoder
 from pipeline.codec.prefix_decoder_torch import read_transform, save_transform
 from schemas.errors import ArtifactError, StateError
 from training.codec.config import CodecBudget
-from training.codec.image_path import PixelsToTokens
 from training.codec.klt import fit_klt
 from training.codec.language_view import LanguageView
 from training.codec.material import Material
@@ -47,33 +43,6 @@ START_AT: Final = 1.25
 """The learned codec starts at a closed form of so many times its target: what is cut later was there to be learned
 from."""
 _SPREAD_FRAMES: Final = 2_000
-_TOKEN_BATCH: Final = 256
-_WRITING_S: Final = 2.0
-
-
-def tokens_on(
-    device: str | torch.device, model: Any, image_processor: Any, frames: NDArray[np.uint8], *, tiles_per_edge: int = 1
-) -> Tensor:
-    """Uncompressed visual tokens, computed and kept on a device.
-
-    Args:
-        device: Where.
-        model: The VLM; it is moved there.
-        image_processor: Its image processor.
-        frames: uint8 [F, H, W, 3], H and W `tiles_per_edge` times the model's input.
-        tiles_per_edge: As in `CodecBudget`.
-
-    Returns:
-        float16 [F, N, D].
-    """
-    path = PixelsToTokens(model.to(device).float(), image_processor, tiles_per_edge=tiles_per_edge).to(device).eval()
-    batch = _TOKEN_BATCH // tiles_per_edge**2
-    with torch.no_grad():
-        parts = [
-            path(torch.tensor(np.asarray(frames[start : start + batch])).to(device)).half()
-            for start in range(0, len(frames), batch)
-        ]
-    return torch.cat(parts)
 
 
 def learn_codec(
@@ -83,7 +52,6 @@ def learn_codec(
     run_dir: Path,
     *,
     seed: int = 0,
-    deadline_s: float | None = None,
     until: float | None = None,
     start_from: Path | None = None,
     progress: Progress = print,
@@ -98,7 +66,6 @@ def learn_codec(
         budget: How much of everything, and in what way.
         run_dir: For weights and checkpoints; one for each VLM, budget and seed.
         seed: Of weights, order and noise.
-        deadline_s: Seconds from now until the weights must be written; the schedule is drawn in to end by then.
         until: Time, as `time.time` counts it, at which to break off with a checkpoint and no weights, so that a later
             call ends the run at its full length.
         start_from: Run directory of a finished run, whose KLT and weights this one goes on from; layers of the decoder
@@ -135,9 +102,6 @@ def learn_codec(
         )
     klt_s = time.monotonic() - began
     progress(f"KLT fitted in {klt_s:.1f} s, step {float(klt.step):.3g}, start of the training {float(start.step):.3g}")
-    if deadline_s is not None:
-        left = deadline_s - (time.monotonic() - began) - _WRITING_S
-        budget = replace(budget, max_seconds=max(1.0, min(left, budget.max_seconds or left)))
     material = material.without(budget.unseen_kinds)
     view = LanguageView(model, material.prefix)
     meta = start_meta(start, tokens[:_SPREAD_FRAMES], budget, seed=seed)

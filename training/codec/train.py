@@ -174,7 +174,7 @@ def train_codec(
         run_dir: Weights and checkpoints of one run; a finished one, from another machine too, is only written out.
             In the cache unless given.
         start_from: Run directory of a finished run of the same point to go on from, see `learn_codec`.
-        photos: Class folder, zip or pack of photographs, which then make up half of the small point's frames.
+        photos: Class folder of photographs, or a zip of one, which then make up half of the small point's frames.
         resume: Continue a run of the same VLM, budget and seed; otherwise its checkpoints are dropped.
         threads: CPU threads, and rendering processes.
         export_klt: Write the KLT's ``encoder.onnx`` as well.

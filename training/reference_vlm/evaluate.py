@@ -164,7 +164,7 @@ def evaluate_reference_vlm(
     Args:
         model_dir: Folder in the format of `save_pretrained`.
         frames: Number of frames of each domain; up to six questions are asked about each.
-        photos: Class folder, zip or pack of photographs; the validation part is shown.
+        photos: Class folder of photographs, or a zip of one; the validation part is shown.
         seed: Chooses the held-out scenes.
         progress: Called with a line of text now and then.
 

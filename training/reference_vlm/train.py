@@ -277,7 +277,7 @@ def train_reference_vlm(
     Args:
         output_dir: Where the model is written in the format of `save_pretrained`, with `training.json` beside it.
         cache_dir: Frames (200 KB each) and checkpoints; can be deleted afterwards.
-        photos: Class folder, zip or pack of photographs; without it the model knows rendered scenes only.
+        photos: Class folder of photographs, or a zip of one; without it the model knows rendered scenes only.
         start_from: A saved model of the same size and vocabulary to go on from.
         seed: Seed of weights, frames and order.
         budget: How much of everything, or a name in `BUDGETS`; stages of no steps are left out.

@@ -258,7 +258,7 @@ def train_third_reference_vlm(
     Args:
         output_dir: Where the model is written in the format of `save_pretrained`, with `training.json` beside it.
         cache_dir: Checkpoints, 100 MB; can be deleted afterwards.
-        photos: Class folder, zip or pack of photographs, with the classes of CIFAR-10 or some of them.
+        photos: Class folder of photographs, or a zip of one, with the classes of CIFAR-10 or some of them.
         seed: Seed of weights, frames and order.
         budget: How much of everything, or a name in `THIRD_BUDGETS`.
         resume: Continue; otherwise the checkpoints of the same run are dropped.

@@ -1,0 +1,47 @@
+"""``latentbus ask``: one question to one camera."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption, broker_settings
+from schemas.types import AnswerType
+
+EPILOG = "Example: latentbus ask gate 'is there a red car?' --type yes_no --host broker.example"
+
+
+def ask(
+    camera: Annotated[str, typer.Argument(help="Name of the camera.")],
+    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    answer_type: Annotated[AnswerType, typer.Option("--type", help="What the answer may look like.")] = AnswerType.TEXT,
+    deadline: Annotated[float, typer.Option(help="Seconds until the terminal outcome.", min=0.5, max=3600)] = 30,
+    query_id: Annotated[
+        str | None, typer.Option(help="Key of the question; asked again under it, the same answer comes.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option(help="Ask only where an edge that is online serves the camera; --no-check waits for one.")
+    ] = True,
+    config: BrokerConfigOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each message as a line of JSON.")] = False,
+) -> None:
+    """Ask a camera one question and print the answers as they get better.
+
+    Exit status: 0 answered, 1 any other outcome, 2 wrong settings or no such camera. The broker's password comes from
+    the settings file or from LATENTBUS_BROKER__PASSWORD.
+    """
+    from latentbus.ask import Asking, ask_and_print
+    from pipeline.logs import configure_logging
+    from pipeline.runtime import run
+
+    configure_logging("warning")
+    broker = broker_settings(config, host, port)
+    asking = Asking.create(
+        camera, question, answer_type, deadline_s=deadline, query_id=query_id, client=broker.username
+    )
+    raise typer.Exit(
+        run(lambda stop: ask_and_print(broker, asking, stop, as_json=as_json, check=check), drain_timeout_s=2)
+    )

@@ -1,0 +1,68 @@
+"""``latentbus edge`` and ``latentbus worker``: the two kinds of processes of a fleet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pipeline.runtime import Stop
+    from pipeline.settings import LatentbusSettings
+
+EDGE_EPILOG = (
+    "Examples: latentbus edge --config site.yaml | latentbus edge -c site.yaml --record site.mcap --full-latents"
+)
+WORKER_EPILOG = "Example: latentbus worker --config worker.yaml (start it again on any machine to share the load)"
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file; see docs/configuration.md.")]
+RecordOption = Annotated[
+    Path | None,
+    typer.Option(help="Log of what this process sends and receives; overrides recording.file of the settings."),
+]
+ParentOption = Annotated[bool, typer.Option("--exit-with-parent", hidden=True)]
+
+
+def edge(
+    config: ConfigOption,
+    record: RecordOption = None,
+    full_latents: Annotated[
+        bool, typer.Option("--full-latents", help="Keep the whole latent of every frame in that log, for replays.")
+    ] = False,
+    exit_with_parent: ParentOption = False,
+) -> None:
+    """Run a site: read its cameras, encode frames, and see every question to its outcome. Needs no torch."""
+    from edge_nodes.node import run_edge
+    from latentbus.node_recording import recorded_edge
+    from pipeline.settings import load_settings, require_edge
+
+    settings = load_settings(config)
+    site = recorded_edge(require_edge(settings, config), record, full_latents=full_latents)
+    settings = settings.model_copy(update={"edge": site})
+    _run_process(settings, lambda stop: run_edge(settings, stop), exit_with_parent)
+
+
+def worker(config: ConfigOption, record: RecordOption = None, exit_with_parent: ParentOption = False) -> None:
+    """Run a worker: decode prefixes, answer with the VLM, ask for more only while an answer is not safe."""
+    from cloud_workers.node import run_worker
+    from latentbus.node_recording import recorded_worker
+    from pipeline.settings import load_settings, require_worker
+
+    settings = load_settings(config)
+    settings = settings.model_copy(update={"worker": recorded_worker(require_worker(settings, config), record)})
+    _run_process(settings, lambda stop: run_worker(settings, stop), exit_with_parent)
+
+
+def _run_process(
+    settings: LatentbusSettings, main_of: Callable[[Stop], Awaitable[int]], exit_with_parent: bool
+) -> None:
+    from pipeline.logs import configure_logging
+    from pipeline.runtime import leave_blocked_threads, run, with_parent
+
+    configure_logging(settings.log.level, settings.log.json_lines)
+    status = run(with_parent(main_of) if exit_with_parent else main_of)
+    leave_blocked_threads(status)
+    raise typer.Exit(status)

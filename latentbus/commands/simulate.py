@@ -1,0 +1,219 @@
+"""The ``simulate`` command: invariants under seeded faults, mutations, a large fleet, or orders on a thin uplink."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from latentbus.output_files import json_target, write_json
+from schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+EPILOG = (
+    "Examples: latentbus simulate --events 1000000 --seed 7 --json sim.json | latentbus simulate --mutations | "
+    "latentbus simulate --cameras 10000 --workers 200 --site-kbps 1000 --cameras-per-site 20 | "
+    "latentbus simulate --cameras 100 --workers 2 --overload 3 | "
+    "latentbus simulate --uplink-contest --json contest.json"
+)
+
+_TRACE_LINES = 30
+_CONTEST_SHARES = (0.4, 0.6, 0.8, 1.0, 1.2, 2.0)
+"""Rates of the uplink, as shares of what the sites would send without a limit."""
+
+
+def simulate(
+    events: Annotated[int, typer.Option(help="Events that real sessions handle, at least.", min=1)] = 200_000,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything; drawn and printed unless given.", min=0)] = None,
+    episode: Annotated[int | None, typer.Option(help="Replay one episode and print what happened.", min=0)] = None,
+    mutations: Annotated[
+        bool,
+        typer.Option(
+            "--mutations",
+            help="Break the protocol code on purpose, once each, with a quick seed for each or with --seed.",
+        ),
+    ] = False,
+    cameras: Annotated[int | None, typer.Option(help="Simulate a fleet of this many cameras instead.", min=1)] = None,
+    workers: Annotated[int, typer.Option(help="Workers of the fleet.", min=1)] = 4,
+    site_kbps: Annotated[float, typer.Option(help="Uplink of each site of the fleet.", min=1)] = 1000,
+    cameras_per_site: Annotated[int, typer.Option(help="Cameras that share an uplink.", min=1)] = 20,
+    interval: Annotated[float, typer.Option(help="Seconds between frames of a camera of the fleet.", min=0.1)] = 5.0,
+    questions: Annotated[int, typer.Option(help="Standing questions of each camera of the fleet.", min=1, max=64)] = 3,
+    frame_ms: Annotated[float, typer.Option(help="Model time of a frame in a batch.", min=0.01)] = 15.0,
+    duration: Annotated[float, typer.Option(help="Virtual seconds of the fleet.", min=1)] = 60.0,
+    overload: Annotated[
+        float | None,
+        typer.Option(help="Load of the fleet's peak, as a multiple of what its workers can do.", min=1, max=20),
+    ] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Also run the overload without the rule that answers it (slow).")
+    ] = False,
+    uplink_contest: Annotated[
+        bool, typer.Option("--uplink-contest", help="Compare orders of departure on uplinks that are too thin.")
+    ] = False,
+    workloads: Annotated[int, typer.Option(help="Workloads of the contest, each with a seed.", min=2, max=100)] = 8,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report to this file.", callback=json_target)
+    ] = None,
+) -> None:
+    """Run the real protocol machines on a virtual clock, with a model of the broker and seeded faults.
+
+    Exit status 1 when an invariant was broken or a mutation was not found.
+    """
+    if episode is not None:
+        _replay(episode)
+    elif mutations:
+        _mutations(seed, json_file)
+    elif uplink_contest:
+        _uplink_contest(1 if seed is None else seed, workloads, duration, json_file)
+    elif cameras is not None:
+        plan = {
+            "cameras": cameras,
+            "workers": workers,
+            "site_kbps": site_kbps,
+            "cameras_per_site": cameras_per_site,
+            "interval_s": interval,
+            "questions": questions,
+            "frame_ms": frame_ms,
+            "duration_s": duration,
+            "seed": 1 if seed is None else seed,
+        }
+        if overload is None:
+            _fleet(plan, json_file)
+        else:
+            _overload(plan, overload, json_file, baseline=baseline)
+    elif overload is not None:
+        raise ConfigError("--overload", "of what fleet? Give --cameras as well, and --workers")
+    else:
+        _invariants(events, random.SystemRandom().randrange(1_000_000) if seed is None else seed, json_file)
+
+
+def _invariants(events: int, seed: int, json_file: Path | None) -> None:
+    from simulation import run
+
+    start_s = time.perf_counter()
+    with _progress() as progress:
+        task = progress.add_task(f"seed {seed}", total=events)
+
+        def show(report: run.SimulationReport) -> None:
+            progress.update(task, completed=min(report.events, events))
+
+        report = run.simulate(seed=seed, events=events, progress=show)
+    figures = report.to_json()
+    figures["events_per_s"] = round(report.events / (time.perf_counter() - start_s))
+    write_json(json_file, figures)
+    _table(figures, "violated", "counters")
+    for seed_of_episode, violation in report.violations[:10]:
+        typer.echo(
+            f"violated: {violation.rule}: {violation.subject} {violation.problem} "
+            f"(see it with: latentbus simulate --episode {seed_of_episode})"
+        )
+    if report.violations:
+        raise typer.Exit(1)
+
+
+def _replay(episode: int) -> None:
+    from simulation.episode import Episode
+    from simulation.plan import draw_plan
+    from simulation.shrink import shrink
+
+    plan = draw_plan(episode)
+    report = Episode(plan, trace=True).run()
+    typer.echo(f"{report.events} events, {report.asked} queries, outcomes {dict(sorted(report.outcomes.items()))}")
+    for violation in report.violations[:10]:
+        typer.echo(f"violated: {violation.rule} at {violation.time_s:.3f} s: {violation.subject} {violation.problem}")
+    if report.violations:
+        shrunk = shrink(plan)
+        typer.echo(f"the smallest episode that still breaks it, found in {shrunk.runs} runs: {shrunk.summary()}")
+        report = shrunk.report
+    subject = report.violations[0].subject if report.violations else ""
+    if report.trace is not None:
+        for line in report.trace.about(subject, _TRACE_LINES):
+            typer.echo(line[:200])
+    if report.violations:
+        raise typer.Exit(1)
+
+
+def _mutations(seed: int | None, json_file: Path | None) -> None:
+    from simulation.mutations import MUTATIONS, hunt
+
+    found: list[dict[str, Any]] = []
+    for mutation in MUTATIONS:
+        start_s = time.perf_counter()
+        run_seed = mutation.seed if seed is None else seed
+        result = hunt(mutation, seed=run_seed)
+        took_s = time.perf_counter() - start_s
+        by = f"found by: {result.caught_by}" if result.caught_by else "NOT FOUND"
+        typer.echo(f"{mutation.name:52} {by:45} {result.events:8} events {took_s:6.1f} s, seed {run_seed}")
+        found.append({"mutation": mutation.name, "seed": run_seed, "caught_by": result.caught_by,
+                      "events": result.events, "episode": result.episode})  # fmt: skip
+    write_json(json_file, {"mutations": found})
+    if not all(result["caught_by"] for result in found):
+        raise typer.Exit(1)
+
+
+def _fleet(plan: dict[str, Any], json_file: Path | None) -> None:
+    from simulation.fleet import FleetPlan, FleetSimulation
+
+    fleet = FleetPlan(**plan)
+    with _progress() as progress:
+        task = progress.add_task("virtual seconds", total=fleet.duration_s)
+        figures = FleetSimulation(fleet, lambda now_s: progress.update(task, completed=now_s)).run()
+    write_json(json_file, figures)
+    _table(figures)
+
+
+def _uplink_contest(seed: int, workloads: int, duration_s: float, json_file: Path | None) -> None:
+    from latentbus.uplink_contest_table import print_tables
+    from simulation.uplink_contest import ORDERS, compare
+    from simulation.uplink_workload import ContestPlan
+
+    plans = [ContestPlan(duration_s=duration_s, seed=seed + index) for index in range(workloads)]
+    with _progress() as progress:
+        runs = workloads * (1 + len(_CONTEST_SHARES) * len(ORDERS))
+        task = progress.add_task("runs", total=runs)
+        rows = compare(plans, _CONTEST_SHARES, lambda: progress.advance(task))
+    write_json(json_file, {"seeds": [plan.seed for plan in plans], "duration_s": duration_s, "uplinks": rows})
+    print_tables(rows)
+
+
+def _overload(plan: dict[str, Any], peak_load: float, json_file: Path | None, *, baseline: bool) -> None:
+    from latentbus import simulate_overload
+    from simulation.fleet import FleetPlan
+
+    phase_s = plan.pop("duration_s")
+    with _progress() as progress:
+        fleet = FleetPlan(**plan, lost_share=0.0)
+        figures = simulate_overload.run(fleet, peak_load, phase_s, baseline=baseline, progress=progress)
+    write_json(json_file, figures)
+    simulate_overload.show(figures)
+    simulate_overload.judge(figures)
+
+
+def _progress() -> Progress:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from latentbus.safe_console import SafeConsole
+
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeRemainingColumn(), console=SafeConsole(stderr=True),
+    )  # fmt: skip
+
+
+def _table(figures: dict[str, Any], *leave_out: str) -> None:
+    from rich.table import Table
+
+    from latentbus.safe_console import SafeConsole
+
+    table = Table(show_header=False, box=None)
+    for name, value in figures.items():
+        if name not in leave_out:
+            table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
+    SafeConsole().print(table)

@@ -1,0 +1,27 @@
+"""``latentbus validate``: a settings file, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EPILOG = "Example: latentbus validate site.yaml"
+
+
+def validate(
+    file: Annotated[Path, typer.Argument(help="YAML file.")],
+    show: Annotated[bool, typer.Option(help="Print the settings in full, defaults filled in, secrets hidden.")] = False,
+) -> None:
+    """Check a settings file: every problem with its line, its key and what is allowed there."""
+    from latentbus.validate import load_and_check
+
+    settings = load_and_check(file)
+    if show:
+        import yaml
+
+        typer.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), nl=False)
+    else:
+        sections = [name for name in ("edge", "worker") if getattr(settings, name) is not None]
+        typer.echo(f"{file}: good ({', '.join(['broker', *sections])})")

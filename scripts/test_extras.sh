@@ -1,0 +1,25 @@
+#!/bin/sh
+# Every check that `make test` skips where a tool is missing, or makes in a short form: test_extras.sh BIN_FOLDER
+# A tool that cannot be installed fails it.
+set -eu
+bin=$1
+PATH=$PATH:/usr/sbin:/sbin
+command -v nft >/dev/null 2>&1 || sh "$(dirname "$0")/apt_install.sh" nftables
+command -v mosquitto_pub >/dev/null 2>&1 || sh "$(dirname "$0")/apt_install.sh" mosquitto-clients
+for tool in nft mosquitto mosquitto_pub; do
+    command -v "$tool" >/dev/null 2>&1 || { echo "test-extras: no $tool on PATH" >&2; exit 1; }
+done
+export LATENTBUS_NO_SKIPS=1
+echo "test-extras: tests that need nft, the dynamic-security plug-in, mosquitto_pub, npm or the ImageNet weights"
+"$bin/python" -m pytest -q tests/broker tests/bus tests/edge/test_frame_log.py tests/recording/test_bench.py \
+    tests/recording/test_foreign_reader.py tests/recording/test_recorder.py tests/recording/test_writer.py \
+    tests/training/test_reference_vlm_pretrained.py
+echo "test-extras: every mutation of the protocol is found"
+"$bin/latentbus" simulate --mutations
+echo "test-extras: a million simulated events"
+"$bin/latentbus" simulate --events 1000000 --seed 7
+echo "test-extras: every attack against a secured fleet"
+"$bin/latentbus" attack
+echo "test-extras: faults on real processes"
+"$bin/latentbus" chaos --questions 400 --faults 10
+echo "test-extras: all passed"

@@ -1,0 +1,89 @@
+"""How a simulated edge codes its frames: by themselves, given a key frame, or as one."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+
+from pipeline.protocol.edge_session import EdgeSession
+from pipeline.protocol.effects import AskedQuery, GivenKey, Latent
+from schemas.messages import Reject, RejectReason
+from schemas.types import FrameId
+from simulation.content import LADDER, LATENTS, MARK_BYTES, LatentGivenKey, SimulatedLatent
+
+_ALONE = 4
+"""One frame in so many is coded by itself, as after a change of the scene."""
+
+
+class SimulatedEncoder:
+    """Codes the frames of one edge process; one in so many of a camera becomes a key frame, whatever that saves.
+
+    Args:
+        session: of the process.
+        process: name that no other process has.
+        key_every: frames of a camera from one key frame to the next; 0 has no key frames.
+    """
+
+    def __init__(self, session: EdgeSession, process: str, key_every: int) -> None:
+        self._session = session
+        self._process = process
+        self._key_every = key_every
+        self._coded: Counter[str] = Counter()
+        self._keys: dict[str, tuple[int, bytes]] = {}
+
+    def offer(
+        self,
+        camera: str,
+        queries: Sequence[AskedQuery],
+        now_s: float,
+        *,
+        latent: Latent | None = None,
+        base_latents: int = LADDER[0],
+    ) -> tuple[FrameId, bytes]:
+        """Ask the session's pool questions of a new frame.
+
+        Args:
+            camera: its camera.
+            queries: what is asked.
+            now_s: virtual time.
+            latent: of the frame; None makes one of its own.
+            base_latents: prefix that the first open carries.
+
+        Returns:
+            The frame, and its mark if the latent has one.
+        """
+        number = self._coded[camera]
+        self._coded[camera] += 1
+        name = zlib.crc32(f"{self._process}/{camera}/{number}".encode())
+        mark = name.to_bytes(MARK_BYTES, "big")
+        given = None
+        if latent is None:
+            latent = SimulatedLatent(mark)
+            given = self._given(camera, number, latent)
+        frame = self._session.offer(camera, latent, base_latents, queries, now_s, given_key=given)
+        if given is not None and given.sequence is None:
+            self._keys[camera] = (frame.sequence, latent.payload(0, LATENTS))
+        return frame, mark
+
+    def rejected(self, camera: str, message: Reject) -> None:
+        """A worker rejects a frame, and the session has not heard of it yet."""
+        key = self._session.key_of(camera, message.frame)
+        if message.reason is RejectReason.KEY_FRAME and key is not None:
+            self.lost(camera, key)
+
+    def lost(self, camera: str, sequence: int) -> None:
+        """A worker lacks a key frame, or it found no way out: nothing more is coded given it."""
+        key = self._keys.get(camera)
+        if key is not None and key[0] == sequence:
+            del self._keys[camera]
+
+    def _given(self, camera: str, number: int, latent: SimulatedLatent) -> GivenKey[Latent] | None:
+        if not self._key_every:
+            return None
+        if number % self._key_every == 0:
+            return GivenKey(LatentGivenKey(latent.payload(0, LATENTS), latent.mark), None)
+        key = self._keys.get(camera)
+        if key is None or int.from_bytes(latent.mark, "big") % _ALONE == 0:
+            return None
+        return GivenKey(LatentGivenKey(key[1], latent.mark), key[0])

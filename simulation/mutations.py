@@ -1,0 +1,207 @@
+"""Deliberate faults in the protocol code. A simulator that misses one of them would miss a real bug of that kind too.
+
+Each mutation replaces a function for the time of a context; :func:`hunt` says which seed catches it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.protocol import edge_session, worker_pace
+from pipeline.protocol.edge_frame import EdgeEvent, EdgeFrame, EdgeStage
+from pipeline.protocol.edge_session import EdgeSession
+from pipeline.protocol.edge_voice import EdgeVoice
+from pipeline.protocol.effects import Bidder, ChunkData, KeyData
+from pipeline.protocol.stop_rule import StopRule
+from pipeline.protocol.worker_admission import Admission
+from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
+from pipeline.protocol.worker_memory import KeyFrames
+from pipeline.protocol.worker_progress import Progress
+from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_voice import WorkerVoice
+from schemas.identity import QuestionContent
+from schemas.messages import Chunk, Gone, Open, Refine, Reject, RejectReason, Text
+from schemas.types import FrameId, Outcome
+from simulation.mutation import Mutation, nothing
+from simulation.mutations_of_questions import QUESTION_MUTATIONS
+from simulation.run import simulate
+
+
+def _no(*_: Any, **__: Any) -> bool:
+    return False
+
+
+def _yes(*_: Any, **__: Any) -> bool:
+    return True
+
+
+_lose_attempt = EdgeSession._lose_attempt  # noqa: SLF001 - a mutation reaches inside on purpose
+_refine = EdgeSession._refine  # noqa: SLF001
+_decide = EdgeSession._decide  # noqa: SLF001
+_reject = EdgeSession._reject  # noqa: SLF001
+_to_worker = EdgeVoice._to_worker  # noqa: SLF001
+_receive_open = WorkerSession.receive_open
+_hand_over = WorkerVoice.hand_over
+_query_id = QuestionContent.query_id
+
+
+def _no_silence(self: EdgeSession, frame: EdgeFrame, event: EdgeEvent, now_s: float, *, wait_s: float) -> None:
+    if event in (EdgeEvent.SILENCE, EdgeEvent.OWNER_LOST):
+        frame.timer_s = None
+        return
+    _lose_attempt(self, frame, event, now_s, wait_s=wait_s)
+
+
+def _append_always(self: WorkerFrame, chunk: ChunkData) -> str:
+    self.chunks.append(chunk)
+    self.payload_bytes += len(chunk.payload)
+    return "extended"
+
+
+def _last_claim_owns(_: EdgeSession, frame: EdgeFrame, worker: str, _attempt: int) -> bool:
+    if frame.can(EdgeEvent.CLAIM):
+        frame.move(EdgeEvent.CLAIM)
+    frame.owner = worker
+    return frame.stage is EdgeStage.OWNED
+
+
+def _any_attempt(_: EdgeSession, frame: EdgeFrame, worker: str, _attempt: int) -> bool:
+    if frame.can(EdgeEvent.CLAIM):
+        frame.move(EdgeEvent.CLAIM)
+        frame.owner = worker
+    return frame.stage is EdgeStage.OWNED
+
+
+def _same_boot(_boot: int, sequence: int) -> FrameId:
+    return FrameId(0, sequence)
+
+
+def _uncounted(self: EdgeSession, frame: EdgeFrame, message: Refine) -> None:
+    frame.sent = 0
+    _refine(self, frame, message)
+
+
+def _supersede_all(self: EdgeSession, camera: str, _question_ids: set[str]) -> None:
+    for frame in self.frames():
+        if frame.camera == camera and frame.stage in (EdgeStage.QUEUED, EdgeStage.BACKOFF):
+            for query_id in list(frame.queries):
+                self._decide(frame, query_id, Outcome.SUPERSEDED, say=True)
+
+
+def _silent_expiry(self: EdgeSession, frame: EdgeFrame, now_s: float) -> None:
+    for query_id, query in list(frame.queries.items()):
+        if query.deadline_s <= now_s:
+            _decide(self, frame, query_id, Outcome.EXPIRED, say=False)
+
+
+def _without_frame(self: QuestionContent, camera: str, _frame: FrameId) -> str:
+    return _query_id(self, camera, FrameId(0, 0))
+
+
+def _unclaimed_or_not(self: WorkerFrame, max_hops: int) -> bool:
+    return self.stage is WorkerStage.PARKED and self.hops < max_hops
+
+
+def _any_hops(self: WorkerFrame, _max_hops: int) -> bool:
+    return self.stage is WorkerStage.PARKED and self.spoke_s is None
+
+
+def _forget(self: Progress, frame: WorkerFrame) -> None:
+    self._frames.forget(frame, WorkerEvent.GIVEN_UP)
+
+
+def _missing_key_ignored(self: WorkerSession, camera: str, message: Open, now_s: float, *, hops: int = 0) -> None:
+    if message.key is not None and self._keys.get(camera, message.frame.boot, message.key) is None:
+        message = message.model_copy(update={"key": None})
+    _receive_open(self, camera, message, now_s, hops=hops)
+
+
+def _latest_key(self: KeyFrames, camera: str, _boot: int, _sequence: int) -> KeyData | None:
+    return next(reversed(self._known.get(camera, {}).values()), None)
+
+
+def _keep_all_keys(self: KeyFrames, camera: str, frame: FrameId, payload: bytes) -> None:
+    self.held_bytes += len(payload)
+    self._known.setdefault(camera, {})[frame] = KeyData(frame.sequence, payload)
+
+
+def _chunk_without_key(
+    self: EdgeVoice, worker: str, camera: str, message: Chunk | Gone | Text, bid: Bidder | None = None
+) -> None:
+    if isinstance(message, Chunk):
+        message = message.model_copy(update={"key": None})
+    _to_worker(self, worker, camera, message, bid)
+
+
+def _handover_without_key(self: WorkerVoice, peer: str, camera: str, message: Open, hops: int) -> None:
+    _hand_over(self, peer, camera, message.model_copy(update={"key": None}), hops)
+
+
+def _fail_without_key(self: EdgeSession, frame: EdgeFrame, message: Reject) -> None:
+    if message.reason is RejectReason.KEY_FRAME:
+        message = message.model_copy(update={"reason": RejectReason.BITSTREAM})
+    _reject(self, frame, message)
+
+
+def _reject_orphans_too(self: Progress, frame: WorkerFrame) -> None:
+    self._voice.reject(frame.camera, frame, RejectReason.KEY_FRAME)
+    self._frames.forget(frame, WorkerEvent.GIVEN_UP)
+
+
+MUTATIONS: tuple[Mutation, ...] = (
+    Mutation("no lease: silence is never judged", 2, EdgeSession, "_lose_attempt", _no_silence),
+    Mutation("no duplicate check: a chunk is always appended", 3, WorkerFrame, "add_chunk", _append_always),
+    Mutation("no boot id in frame ids", 3, edge_session, "FrameId", _same_boot),
+    Mutation("first-accept rule reversed: the last claim owns", 1, EdgeSession, "_claim", _last_claim_owns),
+    Mutation("no attempt check: claims of earlier attempts count", 1, EdgeSession, "_claim", _any_attempt),
+    Mutation("no deadline at the edge", 2, EdgeSession, "_expire", nothing),
+    Mutation("expiry is not said", 1, EdgeSession, "_expire", _silent_expiry),
+    Mutation("no deadline at the worker", 2, Progress, "finalise_late", nothing),
+    Mutation("no stop rule: every answer is safe", 1, StopRule, "is_safe", _yes),
+    Mutation("no capacity bound at the worker", 1, Admission, "has_room", _yes),
+    Mutation("latents sent again are not counted", 2, EdgeSession, "_refine", _uncounted),
+    Mutation("ad-hoc questions are superseded too", 2, EdgeSession, "_supersede", _supersede_all),
+    Mutation("a query's key lacks its frame", 1, QuestionContent, "query_id", _without_frame),
+    Mutation("a stalled model keeps its leases", 4, worker_pace.WorkerPace, "batch_starts", nothing),
+    Mutation("claimed frames are handed over", 3, WorkerFrame, "may_pass_on", _unclaimed_or_not),
+    Mutation("no hop limit", 5, WorkerFrame, "may_pass_on", _any_hops),
+    Mutation("nobody speaks for a lost edge", 3, Progress, "_orphan", _no),
+    Mutation("the next edge process is believed", 6, Progress, "gone", _forget),
+    Mutation("a missing key frame is not missed", 1, WorkerSession, "receive_open", _missing_key_ignored),
+    Mutation("any key frame of the camera will do", 6, KeyFrames, "get", _latest_key),
+    Mutation("chunks do not name their key frame", 1, EdgeVoice, "_to_worker", _chunk_without_key),
+    Mutation("hand-overs do not name their key frame", 1, WorkerVoice, "hand_over", _handover_without_key),
+    Mutation("a missing key frame fails its frame", 1, EdgeSession, "_reject", _fail_without_key),
+    Mutation("opened again given the same key frame", 1, EdgeFrame, "stand_alone", nothing),
+    Mutation("no bound on key frames", 1, KeyFrames, "learn", _keep_all_keys),
+    Mutation("rejected though the edge is lost", 5, Progress, "reject_key", _reject_orphans_too),
+    *QUESTION_MUTATIONS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Hunt:
+    """What the simulator made of a mutation.
+
+    Attributes:
+        mutation: its name.
+        caught_by: the rule that it broke, None when nothing was found.
+        events: events until then.
+        episode: seed of the episode.
+    """
+
+    mutation: str
+    caught_by: str | None
+    events: int
+    episode: int | None
+
+
+def hunt(mutation: Mutation, *, events: int = 1_000_000, seed: int | None = None) -> Hunt:
+    """Simulate with a mutation in place until an invariant breaks."""
+    with mutation.applied():
+        report = simulate(seed=mutation.seed if seed is None else seed, events=events, stop_at_first=True)
+    if not report.violations:
+        return Hunt(mutation.name, None, report.events, None)
+    episode, violation = report.violations[0]
+    return Hunt(mutation.name, violation.rule, report.events, episode)

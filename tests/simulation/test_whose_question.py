@@ -1,0 +1,531 @@
+"""The simulator's questions: whose they are, what becomes of them under way, and the books that judge their answers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+
+from pipeline.answer_form import fits
+from pipeline.protocol.departures import Departure, Lane
+from pipeline.protocol.edge_session import EdgeSession
+from pipeline.protocol.effects import (
+    AskedQuery,
+    Bid,
+    ChunkData,
+    Look,
+    LookQuery,
+    ReplyTo,
+    SendAnswer,
+    SendControl,
+    SendHandover,
+    SendOpen,
+    Terminal,
+)
+from pipeline.protocol.reasons import EDGE_LOST
+from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_work import WorkCosts
+from schemas import topics
+from schemas.identity import QuestionContent
+from schemas.messages import (
+    Accept,
+    Answer,
+    Busy,
+    Gone,
+    Handover,
+    Message,
+    Open,
+    QueryRef,
+    Question,
+    Reject,
+    RejectReason,
+    Status,
+)
+from schemas.types import AnswerType, FrameId, Outcome
+from simulation.asked_books import AskedBooks
+from simulation.board import SimulatedBoard
+from simulation.bounds import edge_leaks, worker_leaks
+from simulation.content import FINGERPRINT, LADDER, RULE, WHOLE, SimulatedLatent, SimulatedModel, seen
+from simulation.edge_books import EdgeBooks
+from simulation.episode import Episode
+from simulation.mutations import MUTATIONS, hunt
+from simulation.mutations_of_questions import QUESTION_MUTATIONS
+from simulation.plan import draw_plan
+from simulation.questions import ad_hoc, echo, published, question_text, read_echo, standing
+from simulation.uplink_books import UplinkBooks
+from simulation.worker_books import WorkerBooks
+
+GATE, FRAME = "gate", FrameId(7, 0)
+OTHER_FRAME = FrameId(7, 1)
+CARS, BOATS = standing("north", "cars"), standing("north", "boats")
+ALICE, BOB = ad_hoc("alice", "cars"), ad_hoc("bob", "cars")
+MARK = bytes(5)
+
+
+class Problems:
+    """What was found to be broken."""
+
+    def __init__(self) -> None:
+        self.rules: list[str] = []
+
+    def __call__(self, rule: str, _subject: str, _problem: str) -> None:
+        self.rules.append(rule)
+
+    def take(self) -> list[str]:
+        rules, self.rules = self.rules, []
+        return rules
+
+
+@pytest.fixture
+def problems() -> Problems:
+    return Problems()
+
+
+@pytest.fixture
+def asked(problems: Problems) -> AskedBooks:
+    books = AskedBooks(problems)
+    books.offered(GATE, FRAME, seen(MARK), [AskedQuery(q, 60.0) for q in (CARS, BOATS, ALICE, BOB)])
+    return books
+
+
+@pytest.fixture
+def worker(problems: Problems, asked: AskedBooks) -> WorkerBooks:
+    return WorkerBooks("w0", WorkerProtocolSettings(terminal_cache=2), WorkCosts.by_frames(), asked, problems)
+
+
+def opened(*questions: QuestionContent, attempt: int = 1, frame: FrameId = FRAME, ms: int = 60_000) -> Open:
+    refs = tuple(QueryRef(q.question_id, ms, q.digest, q.client) for q in questions)
+    return Open(
+        frame=frame, attempt=attempt, site="north", fingerprint=FINGERPRINT, queries=refs, stop=8, payload=WHOLE[:48]
+    )
+
+
+def look(*questions: QuestionContent, frame: FrameId = FRAME, stop: int = 8) -> Look:
+    queries = tuple(LookQuery(question.query_id(GATE, frame), question) for question in questions)
+    return Look(GATE, frame, 1, (ChunkData(0, stop, WHOLE[: 6 * stop]),), stop, queries, 1)
+
+
+def answer(
+    question: QuestionContent,
+    *,
+    text: str | None = None,
+    outcome: Outcome | None = Outcome.ANSWERED,
+    frame: FrameId = FRAME,
+    reason: str = "",
+) -> Answer:
+    return Answer(
+        query_id=question.query_id(GATE, frame),
+        owner=question.owner,
+        camera=GATE,
+        frame=frame,
+        attempt=1,
+        question_id=question.question_id,
+        worker="w0",
+        outcome=outcome,  # type: ignore[arg-type]
+        text=echo(question.answer_type, True, question.prompt, seen(MARK)) if text is None else text,
+        score=0.97,
+        latents=8,
+        payload_bytes=48,
+        looks=1,
+        reason=reason,
+    )
+
+
+def said(message: Answer, reply_to: str | None = None) -> SendAnswer:
+    return SendAnswer(topics.answer_topic(GATE), message, 1, None if reply_to is None else ReplyTo(reply_to))
+
+
+def control(message: Accept | Busy | Reject) -> SendControl:
+    return SendControl(topics.control_topic(GATE), message)
+
+
+def hear(books: WorkerBooks, topic: str, message: Message, now_s: float = 0.0) -> None:
+    """A worker whose session makes nothing of the message hears it."""
+    session = WorkerSession(WorkerProtocolSettings(), worker="w0", pool="main", fingerprint=FINGERPRINT, stop_rule=RULE)
+    with books.hears(session, topic, message, now_s):
+        pass
+
+
+OPEN_TOPIC, INBOX = topics.open_topic("main", GATE), topics.chunk_topic("w0", GATE)
+
+
+# ---- answers that say what they are about ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer_type", [kind for kind in AnswerType if kind is not AnswerType.CHOICE])
+def test_a_simulated_answer_has_the_form_of_its_type_and_says_what_it_is_about(answer_type: AnswerType) -> None:
+    question = QuestionContent("site/north", "q0", question_text("north", "q0", length=40), answer_type)
+    query = LookQuery(question.query_id(GATE, FRAME), question)
+    (got,) = SimulatedModel(1).answer(Look(GATE, FRAME, 1, (ChunkData(0, 32, WHOLE),), 32, (query,), 1))
+    assert fits(answer_type, got.text)
+    heard = read_echo(got.text)
+    assert heard is not None
+    assert (heard.text, heard.mark, heard.safe) == (question.prompt, seen(MARK), True)
+    assert read_echo("yes") is None
+
+
+# ---- what was asked --------------------------------------------------------------------------------------------------
+
+
+def test_what_was_asked_is_looked_at_and_answered(problems: Problems, asked: AskedBooks) -> None:
+    asked.looked("w0", look(CARS, ALICE))
+    for question in (CARS, BOATS, ALICE, BOB):
+        asked.published(answer(question))
+    asked.replied("w0", said(answer(ALICE), topics.reply_topic("alice", "cars")))
+    asked.opened("north", GATE, opened(CARS, ALICE))
+    assert problems.rules == []
+
+
+def test_a_look_that_asks_another_text_is_found(problems: Problems, asked: AskedBooks) -> None:
+    queries = (LookQuery(CARS.query_id(GATE, FRAME), BOATS),)
+    asked.looked("w0", replace(look(CARS), queries=queries))
+    edited = replace(CARS, text="cars of north today?")
+    asked.looked("w0", replace(look(CARS), queries=(LookQuery(CARS.query_id(GATE, FRAME), edited),)))
+    asked.opened("north", GATE, opened(edited))
+    assert problems.rules == ["another text was asked"] * 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        answer(ALICE, text=echo(AnswerType.TEXT, True, BOB.prompt, seen(MARK))),
+        answer(CARS, text=echo(AnswerType.TEXT, True, CARS.prompt, "ffff")),
+        answer(CARS).model_copy(update={"owner": "client/alice"}),
+        answer(CARS).model_copy(update={"question_id": "boats"}),
+        answer(CARS, frame=OTHER_FRAME),
+        answer(standing("north", "trains")),
+        answer(CARS, text="yes"),
+    ],
+)
+def test_an_answer_of_another_query_is_found(problems: Problems, asked: AskedBooks, wrong: Answer) -> None:
+    asked.published(wrong)
+    assert problems.rules == ["answer of another query"]
+
+
+def test_an_unsafe_answer_is_found(problems: Problems, asked: AskedBooks) -> None:
+    guess = echo(AnswerType.TEXT, False, CARS.prompt, seen(MARK))
+    asked.published(answer(CARS, text=guess, outcome=Outcome.DEGRADED))
+    assert problems.rules == []
+    asked.published(answer(CARS, text=guess))
+    assert problems.rules == ["unsafe answer called safe"]
+
+
+def test_an_answer_that_goes_to_another_client_is_found(problems: Problems, asked: AskedBooks) -> None:
+    asked.replied("w0", said(answer(ALICE), topics.reply_topic("bob", "cars")))
+    asked.replied("w0", replace(said(answer(ALICE)), topic=topics.answer_topic("yard")))
+    assert problems.rules == ["answer sent to somebody else"] * 2
+
+
+def test_an_edge_that_opens_or_decides_wrongly_is_found(problems: Problems, asked: AskedBooks) -> None:
+    query_id = CARS.query_id(GATE, FRAME)
+    asked.opened("north", GATE, opened(CARS, attempt=2).model_copy(update={"key": 3}))
+    assert problems.take() == ["opened again given a key frame"]
+    asked.decided("north", Terminal(GATE, FRAME, query_id, CARS, Outcome.ANSWERED, answer=answer(BOATS)))
+    assert problems.take() == ["answer of another query"]
+    asked.decided("north", Terminal(GATE, FRAME, query_id, BOATS, Outcome.ANSWERED, answer=answer(CARS)))
+    assert problems.take() == ["answer of another query"]
+    asked.decided("north", Terminal(GATE, FRAME, query_id, CARS, Outcome.EXPIRED))
+    assert problems.take() == ["no terminal"]
+    asked.opened("north", GATE, opened(CARS, attempt=2))
+    assert problems.take() == ["decided query computed again"]
+
+
+# ---- what a worker does with what it is given ------------------------------------------------------------------------
+
+
+def test_a_worker_may_answer_repeat_and_pass_on(problems: Problems, worker: WorkerBooks) -> None:
+    hear(worker, OPEN_TOPIC, opened(CARS, ALICE))
+    worker.looked([look(CARS, ALICE)], 1.0, lambda _work: 1.0)
+    for question in (CARS, ALICE):
+        worker.said(said(answer(question)), 2.0)
+    hear(worker, OPEN_TOPIC, opened(CARS, ALICE, attempt=2), 3.0)
+    worker.said(said(answer(CARS)), 3.0)
+    hear(worker, OPEN_TOPIC, opened(BOATS, attempt=3), 4.0)
+    fields = {name: getattr(opened(BOATS, attempt=3), name) for name in Open.model_fields}
+    worker.said(SendHandover(topics.handover_topic("w1"), Handover(camera=GATE, hops=1, **fields)), 4.0)
+    assert problems.rules == []
+
+
+def test_what_was_answered_and_is_remembered_is_not_computed_again(problems: Problems, worker: WorkerBooks) -> None:
+    hear(worker, OPEN_TOPIC, opened(ALICE, BOB, CARS))
+    worker.said(said(answer(ALICE)), 1.0)
+    worker.looked([look(ALICE)], 2.0, lambda _work: 1.0)
+    assert problems.take() == ["decided query computed again"]
+    for question in (BOB, CARS):  # two answers are remembered
+        worker.said(said(answer(question)), 3.0)
+    worker.looked([look(ALICE)], 4.0, lambda _work: 1.0)
+    assert problems.rules == []
+
+
+def test_a_second_answer_and_one_to_another_question_are_found(problems: Problems, worker: WorkerBooks) -> None:
+    hear(worker, OPEN_TOPIC, opened(ALICE, BOB))
+    worker.said(said(answer(ALICE)), 1.0)
+    worker.said(said(answer(ALICE, outcome=Outcome.DEGRADED)), 2.0)
+    assert problems.take() == ["one worker, two answers"]
+    hear(worker, OPEN_TOPIC, opened(BOB, attempt=2), 3.0)
+    worker.said(said(answer(ALICE)), 3.0)
+    assert problems.take() == ["answer of another query"]
+
+
+def test_a_worker_that_goes_on_after_gone_is_found(problems: Problems, worker: WorkerBooks) -> None:
+    hear(worker, OPEN_TOPIC, opened(CARS, attempt=2))
+    hear(worker, INBOX, Gone(camera=GATE, frame=FRAME, attempt=1))
+    accept = control(Accept(worker="w0", frame=FRAME, attempt=2, lease_ms=3_000))
+    worker.said(accept, 1.0)
+    assert problems.take() == [], "it speaks of an earlier attempt"
+    hear(worker, INBOX, Gone(camera=GATE, frame=FRAME, attempt=2))
+    worker.said(accept, 2.0)
+    worker.looked([look(CARS)], 2.0, lambda _work: 1.0)
+    assert problems.take() == ["gone ignored"] * 2
+    hear(worker, OPEN_TOPIC, opened(CARS, attempt=3))
+    worker.said(accept, 3.0)
+    assert problems.take() == [], "it was given the frame again"
+
+
+def edge_status(boot: int, *, online: bool) -> Status:
+    return Status(kind="edge", id="north", boot=boot, online=online, pool="main", cameras=(GATE,) if online else ())
+
+
+def test_a_word_for_an_edge_that_lives_is_found(problems: Problems, worker: WorkerBooks) -> None:
+    topic = topics.status_topic("edge", "north")
+    for boot, online in ((7, True), (8, True), (7, False)):
+        hear(worker, topic, edge_status(boot, online=online))
+    hear(worker, OPEN_TOPIC, opened(CARS))
+    worker.said(said(answer(CARS, outcome=Outcome.DEGRADED, reason=EDGE_LOST)), 1.0)
+    assert problems.take() == [], "another process followed that of the frame"
+    alive = opened(CARS, frame=FrameId(8, 0))
+    hear(worker, OPEN_TOPIC, alive)
+    late = answer(CARS, outcome=Outcome.DEGRADED, reason=EDGE_LOST, frame=FrameId(8, 0))
+    worker.said(said(late), 2.0)
+    assert problems.take() == ["stale will believed"]
+
+
+@pytest.mark.parametrize("believes", [False, True])
+def test_the_will_of_an_earlier_start_must_change_nothing(
+    problems: Problems, worker: WorkerBooks, believes: bool
+) -> None:
+    session = WorkerSession(WorkerProtocolSettings(), worker="w0", pool="main", fingerprint=FINGERPRINT, stop_rule=RULE)
+    topic = topics.status_topic("edge", "north")
+    for status in (edge_status(7, online=True), edge_status(8, online=True)):
+        with worker.hears(session, topic, status, 0.0):
+            session.receive_edge_status(status, 0.0)
+    stale = edge_status(7, online=False)
+    with worker.hears(session, topic, stale, 1.0):
+        session.receive_edge_status(edge_status(8, online=False) if believes else stale, 1.0)
+    assert problems.rules == (["stale will believed"] if believes else [])
+
+
+def test_a_rejection_that_leaves_nobody_to_speak_is_found(problems: Problems, worker: WorkerBooks) -> None:
+    hear(worker, topics.status_topic("edge", "north"), edge_status(7, online=True))
+    reject = control(
+        Reject(worker="w0", frame=FRAME, attempt=1, reason=RejectReason.KEY_FRAME, fingerprint=FINGERPRINT)
+    )
+    for ends in (False, True):
+        hear(worker, OPEN_TOPIC, opened(CARS))
+        worker.looked([look(CARS)], 1.0, lambda _work: 1.0)
+        if ends:
+            hear(worker, topics.status_topic("edge", "north"), edge_status(7, online=False))
+        worker.said(reject, 2.0)
+        assert problems.take() == (["nobody speaks for a lost edge"] if ends else [])
+
+
+@pytest.mark.parametrize(("over_s", "told", "found"), [(5.0, False, True), (5.0, True, False), (20.0, False, False)])
+def test_a_worker_that_says_nothing_for_a_lost_edge_is_found(
+    problems: Problems, worker: WorkerBooks, over_s: float, told: bool, found: bool
+) -> None:
+    topic = topics.status_topic("edge", "north")
+    hear(worker, topic, edge_status(7, online=True))
+    hear(worker, OPEN_TOPIC, opened(CARS, ms=10_000))
+    hear(worker, topic, edge_status(7, online=False), over_s)
+    worker.check_time(10.5)
+    assert problems.rules == [], "it may be about to speak"
+    if told:
+        worker.said(said(answer(CARS, outcome=Outcome.DEGRADED, reason=EDGE_LOST)), 9.9)
+    worker.check_time(11.5)
+    worker.check_time(12.5)
+    assert problems.rules == (["nobody speaks for a lost edge"] if found else [])
+
+
+def test_a_frame_that_is_handed_over_after_a_word_is_found(problems: Problems, worker: WorkerBooks) -> None:
+    hear(worker, OPEN_TOPIC, opened(CARS, BOATS))
+    worker.said(said(answer(CARS)), 1.0)
+    fields = {name: getattr(opened(BOATS), name) for name in Open.model_fields}
+    worker.said(SendHandover(topics.handover_topic("w1"), Handover(camera=GATE, hops=1, **fields)), 2.0)
+    assert problems.rules == ["claimed frame handed over"]
+
+
+def test_a_client_waits_for_no_standing_question_of_its_frame(problems: Problems, worker: WorkerBooks) -> None:
+    hear(worker, OPEN_TOPIC, opened(CARS, ALICE))
+    worker.looked([look(ALICE)], 1.0, lambda _work: 1.0)
+    worker.looked([look(CARS)], 2.0, lambda _work: 1.0)
+    assert problems.take() == [], "the client's question came first"
+    worker.looked([look(CARS, stop=16)], 3.0, lambda _work: 1.0)
+    assert problems.take() == ["standing before ad-hoc"]
+    worker.looked([look(CARS, stop=24)], 70.0, lambda _work: 1.0)
+    assert problems.take() == [], "the client's time is over"
+
+
+def test_a_client_waits_for_no_standing_question_of_another_frame(
+    problems: Problems, asked: AskedBooks, worker: WorkerBooks
+) -> None:
+    asked.offered(GATE, OTHER_FRAME, seen(MARK), [AskedQuery(BOATS, 60.0)])
+    other = look(BOATS, frame=OTHER_FRAME)
+
+    def batch(*looks: Look, takes_s: float = 1.0) -> list[str]:
+        worker.looked(looks, 1.0, lambda _work: takes_s)
+        return problems.take()
+
+    hear(worker, OPEN_TOPIC, opened(ALICE))
+    hear(worker, OPEN_TOPIC, opened(BOATS, frame=OTHER_FRAME))
+    assert batch(other, takes_s=100.0) == [], "nobody could be in time"
+    assert batch(other) == ["standing before ad-hoc"]
+    assert batch(look(ALICE), other) == []
+    assert batch(other) == [], "it waits for latents, for all that is known"
+
+
+# ---- who leaves first ------------------------------------------------------------------------------------------------
+
+
+def leaving(question: QuestionContent, frame: FrameId) -> tuple[SendOpen, Open, Departure]:
+    message = opened(question, frame=frame)
+    bid = Bid(1.0, 100, 50.0, 60.0)
+    effect = SendOpen(OPEN_TOPIC, GATE, frame, lambda _now_s: message, lambda _now_s: bid)
+    return effect, message, Departure(Lane.OPEN, GATE, "open", OPEN_TOPIC, lambda _now_s: message, bid=effect.bid)
+
+
+@pytest.mark.parametrize(("left_s", "backlog_s", "found"), [(1.0, 0.5, True), (9.0, 0.5, False), (1.0, 120.0, False)])
+def test_an_open_that_leaves_before_a_clients_is_found(
+    problems: Problems, left_s: float, backlog_s: float, found: bool
+) -> None:
+    books = UplinkBooks(problems)
+    late, first = leaving(ALICE, FRAME), leaving(CARS, OTHER_FRAME)
+    for question, (effect, message, _) in ((ALICE, late), (CARS, first)):
+        books.offered(GATE, message.frame, [AskedQuery(question, 60.0)], 0.0)
+        books.queued(effect, 0.0)
+    _, message, departure = first
+    books.left(departure, message, left_s, backlog_s, 1.0)
+    assert problems.rules == (["standing before ad-hoc"] if found else [])
+
+
+# ---- what is left behind ---------------------------------------------------------------------------------------------
+
+
+def test_tables_of_finished_frames_are_empty() -> None:
+    edge = EdgeSession(EdgeProtocolSettings(), site="north", pool="main", boot=7, fingerprint=FINGERPRINT)
+    worker = WorkerSession(WorkerProtocolSettings(), worker="w0", pool="main", fingerprint=FINGERPRINT, stop_rule=RULE)
+    edge.offer(GATE, SimulatedLatent(), LADDER[0], [AskedQuery(CARS, 5.0), AskedQuery(ALICE, 6.0)], 0.0)
+    worker.receive_open(GATE, opened(CARS, ALICE, ms=5_000), 0.0)
+    assert edge.sizes()["ad_hoc_running"] == worker.sizes()["frames"] == 1
+    assert worker.sizes()["texts_awaited"] == 2
+    edge.tick(10.0)
+    worker.tick(10.0)
+    for session in (edge, worker):
+        assert session.next_wake_s() is None
+    assert [*edge_leaks(edge), *worker_leaks(worker)] == []
+    assert edge.sizes()["ad_hoc_decided"] == 1
+
+
+# ---- questions on the bus --------------------------------------------------------------------------------------------
+
+
+def test_an_operator_changes_adds_moves_and_deletes_questions() -> None:
+    first, added = published(("north",), ("q0", "q1"))
+    own = first.model_copy(update={"set_by": "settings"})
+    board = SimulatedBoard((own,))
+
+    def asked_of(camera: str) -> list[str]:
+        return [query.question.text for query in board.asked(camera, ("q0", "q1"), 0.0)]
+
+    assert asked_of("gate") == [own.text]
+    board.receive("q1", added.model_copy(update={"cameras": ("gate",)}))
+    assert asked_of("gate") == [own.text, added.text]
+    assert asked_of("yard") == [own.text]
+    assert [*board.to_publish()] == [own]
+    board.receive("q0", first.model_copy(update={"text": "another?"}))
+    assert asked_of("yard") == ["another?"]
+    assert [*board.to_publish()] == []
+    board.receive("q0", None)
+    board.receive("q1", None)
+    assert asked_of("gate") == []
+    board.receive("q0", own)  # the site's own word comes back from the broker
+    assert asked_of("gate") == []
+
+
+# ---- episodes --------------------------------------------------------------------------------------------------------
+
+
+class Inputs:
+    """What the messages of some episodes have shown."""
+
+    def __init__(self) -> None:
+        self.owners: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        self.cameras: defaultdict[str, set[str]] = defaultdict(set)
+        self.texts: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
+        self.mixed = self.deadlines = self.shared_ids = self.changed = self.deleted = 0
+
+    def published(self, topic: str, message: Message) -> None:
+        match message:
+            case Open():
+                self._opened(topic.rsplit("/", 1)[1], message)
+            case Question():
+                self.texts[message.question_id].add((message.site, message.text))
+                self.changed += message.set_by == "operator"
+            case _:
+                self.deleted += type(message).__name__ == "Deleted"
+
+    def _opened(self, camera: str, message: Open) -> None:
+        kinds = {ref.ad_hoc for ref in message.queries}
+        self.mixed += len(kinds) == 2
+        self.deadlines += len({round(ref.remaining_ms, -3) for ref in message.queries}) > 1
+        self.shared_ids += len({ref.question_id for ref in message.queries}) < len(message.queries)
+        for ref in message.queries:
+            self.owners[camera, ref.question_id].add(ref.client or f"site {message.site}")
+            if ref.client is not None:
+                self.cameras[f"{ref.client}/{ref.question_id}"].add(camera)
+
+
+def test_episodes_ask_what_clients_sites_and_operators_ask() -> None:
+    inputs = Inputs()
+    for number in range(30):
+        episode = Episode(draw_plan(7_000_000 + number))
+        episode.broker.observers.append(inputs.published)
+        assert episode.run().violations == []
+    assert inputs.mixed > 20, "standing and ad-hoc questions share frames"
+    assert inputs.deadlines > 100, "with deadlines of their own"
+    assert inputs.shared_ids > 5, "and one id of several owners in one frame"
+    clients = [{owner for owner in owners if " " not in owner} for owners in inputs.owners.values()]
+    assert sum(len(names) > 1 for names in clients) > 10, "two clients with one id at one camera"
+    assert any(" " in "".join(owners) and len(owners) > 1 for owners in inputs.owners.values()), "as a standing one"
+    assert sum(len(cameras) > 1 for cameras in inputs.cameras.values()) > 3, "one client with one id at two cameras"
+    for question_id in ("q0", "q1", "q2"):
+        assert len({site for site, _ in inputs.texts[question_id]}) > 1
+        assert len({text for _, text in inputs.texts[question_id]}) > 3, "sites and editions have texts of their own"
+    assert inputs.changed > 20
+    assert inputs.deleted > 5
+
+
+QUICK = 60_000
+
+
+@pytest.mark.parametrize("name", [mutation.name for mutation in QUESTION_MUTATIONS])
+def test_the_simulator_finds_what_was_broken_about_questions(name: str) -> None:
+    (mutation,) = [mutation for mutation in MUTATIONS if mutation.name == name]
+    assert hunt(mutation, events=QUICK).caught_by is not None
+
+
+def test_an_edge_book_starts_anew_with_its_process(problems: Problems, asked: AskedBooks) -> None:
+    books = EdgeBooks("north", asked, problems)
+    session = EdgeSession(EdgeProtocolSettings(), site="north", pool="main", boot=7, fingerprint=FINGERPRINT)
+
+    def status(boot: int, *, online: bool) -> Status:
+        return Status(kind="worker", id="w0", boot=boot, online=online, pool="main")
+
+    for boot, online in ((1, True), (2, True), (1, False)):
+        books.hears(session, status(boot, online=online), 0.0)
+    assert problems.rules == []
+    books.started()
+    fresh = EdgeSession(EdgeProtocolSettings(), site="north", pool="main", boot=8, fingerprint=FINGERPRINT)
+    books.hears(fresh, status(1, online=False), 1.0)
+    assert problems.rules == [], "the new process has read no birth yet"
