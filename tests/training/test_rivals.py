@@ -186,10 +186,8 @@ def test_the_constant_answer_is_the_most_frequent_of_its_kind() -> None:
 
 def test_the_first_answer_of_each_camera_and_question_stays() -> None:
     reference = np.array(["no", "two", "yes", "two", "yes", "one"])
-    texts = np.array(["dog?", "how many?"] * 3)
-    assert first_answers(reference, texts, np.array([0, 0, 0, 0, 1, 1])).tolist() == [
-        "no", "two", "no", "two", "yes", "one"
-    ]  # fmt: skip
+    groups = np.array(["b dog?", "a how many?", "b dog?", "a how many?", "c dog?", "c how many?"])
+    assert first_answers(reference, groups).tolist() == ["no", "two", "no", "two", "yes", "one"]
 
 
 def test_a_model_that_nearly_always_says_no_is_half_right_when_balanced() -> None:

@@ -12,11 +12,11 @@ _RATIOS: Final = {
     "ratio_vs_best_features_at_95": "best coded features or tokens",
     "ratio_vs_klt_at_95": "KLT",
 }
-TRIVIAL: Final = {
+_TRIVIAL: Final = {
     "empty_prefix": "nothing sent: the empty prefix",
     "constant_answer": "nothing sent: always the most frequent answer to the kind of question",
 }
-"""Rows of `Scoreboard.trivial`."""
+"""Rows of frames that do not follow one another, from `Scoreboard.trivial`."""
 
 
 def as_markdown(report: dict[str, Any]) -> str:
@@ -41,8 +41,11 @@ def _video(report: dict[str, Any]) -> Iterable[str]:
     for name, points in report["others"].items():
         rows += [(f"{name} with key frames, {_latents(row)}", row) for row in points]
     rows += [(str(row["setting"]), row) for row in report["rivals"]]
-    rows += [(name, report[key]) for key, name in TRIVIAL.items()]
-    rows += [("only the first frame sent: its answers for ever", report["first_answer"])]
+    rows += [
+        ("nothing sent: the empty prefix", report["empty_prefix"]),
+        ("nothing sent: one answer to each question of each camera, the most frequent", report["constant_answer"]),
+        ("only the first frame sent: its answers for ever", report["first_answer"]),
+    ]
     yield rate_table(rows)
     if report["packet_loss"]:
         yield markdown_table(
@@ -95,7 +98,7 @@ def _domain(report: dict[str, Any]) -> Iterable[str]:
         "frame": "oracle stop, all questions of a frame",
     }
     rows += [(name, report["oracle"][key]) for key, name in names.items()]
-    rows += [("no image: the mean token", report["nothing"]), *((name, report[key]) for key, name in TRIVIAL.items())]
+    rows += [("no image: the mean token", report["nothing"]), *((name, report[key]) for key, name in _TRIVIAL.items())]
     yield rate_table(rows)
     yield markdown_table(
         [f"bytes at {report['ratios_measured_at']}", "ours", "rival", "times fewer", "95 % interval"],

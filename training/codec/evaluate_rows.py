@@ -90,19 +90,22 @@ class Scoreboard:
         self._values = values
         self.resamples = Resamples.draw(len(data), seed, block=block)
 
-    def trivial(self, nothing: NDArray[np.str_]) -> dict[str, Point]:
+    def trivial(self, nothing: NDArray[np.str_], groups: NDArray[np.str_] | None = None) -> dict[str, Point]:
         """What answers are worth that need no byte, which every result has to be held against.
 
         Args:
             nothing: Answers from an empty prefix, str [Q].
+            groups: Questions that get one answer, str [Q]; those of one kind unless given.
 
         Returns:
-            Points `empty_prefix`, and `constant_answer`: for each kind of question the answer that is given most often.
+            Points `empty_prefix`, and `constant_answer`: for each group the answer that is given most often.
         """
         none = np.zeros(len(self._questions))
         return {
             "empty_prefix": self.point(nothing, none, wire_bytes=none),
-            "constant_answer": self.point(constant_answers(self.reference, self._kinds), none, wire_bytes=none),
+            "constant_answer": self.point(
+                constant_answers(self.reference, self._kinds if groups is None else groups), none, wire_bytes=none
+            ),
         }
 
     @property

@@ -137,7 +137,7 @@ class SequenceBench:
         board, size = self._board, self._size
         full = board.point(board.reference, np.full(len(self._data), 2 * self._tokens[0].numel()))
         ours = [self._codec(*each, cache_dir) for each in zip(codec_dirs, specs, strict=True)]
-        trivial = board.trivial(ours[0].blind)
+        trivial = self._trivial(ours[0].blind)
         images = self._images()
         tokens = list(self._token_rivals(known))
         stills = self._features(still_settings(known.shape[2], few=size.quick), known, "features")
@@ -157,7 +157,6 @@ class SequenceBench:
             "not_measured": missing_formats() | missing_codecs(),
             "full": full.row,
             **{name: point.row for name, point in trivial.items()},
-            "first_answer": self._first_answer().row,
             "key_frames_share": first.key_frames_share,
             "prefixes": [point.row for point in first.with_keys],
             "prefixes_by_themselves": [point.row for point in first.by_itself],
@@ -167,13 +166,15 @@ class SequenceBench:
             "ratios": list(self._ratios(first.with_keys, rivals, full, list(trivial.values()))),
         }
 
-    def _first_answer(self) -> Point:
-        """The first frame of each sequence and nothing more; its own bytes not counted."""
+    def _trivial(self, nothing: NDArray[np.str_]) -> dict[str, Point]:
+        """What needs no byte, or one frame and nothing more: constant is one answer to each question of each camera."""
         board = self._board
         texts = np.array([item.text for item in self._data.asked], dtype=np.str_)
         cameras = np.searchsorted(self._sequences.starts, board.owner, side="right")
+        groups = np.array([f"{camera} {text}" for camera, text in zip(cameras, texts, strict=True)], dtype=np.str_)
+        first = first_answers(board.reference, groups)
         none = np.zeros(len(self._data))
-        return board.point(first_answers(board.reference, texts, cameras), none, wire_bytes=none)
+        return board.trivial(nothing, groups) | {"first_answer": board.point(first, none, wire_bytes=none)}
 
     def _answer(self, tokens: Tensor, data: AskedFrames) -> NDArray[np.str_]:
         return answers_of(self._vlm, tokens, data.asked).texts

@@ -23,8 +23,8 @@ from training.codec.data import ANSWER_TYPES, Asked, AskedFrames
 
 _FIRST_CLIP_SEED: Final = 95_000_000
 _MIN_FRAMES: Final = 4
-_SHORTEST_SHOT: Final = 0.6
-"""Of the mean length: a clip is no longer, so that it has one layout."""
+_MEAN_SHOT_FRAMES: Final = 5.0
+"""Frames until other objects are there."""
 _EXISTENCE: Final = ("person", "car", "bike", "dog", "bench", "tree", "sign", "umbrella")
 SURVEILLANCE_QUESTIONS: Final = (
     *(Asked(0, f"Is there a {name}?", AnswerType.YES_NO, f"is there a {name}", None, "video") for name in _EXISTENCE),
@@ -115,7 +115,7 @@ def video_sequence(
 
 
 def rendered_clips(count: int, frames: int, size_px: int, *, every_s: float = 1.0, seed: int = 0) -> Sequences:
-    """Rendered cameras that stand still: objects move through one layout each, the sensor's noise is new in each frame.
+    """Rendered cameras that stand still: objects move and give way to others, the sensor's noise is always new.
 
     Args:
         count: Cameras.
@@ -129,7 +129,8 @@ def rendered_clips(count: int, frames: int, size_px: int, *, every_s: float = 1.
     for number in range(count):
         first = _FIRST_CLIP_SEED + seed * 1_000 + number
         seconds = frames * every_s
-        clip = SceneClip(first, seconds, standing_questions(first), mean_shot_s=seconds / _SHORTEST_SHOT)
+        shot_s = _MEAN_SHOT_FRAMES * every_s
+        clip = SceneClip(first, seconds, standing_questions(first), mean_shot_s=shot_s, one_place=True)
         for step in range(frames):
             scene = clip.scene_at(step * every_s)
             for question in clip.questions:

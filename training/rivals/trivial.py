@@ -17,33 +17,30 @@ _LEAST_OF_AN_ANSWER: Final = 5
 """Answers of a kind that were given less often count together, as one."""
 
 
-def constant_answers(reference: NDArray[np.str_], kinds: NDArray[np.str_]) -> NDArray[np.str_]:
-    """For each kind of question always the answer that is given most often, known in hindsight.
+def constant_answers(reference: NDArray[np.str_], groups: NDArray[np.str_]) -> NDArray[np.str_]:
+    """For each group of questions always the answer that is given most often, known in hindsight.
 
     Args:
         reference: Answers from uncompressed tokens, str [Q].
-        kinds: Of the questions, str [Q].
+        groups: Kinds of question, or each question of each camera, str [Q].
     """
     answers = reference.copy()
-    for kind in np.unique(kinds):
-        mine = kinds == kind
+    for group in np.unique(groups):
+        mine = groups == group
         values, counts = np.unique(reference[mine], return_counts=True)
         answers[mine] = values[counts.argmax()]
     return answers
 
 
-def first_answers(reference: NDArray[np.str_], texts: NDArray[np.str_], cameras: NDArray[np.int64]) -> NDArray[np.str_]:
+def first_answers(reference: NDArray[np.str_], groups: NDArray[np.str_]) -> NDArray[np.str_]:
     """For each camera and question always what was answered when it was first asked: what one frame would do.
 
     Args:
         reference: Answers from uncompressed tokens, in the order in which they were asked, str [Q].
-        texts: Of the questions, str [Q].
-        cameras: That they were asked of [Q].
+        groups: Camera and question, str [Q].
     """
-    answers = reference.copy()
-    first: dict[tuple[int, str], str] = {}
-    for row, key in enumerate(zip(cameras.tolist(), texts.tolist(), strict=True)):
-        answers[row] = first.setdefault(key, str(reference[row]))
+    _, first, place = np.unique(groups, return_index=True, return_inverse=True)
+    answers: NDArray[np.str_] = reference[first][place]
     return answers
 
 
