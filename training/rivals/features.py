@@ -67,7 +67,7 @@ def still_settings(dim: int, *, few: bool = False) -> list[FeatureSetting]:
         few: Three settings of one format.
     """
     if few:
-        return [FeatureSetting(_channels(dim)[-1], StillCoder("WEBP", quality)) for quality in (0, 30, 70)]
+        return [FeatureSetting(_few_channels(dim), StillCoder("WEBP", quality)) for quality in (10, 40, 70)]
     return [
         FeatureSetting(channels, StillCoder(name, quality))
         for channels in _channels(dim)
@@ -86,7 +86,7 @@ def video_settings(dim: int, key_interval: int, *, few: bool = False) -> list[Fe
     """
     return [
         FeatureSetting(channels, VideoSetting(name, crf, key_interval))
-        for channels in (_channels(dim)[-1:] if few else _channels(dim)[1:])
+        for channels in ([_few_channels(dim)] if few else _channels(dim)[1:])
         for name in video_codecs()
         for crf in (_CRFS[name][1::2] if few else _CRFS[name])
     ]
@@ -165,3 +165,8 @@ def best_features(
 def _channels(dim: int) -> list[int]:
     """Numbers of planes that are tried, the most first."""
     return sorted({max(4, round(share * dim)) for share in _CHANNEL_SHARES}, reverse=True)
+
+
+def _few_channels(dim: int) -> int:
+    """The number of planes that does best where few bytes may be spent."""
+    return _channels(dim)[-2:][0]
