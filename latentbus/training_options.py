@@ -33,6 +33,18 @@ def local_vlm(path: Path | None) -> Path | None:
     raise ConfigError("--vlm", f"no such folder: {path}; {fix}")
 
 
+def video_file(path: Path | None) -> Path | None:
+    """Callback of ``--video``: a file that is there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if path is None or path.is_file():
+        return path
+    fix = "give a file that FFmpeg reads; latentbus codec fetch-video fetches vtest.avi and prints where it is"
+    raise ConfigError("--video", f"no such file: {path}; {fix}")
+
+
 def short_id(text: str) -> str:
     """Callback of ``--vlm-id``: what codec.json takes, said before hours of training.
 

@@ -20,12 +20,14 @@ from latentbus.training_options import (
     VlmOption,
     codec_to_write,
     show_progress,
+    video_file,
     vlm_or_bundled,
     write_report,
 )
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
+    from training.codec.data import Domain
     from training.codec.own_frames import OwnFrames
 
 codec_app = typer.Typer(help="Evaluate, calibrate and export a codec.", no_args_is_help=True)
@@ -46,7 +48,8 @@ OwnQuestionsOption = Annotated[
     Path | None,
     typer.Option(
         "--questions",
-        help='JSON lines {"frame": "a.png", "text": ..., "answer_type": ..., "truth": ..., "kind": ...}.',
+        help='JSON lines {"frame": "a.png", "text": ..., "answer_type": ..., "truth": ..., "kind": ...}; '
+        "with --video without frame.",
         dir_okay=False,
     ),
 ]
@@ -104,11 +107,21 @@ def codec_eval(
         Path | None, typer.Option(help="Folder laid out as the bundled models/, instead of that.", file_okay=False)
     ] = None,
     point: Annotated[str, typer.Option(help="Operating point: small, or detailed.")] = "small",
-    count: Annotated[int | None, typer.Option(help="Held-out frames; about five questions each.", min=2)] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Held-out frames; about five questions each. Of a video or clip: frames.", min=2)
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="About a minute: few frames, few image settings.")] = False,
     photos: PhotosOption = None,
     frames: OwnFramesOption = None,
     questions: OwnQuestionsOption = None,
+    video: Annotated[
+        Path | None,
+        typer.Option(help="Video of a camera that stands still, instead of drawn frames.", callback=video_file),
+    ] = None,
+    clips: Annotated[bool, typer.Option("--clips", help="Rendered clips of such cameras, instead of frames.")] = False,
+    every: Annotated[
+        float, typer.Option(help="Seconds between two frames of a video or clip that are asked about.", min=0.05)
+    ] = 1.0,
     plots: Annotated[Path | None, typer.Option(help="Folder for plots, as PNG.", file_okay=False)] = None,
     markdown: Annotated[
         Path | None, typer.Option(help="New file for tables in Markdown.", dir_okay=False, callback=markdown_target)
@@ -118,11 +131,36 @@ def codec_eval(
     threads: ThreadsOption = 2,
     json_file: JsonOption = None,
 ) -> None:
-    """Accuracy and bytes of every prefix on held-out frames, beside image files, whole and pruned tokens."""
+    """Accuracy and bytes of every prefix on held-out frames, beside image files, features and tokens.
+
+    With --video or --clips frames follow one another, ours use key frames, and inter-coded video is a rival too.
+    """
     from training.codec import evaluate
 
     if point not in evaluate.SIZES:
         raise ConfigError("--point", f"{point!r} is none of {', '.join(evaluate.SIZES)}")
+    if video is not None or clips:
+        for option, given in (("--photos", photos), ("--frames", frames), ("--plots", plots)):
+            if given is not None:
+                raise ConfigError(option, "is for frames that do not follow one another: leave --video or --clips out")
+        if clips and (video is not None or questions is not None):
+            raise ConfigError("--clips", "come with their own frames and questions: leave --video and --questions out")
+        _evaluate_video(
+            vlm or (models / "reference-vlm" if models else vlm_or_bundled(None)),
+            codec or _codecs_of(point, models),
+            cache,
+            evaluate.DOMAINS[point],
+            video=video,
+            questions=questions,
+            every_s=every,
+            count=count,
+            quick=quick,
+            seed=seed,
+            threads=threads,
+            markdown=markdown,
+            json_file=json_file,
+        )
+        return
     size = evaluate.QUICK if quick else evaluate.SIZES[point]
     report = evaluate.evaluate_codec(
         evaluate.Evaluation(
@@ -147,6 +185,53 @@ def codec_eval(
         from training.codec.plots import draw_plots
 
         draw_plots(report, plots, suffix="" if point == "small" else f"-{point}")
+
+
+def _evaluate_video(
+    vlm: Path,
+    codecs: list[Path],
+    cache: Path,
+    domain: Domain,
+    *,
+    video: Path | None,
+    questions: Path | None,
+    every_s: float,
+    count: int | None,
+    quick: bool,
+    seed: int,
+    threads: int,
+    markdown: Path | None,
+    json_file: Path | None,
+) -> None:
+    from training.codec.evaluate_markdown import video_as_markdown
+    from training.codec.evaluate_video import VIDEO_QUICK, VIDEO_SIZE, VideoEvaluation, evaluate_video
+    from training.codec.own_frames import read_standing_questions
+    from training.codec.sequences import SURVEILLANCE_QUESTIONS
+
+    wanted = VideoEvaluation(
+        vlm,
+        codecs,
+        cache,
+        VIDEO_QUICK if quick else VIDEO_SIZE,
+        video,
+        read_standing_questions(questions) if questions else SURVEILLANCE_QUESTIONS,
+        every_s,
+        domain,
+        seed,
+        threads,
+    )
+    report = evaluate_video(wanted.with_frames(count), show_progress)
+    write_report(report, json_file)
+    if markdown is not None:
+        write_text(markdown, video_as_markdown(report), "--markdown")
+
+
+@codec_app.command("fetch-video", epilog="Example: latentbus codec eval --video $(latentbus codec fetch-video)")
+def codec_fetch_video(cache: CacheOption = DEFAULT_CACHE) -> None:
+    """Fetch vtest.avi, a fixed camera over people who walk, out of Debian's package opencv-doc; prints its path."""
+    from training.rivals.footage import fetch_vtest
+
+    typer.echo(fetch_vtest(cache))
 
 
 @codec_app.command("temporal", epilog="Example: latentbus codec temporal --point detailed --json temporal.json")

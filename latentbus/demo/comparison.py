@@ -27,7 +27,7 @@ from schemas import topics, wire
 from schemas.identity import DIGEST_BYTES
 from schemas.messages import Open, QueryRef
 from schemas.types import AnswerType, FrameId
-from training.codec.rivals import through_image_files
+from training.rivals.stills import through_image_files
 
 BATCH_FRAMES = 16
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from training.codec.rivals import ImageSetting, default_settings, through_image_files
+from training.rivals.stills import ImageSetting, default_settings, through_image_files
 
 STAGES: Final = ((16, 0.10), (48, 0.06), (112, 0.04), (240, 0.01))
 """Frames judged so far, and how far below the target a setting may be on them. Most settings are far off, which a few

@@ -72,6 +72,7 @@ class SceneClip:
         questions: Sequence[QuestionSpec] = (),
         *,
         mean_shot_s: float = 4.0,
+        one_place: bool = False,
     ) -> None:
         """Lay out all shots.
 
@@ -80,6 +81,8 @@ class SceneClip:
             duration_s: Length in seconds.
             questions: Questions to keep well defined.
             mean_shot_s: Mean length of a shot; shots last 60 to 140 % of it.
+            one_place: The camera stands still: every shot has the place and the light of the first one, and only other
+                objects.
 
         Raises:
             ValueError: A duration or shot length that is not positive.
@@ -93,9 +96,11 @@ class SceneClip:
         borders = [0.0]
         while borders[-1] < duration_s:
             borders.append(borders[-1] + mean_shot_s * float(rng.uniform(0.6, 1.4)))
-        self._shots = tuple(
-            self._sample_shot(index, start_s, end_s) for index, (start_s, end_s) in enumerate(pairwise(borders))
-        )
+        shots: list[_Shot] = []
+        for index, (start_s, end_s) in enumerate(pairwise(borders)):
+            place = shots[0].scene if one_place and shots else None
+            shots.append(self._sample_shot(index, start_s, end_s, place))
+        self._shots = tuple(shots)
         self._starts = [shot.start_s for shot in self._shots]
 
     @property
@@ -121,12 +126,12 @@ class SceneClip:
         noise_seed = (shot.scene.noise_seed + round(t_s * 1000) * 2_654_435_761) % 2**32
         return replace(shot.scene, objects=tuple(objects), noise_seed=noise_seed)
 
-    def _sample_shot(self, index: int, start_s: float, end_s: float) -> _Shot:
+    def _sample_shot(self, index: int, start_s: float, end_s: float, place: Scene | None) -> _Shot:
         """Draw layouts until every standing question has an answer from the first to the last moment."""
         rng = np.random.default_rng([self.seed, 1, index])
         best: tuple[Track, ...] = ()
         best_clear = -1
-        background = sample_background(rng)
+        background = sample_background(rng) if place is None else place.background
         for _ in range(30):
             tracks = _lay_out(rng, _wanted_objects(rng, self.questions), self.questions, background.horizon)
             clear = sum(
@@ -138,6 +143,8 @@ class SceneClip:
                 best, best_clear = tracks, clear
             if clear == len(self.questions) * len(_PATH_CHECKS):
                 break
+        if place is not None:
+            return _Shot(start_s, end_s, best, replace(place, noise_seed=int(rng.integers(2**31))))
         light, weather = sample_light(rng)
         scene = Scene(
             objects=(),

@@ -34,7 +34,7 @@ from schemas.errors import ConfigError
 from schemas.identity import standing_query_id
 from schemas.messages import Answer, QueryOutcome
 from schemas.types import AnswerType, FrameId, Outcome
-from training.codec.rivals import ImageSetting, default_settings, through_image_files
+from training.rivals.stills import ImageSetting, default_settings, through_image_files
 
 FRAME = FrameId(1, 1)
 

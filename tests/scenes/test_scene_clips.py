@@ -102,3 +102,15 @@ def test_times_outside_the_clip_are_refused() -> None:
         clip.scene_at(3.0)
     with pytest.raises(ValueError, match="duration_s=0"):
         SceneClip(1, 0.0)
+
+
+def test_a_camera_in_one_place_sees_other_objects_before_the_same_background() -> None:
+    clip = SceneClip(5, 30.0, standing_questions(5), mean_shot_s=4.0, one_place=True)
+    scenes = [clip.scene_at(start_s) for start_s in clip.shot_starts_s if start_s <= 30.0]
+    assert len(scenes) > 3
+    places = {(s.background, s.light, s.weather, s.sun, s.brightness, s.noise_sigma) for s in scenes}
+    assert len(places) == 1
+    assert len({scene.objects for scene in scenes}) == len(scenes)
+    moving = SceneClip(5, 30.0, standing_questions(5), mean_shot_s=4.0)
+    assert moving.scene_at(0.0) == scenes[0]
+    assert len({moving.scene_at(start_s).background for start_s in clip.shot_starts_s if start_s <= 30.0}) > 1

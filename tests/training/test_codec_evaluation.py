@@ -28,8 +28,8 @@ from training.codec.evaluate_rows import Scoreboard, oracle_rows
 from training.codec.intervals import Resamples, bytes_at, interval
 from training.codec.own_frames import OwnFrames
 from training.codec.plots import draw_plots
-from training.codec.rivals import ImageSetting, container_bytes, full_grid, through_image_files
-from training.codec.rivals_tokens import prune, round_to_8_bits, token_rivals
+from training.rivals.stills import ImageSetting, container_bytes, full_grid, through_image_files
+from training.rivals.tokens import prune, round_to_bits, token_rivals
 
 TINY = replace(QUICK, frames=6, selection=4, prefixes=3, image_settings=2)
 
@@ -142,7 +142,12 @@ def test_a_file_costs_more_on_the_wire_than_it_holds() -> None:
 
 def test_image_files_come_back_at_their_first_size_whatever_the_threads() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
-    for setting in (ImageSetting("JPEG", 32, 30), ImageSetting("WEBP", 64, 0), ImageSetting("AVIF", 32, 20, speed=8)):
+    for setting in (
+        ImageSetting("JPEG", 32, 30),
+        ImageSetting("WEBP", 64, 0),
+        ImageSetting("AVIF", 32, 20, speed=8),
+        ImageSetting("JXL", 32, 20),
+    ):
         decoded, sizes = through_image_files(frames, setting)
         again, same = through_image_files(frames, setting, threads=3)
         assert decoded.shape == frames.shape
@@ -154,7 +159,7 @@ def test_image_files_come_back_at_their_first_size_whatever_the_threads() -> Non
 def test_the_grid_reaches_from_32_px_to_the_full_size() -> None:
     assert {setting.size_px for setting in full_grid(256)} == {32, 48, 64, 96, 128, 192, 256}
     assert {setting.size_px for setting in full_grid(32)} == {32}
-    assert {setting.format for setting in full_grid(64)} == {"JPEG", "WEBP", "AVIF"}
+    assert {setting.format for setting in full_grid(64)} == {"JPEG", "WEBP", "AVIF", "JXL"}
     assert min(setting.quality for setting in full_grid(64) if setting.format == "WEBP") == 0
 
 
@@ -171,11 +176,13 @@ def test_pruning_keeps_the_tokens_that_stand_out() -> None:
 
 def test_eight_bits_are_close_and_sizes_are_counted() -> None:
     tokens = torch.randn(3, 64, 8, generator=torch.Generator().manual_seed(0))
-    assert (round_to_8_bits(tokens) - tokens).abs().max() <= tokens.abs().max() / 127
+    assert (round_to_bits(tokens, 8) - tokens).abs().max() <= tokens.abs().max() / 127
     sizes = {rival.name: rival.payload_bytes for rival in token_rivals(tokens, tokens.mean(0))}
-    assert sizes["tokens, 16 bits"] == 2 * 64 * 8
-    assert sizes["tokens, 8 bits"] == 64 * 8 + 2
-    assert sizes["16 of 64 tokens, 8 bits"] == 16 * 8 + 8 + 2
+    assert sizes["tokens, 16 bits"].tolist() == [2 * 64 * 8] * 3
+    assert sizes["tokens, 8 bits"].tolist() == [64 * 8 + 2] * 3
+    assert sizes["16 of 64 tokens, 8 bits"].tolist() == [16 * 8 + 8 + 2] * 3
+    assert sizes["16 of 64 tokens, merged, 8 bits"].tolist() == [16 * 8 + 64 * 4 // 8 + 2] * 3
+    assert sizes["16 of 64 tokens, 2 x 2 averaged, 8 bits"].tolist() == [16 * 8 + 2] * 3
 
 
 def write_own(folder: Path, lines: list[str], images: int = 4) -> tuple[Path, Path]:
@@ -284,7 +291,7 @@ def test_a_run_measures_everything_and_can_be_drawn(made: Path, tmp_path: Path) 
     assert report["full"]["agreement"] == 1.0
     assert report["oracle"]["question"]["payload_bytes"] <= sizes[-1]
     assert report["oracle"]["question"]["agreement"] >= report["prefixes"][-1]["agreement"]
-    assert {row["family"] for row in report["rivals"]} == {"images", "tokens"}
+    assert {row["family"] for row in report["rivals"]} == {"images", "tokens", "features"}
     assert {row["path"] for row in report["delay"]} == {"at_once", "image", "ladder"}
     for row in report["delay"]:
         assert row["delay_s"]["32"] > row["delay_s"]["1000"] > 0.1 * row["rounds"]

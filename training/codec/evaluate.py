@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -14,21 +15,21 @@ from torch import Tensor
 
 from cloud_workers.vlm import TransformersVlm
 from pipeline.codec.prefix_decoder_torch import load_transform
-from pipeline.codec.spec import TABLES_FILE, CodecSpec, FrameFit, load_codec_spec
+from pipeline.codec.spec import TABLES_FILE, CodecSpec
 from pipeline.codec.tables import FrequencyTables
-from schemas.errors import ConfigError
 from training.codec.answers import answers_of
 from training.codec.data import AskedFrames, Domain, Progress
 from training.codec.evaluate_data import EvaluationSet, drawn_set, own_set
 from training.codec.evaluate_links import delay_rows, predicted_quality_rows
+from training.codec.evaluate_models import open_codecs
 from training.codec.evaluate_rows import SHARE_OF_FULL, Point, Scoreboard, oracle_rows
 from training.codec.folder import FrozenVlm, encode_all, even_ladder
 from training.codec.measure import PrefixAnswers, measure_prefixes
 from training.codec.own_frames import OwnFrames
-from training.codec.rivals import container_bytes, full_grid, quick_grid
-from training.codec.rivals_select import ImageRival
-from training.codec.rivals_tokens import token_rivals
-from training.codec.train import open_vlm
+from training.rivals.features import best_features, code_features, still_settings
+from training.rivals.stills import container_bytes, full_grid, missing_formats, quick_grid
+from training.rivals.stills_choice import ImageRival
+from training.rivals.tokens import token_rivals
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +41,15 @@ class EvaluationSize:
         selection: Frames on which image settings are chosen.
         prefixes: Prefixes of a codec, evenly spaced in bytes; those of its ladder come on top.
         image_settings: Image settings that are scored.
-        quick: Few image settings to choose from, few token rivals.
+        feature_settings: Settings of coded features that are scored.
+        quick: Few settings to choose from.
     """
 
     frames: int
     selection: int
     prefixes: int
     image_settings: int
+    feature_settings: int
     quick: bool = False
 
     def with_frames(self, frames: int | None) -> Self:
@@ -55,10 +58,10 @@ class EvaluationSize:
 
 
 SIZES: Final = {
-    "small": EvaluationSize(300, 80, 8, 7),
-    "detailed": EvaluationSize(120, 32, 8, 5),
+    "small": EvaluationSize(300, 80, 8, 8, 6),
+    "detailed": EvaluationSize(120, 32, 8, 6, 5),
 }
-QUICK: Final = EvaluationSize(48, 24, 4, 3, quick=True)
+QUICK: Final = EvaluationSize(48, 24, 4, 3, 2, quick=True)
 DOMAINS: Final[dict[str, Domain]] = {"small": "rendered", "detailed": "detail"}
 
 
@@ -105,21 +108,10 @@ def evaluate_codec(wanted: Evaluation, progress: Progress = print) -> dict[str, 
         ConfigError: the codecs are of different operating points, or questions are not usable.
     """
     torch.set_num_threads(wanted.threads)
-    specs = [load_codec_spec(folder) for folder in wanted.codec_dirs]
-    for spec in specs:
-        spec.check_vlm(wanted.vlm_dir)
-        if _frames_of(spec) != _frames_of(specs[0]):
-            raise ConfigError("--codec", "codecs of different operating points: their frames are not the same")
-    vlm, frozen = open_vlm(wanted.vlm_dir, "evaluated", tiles_per_edge=specs[0].tiles_per_edge)
-    bench = _Bench(wanted, specs, vlm, frozen, progress)
-    report: dict[str, Any] = {
-        "vlm_sha256": frozen.sha256,
-        "frame_px": frozen.image_size_px,
-        "codecs": [
-            {"name": spec.name, "version": spec.version, "fingerprint": spec.fingerprint4.hex()} for spec in specs
-        ],
-        "seed": wanted.seed,
-    }
+    opened = open_codecs(wanted.vlm_dir, wanted.codec_dirs)
+    specs, frozen = opened.specs, opened.frozen
+    bench = _Bench(wanted, specs, opened.vlm, frozen, progress)
+    report: dict[str, Any] = {**opened.report(), "seed": wanted.seed, "not_measured": missing_formats()}
     if wanted.own:
         sets = [own_set(wanted.own, frozen.image_size_px, specs[0].fit)]
     else:
@@ -128,11 +120,6 @@ def evaluate_codec(wanted: Evaluation, progress: Progress = print) -> dict[str, 
     if wanted.photos is not None:
         report["domains"] = {"photographs": bench.measure(bench.drawn("photographs", wanted.photos))}
     return report
-
-
-def _frames_of(spec: CodecSpec) -> tuple[int, int, FrameFit]:
-    """What decides which pixels a codec gets to see of a frame."""
-    return spec.image_size_px, spec.tiles_per_edge, spec.fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +156,10 @@ class _Bench:
 
     def measure(self, frames: EvaluationSet) -> dict[str, Any]:
         """Everything about one domain."""
-        size, report = self.wanted.size, frames.report
+        report = frames.report
         tokens = self.frozen.image_path.of_frames(report.frames).half()
         chosen = self.frozen.image_path.of_frames(frames.selection.frames).half()
-        board = Scoreboard(report, self.answer(tokens, report), self.wanted.seed)
+        board = Scoreboard(report, self.answer(tokens, report), self.wanted.seed, values=tokens[0].numel())
         whole = np.full(len(report), 2 * tokens[0].numel())
         full = board.point(board.reference, whole)
         mean = chosen.float().mean(0)
@@ -183,17 +170,14 @@ class _Bench:
             self._codec(folder, spec, tokens, chosen, report, board)
             for folder, spec in zip(self.wanted.codec_dirs, self.specs, strict=True)
         ]
-        rivals = []
-        for found in token_rivals(tokens, mean, few=size.quick):
-            sizes = np.full(len(report), found.payload_bytes)
-            texts = self.answer(found.tokens, report)
-            rivals.append(board.point(texts, sizes, family="tokens", setting=found.name))
-            self.progress(f"{found.name}: accuracy {rivals[-1].row['accuracy']}")
+        trivial = board.trivial(codecs[0][0].blind.texts)
+        rivals = [*self._tokens(tokens, mean, report, board), *self._features(tokens, chosen, report, board)]
         images = self._images(frames.selection, chosen, report, board)
 
         answers, prefixes, oracle = codecs[0]
         others = {spec.name: points for spec, (_, points, _) in zip(self.specs[1:], codecs[1:], strict=True)}
         klt = others.get("klt", [])
+        ratio = partial(board.ratio, trivial=list(trivial.values()))
         result: dict[str, Any] = {
             "domain": frames.domain,
             "frames": len(report),
@@ -201,13 +185,16 @@ class _Bench:
             "ratios_measured_at": f"{SHARE_OF_FULL:.0%} of the full {board.measure}",
             "full": full.row,
             "nothing": blind.row,
+            **{name: point.row for name, point in trivial.items()},
             "prefixes": [point.row for point in prefixes],
             "rivals": [point.row for point in (*rivals, *images)],
             "klt": [point.row for point in klt],
             "oracle": {name: point.row for name, point in oracle.items()},
-            "ratio_vs_best_image_at_95": board.ratio(prefixes, images, full),
-            "ratio_vs_best_image_without_container_at_95": board.ratio(prefixes, images, full, container=False),
-            "ratio_vs_klt_at_95": board.ratio(prefixes, klt, full),
+            "ratio_vs_best_image_at_95": ratio(prefixes, images, full),
+            "ratio_vs_best_image_without_container_at_95": ratio(prefixes, images, full, size="bare_bytes"),
+            "ratio_vs_best_image_wire_at_95": ratio(prefixes, images, full, size="wire_bytes"),
+            "ratio_vs_best_features_at_95": ratio(prefixes, rivals, full),
+            "ratio_vs_klt_at_95": ratio(prefixes, klt, full),
             "delay": delay_rows(board, answers, self.specs[0].ladder, images),
             "predicted_quality": predicted_quality_rows(
                 board, answers, self._fidelity_only(self.wanted.codec_dirs[0], chosen, answers.lengths)
@@ -250,6 +237,31 @@ class _Bench:
         """Errors and code lengths on the selection, for the model that predicts one from the other."""
         return measure_prefixes(self.vlm, folder, tokens, (), lengths, lambda _: None)
 
+    def _tokens(self, tokens: Tensor, mean: Tensor, data: AskedFrames, board: Scoreboard) -> list[Point]:
+        points = []
+        tiles = self.specs[0].tiles_per_edge
+        for found in token_rivals(tokens, mean, tiles_per_edge=tiles, few=self.wanted.size.quick):
+            texts = self.answer(found.tokens, data)
+            points.append(board.point(texts, found.payload_bytes, family="tokens", setting=found.name))
+            self._said(points[-1], board)
+        return points
+
+    def _features(self, tokens: Tensor, chosen: Tensor, data: AskedFrames, board: Scoreboard) -> list[Point]:
+        """Planes are learned and settings chosen on the selection."""
+        size, tiles = self.wanted.size, self.specs[0].tiles_per_edge
+        settings = still_settings(tokens.shape[2], few=size.quick)
+        points = []
+        for setting in best_features(settings, chosen, chosen, keep=size.feature_settings, tiles_per_edge=tiles):
+            found = code_features(tokens, setting, chosen, tiles_per_edge=tiles)
+            texts = self.answer(found.tokens, data)
+            points.append(board.point(texts, found.payload_bytes, family="features", setting=str(setting)))
+            self._said(points[-1], board)
+        return points
+
+    def _said(self, point: Point, board: Scoreboard) -> None:
+        row = point.row
+        self.progress(f"{row['setting']}: {row['payload_bytes']} bytes, {board.measure} {row[board.measure]}")
+
     def _images(self, selection: AskedFrames, tokens: Tensor, data: AskedFrames, board: Scoreboard) -> list[Point]:
         size = self.wanted.size
         pixels = self.frozen.image_size_px
@@ -258,8 +270,7 @@ class _Bench:
             quick_grid(pixels) if size.quick else full_grid(pixels),
             selection,
             tokens,
-            judge.quality,
-            target=SHARE_OF_FULL * judge.quality(judge.reference),
+            judge.judges(),
             keep=size.image_settings,
             progress=self.progress,
         )
@@ -275,6 +286,5 @@ class _Bench:
                     setting=str(setting),
                 )
             )
-            row = points[-1].row
-            self.progress(f"{setting}: {row['payload_bytes']} bytes, accuracy {row['accuracy']}")
+            self._said(points[-1], board)
         return points

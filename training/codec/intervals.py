@@ -25,35 +25,42 @@ class Resamples:
     weights: NDArray[np.float64]
 
     @classmethod
-    def draw(cls, frames: int, seed: int = 0, count: int = RESAMPLES) -> Self:
+    def draw(cls, frames: int, seed: int = 0, count: int = RESAMPLES, *, block: int = 1) -> Self:
         """Resamples of so many frames, with replacement.
 
         Args:
             frames: Number of frames, at least 1.
             seed: Of the draws.
             count: Resamples.
+            block: Frames that follow each other and are drawn together: those of one scene are alike.
         """
-        drawn = np.random.default_rng([seed, 3]).multinomial(frames, np.full(frames, 1 / frames), size=count)
-        return cls(np.concatenate([np.ones((1, frames)), drawn.astype(np.float64)]))
+        blocks = -(-frames // block)
+        drawn = np.random.default_rng([seed, 3]).multinomial(blocks, np.full(blocks, 1 / blocks), size=count)
+        each = np.repeat(drawn, block, axis=1)[:, :frames]
+        return cls(np.concatenate([np.ones((1, frames)), each.astype(np.float64)]))
 
     def mean_of_frames(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Means over frames: values [..., F] to [..., 1 + R]."""
         means: NDArray[np.float64] = values.astype(np.float64) @ self.weights.T / self.weights.sum(axis=1)
         return means
 
-    def mean_of_questions(self, values: NDArray[Any], owner: NDArray[np.int64]) -> NDArray[np.float64]:
+    def mean_of_questions(
+        self, values: NDArray[Any], owner: NDArray[np.int64], weights: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
         """Means over questions.
 
         Args:
             values: [Q].
             owner: Frame of each question [Q].
+            weights: How much each question counts [Q]; all alike unless given.
 
         Returns:
             [1 + R]; not a number where a resample has no question.
         """
         frames = self.weights.shape[1]
-        sums = np.bincount(owner, weights=values.astype(np.float64), minlength=frames)
-        asked = np.bincount(owner, minlength=frames).astype(np.float64)
+        counts = np.ones(len(owner)) if weights is None else weights
+        sums = np.bincount(owner, weights=values.astype(np.float64) * counts, minlength=frames)
+        asked = np.bincount(owner, weights=counts, minlength=frames)
         with np.errstate(invalid="ignore", divide="ignore"):
             means: NDArray[np.float64] = (self.weights @ sums) / (self.weights @ asked)
         return means

@@ -20,6 +20,7 @@ from schemas.types import AnswerType
 from training.codec.data import Asked, AskedFrames
 
 _MAX_QUESTIONS_BYTES: Final = 64 << 20
+_EXAMPLE: Final = {"frame": "a.png", "text": "...", "answer_type": "yes_no"}
 
 
 class OwnFrames:
@@ -93,7 +94,22 @@ class OwnFrames:
         return sizes
 
 
-def _read_questions(path: Path) -> list[tuple[int, str, Asked]]:
+def read_standing_questions(path: Path) -> list[Asked]:
+    """Questions that are asked of every frame of a video: JSON lines as above, without `frame`, `truth` optional.
+
+    A question that names no kind is one by itself.
+
+    Raises:
+        ConfigError: A line is not such an object, or there is none; the message names file and line.
+        ArtifactError: The file cannot be read.
+    """
+    asked = [replace(item, domain="video") for _, _, item in _read_questions(path, standing=True)]
+    if not asked:
+        raise ConfigError(str(path), "holds no question")
+    return asked
+
+
+def _read_questions(path: Path, *, standing: bool = False) -> list[tuple[int, str, Asked]]:
     """Line number, file name and question of each line."""
     try:
         if path.stat().st_size > _MAX_QUESTIONS_BYTES:
@@ -104,21 +120,23 @@ def _read_questions(path: Path) -> list[tuple[int, str, Asked]]:
     rows = []
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
-            rows.append(_read_question(line, number, f"{path}:{number}"))
+            rows.append(_read_question(line, number, f"{path}:{number}", standing=standing))
     return rows
 
 
-def _read_question(line: str, number: int, where: str) -> tuple[int, str, Asked]:
+def _read_question(line: str, number: int, where: str, *, standing: bool) -> tuple[int, str, Asked]:
+    needed = ("text", "answer_type") if standing else ("frame", "text", "answer_type")
+    example: dict[str, str] = {key: value for key, value in _EXAMPLE.items() if key in needed}
     try:
         row: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ConfigError(where, f"is not JSON: {error}") from error
     if not isinstance(row, dict):
-        raise ConfigError(where, 'is not an object such as {"frame": "a.png", "text": "...", "answer_type": "yes_no"}')
-    unknown = set(row) - {"frame", "text", "answer_type", "truth", "kind"}
+        raise ConfigError(where, f"is not an object such as {json.dumps(example)}")
+    unknown = set(row) - {*needed, "truth", "kind"}
     if unknown:
         raise ConfigError(where, f"unknown keys: {', '.join(sorted(map(str, unknown)))}")
-    for key in ("frame", "text", "answer_type"):
+    for key in needed:
         if not isinstance(row.get(key), str) or not row[key].strip():
             raise ConfigError(where, f"{key!r} must be a text that is not empty")
     for key in ("truth", "kind"):
@@ -134,11 +152,11 @@ def _read_question(line: str, number: int, where: str) -> tuple[int, str, Asked]
         0,
         row["text"],
         answer_type,
-        row.get("kind") or str(answer_type),
+        row.get("kind") or (row["text"] if standing else str(answer_type)),
         truth.strip().lower() if truth is not None else None,
         "own",
     )
-    return number, row["frame"], item
+    return number, row.get("frame", ""), item
 
 
 def _read_image(folder: Path, name: str, where: str) -> NDArray[np.uint8]:

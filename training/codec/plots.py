@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _INK: Final = "#1f2933"
 _GRID: Final = "#d9dee3"
 _OURS, _KLT, _IMAGE, _TOKENS, _ORACLE = "#0b6e99", "#c05a00", "#6b7280", "#8a5aa8", "#1a7f37"
+_FEATURES: Final = "#b0417a"
 _DPI: Final = 130
 
 
@@ -52,11 +53,15 @@ def _rate_plot(report: dict[str, Any], measure: str) -> Figure:
     images = sorted(
         (r for r in report["rivals"] if r["family"] == "images"), key=lambda row: float(row["payload_bytes"])
     )
-    _line(axes, images, measure, "image file (JPEG, WebP or AVIF)", _IMAGE, "s")
+    _line(axes, images, measure, "image file", _IMAGE, "s")
     tokens = sorted(
         (r for r in report["rivals"] if r["family"] == "tokens"), key=lambda row: float(row["payload_bytes"])
     )
-    _line(axes, tokens, measure, "tokens pruned or in 8 and 16 bits", _TOKENS, "v")
+    _line(axes, tokens, measure, "fewer or rounder tokens", _TOKENS, "v")
+    features = sorted(
+        (r for r in report["rivals"] if r["family"] == "features"), key=lambda row: float(row["payload_bytes"])
+    )
+    _line(axes, features, measure, "features as pictures", _FEATURES, "D")
     if report["klt"]:
         _line(axes, report["klt"], measure, "KLT, prefixes", _KLT, "^")
     _line(axes, report["prefixes"], measure, "Meta AutoEncoder, prefixes", _OURS, "o")

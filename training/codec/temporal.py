@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.codec.key_frame_policy import KeyFramePolicy
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_decoder_torch import load_transform
 from pipeline.codec.prefix_policy import Link, PrefixPolicy
@@ -20,12 +19,12 @@ from pipeline.codec.spec import TABLES_FILE, hash_file, load_codec_spec
 from pipeline.codec.stop_file import StopFile, find_stop_file
 from pipeline.codec.tables import FrequencyTables
 from pipeline.codec.wire_bytes import key_frame_wire_bytes, open_wire_bytes
-from pipeline.protocol.effects import GivenKey
 from pipeline.scenes.motion import SceneClip, standing_questions
 from pipeline.scenes.renderer import render
 from schemas.types import AnswerType
 from training.codec.data import Progress
 from training.codec.folder import encode_all
+from training.codec.key_frames import coded_by_policy
 from training.codec.prediction_fit import Pairs, fit_prediction
 from training.codec.train import open_vlm
 
@@ -168,15 +167,11 @@ def _by_policy(
 ) -> dict[str, Any]:
     """What an edge would send of the clips, one after the other: each begins with a cut."""
     latents = [EncodedLatent(symbols, tables) for clip in scored for symbols in clip[::gap]]
-    policy = KeyFramePolicy()
-    choices: list[GivenKey[EncodedLatent] | None] = []
-    for sequence, latent in enumerate(latents):
-        choices.append(policy.choose("camera", latent))
-        policy.offered("camera", choices[-1], sequence)
-    given = [None if choice is None else choice.latent for choice in choices]
+    coded = coded_by_policy(latents)
+    given = [frame.given for frame in coded]
     whole = [latent.size_bytes(latent.latent_count) for latent in latents]
-    sent = [(other or latent).size_bytes(latent.latent_count) for latent, other in zip(latents, given, strict=True)]
-    keys = [size for size, choice in zip(whole, choices, strict=True) if choice is not None and choice.sequence is None]
+    sent = [frame.sent.size_bytes(frame.sent.latent_count) for frame in coded]
+    keys = [frame.key_bytes for frame in coded if frame.key_bytes]
     key_wire_bytes = sum(map(key_frame_wire_bytes, keys))
     wire_by_itself = sum(open_wire_bytes(size, 1) for size in whole)
     wire = sum(open_wire_bytes(size, 1) for size in sent) + key_wire_bytes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import zip_longest
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +13,14 @@ from torch import Tensor
 
 from training.codec.data import AskedFrames, Progress
 from training.codec.image_path import PixelsToTokens
-from training.codec.rivals import ImageSetting, container_bytes, through_image_files
+from training.rivals.fronts import best_of_each_size, front
+from training.rivals.stills import ImageSetting, container_bytes, through_image_files
 
 _SCREENING_FRAMES: Final = 10
+_RANGES: Final = 8
+_RANGES_OF_A_FORMAT: Final = 4
+"""Of sizes: the best of each, over all formats and in each one, is left for the second stage."""
 _SCREENING_SPEED: Final = 6
-_BINS: Final = 7
-_A_BIN: Final = 2
-"""The first stage leaves so many settings for each of so many ranges of size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,18 @@ class ImageAnswers:
     setting: ImageSetting
     texts: NDArray[np.str_]
     payload_bytes: NDArray[np.int64]
+
+
+class Judge(NamedTuple):
+    """What answers are judged by.
+
+    Attributes:
+        quality: Of answers to the selection's questions, higher is better.
+        target: Quality around which settings are kept first.
+    """
+
+    quality: Callable[[NDArray[np.str_]], float]
+    target: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +74,23 @@ class ImageRival:
         settings: Sequence[ImageSetting],
         data: AskedFrames,
         tokens: Tensor,
-        quality: Callable[[NDArray[np.str_]], float],
+        judges: Sequence[Judge],
         *,
-        target: float,
         keep: int,
         progress: Progress,
     ) -> list[ImageSetting]:
         """The settings to score, smallest files first.
 
         First all by the error of their tokens on a few frames, which varies much less than answers do; then the best
-        of every size by their answers on all frames of the selection. Both with and without container bytes.
+        of every size, and of every size in each format, by their answers on all frames of the selection. Both with and
+        without container bytes.
 
         Args:
             settings: To choose from.
             data: The selection's frames and questions.
             tokens: Their uncompressed tokens [F, N, D].
-            quality: Of answers to the selection's questions, higher is better.
-            target: Quality around which settings are kept first.
-            keep: How many settings at most.
+            judges: What is looked for in turn, at least one.
+            keep: How many settings at most; one more for each format that none of them is of.
             progress: Called with a line of text now and then.
         """
         few = data.frames[:_SCREENING_FRAMES]
@@ -87,42 +100,45 @@ class ImageRival:
             decoded, written = through_image_files(few, setting.at_speed(_SCREENING_SPEED), threads=self.threads)
             sizes.append(float(written.mean()))
             errors.append(float((self.image_path.of_frames(decoded) - theirs).square().mean()))
-        bare = [max(1.0, size - container_bytes(setting)) for size, setting in zip(sizes, settings, strict=True)]
-        kept = sorted({*_best_of_each_size(sizes, errors), *_best_of_each_size(bare, errors)}, key=sizes.__getitem__)
+        kept = _screened(settings, sizes, errors)
         progress(f"images: {len(kept)} of {len(settings)} settings after a look at {len(few)} frames")
         found = [self.measure(settings[index].at_speed(_SCREENING_SPEED), data) for index in kept]
-        reached = [quality(answers.texts) for answers in found]
         whole = [float(answers.payload_bytes.mean()) for answers in found]
         without = [
             max(1.0, size - container_bytes(answers.setting)) for size, answers in zip(whole, found, strict=True)
         ]
-        front = sorted({*_front(whole, reached), *_front(without, reached)}, key=lambda row: abs(reached[row] - target))
-        # The ends of the curve, then what lies around the target.
-        ends = [min(front, key=whole.__getitem__), max(front, key=whole.__getitem__)]
-        chosen = sorted([*dict.fromkeys([*ends, *front])][:keep], key=whole.__getitem__)
-        settings_kept = [settings[kept[row]] for row in chosen]
+        orders = []
+        for quality, target in judges:
+            reached = [quality(answers.texts) for answers in found]
+            orders.append(_nearest({*front(whole, reached), *front(without, reached)}, reached, target))
+        # The ends of the curve, then what lies around the targets.
+        ends = [0, min(range(len(kept)), key=lambda row: errors[kept[row]])]
+        in_turn = [row for rows in zip_longest(*orders) for row in rows if row is not None]
+        chosen = [*dict.fromkeys([*ends, *in_turn])][:keep]
+        reached = [judges[0].quality(answers.texts) for answers in found]
+        for name in sorted({answers.setting.format for answers in found}):
+            mine = [row for row, answers in enumerate(found) if answers.setting.format == name]
+            if not set(mine) & set(chosen):
+                enough = [row for row in mine if reached[row] >= judges[0].target]
+                chosen.append(min(enough, key=whole.__getitem__) if enough else max(mine, key=reached.__getitem__))
+        settings_kept = [settings[kept[row]] for row in sorted(chosen, key=whole.__getitem__)]
         progress(f"images: {', '.join(map(str, settings_kept))} chosen on {len(data)} frames")
         return settings_kept
 
 
-def _best_of_each_size(sizes: Sequence[float], errors: Sequence[float]) -> list[int]:
-    """Rows with the smallest errors in each of a few equal ranges of the logarithm of the size."""
-    logs = np.log(sizes)
-    place = np.minimum((logs - logs.min()) / max(float(np.ptp(logs)), 1e-9) * _BINS, _BINS - 1).astype(int)
-    front = set(_front(sizes, [-error for error in errors]))
-    rows = []
-    for number in range(_BINS):
-        mine = [row for row in np.flatnonzero(place == number).tolist() if row in front]
-        rows += sorted(mine, key=errors.__getitem__)[:_A_BIN]
-    return rows
+def _nearest(rows: set[int], reached: Sequence[float], target: float) -> list[int]:
+    """Rows in order of their distance from a target."""
+    return sorted(rows, key=lambda row: abs(reached[row] - target))
 
 
-def _front(sizes: Sequence[float], quality: Sequence[float]) -> list[int]:
-    """Rows that no smaller row reaches, in order of size."""
-    rows: list[int] = []
-    best = -np.inf
-    for row in sorted(range(len(sizes)), key=lambda index: (sizes[index], -quality[index])):
-        if quality[row] > best:
-            rows.append(row)
-            best = quality[row]
-    return rows
+def _screened(settings: Sequence[ImageSetting], sizes: Sequence[float], errors: Sequence[float]) -> list[int]:
+    """Rows for the second stage, in order of size."""
+    bare = [max(1.0, size - container_bytes(setting)) for size, setting in zip(sizes, settings, strict=True)]
+    rows = {*best_of_each_size(sizes, errors, ranges=_RANGES), *best_of_each_size(bare, errors, ranges=_RANGES)}
+    for name in {setting.format for setting in settings}:
+        mine = [row for row, setting in enumerate(settings) if setting.format == name]
+        best = best_of_each_size(
+            [sizes[row] for row in mine], [errors[row] for row in mine], ranges=_RANGES_OF_A_FORMAT
+        )
+        rows |= {mine[row] for row in best}
+    return sorted(rows, key=sizes.__getitem__)
