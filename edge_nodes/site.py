@@ -292,29 +292,23 @@ class Site:
         queries += self.desk.take(captured.camera, MAX_QUERIES_PER_FRAME - len(queries))
         try:
             latent = await self._encoder.encode(captured.pixels)
+            queries = [query for query in queries if not self._known(captured.camera, query)]
+            if not queries:
+                return
+            now_s = self._clock.now_s()
+            key = self._key_frames.choose(captured.camera, latent) if self._key_frames is not None else None
+            choice = self._first_prefix.choose(
+                captured.camera,
+                latent,
+                [query.answer_type for query in queries],
+                self.session.response_s,
+                given=None if key is None else key.latent,
+            )
+            frame = self.session.offer(captured.camera, latent, first_latents(choice), queries, now_s, given_key=key)
         except BaseException:
+            # Whatever went wrong with this frame: its ad-hoc questions wait for the next one.
             self.desk.give_back(captured.camera, queries)
             raise
-        queries = [query for query in queries if not self._known(captured.camera, query)]
-        if not queries:
-            return
-        now_s = self._clock.now_s()
-        key = self._key_frames.choose(captured.camera, latent) if self._key_frames is not None else None
-        choice = self._first_prefix.choose(
-            captured.camera,
-            latent,
-            [query.answer_type for query in queries],
-            self.session.response_s,
-            given=None if key is None else key.latent,
-        )
-        frame = self.session.offer(
-            captured.camera,
-            latent,
-            first_latents(choice),
-            queries,
-            now_s,
-            given_key=key,
-        )
         if self._key_frames is not None:
             self._key_frames.offered(captured.camera, key, frame.sequence)
         if any(not query.ad_hoc for query in queries):

@@ -21,7 +21,8 @@ def ask(
     ] = None,
     deadline: Annotated[float, typer.Option(help="Seconds until the terminal outcome.", min=0.5, max=3600)] = 30,
     query_id: Annotated[
-        str | None, typer.Option(help="Key of the question: asked again under it with the same certificate or user name, the same answer comes.")
+        str | None,
+        typer.Option(help="Key of the question; asked again under it by the same client, the same answer comes."),
     ] = None,
     check: Annotated[
         bool, typer.Option(help="Ask only where an edge that is online serves the camera; --no-check waits for one.")
