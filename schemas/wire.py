@@ -21,6 +21,7 @@ from schemas.messages import (
     QueryOutcome,
     Status,
 )
+from schemas.problems import problem_text
 from schemas.topics import MESSAGES, ROUTES, Family, Topic, parse
 
 _BY_KIND: dict[int, type[BinaryMessage]] = {int(message.kind): message for message in BINARY_MESSAGES}
@@ -161,9 +162,10 @@ def _decode_json(family: Family, data: bytes) -> JsonMessage:
 
 def _first_problem(error: ValidationError) -> str:
     """The first problem in a line, without the offending value: payloads may be private."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    problem = f"{where}: {first['msg']}" if where else str(first["msg"])
+    said = problem_text(first)
+    problem = f"{where}: {said}" if where else said
     problem = problem if problem.isprintable() else ascii(problem)
     return problem if len(problem) <= _MAX_PROBLEM_CHARS else f"{problem[:_MAX_PROBLEM_CHARS]}..."
 

@@ -63,6 +63,8 @@ class RenderedCamera:
             if pairs:
                 raise ValueError(f"unknown option {next(iter(pairs))!r}")
             questions = [_question(entry) for entry in listed.split(",") if entry]
+            if not (seed.isascii() and seed.isdigit()):
+                raise ValueError(f"{seed!r} is no whole number")
             return cls(camera, int(seed), questions=questions)
         except ValueError as error:
             raise SourceError(source, f"{error}; write {_FORM}") from None

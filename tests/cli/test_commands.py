@@ -113,7 +113,7 @@ def test_validate_looks_at_the_files_too(
     [
         ("rtsp://user:secret@cam.example/1", "no source of kind 'rtsp'"),
         ("http://cam.example/live.m3u8", "no source of kind 'http'"),
-        ("test:abc", "write test:SEED"),
+        ("test:abc", "'abc' is no whole number; write test:SEED"),
         ("test:7?colour=red", "unknown option 'colour'"),
         ("file:/nowhere/a.mp4", "no such file: /nowhere/a.mp4"),
         ("a:b.mp4", "no such file"),

@@ -45,7 +45,7 @@ async def test_a_client_whose_ask_cannot_be_read_is_told_where_it_listens(
         inbound, receipt = await client.next(Receipt)
         assert isinstance(receipt, Receipt)
         assert (receipt.about, receipt.accepted, inbound.correlation_data) == ("", False, b"7")
-        assert "Invalid JSON" in receipt.reason
+        assert "is not JSON" in receipt.reason
         # Too much to be kept: refused, and not sent back.
         good = wire.encode(Ask(query_id="q2", text="A car?"))
         await publish(client, "alice", good, reply="lb/v2/reply/alice/q2", correlation_data=bytes(129))
