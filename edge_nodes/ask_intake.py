@@ -13,12 +13,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from edge_nodes.asks import AskDesk
-from edge_nodes.client_budgets import ClientBudgets
+from edge_nodes.client_budgets import ASK_TOKENS, ClientBudgets
 from edge_nodes.clock import Clock
 from edge_nodes.outbox import Outbox, reply_wire_bytes
 from pipeline.bus.base import Inbound
 from pipeline.logs import OncePerKind, get_logger
 from pipeline.protocol.effects import ReplyTo
+from pipeline.protocol.worker_work import question_tokens
 from pipeline.reply_to import reply_to
 from pipeline.settings import EdgeSettings
 from pipeline.token_bucket import TokenBucket
@@ -97,11 +98,12 @@ class AskIntake:
             )
         else:
             address = reply_to(inbound, client, ask.query_id)
-            if not self._budgets.ask(client):
+            tokens = question_tokens(ask.content(client).prompt, ask.answer_type)
+            if not self._budgets.ask(client, tokens):
                 budget = self._budgets.of(client)
                 problem = (
                     f"over the budget of this client: {budget.asks_per_s:g} questions a second, "
-                    f"{budget.burst_asks} at once"
+                    f"{budget.burst_asks} at once; one of more than {ASK_TOKENS} tokens counts as several"
                 )
                 self._mistake("budget", client, problem, camera=camera)
                 self._desk.refuse(camera, client, ask, address, problem)

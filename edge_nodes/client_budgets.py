@@ -6,6 +6,7 @@ A client is the last level of the ask's topic, which a secured broker ties to a 
 
 from __future__ import annotations
 
+import math
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,6 +19,9 @@ from pipeline.token_bucket import TokenBucket
 
 MAX_CLIENTS: Final = 1024
 """Clients whose budgets are known; the one that was silent longest is forgotten, and has a whole budget again."""
+ASK_TOKENS: Final = 200
+"""Tokens that one ask of a budget pays for: the longest question in plain English with its answer. The time of the
+model is shared, so a question of more tokens counts as several."""
 BURST_S: Final = 8.0
 """A client may cause so much of its bytes at once, in seconds of their rate."""
 
@@ -47,11 +51,16 @@ class ClientBudgets:
         """The budget of a client."""
         return self._named.get(client, self._default)
 
-    def ask(self, client: str) -> bool:
-        """Whether a client may ask now. The acknowledgement of its message is charged in any case."""
+    def ask(self, client: str, tokens: int = 0) -> bool:
+        """Whether a client may ask now. The acknowledgement of its message is charged in any case.
+
+        Args:
+            client: who asks.
+            tokens: of question and answer, about.
+        """
         known, now_s = self._known(client), self._clock.now_s()
         self._charge(known, puback_wire_bytes(CHARGE_TLS), now_s)
-        if known.asks.take(1, now_s):
+        if known.asks.take(max(1, math.ceil(tokens / ASK_TOKENS)), now_s):
             return True
         known.counts["asks_refused"] += 1
         return False

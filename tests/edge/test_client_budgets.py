@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,17 +15,18 @@ from structlog.testing import capture_logs
 from edge_nodes import client_budgets as budgets_module
 from edge_nodes.ask_intake import AskIntake
 from edge_nodes.asks import AskDesk
-from edge_nodes.client_budgets import ClientBudgets
+from edge_nodes.client_budgets import ASK_TOKENS, ClientBudgets
 from edge_nodes.journal import AskJournal, JournalThread
 from edge_nodes.node import ASK_WINDOW
 from edge_nodes.outbox import Outbox
 from edge_nodes.uplink import Sent, Uplink
 from pipeline.bus.wire_cost import transport_wire_bytes
 from pipeline.logs import OncePerKind, get_logger
+from pipeline.protocol.worker_work import question_tokens
 from pipeline.settings import CameraSettings, ClientBudgetSettings, EdgeSettings
 from schemas import topics, wire
 from schemas.messages import Answer, Ask, QueryOutcome
-from schemas.types import FrameId, Outcome
+from schemas.types import AnswerType, FrameId, Outcome
 from tests.edge.support import RecordingBus, SkippingClock, TurnedClock, inbound, settle
 
 UPLINK_KBPS = 64
@@ -221,6 +223,25 @@ def test_a_client_has_its_own_budget_and_gateways_a_larger_one() -> None:
     assert (asks("alice", 10), asks("gateway", 40)) == (2, 20)
     assert budgets.counts("asks_refused") == {"alice": 7 + 8, "bob": 0, "gateway": 10 + 20}
     assert (budgets.of("alice").open_asks, budgets.of("gateway").open_asks) == (2, 64)
+
+
+def test_a_question_of_many_tokens_counts_as_several() -> None:
+    budgets = Site(ClientBudgetSettings(asks_per_s=1, burst_asks=60)).budgets
+    longest = Ask(
+        query_id="q1",
+        text="\U0001f697" * 500,
+        answer_type=AnswerType.CHOICE,
+        options=tuple(f"{number:02}{chr(0x1F698) * 62}" for number in range(16)),
+    )
+    tokens = question_tokens(longest.content("mallory").prompt, longest.answer_type)
+    asks = math.ceil(tokens / ASK_TOKENS)
+    # Granted while there is something left, whatever it costs.
+    assert sum(budgets.ask("mallory", tokens) for _ in range(60)) == math.ceil(60 / asks) == 2
+    plain = question_tokens("Is there anybody at the gate who carries something? " * 9, AnswerType.TEXT)
+    assert sum(budgets.ask("alice", plain) for _ in range(61)) == 60, "the longest one in plain English is one"
+    small = Site(ClientBudgetSettings(asks_per_s=1, burst_asks=2)).budgets
+    assert small.ask("bob", tokens), "no budget makes a question impossible"
+    assert not small.ask("bob")
 
 
 def test_bytes_beyond_the_budget_are_not_said_and_are_forgiven_after_a_while() -> None:
