@@ -173,7 +173,7 @@ class Reader:
     def subscriptions() -> list[Subscription]:
         """What it listens to."""
         filters = [topics.family_filter(family) for family in (Family.ANSWER, Family.OUTCOME, Family.STATUS)]
-        return [Subscription(entry, qos=1) for entry in (*filters, f"{topics.ROOT}/{Family.REPLY}/{CLIENT}/+")]
+        return [Subscription(entry, qos=1) for entry in (*filters, topics.reply_filter(CLIENT))]
 
     async def read(self) -> None:
         """Read until cancelled."""
@@ -217,7 +217,7 @@ class Reader:
                     topics.ask_topic(camera, CLIENT),
                     wire.encode(ask),
                     qos=1,
-                    response_topic=topics.reply_topic(CLIENT, asked),
+                    response_topic=topics.reply_topic(CLIENT, camera, asked),
                     correlation_data=asked.encode(),
                 )
             except BusError:

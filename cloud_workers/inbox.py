@@ -83,7 +83,7 @@ def receive(session: WorkerSession, inbound: Inbound, now_s: float) -> None:
                 # A question is asked once. One that a broker keeps would come back after each start.
                 raise WireError(family, "published with the retain flag: an ask is read once, by whoever is there")
             camera, client = topic.names
-            session.receive_ask(camera, client, message, reply_to(inbound, client, message.query_id))
+            session.receive_ask(camera, client, message, reply_to(inbound, camera, client, message.query_id))
         case Status() if family is Family.LOAD:
             session.receive_load(message, now_s)
         case Status(kind="edge"):

@@ -97,7 +97,7 @@ class AskIntake:
                 "ask/retained", "an ad-hoc question was published with the retain flag", camera=camera
             )
         else:
-            address = reply_to(inbound, client, ask.query_id)
+            address = reply_to(inbound, camera, client, ask.query_id)
             tokens = question_tokens(ask.content(client).prompt, ask.answer_type)
             if not self._budgets.ask(client, tokens):
                 budget = self._budgets.of(client)
@@ -130,7 +130,7 @@ class AskIntake:
             return
         self._mistake(reason, client, str(error), camera=camera)
         query_id = _query_id(inbound.payload)
-        reply = _own_reply_topic(inbound, client)
+        reply = _own_reply_topic(inbound, camera, client)
         if reply is None:
             self._desk.refuse_unreadable(camera, client, query_id or NO_QUERY_ID, str(error))
             return
@@ -161,13 +161,14 @@ class AskIntake:
             self._acknowledge(inbound)
 
 
-def _own_reply_topic(inbound: Inbound, client: str) -> Topic | None:
-    """The reply topic that a message names, if it is one of its client's own."""
+def _own_reply_topic(inbound: Inbound, camera: str, client: str) -> Topic | None:
+    """The reply topic that a message names, if it is one of its client's own for this camera."""
     try:
         topic = topics.parse(inbound.response_topic or "")
     except RemoteError:
         return None
-    return topic if topic.family is Family.REPLY and topic.name("client") == client else None
+    own = topic.family is Family.REPLY and topic.names[:2] == (client, camera)
+    return topic if own else None
 
 
 def _query_id(payload: bytes) -> str:

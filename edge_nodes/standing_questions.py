@@ -111,7 +111,7 @@ class StandingQuestions:
             topic = topics.parse(inbound.response_topic)
         except RemoteError:
             return
-        if topic.family is not topics.Family.REPLY:
+        if topic.family is not topics.Family.RECEIPT or topic.name("site") != self._site:
             return
         said = as_reason(reason, MAX_RECEIPT_CHARS)
         receipt = Receipt(site=self._site, about=about, accepted=accepted, reason=said)

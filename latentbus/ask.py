@@ -126,7 +126,7 @@ class QuestionClient:
         read as well.
         """
         return [
-            Subscription(topics.reply_topic(asking.client, asking.message.query_id), qos=1),
+            Subscription(topics.reply_topic(asking.client, asking.camera, asking.message.query_id), qos=1),
             Subscription(topics.answer_topic(asking.camera), qos=1),
             Subscription(topics.outcome_topic(asking.camera), qos=1),
             Subscription(topics.family_filter(Family.STATUS).replace("/+/+", "/edge/+"), qos=0),
@@ -198,7 +198,7 @@ class QuestionClient:
                 topics.ask_topic(asking.camera, asking.client),
                 wire.encode(asking.message),
                 qos=1,
-                response_topic=topics.reply_topic(asking.client, asking.message.query_id),
+                response_topic=topics.reply_topic(asking.client, asking.camera, asking.message.query_id),
                 correlation_data=asking.message.query_id.encode(),
                 expiry_s=math.ceil(asking.message.deadline_ms / 1000),
             )

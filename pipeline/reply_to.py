@@ -10,11 +10,12 @@ from schemas.limits import MAX_CORRELATION_BYTES
 from schemas.topics import Family
 
 
-def reply_to(inbound: Inbound, client: str, query_id: str) -> ReplyTo | None:
+def reply_to(inbound: Inbound, camera: str, client: str, query_id: str) -> ReplyTo | None:
     """The reply topic of an ask, with what the client wants to see again there.
 
     Args:
         inbound: the publish that carried the ask.
+        camera: the camera that its topic names.
         client: the client that its topic names.
         query_id: of the ask.
 
@@ -34,6 +35,6 @@ def reply_to(inbound: Inbound, client: str, query_id: str) -> ReplyTo | None:
         topic = topics.parse(inbound.response_topic)
     except WireError:
         return None
-    if topic.family is not Family.REPLY or topic.names != (client, query_id):
+    if topic.family is not Family.REPLY or topic.names != (client, camera, query_id):
         return None
     return ReplyTo(inbound.response_topic, inbound.correlation_data)

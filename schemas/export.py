@@ -167,10 +167,11 @@ def _operation(family: Family, action: str, role: Role) -> Schema:
     if action == "send":
         binding["retain"] = route.retain
     operation["bindings"] = {"mqtt": binding}
-    if family is Family.ASK:
+    answered = {Family.ASK: Family.REPLY, Family.QUESTION: Family.RECEIPT}.get(family)
+    if answered is not None:
         operation["reply"] = {
             "address": {"location": "$message.header#/ResponseTopic"},
-            "channel": {"$ref": f"#/channels/{Family.REPLY}"},
+            "channel": {"$ref": f"#/channels/{answered}"},
         }
     return operation
 

@@ -54,6 +54,7 @@ class Family(StrEnum):
     QUESTION = "question"
     ASK = "ask"
     REPLY = "reply"
+    RECEIPT = "receipt"
     STATUS = "status"
     LOAD = "load"
 
@@ -128,8 +129,13 @@ ROUTES: dict[Family, Route] = {
         "A client's ad-hoc question to a camera; workers only remember its text and where to reply.",
     ),
     Family.REPLY: Route(
-        ("client", "query_id"), (Answer, QueryOutcome, Receipt), (Role.EDGE, Role.WORKER), (Role.CLIENT,), 1, False,
-        "The same answer or outcome again, for the client that asked, with its CorrelationData; receipts.",
+        ("client", "camera", "query_id"), (Answer, QueryOutcome, Receipt), (Role.EDGE, Role.WORKER), (Role.CLIENT,),
+        1, False,
+        "The same answer or outcome again, for the client that asked, with its CorrelationData; why an ask is none.",
+    ),
+    Family.RECEIPT: Route(
+        ("client", "site", "question_id"), (Receipt,), (Role.EDGE,), (Role.CLIENT,), 1, False,
+        "What became of an operator's standing question, with its CorrelationData.",
     ),
     Family.STATUS: Route(
         ("kind", "id"), (Status,), (Role.EDGE, Role.WORKER, Role.CLIENT), (Role.EDGE, Role.WORKER, Role.CLIENT),
@@ -240,9 +246,22 @@ def ask_filter(camera: str) -> str:
     return f"{_build(Family.ASK, camera)}/+"
 
 
-def reply_topic(client: str, query_id: str) -> str:
-    """Response topic of one ad-hoc question; no other is answered, or anybody could make a process write anywhere."""
-    return _build(Family.REPLY, client, query_id)
+def reply_topic(client: str, camera: str, query_id: str) -> str:
+    """Response topic of one ad-hoc question; no other is answered, or anybody could make a process write anywhere.
+
+    The camera stands there so that the broker's roles let an edge reply for its own cameras alone.
+    """
+    return _build(Family.REPLY, client, camera, query_id)
+
+
+def reply_filter(client: str) -> str:
+    """Filter of all replies to a client."""
+    return f"{_build(Family.REPLY, client)}/+/+"
+
+
+def receipt_topic(client: str, site: str, question_id: str) -> str:
+    """Response topic of a standing question that a client published; only its site may write there."""
+    return _build(Family.RECEIPT, client, site, question_id)
 
 
 def status_topic(kind: str, process_id: str) -> str:

@@ -78,7 +78,8 @@ def decode_publish(topic_name: str, payload: bytes) -> tuple[Topic, Message | No
 def _named(message: Message, family: Family, level: str, otherwise: str) -> object:
     """What a message says of a topic level. A reply topic has the client's own id of its question, not the key."""
     if family is Family.REPLY and isinstance(message, Answer | QueryOutcome):
-        return message.question_id if level == "query_id" else message.owner.removeprefix("client/")
+        client = message.owner.removeprefix("client/")
+        return {"client": client, "camera": message.camera, "query_id": message.question_id}[level]
     return getattr(message, level, otherwise)
 
 

@@ -71,7 +71,8 @@ class AskedBooks:
         wrong = effect.topic != topics.answer_topic(message.camera)
         if effect.reply_to is not None:
             client = message.owner.removeprefix("client/")
-            wrong |= not message.ad_hoc or effect.reply_to.topic != topics.reply_topic(client, message.question_id)
+            own = topics.reply_topic(client, message.camera, message.question_id)
+            wrong |= not message.ad_hoc or effect.reply_to.topic != own
         if wrong:
             where = effect.topic if effect.reply_to is None else effect.reply_to.topic
             self._on_problem("answer sent to somebody else", message.query_id, f"{worker} sends it to {where}")

@@ -313,7 +313,7 @@ class WorkerActor:
                     self.session.receive_question(message)
                 case Ask():
                     _, _, _, camera, client = topic.split("/")
-                    reply_to = ReplyTo(topics.reply_topic(client, message.query_id))
+                    reply_to = ReplyTo(topics.reply_topic(client, camera, message.query_id))
                     self.session.receive_ask(camera, client, message, reply_to)
                 case Handover():
                     self.session.receive_handover(message, now_s)

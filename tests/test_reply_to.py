@@ -11,7 +11,7 @@ from schemas import topics
 from schemas.errors import WireSizeError
 from schemas.limits import MAX_CORRELATION_BYTES
 
-MINE = topics.reply_topic("me", "q1")
+MINE = topics.reply_topic("me", "gate", "q1")
 
 
 def _ask(response_topic: str | None, correlation_data: bytes = b"42") -> Inbound:
@@ -19,11 +19,11 @@ def _ask(response_topic: str | None, correlation_data: bytes = b"42") -> Inbound
 
 
 def test_without_a_response_topic_nobody_waits() -> None:
-    assert reply_to(_ask(None), "me", "q1") is None
+    assert reply_to(_ask(None), "gate", "me", "q1") is None
 
 
 def test_the_client_gets_its_correlation_data_back() -> None:
-    assert reply_to(_ask(MINE), "me", "q1") == ReplyTo(MINE, b"42")
+    assert reply_to(_ask(MINE), "gate", "me", "q1") == ReplyTo(MINE, b"42")
 
 
 @pytest.mark.parametrize(
@@ -32,17 +32,19 @@ def test_the_client_gets_its_correlation_data_back() -> None:
         topics.open_topic("main", "gate"),
         "home/x",
         "",
-        f"{topics.ROOT}/reply/+/q1",
-        topics.reply_topic("me", "q2"),
-        topics.reply_topic("eve", "q1"),
+        f"{topics.ROOT}/reply/me/+/q1",
+        topics.reply_topic("me", "gate", "q2"),
+        topics.reply_topic("eve", "gate", "q1"),
+        topics.reply_topic("me", "yard", "q1"),
+        topics.receipt_topic("me", "north", "q1"),
         "lb/v1/reply/me/q1",
     ],
 )
 def test_an_ask_cannot_make_others_publish_elsewhere_and_is_answered_in_public(topic: str) -> None:
-    assert reply_to(_ask(topic), "me", "q1") is None
+    assert reply_to(_ask(topic), "gate", "me", "q1") is None
 
 
 def test_correlation_data_has_a_bound() -> None:
-    assert reply_to(_ask(MINE, bytes(MAX_CORRELATION_BYTES)), "me", "q1") is not None
+    assert reply_to(_ask(MINE, bytes(MAX_CORRELATION_BYTES)), "gate", "me", "q1") is not None
     with pytest.raises(WireSizeError, match="129 bytes are over the limit of 128"):
-        reply_to(_ask(MINE, bytes(MAX_CORRELATION_BYTES + 1)), "me", "q1")
+        reply_to(_ask(MINE, bytes(MAX_CORRELATION_BYTES + 1)), "gate", "me", "q1")

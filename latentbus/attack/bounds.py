@@ -13,7 +13,7 @@ from broker_config.limits import MAX_PACKET_BYTES
 from latentbus.attack import forged
 from latentbus.attack.books import READ_LAG_S
 from latentbus.attack.bystanders import QUESTIONS, Bystander
-from latentbus.attack.enemy import CONNECT_TIMEOUT_S, Stage, at_rate, replies_of
+from latentbus.attack.enemy import CONNECT_TIMEOUT_S, Stage, at_rate
 from latentbus.attack.fleet import LATECOMER, MALLORY
 from schemas import topics
 from schemas.types import AnswerType
@@ -26,7 +26,7 @@ CONNECTIONS: Final = 2_000
 
 async def flood(stage: Stage) -> None:
     """One client asks 300 times a second."""
-    async with stage.enemy(MALLORY, [replies_of(MALLORY)]) as mallory:
+    async with stage.enemy(MALLORY, [topics.reply_filter(MALLORY)]) as mallory:
         await at_rate(
             FLOOD_PER_S,
             stage.options.count(20, 4),
@@ -34,7 +34,7 @@ async def flood(stage: Stage) -> None:
                 mallory.publish(
                     topics.ask_topic("gate", MALLORY),
                     forged.ask(f"r{number}", "Is there a car?", 30_000, answer_type=AnswerType.YES_NO),
-                    response_topic=topics.reply_topic(MALLORY, f"r{number}"),
+                    response_topic=topics.reply_topic(MALLORY, "gate", f"r{number}"),
                 )
             ),
         )
@@ -53,12 +53,12 @@ async def burst(stage: Stage) -> None:
 
 async def correlation(stage: Stage) -> None:
     """Asks with as much CorrelationData as the broker takes, which every reply would bring back over the thin link."""
-    async with stage.enemy(MALLORY, [replies_of(MALLORY)]) as mallory:
+    async with stage.enemy(MALLORY, [topics.reply_filter(MALLORY)]) as mallory:
         for number in range(stage.options.count(4_100, 100)):
             await mallory.publish(
                 topics.ask_topic("gate", MALLORY),
                 forged.ask(f"c{number}", deadline_ms=30_000),
-                response_topic=topics.reply_topic(MALLORY, f"c{number}"),
+                response_topic=topics.reply_topic(MALLORY, "gate", f"c{number}"),
                 correlation_data=b"c" * BALLAST_BYTES,
             )
 

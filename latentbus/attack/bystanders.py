@@ -57,9 +57,7 @@ class Bystander:
         self.asked = 0
         self.period_s = CALM_PERIOD_S
         self._begun = asyncio.Event()
-        self.bus = MqttBus(
-            broker, client_id=name, subscriptions=[Subscription(f"{topics.ROOT}/{Family.REPLY}/{name}/+", qos=1)]
-        )
+        self.bus = MqttBus(broker, client_id=name, subscriptions=[Subscription(topics.reply_filter(name), qos=1)])
         self._name = name
         self._books = books
         self._deadline_s = deadline_s
@@ -92,7 +90,7 @@ class Bystander:
                 topics.ask_topic(camera, self._name),
                 wire.encode(ask),
                 qos=1,
-                response_topic=topics.reply_topic(self._name, query_id),
+                response_topic=topics.reply_topic(self._name, camera, query_id),
                 correlation_data=query_id.encode(),
             )
         return key

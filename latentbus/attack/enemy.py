@@ -15,7 +15,7 @@ from latentbus.attack.fleet import SecuredFleet
 from latentbus.attack.options import AttackOptions
 from pipeline.bus.base import Inbound, Qos, Subscription
 from pipeline.bus.mqtt import MqttBus
-from schemas import topics, wire
+from schemas import wire
 from schemas.errors import BusError, NotAuthorizedError, WireError
 from schemas.messages import Answer, QueryOutcome
 from schemas.topics import Family
@@ -203,8 +203,3 @@ async def at_rate(rate_per_s: float, duration_s: float, send: Callable[[int], as
         task.add_done_callback(tasks.discard)
         await asyncio.sleep(max(0.0, began_s + (number + 1) / rate_per_s - loop.time()))
     await asyncio.gather(*tasks)
-
-
-def replies_of(client: str) -> str:
-    """Filter of a client's own replies."""
-    return f"{topics.ROOT}/{Family.REPLY}/{client}/+"

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from latentbus.attack import forged
-from latentbus.attack.enemy import Stage, replies_of
+from latentbus.attack.enemy import Stage
 from latentbus.attack.fleet import (
     BYSTANDERS,
     CAMERAS,
@@ -30,7 +30,7 @@ _ALL_CAMERAS: Final = tuple(camera for cameras in CAMERAS.values() for camera in
 
 async def capture(stage: Stage) -> None:
     """Ask under the ids of standing questions, retained as well, and restart a worker that would read it again."""
-    async with stage.enemy(MALLORY, [replies_of(MALLORY)]) as mallory:
+    async with stage.enemy(MALLORY, [topics.reply_filter(MALLORY)]) as mallory:
         for retain in (False, True):
             for camera in _ALL_CAMERAS:
                 for question_id in ("car", "people"):
@@ -38,7 +38,7 @@ async def capture(stage: Stage) -> None:
                         topics.ask_topic(camera, MALLORY),
                         forged.ask(question_id, "How many trees are there?", answer_type=AnswerType.COUNT),
                         retain=retain,
-                        response_topic=topics.reply_topic(MALLORY, question_id),
+                        response_topic=topics.reply_topic(MALLORY, camera, question_id),
                     )
         if not stage.options.short:
             status = await stage.fleet.restart(WORKERS[1])
@@ -52,7 +52,7 @@ async def capture(stage: Stage) -> None:
 
 async def same_ids(stage: Stage) -> None:
     """Ask other questions of the same cameras under the ids that the bystanders use."""
-    async with stage.enemy(MALLORY, [replies_of(MALLORY)]) as mallory:
+    async with stage.enemy(MALLORY, [topics.reply_filter(MALLORY)]) as mallory:
         for ahead in range(stage.options.count(60, 15)):
             # What they ask next, and a little later.
             number = max(bystander.asked for bystander in stage.bystanders) + ahead % 5
@@ -61,20 +61,20 @@ async def same_ids(stage: Stage) -> None:
                 await mallory.publish(
                     topics.ask_topic(camera, MALLORY),
                     forged.ask(query_id, "What color is the bus?", answer_type=AnswerType.WORD),
-                    response_topic=topics.reply_topic(MALLORY, query_id),
+                    response_topic=topics.reply_topic(MALLORY, camera, query_id),
                 )
             await asyncio.sleep(_BETWEEN_S)
 
 
 async def foreign_replies(stage: Stage) -> None:
     """Ask for answers to be sent where others read, or where they would be taken for something else."""
-    victims = [topics.reply_topic(name, f"q{number}") for name in BYSTANDERS for number in range(5)]
+    victims = [topics.reply_topic(name, "gate", f"q{number}") for name in BYSTANDERS for number in range(5)]
     elsewhere = [
         *victims, topics.control_topic("gate"), topics.answer_topic("gate"), topics.status_topic("edge", "north"),
-        topics.reply_topic(TRUDY, "another"), topics.question_topic("north", "car"), f"{ROOT}/reply/trudy/#",
-        "$CONTROL/dynamic-security/v1", "", "x" * 200, f"{ROOT}/reply/alice/q1/deeper",
+        topics.reply_topic(TRUDY, "gate", "another"), topics.question_topic("north", "car"), f"{ROOT}/reply/trudy/#",
+        "$CONTROL/dynamic-security/v1", "", "x" * 200, f"{ROOT}/reply/alice/gate/q1/deeper",
     ]  # fmt: skip
-    filters = [replies_of(TRUDY), topics.answer_topic("gate"), topics.outcome_topic("gate")]
+    filters = [topics.reply_filter(TRUDY), topics.answer_topic("gate"), topics.outcome_topic("gate")]
     async with stage.enemy(TRUDY, filters) as trudy:
         asked = set()
         for number, reply in enumerate(elsewhere):
@@ -94,7 +94,7 @@ async def foreign_replies(stage: Stage) -> None:
 async def forbidden_topics(stage: Stage) -> None:
     """Publish and subscribe whatever is not one's own: forged answers, claims, frames, statuses, rules."""
     wide = ["#", f"{ROOT}/#", "+/#", f"$share/{POOL}/{ROOT}/open/{POOL}/+", f"{ROOT}/+/gate", "$CONTROL/#", "$SYS/#"]
-    wide += [replies_of(name) for name in BYSTANDERS]
+    wide += [topics.reply_filter(name) for name in BYSTANDERS]
     await _forbidden(stage, MALLORY, [*wide, *map(topics.family_filter, (Family.OPEN, Family.ASK, Family.QUESTION))])
     await _forbidden(stage, STOLEN_EDGE, [*wide, *map(topics.family_filter, (Family.ASK, Family.CONTROL, Family.KEY))])
     await _forbidden(stage, STOLEN_WORKER, [*wide[:3], topics.inbox_filter(WORKERS[0]), *wide[5:]])
@@ -139,11 +139,12 @@ def _of_others(device: str) -> list[tuple[str, bytes]]:
         Family.CONTROL: [topics.control_topic("gate")],
         Family.ANSWER: [topics.answer_topic("gate")],
         Family.HANDOVER: [topics.handover_topic(WORKERS[0])],
-        Family.REPLY: [topics.reply_topic(BYSTANDERS[0], "q1")],
+        Family.REPLY: [topics.reply_topic(BYSTANDERS[0], "gate", "q1")],
+        Family.RECEIPT: [topics.receipt_topic("olga", "north", "car")],
     }
     own = {
         MALLORY: frozenset[Family](),
-        STOLEN_EDGE: frozenset({Family.REPLY}),
+        STOLEN_EDGE: frozenset[Family](),
         # A worker is trusted with answers for every camera of its pool, see docs/security.md.
         STOLEN_WORKER: frozenset({Family.REPLY, Family.CONTROL, Family.ANSWER, Family.HANDOVER}),
     }[device]

@@ -62,7 +62,7 @@ class Reader:
             client_id=CLIENT,
             subscriptions=[
                 *(Subscription(topics.family_filter(family), qos=1 if qos else 0) for family, qos in _READ.items()),
-                Subscription(f"{topics.ROOT}/{Family.REPLY}/{CLIENT}/+", qos=1),
+                Subscription(topics.reply_filter(CLIENT), qos=1),
             ],
             receive_maximum=_RECEIVE_MAXIMUM,
             # Mosquitto 2.0 saves no session that began with a clean start, whatever its expiry.
@@ -98,7 +98,7 @@ class Reader:
                     topics.ask_topic(camera, CLIENT),
                     wire.encode(ask),
                     qos=1,
-                    response_topic=topics.reply_topic(CLIENT, ask.query_id),
+                    response_topic=topics.reply_topic(CLIENT, camera, ask.query_id),
                     correlation_data=ask.query_id.encode(),
                 )
             except ConnectionLostError as error:

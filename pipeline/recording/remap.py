@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pipeline.recording.message import LoggedMessage
+from pipeline.recording.message import LoggedMessage, MqttProperties
 from pipeline.recording.version_one import ROOT as VERSION_ONE_ROOT
 from pipeline.recording.version_one import changed_version_one, is_version_one, parse_version_one, read_version_one
 from schemas import topics, wire
@@ -63,11 +63,8 @@ class CameraRemap:
             topic = topics.parse(logged.topic)
         except WireError:
             return logged
-        names = [
-            self._cameras.get(name, name) if level == "camera" else name
-            for level, name in zip(LEVELS[topic.family], topic.names, strict=True)
-        ]
-        renamed = "/".join((topics.ROOT, topic.family, *names))
+        renamed = self._topic(topic)
+        logged = replace(logged, properties=self._properties(logged.properties))
         try:
             _, message = wire.decode_publish(logged.topic, logged.payload)
             changed = None if message is None else self._renamed(message)
@@ -77,6 +74,22 @@ class CameraRemap:
                 self.not_understood[topic.family] += 1
             payload = logged.payload
         return replace(logged, topic=renamed, payload=payload)
+
+    def _topic(self, topic: topics.Topic) -> str:
+        names = [
+            self._cameras.get(name, name) if level == "camera" else name
+            for level, name in zip(LEVELS[topic.family], topic.names, strict=True)
+        ]
+        return "/".join((topics.ROOT, topic.family, *names))
+
+    def _properties(self, properties: MqttProperties | None) -> MqttProperties | None:
+        """An ask names its camera in its response topic as well."""
+        if properties is None or properties.response_topic is None:
+            return properties
+        try:
+            return replace(properties, response_topic=self._topic(topics.parse(properties.response_topic)))
+        except WireError:
+            return properties
 
     def _version_one(self, logged: LoggedMessage) -> LoggedMessage:
         """The same for a message of wire version 1, which stays one.

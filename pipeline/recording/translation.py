@@ -73,6 +73,8 @@ class LogDecoder:
             names.insert(0, UNKNOWN)
         if old.family == Family.ASK:
             names.append(self._client(str(old.fields["query_id"])) if "query_id" in old.fields else UNKNOWN)
+        if old.family == Family.REPLY:
+            names.insert(1, str(old.fields.get("camera", UNKNOWN)))
         return "/".join((topics.ROOT, old.family, *names))
 
     def _payload(self, old: OldPublish) -> bytes:
@@ -158,7 +160,8 @@ def _client_of_reply(logged: LoggedMessage) -> str:
     """Who asked, as the reply topic of an ask of version 1 says."""
     reply = (logged.properties.response_topic if logged.properties else None) or ""
     try:
-        topic = topics.parse(f"{topics.ROOT}/{reply.removeprefix(ROOT)}")
-    except WireError:
+        family, client, query_id = reply.removeprefix(ROOT).strip("/").split("/")
+        topic = topics.parse(topics.reply_topic(client, UNKNOWN, query_id))
+    except (ValueError, WireError):
         return UNKNOWN
-    return topic.name("client") if topic.family is Family.REPLY else UNKNOWN
+    return topic.name("client") if family == Family.REPLY else UNKNOWN

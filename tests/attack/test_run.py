@@ -59,8 +59,8 @@ def test_a_hole_in_the_rules_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyP
         rights = access.rights_of(device, fleet_cameras)
         if device.kind is DeviceKind.CLIENT:
             rights.append(Right(Access.PUBLISH, "lb/v2/answer/+"))
-            rights.append(Right(Access.SUBSCRIBE, "lb/v2/reply/+/+"))
-            rights.append(Right(Access.READ, "lb/v2/reply/+/+"))
+            rights.append(Right(Access.SUBSCRIBE, "lb/v2/reply/+/+/+"))
+            rights.append(Right(Access.READ, "lb/v2/reply/+/+/+"))
         return rights
 
     monkeypatch.setattr(dynamic_security, "rights_of", loose)

@@ -190,6 +190,6 @@ async def test_what_somebody_left_retained_is_no_answer(broker_settings: BrokerS
         payload_bytes=16,
         looks=1,
     )
-    inbound = Inbound(topics.reply_topic("alice", "q-1"), wire.encode(answer), 0, retain, None, None, 1, 0, 0.0)
+    inbound = Inbound(topics.reply_topic("alice", "gate", "q-1"), wire.encode(answer), 0, retain, None, None, 1, 0, 0.0)
     client = QuestionClient(MqttBus(broker_settings, client_id="alice"), mine)
     assert client._read(inbound) == (None if retain else answer)

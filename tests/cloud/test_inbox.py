@@ -106,7 +106,7 @@ def test_gone_ends_a_frame(session: WorkerSession) -> None:
 
 
 def test_an_ask_is_kept_with_its_reply_topic(session: WorkerSession) -> None:
-    reply = topics.reply_topic(CLIENT, "who-1")
+    reply = topics.reply_topic(CLIENT, "gate", "who-1")
     inbox.receive(session, inbound(topics.ask_topic("gate", CLIENT), ask_message(WHO_1), reply), 0.0)
     open_frame(session, WHO_1)
     (look,) = session.take_looks(1, 0.0)
@@ -197,7 +197,7 @@ def test_a_peer_that_speaks_a_further_version_as_well_is_one_of_ours(session: Wo
 
 def test_an_ask_that_the_broker_keeps_is_no_ask(session: WorkerSession) -> None:
     topic, asked = topics.ask_topic("gate", CLIENT), ask_message(WHO_1)
-    kept = replace(inbound(topic, asked, topics.reply_topic(CLIENT, "who-1")), retain=True)
+    kept = replace(inbound(topic, asked, topics.reply_topic(CLIENT, "gate", "who-1")), retain=True)
     with pytest.raises(WireError, match="retain flag"):
         inbox.receive(session, kept, 0.0)
     assert [type(message) for message in open_frame(session, WHO_1)] == [NeedText]
@@ -205,7 +205,7 @@ def test_an_ask_that_the_broker_keeps_is_no_ask(session: WorkerSession) -> None:
 
 def test_what_a_client_says_of_another_client_proves_nothing(session: WorkerSession) -> None:
     """The topic says who asks, and a reply goes below that name alone."""
-    eve, reply = topics.ask_topic("gate", "eve"), topics.reply_topic(CLIENT, "who-1")
+    eve, reply = topics.ask_topic("gate", "eve"), topics.reply_topic(CLIENT, "gate", "who-1")
     inbox.receive(session, inbound(eve, ask_message(WHO_1), reply), 0.0)
     (need,) = open_frame(session, WHO_1)
     assert isinstance(need, NeedText)

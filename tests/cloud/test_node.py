@@ -84,7 +84,7 @@ async def test_a_question_that_is_deleted_or_changed_while_its_frames_wait_is_an
 
 async def test_an_ad_hoc_question_is_answered_to_its_client_too(broker: LocalBroker) -> None:
     async with ScriptedEdge(broker) as edge, running_worker(broker):
-        reply = topics.reply_topic(CLIENT, "who-1")
+        reply = topics.reply_topic(CLIENT, "gate", "who-1")
         await edge.ask("who-1", response_topic=reply, correlation_data=b"42")
         await edge.open(1, question=WHO_1)
         for topic in (topics.answer_topic("gate"), reply):
@@ -103,7 +103,9 @@ async def test_an_ask_that_names_a_foreign_response_topic_is_answered_on_the_pub
 
 async def test_an_ask_with_more_correlation_data_than_anybody_keeps_is_dropped(broker: LocalBroker) -> None:
     async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:
-        await edge.ask("who-1", response_topic=topics.reply_topic(CLIENT, "who-1"), correlation_data=bytes(65_000))
+        await edge.ask(
+            "who-1", response_topic=topics.reply_topic(CLIENT, "gate", "who-1"), correlation_data=bytes(65_000)
+        )
         await edge.open(1, question=WHO_1)
         await edge.expect(NeedText)
         assert worker.sample("messages_dropped_total", kind="ask/oversize") == 1

@@ -175,7 +175,7 @@ async def test_an_answer_goes_to_everyone_and_to_its_client() -> None:
         payload_bytes=9,
         looks=1,
     )
-    reply = topics.reply_topic("phone", "who-1")
+    reply = topics.reply_topic("phone", "gate", "who-1")
     bus = FakeBus()
     async with running(bus) as outbox:
         outbox.put_effect(SendAnswer(topics.answer_topic("gate"), answer, 0, ReplyTo(reply, b"42")))

@@ -40,20 +40,20 @@ async def publish(
 async def test_a_client_whose_ask_cannot_be_read_is_told_where_it_listens(
     settings: LatentbusSettings, broker_settings: BrokerSettings
 ) -> None:
-    async with listening(broker_settings, "lb/v2/reply/alice/+", "lb/v2/outcome/+") as client, running(settings):
-        await publish(client, "alice", b"{", reply="lb/v2/reply/alice/q1", correlation_data=b"7")
+    async with listening(broker_settings, "lb/v2/reply/alice/+/+", "lb/v2/outcome/+") as client, running(settings):
+        await publish(client, "alice", b"{", reply="lb/v2/reply/alice/gate/q1", correlation_data=b"7")
         inbound, receipt = await client.next(Receipt)
         assert isinstance(receipt, Receipt)
         assert (receipt.about, receipt.accepted, inbound.correlation_data) == ("", False, b"7")
         assert "is not JSON" in receipt.reason
         # Too much to be kept: refused, and not sent back.
         good = wire.encode(Ask(query_id="q2", text="A car?"))
-        await publish(client, "alice", good, reply="lb/v2/reply/alice/q2", correlation_data=bytes(129))
+        await publish(client, "alice", good, reply="lb/v2/reply/alice/gate/q2", correlation_data=bytes(129))
         inbound, receipt = await client.next(Receipt)
         assert isinstance(receipt, Receipt)
         assert (receipt.about, receipt.accepted, inbound.correlation_data) == ("q2", False, None)
         # Without a reply topic of its own.
-        await publish(client, "alice", b'{"query_id":"q3","text":"A car?","colour":1}', reply="lb/v2/reply/bob/q3")
+        await publish(client, "alice", b'{"query_id":"q3","text":"A car?","colour":1}', reply="lb/v2/reply/bob/gate/q3")
         _, outcome = await client.next(QueryOutcome)
         assert isinstance(outcome, QueryOutcome)
         assert (outcome.query_id, outcome.owner, outcome.outcome) == ("gate/@alice/q3", "client/alice", Outcome.FAILED)
@@ -64,7 +64,7 @@ async def test_a_flood_of_one_client_on_a_thin_uplink_keeps_another_one_waiting_
     settings: LatentbusSettings, broker_settings: BrokerSettings
 ) -> None:
     async with (
-        listening(broker_settings, "lb/v2/reply/alice/+") as client,
+        listening(broker_settings, "lb/v2/reply/alice/+/+") as client,
         listening(broker_settings) as mallory,
         ScriptedWorker(broker_settings) as worker,
         running(settings) as edge,
@@ -74,7 +74,7 @@ async def test_a_flood_of_one_client_on_a_thin_uplink_keeps_another_one_waiting_
             ask = Ask(query_id=f"q{number}", text="A car?", deadline_ms=5_000)
             await publish(mallory, "mallory", wire.encode(ask) if number % 2 else b"no question")
         question = Ask(query_id="mine", text="A car?", deadline_ms=10_000)
-        await publish(client, "alice", wire.encode(question), reply="lb/v2/reply/alice/mine")
+        await publish(client, "alice", wire.encode(question), reply="lb/v2/reply/alice/gate/mine")
         await edge.watcher.until(lambda: any(end.query_id == "gate/@alice/mine" for end in edge.watcher.ended))
         (end,) = [end for end in edge.watcher.ended if end.query_id == "gate/@alice/mine"]
         assert end.outcome is Outcome.ANSWERED
@@ -83,7 +83,7 @@ async def test_a_flood_of_one_client_on_a_thin_uplink_keeps_another_one_waiting_
         flood = sum(sent.wire_bytes for sent in edge.watcher.sent if sent.label in ("puback", "outcome"))
         assert flood < 1_500 * 78 / 3
         # Asked again, by who knows no worker: the edge has the answer, and says it.
-        await publish(client, "alice", wire.encode(question), reply="lb/v2/reply/alice/mine")
+        await publish(client, "alice", wire.encode(question), reply="lb/v2/reply/alice/gate/mine")
         _, answered = await client.next(Answer)
         assert isinstance(answered, Answer)
         assert answered.outcome is Outcome.ANSWERED

@@ -17,8 +17,8 @@ from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.types import FrameId, Outcome
 from tests.edge.support import SkippingClock
 
-REPLY = ReplyTo("lb/v2/reply/client/q1", b"7")
-OTHER = ReplyTo("lb/v2/reply/client/q1", b"8")
+REPLY = ReplyTo("lb/v2/reply/client/gate/q1", b"7")
+OTHER = ReplyTo("lb/v2/reply/client/gate/q1", b"8")
 BOOT = 9
 
 
@@ -179,7 +179,7 @@ async def test_a_query_id_for_two_questions_of_a_client_is_refused_on_its_reply_
 
 async def test_equal_ids_of_two_clients_and_two_cameras_are_three_questions(site: Desk) -> None:
     """Each is asked with its own text of its own camera, and ends for its own client."""
-    theirs = ReplyTo("lb/v2/reply/other/q1")
+    theirs = ReplyTo("lb/v2/reply/other/gate/q1")
     await site.receive("gate", ask(), REPLY)
     await site.receive("gate", ask().model_copy(update={"text": "Another?"}), theirs, client="other")
     await site.receive("yard", ask(), OTHER)

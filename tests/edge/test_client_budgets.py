@@ -97,7 +97,7 @@ class Site:
             topics.ask_topic("gate", client),
             wire.encode(ask),
             qos=1,
-            response_topic=topics.reply_topic(client, query_id),
+            response_topic=topics.reply_topic(client, "gate", query_id),
         )
         self.intake.receive(message, "gate", client, ask)
         while self.tasks:
@@ -113,7 +113,7 @@ class Site:
         await settle()
 
     def replies(self, client: str) -> list[Answer | QueryOutcome]:
-        topic = topics.reply_topic(client, "x").removesuffix("x")
+        topic = topics.reply_topic(client, "gate", "x").removesuffix("x")
         messages = [wire.decode_publish(name, data)[1] for name, data, _ in self.bus.published if topic in name]
         return [message for message in messages if isinstance(message, Answer | QueryOutcome)]
 
@@ -307,10 +307,10 @@ def bad(site: Site, payload: bytes, client: str = "alice", response_topic: str |
 async def test_each_bad_ask_has_one_reply_on_the_topic_that_its_client_named(payload: bytes) -> None:
     site = Site(ClientBudgetSettings())
     async with site.running():
-        bad(site, payload, response_topic="lb/v2/reply/alice/q1")
+        bad(site, payload, response_topic="lb/v2/reply/alice/gate/q1")
         await settle()
     ((topic, data, _),) = site.bus.published
-    assert topic == "lb/v2/reply/alice/q1"
+    assert topic == "lb/v2/reply/alice/gate/q1"
     receipt = wire.decode_publish(topic, data)[1]
     assert receipt is not None
     assert (receipt.site, receipt.accepted) == ("depot", False)  # type: ignore[attr-defined]
@@ -318,7 +318,7 @@ async def test_each_bad_ask_has_one_reply_on_the_topic_that_its_client_named(pay
     assert site.problems.counts == {f"ask/{BAD[payload]}": 1}
 
 
-@pytest.mark.parametrize("response_topic", [None, "lb/v2/reply/bob/q1", "lb/v2/open/main/gate", "elsewhere"])
+@pytest.mark.parametrize("response_topic", [None, "lb/v2/reply/bob/gate/q1", "lb/v2/open/main/gate", "elsewhere"])
 async def test_without_a_reply_topic_of_its_own_the_client_is_told_on_the_outcome_topic(
     response_topic: str | None,
 ) -> None:
@@ -351,7 +351,7 @@ async def test_beyond_the_budget_there_is_silence_and_a_counter_and_the_log_name
         async with site.running():
             for number in range(1_000):
                 bad(site, b'{"query_id":"q1","text":"a?","%s":1}' % [b"red", b"blue"][number % 2])
-                bad(site, b"no JSON", client="bob", response_topic="lb/v2/reply/bob/q1")
+                bad(site, b"no JSON", client="bob", response_topic="lb/v2/reply/bob/gate/q1")
             await site.clock.turn_to(site.clock.now_s() + 10.0)
     assert site.problems.counts["ask/malformed"] == 2_000
     assert len(site.bus.published) < 45

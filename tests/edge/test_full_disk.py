@@ -239,12 +239,12 @@ async def test_an_edge_starts_without_its_journal_and_opens_it_when_the_disk_has
     monkeypatch.setattr(JournalThread, "move_to", watched)
     async with (
         asyncio.timeout(30),
-        listening(broker_settings, "lb/v2/reply/me/+") as client,
+        listening(broker_settings, "lb/v2/reply/me/+/+") as client,
         ScriptedWorker(broker_settings) as worker,
         running(LatentbusSettings(broker=broker_settings, edge=edge)),
     ):
         question = Ask(query_id="q1", text="What is on the roof?", deadline_ms=20_000)
-        await client.ask("gate", question, reply="lb/v2/reply/me/q1")
+        await client.ask("gate", question, reply="lb/v2/reply/me/gate/q1")
         camera, opened = await worker.next_open()
         assert not path.exists()
         room = True

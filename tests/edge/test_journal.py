@@ -15,7 +15,7 @@ from schemas.identity import ad_hoc_query_id
 from schemas.messages import Ask, QueryOutcome
 from schemas.types import AnswerType, FrameId, Outcome
 
-REPLY = ReplyTo("lb/v2/reply/client/q1", b"\x00\xff")
+REPLY = ReplyTo("lb/v2/reply/client/gate/q1", b"\x00\xff")
 ASK = Ask(query_id="q1", text="Is the gate open? \N{AUTOMOBILE}", answer_type=AnswerType.YES_NO, deadline_ms=30_000)
 
 

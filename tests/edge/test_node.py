@@ -217,10 +217,10 @@ async def test_the_text_goes_to_a_worker_that_lacks_it(make: Make, broker_settin
 async def test_an_ad_hoc_question_takes_a_frame_at_once_and_its_outcome_reaches_the_client(
     make: Make, broker_settings: BrokerSettings
 ) -> None:
-    reply = "lb/v2/reply/me/q1"
+    reply = "lb/v2/reply/me/gate/q1"
     ask = Ask(query_id="q1", text="What is on the roof?", deadline_ms=15_000)
     async with (
-        listening(broker_settings, "lb/v2/reply/me/+") as client,
+        listening(broker_settings, "lb/v2/reply/me/+/+") as client,
         ScriptedWorker(broker_settings) as worker,
         running(make(cameras=QUIET)),
     ):
@@ -247,11 +247,11 @@ async def test_an_ad_hoc_question_survives_a_crash(make: Make, broker_settings: 
     settings = make(cameras=QUIET, state_dir=tmp_path / "state")
     ask = Ask(query_id="q1", text="What is on the roof?", deadline_ms=15_000)
     async with (
-        listening(broker_settings, "lb/v2/reply/me/+") as client,
+        listening(broker_settings, "lb/v2/reply/me/+/+") as client,
         ScriptedWorker(broker_settings) as worker,
     ):
         async with running(settings) as edge:
-            await client.ask("gate", ask, reply="lb/v2/reply/me/q1")
+            await client.ask("gate", ask, reply="lb/v2/reply/me/gate/q1")
             _, lost = await worker.next_open()
             await edge.crash()
         async with running(settings):

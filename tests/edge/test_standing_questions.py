@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.timeout(60)]
 
 CAR = QuestionSettings(text="Is there a car?", answer_type=AnswerType.YES_NO, deadline_ms=20_000, risk=0.02)
 UNREADABLE = Question(site="depot", question_id="unreadable", text="?")
-REPLY = "lb/v2/reply/boss/change"
+REPLY = "lb/v2/receipt/boss/depot/change"
 Make = Callable[..., LatentbusSettings]
 
 
@@ -112,7 +112,7 @@ async def test_a_question_lives_on_the_bus_from_its_addition_to_its_end(
     settings = make(car=CAR)
     own = question("car", CAR.text, answer_type=CAR.answer_type, risk=CAR.risk).content()
     async with (
-        listening(broker_settings, "lb/v2/reply/boss/+") as operator,
+        listening(broker_settings, "lb/v2/receipt/boss/+/+") as operator,
         ScriptedWorker(broker_settings) as worker,
         keeping(broker_settings) as kept,
     ):
@@ -157,7 +157,7 @@ async def test_a_bad_or_impossible_question_is_refused_and_what_is_asked_is_put_
 ) -> None:
     settings = make(car=CAR)
     async with (
-        listening(broker_settings, "lb/v2/reply/boss/+") as operator,
+        listening(broker_settings, "lb/v2/receipt/boss/+/+") as operator,
         keeping(broker_settings) as kept,
         running(settings),
     ):
@@ -184,7 +184,7 @@ async def test_a_broker_that_forgets_is_told_again(
 ) -> None:
     async with ScriptedWorker(broker_settings) as worker, running(make(car=CAR)):
         await worker.next_open()
-        async with listening(broker_settings, "lb/v2/reply/boss/+") as operator:
+        async with listening(broker_settings, "lb/v2/receipt/boss/+/+") as operator:
             red = question("car", "Is there a red car?")
             assert (await say(operator, "car", red)).accepted
         broker.kill()

@@ -185,7 +185,7 @@ def receive(worker: WorkerSession, message: Message, now_s: float) -> None:
         case Question():
             worker.receive_question(message)
         case Ask():
-            worker.receive_ask(CAMERA, CLIENT, message, ReplyTo(topics.reply_topic(CLIENT, message.query_id)))
+            worker.receive_ask(CAMERA, CLIENT, message, ReplyTo(topics.reply_topic(CLIENT, "gate", message.query_id)))
         case Status(kind="edge"):
             worker.receive_edge_status(message, now_s)
         case Status():

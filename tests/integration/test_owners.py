@@ -12,7 +12,6 @@ from pipeline.bus.mqtt import MqttBus
 from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.messages import Answer, QueryOutcome
-from schemas.topics import Family
 from schemas.types import AnswerType, Outcome
 from tests.integration.conftest import PATIENCE_S, Fleet
 
@@ -23,7 +22,7 @@ PAIRS = 20
 async def replies(broker: BrokerSettings, asking: Asking) -> list[Answer | QueryOutcome]:
     """Ask, and return all that reaches the client below its own name, up to the terminal message."""
     found: list[Answer | QueryOutcome] = []
-    own = Subscription(f"{topics.ROOT}/{Family.REPLY}/{asking.client}/+", qos=1)
+    own = Subscription(topics.reply_filter(asking.client), qos=1)
     async with MqttBus(broker, client_id=asking.client, subscriptions=[own]) as bus, asyncio.timeout(PATIENCE_S):
         await bus.wait_connected(PATIENCE_S)
         await QuestionClient(bus, asking)._publish()

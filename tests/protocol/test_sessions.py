@@ -450,13 +450,13 @@ def test_a_camera_keeps_a_bounded_number_of_frames_and_no_ad_hoc_question_is_dro
 def test_a_decided_ad_hoc_query_is_remembered_for_who_asks_again() -> None:
     fleet = Fleet(score=scores_at(0.99))
     session = fleet.workers["w0"].session
-    session.receive_ask("gate", "me", ask_message("a1"), ReplyTo("lb/v2/reply/me/a1", b"7"))
+    session.receive_ask("gate", "me", ask_message("a1"), ReplyTo("lb/v2/reply/me/gate/a1", b"7"))
     fleet.ask("a1", ad_hoc=True)
     fleet.run()
     state = fleet.edge.ad_hoc_state("gate/@me/a1")
     assert isinstance(state, Terminal)
     assert state.outcome is Outcome.ANSWERED
-    assert fleet.replies == ["lb/v2/reply/me/a1"]
+    assert fleet.replies == ["lb/v2/reply/me/gate/a1"]
     with pytest.raises(StateError, match="known already"):
         fleet.ask("a1", ad_hoc=True)
 

@@ -25,7 +25,7 @@ from tests.protocol.questions import SITE, ask_message, content, published, ref
 
 UNKNOWN = {question.digest: question for question in (content(f"u{n}") for n in range(MAX_QUERIES_PER_FRAME))}
 Q1 = content("q1", "mine?", ad_hoc=True, client="alice")
-REPLY = ReplyTo(topics.reply_topic("alice", "q1"), b"42")
+REPLY = ReplyTo(topics.reply_topic("alice", "gate", "q1"), b"42")
 
 
 def _worker(settings: WorkerProtocolSettings | None = None) -> WorkerSession:

@@ -68,7 +68,7 @@ def _missing(worker: WorkerSession) -> list[tuple[bytes, ...]]:
 def test_an_ask_under_the_id_of_a_standing_question_changes_nothing_of_it() -> None:
     worker = _worker()
     worker.receive_question(published(PEOPLE))
-    reply = ReplyTo(topics.reply_topic("eve", "people"), b"")
+    reply = ReplyTo(topics.reply_topic("eve", "gate", "people"), b"")
     worker.receive_ask("gate", "eve", Ask(query_id="people", text="Is it raining?"), reply)
     worker.receive_open("yard", _open(0, ref(PEOPLE, 9_000)), 0.0)
     (look,) = worker.take_looks(8, 0.0)
@@ -85,7 +85,7 @@ def test_two_clients_with_one_query_id_get_each_its_own_answer() -> None:
     mine = {}
     for camera, client in (("gate", "alice"), ("dock", "bob")):
         mine[camera] = content("q1", f"What does {client} see?", ad_hoc=True, client=client)
-        reply = ReplyTo(topics.reply_topic(client, "q1"), client.encode())
+        reply = ReplyTo(topics.reply_topic(client, camera, "q1"), client.encode())
         worker.receive_ask(camera, client, ask_message(mine[camera]), reply)
     for camera in ("gate", "dock"):
         worker.receive_open(camera, _open(0, ref(mine[camera], 9_000)), 0.0)
@@ -98,8 +98,8 @@ def test_two_clients_with_one_query_id_get_each_its_own_answer() -> None:
         if answer.reply_to is not None
     }
     assert sent == {
-        topics.reply_topic("alice", "q1"): ("gate", "What does alice see?"),
-        topics.reply_topic("bob", "q1"): ("dock", "What does bob see?"),
+        topics.reply_topic("alice", "gate", "q1"): ("gate", "What does alice see?"),
+        topics.reply_topic("bob", "dock", "q1"): ("dock", "What does bob see?"),
     }
     # Asked again after both are decided: each client has its own.
     worker.receive_open("dock", _open(1, ref(mine["dock"], 9_000)), 1.0)
@@ -111,13 +111,13 @@ def test_two_clients_with_one_query_id_at_one_camera_get_each_its_own_answer() -
     mine = [content("q1", f"What does {client} see?", ad_hoc=True, client=client) for client in ("alice", "bob")]
     for question in mine:
         assert question.client is not None
-        reply = ReplyTo(topics.reply_topic(question.client, "q1"))
+        reply = ReplyTo(topics.reply_topic(question.client, "gate", "q1"))
         worker.receive_ask("gate", question.client, ask_message(question), reply)
     worker.receive_open("gate", _open(0, *(ref(question, 9_000) for question in mine)), 0.0)
     (look,) = worker.take_looks(8, 0.0)
     worker.finish_look(look, [LookAnswer(query.query_id, query.text, 1.0) for query in look.queries], 0.1)
     assert {(answer.message.owner, answer.message.text, answer.reply_to) for answer in _answers(worker)} == {
-        (f"client/{client}", f"What does {client} see?", ReplyTo(topics.reply_topic(client, "q1")))
+        (f"client/{client}", f"What does {client} see?", ReplyTo(topics.reply_topic(client, "gate", "q1")))
         for client in ("alice", "bob")
     }
 
@@ -138,7 +138,7 @@ def test_a_second_ask_under_a_query_id_of_a_camera_does_not_change_the_first() -
     first = content("q1", "first?", ad_hoc=True)
     worker.receive_ask("gate", "me", ask_message(first), None)
     worker.receive_ask("gate", "me", Ask(query_id="q1", text="second?"), None)
-    eve = ReplyTo(topics.reply_topic("eve", "q1"), b"")
+    eve = ReplyTo(topics.reply_topic("eve", "gate", "q1"), b"")
     worker.receive_ask("gate", "eve", Ask(query_id="q1", text="third?"), eve)
     worker.receive_open("gate", _open(0, ref(first, 9_000)), 0.0)
     (look,) = worker.take_looks(8, 0.0)

@@ -43,7 +43,7 @@ PROPERTIES = MqttProperties(
     payload_format=1,
     expiry_s=30,
     content_type="application/json",
-    response_topic="lb/v2/reply/phone-3/ask-7f",
+    response_topic="lb/v2/reply/phone-3/gate/ask-7f",
     correlation_data=bytes(range(256)),
     user=(("trace", "00-ab"), ("trace", "00-cd"), ("ünï", "☃")),
 )

@@ -152,11 +152,13 @@ def test_a_message_that_does_not_decode_is_blank() -> None:
 
 
 def test_properties_of_clients_are_text() -> None:
-    properties = MqttProperties(correlation_data=b"alice", response_topic="lb/v2/reply/a/b", user=(("who", "alïce"),))
+    properties = MqttProperties(
+        correlation_data=b"alice", response_topic="lb/v2/reply/a/gate/b", user=(("who", "alïce"),)
+    )
     logged = LoggedMessage(0, "lb/v2/ask/gate", b"", properties=properties)
     after = redactor([Redaction.TEXT])(logged).properties
     assert after == MqttProperties(
-        correlation_data=bytes(5), response_topic="lb/v2/reply/a/b", user=(("who", "xx¤xx"),)
+        correlation_data=bytes(5), response_topic="lb/v2/reply/a/gate/b", user=(("who", "xx¤xx"),)
     )
     assert redactor([Redaction.LATENTS])(logged).properties == properties
 

@@ -47,6 +47,7 @@ from schemas.topics import (
     open_topic,
     outcome_topic,
     question_topic,
+    receipt_topic,
     reply_topic,
     status_topic,
 )
@@ -289,7 +290,7 @@ GOLDEN: tuple[Golden, ...] = (
     ),
     Golden(
         "answer_degraded",
-        reply_topic(_CLIENT, "ask-7f"),
+        reply_topic(_CLIENT, "gate", "ask-7f"),
         Answer(
             **_AD_HOC,
             camera="gate",
@@ -343,7 +344,7 @@ GOLDEN: tuple[Golden, ...] = (
     ),
     Golden(
         "outcome_for_its_client",
-        reply_topic(_CLIENT, "ask-7f"),
+        reply_topic(_CLIENT, "gate", "ask-7f"),
         QueryOutcome(**_AD_HOC, camera="gate", frame=_FRAME, question_id="ask-7f", outcome=Outcome.EXPIRED),
     ),
     Golden(
@@ -388,12 +389,12 @@ GOLDEN: tuple[Golden, ...] = (
     ),
     Golden(
         "receipt_accepted",
-        reply_topic(_CLIENT, "q1"),
+        receipt_topic(_CLIENT, _SITE, "q1"),
         Receipt(site=_SITE, about="q1", accepted=True, reason="asked of gate and quay-2"),
     ),
     Golden(
         "receipt_refused",
-        reply_topic(_CLIENT, "ask-81"),
+        reply_topic(_CLIENT, "gate", "ask-81"),
         Receipt(site=_SITE, about="", accepted=False, reason="ask: text: String should have at most 500 characters"),
     ),
     Golden(

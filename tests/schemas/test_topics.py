@@ -27,6 +27,7 @@ BUILDERS: dict[Family, Callable[..., str]] = {
     Family.QUESTION: topics.question_topic,
     Family.ASK: topics.ask_topic,
     Family.REPLY: topics.reply_topic,
+    Family.RECEIPT: topics.receipt_topic,
     Family.STATUS: topics.status_topic,
     Family.LOAD: topics.load_topic,
 }

@@ -31,7 +31,9 @@ TOPICS = [
         "question/north/car", "question/north/fire", "question/south/car", "question/west/car",
         "ask/gate/alice", "ask/gate/guard", "ask/gate/web", "ask/gate/olga", "ask/gate/screen", "ask/gate/north",
         "ask/yard/alice", "ask/yard/guard", "ask/yard/web", "ask/yard/olga", "ask/invented/alice",
-        "reply/alice/q1", "reply/guard/q1", "reply/web/q1", "reply/olga/q1", "reply/screen/q1",
+        "reply/alice/gate/q1", "reply/guard/gate/q1", "reply/web/gate/q1", "reply/olga/gate/q1", "reply/screen/gate/q1",
+        "reply/alice/yard/q1", "reply/guard/yard/q1",
+        "receipt/olga/north/car", "receipt/olga/south/car", "receipt/alice/north/car", "receipt/web/north/car",
         "status/edge/north", "status/edge/south", "status/worker/w1", "status/worker/w2", "status/worker/north",
         "status/gateway/web", "status/recorder/tape",
         "load/main/w1", "load/main/w2", "load/other/w2",
@@ -47,7 +49,7 @@ FAMILY_FILTERS = [f"lb/v2/{family}/{'/'.join('+' for _ in route.levels)}" for fa
 WIDE_FILTERS = [
     "#", "+/+/+/+/+", "lb/#", "lb/v2/#", "lb/v2/+/gate", "lb/+/open/main/gate", "lb/v2/open/#", "lb/v2/open/main/+",
     "lb/v2/chunk/#", "lb/v2/chunk/w1/+", "lb/v2/key/#", "lb/v2/key/main/+", "lb/v2/key/other/+",
-    "lb/v2/answer/#", "lb/v2/reply/alice/+", "lb/v2/reply/web/#", "lb/v2/ask/gate/+", "lb/v2/ask/yard/+",
+    "lb/v2/answer/#", "lb/v2/reply/alice/+/+", "lb/v2/reply/web/#", "lb/v2/ask/gate/+", "lb/v2/ask/yard/+",
     "lb/v2/ask/+/alice", "lb/v2/question/north/+", "lb/v2/question/south/+", "lb/v2/question/#",
     "lb/v2/status/worker/+", "lb/v2/status/edge/+", "lb/v2/load/main/+",
     SEAT, OTHER_SEAT, "$share/thief/lb/v2/open/main/+", "$share/main/lb/v2/open/main/gate",
@@ -85,7 +87,9 @@ QUESTION_FILTERS = "question/+/+ question/north/+ question/south/+"
 ASK_FILTERS = "ask/+/+ ask/gate/+ ask/yard/+ ask/+/alice"
 LOADS = "load/main/w1 load/main/w2 load/other/w2"
 PUBLIC_FILTERS = "answer/+ outcome/+ status/+/+ status/worker/+ status/edge/+ load/+/+ load/main/+"
-REPLIES = "reply/alice/q1 reply/guard/q1 reply/web/q1 reply/olga/q1 reply/screen/q1"
+REPLIES_AT_GATE = "reply/alice/gate/q1 reply/guard/gate/q1 reply/web/gate/q1 reply/olga/gate/q1 reply/screen/gate/q1"
+REPLIES_AT_YARD = "reply/alice/yard/q1 reply/guard/yard/q1"
+RECEIPTS_OF_NORTH = "receipt/olga/north/car receipt/alice/north/car receipt/web/north/car"
 WORKER_STATUSES = "status/worker/w1 status/worker/w2 status/worker/north"
 EDGE_STATUSES = "status/edge/north status/edge/south"
 LEFT_RETAINED = (
@@ -95,20 +99,20 @@ LEFT_RETAINED = (
 ALLOWED = {
     "north": Allowed(
         publish=f"open/main/gate chunk/w1/gate chunk/w2/gate key/main/gate outcome/gate question/north/car "
-        f"question/north/fire {REPLIES} status/edge/north",
+        f"question/north/fire {REPLIES_AT_GATE} {RECEIPTS_OF_NORTH} status/edge/north",
         read=f"control/gate answer/gate {ASKS_AT_GATE} question/north/car question/north/fire status/edge/north "
         f"{WORKER_STATUSES}",
         filters="ask/gate/+ question/north/+ status/worker/+",
     ),
     "south": Allowed(
-        publish=f"open/main/yard chunk/w1/yard key/main/yard outcome/yard question/south/car {REPLIES} "
-        "status/edge/south",
+        publish=f"open/main/yard chunk/w1/yard key/main/yard outcome/yard question/south/car {REPLIES_AT_YARD} "
+        "receipt/olga/south/car status/edge/south",
         read=f"control/yard answer/yard {ASKS_AT_YARD} question/south/car status/edge/south {WORKER_STATUSES}",
         filters="ask/yard/+ question/south/+ status/worker/+",
     ),
     "w1": Allowed(
-        publish=f"handover/w1 handover/w2 control/gate control/yard answer/gate answer/yard {REPLIES} status/worker/w1 "
-        "load/main/w1",
+        publish=f"handover/w1 handover/w2 control/gate control/yard answer/gate answer/yard {REPLIES_AT_GATE} "
+        f"{REPLIES_AT_YARD} status/worker/w1 load/main/w1",
         read=f"chunk/w1/gate chunk/w1/yard key/main/gate key/main/yard handover/w1 {QUESTIONS} {ASKS_AT_GATE} "
         f"{ASKS_AT_YARD} ask/invented/alice {WORKER_STATUSES} {EDGE_STATUSES} load/main/w1 load/main/w2",
         filters=f"{SEAT} chunk/w1/+ key/main/+ {QUESTION_FILTERS} {ASK_FILTERS} status/worker/+ status/edge/+ "
@@ -116,31 +120,32 @@ ALLOWED = {
         through_share="open/main/gate open/main/yard",
     ),
     "w2": Allowed(
-        publish=f"handover/w1 handover/w2 control/gate control/yard answer/gate answer/yard {REPLIES} status/worker/w2 "
-        "load/other/w2",
+        publish=f"handover/w1 handover/w2 control/gate control/yard answer/gate answer/yard {REPLIES_AT_GATE} "
+        f"{REPLIES_AT_YARD} status/worker/w2 load/other/w2",
         read=f"chunk/w2/gate key/other/gate handover/w2 {QUESTIONS} {ASKS_AT_GATE} {ASKS_AT_YARD} ask/invented/alice "
         f"{WORKER_STATUSES} {EDGE_STATUSES} load/other/w2",
         filters=f"{OTHER_SEAT} key/other/+ {QUESTION_FILTERS} {ASK_FILTERS} status/worker/+ status/edge/+",
     ),
     "alice": Allowed(
         publish="ask/gate/alice ask/yard/alice",
-        read="answer/gate answer/yard outcome/gate outcome/yard reply/alice/q1 status/edge/north status/edge/south",
-        filters="answer/+ outcome/+ reply/alice/+ status/edge/+",
+        read="answer/gate answer/yard outcome/gate outcome/yard reply/alice/gate/q1 reply/alice/yard/q1 "
+        "status/edge/north status/edge/south",
+        filters="answer/+ outcome/+ reply/alice/+/+ status/edge/+",
     ),
     "guard": Allowed(
         publish="ask/gate/guard",
-        read="answer/gate outcome/gate reply/guard/q1 status/edge/north status/edge/south",
+        read="answer/gate outcome/gate reply/guard/gate/q1 status/edge/north status/edge/south",
         filters="status/edge/+",
     ),
     "screen": Allowed(read=f"{PUBLIC} {LOADS}", filters=PUBLIC_FILTERS),
     "web": Allowed(
         publish="ask/gate/web ask/yard/web status/gateway/web",
-        read=f"{PUBLIC} {LOADS} reply/web/q1",
+        read=f"{PUBLIC} {LOADS} reply/web/gate/q1 receipt/web/north/car",
         filters=PUBLIC_FILTERS,
     ),
     "olga": Allowed(
         publish=f"ask/gate/olga ask/yard/olga {QUESTIONS}",
-        read=f"{PUBLIC} {LOADS} reply/olga/q1",
+        read=f"{PUBLIC} {LOADS} reply/olga/gate/q1 receipt/olga/north/car receipt/olga/south/car",
         filters=PUBLIC_FILTERS,
     ),
     "tape": Allowed(

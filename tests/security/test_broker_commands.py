@@ -69,7 +69,7 @@ def test_devices_and_their_rights_are_listed(made: Path) -> None:
     assert re.search(r"^w-1 +worker +(396|397) days +main$", listed, re.MULTILINE)
     rights = broker("devices", made, "--rights")
     assert "$share/main/lb/v2/open/main/+" in rights
-    assert "lb/v2/reply/alice/+" in rights
+    assert "lb/v2/reply/alice/gate/+" in rights
 
 
 def test_a_certificate_that_runs_out_soon_is_an_exit_status(made: Path) -> None:

@@ -140,7 +140,7 @@ async def test_a_secured_fleet_answers_and_its_logs_keep_quiet(
             return [payload for payload in payloads if len(payload) > 2 * WINDOW_BYTES]
 
         def taped_enough() -> bool:
-            replied = any(event.topic == f"lb/v2/reply/alice/{asking.message.query_id}" for event in taped)
+            replied = any(event.topic == f"lb/v2/reply/alice/gate/{asking.message.query_id}" for event in taped)
             return replied and len(frames()) >= ENOUGH_FRAMES
 
         try:

@@ -173,7 +173,7 @@ def test_what_was_asked_is_looked_at_and_answered(problems: Problems, asked: Ask
     asked.looked("w0", look(CARS, ALICE))
     for question in (CARS, BOATS, ALICE, BOB):
         asked.published(answer(question))
-    asked.replied("w0", said(answer(ALICE), topics.reply_topic("alice", "cars")))
+    asked.replied("w0", said(answer(ALICE), topics.reply_topic("alice", "gate", "cars")))
     asked.opened("north", GATE, opened(CARS, ALICE))
     assert problems.rules == []
 
@@ -213,7 +213,7 @@ def test_an_unsafe_answer_is_found(problems: Problems, asked: AskedBooks) -> Non
 
 
 def test_an_answer_that_goes_to_another_client_is_found(problems: Problems, asked: AskedBooks) -> None:
-    asked.replied("w0", said(answer(ALICE), topics.reply_topic("bob", "cars")))
+    asked.replied("w0", said(answer(ALICE), topics.reply_topic("bob", "gate", "cars")))
     asked.replied("w0", replace(said(answer(ALICE)), topic=topics.answer_topic("yard")))
     assert problems.rules == ["answer sent to somebody else"] * 2
 
