@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentbus.replay.keyboard import Key, parse_keys
-from pipeline.recording.message import LoggedMessage
+from pipeline.recording.message import LoggedMessage, MqttProperties
 from pipeline.recording.playback import RATE_STEPS, PlayClock
 from pipeline.recording.reader import LogReader
 from pipeline.recording.remap import CameraRemap, parse_camera_map
@@ -178,6 +178,17 @@ def answer(camera: str, query_id: str) -> Answer:
         query_id=query_id, owner="site/north", camera=camera, frame=FRAME, attempt=1, question_id="car", worker="w1",
         outcome=Outcome.ANSWERED, text="yes", score=0.9, latents=8, payload_bytes=40, looks=1,
     )  # fmt: skip
+
+
+def test_the_reply_topic_of_an_ask_is_renamed_with_its_camera() -> None:
+    remap = CameraRemap({"gate": "gate-2"})
+    properties = MqttProperties(response_topic=topics.reply_topic("alice", "gate", "q1"), correlation_data=b"7")
+    ask = replace(logged(topics.ask_topic("gate", "alice"), b'{"query_id":"q1","text":"?"}'), properties=properties)
+    found = remap(ask)
+    assert found.topic == topics.ask_topic("gate-2", "alice")
+    assert found.properties == replace(properties, response_topic=topics.reply_topic("alice", "gate-2", "q1"))
+    elsewhere = replace(ask, properties=MqttProperties(response_topic="home/x"))
+    assert remap(elsewhere).properties == elsewhere.properties
 
 
 def test_cameras_are_renamed_in_topics_and_payloads() -> None:
