@@ -59,7 +59,7 @@ class FleetLog:
     def ask(self, at_s: float, camera: str, query_id: str, text: str) -> None:
         message = Ask(query_id=query_id, text=text, answer_type=AnswerType.COUNT, deadline_ms=20_000)
         properties = MqttProperties(
-            response_topic=topics.reply_topic(CLIENT, "gate", query_id), correlation_data=b"\x01\x02\x03\x04"
+            response_topic=topics.reply_topic(CLIENT, camera, query_id), correlation_data=b"\x01\x02\x03\x04"
         )
         self.asked[query_id] = message.content(CLIENT)
         self.put(at_s, topics.ask_topic(camera, CLIENT), message, qos=1, properties=properties)

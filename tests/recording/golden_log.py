@@ -30,7 +30,7 @@ FLEET_LOGS: Final = ("v1_fleet", "v1_fleet_again")
 DIGESTS: Final = {
     "v1": "f57970742b6b963135ddc8152ab0ee6b23d1b00f9a3e1e34d3c89c46188e37ef",
     "v1_key_frames": "0900d348c598aceef0b13dec262c3313b1b4f20af8836485197d67c84d364caa",
-    "v1_wire2": "8207ea313ca0c8be036e0303b7edbc4afdc0855d8c9289ebe5e4aa75931dadc9",
+    "v1_wire2": "c366468477f2df9fced163753fa05a8348897922dc6e32b4362fb5b2d10a71f9",
     "v1_fleet": "47af15c5cb3f270dfa8e333b600b5d65903dd112d87dc1f251a7a077e172b4f9",
     "v1_fleet_again": "32d8137b7219998d64a6f4071233a9d9ea2b0b952989a9eddda16dec6d7aab97",
 }

@@ -56,7 +56,7 @@ def private_messages(text: str, latent: bytes) -> Iterator[tuple[str, bytes]]:
         encode(Text(camera="c", owner="site/n", question_id="q", text=text, answer_type=AnswerType.WORD)),
     )
     yield topics.answer_topic("c"), encode(answer)
-    yield topics.reply_topic("n", "gate", "q"), encode(answer)
+    yield topics.reply_topic("n", "c", "q"), encode(answer)
     yield latent_topic("c"), encode_deposit(Deposit("c", FRAME, base=8, stop=32, payload=latent))
     yield "elsewhere/note", text.encode()
     yield topics.answer_topic("c"), b"{" + text.encode() + latent

@@ -58,7 +58,7 @@ def test_an_ad_hoc_query_begins_with_its_ask() -> None:
     asked = traffic.asks["yard/@phone/ask-7f"]
     assert (asked.camera, asked.client, asked.asked_ns) == ("yard", "phone", query.asked_ns)
     assert asked.properties is not None
-    assert asked.properties.response_topic == "lb/v2/reply/phone/gate/ask-7f"
+    assert asked.properties.response_topic == "lb/v2/reply/phone/yard/ask-7f"
 
 
 def test_a_frame_has_what_was_sent_and_said_about_it() -> None:
@@ -119,7 +119,7 @@ def test_an_open_that_is_logged_twice_counts_once() -> None:
 def test_the_first_terminal_counts_and_a_copy_for_the_client_is_no_second_answer() -> None:
     log = demo_log()
     answer = log.answer(3.0, "yard", 1, "ask-7f", "late", ad_hoc=True)
-    log.put(3.0, topics.reply_topic("phone", "gate", "ask-7f"), answer, qos=1)
+    log.put(3.0, topics.reply_topic("phone", "yard", "ask-7f"), answer, qos=1)
     traffic = read_traffic(log.messages)
     query = traffic.queries["yard/@phone/ask-7f"]
     assert query.answer_text == "nobody at all"
