@@ -7,11 +7,11 @@ ordered stream, acknowledges what it admitted, and publishes. Everything is boun
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-Qos = Literal[0, 1]
-"""At most once and at least once. QoS 2 costs two more packets on the thin link and still needs idempotent
-receivers."""
+from pipeline.protocol.ports import Qos as Qos
+from pipeline.protocol.ports import Subscription as Subscription
+from pipeline.protocol.ports import Will as Will
 
 MAX_OUTGOING_MESSAGES = 16_384
 """A quarter of the MQTT packet identifiers, so that none is given out again while it is in use."""
@@ -85,48 +85,6 @@ class ConnectionChange:
     reason: str
     session_resumed: bool = False
     reason_code: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """A topic filter to receive; kept across reconnects.
-
-    Attributes:
-        filter: MQTT topic filter, ``$share/{group}/...`` for a share of it.
-        qos: highest QoS to receive with.
-        no_local: do not receive what this client publishes itself; a protocol error on a share.
-        retained: receive retained messages at subscription.
-        retain_as_published: see the retain flag that the publisher set; else it says that a message was retained
-            before the subscription.
-    """
-
-    filter: str
-    qos: Qos = 0
-    no_local: bool = False
-    retained: bool = True
-    retain_as_published: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Will:
-    """What the broker publishes when this client vanishes without saying goodbye.
-
-    Attributes:
-        topic: status topic of the process.
-        payload: its *offline* status. Carries the boot id: a will may arrive after the next birth of the same process.
-        qos: QoS of that publish.
-        retain: retain it, as the birth is.
-        delay_s: time the broker waits for this client to come back first, in whole seconds. A broker ends the delay
-            with the session, so it has an effect only with a session expiry at least as long.
-        expiry_s: time after which the broker forgets it, in whole seconds; None never.
-    """
-
-    topic: str
-    payload: bytes
-    qos: Qos = 1
-    retain: bool = True
-    delay_s: int = 0
-    expiry_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
