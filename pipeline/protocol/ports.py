@@ -236,3 +236,16 @@ class Notice:
     level: Literal["info", "warning", "error"]
     event: str
     context: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Contained:
+    """A bug of ours ended one message or frame: counted by kind, its first traceback is logged.
+
+    Attributes:
+        where: what was being done, for example ``receive/open``.
+        error: what was raised.
+    """
+
+    where: str
+    error: Exception
