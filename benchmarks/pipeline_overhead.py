@@ -31,12 +31,12 @@ from cloud_workers.node import run_worker
 from cloud_workers.vlm import TransformersVlm
 from edge_nodes.node import run_edge
 from edge_nodes.observer import OfferedFrame
-from edge_nodes.uplink import Sent
+from pipeline.protocol.ports import Sent
 from latentbus.demo.fleet import broker_settings, edge_settings, prepare_cameras
 from latentbus.demo.options import DemoOptions
 from pipeline.codec.prefix_decoder_torch import PrefixDecoder
 from pipeline.logs import configure_logging
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.effects import Decision
 from pipeline.runtime import Stop
 from pipeline.settings import LatentbusSettings, WorkerSettings
 
@@ -79,9 +79,9 @@ class Outcomes:
     def message_sent(self, sent: Sent) -> None:
         """Not counted."""
 
-    def query_ended(self, terminal: Terminal, delay_s: float) -> None:  # noqa: ARG002 - the observer's interface
+    def query_ended(self, decision: Decision, delay_s: float) -> None:  # noqa: ARG002 - the observer's interface
         """One more."""
-        self.ended[str(terminal.outcome)] += 1
+        self.ended[str(decision.outcome)] += 1
 
     def source_changed(self, camera: str, up: bool) -> None:
         """Not counted."""

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeVar
 import numpy as np
 
 from edge_nodes.camera_problems import CameraProblems
-from edge_nodes.clock import Clock
+from edge_nodes.clock import Clock, first_of
 from edge_nodes.sampling import Sampler
 from edge_nodes.sources import CapturedFrame, FrameSource, redacted
 from pipeline.bus.backoff import Backoff
@@ -272,16 +272,3 @@ def _seen(task: asyncio.Task[Any]) -> None:
     """Nobody may be left who looks at how a call ended."""
     if not task.cancelled():
         task.exception()
-
-
-async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
-    """Wait until one of several ends; the others are cancelled. What it raises, this raises."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

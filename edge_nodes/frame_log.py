@@ -23,9 +23,9 @@ from typing import Any
 
 from edge_nodes.clock import Clock
 from edge_nodes.observer import OfferedFrame
-from edge_nodes.uplink import Sent
 from pipeline.logs import get_logger
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.effects import Decision
+from pipeline.protocol.ports import Sent
 from pipeline.work_thread import WorkThread
 from schemas.errors import ConfigError
 
@@ -92,18 +92,18 @@ class FrameLog:
             at_s=sent.at_s,
         )
 
-    def query_ended(self, terminal: Terminal, delay_s: float) -> None:
+    def query_ended(self, decision: Decision, delay_s: float) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
-        answer = terminal.answer
+        answer = decision.answer
         self._put(
             kind="ended",
-            camera=terminal.camera,
-            frame=str(terminal.frame),
-            query_id=terminal.query_id,
-            question_id=terminal.question.question_id,
-            ad_hoc=terminal.ad_hoc,
-            outcome=terminal.outcome.value,
-            reason=terminal.reason,
+            camera=decision.camera,
+            frame=str(decision.frame),
+            query_id=decision.query_id,
+            question_id=decision.question.question_id,
+            ad_hoc=decision.ad_hoc,
+            outcome=decision.outcome.value,
+            reason=decision.reason,
             text=answer.text if answer else None,
             latents=answer.latents if answer else None,
             looks=answer.looks if answer else None,

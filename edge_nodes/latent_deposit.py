@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from edge_nodes.observer import OfferedFrame
-from edge_nodes.uplink import Sent
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.effects import Decision
+from pipeline.protocol.ports import Sent
 from pipeline.recording.deposit import Deposit
 from pipeline.recording.node_log import NodeLog
 
@@ -28,7 +28,7 @@ class LatentDeposit:
     def message_sent(self, sent: Sent) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
 
-    def query_ended(self, terminal: Terminal, delay_s: float) -> None:
+    def query_ended(self, decision: Decision, delay_s: float) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
 
     def source_changed(self, camera: str, up: bool) -> None:

@@ -23,12 +23,11 @@ from typing import Any, Final
 import structlog
 
 from edge_nodes.camera_problems import CameraProblems
-from edge_nodes.capture import CameraCapture, first_of
-from edge_nodes.clock import Clock, MonotonicClock
+from edge_nodes.capture import CameraCapture
+from edge_nodes.clock import Clock, MonotonicClock, first_of
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.frame_log import FrameLog
-from edge_nodes.journal import JournalThread
 from edge_nodes.latent_deposit import LatentDeposit
 from edge_nodes.observer import EdgeObserver
 from edge_nodes.pool_problems import PoolProblems
@@ -36,21 +35,25 @@ from edge_nodes.site import Site
 from edge_nodes.sources import FrameSource, make_source, redacted
 from edge_nodes.telemetry import EdgeTelemetry
 from edge_nodes.thinning_log import ThinningLog
-from edge_nodes.uplink import Sent, Uplink
-from pipeline.bus.base import Bus, Subscription, Will
+from pipeline.ask_journal import AskJournal
+from pipeline.bus.base import Bus, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
+from pipeline.codec.key_frame_policy import KeyFramePolicy
 from pipeline.containment import Containment
 from pipeline.logs import get_logger
 from pipeline.metrics import Metrics
 from pipeline.older_peers import listen_for_older_peers
-from pipeline.protocol.thinning import Thinning
+from pipeline.protocol.client_budgets import ClientBudget
+from pipeline.protocol.edge_session import EdgeSession, SiteSettings
+from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.recording.node_log import NodeLog, node_log
 from pipeline.runtime import EXIT_NOT_DRAINED, Stop
-from pipeline.settings import EdgeSettings, LatentbusSettings
-from schemas import topics, wire
-from schemas.errors import ArtifactError, BusError, ConfigError, ConnectionLostError, SourceError
-from schemas.messages import Status
+from pipeline.settings import ClientBudgetSettings, EdgeSettings, LatentbusSettings
+from pipeline.work_thread import WorkThread
+from schemas import topics
+from schemas.errors import BusError, ConfigError, ConnectionLostError, SourceError
+from schemas.messages import Question
 
 _log = get_logger(__name__)
 
@@ -97,14 +100,9 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
         codec_dir = edge.codec or bundled_codec_dir()
         encoder = await EncoderThread.load(codec_dir, threads=edge.threads)
         owned.push_async_callback(encoder.close)
-        unopened: Path | None = None
-        try:
-            journal = await JournalThread.open(_journal_path(edge))
-        except ArtifactError as error:
-            # A full or read-only disk must not keep a site dark; what it costs is said.
-            _log.error("ad-hoc questions are kept in memory until their file can be opened", problem=str(error))
-            journal, unopened = await JournalThread.open(None), _journal_path(edge)
-        owned.push_async_callback(journal.close)
+        journal_thread = WorkThread("journal")
+        journal = await journal_thread.call(AskJournal.open_or_in_memory, _journal_path(edge))
+        owned.push_async_callback(journal_thread.close, journal.close)
         frame_log = None
         if edge.frame_log is not None:
             frame_log = FrameLog(edge.frame_log, clock)
@@ -127,7 +125,7 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             encoder=encoder,
             first_prefix=FirstPrefix(edge.first_prefix, codec_dir, encoder.spec, edge.uplink_kbps),
             journal=journal,
-            unopened_journal=unopened,
+            journal_thread=journal_thread,
             clock=clock,
             frame_log=frame_log,
             log=log,
@@ -147,8 +145,8 @@ class _Node:
         sources: Mapping[str, FrameSource],
         encoder: EncoderThread,
         first_prefix: FirstPrefix,
-        journal: JournalThread,
-        unopened_journal: Path | None,
+        journal: AskJournal,
+        journal_thread: WorkThread,
         clock: Clock,
         frame_log: FrameLog | None,
         log: NodeLog | None,
@@ -160,20 +158,25 @@ class _Node:
         self._encoder = encoder
         self._first_prefix = first_prefix
         self._journal = journal
-        self._journal_path = unopened_journal
+        self._journal_thread = journal_thread
         self._clock = clock
         self._frame_log = frame_log
-        self._thinning = Thinning()
+        boot = secrets.randbits(32)
+        self._session = EdgeSession(
+            EdgeProtocolSettings(),
+            site_settings(edge),
+            boot=boot,
+            fingerprint=encoder.spec.fingerprint4,
+            now_s=clock.now_s(),
+        )
         self._pool_problems = PoolProblems(edge.pool, encoder.spec.fingerprint4.hex())
-        self._observers = [*observers, ThinningLog(self._thinning, clock, self._pool_problems)]
+        self._observers = [*observers, ThinningLog(self._session.thinning, clock, self._pool_problems)]
         self._metrics = metrics
-        self._boot = secrets.randbits(32)
-        offline = Status(kind="edge", id=edge.site, boot=self._boot, online=False, pool=edge.pool)
         self._connection = MqttBus(
             settings.broker,
             client_id=f"edge-{edge.site}",
-            subscriptions=_subscriptions(edge),
-            will=Will(topics.status_topic("edge", edge.site), wire.encode(offline)),
+            subscriptions=self._session.subscriptions(),
+            will=self._session.will(),
             receive_maximum=ASK_WINDOW,
             clean_start=False,
             session_expiry_s=SESSION_EXPIRY_S,
@@ -183,56 +186,50 @@ class _Node:
             self._bus = log.tap(self._connection)
             log.watch(metrics)
         self._containment = Containment(_log, sleep=clock.sleep)
-        self._uplink = Uplink(self._bus, edge.uplink_kbps, clock, on_sent=self._sent, containment=self._containment)
         self._captures: dict[str, CameraCapture] = {}
         self._problems = CameraProblems()
 
     async def run(self, stop: Stop) -> int:
         async with self._connection, asyncio.TaskGroup() as group:
             site = Site(
-                self._edge,
-                boot=self._boot,
+                self._session,
+                bus=self._bus,
                 encoder=self._encoder,
                 first_prefix=self._first_prefix,
+                key_frames=KeyFramePolicy() if self._edge.key_frames else None,
                 journal=self._journal,
-                uplink=self._uplink,
+                journal_thread=self._journal_thread,
                 clock=self._clock,
-                thinning=self._thinning,
                 pool_problems=self._pool_problems,
                 observers=self._observers,
-                group=group,
                 wake_camera=lambda camera: self._captures[camera].wake(),
                 containment=self._containment,
             )
             self._captures = self._make_captures(site)
             self._watch(site)
-            await site.desk.restore()
             background = {
                 "receive": self._receive(site),
-                "uplink": self._uplink.run(),
+                "send": site.send(),
+                "store": site.store(),
                 "timers": site.timers(),
-                "heartbeat": self._containment.repeat("heartbeat", site.heartbeat),
-                "questions": site.keep_questions(),
-                "journal": self._containment.repeat("journal", lambda: site.desk.keep_journal(self._journal_path)),
             }
+            site.pump()
             if self._frame_log is not None:
                 background["frame log"] = self._frame_log.run()
             tasks = {name: group.create_task(work, name=name) for name, work in background.items()}
             cameras = [
                 group.create_task(capture.run(), name=f"capture[{name}]") for name, capture in self._captures.items()
             ]
-            await self._start(stop, site)
+            await self._start(stop)
             await first_of(stop.wait(), _all_done(cameras))
             stop.request()
-            # Nothing new begins; what was put on the uplink leaves.
-            tasks["questions"].cancel()
             drained = await self._drain(site, cameras, stop.drain_timeout_s)
             for task in tasks.values():
                 task.cancel()
         site.problems.summarise()
         return 0 if drained else EXIT_NOT_DRAINED
 
-    async def _start(self, stop: Stop, site: Site) -> None:
+    async def _start(self, stop: Stop) -> None:
         """Wait for the connection and the first camera, or the request to stop."""
         await first_of(stop.wait(), self._connected())
         await first_of(stop.wait(), listen_for_older_peers(self._bus))
@@ -241,8 +238,8 @@ class _Node:
         if stop.requested:
             return
         stop.set_ready()
-        self._metrics.ready.set_function(lambda: float(site.pool_problems.fits))
-        _log.info("ready", cameras=list(self._captures), boot=f"{self._boot:08x}")
+        self._metrics.ready.set_function(lambda: float(self._pool_problems.fits))
+        _log.info("ready", cameras=list(self._captures), boot=f"{self._session.boot:08x}")
 
     async def _first_camera(self) -> None:
         """Wait until a camera is open; one that blocks keeps nobody waiting.
@@ -275,17 +272,17 @@ class _Node:
         for camera in cameras:
             camera.cancel()
         await asyncio.gather(*cameras, return_exceptions=True)
-        await site.desk.close("the edge was stopped")
-        site.session.drain()
+        site.drain("the edge was stopped")
         if self._bus.statistics().connected:
             work_s = limit_s - FLUSH_RESERVE_S - self._clock.now_s()
             await first_of(site.finished(), self._clock.sleep(work_s))
-        left = site.session.unfinished()
-        await site.abandon("the edge was stopped")
+        left = self._session.unfinished()
+        await site.leave("the edge was stopped")
         flush_s = FLUSH_RESERVE_S / 2 if self._bus.statistics().connected else 0.0
-        await first_of(self._uplink.idle(), self._clock.sleep(flush_s))
-        _log.info("drained", abandoned_queries=left, unsent_messages=self._uplink.unsent)
-        return self._uplink.unsent == 0
+        await first_of(site.idle(), self._clock.sleep(flush_s))
+        unsent = self._session.uplink.unsent
+        _log.info("drained", abandoned_queries=left, unsent_messages=unsent)
+        return unsent == 0
 
     async def _receive(self, site: Site) -> None:
         while True:
@@ -312,18 +309,18 @@ class _Node:
         }
 
     def _watch(self, site: Site) -> None:
-        metrics = self._metrics
-        metrics.watch_counters("edge_events", "Events of the edge session", "event", lambda: site.session.counters)
-        metrics.watch_counters("asks", "Ad-hoc questions by what they met", "kind", lambda: site.desk.counters)
+        metrics, session = self._metrics, self._session
+        metrics.watch_counters("edge_events", "Events of the edge session", "event", lambda: session.counters)
+        metrics.watch_counters("asks", "Ad-hoc questions by what they met", "kind", lambda: session.ad_hoc.counters)
         for kind, documentation in _CLIENT_COUNTS.items():
             metrics.watch_counters(
-                f"client_{kind}", documentation, "client", functools.partial(site.budgets.counts, kind)
+                f"client_{kind}", documentation, "client", functools.partial(session.budgets.counts, kind)
             )
         metrics.watch_counters(
-            "frames_rejected", "Frames that a worker can never answer", "reason", lambda: site.pool_problems.rejected
+            "frames_rejected", "Frames that a worker can never answer", "reason", lambda: self._pool_problems.rejected
         )
-        metrics.watch_gauge("pool_fits", "0 while the pool has another codec", lambda: float(site.pool_problems.fits))
-        metrics.watch_counters("uplink_problems", "Publishes that went wrong", "kind", lambda: self._uplink.counters)
+        metrics.watch_gauge("pool_fits", "0 while the pool has another codec", lambda: float(self._pool_problems.fits))
+        metrics.watch_counters("uplink_problems", "Publishes that went wrong", "kind", lambda: session.uplink.counters)
         metrics.watch_counters("messages_dropped", "Bad messages by kind", "kind", lambda: site.problems.counts)
         metrics.watch_counters(
             "source_problems", "What went wrong at a camera, by kind", ("camera", "kind"), self._source_problems
@@ -344,24 +341,24 @@ class _Node:
             "standing_slots_left_out",
             "Slots without standing questions, because the pool is overloaded",
             "camera",
-            lambda: self._thinning.skipped,
+            lambda: session.thinning.skipped,
         )
         metrics.watch_counters(
             "thinning_events",
             "What the thinning of standing questions goes by",
             "kind",
-            lambda: self._thinning.counters,
+            lambda: session.thinning.counters,
         )
-        metrics.watch_gauges("edge_tables", "Entries of what the edge session keeps", "table", site.session.sizes)
+        metrics.watch_gauges("edge_tables", "Entries of what the edge session keeps", "table", session.sizes)
         metrics.watch_gauge(
             "standing_share",
             "Share of the standing slots that is taken; under 1: overload",
-            lambda: self._thinning.share,
+            lambda: session.thinning.share,
         )
+        metrics.watch_gauge("unfinished_queries", "Queries without an outcome", lambda: float(session.unfinished()))
         metrics.watch_gauge(
-            "unfinished_queries", "Queries without an outcome", lambda: float(site.session.unfinished())
+            "uplink_waiting_messages", "Messages that wait for the uplink", lambda: session.uplink.unsent
         )
-        metrics.watch_gauge("uplink_waiting_messages", "Messages that wait for the uplink", lambda: self._uplink.unsent)
         metrics.watch_gauge("connected", "1 while connected", lambda: float(self._bus.statistics().connected))
 
     def _source_problems(self) -> dict[tuple[str, str], float]:
@@ -370,23 +367,35 @@ class _Node:
             counts.update({(camera, kind): count for kind, count in source.counters.items()})
         return counts
 
-    def _sent(self, sent: Sent) -> None:
-        for observer in self._observers:
-            observer.message_sent(sent)
+
+def site_settings(edge: EdgeSettings) -> SiteSettings:
+    """What the session of a site needs of its settings."""
+    return SiteSettings(
+        site=edge.site,
+        pool=edge.pool,
+        asked_of={name: camera.questions for name, camera in edge.cameras.items()},
+        questions={
+            question_id: Question(
+                site=edge.site,
+                question_id=question_id,
+                text=question.text,
+                answer_type=question.answer_type,
+                options=question.options,
+                deadline_ms=question.deadline_ms,
+                risk=question.risk,
+                set_by="settings",
+            )
+            for question_id, question in edge.questions.items()
+        },
+        uplink_kbps=edge.uplink_kbps,
+        priorities={name: camera.priority for name, camera in edge.cameras.items()},
+        client_budget=_budget(edge.client_budget),
+        client_budgets={name: _budget(budget) for name, budget in edge.client_budgets.items()},
+    )
 
 
-def _subscriptions(edge: EdgeSettings) -> list[Subscription]:
-    """QoS 0 wherever a loss costs one repeat: a PUBACK would cost the uplink 78 bytes."""
-    return [
-        *(Subscription(topics.control_topic(camera)) for camera in edge.cameras),
-        *(Subscription(topics.answer_topic(camera)) for camera in edge.cameras),
-        *(Subscription(topics.ask_filter(camera), qos=1) for camera in edge.cameras),
-        # At QoS 1, so that a deletion reaches an edge whose link is down for a while; own words come back as well,
-        # which tells the order of the broker.
-        Subscription(topics.question_filter(edge.site), qos=1),
-        Subscription(topics.family_filter(topics.Family.STATUS).replace("/+/+", "/worker/+")),
-        Subscription(topics.status_topic("edge", edge.site)),
-    ]
+def _budget(settings: ClientBudgetSettings) -> ClientBudget:
+    return ClientBudget(settings.asks_per_s, settings.burst_asks, settings.open_asks, settings.kbps)
 
 
 def _without_credentials(edge: EdgeSettings) -> EdgeSettings:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge_nodes.sources import CapturedFrame
-from edge_nodes.uplink import Sent
 from pipeline.codec.latent import EncodedLatent
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.effects import Decision
+from pipeline.protocol.ports import Sent
 from schemas.types import FrameId
 
 
@@ -45,7 +45,7 @@ class EdgeObserver(Protocol):
     def message_sent(self, sent: Sent) -> None:
         """A publish left on the uplink."""
 
-    def query_ended(self, terminal: Terminal, delay_s: float) -> None:
+    def query_ended(self, decision: Decision, delay_s: float) -> None:
         """A query has its terminal outcome, ``delay_s`` after its frame was captured."""
 
     def source_changed(self, camera: str, up: bool) -> None:

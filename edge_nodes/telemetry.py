@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from edge_nodes.observer import OfferedFrame
-from edge_nodes.uplink import Sent
 from pipeline.metrics import Metrics
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.effects import Decision
+from pipeline.protocol.ports import Sent
 
 SITE = "-"
 """Label value for what concerns no single camera: status, acknowledgements. No camera can have this name."""
@@ -58,12 +58,12 @@ class EdgeTelemetry:
         self.latent_bytes[sent.camera or SITE] += sent.latent_bytes
         self.messages[sent.label] += 1
         if sent.lane is not None:
-            self._wait_seconds.labels(sent.lane.value.replace(" ", "_")).observe(sent.waited_s)
+            self._wait_seconds.labels(sent.lane.replace(" ", "_")).observe(sent.waited_s)
 
-    def query_ended(self, terminal: Terminal, delay_s: float) -> None:
+    def query_ended(self, decision: Decision, delay_s: float) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
-        self._delay_seconds.labels(terminal.outcome.value).observe(delay_s)
-        self._outcomes.labels(terminal.outcome.value, "ad_hoc" if terminal.ad_hoc else "standing").inc()
+        self._delay_seconds.labels(decision.outcome.value).observe(delay_s)
+        self._outcomes.labels(decision.outcome.value, "ad_hoc" if decision.ad_hoc else "standing").inc()
 
     def source_changed(self, camera: str, up: bool) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""

@@ -8,9 +8,9 @@ from collections import Counter
 from edge_nodes.clock import Clock
 from edge_nodes.observer import OfferedFrame
 from edge_nodes.pool_problems import PoolProblems
-from edge_nodes.uplink import Sent
 from pipeline.logs import get_logger
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.effects import Decision
+from pipeline.protocol.ports import Sent
 from pipeline.protocol.thinning import Thinning
 from schemas.types import Outcome
 
@@ -48,10 +48,10 @@ class ThinningLog:
     def source_changed(self, camera: str, up: bool) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
 
-    def query_ended(self, terminal: Terminal, delay_s: float) -> None:  # noqa: ARG002 - one interface for all observers
+    def query_ended(self, decision: Decision, delay_s: float) -> None:  # noqa: ARG002 - one interface for all observers
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
-        if not terminal.ad_hoc:
-            self._ended[terminal.outcome] += 1
+        if not decision.ad_hoc:
+            self._ended[decision.outcome] += 1
         share, now_s = self._thinning.share, self._clock.now_s()
         if self._thinned and share >= 1.0:
             self._thinned = False

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 import structlog
 
+from pipeline.protocol.ports import Problem
 from schemas.errors import RemoteError
 from schemas.printable import printable
 
@@ -131,6 +132,15 @@ class OncePerKind:
         """
         reason = getattr(error, "reason", type(error).__name__)
         self.report(f"{where}/{reason}", str(error), about=error.about, **context)
+
+    def take(self, problem: Problem) -> None:
+        """Count and report what a protocol machine says is wrong."""
+        if isinstance(problem.error, RemoteError):
+            self.remote_error(problem.kind, problem.error, **problem.context)
+        elif problem.logged:
+            self.report(problem.kind, problem.text, about=problem.about, **problem.context)
+        else:
+            self.counts[problem.kind if problem.kind in self.counts or len(self.counts) < MAX_KINDS else "other"] += 1
 
     def summarise(self) -> None:
         """Log all counts in one line, if there are any."""

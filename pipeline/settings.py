@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from pipeline.protocol.journal_requests import MAX_OPEN_ASKS
 from pipeline.settings_file import CHECKED, Check, Location, SettingsFile
 from schemas.errors import ConfigError
 from schemas.hosts import check_host
@@ -30,8 +31,6 @@ MAX_CAMERAS_PER_SITE = 128
 MAX_INTERVAL_S = 86_400.0
 MAX_UPLINK_KBPS = 10_000_000.0
 MAX_BATCH_FRAMES = 1_024
-MAX_OPEN_ASKS = 256
-"""Undecided ad-hoc questions of a site; a further one is refused with a reason."""
 MAX_NAMED_BUDGETS = 256
 
 Port = Annotated[int, Field(ge=1, le=65_535)]

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pipeline.protocol.uplink import CHARGE_TLS
 from numpy.typing import NDArray
 
 from cloud_workers.vlm import TransformersVlm
 from edge_nodes.encoder import OnnxEncoder
-from edge_nodes.uplink import CHARGE_TLS
 from latentbus.demo.image_search import ImageSearch, Score
 from latentbus.demo.scoring import same_answer
 from pipeline.bus.wire_cost import publish_wire_bytes

@@ -13,19 +13,20 @@ from pathlib import Path
 from typing import Final
 
 from edge_nodes.clock import MonotonicClock
-from edge_nodes.uplink import Sent
 from latentbus.replay.options import CameraOptions, Deadlines, QuestionSource, ReplayOptions
 from latentbus.replay.pace import room
 from latentbus.replay.player import Player
 from latentbus.replay.report import CameraReport
-from latentbus.replay.virtual_site import VirtualSite, same_question
+from latentbus.replay.virtual_site import VirtualSite, same_question, virtual_session
 from pipeline.bus.base import Bus
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import SPEC_FILE, TABLES_FILE, CodecSpec, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
 from pipeline.logs import get_logger
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.edge_session import EdgeSession
+from pipeline.protocol.effects import Decision
+from pipeline.protocol.ports import Sent
 from pipeline.recording import version_one
 from pipeline.recording.bus_tap import TappedBus
 from pipeline.recording.matching import REPLAY_METADATA
@@ -39,6 +40,7 @@ from pipeline.recording.replay_plan import (
     ReplayFrame,
     ReplayPlan,
     ReplayQuestion,
+    SitePlan,
 )
 from pipeline.recording.replay_planner import QuestionHistory, make_plan
 from pipeline.recording.selection import TimeRange, TopicSelection
@@ -229,14 +231,20 @@ class CameraReplay:
         async with AsyncExitStack() as stack:
             recorder = await self._recorder(stack, sources)
             for site_plan in self._plan.sites.values():
+                session = virtual_session(
+                    site_plan,
+                    fingerprint=self._recorded.fingerprint,
+                    uplink_kbps=self._uplink_kbps(),
+                    clock=MonotonicClock(),
+                )
                 bus = MqttBus(
                     self._broker,
                     client_id=f"edge-{site_plan.name}-{secrets.token_hex(4)}",
-                    subscriptions=VirtualSite.subscriptions(site_plan),
-                    will=VirtualSite.will(site_plan),
+                    subscriptions=session.subscriptions(),
+                    will=session.will(),
                 )
                 await stack.enter_async_context(bus)
-                await self._enter_site(site_plan.name, bus if recorder is None else TappedBus(bus, recorder))
+                await self._enter_site(site_plan, session, bus if recorder is None else TappedBus(bus, recorder))
             async with asyncio.TaskGroup() as group:
                 running = [group.create_task(site.run(), name=name) for name, site in self._sites.items()]
                 try:
@@ -271,19 +279,14 @@ class CameraReplay:
         series = SeriesOptions(metadata={REPLAY_METADATA: replay}, attachments=self._recorded.attachments)
         return await stack.enter_async_context(Recorder(self._options.record, RecorderOptions(series=series)))
 
-    async def _enter_site(self, name: str, bus: Bus) -> None:
+    def _uplink_kbps(self) -> float | None:
         uplink_kbps = self._options.uplink_kbps
         if uplink_kbps is not None and self._player.rate != math.inf:
             uplink_kbps *= self._player.rate
-        site = VirtualSite(
-            self._plan.sites[name],
-            fingerprint=self._recorded.fingerprint,
-            bus=bus,
-            uplink_kbps=uplink_kbps,
-            clock=MonotonicClock(),
-            ended=self._ended,
-            sent=self._sent,
-        )
+        return uplink_kbps
+
+    async def _enter_site(self, plan: SitePlan, session: EdgeSession, bus: Bus) -> None:
+        site = VirtualSite(plan, session, bus, MonotonicClock(), ended=self._ended, sent=self._sent)
         await bus.wait_connected(CONNECT_TIMEOUT_S)
         if not await site.look_round():
             self._say(
@@ -292,7 +295,7 @@ class CameraReplay:
             )
         self._check_cameras(site)
         self._check_questions(site)
-        self._sites[name] = site
+        self._sites[plan.name] = site
 
     def _check_cameras(self, site: VirtualSite) -> None:
         """Two edges with one camera would tell each other's workers that the frames are gone."""
@@ -310,7 +313,7 @@ class CameraReplay:
         for item in self._plan.items:
             if not isinstance(item, ReplayQuestion) or item.site != site.name:
                 continue
-            retained = site.retained.get(item.question.question_id)
+            retained = site.retained(item.question.question_id)
             if retained is None:
                 continue
             if same_question(retained, item.question):
@@ -405,8 +408,8 @@ class CameraReplay:
         except TimeoutError:
             _log.warning("the last words of the virtual sites did not reach the broker")
 
-    def _ended(self, terminal: Terminal) -> None:
-        self.report.outcomes[terminal.outcome] += 1
+    def _ended(self, decision: Decision) -> None:
+        self.report.outcomes[decision.outcome] += 1
 
     def _sent(self, sent: Sent) -> None:
         self.report.wire_bytes += sent.wire_bytes

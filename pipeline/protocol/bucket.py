@@ -25,9 +25,14 @@ class UplinkBucket:
         self._burst_s = burst_s
         self._empty_s = float("-inf")
 
+    @property
+    def free_s(self) -> float:
+        """When the next message may leave."""
+        return self._empty_s - self._burst_s
+
     def wait_s(self, now_s: float) -> float:
         """Time until the next message may leave; 0 for now."""
-        return max(0.0, self._empty_s - self._burst_s - now_s)
+        return max(0.0, self.free_s - now_s)
 
     def time_s(self, size_bytes: int) -> float:
         """Time that so many bytes take; 0 without a limit."""

@@ -141,12 +141,6 @@ class DepartureQueue:
         """Messages that wait in a lane."""
         return self._counts[lane]
 
-    def opens_waiting(self, camera: str) -> int:
-        """Open messages of a camera that wait, or will as soon as what goes before them has left."""
-        mine = self._of_camera.get(camera, {})
-        following = sum(departure.open_follows and departure.camera == camera for departure in self._urgent.values())
-        return following + sum(waiting.departure.lane is Lane.OPEN for waiting in mine.values())
-
     def put(self, departure: Departure, now_s: float) -> bool:
         """Queue a message; false when its lane is full."""
         if departure.same_as in self._same:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Protocol
 
 from pipeline.protocol.effects import Bidder
+from pipeline.protocol.ports import Delivery, Qos
 from schemas.messages import Message
 from schemas.types import FrameId
 
 
-class Lane(Enum):
+class Lane(StrEnum):
     """Which messages wait in line with one another."""
 
     FRAME_UNDER_WAY = "under way"
@@ -44,9 +45,8 @@ class Departure:
         clears: the payload is empty, which deletes what is retained; the message only says what that was.
         frame: frame that it is about.
         correlation_data: MQTT 5 CorrelationData.
-        open_follows: the open message of its frame is queued when it leaves.
         until_sent: send it again after a lost connection; what nobody else would repeat.
-        done: called with the broker's word (True: nobody subscribed), or with the error.
+        done: told what became of it, and when.
         bid: what it offers; None for what does not compete.
         same_as: equal for two departures that say the same; the second one is not queued.
         queued_s: since when it waits; the queue sets it.
@@ -57,14 +57,13 @@ class Departure:
     label: str
     topic: str
     stamp: Callable[[float], Message | None] = field(repr=False, compare=False)
-    qos: int = 0
+    qos: Qos = 0
     retain: bool = False
     clears: bool = False
     frame: FrameId | None = None
     correlation_data: bytes | None = None
-    open_follows: bool = False
     until_sent: bool = False
-    done: Callable[[bool | Exception], None] | None = field(default=None, repr=False, compare=False)
+    done: Callable[[Delivery, float], None] | None = field(default=None, repr=False, compare=False)
     bid: Bidder | None = field(default=None, repr=False, compare=False)
     same_as: Hashable = None
     queued_s: float = field(default=0.0, compare=False)

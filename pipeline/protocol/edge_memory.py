@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from pipeline.protocol.edge_frame import EdgeFrame
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.effects import Decision
 from schemas.messages import Status
 from schemas.types import FrameId
 
@@ -39,7 +39,7 @@ class AdHocQueries:
 
     capacity: int
     _running: dict[str, tuple[str, FrameId]] = field(default_factory=dict)
-    _decided: OrderedDict[str, Terminal] = field(default_factory=OrderedDict)
+    _decided: OrderedDict[str, Decision] = field(default_factory=OrderedDict)
 
     def sizes(self) -> tuple[int, int]:
         """Queries that run, and decided ones that are remembered."""
@@ -55,14 +55,14 @@ class AdHocQueries:
         """Camera and frame of an undecided query."""
         return self._running.get(query_id)
 
-    def decide(self, terminal: Terminal) -> None:
+    def decide(self, decision: Decision) -> None:
         """The query has ended."""
-        del self._running[terminal.query_id]
-        self._decided[terminal.query_id] = terminal
+        del self._running[decision.query_id]
+        self._decided[decision.query_id] = decision
         if len(self._decided) > self.capacity:
             self._decided.popitem(last=False)
 
-    def state(self, query_id: str) -> Terminal | FrameId | None:
-        """The terminal of a query, as far as it is remembered, or the frame that carries it."""
+    def state(self, query_id: str) -> Decision | FrameId | None:
+        """The decision of a query, as far as it is remembered, or the frame that carries it."""
         key = self._running.get(query_id)
         return key[1] if key is not None else self._decided.get(query_id)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 from pipeline.protocol.edge_frame import EdgeFrame, EdgeStage
-from pipeline.protocol.edge_voice import EdgeVoice
+from pipeline.protocol.edge_messages import EdgeMessages
 from pipeline.protocol.expected_gain import ExpectedGain
+from pipeline.protocol.ports import Delivery
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.timers import Timers
 from schemas.messages import Open
 from schemas.types import FrameId
+
+Key = tuple[str, FrameId]
 
 
 class EdgeOpens:
@@ -20,31 +24,42 @@ class EdgeOpens:
     Args:
         settings: times and bounds.
         timers: of the frames.
-        voice: what the edge says.
+        messages: what the edge says.
         gain: what a message offers the uplink.
         counters: what happened, by reason.
+        delivered: told what became of an open message.
+        key_frame_delivered: told what became of a key frame.
     """
 
     def __init__(
         self,
         settings: EdgeProtocolSettings,
-        timers: Timers[tuple[str, FrameId]],
-        voice: EdgeVoice,
+        timers: Timers[Key],
+        messages: EdgeMessages,
         gain: ExpectedGain,
         counters: Counter[str],
+        *,
+        delivered: Callable[[Key, Delivery, float], None],
+        key_frame_delivered: Callable[[Key, Delivery, float], None],
     ) -> None:
         self._settings = settings
         self._timers = timers
-        self._voice = voice
+        self._messages = messages
         self._gain = gain
         self._counters = counters
+        self._delivered = delivered
+        self._key_frame_delivered = key_frame_delivered
 
     def begin(self, frame: EdgeFrame) -> None:
         """Queue the first open of a frame; that of a key frame waits until the key frame has left."""
         if frame.given_key is not None and frame.given_key.sequence is None:
             frame.key_waits = True
             self._counters["key_frames"] += 1
-            self._voice.key_frame(frame, partial(self._key_frame_left, frame))
+            self._messages.key_frame(
+                frame,
+                partial(self._key_frame_left, frame),
+                partial(self._key_frame_delivered, (frame.camera, frame.frame)),
+            )
         else:
             self._queue(frame)
 
@@ -62,7 +77,12 @@ class EdgeOpens:
                 self._queue(frame)
 
     def _queue(self, frame: EdgeFrame) -> None:
-        self._voice.open(frame, partial(self._leaves, frame), partial(self._gain.bid_open, frame))
+        self._messages.open(
+            frame,
+            partial(self._leaves, frame),
+            partial(self._gain.bid_open, frame),
+            partial(self._delivered, (frame.camera, frame.frame)),
+        )
 
     def _key_frame_left(self, frame: EdgeFrame) -> None:
         # It may leave again after a lost connection; the open waits only once.
@@ -77,4 +97,4 @@ class EdgeOpens:
         frame.leave(now_s, self._settings.base_lease_s)
         self._counters["opens" if frame.attempt == 1 else "reopens"] += 1
         self._counters["latents_sent_again_reopen"] += frame.send(0, frame.prefix)
-        return self._voice.open_message(frame, now_s)
+        return self._messages.open_message(frame, now_s)

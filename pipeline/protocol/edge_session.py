@@ -1,161 +1,270 @@
-"""The edge's side of the protocol, without clock or socket: messages and the time go in, effects come out.
+"""The edge's side of the protocol, without clock, socket or disk. docs/shell-contract.md says how it is driven.
 
-One session serves all cameras of a site. Life of a frame (the code obeys the table
-:data:`~pipeline.protocol.edge_frame.EDGE_TRANSITIONS`; any other move raises)::
+One session is one site: its frames, its standing and ad-hoc questions, and everything that it says. Here are the inputs
+and outputs, and what each message that comes means. The parts:
 
-              offer
-                v      left uplink           claim
-             QUEUED ---------------> OPENED --------> OWNED --+ renewal: refine -> chunk
-                ^                      |                |  ^--+
-                |                      | silence        | silence, owner lost, busy
-                |                      v                v
-                +------------------ BACKOFF <-----------+
-                   back-off over
-
-    from any stage: all queries decided (answered, expired, superseded, failed) -> DONE
-
-==========  =====================  ==========  ==================================================================
-stage       event                  next        effect
-==========  =====================  ==========  ==================================================================
-(new)       offer                  QUEUED      open queued; older standing queries that wait for the uplink are
-                                               superseded
-QUEUED      left uplink            OPENED      attempt + 1, remaining times stamped, base lease starts
-QUEUED      claim                  OWNED       the queued open is dropped: the owner before is only slow
-OPENED      claim                  OWNED       first word for (frame, attempt): accept, refine, answer, ...
-OWNED       renewal                OWNED       lease starts again; refine sends a chunk, need text sends texts
-OWNED       claim of another       OWNED       *gone* to the other one
-OWNED       busy                   BACKOFF     retry after the time that the worker names
-OPENED      silence                BACKOFF     base lease over
-OWNED       silence, owner lost    BACKOFF     lease over, or the owner's last will
-BACKOFF     claim                  OWNED       slow, not dead
-BACKOFF     back-off over          QUEUED      opened again, with the longest prefix that was ever asked for
-OPENED,     reject: key frame      QUEUED      opened again at once, coded by itself
-OWNED       missing
-any         terminal answer        same        the query is decided; DONE when it was the last
-any         deadline               same        the query is *expired*; DONE when it was the last
-any         attempts over, reject  DONE        the remaining queries are decided: *failed*
-(unknown)   any control message    -           *gone*
-==========  =====================  ==========  ==================================================================
-
-A frame may be coded given an earlier one of its camera, its key frame, or become one itself; then its open waits until
-the key frame has left. Every attempt but the first is coded by itself, since its worker may lack the key frame.
-
-While the connection is down no lease is judged; after a reconnect each is judged by one grace period. What connection
-and statuses tell beside the leases is in :mod:`~pipeline.protocol.edge_reach`.
-
-Here are the inputs, time, claims and decisions. The table and the state of one frame are in ``edge_frame``, what is
-said in ``edge_voice``, how opens and key frames get out in ``edge_opens``, what is remembered beside frames in
-``edge_memory``, and what a message offers the uplink in ``expected_gain``.
+- :mod:`~pipeline.protocol.edge_frames`: frames from their offer to their outcomes.
+- :mod:`~pipeline.protocol.uplink`: the one way out, with its queue and its rate.
+- :mod:`~pipeline.protocol.ask_intake`, :mod:`~pipeline.protocol.ad_hoc_questions`: clients' questions, kept on disk.
+- :mod:`~pipeline.protocol.standing_questions`, :mod:`~pipeline.protocol.question_sync`: questions that are asked of
+  every frame, and the broker that keeps them.
+- :mod:`~pipeline.protocol.client_budgets`: what each client may cost.
+- :mod:`~pipeline.protocol.thinning`: standing frames that are left out while the pool is overloaded.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
-from pipeline.protocol.edge_frame import EdgeEvent, EdgeFrame, EdgeStage, queries_by_id
-from pipeline.protocol.edge_memory import AdHocQueries
-from pipeline.protocol.edge_names import CameraNames
-from pipeline.protocol.edge_opens import EdgeOpens
-from pipeline.protocol.edge_reach import EdgeReach
-from pipeline.protocol.edge_voice import Control, EdgeVoice
-from pipeline.protocol.effects import AskedQuery, EdgeEffect, GivenKey, Latent, SendKeyFrame, SendOpen, Terminal
-from pipeline.protocol.expected_gain import ExpectedGain
+from pipeline.protocol.ad_hoc_questions import AdHocQuestions
+from pipeline.protocol.ask_intake import AskIntake
+from pipeline.protocol.client_budgets import ClientBudget, ClientBudgets
+from pipeline.protocol.departure_queue import DepartureQueue
+from pipeline.protocol.departures import DepartureOrder
+from pipeline.protocol.edge_frames import EdgeFrames
+from pipeline.protocol.edge_reports import EdgeReports
+from pipeline.protocol.effects import AskedQuery, Decision, GivenKey, KeyFrameLost, Latent, TakeFrame
+from pipeline.protocol.journal_requests import JournalRequest, JournalResult
+from pipeline.protocol.ports import Contained, Delivery, Heard, Notice, Problem, Received, Subscription, Will
+from pipeline.protocol.question_sync import QuestionSync
 from pipeline.protocol.settings import EdgeProtocolSettings
-from pipeline.protocol.timers import Timers
-from schemas.errors import RecordingGapError, StateError
-from schemas.messages import Accept, Answer, Busy, NeedText, Refine, Reject, RejectReason, Status
-from schemas.types import MAX_ATTEMPTS, FrameId, Outcome
+from pipeline.protocol.standing_questions import StandingQuestions
+from pipeline.protocol.thinning import Thinning, ThinningSettings
+from pipeline.protocol.uplink import Uplink, UplinkOutput
+from schemas import topics, wire
+from schemas.errors import CameraNameError, RemoteError
+from schemas.limits import MAX_QUERIES_PER_FRAME
+from schemas.messages import (
+    Accept,
+    Answer,
+    Ask,
+    Busy,
+    Message,
+    NeedText,
+    Question,
+    Refine,
+    Reject,
+    Status,
+)
+from schemas.topics import Family, Topic
+from schemas.types import FrameId
 
-Key = tuple[str, FrameId]
+HEARTBEAT_S: Final = 60.0
+"""Between two statuses of an edge that nothing happened to; each costs the uplink some 400 bytes."""
+_LONGEST_PAUSE_S: Final = 30.0
+"""A timer that fails for ever is tried again after so long at most."""
 
-_SEQUENCES = 2**32 - 1
-"""Numbers of a camera's frames; then they begin again. The last one of the wire's names no frame."""
+EdgeOutput = UplinkOutput | JournalRequest | TakeFrame | Decision | KeyFrameLost | Heard | Notice
+
+
+@dataclass(frozen=True, slots=True)
+class SiteSettings:
+    """What a site is.
+
+    Attributes:
+        site: its name; it owns the standing questions.
+        pool: worker pool that is asked.
+        asked_of: ids of the standing questions that the settings ask of each camera, by camera.
+        questions: standing questions of the settings, by id.
+        uplink_kbps: rate of its uplink in 1000 bits a second; None has no limit.
+        priorities: weight of the queries of each camera on the uplink, 1 unless given.
+        client_budget: what each client may cost.
+        client_budgets: by client, where it is something else.
+        takes_asks: clients may ask its cameras.
+        deletes_questions: what it does not ask is deleted on the broker.
+    """
+
+    site: str
+    pool: str
+    asked_of: Mapping[str, Collection[str]]
+    questions: Mapping[str, Question] = field(default_factory=dict)
+    uplink_kbps: float | None = None
+    priorities: Mapping[str, float] = field(default_factory=dict)
+    client_budget: ClientBudget = field(default_factory=ClientBudget)
+    client_budgets: Mapping[str, ClientBudget] = field(default_factory=dict)
+    takes_asks: bool = True
+    deletes_questions: bool = True
 
 
 class EdgeSession:
-    """All unfinished frames of one edge process.
+    """One edge process.
 
     Args:
         settings: times and bounds.
-        site: this edge; it owns the standing questions.
-        pool: worker pool that is asked.
+        site: what it is.
         boot: random id of this process start; part of every frame id.
         fingerprint: first 4 bytes of the codec's fingerprint.
-        priorities: weight of the queries of each camera on the uplink, 1 unless given.
+        now_s: the edge's monotonic time.
+        thinning: how it gives way to an overloaded pool.
+        order: makes what decides which message leaves the uplink next, from its rate.
 
     Attributes:
-        counters: what happened, by reason; the process exports them.
+        frames: frames that are under way.
+        uplink: the way out.
+        ad_hoc: clients' questions.
+        standing: standing questions.
+        sync: keeps the broker of one mind about them.
+        budgets: what each client may cost.
+        thinning: share of the standing frames that is taken.
     """
 
     def __init__(
         self,
         settings: EdgeProtocolSettings,
+        site: SiteSettings,
         *,
-        site: str,
-        pool: str,
         boot: int,
         fingerprint: bytes,
-        priorities: Mapping[str, float] | None = None,
+        now_s: float = 0.0,
+        thinning: ThinningSettings | None = None,
+        order: Callable[[float | None], DepartureOrder] = DepartureQueue,
     ) -> None:
-        self.counters: Counter[str] = Counter()
-        self._settings = settings
-        self._boot = boot
-        self._sequence: Counter[str] = Counter()
-        self._frames: dict[Key, EdgeFrame] = {}
-        self._timers: Timers[Key] = Timers(self._due_s)
-        self._voice = EdgeVoice(site, pool, fingerprint)
-        self._ad_hoc = AdHocQueries(settings.terminal_cache)
-        self._reach = EdgeReach(settings, pool, self._frames, self._timers, self.counters, self._lose_attempt)
-        self._gain = ExpectedGain(priorities or {})
-        self._opens = EdgeOpens(settings, self._timers, self._voice, self._gain, self.counters)
-        self._names = CameraNames(site, boot)
-        self._draining = False
+        self.site = site
+        self.boot = boot
+        self._fingerprint = fingerprint
+        self.frames = EdgeFrames(
+            settings, site=site.site, pool=site.pool, boot=boot, fingerprint=fingerprint, priorities=site.priorities
+        )
+        self.frames.connection(False, now_s)
+        self.uplink = Uplink(site.uplink_kbps, order=order)
+        self.budgets = ClientBudgets(site.client_budget, site.client_budgets)
+        self.standing = StandingQuestions(site.questions, site.asked_of)
+        self.thinning = Thinning(thinning)
+        self._reports = EdgeReports()
+        self.ad_hoc = AdHocQuestions(boot=boot, cameras=site.asked_of, budgets=self.budgets, reports=self._reports)
+        self._intake = AskIntake(
+            site.site,
+            site.asked_of,
+            self.ad_hoc,
+            self.budgets,
+            self._reports,
+            acknowledge=self._acknowledge,
+            now_s=now_s,
+        )
+        self.sync = QuestionSync(
+            site.site, self.standing, self._reports, self.budgets, deletes=site.deletes_questions, now_s=now_s
+        )
+        self._outputs: list[EdgeOutput] = []
+        self._connected = False
+        self._online = True
+        self._heartbeat_s: float | None = None
+        self._failures = 0
+        self._paused_until_s: float | None = None
 
-    # ---- what the process reads -------------------------------------------------------------------------------------
+    # ---- about the connection ---------------------------------------------------------------------------------------
 
-    def take_effects(self) -> list[EdgeEffect]:
-        """Effects since the last call, in order."""
-        return self._voice.take()
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """What it listens to: QoS 0 wherever a loss costs one repeat, as a PUBACK costs the uplink 78 bytes."""
+        cameras, site = self.site.asked_of, self.site
+        asks = (Subscription(topics.ask_filter(camera), qos=1) for camera in cameras) if site.takes_asks else ()
+        return (
+            *(Subscription(topics.control_topic(camera)) for camera in cameras),
+            *(Subscription(topics.answer_topic(camera)) for camera in cameras),
+            *asks,
+            # At QoS 1, so that a deletion reaches an edge whose link is down for a while; own words come back as well,
+            # which tells the order of the broker.
+            Subscription(topics.question_filter(site.site), qos=1),
+            Subscription(topics.family_filter(Family.STATUS).replace("/+/+", "/worker/+")),
+            Subscription(topics.status_topic("edge", site.site)),
+        )
 
-    def next_wake_s(self) -> float | None:
-        """When :meth:`tick` is due next, None while nothing can time out."""
-        return self._timers.next_s()
+    def will(self) -> Will:
+        """What the broker says when this process vanishes."""
+        offline = Status(kind="edge", id=self.site.site, boot=self.boot, online=False, pool=self.site.pool)
+        return Will(topics.status_topic("edge", self.site.site), wire.encode(offline))
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
 
     @property
-    def response_s(self) -> float:
-        """From the departure of an open message to the first answer, smoothed."""
-        return self._gain.response_s
+    def counters(self) -> Counter[str]:
+        """What happened to frames, by reason."""
+        return self.frames.counters
 
     def unfinished(self) -> int:
-        """Queries that have no outcome yet."""
-        return sum(len(frame.queries) for frame in self._frames.values())
+        """Queries of frames that have no outcome yet."""
+        return self.frames.unfinished()
+
+    def idle(self) -> bool:
+        """Whether everything that was said is with the broker, and everything that was stored is on disk."""
+        return not (self.uplink.unsent or self.ad_hoc.pending)
 
     def sizes(self) -> dict[str, int]:
-        """Entries of every table that it keeps; those of unfinished frames are empty when no frame is."""
-        running, decided = self._ad_hoc.sizes()
-        return {
-            "frames": len(self._frames),
-            "timers": len(self._timers),
-            "ad_hoc_running": running,
-            "ad_hoc_decided": decided,
-            "workers": self._reach.known_workers(),
-        }
+        """Entries of every table that it keeps; most are empty when nothing is under way."""
+        return {**self.frames.sizes(), **self.ad_hoc.sizes(), "under_way": self.uplink.under_way}
 
-    def frames(self) -> list[EdgeFrame]:
-        """Frames that have undecided queries, for reading only."""
-        return list(self._frames.values())
+    # ---- inputs: connection, broker, disk ---------------------------------------------------------------------------
 
-    def key_of(self, camera: str, frame: FrameId) -> int | None:
-        """Sequence number of the key frame that an unfinished frame is coded given; None for none."""
-        state = self._frames.get((camera, frame))
-        return None if state is None else state.key
+    def connection(self, connected: bool, now_s: float) -> None:
+        """The connection came up with every subscription granted, or went down."""
+        self._connected = connected
+        self.frames.connection(connected, now_s)
+        self.uplink.connection(connected)
+        self.sync.connection(connected, now_s)
+        if connected:
+            self._say_status(now_s)
 
-    def ad_hoc_state(self, query_id: str) -> Terminal | FrameId | None:
-        """What became of an ad-hoc query: its terminal, the frame that carries it, or None if it was never seen."""
-        return self._ad_hoc.state(query_id)
+    def receive(self, received: Received, now_s: float) -> None:
+        """A publish came. Whatever is wrong with it ends it alone."""
+        label = topics.label_of(received.topic)
+        try:
+            topic, message = received.decode()
+            if isinstance(message, Ask):
+                # Acknowledged when it is stored, not before.
+                self._intake.receive(received, topic.name("camera"), topic.name("client"), message, now_s)
+                return
+            self._take_in(topic, message, received, now_s)
+        except RemoteError as error:
+            self._unreadable(label, received, error, now_s)
+        except Exception as error:  # noqa: BLE001 - a bug of ours ends this message, not the site
+            self._outputs.append(Contained(f"receive/{label}", error))
+        self._acknowledge(received.token)
 
-    # ---- inputs -----------------------------------------------------------------------------------------------------
+    def published(self, token: int, delivery: Delivery, now_s: float) -> None:
+        """What became of a publish."""
+        self.uplink.published(token, delivery, now_s)
+
+    def acknowledged(self, count: int, now_s: float) -> None:
+        """So many acknowledgements were written."""
+        self.uplink.acknowledged(count, now_s)
+
+    def stored(self, token: int, result: JournalResult, now_s: float) -> None:
+        """What became of a request to the journal."""
+        self.ad_hoc.stored(token, result, now_s)
+
+    # ---- inputs: frames ---------------------------------------------------------------------------------------------
+
+    def has_room(self, camera: str) -> bool:
+        """Whether a frame of this camera that is taken now would leave soon."""
+        return self._connected and self.sync.out and not self.frames.waits_for_uplink(camera)
+
+    def takes_standing(self, camera: str, now_s: float) -> bool:
+        """Whether the standing questions of a slot that has come are asked, or left out because the pool is overloaded.
+
+        Asked once a slot.
+        """
+        return self.standing.asks(camera) and self.thinning.takes(camera, now_s)
+
+    def take_queries(self, camera: str, captured_s: float, *, standing: bool) -> list[AskedQuery]:
+        """What is asked of a frame: its standing questions, if it is their time, and the ad-hoc ones that wait.
+
+        Args:
+            camera: its camera.
+            captured_s: when it was taken; deadlines of standing questions count from there.
+            standing: it is their time.
+        """
+        queries = self.standing.asked(camera, captured_s) if standing else []
+        return [*queries, *self.ad_hoc.take(camera, MAX_QUERIES_PER_FRAME - len(queries))]
+
+    def still_asked(self, camera: str, queries: Sequence[AskedQuery]) -> list[AskedQuery]:
+        """Those queries that are not decided already; of one that is, the client is told again."""
+        return [query for query in queries if not self._is_known(camera, query)]
+
+    def give_back(self, camera: str, queries: Collection[AskedQuery]) -> None:
+        """A frame came to nothing: its ad-hoc questions wait for the next one."""
+        self.ad_hoc.give_back(camera, queries)
 
     def offer(
         self,
@@ -168,296 +277,191 @@ class EdgeSession:
         frame: FrameId | None = None,
         given_key: GivenKey[Latent] | None = None,
     ) -> FrameId:
-        """Ask questions of a new frame.
+        """Ask questions of a new frame, see :meth:`EdgeFrames.offer`."""
+        offered = self.frames.offer(camera, latent, base_latents, queries, now_s, frame=frame, given_key=given_key)
+        if any(not query.ad_hoc for query in queries):
+            self.thinning.offered(camera, offered)
+        return offered
 
-        Args:
-            camera: its camera.
-            latent: its coded latent.
-            base_latents: prefix that the first open carries.
-            queries: at least one.
-            now_s: the edge's monotonic time.
-            frame: its id; None takes this boot's next one. Who plays recorded frames keeps their sequence numbers.
-            given_key: the same latent, coded given a key frame or as one; None codes it by itself.
+    # ---- inputs: the end --------------------------------------------------------------------------------------------
 
-        Returns:
-            The id of the frame.
-
-        Raises:
-            StateError: no query, a prefix out of range, an ad-hoc query or frame that runs already, or the session
-                drains.
-        """
-        if self._draining:
-            raise StateError("the session drains: no frame may be offered")
-        if not 1 <= base_latents <= latent.latent_count:
-            raise StateError(f"base prefix of {base_latents} latents, the frame has {latent.latent_count}")
-        if frame is None:
-            frame = FrameId(self._boot, self._sequence[camera])
-            self._sequence[camera] = (self._sequence[camera] + 1) % _SEQUENCES
-        elif (camera, frame) in self._frames:
-            raise StateError(f"frame {camera}/{frame} runs already")
-        by_id = queries_by_id(camera, frame, queries)
-        for query_id, query in by_id.items():
-            if query.ad_hoc and self.ad_hoc_state(query_id) is not None:
-                raise StateError(f"ad-hoc query {query_id} is known already")
-        self._supersede(camera, {query.question_id for query in queries if not query.ad_hoc})
-        state = EdgeFrame(camera, frame, latent, by_id, base_latents, self._settings.base_lease_s)
-        state.given_key = given_key
-        self._frames[camera, frame] = state
-        self._timers.touch((camera, frame))
-        self._ad_hoc.carried_by(state)
-        self._gain.offered(state, now_s)
-        self._opens.begin(state)
-        self._bound(camera)
-        self._expire(state, now_s)
-        return frame
-
-    def receive_control(self, camera: str, message: Control, now_s: float) -> None:
-        """A worker spoke about a frame of this camera.
-
-        Raises:
-            CameraNameError: it has refused one, of this site or of another one, because both have a camera of the name.
-        """
-        self._reach.heard()
-        frame = self._find((camera, message.frame))
-        if isinstance(message, Reject) and message.reason is RejectReason.CAMERA:
-            if frame is not None:
-                self._reject(frame, message)
-            self.counters["camera_name_refused"] += 1
-            raise self._names.refused(camera, message.frame, now_s)
-        if frame is None:
-            self.counters["control_unknown_frame"] += 1
-            if not self._names.foreign(camera, message.frame, now_s):
-                self._say_gone(camera, message)
-            return
-        if isinstance(message, Reject):
-            self._reject(frame, message)
-            return
-        if not self._claim(frame, message.worker, message.attempt):
-            self._say_gone(camera, message)
-            return
-        if isinstance(message, Busy):
-            frame.move(EdgeEvent.BUSY)
-            frame.owner = None
-            # The worker knows when it will have room; there may be another one that has some now.
-            wait_s = self._settings.wait_after_busy_s(frame.attempt)
-            frame.timer_s = now_s + max(message.retry_after_ms / 1000, wait_s)
-            self.counters["busy"] += 1
-            return
-        if isinstance(message, Accept | Refine):
-            frame.lease_s = max(message.lease_ms / 1000, self._settings.base_lease_s)
-        frame.timer_s = now_s + frame.lease_s
-        if isinstance(message, Refine):
-            self._refine(frame, message)
-        elif isinstance(message, NeedText):
-            self.counters["texts"] += self._voice.texts(frame, message)
-
-    def receive_answer(self, answer: Answer, now_s: float) -> None:
-        """A worker answered a query of this edge's cameras. Provisional ones renew the lease, terminal ones decide.
-
-        Raises:
-            CameraNameError: it answers another site, which has a camera of the same name.
-        """
-        foreign = self._names.foreign_answer(answer, now_s)
-        if foreign is not None:
-            self.counters["answer_of_other_site"] += 1
-            raise foreign
-        # An ad-hoc query that came back after a restart has a new frame; an answer to the old one decides it too.
-        frame = self._find(self._ad_hoc.running(answer.query_id) or (answer.camera, answer.frame))
-        if frame is None or answer.query_id not in frame.queries:
-            self.counters["answer_repeated" if answer.outcome else "answer_late"] += 1
-            return
-        self._gain.answered(frame, answer, now_s)
-        if answer.outcome is not None:
-            self._decide(frame, answer.query_id, answer.outcome, reason=answer.reason, answer=answer)
-        if frame.queries and frame.frame == answer.frame and self._claim(frame, answer.worker, answer.attempt):
-            frame.timer_s = now_s + frame.lease_s
-
-    def receive_worker_status(self, status: Status, now_s: float, *, retained: bool = False) -> None:
-        """A worker's birth or last will: either may shorten a wait, neither extends one; an earlier boot's is ignored.
-
-        Args:
-            status: it.
-            now_s: the edge's monotonic time.
-            retained: the broker had kept it. Then a birth proves nothing: the worker may have died with the broker.
-        """
-        if status.kind == "worker":
-            self._reach.worker_status(status, now_s, retained=retained)
-
-    def left_uplink(self, effect: SendOpen, now_s: float, *, no_subscribers: bool = False) -> None:  # noqa: ARG002
-        """The broker's word on an open message that was sent.
-
-        Args:
-            effect: the open.
-            now_s: the edge's monotonic time.
-            no_subscribers: PUBACK reason 16. Counted only: a recorder on all topics hides it.
-        """
-        if no_subscribers:
-            self._reach.nobody_subscribed()
-
-    def key_frame_lost(self, effect: SendKeyFrame) -> None:
-        """A key frame found no way out: its frame stands by itself, if it can still be told."""
-        self.counters["key_frames_lost"] += 1
-        frame = self._find((effect.camera, effect.frame))
-        if frame is not None:
-            self._opens.key_frame_lost(frame)
-
-    def open_lost(self, effect: SendOpen, now_s: float) -> None:
-        """The connection broke before the broker's word on an open message: perhaps nobody has got it."""
-        self._reach.open_lost((effect.camera, effect.frame), now_s)
-
-    def connection(self, connected: bool, now_s: float) -> None:
-        """The connection came or went: no lease is judged without one, and one grace period later when it is back."""
-        self._reach.connection(connected, now_s)
-
-    def tick(self, now_s: float) -> None:
-        """Let time pass: deadlines, leases, back-off."""
-        for key in self._timers.take_due(now_s):
-            frame = self._frames.get(key)
-            if frame is None:
-                continue
-            self._expire(frame, now_s)
-            if not frame.queries or frame.timer_s is None or not self._reach.connected or frame.timer_s > now_s:
-                continue
-            if frame.stage is EdgeStage.BACKOFF:
-                self._open_again(frame, EdgeEvent.BACKOFF_OVER)
-            else:
-                self.counters["lease_over" if frame.stage is EdgeStage.OWNED else "open_unanswered"] += 1
-                self._lose_attempt(frame, EdgeEvent.SILENCE, now_s, wait_s=self._settings.wait_after_s(frame.attempt))
-
-    def drain(self) -> None:
-        """Take no new frames; those under way go on."""
-        self._draining = True
+    def drain(self, reason: str) -> None:
+        """Nothing new is taken on; what is under way goes on."""
+        self.ad_hoc.close(reason)
+        self.frames.drain()
+        self.sync.close()
 
     def abandon(self, reason: str) -> None:
-        """Decide everything that is left as failed: the process is about to stop."""
-        for frame in list(self._frames.values()):
-            self._fail(frame, reason)
+        """Decide what is left as failed: the process is about to stop."""
+        self.frames.abandon(reason)
 
-    # ---- time -------------------------------------------------------------------------------------------------------
+    def leave(self, now_s: float) -> None:
+        """Say that this process goes: the last word on its status topic."""
+        self._online = False
+        self._say_status(now_s)
+        self.uplink.acknowledge_due(now_s, at_once=True)
 
-    def _find(self, key: Key) -> EdgeFrame | None:
-        """A frame whose state is about to change."""
-        self._timers.touch(key)
-        return self._frames.get(key)
+    # ---- output -----------------------------------------------------------------------------------------------------
 
-    def _due_s(self, key: Key) -> float | None:
-        frame = self._frames.get(key)
-        return None if frame is None else frame.due_s(leases_are_judged=self._reach.connected)
+    def next_wake_s(self) -> float | None:
+        """When :meth:`poll` is due next, None while nothing can time out."""
+        frames_s = self.frames.next_wake_s()
+        if frames_s is not None and self._paused_until_s is not None:
+            frames_s = max(frames_s, self._paused_until_s)
+        times = (
+            frames_s,
+            self.ad_hoc.next_wake_s(),
+            self.sync.next_wake_s(),
+            self.uplink.next_wake_s(),
+            self._heartbeat_s if self._connected else None,
+        )
+        return min((time_s for time_s in times if time_s is not None), default=None)
 
-    # ---- moves ------------------------------------------------------------------------------------------------------
+    def poll(self, now_s: float) -> list[EdgeOutput]:
+        """Let time pass, and take what the shell must do now, in order."""
+        self._tick(now_s)
+        self._pass_on(now_s)
+        while self.uplink.send_next(now_s):
+            self._pass_on(now_s)
+        self.uplink.acknowledge_due(now_s)
+        self._collect()
+        outputs, self._outputs = self._outputs, []
+        return outputs
 
-    def _claim(self, frame: EdgeFrame, worker: str, attempt: int) -> bool:
-        """Whether this worker owns the frame, by now at the latest. The first word for the attempt makes the owner."""
-        if attempt != frame.attempt:
-            self.counters["claim_other_attempt"] += 1
-            return False
-        if frame.owner is None and frame.can(EdgeEvent.CLAIM):
-            frame.move(EdgeEvent.CLAIM)
-            frame.owner = worker
-            return True
-        if frame.owner != worker:
-            self.counters["claim_of_second_worker"] += 1
-            return False
-        # A lost owner that speaks again before the next attempt has left keeps its lease.
-        frame.move(EdgeEvent.RENEWAL if frame.stage is EdgeStage.OWNED else EdgeEvent.CLAIM)
-        return True
+    def _tick(self, now_s: float) -> None:
+        if self._paused_until_s is None or self._paused_until_s <= now_s:
+            try:
+                self.frames.tick(now_s)
+                self._failures, self._paused_until_s = 0, None
+            except Exception as error:  # noqa: BLE001 - what one frame does keeps no question of a client waiting
+                self._failures += 1
+                self._paused_until_s = now_s + min(_LONGEST_PAUSE_S, 0.1 * 2 ** min(self._failures, 9))
+                self._outputs.append(Contained("timers", error))
+        self.ad_hoc.tick(now_s)
+        self.sync.tick(now_s)
+        if self._connected and self._heartbeat_s is not None and self._heartbeat_s <= now_s:
+            self._say_status(now_s)
 
-    def _refine(self, frame: EdgeFrame, message: Refine) -> None:
-        if message.stop > frame.latent.latent_count:
-            self.counters["refine_out_of_range"] += 1
-            return
+    def _pass_on(self, now_s: float) -> None:
+        """Decisions to whoever has asked, messages to the uplink; what does not fit there may cause more of both."""
+        moved = True
+        while moved:
+            decisions = self.frames.take_decisions()
+            for decision in decisions:
+                try:
+                    self._decided(decision, now_s)
+                except Exception as error:  # noqa: BLE001 - it ends this query, not the site
+                    self._outputs.append(Contained("decision", error))
+            departures = [*self.frames.take_departures(), *self._reports.take_departures()]
+            for departure in departures:
+                self.uplink.put(departure, now_s)
+            moved = bool(decisions or departures)
+        self._collect()
+
+    def _collect(self) -> None:
+        self._outputs += self.frames.take_lost_keys()
+        self._outputs += self.ad_hoc.take_outputs()
+        self._outputs += self._intake.take_outputs()
+        self._outputs += self.sync.take_outputs()
+        self._outputs += self.standing.take_outputs()
+        self._outputs += self.uplink.take_outputs()
+
+    # ---- what comes from peers --------------------------------------------------------------------------------------
+
+    def _take_in(self, topic: Topic, message: Message | None, received: Received, now_s: float) -> None:
+        match message:
+            case Accept() | Refine() | Busy() | Reject() | NeedText():
+                camera = topic.name("camera")
+                if isinstance(message, Reject):
+                    self._outputs.append(Heard(topic, message))
+                elif isinstance(message, NeedText):
+                    self.ad_hoc.texts_requested(message.digests)
+                elif isinstance(message, Busy) and message.frame.boot == self.boot:  # not of another site's frame
+                    self.thinning.busy(camera, message.frame, now_s)
+                self.frames.receive_control(camera, message, now_s)
+            case Answer():
+                # Raises where it is an answer to another site's frame, from which nothing is to be learned.
+                self.frames.receive_answer(message, now_s)
+                self._outputs.append(Heard(topic, message))
+            case Question():
+                self.sync.receive(received, message.question_id, message, now_s)
+            case Status(kind="worker"):
+                self._outputs.append(Heard(topic, message))
+                self.frames.receive_worker_status(message, now_s, retained=received.retained)
+            case Status(kind="edge") if message.id == self.site.site:
+                # A retained one is of the connection before.
+                if message.boot != self.boot:
+                    self._outputs.append(Heard(topic, message))
+                elif not received.retained:
+                    self.sync.own_status_heard()
+            case Status(kind="edge"):
+                self._outputs.append(Heard(topic, message))
+                self._other_site(message)
+            case None if topic.family is Family.QUESTION:
+                self.sync.receive(received, topic.name("question_id"), None, now_s)
+            case _:
+                pass  # a status that is not for us
+
+    def _unreadable(self, label: str, received: Received, error: RemoteError, now_s: float) -> None:
         try:
-            self._voice.chunk(frame, message, self._gain.bid_chunk)
-        except RecordingGapError as gap:  # a replayed frame, and a worker that wants more than its log holds
-            self.counters["latents_not_recorded"] += 1
-            self._fail(frame, str(gap))
-            self._say_gone(frame.camera, message)
-            return
-        self.counters["refines"] += 1
-        self.counters["latents_sent_again_refine"] += frame.send(message.start, message.stop)
-        frame.prefix = max(frame.prefix, message.stop)
+            if label == Family.ASK:
+                self._intake.unreadable(received, error, now_s)
+            elif label == Family.QUESTION:
+                self.sync.unreadable(received, error, now_s)
+            else:
+                self._outputs.append(Problem(label, str(error), error=error, context={"topic": received.topic}))
+        except Exception as bug:  # noqa: BLE001 - it ends this message, not the site
+            self._outputs.append(Contained(f"receive/{label}", bug))
 
-    def _reject(self, frame: EdgeFrame, message: Reject) -> None:
-        if message.attempt != frame.attempt or frame.owner not in (None, message.worker):
-            self.counters["reject_of_no_owner"] += 1
-            return
-        if message.reason is RejectReason.KEY_FRAME:
-            self.counters["key_frame_missing"] += 1
-            # Without a key it still had latents of the first attempt; then the number of attempts is its bound.
-            last = frame.key is None and frame.attempt >= self._settings.attempts
-            frame.stand_alone()
-            # Where the next open waits already, the broker dealt one open to two workers.
-            if frame.can(EdgeEvent.KEY_MISSING) and last:
-                self._fail(frame, f"no worker answered in {frame.attempt} attempts")
-            elif frame.can(EdgeEvent.KEY_MISSING):
-                self._open_again(frame, EdgeEvent.KEY_MISSING)
-            return
-        self.counters["rejected"] += 1
-        self._fail(frame, self._voice.why_rejected(message))
+    def _other_site(self, status: Status) -> None:
+        """Another site says which cameras it has; on a broker without roles nobody has kept their names apart."""
+        for camera in sorted(set(status.cameras) & set(self.site.asked_of)) if status.online else ():
+            error = CameraNameError(camera, self.site.site, status.id)
+            context = {"camera": camera}
+            self._outputs.append(Problem("status/camera", str(error), about=f"{status.id}/{camera}", context=context))
 
-    def _open_again(self, frame: EdgeFrame, event: EdgeEvent) -> None:
-        if frame.attempt >= MAX_ATTEMPTS:
-            self._fail(frame, f"the pool turned it away {frame.attempt} times")
-            return
-        frame.move(event)
-        frame.timer_s = None
-        if event is EdgeEvent.KEY_MISSING:
-            frame.owner = None
-        self._opens.again(frame)
+    def _acknowledge(self, token: int | None) -> None:
+        if token is not None:
+            self.uplink.acknowledge(token)
 
-    def _lose_attempt(self, frame: EdgeFrame, event: EdgeEvent, now_s: float, *, wait_s: float) -> None:
-        if frame.attempt >= self._settings.attempts:
-            self._fail(frame, f"no worker answered in {frame.attempt} attempts")
-            return
-        frame.move(event)
-        frame.timer_s = now_s + wait_s
+    # ---- what is decided --------------------------------------------------------------------------------------------
 
-    def _supersede(self, camera: str, question_ids: set[str]) -> None:
-        """Standing queries that still wait for the uplink make room for the same question of a newer frame."""
-        for frame in list(self._frames.values()):
-            if frame.camera == camera and frame.stage in (EdgeStage.QUEUED, EdgeStage.BACKOFF):
-                self._drop_standing(frame, question_ids, "newer frame")
+    def _decided(self, decision: Decision, now_s: float) -> None:
+        self.thinning.ended(decision, now_s)
+        self._outputs.append(decision)
+        if decision.ad_hoc:
+            self._end_ad_hoc(decision)
+        elif decision.publish is not None:
+            self._reports.outcome(decision.publish)
 
-    def _bound(self, camera: str) -> None:
-        """Keep the number of unfinished frames of a camera; ad-hoc queries are never dropped for it."""
-        mine = [frame for frame in self._frames.values() if frame.camera == camera]
-        for frame in mine[: max(0, len(mine) - self._settings.max_frames_per_camera)]:
-            self._drop_standing(frame, None, "too many unfinished frames")
+    def _end_ad_hoc(self, decision: Decision) -> None:
+        message = decision.answer or decision.publish
+        assert message is not None  # noqa: S101 - one of them is what decided it
+        self.ad_hoc.decided(message, published=decision.publish is None)
 
-    def _drop_standing(self, frame: EdgeFrame, question_ids: set[str] | None, reason: str) -> None:
-        for query_id, query in list(frame.queries.items()):
-            if not query.ad_hoc and (question_ids is None or query.question_id in question_ids):
-                self._decide(frame, query_id, Outcome.SUPERSEDED, reason=reason, say=True)
+    def _is_known(self, camera: str, query: AskedQuery) -> bool:
+        """Whether an ad-hoc query was decided before the journal's memory begins; its client is told again."""
+        if not query.ad_hoc:
+            return False
+        state = self.frames.ad_hoc_state(query.question.query_id(camera, FrameId(0, 0)))
+        if isinstance(state, Decision):
+            self._end_ad_hoc(state)
+        return state is not None
 
-    def _fail(self, frame: EdgeFrame, reason: str) -> None:
-        for query_id in list(frame.queries):
-            self._decide(frame, query_id, Outcome.FAILED, reason=reason, say=True)
+    # ---- status -----------------------------------------------------------------------------------------------------
 
-    def _decide(
-        self,
-        frame: EdgeFrame,
-        query_id: str,
-        outcome: Outcome,
-        *,
-        reason: str = "",
-        answer: Answer | None = None,
-        say: bool = False,
-    ) -> None:
-        query = frame.queries.pop(query_id)
-        self._timers.touch((frame.camera, frame.frame))
-        terminal = self._voice.terminal(frame, query_id, query, outcome, reason=reason, answer=answer, say=say)
-        self.counters[f"outcome_{outcome}"] += 1
-        if query.ad_hoc:
-            self._ad_hoc.decide(terminal)
-        if not frame.queries:
-            frame.move(EdgeEvent.DECIDED)
-            del self._frames[frame.camera, frame.frame]
+    def _say_status(self, now_s: float) -> None:
+        self._heartbeat_s = now_s + HEARTBEAT_S
+        self._reports.status(self.site.site, self._status)
 
-    def _expire(self, frame: EdgeFrame, now_s: float) -> None:
-        for query_id, query in list(frame.queries.items()):
-            if query.deadline_s <= now_s:
-                self._decide(frame, query_id, Outcome.EXPIRED, reason=f"deadline while {frame.stage}", say=True)
-
-    def _say_gone(self, camera: str, message: Control) -> None:
-        self.counters["gone"] += 1
-        self._voice.gone(camera, message)
+    def _status(self, _now_s: float) -> Status:
+        return Status(
+            kind="edge",
+            id=self.site.site,
+            boot=self.boot,
+            online=self._online,
+            pool=self.site.pool,
+            fingerprint=self._fingerprint.hex(),
+            parked=self.unfinished(),
+            cameras=tuple(self.site.asked_of),
+        )

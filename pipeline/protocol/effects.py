@@ -6,11 +6,11 @@ The process takes the effects in order after each input and carries them out; wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from schemas.identity import QuestionContent
-from schemas.messages import Answer, BinaryMessage, Handover, KeyFrame, Open, QueryOutcome
+from schemas.messages import Answer, BinaryMessage, Handover, QueryOutcome
 from schemas.types import AnswerType, FrameId, Outcome
 
 
@@ -108,78 +108,7 @@ scores come in while it waits."""
 
 
 @dataclass(frozen=True, slots=True)
-class SendOpen:
-    """Publish an open message at QoS 1 when the uplink has room for it.
-
-    Attributes:
-        topic: where.
-        camera: camera of the frame.
-        frame: the frame.
-        bid: what it offers for its place on the uplink.
-        qos: MQTT quality of service.
-    """
-
-    topic: str
-    camera: str
-    frame: FrameId
-    _stamp: Callable[[float], Open | None] = field(repr=False, compare=False)
-    bid: Bidder = field(repr=False, compare=False)
-    qos: int = 1
-
-    def message(self, now_s: float) -> Open | None:
-        """The message as it leaves now: remaining times are stamped and the base lease starts.
-
-        Call it once, at the moment of sending, with the connection up.
-
-        Returns:
-            None when there is nothing left to ask; nothing is sent then.
-        """
-        return self._stamp(now_s)
-
-
-@dataclass(frozen=True, slots=True)
-class SendKeyFrame:
-    """Publish a retained key frame at QoS 1, before the open message of its own frame, which waits for it.
-
-    Attributes:
-        topic: where.
-        camera: camera of the frame.
-        frame: the frame.
-        qos: MQTT quality of service.
-    """
-
-    topic: str
-    camera: str
-    frame: FrameId
-    _stamp: Callable[[], KeyFrame] = field(repr=False, compare=False)
-    qos: int = 1
-
-    def message(self) -> KeyFrame:
-        """The message as it leaves; the session queues the open of its frame then."""
-        return self._stamp()
-
-
-@dataclass(frozen=True, slots=True)
-class SendToWorker:
-    """Publish a chunk, *gone* or question text to a worker's inbox. QoS 0: a loss costs one repeated request.
-
-    Attributes:
-        topic: where.
-        message: what.
-        camera: camera of the frame.
-        qos: MQTT quality of service.
-        bid: what a chunk offers for its place on the uplink; None for the others, which are tiny and go first.
-    """
-
-    topic: str
-    message: BinaryMessage
-    camera: str
-    qos: int = 0
-    bid: Bidder | None = field(default=None, repr=False, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Terminal:
+class Decision:
     """A query is decided, as far as the edge is concerned. There is exactly one for each query.
 
     Attributes:
@@ -208,7 +137,28 @@ class Terminal:
         return self.question.ad_hoc
 
 
-EdgeEffect = SendOpen | SendKeyFrame | SendToWorker | Terminal
+@dataclass(frozen=True, slots=True)
+class KeyFrameLost:
+    """A worker lacks a key frame, or it found no way out: nothing more may be coded given it.
+
+    Attributes:
+        camera: its camera.
+        sequence: its number within the camera.
+    """
+
+    camera: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class TakeFrame:
+    """Take a frame of this camera as soon as its source has one: somebody asks.
+
+    Attributes:
+        camera: the camera.
+    """
+
+    camera: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What crosses the border between a protocol machine and its shell. Plain data alone: no callable, no future, no socket.
+"""What crosses the border between a protocol machine and its shell: plain data, no callable, no future, no socket.
 
 The shell gives :class:`Received` messages and the time to a machine and carries out what ``poll(now_s)`` returns, in
 order. docs/shell-contract.md says what machines do, what they never do, and what every shell must do.

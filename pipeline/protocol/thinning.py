@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 from zlib import crc32
 
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.effects import Decision
 from pipeline.protocol.reasons import OVERLOAD
 from schemas.types import FrameId, Outcome
 
@@ -80,17 +80,17 @@ class Thinning:
         """A worker had no room for a frame."""
         self._result(camera, frame, now_s, "busy", good=False)
 
-    def ended(self, terminal: Terminal, now_s: float) -> None:
+    def ended(self, decision: Decision, now_s: float) -> None:
         """A query has its outcome."""
-        if terminal.ad_hoc:
+        if decision.ad_hoc:
             return
-        outcome = terminal.outcome
-        overloaded = outcome is Outcome.DEGRADED and terminal.reason.startswith(OVERLOAD)
+        outcome = decision.outcome
+        overloaded = outcome is Outcome.DEGRADED and decision.reason.startswith(OVERLOAD)
         if overloaded or outcome in (Outcome.EXPIRED, Outcome.SUPERSEDED):
-            self._result(terminal.camera, terminal.frame, now_s, str(outcome), good=False)
+            self._result(decision.camera, decision.frame, now_s, str(outcome), good=False)
         elif outcome in (Outcome.ANSWERED, Outcome.DEGRADED):
             # A deadline too short for the link's round trips is no overload: fewer frames would not help.
-            self._result(terminal.camera, terminal.frame, now_s, "in time", good=True)
+            self._result(decision.camera, decision.frame, now_s, "in time", good=True)
 
     def _result(self, camera: str, frame: FrameId, now_s: float, kind: str, *, good: bool) -> None:
         since = self._since.get(camera)

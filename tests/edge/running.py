@@ -10,11 +10,11 @@ from itertools import count
 from edge_nodes.node import run_edge
 from edge_nodes.observer import OfferedFrame
 from edge_nodes.sources import CapturedFrame
-from edge_nodes.uplink import Sent
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.latent import EncodedLatent
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.effects import Decision
+from pipeline.protocol.ports import Sent
 from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings, LatentbusSettings
 from schemas import topics, wire
@@ -30,7 +30,7 @@ class Watcher:
     def __init__(self) -> None:
         self.frames: dict[tuple[str, FrameId], tuple[CapturedFrame, EncodedLatent]] = {}
         self.sent: list[Sent] = []
-        self.ended: list[Terminal] = []
+        self.ended: list[Decision] = []
         self.up: dict[str, bool] = {}
         self._changed = asyncio.Event()
 
@@ -42,8 +42,8 @@ class Watcher:
         self.sent.append(sent)
         self._changed.set()
 
-    def query_ended(self, terminal: Terminal, delay_s: float) -> None:
-        self.ended.append(terminal)
+    def query_ended(self, decision: Decision, delay_s: float) -> None:
+        self.ended.append(decision)
         self._changed.set()
 
     def source_changed(self, camera: str, up: bool) -> None:

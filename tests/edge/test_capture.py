@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from edge_nodes import capture
 from edge_nodes.camera_problems import CameraProblems
-from edge_nodes.capture import CameraCapture, first_of
+from edge_nodes.capture import CameraCapture
+from edge_nodes.clock import first_of
 from edge_nodes.sources import CapturedFrame
 from pipeline.containment import Containment
 from pipeline.logs import get_logger

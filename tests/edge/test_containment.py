@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from edge_nodes.site import Site
+from pipeline.protocol.edge_frames import EdgeFrames
+from pipeline.protocol.edge_opens import EdgeOpens
 from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import SendOpen
 from pipeline.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
 from schemas.types import Outcome
 from tests.edge.running import running
@@ -36,11 +37,12 @@ def once(method: Callable[..., Any]) -> tuple[Callable[..., Any], list[object]]:
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (EdgeSession, "receive_answer"),
-        (EdgeSession, "tick"),
-        (EdgeSession, "left_uplink"),
-        (SendOpen, "message"),
-        (Site, "_end"),
+        (EdgeFrames, "receive_answer"),
+        (EdgeFrames, "tick"),
+        (EdgeFrames, "_open_delivered"),
+        (EdgeOpens, "_leaves"),
+        (EdgeSession, "_decided"),
+        (Site, "_ended"),
     ],
 )
 async def test_a_site_lives_on_and_gets_later_answers(

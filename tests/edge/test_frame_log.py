@@ -11,13 +11,13 @@ from edge_nodes.encoder import OnnxEncoder
 from edge_nodes.frame_log import FrameLog
 from edge_nodes.observer import OfferedFrame
 from edge_nodes.sources import CapturedFrame
-from edge_nodes.uplink import Sent
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.effects import Decision
+from pipeline.protocol.ports import Sent
 from schemas.errors import ConfigError
 from schemas.types import FrameId, Outcome
 from tests.edge.support import SkippingClock, grey
-from tests.edge.test_asks import answer
 from tests.protocol.questions import content
+from tests.protocol.test_ad_hoc_questions import answer
 
 
 async def test_every_event_is_a_line(tmp_path: Path, codec_dir: Path) -> None:
@@ -30,9 +30,9 @@ async def test_every_event_is_a_line(tmp_path: Path, codec_dir: Path) -> None:
     log.frame_offered(OfferedFrame(captured, frame, latent, 4, ["gate/000000ff-3/car"], 4.5, 0.004))
     log.message_sent(Sent("gate", "open", frame, 20, 300, 6.0))
     log.message_sent(Sent(None, "status", None, 0, 400, 6.5))
-    terminal = Terminal("gate", frame, "gate/@me/q1", content("q1", ad_hoc=True), Outcome.ANSWERED, answer=answer())
+    terminal = Decision("gate", frame, "gate/@me/q1", content("q1", ad_hoc=True), Outcome.ANSWERED, answer=answer())
     log.query_ended(terminal, 0.75)
-    log.query_ended(Terminal("gate", frame, "gate/000000ff-3/q2", content("q2"), Outcome.EXPIRED, "deadline"), 1.0)
+    log.query_ended(Decision("gate", frame, "gate/000000ff-3/q2", content("q2"), Outcome.EXPIRED, "deadline"), 1.0)
     await log.close()
     source, offered, sent, status, ended, expired = map(json.loads, path.read_text().splitlines())
     assert source == {"kind": "source", "camera": "gate", "up": True, "at_s": 5.0}

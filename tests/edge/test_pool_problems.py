@@ -18,8 +18,8 @@ from schemas.messages import Open, Reject, RejectReason, Status
 from schemas.types import FrameId, Outcome
 from tests.edge.running import running
 from tests.edge.support import ScriptedWorker
-from tests.edge.test_asks import answer
 from tests.edge.test_node import free_port, scrape
+from tests.protocol.test_ad_hoc_questions import answer
 
 FIX = "deploy the same codec folder on both sides (edge.codec, worker.codec)"
 

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.thinning_log import REPEAT_S, ThinningLog
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.effects import Decision
 from pipeline.protocol.thinning import Thinning
 from schemas.messages import Status
 from schemas.types import FrameId, Outcome
@@ -33,7 +33,7 @@ def lines() -> Iterator[list[dict[str, object]]]:
 
 
 def end(log: ThinningLog, outcome: Outcome, *, ad_hoc: bool = False) -> None:
-    log.query_ended(Terminal("gate", FrameId(1, 0), "q", content("q", ad_hoc=ad_hoc), outcome), 1.0)
+    log.query_ended(Decision("gate", FrameId(1, 0), "q", content("q", ad_hoc=ad_hoc), outcome), 1.0)
 
 
 def worker(*, online: bool) -> Status:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.effects import Decision
 from pipeline.protocol.reasons import OVERLOAD
 from pipeline.protocol.thinning import Thinning, ThinningSettings
 from schemas.types import FrameId, Outcome
@@ -34,7 +34,7 @@ class Site:
         if busy:
             self.thinning.busy("gate", frame, self.now_s)
         for outcome in outcomes:
-            terminal = Terminal("gate", frame, f"q{self.sequence}", content("q", ad_hoc=ad_hoc), outcome, reason)
+            terminal = Decision("gate", frame, f"q{self.sequence}", content("q", ad_hoc=ad_hoc), outcome, reason)
             self.thinning.ended(terminal, self.now_s)
 
     def taken(self, slots: int) -> list[bool]:
@@ -104,7 +104,7 @@ def test_one_burst_cuts_once_however_late_its_results_come() -> None:
     for frame in frames:
         site.thinning.offered("gate", frame)
     for index, frame in enumerate(frames):
-        terminal = Terminal("gate", frame, f"q{index}", content("q"), Outcome.EXPIRED)
+        terminal = Decision("gate", frame, f"q{index}", content("q"), Outcome.EXPIRED)
         site.thinning.ended(terminal, 10.0 + index)
     assert site.thinning.counters["cuts"] == 1
     assert site.thinning.share >= 0.5
@@ -147,7 +147,7 @@ def test_whatever_happens_no_camera_is_silent_for_long_and_memory_is_bounded(
                 thinning.offered("gate", FrameId(1, sequence))
                 sequence += 1
         elif isinstance(event, Outcome):
-            thinning.ended(Terminal("gate", frame, "q", content("q"), event), now_s)
+            thinning.ended(Decision("gate", frame, "q", content("q"), event), now_s)
         else:
             thinning.busy("gate", frame, now_s)
         assert SETTINGS.floor <= thinning.share <= 1.0

@@ -8,10 +8,10 @@ from typing import Any
 
 from edge_nodes.node import run_edge
 from edge_nodes.observer import OfferedFrame
-from edge_nodes.uplink import Sent
+from pipeline.protocol.ports import Sent
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.latent import EncodedLatent
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.effects import Decision
 from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings
 from schemas import topics, wire
@@ -28,7 +28,7 @@ class Notes:
     def __init__(self) -> None:
         self.latents: dict[FrameId, EncodedLatent] = {}
         self.sent: list[Sent] = []
-        self.ended: asyncio.Queue[Terminal] = asyncio.Queue()
+        self.ended: asyncio.Queue[Decision] = asyncio.Queue()
 
     def frame_offered(self, offered: OfferedFrame) -> None:
         self.latents[offered.frame] = offered.latent
@@ -36,8 +36,8 @@ class Notes:
     def message_sent(self, sent: Sent) -> None:
         self.sent.append(sent)
 
-    def query_ended(self, terminal: Terminal, delay_s: float) -> None:
-        self.ended.put_nowait(terminal)
+    def query_ended(self, decision: Decision, delay_s: float) -> None:
+        self.ended.put_nowait(decision)
 
     def source_changed(self, camera: str, up: bool) -> None:
         pass

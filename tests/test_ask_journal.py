@@ -7,9 +7,21 @@ from pathlib import Path
 import pytest
 import structlog
 
-from edge_nodes import journal as journal_module
-from edge_nodes.journal import Admission, AskJournal, JournalThread
+from pipeline import ask_journal as journal_module
+from pipeline.ask_journal import AskJournal
 from pipeline.protocol.effects import ReplyTo
+from pipeline.protocol.journal_requests import (
+    Admission,
+    Admit,
+    Admitted,
+    Decide,
+    Decided,
+    MarkTold,
+    MoveToFile,
+    NotStored,
+    ReadUnfinished,
+    Unfinished,
+)
 from schemas.errors import ArtifactError
 from schemas.identity import ad_hoc_query_id
 from schemas.messages import Ask, QueryOutcome
@@ -286,12 +298,23 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         AskJournal(tmp_path / "file" / "asks.sqlite3")
 
 
-async def test_the_thread_keeps_the_order_of_calls(path: Path) -> None:
-    journal = JournalThread(AskJournal(path))
-    for number in range(20):
-        await journal.admit("gate", "client", ASK.model_copy(update={"query_id": f"q{number}"}), None)
-        await journal.decide(key(f"q{number}"), ended(f"q{number}"), told=False)
-    assert len(await journal.unfinished()) == 20
-    await journal.told(key("q3"))
-    assert len(await journal.unfinished()) == 19
-    await journal.close()
+def test_requests_of_a_machine_are_done_and_what_fails_is_told(path: Path) -> None:
+    journal = AskJournal(path)
+    for number in range(3):
+        asked = ASK.model_copy(update={"query_id": f"q{number}"})
+        admitted = journal.perform(Admit(1, "gate", "client", asked, None))
+        assert isinstance(admitted, Admitted)
+        assert admitted.admission is Admission.NEW
+        decided = journal.perform(Decide(2, key(f"q{number}"), ended(f"q{number}"), False))
+        assert isinstance(decided, Decided)
+        assert decided.stored is not None
+    assert journal.perform(MarkTold(3, key("q1"))) == Decided(None)
+    unfinished = journal.perform(ReadUnfinished(4))
+    assert isinstance(unfinished, Unfinished)
+    assert [stored.ask.query_id for stored in unfinished.asks] == ["q0", "q2"]
+    assert journal.perform(MoveToFile(5)) == Unfinished(())
+    journal._database.execute("PRAGMA query_only = 1")
+    refused = journal.perform(Admit(6, "gate", "client", ASK.model_copy(update={"query_id": "q9"}), None))
+    assert isinstance(refused, NotStored)
+    assert "readonly" in refused.problem
+    journal.close()

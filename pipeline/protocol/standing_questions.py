@@ -16,17 +16,14 @@ is in the order of the broker, its own words included, so both agree in the end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
-from pipeline.logs import get_logger
 from pipeline.protocol.effects import AskedQuery
-from pipeline.settings import EdgeSettings
+from pipeline.protocol.ports import Notice
 from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.messages import Question
-
-_log = get_logger(__name__)
 
 MAX_STANDING_QUESTIONS: Final = 512
 """Question ids of a site, those of the settings included; an operator's further one is refused."""
@@ -52,41 +49,34 @@ class Verdict:
     ours: bool = False
 
 
-class QuestionBoard:
+class StandingQuestions:
     """Standing questions by id.
 
     Args:
-        settings: the edge section.
+        own: questions of the settings, by id.
+        asked_of: ids that the settings ask of each camera of the site.
 
     Attributes:
         operator_questions: questions that an operator's word rules, by id.
         settled: everything that the broker retains has come.
     """
 
-    def __init__(self, settings: EdgeSettings) -> None:
-        self._cameras = tuple(settings.cameras)
-        self._own = {
-            question_id: Question(
-                site=settings.site,
-                question_id=question_id,
-                text=question.text,
-                answer_type=question.answer_type,
-                options=question.options,
-                deadline_ms=question.deadline_ms,
-                risk=question.risk,
-                set_by="settings",
-            )
-            for question_id, question in settings.questions.items()
-        }
-        self._asked_by_settings: Mapping[str, tuple[str, ...]] = {
-            name: camera.questions for name, camera in settings.cameras.items()
-        }
+    def __init__(self, own: Mapping[str, Question], asked_of: Mapping[str, Collection[str]]) -> None:
+        self._cameras = tuple(asked_of)
+        self._own = dict(own)
+        self._asked_by_settings = asked_of
+        self._notices: list[Notice] = []
         self.operator_questions: dict[str, Question] = {}
         self.settled = False
         # What the broker retains, None where it is no question.
         self._retained: dict[str, Question | None] = {}
         # What this edge has published and not read back.
         self._published: dict[str, Question | None] = {}
+
+    def take_outputs(self) -> list[Notice]:
+        """What the log shall say, since the last call, in order."""
+        notices, self._notices = self._notices, []
+        return notices
 
     # ---- what is asked ----------------------------------------------------------------------------------------------
 
@@ -139,7 +129,8 @@ class QuestionBoard:
         if refusal := self._refusal(question):
             return Verdict(False, refusal)
         if question != self.operator_questions.get(question_id):
-            _log.info(
+            self._notice(
+                "info",
                 "a standing question was set on the bus",
                 question=question_id,
                 text=question.text,
@@ -163,8 +154,11 @@ class QuestionBoard:
         self.settled = True
         for camera in self._cameras:
             if left_out := sorted(self._ids(camera))[MAX_QUERIES_PER_FRAME:]:
-                _log.warning(
-                    "a camera has more standing questions than fit one frame", camera=camera, not_asked=left_out
+                self._notice(
+                    "warning",
+                    "a camera has more standing questions than fit one frame",
+                    camera=camera,
+                    not_asked=left_out,
                 )
         ids = dict.fromkeys((*self._own, *self.operator_questions, *self._retained))
         return [question_id for question_id in ids if self.differs(question_id)]
@@ -179,6 +173,15 @@ class QuestionBoard:
         if question_id in self._retained:
             return self._retained[question_id] != wanted or wanted is None
         return wanted is not None
+
+    def retained(self, question_id: str) -> Question | None:
+        """What the broker retains, as far as it is known."""
+        return self._retained.get(question_id)
+
+    def overrule(self, question: Question) -> None:
+        """The edge publishes this question, whatever operators and settings say, and will read it back."""
+        self.operator_questions.pop(question.question_id, None)
+        self._published[question.question_id] = question
 
     def publishes(self, question_id: str) -> Question | None:
         """The edge publishes what is wanted, and will read it back; returns it."""
@@ -246,13 +249,20 @@ class QuestionBoard:
         own = self._own.get(question_id)
         if own is None:
             if was is not None:
-                _log.info("a standing question was deleted on the bus and is asked no more", question=question_id)
+                self._notice(
+                    "info", "a standing question was deleted on the bus and is asked no more", question=question_id
+                )
             return Verdict(was is not None, "asked no more" if was else "this site has no such question")
         if was is not None and was.cameras == ():
-            _log.info(
-                "a pause was deleted on the bus: a standing question is the settings' again", question=question_id
+            self._notice(
+                "info",
+                "a pause was deleted on the bus: a standing question is the settings' again",
+                question=question_id,
             )
             return Verdict(True, "the settings rule again")
-        _log.info("a standing question was deleted on the bus and is paused", question=question_id)
+        self._notice("info", "a standing question was deleted on the bus and is paused", question=question_id)
         self.operator_questions[question_id] = own.model_copy(update={"cameras": (), "set_by": "operator"})
         return Verdict(True, "paused, since the settings have it; delete it once more and they rule again")
+
+    def _notice(self, level: Literal["info", "warning"], event: str, **context: object) -> None:
+        self._notices.append(Notice(level, event, context))

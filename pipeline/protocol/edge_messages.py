@@ -1,21 +1,14 @@
-"""What an edge says: builds its messages and keeps them as effects until the process takes them."""
+"""What an edge says about its frames: builds the messages, as departures for its uplink, and the decisions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
+from pipeline.protocol.departures import Departure, Lane
 from pipeline.protocol.edge_frame import EdgeFrame
-from pipeline.protocol.effects import (
-    AskedQuery,
-    Bid,
-    Bidder,
-    EdgeEffect,
-    SendKeyFrame,
-    SendOpen,
-    SendToWorker,
-    Terminal,
-)
+from pipeline.protocol.effects import AskedQuery, Bid, Bidder, Decision
+from pipeline.protocol.ports import Delivery
 from schemas import topics
 from schemas.messages import (
     Accept,
@@ -24,6 +17,7 @@ from schemas.messages import (
     Chunk,
     Gone,
     KeyFrame,
+    Message,
     NeedText,
     Open,
     QueryOutcome,
@@ -42,8 +36,12 @@ _MAX_REMAINING_MS = 86_400_000
 """The longest duration that the wire has."""
 
 
-class EdgeVoice:
-    """One edge's outgoing messages.
+Done = Callable[[Delivery, float], None]
+"""Told what became of a message, and when."""
+
+
+class EdgeMessages:
+    """One edge's messages about frames.
 
     Args:
         site: this edge.
@@ -55,17 +53,36 @@ class EdgeVoice:
         self._site = site
         self._pool = pool
         self._fingerprint = fingerprint
-        self._effects: list[EdgeEffect] = []
+        self._departures: list[Departure] = []
+        self._decisions: list[Decision] = []
 
-    def take(self) -> list[EdgeEffect]:
-        """Effects since the last call, in order."""
-        effects, self._effects = self._effects, []
-        return effects
+    def take_departures(self) -> list[Departure]:
+        """What wants to leave, since the last call, in order."""
+        departures, self._departures = self._departures, []
+        return departures
 
-    def open(self, frame: EdgeFrame, stamp: Callable[[float], Open | None], bid: Bidder) -> None:
+    def take_decisions(self) -> list[Decision]:
+        """Queries that were decided since the last call, in order."""
+        decisions, self._decisions = self._decisions, []
+        return decisions
+
+    def open(self, frame: EdgeFrame, stamp: Callable[[float], Open | None], bid: Bidder, done: Done) -> None:
         """Open a frame when the uplink has room; ``stamp`` makes the message then."""
         topic = topics.open_topic(self._pool, frame.camera)
-        self._effects.append(SendOpen(topic, frame.camera, frame.frame, stamp, bid))
+        self._departures.append(
+            Departure(
+                Lane.OPEN,
+                frame.camera,
+                "open",
+                topic,
+                stamp,
+                qos=1,
+                frame=frame.frame,
+                bid=bid,
+                same_as=(topic, frame.frame),
+                done=done,
+            )
+        )
 
     def open_message(self, frame: EdgeFrame, now_s: float) -> Open:
         """The open message of a frame as it leaves now."""
@@ -90,10 +107,10 @@ class EdgeVoice:
             key=frame.key,
         )
 
-    def key_frame(self, frame: EdgeFrame, left: Callable[[], None]) -> None:
+    def key_frame(self, frame: EdgeFrame, left: Callable[[], None], done: Done) -> None:
         """Make a frame the key frame of its camera; ``left`` is called when the message leaves."""
 
-        def stamp() -> KeyFrame:
+        def stamp(_now_s: float) -> KeyFrame:
             left()
             return KeyFrame(
                 frame=frame.frame,
@@ -102,7 +119,20 @@ class EdgeVoice:
             )
 
         topic = topics.key_topic(self._pool, frame.camera)
-        self._effects.append(SendKeyFrame(topic, frame.camera, frame.frame, stamp))
+        self._departures.append(
+            Departure(
+                Lane.FRAME_UNDER_WAY,
+                frame.camera,
+                "key_frame",
+                topic,
+                stamp,
+                qos=1,
+                retain=True,
+                frame=frame.frame,
+                same_as=(topic, frame.frame),
+                done=done,
+            )
+        )
 
     def chunk(self, frame: EdgeFrame, request: Refine, bid: Callable[[EdgeFrame, Chunk, float], Bid | None]) -> None:
         """The latents that the owner asked for."""
@@ -138,7 +168,7 @@ class EdgeVoice:
         """The frame has another owner or its outcome."""
         self._to_worker(claim.worker, camera, Gone(camera=camera, frame=claim.frame, attempt=claim.attempt))
 
-    def terminal(
+    def decision(
         self,
         frame: EdgeFrame,
         query_id: str,
@@ -148,7 +178,7 @@ class EdgeVoice:
         reason: str,
         answer: Answer | None,
         say: bool,
-    ) -> Terminal:
+    ) -> Decision:
         """A query is decided; ``say`` publishes what only the edge knows."""
         publish = None
         if say:
@@ -162,9 +192,9 @@ class EdgeVoice:
                 outcome=outcome,
                 reason=as_reason(reason),
             )
-        terminal = Terminal(frame.camera, frame.frame, query_id, query.question, outcome, reason, answer, publish)
-        self._effects.append(terminal)
-        return terminal
+        decision = Decision(frame.camera, frame.frame, query_id, query.question, outcome, reason, answer, publish)
+        self._decisions.append(decision)
+        return decision
 
     def why_rejected(self, message: Reject) -> str:
         """The reason of a rejection, for the outcome of the queries."""
@@ -176,4 +206,21 @@ class EdgeVoice:
         return RejectReason(message.reason).name.lower().replace("_", " ")
 
     def _to_worker(self, worker: str, camera: str, message: Chunk | Gone | Text, bid: Bidder | None = None) -> None:
-        self._effects.append(SendToWorker(topics.chunk_topic(worker, camera), message, camera, bid=bid))
+        topic = topics.chunk_topic(worker, camera)
+        self._departures.append(
+            Departure(
+                Lane.FRAME_UNDER_WAY,
+                camera,
+                type(message).__name__.lower(),
+                topic,
+                always(message),
+                frame=getattr(message, "frame", None),
+                bid=bid,
+                same_as=(topic, message),
+            )
+        )
+
+
+def always(message: Message) -> Callable[[float], Message]:
+    """A stamp for what says the same whenever it leaves."""
+    return lambda _now_s: message

@@ -12,14 +12,27 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.logs import get_logger
 from pipeline.protocol.effects import ReplyTo
-from pipeline.settings import MAX_OPEN_ASKS
-from pipeline.work_thread import WorkThread
+from pipeline.protocol.journal_requests import (
+    MAX_OPEN_ASKS,
+    Admission,
+    Admit,
+    Admitted,
+    Decide,
+    Decided,
+    JournalRequest,
+    JournalResult,
+    MarkTold,
+    MoveToFile,
+    NotStored,
+    ReadUnfinished,
+    StoredAsk,
+    Unfinished,
+)
 from schemas import topics, wire
 from schemas.errors import ArtifactError, WireError
 from schemas.identity import ad_hoc_query_id
@@ -61,47 +74,6 @@ _COLUMNS = (
 _Row = tuple[str, str, str, str, str, str, str, int, float, str | None, bytes | None, bytes | None, int]
 
 
-class Admission(Enum):
-    """What an ask meets."""
-
-    NEW = "new"
-    RUNNING = "running"
-    """Asked before and not decided yet; the newer reply topic counts."""
-    DECIDED = "decided"
-    CONFLICT = "conflict"
-    """The query id stands for another question."""
-    FULL = "full"
-    """The site has no room for further questions."""
-    CLIENT_FULL = "client_full"
-    """This client has as many without an outcome as it may."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredAsk:
-    """An ad-hoc question on disk.
-
-    Attributes:
-        ask: the question.
-        camera: whom it was asked of.
-        client: who asked.
-        remaining_s: time to its deadline, negative when that is over.
-        reply_to: where its client wants the answer.
-        terminal: how it ended, None while it is undecided.
-    """
-
-    ask: Ask
-    camera: str
-    client: str
-    remaining_s: float
-    reply_to: ReplyTo | None
-    terminal: Answer | QueryOutcome | None
-
-    @property
-    def query_id(self) -> str:
-        """Key of the question."""
-        return ad_hoc_query_id(self.camera, self.client, self.ask.query_id)
-
-
 class AskJournal:
     """The ad-hoc questions of a site.
 
@@ -119,8 +91,59 @@ class AskJournal:
 
     def __init__(self, path: Path | None, *, wall_s: Callable[[], float] = time.time) -> None:
         self._wall_s = wall_s
+        self._later: Path | None = None
         self.counters: Counter[str] = Counter()
         self._database = _open(":memory:") if path is None else self._opened(path)
+
+    @classmethod
+    def open_or_in_memory(cls, path: Path | None, *, wall_s: Callable[[], float] = time.time) -> AskJournal:
+        """The journal of a file; one that cannot be opened now is in memory until :class:`MoveToFile` succeeds.
+
+        A full or read-only disk must not keep a site dark; what it costs is said.
+        """
+        try:
+            return cls(path, wall_s=wall_s)
+        except ArtifactError as error:
+            _log.error("ad-hoc questions are kept in memory until their file can be opened", problem=str(error))
+            journal = cls(None, wall_s=wall_s)
+            journal._later = path
+            return journal
+
+    def perform(self, request: JournalRequest) -> JournalResult:
+        """Do what a machine asks for; what fails is told, not raised."""
+        try:
+            match request:
+                case Admit():
+                    admission, stored = self.admit(
+                        request.camera,
+                        request.client,
+                        request.ask,
+                        request.reply_to,
+                        max_of_client=request.max_of_client,
+                    )
+                    return Admitted(admission, stored)
+                case Decide():
+                    return Decided(self.decide(request.query_id, request.terminal, told=request.told))
+                case MarkTold():
+                    self.told(request.query_id)
+                    return Decided(None)
+                case ReadUnfinished():
+                    return Unfinished(tuple(self.unfinished()), in_memory=self._later is not None)
+                case MoveToFile():
+                    return self._move()
+        except (sqlite3.Error, OSError) as error:
+            return NotStored(str(error))
+
+    def _move(self) -> JournalResult:
+        if self._later is None:
+            return Unfinished(())
+        try:
+            found = self.move_to(self._later)
+        except ArtifactError as error:
+            return NotStored(str(error))
+        _log.info("ad-hoc questions are kept on disk again", path=str(self._later))
+        self._later = None
+        return Unfinished(tuple(found))
 
     def move_to(self, path: Path) -> list[StoredAsk]:
         """Go on in a file that could not be used before; what is in memory goes there, and wins.
@@ -336,59 +359,6 @@ class AskJournal:
         if terminal is not None and terminal.query_id != query_id:
             raise ValueError("the outcome of a row is another question's")
         return stored
-
-
-class JournalThread:
-    """A journal in a thread of its own, so that the event loop never waits for the disk. Calls keep their order.
-
-    Args:
-        journal: the journal.
-        thread: where it runs.
-    """
-
-    def __init__(self, journal: AskJournal, thread: WorkThread | None = None) -> None:
-        self._journal = journal
-        self._thread = thread or WorkThread("journal")
-
-    @classmethod
-    async def open(cls, path: Path | None) -> JournalThread:
-        """The journal of a file, opened in its thread: a disk may block.
-
-        Raises:
-            ArtifactError: see :class:`AskJournal`.
-        """
-        thread = WorkThread("journal")
-        try:
-            return cls(await thread.call(AskJournal, path), thread)
-        except BaseException:
-            thread.end()
-            raise
-
-    async def move_to(self, path: Path) -> list[StoredAsk]:
-        """See :meth:`AskJournal.move_to`."""
-        return await self._thread.call(self._journal.move_to, path)
-
-    async def admit(
-        self, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None, *, max_of_client: int = MAX_OPEN_ASKS
-    ) -> tuple[Admission, StoredAsk]:
-        """See :meth:`AskJournal.admit`."""
-        return await self._thread.call(self._journal.admit, camera, client, ask, reply_to, max_of_client=max_of_client)
-
-    async def decide(self, query_id: str, terminal: Answer | QueryOutcome, *, told: bool) -> StoredAsk | None:
-        """See :meth:`AskJournal.decide`."""
-        return await self._thread.call(self._journal.decide, query_id, terminal, told=told)
-
-    async def told(self, query_id: str) -> None:
-        """See :meth:`AskJournal.told`."""
-        await self._thread.call(self._journal.told, query_id)
-
-    async def unfinished(self) -> list[StoredAsk]:
-        """See :meth:`AskJournal.unfinished`."""
-        return await self._thread.call(self._journal.unfinished)
-
-    async def close(self) -> None:
-        """Close the journal, after the calls before."""
-        await self._thread.close(self._journal.close)
 
 
 _DAMAGE = ("malformed", "corrupt", "not a database", "no such column", "no such table", "Could not decode")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from structlog.testing import capture_logs
 
-from edge_nodes import questions as questions_module
-from edge_nodes.questions import QuestionBoard
+from edge_nodes.node import site_settings
+from pipeline.protocol import standing_questions as questions_module
+from pipeline.protocol.standing_questions import StandingQuestions
 from pipeline.settings import CameraSettings, EdgeSettings, QuestionSettings
 from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.messages import Question
@@ -16,23 +16,24 @@ CAR = QuestionSettings(text="Is there a car?", answer_type=AnswerType.YES_NO, de
 BUS = QuestionSettings(text="Where is the bus?", answer_type=AnswerType.WORD, risk=0.05)
 
 
-def board(**questions: QuestionSettings) -> QuestionBoard:
+def board(**questions: QuestionSettings) -> StandingQuestions:
     """The board of a site whose camera ``gate`` asks everything, and ``yard`` nothing."""
     cameras = {
         "gate": CameraSettings(source="test:1", questions=tuple(questions)),
         "yard": CameraSettings(source="test:2"),
     }
-    return QuestionBoard(EdgeSettings(site="depot", cameras=cameras, questions=questions))
+    site = site_settings(EdgeSettings(site="depot", cameras=cameras, questions=questions))
+    return StandingQuestions(site.questions, site.asked_of)
 
 
-def settled(**questions: QuestionSettings) -> QuestionBoard:
+def settled(**questions: QuestionSettings) -> StandingQuestions:
     """The same, after the broker has taken its questions."""
     standing = board(**questions)
     agree(standing, standing.settle())
     return standing
 
 
-def agree(standing: QuestionBoard, ids: list[str]) -> list[tuple[str, Question | None]]:
+def agree(standing: StandingQuestions, ids: list[str]) -> list[tuple[str, Question | None]]:
     """What the edge publishes of these; each is read back, as from a broker."""
     published = []
     for question_id in ids:
@@ -57,7 +58,7 @@ def message(question_id: str, settings: QuestionSettings, **changes: object) -> 
     return Question.model_validate({**values, **changes})
 
 
-def texts(standing: QuestionBoard, camera: str) -> list[str]:
+def texts(standing: StandingQuestions, camera: str) -> list[str]:
     return [query.question.text for query in standing.asked(camera, 0.0)]
 
 
@@ -109,9 +110,8 @@ def test_a_change_on_the_bus_reaches_the_next_frame_whole() -> None:
 
 def test_an_operators_question_survives_a_restart_and_a_change_of_the_settings() -> None:
     standing = board(car=BUS, other=CAR)
-    with capture_logs() as logs:
-        standing.receive("car", message("car", CAR, text="Is there a red car?"), retained=True)
-    assert [(line["event"], line["differs_from_settings"]) for line in logs] == [
+    standing.receive("car", message("car", CAR, text="Is there a red car?"), retained=True)
+    assert [(notice.event, notice.context["differs_from_settings"]) for notice in standing.take_outputs()] == [
         ("a standing question was set on the bus", True)
     ]
     assert standing.settle() == ["other"]
@@ -174,9 +174,8 @@ def test_questions_that_fit_no_frame_after_a_change_of_the_settings_are_named() 
     standing = board(**{f"q{number:02d}": CAR for number in range(MAX_QUERIES_PER_FRAME - 1)})
     for question_id in ("x", "y"):
         standing.operator_questions[question_id] = message(question_id, BUS, cameras=("gate",))
-    with capture_logs() as logs:
-        standing.settle()
-    assert [line["not_asked"] for line in logs if "not_asked" in line] == [["y"]]
+    standing.settle()
+    assert [notice.context["not_asked"] for notice in standing.take_outputs()] == [["y"]]
     assert len(standing.asked("gate", 0.0)) == MAX_QUERIES_PER_FRAME
 
 

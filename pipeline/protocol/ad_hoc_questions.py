@@ -1,0 +1,432 @@
+"""Ad-hoc questions from their arrival to their one terminal outcome.
+
+A question is on disk before it is acknowledged, and ends once, whatever happens to process, disk and connection. Pure:
+what goes to disk are :mod:`~pipeline.protocol.journal_requests`, and what the disk says comes back as an input.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from pipeline.protocol.client_budgets import ClientBudgets
+from pipeline.protocol.edge_reports import EdgeReports, outcome_wire_bytes, reply_wire_bytes
+from pipeline.protocol.effects import AskedQuery, ReplyTo, TakeFrame
+from pipeline.protocol.journal_requests import (
+    Admission,
+    Admit,
+    Admitted,
+    Decide,
+    Decided,
+    JournalRequest,
+    JournalResult,
+    MarkTold,
+    MoveToFile,
+    NotStored,
+    ReadUnfinished,
+    StoredAsk,
+    Unfinished,
+)
+from pipeline.protocol.ports import Delivery, Notice
+from schemas.identity import owner_of
+from schemas.messages import Answer, Ask, QueryOutcome
+from schemas.printable import as_reason
+from schemas.types import FrameId, Outcome
+
+NO_FRAME_SEQUENCE: Final = 2**32 - 1
+"""Sequence in the frame id of an outcome whose question never met a frame."""
+
+_NO_FRAME = FrameId(0, NO_FRAME_SEQUENCE)
+
+RETRY_S: Final = 10.0
+"""Between two attempts to store what a disk did not take."""
+
+TerminalMessage = Answer | QueryOutcome
+Then = Callable[[JournalResult, float], None]
+
+
+@dataclass(slots=True)
+class _OpenAsk:
+    stored: StoredAsk
+    deadline_s: float
+    taken: bool = False
+    # Workers reply to clients. One that had to ask for the text has not seen the question: it does not know the client.
+    edge_replies: bool = False
+
+
+@dataclass(slots=True)
+class _Unstored:
+    """An end that the disk has not taken. Memory answers who asks again; a further restart would not know it.
+
+    There is at most one for each question that is undecided on disk, of which the journal has a bounded number.
+    """
+
+    terminal: TerminalMessage
+    told: bool
+
+
+class AdHocQuestions:
+    """Takes ad-hoc questions in, hands them to the next frame, and keeps the client informed.
+
+    Args:
+        boot: this process start, for outcomes without a frame.
+        cameras: cameras of the site.
+        budgets: what each client may cost.
+        reports: what the edge says beside its frames.
+
+    Attributes:
+        counters: what happened to asks, by kind.
+    """
+
+    def __init__(self, *, boot: int, cameras: Collection[str], budgets: ClientBudgets, reports: EdgeReports) -> None:
+        self.counters: Counter[str] = Counter()
+        self._boot = boot
+        self._cameras = cameras
+        self._budgets = budgets
+        self._reports = reports
+        self._open: dict[str, _OpenAsk] = {}
+        self._unstored: dict[str, _Unstored] = {}
+        self._closed_because = ""
+        self._outputs: list[JournalRequest | TakeFrame | Notice] = []
+        self._pending: dict[int, Then] = {}
+        self._next_token = 1
+        self._in_memory = False
+        self._retry_s: float | None = None
+        self._retrying = 0
+        self._request(ReadUnfinished(self._token()), self._restored)
+
+    def take_outputs(self) -> list[JournalRequest | TakeFrame | Notice]:
+        """What the shell must do, since the last call, in order."""
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def sizes(self) -> dict[str, int]:
+        """Entries of every table that it keeps."""
+        return {"asks": len(self._open), "asks_unstored": len(self._unstored), "journal_requests": len(self._pending)}
+
+    # ---- the disk's word --------------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """Requests that the disk has not answered."""
+        return len(self._pending)
+
+    def stored(self, token: int, result: JournalResult, now_s: float) -> None:
+        """What became of a request."""
+        self._pending.pop(token)(result, now_s)
+
+    def _token(self) -> int:
+        self._next_token += 1
+        return self._next_token
+
+    def _request(self, request: JournalRequest, then: Then) -> None:
+        self._pending[request.token] = then
+        self._outputs.append(request)
+
+    # ---- questions come in ------------------------------------------------------------------------------------------
+
+    def receive(
+        self,
+        camera: str,
+        client: str,
+        ask: Ask,
+        reply_to: ReplyTo | None,
+        now_s: float,
+        *,
+        done: Callable[[], None],
+    ) -> None:
+        """Take a question in.
+
+        Args:
+            camera: whom it is asked of.
+            client: who asks, as its topic says.
+            ask: the question.
+            reply_to: where the client wants the answer.
+            now_s: the edge's monotonic time.
+            done: called when it is on disk, or its client knows why not.
+        """
+        asked = StoredAsk(ask, camera, client, ask.deadline_ms / 1000, reply_to, None)
+        if self._closed_because:
+            self._refuse(asked, self._closed_because, now_s)
+            done()
+            return
+        request = Admit(self._token(), camera, client, ask, reply_to, self._budgets.of(client).open_asks)
+        self._request(request, partial(self._admitted, asked, request.max_of_client, done))
+
+    def _admitted(
+        self, asked: StoredAsk, max_of_client: int, done: Callable[[], None], result: JournalResult, now_s: float
+    ) -> None:
+        try:
+            if isinstance(result, Admitted):
+                self._admit(asked, max_of_client, result, now_s)
+            else:
+                self._not_admitted(asked, result, now_s)
+        finally:
+            done()
+
+    def _not_admitted(self, asked: StoredAsk, result: JournalResult, now_s: float) -> None:
+        self._not_stored("an ad-hoc question cannot be stored", asked.query_id, result)
+        if asked.query_id in self._open or asked.query_id in self._unstored:
+            self._running(asked, now_s)  # a refusal would be a second end of it
+        else:
+            self._refuse(asked, "the edge cannot store questions", now_s)
+
+    def _admit(self, asked: StoredAsk, max_of_client: int, result: Admitted, now_s: float) -> None:
+        self.counters[result.admission.value] += 1
+        stored = result.stored
+        match result.admission:
+            case Admission.NEW:
+                if self._closed_because:  # while it was stored
+                    self._end(stored, Outcome.FAILED, self._closed_because)
+                else:
+                    self._enter(stored, now_s)
+            case Admission.RUNNING:
+                self._running(stored, now_s)
+            case Admission.DECIDED:
+                if asked.reply_to is not None and stored.terminal is not None:
+                    self._reply(stored.terminal, asked.reply_to, now_s)
+            case Admission.CONFLICT:
+                self._refuse(asked, "the query id stands for another question", now_s, public=False)
+            case Admission.FULL:
+                self._refuse(asked, "too many open questions", now_s)
+            case Admission.CLIENT_FULL:
+                reason = f"{max_of_client} questions of this client have no outcome yet: wait for some"
+                self._refuse(asked, reason, now_s)
+
+    def refuse(self, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None, reason: str, now_s: float) -> None:
+        """Tell a client that its question is not taken in, if its budget still allows that."""
+        self._refuse(StoredAsk(ask, camera, client, 0.0, reply_to, None), reason, now_s)
+
+    def refuse_unreadable(self, camera: str, client: str, query_id: str, reason: str, now_s: float) -> None:
+        """Say on the outcome topic that a message was no question, under the id that it seems to have."""
+        asked = StoredAsk(Ask(query_id=query_id, text="?"), camera, client, 0.0, None, None)
+        if asked.query_id in self._open or asked.query_id in self._unstored:
+            self.counters["unreadable_repeated"] += 1  # the question of this id has its own end to come
+        else:
+            self._refuse(asked, reason, now_s)
+
+    # ---- questions of an earlier process ----------------------------------------------------------------------------
+
+    def _restored(self, result: JournalResult, now_s: float) -> None:
+        """Open questions wait for a frame again, untold outcomes are told."""
+        if not isinstance(result, Unfinished):
+            self._not_stored("what an earlier process left cannot be read", "", result)
+            return
+        if result.in_memory:
+            self._in_memory = True
+            self._retry_s = now_s + RETRY_S
+        for stored in result.asks:
+            self.counters["restored"] += 1
+            if isinstance(stored.terminal, QueryOutcome):
+                self._tell(stored.terminal, stored.reply_to, now_s)
+            elif stored.terminal is not None:
+                continue
+            elif stored.camera not in self._cameras:
+                self._end(stored, Outcome.FAILED, f"camera {stored.camera} is gone")
+            elif stored.remaining_s <= 0:
+                self._end(stored, Outcome.EXPIRED, "deadline while the edge was down")
+            else:
+                self._enter(stored, now_s, edge_replies=True)
+
+    # ---- questions meet a frame -------------------------------------------------------------------------------------
+
+    def waiting(self, camera: str) -> bool:
+        """Whether a question waits for a frame of this camera."""
+        return any(ask.stored.camera == camera and not ask.taken for ask in self._open.values())
+
+    def take(self, camera: str, limit: int) -> list[AskedQuery]:
+        """Questions to ask of a frame, the most urgent first."""
+        waiting = [ask for ask in self._open.values() if ask.stored.camera == camera and not ask.taken]
+        chosen = sorted(waiting, key=lambda ask: ask.deadline_s)[:limit]
+        for ask in chosen:
+            ask.taken = True
+        return [AskedQuery(ask.stored.ask.content(ask.stored.client), ask.deadline_s) for ask in chosen]
+
+    def give_back(self, camera: str, queries: Collection[AskedQuery]) -> None:
+        """A frame of this camera came to nothing; its ad-hoc questions wait for the next one."""
+        for query in queries:
+            ask = self._open.get(query.query_id(camera, _NO_FRAME)) if query.ad_hoc else None
+            if ask is not None:
+                ask.taken = False
+
+    def texts_requested(self, digests: Collection[bytes]) -> None:
+        """A worker had to ask for the texts of questions."""
+        for ask in self._open.values():
+            ask.edge_replies = ask.edge_replies or ask.stored.ask.content(ask.stored.client).digest in digests
+
+    # ---- questions end ----------------------------------------------------------------------------------------------
+
+    def decided(self, terminal: TerminalMessage, *, published: bool) -> None:
+        """A question has its terminal outcome.
+
+        Args:
+            terminal: the message that says so.
+            published: everybody has been told already, by the worker.
+        """
+        ask = self._open.pop(terminal.query_id, None)
+        # Known in memory until the disk has it: who asks again meanwhile is told.
+        unstored = self._unstored.setdefault(terminal.query_id, _Unstored(terminal, published))
+        request = Decide(self._token(), terminal.query_id, terminal, published)
+        self._request(request, partial(self._end_stored, request, ask, unstored))
+
+    def _end_stored(
+        self, request: Decide, ask: _OpenAsk | None, unstored: _Unstored, result: JournalResult, now_s: float
+    ) -> None:
+        terminal = request.terminal
+        reply_to = None if ask is None else ask.stored.reply_to
+        if isinstance(result, Decided):
+            reply_to = result.stored.reply_to if reply_to is None and result.stored is not None else reply_to
+            if unstored.told == request.told:
+                self._unstored.pop(terminal.query_id, None)
+        else:
+            self._not_stored("the end of an ad-hoc question cannot be stored", terminal.query_id, result)
+        if terminal.query_id in self._unstored and self._retry_s is None:
+            self._retry_s = now_s + RETRY_S
+        if not request.told and isinstance(terminal, QueryOutcome):
+            self._tell(terminal, reply_to, now_s)
+        elif reply_to is not None and ask is not None and ask.edge_replies:
+            self._reply(terminal, reply_to, now_s)
+
+    def close(self, reason: str) -> None:
+        """Refuse new questions from now on, and end those that wait for a frame."""
+        self._closed_because = reason
+        waiting = [ask for ask in self._open.values() if not ask.taken]
+        for ask in waiting:
+            ask.taken = True
+            self._end(ask.stored, Outcome.FAILED, reason)
+
+    # ---- time -------------------------------------------------------------------------------------------------------
+
+    def next_wake_s(self) -> float | None:
+        """When :meth:`tick` is due next."""
+        due_s = [ask.deadline_s for ask in self._open.values() if not ask.taken]
+        if self._retry_s is not None:
+            due_s.append(self._retry_s)
+        return min(due_s, default=None)
+
+    def tick(self, now_s: float) -> None:
+        """End questions whose deadline came before a frame did; those in a frame are decided there."""
+        due = [ask for ask in self._open.values() if not ask.taken and ask.deadline_s <= now_s]
+        for ask in due:
+            ask.taken = True
+            self._end(ask.stored, Outcome.EXPIRED, "deadline before a frame")
+        if self._retry_s is not None and self._retry_s <= now_s:
+            self._retry_s = None
+            self._store_again()
+
+    def _store_again(self) -> None:
+        """Try once more to store what the disk did not take; one failure is enough to wait for the next time."""
+        if self._in_memory:
+            self._request(MoveToFile(self._token()), self._moved)
+        if self._retrying:
+            return
+        for query_id, unstored in self._unstored.items():
+            self._retrying += 1
+            request = Decide(self._token(), query_id, unstored.terminal, unstored.told)
+            self._request(request, partial(self._stored_late, request, unstored))
+
+    def _moved(self, result: JournalResult, now_s: float) -> None:
+        if isinstance(result, Unfinished):
+            self._in_memory = False
+            self._restored(result, now_s)
+        else:
+            self._retry_s = now_s + RETRY_S
+
+    def _stored_late(self, request: Decide, unstored: _Unstored, result: JournalResult, now_s: float) -> None:
+        self._retrying -= 1
+        if not isinstance(result, Decided):
+            self._retry_s = now_s + RETRY_S
+            return
+        if unstored.told:
+            self._request(MarkTold(self._token(), request.query_id), lambda _result, _now_s: None)
+        # One that was only on its way to the disk has arrived meanwhile.
+        if self._unstored.get(request.query_id) is unstored:
+            del self._unstored[request.query_id]
+            self.counters["stored_late"] += 1
+
+    # ---- internals --------------------------------------------------------------------------------------------------
+
+    def _running(self, stored: StoredAsk, now_s: float) -> None:
+        """A question is asked again that has no end on disk."""
+        known, unstored = self._open.get(stored.query_id), self._unstored.get(stored.query_id)
+        if known is not None:
+            # The workers know the reply topic of the first time; only the edge knows this one for sure.
+            known.edge_replies = known.edge_replies or known.stored.reply_to != stored.reply_to
+            known.stored = replace(known.stored, reply_to=stored.reply_to or known.stored.reply_to)
+        elif unstored is not None:
+            if stored.reply_to is not None:
+                self._reply(unstored.terminal, stored.reply_to, now_s)
+        else:
+            self._enter(stored, now_s, edge_replies=True)
+
+    def _not_stored(self, what: str, query_id: str, result: JournalResult) -> None:
+        self.counters["not_stored"] += 1
+        count = self.counters["not_stored"]
+        if count == 10 ** (len(str(count)) - 1):
+            problem = result.problem if isinstance(result, NotStored) else type(result).__name__
+            context = {"query": query_id, "problem": problem, "count": count}
+            self._outputs.append(Notice("error", what, {**context, "fix": "free space on the disk of state_dir"}))
+
+    def _enter(self, stored: StoredAsk, now_s: float, *, edge_replies: bool = False) -> None:
+        self._open[stored.query_id] = _OpenAsk(stored, now_s + stored.remaining_s, edge_replies=edge_replies)
+        self._outputs.append(TakeFrame(stored.camera))
+
+    def _end(self, stored: StoredAsk, outcome: Outcome, reason: str) -> None:
+        self.decided(self._outcome(stored, outcome, reason), published=False)
+
+    def _refuse(self, asked: StoredAsk, reason: str, now_s: float, *, public: bool = True) -> None:
+        self.counters["refused"] += 1
+        outcome = self._outcome(asked, Outcome.FAILED, reason)
+        wire_bytes = outcome_wire_bytes(outcome) if public else 0
+        wire_bytes += 0 if asked.reply_to is None else reply_wire_bytes(outcome, asked.reply_to)
+        if not self._budgets.say(asked.client, wire_bytes, now_s):
+            self.counters["refused_silently"] += 1
+            return
+        if public:
+            self._reports.outcome(outcome)
+        if asked.reply_to is not None:
+            self._reports.reply(outcome, asked.reply_to)
+
+    def _outcome(self, stored: StoredAsk, outcome: Outcome, reason: str) -> QueryOutcome:
+        return QueryOutcome.model_validate(
+            {
+                "query_id": stored.query_id,
+                "owner": owner_of("client", stored.client),
+                "camera": stored.camera,
+                "frame": FrameId(self._boot, NO_FRAME_SEQUENCE),
+                "question_id": stored.ask.query_id,
+                "outcome": outcome,
+                "reason": as_reason(reason),
+            }
+        )
+
+    def _tell(self, outcome: QueryOutcome, reply_to: ReplyTo | None, now_s: float) -> None:
+        self._budgets.charge(_client_of(outcome), outcome_wire_bytes(outcome), now_s)
+        self._reports.outcome(outcome, done=partial(self._told, outcome))
+        if reply_to is not None:
+            self._reply(outcome, reply_to, now_s)
+
+    def _reply(self, terminal: TerminalMessage, reply_to: ReplyTo, now_s: float) -> None:
+        self._budgets.charge(_client_of(terminal), reply_wire_bytes(terminal, reply_to), now_s)
+        self._reports.reply(terminal, reply_to)
+
+    def _told(self, outcome: QueryOutcome, delivery: Delivery, _now_s: float) -> None:
+        if not delivery.arrived:
+            return
+        if (unstored := self._unstored.get(outcome.query_id)) is not None:
+            unstored.told = True
+        else:
+            self._request(MarkTold(self._token(), outcome.query_id), partial(self._told_stored, outcome))
+
+    def _told_stored(self, outcome: QueryOutcome, result: JournalResult, now_s: float) -> None:
+        if not isinstance(result, Decided):
+            self._not_stored("the end of an ad-hoc question cannot be stored", outcome.query_id, result)
+            self._unstored[outcome.query_id] = _Unstored(outcome, told=True)
+            self._retry_s = self._retry_s or now_s + RETRY_S
+
+
+def _client_of(terminal: TerminalMessage) -> str:
+    return terminal.owner.removeprefix("client/")
