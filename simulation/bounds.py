@@ -22,7 +22,7 @@ def edge_buffers(session: EdgeSession, settings: EdgeProtocolSettings) -> Iterat
     Frames that carry ad-hoc questions alone do not count: none is ever dropped.
     """
     standing: Counter[str] = Counter()
-    for frame in session.frames():
+    for frame in session.frames.frames():
         standing[frame.camera] += any(not query.ad_hoc for query in frame.queries.values())
     for camera, frames in standing.items():
         yield f"frames of {camera}", frames, settings.max_frames_per_camera

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from pipeline.reply_to import reply_to
 
 from pipeline.bus.base import Inbound
 from pipeline.protocol.effects import ReplyTo
-from pipeline.reply_to import reply_to
 from schemas import topics
 from schemas.errors import WireSizeError
 from schemas.limits import MAX_CORRELATION_BYTES

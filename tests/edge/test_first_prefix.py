@@ -15,7 +15,7 @@ from pipeline.codec.prefix_policy import PrefixChoice
 from pipeline.codec.spec import STOP_FILE, load_codec_spec
 from pipeline.codec.stop_file import StopFile, save_stop_file
 from pipeline.codec.stop_statistics import StopStatistics
-from pipeline.protocol.edge_session import EdgeSession
+from pipeline.protocol.edge_frames import EdgeFrames
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.settings import FirstPrefixRule
@@ -74,7 +74,7 @@ def test_workers_teach_it(codec_dir: Path, latent: EncodedLatent, tmp_path: Path
     """First looks that are not safe make the first prefixes of this camera longer."""
     folder = codec_with(codec_dir, tmp_path / "hopeful", 0.99)
     first = FirstPrefix("bytes", folder, load_codec_spec(folder), None)
-    session = EdgeSession(EdgeProtocolSettings(), site=SITE, pool="main", boot=7, fingerprint=b"\0" * 4)
+    session = EdgeFrames(EdgeProtocolSettings(), site=SITE, pool="main", boot=7, fingerprint=b"\0" * 4)
     lengths = []
     for number in range(40):
         choice = first.choose("gate", latent, QUESTIONS, session.response_s)

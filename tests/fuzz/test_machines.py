@@ -10,8 +10,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import GivenKey, LookAnswer, ReplyTo, SendKeyFrame, SendOpen, Terminal
+from pipeline.protocol.effects import GivenKey, LookAnswer, ReplyTo
+from pipeline.protocol.ports import Delivery
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_session import WorkerSession
@@ -40,6 +40,7 @@ from schemas.topics import MESSAGES
 from schemas.types import AnswerType, FrameId
 from simulation.bounds import edge_buffers, worker_buffers
 from tests.fuzz.budget import examples
+from tests.protocol.edge_driver import EdgeDriver
 from tests.protocol.fake_latents import LADDER, FakeLatent
 from tests.protocol.harness import FINGERPRINT
 from tests.protocol.questions import CLIENT, SITE, asked, content, ref
@@ -47,7 +48,7 @@ from tests.schemas.strategies import BY_MESSAGE
 
 CAMERA = "gate"
 QUESTIONS = (content("q0"), content("q1"), content("q2", ad_hoc=True))
-TO_EDGE = (Accept, Refine, Busy, Reject, NeedText, Answer, Status)
+TO_EDGE = (Accept, Refine, Busy, Reject, NeedText, Answer, Status, Question, Ask)
 TO_WORKER = (Open, Chunk, KeyFrame, Gone, Handover, Text, Question, Ask, Status)
 
 
@@ -90,51 +91,62 @@ def check_sent(messages: Iterable[Message | None]) -> None:
             assert wire.decode(family, wire.encode(message)) == message
 
 
+def topic_for_edge(message: Message) -> str:
+    """Where a message for the edge comes."""
+    match message:
+        case Answer():
+            return topics.answer_topic(message.camera)
+        case Status():
+            return topics.status_topic(message.kind, message.id)
+        case Question():
+            return topics.question_topic(message.site, message.question_id)
+        case Ask():
+            return topics.ask_topic(CAMERA, CLIENT)
+        case _:
+            return topics.control_topic(CAMERA)
+
+
 @given(data=st.data())
 @settings(max_examples=examples(150))
-def test_an_edge_takes_anything_a_worker_may_say(data: st.DataObject) -> None:
+def test_an_edge_takes_anything_that_anybody_may_say(data: st.DataObject) -> None:
     bounds = EdgeProtocolSettings(max_frames_per_camera=2, terminal_cache=3)
-    edge = EdgeSession(bounds, site=SITE, pool="main", boot=7, fingerprint=FINGERPRINT)
-    now_s = 0.0
-    ended: Counter[str] = Counter()
+    driver = EdgeDriver(settings=bounds, site=SITE, cameras=(CAMERA,), boot=7, now_s=0.0)
+    edge = driver.session
+    tokens: list[int | None] = []
+    driver.connect()
     for step in range(data.draw(st.integers(1, 25))):
-        now_s += data.draw(st.floats(0.0, 3.0))
-        match data.draw(st.integers(0, 3)):
+        driver.turn_to(driver.now_s + data.draw(st.floats(0.0, 3.0)))
+        driver.deliveries = data.draw(st.lists(st.sampled_from(Delivery), max_size=3))
+        match data.draw(st.integers(0, 6)):
             case 0:
+                now_s = driver.now_s
                 queries = [asked(f"q{index}", now_s + data.draw(st.floats(0.0, 9.0))) for index in range(2)]
                 queries += [asked(f"ask-{step}", now_s + 5.0, ad_hoc=True)]
-                given = st.none() | st.builds(GivenKey, st.just(FakeLatent()), st.none() | st.integers(0, 2))
-                edge.offer(CAMERA, FakeLatent(), LADDER[0], queries, now_s, given_key=data.draw(given))
+                given_key = st.none() | st.builds(GivenKey, st.just(FakeLatent()), st.none() | st.integers(0, 2))
+                edge.offer(CAMERA, FakeLatent(), LADDER[0], queries, now_s, given_key=data.draw(given_key))
+                driver.pump()
             case 1:
-                edge.tick(now_s)
+                edge.connection(data.draw(st.booleans()), driver.now_s)
+                driver.pump()
+            case 2:
+                payload = data.draw(st.binary(max_size=40))
+                topic = data.draw(st.sampled_from([topic_for_edge(drawn((kind,), data)) for kind in (Ask, Answer)]))
+                tokens.append(driver.receive(topic, payload))
             case _:
                 message = drawn(TO_EDGE, data)
-                with contextlib.suppress(RemoteError):
-                    if isinstance(message, Answer):
-                        edge.receive_answer(message, now_s)
-                    elif isinstance(message, Status):
-                        edge.receive_worker_status(message, now_s)
-                    elif isinstance(message, Accept | Refine | Busy | Reject | NeedText):
-                        edge.receive_control(CAMERA, message, now_s)
-        for effect in edge.take_effects():
-            if isinstance(effect, Terminal):
-                ended[effect.query_id] += 1
-                check_sent([effect.publish])
-            elif isinstance(effect, SendKeyFrame):
-                if data.draw(st.booleans()):
-                    check_sent([effect.message()])
-                else:
-                    edge.key_frame_lost(effect)
-            elif not isinstance(effect, SendOpen):
-                check_sent([effect.message])
-            elif data.draw(st.booleans()):
-                check_sent([effect.message(now_s)])
-                edge.left_uplink(effect, now_s, no_subscribers=data.draw(st.booleans()))
+                retained = data.draw(st.booleans())
+                tokens.append(driver.receive(topic_for_edge(message), message, retained=retained))
         assert [buffer for buffer in edge_buffers(edge, bounds) if buffer[1] > buffer[2]] == []
-    edge.tick(now_s + 100.0)
-    ended.update(effect.query_id for effect in edge.take_effects() if isinstance(effect, Terminal))
+    edge.connection(True, driver.now_s)
+    driver.deliveries = []
+    driver.turn_to(driver.now_s + 100_000.0)
+    for topic, payload, _ in driver.published:
+        wire.decode_publish(topic, payload)
+    ended = Counter(decision.query_id for decision in driver.decisions)
     assert edge.unfinished() == 0
     assert set(ended.values()) <= {1}
+    assert max(Counter(driver.acknowledged).values(), default=1) == 1
+    assert set(driver.acknowledged) <= set(tokens)
 
 
 @given(data=st.data())

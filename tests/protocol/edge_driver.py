@@ -33,14 +33,16 @@ class EdgeDriver:
         budget: ClientBudget | None = None,
         budgets: dict[str, ClientBudget] | None = None,
         journal: AskJournal | None = None,
+        settings: EdgeProtocolSettings | None = None,
+        site: str = "depot",
         now_s: float = 1000.0,
         boot: int = 1,
     ) -> None:
         self.now_s = now_s
         self.session = EdgeSession(
-            EdgeProtocolSettings(),
+            settings or EdgeProtocolSettings(),
             SiteSettings(
-                site="depot",
+                site=site,
                 pool="main",
                 asked_of=dict.fromkeys(cameras, ()),
                 uplink_kbps=uplink_kbps,

@@ -9,16 +9,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from pipeline.protocol.edge_session import EdgeSession
+from pipeline.ask_journal import AskJournal
+from pipeline.protocol.departure_queue import DepartureQueue
+from pipeline.protocol.departures import Departure
+from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
 from pipeline.protocol.effects import (
+    Decision,
     GivenKey,
     Look,
     LookAnswer,
     SendAnswer,
-    SendKeyFrame,
-    SendOpen,
-    Terminal,
 )
+from pipeline.protocol.journal_requests import Admit, Decide, MarkTold, MoveToFile, ReadUnfinished
+from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, Publish, Received
 from pipeline.protocol.reducer import OutcomeReducer
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
@@ -27,19 +30,14 @@ from pipeline.protocol.worker_work import WorkCosts
 from schemas import topics, wire
 from schemas.errors import BitstreamError, RemoteError
 from schemas.messages import (
-    Accept,
     Answer,
-    Busy,
     Chunk,
     Gone,
     Handover,
     KeyFrame,
     Message,
-    NeedText,
     Open,
     QueryOutcome,
-    Refine,
-    Reject,
     RejectReason,
     Status,
     Text,
@@ -80,6 +78,26 @@ class Worker:
     backlog: list[tuple[str, bytes]] = field(default_factory=list)
 
 
+class SlowUplink(DepartureQueue):
+    """Opens and key frames wait for as long as the fleet says before the uplink knows of them."""
+
+    def __init__(self, fleet: Fleet, rate_kbps: float | None) -> None:
+        super().__init__(rate_kbps)
+        self._fleet = fleet
+
+    def put(self, departure: Departure, now_s: float) -> bool:
+        if departure.label == "key_frame" and self._fleet.key_frames_fail:
+            return False
+        wait_s = self._fleet.uplink_s() if departure.label in ("open", "key_frame") else 0.0
+        if wait_s <= 0:
+            return super().put(departure, now_s)
+        self._fleet.at(now_s + wait_s, lambda: self._release(departure))
+        return True
+
+    def _release(self, departure: Departure) -> None:
+        super().put(departure, self._fleet.now_s)
+
+
 class Fleet:
     """The sessions, a broker that deals opens round-robin, and a clock that moves by events.
 
@@ -103,11 +121,8 @@ class Fleet:
         costs: WorkCosts | None = None,
     ) -> None:
         self.now_s = 0.0
-        self.edge = EdgeSession(
-            edge_settings or EdgeProtocolSettings(), site=SITE, pool=POOL, boot=boot, fingerprint=FINGERPRINT
-        )
         self.edge_alive = True
-        self.terminals: list[Terminal] = []
+        self.decisions: list[Decision] = []
         self.reducer = OutcomeReducer()
         self.sent: list[tuple[str, Message]] = []
         self.drop: Callable[[str, Message], bool] = lambda topic, message: False
@@ -121,6 +136,7 @@ class Fleet:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self.dealt: Iterator[int] = itertools.count()
+        self.journal = AskJournal(None)
         self.decided_s: list[float] = []
         self.replies: list[str] = []
         self.errors: Counter[str] = Counter()
@@ -128,6 +144,7 @@ class Fleet:
         self.workers: dict[str, Worker] = {}
         for index in range(workers):
             self.add_worker(f"w{index}", score, worker_settings, know_questions=know_questions)
+        self.edge = self.start_edge(boot, edge_settings)
 
     def add_worker(
         self,
@@ -152,6 +169,20 @@ class Fleet:
         worker = Worker(session, name, boot=100 + len(self.workers), score=score)
         self.workers[name] = worker
         return worker
+
+    def start_edge(self, boot: int, settings: EdgeProtocolSettings | None = None) -> EdgeSession:
+        """An edge process starts and connects; it takes the place of the one before."""
+        self.edge = EdgeSession(
+            settings or EdgeProtocolSettings(),
+            SiteSettings(SITE, POOL, asked_of={"gate": (), "yard": ()}),
+            boot=boot,
+            fingerprint=FINGERPRINT,
+            now_s=self.now_s,
+            order=lambda rate_kbps: SlowUplink(self, rate_kbps),
+        )
+        self.edge_alive = True
+        self.edge_connection(True)
+        return self.edge
 
     # ---- driving ----------------------------------------------------------------------------------------------------
 
@@ -193,8 +224,6 @@ class Fleet:
             self.now_s = min(times)
             while self._events and self._events[0][0] <= self.now_s:
                 heapq.heappop(self._events)[2]()
-            if self.edge_alive:
-                self.edge.tick(self.now_s)
             for worker in self.workers.values():
                 if worker.alive and not worker.frozen:
                     worker.session.tick(self.now_s)
@@ -208,17 +237,25 @@ class Fleet:
         worker = self.workers[name]
         worker.alive = False
         if will:
-            status = Status(kind="worker", id=name, boot=worker.boot, online=False)
-            self.edge.receive_worker_status(status, self.now_s)
-            self._settle()
+            self.worker_status(Status(kind="worker", id=name, boot=worker.boot, online=False))
+
+    def worker_status(self, status: Status, *, retained: bool = False) -> None:
+        """A worker's birth or last will reaches the edge."""
+        topic = topics.status_topic("worker", status.id)
+        self.edge.receive(Received(topic, wire.encode(status), retained=retained), self.now_s)
+        self._settle()
+
+    def edge_connection(self, connected: bool) -> None:
+        """The edge's connection comes or goes; it reads back what it has published before."""
+        self.edge.connection(connected, self.now_s)
+        self._settle()
 
     def worker_is_back(self, name: str) -> None:
         """The connection of a worker that runs comes back: its birth reaches the edge."""
         worker = self.workers[name]
         if worker.alive and not worker.frozen:
             worker.session.connection_made(self.now_s)
-            self.edge.receive_worker_status(Status(kind="worker", id=name, boot=worker.boot, online=True), self.now_s)
-            self._settle()
+            self.worker_status(Status(kind="worker", id=name, boot=worker.boot, online=True))
 
     def edge_status(self, *, boot: int = 7, online: bool, cameras: tuple[str, ...] = ()) -> None:
         """An edge's birth or last will reaches every worker that runs."""
@@ -249,23 +286,10 @@ class Fleet:
     def _settle(self) -> None:
         """Carry out every effect; deliveries become events."""
         while True:
-            effects = self.edge.take_effects() if self.edge_alive else []
-            for effect in effects:
-                if isinstance(effect, SendOpen | SendKeyFrame):
-                    wait_s = self.uplink_s()
-                    if wait_s > 0:
-                        self.at(self.now_s + wait_s, lambda effect=effect: self._send(effect))  # type: ignore[misc]
-                    else:
-                        self._send(effect)
-                elif isinstance(effect, Terminal):
-                    self.terminals.append(effect)
-                    self.decided_s.append(self.now_s)
-                    if effect.publish is not None:
-                        self.reducer.observe(effect.publish)
-                        self.sent.append((topics.outcome_topic(effect.camera), effect.publish))
-                else:
-                    self._publish(effect.topic, effect.message)
-            busy = bool(effects)
+            outputs = self.edge.poll(self.now_s) if self.edge_alive else []
+            for output in outputs:
+                self._carry_out(output)
+            busy = bool(outputs)
             for worker in self.workers.values():
                 if not worker.alive or worker.frozen:
                     continue
@@ -313,18 +337,38 @@ class Fleet:
         ]
         worker.session.finish_look(look, answers, self.now_s)
 
-    def _send(self, effect: SendOpen | SendKeyFrame) -> None:
-        if isinstance(effect, SendKeyFrame):
-            if self.key_frames_fail:
-                self.edge.key_frame_lost(effect)
-            else:
-                self._publish(effect.topic, effect.message())
-            return
-        message = effect.message(self.now_s)
-        if message is not None:
-            self._publish(effect.topic, message)
-            nobody = not any(worker.alive for worker in self.workers.values())
-            self.edge.left_uplink(effect, self.now_s, no_subscribers=nobody and self.says_no_subscribers)
+    def _carry_out(self, output: EdgeOutput) -> None:
+        match output:
+            case Publish():
+                self._leaves(output)
+            case Acknowledge():
+                self.edge.acknowledged(len(output.tokens), self.now_s)
+            case Decision():
+                self.decisions.append(output)
+                self.decided_s.append(self.now_s)
+            case Admit() | Decide() | MarkTold() | MoveToFile() | ReadUnfinished():
+                self.edge.stored(output.token, self.journal.perform(output), self.now_s)
+            case Problem():
+                self.errors[type(output.error).__name__ if output.error else output.kind] += 1
+            case Contained():
+                raise output.error
+            case _:
+                pass
+
+    def _leaves(self, publish: Publish) -> None:
+        delivery = Delivery.DELIVERED
+        if isinstance(publish.message, QueryOutcome):
+            self.reducer.observe(publish.message)
+            self.sent.append((publish.topic, publish.message))
+        elif isinstance(publish.message, Status):
+            # Read back, as from a broker; workers hear of it by edge_status.
+            self.edge.receive(Received(publish.topic, publish.payload), self.now_s)
+        else:
+            self._publish(publish.topic, publish.message)
+            if isinstance(publish.message, Open) and self.says_no_subscribers:
+                nobody = not any(worker.alive for worker in self.workers.values())
+                delivery = Delivery.NO_SUBSCRIBERS if nobody else delivery
+        self.edge.published(publish.token, delivery, self.now_s)
 
     def _publish(self, topic: str, message: Message) -> None:
         self.sent.append((topic, message))
@@ -350,14 +394,7 @@ class Fleet:
             if worker is not None and worker.alive:
                 self._to_worker(worker, topic, data)
         elif self.edge_alive:
-            self._to_edge(parsed, wire.decode(parsed.family, data))
-
-    def _to_edge(self, topic: topics.Topic, message: Message) -> None:
-        if isinstance(message, Answer):
-            self.edge.receive_answer(message, self.now_s)
-        else:
-            assert isinstance(message, Accept | Refine | Busy | Reject | NeedText)
-            self.edge.receive_control(topic.name("camera"), message, self.now_s)
+            self.edge.receive(Received(topic, data), self.now_s)
 
     def _to_worker(self, worker: Worker, topic: str, data: bytes) -> None:
         if worker.frozen:
@@ -387,9 +424,9 @@ class Fleet:
 
     def outcomes(self) -> dict[str, str]:
         """Outcome of each query; asserts that there is one terminal each."""
-        counts = Counter(terminal.query_id for terminal in self.terminals)
+        counts = Counter(decision.query_id for decision in self.decisions)
         assert all(count == 1 for count in counts.values()), f"decided twice: {counts}"
-        return {terminal.query_id: str(terminal.outcome) for terminal in self.terminals}
+        return {decision.query_id: str(decision.outcome) for decision in self.decisions}
 
     def messages(self, kind: type[Message]) -> list[Message]:
         return [message for _, message in self.sent if isinstance(message, kind)]

@@ -9,13 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.reasons import EDGE_LOST
-from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_memory import Edges
 from schemas.messages import Answer, Chunk, Status
 from schemas.types import FrameId, Outcome
-from tests.protocol.harness import FINGERPRINT, POOL, Fleet, finals, scores_at
+from tests.protocol.harness import POOL, Fleet, finals, scores_at
 
 MARGIN_S = WorkerProtocolSettings().finalise_margin_s
 
@@ -102,7 +101,7 @@ def test_after_a_restart_standing_questions_of_the_old_process_are_lost_and_ad_h
     fleet.ask("q0", deadline_s=5.0)
     fleet.ask("a1", ad_hoc=True, camera="gate", deadline_s=5.0)
     fleet.run(1.0)
-    fleet.edge = EdgeSession(EdgeProtocolSettings(), site="north", pool=POOL, boot=8, fingerprint=FINGERPRINT)
+    fleet.start_edge(boot=8)
     fleet.edge_status(boot=8, online=True, cameras=("gate",))
     fleet.ask("a1", ad_hoc=True, camera="gate", deadline_s=4.0)
     fleet.run(60.0)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import Bid, SendOpen, SendToWorker
+from pipeline.protocol.departures import Departure, Lane
+from pipeline.protocol.edge_frames import EdgeFrames
+from pipeline.protocol.effects import Bid
 from pipeline.protocol.expected_gain import (
     AD_HOC_WEIGHT,
     DECISION_MARGIN_S,
@@ -31,46 +32,56 @@ FIRST_MARGIN_S = ResponseTime().margin_s
 
 
 class Edge:
-    """A session, and the effects that it left."""
+    """Frames, and what wants to leave."""
 
     def __init__(self, **priorities: float) -> None:
-        self.session = EdgeSession(
+        self.frames = EdgeFrames(
             EdgeProtocolSettings(), site="north", pool="main", boot=1, fingerprint=FINGERPRINT, priorities=priorities
         )
 
-    def offer(self, *deadlines_s: float, camera: str = "gate", ad_hoc: bool = False, now_s: float = 0.0) -> SendOpen:
+    def offer(self, *deadlines_s: float, camera: str = "gate", ad_hoc: bool = False, now_s: float = 0.0) -> Departure:
         queries = [
             asked(f"q{index}" if not ad_hoc else f"ask-{camera}-{index}", deadline_s, ad_hoc=ad_hoc)
             for index, deadline_s in enumerate(deadlines_s)
         ]
-        self.session.offer(camera, FakeLatent(), BASE, queries, now_s)
+        self.frames.offer(camera, FakeLatent(), BASE, queries, now_s)
         return self.open()
 
-    def open(self) -> SendOpen:
-        (effect,) = [effect for effect in self.session.take_effects() if isinstance(effect, SendOpen)]
-        return effect
+    def open(self) -> Departure:
+        (departure,) = [departure for departure in self.frames.take_departures() if departure.lane is Lane.OPEN]
+        return departure
 
-    def refine(self, opened: SendOpen, stop: int, now_s: float, attempt: int = 1) -> SendToWorker:
-        message = Refine(worker="w0", frame=opened.frame, attempt=attempt, start=BASE, stop=stop, lease_ms=3000)
-        self.session.receive_control(opened.camera, message, now_s)
-        (effect,) = [effect for effect in self.session.take_effects() if isinstance(effect, SendToWorker)]
-        return effect
+    def refine(self, opened: Departure, stop: int, now_s: float, attempt: int = 1) -> Departure:
+        message = Refine(worker="w0", frame=frame_of(opened), attempt=attempt, start=BASE, stop=stop, lease_ms=3000)
+        self.frames.receive_control(camera_of(opened), message, now_s)
+        (departure,) = [departure for departure in self.frames.take_departures() if departure.label == "chunk"]
+        return departure
 
     def answer(
-        self, opened: SendOpen, score: float, *, question: str = "q0", latents: int = BASE, safe: bool = False,
+        self, opened: Departure, score: float, *, question: str = "q0", latents: int = BASE, safe: bool = False,
         now_s: float = 0.1,
     ) -> None:  # fmt: skip
         outcome = Outcome.ANSWERED if safe else None
-        query_id = standing_query_id(opened.camera, opened.frame, question)
+        query_id = standing_query_id(camera_of(opened), frame_of(opened), question)
         answer = Answer.model_validate(
-            {"query_id": query_id, "owner": "site/north", "camera": opened.camera, "frame": opened.frame, "attempt": 1,
+            {"query_id": query_id, "owner": "site/north", "camera": camera_of(opened), "frame": frame_of(opened), "attempt": 1,
              "question_id": question, "worker": "w0", "outcome": outcome, "text": "yes", "score": score,
              "latents": latents, "payload_bytes": 10, "looks": 1}
         )  # fmt: skip
-        self.session.receive_answer(answer, now_s)
+        self.frames.receive_answer(answer, now_s)
 
 
-def bid_of(effect: SendOpen | SendToWorker, now_s: float = 0.0) -> Bid:
+def frame_of(departure: Departure) -> FrameId:
+    assert departure.frame is not None
+    return departure.frame
+
+
+def camera_of(departure: Departure) -> str:
+    assert departure.camera is not None
+    return departure.camera
+
+
+def bid_of(effect: Departure, now_s: float = 0.0) -> Bid:
     assert effect.bid is not None
     bid = effect.bid(now_s)
     assert bid is not None
@@ -89,10 +100,10 @@ def test_the_edge_learns_for_which_camera_the_base_prefix_is_enough() -> None:
     for number in range(40):
         for camera, safe in (("easy", True), ("hard", False)):
             opened = edge.offer(now_s := number + 10.0, camera=camera, now_s=float(number))
-            assert opened.message(float(number)) is not None
+            assert opened.stamp(float(number)) is not None
             edge.answer(opened, 0.6, safe=safe, now_s=number + 0.1)
-            edge.session.tick(now_s)
-            edge.session.take_effects()
+            edge.frames.tick(now_s)
+            edge.frames.take_departures()
     easy, hard = (bid_of(edge.offer(100.0, camera=camera, now_s=60.0), 60.0).gain for camera in ("easy", "hard"))
     assert easy > 0.9
     assert hard < 0.1
@@ -101,10 +112,10 @@ def test_the_edge_learns_for_which_camera_the_base_prefix_is_enough() -> None:
 def test_a_refinement_that_completes_the_latent_offers_one_a_query_and_another_its_score() -> None:
     edge = Edge()
     opened = edge.offer(10.0, 10.0)
-    opened.message(0.0)
+    opened.stamp(0.0)
     edge.answer(opened, 0.8)
     edge.answer(opened, 0.3, question="q1")
-    edge.session.take_effects()
+    edge.frames.take_departures()
     assert bid_of(edge.refine(opened, LATENTS // 2, 0.2)).gain == pytest.approx(1.1)
     assert bid_of(edge.refine(opened, LATENTS, 0.2)).gain == pytest.approx(2.0)
 
@@ -113,15 +124,15 @@ def test_scores_that_promise_too_much_are_believed_less() -> None:
     edge = Edge()
     for number in range(40):
         opened = edge.offer(number + 10.0, now_s=float(number))
-        opened.message(float(number))
+        opened.stamp(float(number))
         edge.answer(opened, 0.9, now_s=number + 0.1)
         edge.answer(opened, 0.9, latents=2 * BASE, now_s=number + 0.2)
-        edge.session.tick(number + 10.0)
-        edge.session.take_effects()
+        edge.frames.tick(number + 10.0)
+        edge.frames.take_departures()
     opened = edge.offer(100.0, now_s=60.0)
-    opened.message(60.0)
+    opened.stamp(60.0)
     edge.answer(opened, 0.9, now_s=60.1)
-    edge.session.take_effects()
+    edge.frames.take_departures()
     assert bid_of(edge.refine(opened, 2 * BASE, 60.2), 60.2).gain < 0.2
 
 
@@ -148,16 +159,16 @@ def test_queries_that_cannot_be_in_time_any_more_offer_nothing_while_others_can(
 def test_what_is_decided_or_opened_again_offers_nothing() -> None:
     edge = Edge()
     opened = edge.offer(10.0)
-    opened.message(0.0)
+    opened.stamp(0.0)
     assert opened.bid(0.1) is None, "it has left"
     chunk = edge.refine(opened, LATENTS, 0.2)
     assert chunk.bid is not None
     assert chunk.bid(0.3) is not None
-    edge.session.tick(3.5)
-    edge.session.tick(4.5)
+    edge.frames.tick(3.5)
+    edge.frames.tick(4.5)
     again = edge.open()
     assert bid_of(again, 4.5).gain == pytest.approx(1.0), "the further open carries the whole latent"
-    again.message(4.5)
+    again.stamp(4.5)
     assert chunk.bid(4.6) is None, "it was for an owner that is silent"
     edge.answer(opened, 0.9, safe=True, now_s=4.6)
     assert again.bid(4.7) is None
@@ -175,9 +186,9 @@ def test_the_margin_follows_the_round_trip() -> None:
     edge = Edge()
     for number in range(30):
         opened = edge.offer(number * 5.0 + 20.0, now_s=number * 5.0)
-        opened.message(number * 5.0)
+        opened.stamp(number * 5.0)
         edge.answer(opened, 0.9, safe=True, now_s=number * 5.0 + 2.0)
-        edge.session.take_effects()
+        edge.frames.take_departures()
     bid = bid_of(edge.offer(170.0, ad_hoc=True, now_s=150.0), 150.0)
     assert 170.0 - bid.leave_by_s == pytest.approx(DECISION_MARGIN_S + 2.0, abs=0.2)
 

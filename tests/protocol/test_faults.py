@@ -71,8 +71,8 @@ def _faulty_fleet(seed: int) -> Fleet:
             fleet.at(start_s + draw.random() * 10, partial(fleet.wake, name))
     if draw.random() < 0.3:
         down_s = draw.random() * 3
-        fleet.at(down_s, lambda: fleet.edge.connection(False, fleet.now_s))
-        fleet.at(down_s + 2, lambda: fleet.edge.connection(True, fleet.now_s))
+        fleet.at(down_s, lambda: fleet.edge_connection(False))
+        fleet.at(down_s + 2, lambda: fleet.edge_connection(True))
         fleet.at(down_s + 2, lambda: fleet.edge_status(online=True, cameras=("gate", "yard")))
         if draw.random() < 0.5:  # it was the broker that was away, for all
             for name in fleet.workers:

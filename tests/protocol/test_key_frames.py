@@ -6,8 +6,10 @@ import itertools
 
 import pytest
 
-from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import GivenKey, SendKeyFrame, SendOpen
+from pipeline.protocol.departures import Lane
+from pipeline.protocol.edge_frames import EdgeFrames
+from pipeline.protocol.effects import GivenKey, KeyFrameLost
+from pipeline.protocol.ports import Delivery
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WorkerStage
 from schemas.messages import (
@@ -115,11 +117,11 @@ def test_an_edge_reads_which_key_frame_an_unfinished_frame_is_given() -> None:
     key = fleet.ask("q0", camera="yard", as_key=True)
     given = fleet.ask("q0", "q1", camera="yard", given=key)
     alone = fleet.ask("q0", camera="gate")
-    assert fleet.edge.key_of("yard", key) == fleet.edge.key_of("yard", given) == key.sequence
-    assert fleet.edge.key_of("gate", alone) is None
-    assert fleet.edge.key_of("gate", FrameId(7, 99)) is None
-    fleet.edge.receive_control("yard", _reject(given), fleet.now_s)
-    assert fleet.edge.key_of("yard", given) is None
+    assert key_of(fleet.edge.frames, "yard", key) == key_of(fleet.edge.frames, "yard", given) == key.sequence
+    assert key_of(fleet.edge.frames, "gate", alone) is None
+    assert key_of(fleet.edge.frames, "gate", FrameId(7, 99)) is None
+    fleet.edge.frames.receive_control("yard", _reject(given), fleet.now_s)
+    assert key_of(fleet.edge.frames, "yard", given) is None
 
 
 def test_two_workers_that_reject_one_attempt_do_not_fail_the_frame() -> None:
@@ -127,10 +129,10 @@ def test_two_workers_that_reject_one_attempt_do_not_fail_the_frame() -> None:
     frame = fleet.ask("q0", as_key=True)
     fleet.uplink_s = lambda: 1.0
     for worker in ("w0", "w1", "w0"):
-        fleet.edge.receive_control("gate", _reject(frame, worker=worker), fleet.now_s)
+        fleet.edge.frames.receive_control("gate", _reject(frame, worker=worker), fleet.now_s)
     fleet._settle()
     fleet.run(2.0)
-    fleet.edge.receive_control("gate", _reject(frame, worker="w1"), fleet.now_s)
+    fleet.edge.frames.receive_control("gate", _reject(frame, worker="w1"), fleet.now_s)
     assert fleet.edge.unfinished() == 1
     assert [(message.attempt, message.key) for message in _opens(fleet)] == [(1, 0), (2, None)]
 
@@ -138,11 +140,11 @@ def test_two_workers_that_reject_one_attempt_do_not_fail_the_frame() -> None:
 def test_only_the_owner_may_miss_the_key_frame_of_a_claimed_frame() -> None:
     fleet = Fleet(workers=0)
     frame = fleet.ask("q0", as_key=True)
-    fleet.edge.receive_control("gate", Accept(worker="w0", frame=frame, attempt=1, lease_ms=5000), fleet.now_s)
-    fleet.edge.receive_control("gate", _reject(frame, worker="w1"), fleet.now_s)
+    fleet.edge.frames.receive_control("gate", Accept(worker="w0", frame=frame, attempt=1, lease_ms=5000), fleet.now_s)
+    fleet.edge.frames.receive_control("gate", _reject(frame, worker="w1"), fleet.now_s)
     fleet._settle()
-    assert (len(_opens(fleet)), fleet.edge.key_of("gate", frame)) == (1, frame.sequence)
-    fleet.edge.receive_control("gate", _reject(frame, worker="w0"), fleet.now_s)
+    assert (len(_opens(fleet)), key_of(fleet.edge.frames, "gate", frame)) == (1, frame.sequence)
+    fleet.edge.frames.receive_control("gate", _reject(frame, worker="w0"), fleet.now_s)
     fleet._settle()
     assert [message.key for message in _opens(fleet)] == [frame.sequence, None]
 
@@ -151,10 +153,10 @@ def test_attempts_bound_a_worker_that_misses_a_key_frame_that_is_not_named() -> 
     fleet = Fleet(workers=0, edge_settings=EdgeProtocolSettings(attempts=3))
     frame = fleet.ask("q0", as_key=True)
     for attempt in (1, 2, 3):
-        fleet.edge.receive_control("gate", _reject(frame, attempt=attempt), fleet.now_s)
+        fleet.edge.frames.receive_control("gate", _reject(frame, attempt=attempt), fleet.now_s)
         fleet._settle()
     assert [(message.attempt, message.key) for message in _opens(fleet)] == [(1, 0), (2, None), (3, None)]
-    (terminal,) = fleet.terminals
+    (terminal,) = fleet.decisions
     assert (terminal.outcome, terminal.reason) == (Outcome.FAILED, "no worker answered in 3 attempts")
 
 
@@ -269,34 +271,41 @@ def test_a_key_frame_that_found_no_way_out_leaves_its_frame_by_itself() -> None:
     assert set(fleet.outcomes().values()) == {"answered"}
 
 
+def key_of(frames: EdgeFrames, camera: str, frame: FrameId) -> int | None:
+    """Sequence number of the key frame that an unfinished frame is coded given."""
+    return next((state.key for state in frames.frames() if (state.camera, state.frame) == (camera, frame)), None)
+
+
 @pytest.mark.parametrize("open_has_left", [False, True])
 def test_a_key_frame_that_was_lost_on_its_way_is_not_named_by_an_open_that_still_waits(open_has_left: bool) -> None:
-    edge = EdgeSession(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
+    edge = EdgeFrames(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
     frame = edge.offer("gate", KEY, 4, [asked("q0", 10)], 0.0, given_key=GivenKey(GIVEN, None))
-    (key_frame,) = edge.take_effects()
-    assert isinstance(key_frame, SendKeyFrame)
-    key_frame.message()
-    (effect,) = edge.take_effects()
-    assert isinstance(effect, SendOpen)
+    (key_frame,) = edge.take_departures()
+    assert key_frame.label == "key_frame"
+    assert key_frame.done is not None
+    key_frame.stamp(0.0)
+    (departure,) = edge.take_departures()
+    assert departure.lane is Lane.OPEN
     if open_has_left:
-        effect.message(0.0)
-    edge.key_frame_lost(key_frame)
-    assert edge.take_effects() == []
-    assert edge.key_of("gate", frame) == (frame.sequence if open_has_left else None)
+        departure.stamp(0.0)
+    key_frame.done(Delivery.CONNECTION_LOST, 0.0)
+    assert edge.take_departures() == []
+    assert edge.take_lost_keys() == [KeyFrameLost("gate", frame.sequence)]
+    assert key_of(edge, "gate", frame) == (frame.sequence if open_has_left else None)
     if not open_has_left:
-        opened = effect.message(0.0)
+        opened = departure.stamp(0.0)
         assert isinstance(opened, Open)
         assert (opened.key, opened.payload) == (None, KEY.payload(0, 4))
 
 
 def test_a_key_frame_that_leaves_twice_opens_its_frame_once() -> None:
-    edge = EdgeSession(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
+    edge = EdgeFrames(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
     edge.offer("gate", KEY, 4, [asked("q0", 10)], 0.0, given_key=GivenKey(GIVEN, None))
-    (key_frame,) = edge.take_effects()
-    assert isinstance(key_frame, SendKeyFrame)
-    assert key_frame.message() == key_frame.message()
-    (effect,) = edge.take_effects()
-    assert isinstance(effect, SendOpen)
+    (key_frame,) = edge.take_departures()
+    assert key_frame.label == "key_frame"
+    assert key_frame.stamp(0.0) == key_frame.stamp(0.0)
+    (departure,) = edge.take_departures()
+    assert departure.lane is Lane.OPEN
 
 
 def test_a_damaged_key_frame_is_forgotten_and_the_frame_comes_by_itself() -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import Look, LookAnswer, SendAnswer, SendHandover, SendOpen, Terminal
+from pipeline.protocol.edge_frames import EdgeFrames
+from pipeline.protocol.effects import Look, LookAnswer, SendAnswer, SendHandover
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerSession
 from schemas import wire
@@ -64,21 +64,21 @@ def test_whatever_is_wrong_with_one_answer_its_query_fails_with_it(problem: str)
 
 @given(reason=any_text)
 def test_whatever_an_edge_ends_for_its_queries_have_an_outcome(reason: str) -> None:
-    edge = EdgeSession(EdgeProtocolSettings(), site=SITE, pool=POOL, boot=7, fingerprint=FINGERPRINT)
+    edge = EdgeFrames(EdgeProtocolSettings(), site=SITE, pool=POOL, boot=7, fingerprint=FINGERPRINT)
     edge.offer("gate", FakeLatent(), LADDER[0], [asked("q", 9.0)], 0.0)
     edge.abandon(reason)
-    (ended,) = [effect for effect in edge.take_effects() if isinstance(effect, Terminal)]
+    (ended,) = edge.take_decisions()
     assert ended.publish is not None
     assert wire.decode(Family.OUTCOME, wire.encode(ended.publish)) == ended.publish
 
 
 def test_the_numbers_of_a_cameras_frames_begin_again_when_they_run_out() -> None:
-    edge = EdgeSession(EdgeProtocolSettings(), site=SITE, pool=POOL, boot=7, fingerprint=FINGERPRINT)
+    edge = EdgeFrames(EdgeProtocolSettings(), site=SITE, pool=POOL, boot=7, fingerprint=FINGERPRINT)
     edge._sequence["gate"] = 2**32 - 3
     frames = [edge.offer("gate", FakeLatent(), LADDER[0], [asked("q", 9.0)], 0.0) for _ in range(4)]
     assert [frame.sequence for frame in frames] == [2**32 - 3, 2**32 - 2, 0, 1]
-    opens = [effect for effect in edge.take_effects() if isinstance(effect, SendOpen)]
-    assert [message.frame for effect in opens if isinstance(message := effect.message(1.0), Open)] == frames[-1:]
+    opens = edge.take_departures()
+    assert [message.frame for open_ in opens if isinstance(message := open_.stamp(1.0), Open)] == frames[-1:]
 
 
 @pytest.mark.parametrize("client", [None, "c" * 32])

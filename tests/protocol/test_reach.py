@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.protocol.departures import Lane
 from pipeline.protocol.edge_frame import EdgeStage
-from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import LookAnswer, SendOpen
+from pipeline.protocol.edge_frames import EdgeFrames
+from pipeline.protocol.effects import LookAnswer
+from pipeline.protocol.ports import Delivery
 from pipeline.protocol.settings import EdgeProtocolSettings
 from schemas.messages import Accept, Chunk, Open, Refine, Status
 from schemas.types import FrameId
@@ -19,34 +21,38 @@ LEASE_S = EdgeProtocolSettings().base_lease_s
 
 
 class Edge:
-    """An edge session with one frame that has left the uplink at 0."""
+    """An edge with one frame that has left the uplink at 0."""
 
     def __init__(self, attempts: int = 3) -> None:
         settings = EdgeProtocolSettings(attempts=attempts)
-        self.session = EdgeSession(settings, site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
-        self.frame = self.session.offer("gate", FakeLatent(), 4, [asked("q0", 100.0)], 0.0)
-        (effect,) = self.session.take_effects()
-        assert isinstance(effect, SendOpen)
-        effect.message(0.0)
-        self.effect = effect
+        self.frames = EdgeFrames(settings, site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
+        self.frame = self.frames.offer("gate", FakeLatent(), 4, [asked("q0", 100.0)], 0.0)
+        (self.departure,) = self.frames.take_departures()
+        assert self.departure.lane is Lane.OPEN
+        self.departure.stamp(0.0)
+
+    def lost(self, now_s: float) -> None:
+        """The connection breaks before the broker's word on the open."""
+        assert self.departure.done is not None
+        self.departure.done(Delivery.CONNECTION_LOST, now_s)
 
     def stage(self) -> EdgeStage:
-        return self.session.frames()[0].stage
+        return self.frames.frames()[0].stage
 
     def claim(self, now_s: float, lease_s: float = 60.0) -> None:
         accept = Accept(worker="w0", frame=self.frame, attempt=1, lease_ms=round(1000 * lease_s))
-        self.session.receive_control("gate", accept, now_s)
+        self.frames.receive_control("gate", accept, now_s)
         assert self.stage() is EdgeStage.OWNED
 
     def reconnect(self, down_s: float, up_s: float) -> None:
-        self.session.connection(False, down_s)
-        self.session.connection(True, up_s)
+        self.frames.connection(False, down_s)
+        self.frames.connection(True, up_s)
 
     def reopened(self, now_s: float) -> Open | None:
         """What leaves now."""
-        self.session.tick(now_s)
-        opens = [effect for effect in self.session.take_effects() if isinstance(effect, SendOpen)]
-        message = opens[0].message(now_s) if opens else None
+        self.frames.tick(now_s)
+        opens = [departure for departure in self.frames.take_departures() if departure.lane is Lane.OPEN]
+        message = opens[0].stamp(now_s) if opens else None
         assert message is None or isinstance(message, Open)
         return message
 
@@ -60,13 +66,13 @@ def test_no_lease_is_judged_without_a_connection_and_one_grace_period_after_it(o
     edge = Edge()
     if owned:
         edge.claim(0.5)
-    edge.session.connection(False, 1.0)
-    edge.session.tick(80.0)
+    edge.frames.connection(False, 1.0)
+    edge.frames.tick(80.0)
     assert edge.stage() is (EdgeStage.OWNED if owned else EdgeStage.OPENED)
-    edge.session.connection(True, 80.0)
-    edge.session.tick(80.0 + 0.9 * GRACE_S)
+    edge.frames.connection(True, 80.0)
+    edge.frames.tick(80.0 + 0.9 * GRACE_S)
     assert edge.stage() is not EdgeStage.BACKOFF
-    edge.session.tick(80.0 + 1.1 * GRACE_S)
+    edge.frames.tick(80.0 + 1.1 * GRACE_S)
     assert edge.stage() is EdgeStage.BACKOFF
 
 
@@ -75,13 +81,13 @@ def test_an_owner_that_speaks_after_the_reconnect_keeps_its_lease() -> None:
     edge.claim(0.5)
     edge.reconnect(1.0, 2.0)
     edge.claim(2.0 + 0.5 * GRACE_S, lease_s=10.0)
-    edge.session.tick(2.0 + 2 * GRACE_S)
+    edge.frames.tick(2.0 + 2 * GRACE_S)
     assert edge.stage() is EdgeStage.OWNED
 
 
 def test_the_end_of_a_back_off_does_not_wait_for_the_grace_period() -> None:
     edge = Edge()
-    edge.session.tick(LEASE_S)
+    edge.frames.tick(LEASE_S)
     assert edge.stage() is EdgeStage.BACKOFF
     edge.reconnect(LEASE_S + 0.1, LEASE_S + 2.0)
     assert edge.reopened(LEASE_S + 2.0) is not None
@@ -89,22 +95,22 @@ def test_the_end_of_a_back_off_does_not_wait_for_the_grace_period() -> None:
 
 def test_an_open_that_the_broker_has_not_acknowledged_goes_again_with_the_next_connection() -> None:
     edge = Edge()
-    edge.session.connection(False, 0.1)
-    edge.session.open_lost(edge.effect, 0.1)
+    edge.frames.connection(False, 0.1)
+    edge.lost(0.1)
     assert edge.reopened(0.1) is None
-    edge.session.connection(True, 0.4)
+    edge.frames.connection(True, 0.4)
     again = edge.reopened(0.4)
     assert again is not None
     assert again.attempt == 2
-    assert edge.session.counters["open_lost"] == 1
+    assert edge.frames.counters["open_lost"] == 1
 
 
 def test_the_last_attempt_waits_for_its_lease_although_its_open_may_be_lost() -> None:
     edge = Edge(attempts=1)
-    edge.session.connection(False, 0.1)
-    edge.session.open_lost(edge.effect, 0.1)
-    edge.session.connection(True, 0.4)
-    assert edge.session.unfinished() == 1
+    edge.frames.connection(False, 0.1)
+    edge.lost(0.1)
+    edge.frames.connection(True, 0.4)
+    assert edge.frames.unfinished() == 1
     edge.claim(0.5)
 
 
@@ -112,23 +118,23 @@ def test_what_met_an_empty_pool_after_the_broker_s_restart_goes_again_when_the_f
     edge = Edge()
     edge.reconnect(0.1, 0.2)
     assert edge.reopened(0.3) is None
-    edge.session.receive_worker_status(worker(), 0.3, retained=True)
-    edge.session.receive_worker_status(worker(pool="other"), 0.3)
+    edge.frames.receive_worker_status(worker(), 0.3, retained=True)
+    edge.frames.receive_worker_status(worker(pool="other"), 0.3)
     assert edge.stage() is EdgeStage.OPENED, "what was retained proves nothing, and another pool cannot help"
-    edge.session.receive_worker_status(worker(), 0.6)
+    edge.frames.receive_worker_status(worker(), 0.6)
     again = edge.reopened(0.6)
     assert again is not None
-    edge.session.receive_worker_status(worker(name="w1"), 0.7)
+    edge.frames.receive_worker_status(worker(name="w1"), 0.7)
     assert edge.reopened(0.7) is None, "the pool is known to be there"
 
 
 def test_a_worker_that_joins_a_pool_at_work_changes_nothing() -> None:
     edge = Edge()
-    edge.session.receive_worker_status(worker(name="w9"), 0.5)
+    edge.frames.receive_worker_status(worker(name="w9"), 0.5)
     assert edge.stage() is EdgeStage.OPENED
     edge.reconnect(1.0, 1.1)
-    edge.session.receive_control("gate", Accept(worker="w1", frame=FrameId(1, 99), attempt=1, lease_ms=9), 1.2)
-    edge.session.receive_worker_status(worker(name="w9"), 1.3)
+    edge.frames.receive_control("gate", Accept(worker="w1", frame=FrameId(1, 99), attempt=1, lease_ms=9), 1.2)
+    edge.frames.receive_worker_status(worker(name="w9"), 1.3)
     assert edge.stage() is EdgeStage.OPENED, "somebody of the pool has spoken since"
 
 
@@ -136,10 +142,10 @@ def test_a_worker_that_joins_a_pool_at_work_changes_nothing() -> None:
 def test_a_last_will_shortens_the_wait_of_an_open_that_nobody_has_claimed(retained: bool, judged_s: float) -> None:
     edge = Edge()
     for now_s in (0.3, 0.4):  # more wills than one shorten it once
-        edge.session.receive_worker_status(worker(False), now_s, retained=retained)
-    edge.session.tick(judged_s - 0.1)
+        edge.frames.receive_worker_status(worker(False), now_s, retained=retained)
+    edge.frames.tick(judged_s - 0.1)
     assert edge.stage() is EdgeStage.OPENED
-    edge.session.tick(judged_s + 0.1)
+    edge.frames.tick(judged_s + 0.1)
     assert edge.stage() is EdgeStage.BACKOFF
 
 

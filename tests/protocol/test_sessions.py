@@ -6,8 +6,10 @@ import itertools
 
 import pytest
 
-from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import LookAnswer, ReplyTo, SendAnswer, SendOpen, Terminal
+from pipeline.protocol.departures import Departure, Lane
+from pipeline.protocol.edge_frames import EdgeFrames
+from pipeline.protocol.effects import Decision, LookAnswer, ReplyTo, SendAnswer
+from pipeline.protocol.ports import Delivery
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from schemas.errors import StateError, TopicError
 from schemas.identity import standing_query_id
@@ -91,7 +93,7 @@ def test_deadline_while_a_refine_is_in_flight_gives_the_best_prefix_so_far() -> 
     fleet.drop = lambda topic, message: isinstance(message, Chunk)
     fleet.ask("q0", deadline_s=3.0)
     fleet.run()
-    (terminal,) = fleet.terminals
+    (terminal,) = fleet.decisions
     assert terminal.outcome is Outcome.DEGRADED
     assert terminal.answer is not None
     assert terminal.answer.latents == 4
@@ -114,7 +116,7 @@ def test_a_worker_that_never_answers_costs_three_attempts_and_then_fails() -> No
     fleet.freeze("w0")
     fleet.ask("q0", deadline_s=60.0)
     fleet.run(50.0)
-    (terminal,) = fleet.terminals
+    (terminal,) = fleet.decisions
     assert terminal.outcome is Outcome.FAILED
     assert "3 attempts" in terminal.reason
     assert terminal.publish is not None
@@ -158,12 +160,12 @@ def test_a_last_will_shortens_the_wait() -> None:
 
 def test_a_will_of_an_earlier_boot_is_ignored() -> None:
     fleet = Fleet(score=scores_at(0.5, 0.99))
-    fleet.edge.receive_worker_status(Status(kind="worker", id="w0", boot=1, online=True), 0.0)
-    fleet.edge.receive_worker_status(Status(kind="worker", id="w0", boot=2, online=True), 0.0)
+    fleet.worker_status(Status(kind="worker", id="w0", boot=1, online=True))
+    fleet.worker_status(Status(kind="worker", id="w0", boot=2, online=True))
     fleet.delay_s = lambda topic, message: 0.5
     fleet.ask("q0")
     fleet.run(1.5)
-    fleet.edge.receive_worker_status(Status(kind="worker", id="w0", boot=1, online=False), fleet.now_s)
+    fleet.worker_status(Status(kind="worker", id="w0", boot=1, online=False))
     fleet.run()
     assert fleet.edge.counters["stale_will"] == 1
     assert fleet.edge.counters["owner_lost"] == 0
@@ -175,7 +177,7 @@ def test_the_first_of_two_claimants_owns_the_frame_and_the_other_is_told() -> No
     frame = fleet.ask("q0")
     fleet.run(0.1)
     late = Refine(worker="w9", frame=frame, attempt=1, start=4, stop=8, lease_ms=1000)
-    fleet.edge.receive_control("gate", late, fleet.now_s)
+    fleet.edge.frames.receive_control("gate", late, fleet.now_s)
     fleet._settle()
     assert ("lb/v2/chunk/w9/gate", Gone(camera="gate", frame=frame, attempt=1)) in fleet.sent
     fleet.run()
@@ -221,7 +223,7 @@ def test_reordered_chunks_make_the_same_prefix() -> None:
         session.receive_chunk("gate", chunk, fleet.now_s)
     assert session.counters["chunk_early"] == 2
     fleet.run()
-    (terminal,) = fleet.terminals
+    (terminal,) = fleet.decisions
     assert terminal.answer is not None
     assert (terminal.outcome, terminal.answer.latents) == (Outcome.ANSWERED, 16)
 
@@ -286,7 +288,7 @@ def test_after_an_edge_restart_old_frames_are_unknown_and_new_ones_are_answered(
     fleet.delay_s = lambda topic, message: 0.3
     fleet.ask("a1", ad_hoc=True, deadline_s=20.0)
     fleet.run(0.5)
-    fleet.edge = EdgeSession(EdgeProtocolSettings(), site="north", pool=POOL, boot=8, fingerprint=FINGERPRINT)
+    fleet.start_edge(boot=8)
     fleet.ask("q0")
     frame = fleet.ask("a1", ad_hoc=True, deadline_s=19.0)
     assert frame.boot == 8
@@ -301,7 +303,7 @@ def test_an_unknown_fingerprint_is_rejected_and_never_decoded() -> None:
     fleet.add_worker("w0", scores_at(1.0), fingerprint=b"\xff\xff\xff\xff")
     fleet.ask("q0")
     fleet.run()
-    (terminal,) = fleet.terminals
+    (terminal,) = fleet.decisions
     assert terminal.outcome is Outcome.FAILED
     assert "ffffffff" in terminal.reason
     assert "01020304" in terminal.reason
@@ -378,32 +380,30 @@ def test_a_draining_worker_finishes_what_it_has_and_admits_nothing() -> None:
 
 
 def test_a_newer_frame_supersedes_standing_questions_that_wait_for_the_uplink() -> None:
-    edge = EdgeSession(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
+    edge = EdgeFrames(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
     old = edge.offer("gate", FakeLatent(), 4, [asked("q0", 10), asked("a1", 10, ad_hoc=True)], 0.0)
     edge.offer("gate", FakeLatent(), 4, [asked("q0", 11)], 1.0)
-    effects = edge.take_effects()
-    (terminal,) = [effect for effect in effects if isinstance(effect, Terminal)]
-    assert terminal.query_id == standing_query_id("gate", old, "q0")
-    assert terminal.outcome is Outcome.SUPERSEDED
-    assert isinstance(effects[0], SendOpen)
-    first = effects[0].message(1.0)
+    (decision,) = edge.take_decisions()
+    assert decision.query_id == standing_query_id("gate", old, "q0")
+    assert decision.outcome is Outcome.SUPERSEDED
+    first = edge.take_departures()[0].stamp(1.0)
     assert isinstance(first, Open)
     assert [ref.question_id for ref in first.queries] == ["a1"], "the ad-hoc question is kept"
 
 
 def test_an_overtaken_open_that_has_nothing_left_to_ask_is_not_sent() -> None:
-    edge = EdgeSession(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
+    edge = EdgeFrames(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
     edge.offer("gate", FakeLatent(), 4, [asked("q0", 10)], 0.0)
     edge.offer("gate", FakeLatent(), 4, [asked("q0", 11)], 1.0)
-    first, second = [effect for effect in edge.take_effects() if isinstance(effect, SendOpen)]
-    assert first.message(1.0) is None
-    assert isinstance(second.message(1.0), Open)
+    first, second = edge.take_departures()
+    assert first.stamp(1.0) is None
+    assert isinstance(second.stamp(1.0), Open)
 
 
 def test_remaining_time_is_stamped_when_the_message_leaves() -> None:
-    edge = EdgeSession(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
+    edge = EdgeFrames(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
     edge.offer("gate", FakeLatent(), 4, [asked("q0", 10.0)], 0.0)
-    message = _only_open(edge).message(7.5)
+    message = _only_open(edge).stamp(7.5)
     assert isinstance(message, Open)
     assert message.queries[0].remaining_ms == 2500
 
@@ -412,18 +412,17 @@ def test_remaining_time_is_stamped_when_the_message_leaves() -> None:
 def test_reason_16_changes_nothing_because_a_recorder_hides_it(deadline_s: float) -> None:
     def life(no_subscribers: bool) -> tuple[list[tuple[float, object]], int]:
         """Opens and terminals with their times, where no worker ever is."""
-        edge = EdgeSession(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
+        edge = EdgeFrames(EdgeProtocolSettings(), site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
         edge.offer("gate", FakeLatent(), 4, [asked("q0", deadline_s)], 0.0)
         seen: list[tuple[float, object]] = []
         now_s: float | None = 0.0
         while now_s is not None:
             edge.tick(now_s)
-            for effect in edge.take_effects():
-                if isinstance(effect, SendOpen):
-                    seen.append((now_s, effect.message(now_s)))
-                    edge.left_uplink(effect, now_s, no_subscribers=no_subscribers)
-                elif isinstance(effect, Terminal):
-                    seen.append((now_s, effect.outcome))
+            for departure in edge.take_departures():
+                seen.append((now_s, departure.stamp(now_s)))
+                assert departure.done is not None
+                departure.done(Delivery.NO_SUBSCRIBERS if no_subscribers else Delivery.DELIVERED, now_s)
+            seen += [(now_s, decision.outcome) for decision in edge.take_decisions()]
             now_s = edge.next_wake_s()
         return seen, edge.counters["no_subscribers"]
 
@@ -437,12 +436,11 @@ def test_reason_16_changes_nothing_because_a_recorder_hides_it(deadline_s: float
 
 def test_a_camera_keeps_a_bounded_number_of_frames_and_no_ad_hoc_question_is_dropped() -> None:
     settings = EdgeProtocolSettings(max_frames_per_camera=4)
-    edge = EdgeSession(settings, site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
+    edge = EdgeFrames(settings, site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
     edge.offer("gate", FakeLatent(), 4, [asked("a1", 100, ad_hoc=True)], 0.0)
     for index in range(10):
         edge.offer("gate", FakeLatent(), 4, [asked(f"q{index}", 100)], 0.0)
-    terminals = [effect for effect in edge.take_effects() if isinstance(effect, Terminal)]
-    assert {terminal.outcome for terminal in terminals} == {Outcome.SUPERSEDED}
+    assert {decision.outcome for decision in edge.take_decisions()} == {Outcome.SUPERSEDED}
     assert edge.ad_hoc_state("gate/@me/a1") == FrameId(1, 0)
     assert edge.unfinished() <= 5
 
@@ -453,8 +451,8 @@ def test_a_decided_ad_hoc_query_is_remembered_for_who_asks_again() -> None:
     session.receive_ask("gate", "me", ask_message("a1"), ReplyTo("lb/v2/reply/me/gate/a1", b"7"))
     fleet.ask("a1", ad_hoc=True)
     fleet.run()
-    state = fleet.edge.ad_hoc_state("gate/@me/a1")
-    assert isinstance(state, Terminal)
+    state = fleet.edge.frames.ad_hoc_state("gate/@me/a1")
+    assert isinstance(state, Decision)
     assert state.outcome is Outcome.ANSWERED
     assert fleet.replies == ["lb/v2/reply/me/gate/a1"]
     with pytest.raises(StateError, match="known already"):
@@ -464,7 +462,7 @@ def test_a_decided_ad_hoc_query_is_remembered_for_who_asks_again() -> None:
 def test_abandon_leaves_no_query_without_an_outcome() -> None:
     fleet = Fleet(workers=0)
     fleet.ask("q0", "q1")
-    fleet.edge.drain()
+    fleet.edge.drain("edge stopped")
     with pytest.raises(StateError, match="drains"):
         fleet.ask("q2")
     fleet.edge.abandon("edge stopped")
@@ -509,7 +507,7 @@ def test_an_owner_may_reject_and_nobody_else() -> None:
     fleet.run(0.2)
     for worker in ("w9", "w0"):
         reject = Reject(worker=worker, frame=frame, attempt=1, reason=RejectReason.MODEL, fingerprint=FINGERPRINT)
-        fleet.edge.receive_control("gate", reject, fleet.now_s)
+        fleet.edge.frames.receive_control("gate", reject, fleet.now_s)
         assert fleet.edge.unfinished() == (1 if worker == "w9" else 0)
     fleet._settle()
     assert list(fleet.outcomes().values()) == ["failed"]
@@ -538,8 +536,8 @@ def test_a_look_that_fails_fails_its_frame_alone() -> None:
     assert session.unfinished() == 0
 
 
-def _only_open(edge: EdgeSession) -> SendOpen:
-    """The one effect that waits, an open."""
-    (effect,) = edge.take_effects()
-    assert isinstance(effect, SendOpen)
-    return effect
+def _only_open(edge: EdgeFrames) -> Departure:
+    """The one message that wants to leave, an open."""
+    (departure,) = edge.take_departures()
+    assert departure.lane is Lane.OPEN
+    return departure

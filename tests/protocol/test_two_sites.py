@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from pipeline.protocol.edge_frames import EdgeFrames
 from pipeline.protocol.edge_names import CONTESTED_S
-from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import AskedQuery, LookAnswer, SendAnswer, SendControl, SendOpen, SendToWorker, Terminal
+from pipeline.protocol.effects import AskedQuery, Decision, LookAnswer, SendAnswer, SendControl
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerSession
 from schemas.errors import CameraNameError
-from schemas.messages import Accept, Chunk, Gone, Reject, RejectReason
+from schemas.messages import Accept, Chunk, Gone, Open, Reject, RejectReason
 from schemas.types import FrameId, Outcome
 from tests.protocol.fake_latents import FakeLatent
 from tests.protocol.harness import FINGERPRINT, POOL, STOP_RULE
@@ -22,22 +22,22 @@ NORTH, SOUTH = 7, 8
 NORTH_HAS_IT = "site 'south' opens frames of camera 'gate', which site 'north' has"
 
 
-def _edge(site: str, boot: int) -> EdgeSession:
-    return EdgeSession(EdgeProtocolSettings(), site=site, pool=POOL, boot=boot, fingerprint=FINGERPRINT)
+def _edge(site: str, boot: int) -> EdgeFrames:
+    return EdgeFrames(EdgeProtocolSettings(), site=site, pool=POOL, boot=boot, fingerprint=FINGERPRINT)
 
 
 @dataclass
 class Sites:
     """Two edges with a camera ``gate``, and a worker whose words about it both of them read."""
 
-    north: EdgeSession = field(default_factory=lambda: _edge("north", NORTH))
-    south: EdgeSession = field(default_factory=lambda: _edge("south", SOUTH))
+    north: EdgeFrames = field(default_factory=lambda: _edge("north", NORTH))
+    south: EdgeFrames = field(default_factory=lambda: _edge("south", SOUTH))
     worker: WorkerSession = field(
         default_factory=lambda: WorkerSession(
             WorkerProtocolSettings(), worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE
         )
     )
-    terminals: list[Terminal] = field(default_factory=list)
+    terminals: list[Decision] = field(default_factory=list)
     gone: int = 0
     told: dict[str, list[str]] = field(default_factory=lambda: {"north": [], "south": [], "worker": []})
     """What each one logs."""
@@ -56,21 +56,18 @@ class Sites:
     def _round(self, now_s: float) -> bool:
         spoke = False
         for edge in (self.north, self.south):
-            for effect in edge.take_effects():
+            self.terminals += edge.take_decisions()
+            for departure in edge.take_departures():
                 spoke = True
-                match effect:
-                    case SendOpen():
-                        message = effect.message(now_s)
-                        assert message is not None
+                match departure.stamp(now_s):
+                    case Open() as message:
                         with self._log("worker"):
                             self.worker.receive_open("gate", message, now_s)
-                    case SendToWorker(message=Gone() as gone):
+                    case Gone() as gone:
                         self.gone += 1
                         self.worker.receive_gone("gate", gone)
-                    case SendToWorker(message=Chunk() as chunk):
+                    case Chunk() as chunk:
                         self.worker.receive_chunk("gate", chunk, now_s)
-                    case Terminal():
-                        self.terminals.append(effect)
         for look in self.worker.take_looks(8, now_s):
             score = look.stop / STOP_RULE.ladder[-1]
             self.worker.finish_look(look, [LookAnswer(query.query_id, "yes", score) for query in look.queries], now_s)
@@ -136,7 +133,7 @@ def test_frames_of_an_earlier_process_of_the_site_are_still_gone() -> None:
     edge = _edge("north", NORTH)
     accept = Accept(worker="w0", frame=FrameId(3, 1), attempt=1, lease_ms=1_000)
     edge.receive_control("gate", accept, 0.0)
-    assert [effect.message for effect in edge.take_effects() if isinstance(effect, SendToWorker)] == [
+    assert [departure.stamp(0.0) for departure in edge.take_departures()] == [
         Gone(camera="gate", frame=FrameId(3, 1), attempt=1)
     ]
 
@@ -147,22 +144,21 @@ def test_unknown_frames_are_left_alone_while_the_name_is_contested(later_s: floa
     reject = Reject(worker="w0", frame=FrameId(SOUTH, 1), attempt=1, reason=RejectReason.CAMERA, fingerprint=bytes(4))
     with pytest.raises(CameraNameError):
         edge.receive_control("gate", reject, 0.0)
-    assert edge.take_effects() == []
+    assert edge.take_departures() == []
     for boot in (SOUTH, NORTH):
         accept = Accept(worker="w0", frame=FrameId(boot, 5), attempt=1, lease_ms=1_000)
         edge.receive_control("gate", accept, later_s)
-    assert len(edge.take_effects()) == gone + 1, "its own boot's unknown frames are gone in any case"
+    assert len(edge.take_departures()) == gone + 1, "its own boot's unknown frames are gone in any case"
 
 
 def test_a_query_of_the_site_ends_once_when_its_name_is_refused() -> None:
     edge = _edge("north", NORTH)
     frame = edge.offer("gate", FakeLatent(), 4, [asked("q0", 9.0)], 0.0)
-    (opened,) = edge.take_effects()
-    assert isinstance(opened, SendOpen)
-    assert opened.message(0.0) is not None
+    (opened,) = edge.take_departures()
+    assert isinstance(opened.stamp(0.0), Open)
     reject = Reject(worker="w0", frame=frame, attempt=1, reason=RejectReason.CAMERA, fingerprint=bytes(4))
     for _again in range(2):
         with pytest.raises(CameraNameError, match="site 'north' opens frames of camera 'gate', which another site has"):
             edge.receive_control("gate", reject, 0.1)
-    assert [effect.outcome for effect in edge.take_effects() if isinstance(effect, Terminal)] == [Outcome.FAILED]
+    assert [decision.outcome for decision in edge.take_decisions()] == [Outcome.FAILED]
     assert edge.unfinished() == 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import LookAnswer, ReplyTo, SendAnswer, SendControl, SendOpen, Terminal
+from pipeline.protocol.edge_frames import EdgeFrames
+from pipeline.protocol.effects import LookAnswer, ReplyTo, SendAnswer, SendControl
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerSession
 from schemas import topics
@@ -253,14 +253,13 @@ def test_one_camera_cannot_take_all_places_of_a_worker() -> None:
 
 @pytest.mark.parametrize("deadline_s", [100.0, 86_400.0])
 def test_a_pool_that_stays_busy_ends_a_query_once(deadline_s: float) -> None:
-    edge = EdgeSession(EdgeProtocolSettings(), site=SITE, pool=POOL, boot=1, fingerprint=FINGERPRINT)
+    edge = EdgeFrames(EdgeProtocolSettings(), site=SITE, pool=POOL, boot=1, fingerprint=FINGERPRINT)
     frame = edge.offer("gate", FakeLatent(), 4, [asked("a1", deadline_s, ad_hoc=True)], 0.0)
-    now_s, opens, terminals = 0.0, 0, []
+    now_s, opens = 0.0, 0
     while edge.unfinished():
-        for effect in edge.take_effects():
-            if isinstance(effect, SendOpen):
-                opened = effect.message(now_s)
-                assert opened is not None
+        for departure in edge.take_departures():
+            opened = departure.stamp(now_s)
+            if isinstance(opened, Open):
                 opens += 1
                 busy = Busy(worker="w0", frame=frame, attempt=opened.attempt, retry_after_ms=100)
                 edge.receive_control("gate", busy, now_s)
@@ -268,7 +267,6 @@ def test_a_pool_that_stays_busy_ends_a_query_once(deadline_s: float) -> None:
         assert due_s is not None
         now_s = max(now_s, due_s)
         edge.tick(now_s)
-    terminals = [effect for effect in edge.take_effects() if isinstance(effect, Terminal)]
-    assert [terminal.outcome for terminal in terminals] == [Outcome.EXPIRED]
+    assert [decision.outcome for decision in edge.take_decisions()] == [Outcome.EXPIRED]
     assert opens <= 255
     assert now_s >= deadline_s

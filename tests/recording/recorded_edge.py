@@ -8,10 +8,10 @@ from typing import Any
 
 from edge_nodes.node import run_edge
 from edge_nodes.observer import OfferedFrame
-from pipeline.protocol.ports import Sent
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.latent import EncodedLatent
 from pipeline.protocol.effects import Decision
+from pipeline.protocol.ports import Sent
 from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings
 from schemas import topics, wire
