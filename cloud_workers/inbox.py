@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipeline.bus.base import Inbound, Subscription
-from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.reply_to import reply_to
+from pipeline.protocol.worker_session import WorkerSession
 from schemas import topics, wire
 from schemas.errors import TopicError, WireError
 from schemas.messages import Ask, Chunk, Gone, Handover, KeyFrame, Open, Question, Status, Text

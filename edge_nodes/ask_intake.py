@@ -19,8 +19,8 @@ from edge_nodes.outbox import Outbox, reply_wire_bytes
 from pipeline.bus.base import Inbound
 from pipeline.logs import OncePerKind, get_logger
 from pipeline.protocol.effects import ReplyTo
-from pipeline.protocol.worker_work import question_tokens
 from pipeline.protocol.reply_to import reply_to
+from pipeline.protocol.worker_work import question_tokens
 from pipeline.settings import EdgeSettings
 from pipeline.token_bucket import TokenBucket
 from schemas import topics
