@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from rich.markup import escape
 
 from latentbus.arguments import checked_name, made_of
-from latentbus.fleet_view import FleetView
 from latentbus.safe_console import SafeConsole
 from pipeline.bus.base import ConnectionChange, Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.logs import OncePerKind, get_logger
+from pipeline.protocol.fleet_view import FleetView
 from pipeline.protocol.reducer import OutcomeReducer
 from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from latentbus.ask import Asking, QuestionClient, ask_and_print
-from latentbus.fleet_view import FleetView
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
+from pipeline.protocol.fleet_view import FleetView
 from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings
 from schemas import topics, wire
