@@ -91,6 +91,8 @@ class WorkerProtocolSettings:
     text_cache_bytes: int = 4 * 1024 * 1024
     camera_frames: int = 64
     key_frame_bytes: int = 32 * 1024 * 1024
+    load_interval_s: float = 2.0
+    load_on_change_s: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,5 +120,3 @@ class ClientProtocolSettings:
     max_under_way: int = 64
     max_watched_queries: int = 16_384
     outcome_cache: int = 65_536
-    load_interval_s: float = 2.0
-    load_on_change_s: float = 0.5
