@@ -51,10 +51,10 @@ class QueryEnded:
         message: its terminal message, if ``ending`` is an outcome.
         mine: it ends a question that was asked here.
         watched: its camera is watched, and this is the first terminal of the query.
-        reason: why, in words, if ``ending`` is no outcome.
+        reason: why, in words, if camera, edge or broker is the cause.
         site: the edge, if that refuses.
         cause: why no answer came, as far as the statuses tell.
-        waited_s: from the first publish of the question, or from when it was asked, to here.
+        limit_s: how long an outcome was waited for, if none came.
     """
 
     query_id: str
@@ -66,7 +66,7 @@ class QueryEnded:
     reason: str = ""
     site: str = ""
     cause: str | None = None
-    waited_s: float = 0.0
+    limit_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

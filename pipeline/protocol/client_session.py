@@ -260,13 +260,7 @@ class ClientSession:
         question = self._questions[query_id]
         if now_s >= question.began_s() + question.limit_s(self._settings.reply_margin_s):
             limit_s = question.limit_s(self._settings.reply_margin_s)
-            self._end(
-                query_id,
-                Ending.NO_OUTCOME,
-                now_s,
-                reason=f"no outcome within {limit_s:.0f} s",
-                cause=self.cause(question.camera),
-            )
+            self._end(query_id, Ending.NO_OUTCOME, now_s, cause=self.cause(question.camera), limit_s=limit_s)
         elif question.retry_s is not None:
             question.retry_s = None
         elif question.check and not self.fleet.serves(question.camera):
@@ -320,20 +314,20 @@ class ClientSession:
         query_id: str,
         ending: Ending,
         now_s: float,
-        *,
         message: Answer | QueryOutcome | None = None,
+        *,
         watched: bool = False,
         reason: str = "",
         site: str = "",
         cause: str | None = None,
+        limit_s: float = 0.0,
     ) -> None:
         question = self._remove(query_id, now_s)
         if question is None:
             return
         self.counters[f"ended_{ending.name.lower()}"] += 1
-        waited_s = now_s - question.began_s()
         self._out.append(
-            QueryEnded(query_id, question.camera, ending, message, True, watched, reason, site, cause, waited_s)
+            QueryEnded(query_id, question.camera, ending, message, True, watched, reason, site, cause, limit_s)
         )
 
     def _remove(self, query_id: str, now_s: float) -> Question | None:
@@ -375,7 +369,7 @@ class ClientSession:
             self._watched.pop(query_id, None)
             if question is not None and first is not None:
                 cause = self._cause_of(first.outcome, question.camera)
-                self._end(query_id, Ending.OUTCOME, now_s, message=first.source, watched=new, cause=cause)
+                self._end(query_id, Ending.OUTCOME, now_s, first.source, watched=new, cause=cause)
             elif new:
                 self._out.append(QueryEnded(query_id, message.camera, Ending.OUTCOME, message, False, True))
 
