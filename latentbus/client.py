@@ -238,7 +238,7 @@ class Client:
         """
         return self._session.cause(camera, certain=certain)
 
-    async def ask(
+    def ask(
         self,
         camera: str,
         text: str,
@@ -251,7 +251,8 @@ class Client:
     ) -> AsyncGenerator[Told, None]:
         """Ask a camera, and yield each answer that is new: provisional ones as they get better, then the terminal one.
 
-        The last message has an outcome. Whoever leaves the loop before does not wait for it any more.
+        It is asked when the first answer is waited for. The last message has an outcome; whoever leaves the loop before
+        does not wait for it any more.
 
         Args:
             camera: name of the camera.
@@ -273,12 +274,35 @@ class Client:
             StateError: the client is not entered, or a question of this id has no outcome yet.
         """
         message = ask_of(text, answer_type, deadline_s=deadline_s, query_id=query_id, options=options)
-        async for told in self.follow(camera, message, check=check):
-            yield told
+        return self.follow(camera, message, check=check)
 
-    async def follow(self, camera: str, message: Ask, *, check: bool = True) -> AsyncGenerator[Told, None]:
+    def follow(self, camera: str, message: Ask, *, check: bool = True) -> AsyncGenerator[Told, None]:
         """The same as :meth:`ask`, of a message that was made before."""
         checked_name("camera", camera)
+        return self._follow(camera, message, check)
+
+    def watch(self, cameras: Collection[str] | None = None) -> AsyncGenerator[Told, None]:
+        """Yield the answers to all questions, standing and ad-hoc, of whomever: of each query what is new, and one end.
+
+        Args:
+            cameras: names of cameras; None watches all of them.
+
+        Raises:
+            ConfigError: no camera, or one whose name cannot stand in a topic.
+            NotAuthorizedError: the broker does not let this client read a camera.
+            ConnectionLostError: the client was closed meanwhile.
+            StateError: the client is not entered.
+        """
+        if cameras is None:
+            return self._watch(None)
+        chosen = frozenset([cameras] if isinstance(cameras, str) else cameras)
+        for camera in chosen:
+            checked_name("cameras", camera)
+        if not chosen:
+            raise ConfigError("cameras", "there is none; leave it out to watch all")
+        return self._watch(chosen)
+
+    async def _follow(self, camera: str, message: Ask, check: bool) -> AsyncGenerator[Told, None]:
         self._check_open()
         query_id = self._session.ask(camera, message, time.monotonic(), check=check)
         mailbox = self._questions[query_id] = _Mailbox()
@@ -292,28 +316,11 @@ class Client:
                 self._session.drop(query_id, time.monotonic())
                 self._carry_out()
 
-    async def watch(self, cameras: Collection[str] | None = None) -> AsyncGenerator[Told, None]:
-        """Yield the answers to all questions, standing and ad-hoc, of whomever: of each query what is new, and one end.
-
-        Args:
-            cameras: names of cameras; None watches all of them.
-
-        Raises:
-            ConfigError: no camera, or one whose name cannot stand in a topic.
-            NotAuthorizedError: the broker does not let this client read a camera.
-            ConnectionLostError: the client was closed meanwhile.
-            StateError: the client is not entered.
-        """
-        chosen = None if cameras is None else frozenset([cameras] if isinstance(cameras, str) else cameras)
-        if chosen is not None:
-            for camera in chosen:
-                checked_name("cameras", camera)
-            if not chosen:
-                raise ConfigError("cameras", "there is none; leave it out to watch all")
+    async def _watch(self, cameras: frozenset[str] | None) -> AsyncGenerator[Told, None]:
         self._check_open()
-        watcher = _Watcher(chosen)
+        watcher = _Watcher(cameras)
         self._watchers.append(watcher)
-        self._session.watch(chosen)
+        self._session.watch(cameras)
         self._carry_out()
         try:
             async for told in watcher.mailbox.messages():
@@ -321,7 +328,7 @@ class Client:
         finally:
             if watcher in self._watchers:
                 self._watchers.remove(watcher)
-                self._session.unwatch(chosen)
+                self._session.unwatch(cameras)
                 self._carry_out()
 
     # ---- what goes in -----------------------------------------------------------------------------------------------
