@@ -18,6 +18,11 @@
     │   │   ├── NotAuthorizedError     the broker refused (reason code 135)
     │   │   ├── PublishRefusedError    the broker refused for another reason
     │   │   └── OversizeError          refused here, before it reaches a broker that would hang up
+    │   ├── QuestionError              a question that this client asked has no outcome
+    │   │   ├── CameraUnknownError     no edge that is online serves the camera
+    │   │   ├── QuestionRefusedError   the edge cannot read it
+    │   │   ├── NoOutcomeError         nothing came in time
+    │   │   └── TooManyQuestionsError  this client waits for as many answers as it may
     │   └── StateError                 a machine or object was used against its contract
     └── RemoteError                    their side: drop the message, count it, go on
         ├── WireError                  bytes on a topic that are not a valid message there
@@ -242,6 +247,65 @@ class OversizeError(BusError):
         self.topic = topic
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
+
+
+class QuestionError(LocalError):
+    """A question that this client asked has no outcome.
+
+    Attributes:
+        camera: the camera that was asked.
+        problem: why, in words.
+    """
+
+    def __init__(self, camera: str, problem: str) -> None:
+        super().__init__(f"camera {camera}: {problem}")
+        self.camera = camera
+        self.problem = problem
+
+
+class CameraUnknownError(QuestionError):
+    """No edge that is online serves the camera; nothing was asked."""
+
+
+class QuestionRefusedError(QuestionError):
+    """The edge cannot read the question: an older one may not know all of it.
+
+    Attributes:
+        site: the edge.
+        reason: what it says.
+    """
+
+    def __init__(self, camera: str, site: str, reason: str) -> None:
+        super().__init__(camera, f"edge {site} does not take it: {reason}")
+        self.site = site
+        self.reason = reason
+
+
+class NoOutcomeError(QuestionError):
+    """Nothing came by the deadline and a margin.
+
+    Attributes:
+        limit_s: how long was waited.
+        cause: why, as far as the statuses of the fleet tell; None where they show nothing wrong.
+    """
+
+    def __init__(self, camera: str, limit_s: float, cause: str | None) -> None:
+        no_outcome = f"no outcome within {limit_s:.0f} s"
+        super().__init__(camera, no_outcome if cause is None else f"{no_outcome}: {cause}")
+        self.limit_s = limit_s
+        self.cause = cause
+
+
+class TooManyQuestionsError(QuestionError):
+    """This client waits for as many answers as it may.
+
+    Attributes:
+        limit: questions without an outcome that one client may have.
+    """
+
+    def __init__(self, camera: str, limit: int) -> None:
+        super().__init__(camera, f"{limit} questions of this client have no outcome yet: wait for some")
+        self.limit = limit
 
 
 class StateError(LocalError):

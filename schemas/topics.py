@@ -254,9 +254,9 @@ def reply_topic(client: str, camera: str, query_id: str) -> str:
     return _build(Family.REPLY, client, camera, query_id)
 
 
-def reply_filter(client: str) -> str:
-    """Filter of all replies to a client."""
-    return f"{_build(Family.REPLY, client)}/+/+"
+def reply_filter(client: str, camera: str | None = None) -> str:
+    """Filter of the replies to a client, about one camera or all; one that is held to some may read theirs alone."""
+    return f"{_build(Family.REPLY, client)}/+/+" if camera is None else f"{_build(Family.REPLY, client, camera)}/+"
 
 
 def receipt_topic(client: str, site: str, question_id: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from pipeline.bus.wire_cost import publish_packet_bytes, publish_wire_bytes
 from pipeline.protocol.edge_frame import EDGE_TRANSITIONS, EdgeStage
-from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.settings import ClientProtocolSettings, EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WORKER_TRANSITIONS, WorkerStage
 from schemas import errors, export, limits, messages, topics, wire
 from schemas.errors import LatentbusError, LocalError
@@ -219,7 +219,11 @@ def errors_table() -> str:
 def times_table() -> str:
     """Times and bounds of the protocol machines."""
     rows = []
-    for side, settings in (("edge", EdgeProtocolSettings), ("worker", WorkerProtocolSettings)):
+    for side, settings in (
+        ("edge", EdgeProtocolSettings),
+        ("worker", WorkerProtocolSettings),
+        ("client", ClientProtocolSettings),
+    ):
         meanings = attribute_docs(settings)
         for field in dataclasses.fields(settings):
             default = f"{field.default:,}"

@@ -208,6 +208,7 @@ def test_every_limit_of_the_code_is_listed() -> None:
         ("pipeline.bus.base.QueueLimits", r"\w+_(messages|bytes)"),
         ("pipeline.protocol.settings.EdgeProtocolSettings", r"max_frames\w*|\w*cache"),
         ("pipeline.protocol.settings.WorkerProtocolSettings", r"capacity\w*|\w*cache"),
+        ("pipeline.protocol.settings.ClientProtocolSettings", r"max_\w+|\w*cache"),
         ("pipeline.settings.WorkerSettings", r"max_batch\w*"),
     ],
 )

@@ -6,13 +6,14 @@ order. docs/shell-contract.md says what machines do, what they never do, and wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from pipeline.protocol.effects import Look, LookAnswer
 from schemas import wire
-from schemas.messages import Message
+from schemas.messages import Message, RejectReason
 from schemas.topics import Topic
 from schemas.types import FrameId
 
@@ -119,6 +120,23 @@ class Delivery(StrEnum):
         return self in (Delivery.DELIVERED, Delivery.NO_SUBSCRIBERS)
 
 
+@dataclass(frozen=True, slots=True)
+class LookFailure:
+    """What became of a look that has no answers; the others of its batch are not touched.
+
+    Attributes:
+        reason: BITSTREAM where its latents do not decode, MODEL where the model failed on them.
+        problem: what was raised, in words.
+    """
+
+    reason: RejectReason
+    problem: str
+
+
+LookResult = Sequence[LookAnswer] | LookFailure
+"""The answers of a look, or why it has none."""
+
+
 # ---- out of a machine -----------------------------------------------------------------------------------------------
 
 
@@ -162,6 +180,32 @@ class Acknowledge:
     """
 
     tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """Leave a topic filter, for later connections as well. The shell answers once with ``unsubscribed(filter, now_s)``.
+
+    The answer comes after what the broker sent before it knew, also when the broker has not answered in time.
+
+    Attributes:
+        filter: as it was subscribed to.
+    """
+
+    filter: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunBatch:
+    """Let the model answer these looks. The shell answers once with ``batch_done(token, results, now_s)``.
+
+    Attributes:
+        token: names this batch; no other one of the machine has it.
+        looks: what to look at and to answer, at least one.
+    """
+
+    token: int
+    looks: tuple[Look, ...]
 
 
 @dataclass(frozen=True, slots=True)

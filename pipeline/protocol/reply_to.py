@@ -15,8 +15,8 @@ def reply_to(
     """The reply topic of an ask, with what the client wants to see again there.
 
     Args:
-        response_topic: MQTT 5 ResponseTopic of the publish that carried the ask.
-        correlation_data: its CorrelationData.
+        response_topic: MQTT 5 property of the publish that carried the ask.
+        correlation_data: the same.
         camera: the camera that its topic names.
         client: the client that its topic names.
         query_id: of the ask.

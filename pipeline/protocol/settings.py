@@ -69,6 +69,9 @@ class WorkerProtocolSettings:
         text_cache_bytes: memory of those texts, about.
         camera_frames: of ``capacity_frames``, what one camera may take: four times what an edge has unfinished.
         key_frame_bytes: key frames that are kept: two of each of 8,000 cameras at 2 KB.
+        load_interval_s: time between two reports of its load to the other workers.
+        load_on_change_s: the same when the load has changed: they hand over by it, so a change is told soon, but not
+            with every frame.
     """
 
     base_lease_s: float = BASE_LEASE_S
@@ -88,3 +91,32 @@ class WorkerProtocolSettings:
     text_cache_bytes: int = 4 * 1024 * 1024
     camera_frames: int = 64
     key_frame_bytes: int = 32 * 1024 * 1024
+    load_interval_s: float = 2.0
+    load_on_change_s: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ClientProtocolSettings:
+    """Times and bounds of a client session.
+
+    Attributes:
+        status_patience_s: after a connection, wait for an edge that says that it serves a camera; brokers send what
+            they retain as soon as it is subscribed to.
+        reply_margin_s: wait beyond a deadline: the outcome of a question that nobody answered comes at the deadline,
+            plus the way.
+        retry_s: wait before a question is asked again whose publish had no answer.
+        idle_camera_s: the topics of a camera are read for so long after the last question to it, in case of another.
+        max_questions: questions without an outcome.
+        max_under_way: of these, publishes that wait for the broker's acknowledgement.
+        max_watched_queries: undecided queries of watched cameras whose provisional answers are told apart.
+        outcome_cache: decided queries that are remembered, to tell repeats.
+    """
+
+    status_patience_s: float = 1.0
+    reply_margin_s: float = 5.0
+    retry_s: float = 1.0
+    idle_camera_s: float = 30.0
+    max_questions: int = 4096
+    max_under_way: int = 64
+    max_watched_queries: int = 16_384
+    outcome_cache: int = 65_536

@@ -119,6 +119,7 @@ class WorkerFrame:
         chunks: coded latents, contiguous from 0.
         early: chunks that start past the prefix.
         stage: where it stands.
+        batch: while it is looked at, the batch that it is in.
         hops: hand-overs so far.
         looks: prefixes looked at so far.
         looked_prefix: the longest of them.
@@ -144,6 +145,7 @@ class WorkerFrame:
     admitted_s: float
     chunks: list[ChunkData] = field(default_factory=list)
     early: dict[int, ChunkData] = field(default_factory=dict)
+    batch: int = 0
     hops: int = 0
     looks: int = 0
     looked_prefix: int = 0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.protocol.settings import WorkerProtocolSettings
-from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery
+from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery, WorkerStage
 
 _FIRST_GUESS_S = 0.02
 _WEIGHT = 0.2
@@ -24,10 +24,14 @@ _PATIENCE = 4.0
 class WorkerPace:
     """Measured time of a batch: a fixed part and a part for its work, by weighted least squares over the last ones.
 
+    A model that takes several batches at a time gets more done than the time of one batch says: of what its batches
+    take together, it is measured which part of the time passed, each moment counted once.
+
     Attributes:
         settings: times and bounds.
         max_frames: frames that one batch may have.
         max_work: work that one batch may have.
+        max_batches: batches that the model takes at a time.
         frame_work: moving average of the work of one look.
         looks: moving average of the looks that a frame needs until its queries are decided.
     """
@@ -35,6 +39,7 @@ class WorkerPace:
     settings: WorkerProtocolSettings
     max_frames: int = 1
     max_work: float = math.inf
+    max_batches: int = 1
     frame_work: float = 1.0
     looks: float = 1.0
     _work: float = 0.0
@@ -42,23 +47,32 @@ class WorkerPace:
     _work_squared: float = 0.0
     _work_seconds: float = 0.0
     _alike: float = 0.0
-    _stalls_at_s: float | None = None
+    _counted_s: float = _FIRST_GUESS_S
+    _stalls_at_s: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._work, self._work_squared = self.frame_work, self.frame_work**2
         self._work_seconds = self.frame_work * self._seconds
         self._alike = _ALIKE_FRAMES * self.frame_work**2
 
-    def batch_starts(self, work: float, now_s: float) -> None:
+    def batch_starts(self, work: float, now_s: float, batch: int = 0) -> None:
         """The model begins with a batch. One that takes far longer than expected is stalled."""
-        self._stalls_at_s = now_s + self.settings.max_lease_s + _PATIENCE * self.batch_s(work)
+        self._stalls_at_s[batch] = now_s + self.settings.max_lease_s + _PATIENCE * self.batch_s(work)
 
-    def note_batch(self, batch_s: float, work: float) -> None:
-        """Take the time of a batch in."""
-        self._stalls_at_s = None
+    def note_batch(self, batch_s: float, work: float, *, counted_s: float | None = None, batch: int = 0) -> None:
+        """Take the time of a batch in.
+
+        Args:
+            batch_s: from its start to its end.
+            work: of the batch.
+            counted_s: the part of that time that no batch that ended before has counted; None for all of it.
+            batch: as it was named at its start.
+        """
+        self._stalls_at_s.pop(batch, None)
         if work > 0:
             self._work += _WEIGHT * (work - self._work)
             self._seconds += _WEIGHT * (batch_s - self._seconds)
+            self._counted_s += _WEIGHT * ((batch_s if counted_s is None else counted_s) - self._counted_s)
             self._work_squared += _WEIGHT * (work**2 - self._work_squared)
             self._work_seconds += _WEIGHT * (work * batch_s - self._work_seconds)
 
@@ -87,14 +101,18 @@ class WorkerPace:
         What fills no batch leaves it room in one.
         """
         size = self._frames_a_batch()
-        return ahead * self.looks // size * self.batch_s(size * self.frame_work)
+        return ahead * self.looks // size * self.batch_s(size * self.frame_work) * self._time_share()
 
     def wait_s(self, frames: int) -> float:
         """Expected wait for the answer of one more frame when so many are held."""
         size = self._frames_a_batch()
-        batches, rest = divmod(frames + 1, size)
-        full_s = self.batch_s(size * self.frame_work)
-        return batches * full_s + (self.batch_s(rest * self.frame_work) if rest else 0.0)
+        before, last = divmod(frames, size)
+        before_s = before * self.batch_s(size * self.frame_work) * self._time_share()
+        return before_s + self.batch_s((last + 1) * self.frame_work)
+
+    def _time_share(self) -> float:
+        """Time that passes for a batch, of the time that it takes: less than all where batches overlap."""
+        return min(1.0, self._counted_s / self._seconds) if self._seconds > 0 else 1.0
 
     def _frames_a_batch(self) -> int:
         """Usual frames in one batch."""
@@ -114,11 +132,17 @@ class WorkerPace:
             return math.inf
         since_s = frame.admitted_s if frame.spoke_s is None else frame.spoke_s
         renew_at_s = since_s + frame.lease_s / 2
-        return renew_at_s if self._stalls_at_s is None or renew_at_s < self._stalls_at_s else math.inf
+        return renew_at_s if renew_at_s < self._stalls_s(frame) else math.inf
 
-    def stalled(self, now_s: float) -> bool:
-        """Whether the model has been at one batch for far longer than expected."""
-        return self._stalls_at_s is not None and now_s >= self._stalls_at_s
+    def stalled(self, frame: WorkerFrame, now_s: float) -> bool:
+        """Whether a frame gets nowhere because the model is at a batch for far longer than expected."""
+        return now_s >= self._stalls_s(frame)
+
+    def _stalls_s(self, frame: WorkerFrame) -> float:
+        """When a frame's batch counts as stalled; for one that waits, all that the model takes at a time."""
+        if frame.stage is WorkerStage.LOOKING:
+            return self._stalls_at_s.get(frame.batch, math.inf)
+        return max(self._stalls_at_s.values()) if len(self._stalls_at_s) >= self.max_batches else math.inf
 
     def must_speak(self, frame: WorkerFrame, frames: int, now_s: float) -> bool:
         """Whether *accept* is due: the lease is half over, or its base will not do and nothing was said yet."""

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from latentbus.ask import Asking, QuestionClient, ask_and_print
-from latentbus.fleet_view import FleetView
+from latentbus.ask import Asking, ask_and_print
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
+from pipeline.protocol.fleet_view import FleetView
+from pipeline.protocol.settings import ClientProtocolSettings
 from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import ConfigError, NotAuthorizedError
-from schemas.messages import Answer, QueryOutcome, Receipt, Status
+from schemas.messages import QueryOutcome, Receipt, Status
 from schemas.types import AnswerType, FrameId, Outcome
 
 EDGE = Status(kind="edge", id="north", boot=1, online=True, pool="p", fingerprint="00000001", cameras=("gate", "dock"))
@@ -85,13 +86,18 @@ def asking(camera: str = "gate", deadline_s: float = 20) -> Asking:
 async def test_a_camera_that_nobody_serves_fails_at_once_with_the_list(
     broker_settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentbus.ask.STATUS_PATIENCE_S", 0.2)
-    asked: list[str] = []
-    monkeypatch.setattr(QuestionClient, "_publish", lambda self: asked.append("asked"))
+    monkeypatch.setattr("latentbus.ask.SETTINGS", ClientProtocolSettings(status_patience_s=0.2))
+    published: list[str] = []
+
+    async def publish(self: MqttBus, topic: str, payload: bytes, **options: Any) -> None:
+        published.append(topic)
+
     async with retained(broker_settings, EDGE, WORKER):
-        with pytest.raises(ConfigError, match=r"camera nosuch; cameras on this broker: dock, gate; --no-check"):
-            await ask_and_print(broker_settings, asking("nosuch"), Stop(), as_json=False)
-    assert asked == []
+        with monkeypatch.context() as patched:
+            patched.setattr(MqttBus, "publish", publish)
+            with pytest.raises(ConfigError, match=r"camera nosuch; cameras on this broker: dock, gate; --no-check"):
+                await ask_and_print(broker_settings, asking("nosuch"), Stop(), as_json=False)
+    assert published == []
 
 
 async def expire(bus: MqttBus) -> None:
@@ -123,8 +129,12 @@ async def test_without_a_worker_the_pool_is_named_beside_the_outcome(
 async def test_a_client_that_may_not_read_the_workers_is_told_so(
     broker_settings: BrokerSettings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    subscribe = MqttBus.subscribe
+
     async def refuse(self: MqttBus, subscription: Subscription, timeout_s: float = 10.0) -> None:
-        raise NotAuthorizedError(subscription.filter)
+        if "/worker/" in subscription.filter:
+            raise NotAuthorizedError(subscription.filter)
+        await subscribe(self, subscription, timeout_s)
 
     monkeypatch.setattr(MqttBus, "subscribe", refuse)
     async with retained(broker_settings, EDGE) as bus:
@@ -152,10 +162,7 @@ async def test_a_question_that_the_edge_cannot_read_ends_with_its_reason(broker_
         await edge
 
 
-async def test_no_check_asks_all_the_same(
-    broker_settings: BrokerSettings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("latentbus.ask.STATUS_PATIENCE_S", 0.1)
+async def test_no_check_asks_all_the_same(broker_settings: BrokerSettings, capsys: pytest.CaptureFixture[str]) -> None:
     async with retained(broker_settings) as bus:
         edge = asyncio.create_task(expire(bus))
         assert await ask_and_print(broker_settings, asking(), Stop(), as_json=True, check=False) == 1
@@ -170,26 +177,3 @@ def test_a_choice_is_asked_with_its_options() -> None:
         Asking.create("gate", "which?", AnswerType.CHOICE, deadline_s=20)
     with pytest.raises(ConfigError, match=r"^--option: options belong to answer type choice"):
         Asking.create("gate", "a car?", AnswerType.YES_NO, deadline_s=20, options=("a", "b"))
-
-
-@pytest.mark.parametrize("retain", [False, True])
-async def test_what_somebody_left_retained_is_no_answer(broker_settings: BrokerSettings, retain: bool) -> None:
-    mine = asking()
-    answer = Answer(
-        query_id=mine.query_id,
-        owner="client/alice",
-        camera="gate",
-        frame=FrameId(7, 0),
-        attempt=1,
-        question_id="q-1",
-        worker="w1",
-        outcome=Outcome.ANSWERED,
-        text="no",
-        score=1.0,
-        latents=8,
-        payload_bytes=16,
-        looks=1,
-    )
-    inbound = Inbound(topics.reply_topic("alice", "gate", "q-1"), wire.encode(answer), 0, retain, None, None, 1, 0, 0.0)
-    client = QuestionClient(MqttBus(broker_settings, client_id="alice"), mine)
-    assert client._read(inbound) == (None if retain else answer)

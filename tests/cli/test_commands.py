@@ -13,6 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from latentbus.cli import app, main
+from pipeline.protocol.settings import ClientProtocolSettings
 from pipeline.settings import BrokerSettings
 from schemas.errors import ConfigError
 
@@ -213,8 +214,7 @@ def test_ask_without_a_broker_fails_with_its_address(
 def test_ask_a_camera_that_nobody_serves(
     broker_settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("latentbus.ask.REPLY_MARGIN_S", 0.1)
-    monkeypatch.setattr("latentbus.ask.STATUS_PATIENCE_S", 0.1)
+    monkeypatch.setattr("latentbus.ask.SETTINGS", ClientProtocolSettings(status_patience_s=0.1, reply_margin_s=0.1))
     arguments = ["ask", "gate", "is there a car?", "--deadline", "0.5", "--port", str(broker_settings.port)]
     assert run_main(monkeypatch, *arguments) == 2
     none = "no edge that is online serves camera gate; cameras on this broker: none"

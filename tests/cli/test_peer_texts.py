@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 from hypothesis import given
@@ -19,7 +18,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from latentbus import ask, cli
-from latentbus.ask import QuestionClient
 from latentbus.output_files import write_text
 from latentbus.safe_console import SafeConsole
 from pipeline.logs import configure_logging, get_logger
@@ -95,14 +93,13 @@ def test_an_error_of_ours_is_one_printable_line(
 def test_answers_as_json_are_json_on_every_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = FleetLog().answer(0, "gate", 1, "car", TEXT, outcome=Outcome.ANSWERED)
 
-    class Client:
-        async def answers(self) -> AsyncIterator[Answer]:
-            yield answer
+    async def answers() -> AsyncIterator[Answer]:
+        yield answer
 
     written = io.BytesIO()
     out = io.TextIOWrapper(written, encoding="ascii")
     monkeypatch.setattr(sys, "stdout", out)
-    asyncio.run(ask._print_answers(cast(QuestionClient, Client()), as_json=True))
+    asyncio.run(ask.print_answers(answers(), as_json=True))
     out.flush()
 
     assert json.loads(written.getvalue())["text"] == TEXT

@@ -21,9 +21,9 @@ from typing import Final
 from broker_config.launcher import LocalBroker
 from cloud_workers.node import run_worker
 from edge_nodes.node import run_edge
-from latentbus.ask import Asking, QuestionClient
+from latentbus.ask import Asking
+from latentbus.client import Client
 from latentbus.demo.fleet import ANSWER_TYPES
-from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.stop_file import load_stop_rule
 from pipeline.logs import configure_logging
@@ -153,10 +153,8 @@ async def _ask(broker: BrokerSettings) -> None:
         asking = Asking.create(
             camera, text, answer_type, deadline_s=DEADLINE_MS / 1000, query_id=query_id, client="visitor"
         )
-        bus = MqttBus(broker, client_id=asking.client, subscriptions=QuestionClient.subscriptions(asking))
-        async with bus, asyncio.timeout(_PATIENCE_S):
-            await bus.wait_connected(_PATIENCE_S)
-            async for _ in QuestionClient(bus, asking).answers():
+        async with Client(broker, name=asking.client) as client, asyncio.timeout(_PATIENCE_S):
+            async for _ in client.follow(asking.camera, asking.message, check=False):
                 pass
 
 

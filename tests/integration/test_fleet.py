@@ -9,7 +9,8 @@ import msgpack
 import pytest
 from structlog.testing import capture_logs
 
-from latentbus.ask import Asking, QuestionClient
+from latentbus.ask import Asking
+from latentbus.client import Client
 from latentbus.demo.ledger import Ledger
 from pipeline.bus.mqtt import MqttBus
 from pipeline.settings import BrokerSettings
@@ -61,10 +62,9 @@ async def test_a_worker_that_vanishes_costs_no_answer(fleet: Fleet) -> None:
 
 
 async def ask(broker: BrokerSettings, asking: Asking) -> list[Answer]:
-    bus = MqttBus(broker, client_id=asking.client, subscriptions=QuestionClient.subscriptions(asking))
-    async with bus, asyncio.timeout(PATIENCE_S):
-        await bus.wait_connected(PATIENCE_S)
-        return [message async for message in QuestionClient(bus, asking).answers() if isinstance(message, Answer)]
+    async with Client(broker, name=asking.client) as client, asyncio.timeout(PATIENCE_S):
+        told = client.follow(asking.camera, asking.message, check=False)
+        return [message async for message in told if isinstance(message, Answer)]
 
 
 async def test_a_question_of_a_client_is_answered_and_again_under_its_key(fleet: Fleet) -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from latentbus.ask import Asking, QuestionClient
+from latentbus.ask import Asking
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.settings import BrokerSettings
@@ -25,7 +25,12 @@ async def replies(broker: BrokerSettings, asking: Asking) -> list[Answer | Query
     own = Subscription(topics.reply_filter(asking.client), qos=1)
     async with MqttBus(broker, client_id=asking.client, subscriptions=[own]) as bus, asyncio.timeout(PATIENCE_S):
         await bus.wait_connected(PATIENCE_S)
-        await QuestionClient(bus, asking)._publish()
+        await bus.publish(
+            topics.ask_topic(asking.camera, asking.client),
+            wire.encode(asking.message),
+            qos=1,
+            response_topic=topics.reply_topic(asking.client, asking.camera, asking.message.query_id),
+        )
         while True:
             for event in await bus.receive_batch():
                 if not isinstance(event, Inbound):

@@ -103,7 +103,7 @@ def test_messages_carry_their_numbers(error: LatentbusError, parts: list[str], a
 
 SAMPLES: dict[object, object] = {
     str: "text", int: 7, bytes: b"\x01\x02", object: ("frame", 3), int | None: 9, frozenset[int]: frozenset({1, 2}),
-    dict[str, object]: {"command": "x", "error": "y"},
+    dict[str, object]: {"command": "x", "error": "y"}, float: 0.5, str | None: "why",
 }  # fmt: skip
 
 

@@ -38,7 +38,7 @@ PLACES: dict[str, str] = {
     "pipeline.recording.redaction": "placeholders as many as characters, other ones for each option "
     "(tests.recording.test_redaction)",
     "pipeline.codec.wire_bytes": "constants; payloads are cut to what a message carries (tests.codec.test_wire_bytes)",
-    "latentbus.fleet_view": "a status as it came, but offline",
+    "pipeline.protocol.fleet_view": "a status as it came, but offline",
     "latentbus.chaos.reader": "questions of the command itself",
     "latentbus.demo.comparison": "frames of the demo's own run",
 }

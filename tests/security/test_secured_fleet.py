@@ -22,7 +22,8 @@ from broker_config.launcher import LocalBroker
 from broker_config.secured import secured_broker
 from cloud_workers.node import run_worker
 from edge_nodes.node import run_edge
-from latentbus.ask import Asking, QuestionClient
+from latentbus.ask import Asking
+from latentbus.client import Client
 from latentbus.demo.ledger import Ledger
 from latentbus.demo.observer import Observer
 from pipeline.bus.base import Inbound, Subscription
@@ -120,7 +121,7 @@ async def test_a_secured_fleet_answers_and_its_logs_keep_quiet(
         observer = Observer(settings("screen").broker, ledger)
         tape = MqttBus(settings("tape").broker, client_id="tape", subscriptions=[Subscription("lb/v2/#", qos=1)])
         asking = Asking.create("gate", "Is there a bus?", AnswerType.TEXT, deadline_s=20, client="alice")
-        asker = MqttBus(settings("alice").broker, client_id="any", subscriptions=QuestionClient.subscriptions(asking))
+        asker = Client(settings("alice").broker, name=asking.client)
         for bus in (tape, observer.bus):
             await stack.enter_async_context(bus)
             await bus.wait_connected(PATIENCE_S)
@@ -149,7 +150,7 @@ async def test_a_secured_fleet_answers_and_its_logs_keep_quiet(
                 async with process(lambda stop: run_edge(edge_settings, stop)):
                     await observer.wait_online({"edge/north", "worker/w1"})
                     async with asker:
-                        answers = [message async for message in QuestionClient(asker, asking).answers()]
+                        answers = [message async for message in asker.follow(asking.camera, asking.message)]
                     while not taped_enough():
                         await observer.wait_change()
         finally:

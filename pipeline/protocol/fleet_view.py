@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import Final
+
 from schemas.messages import Status
+
+MAX_EDGES: Final = 4_096
+MAX_WORKERS: Final = 4_096
 
 
 class FleetView:
@@ -14,34 +20,66 @@ class FleetView:
 
     def __init__(self) -> None:
         self.workers_are_seen = False
-        self._edges: dict[str, Status] = {}
-        self._workers: dict[str, Status] = {}
+        self._edges: OrderedDict[str, Status] = OrderedDict()
+        self._workers: OrderedDict[str, Status] = OrderedDict()
+        self._serving: dict[str, set[str]] = {}
 
     def observe(self, status: Status) -> None:
-        """A status came."""
-        kept = {"edge": self._edges, "worker": self._workers}.get(status.kind)
+        """A status came. The last will of an earlier process of that name is ignored."""
+        kept = self._kept(status.kind)
         if kept is None:
             return
         before = kept.get(status.id)
         if before is not None and not status.online:
+            if before.boot != status.boot:
+                return
             # A last will knows neither cameras nor codec.
             status = before.model_copy(update={"online": False})
+        self.forget(status.kind, status.id)
         kept[status.id] = status
+        if status.kind == "edge" and status.online:
+            for camera in status.cameras:
+                self._serving.setdefault(camera, set()).add(status.id)
+        limit = MAX_EDGES if status.kind == "edge" else MAX_WORKERS
+        if len(kept) > limit:
+            self.forget(status.kind, next(iter(kept)))
+
+    def forget(self, kind: str, process_id: str) -> None:
+        """The status of a process was deleted."""
+        kept = self._kept(kind)
+        known = None if kept is None else kept.pop(process_id, None)
+        if known is None or kind != "edge":
+            return
+        for camera in known.cameras:
+            serving = self._serving.get(camera, set())
+            serving.discard(process_id)
+            if not serving:
+                self._serving.pop(camera, None)
 
     @property
     def cameras(self) -> list[str]:
         """Cameras of the edges that are online, sorted."""
-        return sorted({camera for edge in self._edges.values() if edge.online for camera in edge.cameras})
+        return sorted(self._serving)
+
+    def serves(self, camera: str) -> bool:
+        """Whether an edge that is online serves a camera."""
+        return camera in self._serving
+
+    def sizes(self) -> dict[str, int]:
+        """Entries of its tables."""
+        return {"edges": len(self._edges), "workers": len(self._workers)}
 
     def problem(self, camera: str) -> str | None:
         """Why questions to a camera get no answer, as far as the statuses tell; None where they show nothing wrong."""
-        edges = [edge for edge in self._edges.values() if edge.online and camera in edge.cameras]
+        edges = sorted(self._serving.get(camera, ()))
         if not edges:
             return self._no_edge(camera)
         if len(edges) > 1:
-            names = " and ".join(sorted(edge.id for edge in edges))
-            return f"edges {names} both serve camera {camera}: give one of the cameras another name"
-        return self._no_worker(edges[0]) if self.workers_are_seen else None
+            return f"edges {' and '.join(edges)} both serve camera {camera}: give one of the cameras another name"
+        return self._no_worker(self._edges[edges[0]]) if self.workers_are_seen else None
+
+    def _kept(self, kind: str) -> OrderedDict[str, Status] | None:
+        return {"edge": self._edges, "worker": self._workers}.get(kind)
 
     def _no_edge(self, camera: str) -> str:
         known = ", ".join(self.cameras) or "none"
