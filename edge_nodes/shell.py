@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from edge_nodes.clock import Clock, first_of
 from pipeline.bus.base import Bus, ConnectionChange, Inbound
-from pipeline.bus.sender import Sender
+from pipeline.bus.publisher import Publisher
 from pipeline.containment import Containment
 from pipeline.logs import OncePerKind, get_logger
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession
@@ -41,7 +41,7 @@ class EdgeShell(ABC):
         self.clock = clock
         self.containment = containment
         self.problems = OncePerKind(_log)
-        self._sender = Sender(bus, self._published, problems=self.problems, containment=containment)
+        self._publisher = Publisher(bus, self._published, problems=self.problems, containment=containment)
         self._tokens = itertools.count(1)
         self._unacknowledged: dict[int, Inbound] = {}
         self._wake_s: float | None = None
@@ -52,7 +52,7 @@ class EdgeShell(ABC):
 
     async def send(self) -> None:
         """Publish what the session wants published, until cancelled."""
-        await self._sender.run()
+        await self._publisher.run()
 
     async def timers(self) -> None:
         """Let time pass for the session, until cancelled."""
@@ -123,7 +123,7 @@ class EdgeShell(ABC):
     def _carry_out(self, output: EdgeOutput) -> None:
         match output:
             case Publish():
-                self._sender.put(output)
+                self._publisher.put(output)
             case Acknowledge():
                 self._acknowledge(output.tokens)
             case Problem():

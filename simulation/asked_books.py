@@ -6,10 +6,12 @@ of which frame it tells, however the texts, the answers or the frames were mixed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.protocol.effects import AskedQuery, Look, SendAnswer, Terminal
+from pipeline.protocol.ad_hoc_questions import NO_FRAME_SEQUENCE
+from pipeline.protocol.effects import AskedQuery, Decision, Look
+from pipeline.protocol.ports import Publish
 from schemas import topics
 from schemas.identity import QuestionContent
 from schemas.messages import Answer, Open, QueryOutcome
@@ -65,22 +67,23 @@ class AskedBooks:
                 problem = f"{worker} asks {query.question.text!r} of {query.question.owner}, the frame was asked {was}"
                 self._on_problem(ANOTHER_TEXT, query.query_id, problem)
 
-    def replied(self, worker: str, effect: SendAnswer) -> None:
+    def replied(self, worker: str, publish: Publish) -> None:
         """A worker says an answer; where to."""
-        message = effect.message
-        wrong = effect.topic != topics.answer_topic(message.camera)
-        if effect.reply_to is not None:
+        message = publish.message
+        if not isinstance(message, Answer):
+            return
+        own = {topics.answer_topic(message.camera)}
+        if message.ad_hoc:
             client = message.owner.removeprefix("client/")
-            own = topics.reply_topic(client, message.camera, message.question_id)
-            wrong |= not message.ad_hoc or effect.reply_to.topic != own
-        if wrong:
-            where = effect.topic if effect.reply_to is None else effect.reply_to.topic
-            self._on_problem("answer sent to somebody else", message.query_id, f"{worker} sends it to {where}")
+            own.add(topics.reply_topic(client, message.camera, message.question_id))
+        if publish.topic not in own:
+            problem = f"{worker} sends it to {publish.topic}"
+            self._on_problem("answer sent to somebody else", message.query_id, problem)
 
     def published(self, message: Answer | QueryOutcome) -> None:
         """The broker accepts an answer or an outcome."""
-        if message.camera == CROWD:
-            return
+        if message.camera == CROWD or message.frame.sequence == NO_FRAME_SEQUENCE:
+            return  # the latter never met a frame; its edge answers for it
         asked = self._frames.get((message.camera, message.frame))
         question = None if asked is None else asked.questions.get(message.query_id)
         if asked is None or question is None:
@@ -91,17 +94,21 @@ class AskedBooks:
         elif isinstance(message, Answer) and message.text:
             self._check_text(message, question, asked.mark)
 
-    def decided(self, site: str, terminal: Terminal) -> None:
+    def decided(self, site: str, decision: Decision) -> None:
         """An edge takes a query as decided."""
-        self._decided.add((site, terminal.query_id))
-        asked = self.question(terminal.camera, terminal.frame, terminal.query_id)
-        if terminal.question != asked:
-            self._on_problem(ANOTHER_QUERY, terminal.query_id, f"{site} decides a question that it never asked so")
-        said = terminal.answer or terminal.publish
+        self._decided.add((site, decision.query_id))
+        asked = self.question(decision.camera, decision.frame, decision.query_id)
+        if decision.question != asked:
+            self._on_problem(ANOTHER_QUERY, decision.query_id, f"{site} decides a question that it never asked so")
+        said = decision.answer or decision.publish
         if said is None:
-            self._on_problem("no terminal", terminal.query_id, f"{site} tells nobody that it has {terminal.outcome}")
-        elif said.query_id != terminal.query_id:
-            self._on_problem(ANOTHER_QUERY, terminal.query_id, f"{site} decides it by {said.query_id}")
+            self._on_problem("no terminal", decision.query_id, f"{site} tells nobody that it has {decision.outcome}")
+        elif said.query_id != decision.query_id:
+            self._on_problem(ANOTHER_QUERY, decision.query_id, f"{site} decides it by {said.query_id}")
+
+    def forgotten(self, site: str, query_ids: Iterable[str]) -> None:
+        """Decisions of an edge that died with its process: their queries are asked again."""
+        self._decided -= {(site, query_id) for query_id in query_ids}
 
     def opened(self, site: str, camera: str, message: Open) -> None:
         """An open message leaves an edge."""

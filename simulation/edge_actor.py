@@ -1,4 +1,8 @@
-"""A simulated edge process: the real edge session behind a thin uplink, with a disk that outlives it."""
+"""A simulated edge process: the real edge session on a thin uplink, with a disk that outlives it.
+
+It moves messages and time; every rule is the session's. What it adds is told to the judge: which questions are on disk,
+what was decided, and what is lost with a process.
+"""
 
 from __future__ import annotations
 
@@ -6,42 +10,66 @@ import math
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 
+from pipeline.protocol.ad_hoc_questions import NO_FRAME_SEQUENCE
 from pipeline.protocol.departure_queue import DepartureQueue
-from pipeline.protocol.departures import Departure, DepartureOrder
-from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import AskedQuery, Latent, SendKeyFrame, SendOpen, Terminal
-from pipeline.protocol.settings import EdgeProtocolSettings
-from pipeline.protocol.thinning import Thinning, ThinningSettings
-from schemas import topics
-from schemas.errors import RemoteError
-from schemas.identity import ad_hoc_query_id
-from schemas.messages import (
-    Accept,
-    Answer,
-    Ask,
-    Busy,
-    KeyFrame,
-    Message,
-    NeedText,
-    QueryOutcome,
-    Question,
-    Refine,
-    Reject,
-    Status,
+from pipeline.protocol.departures import DepartureOrder, Lane
+from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
+from pipeline.protocol.effects import AskedQuery, Decision, KeyFrameLost, Latent, TakeFrame
+from pipeline.protocol.journal_requests import (
+    Admission,
+    Admit,
+    Admitted,
+    Decide,
+    Decided,
+    JournalRequest,
+    JournalResult,
+    MarkTold,
+    MoveToFile,
+    NotStored,
+    ReadUnfinished,
 )
+from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, Publish, Received, Sent
+from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.thinning import ThinningSettings
+from schemas import topics, wire
+from schemas.identity import QuestionContent, ad_hoc_query_id
+from schemas.messages import Answer, Ask, Message, QueryOutcome, Question, Refine
+from schemas.types import FrameId
 from simulation.broker import BrokerModel, Deleted
 from simulation.clock import VirtualClock
 from simulation.content import FINGERPRINT, LADDER
-from simulation.desk import Disk
+from simulation.disk import Disk
 from simulation.edge_books import EdgeBooks
-from simulation.edge_uplink import LatentBooks, SimulatedUplink
 from simulation.encoder import SimulatedEncoder
-from simulation.site_questions import SiteQuestions
+from simulation.sent_latents import SentLatents
+from simulation.wire import Wire
 
-_SETTLE_S = 0.3
-"""After a connection was made: what is retained has come."""
+LARGEST_WIRE_BYTES = 800
+"""An open message with the whole latent and many queries, or a long question."""
+_TO_BROKER_S = 0.01
+_RECONNECT_S = 0.5
+_parse = lru_cache(4096)(topics.parse)
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivered:
+    """A message that reached the socket of a process."""
+
+    topic: str
+    message: Message
+    token: int | None
+    retained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """An ad-hoc question as it was stored for the first time."""
+
+    question: QuestionContent
+    deadline_s: float
 
 
 class EdgeActor:
@@ -55,25 +83,27 @@ class EdgeActor:
         cameras: cameras of the site.
         uplink_kbps: budget of the site.
         settings: of the protocol machine.
-        on_terminal: called with each terminal of the session.
+        on_terminal: called with each decision of the session.
         on_query: called with each query id that the session took on.
-        on_problem: called with what breaks a rule at this edge.
-        on_reply: called with the terminal that a client is told when it asks again.
+        on_problem: called with what breaks a rule at this edge: the rule, what it is about, what was seen.
+        on_reply: called with each terminal that a client is told on its reply topic.
+        on_forgotten: called with queries whose decisions died with a process before the disk had them.
         thinning: how it gives way to an overloaded pool.
         priorities: weight of cameras on the uplink.
         order: makes what decides which message leaves the uplink next, from its rate in kbps.
-        on_departure: called with each message that leaves.
+        on_sent: called with each message that leaves.
         key_every: frames of a camera from one key frame to the next; 0 has no key frames.
         questions: standing questions of its settings.
-        publishes: it publishes them; else workers have to ask for their texts.
+        publishes: the broker takes them; else workers have to ask for their texts.
         join_s: an ad-hoc question waits so long for a frame of its camera, then one is taken for it.
         books: of the site, where it is judged.
 
     Attributes:
-        uplink: way out of the running process.
+        session: of the running process.
+        disk: of the site.
         longest_wait_s: longest wait for the uplink, of what competed for it and left.
         boot: id of the running process, another one for each start on any site.
-        awake_since_s: since when the process runs without a break, infinite while it is dead or frozen.
+        awake_since_s: since when the process runs without a break and knows its disk, infinite while it does not.
         linked_since_s: since when it takes its connection for one that works, infinite while it knows of none.
     """
 
@@ -87,14 +117,15 @@ class EdgeActor:
         cameras: tuple[str, ...],
         uplink_kbps: float,
         settings: EdgeProtocolSettings,
-        on_terminal: Callable[[str, Terminal], None],
+        on_terminal: Callable[[str, Decision], None],
         on_query: Callable[[str, str, float, bool], None],
-        on_problem: Callable[[str, str], None],
+        on_problem: Callable[[str, str, str], None],
         on_reply: Callable[[Answer | QueryOutcome], None] | None = None,
+        on_forgotten: Callable[[list[str]], None] | None = None,
         thinning: ThinningSettings | None = None,
         priorities: Mapping[str, float] | None = None,
-        order: Callable[[float], DepartureOrder] = DepartureQueue,
-        on_departure: Callable[[Departure], None] | None = None,
+        order: Callable[[float | None], DepartureOrder] = DepartureQueue,
+        on_sent: Callable[[Sent], None] | None = None,
         key_every: int = 0,
         questions: Iterable[Question] = (),
         publishes: bool = True,
@@ -102,44 +133,50 @@ class EdgeActor:
         books: EdgeBooks | None = None,
     ) -> None:
         self.site = site
+        self.cameras = cameras
         self.alive = False
         self.frozen = False
         self.draining = False
-        self._linked = False
         self.awake_since_s = math.inf
         self.linked_since_s = math.inf
-        self.disk = Disk()
         self.counters: Counter[str] = Counter()
         self.wire_bytes = 0
         self.longest_wait_s = 0.0
         self.boots = 0
         self.boot = 0
         self.session: EdgeSession
-        self.uplink: SimulatedUplink
-        self.thinning: Thinning
+        self.disk = Disk(clock, self._on_disk)
+        own = {question.question_id: question for question in questions}
+        self._settings = settings
+        self._site_settings = SiteSettings(
+            site, pool, dict.fromkeys(cameras, tuple(own)), own, uplink_kbps, priorities or {}
+        )
         self._thinning_settings = thinning
         self._clock = clock
         self._broker = broker
-        self._pool = pool
-        self.cameras = cameras
         self._uplink_kbps = uplink_kbps
-        self._priorities = priorities
         self._order = order
-        self._on_departure = on_departure
+        self._on_sent = on_sent
         self._key_every = key_every
-        self._questions = tuple(questions)
         self._publishes = publishes
         self._join_s = join_s
         self._books = books
-        self._asks: SiteQuestions
-        self._encoder: SimulatedEncoder
-        self._settings = settings
         self._on_terminal = on_terminal
         self._on_query = on_query
         self._on_problem = on_problem
         self._on_reply = on_reply
-        self._socket: deque[tuple[str, Message, int | None]] = deque()
-        self._latents = LatentBooks(on_problem)
+        self._on_forgotten = on_forgotten
+        self._wire = Wire(clock, broker, site, self._answered)
+        self._encoder: SimulatedEncoder
+        self._latents = SentLatents(partial(on_problem, "one attempt, two owners"))
+        self._linked = False
+        self._socket: deque[_Delivered] = deque()
+        self._answers: list[tuple[int, Delivery]] = []
+        self._asked: dict[str, _Stored] = {}
+        self._ask_tokens: dict[int, Admit] = {}
+        self._unsaid: dict[str, QueryOutcome] = {}
+        self._unstored: set[str] = set()
+        self._ended: set[str] = set()
         self._wake_at_s: float | None = None
 
     # ---- life -------------------------------------------------------------------------------------------------------
@@ -147,45 +184,27 @@ class EdgeActor:
     def start(self) -> None:
         """The process starts and connects; ad-hoc questions come back from disk."""
         self.alive, self.frozen, self.draining = True, False, False
-        self.awake_since_s = self._clock.now_s
         self.boots += 1
         self.boot = zlib.crc32(f"{self.site}/{self.boots}".encode())
-        self._socket.clear()
-        self.uplink = SimulatedUplink(
-            self._clock,
-            self._broker,
-            site=self.site,
-            rate_kbps=self._uplink_kbps,
-            order=self._order(self._uplink_kbps),
-            may_send=self._may_send,
-            on_answered=self._open_answered,
-            on_lost=self._open_lost,
-            on_key_lost=self._key_frame_lost,
-            on_told=self.disk.told,
-            on_sent=self._sent,
-        )
+        for table in (self._socket, self._answers, self._ask_tokens, self._unsaid, self._unstored, self._ended):
+            table.clear()
+        self._wire.restart()
+        self.disk.restart()
         self._wake_at_s = None
         self.counters["latents_sent_again_before"] = self.counters["latents_sent_again"]
-        self.thinning = Thinning(self._thinning_settings)
         self.session = EdgeSession(
             self._settings,
-            site=self.site,
-            pool=self._pool,
+            self._site_settings,
             boot=self.boot,
             fingerprint=FINGERPRINT,
-            priorities=self._priorities,
+            now_s=self._clock.now_s,
+            thinning=self._thinning_settings,
+            order=self._order,
         )
         self._encoder = SimulatedEncoder(self.session, f"{self.site}/{self.boots}", self._key_every)
-        self._asks = SiteQuestions(self.session, self._encoder, self.disk, self._questions, self._books)
         if self._books is not None:
             self._books.started()
         self._connect()
-        self.counters["asks_from_disk"] += self._asks.desk.restore()
-        # One whose deadline is over expires at once, and is said to have.
-        self._asks.offer_waiting(self._clock.now_s)
-        for outcome in self._asks.desk.untold():
-            self.counters["told_again"] += 1
-            self.uplink.report(outcome)
         self._after()
 
     def crash(self) -> list[str]:
@@ -196,6 +215,7 @@ class EdgeActor:
     def freeze(self) -> None:
         """SIGSTOP: the socket stays open, nothing is read and no timer runs."""
         self.frozen = True
+        self.disk.freeze(True)
         self.awake_since_s = math.inf
 
     def wake(self) -> None:
@@ -203,12 +223,14 @@ class EdgeActor:
         if not self.alive or not self.frozen:
             return
         self.frozen = False
+        self.disk.freeze(False)
         self.awake_since_s = self._clock.now_s
-        self._asks.offer_waiting(self._clock.now_s)
-        self.session.tick(self._clock.now_s)
         self._after()
+        answers, self._answers = self._answers, []
+        for token, delivery in answers:
+            self.session.published(token, delivery, self._clock.now_s)
         while self._socket:
-            self._handle(*self._socket.popleft())
+            self._handle(self._socket.popleft())
             self._after()
         if not self._linked or not self._broker.is_up(self.site):
             self.connection(False)
@@ -216,9 +238,8 @@ class EdgeActor:
 
     def drain(self) -> None:
         """SIGTERM: nothing new is taken on, what is under way goes on."""
-        self._asks.offer_waiting(self._clock.now_s)
         self.draining = True
-        self.session.drain()
+        self.session.drain("the edge was stopped")
         self._after()
 
     def abandon(self) -> None:
@@ -229,66 +250,64 @@ class EdgeActor:
 
     def drained(self) -> bool:
         """Whether everything is decided, and everybody told."""
-        return not (self.session.unfinished() or self.uplink.backlog() or self.uplink.untold())
+        return not self.session.unfinished() and self.session.idle()
 
     def stop(self) -> list[str]:
         """The end of a drain. Returns the standing queries whose outcome nobody was told."""
         if self._linked and self._broker.is_up(self.site):
-            status = self._status(online=False)
-            self._broker.publish(self.site, topics.status_topic("edge", self.site), status, qos=1, retain=True)
+            self.session.leave(self._clock.now_s)
+            will = self.session.will()
+            farewell = wire.decode(topics.Family.STATUS, will.payload)
+            self._broker.publish(self.site, will.topic, farewell, qos=1, retain=True)
             self._broker.disconnect(self.site)
         return self._end()
 
     def _end(self) -> list[str]:
         self.alive = self._linked = False
-        self.uplink.close()
         self.awake_since_s = self.linked_since_s = math.inf
-        undecided = [query_id for frame in self.session.frames() for query_id in frame.queries]
-        unsaid = [outcome.query_id for outcome in self.uplink.untold()]
-        return [query_id for query_id in (*undecided, *unsaid) if query_id not in self.disk.asks]
+        forgotten = [*self.disk.restart(), *self._unstored]
+        if self._on_forgotten is not None:
+            self._on_forgotten(forgotten)
+        undecided = [query_id for frame in self.session.frames.undecided() for query_id in frame.queries]
+        return [query_id for query_id in (*undecided, *self._unsaid) if query_id not in self._asked]
 
     def connection(self, connected: bool) -> None:
-        """The process notices that its connection came or went; it reconnects by itself."""
-        if not self.alive or self.frozen:
+        """The process notices that its connection went; it reconnects by itself."""
+        if not self.alive or self.frozen or connected:
             return
-        self.session.connection(connected, self._clock.now_s)
-        self._linked = connected
-        self.linked_since_s = self._clock.now_s if connected else math.inf
-        if not connected:
-            self.uplink.connection_lost()
-            self._clock.after(0.5, self._reconnect)
+        self._linked = False
+        self.linked_since_s = math.inf
+        self.session.connection(False, self._clock.now_s)
+        self._wire.connection_lost()
+        self._clock.after(_RECONNECT_S, self._reconnect)
         self._after()
 
     def _reconnect(self) -> None:
-        if self.alive and not self.frozen and not self._linked and self._connect():
-            self.connection(True)
+        if self.alive and not self.frozen and not self._linked:
+            self._connect()
+            self._after()
 
-    def _connect(self) -> bool:
-        self._linked = self._broker.reachable(self.site)
-        self.linked_since_s = self._clock.now_s if self._linked else math.inf
-        if self._linked:
-            birth, will = self._status(online=True), self._status(online=False)
-            self._broker.connect_edge(self.site, self, self.cameras, birth, will)
-            # What operators have said comes first, or the settings would overwrite it.
-            self._clock.after(_SETTLE_S, partial(self._publish_questions, self.boots))
-        else:
-            self.session.connection(False, self._clock.now_s)
-            self._clock.after(0.5, self._reconnect)
-        return self._linked
-
-    def _status(self, *, online: bool) -> Status:
-        cameras = self.cameras if online else ()  # the will of a real edge names none either
-        return Status(kind="edge", id=self.site, boot=self.boot, online=online, pool=self._pool, cameras=cameras)
+    def _connect(self) -> None:
+        if not self._broker.reachable(self.site):
+            self._clock.after(_RECONNECT_S, self._reconnect)
+            return
+        self._linked = True
+        self.linked_since_s = self._clock.now_s
+        will = self.session.will()
+        message = wire.decode(topics.Family.STATUS, will.payload)
+        self._broker.connect_edge(self.site, self, self.cameras, (will.topic, message))
+        self.session.connection(True, self._clock.now_s)
 
     def backlog(self) -> int:
         """Messages that wait for the uplink."""
-        return self.uplink.backlog()
+        return self.session.uplink.waiting
 
     def backlog_s(self) -> float:
-        """How long the uplink is busy with what waits for it, at most."""
-        return self.uplink.backlog_s()
+        """How long the uplink is busy with what has left, what waits and one message more, at most."""
+        waiting_s = (1 + self.backlog()) * LARGEST_WIRE_BYTES / (self._uplink_kbps * 125)
+        return waiting_s + self.session.uplink.busy_s(self._clock.now_s)
 
-    # ---- inputs -----------------------------------------------------------------------------------------------------
+    # ---- frames -----------------------------------------------------------------------------------------------------
 
     def capture(
         self,
@@ -308,166 +327,234 @@ class EdgeActor:
         """
         if not self.alive or self.frozen or self.draining:
             return
-        now_s = self._clock.now_s
         standing = any(not query.ad_hoc for query in queries)
-        if standing and not self.thinning.takes(camera, now_s):
-            standing, queries = False, [query for query in queries if query.ad_hoc]
-        waiting = self._asks.desk.waiting.pop(camera, [])
-        if not queries and not waiting:
-            return
-        frame = self._asks.offer(camera, [*queries, *waiting], now_s, latent=latent, base_latents=base_latents)
-        if standing:
-            self.thinning.offered(camera, frame)
+        if standing and not self.session.thinning.takes(camera, self._clock.now_s):
+            queries = [query for query in queries if query.ad_hoc]
         self._clock.handled += 1
-        for query in queries:
-            self._on_query(self.site, query.query_id(camera, frame), query.deadline_s, query.ad_hoc)
+        self._take(camera, queries, latent=latent, base_latents=base_latents)
+
+    def capture_standing(self, camera: str, question_ids: Iterable[str]) -> None:
+        """A slot for some of the site's standing questions."""
+        if self.alive and not self.frozen:
+            wanted = set(question_ids)
+            asked = self.session.standing.asked(camera, self._clock.now_s)
+            self.capture(camera, [query for query in asked if query.question_id in wanted])
+
+    def _take(
+        self,
+        camera: str,
+        queries: Sequence[AskedQuery],
+        *,
+        latent: Latent | None = None,
+        base_latents: int = LADDER[0],
+    ) -> None:
+        now_s = self._clock.now_s
+        waiting = self.session.take_queries(camera, now_s, standing=False)
+        for query in waiting:
+            self._check_stored(camera, query)
+        both = [*queries, *self.session.still_asked(camera, waiting)]
+        if both:
+            frame, mark = self._encoder.offer(camera, both, now_s, latent=latent, base_latents=base_latents)
+            if self._books is not None:
+                self._books.offered(camera, frame, mark, both, now_s)
+            for query in queries:
+                self._on_query(self.site, query.query_id(camera, frame), query.deadline_s, query.ad_hoc)
         self._after()
 
-    def asked(self, camera: str, question_ids: Iterable[str]) -> list[AskedQuery]:
-        """Those of some standing questions that a frame of a camera would be asked now."""
-        return self._asks.board.asked(camera, question_ids, self._clock.now_s) if self.alive else []
-
-    def _no_frame_came(self, boots: int) -> None:
-        if boots == self.boots and self.alive and not self.frozen and self._asks.desk.waiting:
+    def _take_for_asks(self, camera: str, boots: int) -> None:
+        if boots == self.boots and self.alive and not self.frozen and self.session.ad_hoc.waiting(camera):
+            if self.draining:
+                return
             self._clock.handled += 1
-            self._asks.offer_waiting(self._clock.now_s)
+            self._take(camera, ())
+
+    def _check_stored(self, camera: str, query: AskedQuery) -> None:
+        """A question that came from the disk is the one that went there."""
+        query_id = query.query_id(camera, FrameId(0, 0))
+        stored = self._asked[query_id]
+        if query.question != stored.question:
+            self._on_problem("another text was asked", query_id, f"{query.question!r} instead of {stored.question!r}")
+        if abs(query.deadline_s - stored.deadline_s) > 1e-3:
+            self._on_problem("a deadline moved", query_id, f"{query.deadline_s} instead of {stored.deadline_s}")
+
+    # ---- messages ---------------------------------------------------------------------------------------------------
+
+    def receive(self, topic: str, message: Message, token: int | None, retained: bool = False) -> None:
+        """A message reaches the socket, if the process has not closed it."""
+        if not self.alive or not self._linked:
+            return
+        delivered = _Delivered(topic, message, token, retained)
+        if self.frozen:
+            self._socket.append(delivered)
+            return
+        self._handle(delivered)
+        self._after()
+
+    def receive_bytes(self, topic: str, payload: bytes, token: int | None, *, retained: bool = False) -> None:
+        """Bytes that may be no message reach the socket."""
+        if self.alive and self._linked and not self.frozen:
+            received = Received(topic, payload, retained=retained, token=token)
+            self.session.receive(received, self._clock.now_s)
             self._after()
 
-    def _publish_questions(self, boots: int) -> None:
-        if boots == self.boots and self.alive and not self.frozen and self._publishes:
-            for question in self._asks.board.to_publish():
-                self.uplink.question(question)
-            self.uplink.pump()
-
-    def receive(self, topic: str, message: Message, token: int | None) -> None:
-        """A message arrives."""
-        if not self.alive:
-            return
-        if self.frozen:
-            self._socket.append((topic, message, token))
-            return
-        self._handle(topic, message, token)
-        self._after()
-
-    def _handle(self, topic: str, message: Message, token: int | None) -> None:
-        try:
-            self._take_in(topic, message, self._clock.now_s)
-        except RemoteError as error:
-            self.counters[type(error).__name__] += 1
-        if token is not None:
-            self._broker.acknowledge(self.site, token)
-            self.uplink.acknowledged()
-
-    def _take_in(self, topic: str, message: Message, now_s: float) -> None:
-        match message:
-            case Answer():
-                self.session.receive_answer(message, now_s)
-            case Status():
-                self._hear_of_worker(message, now_s)
-            case Question():
-                self._asks.board.receive(message.question_id, message)
-            case Deleted():
-                self._asks.board.receive(topic.rsplit("/", 1)[1], None)
-            case Ask():
-                _, _, _, camera, client = topic.split("/")
-                self._asked(camera, client, message, now_s)
-            case Accept() | Refine() | Busy() | Reject() | NeedText():
-                camera = topic.rsplit("/", 1)[1]
-                if isinstance(message, Busy):
-                    self.thinning.busy(camera, message.frame, now_s)
-                elif isinstance(message, Reject):
-                    self._encoder.rejected(camera, message)
-                self.session.receive_control(camera, message, now_s)
-
-    def _hear_of_worker(self, status: Status, now_s: float) -> None:
+    def _handle(self, delivered: _Delivered) -> None:
+        topic, message = _parse(delivered.topic), delivered.message
+        response_topic = None
+        if isinstance(message, Ask):
+            camera, client = topic.names
+            response_topic = topics.reply_topic(client, camera, message.query_id)
+        received = Received(
+            delivered.topic,
+            retained=delivered.retained,
+            response_topic=response_topic,
+            token=delivered.token,
+            decoded=(topic, None if isinstance(message, Deleted) else message),
+        )
         if self._books is None:
-            self.session.receive_worker_status(status, now_s)
+            self.session.receive(received, self._clock.now_s)
         else:
-            self._books.hears(self.session, status, now_s)
+            self._books.hears(self.session, received, message, self._clock.now_s)
+        if isinstance(message, Refine) and self._books is not None:
+            self._books.refined(topic.name("camera"), self._clock.now_s)
 
-    def _asked(self, camera: str, client: str, ask: Ask, now_s: float) -> None:
-        """An ad-hoc question: to disk first, then acknowledged. One that is known gets its terminal, if it has one."""
-        if self._asks.desk.known(camera, client, ask) is not None:
-            self.counters["asked_again"] += 1
-            terminal = self._asks.how_it_ended(camera, client, ask)
-            if terminal is not None and self._on_reply is not None:
-                self.counters["replied_again"] += 1
-                self._on_reply(terminal)
-            return
-        if self.draining:
-            self.counters["asks_refused"] += 1
-            return
-        query = self._asks.desk.take_in(camera, client, ask, now_s)
-        self._on_query(self.site, ad_hoc_query_id(camera, client, ask.query_id), query.deadline_s, True)
-        if self._join_s:
-            self._clock.after(self._join_s, partial(self._no_frame_came, self.boots))
-        else:
-            self._asks.offer_waiting(now_s)
-
-    # ---- effects ----------------------------------------------------------------------------------------------------
+    # ---- outputs ----------------------------------------------------------------------------------------------------
 
     def _after(self) -> None:
-        for effect in self.session.take_effects():
-            if isinstance(effect, Terminal):
-                self.thinning.ended(effect, self._clock.now_s)
-                if self._books is not None:
-                    self._books.decided(effect)
-                self._on_terminal(self.site, effect)
-                self.disk.decided(effect)
-                if effect.publish is not None:
-                    self.uplink.report(effect.publish)
-            elif isinstance(effect, SendKeyFrame):
-                self.uplink.key_frame(effect)
-            else:
-                if self._books is not None:
-                    self._books.queued(effect, self._clock.now_s)
-                if isinstance(effect, SendOpen):
-                    self.uplink.open(effect)
-                else:
-                    self.uplink.to_worker(effect)
-        self.uplink.pump()
+        while outputs := self.session.poll(self._clock.now_s):
+            for output in outputs:
+                self._carry_out(output)
         due_s = self.session.next_wake_s()
         if due_s is not None and (self._wake_at_s is None or due_s < self._wake_at_s):
             self._wake_at_s = due_s
-            self._clock.at(due_s, partial(self._wake, self.boots))
+            self._clock.at(due_s, partial(self._wake, self.boots, due_s))
 
-    def _wake(self, boot: int) -> None:
-        if boot != self.boots or not self.alive:
+    def _wake(self, boots: int, at_s: float) -> None:
+        if boots != self.boots or not self.alive or at_s != self._wake_at_s:
             return
         self._wake_at_s = None
-        if self.frozen:
-            return
-        self._clock.handled += 1
-        self.session.tick(self._clock.now_s)
-        self._after()
+        if not self.frozen:
+            self._clock.handled += 1
+            self._after()
 
-    def _may_send(self) -> bool:
-        return self.alive and not self.frozen and self._linked
+    def _carry_out(self, output: EdgeOutput) -> None:
+        match output:
+            case Publish():
+                self._publish(output)
+            case Sent():
+                self._sent(output)
+            case Acknowledge():
+                self._acknowledge(output.tokens)
+            case Decision():
+                self._decided(output)
+            case TakeFrame():
+                if self._join_s:
+                    self._clock.after(self._join_s, partial(self._take_for_asks, output.camera, self.boots))
+                else:
+                    self._clock.after(0.0, partial(self._take_for_asks, output.camera, self.boots))
+            case KeyFrameLost():
+                self._encoder.lost(output.camera, output.sequence)
+            case Problem():
+                self.counters[type(output.error).__name__ if output.error else output.kind] += 1
+            case Contained():
+                raise output.error
+            case Admit() | Decide() | MarkTold() | MoveToFile() | ReadUnfinished():
+                self._store(output)
+            case _:
+                pass
 
-    def _sent(self, departure: Departure, message: Message, wire_bytes: int) -> None:
-        self.wire_bytes += wire_bytes
+    def _publish(self, publish: Publish) -> None:
+        message, now_s = publish.message, self._clock.now_s
+        if isinstance(message, QueryOutcome) and publish.label == "outcome":
+            self._unsaid[message.query_id] = message
+        elif publish.label == "reply" and isinstance(message, Answer | QueryOutcome):
+            self._replied(publish.topic, message)
         if self._books is not None:
-            self._books.left(departure, message, self._clock.now_s, self.backlog_s(), self.session.response_s)
-        if self._on_departure is not None:
-            self._on_departure(departure)
-        if departure.bid is not None:
-            self.longest_wait_s = max(self.longest_wait_s, self._clock.now_s - departure.queued_s)
-        self.counters["latents_sent_again"] += self._latents.sent(departure.topic, message)
-        if isinstance(message, KeyFrame):
-            self._after()  # the open of its frame follows
+            self._books.left(self.session, publish, now_s, self.backlog_s())
+        self.counters["latents_sent_again"] += self._latents.sent(publish.topic, message)
+        if publish.label == "question" and not self._publishes:
+            self._wire.refuse(publish)
+        else:
+            self._wire.put(publish, self.session.uplink.busy_s(now_s) + _TO_BROKER_S)
 
-    def _open_answered(self, effect: SendOpen, no_subscribers: bool) -> None:
-        if self.alive and not self.frozen:
-            self.session.left_uplink(effect, self._clock.now_s, no_subscribers=no_subscribers)
+    def _sent(self, sent: Sent) -> None:
+        self.wire_bytes += sent.wire_bytes
+        if sent.lane is Lane.OPEN or sent.label == "chunk":
+            self.longest_wait_s = max(self.longest_wait_s, sent.waited_s)
+        if self._on_sent is not None:
+            self._on_sent(sent)
+
+    def _answered(self, token: int, delivery: Delivery) -> None:
+        if self.frozen:
+            self._answers.append((token, delivery))
+            return
+        self.session.published(token, delivery, self._clock.now_s)
+        self._clock.after(0.0, partial(self._look_again, self.boots))
+
+    def _look_again(self, boots: int) -> None:
+        if boots == self.boots and self.alive and not self.frozen:
             self._after()
 
-    def _key_frame_lost(self, effect: SendKeyFrame) -> None:
-        if self.alive and not self.frozen:
-            self._encoder.lost(effect.camera, effect.frame.sequence)
-            self.session.key_frame_lost(effect)
-            self._after()
+    def _replied(self, topic: str, message: Answer | QueryOutcome) -> None:
+        client = message.owner.removeprefix("client/")
+        if topic != topics.reply_topic(client, message.camera, message.question_id):
+            self._on_problem("answer sent to somebody else", message.query_id, f"{self.site} sends it to {topic}")
+        self.counters["replied"] += 1
+        if self._on_reply is not None:
+            self._on_reply(message)
 
-    def _open_lost(self, effect: SendOpen) -> None:
-        if self.alive and not self.frozen:
-            self.session.open_lost(effect, self._clock.now_s)
-            self._after()
+    def _acknowledge(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            pending = self._ask_tokens.pop(token, None)
+            if pending is not None and self.disk.waits(pending):
+                self._on_problem("acknowledged before it was stored", pending.ask.query_id, self.site)
+            self._broker.acknowledge(self.site, token)
+        self.session.acknowledged(len(tokens), self._clock.now_s)
+
+    def _decided(self, decision: Decision) -> None:
+        if self._books is not None:
+            self._books.decided(decision)
+        self._ended.add(decision.query_id)
+        if decision.publish is not None and not decision.ad_hoc:
+            self._unsaid[decision.query_id] = decision.publish
+        self._on_terminal(self.site, decision)
+
+    # ---- disk -------------------------------------------------------------------------------------------------------
+
+    def _store(self, request: JournalRequest) -> None:
+        if isinstance(request, Decide) and request.query_id not in self._ended:
+            # It never met a frame: nobody but the edge knows of it.
+            terminal = request.terminal
+            assert isinstance(terminal, QueryOutcome)  # noqa: S101
+            assert terminal.frame.sequence == NO_FRAME_SEQUENCE  # noqa: S101
+            question = self._asked[request.query_id].question
+            self._ended.add(request.query_id)
+            decision = Decision(
+                terminal.camera,
+                terminal.frame,
+                request.query_id,
+                question,
+                terminal.outcome,
+                terminal.reason,
+                publish=terminal,
+            )
+            self._on_terminal(self.site, decision)
+        self.disk.put(request)
+
+    def _on_disk(self, request: JournalRequest, result: JournalResult) -> None:
+        now_s = self._clock.now_s
+        match request, result:
+            case Admit(), Admitted(admission=Admission.NEW):
+                query_id = ad_hoc_query_id(request.camera, request.client, request.ask.query_id)
+                deadline_s = now_s + request.ask.deadline_ms / 1000
+                self._asked[query_id] = _Stored(request.ask.content(request.client), deadline_s)
+                self._on_query(self.site, query_id, deadline_s, True)
+            case Admit(), Admitted():
+                self.counters["asked_again"] += 1
+            case Decide(), NotStored():
+                self._unstored.add(request.query_id)
+            case Decide(), Decided():
+                self._unstored.discard(request.query_id)
+            case ReadUnfinished(), _:
+                self.awake_since_s = now_s
+        self.session.stored(request.token, result, now_s)
+        self._after()

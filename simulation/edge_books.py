@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.protocol.departures import Departure
 from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import AskedQuery, SendOpen, SendToWorker, Terminal
+from pipeline.protocol.effects import AskedQuery, Decision
+from pipeline.protocol.ports import Publish, Received
 from schemas.messages import Message, Open, Status
 from schemas.types import FrameId
 from simulation.asked_books import AskedBooks, Problem
@@ -41,25 +41,32 @@ class EdgeBooks:
         self._asked.offered(camera, frame, seen(mark), queries)
         self._uplink.offered(camera, frame, queries, now_s)
 
-    def hears(self, session: EdgeSession, status: Status, now_s: float) -> None:
-        """The session reads a worker's status; the last will of an earlier start must change nothing."""
-        stale = self._workers.is_stale(status)
-        self._workers.learn(status, now_s)
+    def hears(self, session: EdgeSession, received: Received, message: Message, now_s: float) -> None:
+        """The session reads a message; the last will of an earlier start of a worker must change nothing."""
+        if not isinstance(message, Status) or message.kind != "worker":
+            session.receive(received, now_s)
+            return
+        stale = self._workers.is_stale(message)
+        self._workers.learn(message, now_s)
         before = seen_outside(session) if stale else ()
-        session.receive_worker_status(status, now_s)
+        session.receive(received, now_s)
         if stale and seen_outside(session) != before:
-            self._on_problem(STALE_WILL, self._site, f"the will of boot {status.boot} of {status.id}")
+            self._on_problem(STALE_WILL, self._site, f"the will of boot {message.boot} of {message.id}")
 
-    def queued(self, effect: SendOpen | SendToWorker, now_s: float) -> None:
-        """The session wants something to leave when the uplink has room."""
-        self._uplink.queued(effect, now_s)
+    def refined(self, camera: str, now_s: float) -> None:
+        """A chunk of this camera may wait for the uplink from now on."""
+        self._uplink.wants(camera, now_s)
 
-    def left(self, departure: Departure, message: Message, now_s: float, backlog_s: float, response_s: float) -> None:
+    def left(self, session: EdgeSession, publish: Publish, now_s: float, backlog_s: float) -> None:
         """A message leaves."""
-        if isinstance(message, Open):
-            self._asked.opened(self._site, departure.topic.rsplit("/", 1)[1], message)
-        self._uplink.left(departure, message, now_s, backlog_s, response_s)
+        if isinstance(publish.message, Open):
+            self._asked.opened(self._site, publish.topic.rsplit("/", 1)[1], publish.message)
+        self._uplink.left(session, publish, now_s, backlog_s)
 
-    def decided(self, terminal: Terminal) -> None:
+    def decided(self, decision: Decision) -> None:
         """The session has decided a query."""
-        self._asked.decided(self._site, terminal)
+        self._asked.decided(self._site, decision)
+
+    def forgotten(self, query_ids: Sequence[str]) -> None:
+        """Decisions that died with a process before the disk had them: their queries are asked again."""
+        self._asked.forgotten(self._site, query_ids)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import AskedQuery, GivenKey, Latent
-from schemas.messages import Reject, RejectReason
 from schemas.types import FrameId
 from simulation.content import LADDER, LATENTS, MARK_BYTES, LatentGivenKey, SimulatedLatent
 
@@ -65,12 +64,6 @@ class SimulatedEncoder:
         if given is not None and given.sequence is None:
             self._keys[camera] = (frame.sequence, latent.payload(0, LATENTS))
         return frame, mark
-
-    def rejected(self, camera: str, message: Reject) -> None:
-        """A worker rejects a frame, and the session has not heard of it yet."""
-        key = self._session.key_of(camera, message.frame)
-        if message.reason is RejectReason.KEY_FRAME and key is not None:
-            self.lost(camera, key)
 
     def lost(self, camera: str, sequence: int) -> None:
         """A worker lacks a key frame, or it found no way out: nothing more is coded given it."""

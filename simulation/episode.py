@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.effects import Decision
 from pipeline.protocol.worker_work import WorkCosts
 from schemas import topics
 from schemas.messages import Answer, Message, QueryOutcome, Question, Status
@@ -161,8 +161,9 @@ class Episode:
             settings=self.plan.edge,
             on_terminal=self._terminal,
             on_query=self._query,
-            on_problem=lambda rule, problem: self._problem(rule, site.name, problem),
+            on_problem=self._problem,
             on_reply=partial(self._replied, site.name),
+            on_forgotten=partial(self._forgotten, site.name),
             key_every=site.key_every,
             questions=site.questions,
             publishes=site.publishes,
@@ -211,8 +212,7 @@ class Episode:
         return self._report()
 
     def _capture(self, frame: FramePlan) -> None:
-        edge = self.edges[frame.site]
-        edge.capture(frame.camera, edge.asked(frame.camera, frame.questions))
+        self.edges[frame.site].capture_standing(frame.camera, frame.questions)
 
     def _ask(self, ask: AskPlan) -> None:
         if self.broker.up:
@@ -229,6 +229,11 @@ class Episode:
     def _published(self, topic: str, message: Message) -> None:
         now_s = self.clock.now_s
         if isinstance(message, Answer | QueryOutcome):
+            if topic.split("/")[2] == topics.Family.REPLY:
+                return  # the same again, for its client alone; or why it is refused
+            if self.judge.is_refusal(message):
+                self._line(f"a client is refused: {message.query_id} {message.reason}", message.query_id)
+                return
             self._asked_books.published(message)
         self.judge.published(message, now_s, self._calm_since_s())
         self.injector.published(message)
@@ -241,11 +246,11 @@ class Episode:
         if self._trace is not None:
             self._trace.message(self.clock.now_s, topic, message, fate)
 
-    def _terminal(self, site: str, terminal: Terminal) -> None:
-        self.judge.edge_decided(site, terminal, self.clock.now_s)
-        frame = frame_key(terminal.camera, terminal.frame)
+    def _terminal(self, site: str, decision: Decision) -> None:
+        self.judge.edge_decided(site, decision, self.clock.now_s)
+        frame = frame_key(decision.camera, decision.frame)
         self._line(
-            f"{site} decides {terminal.query_id}: {terminal.outcome} {terminal.reason}", terminal.query_id, frame
+            f"{site} decides {decision.query_id}: {decision.outcome} {decision.reason}", decision.query_id, frame
         )
 
     def _query(self, site: str, query_id: str, deadline_s: float, ad_hoc: bool) -> None:
@@ -258,6 +263,10 @@ class Episode:
     def _replied(self, site: str, message: Answer | QueryOutcome) -> None:
         self.judge.replied(site, message, self.clock.now_s)
         self._line(f"{site} tells a client again: {message.query_id} {message.outcome}", message.query_id)
+
+    def _forgotten(self, site: str, query_ids: list[str]) -> None:
+        self.judge.forgotten(site, query_ids)
+        self._asked_books.forgotten(site, query_ids)
 
     def _edge_died(self, site: str, query_ids: list[str]) -> None:
         """Ask the workers which of these queries they hold: whoever holds one has to speak in its edge's place."""
@@ -356,9 +365,7 @@ class Episode:
             counters.update({f"worker_{name}": count for name, count in worker.session.counters.items()})
         for edge in self.edges.values():
             counters.update({f"edge_{name}": count for name, count in edge.session.counters.items()})
-            counters.update(
-                {f"edge_{name}": edge.counters[name] for name in ("asked_again", "replied_again", "told_again")}
-            )
+            counters.update({f"edge_{name}": edge.counters[name] for name in ("asked_again", "replied")})
         counters.update({f"broker_{name}": count for name, count in self.broker.counters.items()})
         counters["died_with_edge"] = self.judge.with_edge
         counters["spoken_for_lost_edge"] = self.judge.orphans

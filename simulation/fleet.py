@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.protocol.effects import AskedQuery, Terminal
+from pipeline.protocol.effects import AskedQuery, Decision
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.thinning import ThinningSettings
 from pipeline.protocol.worker_pace import WorkerPace
@@ -30,7 +30,7 @@ from simulation.worker_actor import WorkerActor
 _POOL = "main"
 MAX_BATCH_FRAMES = 16
 _WARM_UP_SHARE = 0.2
-_STATUS_EVERY_S = 5.0
+_LOAD_EVERY_S = 5.0
 """Loads go to every worker, so their number grows with the square of the pool; a large one reports them less often."""
 
 
@@ -98,7 +98,7 @@ class SimulatedFleet:
         plan: FleetPlan,
         *,
         on_query: Callable[[str, str, float, bool], None],
-        on_terminal: Callable[[str, Terminal], None],
+        on_terminal: Callable[[str, Decision], None],
         schedule: Callable[[WorkerProtocolSettings, WorkerPace], Schedule] = Schedule,
         thinning: ThinningSettings | None = None,
     ) -> None:
@@ -116,14 +116,13 @@ class SimulatedFleet:
                 random.Random(self.draw.random()),
                 name=f"w{index}",
                 pool=_POOL,
-                settings=WorkerProtocolSettings(),
+                settings=WorkerProtocolSettings(load_interval_s=_LOAD_EVERY_S, load_on_change_s=_LOAD_EVERY_S),
                 model=SimulatedModel(plan.seed),
                 batch_s=plan.batch_ms / 1000,
                 frame_s=plan.frame_ms / 1000,
                 questions=known,
                 on_problem=_refuse,
                 max_batch=MAX_BATCH_FRAMES,
-                status_every_s=_STATUS_EVERY_S,
                 schedule=schedule,
             )
             for index in range(plan.workers)
@@ -141,7 +140,7 @@ class SimulatedFleet:
                 settings=EdgeProtocolSettings(),
                 on_terminal=on_terminal,
                 on_query=on_query,
-                on_problem=lambda rule, problem: _refuse(f"{rule}: {problem}"),
+                on_problem=lambda rule, about, problem: _refuse(f"{rule}: {about}: {problem}"),
                 thinning=thinning,
             )
             for first in firsts
@@ -231,11 +230,11 @@ class FleetSimulation:
     def _query(self, _site: str, query_id: str, _deadline_s: float, _ad_hoc: bool) -> None:
         self._asked[query_id] = self._clock.now_s
 
-    def _terminal(self, _site: str, terminal: Terminal) -> None:
-        asked_s = self._asked.pop(terminal.query_id)
-        self._outcomes[str(terminal.outcome)] += 1
-        if terminal.outcome is Outcome.ANSWERED:
-            self._by_camera[terminal.camera] += 1
+    def _terminal(self, _site: str, decision: Decision) -> None:
+        asked_s = self._asked.pop(decision.query_id)
+        self._outcomes[str(decision.outcome)] += 1
+        if decision.outcome is Outcome.ANSWERED:
+            self._by_camera[decision.camera] += 1
             self._answered_at_s.append(self._clock.now_s)
             if asked_s >= self._plan.duration_s * _WARM_UP_SHARE:
                 self._latencies_s.append(self._clock.now_s - asked_s)

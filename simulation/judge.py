@@ -23,10 +23,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.ad_hoc_questions import ANOTHER_QUESTION, NO_FRAME_SEQUENCE
+from pipeline.protocol.effects import Decision
 from pipeline.protocol.reducer import OutcomeReducer
 from schemas.messages import Answer, Handover, Message, QueryOutcome
 from schemas.types import Outcome
@@ -158,23 +159,38 @@ class Judge:
             self.with_edge += lost
             self.let_go += lost
 
-    def edge_decided(self, site: str, terminal: Terminal, now_s: float) -> None:
+    def edge_decided(self, site: str, decision: Decision, now_s: float) -> None:
         """An edge session decided a query."""
-        key = (site, terminal.query_id)
-        text = terminal.answer.text if terminal.answer is not None else ""
+        key = (site, decision.query_id)
+        text = decision.answer.text if decision.answer is not None else ""
         if key in self._decided:
-            self._break("decided twice by its edge", now_s, terminal.query_id, str(terminal.outcome))
-        self._decided.setdefault(key, (terminal.outcome, text))
-        asked = self._open.get(terminal.query_id)
+            self._break("decided twice by its edge", now_s, decision.query_id, str(decision.outcome))
+        self._decided.setdefault(key, (decision.outcome, text))
+        asked = self._open.get(decision.query_id)
         if asked is None:
             return
-        self._check_decision(terminal.query_id, asked, now_s)
+        self._check_decision(decision.query_id, asked, now_s)
         asked.undecided = False
-        if terminal.publish is not None:
+        if decision.publish is not None:
             asked.said_since_s, asked.backlog_s = now_s, self.edge(site).backlog_s
 
+    def forgotten(self, site: str, query_ids: Iterable[str]) -> None:
+        """Decisions that died with a process before the disk had them: its next one decides anew."""
+        for query_id in query_ids:
+            self._decided.pop((site, query_id), None)
+            asked = self._open.get(query_id)
+            if asked is not None:
+                asked.undecided, asked.said_since_s = True, math.inf
+
+    def is_refusal(self, message: Answer | QueryOutcome) -> bool:
+        """Whether an edge says that it has not taken a question in: nobody waits for another end of it."""
+        refused = isinstance(message, QueryOutcome) and message.frame.sequence == NO_FRAME_SEQUENCE
+        return refused and message.query_id not in self._open and self.reducer.get(message.query_id) is None
+
     def replied(self, site: str, message: Answer | QueryOutcome, now_s: float) -> None:
-        """An edge told a client that asked again how its query ended."""
+        """An edge told a client on its reply topic how its query ended, or why it is refused."""
+        if self.is_refusal(message) or message.reason == ANOTHER_QUESTION:
+            return
         decided = self._decided.get((site, message.query_id))
         told = (message.outcome, message.text if isinstance(message, Answer) else "")
         if decided != told:

@@ -8,17 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.protocol import edge_session, worker_pace
+from pipeline.protocol import edge_frames, worker_pace
 from pipeline.protocol.edge_frame import EdgeEvent, EdgeFrame, EdgeStage
-from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.edge_voice import EdgeVoice
+from pipeline.protocol.edge_frames import EdgeFrames
+from pipeline.protocol.edge_messages import EdgeMessages
 from pipeline.protocol.effects import Bidder, ChunkData, KeyData
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_admission import Admission
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
+from pipeline.protocol.worker_frames import WorkerFrames
 from pipeline.protocol.worker_memory import KeyFrames
 from pipeline.protocol.worker_progress import Progress
-from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_voice import WorkerVoice
 from schemas.identity import QuestionContent
 from schemas.messages import Chunk, Gone, Open, Refine, Reject, RejectReason, Text
@@ -36,17 +36,17 @@ def _yes(*_: Any, **__: Any) -> bool:
     return True
 
 
-_lose_attempt = EdgeSession._lose_attempt  # noqa: SLF001 - a mutation reaches inside on purpose
-_refine = EdgeSession._refine  # noqa: SLF001
-_decide = EdgeSession._decide  # noqa: SLF001
-_reject = EdgeSession._reject  # noqa: SLF001
-_to_worker = EdgeVoice._to_worker  # noqa: SLF001
-_receive_open = WorkerSession.receive_open
+_lose_attempt = EdgeFrames._lose_attempt  # noqa: SLF001 - a mutation reaches inside on purpose
+_refine = EdgeFrames._refine  # noqa: SLF001
+_decide = EdgeFrames._decide  # noqa: SLF001
+_reject = EdgeFrames._reject  # noqa: SLF001
+_to_worker = EdgeMessages._to_worker  # noqa: SLF001
+_receive_open = WorkerFrames.receive_open
 _hand_over = WorkerVoice.hand_over
 _query_id = QuestionContent.query_id
 
 
-def _no_silence(self: EdgeSession, frame: EdgeFrame, event: EdgeEvent, now_s: float, *, wait_s: float) -> None:
+def _no_silence(self: EdgeFrames, frame: EdgeFrame, event: EdgeEvent, now_s: float, *, wait_s: float) -> None:
     if event in (EdgeEvent.SILENCE, EdgeEvent.OWNER_LOST):
         frame.timer_s = None
         return
@@ -59,14 +59,14 @@ def _append_always(self: WorkerFrame, chunk: ChunkData) -> str:
     return "extended"
 
 
-def _last_claim_owns(_: EdgeSession, frame: EdgeFrame, worker: str, _attempt: int) -> bool:
+def _last_claim_owns(_: EdgeFrames, frame: EdgeFrame, worker: str, _attempt: int) -> bool:
     if frame.can(EdgeEvent.CLAIM):
         frame.move(EdgeEvent.CLAIM)
     frame.owner = worker
     return frame.stage is EdgeStage.OWNED
 
 
-def _any_attempt(_: EdgeSession, frame: EdgeFrame, worker: str, _attempt: int) -> bool:
+def _any_attempt(_: EdgeFrames, frame: EdgeFrame, worker: str, _attempt: int) -> bool:
     if frame.can(EdgeEvent.CLAIM):
         frame.move(EdgeEvent.CLAIM)
         frame.owner = worker
@@ -77,19 +77,19 @@ def _same_boot(_boot: int, sequence: int) -> FrameId:
     return FrameId(0, sequence)
 
 
-def _uncounted(self: EdgeSession, frame: EdgeFrame, message: Refine) -> None:
+def _uncounted(self: EdgeFrames, frame: EdgeFrame, message: Refine) -> None:
     frame.sent = 0
     _refine(self, frame, message)
 
 
-def _supersede_all(self: EdgeSession, camera: str, _question_ids: set[str]) -> None:
-    for frame in self.frames():
+def _supersede_all(self: EdgeFrames, camera: str, _question_ids: set[str]) -> None:
+    for frame in self.undecided():
         if frame.camera == camera and frame.stage in (EdgeStage.QUEUED, EdgeStage.BACKOFF):
             for query_id in list(frame.queries):
                 self._decide(frame, query_id, Outcome.SUPERSEDED, say=True)
 
 
-def _silent_expiry(self: EdgeSession, frame: EdgeFrame, now_s: float) -> None:
+def _silent_expiry(self: EdgeFrames, frame: EdgeFrame, now_s: float) -> None:
     for query_id, query in list(frame.queries.items()):
         if query.deadline_s <= now_s:
             _decide(self, frame, query_id, Outcome.EXPIRED, say=False)
@@ -111,7 +111,7 @@ def _forget(self: Progress, frame: WorkerFrame) -> None:
     self._frames.forget(frame, WorkerEvent.GIVEN_UP)
 
 
-def _missing_key_ignored(self: WorkerSession, camera: str, message: Open, now_s: float, *, hops: int = 0) -> None:
+def _missing_key_ignored(self: WorkerFrames, camera: str, message: Open, now_s: float, *, hops: int = 0) -> None:
     if message.key is not None and self._keys.get(camera, message.frame.boot, message.key) is None:
         message = message.model_copy(update={"key": None})
     _receive_open(self, camera, message, now_s, hops=hops)
@@ -127,7 +127,7 @@ def _keep_all_keys(self: KeyFrames, camera: str, frame: FrameId, payload: bytes)
 
 
 def _chunk_without_key(
-    self: EdgeVoice, worker: str, camera: str, message: Chunk | Gone | Text, bid: Bidder | None = None
+    self: EdgeMessages, worker: str, camera: str, message: Chunk | Gone | Text, bid: Bidder | None = None
 ) -> None:
     if isinstance(message, Chunk):
         message = message.model_copy(update={"key": None})
@@ -138,7 +138,7 @@ def _handover_without_key(self: WorkerVoice, peer: str, camera: str, message: Op
     _hand_over(self, peer, camera, message.model_copy(update={"key": None}), hops)
 
 
-def _fail_without_key(self: EdgeSession, frame: EdgeFrame, message: Reject) -> None:
+def _fail_without_key(self: EdgeFrames, frame: EdgeFrame, message: Reject) -> None:
     if message.reason is RejectReason.KEY_FRAME:
         message = message.model_copy(update={"reason": RejectReason.BITSTREAM})
     _reject(self, frame, message)
@@ -150,29 +150,29 @@ def _reject_orphans_too(self: Progress, frame: WorkerFrame) -> None:
 
 
 MUTATIONS: tuple[Mutation, ...] = (
-    Mutation("no lease: silence is never judged", 2, EdgeSession, "_lose_attempt", _no_silence),
+    Mutation("no lease: silence is never judged", 2, EdgeFrames, "_lose_attempt", _no_silence),
     Mutation("no duplicate check: a chunk is always appended", 3, WorkerFrame, "add_chunk", _append_always),
-    Mutation("no boot id in frame ids", 3, edge_session, "FrameId", _same_boot),
-    Mutation("first-accept rule reversed: the last claim owns", 1, EdgeSession, "_claim", _last_claim_owns),
-    Mutation("no attempt check: claims of earlier attempts count", 1, EdgeSession, "_claim", _any_attempt),
-    Mutation("no deadline at the edge", 2, EdgeSession, "_expire", nothing),
-    Mutation("expiry is not said", 1, EdgeSession, "_expire", _silent_expiry),
+    Mutation("no boot id in frame ids", 3, edge_frames, "FrameId", _same_boot),
+    Mutation("first-accept rule reversed: the last claim owns", 1, EdgeFrames, "_claim", _last_claim_owns),
+    Mutation("no attempt check: claims of earlier attempts count", 1, EdgeFrames, "_claim", _any_attempt),
+    Mutation("no deadline at the edge", 2, EdgeFrames, "_expire", nothing),
+    Mutation("expiry is not said", 1, EdgeFrames, "_expire", _silent_expiry),
     Mutation("no deadline at the worker", 2, Progress, "finalise_late", nothing),
     Mutation("no stop rule: every answer is safe", 1, StopRule, "is_safe", _yes),
     Mutation("no capacity bound at the worker", 1, Admission, "has_room", _yes),
-    Mutation("latents sent again are not counted", 2, EdgeSession, "_refine", _uncounted),
-    Mutation("ad-hoc questions are superseded too", 2, EdgeSession, "_supersede", _supersede_all),
+    Mutation("latents sent again are not counted", 2, EdgeFrames, "_refine", _uncounted),
+    Mutation("ad-hoc questions are superseded too", 2, EdgeFrames, "_supersede", _supersede_all),
     Mutation("a query's key lacks its frame", 1, QuestionContent, "query_id", _without_frame),
     Mutation("a stalled model keeps its leases", 4, worker_pace.WorkerPace, "batch_starts", nothing),
     Mutation("claimed frames are handed over", 3, WorkerFrame, "may_pass_on", _unclaimed_or_not),
     Mutation("no hop limit", 5, WorkerFrame, "may_pass_on", _any_hops),
     Mutation("nobody speaks for a lost edge", 3, Progress, "_orphan", _no),
     Mutation("the next edge process is believed", 6, Progress, "gone", _forget),
-    Mutation("a missing key frame is not missed", 1, WorkerSession, "receive_open", _missing_key_ignored),
+    Mutation("a missing key frame is not missed", 1, WorkerFrames, "receive_open", _missing_key_ignored),
     Mutation("any key frame of the camera will do", 6, KeyFrames, "get", _latest_key),
-    Mutation("chunks do not name their key frame", 1, EdgeVoice, "_to_worker", _chunk_without_key),
+    Mutation("chunks do not name their key frame", 1, EdgeMessages, "_to_worker", _chunk_without_key),
     Mutation("hand-overs do not name their key frame", 1, WorkerVoice, "hand_over", _handover_without_key),
-    Mutation("a missing key frame fails its frame", 1, EdgeSession, "_reject", _fail_without_key),
+    Mutation("a missing key frame fails its frame", 1, EdgeFrames, "_reject", _fail_without_key),
     Mutation("opened again given the same key frame", 1, EdgeFrame, "stand_alone", nothing),
     Mutation("no bound on key frames", 1, KeyFrames, "learn", _keep_all_keys),
     Mutation("rejected though the edge is lost", 5, Progress, "reject_key", _reject_orphans_too),

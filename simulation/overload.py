@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.effects import Decision
 from pipeline.protocol.thinning import ThinningSettings
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery
 from pipeline.protocol.worker_schedule import Pass, Picked, Schedule
@@ -232,25 +232,25 @@ class OverloadSimulation:
         self._asked[query_id] = (self._clock.now_s, ad_hoc)
         self._wanted_in_s[int(self._clock.now_s)] += not ad_hoc
 
-    def _terminal(self, _site: str, terminal: Terminal) -> None:
-        asked_s, ad_hoc = self._asked.pop(terminal.query_id)
-        if terminal.outcome is Outcome.ANSWERED and not ad_hoc:
+    def _terminal(self, _site: str, decision: Decision) -> None:
+        asked_s, ad_hoc = self._asked.pop(decision.query_id)
+        if decision.outcome is Outcome.ANSWERED and not ad_hoc:
             self._answered_at_s.append(self._clock.now_s)
             self._answered_in_s[int(asked_s)] += 1
         tally = self._tallies.get((self._phase(asked_s), ad_hoc))
         if tally is not None:
-            tally.outcomes[str(terminal.outcome)] += 1
-            if terminal.outcome is Outcome.ANSWERED:
+            tally.outcomes[str(decision.outcome)] += 1
+            if decision.outcome is Outcome.ANSWERED:
                 tally.latencies_s.append(self._clock.now_s - asked_s)
 
     def _sample(self) -> None:
         phase = self._phase(self._clock.now_s)
         edges, workers = self._fleet.edges, self._fleet.workers
         held = max(worker.session.unfinished() for worker in workers)
-        waiting = max(len(edge.session.frames()) + edge.backlog() for edge in edges)
+        waiting = max(len(edge.session.frames.undecided()) + edge.backlog() for edge in edges)
         self._most_held[phase] = max(self._most_held[phase], held)
         self._most_waiting[phase] = max(self._most_waiting[phase], waiting)
-        skipped = sum(edge.thinning.skipped.total() for edge in edges)
+        skipped = sum(edge.session.thinning.skipped.total() for edge in edges)
         busy_s = sum(worker.busy_s for worker in workers)
         thinned = (skipped - self._skipped_before) * self._plan.fleet.questions
         self._thinned[phase] += thinned
@@ -258,7 +258,7 @@ class OverloadSimulation:
         self._busy_s[phase] += busy_s - self._busy_before_s
         self._skipped_before, self._busy_before_s = skipped, busy_s
         if phase:
-            self._shares[phase].append(float(np.mean([edge.thinning.share for edge in edges])))
+            self._shares[phase].append(float(np.mean([edge.session.thinning.share for edge in edges])))
         if self._clock.now_s < self._end_s:
             self._clock.after(_SAMPLE_S, self._sample)
 

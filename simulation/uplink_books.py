@@ -7,15 +7,17 @@ time for everything that waits.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.bus.wire_cost import publish_wire_bytes
 from pipeline.protocol.departure_queue import MAX_WAIT_S
-from pipeline.protocol.departures import Departure
-from pipeline.protocol.effects import AskedQuery, SendOpen, SendToWorker
+from pipeline.protocol.edge_frame import EdgeFrame, EdgeStage
+from pipeline.protocol.edge_session import EdgeSession
+from pipeline.protocol.effects import AskedQuery
 from pipeline.protocol.expected_gain import open_message_bytes
-from schemas.messages import Message, Open
+from pipeline.protocol.ports import Publish
+from schemas.messages import Chunk, Open
 from schemas.types import FrameId
 from simulation.asked_books import Problem
 from simulation.worker_books import STANDING_FIRST
@@ -31,8 +33,7 @@ _USUAL_SHARE = 0.5
 
 @dataclass(slots=True)
 class _Waiting:
-    effect: SendOpen
-    queued_s: float
+    offered_s: float
     first_deadline_s: float
     ad_hoc: int
     standing: int
@@ -51,13 +52,13 @@ class UplinkBooks:
 
     def __init__(self, on_problem: Problem) -> None:
         self._on_problem = on_problem
-        self._offered: dict[tuple[str, FrameId], tuple[float, int, int, float]] = {}
         self._standing_s: dict[str, float] = {}
         self._waiting: dict[tuple[str, FrameId], _Waiting] = {}
         self._unserved_s: dict[str, float] = {}
 
     def offered(self, camera: str, frame: FrameId, queries: Sequence[AskedQuery], now_s: float) -> None:
         """A frame was taken and this is asked of it."""
+        self.wants(camera, now_s)
         ad_hoc = sum(query.ad_hoc for query in queries)
         first_s = min(query.deadline_s for query in queries)
         newer_s = math.inf
@@ -65,49 +66,52 @@ class UplinkBooks:
             # From then on a newer frame of the camera is expected: an edge wants to open this one before.
             newer_s = 2 * now_s - self._standing_s.get(camera, -math.inf)
             self._standing_s[camera] = now_s
-        self._offered[camera, frame] = (first_s, ad_hoc, len(queries) - ad_hoc, newer_s)
+        self._waiting[camera, frame] = _Waiting(now_s, first_s, ad_hoc, len(queries) - ad_hoc, newer_s)
 
-    def queued(self, effect: SendOpen | SendToWorker, now_s: float) -> None:
-        """An open message or a chunk begins to wait."""
-        if effect.bid is not None:
-            self._unserved_s.setdefault(effect.camera, now_s)
-        if not isinstance(effect, SendOpen):
-            return
-        first = self._offered.pop((effect.camera, effect.frame), None)
-        if first is not None:
-            self._waiting[effect.camera, effect.frame] = _Waiting(effect, now_s, *first)
+    def wants(self, camera: str, now_s: float) -> None:
+        """A message of this camera begins to wait."""
+        self._unserved_s.setdefault(camera, now_s)
 
-    def left(self, departure: Departure, message: Message, now_s: float, backlog_s: float, response_s: float) -> None:
+    def left(self, session: EdgeSession, publish: Publish, now_s: float, backlog_s: float) -> None:
         """A message leaves.
 
         Args:
-            departure: how it waited.
-            message: as it leaves.
+            session: of the process.
+            publish: the message.
             now_s: virtual time.
             backlog_s: how long the uplink is busy with what has left and what waits.
-            response_s: from an open to its first answer, as the session has smoothed it.
         """
-        camera = departure.camera or ""
+        message = publish.message
+        if not isinstance(message, Open | Chunk):
+            return
+        camera = publish.topic.rsplit("/", 1)[1]
         unserved_s = self._unserved_s.get(camera, now_s)
-        if departure.bid is not None:
-            self._unserved_s[camera] = now_s
+        self._unserved_s[camera] = now_s
         if not isinstance(message, Open):
             return
         gone = self._waiting.pop((camera, message.frame), None)
-        if gone is None or gone.ad_hoc or now_s - min(unserved_s, gone.queued_s) >= MAX_WAIT_S:
+        if gone is None or gone.ad_hoc or now_s - min(unserved_s, gone.offered_s) >= MAX_WAIT_S:
             return
         clear_s = now_s + _USUAL_SHARE * backlog_s
-        answered_s = clear_s + _PLENTY_S + _PLENTY_TIMES * response_s
+        answered_s = clear_s + _PLENTY_S + _PLENTY_TIMES * session.frames.response_s
         if gone.newer_s < clear_s or gone.first_deadline_s < answered_s:
             return
-        value = gone.value() / self._wire_bytes(gone.effect, open_message_bytes(message.queries, len(message.payload)))
-        for other in self._waiting.values():
-            if other.effect.camera != camera or not other.ad_hoc or other.first_deadline_s < answered_s:
+        size_bytes = open_message_bytes(message.queries, len(message.payload))
+        value = gone.value() / publish_wire_bytes(publish.topic, size_bytes, publish.qos)
+        for frame, other in self._others(session, camera):
+            if not other.ad_hoc or other.first_deadline_s < answered_s:
                 continue
-            offer = other.effect.bid(now_s)
-            if offer is not None and other.value() / self._wire_bytes(other.effect, offer.message_bytes) > value:
+            size_bytes = open_message_bytes(frame.queries.values(), len(frame.coded_prefix()))
+            if other.value() / publish_wire_bytes(publish.topic, size_bytes, publish.qos) > value:
                 problem = f"{message.frame}, without one, leaves before it"
-                self._on_problem(STANDING_FIRST, f"{camera}/{other.effect.frame}", problem)
+                self._on_problem(STANDING_FIRST, f"{camera}/{frame.frame}", problem)
 
-    def _wire_bytes(self, effect: SendOpen, message_bytes: int) -> int:
-        return publish_wire_bytes(effect.topic, message_bytes, effect.qos)
+    def _others(self, session: EdgeSession, camera: str) -> Iterator[tuple[EdgeFrame, _Waiting]]:
+        """Frames of a camera whose first opens wait for the uplink, all of their queries undecided."""
+        for frame in session.frames.undecided():
+            waiting = self._waiting.get((frame.camera, frame.frame))
+            if waiting is None or frame.camera != camera:
+                continue
+            first = frame.stage is EdgeStage.QUEUED and frame.attempt == 0 and not frame.key_waits
+            if first and len(frame.queries) == waiting.ad_hoc + waiting.standing:
+                yield frame, waiting

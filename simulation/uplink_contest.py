@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import DepartureOrder
-from pipeline.protocol.effects import Terminal
+from pipeline.protocol.effects import Decision
 from pipeline.protocol.expected_gain import AD_HOC_WEIGHT
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.thinning import ThinningSettings
@@ -33,7 +33,7 @@ from simulation.uplink_orders import FirstComeFirstServed, RoundRobin
 from simulation.uplink_workload import DEADLINES_S, ContestPlan, ScoredModel, draw_sites, schedule
 from simulation.worker_actor import WorkerActor
 
-ORDERS: Final[dict[str, Callable[[float], DepartureOrder]]] = {
+ORDERS: Final[dict[str, Callable[[float | None], DepartureOrder]]] = {
     "first come first served": FirstComeFirstServed,
     "round robin": RoundRobin,
     "expected gain": DepartureQueue,
@@ -98,11 +98,11 @@ class _Books:
     answered: Counter[tuple[str, bool]] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
 
-    def take(self, terminal: Terminal) -> None:
+    def take(self, decision: Decision) -> None:
         """A query has ended."""
-        self.outcomes[str(terminal.outcome)] += 1
-        self.asked[terminal.camera, terminal.ad_hoc] += 1
-        self.answered[terminal.camera, terminal.ad_hoc] += terminal.outcome is Outcome.ANSWERED
+        self.outcomes[str(decision.outcome)] += 1
+        self.asked[decision.camera, decision.ad_hoc] += 1
+        self.answered[decision.camera, decision.ad_hoc] += decision.outcome is Outcome.ANSWERED
 
     def weighted(self) -> float:
         """Share of the weight that was answered."""
@@ -146,14 +146,14 @@ class Workload:
         _, edges = _simulate(plan, [_WIDE_KBPS] * plan.sites, DepartureQueue)
         return cls(plan, tuple(edge.wire_bytes * 8 / 1000 / plan.duration_s for edge in edges))
 
-    def run(self, order: Callable[[float], DepartureOrder]) -> ContestResult:
+    def run(self, order: Callable[[float | None], DepartureOrder]) -> ContestResult:
         """Run it on thin uplinks under an order, which is made from the rate of its uplink in kbps."""
         rates_kbps = [self.plan.uplink_share * kbps for kbps in self.need_kbps]
         return _result(self.plan, sum(rates_kbps), *_simulate(self.plan, rates_kbps, order))
 
 
 def _simulate(
-    plan: ContestPlan, rates_kbps: list[float], order: Callable[[float], DepartureOrder]
+    plan: ContestPlan, rates_kbps: list[float], order: Callable[[float | None], DepartureOrder]
 ) -> tuple[_Books, list[EdgeActor]]:
     clock = VirtualClock()
     broker = BrokerModel(clock, random.Random(plan.seed + 1), LinkFaults(delay_s=0.03))
@@ -191,9 +191,9 @@ def _simulate(
             cameras=tuple(camera.name for camera in members),
             uplink_kbps=rates_kbps[index],
             settings=EdgeProtocolSettings(),
-            on_terminal=lambda _site, terminal: books.take(terminal),
+            on_terminal=lambda _site, decision: books.take(decision),
             on_query=lambda *_: None,
-            on_problem=lambda rule, problem: _raise(f"{rule}: {problem}"),
+            on_problem=lambda rule, about, problem: _raise(f"{rule}: {about}: {problem}"),
             thinning=ThinningSettings(floor=1.0),
             priorities={camera.name: camera.priority for camera in members},
             order=order,

@@ -22,6 +22,7 @@ from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.thinning import ThinningSettings
 from pipeline.recording.traffic import Traffic
 from pipeline.recording.workload import RecordedFrame, Workload, round_trip_s
+from schemas import topics
 from schemas.errors import ConfigError
 from simulation.broker import BrokerModel
 from simulation.clock import VirtualClock
@@ -255,14 +256,14 @@ class _Run:
         for worker in self._workers:
             worker.start()
             for question in workload.questions.values():
-                worker.session.receive_question(question)
+                worker.tell(topics.question_topic(question.site, question.question_id), question)
         for edge in self._edges.values():
             edge.start()
             self._broker.link_faults(edge.site).extra_s = self._parameters.edge_delay_s[edge.site]
         for asked_s, asked in workload.asks:
             for worker in self._workers:
-                receive = partial(worker.session.receive_ask, asked.camera, asked.client, asked.ask, None)
-                self._clock.at(asked_s, receive)
+                topic = topics.ask_topic(asked.camera, asked.client)
+                self._clock.at(asked_s, partial(worker.tell, topic, asked.ask))
         for index, frame in enumerate(workload.frames):
             self._clock.at(frame.offered_s, partial(self._due, index, frame))
         last_s = max(query.deadline_s for frame in workload.frames for query in frame.queries)
@@ -288,7 +289,7 @@ class _Run:
         """Offer a frame, as an edge takes it: when no open message of the camera waits for the uplink."""
         waiting, edge = self._waiting[camera], self._edge_of[camera]
         while waiting and not any(
-            frame.camera == camera and frame.stage is EdgeStage.QUEUED for frame in edge.session.frames()
+            frame.camera == camera and frame.stage is EdgeStage.QUEUED for frame in edge.session.frames.undecided()
         ):
             index, frame = waiting.popleft()
             if len(waiting) >= _NEWER_FRAMES and not any(query.ad_hoc for query in frame.queries):
@@ -344,13 +345,13 @@ class _Run:
             cameras=cameras,
             uplink_kbps=self._parameters.site_kbps.get(site) or UNLIMITED_KBPS,
             settings=EdgeProtocolSettings(),
-            on_terminal=lambda _site, terminal: self._room(terminal.camera),
+            on_terminal=lambda _site, decision: self._room(decision.camera),
             on_query=self._query,
-            on_problem=lambda rule, problem: _broken(f"{rule}: {problem}"),
+            on_problem=lambda rule, about, problem: _broken(f"{rule}: {about}: {problem}"),
             thinning=_NO_THINNING,
             priorities=self._parameters.priorities,
             order=ORDERS[self._parameters.order],
-            on_departure=lambda departure: self._room(departure.camera),
+            on_sent=lambda sent: self._room(sent.camera),
         )
 
 

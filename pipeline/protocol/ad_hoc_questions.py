@@ -41,6 +41,8 @@ NO_FRAME_SEQUENCE: Final = 2**32 - 1
 
 _NO_FRAME = FrameId(0, NO_FRAME_SEQUENCE)
 
+ANOTHER_QUESTION: Final = "the query id stands for another question"
+"""Why a client is refused that asks something else under an id of its own."""
 RETRY_S: Final = 10.0
 """Between two attempts to store what a disk did not take."""
 
@@ -129,14 +131,7 @@ class AdHocQuestions:
     # ---- questions come in ------------------------------------------------------------------------------------------
 
     def receive(
-        self,
-        camera: str,
-        client: str,
-        ask: Ask,
-        reply_to: ReplyTo | None,
-        now_s: float,
-        *,
-        done: Callable[[], None],
+        self, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None, *, done: Callable[[], None]
     ) -> None:
         """Take a question in.
 
@@ -145,14 +140,9 @@ class AdHocQuestions:
             client: who asks, as its topic says.
             ask: the question.
             reply_to: where the client wants the answer.
-            now_s: the edge's monotonic time.
             done: called when it is on disk, or its client knows why not.
         """
         asked = StoredAsk(ask, camera, client, ask.deadline_ms / 1000, reply_to, None)
-        if self._closed_because:
-            self._refuse(asked, self._closed_because, now_s)
-            done()
-            return
         request = Admit(self._token(), camera, client, ask, reply_to, self._budgets.of(client).open_asks)
         self._request(request, partial(self._admitted, asked, request.max_of_client, done))
 
@@ -179,7 +169,7 @@ class AdHocQuestions:
         stored = result.stored
         match result.admission:
             case Admission.NEW:
-                if self._closed_because:  # while it was stored
+                if self._closed_because:
                     self._end(stored, Outcome.FAILED, self._closed_because)
                 else:
                     self._enter(stored, now_s)
@@ -189,7 +179,7 @@ class AdHocQuestions:
                 if asked.reply_to is not None and stored.terminal is not None:
                     self._reply(stored.terminal, asked.reply_to, now_s)
             case Admission.CONFLICT:
-                self._refuse(asked, "the query id stands for another question", now_s, public=False)
+                self._refuse(asked, ANOTHER_QUESTION, now_s, public=False)
             case Admission.FULL:
                 self._refuse(asked, "too many open questions", now_s)
             case Admission.CLIENT_FULL:
@@ -291,7 +281,7 @@ class AdHocQuestions:
             self._reply(terminal, reply_to, now_s)
 
     def close(self, reason: str) -> None:
-        """Refuse new questions from now on, and end those that wait for a frame."""
+        """End those that wait for a frame, and new ones as soon as they are stored: asked again, they have an end."""
         self._closed_because = reason
         waiting = [ask for ask in self._open.values() if not ask.taken]
         for ask in waiting:

@@ -99,7 +99,7 @@ class AskIntake:
             if self._may_ask(camera, client, ask, address, now_s):
                 self._being_stored += 1
                 done = partial(self._stored, received.token)
-                self._questions.receive(camera, client, ask, address, now_s, done=done)
+                self._questions.receive(camera, client, ask, address, done=done)
                 return
         self._acknowledge(received.token)
 

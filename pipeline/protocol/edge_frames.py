@@ -162,7 +162,7 @@ class EdgeFrames:
             "workers": self._reach.known_workers(),
         }
 
-    def frames(self) -> list[EdgeFrame]:
+    def undecided(self) -> list[EdgeFrame]:
         """Frames that have undecided queries, for reading only."""
         return list(self._frames.values())
 

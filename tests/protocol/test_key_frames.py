@@ -273,7 +273,7 @@ def test_a_key_frame_that_found_no_way_out_leaves_its_frame_by_itself() -> None:
 
 def key_of(frames: EdgeFrames, camera: str, frame: FrameId) -> int | None:
     """Sequence number of the key frame that an unfinished frame is coded given."""
-    return next((state.key for state in frames.frames() if (state.camera, state.frame) == (camera, frame)), None)
+    return next((state.key for state in frames.undecided() if (state.camera, state.frame) == (camera, frame)), None)
 
 
 @pytest.mark.parametrize("open_has_left", [False, True])

@@ -37,7 +37,7 @@ class Edge:
         self.departure.done(Delivery.CONNECTION_LOST, now_s)
 
     def stage(self) -> EdgeStage:
-        return self.frames.frames()[0].stage
+        return self.frames.undecided()[0].stage
 
     def claim(self, now_s: float, lease_s: float = 60.0) -> None:
         accept = Accept(worker="w0", frame=self.frame, attempt=1, lease_ms=round(1000 * lease_s))

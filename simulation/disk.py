@@ -1,0 +1,95 @@
+"""The disk of a simulated site: the edge's real journal in memory, which outlives the process and can go wrong."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from pipeline.ask_journal import AskJournal
+from pipeline.protocol.journal_requests import Decide, JournalRequest, JournalResult, NotStored
+from simulation.clock import VirtualClock
+
+WRITE_S = 0.004
+"""One request, with its flush to the medium."""
+
+
+class Disk:
+    """Does the requests of one process at a time, one after the other.
+
+    Args:
+        clock: virtual clock; the wall clock of the site as well.
+        done: told each request that was done, and its result, while its process lives.
+
+    Attributes:
+        full: nothing can be written.
+        journal: what is on the disk.
+    """
+
+    def __init__(self, clock: VirtualClock, done: Callable[[JournalRequest, JournalResult], None]) -> None:
+        self.full = False
+        self.journal = AskJournal(None, wall_s=lambda: clock.now_s)
+        self._clock = clock
+        self._done = done
+        self._waiting: deque[JournalRequest] = deque()
+        self._generation = 0
+        self._frozen = False
+
+    def restart(self) -> list[str]:
+        """The process is gone, or another one begins: what was not done yet never is.
+
+        Returns:
+            Query ids of decisions that were on their way to the disk.
+        """
+        self._generation += 1
+        self._frozen = False
+        lost = [request.query_id for request in self._waiting if isinstance(request, Decide)]
+        self._waiting.clear()
+        return lost
+
+    def put(self, request: JournalRequest) -> None:
+        """The process wants something done."""
+        self._waiting.append(request)
+        if len(self._waiting) == 1:
+            self._begin()
+
+    def waits(self, request: JournalRequest) -> bool:
+        """Whether a request has not been done."""
+        return request in self._waiting
+
+    def freeze(self, frozen: bool) -> None:
+        """The process is stopped, or goes on."""
+        self._frozen = frozen
+        if not frozen and self._waiting:
+            self._begin()
+
+    def damage(self, row: int) -> None:
+        """A row is overwritten with bytes that mean nothing; it costs its own question alone."""
+        ids = [stored.query_id for stored in self.journal.unfinished()]
+        if ids:
+            with self.journal._database as database:  # noqa: SLF001 - a medium knows no methods
+                database.execute("UPDATE ask SET answer_type = 'x' WHERE query_id = ?", (ids[row % len(ids)],))
+
+    def _begin(self) -> None:
+        self._clock.after(WRITE_S, partial(self._do, self._generation))
+
+    def _do(self, generation: int) -> None:
+        if generation != self._generation or self._frozen or not self._waiting:
+            return
+        request = self._waiting.popleft()
+        result = self._perform(request)
+        if self._waiting:
+            self._begin()
+        self._clock.handled += 1
+        self._done(request, result)
+
+    def _perform(self, request: JournalRequest) -> JournalResult:
+        if not self.full:
+            return self.journal.perform(request)
+        # Reads still work.
+        self.journal._database.execute("PRAGMA query_only = 1")  # noqa: SLF001
+        try:
+            result = self.journal.perform(request)
+        finally:
+            self.journal._database.execute("PRAGMA query_only = 0")  # noqa: SLF001
+        return result if not isinstance(result, NotStored) else NotStored("database or disk is full")
