@@ -15,6 +15,8 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import structlog
+
 from pipeline.logs import get_logger
 from pipeline.protocol.effects import ReplyTo
 from pipeline.protocol.journal_requests import (
@@ -81,6 +83,7 @@ class AskJournal:
         path: the file, made with its folder if need be; None keeps everything in memory only. A file that is damaged,
             or of another version, is set aside, and a new one begun.
         wall_s: wall clock in seconds.
+        log: told what is wrong with the file.
 
     Attributes:
         counters: rows that were dropped, files that were set aside.
@@ -89,8 +92,11 @@ class AskJournal:
         ArtifactError: the file can be neither read nor replaced.
     """
 
-    def __init__(self, path: Path | None, *, wall_s: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path | None, *, wall_s: Callable[[], float] = time.time, log: structlog.stdlib.BoundLogger = _log
+    ) -> None:
         self._wall_s = wall_s
+        self._log = log
         self._later: Path | None = None
         self.counters: Counter[str] = Counter()
         self._database = _open(":memory:") if path is None else self._opened(path)
@@ -141,7 +147,7 @@ class AskJournal:
             found = self.move_to(self._later)
         except ArtifactError as error:
             return NotStored(str(error))
-        _log.info("ad-hoc questions are kept on disk again", path=str(self._later))
+        self._log.info("ad-hoc questions are kept on disk again", path=str(self._later))
         self._later = None
         return Unfinished(tuple(found))
 
@@ -193,7 +199,7 @@ class AskJournal:
             number += 1
             aside = path.with_suffix(f".{suffix}-{number}")
         self.counters["files_set_aside"] += 1
-        _log.error(f"{what}: starting a new one", kept_as=str(aside))
+        self._log.error(f"{what}: starting a new one", kept_as=str(aside))
         for ending in ("", "-wal", "-shm"):
             part = path.with_name(f"{path.name}{ending}")
             if part.exists():
@@ -317,7 +323,7 @@ class AskJournal:
             return self._understood(row)
         except (ValueError, TypeError, OverflowError, RecursionError, WireError) as error:
             self.counters["rows_dropped"] += 1
-            _log.error("a row of the journal is damaged and was dropped", problem=type(error).__name__)
+            self._log.error("a row of the journal is damaged and was dropped", problem=type(error).__name__)
             with suppress(sqlite3.Error, ValueError), self._database:
                 self._database.execute("DELETE FROM ask WHERE query_id = ?", (row[0],))
             return None

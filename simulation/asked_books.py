@@ -43,6 +43,7 @@ class AskedBooks:
         self._on_problem = on_problem
         self._frames: dict[tuple[str, FrameId], _Frame] = {}
         self._decided: set[tuple[str, str]] = set()
+        self._excused: set[str] = set()
 
     def offered(self, camera: str, frame: FrameId, mark: str, queries: Sequence[AskedQuery]) -> None:
         """An edge took a frame and asks this of it."""
@@ -110,6 +111,10 @@ class AskedBooks:
         """Decisions of an edge that died with its process: their queries are asked again."""
         self._decided -= {(site, query_id) for query_id in query_ids}
 
+    def excuse(self, query_id: str) -> None:
+        """A disk has lost this question: asked again, it is another one."""
+        self._excused.add(query_id)
+
     def opened(self, site: str, camera: str, message: Open) -> None:
         """An open message leaves an edge."""
         if message.attempt > 1 and message.key is not None:
@@ -117,7 +122,7 @@ class AskedBooks:
             self._on_problem("opened again given a key frame", f"{camera}/{message.frame}", problem)
         for query_id, ref in zip(message.query_ids(camera), message.queries, strict=True):
             asked = self.question(camera, message.frame, query_id)
-            if (site, query_id) in self._decided:
+            if (site, query_id) in self._decided and query_id not in self._excused:
                 self._on_problem(COMPUTED_AGAIN, query_id, f"{site} opens a frame with it once more")
             if asked is None or asked.digest != ref.digest:
                 self._on_problem(ANOTHER_TEXT, query_id, f"{site} opens a frame with another digest")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+
+import structlog
+from structlog.stdlib import BoundLogger
+from structlog.typing import EventDict
 
 from pipeline.ask_journal import AskJournal
 from pipeline.protocol.journal_requests import Decide, JournalRequest, JournalResult, NotStored
@@ -28,7 +33,8 @@ class Disk:
 
     def __init__(self, clock: VirtualClock, done: Callable[[JournalRequest, JournalResult], None]) -> None:
         self.full = False
-        self.journal = AskJournal(None, wall_s=lambda: clock.now_s)
+        quiet = structlog.wrap_logger(logging.getLogger(__name__), processors=[_drop], wrapper_class=BoundLogger)
+        self.journal = AskJournal(None, wall_s=lambda: clock.now_s, log=quiet)
         self._clock = clock
         self._done = done
         self._waiting: deque[JournalRequest] = deque()
@@ -63,12 +69,15 @@ class Disk:
         if not frozen and self._waiting:
             self._begin()
 
-    def damage(self, row: int) -> None:
-        """A row is overwritten with bytes that mean nothing; it costs its own question alone."""
+    def damage(self, strength: float) -> str | None:
+        """A row is overwritten with what means nothing; it costs its own question alone. Returns which one."""
         ids = [stored.query_id for stored in self.journal.unfinished()]
-        if ids:
-            with self.journal._database as database:  # noqa: SLF001 - a medium knows no methods
-                database.execute("UPDATE ask SET answer_type = 'x' WHERE query_id = ?", (ids[row % len(ids)],))
+        if not ids:
+            return None
+        query_id = ids[int(strength * len(ids)) % len(ids)]
+        with self.journal._database as database:  # noqa: SLF001 - a medium knows no methods
+            database.execute("UPDATE ask SET answer_type = 'x' WHERE query_id = ?", (query_id,))
+        return query_id
 
     def _begin(self) -> None:
         self._clock.after(WRITE_S, partial(self._do, self._generation))
@@ -93,3 +102,8 @@ class Disk:
         finally:
             self.journal._database.execute("PRAGMA query_only = 0")  # noqa: SLF001
         return result if not isinstance(result, NotStored) else NotStored("database or disk is full")
+
+
+def _drop(_logger: object, _method: str, _event: EventDict) -> EventDict:
+    """Damage is meant here: nobody need hear of it."""
+    raise structlog.DropEvent

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -173,8 +173,10 @@ class EdgeActor:
         self._socket: deque[_Delivered] = deque()
         self._answers: list[tuple[int, Delivery]] = []
         self._asked: dict[str, _Stored] = {}
-        self._ask_tokens: dict[int, Admit] = {}
-        self._unsaid: dict[str, QueryOutcome] = {}
+        self._ask_token: int | None = None
+        self._ask_tokens: defaultdict[int, deque[Admit]] = defaultdict(deque)
+        self._unsaid: set[str] = set()
+        self._saying: dict[int, str] = {}
         self._unstored: set[str] = set()
         self._ended: set[str] = set()
         self._wake_at_s: float | None = None
@@ -186,8 +188,10 @@ class EdgeActor:
         self.alive, self.frozen, self.draining = True, False, False
         self.boots += 1
         self.boot = zlib.crc32(f"{self.site}/{self.boots}".encode())
-        for table in (self._socket, self._answers, self._ask_tokens, self._unsaid, self._unstored, self._ended):
+        for table in (self._socket, self._answers, self._ask_tokens, self._unstored, self._ended):
             table.clear()
+        self._unsaid.clear()
+        self._saying.clear()
         self._wire.restart()
         self.disk.restart()
         self._wake_at_s = None
@@ -228,7 +232,7 @@ class EdgeActor:
         self._after()
         answers, self._answers = self._answers, []
         for token, delivery in answers:
-            self.session.published(token, delivery, self._clock.now_s)
+            self._told(token, delivery)
         while self._socket:
             self._handle(self._socket.popleft())
             self._after()
@@ -403,6 +407,7 @@ class EdgeActor:
         if isinstance(message, Ask):
             camera, client = topic.names
             response_topic = topics.reply_topic(client, camera, message.query_id)
+            self._ask_token = delivered.token
         received = Received(
             delivered.topic,
             retained=delivered.retained,
@@ -423,6 +428,7 @@ class EdgeActor:
         while outputs := self.session.poll(self._clock.now_s):
             for output in outputs:
                 self._carry_out(output)
+        self._ask_token = None
         due_s = self.session.next_wake_s()
         if due_s is not None and (self._wake_at_s is None or due_s < self._wake_at_s):
             self._wake_at_s = due_s
@@ -465,7 +471,7 @@ class EdgeActor:
     def _publish(self, publish: Publish) -> None:
         message, now_s = publish.message, self._clock.now_s
         if isinstance(message, QueryOutcome) and publish.label == "outcome":
-            self._unsaid[message.query_id] = message
+            self._saying[publish.token] = message.query_id
         elif publish.label == "reply" and isinstance(message, Answer | QueryOutcome):
             self._replied(publish.topic, message)
         if self._books is not None:
@@ -487,8 +493,14 @@ class EdgeActor:
         if self.frozen:
             self._answers.append((token, delivery))
             return
-        self.session.published(token, delivery, self._clock.now_s)
+        self._told(token, delivery)
         self._clock.after(0.0, partial(self._look_again, self.boots))
+
+    def _told(self, token: int, delivery: Delivery) -> None:
+        self.session.published(token, delivery, self._clock.now_s)
+        query_id = self._saying.pop(token, None)
+        if query_id is not None and delivery.arrived:
+            self._unsaid.discard(query_id)
 
     def _look_again(self, boots: int) -> None:
         if boots == self.boots and self.alive and not self.frozen:
@@ -504,9 +516,10 @@ class EdgeActor:
 
     def _acknowledge(self, tokens: Sequence[int]) -> None:
         for token in tokens:
-            pending = self._ask_tokens.pop(token, None)
-            if pending is not None and self.disk.waits(pending):
-                self._on_problem("acknowledged before it was stored", pending.ask.query_id, self.site)
+            pending = self._ask_tokens.get(token)
+            request = pending.popleft() if pending else None
+            if request is not None and self.disk.waits(request):
+                self._on_problem("acknowledged before it was stored", request.ask.query_id, self.site)
             self._broker.acknowledge(self.site, token)
         self.session.acknowledged(len(tokens), self._clock.now_s)
 
@@ -515,7 +528,7 @@ class EdgeActor:
             self._books.decided(decision)
         self._ended.add(decision.query_id)
         if decision.publish is not None and not decision.ad_hoc:
-            self._unsaid[decision.query_id] = decision.publish
+            self._unsaid.add(decision.query_id)
         self._on_terminal(self.site, decision)
 
     # ---- disk -------------------------------------------------------------------------------------------------------
@@ -538,6 +551,8 @@ class EdgeActor:
                 publish=terminal,
             )
             self._on_terminal(self.site, decision)
+        if isinstance(request, Admit) and self._ask_token is not None:
+            self._ask_tokens[self._ask_token].append(request)
         self.disk.put(request)
 
     def _on_disk(self, request: JournalRequest, result: JournalResult) -> None:

@@ -122,6 +122,7 @@ class Episode:
             self.edges,
             noticed_s=_SILENT_KEEPALIVES * plan.keepalive_s,
             on_edge_died=self._edge_died,
+            on_damage=self._damaged,
             on_problem=self._problem,
             on_line=self._line,
         )
@@ -267,6 +268,10 @@ class Episode:
     def _forgotten(self, site: str, query_ids: list[str]) -> None:
         self.judge.forgotten(site, query_ids)
         self._asked_books.forgotten(site, query_ids)
+
+    def _damaged(self, _site: str, query_id: str) -> None:
+        self.judge.excuse(query_id)
+        self._asked_books.excuse(query_id)
 
     def _edge_died(self, site: str, query_ids: list[str]) -> None:
         """Ask the workers which of these queries they hold: whoever holds one has to speak in its edge's place."""

@@ -33,6 +33,13 @@ class FaultKind(StrEnum):
     EDGE_FREEZE = "edge freeze"
     EDGE_PARTITION = "edge partition"
     EDGE_DRAIN = "edge drain"
+    EDGE_DISK_FULL = "edge disk full"
+    EDGE_DISK_DAMAGE = "edge disk damage"
+    """A row of the journal is overwritten with what means nothing."""
+    HOSTILE_CLIENT = "hostile client"
+    """A client floods a site with questions and with what is none."""
+    HOSTILE_WORKER = "hostile worker"
+    """A worker of the pool meddles with frames that are not its own."""
     BROKER_RESTART = "broker restart"
     """SIGKILL of the broker: no wills, what is retained stays; if it is strong, not what came after a snapshot."""
     DELAY = "delay"
@@ -47,6 +54,7 @@ class FaultKind(StrEnum):
 
 WORKER_FAULTS = frozenset(kind for kind in FaultKind if kind.startswith("worker "))
 EDGE_FAULTS = frozenset(kind for kind in FaultKind if kind.startswith("edge "))
+HOSTILE_PEERS = frozenset((FaultKind.HOSTILE_CLIENT, FaultKind.HOSTILE_WORKER))
 WIRE_FAULTS = frozenset((FaultKind.DELAY, FaultKind.LOSS, FaultKind.DUPLICATE, FaultKind.REORDER))
 
 _CASCADE_SHARE = 0.5
@@ -109,7 +117,7 @@ def draw_faults(
     while time_s < duration_s:
         kind = draw.choice(kinds)
         target = ""
-        if kind in EDGE_FAULTS:
+        if kind in EDGE_FAULTS | HOSTILE_PEERS:
             target = draw.choice(sites)
         elif kind in WORKER_FAULTS:
             target = HEIR if follows else draw.choice(["", HEIR, draw.choice(workers)])

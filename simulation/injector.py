@@ -17,7 +17,8 @@ from simulation.broker import BrokerModel
 from simulation.clock import VirtualClock
 from simulation.content import BYTES_A_LATENT, FINGERPRINT, LADDER, WHOLE
 from simulation.edge_actor import EdgeActor
-from simulation.faults import EDGE_FAULTS, HEIR, WIRE_FAULTS, WORKER_FAULTS, Fault, FaultKind
+from simulation.faults import EDGE_FAULTS, HEIR, HOSTILE_PEERS, WIRE_FAULTS, WORKER_FAULTS, Fault, FaultKind
+from simulation.hostile import Hostile
 from simulation.plan import LONGEST_DEADLINE_S
 from simulation.questions import CROWD, CROWD_QUESTION
 from simulation.worker_actor import WorkerActor
@@ -43,6 +44,7 @@ class Injector:
         edges: edges by site.
         noticed_s: silence after which the broker calls a client dead.
         on_edge_died: called with a site whose process has died, and the standing queries that died with it.
+        on_damage: called with a site and the ad-hoc question that its disk has lost.
         on_problem: called with what a drain broke.
         on_line: called with a line for a person.
     """
@@ -56,6 +58,7 @@ class Injector:
         *,
         noticed_s: float,
         on_edge_died: Callable[[str, list[str]], None],
+        on_damage: Callable[[str, str], None],
         on_problem: Callable[[str, str, str], None],
         on_line: Callable[[str], None],
     ) -> None:
@@ -65,8 +68,10 @@ class Injector:
         self._edges = edges
         self._noticed_s = noticed_s
         self._on_edge_died = on_edge_died
+        self._on_damage = on_damage
         self._on_problem = on_problem
         self._on_line = on_line
+        self._hostile = Hostile(clock, broker, edges)
         self._active = 0
         self._calm_since_s = 0.0
         self._pool_active = 0
@@ -117,6 +122,8 @@ class Injector:
             heals_s = self._begin_at_worker(fault)
         elif kind in EDGE_FAULTS:
             heals_s = self._begin_at_edge(fault)
+        elif kind in HOSTILE_PEERS:
+            heals_s = self._begin_hostile(fault)
         elif kind in WIRE_FAULTS:
             heals_s = self._begin_on_wire(fault)
         else:
@@ -245,6 +252,14 @@ class Injector:
                 self._clock.after(lasts_s, partial(self._wake_edge, edge, edge.boot))
             case FaultKind.EDGE_PARTITION:
                 self._partition(edge, edge.site, fault)
+            case FaultKind.EDGE_DISK_FULL:
+                edge.disk.full = True
+                self._clock.after(lasts_s, partial(setattr, edge.disk, "full", False))
+            case FaultKind.EDGE_DISK_DAMAGE:
+                query_id = edge.disk.damage(fault.strength)
+                if query_id is None:
+                    return None
+                self._on_damage(edge.site, query_id)
             case _:
                 edge.drain()
                 self._poll_edge_drain(edge, edge.boot, self._clock.now_s, lasts_s)
@@ -276,6 +291,16 @@ class Injector:
                 self._clock.after(_DRAIN_POLL_S, partial(self._start_edge, edge, boot))
                 return
         self._clock.after(_DRAIN_POLL_S, partial(self._poll_edge_drain, edge, boot, began_s, lasts_s))
+
+    def _begin_hostile(self, fault: Fault) -> float | None:
+        if fault.target not in self._edges:
+            return None
+        if fault.kind is FaultKind.HOSTILE_CLIENT:
+            self._hostile.client(fault.target, fault.lasts_s, fault.strength)
+        else:
+            self._hostile.worker(fault.target, fault.lasts_s, fault.strength)
+        self._say(fault, f"at {fault.target}", fault.lasts_s)
+        return fault.lasts_s
 
     # ---- network and broker -----------------------------------------------------------------------------------------
 

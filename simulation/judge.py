@@ -122,6 +122,7 @@ class Judge:
     _orphans: dict[str, tuple[float, float]] = field(default_factory=dict)
     _decided: dict[tuple[str, str], tuple[Outcome, str]] = field(default_factory=dict)
     _wrong_codec: set[str] = field(default_factory=set)
+    _excused: set[str] = field(default_factory=set)
 
     # ---- what happens -----------------------------------------------------------------------------------------------
 
@@ -131,6 +132,8 @@ class Judge:
 
     def asked(self, site: str, query_id: str, now_s: float, deadline_s: float, *, ad_hoc: bool) -> None:
         """An edge took a query on, for the first time."""
+        if query_id in self._excused:
+            return
         if query_id in self._open or self.reducer.get(query_id) is not None:
             self._break("query id used twice", now_s, query_id, site)
         else:
@@ -163,6 +166,8 @@ class Judge:
         """An edge session decided a query."""
         key = (site, decision.query_id)
         text = decision.answer.text if decision.answer is not None else ""
+        if decision.query_id in self._excused:
+            return
         if key in self._decided:
             self._break("decided twice by its edge", now_s, decision.query_id, str(decision.outcome))
         self._decided.setdefault(key, (decision.outcome, text))
@@ -173,6 +178,11 @@ class Judge:
         asked.undecided = False
         if decision.publish is not None:
             asked.said_since_s, asked.backlog_s = now_s, self.edge(site).backlog_s
+
+    def excuse(self, query_id: str) -> None:
+        """A disk has lost this question: nothing is expected of it any more."""
+        self._excused.add(query_id)
+        self._open.pop(query_id, None)
 
     def forgotten(self, site: str, query_ids: Iterable[str]) -> None:
         """Decisions that died with a process before the disk had them: its next one decides anew."""
@@ -189,7 +199,8 @@ class Judge:
 
     def replied(self, site: str, message: Answer | QueryOutcome, now_s: float) -> None:
         """An edge told a client on its reply topic how its query ended, or why it is refused."""
-        if self.is_refusal(message) or message.reason == ANOTHER_QUESTION:
+        excused = message.query_id in self._excused
+        if excused or self.is_refusal(message) or message.reason == ANOTHER_QUESTION:
             return
         decided = self._decided.get((site, message.query_id))
         told = (message.outcome, message.text if isinstance(message, Answer) else "")

@@ -24,6 +24,7 @@ from schemas.identity import QuestionContent
 from schemas.messages import Chunk, Gone, Open, Refine, Reject, RejectReason, Text
 from schemas.types import FrameId, Outcome
 from simulation.mutation import Mutation, nothing
+from simulation.mutations_of_disk import DISK_MUTATIONS
 from simulation.mutations_of_questions import QUESTION_MUTATIONS
 from simulation.run import simulate
 
@@ -177,6 +178,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("no bound on key frames", 1, KeyFrames, "learn", _keep_all_keys),
     Mutation("rejected though the edge is lost", 5, Progress, "reject_key", _reject_orphans_too),
     *QUESTION_MUTATIONS,
+    *DISK_MUTATIONS,
 )
 
 

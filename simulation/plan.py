@@ -35,6 +35,9 @@ _KEY_SITE_SHARE = 0.4
 _FEW_KEY_BYTES = 500
 """Room for two key frames, in a pool of up to nine cameras."""
 
+NEVER_S = 1_000.0
+"""A camera that takes no frame for an ad-hoc question alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
@@ -338,7 +341,7 @@ def _draw_site(draw: random.Random, index: int) -> SitePlan:
         cameras,
         draw.choice([THIN_KBPS, THIN_KBPS, 24.0, 64.0, 256.0, 1000.0]),
         tuple(_draw_question(draw, name, question_id, "0") for question_id in QUESTIONS),
-        join_s=draw.choice([0.0, 0.4, 1.5]),
+        join_s=draw.choice([0.0, 0.4, 1.5, NEVER_S]),
         publishes=draw.random() < 0.8,
     )
 
