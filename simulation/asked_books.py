@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.protocol.effects import AskedQuery, Look, SendAnswer, Terminal
+from pipeline.protocol.effects import AskedQuery, Look, Terminal
+from pipeline.protocol.ports import Publish
 from schemas import topics
 from schemas.identity import QuestionContent
 from schemas.messages import Answer, Open, QueryOutcome
@@ -65,17 +66,18 @@ class AskedBooks:
                 problem = f"{worker} asks {query.question.text!r} of {query.question.owner}, the frame was asked {was}"
                 self._on_problem(ANOTHER_TEXT, query.query_id, problem)
 
-    def replied(self, worker: str, effect: SendAnswer) -> None:
+    def replied(self, worker: str, publish: Publish) -> None:
         """A worker says an answer; where to."""
-        message = effect.message
-        wrong = effect.topic != topics.answer_topic(message.camera)
-        if effect.reply_to is not None:
+        message = publish.message
+        if not isinstance(message, Answer):
+            return
+        own = {topics.answer_topic(message.camera)}
+        if message.ad_hoc:
             client = message.owner.removeprefix("client/")
-            own = topics.reply_topic(client, message.camera, message.question_id)
-            wrong |= not message.ad_hoc or effect.reply_to.topic != own
-        if wrong:
-            where = effect.topic if effect.reply_to is None else effect.reply_to.topic
-            self._on_problem("answer sent to somebody else", message.query_id, f"{worker} sends it to {where}")
+            own.add(topics.reply_topic(client, message.camera, message.question_id))
+        if publish.topic not in own:
+            problem = f"{worker} sends it to {publish.topic}"
+            self._on_problem("answer sent to somebody else", message.query_id, problem)
 
     def published(self, message: Answer | QueryOutcome) -> None:
         """The broker accepts an answer or an outcome."""

@@ -10,6 +10,7 @@ from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.worker_frame import MAX_EARLY_CHUNKS
 from pipeline.protocol.worker_memory import CAMERAS_OVER, KNOWN_CAMERAS, KNOWN_EDGES, KNOWN_PEERS
+from pipeline.protocol.worker_outgoing import MAX_BYTES, MAX_MESSAGES
 from pipeline.protocol.worker_session import WorkerSession
 
 Buffer = tuple[str, int, int]
@@ -55,6 +56,8 @@ def worker_buffers(session: WorkerSession, settings: WorkerProtocolSettings) -> 
     yield "edges", sizes["edges"], KNOWN_EDGES
     yield "cameras of edges that are over", sizes["cameras_over"], CAMERAS_OVER
     yield "loads of workers", sizes["workers"], KNOWN_PEERS
+    yield "outgoing messages", sizes["outgoing_messages"], MAX_MESSAGES
+    yield "outgoing bytes", sizes["outgoing_bytes"], MAX_BYTES
 
 
 def worker_leaks(session: WorkerSession) -> Iterator[tuple[str, int]]:

@@ -16,12 +16,14 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar, Protocol
 
+from pipeline.protocol.ports import Subscription
 from schemas import topics
 from schemas.messages import Message
 from simulation.clock import VirtualClock
@@ -32,6 +34,7 @@ IN_FLIGHT = 20
 QUEUED = 1000
 """Mosquitto's ``max_queued_messages``."""
 NO_SUBSCRIBERS = 16
+_SHARE = re.compile(r"\$share/([^/]+)/")
 
 
 class Deleted(Message):
@@ -43,13 +46,22 @@ class Deleted(Message):
 class Client(Protocol):
     """A process as the broker sees it."""
 
-    def receive(self, topic: str, message: Message, token: int | None) -> None:
-        """A message arrives; at QoS 1 it carries a token to acknowledge."""
+    def receive(self, topic: str, message: Message, token: int | None, retained: bool = False) -> None:
+        """A message arrives; at QoS 1 it carries a token to acknowledge. The broker may have retained it."""
         ...
 
     def connection(self, connected: bool) -> None:
         """The process notices that its connection came or went."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    """A message on its way to a client."""
+
+    topic: str
+    message: Message
+    retained: bool = False
 
 
 @dataclass(slots=True)
@@ -61,10 +73,10 @@ class _Session:
     up: bool = True
     reachable: bool = True
     generation: int = 0
-    in_flight: dict[int, tuple[str, Message]] = field(default_factory=dict)
-    queue: deque[tuple[str, Message]] = field(default_factory=deque)
+    in_flight: dict[int, _Delivery] = field(default_factory=dict)
+    queue: deque[_Delivery] = field(default_factory=deque)
     arrives_s: float = 0.0
-    held: list[tuple[str, Message, int | None]] = field(default_factory=list)
+    held: list[tuple[_Delivery, int | None]] = field(default_factory=list)
 
 
 class BrokerModel:
@@ -117,17 +129,19 @@ class BrokerModel:
         self._send_retained(name)
         self.publish(name, topic, birth, qos=1, retain=True)
 
-    def connect_worker(self, name: str, client: Client, pool: str, birth: Message, will: Message) -> None:
-        """A worker connects and joins the share group of its pool: clean session."""
-        topic = topics.status_topic("worker", name)
-        self._connect(name, client, persistent=False, will=(topic, will))
-        members = self._members.setdefault(pool, [])
-        if name not in members:
-            members.append(name)
+    def connect_worker(
+        self, name: str, client: Client, subscriptions: Iterable[Subscription], will: tuple[str, Message]
+    ) -> None:
+        """A worker connects and joins the share group of its pool, if it subscribes to one: clean session."""
+        self._connect(name, client, persistent=False, will=will)
+        for subscription in subscriptions:
+            if (share := _SHARE.match(subscription.filter)) is not None:
+                members = self._members.setdefault(share[1], [])
+                if name not in members:
+                    members.append(name)
         if name not in self._workers:
             self._workers.append(name)
         self._send_retained(name)
-        self.publish(name, topic, birth, qos=1, retain=True)
 
     def _connect(self, name: str, client: Client, *, persistent: bool, will: tuple[str, Message]) -> None:
         old = self._sessions.get(name)
@@ -190,8 +204,8 @@ class BrokerModel:
         if session is not None and session.up:
             session.reachable = True
             held, session.held = session.held, []
-            for topic, message, token in held:
-                self._arrive(name, session.generation, topic, message, token)
+            for delivery, token in held:
+                self._arrive(name, session.generation, delivery, token)
 
     def reachable(self, name: str) -> bool:
         """Whether a client could connect now."""
@@ -307,40 +321,41 @@ class BrokerModel:
         if session is not None and session.in_flight.pop(token, None) is not None:
             self._fill(name, session)
 
-    def _deliver(self, name: str, topic: str, message: Message, qos: int) -> int:
+    def _deliver(self, name: str, topic: str, message: Message, qos: int, *, retained: bool = False) -> int:
         session = self._sessions.get(name)
         if session is None:
             return 0
+        delivery = _Delivery(topic, message, retained)
         if not session.up:
             if not session.persistent:
                 return 0
             if qos and len(session.queue) < QUEUED:
-                session.queue.append((topic, message))
+                session.queue.append(delivery)
             return 1
         if qos == 0:
             if session.link.draw.random() < session.link.faults.loss:
                 self.counters["lost_qos0"] += 1
                 self._tell_fate(f"lost on its way to {name}", topic, message)
             else:
-                self._send(name, session, topic, message, None)
+                self._send(name, session, delivery, None)
         elif len(session.queue) >= QUEUED:
             self.counters["dropped_silently"] += 1
         else:
-            session.queue.append((topic, message))
+            session.queue.append(delivery)
             self._fill(name, session)
         return 1
 
     def _fill(self, name: str, session: _Session) -> None:
         while session.up and session.queue and len(session.in_flight) < IN_FLIGHT:
-            topic, message = session.queue.popleft()
+            delivery = session.queue.popleft()
             self._token += 1
-            session.in_flight[self._token] = (topic, message)
-            self._send(name, session, topic, message, self._token)
+            session.in_flight[self._token] = delivery
+            self._send(name, session, delivery, self._token)
             if session.link.draw.random() < session.link.faults.duplicate:
                 self.counters["duplicated"] += 1
-                self._send(name, session, topic, message, self._token)
+                self._send(name, session, delivery, self._token)
 
-    def _send(self, name: str, session: _Session, topic: str, message: Message, token: int | None) -> None:
+    def _send(self, name: str, session: _Session, delivery: _Delivery, token: int | None) -> None:
         draw, faults = session.link.draw, session.link.faults
         delay_s = 0.001 + draw.expovariate(1.0) * faults.delay_s + faults.extra_s
         arrives_s = self._clock.now_s + delay_s
@@ -350,19 +365,19 @@ class BrokerModel:
         else:
             # One connection is one TCP stream.
             arrives_s = session.arrives_s = max(arrives_s, session.arrives_s)
-        self._clock.at(arrives_s, partial(self._arrive, name, session.generation, topic, message, token))
+        self._clock.at(arrives_s, partial(self._arrive, name, session.generation, delivery, token))
 
-    def _arrive(self, name: str, generation: int, topic: str, message: Message, token: int | None) -> None:
+    def _arrive(self, name: str, generation: int, delivery: _Delivery, token: int | None) -> None:
         session = self._sessions[name]
         if session.generation == generation and session.up and name in self._cut:
-            session.held.append((topic, message, token))  # TCP sends it again when the network is back
+            session.held.append((delivery, token))  # TCP sends it again when the network is back
             return
         if session.generation != generation or not session.up or not session.reachable:
             self.counters["lost_with_connection"] += 1
-            self._tell_fate(f"lost with the connection of {name}", topic, message)
+            self._tell_fate(f"lost with the connection of {name}", delivery.topic, delivery.message)
             return
         self._clock.handled += 1
-        session.client.receive(topic, message, token)
+        session.client.receive(delivery.topic, delivery.message, token, delivery.retained)
 
     def _tell_fate(self, fate: str, topic: str, message: Message) -> None:
         if self.on_fate is not None:
@@ -374,8 +389,8 @@ class BrokerModel:
             _, _, family, kind, owner = topic.split("/")
             if family in ("key", "question"):
                 if name in self._workers:
-                    self._deliver(name, topic, message, 1)
+                    self._deliver(name, topic, message, 1, retained=True)
                 elif family == "question" and kind == name:
-                    self._send(name, session, topic, message, None)
+                    self._send(name, session, _Delivery(topic, message, retained=True), None)
             elif owner != name and (kind == "worker" or name in self._workers):
-                self._send(name, session, topic, message, None)
+                self._send(name, session, _Delivery(topic, message, retained=True), None)

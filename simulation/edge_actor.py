@@ -339,7 +339,7 @@ class EdgeActor:
                 self.uplink.question(question)
             self.uplink.pump()
 
-    def receive(self, topic: str, message: Message, token: int | None) -> None:
+    def receive(self, topic: str, message: Message, token: int | None, retained: bool = False) -> None:  # noqa: ARG002
         """A message arrives."""
         if not self.alive:
             return

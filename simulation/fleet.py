@@ -30,7 +30,7 @@ from simulation.worker_actor import WorkerActor
 _POOL = "main"
 MAX_BATCH_FRAMES = 16
 _WARM_UP_SHARE = 0.2
-_STATUS_EVERY_S = 5.0
+_LOAD_EVERY_S = 5.0
 """Loads go to every worker, so their number grows with the square of the pool; a large one reports them less often."""
 
 
@@ -116,14 +116,13 @@ class SimulatedFleet:
                 random.Random(self.draw.random()),
                 name=f"w{index}",
                 pool=_POOL,
-                settings=WorkerProtocolSettings(),
+                settings=WorkerProtocolSettings(load_interval_s=_LOAD_EVERY_S, load_on_change_s=_LOAD_EVERY_S),
                 model=SimulatedModel(plan.seed),
                 batch_s=plan.batch_ms / 1000,
                 frame_s=plan.frame_ms / 1000,
                 questions=known,
                 on_problem=_refuse,
                 max_batch=MAX_BATCH_FRAMES,
-                status_every_s=_STATUS_EVERY_S,
                 schedule=schedule,
             )
             for index in range(plan.workers)

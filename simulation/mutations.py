@@ -16,9 +16,9 @@ from pipeline.protocol.effects import Bidder, ChunkData, KeyData
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_admission import Admission
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
+from pipeline.protocol.worker_frames import WorkerFrames
 from pipeline.protocol.worker_memory import KeyFrames
 from pipeline.protocol.worker_progress import Progress
-from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_voice import WorkerVoice
 from schemas.identity import QuestionContent
 from schemas.messages import Chunk, Gone, Open, Refine, Reject, RejectReason, Text
@@ -41,7 +41,7 @@ _refine = EdgeSession._refine  # noqa: SLF001
 _decide = EdgeSession._decide  # noqa: SLF001
 _reject = EdgeSession._reject  # noqa: SLF001
 _to_worker = EdgeVoice._to_worker  # noqa: SLF001
-_receive_open = WorkerSession.receive_open
+_receive_open = WorkerFrames.receive_open
 _hand_over = WorkerVoice.hand_over
 _query_id = QuestionContent.query_id
 
@@ -111,7 +111,7 @@ def _forget(self: Progress, frame: WorkerFrame) -> None:
     self._frames.forget(frame, WorkerEvent.GIVEN_UP)
 
 
-def _missing_key_ignored(self: WorkerSession, camera: str, message: Open, now_s: float, *, hops: int = 0) -> None:
+def _missing_key_ignored(self: WorkerFrames, camera: str, message: Open, now_s: float, *, hops: int = 0) -> None:
     if message.key is not None and self._keys.get(camera, message.frame.boot, message.key) is None:
         message = message.model_copy(update={"key": None})
     _receive_open(self, camera, message, now_s, hops=hops)
@@ -168,7 +168,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("no hop limit", 5, WorkerFrame, "may_pass_on", _any_hops),
     Mutation("nobody speaks for a lost edge", 3, Progress, "_orphan", _no),
     Mutation("the next edge process is believed", 6, Progress, "gone", _forget),
-    Mutation("a missing key frame is not missed", 1, WorkerSession, "receive_open", _missing_key_ignored),
+    Mutation("a missing key frame is not missed", 1, WorkerFrames, "receive_open", _missing_key_ignored),
     Mutation("any key frame of the camera will do", 6, KeyFrames, "get", _latest_key),
     Mutation("chunks do not name their key frame", 1, EdgeVoice, "_to_worker", _chunk_without_key),
     Mutation("hand-overs do not name their key frame", 1, WorkerVoice, "hand_over", _handover_without_key),

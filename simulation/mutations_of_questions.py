@@ -13,8 +13,9 @@ from pipeline.protocol import expected_gain, worker_progress
 from pipeline.protocol.edge_memory import AdHocQueries, WorkerBoots
 from pipeline.protocol.effects import Look, LookAnswer, LookQuery, ReplyTo, Terminal
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery, WorkerStage
+from pipeline.protocol.worker_frames import WorkerFrames
+from pipeline.protocol.worker_looks import Looks
 from pipeline.protocol.worker_memory import DecidedQueries, Edges, Peers
-from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_store import FrameStore
 from pipeline.protocol.worker_texts import OwnedStore
 from pipeline.protocol.worker_voice import WorkerVoice
@@ -24,8 +25,8 @@ from schemas.types import Outcome
 from simulation.mutation import Mutation, nothing
 
 _look = WorkerFrame.look
-_receive_question = WorkerSession.receive_question
-_finish_look = WorkerSession.finish_look
+_receive_question = WorkerFrames.receive_question
+_finish = Looks.finish
 _answer = WorkerVoice.answer
 _wait_for = FrameStore.wait_for
 _drop = FrameStore.drop
@@ -42,7 +43,7 @@ def _take_by_id(self: WorkerQuery, question: QuestionContent, reply_to: ReplyTo 
     return True
 
 
-def _changes_frames(self: WorkerSession, question: Question) -> None:
+def _changes_frames(self: WorkerFrames, question: Question) -> None:
     _receive_question(self, question)
     content = question.content()
     for frame in self.frames():
@@ -60,12 +61,12 @@ def _swapped_texts(self: WorkerFrame, queries: Sequence[LookQuery], work: int = 
     return _look(self, rotated, work)
 
 
-def _swapped_answers(self: WorkerSession, look: Look, answers: Sequence[LookAnswer], now_s: float) -> None:
+def _swapped_answers(self: Looks, look: Look, answers: Sequence[LookAnswer], now_s: float, *, batch: int = 0) -> None:
     ids = [answer.query_id for answer in answers]
     rotated = [
         replace(answer, query_id=query_id) for answer, query_id in zip(answers, [*ids[1:], *ids[:1]], strict=True)
     ]
-    _finish_look(self, look, rotated, now_s)
+    _finish(self, look, rotated, now_s, batch=batch)
 
 
 def _owner_of_site(
@@ -165,8 +166,8 @@ def _parked_is_never_ad_hoc(self: WorkerFrame) -> bool:
 QUESTION_MUTATIONS: tuple[Mutation, ...] = (
     Mutation("texts by question id: any owner's will do", 4, WorkerQuery, "take", _take_by_id),
     Mutation("texts swapped between the questions of a look", 1, WorkerFrame, "look", _swapped_texts),
-    Mutation("a changed question is asked of earlier frames", 1, WorkerSession, "receive_question", _changes_frames),
-    Mutation("answers swapped between the queries of a look", 1, WorkerSession, "finish_look", _swapped_answers),
+    Mutation("a changed question is asked of earlier frames", 1, WorkerFrames, "receive_question", _changes_frames),
+    Mutation("answers swapped between the queries of a look", 1, Looks, "finish", _swapped_answers),
     Mutation("kept answers by the client's bare id", 1, worker_progress, "DecidedQueries", _DecidedByBareId),
     Mutation("answers name the site as owner", 1, WorkerVoice, "answer", _owner_of_site),
     Mutation("no bound on texts", 1, OwnedStore, "_bound", _keep_all_texts),
@@ -176,7 +177,7 @@ QUESTION_MUTATIONS: tuple[Mutation, ...] = (
     Mutation("a leak: bytes of frames that are done", 1, FrameStore, "drop", _bytes_stay),
     Mutation("a leak: frames that wait for texts", 1, FrameStore, "wait_for", _waits_for_ever),
     Mutation("a decided query is computed again", 2, DecidedQueries, "get", _never_decided),
-    Mutation("gone is ignored", 1, WorkerSession, "receive_gone", nothing),
+    Mutation("gone is ignored", 1, WorkerFrames, "receive_gone", nothing),
     Mutation("an edge believes stale wills of workers", 1, WorkerBoots, "lost_by", _any_will_of_a_worker),
     Mutation("a worker believes stale wills of edges", 5, Edges, "learn", _any_will_of_an_edge),
     Mutation("a worker believes stale wills of workers", 1, Peers, "learn_status", _any_will_of_a_peer),

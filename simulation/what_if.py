@@ -22,6 +22,7 @@ from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.thinning import ThinningSettings
 from pipeline.recording.traffic import Traffic
 from pipeline.recording.workload import RecordedFrame, Workload, round_trip_s
+from schemas import topics
 from schemas.errors import ConfigError
 from simulation.broker import BrokerModel
 from simulation.clock import VirtualClock
@@ -255,14 +256,14 @@ class _Run:
         for worker in self._workers:
             worker.start()
             for question in workload.questions.values():
-                worker.session.receive_question(question)
+                worker.tell(topics.question_topic(question.site, question.question_id), question)
         for edge in self._edges.values():
             edge.start()
             self._broker.link_faults(edge.site).extra_s = self._parameters.edge_delay_s[edge.site]
         for asked_s, asked in workload.asks:
             for worker in self._workers:
-                receive = partial(worker.session.receive_ask, asked.camera, asked.client, asked.ask, None)
-                self._clock.at(asked_s, receive)
+                topic = topics.ask_topic(asked.camera, asked.client)
+                self._clock.at(asked_s, partial(worker.tell, topic, asked.ask))
         for index, frame in enumerate(workload.frames):
             self._clock.at(frame.offered_s, partial(self._due, index, frame))
         last_s = max(query.deadline_s for frame in workload.frames for query in frame.queries)

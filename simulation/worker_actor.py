@@ -1,4 +1,4 @@
-"""A simulated worker process: the real worker session, with a model that takes its time."""
+"""A simulated worker process: the real worker session at a model of the broker, with a model that takes its time."""
 
 from __future__ import annotations
 
@@ -7,41 +7,58 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 
-from pipeline.protocol.effects import Look, ReplyTo, SendAnswer, SendHandover, WorkerEffect
+from pipeline.protocol.effects import Look
+from pipeline.protocol.ports import (
+    Acknowledge,
+    Contained,
+    Delivery,
+    LookFailure,
+    LookResult,
+    Problem,
+    Publish,
+    Received,
+    RunBatch,
+    Unsubscribe,
+)
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_schedule import Schedule
-from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_session import WorkerOutput, WorkerSession
+from pipeline.protocol.worker_status import WorkerIdentity
 from pipeline.protocol.worker_work import WorkCosts
-from schemas import topics
-from schemas.errors import BitstreamError, RemoteError
-from schemas.messages import (
-    Accept,
-    Ask,
-    Chunk,
-    Gone,
-    Handover,
-    KeyFrame,
-    Message,
-    Open,
-    Question,
-    RejectReason,
-    Status,
-    Text,
-)
-from simulation.broker import BrokerModel
+from schemas import topics, wire
+from schemas.errors import BitstreamError
+from schemas.messages import Accept, Ask, KeyFrame, Message, Open, Question, RejectReason
+from simulation.broker import NO_SUBSCRIBERS, BrokerModel, Deleted
 from simulation.clock import VirtualClock
 from simulation.content import FINGERPRINT, RULE, LookModel, damaged
 from simulation.stalls import StallWatch
 from simulation.worker_books import WorkerBooks
 
+_TO_BROKER_S = 0.005
+_TCP_RETRY_S = 0.25
+"""A packet that was lost on the way is sent again by TCP, until the connection is given up."""
+_parse = lru_cache(4096)(topics.parse)
 _SLOW_SHARE = 0.5
 """Batches that a slow worker takes long for: a machine that others use as well is slow now and then, not evenly."""
 _HICCUP = 50.0
 _LONGEST_BATCH_S = 30.0
+_GOODBYE_S = 0.1
+"""Time for the last words of a process that is stopped before it is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivered:
+    """A message that reached the socket of a process."""
+
+    topic: str
+    message: Message
+    token: int | None
+    retained: bool
 
 
 class WorkerActor:
@@ -62,7 +79,6 @@ class WorkerActor:
         stop_rule: when an answer is safe.
         on_problem: called when a look reads what it must not.
         max_batch: frames in a batch.
-        status_every_s: time between reports of its load.
         schedule: makes the rule of what goes first.
         hiccups: share of the batches that take far too long.
         on_stall: called when a worker renews a lease although its model is stalled.
@@ -93,7 +109,6 @@ class WorkerActor:
         fingerprint: bytes = FINGERPRINT,
         stop_rule: StopRule = RULE,
         max_batch: int = 16,
-        status_every_s: float = 2.0,
         schedule: Callable[[WorkerProtocolSettings, WorkerPace], Schedule] = Schedule,
         hiccups: float = 0.0,
         on_stall: Callable[[str], None] | None = None,
@@ -125,7 +140,6 @@ class WorkerActor:
         self._fingerprint = fingerprint
         self._stop_rule = stop_rule
         self._max_batch = max_batch
-        self._status_every_s = status_every_s
         self._schedule = schedule
         self._hiccups = hiccups
         self._on_stall = on_stall
@@ -133,14 +147,14 @@ class WorkerActor:
         self._max_work = max_work
         self._new_books = books
         self._books: WorkerBooks | None = None
-        self._looking = False
         self._stalls: StallWatch
         self._linked = False
         self._keys: dict[str, KeyFrame] = {}
         self._wake_at_s: float | None = None
-        self._socket: deque[tuple[str, Message, int | None]] = deque()
-        self._outbox: deque[WorkerEffect] = deque()
-        self._publishing = 0
+        self._socket: deque[_Delivered] = deque()
+        self._under_way: dict[int, Publish] = {}
+        self._answers: list[tuple[int, Delivery]] = []
+        self._lost: dict[int, Message] = {}
 
     # ---- life -------------------------------------------------------------------------------------------------------
 
@@ -148,27 +162,33 @@ class WorkerActor:
         """The process starts and joins the pool."""
         self.alive, self.frozen, self.draining = True, False, False
         self.boot += 1
-        self._looking = False
         self._stalls = StallWatch(self.settings.max_lease_s, self._costs.usual, self._on_stall)
         self._wake_at_s = None
         self._keys.clear()
         self._socket.clear()
-        self._outbox.clear()
-        self._publishing = 0
+        self._under_way.clear()
+        self._answers.clear()
+        self._lost.clear()
         self.session = WorkerSession(
             self.settings,
-            worker=self.name,
-            pool=self._pool,
-            fingerprint=self._fingerprint,
+            identity=WorkerIdentity(self.name, self._pool, self.boot, self._fingerprint),
             stop_rule=self._stop_rule,
             schedule=self._schedule,
             costs=self._costs,
+            max_batch_frames=self._max_batch,
+            max_batch_work=self._max_work,
         )
         self._books = None if self._new_books is None else self._new_books()
         for question in self._questions:
-            self.session.receive_question(question)
+            self.tell(topics.question_topic(question.site, question.question_id), question)
         self._join()
-        self._clock.after(self._status_every_s, partial(self._report, self.boot))
+        self._after()
+
+    def tell(self, topic: str, message: Message, *, response_topic: str | None = None) -> None:
+        """Let the session receive a message, whatever the broker knows of it."""
+        decoded = (_parse(topic), None if isinstance(message, Deleted) else message)
+        received = Received(topic, response_topic=response_topic, decoded=decoded)
+        self.session.receive(received, self._clock.now_s)
 
     def crash(self, *, noticed_s: float = 0.0) -> None:
         """SIGKILL: everything in memory is gone; the broker notices at once, or later after a loss of power."""
@@ -178,21 +198,27 @@ class WorkerActor:
     def drain(self) -> None:
         """SIGTERM: leave the share group, hand over or finish what is here."""
         self.draining = True
-        self._broker.leave_group(self.name)
         self.session.drain(self._clock.now_s)
         self._after()
 
     def drained(self) -> bool:
         """Whether a drain has come to its end: nothing is held and everything is said."""
-        return not (self.session.unfinished() or self._outbox or self._publishing)
+        return self.session.finished()
 
     def stop(self) -> None:
-        """The end of a drain: a goodbye, and the connection is closed."""
-        if self.linked():
-            topic = topics.status_topic("worker", self.name)
-            self._broker.publish(self.name, topic, self._status(online=False), qos=1, retain=True)
-            self._broker.disconnect(self.name)
-        self.alive = self._linked = False
+        """The end of a drain: the connection is closed, after a goodbye."""
+        if self.session.finished():
+            self._end(self.boot)
+        else:
+            self.session.abandon("no time left to drain", self._clock.now_s)
+            self._after()
+            self._clock.after(_GOODBYE_S, partial(self._end, self.boot))
+
+    def _end(self, boot: int) -> None:
+        if boot == self.boot and self.alive:
+            if self.linked():
+                self._broker.disconnect(self.name)
+            self.alive = self._linked = False
 
     def linked(self) -> bool:
         """Whether the process runs and reaches the broker."""
@@ -212,11 +238,12 @@ class WorkerActor:
         if not self.alive or not self.frozen:
             return
         self.frozen = False
-        now_s = self._clock.now_s
-        self.session.tick(now_s)
         self._after()
+        answers, self._answers = self._answers, []
+        for token, delivery in answers:
+            self._answer(token, delivery)
         while self._socket:
-            self._handle(*self._socket.popleft())
+            self._handle(self._socket.popleft())
             self._after()  # what comes next may find the model at work on what came first
         if not self._broker.is_up(self.name):
             self.connection(False)
@@ -226,140 +253,112 @@ class WorkerActor:
         """What it keeps of key frames is damaged, and what comes from now on as well."""
         self.damages_keys = True
         for camera, message in list(self._keys.items()):
-            self._receive_key_frame(camera, message)
+            self.tell(topics.key_topic(self._pool, camera), self._as_kept(message))
+        self._after()
 
     def connection(self, connected: bool) -> None:
         """The process notices that its connection came or went; it reconnects by itself."""
         if self.alive and not self.frozen and not connected:
             self._linked = False
+            self.session.connection(False, self._clock.now_s)
+            if self._books is not None:
+                self._books.disconnected()
+            for token in list(self._under_way):
+                self._answer(token, Delivery.CONNECTION_LOST)
+            self._after()
             self._clock.after(0.5 + self._draw.random(), self._reconnect)
 
     def _reconnect(self) -> None:
-        if not self.alive or self.frozen or self._linked or not self._join():
-            return
-        self.session.connection_made(self._clock.now_s)
-        outbox, self._outbox = self._outbox, deque()
-        for effect in outbox:
-            self._publish(effect)
-        self._after()
+        if self.alive and not self.frozen and not self._linked and self._join():
+            self._after()
 
     def _join(self) -> bool:
         self._linked = self._broker.reachable(self.name)
         if not self._linked:
             self._clock.after(0.5, self._reconnect)
             return False
-        will = self._status(online=False)
-        self._broker.connect_worker(self.name, self, self._pool, self._status(online=True), will)
-        if self.draining:
-            self._broker.leave_group(self.name)
+        will = self.session.will()
+        message = wire.decode(topics.Family.STATUS, will.payload)
+        self._broker.connect_worker(self.name, self, self.session.subscriptions(), (will.topic, message))
+        self.session.connection(True, self._clock.now_s)
         return True
-
-    def _status(self, *, online: bool) -> Status:
-        held, capacity = self.session.load()
-        return Status(
-            kind="worker",
-            id=self.name,
-            boot=self.boot,
-            online=online,
-            pool=self._pool,
-            fingerprint=self._fingerprint.hex(),
-            parked=held,
-            capacity=capacity,
-        )
-
-    def _report(self, boot: int) -> None:
-        if boot != self.boot or not self.alive:
-            return
-        if not self.frozen and self._broker.is_up(self.name):
-            topic = topics.load_topic(self._pool, self.name)
-            self._broker.publish(self.name, topic, self._status(online=True), qos=0)
-        self._clock.after(self._status_every_s, partial(self._report, boot))
 
     # ---- inputs -----------------------------------------------------------------------------------------------------
 
-    def receive(self, topic: str, message: Message, token: int | None) -> None:
-        """A message reaches the socket."""
-        if not self.alive:
+    def receive(self, topic: str, message: Message, token: int | None, retained: bool = False) -> None:
+        """A message reaches the socket, if the process has not closed it."""
+        if not self.alive or not self._linked:
             return
+        delivered = _Delivered(topic, message, token, retained)
         if self.frozen:
-            self._socket.append((topic, message, token))
+            self._socket.append(delivered)
             return
-        self._handle(topic, message, token)
+        self._handle(delivered)
         self._after()
 
-    def _handle(self, topic: str, message: Message, token: int | None) -> None:
-        now_s = self._clock.now_s
+    def _handle(self, delivered: _Delivered) -> None:
+        topic, message, now_s = delivered.topic, delivered.message, self._clock.now_s
+        response_topic = None
+        parsed = _parse(topic)
+        if isinstance(message, KeyFrame):
+            self._keys[parsed.name("camera")] = message
+            message = self._as_kept(message)
+        elif isinstance(message, Open):
+            self._stalls.given(parsed.name("camera"), message.frame, message.attempt)
+        elif isinstance(message, Ask):
+            camera, client = parsed.names
+            response_topic = topics.reply_topic(client, camera, message.query_id)
+        received = Received(
+            topic,
+            retained=delivered.retained,
+            response_topic=response_topic,
+            token=delivered.token,
+            decoded=(parsed, None if isinstance(message, Deleted) else message),
+        )
         with nullcontext() if self._books is None else self._books.hears(self.session, topic, message, now_s):
-            self._take_in(topic, message, now_s)
-        if token is not None:
-            self._broker.acknowledge(self.name, token)
+            self.session.receive(received, now_s)
 
-    def _take_in(self, topic: str, message: Message, now_s: float) -> None:
-        camera = topic.rsplit("/", 1)[1]
-        try:
-            match message:
-                case Open():
-                    self._stalls.given(camera, message.frame, message.attempt)
-                    self.session.receive_open(camera, message, now_s)
-                case Chunk():
-                    self.session.receive_chunk(camera, message, now_s)
-                case KeyFrame():
-                    self._receive_key_frame(camera, message)
-                case Gone():
-                    self.session.receive_gone(camera, message)
-                case Text():
-                    self.session.receive_text(message)
-                case Question():
-                    self.session.receive_question(message)
-                case Ask():
-                    _, _, _, camera, client = topic.split("/")
-                    reply_to = ReplyTo(topics.reply_topic(client, camera, message.query_id))
-                    self.session.receive_ask(camera, client, message, reply_to)
-                case Handover():
-                    self.session.receive_handover(message, now_s)
-                case Status() if "/load/" in topic:
-                    self.session.receive_load(message, now_s)
-                case Status(kind="edge"):
-                    self.session.receive_edge_status(message, now_s)
-                case Status():
-                    self.session.receive_status(message)
-        except RemoteError as error:
-            self.errors[type(error).__name__] += 1
+    def _as_kept(self, message: KeyFrame) -> KeyFrame:
+        return message.model_copy(update={"payload": damaged(message.payload)}) if self.damages_keys else message
 
-    def _receive_key_frame(self, camera: str, message: KeyFrame) -> None:
-        payload = damaged(message.payload) if self.damages_keys else message.payload
-        self.session.receive_key_frame(camera, message.model_copy(update={"payload": payload}))
-        self._keys[camera] = message
-
-    # ---- effects ----------------------------------------------------------------------------------------------------
+    # ---- outputs ----------------------------------------------------------------------------------------------------
 
     def _after(self) -> None:
-        self._say()
-        if not self._looking:
-            looks = self.session.take_looks(self._max_batch, self._clock.now_s, self._max_work)
-            if looks:
-                self._begin(looks)
-            self._say()
+        for output in self.session.poll(self._clock.now_s):
+            self._carry_out(output)
         due_s = self.session.next_wake_s()
         if due_s is not None and (self._wake_at_s is None or due_s < self._wake_at_s):
             self._wake_at_s = due_s
-            self._clock.at(due_s, partial(self._wake, self.boot))
+            self._clock.at(due_s, partial(self._wake, self.boot, due_s))
 
-    def _say(self) -> None:
-        for effect in self.session.take_effects():
-            if self._books is not None:
-                self._books.said(effect, self._clock.now_s)
-            self._publish(effect)
+    def _carry_out(self, output: WorkerOutput) -> None:
+        now_s = self._clock.now_s
+        match output:
+            case Publish():
+                self._publish(output)
+            case Acknowledge():
+                for token in output.tokens:
+                    self._broker.acknowledge(self.name, token)
+            case RunBatch():
+                self._begin(output)
+            case Unsubscribe():
+                self._broker.leave_group(self.name)
+                self.session.unsubscribed(output.filter, now_s)
+                self._after()
+            case Problem():
+                self.errors[type(output.error).__name__ if output.error else output.kind] += 1
+            case Contained():
+                raise output.error
 
-    def _begin(self, looks: list[Look]) -> None:
-        self._looking = True
+    def _begin(self, batch: RunBatch) -> None:
+        now_s = self._clock.now_s
         if self._books is not None:
-            self._books.looked(looks, self._clock.now_s, self._stalls.expected_s)
-        work = sum(look.work for look in looks)
-        self._stalls.begins(work, self._clock.now_s)
+            self._books.looked(batch.looks, now_s, self._stalls.expected_s)
+        work = sum(look.work for look in batch.looks)
+        self._stalls.begins(work, now_s)
         took_s = self._batch_time_s(work)
         self.busy_s += took_s
-        self._clock.after(took_s, partial(self._looked, self.boot, looks, took_s))
+        self._clock.after(took_s, partial(self._looked, self.boot, batch, now_s))
 
     def _batch_time_s(self, work: int) -> float:
         usual_s = self._batch_s + self._frame_s * work / self._costs.usual
@@ -371,50 +370,66 @@ class WorkerActor:
         self.slow_until_s = self._clock.now_s + took_s
         return took_s
 
-    def _looked(self, boot: int, looks: list[Look], took_s: float) -> None:
+    def _looked(self, boot: int, batch: RunBatch, began_s: float) -> None:
         if boot != self.boot or not self.alive:
             return
         if self.frozen:
-            self._clock.after(0.25, partial(self._looked, boot, looks, took_s))
+            self._clock.after(0.25, partial(self._looked, boot, batch, began_s))
             return
         self._clock.handled += 1
-        self._looking = False
-        self._stalls.ends(sum(look.work for look in looks), took_s)
-        for look in looks:
-            try:
-                answers = self._model.answer(look)
-            except BitstreamError as error:
-                self.session.fail_look(look, RejectReason.BITSTREAM, str(error))
-                continue
-            except ValueError as error:
-                self._on_problem(str(error))
-                self.session.fail_look(look, RejectReason.BITSTREAM, str(error))
-                continue
-            self.session.finish_look(look, answers, self._clock.now_s)
-        self.session.note_batch(took_s, sum(look.work for look in looks))
+        now_s = self._clock.now_s
+        self._stalls.ends(sum(look.work for look in batch.looks), now_s - began_s)
+        self.session.batch_done(batch.token, [self._result(look) for look in batch.looks], now_s)
         self._after()
 
-    def _wake(self, boot: int) -> None:
-        if boot != self.boot or not self.alive:
+    def _result(self, look: Look) -> LookResult:
+        try:
+            return self._model.answer(look)
+        except BitstreamError as error:
+            return LookFailure(RejectReason.BITSTREAM, str(error))
+        except ValueError as error:
+            self._on_problem(str(error))
+            return LookFailure(RejectReason.BITSTREAM, str(error))
+
+    def _wake(self, boot: int, at_s: float) -> None:
+        if boot != self.boot or not self.alive or at_s != self._wake_at_s:
             return
         self._wake_at_s = None
         if self.frozen:
             return
-        self._clock.handled += 1
-        self.session.tick(self._clock.now_s)
+        due_s = self.session.next_wake_s()
+        self._clock.handled += due_s is not None and due_s <= self._clock.now_s
         self._after()
 
-    def _publish(self, effect: WorkerEffect) -> None:
-        if isinstance(effect.message, Accept):
-            self._stalls.says(effect.topic.rsplit("/", 1)[1], effect.message, self._clock.now_s)
-        self._publishing += 1
-        self._clock.after(0.005, partial(self._arrive, self.boot, effect))
+    def _publish(self, publish: Publish) -> None:
+        message, now_s = publish.message, self._clock.now_s
+        if self._books is not None and id(message) not in self._lost:
+            self._books.said(publish, now_s)
+        if isinstance(message, Accept):
+            self._stalls.says(publish.topic.rsplit("/", 1)[1], message, now_s)
+        self._under_way[publish.token] = publish
+        self._clock.after(_TO_BROKER_S, partial(self._arrive, self.boot, publish))
 
-    def _arrive(self, boot: int, effect: WorkerEffect) -> None:
-        if boot == self.boot:
-            self._publishing -= 1
-        if self._broker.is_up(self.name):
-            self._broker.publish(self.name, effect.topic, effect.message, qos=effect.qos)
-        elif effect.qos and boot == self.boot and self.alive and isinstance(effect, SendAnswer | SendHandover):
-            # No PUBACK came: a terminal is said again after the reconnect.
-            self._outbox.append(effect)
+    def _arrive(self, boot: int, publish: Publish) -> None:
+        if boot == self.boot and publish.token not in self._under_way:
+            return  # lost with its connection
+        if not self._broker.is_up(self.name):
+            if boot == self.boot and self.alive:
+                self._clock.after(_TCP_RETRY_S, partial(self._arrive, boot, publish))
+            return
+        message = publish.message if publish.payload else Deleted()
+        code = self._broker.publish(self.name, publish.topic, message, qos=publish.qos, retain=publish.retain)
+        if boot == self.boot and self.alive:
+            self._answer(publish.token, Delivery.NO_SUBSCRIBERS if code == NO_SUBSCRIBERS else Delivery.DELIVERED)
+            if not self.frozen:
+                self._after()
+
+    def _answer(self, token: int, delivery: Delivery) -> None:
+        if self.frozen:
+            self._answers.append((token, delivery))
+            return
+        publish = self._under_way.pop(token, None)
+        if publish is not None:
+            if delivery is Delivery.CONNECTION_LOST and publish.qos:
+                self._lost[id(publish.message)] = publish.message
+            self.session.published(token, delivery, self._clock.now_s)

@@ -1,23 +1,37 @@
 """What one worker process was sent and what it says and does, to judge the one by the other.
 
-Nothing here looks into a session: a book is kept of the messages that reach it, of its effects, and of the looks that
-its model is given. Where these do not tell what it holds, nothing is judged.
+Nothing here looks into a session: a book is kept of the messages that reach it, of what it publishes, and of the looks
+that its model is given. Where these do not tell what it holds, nothing is judged.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from pipeline.protocol.effects import Look, SendAnswer, SendControl, SendHandover, WorkerEffect
+from pipeline.protocol.effects import Look
+from pipeline.protocol.ports import Publish
 from pipeline.protocol.reasons import EDGE_LOST
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_work import WorkCosts
-from schemas.messages import Answer, Busy, Gone, Handover, Message, NeedText, Open, Reject, Status
+from schemas import topics
+from schemas.messages import (
+    Accept,
+    Answer,
+    Busy,
+    Gone,
+    Handover,
+    Message,
+    NeedText,
+    Open,
+    Refine,
+    Reject,
+    Status,
+)
 from schemas.types import FrameId, Outcome
 from simulation.asked_books import ANOTHER_QUERY, COMPUTED_AGAIN, AskedBooks, Problem
 from simulation.wills import STALE_WILL, WillsRead, seen_outside
@@ -86,7 +100,8 @@ class WorkerBooks:
         self._peers = WillsRead()
         self._held: dict[_Key, _Held] = {}
         self._gone: set[_Key] = set()
-        self._named: set[str] = set()
+        self._named: Counter[str] = Counter()
+        """How often each query was asked for and not answered since."""
         self._decided: OrderedDict[tuple[str, bytes], tuple[Outcome, str]] = OrderedDict()
 
     # ---- what the worker is told ------------------------------------------------------------------------------------
@@ -122,7 +137,7 @@ class WorkerBooks:
     def _given(self, camera: str, message: Open, now_s: float) -> None:
         key = (camera, message.frame)
         refs = dict(zip(message.query_ids(camera), message.queries, strict=True))
-        self._named = {*refs}
+        self._named.update({*refs})
         self._gone.discard(key)
         held = self._held.get(key)
         if held is not None and held.left(now_s) and (held.ready or held.asked_at):
@@ -162,23 +177,24 @@ class WorkerBooks:
 
     # ---- what the worker says ---------------------------------------------------------------------------------------
 
-    def said(self, effect: WorkerEffect, now_s: float) -> None:
-        """The worker's session wants this to be said."""
-        message = effect.message
-        match effect:
-            case SendAnswer():
-                self._speaks_of((effect.message.camera, effect.message.frame))
-                self._asked.replied(self._worker, effect)
-                self._answers(effect.message)
-            case SendHandover():
-                key = (effect.message.camera, effect.message.frame)
+    def said(self, publish: Publish, now_s: float) -> None:
+        """The worker's session wants this to be said, for the first time."""
+        message = publish.message
+        match message:
+            case Answer():
+                self._asked.replied(self._worker, publish)
+                if publish.topic == topics.answer_topic(message.camera):
+                    self._speaks_of((message.camera, message.frame))
+                    self._answers(message)
+            case Handover():
+                key = (message.camera, message.frame)
                 self._speaks_of(key)
                 held = self._held.pop(key, None)
                 if held is not None and held.spoke:
                     problem = f"{self._worker} hands it over after a word to its edge"
                     self._on_problem("claimed frame handed over", f"{key[0]}/{key[1]}", problem)
-            case SendControl():
-                key = (effect.topic.rsplit("/", 1)[1], message.frame)  # type: ignore[union-attr]
+            case Accept() | Busy() | NeedText() | Refine() | Reject():
+                key = (publish.topic.rsplit("/", 1)[1], message.frame)
                 self._speaks_of(key)
                 held = self._held.pop(key, None) if isinstance(message, Busy | Reject) else self._held.get(key)
                 if held is not None:
@@ -186,6 +202,11 @@ class WorkerBooks:
                     held.ready &= not isinstance(message, NeedText)
                     if isinstance(message, Reject):
                         self._check_orphans(key, held, now_s)
+
+    def disconnected(self) -> None:
+        """The worker has lost its connection: what it wants to say from now on does not show."""
+        for held in self._held.values():
+            held.judged = held.ready = False
 
     def _speaks_of(self, key: _Key) -> None:
         if key in self._gone:
@@ -207,7 +228,9 @@ class WorkerBooks:
             self._ends(key, held, message.query_id)
         question = self._asked.question(message.camera, message.frame, message.query_id)
         if question is not None:
-            if (message.query_id, question.digest) in self._decided and message.query_id not in self._named:
+            asked_for = self._named[message.query_id]
+            self._named[message.query_id] = max(0, asked_for - 1)
+            if (message.query_id, question.digest) in self._decided and not asked_for:
                 self._on_problem(ANOTHER_QUERY, message.query_id, f"{self._worker} repeats it, asked for another one")
             said = (message.outcome, message.text)
             if self._decided.setdefault((message.query_id, question.digest), said) != said:

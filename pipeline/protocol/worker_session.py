@@ -1,518 +1,272 @@
 """The worker's side of the protocol, without clock, socket or model.
 
-Messages and the time go in, effects come out; looks are pulled by the process whenever its model is free, and their
-results come back in. Life of a frame (the code obeys the table
-:data:`~pipeline.protocol.worker_frame.WORKER_TRANSITIONS`)::
-
-       open, hand-over
-             v         look taken           not safe -> refine
-     +--- PARKED ----------------> LOOKING -------------------> WAITING
-     |       ^  ^                     |                            |
-     |       |  +---------------------+ prefix grew meanwhile      |
-     |       +-----------------------------------------------------+ longer prefix
-    NEED_TEXT (until the texts are known)
-
-    from any stage: all queries decided -> DONE; gone, handed over, failed, past its deadlines -> DONE
-
-==========  =====================  ==========  ==================================================================
-stage       event                  next        effect
-==========  =====================  ==========  ==================================================================
-(new)       open, texts known      PARKED      *accept* only if the answer will take longer than the base lease
-(new)       open, text unknown     NEED_TEXT   *need text*
-(new)       open, no room or time  -           hand-over to a less loaded worker, else *busy*
-(new)       ad-hoc open, no room   PARKED      a standing frame that was not looked at goes: *busy* to its edge
-(new)       open, wrong codec      -           *reject*: never decoded
-(new)       open, key frame not    -           *reject*: the edge opens it again, coded by itself
-            here
-(new)       open, all decided      -           the kept terminal answers again
-PARKED      look taken             LOOKING
-PARKED      cannot be in time      DONE        standing only: best answer so far as *degraded*, else *busy*
-LOOKING     safe or whole latent   DONE        terminal answer; with queries left, the row below
-LOOKING     not safe               WAITING     provisional answer, *refine* for the next rung of the ladder
-LOOKING     prefix grew meanwhile  PARKED      provisional answer
-LOOKING     not all questions      PARKED      answers of those that were asked
-            asked
-WAITING     longer prefix          PARKED
-WAITING     silence, reconnect     WAITING     *refine* again, a bounded number of times
-any         lease half over        same        *accept*: progress renews it
-any         margin before deadline same        best answer so far as *degraded*; DONE when it was the last
-any         deadline               same        no answer: nothing is said; DONE when it was the last
-any         deadline, edge is lost same        *degraded* or, without an answer, *failed*: ``edge_lost``
-any         gone                   DONE
-==========  =====================  ==========  ==================================================================
-
-A query without any answer at its deadline is dropped in silence: the edge, whose clock the deadline is on, says
-*expired*. Only when that edge is over, by its last will or by a later birth, does the worker speak in its place.
-
-Who does what: :mod:`~pipeline.protocol.worker_admission` takes frames in and passes them on,
-:mod:`~pipeline.protocol.worker_schedule` says what goes first and what is not worth a look,
-:mod:`~pipeline.protocol.worker_progress` speaks to edges and decides queries. This module feeds them.
+Plain data goes in and comes out, see :mod:`pipeline.protocol.ports` and docs/shell-contract.md. Who does what:
+:mod:`~pipeline.protocol.worker_routing` reads what is received, :mod:`~pipeline.protocol.worker_frames` decides about
+frames, :mod:`~pipeline.protocol.worker_batches` keeps the model busy, :mod:`~pipeline.protocol.worker_status` says
+when the worker speaks of itself, :mod:`~pipeline.protocol.worker_outgoing` is the queue of what leaves.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from math import inf, isfinite
+from collections.abc import Callable, Iterator, Sequence
+from math import inf
 
-from pipeline.answer_form import fits, says_something
-from pipeline.protocol.effects import ChunkData, Look, LookAnswer, LookQuery, ReplyTo, WorkerEffect
+from pipeline.protocol.ports import (
+    Acknowledge,
+    Contained,
+    Delivery,
+    LookResult,
+    Notice,
+    Problem,
+    Publish,
+    Received,
+    RunBatch,
+    Subscription,
+    Unsubscribe,
+    Will,
+)
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
-from pipeline.protocol.worker_admission import Admission
-from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
-from pipeline.protocol.worker_memory import CameraSites, KeyFrames, Peers
+from pipeline.protocol.worker_batches import Batches
+from pipeline.protocol.worker_frame import WorkerFrame
+from pipeline.protocol.worker_frames import WorkerFrames
+from pipeline.protocol.worker_outgoing import WorkerOutgoing
+from pipeline.protocol.worker_overload import OverloadNotices
 from pipeline.protocol.worker_pace import WorkerPace
-from pipeline.protocol.worker_progress import Progress
+from pipeline.protocol.worker_routing import route, subscriptions
 from pipeline.protocol.worker_schedule import Schedule
-from pipeline.protocol.worker_store import FrameStore
-from pipeline.protocol.worker_texts import Texts
-from pipeline.protocol.worker_voice import WorkerVoice
+from pipeline.protocol.worker_status import StatusPace, WorkerIdentity
 from pipeline.protocol.worker_work import WorkCosts
-from schemas.errors import BitstreamError, CameraNameError, FingerprintError, RemoteError, TopicError
-from schemas.identity import ad_hoc_query_id
-from schemas.messages import (
-    Ask,
-    Chunk,
-    Gone,
-    Handover,
-    KeyFrame,
-    Open,
-    Question,
-    RejectReason,
-    Status,
-    Text,
-)
-from schemas.types import FrameId, Outcome
+from schemas import topics
+from schemas.errors import RemoteError
+
+WorkerOutput = Publish | Acknowledge | RunBatch | Unsubscribe | Problem | Contained | Notice
 
 
 class WorkerSession:
-    """All frames of one worker process.
+    """One worker process, as far as the protocol is concerned.
 
     Args:
         settings: times and bounds.
-        worker: this worker's name.
-        pool: its pool.
-        fingerprint: first 4 bytes of the codec's fingerprint.
+        identity: who it is.
         stop_rule: when an answer is safe; its ladder ends at the whole latent.
         schedule: makes the rule of what goes first from the settings and the pace.
         costs: work of a look; by default that of one frame.
-        contain: called with an error that nobody has handled, and where it arose, after the frame that met it was
-            ended; raises it by default.
+        max_batches: batches that the model takes at a time.
+        max_batch_frames: frames in one of them.
+        max_batch_work: work of one of them.
 
     Attributes:
+        identity: who it is.
         counters: what happened, by reason; the process exports them.
+        publishes: what became of its messages; the process exports them.
     """
 
     def __init__(
         self,
         settings: WorkerProtocolSettings,
         *,
-        worker: str,
-        pool: str,
-        fingerprint: bytes,
+        identity: WorkerIdentity,
         stop_rule: StopRule,
         schedule: Callable[[WorkerProtocolSettings, WorkerPace], Schedule] = Schedule,
         costs: WorkCosts | None = None,
-        contain: Callable[[str, Exception], None] | None = None,
+        max_batches: int = 1,
+        max_batch_frames: int = 16,
+        max_batch_work: float = inf,
     ) -> None:
-        self.counters: Counter[str] = Counter()
-        self._settings = settings
-        self._contain = contain
-        self._fingerprint = fingerprint
-        self._stop_rule = stop_rule
-        self._latent_count = stop_rule.ladder[-1]
-        self._costs = costs or WorkCosts.by_frames()
-        self._pace = WorkerPace(settings, frame_work=self._costs.usual)
-        self._frames = FrameStore(self._pace.due_s)
-        self._texts = Texts(settings.text_cache, settings.text_cache_bytes)
-        self._sites = CameraSites()
-        self._keys = KeyFrames(settings.key_frame_bytes)
-        self._voice = WorkerVoice(worker, fingerprint, self._texts)
-        self._peers = Peers(worker, pool, fingerprint.hex())
-        self._schedule = schedule(settings, self._pace)
-        self._progress = Progress(settings, self._frames, self._pace, self._voice, self._texts, self.counters)
-        self._admission = Admission(
+        self.identity = identity
+        self._frames = WorkerFrames(
             settings,
-            self._frames,
-            self._pace,
-            self._schedule,
-            self._voice,
-            self._progress,
-            self._peers,
-            self._keys,
-            self.counters,
+            worker=identity.name,
+            pool=identity.pool,
+            fingerprint=identity.fingerprint,
+            stop_rule=stop_rule,
+            schedule=schedule,
+            costs=costs,
+            max_batches=max_batches,
+            contain=self._note_contained,
         )
+        self.counters = self._frames.counters
+        self._batches = Batches(
+            self._frames, max_batches=max_batches, max_frames=max_batch_frames, max_work=max_batch_work
+        )
+        self._outgoing = WorkerOutgoing()
+        self.publishes: Counter[str] = self._outgoing.counters
+        self._status = StatusPace(settings, identity.drawn)
+        self._overload = OverloadNotices(self.counters, self._frames.outcomes())
+        self._connected = False
+        self._handled: list[int] = []
+        self._outputs: list[WorkerOutput] = []
+        self._draining = self._left = self._ending = self._gone = False
+        self._farewell: set[int] = set()
 
     # ---- what the process reads -------------------------------------------------------------------------------------
 
-    def take_effects(self) -> list[WorkerEffect]:
-        """Effects since the last call, in order."""
-        return self._voice.take()
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """Everything it listens to; the share group is left in a drain."""
+        return subscriptions(self.identity.name, self.identity.pool, draining=self._draining)
 
-    def next_wake_s(self) -> float | None:
-        """When :meth:`tick` is due next, None while nothing can time out."""
-        return self._frames.next_s()
+    def will(self) -> Will:
+        """What the broker says when the worker vanishes."""
+        return self.identity.will()
 
     def unfinished(self) -> int:
         """Frames that are not decided."""
-        return len(self._frames)
+        return self._frames.unfinished()
 
     def frames(self) -> list[WorkerFrame]:
         """Frames that are not decided, for reading only."""
-        return list(self._frames)
+        return self._frames.frames()
 
-    def parked(self) -> int:
-        """Frames that wait for the model."""
-        return len(self._frames.in_stage(WorkerStage.PARKED))
-
-    def key_frame_bytes(self) -> int:
-        """Payload of the key frames that are kept."""
-        return self._keys.held_bytes
-
-    def sizes(self) -> dict[str, int]:
-        """Entries or bytes of every table that it keeps; those of unfinished frames are empty when no frame is."""
-        cameras, texts_awaited, timers = self._frames.sizes()
-        edges, cameras_over = self._progress.edges.sizes()
-        return {
-            "frames": len(self._frames),
-            "frame_cameras": cameras,
-            "latent_bytes": self._frames.held_bytes,
-            "texts_awaited": texts_awaited,
-            "timers": timers,
-            "texts": len(self._texts),
-            "text_bytes": self._texts.held_bytes,
-            "decided_queries": len(self._progress.decided),
-            "key_frames": len(self._keys),
-            "key_frame_bytes": self._keys.held_bytes,
-            "cameras": len(self._sites),
-            "edges": edges,
-            "cameras_over": cameras_over,
-            "workers": len(self._peers),
-        }
+    def waiting(self) -> int:
+        """Messages that wait for the broker, or for its word."""
+        return len(self._outgoing)
 
     def outcomes(self) -> Counter[tuple[str, str]]:
         """Terminal answers by outcome and by who asks: ``standing`` or ``ad_hoc``."""
-        return self._progress.outcomes
+        return self._frames.outcomes()
 
-    def load(self) -> tuple[int, int]:
-        """Frames held and frames that may be held: what the status message carries."""
-        return len(self._frames), 0 if self._admission.draining else self._settings.capacity_frames
+    def sizes(self) -> dict[str, int]:
+        """Entries or bytes of every table that it keeps; those of unfinished frames are empty when no frame is."""
+        messages, message_bytes = self._outgoing.sizes()
+        return {**self._frames.sizes(), "outgoing_messages": messages, "outgoing_bytes": message_bytes}
 
-    # ---- inputs: messages -------------------------------------------------------------------------------------------
+    def drained(self) -> bool:
+        """Whether a drain has come to its end: nothing is held, and everything is said but the farewell."""
+        return self._left and not self._frames.unfinished() and not len(self._outgoing)
 
-    def receive_open(self, camera: str, message: Open, now_s: float, *, hops: int = 0) -> None:
-        """An edge opened a frame, from the share group or by hand-over.
+    def finished(self) -> bool:
+        """Whether the farewell is said, or there is no connection to say it on: the process may end."""
+        return self._gone and not self._farewell
 
-        Raises:
-            FingerprintError: made for another model or codec; the edge was told.
-            BitstreamError: more latents than this codec has; the edge was told.
-            CameraNameError: another site has a camera of this name; the edge was told.
+    def next_wake_s(self) -> float | None:
+        """When :meth:`poll` is due at the latest; None while nothing can time out."""
+        due = [self._frames.next_wake_s(), self._outgoing.next_s()]
+        if self._connected and not self._gone:
+            due.append(self._status.due_s(self._frames.load()))
+        return min((due_s for due_s in due if due_s is not None), default=None)
+
+    # ---- inputs -----------------------------------------------------------------------------------------------------
+
+    def receive(self, received: Received, now_s: float) -> None:
+        """A publish came. What is wrong with it is a problem in the next outputs, never an error here."""
+        if received.token is not None:
+            # Admitted, turned away or bad: what must be remembered is remembered here, the broker need not.
+            self._handled.append(received.token)
+        try:
+            route(self._frames, received, now_s)
+        except RemoteError as error:
+            topic = received.topic[: topics.MAX_TOPIC_BYTES]
+            kind = topics.label_of(received.topic)
+            problem = Problem(kind, str(error), about=error.about, error=error, context={"topic": topic})
+            self._outputs.append(problem)
+        except Exception as error:  # noqa: BLE001 - a bug of ours that this message has met ends here
+            self._note_contained(f"receive/{topics.label_of(received.topic)}", error)
+
+    def connection(self, connected: bool, now_s: float) -> None:
+        """The connection came up with every subscription granted, or went down.
+
+        What was said meanwhile may have fallen into the hole, so it is said again. An edge that has given the frame to
+        another worker answers *gone*, and nothing contradictory is said later.
         """
-        if message.fingerprint != self._fingerprint:
-            self.counters["rejected"] += 1
-            self._voice.reject(camera, message, RejectReason.FINGERPRINT)
-            raise FingerprintError(message.fingerprint, self._fingerprint)
-        if message.stop > self._latent_count:
-            self.counters["rejected"] += 1
-            self._voice.reject(camera, message, RejectReason.BITSTREAM)
-            raise BitstreamError(0, message.stop, f"this codec has {self._latent_count} latents")
-        other = self._sites.claim(camera, message.site, now_s)
-        if other is not None:
-            self.counters["rejected"] += 1
-            self._voice.reject(camera, message, RejectReason.CAMERA)
-            raise CameraNameError(camera, message.site, other)
-        self._admission.open(camera, message, now_s, hops)
-
-    def receive_handover(self, message: Handover, now_s: float) -> None:
-        """Another worker passed on an open message."""
-        self.counters["handovers_received"] += 1
-        self.receive_open(message.camera, message.to_open(), now_s, hops=message.hops)
-
-    def receive_chunk(self, camera: str, message: Chunk, now_s: float) -> None:
-        """Further latents of a frame.
-
-        Args:
-            camera: the camera that the topic names.
-            message: the chunk.
-            now_s: the worker's monotonic time.
-
-        Raises:
-            TopicError: the payload names another camera than the topic.
-        """
-        if message.camera != camera:
-            raise TopicError("chunk", f"topic names camera {camera!r}, payload {message.camera!r}")
-        frame = self._frames.find(camera, message.frame)
-        if frame is None:
-            self.counters["chunk_unknown_frame"] += 1
-            return
-        if message.stop > self._latent_count:
-            self.counters["chunk_out_of_range"] += 1
-            return
-        key = None
-        if message.key is not None:
-            key = frame.key_of(message.key) or self._keys.get(camera, frame.frame.boot, message.key)
-            if key is None:
-                # Asked for again in vain, until the edge opens the frame again, coded by itself.
-                self.counters["chunk_key_frame_missing"] += 1
-                return
-        before = frame.held_bytes
-        done = frame.add_chunk(ChunkData(message.start, message.stop, message.payload, key))
-        self._frames.held_bytes += frame.held_bytes - before
-        self.counters[f"chunk_{done}"] += 1
-        frame.given_up = False
-        if frame.stage is WorkerStage.WAITING and frame.prefix >= frame.target:
-            frame.timer_s = None
-            frame.move(WorkerEvent.LONGER_PREFIX)
-            self._progress.keep_alive(frame, now_s)
-
-    def receive_key_frame(self, camera: str, message: KeyFrame) -> None:
-        """A whole latent that later frames of the camera may be coded given.
-
-        Raises:
-            FingerprintError: made for another model or codec; frames that name it are rejected.
-        """
-        if message.fingerprint != self._fingerprint:
-            raise FingerprintError(message.fingerprint, self._fingerprint)
-        self.counters["key_frames"] += 1
-        self._keys.learn(camera, message.frame, message.payload)
-
-    def receive_gone(self, camera: str, message: Gone) -> None:
-        """The frame has another owner or its outcome."""
-        if message.camera != camera:
-            raise TopicError("chunk", f"topic names camera {camera!r}, payload {message.camera!r}")
-        frame = self._frames.find(camera, message.frame)
-        if frame is not None and message.attempt >= frame.attempt:
-            self.counters["gone"] += 1
-            self._progress.gone(frame)
-
-    def receive_text(self, message: Text) -> None:
-        """The text of a question, on request. The frames that wait for it keep it; a site's is kept for later ones."""
-        question = message.content()
-        if not question.ad_hoc:
-            self._texts.learn_text(message.camera, question)
-        self._progress.text_came(question)
-
-    def receive_question(self, question: Question) -> None:
-        """A standing question was set. Frames under way keep the one that they were opened with."""
-        content = question.content()
-        self._texts.learn_standing(content)
-        self._progress.text_came(content)
-
-    def receive_ask(self, camera: str, client: str, message: Ask, reply_to: ReplyTo | None) -> None:
-        """A client asked an ad-hoc question; text and reply address are kept for when the frame comes.
-
-        Args:
-            camera: the camera that the topic names.
-            client: the client that the topic names.
-            message: the question.
-            reply_to: where it wants its answers, if it said so.
-        """
-        question, query_id = message.content(client), ad_hoc_query_id(camera, client, message.query_id)
-        self._texts.learn_ask(query_id, question, reply_to)
-        self._progress.text_came(question, query_id, reply_to)
-
-    def receive_status(self, message: Status) -> None:
-        """Another worker's birth or last will."""
-        self._peers.learn_status(message)
-
-    def receive_edge_status(self, message: Status, now_s: float) -> None:
-        """An edge's birth or last will.
-
-        An edge that is back may have missed what was said meanwhile, so it is said again at once. Once it is gone, this
-        worker speaks for its frames at their deadlines.
-        """
-        self._sites.release(message.id, self._progress.edges.learn(message))
-        if message.online:
-            for frame in self._frames:
-                if (frame.site, frame.frame.boot) == (message.id, message.boot) and frame.camera in message.cameras:
-                    self._progress.speak_again(frame, now_s)
-
-    def receive_load(self, message: Status, now_s: float) -> None:
-        """Another worker's load."""
-        self._peers.learn_load(message, now_s)
-
-    # ---- inputs: the model ------------------------------------------------------------------------------------------
-
-    def take_looks(self, max_frames: int, now_s: float, max_work: float = inf) -> list[Look]:
-        """Frames for the model to look at next, by the rule of :mod:`~pipeline.protocol.worker_schedule`.
-
-        Args:
-            max_frames: frames of a batch.
-            now_s: the worker's monotonic time.
-            max_work: work of a batch.
-        """
-        self._pace.max_frames, self._pace.max_work = max_frames, max_work
-        for frame in self._frames.in_stage(WorkerStage.PARKED):
-            self._progress.drop_decided(frame)
-        parked = self._frames.in_stage(WorkerStage.PARKED)
-        for frame in parked:
-            self._weigh(frame)
-        picked = self._schedule.pick(parked, max_frames, now_s, max_work=max_work, frame_work=self._costs.frame)
-        for frame in picked.hopeless:
-            self.counters["standing_too_late"] += 1
-            self._progress.give_up(frame)
-        looks = []
-        for part in picked.batch:
-            frame = part.frame
-            with self.alone("look taken", frame.camera, frame.frame):
-                frame.move(WorkerEvent.LOOK_TAKEN)
-                known = [
-                    LookQuery(query_id, query.question)
-                    for query_id in part.query_ids
-                    if (query := frame.queries.get(query_id)) is not None and query.question is not None
-                ]
-                look = frame.look(known, part.work)
-                self._progress.keep_alive(frame, now_s)
-                looks.append(look)
-                self._pace.note_look(part.work)
-        if looks:
-            self._pace.batch_starts(sum(look.work for look in looks), now_s)
-        return looks
-
-    def finish_look(self, look: Look, answers: Sequence[LookAnswer], now_s: float) -> None:
-        """The model has answered a look: say what is safe, ask for more where it is not."""
-        frame = self._frames.find(look.camera, look.frame)
-        if frame is None or frame.stage is not WorkerStage.LOOKING:
-            self.counters["look_in_vain"] += 1
-            return
-        asked = {query.query_id: query for query in look.queries}
-        for answer in answers:
-            query = frame.queries.get(answer.query_id)
-            if query is None:
-                continue
-            if now_s >= query.deadline_s:
-                self._progress.drop_late(frame, answer.query_id)
-                continue
-            frame.spoke_s = now_s  # whatever is said now makes this worker the owner
-            problem = answer.problem
-            if not problem and not (isfinite(answer.score) and 0.0 <= answer.score <= 1.0):
-                problem = f"a score of {answer.score}"
-            if problem:
-                # Another worker has the same model: the frame must not go round the pool.
-                self.counters["query_failed_model"] += 1
-                self._progress.decide(frame, answer.query_id, Outcome.FAILED, f"model: {problem}")
-                continue
-            if not says_something(answer.text):
-                self.counters["wordless_answers"] += 1
-                query.text, query.score, query.prefix = None, 0.0, look.stop
-                if look.stop >= self._latent_count:
-                    self._progress.decide(frame, answer.query_id, Outcome.FAILED, "form: the answer has no words")
-                continue
-            query.text, query.score, query.prefix = answer.text, answer.score, look.stop
-            how = asked[answer.query_id]
-            fitting = fits(how.answer_type, answer.text, how.question.options)
-            if fitting and self._stop_rule.is_safe(how.answer_type, look.stop, answer.score, how.question.risk):
-                self._progress.decide(frame, answer.query_id, Outcome.ANSWERED)
-            elif not fitting and look.stop >= self._latent_count:
-                self.counters["unfit_answers"] += 1
-                self._progress.decide(frame, answer.query_id, Outcome.DEGRADED, f"form: no {how.answer_type} answer")
-            elif now_s >= query.deadline_s - self._settings.finalise_margin_s:
-                self._progress.degrade(frame, answer.query_id)
-            else:
-                self.counters["provisional_answers"] += 1
-                self._voice.answer(frame, answer.query_id, query, None)
-        more = self._has_more_to_ask(frame, asked)
-        if look.stop >= self._latent_count and frame.prefix == look.stop and not more:
-            # There is nothing further to ask the edge for.
-            for query_id in list(frame.queries):
-                self._progress.decide(frame, query_id, Outcome.FAILED, "model: no answer")
-        if not frame.queries:
-            self._pace.note_frame(frame.looks)
-            self._frames.forget(frame, WorkerEvent.DECIDED)
-        elif frame.prefix > look.stop:
-            frame.move(WorkerEvent.OVERTAKEN)
-        elif more:
-            frame.move(WorkerEvent.PARTLY_ASKED)
+        self._connected = connected
+        self._outgoing.connection(connected, now_s)
+        if connected:
+            self._status.birth_due = True
+            self._frames.connection_made(now_s)
         else:
-            frame.move(WorkerEvent.NOT_SAFE)
-            frame.target = self._stop_rule.next_prefix(frame.prefix)
-            frame.tries = 0
-            self._progress.refine(frame, now_s)
+            self._farewell.clear()
 
-    def fail_look(self, look: Look, reason: RejectReason, problem: str) -> None:
-        """The look raised: these latents do not decode, or the model failed on them. Nothing else is touched."""
-        frame = self._frames.find(look.camera, look.frame)
-        if frame is None or frame.stage is not WorkerStage.LOOKING:
-            self.counters["look_in_vain"] += 1
-            return
-        self.counters[f"look_failed_{reason.name.lower()}"] += 1
-        if reason is RejectReason.BITSTREAM and any(chunk.key is not None for chunk in look.chunks):
-            # Perhaps the key frame is damaged. The frame by itself will tell.
-            self._keys.forget(look.camera)
-            self._progress.reject_key(frame)
-            return
-        for query_id in list(frame.queries):
-            self._progress.decide(frame, query_id, Outcome.FAILED, f"{reason.name.lower()}: {problem}")
-        self._frames.forget(frame, WorkerEvent.DECIDED)
+    def published(self, token: int, delivery: Delivery, now_s: float) -> None:
+        """What became of a publish.
 
-    def note_batch(self, seconds: float, work: float) -> None:
-        """Time of a batch, from which the wait of the next ones is expected (moving average)."""
-        self._pace.note_batch(seconds, work)
-        self._frames.touch_all()  # leases that a stalled model let lie are renewed again
-
-    # ---- inputs: time -----------------------------------------------------------------------------------------------
-
-    def tick(self, now_s: float) -> None:
-        """Let time pass: deadlines, repeated requests, lease renewal, hand-over."""
-        for frame in self._frames.take_due(now_s):
-            with self.alone("tick", frame.camera, frame.frame):
-                self._progress.finalise_late(frame, now_s)
-                if not frame.queries:
-                    continue
-                if frame.timer_s is not None and frame.timer_s <= now_s:
-                    self._progress.repeat(frame, now_s)
-                self._progress.keep_alive(frame, now_s)
-        self._admission.pass_on(now_s)
-
-    def connection_made(self, now_s: float) -> None:
-        """The connection is back: what was said meanwhile may have fallen into the hole, so it is said again.
-
-        An edge that has given the frame to another worker answers *gone*, and nothing contradictory is said later.
+        Raises:
+            StateError: it was answered already, or never given.
         """
-        self._peers.connection_made()
-        for frame in self._frames:
-            self._progress.speak_again(frame, now_s)
+        self._farewell.discard(token)
+        self._outgoing.published(token, delivery, now_s)
+
+    def batch_done(self, token: int, results: Sequence[LookResult], now_s: float) -> None:
+        """What became of a batch.
+
+        Args:
+            token: of the batch.
+            results: one a look, in order; a look without one has failed.
+            now_s: the worker's monotonic time.
+
+        Raises:
+            StateError: it was answered already, or never given.
+        """
+        self._batches.done(token, results, now_s)
+
+    def unsubscribed(self, topic_filter: str, now_s: float) -> None:  # noqa: ARG002 - inputs have the time
+        """A filter is left, and everything that came before was received."""
+        self._left |= topic_filter == topics.share_filter(self.identity.pool)
 
     def drain(self, now_s: float) -> None:
-        """Admit nothing more; hand over what the edge has not heard of from here, finish the rest."""
-        self._admission.draining = True
-        self._progress.end_orphans()
-        self._admission.pass_on(now_s)
+        """Leave the share group, admit nothing more; hand over what no edge has heard of from here, finish the rest."""
+        if not self._draining:
+            self._draining = self._status.birth_due = True
+            self._frames.drain(now_s)
+            self._outputs.append(Unsubscribe(topics.share_filter(self.identity.pool)))
 
-    # ---- our own bugs -----------------------------------------------------------------------------------------------
+    def abandon(self, reason: str, now_s: float) -> None:  # noqa: ARG002 - inputs have the time
+        """The time to drain is over: say goodbye with what is left undone. Leases run out, edges open it elsewhere."""
+        if not self._ending:
+            self._ending = True
+            left = {"frames": self._frames.unfinished(), "messages": len(self._outgoing), "reason": reason}
+            self._outputs.append(Notice("warning", "stops before everything is done", left))
 
-    @contextmanager
-    def alone(self, where: str, camera: str, frame: FrameId) -> Iterator[None]:
-        """Work on one frame: an error that nobody has handled ends this frame and no other.
+    # ---- outputs ----------------------------------------------------------------------------------------------------
 
-        What is left of it fails for good: another worker would meet the same bug.
+    def poll(self, now_s: float) -> list[WorkerOutput]:
+        """What the shell has to do now, in order. Call it after every input, and when :meth:`next_wake_s` says."""
+        if self._handled:
+            tokens, self._handled = tuple(self._handled), []
+            self._outputs.append(Acknowledge(tokens))
+        due_s = self._frames.next_wake_s()
+        if due_s is not None and due_s <= now_s:
+            self._frames.tick(now_s)
+        self._send(now_s)
+        while (batch := self._batches.start(now_s)) is not None:
+            self._send(now_s)  # what was said before the model begins
+            self._outputs.append(batch)
+        self._speak_of_itself(now_s)
+        self._send(now_s)
+        outputs, self._outputs = self._outputs, []
+        return outputs
 
-        Raises:
-            RemoteError: a peer's error, as it is.
-        """
-        try:
-            yield
-        except RemoteError:
-            raise
-        except Exception as error:
-            self.counters["frames_contained"] += 1
-            held = self._frames.find(camera, frame)
-            if held is not None:
-                self._progress.abandon(held, f"internal: {type(error).__name__}")
-            if self._contain is None:
-                raise
-            self._contain(where, error)
+    def _send(self, now_s: float) -> None:
+        for effect in self._frames.take_effects():
+            self._outgoing.put(effect, now_s)
+        self._outputs += self._outgoing.take(now_s)
+        self._outputs += self._outgoing.take_problems()
 
-    # ---- inside -----------------------------------------------------------------------------------------------------
+    def _speak_of_itself(self, now_s: float) -> None:
+        """Birth, load and farewell. Nothing that says "online" may follow the farewell."""
+        if self._gone:
+            return
+        if self._ending or self.drained():
+            self._gone = True
+            if self._connected:
+                self._farewell = set(self._say_goodbye())
+        elif self._connected and self._status.due_s(load := self._frames.load()) <= now_s:
+            notice = self._overload.look(self._frames.unfinished(), now_s)
+            if notice is not None:
+                self._outputs.append(notice)
+            status, identity = self.identity.status(load), self.identity
+            if self._status.told(load, now_s):
+                self._outgoing.put_status(identity.topic, status, qos=1, retain=True, expiry_s=identity.expiry_s)
+            self._outgoing.put_status(identity.load_topic, status)
 
-    def _weigh(self, frame: WorkerFrame) -> None:
-        """Find out what the queries of a frame cost; their texts are known by now."""
-        for query in frame.queries.values():
-            if query.work is None and query.question is not None:
-                query.work = self._costs.question(query.question.prompt, query.question.answer_type)
+    def _say_goodbye(self) -> Iterator[int]:
+        """Tell that this worker goes. Under a drawn name nobody comes back, so nothing of it stays on the broker."""
+        identity = self.identity
+        farewell = identity.status(online=False)
+        yield self._outgoing.put_status(identity.topic, farewell, qos=1, retain=not identity.drawn)
+        if identity.drawn:
+            yield self._outgoing.put_status(identity.topic, farewell, qos=1, retain=True, delete=True)
 
-    def _has_more_to_ask(self, frame: WorkerFrame, asked: Collection[str]) -> bool:
-        """Whether a look has left out queries of its prefix."""
-        return any(query_id not in asked and query.prefix < frame.prefix for query_id, query in frame.queries.items())
+    def _note_contained(self, where: str, error: Exception) -> None:
+        self._outputs.append(Contained(where, error))
