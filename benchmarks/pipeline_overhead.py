@@ -31,12 +31,12 @@ from cloud_workers.node import run_worker
 from cloud_workers.vlm import TransformersVlm
 from edge_nodes.node import run_edge
 from edge_nodes.observer import OfferedFrame
-from pipeline.protocol.ports import Sent
 from latentbus.demo.fleet import broker_settings, edge_settings, prepare_cameras
 from latentbus.demo.options import DemoOptions
 from pipeline.codec.prefix_decoder_torch import PrefixDecoder
 from pipeline.logs import configure_logging
 from pipeline.protocol.effects import Decision
+from pipeline.protocol.ports import Sent
 from pipeline.runtime import Stop
 from pipeline.settings import LatentbusSettings, WorkerSettings
 

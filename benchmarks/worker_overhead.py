@@ -30,12 +30,10 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from broker_config.launcher import LocalBroker
-from cloud_workers import inbox
 from cloud_workers.look_engine import VlmLookEngine
 from cloud_workers.model_thread import ModelThread
 from cloud_workers.node import WorkerNode
 from cloud_workers.prefix_store import PrefixStore
-from cloud_workers.status import WorkerIdentity
 from cloud_workers.vlm import VlmAnswer
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
@@ -46,6 +44,7 @@ from pipeline.metrics import Metrics
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_status import WorkerIdentity
 from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings
 from schemas import topics, wire
@@ -107,14 +106,12 @@ def worker_process(port: int, pipe: Connection) -> None:
 async def _work(port: int, tables: FrequencyTables, pipe: Connection) -> None:
     identity = WorkerIdentity("w-1", "main", 1, FINGERPRINT)
     rule = StopRule(LADDER, (0.5, 0.5, 0.0), {}, 0.02)
-    session = WorkerSession(
-        WorkerProtocolSettings(), worker="w-1", pool="main", fingerprint=FINGERPRINT, stop_rule=rule
-    )
+    session = WorkerSession(WorkerProtocolSettings(), identity=identity, stop_rule=rule)
     bus = MqttBus(
         BrokerSettings(port=port),
         client_id="w-1",
-        subscriptions=inbox.subscriptions("w-1", "main"),
-        will=identity.will(),
+        subscriptions=session.subscriptions(),
+        will=session.will(),
     )
     stop = Stop()
 
@@ -128,7 +125,7 @@ async def _work(port: int, tables: FrequencyTables, pipe: Connection) -> None:
     with ModelThread(threads=1) as thread:
         async with bus, asyncio.TaskGroup() as group:
             engine = VlmLookEngine(PrefixStore(tables, InstantDecoder()), InstantModel())
-            node = WorkerNode(identity, session, bus, engine, thread, Metrics(), max_batch_frames=16)
+            node = WorkerNode(session, bus, engine, thread, Metrics())
             group.create_task(serve_pipe())
             await node.run(stop)
 

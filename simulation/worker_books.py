@@ -7,7 +7,7 @@ that its model is given. Where these do not tell what it holds, nothing is judge
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -100,7 +100,8 @@ class WorkerBooks:
         self._peers = WillsRead()
         self._held: dict[_Key, _Held] = {}
         self._gone: set[_Key] = set()
-        self._named: set[str] = set()
+        self._named: Counter[str] = Counter()
+        """How often each query was asked for and not answered since."""
         self._decided: OrderedDict[tuple[str, bytes], tuple[Outcome, str]] = OrderedDict()
 
     # ---- what the worker is told ------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ class WorkerBooks:
     def _given(self, camera: str, message: Open, now_s: float) -> None:
         key = (camera, message.frame)
         refs = dict(zip(message.query_ids(camera), message.queries, strict=True))
-        self._named = {*refs}
+        self._named.update({*refs})
         self._gone.discard(key)
         held = self._held.get(key)
         if held is not None and held.left(now_s) and (held.ready or held.asked_at):
@@ -227,7 +228,9 @@ class WorkerBooks:
             self._ends(key, held, message.query_id)
         question = self._asked.question(message.camera, message.frame, message.query_id)
         if question is not None:
-            if (message.query_id, question.digest) in self._decided and message.query_id not in self._named:
+            asked_for = self._named[message.query_id]
+            self._named[message.query_id] = max(0, asked_for - 1)
+            if (message.query_id, question.digest) in self._decided and not asked_for:
                 self._on_problem(ANOTHER_QUERY, message.query_id, f"{self._worker} repeats it, asked for another one")
             said = (message.outcome, message.text)
             if self._decided.setdefault((message.query_id, question.digest), said) != said:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pipeline.protocol.uplink import CHARGE_TLS
 from numpy.typing import NDArray
 
 from cloud_workers.vlm import TransformersVlm
@@ -23,6 +22,7 @@ from pipeline.bus.wire_cost import publish_wire_bytes
 from pipeline.codec.frame_fit import fit_frame
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
+from pipeline.protocol.uplink import CHARGE_TLS
 from schemas import topics, wire
 from schemas.identity import DIGEST_BYTES
 from schemas.messages import Open, QueryRef

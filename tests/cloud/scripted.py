@@ -10,20 +10,17 @@ from dataclasses import dataclass
 from typing import Self, TypeVar
 
 from broker_config.launcher import LocalBroker
-from cloud_workers import inbox
 from cloud_workers.look_engine import LookDone, LookResult
 from cloud_workers.model_thread import ModelThread
 from cloud_workers.node import WorkerNode
-from cloud_workers.status import WorkerIdentity
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.containment import Containment
-from pipeline.logs import get_logger
 from pipeline.metrics import Metrics
 from pipeline.protocol.effects import Look, LookAnswer
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_status import WorkerIdentity
 from pipeline.runtime import Stop
 from pipeline.settings import BrokerSettings
 from schemas import topics, wire
@@ -100,28 +97,22 @@ async def running_worker(
     drawn: bool = False,
 ) -> AsyncIterator[RunningWorker]:
     """A worker, ready; cancelled at the end unless the test has stopped it."""
-    identity = WorkerIdentity(name, "main", 7, FINGERPRINT, drawn=drawn)
-    containment = Containment(get_logger(__name__))
     session = WorkerSession(
         protocol or WorkerProtocolSettings(capacity_frames=capacity_frames),
-        worker=name,
-        pool="main",
-        fingerprint=FINGERPRINT,
+        identity=WorkerIdentity(name, "main", 7, FINGERPRINT, drawn=drawn),
         stop_rule=RULE,
-        contain=containment.note,
+        max_batch_frames=4,
     )
     bus = MqttBus(
         BrokerSettings(host=broker.host, port=broker.port),
         client_id=name,
-        subscriptions=inbox.subscriptions(name, "main"),
-        will=identity.will(),
+        subscriptions=session.subscriptions(),
+        will=session.will(),
     )
     engine, stop, metrics = ScriptedEngine(), Stop(drain_timeout_s), Metrics()
     with ModelThread() as thread:
         async with bus:
-            node = WorkerNode(
-                identity, session, bus, engine, thread, metrics, max_batch_frames=4, containment=containment
-            )
+            node = WorkerNode(session, bus, engine, thread, metrics)
             task = asyncio.create_task(node.run(stop), name=name)
             try:
                 if await_ready:

@@ -12,8 +12,8 @@ from cloud_workers.look_engine import LookResult
 from pipeline.protocol.effects import Look
 from pipeline.protocol.worker_admission import Admission
 from pipeline.protocol.worker_frame import WorkerFrame
+from pipeline.protocol.worker_looks import Looks
 from pipeline.protocol.worker_progress import Progress
-from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_voice import WorkerVoice
 from schemas.types import Outcome
 from tests.cloud.scripted import RunningWorker, ScriptedEdge, ScriptedEngine, running_worker
@@ -51,7 +51,7 @@ async def both_frames(edge: ScriptedEdge, worker: RunningWorker) -> None:
     [
         ("receive/open", Admission, "_admit", lambda camera, message, *_: message.frame.sequence),
         ("look taken", WorkerFrame, "look", None),
-        ("look", WorkerSession, "finish_look", lambda look, *_: look.frame.sequence),
+        ("look", Looks, "finish", lambda look, *_: look.frame.sequence),
         ("look", Progress, "refine", lambda frame, *_: frame.frame.sequence),
         ("look", WorkerVoice, "refine", lambda frame, *_: frame.frame.sequence),
     ],

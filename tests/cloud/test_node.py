@@ -7,10 +7,10 @@ import structlog
 
 from broker_config.launcher import LocalBroker
 from cloud_workers.node import run_worker
-from cloud_workers.status import STATUS_EXPIRY_S, WILL_EXPIRY_S, WorkerIdentity
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.protocol.settings import WorkerProtocolSettings
+from pipeline.protocol.worker_status import STATUS_EXPIRY_S, WILL_EXPIRY_S, WorkerIdentity
 from pipeline.runtime import EXIT_NOT_DRAINED, Stop
 from pipeline.settings import BrokerSettings, LatentbusSettings
 from schemas import topics, wire

@@ -115,9 +115,9 @@ def test_numbers_that_are_none_do_not_hide_a_shift() -> None:
 def test_a_score_that_is_none_fails_its_query_for_good(score: float, whole: bool) -> None:
     worker = session()
     receive(worker, "gate")
-    (taken,) = worker.take_looks(8, 0.0)
+    (taken,) = worker.looks.take(8, 0.0)
     if whole:
         taken = replace(taken, stop=STOP_RULE.ladder[-1])
-    worker.finish_look(taken, [LookAnswer(taken.queries[0].query_id, "yes", score)], 0.1)
+    worker.looks.finish(taken, [LookAnswer(taken.queries[0].query_id, "yes", score)], 0.1)
     assert worker.outcomes() == {("failed", "standing"): 1}
     assert worker.unfinished() == 0, "terminal: no other worker meets it"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -10,13 +9,22 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.protocol.effects import GivenKey, LookAnswer, ReplyTo
-from pipeline.protocol.ports import Delivery
+from pipeline.protocol.effects import GivenKey, LookAnswer
+from pipeline.protocol.ports import (
+    Acknowledge,
+    Contained,
+    Delivery,
+    LookFailure,
+    LookResult,
+    Publish,
+    Received,
+    RunBatch,
+)
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_status import WorkerIdentity
 from schemas import topics, wire
-from schemas.errors import RemoteError
 from schemas.messages import (
     Accept,
     Answer,
@@ -36,7 +44,7 @@ from schemas.messages import (
     Status,
     Text,
 )
-from schemas.topics import MESSAGES
+from schemas.topics import MESSAGES, Family, Topic
 from schemas.types import AnswerType, FrameId
 from simulation.bounds import edge_buffers, worker_buffers
 from tests.fuzz.budget import examples
@@ -154,52 +162,114 @@ def test_an_edge_takes_anything_that_anybody_may_say(data: st.DataObject) -> Non
 def test_a_worker_takes_anything_an_edge_may_say(data: st.DataObject) -> None:
     rule = StopRule(LADDER, (0.9,) * len(LADDER), {AnswerType.COUNT: (0.5,) * len(LADDER)}, 0.02)
     bounds = WorkerProtocolSettings(capacity_frames=3, capacity_bytes=60_000, text_cache=2, terminal_cache=2)
-    worker = WorkerSession(bounds, worker="w0", pool="main", fingerprint=FINGERPRINT, stop_rule=rule)
+    identity = WorkerIdentity("w0", "main", 7, FINGERPRINT, drawn=data.draw(st.booleans()))
+    max_batches = data.draw(st.integers(1, 3))
+    worker = WorkerSession(bounds, identity=identity, stop_rule=rule, max_batches=max_batches, max_batch_frames=2)
+    shell = WorkerShell(worker, data)
     now_s = 0.0
-    for _ in range(data.draw(st.integers(1, 25))):
+    for token in range(data.draw(st.integers(1, 25))):
         now_s += data.draw(st.floats(0.0, 3.0))
-        match data.draw(st.integers(0, 4)):
+        match data.draw(st.integers(0, 5)):
             case 0:
-                worker.tick(now_s)
+                shell.poll(now_s)
             case 1:
-                for look in worker.take_looks(2, now_s):
-                    if data.draw(st.booleans()):
-                        score = data.draw(st.floats(0.0, 1.0))
-                        answers = [LookAnswer(query.query_id, "a", score) for query in look.queries]
-                        worker.finish_look(look, answers, now_s)
-                    else:
-                        worker.fail_look(look, RejectReason.BITSTREAM, "x" * 500)
-                worker.note_batch(data.draw(st.floats(0.0, 5.0)), 1)
+                shell.end_a_batch(now_s)
+            case 2:
+                worker.connection(data.draw(st.booleans()), now_s)
             case _:
-                with contextlib.suppress(RemoteError):
-                    receive(worker, drawn(TO_WORKER, data), now_s)
-        check_sent(effect.message for effect in worker.take_effects())
+                message = drawn(TO_WORKER, data)
+                decoded = (data.draw(st.sampled_from(TOPICS[type(message)])), message)
+                retained, reply = data.draw(st.booleans()), topics.reply_topic(CLIENT, CAMERA, "q2")
+                topic = "/".join((topics.ROOT, decoded[0].family, *decoded[0].names))
+                received = Received(topic, b"", retained, reply, b"42", token, decoded)
+                shell.unacknowledged.append(token)
+                worker.receive(received, now_s)
+        shell.poll(now_s)
+        assert shell.unacknowledged == []
+        assert len(shell.batches) <= max_batches
         assert [buffer for buffer in worker_buffers(worker, bounds) if buffer[1] > buffer[2]] == []
+    worker.connection(True, now_s)
     worker.drain(now_s)
-    worker.tick(now_s + 100_000.0)
+    shell.poll(now_s)
+    worker.unsubscribed(topics.share_filter("main"), now_s)
+    shell.poll(now_s + 100_000.0)
+    shell.answer_all(now_s + 100_000.0)
+    shell.poll(now_s + 100_001.0)
+    shell.answer_all(now_s + 100_001.0)
     assert worker.unfinished() == 0
+    assert worker.drained()
+    shell.poll(now_s + 100_002.0)
+    shell.answer_all(now_s + 100_002.0)
+    assert worker.finished()
 
 
-def receive(worker: WorkerSession, message: Message, now_s: float) -> None:
-    match message:
-        case Open():
-            worker.receive_open(CAMERA, message, now_s)
-        case Chunk():
-            worker.receive_chunk(CAMERA, message, now_s)
-        case KeyFrame():
-            worker.receive_key_frame(CAMERA, message)
-        case Gone():
-            worker.receive_gone(CAMERA, message)
-        case Handover():
-            worker.receive_handover(message, now_s)
-        case Text():
-            worker.receive_text(message)
-        case Question():
-            worker.receive_question(message)
-        case Ask():
-            worker.receive_ask(CAMERA, CLIENT, message, ReplyTo(topics.reply_topic(CLIENT, "gate", message.query_id)))
-        case Status(kind="edge"):
-            worker.receive_edge_status(message, now_s)
-        case Status():
-            worker.receive_status(message)
-            worker.receive_load(message, now_s)
+class WorkerShell:
+    """Answers what a worker wants, sooner or later, well or badly; what the worker contains is a bug."""
+
+    def __init__(self, worker: WorkerSession, data: st.DataObject) -> None:
+        self.unacknowledged: list[int] = []
+        self.batches: list[RunBatch] = []
+        self._under_way: list[Publish] = []
+        self._worker = worker
+        self._data = data
+
+    def poll(self, now_s: float) -> None:
+        for output in self._worker.poll(now_s):
+            match output:
+                case Publish():
+                    if output.payload:
+                        check_sent([output.message])
+                        family = topics.parse(output.topic).family
+                        assert wire.decode(family, output.payload) == output.message
+                    self._under_way.append(output)
+                case Acknowledge():
+                    for token in output.tokens:
+                        self.unacknowledged.remove(token)
+                case RunBatch():
+                    self.batches.append(output)
+                case Contained():
+                    raise output.error
+        for publish in list(self._under_way):
+            if self._data.draw(st.booleans()):
+                self._under_way.remove(publish)
+                self._worker.published(publish.token, self._data.draw(st.sampled_from(Delivery)), now_s)
+
+    def answer_all(self, now_s: float) -> None:
+        publishes, self._under_way = self._under_way, []
+        for publish in publishes:
+            self._worker.published(publish.token, Delivery.DELIVERED, now_s)
+
+    def end_a_batch(self, now_s: float) -> None:
+        if not self.batches:
+            return
+        batch = self.batches.pop(self._data.draw(st.integers(0, len(self.batches) - 1)))
+        results: list[LookResult] = []
+        for look in batch.looks:
+            if self._data.draw(st.booleans()):
+                score = self._data.draw(st.floats(0.0, 1.0))
+                results.append([LookAnswer(query.query_id, "a", score) for query in look.queries])
+            else:
+                results.append(LookFailure(RejectReason.BITSTREAM, "x" * 500))
+        self._worker.batch_done(batch.token, results[: self._data.draw(st.integers(0, len(results)))], now_s)
+
+
+def _topic(family: Family, *names: str) -> Topic:
+    return Topic(family, names)
+
+
+TOPICS: dict[type[Message], list[Topic]] = {
+    Open: [_topic(Family.OPEN, "main", CAMERA)],
+    Chunk: [_topic(Family.CHUNK, "w0", CAMERA)],
+    KeyFrame: [_topic(Family.KEY, "main", CAMERA)],
+    Gone: [_topic(Family.CHUNK, "w0", CAMERA)],
+    Handover: [_topic(Family.HANDOVER, "w0")],
+    Text: [_topic(Family.CHUNK, "w0", CAMERA)],
+    Question: [_topic(Family.QUESTION, SITE, "q0")],
+    Ask: [_topic(Family.ASK, CAMERA, CLIENT)],
+    Status: [
+        _topic(Family.STATUS, "edge", "site"),
+        _topic(Family.STATUS, "worker", "w1"),
+        _topic(Family.LOAD, "main", "w1"),
+    ],
+}
+"""Where each message comes."""

@@ -8,39 +8,42 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from pipeline.ask_journal import AskJournal
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import Departure
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
-from pipeline.protocol.effects import (
-    Decision,
-    GivenKey,
-    Look,
-    LookAnswer,
-    SendAnswer,
-)
+from pipeline.protocol.effects import Decision, GivenKey, Look, LookAnswer
 from pipeline.protocol.journal_requests import Admit, Decide, MarkTold, MoveToFile, ReadUnfinished
-from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, Publish, Received
+from pipeline.protocol.ports import (
+    Acknowledge,
+    Contained,
+    Delivery,
+    LookFailure,
+    LookResult,
+    Problem,
+    Publish,
+    Received,
+    RunBatch,
+    Unsubscribe,
+)
 from pipeline.protocol.reducer import OutcomeReducer
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
+from pipeline.protocol.worker_frames import WorkerFrames
 from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_status import WorkerIdentity
 from pipeline.protocol.worker_work import WorkCosts
 from schemas import topics, wire
-from schemas.errors import BitstreamError, RemoteError
+from schemas.errors import BitstreamError
 from schemas.messages import (
     Answer,
-    Chunk,
-    Gone,
-    Handover,
-    KeyFrame,
     Message,
     Open,
     QueryOutcome,
     RejectReason,
     Status,
-    Text,
 )  # fmt: skip
 from schemas.types import FrameId
 from tests.protocol.fake_latents import GIVEN_KEY, LADDER, LATENTS, FakeLatent, read
@@ -71,11 +74,14 @@ class Worker:
     score: Callable[[int], float]
     score_of: dict[str, float] = field(default_factory=dict)
     look_s: float = 0.05
-    max_work: float = math.inf
     alive: bool = True
     frozen: bool = False
-    free_at_s: float = 0.0
     backlog: list[tuple[str, bytes]] = field(default_factory=list)
+
+    @property
+    def frames(self) -> WorkerFrames:
+        """What decides about its frames, for tests that reach inside."""
+        return self.session._frames
 
 
 class SlowUplink(DepartureQueue):
@@ -119,6 +125,7 @@ class Fleet:
         know_questions: bool = True,
         boot: int = 7,
         costs: WorkCosts | None = None,
+        max_work: float = math.inf,
     ) -> None:
         self.now_s = 0.0
         self.edge_alive = True
@@ -143,7 +150,7 @@ class Fleet:
         self.costs = costs
         self.workers: dict[str, Worker] = {}
         for index in range(workers):
-            self.add_worker(f"w{index}", score, worker_settings, know_questions=know_questions)
+            self.add_worker(f"w{index}", score, worker_settings, know_questions=know_questions, max_work=max_work)
         self.edge = self.start_edge(boot, edge_settings)
 
     def add_worker(
@@ -154,20 +161,23 @@ class Fleet:
         *,
         know_questions: bool = True,
         fingerprint: bytes = FINGERPRINT,
+        max_work: float = math.inf,
     ) -> Worker:
+        boot = 100 + len(self.workers)
         session = WorkerSession(
             settings or WorkerProtocolSettings(),
-            worker=name,
-            pool=POOL,
-            fingerprint=fingerprint,
+            identity=WorkerIdentity(name, POOL, boot, fingerprint),
             stop_rule=STOP_RULE,
             costs=self.costs,
+            max_batch_frames=8,
+            max_batch_work=max_work,
         )
+        worker = Worker(session, name, boot, score)
+        self.workers[name] = worker
+        session.connection(True, self.now_s)
         if know_questions:
             for question in ("q0", "q1", "q2"):
-                session.receive_question(published(question))
-        worker = Worker(session, name, boot=100 + len(self.workers), score=score)
-        self.workers[name] = worker
+                self.tell(worker, topics.question_topic(SITE, question), published(question))
         return worker
 
     def start_edge(self, boot: int, settings: EdgeProtocolSettings | None = None) -> EdgeSession:
@@ -183,6 +193,10 @@ class Fleet:
         self.edge_alive = True
         self.edge_connection(True)
         return self.edge
+
+    def tell(self, worker: Worker, topic: str, message: Message, response_topic: str | None = None) -> None:
+        """A message reaches a worker."""
+        worker.session.receive(Received(topic, wire.encode(message), response_topic=response_topic), self.now_s)
 
     # ---- driving ----------------------------------------------------------------------------------------------------
 
@@ -226,7 +240,7 @@ class Fleet:
                 heapq.heappop(self._events)[2]()
             for worker in self.workers.values():
                 if worker.alive and not worker.frozen:
-                    worker.session.tick(self.now_s)
+                    self._poll(worker)
             self._settle()
         raise AssertionError("live-lock: the clock does not move on")
 
@@ -254,7 +268,8 @@ class Fleet:
         """The connection of a worker that runs comes back: its birth reaches the edge."""
         worker = self.workers[name]
         if worker.alive and not worker.frozen:
-            worker.session.connection_made(self.now_s)
+            worker.session.connection(False, self.now_s)
+            worker.session.connection(True, self.now_s)
             self.worker_status(Status(kind="worker", id=name, boot=worker.boot, online=True))
 
     def edge_status(self, *, boot: int = 7, online: bool, cameras: tuple[str, ...] = ()) -> None:
@@ -262,7 +277,7 @@ class Fleet:
         status = Status(kind="edge", id="north", boot=boot, online=online, pool=POOL, cameras=cameras)
         for worker in self.workers.values():
             if worker.alive and not worker.frozen:
-                worker.session.receive_edge_status(status, self.now_s)
+                self.tell(worker, topics.status_topic("edge", "north"), status)
         self._settle()
 
     def kill_edge(self) -> None:
@@ -275,7 +290,7 @@ class Fleet:
     def wake(self, name: str) -> None:
         worker = self.workers[name]
         worker.frozen = False
-        worker.session.tick(self.now_s)
+        self._poll(worker)
         backlog, worker.backlog = worker.backlog, []
         for topic, data in backlog:
             self._to_worker(worker, topic, data)
@@ -291,51 +306,58 @@ class Fleet:
                 self._carry_out(output)
             busy = bool(outputs)
             for worker in self.workers.values():
-                if not worker.alive or worker.frozen:
-                    continue
-                self._start_look(worker)
-                for sent in worker.session.take_effects():
-                    busy = True
-                    if isinstance(sent, SendAnswer):
-                        self.reducer.observe(sent.message)
-                        self.replies += [sent.reply_to.topic] if sent.reply_to else []
-                    self._publish(sent.topic, sent.message)
+                if worker.alive and not worker.frozen:
+                    busy |= self._poll(worker)
             if not busy:
                 return
 
-    def _start_look(self, worker: Worker) -> None:
-        if worker.free_at_s > self.now_s:
+    def _poll(self, worker: Worker) -> bool:
+        """Carry out what a worker's session wants; whether there was anything."""
+        outputs = worker.session.poll(self.now_s)
+        for output in outputs:
+            match output:
+                case Publish():
+                    self._worker_publishes(output)
+                    worker.session.published(output.token, Delivery.DELIVERED, self.now_s)
+                case RunBatch():
+                    self.at(self.now_s + worker.look_s, partial(self._looked, worker, output))
+                case Problem():
+                    self.errors[type(output.error).__name__] += 1
+                case Unsubscribe():
+                    worker.session.unsubscribed(output.filter, self.now_s)
+                case Contained():
+                    raise output.error
+                case Acknowledge():
+                    raise AssertionError("nothing here has a token")
+        return bool(outputs)
+
+    def _worker_publishes(self, publish: Publish) -> None:
+        family = topics.parse(publish.topic).family
+        if family is topics.Family.REPLY:
+            self.replies.append(publish.topic)
+        elif family not in (topics.Family.STATUS, topics.Family.LOAD):
+            if isinstance(publish.message, Answer):
+                self.reducer.observe(publish.message)
+            self._publish(publish.topic, publish.message)
+
+    def _looked(self, worker: Worker, batch: RunBatch) -> None:
+        if not worker.alive:
             return
-        looks = worker.session.take_looks(8, self.now_s, worker.max_work)
-        if not looks:
+        if worker.frozen:
+            self.at(self.now_s + 0.1, partial(self._looked, worker, batch))
             return
-        worker.free_at_s = self.now_s + worker.look_s
+        worker.session.batch_done(batch.token, [self._result(worker, look) for look in batch.looks], self.now_s)
 
-        def finish() -> None:
-            if not worker.alive:
-                return
-            if worker.frozen:
-                worker.free_at_s = self.now_s + 0.1
-                self.at(worker.free_at_s, finish)
-                return
-            for look in looks:
-                self._look(worker, look)
-            worker.session.note_batch(worker.look_s, sum(look.work for look in looks))
-
-        self.at(worker.free_at_s, finish)
-
-    def _look(self, worker: Worker, look: Look) -> None:
+    def _result(self, worker: Worker, look: Look) -> LookResult:
         try:
             read(look.chunks)
         except BitstreamError as error:
-            worker.session.fail_look(look, RejectReason.BITSTREAM, str(error))
-            return
+            return LookFailure(RejectReason.BITSTREAM, str(error))
         score = worker.score(look.stop)
-        answers = [
+        return [
             LookAnswer(q.query_id, f"answer at {look.stop}", worker.score_of.get(q.question.question_id, score))
             for q in look.queries
         ]
-        worker.session.finish_look(look, answers, self.now_s)
 
     def _carry_out(self, output: EdgeOutput) -> None:
         match output:
@@ -400,25 +422,7 @@ class Fleet:
         if worker.frozen:
             worker.backlog.append((topic, data))
             return
-        parsed = topics.parse(topic)
-        message = wire.decode(parsed.family, data)
-        session = worker.session
-        try:
-            match message:
-                case Open():
-                    session.receive_open(parsed.name("camera"), message, self.now_s)
-                case Handover():
-                    session.receive_handover(message, self.now_s)
-                case Chunk():
-                    session.receive_chunk(parsed.name("camera"), message, self.now_s)
-                case KeyFrame():
-                    session.receive_key_frame(parsed.name("camera"), message)
-                case Gone():
-                    session.receive_gone(parsed.name("camera"), message)
-                case Text():
-                    session.receive_text(message)
-        except RemoteError as error:
-            self.errors[type(error).__name__] += 1
+        worker.session.receive(Received(topic, data), self.now_s)
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import pytest
 from pipeline.protocol.effects import LookAnswer, SendAnswer, SendControl
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
-from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_frames import WorkerFrames
 from schemas.messages import Open, Refine, Text
 from schemas.types import AnswerType, FrameId, Outcome
 from tests.protocol.harness import FINGERPRINT, POOL
@@ -19,13 +19,13 @@ RULE = StopRule(
 )
 
 
-def worker_with(risk: float | None) -> WorkerSession:
-    worker = WorkerSession(WorkerProtocolSettings(), worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=RULE)
+def worker_with(risk: float | None) -> WorkerFrames:
+    worker = WorkerFrames(WorkerProtocolSettings(), worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=RULE)
     worker.receive_question(published(content("q0", risk=risk)))
     return worker
 
 
-def outcome_of(worker: WorkerSession, score: float, stop: int = 4, *, risk: float | None = None) -> Outcome | None:
+def outcome_of(worker: WorkerFrames, score: float, stop: int = 4, *, risk: float | None = None) -> Outcome | None:
     """What becomes of the question at the first look; None when more is asked for."""
     query = ref(content("q0", risk=risk), 9_000)
     opened = Open(
@@ -38,8 +38,8 @@ def outcome_of(worker: WorkerSession, score: float, stop: int = 4, *, risk: floa
         payload=b"\1" * stop,
     )
     worker.receive_open("gate", opened, 0.0)
-    (look,) = worker.take_looks(8, 0.1)
-    worker.finish_look(look, [LookAnswer(look.queries[0].query_id, "yes", score)], 0.2)
+    (look,) = worker.looks.take(8, 0.1)
+    worker.looks.finish(look, [LookAnswer(look.queries[0].query_id, "yes", score)], 0.2)
     effects = worker.take_effects()
     (outcome,) = {effect.message.outcome for effect in effects if isinstance(effect, SendAnswer)}
     asks = [effect for effect in effects if isinstance(effect, SendControl) and isinstance(effect.message, Refine)]

@@ -7,7 +7,7 @@ import pytest
 from pipeline.answer_form import fits
 from pipeline.protocol.effects import LookAnswer, SendAnswer
 from pipeline.protocol.settings import WorkerProtocolSettings
-from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_frames import WorkerFrames
 from schemas.identity import QuestionContent
 from schemas.messages import Answer, Open
 from schemas.types import AnswerType, FrameId, Outcome
@@ -72,9 +72,9 @@ def test_a_choice_of_nothing_is_none() -> None:
 
 def _looked_at(
     question: QuestionContent, said: str, prefix: int, score: float = 1.0
-) -> tuple[WorkerSession, Answer | None]:
+) -> tuple[WorkerFrames, Answer | None]:
     """What a worker says of a look at which its model says this, sure of it."""
-    worker = WorkerSession(
+    worker = WorkerFrames(
         WorkerProtocolSettings(), worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE
     )
     worker.receive_question(published(question))
@@ -88,8 +88,8 @@ def _looked_at(
         payload=bytes(4),
     )
     worker.receive_open("gate", message, 0.0)
-    (look,) = worker.take_looks(8, 0.0)
-    worker.finish_look(look, [LookAnswer(look.queries[0].query_id, said, score)], 0.1)
+    (look,) = worker.looks.take(8, 0.0)
+    worker.looks.finish(look, [LookAnswer(look.queries[0].query_id, said, score)], 0.1)
     answers = [effect.message for effect in worker.take_effects() if isinstance(effect, SendAnswer)]
     assert len(answers) <= 1
     return worker, answers[0] if answers else None

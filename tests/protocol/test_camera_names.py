@@ -6,8 +6,8 @@ import pytest
 
 from pipeline.protocol.effects import SendControl
 from pipeline.protocol.settings import WorkerProtocolSettings
+from pipeline.protocol.worker_frames import WorkerFrames
 from pipeline.protocol.worker_memory import SITE_RECENT_S
-from pipeline.protocol.worker_session import WorkerSession
 from schemas.errors import CameraNameError
 from schemas.messages import Open, Reject, RejectReason, Status
 from schemas.types import FrameId
@@ -18,11 +18,11 @@ from tests.protocol.questions import ref
 BOOTS = {"north": 7, "south": 8}
 
 
-def _worker() -> WorkerSession:
-    return WorkerSession(WorkerProtocolSettings(), worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE)
+def _worker() -> WorkerFrames:
+    return WorkerFrames(WorkerProtocolSettings(), worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE)
 
 
-def _open(worker: WorkerSession, site: str, sequence: int, now_s: float) -> None:
+def _open(worker: WorkerFrames, site: str, sequence: int, now_s: float) -> None:
     payload = FakeLatent().payload(0, 4)
     message = Open(
         frame=FrameId(BOOTS[site], sequence), attempt=1, site=site, fingerprint=FINGERPRINT, queries=(ref("q", 9_000),),

@@ -117,7 +117,7 @@ def test_no_other_site_can_say_that_an_edge_is_gone(followed: bool) -> None:
     fleet.edge_status(online=True, cameras=("gate",))
     fleet.ask("q0", deadline_s=5.0)
     fleet.run(1.0)
-    session = fleet.workers["w0"].session
+    session = fleet.workers["w0"].frames
     (frame,) = session.frames()
 
     def south(boot: int, *, online: bool) -> None:
@@ -201,5 +201,5 @@ def _ask(fleet: Fleet, camera: str, deadline_s: float) -> None:
 @pytest.mark.parametrize("online", [True, False])
 def test_a_worker_status_says_nothing_about_edges(online: bool) -> None:
     fleet = Fleet()
-    fleet.workers["w0"].session.receive_status(Status(kind="worker", id="north", boot=7, online=online))
-    assert not fleet.workers["w0"].session._progress.edges.lost("north", "gate", FrameId(7, 0), ad_hoc=False)
+    fleet.workers["w0"].frames.receive_status(Status(kind="worker", id="north", boot=7, online=online))
+    assert not fleet.workers["w0"].frames._progress.edges.lost("north", "gate", FrameId(7, 0), ad_hoc=False)

@@ -7,7 +7,7 @@ import pytest
 from pipeline.protocol.effects import LookAnswer, SendAnswer, SendControl
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WorkerStage
-from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_frames import WorkerFrames
 from schemas.messages import Busy, Open
 from schemas.types import FrameId, Outcome
 from tests.protocol.fake_latents import FakeLatent
@@ -20,14 +20,14 @@ Q0, ASKED = content("q0"), content("a0", ad_hoc=True)
 SETTINGS = WorkerProtocolSettings()
 
 
-def _worker(settings: WorkerProtocolSettings = SETTINGS) -> WorkerSession:
-    worker = WorkerSession(settings, worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE)
+def _worker(settings: WorkerProtocolSettings = SETTINGS) -> WorkerFrames:
+    worker = WorkerFrames(settings, worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE)
     worker.receive_question(published(Q0))
     return worker
 
 
 def _open(
-    worker: WorkerSession, camera: str, sequence: int, remaining_ms: int, *, ad_hoc: bool = False, size_bytes: int = 0
+    worker: WorkerFrames, camera: str, sequence: int, remaining_ms: int, *, ad_hoc: bool = False, size_bytes: int = 0
 ) -> bool:
     """Open a frame; whether the worker has it."""
     question = ASKED if ad_hoc else Q0
@@ -46,7 +46,7 @@ def _open(
     return worker._frames.find(camera, message.frame) is not None
 
 
-def _steal(worker: WorkerSession, *, ad_hoc: bool = False, size_bytes: int = 0) -> int:
+def _steal(worker: WorkerFrames, *, ad_hoc: bool = False, size_bytes: int = 0) -> int:
     """Open a hundred frames of each stolen camera; how many places that takes."""
     for sequence in range(100):
         for camera in STOLEN:
@@ -54,16 +54,16 @@ def _steal(worker: WorkerSession, *, ad_hoc: bool = False, size_bytes: int = 0) 
     return worker.unfinished()
 
 
-def _held(worker: WorkerSession) -> int:
+def _held(worker: WorkerFrames) -> int:
     """Frames of the cameras that were not stolen."""
     return sum(frame.camera not in STOLEN for frame in worker.frames())
 
 
-def _leave_unanswered(worker: WorkerSession) -> None:
+def _leave_unanswered(worker: WorkerFrames) -> None:
     """Look at every frame once; what the worker asks for then never comes."""
-    while looks := worker.take_looks(64, 0.0):
+    while looks := worker.looks.take(64, 0.0):
         for look in looks:
-            worker.finish_look(look, [LookAnswer(query.query_id, "car", 0.0) for query in look.queries], 0.0)
+            worker.looks.finish(look, [LookAnswer(query.query_id, "car", 0.0) for query in look.queries], 0.0)
     for now_s in range(1, 30):
         worker.tick(float(now_s))
     assert {frame.stage for frame in worker.frames()} == {WorkerStage.WAITING}

@@ -42,12 +42,12 @@ def _faulty_fleet(seed: int) -> Fleet:
         worker_settings=WorkerProtocolSettings(capacity_frames=draw.choice([2, 1024])),
         know_questions=draw.random() < 0.8,
         costs=WorkCosts(1, lambda _text, _kind: 1, 2),
+        max_work=random.Random(f"{seed}/work").choice([2.0, 4.0, math.inf]),
     )
     if draw.random() < 0.2:
         fleet.add_worker("stranger", lambda prefix: 1.0, fingerprint=b"\xff\xff\xff\xff")
     for worker in fleet.workers.values():
         worker.look_s = draw.choice([0.02, 0.5, 4.0])
-        worker.max_work = random.Random(f"{seed}/work").choice([2.0, 4.0, math.inf])
     loss, doubled, slow = draw.choice([0.0, 0.1, 0.4]), draw.choice([0.0, 0.3]), draw.choice([0.02, 0.5, 5.0])
     uplink = draw.choice([0.0, 0.0, 1.0, 4.0])
     fleet.says_no_subscribers = draw.random() < 0.5
@@ -114,8 +114,8 @@ def test_every_query_ends_once_and_in_time(seed: int) -> None:
     assert max(fleet.decided_s, default=0.0) <= LAST_OFFER_S + LONGEST_DEADLINE_S + 0.01
     for worker in fleet.workers.values():
         if worker.alive:
-            assert worker.session.unfinished() == 0, list(worker.session._frames)
-            assert worker.session._frames.held_bytes == 0
+            assert worker.session.unfinished() == 0, list(worker.frames._frames)
+            assert worker.frames._frames.held_bytes == 0
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -196,10 +196,10 @@ def test_a_handover_names_the_key_frame() -> None:
     fleet = Fleet(workers=2, score=scores_at(0.99))
     loaded = fleet.workers["w0"]
     loaded.look_s = 4.0
-    loaded.session.note_batch(8.0, 1)
+    loaded.frames.looks.note_batch(8.0, 1)
     status = Status(kind="worker", id="w1", boot=1, online=True, pool=POOL, fingerprint=FINGERPRINT.hex(),
                     capacity=100)  # fmt: skip
-    loaded.session.receive_load(status, 0.0)
+    loaded.frames.receive_load(status, 0.0)
     fleet.dealt = itertools.repeat(0)
     for camera in range(12):
         fleet.ask("q0", camera=f"c{camera}", deadline_s=20.0, as_key=True)
@@ -213,11 +213,11 @@ def test_a_handover_names_the_key_frame() -> None:
 def test_a_handover_to_a_worker_without_the_key_frame_is_opened_again() -> None:
     fleet = Fleet(workers=2, score=scores_at(0.99), worker_settings=WorkerProtocolSettings(max_hops=1))
     fleet.loses_key = lambda name: name == "w1"
-    first = fleet.workers["w0"].session
+    first = fleet.workers["w0"]
     status = Status(kind="worker", id="w1", boot=1, online=True, pool=POOL, fingerprint=FINGERPRINT.hex(),
                     capacity=100)  # fmt: skip
-    first.receive_load(status, 0.0)
-    first.drain(0.0)
+    first.frames.receive_load(status, 0.0)
+    first.session.drain(0.0)
     fleet.ask("q0", as_key=True)
     fleet.run()
     assert len(fleet.messages(Handover)) >= 1
@@ -230,7 +230,7 @@ def test_a_frame_keeps_the_key_frame_that_its_worker_has_forgotten_since() -> No
     fleet.delay_s = lambda topic, message: 1.0 if isinstance(message, Chunk) else 0.01
     key = fleet.ask("q0", as_key=True)
     fleet.run(0.5)
-    session = fleet.workers["w0"].session
+    session = fleet.workers["w0"].frames
     assert [frame.stage for frame in session.frames()] == [WorkerStage.WAITING]
     for sequence in (7, 8):
         later = KeyFrame(frame=FrameId(7, sequence), fingerprint=FINGERPRINT, payload=KEY.payload(0, LATENTS))
@@ -247,7 +247,7 @@ def test_a_chunk_given_a_key_frame_that_nobody_has_is_dropped() -> None:
     frame = fleet.ask("q0")
     fleet.drop = lambda topic, message: isinstance(message, Chunk)
     fleet.run(0.5)
-    session = fleet.workers["w0"].session
+    session = fleet.workers["w0"].frames
     chunk = Chunk(camera="gate", frame=frame, attempt=1, start=4, stop=8, payload=GIVEN.payload(4, 8), key=5)
     session.receive_chunk("gate", chunk, fleet.now_s)
     assert session.counters["chunk_key_frame_missing"] == 1
@@ -312,7 +312,7 @@ def test_a_damaged_key_frame_is_forgotten_and_the_frame_comes_by_itself() -> Non
     fleet = Fleet(score=scores_at(0.5, 0.99))
     key = fleet.ask("q0", as_key=True)
     fleet.run(1.0)
-    session = fleet.workers["w0"].session
+    session = fleet.workers["w0"].frames
     session.receive_key_frame("gate", KeyFrame(frame=key, fingerprint=FINGERPRINT, payload=b"damaged"))
     frame = fleet.ask("q0", given=key)
     fleet.run()
@@ -329,7 +329,7 @@ def test_an_owner_may_find_the_key_frame_damaged() -> None:
     fleet = Fleet(score=scores_at(0.99), know_questions=False)
     key = fleet.ask("q0", as_key=True)
     fleet.run(0.015)
-    session = fleet.workers["w0"].session
+    session = fleet.workers["w0"].frames
     session.receive_key_frame("gate", KeyFrame(frame=key, fingerprint=FINGERPRINT, payload=b"damaged"))
     fleet.ask("q1", given=key)
     fleet.run()

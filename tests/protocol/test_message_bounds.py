@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.protocol.edge_frames import EdgeFrames
 from pipeline.protocol.effects import Look, LookAnswer, SendAnswer, SendHandover
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
-from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_frames import WorkerFrames
 from schemas import wire
 from schemas.limits import MAX_LATENT_PAYLOAD_BYTES, MAX_QUERIES_PER_FRAME
 from schemas.messages import Handover, Open, QueryRef, RejectReason, Status
@@ -23,11 +23,11 @@ any_text = st.text(st.characters(), max_size=300) | st.text(st.characters(catego
 """What a library may say in an error: control characters, lines, halves of surrogate pairs."""
 
 
-def _worker() -> WorkerSession:
-    return WorkerSession(WorkerProtocolSettings(), worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE)
+def _worker() -> WorkerFrames:
+    return WorkerFrames(WorkerProtocolSettings(), worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE)
 
 
-def _looking(worker: WorkerSession) -> Look:
+def _looking(worker: WorkerFrames) -> Look:
     question = content("q")
     worker.receive_question(published(question))
     payload = FakeLatent().payload(0, LADDER[0])
@@ -36,11 +36,11 @@ def _looking(worker: WorkerSession) -> Look:
         stop=LADDER[0], payload=payload,
     )  # fmt: skip
     worker.receive_open("gate", message, 0.0)
-    (look,) = worker.take_looks(8, 0.0)
+    (look,) = worker.looks.take(8, 0.0)
     return look
 
 
-def _failed(worker: WorkerSession) -> str:
+def _failed(worker: WorkerFrames) -> str:
     (sent,) = [effect.message for effect in worker.take_effects() if isinstance(effect, SendAnswer)]
     assert sent.outcome is Outcome.FAILED
     assert wire.decode(Family.ANSWER, wire.encode(sent)) == sent
@@ -50,7 +50,7 @@ def _failed(worker: WorkerSession) -> str:
 @given(problem=any_text)
 def test_whatever_a_model_says_in_its_error_its_queries_fail_with_it(problem: str) -> None:
     worker = _worker()
-    worker.fail_look(_looking(worker), RejectReason.MODEL, problem)
+    worker.looks.fail(_looking(worker), RejectReason.MODEL, problem)
     assert _failed(worker).startswith("model: ")
 
 
@@ -58,7 +58,7 @@ def test_whatever_a_model_says_in_its_error_its_queries_fail_with_it(problem: st
 def test_whatever_is_wrong_with_one_answer_its_query_fails_with_it(problem: str) -> None:
     worker = _worker()
     look = _looking(worker)
-    worker.finish_look(look, [LookAnswer(look.queries[0].query_id, "", 0.0, problem)], 0.1)
+    worker.looks.finish(look, [LookAnswer(look.queries[0].query_id, "", 0.0, problem)], 0.1)
     assert _failed(worker).startswith("model: ")
 
 
@@ -90,7 +90,7 @@ def test_the_largest_frame_of_an_edge_can_be_handed_over(client: str | None) -> 
         stop=STOP_RULE.ladder[-1], payload=b"\xff" * MAX_LATENT_PAYLOAD_BYTES, key=None, age_ms=86_400_000,
     )  # fmt: skip
     full = WorkerProtocolSettings(capacity_frames=1)
-    worker = WorkerSession(full, worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE)
+    worker = WorkerFrames(full, worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE)
     idle = Status(
         kind="worker", id="w1", boot=1, online=True, pool=POOL, fingerprint=FINGERPRINT.hex(), parked=0, capacity=99
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.protocol.effects import LookAnswer, SendAnswer
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
-from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_frames import WorkerFrames
 from schemas.messages import Open
 from schemas.types import FrameId, Outcome
 from tests.protocol.questions import CLIENT, SITE, ask_message, content, published, ref
@@ -15,8 +15,8 @@ ASKED = content("people", ad_hoc=True)
 STANDING = content("cars")
 
 
-def _worker() -> WorkerSession:
-    worker = WorkerSession(
+def _worker() -> WorkerFrames:
+    worker = WorkerFrames(
         WorkerProtocolSettings(),
         worker="w1",
         pool="main",
@@ -34,7 +34,7 @@ def _open(boot: int, deadline_ms: int, *, standing: bool = False) -> Open:
     )
 
 
-def _answers(worker: WorkerSession) -> list[tuple[str, Outcome | None]]:
+def _answers(worker: WorkerFrames) -> list[tuple[str, Outcome | None]]:
     said = [effect.message for effect in worker.take_effects() if isinstance(effect, SendAnswer)]
     return [(answer.query_id, answer.outcome) for answer in said]
 
@@ -43,11 +43,11 @@ def test_what_was_answered_in_one_frame_is_not_looked_at_in_another() -> None:
     worker = _worker()
     worker.receive_open("gate", _open(1, 8_000), 0.0)
     worker.receive_open("gate", _open(2, 4_000), 0.0)
-    (look,) = worker.take_looks(1, 0.1)
+    (look,) = worker.looks.take(1, 0.1)
     query_id = look.queries[0].query_id
-    worker.finish_look(look, [LookAnswer(query_id, "two", 0.99)], 0.2)
+    worker.looks.finish(look, [LookAnswer(query_id, "two", 0.99)], 0.2)
     assert _answers(worker) == [(query_id, Outcome.ANSWERED)]
-    assert worker.take_looks(1, 0.3) == []
+    assert worker.looks.take(1, 0.3) == []
     assert worker.unfinished() == 0
     assert worker.next_wake_s() is None
     assert worker.sizes()["timers"] == 0
@@ -57,10 +57,10 @@ def test_two_looks_at_once_say_one_terminal_answer() -> None:
     worker = _worker()
     worker.receive_open("gate", _open(1, 8_000), 0.0)
     worker.receive_open("gate", _open(2, 4_000), 0.0)
-    looks = worker.take_looks(2, 0.1)
+    looks = worker.looks.take(2, 0.1)
     assert len(looks) == 2
     for look, text in zip(looks, ("two", "three"), strict=True):
-        worker.finish_look(look, [LookAnswer(look.queries[0].query_id, text, 0.99)], 0.2)
+        worker.looks.finish(look, [LookAnswer(look.queries[0].query_id, text, 0.99)], 0.2)
     assert [outcome for _, outcome in _answers(worker)] == [Outcome.ANSWERED]
     assert worker.unfinished() == 0
 
@@ -70,8 +70,8 @@ def test_the_other_questions_of_the_frame_go_on() -> None:
     worker.receive_question(published(STANDING))
     worker.receive_open("gate", _open(1, 8_000, standing=True), 0.0)
     worker.receive_open("gate", _open(2, 4_000), 0.0)
-    (look,) = worker.take_looks(1, 0.1)
+    (look,) = worker.looks.take(1, 0.1)
     assert look.frame.boot == 2
-    worker.finish_look(look, [LookAnswer(look.queries[0].query_id, "two", 0.99)], 0.2)
-    (rest,) = worker.take_looks(1, 0.3)
+    worker.looks.finish(look, [LookAnswer(look.queries[0].query_id, "two", 0.99)], 0.2)
+    (rest,) = worker.looks.take(1, 0.3)
     assert [query.question for query in rest.queries] == [STANDING]

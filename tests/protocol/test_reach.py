@@ -159,7 +159,7 @@ def test_a_worker_repeats_its_request_as_soon_as_the_edge_is_back() -> None:
     frame = fleet.ask("q0", deadline_s=30.0)
     fleet.run(1.0)
     fleet.drop = lambda topic, message: False
-    session = fleet.workers["w0"].session
+    session = fleet.workers["w0"].frames
     session.receive_edge_status(edge_status(fleet, frame, online=False), fleet.now_s)
     session.receive_edge_status(edge_status(fleet, FrameId(frame.boot + 1, 0)), fleet.now_s)
     assert not session.take_effects(), "neither a will nor another edge's birth"
@@ -174,7 +174,7 @@ def test_a_worker_does_not_repeat_what_it_said_a_moment_ago() -> None:
     fleet.drop = lambda topic, message: isinstance(message, Refine)
     frame = fleet.ask("q0", deadline_s=30.0)
     fleet.run(0.2)
-    session = fleet.workers["w0"].session
+    session = fleet.workers["w0"].frames
     session.receive_edge_status(edge_status(fleet, frame), fleet.now_s)
     assert not session.take_effects()
     fleet.drop = lambda topic, message: False
@@ -184,16 +184,16 @@ def test_a_worker_does_not_repeat_what_it_said_a_moment_ago() -> None:
 
 def test_a_worker_whose_model_is_busy_says_accept_when_the_edge_is_back() -> None:
     fleet = Fleet(score=scores_at(0.5, 0.99))
-    session = fleet.workers["w0"].session
+    session = fleet.workers["w0"].frames
     never_heard, heard = FrameId(7, 0), FrameId(7, 1)
     for frame in (never_heard, heard):
         message = Open(frame=frame, attempt=1, site="north", fingerprint=FINGERPRINT,
                        queries=(ref("q0", 30_000),), stop=4,
                        payload=bytes(range(4)))  # fmt: skip
         session.receive_open("gate", message, 0.0)
-    looks = {look.frame: look for look in session.take_looks(8, 0.0)}
+    looks = {look.frame: look for look in session.looks.take(8, 0.0)}
     query = looks[heard].queries[0]
-    session.finish_look(looks[heard], [LookAnswer(query.query_id, "yes", 0.5)], 0.1)
+    session.looks.finish(looks[heard], [LookAnswer(query.query_id, "yes", 0.5)], 0.1)
     chunk = Chunk(camera="gate", frame=heard, attempt=1, start=4, stop=8, payload=bytes(range(4, 8)))
     session.receive_chunk("gate", chunk, 0.2)
     session.take_effects()
@@ -208,7 +208,7 @@ def test_a_worker_whose_model_is_busy_says_accept_when_the_edge_is_back() -> Non
 
 def test_a_worker_whose_model_is_stalled_claims_nothing() -> None:
     fleet = Fleet()
-    session = fleet.workers["w0"].session
+    session = fleet.workers["w0"].frames
     frame = FrameId(7, 0)
     session.receive_open(
         "gate",
@@ -216,7 +216,7 @@ def test_a_worker_whose_model_is_stalled_claims_nothing() -> None:
              payload=bytes(range(4))),
         0.0,
     )  # fmt: skip
-    session.take_looks(8, 0.0)
+    session.looks.take(8, 0.0)
     session.tick(2.0)
     assert [type(effect.message) for effect in session.take_effects()] == [Accept], "half of the base lease is over"
     session.receive_edge_status(edge_status(fleet, frame), 60.0)

@@ -47,7 +47,7 @@ def test_a_long_wait_is_announced_by_accept_and_no_frame_is_opened_twice() -> No
     fleet = Fleet(score=scores_at(0.95))
     worker = fleet.workers["w0"]
     worker.look_s = 8.0
-    worker.session.note_batch(40.0, 8)
+    worker.frames.looks.note_batch(40.0, 8)
     fleet.ask("q0", deadline_s=30.0)
     fleet.run()
     assert set(fleet.outcomes().values()) == {"answered"}
@@ -147,7 +147,7 @@ def test_a_last_will_shortens_the_wait() -> None:
     for will in (True, False):
         fleet = Fleet(workers=2, score=scores_at(0.99))
         fleet.workers["w0"].look_s = 5.0
-        fleet.workers["w0"].session.note_batch(100.0, 1)
+        fleet.workers["w0"].frames.looks.note_batch(100.0, 1)
         fleet.ask("q0", deadline_s=60.0)
         fleet.run(0.5)
         fleet.kill("w0", will=will)
@@ -190,7 +190,7 @@ def test_gone_makes_a_worker_forget_the_frame() -> None:
     fleet.drop = lambda topic, message: isinstance(message, Refine)
     frame = fleet.ask("q0")
     fleet.run(0.5)
-    session = fleet.workers["w0"].session
+    session = fleet.workers["w0"].frames
     assert session.unfinished() == 1
     session.receive_gone("gate", Gone(camera="gate", frame=frame, attempt=1))
     assert session.unfinished() == 0
@@ -203,7 +203,7 @@ def test_duplicate_messages_change_nothing() -> None:
     fleet.ask("q0", "q1")
     fleet.run()
     assert set(fleet.outcomes().values()) == {"answered"}
-    session = fleet.workers["w0"].session
+    session = fleet.workers["w0"].frames
     assert session.counters["open_duplicate"] + session.counters["terminal_repeated"] >= 1
     assert session.counters["chunk_duplicate"] + session.counters["chunk_unknown_frame"] >= 1
     assert fleet.reducer.conflicts == 0
@@ -214,7 +214,7 @@ def test_reordered_chunks_make_the_same_prefix() -> None:
     frame = fleet.ask("q0")
     fleet.drop = lambda topic, message: isinstance(message, Chunk)
     fleet.run(0.5)
-    session = fleet.workers["w0"].session
+    session = fleet.workers["w0"].frames
     chunks = [
         Chunk(camera="gate", frame=frame, attempt=1, start=a, stop=a + 4, payload=bytes(range(a, a + 4)))
         for a in (12, 8, 4)
@@ -232,7 +232,7 @@ def test_a_chunk_that_names_another_camera_is_refused() -> None:
     fleet = Fleet()
     chunk = Chunk(camera="yard", frame=FrameId(7, 0), attempt=1, start=4, stop=8, payload=b"1234")
     with pytest.raises(TopicError, match="yard"):
-        fleet.workers["w0"].session.receive_chunk("gate", chunk, 0.0)
+        fleet.workers["w0"].frames.receive_chunk("gate", chunk, 0.0)
 
 
 def test_a_frozen_worker_that_wakes_late_decides_nothing_twice() -> None:
@@ -353,11 +353,11 @@ def test_a_loaded_worker_hands_parked_frames_to_an_idle_one() -> None:
     fleet = Fleet(workers=2, score=scores_at(0.99))
     loaded = fleet.workers["w0"]
     loaded.look_s = 4.0
-    loaded.session.note_batch(8.0, 1)
+    loaded.frames.looks.note_batch(8.0, 1)
     for worker in fleet.workers.values():
         status = Status(kind="worker", id="w1", boot=1, online=True, pool=POOL, fingerprint=FINGERPRINT.hex(),
                         capacity=100)  # fmt: skip
-        worker.session.receive_load(status, 0.0)
+        worker.frames.receive_load(status, 0.0)
     fleet.dealt = itertools.repeat(0)  # the broker deals everything to w0
     for camera in range(12):
         fleet.ask("q0", camera=f"c{camera}", deadline_s=20.0)
@@ -447,7 +447,7 @@ def test_a_camera_keeps_a_bounded_number_of_frames_and_no_ad_hoc_question_is_dro
 
 def test_a_decided_ad_hoc_query_is_remembered_for_who_asks_again() -> None:
     fleet = Fleet(score=scores_at(0.99))
-    session = fleet.workers["w0"].session
+    session = fleet.workers["w0"].frames
     session.receive_ask("gate", "me", ask_message("a1"), ReplyTo("lb/v2/reply/me/gate/a1", b"7"))
     fleet.ask("a1", ad_hoc=True)
     fleet.run()
@@ -475,7 +475,7 @@ def test_latents_that_arrive_while_the_model_looks_are_looked_at_next() -> None:
     fleet.workers["w0"].look_s = 0.5
     frame = fleet.ask("q0")
     fleet.run(0.1)
-    session = fleet.workers["w0"].session
+    session = fleet.workers["w0"].frames
     early = Chunk(camera="gate", frame=frame, attempt=1, start=4, stop=16, payload=bytes(range(4, 16)))
     session.receive_chunk("gate", early, fleet.now_s)
     fleet.run()
@@ -489,7 +489,7 @@ def test_after_a_reconnect_the_worker_asks_again_and_learns_that_the_frame_is_go
     fleet.ask("q0", deadline_s=30.0)
     fleet.run(12.0)
     assert list(fleet.outcomes().values()) == ["answered"]
-    session = fleet.workers["w0"].session
+    session = fleet.workers["w0"].frames
     assert session.unfinished() == 1, "its requests fell into the hole"
     fleet.drop = lambda topic, message: False
     session.connection_made(fleet.now_s)
@@ -515,7 +515,7 @@ def test_an_owner_may_reject_and_nobody_else() -> None:
 
 def test_a_look_that_fails_fails_its_frame_alone() -> None:
     fleet = Fleet(score=scores_at(0.99))
-    session = fleet.workers["w0"].session
+    session = fleet.workers["w0"].frames
     for camera in ("gate", "yard"):
         message = Open(
             frame=FrameId(7, 0),
@@ -527,9 +527,9 @@ def test_a_look_that_fails_fails_its_frame_alone() -> None:
             payload=b"\x00\x01\x02\x03",
         )
         session.receive_open(camera, message, 0.0)
-    first, second = session.take_looks(8, 0.0)
-    session.fail_look(first, RejectReason.BITSTREAM, "latents 0..4: no stream")
-    session.finish_look(second, [LookAnswer(second.queries[0].query_id, "yes", 0.99)], 0.1)
+    first, second = session.looks.take(8, 0.0)
+    session.looks.fail(first, RejectReason.BITSTREAM, "latents 0..4: no stream")
+    session.looks.finish(second, [LookAnswer(second.queries[0].query_id, "yes", 0.99)], 0.1)
     answers = [effect.message for effect in session.take_effects() if isinstance(effect, SendAnswer)]
     assert [(a.camera, a.outcome) for a in answers] == [("gate", Outcome.FAILED), ("yard", Outcome.ANSWERED)]
     assert "no stream" in answers[0].reason

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.protocol.effects import LookAnswer, ReplyTo, SendAnswer, SendControl
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery
-from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_frames import WorkerFrames
 from pipeline.protocol.worker_store import FrameStore
 from pipeline.protocol.worker_texts import OwnedStore, Texts
 from schemas import topics
@@ -28,13 +28,13 @@ Q1 = content("q1", "mine?", ad_hoc=True, client="alice")
 REPLY = ReplyTo(topics.reply_topic("alice", "gate", "q1"), b"42")
 
 
-def _worker(settings: WorkerProtocolSettings | None = None) -> WorkerSession:
-    return WorkerSession(
+def _worker(settings: WorkerProtocolSettings | None = None) -> WorkerFrames:
+    return WorkerFrames(
         settings or WorkerProtocolSettings(), worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE
     )
 
 
-def _open(worker: WorkerSession, *refs: QueryRef, camera: str = "gate", sequence: int = 0, now_s: float = 0.0) -> None:
+def _open(worker: WorkerFrames, *refs: QueryRef, camera: str = "gate", sequence: int = 0, now_s: float = 0.0) -> None:
     message = Open(
         frame=FrameId(7, sequence),
         attempt=1,
@@ -57,14 +57,14 @@ def _text(question: QuestionContent) -> Text:
     )
 
 
-def _requests(worker: WorkerSession) -> list[tuple[bytes, ...]]:
+def _requests(worker: WorkerFrames) -> list[tuple[bytes, ...]]:
     said = [effect.message for effect in worker.take_effects() if isinstance(effect, SendControl)]
     return [message.digests for message in said if isinstance(message, NeedText)]
 
 
-def _answer(worker: WorkerSession) -> list[SendAnswer]:
-    for look in worker.take_looks(8, 0.0):
-        worker.finish_look(look, [LookAnswer(query.query_id, query.text, 1.0) for query in look.queries], 0.1)
+def _answer(worker: WorkerFrames) -> list[SendAnswer]:
+    for look in worker.looks.take(8, 0.0):
+        worker.looks.finish(look, [LookAnswer(query.query_id, query.text, 1.0) for query in look.queries], 0.1)
     return [effect for effect in worker.take_effects() if isinstance(effect, SendAnswer)]
 
 
@@ -90,7 +90,7 @@ def test_texts_that_trickle_in_restart_the_count_of_requests() -> None:
         requests = _requests(worker)
         assert len(requests) >= 2, "two requests stay without an answer before each text"
         worker.receive_text(_text(UNKNOWN[requests[-1][0]]))
-    (look,) = worker.take_looks(8, now_s)
+    (look,) = worker.looks.take(8, now_s)
     assert len(look.queries) == MAX_QUERIES_PER_FRAME
     assert worker.counters["texts_never_came"] == 0
 
@@ -117,7 +117,7 @@ def test_a_frame_that_names_a_text_under_another_id_or_owner_does_not_get_it() -
     _open(worker, QueryRef("q1", 9_000, Q1.digest), sequence=2)
     for question in (content("q0"), Q1):
         worker.receive_text(_text(question))
-    assert worker.take_looks(8, 0.0) == []
+    assert worker.looks.take(8, 0.0) == []
     assert _requests(worker) == [(content("q0").digest,), (Q1.digest,), (Q1.digest,)]
 
 

@@ -10,7 +10,7 @@ from pipeline.protocol.edge_frames import EdgeFrames
 from pipeline.protocol.edge_names import CONTESTED_S
 from pipeline.protocol.effects import AskedQuery, Decision, LookAnswer, SendAnswer, SendControl
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
-from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_frames import WorkerFrames
 from schemas.errors import CameraNameError
 from schemas.messages import Accept, Chunk, Gone, Open, Reject, RejectReason
 from schemas.types import FrameId, Outcome
@@ -32,8 +32,8 @@ class Sites:
 
     north: EdgeFrames = field(default_factory=lambda: _edge("north", NORTH))
     south: EdgeFrames = field(default_factory=lambda: _edge("south", SOUTH))
-    worker: WorkerSession = field(
-        default_factory=lambda: WorkerSession(
+    worker: WorkerFrames = field(
+        default_factory=lambda: WorkerFrames(
             WorkerProtocolSettings(), worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE
         )
     )
@@ -68,9 +68,9 @@ class Sites:
                         self.worker.receive_gone("gate", gone)
                     case Chunk() as chunk:
                         self.worker.receive_chunk("gate", chunk, now_s)
-        for look in self.worker.take_looks(8, now_s):
+        for look in self.worker.looks.take(8, now_s):
             score = look.stop / STOP_RULE.ladder[-1]
-            self.worker.finish_look(look, [LookAnswer(query.query_id, "yes", score) for query in look.queries], now_s)
+            self.worker.looks.finish(look, [LookAnswer(query.query_id, "yes", score) for query in look.queries], now_s)
         for said in self.worker.take_effects():
             spoke = True
             for site, edge in (("north", self.north), ("south", self.south)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.protocol.effects import LookAnswer, SendAnswer, SendHandover
 from pipeline.protocol.settings import WorkerProtocolSettings
-from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_frames import WorkerFrames
 from pipeline.protocol.worker_work import WorkCosts
 from schemas.messages import Open, Status
 from schemas.types import FrameId, Outcome
@@ -16,7 +16,7 @@ QUESTIONS = (content("people"), content("cars"))
 
 def test_a_frame_with_one_answer_of_two_is_not_handed_over() -> None:
     """The edge has read the answer; the next worker would be told *gone*, and the second question be lost."""
-    worker = WorkerSession(
+    worker = WorkerFrames(
         WorkerProtocolSettings(handover_wait_s=0.0),
         worker="w0",
         pool=POOL,
@@ -32,9 +32,9 @@ def test_a_frame_with_one_answer_of_two_is_not_handed_over() -> None:
             frame=FrameId(1, 0), attempt=1, site=SITE, fingerprint=FINGERPRINT, queries=refs, stop=4, payload=bytes(4)
         )
         worker.receive_open(camera, message, 0.0)
-    (look, *_) = worker.take_looks(1, 0.1, 150.0)
+    (look, *_) = worker.looks.take(1, 0.1, 150.0)
     (query,) = look.queries
-    worker.finish_look(look, [LookAnswer(query.query_id, "two", 1.0)], 0.2)
+    worker.looks.finish(look, [LookAnswer(query.query_id, "two", 1.0)], 0.2)
     said = [effect.message.outcome for effect in worker.take_effects() if isinstance(effect, SendAnswer)]
     assert said == [Outcome.ANSWERED]
     idle = Status(kind="worker", id="w1", boot=1, online=True, pool=POOL, fingerprint=FINGERPRINT.hex(), capacity=64)

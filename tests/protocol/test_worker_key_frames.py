@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.protocol.effects import Look, SendAnswer, SendControl
+from pipeline.protocol.worker_frames import WorkerFrames
 from pipeline.protocol.worker_memory import KeyFrames
-from pipeline.protocol.worker_session import WorkerSession
 from schemas.errors import FingerprintError
 from schemas.messages import KeyFrame, Open, Reject, RejectReason, Status
 from schemas.types import FrameId, Outcome
@@ -19,9 +19,9 @@ GIVEN = FakeLatent(GIVEN_KEY + LATENTS)
 
 
 def test_latents_by_themselves_that_do_not_decode_fail_their_frame() -> None:
-    session = Fleet().workers["w0"].session
+    session = Fleet().workers["w0"].frames
     session.receive_open("gate", _given(None), 0.0)
-    session.fail_look(_look(session.take_looks(1, 0.0)), RejectReason.BITSTREAM, "latents 0..4: no stream")
+    session.looks.fail(_look(session.looks.take(1, 0.0)), RejectReason.BITSTREAM, "latents 0..4: no stream")
     (answer,) = session.take_effects()
     assert isinstance(answer, SendAnswer)
     assert answer.message.outcome is Outcome.FAILED
@@ -31,7 +31,7 @@ def test_latents_by_themselves_that_do_not_decode_fail_their_frame() -> None:
 def test_only_a_stream_that_does_not_decode_puts_a_key_frame_in_doubt(reason: RejectReason) -> None:
     session = _with_key_frame()
     session.receive_open("gate", _given(0), 0.0)
-    session.fail_look(_look(session.take_looks(1, 0.0)), reason, "broken")
+    session.looks.fail(_look(session.looks.take(1, 0.0)), reason, "broken")
     (effect,) = session.take_effects()
     doubted = reason is RejectReason.BITSTREAM
     assert isinstance(effect, SendControl if doubted else SendAnswer)
@@ -43,9 +43,9 @@ def test_a_worker_speaks_for_a_lost_edge_whose_key_frame_is_damaged() -> None:
     """Nobody would open the frame again."""
     session = _with_key_frame()
     session.receive_open("gate", _given(0), 0.0)
-    look = _look(session.take_looks(1, 0.0))
+    look = _look(session.looks.take(1, 0.0))
     session.receive_edge_status(Status(kind="edge", id="north", boot=7, online=False), 0.1)
-    session.fail_look(look, RejectReason.BITSTREAM, "damaged")
+    session.looks.fail(look, RejectReason.BITSTREAM, "damaged")
     (answer,) = session.take_effects()
     assert isinstance(answer, SendAnswer)
     assert (answer.message.outcome, answer.message.reason) == (Outcome.FAILED, "edge_lost")
@@ -63,7 +63,7 @@ def test_key_frames_of_an_earlier_boot_are_others() -> None:
 
 
 def test_a_key_frame_of_another_codec_is_refused() -> None:
-    session = Fleet().workers["w0"].session
+    session = Fleet().workers["w0"].frames
     with pytest.raises(FingerprintError):
         session.receive_key_frame("gate", KeyFrame(frame=FrameId(7, 0), fingerprint=b"none", payload=b"key"))
     assert session.key_frame_bytes() == 0
@@ -94,8 +94,8 @@ def test_the_key_frames_of_the_camera_that_was_silent_longest_are_forgotten_firs
     assert keys.held_bytes == 0, "one that is larger than all room is not kept"
 
 
-def _with_key_frame() -> WorkerSession:
-    session = Fleet().workers["w0"].session
+def _with_key_frame() -> WorkerFrames:
+    session = Fleet().workers["w0"].frames
     key = KeyFrame(frame=FrameId(7, 0), fingerprint=FINGERPRINT, payload=KEY.payload(0, LATENTS))
     session.receive_key_frame("gate", key)
     return session

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pipeline.protocol.effects import LookAnswer, SendAnswer, SendControl
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery, WorkerStage
+from pipeline.protocol.worker_frames import WorkerFrames
 from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_schedule import Pass, Schedule
-from pipeline.protocol.worker_session import WorkerSession
 from schemas.messages import Busy, Open
 from schemas.types import FrameId, Outcome
 from tests.protocol.harness import FINGERPRINT, POOL, STOP_RULE
@@ -135,14 +135,14 @@ def test_whatever_waits_every_frame_is_picked_left_or_given_up_once(
 # ---- in the session -------------------------------------------------------------------------------------------------
 
 
-def session(**changes: float) -> WorkerSession:
+def session(**changes: float) -> WorkerFrames:
     settings = WorkerProtocolSettings(**changes)  # type: ignore[arg-type]
-    worker = WorkerSession(settings, worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE)
+    worker = WorkerFrames(settings, worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE)
     worker.receive_question(published("q0"))
     return worker
 
 
-def receive(worker: WorkerSession, camera: str, *, remaining_s: float = 10.0, ad_hoc: bool = False) -> None:
+def receive(worker: WorkerFrames, camera: str, *, remaining_s: float = 10.0, ad_hoc: bool = False) -> None:
     if ad_hoc:
         worker.receive_ask(camera, CLIENT, ask_message(camera), None)
     query = ref(camera if ad_hoc else "q0", round(1000 * remaining_s), ad_hoc=ad_hoc)
@@ -158,7 +158,7 @@ def receive(worker: WorkerSession, camera: str, *, remaining_s: float = 10.0, ad
     worker.receive_open(camera, message, 0.0)
 
 
-def busy_cameras(worker: WorkerSession) -> list[str]:
+def busy_cameras(worker: WorkerFrames) -> list[str]:
     return [
         effect.topic.rsplit("/", 1)[1]
         for effect in worker.take_effects()
@@ -173,13 +173,13 @@ def test_a_full_worker_makes_room_for_an_ad_hoc_question() -> None:
     receive(worker, "asked", ad_hoc=True)
     assert busy_cameras(worker) == ["later"], "the one with most time left has to find another worker"
     assert worker.counters["standing_displaced"] == 1
-    assert [look.camera for look in worker.take_looks(8, 0.1)] == ["asked", "soon"]
+    assert [look.camera for look in worker.looks.take(8, 0.1)] == ["asked", "soon"]
 
 
 def test_an_ad_hoc_question_displaces_no_other_one_and_nothing_that_the_model_looks_at() -> None:
     worker = session(capacity_frames=2)
     receive(worker, "standing")
-    worker.take_looks(8, 0.0)
+    worker.looks.take(8, 0.0)
     receive(worker, "first", ad_hoc=True)
     receive(worker, "second", ad_hoc=True)
     assert busy_cameras(worker) == ["second"]
@@ -196,9 +196,9 @@ def test_a_draining_worker_displaces_nothing() -> None:
 
 def test_a_standing_frame_that_would_wait_too_long_is_turned_away_and_an_ad_hoc_one_is_not() -> None:
     worker = session()
-    worker.take_looks(1, 0.0)
+    worker.looks.take(1, 0.0)
     for _ in range(40):
-        worker.note_batch(1.0, 1)
+        worker.looks.note_batch(1.0, 1)
     admitted = 0
     while not busy_cameras(worker):
         receive(worker, f"c{admitted}")
@@ -207,26 +207,26 @@ def test_a_standing_frame_that_would_wait_too_long_is_turned_away_and_an_ad_hoc_
     assert 2 <= admitted - 1 <= 1 + SETTINGS.standing_wait_share * 10.0
     assert worker.counters["standing_not_admitted"] == 1
     receive(worker, "asked", ad_hoc=True)
-    assert [look.camera for look in worker.take_looks(1, 0.0)] == ["asked"]
+    assert [look.camera for look in worker.looks.take(1, 0.0)] == ["asked"]
 
 
 def test_an_idle_worker_takes_whatever_it_believes_about_its_pace() -> None:
     worker = session()
     for _ in range(40):
-        worker.note_batch(100.0, 1)
+        worker.looks.note_batch(100.0, 1)
     receive(worker, "gate", remaining_s=5.0)
-    assert [look.camera for look in worker.take_looks(8, 0.0)] == ["gate"]
+    assert [look.camera for look in worker.looks.take(8, 0.0)] == ["gate"]
 
 
 def test_work_that_would_be_late_is_given_up_and_the_edge_is_told() -> None:
     worker = session()
     for _ in range(40):
-        worker.note_batch(1.0, 1)
+        worker.looks.note_batch(1.0, 1)
     for camera in ("a", "b", "c"):
         receive(worker, camera)
-    assert [look.camera for look in worker.take_looks(1, 0.0)] == ["a"]
+    assert [look.camera for look in worker.looks.take(1, 0.0)] == ["a"]
     worker.take_effects()
-    looks = worker.take_looks(1, 9.5)
+    looks = worker.looks.take(1, 9.5)
     assert len(looks) == 1, "the model is free: one is looked at all the same"
     assert len(busy_cameras(worker)) == 1
     assert worker.counters["standing_too_late"] == 1
@@ -235,16 +235,16 @@ def test_work_that_would_be_late_is_given_up_and_the_edge_is_told() -> None:
 def test_what_has_an_answer_ends_with_it_when_the_model_has_no_time_for_a_second_look() -> None:
     worker = session()
     for _ in range(40):
-        worker.note_batch(1.0, 1)
+        worker.looks.note_batch(1.0, 1)
     receive(worker, "a")
     receive(worker, "b")
-    (look,) = worker.take_looks(1, 0.0)
-    worker.finish_look(look, [LookAnswer(look.queries[0].query_id, "perhaps", 0.5)], 1.0)
+    (look,) = worker.looks.take(1, 0.0)
+    worker.looks.finish(look, [LookAnswer(look.queries[0].query_id, "perhaps", 0.5)], 1.0)
     frame = worker._frames.find("a", FrameId(7, 0))
     assert frame is not None
     frame.stage = WorkerStage.PARKED  # its chunk has come
     worker.take_effects()
-    worker.take_looks(1, 8.9)
+    worker.looks.take(1, 8.9)
     (answer,) = [effect.message for effect in worker.take_effects() if isinstance(effect, SendAnswer)]
     assert (answer.outcome, answer.text) == (Outcome.DEGRADED, "perhaps")
     assert answer.reason.startswith("overload")

@@ -10,9 +10,9 @@ from pipeline.protocol.effects import Look, LookAnswer, SendAnswer, SendControl
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery, WorkerStage
+from pipeline.protocol.worker_frames import WorkerFrames
 from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_schedule import Schedule
-from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_work import ANSWER_TOKENS, WorkCosts, question_tokens
 from schemas.messages import Open, Refine
 from schemas.types import AnswerType, FrameId, Outcome
@@ -27,8 +27,8 @@ QUESTIONS["car"] = content("car", "A car?", AnswerType.YES_NO)
 ASKED = {name: content(name, question.text, ad_hoc=True) for name, question in QUESTIONS.items()}
 
 
-def session(stop_rule: StopRule = STOP_RULE) -> WorkerSession:
-    worker = WorkerSession(
+def session(stop_rule: StopRule = STOP_RULE) -> WorkerFrames:
+    worker = WorkerFrames(
         WorkerProtocolSettings(),
         worker="w0",
         pool=POOL,
@@ -44,7 +44,7 @@ def session(stop_rule: StopRule = STOP_RULE) -> WorkerSession:
     return worker
 
 
-def receive(worker: WorkerSession, camera: str, now_s: float, questions: list[str], *, ad_hoc: bool = False) -> None:
+def receive(worker: WorkerFrames, camera: str, now_s: float, questions: list[str], *, ad_hoc: bool = False) -> None:
     refs = tuple(ref((ASKED if ad_hoc else QUESTIONS)[question], 8_000) for question in questions)
     message = Open(
         frame=FrameId(7, 0), attempt=1, site="north", fingerprint=FINGERPRINT, queries=refs, stop=4, payload=bytes(4)
@@ -66,13 +66,13 @@ def test_frames_with_a_hundred_text_questions_make_no_standing_one_of_others_lat
     now_s, answered_s = 0.0, {}
     while worker.unfinished() and now_s < 30.0:
         worker.tick(now_s)
-        looks = worker.take_looks(16, now_s, MAX_WORK)
+        looks = worker.looks.take(16, now_s, MAX_WORK)
         work = sum(look.work for look in looks)
         assert work <= MAX_WORK
         now_s += 0.02 + TOKEN_S * work
-        worker.note_batch(0.02 + TOKEN_S * work, work)
+        worker.looks.note_batch(0.02 + TOKEN_S * work, work)
         for look in looks:
-            worker.finish_look(look, answers(look, 1.0), now_s)
+            worker.looks.finish(look, answers(look, 1.0), now_s)
         for effect in worker.take_effects():
             if isinstance(effect, SendAnswer) and effect.message.outcome is Outcome.ANSWERED:
                 answered_s[effect.message.query_id] = now_s
@@ -89,12 +89,12 @@ def test_the_questions_of_a_frame_are_asked_once_each_over_several_passes_then_m
     numbers = set()
     passes = 0
     while not refines:
-        (look,) = worker.take_looks(16, 0.0, 400.0)
+        (look,) = worker.looks.take(16, 0.0, 400.0)
         assert look.work <= 400
         passes += 1
         seen += [query.question.question_id for query in look.queries]
         numbers.add(look.number)
-        worker.finish_look(look, answers(look, 0.0), 0.1)
+        worker.looks.finish(look, answers(look, 0.0), 0.1)
         refines = [
             effect.message
             for effect in worker.take_effects()
@@ -109,7 +109,7 @@ def test_one_question_that_is_more_than_a_batch_is_asked_alone() -> None:
     worker = session()
     receive(worker, "a", 0.0, ["t0"])
     receive(worker, "b", 0.0, ["t1"])
-    assert [len(worker.take_looks(16, 0.0, 10.0)) for _ in range(2)] == [1, 1]
+    assert [len(worker.looks.take(16, 0.0, 10.0)) for _ in range(2)] == [1, 1]
 
 
 def test_the_time_of_a_batch_is_expected_by_its_work() -> None:

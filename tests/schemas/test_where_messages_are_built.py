@@ -28,7 +28,7 @@ PLACES: dict[str, str] = {
     "edge_nodes.questions": "settings have the types of the message",
     "edge_nodes.node": "the will: names of the settings",
     "edge_nodes.journal": "a row of the disk: what fails is dropped with its row (tests.edge.test_journal)",
-    "cloud_workers.status": "names and numbers of settings",
+    "pipeline.protocol.worker_status": "names and numbers of settings",
     "latentbus.record": "a checked name",
     "latentbus.replay.virtual_site": "the plan has at most MAX_CAMERAS_PER_SITE cameras a site "
     "(tests.recording.test_replay_plan)",

@@ -10,6 +10,8 @@ import pytest
 
 from pipeline.protocol.edge_frame import EDGE_TRANSITIONS
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerStage
+from pipeline.protocol.worker_routing import subscriptions
+from schemas import topics
 from schemas.messages import Ask, KeyFrame, Message, Open, QueryRef, Status
 from schemas.types import FrameId
 from simulation import episode
@@ -43,10 +45,12 @@ class Sink:
 
     def __init__(self) -> None:
         self.got: list[tuple[str, Message, int | None]] = []
+        self.retained: list[bool] = []
         self.connections: list[bool] = []
 
-    def receive(self, topic: str, message: Message, token: int | None) -> None:
+    def receive(self, topic: str, message: Message, token: int | None, retained: bool = False) -> None:
         self.got.append((topic, message, token))
+        self.retained.append(retained)
 
     def connection(self, connected: bool) -> None:
         self.connections.append(connected)
@@ -61,14 +65,16 @@ def _broker(workers: int) -> tuple[VirtualClock, BrokerModel, list[Sink]]:
     sinks = [Sink() for _ in range(workers)]
     for index, sink in enumerate(sinks):
         name = f"w{index}"
-        broker.connect_worker(name, sink, "main", *_worker_words(name))
+        _connect_worker(broker, name, sink)
     return clock, broker, sinks
 
 
-def _worker_words(name: str) -> tuple[Status, Status]:
-    """Birth and will of a worker."""
+def _connect_worker(broker: BrokerModel, name: str, sink: Sink) -> None:
+    """A worker connects and is born."""
+    topic = topics.status_topic("worker", name)
     online, offline = (Status(kind="worker", id=name, boot=1, online=online, pool="main") for online in (True, False))
-    return online, offline
+    broker.connect_worker(name, sink, subscriptions(name, "main"), (topic, offline))
+    broker.publish(name, topic, online, qos=1, retain=True)
 
 
 def _edge_words() -> tuple[Status, Status]:
@@ -209,12 +215,15 @@ def test_a_key_frame_reaches_every_worker_and_those_that_come_later_before_any_o
     assert broker.publish("site", "lb/v2/key/main/gate", KEY, qos=1, retain=True) == 0
     broker.leave_group("w0")  # one that drains still reads what its frames may name
     late = Sink()
-    broker.connect_worker("w2", late, "main", *_worker_words("w2"))
+    _connect_worker(broker, "w2", late)
     for _ in range(2):
         broker.publish("site", "lb/v2/open/main/gate", OPEN, qos=1)
     _settle(clock)
     assert [[message for _, message, _ in sink.got if message == KEY] for sink in (*sinks, late)] == [[KEY]] * 3
     assert [message for _, message, token in late.got if token is not None] == [KEY, OPEN]
+    flags = {type(message): retained for (_, message, _), retained in zip(late.got, late.retained, strict=True)}
+    assert flags == {Status: True, KeyFrame: True, Open: False}
+    assert not any(sinks[0].retained), "what was published after it had subscribed"
     assert not any(isinstance(message, KeyFrame) for _, message, _ in edge.got)
     assert broker.publish("site", "lb/v2/key/main/gate", KEY, qos=1, retain=True) == 0
 
@@ -227,10 +236,22 @@ def test_a_killed_broker_may_have_lost_key_frames_but_no_status(forgets: bool) -
     broker.kill(forgets=forgets)
     broker.restart()
     late = Sink()
-    broker.connect_worker("w1", late, "main", *_worker_words("w1"))
+    _connect_worker(broker, "w1", late)
     _settle(clock)
     assert [message for _, message, _ in late.got if isinstance(message, KeyFrame)] == ([] if forgets else [KEY])
     assert [message.id for _, message, _ in late.got if isinstance(message, Status)] == ["w0"]
+
+
+def test_a_worker_that_has_left_its_share_group_is_dealt_nothing_after_its_reconnect() -> None:
+    clock, broker, sinks = _broker(2)
+    offline = Status(kind="worker", id="w0", boot=1, online=False, pool="main")
+    will = (topics.status_topic("worker", "w0"), offline)
+    broker.leave_group("w0")
+    broker.connect_worker("w0", sinks[0], subscriptions("w0", "main", draining=True), will)
+    for _ in range(4):
+        broker.publish("site", "lb/v2/open/main/gate", OPEN, qos=1)
+    _settle(clock)
+    assert [sink.opens() for sink in sinks] == [0, 4]
 
 
 def test_overflow_is_silent() -> None:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 
 import pytest
+from simulation.board import SimulatedBoard
 
 from pipeline.answer_form import fits
 from pipeline.protocol.departures import Departure, Lane
@@ -16,16 +17,14 @@ from pipeline.protocol.effects import (
     ChunkData,
     Look,
     LookQuery,
-    ReplyTo,
-    SendAnswer,
-    SendControl,
-    SendHandover,
     SendOpen,
     Terminal,
 )
+from pipeline.protocol.ports import Publish, Received
 from pipeline.protocol.reasons import EDGE_LOST
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerSession
+from pipeline.protocol.worker_status import WorkerIdentity
 from pipeline.protocol.worker_work import WorkCosts
 from schemas import topics
 from schemas.identity import QuestionContent
@@ -45,7 +44,6 @@ from schemas.messages import (
 )
 from schemas.types import AnswerType, FrameId, Outcome
 from simulation.asked_books import AskedBooks
-from simulation.board import SimulatedBoard
 from simulation.bounds import edge_leaks, worker_leaks
 from simulation.content import FINGERPRINT, LADDER, RULE, WHOLE, SimulatedLatent, SimulatedModel, seen
 from simulation.edge_books import EdgeBooks
@@ -133,17 +131,30 @@ def answer(
     )
 
 
-def said(message: Answer, reply_to: str | None = None) -> SendAnswer:
-    return SendAnswer(topics.answer_topic(GATE), message, 1, None if reply_to is None else ReplyTo(reply_to))
+def publish(topic: str, message: Message) -> Publish:
+    return Publish(topic, message, b"", 1, 1, topic.split("/")[2])
 
 
-def control(message: Accept | Busy | Reject) -> SendControl:
-    return SendControl(topics.control_topic(GATE), message)
+def said(message: Answer, topic: str = topics.answer_topic(GATE)) -> Publish:
+    return publish(topic, message)
+
+
+def control(message: Accept | Busy | Reject) -> Publish:
+    return publish(topics.control_topic(GATE), message)
+
+
+def worker_session() -> WorkerSession:
+    identity = WorkerIdentity("w0", "main", 1, FINGERPRINT)
+    return WorkerSession(WorkerProtocolSettings(), identity=identity, stop_rule=RULE)
+
+
+def receive(session: WorkerSession, topic: str, message: Message, now_s: float = 0.0) -> None:
+    session.receive(Received(topic, decoded=(topics.parse(topic), message)), now_s)
 
 
 def hear(books: WorkerBooks, topic: str, message: Message, now_s: float = 0.0) -> None:
     """A worker whose session makes nothing of the message hears it."""
-    session = WorkerSession(WorkerProtocolSettings(), worker="w0", pool="main", fingerprint=FINGERPRINT, stop_rule=RULE)
+    session = worker_session()
     with books.hears(session, topic, message, now_s):
         pass
 
@@ -244,7 +255,7 @@ def test_a_worker_may_answer_repeat_and_pass_on(problems: Problems, worker: Work
     worker.said(said(answer(CARS)), 3.0)
     hear(worker, OPEN_TOPIC, opened(BOATS, attempt=3), 4.0)
     fields = {name: getattr(opened(BOATS, attempt=3), name) for name in Open.model_fields}
-    worker.said(SendHandover(topics.handover_topic("w1"), Handover(camera=GATE, hops=1, **fields)), 4.0)
+    worker.said(publish(topics.handover_topic("w1"), Handover(camera=GATE, hops=1, **fields)), 4.0)
     assert problems.rules == []
 
 
@@ -263,7 +274,7 @@ def test_a_second_answer_and_one_to_another_question_are_found(problems: Problem
     hear(worker, OPEN_TOPIC, opened(ALICE, BOB))
     worker.said(said(answer(ALICE)), 1.0)
     worker.said(said(answer(ALICE, outcome=Outcome.DEGRADED)), 2.0)
-    assert problems.take() == ["one worker, two answers"]
+    assert problems.take() == ["answer of another query", "one worker, two answers"], "and nobody has asked again"
     hear(worker, OPEN_TOPIC, opened(BOB, attempt=2), 3.0)
     worker.said(said(answer(ALICE)), 3.0)
     assert problems.take() == ["answer of another query"]
@@ -306,14 +317,14 @@ def test_a_word_for_an_edge_that_lives_is_found(problems: Problems, worker: Work
 def test_the_will_of_an_earlier_start_must_change_nothing(
     problems: Problems, worker: WorkerBooks, believes: bool
 ) -> None:
-    session = WorkerSession(WorkerProtocolSettings(), worker="w0", pool="main", fingerprint=FINGERPRINT, stop_rule=RULE)
+    session = worker_session()
     topic = topics.status_topic("edge", "north")
     for status in (edge_status(7, online=True), edge_status(8, online=True)):
         with worker.hears(session, topic, status, 0.0):
-            session.receive_edge_status(status, 0.0)
+            receive(session, topic, status)
     stale = edge_status(7, online=False)
     with worker.hears(session, topic, stale, 1.0):
-        session.receive_edge_status(edge_status(8, online=False) if believes else stale, 1.0)
+        receive(session, topic, edge_status(8, online=False) if believes else stale, 1.0)
     assert problems.rules == (["stale will believed"] if believes else [])
 
 
@@ -352,7 +363,7 @@ def test_a_frame_that_is_handed_over_after_a_word_is_found(problems: Problems, w
     hear(worker, OPEN_TOPIC, opened(CARS, BOATS))
     worker.said(said(answer(CARS)), 1.0)
     fields = {name: getattr(opened(BOATS), name) for name in Open.model_fields}
-    worker.said(SendHandover(topics.handover_topic("w1"), Handover(camera=GATE, hops=1, **fields)), 2.0)
+    worker.said(publish(topics.handover_topic("w1"), Handover(camera=GATE, hops=1, **fields)), 2.0)
     assert problems.rules == ["claimed frame handed over"]
 
 
@@ -414,13 +425,13 @@ def test_an_open_that_leaves_before_a_clients_is_found(
 
 def test_tables_of_finished_frames_are_empty() -> None:
     edge = EdgeSession(EdgeProtocolSettings(), site="north", pool="main", boot=7, fingerprint=FINGERPRINT)
-    worker = WorkerSession(WorkerProtocolSettings(), worker="w0", pool="main", fingerprint=FINGERPRINT, stop_rule=RULE)
+    worker = worker_session()
     edge.offer(GATE, SimulatedLatent(), LADDER[0], [AskedQuery(CARS, 5.0), AskedQuery(ALICE, 6.0)], 0.0)
-    worker.receive_open(GATE, opened(CARS, ALICE, ms=5_000), 0.0)
+    receive(worker, OPEN_TOPIC, opened(CARS, ALICE, ms=5_000))
     assert edge.sizes()["ad_hoc_running"] == worker.sizes()["frames"] == 1
     assert worker.sizes()["texts_awaited"] == 2
     edge.tick(10.0)
-    worker.tick(10.0)
+    worker.poll(10.0)
     for session in (edge, worker):
         assert session.next_wake_s() is None
     assert [*edge_leaks(edge), *worker_leaks(worker)] == []
