@@ -64,8 +64,8 @@ class Edge:
         outcome = Outcome.ANSWERED if safe else None
         query_id = standing_query_id(camera_of(opened), frame_of(opened), question)
         answer = Answer.model_validate(
-            {"query_id": query_id, "owner": "site/north", "camera": camera_of(opened), "frame": frame_of(opened), "attempt": 1,
-             "question_id": question, "worker": "w0", "outcome": outcome, "text": "yes", "score": score,
+            {"query_id": query_id, "owner": "site/north", "camera": camera_of(opened), "frame": frame_of(opened),
+             "attempt": 1, "question_id": question, "worker": "w0", "outcome": outcome, "text": "yes", "score": score,
              "latents": latents, "payload_bytes": 10, "looks": 1}
         )  # fmt: skip
         self.frames.receive_answer(answer, now_s)

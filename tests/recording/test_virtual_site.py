@@ -11,10 +11,10 @@ import pytest
 from latentbus.replay.keyboard import Key
 from latentbus.replay.pace import Room, room
 from latentbus.replay.player import Player
-from latentbus.replay.virtual_site import VirtualSite, same_question
+from latentbus.replay.virtual_site import VirtualSite, same_question, virtual_session
 from pipeline.bus.base import ConnectionChange, Inbound
-from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.effects import AskedQuery, SendOpen, SendToWorker, Terminal
+from pipeline.protocol.edge_frames import EdgeFrames
+from pipeline.protocol.effects import AskedQuery, Decision
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.recording.latents import RecordedLatent
 from pipeline.recording.replay_plan import ReplayFrame, ReplayQuery, SitePlan
@@ -44,53 +44,49 @@ def refine(start: int, stop: int, *, worker: str = "w1", attempt: int = 1) -> Re
 # ---- the session ----------------------------------------------------------------------------------------------------
 
 
-def opened_session(available: int) -> EdgeSession:
-    session = EdgeSession(EdgeProtocolSettings(), site=SITE.name, pool="main", boot=1, fingerprint=FINGERPRINT)
+def opened_frames(available: int) -> EdgeFrames:
+    frames = EdgeFrames(EdgeProtocolSettings(), site=SITE.name, pool="main", boot=1, fingerprint=FINGERPRINT)
     query = AskedQuery(CAR, 10.0)
-    assert session.offer("gate", latent(available), 3, [query], 0.0, frame=FRAME) == FRAME
-    (effect,) = session.take_effects()
-    assert isinstance(effect, SendOpen)
-    message = effect.message(0.0)
-    assert message is not None
+    assert frames.offer("gate", latent(available), 3, [query], 0.0, frame=FRAME) == FRAME
+    (departure,) = frames.take_departures()
+    message = departure.stamp(0.0)
+    assert isinstance(message, Open)
     assert message.frame == FRAME
-    return session
+    return frames
 
 
 def test_a_session_keeps_the_id_that_it_is_given_and_counts_its_own_on() -> None:
-    session = opened_session(5)
+    frames = opened_frames(5)
     query = AskedQuery(CAR, 10.0)
     with pytest.raises(StateError, match="runs already"):
-        session.offer("gate", latent(5), 3, [query], 0.0, frame=FRAME)
-    assert session.offer("gate", latent(5), 3, [query], 0.0) == FrameId(1, 0)
-    assert session.offer("gate", latent(5), 3, [query], 0.0) == FrameId(1, 1)
+        frames.offer("gate", latent(5), 3, [query], 0.0, frame=FRAME)
+    assert frames.offer("gate", latent(5), 3, [query], 0.0) == FrameId(1, 0)
+    assert frames.offer("gate", latent(5), 3, [query], 0.0) == FrameId(1, 1)
 
 
 def test_recorded_latents_are_sent_and_missing_ones_end_the_frame_at_once() -> None:
-    session = opened_session(5)
-    session.receive_control("gate", refine(3, 5), 1.0)
-    (sent,) = session.take_effects()
-    assert isinstance(sent, SendToWorker)
-    assert isinstance(sent.message, Chunk)
-    assert sent.message.payload == latent(5).payload(3, 5)
+    frames = opened_frames(5)
+    frames.receive_control("gate", refine(3, 5), 1.0)
+    (sent,) = frames.take_departures()
+    chunk = sent.stamp(1.0)
+    assert isinstance(chunk, Chunk)
+    assert chunk.payload == latent(5).payload(3, 5)
 
-    session.receive_control("gate", refine(5, 8), 2.0)
-    ended, gone = session.take_effects()
-    assert isinstance(ended, Terminal)
+    frames.receive_control("gate", refine(5, 8), 2.0)
+    (ended,), (gone,) = frames.take_decisions(), frames.take_departures()
     assert (ended.outcome, ended.reason) == (Outcome.FAILED, "recording lacks latents 5..8")
     assert ended.publish is not None
-    assert isinstance(gone, SendToWorker)
-    assert gone.message == Gone(camera="gate", frame=FRAME, attempt=1)
-    assert (session.unfinished(), session.counters["latents_not_recorded"], session.counters["refines"]) == (0, 1, 1)
+    assert gone.stamp(2.0) == Gone(camera="gate", frame=FRAME, attempt=1)
+    assert (frames.unfinished(), frames.counters["latents_not_recorded"], frames.counters["refines"]) == (0, 1, 1)
 
 
 def test_only_the_owner_can_ask_for_what_is_missing() -> None:
-    session = opened_session(5)
-    session.receive_control("gate", refine(3, 5), 1.0)
-    session.take_effects()
+    frames = opened_frames(5)
+    frames.receive_control("gate", refine(3, 5), 1.0)
     for stranger in (refine(5, 8, worker="w2"), refine(5, 8, attempt=3)):
-        session.receive_control("gate", stranger, 2.0)
-    assert session.unfinished() == 1
-    assert session.counters["latents_not_recorded"] == 0
+        frames.receive_control("gate", stranger, 2.0)
+    assert frames.unfinished() == 1
+    assert frames.counters["latents_not_recorded"] == 0
 
 
 # ---- the site -------------------------------------------------------------------------------------------------------
@@ -103,13 +99,12 @@ class Desk:
         self.clock = SkippingClock()
         self.bus = RecordingBus()
         self.outcomes: Counter[Outcome] = Counter()
-        self.site = VirtualSite(
-            SITE, fingerprint=FINGERPRINT, bus=self.bus, uplink_kbps=uplink_kbps, clock=self.clock, ended=self._ended
-        )
+        session = virtual_session(SITE, fingerprint=FINGERPRINT, uplink_kbps=uplink_kbps, clock=self.clock)
+        self.site = VirtualSite(SITE, session, self.bus, self.clock, ended=self._ended)
         self.site.receive(ConnectionChange(True, 1, "test"))
 
-    def _ended(self, terminal: Terminal) -> None:
-        self.outcomes[terminal.outcome] += 1
+    def _ended(self, decision: Decision) -> None:
+        self.outcomes[decision.outcome] += 1
 
     def hear(self, topic: str, message: Message) -> None:
         self.site.receive(Inbound(topic, wire.encode(message), 0, False, None, None, 1, 0, 0.0))
@@ -139,12 +134,12 @@ class Desk:
 
 async def test_a_site_opens_frames_sends_what_is_asked_and_says_who_it_is() -> None:
     desk = Desk()
-    running = asyncio.create_task(desk.site.uplink.run())
+    running = asyncio.create_task(desk.site.send())
     frame = desk.offer(41)
     await desk.site.left("gate")
     desk.hear(topics.control_topic("gate"), refine(3, 8))
     desk.hear(topics.control_topic("gate"), NeedText(worker="w1", frame=frame, attempt=1, digests=(CAR.digest,)))
-    await desk.site.uplink.idle()  # what is not wanted any more when it could leave is withdrawn
+    await desk.site.until(desk.site.session.idle)  # what is not wanted any more when it could leave is withdrawn
     desk.answer(frame)
     await desk.site.finished()
     await desk.site.leave("the end")
@@ -169,7 +164,7 @@ async def test_a_site_opens_frames_sends_what_is_asked_and_says_who_it_is() -> N
 
 async def test_what_is_under_way_at_the_end_is_said_to_have_failed() -> None:
     desk = Desk()
-    running = asyncio.create_task(desk.site.uplink.run())
+    running = asyncio.create_task(desk.site.send())
     desk.offer(41)
     await desk.site.leave("the replay was stopped")
     running.cancel()
@@ -180,7 +175,7 @@ async def test_what_is_under_way_at_the_end_is_said_to_have_failed() -> None:
 
 async def test_a_camera_has_room_while_few_of_its_frames_are_under_way() -> None:
     desk = Desk()
-    running = asyncio.create_task(desk.site.uplink.run())
+    running = asyncio.create_task(desk.site.send())
     frames = []
     for number in range(3):
         await asyncio.wait_for(desk.site.room("gate", Room(2, None)), 5)
@@ -197,7 +192,7 @@ async def test_a_camera_has_room_while_few_of_its_frames_are_under_way() -> None
 
 async def test_all_cameras_together_have_room_for_what_the_workers_can_take() -> None:
     desk = Desk()
-    running = asyncio.create_task(desk.site.uplink.run())
+    running = asyncio.create_task(desk.site.send())
     frame = desk.offer(0)
     await desk.site.left("gate")
     waiting = asyncio.create_task(desk.site.room("yard", Room(3, 0)))
@@ -223,7 +218,7 @@ def test_room_shrinks_as_deadlines_do() -> None:
 
 async def test_a_question_is_published_only_if_the_broker_has_another_one() -> None:
     desk = Desk()
-    running = asyncio.create_task(desk.site.uplink.run())
+    running = asyncio.create_task(desk.site.send())
     asked = Question(site=SITE.name, question_id="car", text="Is there a car?", answer_type=AnswerType.YES_NO)
     desk.hear(topics.question_topic(SITE.name, "car"), asked.model_copy(update={"risk": 0.1}))
     await desk.site.publish_question(asked)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.protocol.edge_frame import EdgeEvent, EdgeStage
-from pipeline.protocol.edge_session import EdgeSession
+from pipeline.protocol.edge_session import EdgeSession, SiteSettings
 from pipeline.protocol.effects import AskedQuery, ChunkData, KeyData
 from pipeline.protocol.settings import EdgeProtocolSettings
 from schemas.errors import BitstreamError
@@ -30,6 +30,7 @@ from simulation.mutations import MUTATIONS, hunt
 from simulation.plan import EpisodePlan, WorkerPlan, draw_plan
 from simulation.questions import ad_hoc
 from simulation.run import record_moves
+from tests.protocol.test_key_frames import key_of
 
 KEY, OTHER = (SimulatedLatent(mark).payload(0, LATENTS) for mark in (b"key-1", b"key-2"))
 
@@ -75,7 +76,8 @@ def test_a_damaged_key_frame_does_not_decode() -> None:
 
 
 def test_an_edge_names_its_latest_key_frame_until_a_worker_misses_it() -> None:
-    session = EdgeSession(EdgeProtocolSettings(), site="site", pool="main", boot=1, fingerprint=FINGERPRINT)
+    site = SiteSettings("site", "main", asked_of={"gate": ()})
+    session = EdgeSession(EdgeProtocolSettings(), site, boot=1, fingerprint=FINGERPRINT)
     encoder = SimulatedEncoder(session, "site/1", 8)
 
     def offer(count: int) -> list[tuple[FrameId, int | None]]:
@@ -84,7 +86,7 @@ def test_an_edge_names_its_latest_key_frame_until_a_worker_misses_it() -> None:
         for _ in range(count):
             query = AskedQuery(ad_hoc("client", next(names)), 9.0)
             frame, _ = encoder.offer("gate", [query], 0.0)
-            frames.append((frame, session.key_of("gate", frame)))
+            frames.append((frame, key_of(session.frames, "gate", frame)))
         return frames
 
     names = (f"a{number}" for number in itertools.count())
@@ -92,11 +94,12 @@ def test_an_edge_names_its_latest_key_frame_until_a_worker_misses_it() -> None:
     assert first[0][1] == 0
     assert {key for _, key in first} == {0, None}, "some are coded by themselves all the same"
     (frame, *_) = [frame for frame, key in first[1:] if key == 0]
-    reject = Reject(worker="w0", frame=frame, attempt=1, reason=RejectReason.MODEL, fingerprint=FINGERPRINT)
-    encoder.rejected("gate", reject)
     encoder.lost("gate", 5)
     assert 0 in {key for _, key in offer(2)}
-    encoder.rejected("gate", reject.model_copy(update={"reason": RejectReason.KEY_FRAME}))
+    reject = Reject(worker="w0", frame=frame, attempt=1, reason=RejectReason.KEY_FRAME, fingerprint=FINGERPRINT)
+    session.frames.receive_control("gate", reject, 0.0)
+    (lost,) = session.frames.take_lost_keys()
+    encoder.lost(lost.camera, lost.sequence)
     assert {key for _, key in offer(2)} == {None}
     assert {key for _, key in offer(8)} == {8, None}
 

@@ -77,13 +77,10 @@ def _connect_worker(broker: BrokerModel, name: str, sink: Sink) -> None:
     broker.publish(name, topic, online, qos=1, retain=True)
 
 
-def _edge_words() -> tuple[Status, Status]:
-    """Birth and will of an edge."""
-    online, offline = (
-        Status(kind="edge", id="site", boot=1, online=online, pool="main", cameras=("gate",) if online else ())
-        for online in (True, False)
-    )
-    return online, offline
+def _edge_will() -> tuple[str, Message]:
+    """Topic and last will of an edge."""
+    offline = Status(kind="edge", id="site", boot=1, online=False, pool="main")
+    return topics.status_topic("edge", "site"), offline
 
 
 def _settle(clock: VirtualClock) -> None:
@@ -211,7 +208,7 @@ def test_the_share_group_deals_in_turn_and_blind() -> None:
 def test_a_key_frame_reaches_every_worker_and_those_that_come_later_before_any_open() -> None:
     clock, broker, sinks = _broker(2)
     edge = Sink()
-    broker.connect_edge("site", edge, ("gate",), *_edge_words())
+    broker.connect_edge("site", edge, ("gate",), _edge_will())
     assert broker.publish("site", "lb/v2/key/main/gate", KEY, qos=1, retain=True) == 0
     broker.leave_group("w0")  # one that drains still reads what its frames may name
     late = Sink()
@@ -290,13 +287,13 @@ def test_reason_16_is_hidden_by_a_recorder() -> None:
 def test_a_persistent_session_gets_what_it_missed_and_what_it_did_not_acknowledge() -> None:
     clock, broker, _ = _broker(0)
     edge = Sink()
-    broker.connect_edge("site", edge, ("gate",), *_edge_words())
+    broker.connect_edge("site", edge, ("gate",), _edge_will())
     broker.publish("client", "lb/v2/ask/gate/me", Ask(query_id="a1", text="?"), qos=1)
     _settle(clock)
     broker.close("site")
     _settle(clock)
     broker.publish("client", "lb/v2/ask/gate/me", Ask(query_id="a2", text="?"), qos=1)
-    broker.connect_edge("site", edge, ("gate",), *_edge_words())
+    broker.connect_edge("site", edge, ("gate",), _edge_will())
     _settle(clock)
     assert [message.query_id for _, message, _ in edge.got if isinstance(message, Ask)] == ["a1", "a1", "a2"]
 
@@ -309,7 +306,7 @@ def test_a_killed_broker_publishes_no_will_and_keeps_what_was_retained() -> None
     assert all(sink.connections == [False] for sink in sinks)
     broker.restart()
     late = Sink()
-    broker.connect_edge("site", late, ("gate",), *_edge_words())
+    broker.connect_edge("site", late, ("gate",), _edge_will())
     _settle(clock)
     assert all(message.online for _, message, _ in late.got if isinstance(message, Status))
     assert len(late.got) == 2

@@ -6,19 +6,15 @@ from collections import defaultdict
 from dataclasses import replace
 
 import pytest
-from simulation.board import SimulatedBoard
 
 from pipeline.answer_form import fits
-from pipeline.protocol.departures import Departure, Lane
-from pipeline.protocol.edge_session import EdgeSession
+from pipeline.protocol.edge_session import EdgeSession, SiteSettings
 from pipeline.protocol.effects import (
     AskedQuery,
-    Bid,
     ChunkData,
+    Decision,
     Look,
     LookQuery,
-    SendOpen,
-    Terminal,
 )
 from pipeline.protocol.ports import Publish, Received
 from pipeline.protocol.reasons import EDGE_LOST
@@ -49,9 +45,10 @@ from simulation.content import FINGERPRINT, LADDER, RULE, WHOLE, SimulatedLatent
 from simulation.edge_books import EdgeBooks
 from simulation.episode import Episode
 from simulation.mutations import MUTATIONS, hunt
+from simulation.mutations_of_disk import DISK_MUTATIONS
 from simulation.mutations_of_questions import QUESTION_MUTATIONS
 from simulation.plan import draw_plan
-from simulation.questions import ad_hoc, echo, published, question_text, read_echo, standing
+from simulation.questions import ad_hoc, echo, question_text, read_echo, standing
 from simulation.uplink_books import UplinkBooks
 from simulation.worker_books import WorkerBooks
 
@@ -233,11 +230,11 @@ def test_an_edge_that_opens_or_decides_wrongly_is_found(problems: Problems, aske
     query_id = CARS.query_id(GATE, FRAME)
     asked.opened("north", GATE, opened(CARS, attempt=2).model_copy(update={"key": 3}))
     assert problems.take() == ["opened again given a key frame"]
-    asked.decided("north", Terminal(GATE, FRAME, query_id, CARS, Outcome.ANSWERED, answer=answer(BOATS)))
+    asked.decided("north", Decision(GATE, FRAME, query_id, CARS, Outcome.ANSWERED, answer=answer(BOATS)))
     assert problems.take() == ["answer of another query"]
-    asked.decided("north", Terminal(GATE, FRAME, query_id, BOATS, Outcome.ANSWERED, answer=answer(CARS)))
+    asked.decided("north", Decision(GATE, FRAME, query_id, BOATS, Outcome.ANSWERED, answer=answer(CARS)))
     assert problems.take() == ["answer of another query"]
-    asked.decided("north", Terminal(GATE, FRAME, query_id, CARS, Outcome.EXPIRED))
+    asked.decided("north", Decision(GATE, FRAME, query_id, CARS, Outcome.EXPIRED))
     assert problems.take() == ["no terminal"]
     asked.opened("north", GATE, opened(CARS, attempt=2))
     assert problems.take() == ["decided query computed again"]
@@ -399,24 +396,23 @@ def test_a_client_waits_for_no_standing_question_of_another_frame(
 # ---- who leaves first ------------------------------------------------------------------------------------------------
 
 
-def leaving(question: QuestionContent, frame: FrameId) -> tuple[SendOpen, Open, Departure]:
-    message = opened(question, frame=frame)
-    bid = Bid(1.0, 100, 50.0, 60.0)
-    effect = SendOpen(OPEN_TOPIC, GATE, frame, lambda _now_s: message, lambda _now_s: bid)
-    return effect, message, Departure(Lane.OPEN, GATE, "open", OPEN_TOPIC, lambda _now_s: message, bid=effect.bid)
+def edge_session(boot: int = 7) -> EdgeSession:
+    site = SiteSettings("north", "main", asked_of={GATE: ()})
+    session = EdgeSession(EdgeProtocolSettings(), site, boot=boot, fingerprint=FINGERPRINT)
+    session.connection(True, 0.0)
+    return session
 
 
 @pytest.mark.parametrize(("left_s", "backlog_s", "found"), [(1.0, 0.5, True), (9.0, 0.5, False), (1.0, 120.0, False)])
 def test_an_open_that_leaves_before_a_clients_is_found(
     problems: Problems, left_s: float, backlog_s: float, found: bool
 ) -> None:
-    books = UplinkBooks(problems)
-    late, first = leaving(ALICE, FRAME), leaving(CARS, OTHER_FRAME)
-    for question, (effect, message, _) in ((ALICE, late), (CARS, first)):
-        books.offered(GATE, message.frame, [AskedQuery(question, 60.0)], 0.0)
-        books.queued(effect, 0.0)
-    _, message, departure = first
-    books.left(departure, message, left_s, backlog_s, 1.0)
+    books, session = UplinkBooks(problems), edge_session()
+    for question in (ALICE, CARS):
+        queries = [AskedQuery(question, 60.0)]
+        books.offered(GATE, session.offer(GATE, SimulatedLatent(), LADDER[0], queries, 0.0), queries, 0.0)
+    first = opened(CARS, frame=OTHER_FRAME)
+    books.left(session, Publish(OPEN_TOPIC, first, b"", 1, 1, "open"), left_s, backlog_s)
     assert problems.rules == (["standing before ad-hoc"] if found else [])
 
 
@@ -424,44 +420,17 @@ def test_an_open_that_leaves_before_a_clients_is_found(
 
 
 def test_tables_of_finished_frames_are_empty() -> None:
-    edge = EdgeSession(EdgeProtocolSettings(), site="north", pool="main", boot=7, fingerprint=FINGERPRINT)
+    edge = edge_session()
     worker = worker_session()
     edge.offer(GATE, SimulatedLatent(), LADDER[0], [AskedQuery(CARS, 5.0), AskedQuery(ALICE, 6.0)], 0.0)
     receive(worker, OPEN_TOPIC, opened(CARS, ALICE, ms=5_000))
     assert edge.sizes()["ad_hoc_running"] == worker.sizes()["frames"] == 1
     assert worker.sizes()["texts_awaited"] == 2
-    edge.tick(10.0)
+    edge.poll(10.0)
     worker.poll(10.0)
-    for session in (edge, worker):
-        assert session.next_wake_s() is None
+    assert (edge.frames.next_wake_s(), worker.next_wake_s()) == (None, None)
     assert [*edge_leaks(edge), *worker_leaks(worker)] == []
     assert edge.sizes()["ad_hoc_decided"] == 1
-
-
-# ---- questions on the bus --------------------------------------------------------------------------------------------
-
-
-def test_an_operator_changes_adds_moves_and_deletes_questions() -> None:
-    first, added = published(("north",), ("q0", "q1"))
-    own = first.model_copy(update={"set_by": "settings"})
-    board = SimulatedBoard((own,))
-
-    def asked_of(camera: str) -> list[str]:
-        return [query.question.text for query in board.asked(camera, ("q0", "q1"), 0.0)]
-
-    assert asked_of("gate") == [own.text]
-    board.receive("q1", added.model_copy(update={"cameras": ("gate",)}))
-    assert asked_of("gate") == [own.text, added.text]
-    assert asked_of("yard") == [own.text]
-    assert [*board.to_publish()] == [own]
-    board.receive("q0", first.model_copy(update={"text": "another?"}))
-    assert asked_of("yard") == ["another?"]
-    assert [*board.to_publish()] == []
-    board.receive("q0", None)
-    board.receive("q1", None)
-    assert asked_of("gate") == []
-    board.receive("q0", own)  # the site's own word comes back from the broker
-    assert asked_of("gate") == []
 
 
 # ---- episodes --------------------------------------------------------------------------------------------------------
@@ -520,7 +489,7 @@ def test_episodes_ask_what_clients_sites_and_operators_ask() -> None:
 QUICK = 60_000
 
 
-@pytest.mark.parametrize("name", [mutation.name for mutation in QUESTION_MUTATIONS])
+@pytest.mark.parametrize("name", [mutation.name for mutation in (*QUESTION_MUTATIONS, *DISK_MUTATIONS)])
 def test_the_simulator_finds_what_was_broken_about_questions(name: str) -> None:
     (mutation,) = [mutation for mutation in MUTATIONS if mutation.name == name]
     assert hunt(mutation, events=QUICK).caught_by is not None
@@ -528,15 +497,16 @@ def test_the_simulator_finds_what_was_broken_about_questions(name: str) -> None:
 
 def test_an_edge_book_starts_anew_with_its_process(problems: Problems, asked: AskedBooks) -> None:
     books = EdgeBooks("north", asked, problems)
-    session = EdgeSession(EdgeProtocolSettings(), site="north", pool="main", boot=7, fingerprint=FINGERPRINT)
 
-    def status(boot: int, *, online: bool) -> Status:
-        return Status(kind="worker", id="w0", boot=boot, online=online, pool="main")
+    def hears(session: EdgeSession, boot: int, *, online: bool) -> None:
+        status = Status(kind="worker", id="w0", boot=boot, online=online, pool="main")
+        topic = topics.status_topic("worker", "w0")
+        books.hears(session, Received(topic, decoded=(topics.parse(topic), status)), status, 0.0)
 
+    session = edge_session()
     for boot, online in ((1, True), (2, True), (1, False)):
-        books.hears(session, status(boot, online=online), 0.0)
+        hears(session, boot, online=online)
     assert problems.rules == []
     books.started()
-    fresh = EdgeSession(EdgeProtocolSettings(), site="north", pool="main", boot=8, fingerprint=FINGERPRINT)
-    books.hears(fresh, status(1, online=False), 1.0)
+    hears(edge_session(8), 1, online=False)
     assert problems.rules == [], "the new process has read no birth yet"
