@@ -132,11 +132,8 @@ def test_what_a_full_disk_did_not_take_is_stored_once_there_is_room_and_decided_
     assert after.reported == []
     for query_id in ("q1", "q2", "q3"):
         after.receive("gate", ask(query_id), OTHER)
-    assert [message.query_id for _, message in after.replied if isinstance(message, Answer | QueryOutcome)] == [
-        key("q1"),
-        key("q2"),
-        key("q3"),
-    ]
+    heard = [message.query_id for _, message in after.replied if isinstance(message, Answer | QueryOutcome)]
+    assert heard == [key("q1"), key("q2"), key("q3")]
     after.journal.close()
 
 

@@ -203,6 +203,7 @@ def test_a_query_id_for_two_questions_of_a_client_is_refused_on_its_reply_topic_
     site.receive("gate", ask(), REPLY)
     site.receive("gate", ask().model_copy(update={"text": "Another?"}), OTHER)
     ((address, refusal),) = site.replied
+    assert isinstance(refusal, QueryOutcome)
     assert (address, refusal.outcome) == (OTHER, Outcome.FAILED)
     assert site.reported == []  # the first question still has its one outcome to come
     assert site.questions.waiting("gate")

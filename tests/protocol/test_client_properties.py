@@ -87,7 +87,7 @@ class Questions(RuleBasedStateMachine):
         self.connected = True
         self.dropped: set[tuple[str, int]] = set()
         self.wire: list[tuple[str, bytes]] = []
-        self.terminals: dict[str, Answer | QueryOutcome | Receipt] = {}
+        self.terminals: dict[tuple[str, str], list[Message]] = {}
         self.heard = 0
         self.tokens: list[int] = []
 

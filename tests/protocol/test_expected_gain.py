@@ -153,6 +153,7 @@ def test_queries_that_cannot_be_in_time_any_more_offer_nothing_while_others_can(
     assert bid.gain == pytest.approx(FIRST_BASE_SHARE)
     assert bid.leave_by_s == pytest.approx(30.0 - FIRST_MARGIN_S)
     assert bid_of(opened, 29.9).leave_by_s < 29.9, "late, and still worth a degraded answer"
+    assert opened.bid is not None
     assert opened.bid(30.0) is None
 
 
@@ -160,6 +161,7 @@ def test_what_is_decided_or_opened_again_offers_nothing() -> None:
     edge = Edge()
     opened = edge.offer(10.0)
     opened.stamp(0.0)
+    assert opened.bid is not None
     assert opened.bid(0.1) is None, "it has left"
     chunk = edge.refine(opened, LATENTS, 0.2)
     assert chunk.bid is not None
@@ -171,6 +173,7 @@ def test_what_is_decided_or_opened_again_offers_nothing() -> None:
     again.stamp(4.5)
     assert chunk.bid(4.6) is None, "it was for an owner that is silent"
     edge.answer(opened, 0.9, safe=True, now_s=4.6)
+    assert again.bid is not None
     assert again.bid(4.7) is None
 
 
