@@ -87,7 +87,7 @@ class Questions(RuleBasedStateMachine):
         self.connected = True
         self.dropped: set[tuple[str, int]] = set()
         self.wire: list[tuple[str, bytes]] = []
-        self.terminals: dict[tuple[str, str], list[Message]] = {}
+        self.terminals: dict[str, Answer | QueryOutcome | Receipt] = {}
         self.heard = 0
         self.tokens: list[int] = []
 
@@ -227,12 +227,13 @@ class Questions(RuleBasedStateMachine):
             for boot, latents in ((1, 4), (1, 9), (1, 9), (2, 9), (2, 16)):  # the edge starts again meanwhile
                 frame = FrameId(boot, self.heard)
                 self.say(answer(latents=latents, camera=camera, query=ask.query_id, frame=frame))
-            self.terminals[key] = [
+            ends: list[Answer | QueryOutcome | Receipt] = [
                 answer(Outcome.ANSWERED, latents=32, camera=camera, query=ask.query_id),
                 outcome(camera=camera, query=ask.query_id),
                 outcome(Outcome.FAILED, "over the budget of this client", camera=camera, query=ask.query_id),
                 Receipt(site="north", about=ask.query_id, accepted=False, reason="unknown key"),
-            ][self.heard % 4]
+            ]
+            self.terminals[key] = ends[self.heard % 4]
         terminal = self.terminals[key]
         if isinstance(terminal, Receipt):
             self.wire.append((topics.reply_topic(ME, camera, ask.query_id), wire.encode(terminal)))
