@@ -129,6 +129,7 @@ class Fleet:
     ) -> None:
         self.now_s = 0.0
         self.edge_alive = True
+        self.edge_reads_itself = True
         self.decisions: list[Decision] = []
         self.reducer = OutcomeReducer()
         self.sent: list[tuple[str, Message]] = []
@@ -180,13 +181,20 @@ class Fleet:
                 self.tell(worker, topics.question_topic(SITE, question), published(question))
         return worker
 
-    def start_edge(self, boot: int, settings: EdgeProtocolSettings | None = None) -> EdgeSession:
+    def start_edge(
+        self,
+        boot: int,
+        settings: EdgeProtocolSettings | None = None,
+        *,
+        site: SiteSettings | None = None,
+        fingerprint: bytes = FINGERPRINT,
+    ) -> EdgeSession:
         """An edge process starts and connects; it takes the place of the one before."""
         self.edge = EdgeSession(
             settings or EdgeProtocolSettings(),
-            SiteSettings(SITE, POOL, asked_of={"gate": (), "yard": ()}),
+            site or SiteSettings(SITE, POOL, asked_of={"gate": (), "yard": ()}),
             boot=boot,
-            fingerprint=FINGERPRINT,
+            fingerprint=fingerprint,
             now_s=self.now_s,
             order=lambda rate_kbps: SlowUplink(self, rate_kbps),
         )
@@ -257,6 +265,25 @@ class Fleet:
         """A worker's birth or last will reaches the edge."""
         topic = topics.status_topic("worker", status.id)
         self.edge.receive(Received(topic, wire.encode(status), retained=retained), self.now_s)
+        self._settle()
+
+    def tell_edge(
+        self,
+        topic: str,
+        message: Message,
+        *,
+        qos: int = 0,
+        retained: bool = False,
+        response_topic: str | None = None,
+    ) -> None:
+        """A message reaches the edge."""
+        token = next(self._order) if qos else None
+        received = Received(topic, wire.encode(message), retained=retained, response_topic=response_topic, token=token)
+        self.edge.receive(received, self.now_s)
+        self._settle()
+
+    def settle(self) -> None:
+        """Carry out what the sessions want, after an input of the test's own."""
         self._settle()
 
     def edge_connection(self, connected: bool) -> None:
@@ -384,7 +411,8 @@ class Fleet:
             self.sent.append((publish.topic, publish.message))
         elif isinstance(publish.message, Status):
             # Read back, as from a broker; workers hear of it by edge_status.
-            self.edge.receive(Received(publish.topic, publish.payload), self.now_s)
+            if self.edge_reads_itself:
+                self.edge.receive(Received(publish.topic, publish.payload), self.now_s)
         else:
             self._publish(publish.topic, publish.message)
             if isinstance(publish.message, Open) and self.says_no_subscribers:
