@@ -22,6 +22,8 @@ from typing import Any, Final, Self, TypeAlias
 from latentbus.arguments import checked_name, made_of
 from pipeline.bus.base import ConnectionChange, Inbound
 from pipeline.bus.mqtt import MqttBus
+from pipeline.bus.publisher import deliver
+from pipeline.containment import Containment
 from pipeline.logs import OncePerKind, get_logger
 from pipeline.protocol.client_ports import (
     AnswerRead,
@@ -29,11 +31,10 @@ from pipeline.protocol.client_ports import (
     Ending,
     QueryEnded,
     Subscribe,
-    Unsubscribe,
     WatchEnded,
 )
 from pipeline.protocol.client_session import ClientSession
-from pipeline.protocol.ports import Acknowledge, Delivery, Problem, Publish, Received
+from pipeline.protocol.ports import Acknowledge, Delivery, Problem, Publish, Received, Unsubscribe
 from pipeline.protocol.settings import ClientProtocolSettings
 from pipeline.settings import BrokerSettings
 from schemas.errors import (
@@ -194,6 +195,7 @@ class Client:
         self._timer: asyncio.TimerHandle | None = None
         self._closed: Exception | None = StateError("the client is not entered")
         self._problems = OncePerKind(_log)
+        self._containment = Containment(_log)
 
     async def __aenter__(self) -> Self:
         """Connect.
@@ -346,28 +348,12 @@ class Client:
                 received = Received(
                     event.topic, event.payload, event.retain, event.response_topic, event.correlation_data, token
                 )
-                self._session.receive(received, now_s)
+                with self._containment.around("receive"):
+                    self._session.receive(received, now_s)
             self._carry_out()
 
     async def _publish(self, publish: Publish) -> None:
-        delivery, cause = Delivery.DELIVERED, None
-        try:
-            result = await self._bus.publish(
-                publish.topic,
-                publish.payload,
-                qos=publish.qos,
-                retain=publish.retain,
-                response_topic=publish.response_topic,
-                correlation_data=publish.correlation_data,
-                expiry_s=publish.expiry_s,
-                content_type=publish.content_type,
-            )
-            if result.no_subscribers:
-                delivery = Delivery.NO_SUBSCRIBERS
-        except ConnectionLostError:
-            delivery = Delivery.CONNECTION_LOST
-        except BusError as error:
-            delivery, cause = Delivery.REFUSED, error
+        delivery, cause = await deliver(self._bus, publish)
         self._session.published(publish.token, delivery, time.monotonic())
         self._carry_out(cause)
 
@@ -380,13 +366,18 @@ class Client:
         except ConnectionLostError:
             # The session asks for it again. The next connection must not: where it is refused, so would be the rest.
             delivery = Delivery.CONNECTION_LOST
-            await self._unsubscribe(subscribe.subscription.filter)
+            await self._leave(subscribe.subscription.filter)
         except BusError as error:
             delivery, cause = Delivery.REFUSED, error
         self._session.subscribed(subscribe.token, delivery, time.monotonic())
         self._carry_out(cause)
 
     async def _unsubscribe(self, topic_filter: str) -> None:
+        await self._leave(topic_filter)
+        self._session.unsubscribed(topic_filter, time.monotonic())
+        self._carry_out()
+
+    async def _leave(self, topic_filter: str) -> None:
         try:
             await self._bus.unsubscribe(topic_filter)
         except ConnectionLostError as error:

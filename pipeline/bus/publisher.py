@@ -13,6 +13,30 @@ from pipeline.protocol.ports import Delivery, Publish
 from schemas.errors import BusError, ConnectionLostError
 
 
+async def deliver(bus: Bus, publish: Publish) -> tuple[Delivery, BusError | None]:
+    """Publish one message.
+
+    Returns:
+        What became of it, and the error if it was refused.
+    """
+    try:
+        result = await bus.publish(
+            publish.topic,
+            publish.payload,
+            qos=publish.qos,
+            retain=publish.retain,
+            response_topic=publish.response_topic,
+            correlation_data=publish.correlation_data,
+            expiry_s=publish.expiry_s,
+            content_type=publish.content_type,
+        )
+    except ConnectionLostError:
+        return Delivery.CONNECTION_LOST, None
+    except BusError as error:
+        return Delivery.REFUSED, error
+    return Delivery.NO_SUBSCRIBERS if result.no_subscribers else Delivery.DELIVERED, None
+
+
 class Publisher:
     """Publishes in the order given; the broker's words on QoS 1 are not waited for one by one.
 
@@ -67,22 +91,10 @@ class Publisher:
 
     async def _deliver(self, publish: Publish) -> Delivery:
         try:
-            result = await self._bus.publish(
-                publish.topic,
-                publish.payload,
-                qos=publish.qos,
-                retain=publish.retain,
-                response_topic=publish.response_topic,
-                correlation_data=publish.correlation_data,
-                expiry_s=publish.expiry_s,
-                content_type=publish.content_type,
-            )
-        except ConnectionLostError:
-            return Delivery.CONNECTION_LOST
-        except BusError as error:
-            self._problems.report(f"publish/{type(error).__name__}", str(error), topic=publish.topic)
-            return Delivery.REFUSED
+            delivery, refusal = await deliver(self._bus, publish)
         except Exception as error:  # noqa: BLE001 - it ends this message, not the process
             self._containment.note("publish", error)
             return Delivery.REFUSED
-        return Delivery.NO_SUBSCRIBERS if result.no_subscribers else Delivery.DELIVERED
+        if refusal is not None:
+            self._problems.report(f"publish/{type(refusal).__name__}", str(refusal), topic=publish.topic)
+        return delivery

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
-from pipeline.protocol.ports import Acknowledge, Problem, Publish, Subscription
+from pipeline.protocol.ports import Acknowledge, Problem, Publish, Subscription, Unsubscribe
 from schemas.messages import Answer, QueryOutcome
 
 
@@ -91,17 +91,6 @@ class Subscribe:
 
     subscription: Subscription
     token: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unsubscribe:
-    """End a subscription.
-
-    Attributes:
-        filter: topic filter of it.
-    """
-
-    filter: str
 
 
 ClientOutput: TypeAlias = (

@@ -1,11 +1,12 @@
-"""State of one question of a client, and the order of provisional answers."""
+"""State of one question of a client, the order of provisional answers, and which query a message is about."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Final
 
-from schemas.messages import Answer, Ask
+from schemas.identity import ad_hoc_query_id, standing_query_id
+from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.types import FrameId
 
 FRAMES_REMEMBERED: Final = 8
@@ -73,3 +74,10 @@ class Question:
     def began_s(self) -> float:
         """When the wait for the outcome began."""
         return self.since_s if self.asked_s is None else self.asked_s
+
+
+def key_of(message: Answer | QueryOutcome) -> str:
+    """Key of the query that a message is about, by its other fields."""
+    if message.ad_hoc:
+        return ad_hoc_query_id(message.camera, message.owner.removeprefix("client/"), message.question_id)
+    return standing_query_id(message.camera, message.frame, message.question_id)

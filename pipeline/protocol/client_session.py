@@ -24,7 +24,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection
 
 from pipeline.protocol.client_ports import AnswerRead, ClientOutput, Ending, QueryEnded, WatchEnded
-from pipeline.protocol.client_questions import Progress, Question
+from pipeline.protocol.client_questions import Progress, Question, key_of
 from pipeline.protocol.client_topics import ClientTopics
 from pipeline.protocol.fleet_view import FleetView
 from pipeline.protocol.ports import Acknowledge, Delivery, Problem, Publish, Received, Subscription
@@ -33,7 +33,7 @@ from pipeline.protocol.settings import ClientProtocolSettings
 from pipeline.protocol.timers import Timers
 from schemas import topics, wire
 from schemas.errors import RemoteError, StateError, TooManyQuestionsError
-from schemas.identity import ad_hoc_query_id, owner_of, standing_query_id
+from schemas.identity import ad_hoc_query_id, owner_of
 from schemas.messages import Answer, Ask, QueryOutcome, Receipt, Status
 from schemas.topics import Family, Topic
 from schemas.types import Outcome
@@ -229,7 +229,11 @@ class ClientSession:
             self._wait(query_id)
 
     def subscribed(self, token: int, delivery: Delivery, now_s: float) -> None:
-        """What became of a :class:`~pipeline.protocol.client_ports.Subscribe`."""
+        """What became of a :class:`~pipeline.protocol.client_ports.Subscribe`.
+
+        Raises:
+            StateError: there was none of this token, or it was answered before.
+        """
         refused, unread = self._topics.subscribed(token, delivery)
         self.fleet.workers_are_seen = self._topics.workers_are_seen
         for camera in refused:
@@ -237,6 +241,10 @@ class ClientSession:
                 self._end(query_id, Ending.BROKER_REFUSES, now_s, reason="the broker does not let its answers be read")
             self._topics.forget_idle(camera)
         self._out += [WatchEnded(camera) for camera in unread]
+
+    def unsubscribed(self, topic_filter: str, now_s: float) -> None:  # noqa: ARG002 - as of all machines
+        """An :class:`~pipeline.protocol.ports.Unsubscribe` is done."""
+        self._topics.unsubscribed(topic_filter)
 
     # ---- questions --------------------------------------------------------------------------------------------------
 
@@ -259,8 +267,7 @@ class ClientSession:
     def _due(self, query_id: str, now_s: float) -> None:
         question = self._questions[query_id]
         if now_s >= question.began_s() + question.limit_s(self._settings.reply_margin_s):
-            limit_s = question.limit_s(self._settings.reply_margin_s)
-            self._end(query_id, Ending.NO_OUTCOME, now_s, cause=self.cause(question.camera), limit_s=limit_s)
+            self._end(query_id, Ending.NO_OUTCOME, now_s)
         elif question.retry_s is not None:
             question.retry_s = None
         elif question.check and not self.fleet.serves(question.camera):
@@ -319,16 +326,18 @@ class ClientSession:
         watched: bool = False,
         reason: str = "",
         site: str = "",
-        cause: str | None = None,
-        limit_s: float = 0.0,
     ) -> None:
         question = self._remove(query_id, now_s)
         if question is None:
             return
         self.counters[f"ended_{ending.name.lower()}"] += 1
-        self._out.append(
-            QueryEnded(query_id, question.camera, ending, message, True, watched, reason, site, cause, limit_s)
-        )
+        camera, cause, limit_s = question.camera, None, 0.0
+        if ending is Ending.NO_OUTCOME:
+            cause, limit_s = self.cause(camera), question.limit_s(self._settings.reply_margin_s)
+        elif message is not None and message.outcome in (Outcome.EXPIRED, Outcome.FAILED):
+            # A failed question has said why; only what the statuses show for certain is added.
+            cause = self.cause(camera, certain=message.outcome is Outcome.FAILED)
+        self._out.append(QueryEnded(query_id, camera, ending, message, True, watched, reason, site, cause, limit_s))
 
     def _remove(self, query_id: str, now_s: float) -> Question | None:
         question = self._questions.pop(query_id, None)
@@ -353,7 +362,7 @@ class ClientSession:
         watched = self._topics.watches(message.camera)
         question = self._questions.get(query_id)
         # The broker's rules guard the camera in the topic; the key in the payload must be one of that camera.
-        if query_id != _key_of(message):
+        if query_id != key_of(message):
             text = f"camera {message.camera}: query {query_id} is none of this camera, owner and question"
             self._problem("foreign", text, about=message.camera)
             return
@@ -368,8 +377,7 @@ class ClientSession:
             first = decided or self.reducer.get(query_id)
             self._watched.pop(query_id, None)
             if question is not None and first is not None:
-                cause = self._cause_of(first.outcome, question.camera)
-                self._end(query_id, Ending.OUTCOME, now_s, first.source, watched=new, cause=cause)
+                self._end(query_id, Ending.OUTCOME, now_s, first.source, watched=new)
             elif new:
                 self._out.append(QueryEnded(query_id, message.camera, Ending.OUTCOME, message, False, True))
 
@@ -388,21 +396,8 @@ class ClientSession:
         else:
             self.counters["provisional_repeated"] += 1
 
-    def _cause_of(self, outcome: Outcome, camera: str) -> str | None:
-        """A failed question has said why; only what the statuses show for certain is added."""
-        if outcome is Outcome.EXPIRED:
-            return self.cause(camera)
-        return self.cause(camera, certain=True) if outcome is Outcome.FAILED else None
-
     def _problem(
         self, reason: str, text: str, *, about: str = "", error: Exception | None = None, logged: bool = True
     ) -> None:
         self.counters[f"dropped_{reason}"] += 1
         self._out.append(Problem(f"client/{reason}", text, about, error, logged))
-
-
-def _key_of(message: Answer | QueryOutcome) -> str:
-    """Key of the query that a message is about, by its other fields."""
-    if message.ad_hoc:
-        return ad_hoc_query_id(message.camera, message.owner.removeprefix("client/"), message.question_id)
-    return standing_query_id(message.camera, message.frame, message.question_id)

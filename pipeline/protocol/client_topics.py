@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.protocol.client_ports import Subscribe, Unsubscribe
-from pipeline.protocol.ports import Delivery, Subscription
+from pipeline.protocol.client_ports import Subscribe
+from pipeline.protocol.ports import Delivery, Subscription, Unsubscribe
 from schemas import topics
+from schemas.errors import StateError
 from schemas.topics import Family
 
 MAX_IDLE_CAMERAS: Final = 256
@@ -47,6 +48,7 @@ class ClientTopics:
         self._watched: Counter[str | None] = Counter()
         self._held: dict[str, _Held] = {}
         self._by_token: dict[int, str] = {}
+        self._leaving: set[str] = set()
         self._workers_refused = False
         self._changed = True
 
@@ -112,7 +114,7 @@ class ClientTopics:
         wanted = {entry.filter: entry for entry in self._wanted()}
         found: list[Subscribe | Unsubscribe] = []
         for topic_filter, entry in wanted.items():
-            if topic_filter not in self._held:
+            if topic_filter not in self._held and topic_filter not in self._leaving:
                 token = next(tokens)
                 self._held[topic_filter] = _Held(token)
                 self._by_token[token] = topic_filter
@@ -120,6 +122,7 @@ class ClientTopics:
         # Afterwards, so that nothing is missed where one filter takes the place of others.
         for topic_filter in [name for name in self._held if name not in wanted]:
             del self._held[topic_filter]
+            self._leaving.add(topic_filter)
             found.append(Unsubscribe(topic_filter))
         return found
 
@@ -128,8 +131,13 @@ class ClientTopics:
 
         Returns:
             Cameras whose questions, and cameras whose readers, get nothing, because the broker has refused it.
+
+        Raises:
+            StateError: there was none of this token, or it was answered before.
         """
-        topic_filter = self._by_token.pop(token, "")
+        topic_filter = self._by_token.pop(token, None)
+        if topic_filter is None:
+            raise StateError(f"subscription {token} has no answer to come")
         held = self._held.get(topic_filter)
         if held is None or held.token != token:
             return [], []  # not wanted any more, or again
@@ -153,6 +161,17 @@ class ClientTopics:
             self._idle.pop(camera, None)
         return [camera for camera in refused if camera in self._asked], unread
 
+    def unsubscribed(self, topic_filter: str) -> None:
+        """A filter was left; only now it may be subscribed to again.
+
+        Raises:
+            StateError: it was not being left.
+        """
+        if topic_filter not in self._leaving:
+            raise StateError(f"{topic_filter} is not being left")
+        self._leaving.remove(topic_filter)
+        self._changed = True
+
     def forget_idle(self, camera: str) -> None:
         """The topics of a camera cannot be read: they are not kept for another question."""
         self._changed = self._idle.pop(camera, None) is not None or self._changed
@@ -172,6 +191,7 @@ class ClientTopics:
         return {
             "filters": len(self._held),
             "subscribing": len(self._by_token),
+            "leaving": len(self._leaving),
             "cameras_asked": len(self._asked),
             "cameras_idle": len(self._idle),
             "cameras_watched": len(self._watched),

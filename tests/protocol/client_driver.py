@@ -11,11 +11,10 @@ from pipeline.protocol.client_ports import (
     ClientOutput,
     QueryEnded,
     Subscribe,
-    Unsubscribe,
     WatchEnded,
 )
 from pipeline.protocol.client_session import ClientSession
-from pipeline.protocol.ports import Acknowledge, Delivery, Problem, Publish, Received
+from pipeline.protocol.ports import Acknowledge, Delivery, Problem, Publish, Received, Unsubscribe
 from pipeline.protocol.settings import ClientProtocolSettings
 from schemas import topics, wire
 from schemas.identity import ad_hoc_query_id, owner_of, standing_query_id
@@ -181,6 +180,7 @@ class Driver:
                     self.settle(output)
             case Unsubscribe():
                 self.filters.discard(output.filter)
+                self.session.unsubscribed(output.filter, self.now_s)
             case AnswerRead():
                 self.read.append(output)
             case QueryEnded():

@@ -15,8 +15,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pipeline.protocol.client_ports import AnswerRead, ClientOutput, Ending, QueryEnded, Subscribe, Unsubscribe
-from pipeline.protocol.ports import Delivery, Publish
+from pipeline.protocol.client_ports import AnswerRead, ClientOutput, Ending, QueryEnded, Subscribe
+from pipeline.protocol.ports import Delivery, Publish, Unsubscribe
 from pipeline.protocol.settings import ClientProtocolSettings
 from schemas import topics, wire
 from schemas.identity import ad_hoc_query_id

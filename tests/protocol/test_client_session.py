@@ -6,10 +6,10 @@ import pytest
 
 from pipeline.protocol import client_topics, fleet_view
 from pipeline.protocol.client_ports import Ending, Subscribe, WatchEnded
-from pipeline.protocol.client_session import WORKERS_UNSEEN
+from pipeline.protocol.client_session import WORKERS_UNSEEN, ClientSession
 from pipeline.protocol.client_topics import EDGES, WORKERS
 from pipeline.protocol.fleet_view import FleetView
-from pipeline.protocol.ports import Delivery, Publish
+from pipeline.protocol.ports import Delivery, Publish, Unsubscribe
 from pipeline.protocol.settings import ClientProtocolSettings
 from schemas import topics
 from schemas.errors import StateError, TooManyQuestionsError, TopicError
@@ -415,10 +415,13 @@ def test_filters_are_left_when_nobody_needs_them() -> None:
 def test_all_cameras_take_two_filters_and_nothing_is_missed_meanwhile() -> None:
     everything = {"lb/v2/answer/+", "lb/v2/outcome/+"}
     driver = asked()
+    dock = {topics.answer_topic("dock"), topics.outcome_topic("dock")}
+    driver.session.watch(["dock"])
+    driver.step()
     driver.auto = False
     driver.session.watch(None)
     driver.step()
-    assert driver.filters == {EDGES, WORKERS, *GATE, *everything}
+    assert driver.filters == {EDGES, WORKERS, *GATE, *dock, *everything}
     for output in list(driver.pending):
         driver.settle(output)
     driver.step()
@@ -426,7 +429,30 @@ def test_all_cameras_take_two_filters_and_nothing_is_missed_meanwhile() -> None:
     driver.auto = True
     driver.session.unwatch(None)
     driver.step()
-    assert driver.filters == {EDGES, WORKERS, *GATE}
+    assert driver.filters == {EDGES, WORKERS, *GATE, *dock}
+
+
+def test_a_filter_that_is_being_left_is_subscribed_to_again_afterwards() -> None:
+    session = ClientSession(ME)
+    session.watch(["gate"])
+    session.subscriptions()
+    session.connection(True, 0.0)
+    session.poll(0.0)
+    session.unwatch(["gate"])
+    left = [output.filter for output in session.poll(0.0) if isinstance(output, Unsubscribe)]
+    assert left == [topics.answer_topic("gate"), topics.outcome_topic("gate")]
+    session.watch(["gate"])
+    assert session.poll(0.0) == []
+    for topic_filter in left:
+        session.unsubscribed(topic_filter, 0.0)
+    again = session.poll(0.0)
+    assert [output.subscription.filter for output in again if isinstance(output, Subscribe)] == left
+    with pytest.raises(StateError):
+        session.unsubscribed(left[0], 0.0)
+    assert isinstance(again[0], Subscribe)
+    session.subscribed(again[0].token, Delivery.DELIVERED, 0.0)
+    with pytest.raises(StateError):
+        session.subscribed(again[0].token, Delivery.DELIVERED, 0.0)
 
 
 def test_a_watch_that_the_broker_refuses_ends_and_no_question_with_it() -> None:
@@ -463,7 +489,7 @@ def test_every_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         driver.say(answer(Outcome.ANSWERED, camera=f"c{number}"))
     assert driver.session.sizes() | {"timers": 0} == {
         "questions": 0, "waiting": 0, "under_way": 0, "timers": 0, "watched_queries": 3, "subscribing": 0,
-        "cameras_asked": 0, "cameras_idle": 3, "cameras_watched": 1, "edges": 3, "workers": 3,
+        "cameras_asked": 0, "cameras_idle": 3, "cameras_watched": 1, "leaving": 0, "edges": 3, "workers": 3,
         "filters": 2 + 2 + 3,
     }  # fmt: skip
     driver.at(1000.0)
