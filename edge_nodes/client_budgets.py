@@ -13,9 +13,9 @@ from typing import Final
 
 from edge_nodes.clock import Clock
 from edge_nodes.uplink import CHARGE_TLS
-from pipeline.bus.wire_cost import puback_wire_bytes
 from pipeline.settings import ClientBudgetSettings, EdgeSettings
 from pipeline.token_bucket import TokenBucket
+from schemas.wire_cost import puback_wire_bytes
 
 MAX_CLIENTS: Final = 1024
 """Clients whose budgets are known; the one that was silent longest is forgotten, and has a whole budget again."""

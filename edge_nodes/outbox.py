@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable
 
 from edge_nodes.uplink import CHARGE_TLS, Uplink
-from pipeline.bus.wire_cost import publish_property_bytes, publish_wire_bytes
 from pipeline.protocol.departures import Departure, Lane
 from pipeline.protocol.effects import ReplyTo, SendKeyFrame, SendOpen, SendToWorker
 from schemas import topics, wire
 from schemas.errors import ConnectionLostError
 from schemas.messages import Answer, Message, QueryOutcome, Question, Receipt, Status
+from schemas.wire_cost import publish_property_bytes, publish_wire_bytes
 
 
 def outcome_wire_bytes(outcome: QueryOutcome) -> int:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from edge_nodes.clock import Clock
 from pipeline.bus.base import Bus, Inbound, Qos
-from pipeline.bus.wire_cost import PUBACK_BYTES, publish_property_bytes, publish_wire_bytes, transport_wire_bytes
 from pipeline.containment import Containment
 from pipeline.logs import OncePerKind, get_logger
 from pipeline.protocol.bucket import UplinkBucket
@@ -20,6 +19,7 @@ from schemas import wire
 from schemas.errors import BusError, ConnectionLostError, WireSizeError
 from schemas.messages import Chunk, KeyFrame, Message, Open
 from schemas.types import FrameId
+from schemas.wire_cost import PUBACK_BYTES, publish_property_bytes, publish_wire_bytes, transport_wire_bytes
 
 _log = get_logger(__name__)
 

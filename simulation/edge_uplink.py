@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
-from pipeline.bus.wire_cost import puback_wire_bytes, publish_wire_bytes
 from pipeline.protocol.bucket import UplinkBucket
 from pipeline.protocol.departures import Departure, DepartureOrder, Lane
 from pipeline.protocol.effects import SendKeyFrame, SendOpen, SendToWorker
@@ -15,6 +14,7 @@ from schemas import topics
 from schemas.errors import BusError, ConnectionLostError
 from schemas.messages import Chunk, KeyFrame, Message, Open, QueryOutcome, Question, Text
 from schemas.types import FrameId
+from schemas.wire_cost import puback_wire_bytes, publish_wire_bytes
 from simulation.broker import NO_SUBSCRIBERS, BrokerModel
 from simulation.clock import VirtualClock
 

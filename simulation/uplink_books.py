@@ -10,13 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.bus.wire_cost import publish_wire_bytes
 from pipeline.protocol.departure_queue import MAX_WAIT_S
 from pipeline.protocol.departures import Departure
 from pipeline.protocol.effects import AskedQuery, SendOpen, SendToWorker
 from pipeline.protocol.expected_gain import open_message_bytes
 from schemas.messages import Message, Open
 from schemas.types import FrameId
+from schemas.wire_cost import publish_wire_bytes
 from simulation.asked_books import Problem
 from simulation.worker_books import STANDING_FIRST
 

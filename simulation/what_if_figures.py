@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.bus.wire_cost import publish_wire_bytes
 from pipeline.protocol.reducer import OutcomeReducer
 from pipeline.recording.traffic import Traffic
 from pipeline.recording.workload import Workload
@@ -17,6 +16,7 @@ from schemas import topics, wire
 from schemas.messages import Answer, Chunk, Gone, Message, Open, QueryOutcome, Refine, Text
 from schemas.topics import Family
 from schemas.types import Outcome
+from schemas.wire_cost import publish_wire_bytes
 from simulation.recorded_content import RecordedModel
 
 UNDECIDED = "undecided"

@@ -17,7 +17,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.bus.wire_cost import publish_packet_bytes, publish_wire_bytes
 from pipeline.protocol.edge_frame import EDGE_TRANSITIONS, EdgeStage
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WORKER_TRANSITIONS, WorkerStage
@@ -38,6 +37,7 @@ from schemas.messages import (
     Text,
 )
 from schemas.types import NAME_PATTERN, QUERY_ID_PATTERN, TEXT_PATTERN, AnswerType, FrameId, Outcome
+from schemas.wire_cost import publish_packet_bytes, publish_wire_bytes
 from tests.source_names import ROOT, names_of
 
 DOCS = ROOT / "docs"

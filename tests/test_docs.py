@@ -36,7 +36,7 @@ NOT_BUFFERS = {
     "pipeline.scenes": "geometry of rendered scenes",
     "pipeline.codec": "alphabet of the bitstream",
     "simulation": "runs in tests and benchmarks",
-    "pipeline.bus.wire_cost": "constants of MQTT and TCP",
+    "schemas.wire_cost": "constants of MQTT and TCP",
     "pipeline.bus.mqtt_terms.MAX_PACKET_BYTES": "constant of MQTT",
     "cloud_workers.vlm._MAX_ANSWER_BYTES": "largest value of a field, in protocol.md",
     "training": "runs once, at the operator's command",

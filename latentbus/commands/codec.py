@@ -78,7 +78,7 @@ def codec_ablate(
     json_file: JsonOption = None,
 ) -> None:
     """Train variants of the Meta AutoEncoder that differ in one choice each, and compare them on held-out frames."""
-    from training.codec.ablation_run import ablate_codec
+    from training.codec.fit.ablation_run import ablate_codec
 
     report = ablate_codec(
         vlm_or_bundled(vlm),
@@ -133,12 +133,12 @@ def codec_eval(
 ) -> None:
     """Accuracy and bytes of every prefix on held-out frames, beside image files, features and tokens.
 
-    With --video or --clips frames follow one another, ours use key frames, and inter-coded video is a rival too.
+    With --video or --clips frames follow one another, ours use key frames, and inter-coded video is a baseline too.
     """
-    from training.codec import evaluate
+    from training.codec.evaluate import frames as evaluation
 
-    if point not in evaluate.SIZES:
-        raise ConfigError("--point", f"{point!r} is none of {', '.join(evaluate.SIZES)}")
+    if point not in evaluation.SIZES:
+        raise ConfigError("--point", f"{point!r} is none of {', '.join(evaluation.SIZES)}")
     if video is not None or clips:
         for option, given in (("--photos", photos), ("--frames", frames), ("--plots", plots)):
             if given is not None:
@@ -149,7 +149,7 @@ def codec_eval(
             vlm or (models / "reference-vlm" if models else vlm_or_bundled(None)),
             codec or _codecs_of(point, models),
             cache,
-            evaluate.DOMAINS[point],
+            evaluation.DOMAINS[point],
             video=video,
             questions=questions,
             every_s=every,
@@ -161,14 +161,14 @@ def codec_eval(
             json_file=json_file,
         )
         return
-    size = evaluate.QUICK if quick else evaluate.SIZES[point]
-    report = evaluate.evaluate_codec(
-        evaluate.Evaluation(
+    size = evaluation.QUICK if quick else evaluation.SIZES[point]
+    report = evaluation.evaluate_codec(
+        evaluation.Evaluation(
             vlm or (models / "reference-vlm" if models else vlm_or_bundled(None)),
             codec or _codecs_of(point, models),
             cache,
             size.with_frames(count),
-            evaluate.DOMAINS[point],
+            evaluation.DOMAINS[point],
             photos=photos,
             own=_own_frames(frames, questions),
             seed=seed,
@@ -178,11 +178,11 @@ def codec_eval(
     )
     write_report(report, json_file)
     if markdown is not None:
-        from training.codec.evaluate_markdown import as_markdown
+        from training.codec.evaluate.markdown import as_markdown
 
         write_text(markdown, as_markdown(report), "--markdown")
     if plots is not None:
-        from training.codec.plots import draw_plots
+        from training.codec.evaluate.plots import draw_plots
 
         draw_plots(report, plots, suffix="" if point == "small" else f"-{point}")
 
@@ -203,10 +203,10 @@ def _evaluate_video(
     markdown: Path | None,
     json_file: Path | None,
 ) -> None:
-    from training.codec.evaluate_markdown import video_as_markdown
-    from training.codec.evaluate_video import VIDEO_QUICK, VIDEO_SIZE, VideoEvaluation, evaluate_video
+    from training.codec.evaluate.markdown import video_as_markdown
+    from training.codec.evaluate.sequences import SURVEILLANCE_QUESTIONS
+    from training.codec.evaluate.video import VIDEO_QUICK, VIDEO_SIZE, VideoEvaluation, evaluate_video
     from training.codec.own_frames import read_standing_questions
-    from training.codec.sequences import SURVEILLANCE_QUESTIONS
 
     wanted = VideoEvaluation(
         vlm,
@@ -229,7 +229,7 @@ def _evaluate_video(
 @codec_app.command("fetch-video", epilog="Example: latentbus codec eval --video $(latentbus codec fetch-video)")
 def codec_fetch_video(cache: CacheOption = DEFAULT_CACHE) -> None:
     """Fetch vtest.avi, a fixed camera over people who walk, out of Debian's package opencv-doc; prints its path."""
-    from training.rivals.footage import fetch_vtest
+    from training.baselines.footage import fetch_vtest
 
     typer.echo(fetch_vtest(cache))
 
@@ -249,7 +249,7 @@ def codec_temporal(
     json_file: JsonOption = None,
 ) -> None:
     """Fit the tables of frames given a key frame, and measure what key frames save, on rendered clips."""
-    from training.codec.temporal import measure_temporal
+    from training.codec.fit.temporal import measure_temporal
 
     folder = codec_to_write(codec) if write else codec or _codecs_of(point, None)[0]
     report = measure_temporal(
@@ -284,7 +284,7 @@ def codec_calibrate_stop(
     json_file: JsonOption = None,
 ) -> None:
     """Fit the stop rule's score, choose ladder and thresholds; writes stop.json and codec.json of the folder."""
-    from training.codec.calibrate import calibrate_stop
+    from training.codec.stop.calibrate import calibrate_stop
 
     report = calibrate_stop(
         vlm_or_bundled(vlm),
@@ -321,7 +321,7 @@ def codec_verify_stop(
     json_file: JsonOption = None,
 ) -> None:
     """Check the stop rule's promise: calibrate and test on random halves of held-out frames; writes to no codec."""
-    from training.codec.verify import verify_stop
+    from training.codec.stop.verify import verify_stop
 
     report = verify_stop(
         vlm_or_bundled(vlm),
@@ -351,7 +351,7 @@ def codec_export(
     json_file: JsonOption = None,
 ) -> None:
     """Write encoder.onnx anew from the weights, and compare it with torch symbol by symbol."""
-    from training.codec.train import export_codec
+    from training.codec.fit.train import export_codec
 
     parity = export_codec(
         vlm_or_bundled(vlm), codec_to_write(codec), cache, seed=seed, threads=threads, progress=show_progress

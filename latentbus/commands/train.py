@@ -166,7 +166,7 @@ def train_codec_command(
     json_file: JsonOption = None,
 ) -> None:
     """Fit the KLT codec and train the Meta AutoEncoder for a frozen VLM, and export their encoders."""
-    from training.codec.train import train_codec
+    from training.codec.fit.train import train_codec
 
     report = train_codec(
         vlm_or_bundled(vlm),
@@ -212,7 +212,7 @@ def train_decoder_command(
     json_file: JsonOption = None,
 ) -> None:
     """Learn a smaller or larger decoder for a codec; symbols, tables and encoder stay. Calibrate the stop rule next."""
-    from training.codec.decoder_alone import learn_decoder
+    from training.codec.fit.decoder import learn_decoder
 
     report = learn_decoder(
         vlm_or_bundled(vlm),

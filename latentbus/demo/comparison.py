@@ -19,7 +19,6 @@ from edge_nodes.encoder import OnnxEncoder
 from edge_nodes.uplink import CHARGE_TLS
 from latentbus.demo.image_search import ImageSearch, Score
 from latentbus.demo.scoring import same_answer
-from pipeline.bus.wire_cost import publish_wire_bytes
 from pipeline.codec.frame_fit import fit_frame
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
@@ -27,7 +26,8 @@ from schemas import topics, wire
 from schemas.identity import DIGEST_BYTES
 from schemas.messages import Open, QueryRef
 from schemas.types import AnswerType, FrameId
-from training.rivals.stills import through_image_files
+from schemas.wire_cost import publish_wire_bytes
+from training.baselines.stills import through_image_files
 
 BATCH_FRAMES = 16
 

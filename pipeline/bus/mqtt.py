@@ -45,7 +45,6 @@ from pipeline.bus.mqtt_terms import (
 )
 from pipeline.bus.reconnecting import CONTESTED, Ending, Reconnecting
 from pipeline.bus.tls import tls_context_of
-from pipeline.bus.wire_cost import publish_packet_bytes, publish_property_bytes
 from pipeline.logs import OncePerKind, get_logger
 from pipeline.settings import BrokerSettings
 from schemas.errors import (
@@ -57,6 +56,7 @@ from schemas.errors import (
     OversizeError,
     StateError,
 )
+from schemas.wire_cost import publish_packet_bytes, publish_property_bytes
 
 _log = get_logger(__name__)
 

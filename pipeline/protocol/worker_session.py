@@ -56,7 +56,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf, isfinite
 
-from pipeline.answer_form import fits, says_something
+from pipeline.protocol.answer_form import fits, says_something
 from pipeline.protocol.effects import ChunkData, Look, LookAnswer, LookQuery, ReplyTo, WorkerEffect
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 
-from pipeline.bus.wire_cost import publish_wire_bytes
 from pipeline.recording.model_times import ModelTimes, measure_model_times
 from pipeline.recording.traces import AskTrace, FrameTrace, QueryTrace
 from pipeline.recording.traffic import Traffic
@@ -19,6 +18,7 @@ from schemas import topics, wire
 from schemas.identity import QuestionContent
 from schemas.messages import Question, Refine
 from schemas.types import AnswerType, Outcome
+from schemas.wire_cost import publish_wire_bytes
 
 PLACEHOLDER = "?"
 """Text of a question that the log never says; the simulated model does not read it."""

@@ -1,4 +1,4 @@
-"""The demo's own arithmetic: books, truth, figures, the search for a rival."""
+"""The demo's own arithmetic: books, truth, figures, the search for a baseline."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from schemas.errors import ConfigError
 from schemas.identity import standing_query_id
 from schemas.messages import Answer, QueryOutcome
 from schemas.types import AnswerType, FrameId, Outcome
-from training.rivals.stills import ImageSetting, default_settings, through_image_files
+from training.baselines.stills import ImageSetting, default_settings, through_image_files
 
 FRAME = FrameId(1, 1)
 

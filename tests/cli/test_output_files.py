@@ -16,7 +16,7 @@ from pipeline.codec.spec import load_codec_spec
 from schemas.errors import ConfigError
 from tests.cli.test_arguments import all_parameters
 from tests.edge.support import write_codec
-from training.codec.folder import check_output
+from training.codec.fit.folder import check_output
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

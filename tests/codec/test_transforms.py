@@ -22,9 +22,9 @@ from pipeline.codec.transform_torch import LatentTransform
 from schemas.errors import ArtifactError, StateError
 from tests.codec.synthetic import separable_tokens
 from training.codec.config import CodecBudget
-from training.codec.folder import encode_all
-from training.codec.klt import fit_klt
-from training.codec.meta import start_meta
+from training.codec.fit.folder import encode_all
+from training.codec.fit.klt import fit_klt
+from training.codec.fit.meta import start_meta
 
 LATENTS, WIDTH = 6, 8
 SMALL = CodecBudget(encoder_width=16, decoder_width=16, decoder_layers=1)

@@ -20,13 +20,13 @@ from edge_nodes.journal import AskJournal, JournalThread
 from edge_nodes.node import ASK_WINDOW
 from edge_nodes.outbox import Outbox
 from edge_nodes.uplink import Sent, Uplink
-from pipeline.bus.wire_cost import transport_wire_bytes
 from pipeline.logs import OncePerKind, get_logger
 from pipeline.protocol.worker_work import question_tokens
 from pipeline.settings import CameraSettings, ClientBudgetSettings, EdgeSettings
 from schemas import topics, wire
 from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.types import AnswerType, FrameId, Outcome
+from schemas.wire_cost import transport_wire_bytes
 from tests.edge.support import RecordingBus, SkippingClock, TurnedClock, inbound, settle
 
 UPLINK_KBPS = 64

@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 import pytest
 
 from edge_nodes.uplink import CHARGE_TLS, Sent, Uplink
-from pipeline.bus.wire_cost import puback_wire_bytes, publish_wire_bytes
 from pipeline.protocol.departures import LANE_LIMITS, Departure, Lane
 from pipeline.protocol.effects import Bid
 from schemas import wire
 from schemas.errors import BusError, ConnectionLostError, NotAuthorizedError
 from schemas.messages import Chunk, Gone, Message
 from schemas.types import FrameId
+from schemas.wire_cost import puback_wire_bytes, publish_wire_bytes
 from tests.edge.support import RecordingBus, SkippingClock, inbound
 
 FRAME = FrameId(7, 1)

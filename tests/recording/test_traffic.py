@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.bus.wire_cost import publish_wire_bytes
 from pipeline.recording.deposit import Deposit, decode_deposit, encode_deposit, latent_topic
 from pipeline.recording.message import LoggedMessage, MqttProperties, wire_bytes
 from pipeline.recording.traffic import read_traffic
@@ -18,6 +17,7 @@ from schemas.messages import Handover, QueryRef, Text
 from schemas.topics import Family
 from schemas.types import AnswerType, FrameId, Outcome
 from schemas.wire import encode
+from schemas.wire_cost import publish_wire_bytes
 from tests.recording.fleet_log import (
     BOOT,
     CHUNK_PAYLOAD,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.answer_form import fits
+from pipeline.protocol.answer_form import fits
 from pipeline.protocol.departures import Departure, Lane
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import (

@@ -20,7 +20,8 @@ from schemas.errors import ArtifactError
 from tests.cloud.tiny_codec import write_vlm
 from tests.cloud.tiny_models import TOKEN_COUNT, TOKEN_DIM, tiny_smolvlm
 from training.codec import meta
-from training.codec.ablation import (
+from training.codec.config import CodecBudget
+from training.codec.fit.ablation import (
     ABLATION_BUDGETS,
     HELD_OUT,
     VARIANTS,
@@ -30,11 +31,10 @@ from training.codec.ablation import (
     run_variants,
     save_tables,
 )
-from training.codec.config import CodecBudget
-from training.codec.curve import CurvePoint, bytes_at
-from training.codec.jobs import describe_job, start_jobs, wait_for_jobs
-from training.codec.learn import KLT_WEIGHTS, LEARNED, META_WEIGHTS, learn_codec
-from training.codec.material import LearningSet, Material, ask
+from training.codec.fit.ablation_jobs import describe_job, start_jobs, wait_for_jobs
+from training.codec.fit.learn import KLT_WEIGHTS, LEARNED, META_WEIGHTS, learn_codec
+from training.codec.fit.material import LearningSet, Material, ask
+from training.codec.fit.rate_curve import CurvePoint, bytes_at
 
 BUDGET = replace(ABLATION_BUDGETS["smoke"], latent_count=6, latent_dim=8, steps=4, batch=4, view_frames=2)
 CHOSEN = (VARIANTS[0], Variant("planes-none", "no planes", {"planes": 0}))

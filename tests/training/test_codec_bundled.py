@@ -25,7 +25,7 @@ from pipeline.scenes.renderer import render
 from pipeline.scenes.scene import sample_scene
 from training.codec.answers import answers_of
 from training.codec.data import Asked, scene_set
-from training.codec.train import open_vlm
+from training.codec.fit.train import open_vlm
 
 FRAMES = 40
 SEED = 5
@@ -123,9 +123,9 @@ def test_the_learned_codec_beats_the_closed_form_at_every_size(bench: Bench) -> 
     klt, meta = (bench.codecs[name] for name in NAMES)
     sizes = [meta.size_bytes(length) for length in range(1, meta.spec.latent_count + 1)]
     for length, margin in ((3, 0.05), (5, 0.05), (8, 0.03), (12, 0.0), (klt.spec.latent_count, -0.02)):
-        rival = sum(size <= klt.size_bytes(length) for size in sizes)
-        found, expected = bench.agreement(meta, rival), bench.agreement(klt, length)
-        assert found > expected + margin, f"{rival} latents against {length} of the closed form"
+        baseline = sum(size <= klt.size_bytes(length) for size in sizes)
+        found, expected = bench.agreement(meta, baseline), bench.agreement(klt, length)
+        assert found > expected + margin, f"{baseline} latents against {length} of the closed form"
 
 
 @pytest.mark.parametrize(("name", "least", "most_bytes"), [("klt", 0.85, 215), ("meta_autoencoder", 0.87, 180)])

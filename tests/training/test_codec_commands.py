@@ -24,16 +24,16 @@ from schemas.errors import ArtifactError, ConfigError
 from schemas.types import AnswerType
 from tests.cloud.tiny_codec import write_vlm
 from tests.cloud.tiny_models import FAMILIES, IMAGE_SIZE_PX
-from training.codec.calibrate import calibrate_stop
 from training.codec.config import BUDGETS
 from training.codec.data import FIRST_SEEDS, scene_set
-from training.codec.decoder_alone import learn_decoder
-from training.codec.export import export_encoder
+from training.codec.fit.decoder import learn_decoder
+from training.codec.fit.export import export_encoder
+from training.codec.fit.klt import fit_klt
+from training.codec.fit.train import export_codec, open_vlm, train_codec
 from training.codec.image_path import PixelsToTokens
-from training.codec.klt import fit_klt
 from training.codec.own_frames import OwnFrames
-from training.codec.train import export_codec, open_vlm, train_codec
-from training.codec.verify import verify_stop
+from training.codec.stop.calibrate import calibrate_stop
+from training.codec.stop.verify import verify_stop
 from training.reference_vlm.frames import SEED_STRIDE
 
 BUDGET = replace(BUDGETS["smoke"], train_frames=48, table_frames=16, steps=6, batch=4, view_frames=2, asked_frames=8)

@@ -1,4 +1,4 @@
-"""Evaluation: intervals, crossings, rivals, somebody's own frames, and the whole run on a tiny model."""
+"""Evaluation: intervals, crossings, baselines, somebody's own frames, and the whole run on a tiny model."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from schemas.errors import ArtifactError, ConfigError
 from schemas.types import AnswerType
 from tests.cloud.tiny_codec import write_codec, write_vlm
 from tests.cloud.tiny_models import IMAGE_SIZE_PX
+from training.baselines.stills import ImageSetting, container_bytes, full_grid, through_image_files
+from training.baselines.tokens import prune, round_to_bits, token_baselines
 from training.codec.data import Asked, AskedFrames
-from training.codec.evaluate import QUICK, Evaluation, evaluate_codec
-from training.codec.evaluate_data import own_set
-from training.codec.evaluate_markdown import as_markdown
-from training.codec.evaluate_rows import Scoreboard, oracle_rows
-from training.codec.intervals import Resamples, bytes_at, interval
+from training.codec.evaluate.frame_sets import own_set
+from training.codec.evaluate.frames import QUICK, Evaluation, evaluate_codec
+from training.codec.evaluate.intervals import Resamples, bytes_at, interval
+from training.codec.evaluate.markdown import as_markdown
+from training.codec.evaluate.plots import draw_plots
+from training.codec.evaluate.scoreboard import Scoreboard, oracle_rows
 from training.codec.own_frames import OwnFrames
-from training.codec.plots import draw_plots
-from training.rivals.stills import ImageSetting, container_bytes, full_grid, through_image_files
-from training.rivals.tokens import prune, round_to_bits, token_rivals
 
 TINY = replace(QUICK, frames=6, selection=4, prefixes=3, image_settings=2)
 
@@ -177,7 +177,7 @@ def test_pruning_keeps_the_tokens_that_stand_out() -> None:
 def test_eight_bits_are_close_and_sizes_are_counted() -> None:
     tokens = torch.randn(3, 64, 8, generator=torch.Generator().manual_seed(0))
     assert (round_to_bits(tokens, 8) - tokens).abs().max() <= tokens.abs().max() / 127
-    sizes = {rival.name: rival.payload_bytes for rival in token_rivals(tokens, tokens.mean(0))}
+    sizes = {baseline.name: baseline.payload_bytes for baseline in token_baselines(tokens, tokens.mean(0))}
     assert sizes["tokens, 16 bits"].tolist() == [2 * 64 * 8] * 3
     assert sizes["tokens, 8 bits"].tolist() == [64 * 8 + 2] * 3
     assert sizes["16 of 64 tokens, 8 bits"].tolist() == [16 * 8 + 8 + 2] * 3
@@ -291,7 +291,7 @@ def test_a_run_measures_everything_and_can_be_drawn(made: Path, tmp_path: Path) 
     assert report["full"]["agreement"] == 1.0
     assert report["oracle"]["question"]["payload_bytes"] <= sizes[-1]
     assert report["oracle"]["question"]["agreement"] >= report["prefixes"][-1]["agreement"]
-    assert {row["family"] for row in report["rivals"]} == {"images", "tokens", "features"}
+    assert {row["family"] for row in report["baselines"]} == {"images", "tokens", "features"}
     assert {row["path"] for row in report["delay"]} == {"at_once", "image", "ladder"}
     for row in report["delay"]:
         assert row["delay_s"]["32"] > row["delay_s"]["1000"] > 0.1 * row["rounds"]
@@ -299,7 +299,7 @@ def test_a_run_measures_everything_and_can_be_drawn(made: Path, tmp_path: Path) 
     errors = [row["predicted_error"] for row in report["predicted_quality"]]
     assert errors == sorted(errors)
     table = as_markdown(report)
-    assert all(str(row["setting"]) in table for row in report["rivals"])
+    assert all(str(row["setting"]) in table for row in report["baselines"])
     for path in draw_plots(report, tmp_path / "plots"):
         with Image.open(path) as image:
             assert image.width > 600

@@ -19,10 +19,10 @@ from tests.cloud.tiny_codec import write_vlm
 from tests.cloud.tiny_models import IMAGE_SIZE_PX, TOKEN_COUNT, tiny_smolvlm
 from training.codec.config import BUDGETS, DETAILED_BUDGETS, CodecBudget
 from training.codec.data import Asked, AskedFrames
+from training.codec.fit.learn import learn_codec
+from training.codec.fit.material import LearningSet, ask
+from training.codec.fit.train import export_codec, train_codec
 from training.codec.image_path import PixelsToTokens
-from training.codec.learn import learn_codec
-from training.codec.material import LearningSet, ask
-from training.codec.train import export_codec, train_codec
 
 SIZES: dict[str, Any] = {
     "latent_count": 4,

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.bus.wire_cost import puback_wire_bytes
 from pipeline.codec.stop_score import FEATURES
 from pipeline.codec.wire_bytes import open_uplink_bytes, open_wire_bytes, refine_uplink_bytes, refine_wire_bytes
 from pipeline.protocol.stop_rule import NEVER
 from schemas.errors import ConfigError
 from schemas.types import AnswerType
-from training.codec.stop_fit import fit_additive, ranking
-from training.codec.stop_ltt import betting_p_value, calibrate_thresholds, check_frames, frames_needed
-from training.codec.stop_policy import (
+from schemas.wire_cost import puback_wire_bytes
+from training.codec.stop.learn_then_test import betting_p_value, calibrate_thresholds, check_frames, frames_needed
+from training.codec.stop.look_table import LookTable
+from training.codec.stop.policy import (
     at_once_length,
     best_fixed_length,
     choose_ladder,
@@ -27,9 +27,9 @@ from training.codec.stop_policy import (
     sent_at_once,
     statistics_of,
 )
-from training.codec.stop_table import LookTable
-from training.codec.verify import resplit_results
-from training.codec.verify_links import RATES_KBPS, ROUND_TRIPS_S, link_rows
+from training.codec.stop.score_fit import fit_additive, ranking
+from training.codec.stop.verify import resplit_results
+from training.codec.stop.verify_links import RATES_KBPS, ROUND_TRIPS_S, link_rows
 
 RISK, DELTA = 0.05, 0.1
 YES_NO, COUNT = AnswerType.YES_NO, AnswerType.COUNT
@@ -245,7 +245,7 @@ def test_statistics_say_how_often_looks_are_safe() -> None:
     assert found.share(YES_NO, 1, 160) == 1.0
 
 
-def test_resplits_keep_the_promise_and_report_every_rival() -> None:
+def test_resplits_keep_the_promise_and_report_every_baseline() -> None:
     table = simulated(1_000, seed=9, lengths=(2, 4, 8, 40))
     lines: list[str] = []
     report = resplit_results(

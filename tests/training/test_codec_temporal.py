@@ -16,8 +16,8 @@ from pipeline.codec.tables import FrequencyTables
 from pipeline.codec.wire_bytes import open_wire_bytes
 from schemas.types import AnswerType
 from tests.cloud.tiny_codec import write_codec, write_vlm
-from training.codec.prediction_fit import LEVELS, fit_prediction
-from training.codec.temporal import FRAMES_PER_S, measure_temporal, row
+from training.codec.fit.prediction import LEVELS, fit_prediction
+from training.codec.fit.temporal import FRAMES_PER_S, measure_temporal, row
 
 
 def clips(changing: float, seed: int) -> list[NDArray[np.int32]]:

@@ -16,9 +16,9 @@ from cloud_workers.vlm import TransformersVlm
 from schemas.errors import ArtifactError
 from schemas.types import AnswerType
 from tests.cloud.tiny_models import FAMILIES, IMAGE_SIZE_PX, TOKEN_COUNT, TOKEN_DIM
-from training.codec.export import export_encoder
+from training.codec.fit.export import export_encoder
+from training.codec.fit.klt import fit_klt
 from training.codec.image_path import PixelsToTokens, tiles_and_global_view
-from training.codec.klt import fit_klt
 
 SPLITTING = ("idefics3", "smolvlm")
 

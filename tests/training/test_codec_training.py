@@ -21,12 +21,12 @@ from pipeline.codec.transform_torch import LatentTransform
 from tests.cloud.tiny_models import TOKEN_COUNT, TOKEN_DIM, tiny_smolvlm
 from tests.codec.synthetic import separable_tokens
 from training.codec.config import CodecBudget
-from training.codec.folder import encode_all, even_ladder
-from training.codec.klt import fit_klt
-from training.codec.language_view import LanguageView, Questions, Reference
-from training.codec.material import LearningSet, Material, ask
-from training.codec.meta import MetaTrainer, draw_prefix_lengths, start_meta
-from training.codec.rate import RateModel, prefix_prices
+from training.codec.fit.folder import encode_all, even_ladder
+from training.codec.fit.klt import fit_klt
+from training.codec.fit.language_view import LanguageView, Questions, Reference
+from training.codec.fit.material import LearningSet, Material, ask
+from training.codec.fit.meta import MetaTrainer, draw_prefix_lengths, start_meta
+from training.codec.fit.rate import RateModel, prefix_prices
 
 LATENTS, WIDTH = 6, 8
 BUDGET = CodecBudget(

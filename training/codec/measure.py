@@ -22,7 +22,7 @@ from pipeline.codec.tables import FrequencyTables
 from pipeline.codec.transform_torch import LatentTransform
 from training.codec.answers import Answers, answers_of, blind_answers
 from training.codec.data import Asked, Progress
-from training.codec.folder import encode_all
+from training.codec.fit.folder import encode_all
 
 _BATCH: Final = 128
 _VERSION: Final = 1
