@@ -1,4 +1,4 @@
-"""Baselines that send visual tokens themselves: all of them in few bits, or fewer of them, chosen, averaged or merged."""
+"""Baselines that send visual tokens: all of them in few bits, or fewer of them, chosen, averaged or merged."""
 
 from __future__ import annotations
 
@@ -99,7 +99,8 @@ def prune(tokens: Tensor, sent: Tensor, mean: Tensor, kept: int) -> Tensor:
     """Keep the tokens that stand out most; the rest become the mean token of their position.
 
     VisionZip keeps the tokens that its tower attends to most. Connectors that merge patches have no attention of
-    their own, so the distance from the mean token stands for it: it takes most off the error, which favours the baseline.
+    their own, so the distance from the mean token stands for it: it takes most off the error, in favour of the
+    baseline.
 
     Args:
         tokens: Uncompressed tokens [F, N, D].

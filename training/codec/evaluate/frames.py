@@ -94,7 +94,7 @@ class Evaluation:
 
 
 def evaluate_codec(wanted: Evaluation, progress: Progress = print) -> dict[str, Any]:
-    """Measure codecs and baselines on frames that nothing was trained, counted or calibrated on; one question a sequence.
+    """Measure codecs and baselines on frames that nothing was trained or calibrated on; one question a sequence.
 
     Args:
         wanted: What to evaluate.

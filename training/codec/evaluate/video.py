@@ -54,8 +54,8 @@ class VideoEvaluation:
 def evaluate_video(wanted: VideoEvaluation, progress: Progress = print) -> dict[str, Any]:
     """Measure codecs and baselines on sequences, with no frame left out.
 
-    Settings of baselines are chosen in hindsight, on frames that are reported too. In ratios the best point of each size
-    counts, of ours and of theirs.
+    Settings of baselines are chosen in hindsight, on frames that are reported too. In ratios the best point of each
+    size counts, of ours and of theirs.
 
     Args:
         wanted: What to evaluate.

@@ -8,7 +8,7 @@ import pytest
 
 from training.reference_vlm.evaluate import evaluate_reference_vlm
 
-MODEL_DIR = Path(__file__).parents[2] / "models" / "reference-vlm"
+MODEL_DIR = Path(__file__).parents[3] / "models" / "reference-vlm"
 FRAMES = 50
 KINDS = ("existence", "color", "count", "position")
 _CHANCE = 0.18
