@@ -36,9 +36,12 @@ from cloud_workers.node import run_worker
 from cloud_workers.vlm import TransformersVlm, VlmAnswer
 from latentbus.chaos.fleet import QUESTIONS
 from latentbus.demo.children import Child, running_child
+from latentbus.results_page import write_page
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.logs import configure_logging
+from pipeline.markdown import figures as tables
+from pipeline.markdown import table, value_text
 from pipeline.protocol.reducer import OutcomeReducer
 from pipeline.runtime import run
 from pipeline.settings import (
@@ -307,6 +310,35 @@ def summarise(figures: dict[str, Any], books: Books) -> None:
     )
 
 
+def as_markdown(figures: dict[str, Any]) -> str:
+    """The figures as tables, a column for each phase."""
+    phases = figures["phases"]
+    rows: list[tuple[str, ...]] = []
+
+    def add(words: str, value: Callable[[dict[str, Any]], object]) -> None:
+        rows.append((words, *(value_text(value(found)) for found in phases.values())))
+
+    for asked in ("ad_hoc", "standing"):
+        for outcome in dict.fromkeys(name for found in phases.values() for name in found[asked]):
+            add(
+                f"{asked.replace('_', '-')} questions, {outcome}",
+                lambda found, asked=asked, outcome=outcome: found[asked].get(outcome, 0),  # type: ignore[misc]
+            )
+    for words, name in (
+        ("ad-hoc delay, median, ms", "ad_hoc_ms_p50"),
+        ("ad-hoc delay, longest, ms", "ad_hoc_ms_max"),
+        ("share of slots, mean", "share_mean"),
+        ("share of slots, least", "share_min"),
+        ("slots left out", "slots_left_out"),
+    ):
+        add(words, lambda found, name=name: found[name])  # type: ignore[misc]
+    for name in phases["before"]["rss_max_mb"]:
+        add(f"memory of the {name}, MiB at most", lambda found, name=name: found["rss_max_mb"][name])  # type: ignore[misc]
+    single = {name: value for name, value in figures.items() if name not in {"phases", "growth_percent"}}
+    single |= {f"memory growth of the {name}, %": value for name, value in figures["growth_percent"].items()}
+    return "\n\n".join((table(("", *phases), rows), tables(single)))
+
+
 def main() -> int:
     """Print the figures; 0 when the rule held."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -315,6 +347,7 @@ def main() -> int:
     parser.add_argument("--frame-ms", type=float, default=120.0, help="added model time a frame (default: 120)")
     parser.add_argument("--metrics-port", type=int, default=19_300, help="of the first edge; the second has the next")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
+    parser.add_argument("--markdown", type=Path, help="write the figures as a page to this file")
     parser.add_argument("--worker-config", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker_config is not None:
@@ -335,6 +368,7 @@ def main() -> int:
                   f"full rate again after {figures['recovery_s']} s")  # fmt: skip
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_page(arguments.markdown, "Overload of real processes", as_markdown(figures))
     grown = any(percent > MAX_GROWTH_PERCENT for percent in figures["growth_percent"].values())
     return int(figures["ad_hoc_in_time"] < LEAST_AD_HOC_IN_TIME or grown or figures["recovery_s"] is None)
 

@@ -33,9 +33,12 @@ from benchmarks.edge_resources import process_cpu_s
 from broker_config.launcher import LocalBroker
 from latentbus.chaos.fleet import QUESTIONS
 from latentbus.demo.children import Child, running_child
+from latentbus.results_page import write_page
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.logs import configure_logging
+from pipeline.markdown import figures as tables
+from pipeline.markdown import table
 from pipeline.protocol.reducer import OutcomeReducer
 from pipeline.runtime import Stop, run
 from pipeline.settings import (
@@ -266,6 +269,23 @@ class Report:
         """0 when memory was flat and everything was answered for."""
         return int(bool(self.drifting or self.ended or self.overdue or not self.outcomes.get(Outcome.ANSWERED)))
 
+    def as_markdown(self) -> str:
+        """The processes as a table, and what they did."""
+        rows = []
+        for name, found in self.processes.items():
+            numbers = (found.start_mb, found.end_mb, found.max_mb, found.own_start_mb, found.own_end_mb)
+            rows.append((name, *(f"{number:.1f}" for number in numbers), f"{found.drift_percent:+.1f} %"))
+        head = ("process", "resident at first, MiB", "at the end", "largest", "own at first", "at the end", "drift")
+        single = {
+            "seconds": round(self.duration_s),
+            "seconds of warm-up": round(self.warm_up_s),
+            "cores in use": round(self.cores, 2),
+            **{f"questions {outcome}": count for outcome, count in self.outcomes.items()},
+            "ad-hoc questions": self.asked_ad_hoc,
+            "ad-hoc questions without outcome": self.overdue,
+        }
+        return "\n\n".join((table(head, rows), tables(single)))
+
     def print(self, console: Console) -> None:
         """Print a table of the processes, and what they did."""
         table = Table("process", "start MiB", "end MiB", "max MiB", "own start", "own end", "drift %", box=None)
@@ -417,6 +437,7 @@ def main() -> int:
     parser.add_argument("--ask-every", type=float, default=0.2, help="seconds between ad-hoc questions (default: 0.2)")
     parser.add_argument("--uplink-kbps", type=float, default=4000.0, help="of each site (default: 4000)")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
+    parser.add_argument("--markdown", type=Path, help="write the figures as a page to this file")
     arguments = parser.parse_args()
     if arguments.warm_up is None:
         arguments.warm_up = min(WARM_UP_S, arguments.duration / 2)
@@ -426,6 +447,7 @@ def main() -> int:
     async def measure(stop: Stop) -> int:
         report = await soak(arguments, stop, console)
         report.print(Console(highlight=False))
+        write_page(arguments.markdown, "Memory of a fleet under full load", report.as_markdown())
         if arguments.json is not None:
             figures: dict[str, Any] = asdict(report) | {"drifting": report.drifting}
             arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

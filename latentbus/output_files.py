@@ -15,6 +15,8 @@ from schemas.errors import ConfigError
 
 RUN_MARKER: Final = ".latentbus-run"
 """Lies in a folder of a run: the next run may delete the folder."""
+RESULTS_MARK: Final = "<!-- figures: the command below writes this page; do not edit it by hand -->"
+"""Stands in a page of figures: the next run may write it anew."""
 
 
 def json_target(path: Path | None) -> Path | None:
@@ -45,12 +47,12 @@ def svg_target(path: Path | None) -> Path | None:
 
 
 def markdown_target(path: Path | None) -> Path | None:
-    """Callback of ``--markdown``: the file can be written and is new. A page in Markdown may be anybody's.
+    """Callback of ``--markdown``: the file can be written, and is new or a page of figures.
 
     Raises:
-        ConfigError: it cannot, or is there.
+        ConfigError: it cannot, or holds something else.
     """
-    return _target(path, "--markdown", "", lambda text: not text.strip())
+    return _target(path, "--markdown", "page of figures", lambda text: not text.strip() or RESULTS_MARK in text)
 
 
 def write_text(path: Path, text: str, option: str) -> None:
@@ -113,8 +115,7 @@ def _target(path: Path | None, option: str, kind: str, is_ours: Callable[[str], 
         except (OSError, ValueError):
             ours = False
         if not ours:
-            holds = f"is no {kind}" if kind else "exists"
-            raise ConfigError(option, f"{path} {holds} and would be overwritten: name another file, or delete it")
+            raise ConfigError(option, f"{path} is no {kind} and would be overwritten: name another file, or delete it")
     return path
 
 

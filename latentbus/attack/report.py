@@ -11,6 +11,7 @@ from rich.table import Table
 
 from latentbus.attack.books import Verdict
 from latentbus.output_files import write_json
+from pipeline import markdown
 
 MIB: Final = 1024 * 1024
 MEMORY_BOUND_BYTES: Final[dict[str, int]] = {"broker": 192 * MIB, "edge": 96 * MIB, "worker": 128 * MIB}
@@ -77,6 +78,29 @@ class AttackReport:
             ConfigError: the file cannot be written.
         """
         write_json(path, asdict(self))
+
+    def as_markdown(self) -> str:
+        """The table, what the columns are, and what got through."""
+        rows = [
+            (
+                f"`{result.name}`",
+                *(f"{count:,}" for count in (result.taken, result.refused)),
+                *(f"{result.verdicts.get(verdict, 0):,}" for verdict in Verdict),
+                *(memory_text(result, kind) for kind in MEMORY_BOUND_BYTES),
+                f"{result.seconds:.0f}",
+            )
+            for result in self.results
+        ]
+        problems = [
+            f"- `{result.name}` got through: {problem}" for result in self.results for problem in result.problems
+        ]
+        return "\n\n".join(
+            (
+                markdown.table(("attack", "taken", "refused", *Verdict, *MEMORY_BOUND_BYTES, "s"), rows),
+                "Memory is resident, in MiB before and after: of the broker, the larger edge and the larger worker.",
+                "\n".join(problems) or "Every attack was held.",
+            )
+        )
 
     def print(self, console: Console) -> None:
         """Print the table, and what got through."""

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +16,10 @@ from latentbus.chaos.faults import Injector, recovered, recovery_s
 from latentbus.chaos.fleet import Exit
 from latentbus.demo.ledger import percentile
 from latentbus.output_files import write_json
+from pipeline.markdown import figures
+
+_LONG: Final = frozenset({"strikes", "lost_queries", "unheard_queries"})
+"""Figures that are lists of everything that happened; they are in the JSON file alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +104,15 @@ class ChaosReport:
         """
         write_json(path, asdict(self))
 
+    def as_markdown(self) -> str:
+        """All but the long lists, as tables."""
+        return figures({name: value for name, value in asdict(self).items() if name not in _LONG})
+
     def print(self, console: Console) -> None:
         """Print all but the long lists."""
         table = Table(show_header=False, box=None)
         for name, value in asdict(self).items():
-            if name not in {"strikes", "lost_queries", "unheard_queries"}:
+            if name not in _LONG:
                 table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
         console.print(table)
         for query_id in self.lost_queries:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from latentbus.output_files import json_target
+from latentbus.results_page import MarkdownOption, write_page
 
 bench_app = typer.Typer(
     help="Measure on this machine what the documentation claims.",
@@ -29,6 +30,7 @@ def replay(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write every figure to this file.", callback=json_target)
     ] = None,
+    markdown: MarkdownOption = None,
     work_dir: Annotated[
         Path | None, typer.Option(help="Disk to measure: needs 2.5 GB for a while. The system's folder for such else.")
     ] = None,
@@ -49,6 +51,7 @@ def replay(
     from latentbus.bench.replay import BenchOptions, bench_replay, write_report
     from latentbus.safe_console import SafeConsole
     from pipeline.logs import configure_logging
+    from pipeline.markdown import figures
     from pipeline.runtime import Stop, run
 
     configure_logging("warning")
@@ -88,6 +91,7 @@ def replay(
         report = work.result()
         report.print(SafeConsole(highlight=False, soft_wrap=True))
         write_report(report, options)
+        write_page(markdown, "Logs: record, replay, open and recover", figures(report.to_json(options)))
         return int(not report.recover_ok or report.recorded_loss > 0)
 
     raise typer.Exit(run(measure, drain_timeout_s=60))

@@ -10,6 +10,7 @@ import typer
 
 from latentbus.chaos.plan import FaultKind
 from latentbus.output_files import json_target
+from latentbus.results_page import MarkdownOption, write_page
 from pipeline.settings import MAX_INTERVAL_S
 
 _PLAIN_WIDTH = 120
@@ -31,6 +32,7 @@ def chaos(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the report to this file.", callback=json_target)
     ] = None,
+    markdown: MarkdownOption = None,
     work_dir: Annotated[Path, typer.Option(help="Generated settings, logs, database of the broker.")] = Path(".chaos"),
 ) -> None:
     """Break a real fleet on this machine and check that every question still ends exactly once.
@@ -68,6 +70,7 @@ def chaos(
         report.print(console)
         if options.json_file is not None:
             report.write_json(options.json_file)
+        write_page(markdown, "Faults on real processes", report.as_markdown())
         return report.exit_status
 
     raise typer.Exit(run(run_and_report, drain_timeout_s=900))

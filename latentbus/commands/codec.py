@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentbus.output_files import markdown_target, write_text
+from latentbus.results_page import MarkdownOption, write_page
 from latentbus.training_options import (
     DEFAULT_CACHE,
     BudgetOption,
@@ -24,6 +24,7 @@ from latentbus.training_options import (
     vlm_or_bundled,
     write_report,
 )
+from pipeline.markdown import figures
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -123,9 +124,7 @@ def codec_eval(
         float, typer.Option(help="Seconds between two frames of a video or clip that are asked about.", min=0.05)
     ] = 1.0,
     plots: Annotated[Path | None, typer.Option(help="Folder for plots, as PNG.", file_okay=False)] = None,
-    markdown: Annotated[
-        Path | None, typer.Option(help="New file for tables in Markdown.", dir_okay=False, callback=markdown_target)
-    ] = None,
+    markdown: MarkdownOption = None,
     cache: CacheOption = DEFAULT_CACHE,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
@@ -180,7 +179,7 @@ def codec_eval(
     if markdown is not None:
         from training.codec.evaluate.markdown import as_markdown
 
-        write_text(markdown, as_markdown(report), "--markdown")
+        write_page(markdown, "Codec against other ways to send a frame", as_markdown(report))
     if plots is not None:
         from training.codec.evaluate.plots import draw_plots
 
@@ -223,7 +222,7 @@ def _evaluate_video(
     report = evaluate_video(wanted.with_frames(count), show_progress)
     write_report(report, json_file)
     if markdown is not None:
-        write_text(markdown, video_as_markdown(report), "--markdown")
+        write_page(markdown, "Codec against other ways to send a fixed camera", video_as_markdown(report))
 
 
 @codec_app.command("fetch-video", epilog="Example: latentbus codec eval --video $(latentbus codec fetch-video)")
@@ -247,6 +246,7 @@ def codec_temporal(
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     json_file: JsonOption = None,
+    markdown: MarkdownOption = None,
 ) -> None:
     """Fit the tables of frames given a key frame, and measure what key frames save, on rendered clips."""
     from training.codec.fit.temporal import measure_temporal
@@ -263,6 +263,7 @@ def codec_temporal(
         progress=show_progress,
     )
     write_report(report, json_file)
+    write_page(markdown, "Key frames", figures(report))
 
 
 @codec_app.command("calibrate-stop", epilog="Example: latentbus codec calibrate-stop --codec my-codecs/klt --risk 0.02")
@@ -319,6 +320,7 @@ def codec_verify_stop(
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     json_file: JsonOption = None,
+    markdown: MarkdownOption = None,
 ) -> None:
     """Check the stop rule's promise: calibrate and test on random halves of held-out frames; writes to no codec."""
     from training.codec.stop.verify import verify_stop
@@ -339,6 +341,7 @@ def codec_verify_stop(
         progress=show_progress,
     )
     write_report(report, json_file)
+    write_page(markdown, "The stop rule's promise", figures(report))
 
 
 @codec_app.command("export", epilog="Example: latentbus codec export --codec my-codecs/klt --vlm my-vlm")

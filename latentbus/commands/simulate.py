@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from latentbus import simulate_pages
 from latentbus.output_files import json_target, write_json
+from latentbus.results_page import MarkdownOption, write_page
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ def simulate(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the report to this file.", callback=json_target)
     ] = None,
+    markdown: MarkdownOption = None,
 ) -> None:
     """Run the real protocol machines on a virtual clock, with a model of the broker and seeded faults.
 
@@ -69,9 +72,9 @@ def simulate(
     if episode is not None:
         _replay(episode)
     elif mutations:
-        _mutations(seed, json_file)
+        _mutations(seed, json_file, markdown)
     elif uplink_contest:
-        _uplink_contest(1 if seed is None else seed, workloads, duration, json_file)
+        _uplink_contest(1 if seed is None else seed, workloads, duration, json_file, markdown)
     elif cameras is not None:
         plan = {
             "cameras": cameras,
@@ -85,16 +88,17 @@ def simulate(
             "seed": 1 if seed is None else seed,
         }
         if overload is None:
-            _fleet(plan, json_file)
+            _fleet(plan, json_file, markdown)
         else:
-            _overload(plan, overload, json_file, baseline=baseline)
+            _overload(plan, overload, json_file, markdown, baseline=baseline)
     elif overload is not None:
         raise ConfigError("--overload", "of what fleet? Give --cameras as well, and --workers")
     else:
-        _invariants(events, random.SystemRandom().randrange(1_000_000) if seed is None else seed, json_file)
+        drawn = random.SystemRandom().randrange(1_000_000) if seed is None else seed
+        _invariants(events, drawn, json_file, markdown)
 
 
-def _invariants(events: int, seed: int, json_file: Path | None) -> None:
+def _invariants(events: int, seed: int, json_file: Path | None, markdown: Path | None) -> None:
     from simulation import run
 
     start_s = time.perf_counter()
@@ -108,6 +112,7 @@ def _invariants(events: int, seed: int, json_file: Path | None) -> None:
     figures = report.to_json()
     figures["events_per_s"] = round(report.events / (time.perf_counter() - start_s))
     write_json(json_file, figures)
+    write_page(markdown, "Invariants under faults", simulate_pages.invariants(figures))
     _table(figures, "violated", "counters")
     for seed_of_episode, violation in report.violations[:10]:
         typer.echo(
@@ -140,7 +145,7 @@ def _replay(episode: int) -> None:
         raise typer.Exit(1)
 
 
-def _mutations(seed: int | None, json_file: Path | None) -> None:
+def _mutations(seed: int | None, json_file: Path | None, markdown: Path | None) -> None:
     from simulation.mutations import MUTATIONS, hunt
 
     found: list[dict[str, Any]] = []
@@ -154,11 +159,13 @@ def _mutations(seed: int | None, json_file: Path | None) -> None:
         found.append({"mutation": mutation.name, "seed": run_seed, "caught_by": result.caught_by,
                       "events": result.events, "episode": result.episode})  # fmt: skip
     write_json(json_file, {"mutations": found})
+    write_page(markdown, "Mutations of the protocol code", simulate_pages.mutations(found))
     if not all(result["caught_by"] for result in found):
         raise typer.Exit(1)
 
 
-def _fleet(plan: dict[str, Any], json_file: Path | None) -> None:
+def _fleet(plan: dict[str, Any], json_file: Path | None, markdown: Path | None) -> None:
+    from pipeline.markdown import figures as as_tables
     from simulation.fleet import FleetPlan, FleetSimulation
 
     fleet = FleetPlan(**plan)
@@ -166,10 +173,13 @@ def _fleet(plan: dict[str, Any], json_file: Path | None) -> None:
         task = progress.add_task("virtual seconds", total=fleet.duration_s)
         figures = FleetSimulation(fleet, lambda now_s: progress.update(task, completed=now_s)).run()
     write_json(json_file, figures)
+    write_page(markdown, "A large fleet", as_tables(figures))
     _table(figures)
 
 
-def _uplink_contest(seed: int, workloads: int, duration_s: float, json_file: Path | None) -> None:
+def _uplink_contest(
+    seed: int, workloads: int, duration_s: float, json_file: Path | None, markdown: Path | None
+) -> None:
     from latentbus.uplink_contest_table import print_tables
     from simulation.uplink_contest import ORDERS, compare
     from simulation.uplink_workload import ContestPlan
@@ -180,10 +190,13 @@ def _uplink_contest(seed: int, workloads: int, duration_s: float, json_file: Pat
         task = progress.add_task("runs", total=runs)
         rows = compare(plans, _CONTEST_SHARES, lambda: progress.advance(task))
     write_json(json_file, {"seeds": [plan.seed for plan in plans], "duration_s": duration_s, "uplinks": rows})
+    write_page(markdown, "Orders of departure on a thin uplink", simulate_pages.uplink_orders(rows))
     print_tables(rows)
 
 
-def _overload(plan: dict[str, Any], peak_load: float, json_file: Path | None, *, baseline: bool) -> None:
+def _overload(
+    plan: dict[str, Any], peak_load: float, json_file: Path | None, markdown: Path | None, *, baseline: bool
+) -> None:
     from latentbus import simulate_overload
     from simulation.fleet import FleetPlan
 
@@ -192,6 +205,7 @@ def _overload(plan: dict[str, Any], peak_load: float, json_file: Path | None, *,
         fleet = FleetPlan(**plan, lost_share=0.0)
         figures = simulate_overload.run(fleet, peak_load, phase_s, baseline=baseline, progress=progress)
     write_json(json_file, figures)
+    write_page(markdown, "Overload of a simulated fleet", simulate_pages.overload(figures))
     simulate_overload.show(figures)
     simulate_overload.judge(figures)
 

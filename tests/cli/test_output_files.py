@@ -70,7 +70,7 @@ def test_other_pages_are_not_overwritten(
     page = tmp_path / "README.md"
     page.write_text("# Mine\n")
     assert run_main(monkeypatch, "codec", "eval", "--markdown", str(page)) == 2
-    assert "exists and would be overwritten" in capsys.readouterr().err
+    assert "is no page of figures and would be overwritten" in capsys.readouterr().err
     assert run_main(monkeypatch, "compare", "a", "b", "--html", str(page)) == 2
     assert "is no HTML page and would be overwritten" in capsys.readouterr().err
     assert run_main(monkeypatch, "demo", "--picture", str(page)) == 2

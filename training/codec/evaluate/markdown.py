@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from pipeline.markdown import table
+
 _RATIOS: Final = {
     "ratio_vs_best_image_at_95": "best image file",
     "ratio_vs_best_image_without_container_at_95": "best image file, container not counted",
@@ -48,7 +50,7 @@ def _video(report: dict[str, Any]) -> Iterable[str]:
     ]
     yield rate_table(rows)
     if report["packet_loss"]:
-        yield markdown_table(
+        yield table(
             [
                 "one packet lost",
                 "bytes a frame",
@@ -71,7 +73,7 @@ def _video(report: dict[str, Any]) -> Iterable[str]:
                 for row in report["packet_loss"]
             ],
         )
-    yield markdown_table(
+    yield table(
         ["baseline", "at equal", "of", "bytes", "ours", "baseline's", "times fewer", "95 % interval"],
         [
             [
@@ -100,7 +102,7 @@ def _domain(report: dict[str, Any]) -> Iterable[str]:
     rows += [(name, report["oracle"][key]) for key, name in names.items()]
     rows += [("no image: the mean token", report["nothing"]), *((name, report[key]) for key, name in _TRIVIAL.items())]
     yield rate_table(rows)
-    yield markdown_table(
+    yield table(
         [f"bytes at {report['ratios_measured_at']}", "ours", "baseline", "times fewer", "95 % interval"],
         [
             [
@@ -112,7 +114,7 @@ def _domain(report: dict[str, Any]) -> Iterable[str]:
     )
     whole = report["prefixes"][-1]["accuracy_by_kind"]
     if whole:
-        yield markdown_table(
+        yield table(
             ["accuracy % by kind", *whole],
             [
                 [name, *(f"{100 * row['accuracy_by_kind'][kind]:.1f}" for kind in whole)]
@@ -123,7 +125,7 @@ def _domain(report: dict[str, Any]) -> Iterable[str]:
 
 def rate_table(rows: Iterable[tuple[str, dict[str, Any]]]) -> str:
     """Bytes, accuracy and agreement of named rows of a `Scoreboard`."""
-    return markdown_table(
+    return table(
         ["", "payload bytes", "wire bytes", "bits a value", "accuracy %", "agreement %", "balanced agreement %"],
         [
             [
@@ -163,9 +165,3 @@ def _percent(value: float | None, interval: Sequence[float] | None) -> str:
     if value is None:
         return ""
     return f"{100 * value:.1f}" + (f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else "")
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
