@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+NAMES: Final = (
+    "capture", "same-ids", "foreign-replies", "forbidden-topics", "camera-claim", "deletion", "expiry", "malformed",
+    "version-1", "busy-storm", "text-flood", "flood", "burst", "long-questions", "correlation", "properties",
+    "retained", "connections",
+)  # fmt: skip
+"""Names of the attacks, here since --help, which is to be quick, shows them."""
 
 
 @dataclass(frozen=True, slots=True)
