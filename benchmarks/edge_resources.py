@@ -22,9 +22,9 @@ from broker_config.launcher import LocalBroker
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
+from pipeline.config.settings import BrokerSettings
 from pipeline.scenes.questions import make_question
 from pipeline.scenes.video import write_clip
-from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import WireError
 from schemas.identity import owner_of

@@ -39,12 +39,8 @@ from latentbus.demo.children import Child, running_child
 from latentbus.results_page import write_page
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.logs import configure_logging
-from pipeline.markdown import figures as tables
-from pipeline.markdown import table, value_text
-from pipeline.protocol.reducer import OutcomeReducer
-from pipeline.runtime import run
-from pipeline.settings import (
+from pipeline.config.logs import configure_logging
+from pipeline.config.settings import (
     BrokerSettings,
     CameraSettings,
     ClientBudgetSettings,
@@ -55,6 +51,10 @@ from pipeline.settings import (
     WorkerSettings,
     load_settings,
 )
+from pipeline.markdown import figures as tables
+from pipeline.markdown import table, value_text
+from pipeline.node.runtime import run
+from pipeline.protocol.reducer import OutcomeReducer
 from schemas import topics, wire
 from schemas.identity import ad_hoc_query_id
 from schemas.messages import Answer, Ask, QueryOutcome, Status

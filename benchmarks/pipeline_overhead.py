@@ -35,10 +35,10 @@ from edge_nodes.uplink import Sent
 from latentbus.demo.fleet import broker_settings, edge_settings, prepare_cameras
 from latentbus.demo.options import DemoOptions
 from pipeline.codec.prefix_decoder_torch import PrefixDecoder
-from pipeline.logs import configure_logging
+from pipeline.config.logs import configure_logging
+from pipeline.config.settings import LatentbusSettings, WorkerSettings
+from pipeline.node.runtime import Stop
 from pipeline.protocol.effects import Terminal
-from pipeline.runtime import Stop
-from pipeline.settings import LatentbusSettings, WorkerSettings
 
 LIMIT_MS = 2.0
 MODELS = ("encoder", "prefix decoder", "vlm")

@@ -36,12 +36,8 @@ from latentbus.demo.children import Child, running_child
 from latentbus.results_page import write_page
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.logs import configure_logging
-from pipeline.markdown import figures as tables
-from pipeline.markdown import table
-from pipeline.protocol.reducer import OutcomeReducer
-from pipeline.runtime import Stop, run
-from pipeline.settings import (
+from pipeline.config.logs import configure_logging
+from pipeline.config.settings import (
     BrokerSettings,
     CameraSettings,
     EdgeSettings,
@@ -50,6 +46,10 @@ from pipeline.settings import (
     QuestionSettings,
     WorkerSettings,
 )
+from pipeline.markdown import figures as tables
+from pipeline.markdown import table
+from pipeline.node.runtime import Stop, run
+from pipeline.protocol.reducer import OutcomeReducer
 from schemas import topics, wire
 from schemas.errors import BusError, WireError
 from schemas.identity import ad_hoc_query_id

@@ -41,13 +41,13 @@ from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.tables import FrequencyTables
-from pipeline.logs import configure_logging
-from pipeline.metrics import Metrics
+from pipeline.config.logs import configure_logging
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.metrics import Metrics
+from pipeline.node.runtime import Stop
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_session import WorkerSession
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.messages import Answer, Chunk, Open, QueryRef, Question, Refine
 from schemas.topics import Family

@@ -8,7 +8,7 @@ from time import perf_counter
 
 from cloud_workers.look_engine import LookDone, LookEngine, LookFailed, LookResult
 from cloud_workers.model_thread import ModelThread
-from pipeline.containment import Containment
+from pipeline.node.containment import Containment
 from pipeline.protocol.effects import Look
 from pipeline.protocol.worker_session import WorkerSession
 from schemas.messages import RejectReason

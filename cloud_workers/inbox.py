@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipeline.bus.base import Inbound, Subscription
+from pipeline.protocol.reply_to import reply_to
 from pipeline.protocol.worker_session import WorkerSession
-from pipeline.reply_to import reply_to
 from schemas import topics, wire
 from schemas.errors import TopicError, WireError
 from schemas.messages import Ask, Chunk, Gone, Handover, KeyFrame, Open, Question, Status, Text
@@ -83,7 +83,8 @@ def receive(session: WorkerSession, inbound: Inbound, now_s: float) -> None:
                 # A question is asked once. One that a broker keeps would come back after each start.
                 raise WireError(family, "published with the retain flag: an ask is read once, by whoever is there")
             camera, client = topic.names
-            session.receive_ask(camera, client, message, reply_to(inbound, camera, client, message.query_id))
+            address = reply_to(inbound.response_topic, inbound.correlation_data, camera, client, message.query_id)
+            session.receive_ask(camera, client, message, address)
         case Status() if family is Family.LOAD:
             session.receive_load(message, now_s)
         case Status(kind="edge"):

@@ -13,14 +13,14 @@ from cloud_workers.look_scores import LookScores
 from cloud_workers.prefix_store import PrefixStore
 from cloud_workers.vlm import TransformersVlm
 from pipeline.codec.bundled import bundled_codec_dir, bundled_vlm_dir
+from pipeline.codec.device_torch import check_device
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
 from pipeline.codec.spec import TABLES_FILE, CodecSpec, load_codec_spec
 from pipeline.codec.stop_file import load_stop_file
 from pipeline.codec.stop_shift import ShiftDetector
 from pipeline.codec.tables import FrequencyTables
-from pipeline.device_torch import check_device
+from pipeline.config.settings import WorkerSettings
 from pipeline.protocol.stop_rule import StopRule
-from pipeline.settings import WorkerSettings
 from schemas.errors import ArtifactError
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cloud_workers.look_scores import LookScores
 from cloud_workers.prefix_store import PrefixStore
 from cloud_workers.vlm import VlmAdapter, VlmAnswer
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
 from pipeline.protocol.effects import Look, LookAnswer
 from schemas.errors import BitstreamError
 from schemas.messages import RejectReason
@@ -159,7 +159,7 @@ class VlmLookEngine:
 
 def _answer(query_id: str, answer: VlmAnswer, score: float | None) -> LookAnswer:
     if score is None:
-        return LookAnswer(query_id, "", 0.0, "its logits are not finite")
+        return LookAnswer(query_id, "", 0.0, answer.problem or "its logits are not finite")
     if not math.isfinite(score):
         return LookAnswer(query_id, "", 0.0, "the score of its answer is not finite")
     return LookAnswer(query_id, answer.text, score)

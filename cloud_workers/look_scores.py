@@ -15,7 +15,7 @@ from pipeline.codec.stop_file import StopFile
 from pipeline.codec.stop_score import StopScore
 from pipeline.codec.stop_shift import READ_AGAIN_EVERY, ShiftDetector
 from pipeline.codec.tables import FrequencyTables
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
 from pipeline.protocol.effects import Look
 from schemas.types import AnswerType
 

@@ -8,7 +8,7 @@ from typing import ParamSpec, Self, TypeVar
 
 import torch
 
-from pipeline.work_thread import WorkThread
+from pipeline.node.work_thread import WorkThread
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -38,16 +38,16 @@ from pipeline.bus.base import Bus, ConnectionChange, Inbound
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.stop_shift import ShiftDetector
-from pipeline.containment import Containment
-from pipeline.logs import OncePerKind, get_logger
-from pipeline.metrics import Metrics
-from pipeline.older_peers import listen_for_older_peers
+from pipeline.config.logs import OncePerKind, get_logger
+from pipeline.config.settings import LatentbusSettings
+from pipeline.node.containment import Containment
+from pipeline.node.metrics import Metrics
+from pipeline.node.node_log import node_log
+from pipeline.node.older_peers import listen_for_older_peers
+from pipeline.node.runtime import EXIT_NOT_DRAINED, Stop
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_work import WorkCosts
-from pipeline.recording.node_log import node_log
-from pipeline.runtime import EXIT_NOT_DRAINED, Stop
-from pipeline.settings import LatentbusSettings
 from schemas import topics
 from schemas.errors import BusError, ConfigError, ConnectionLostError, RemoteError
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.bus.base import Bus, Qos
-from pipeline.containment import Containment
-from pipeline.logs import OncePerKind, get_logger
+from pipeline.config.logs import OncePerKind, get_logger
+from pipeline.node.containment import Containment
 from pipeline.protocol.effects import SendAnswer, WorkerEffect
 from schemas import wire
 from schemas.errors import BusError, ConnectionLostError, WireSizeError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
 from pipeline.protocol.worker_session import WorkerSession
 from schemas.types import Outcome
 

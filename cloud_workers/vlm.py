@@ -21,7 +21,7 @@ from transformers.generation import LogitsProcessor, LogitsProcessorList, Stoppi
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from cloud_workers.prompts import PromptBook, set_image_splitting
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
 from pipeline.protocol.worker_work import ANSWER_TOKENS
 from schemas.errors import ArtifactError, ConfigError, StateError
 from schemas.limits import MAX_ANSWER_CHARS, MAX_JSON_BYTES
@@ -53,6 +53,8 @@ class VlmAnswer(NamedTuple):
     """Of the first token: its probability less that of the next best one."""
     entropy_nats: float
     """Of the distribution of the first token."""
+    problem: str = ""
+    """Why there is no answer, where the question could not be asked."""
 
     @property
     def finite(self) -> bool:
@@ -135,6 +137,8 @@ class TransformersVlm:
         text_config = config.get_text_config()
         self.token_count: int = self._prompts.placeholder_count
         self.token_dim: int = text_config.hidden_size
+        # Beyond it a model answers nonsense or raises, after a time that grows with the square of the length.
+        self._context_tokens: int | None = getattr(text_config, "max_position_embeddings", None)
         eos = model.generation_config.eos_token_id
         if eos is None:
             eos = processor.tokenizer.eos_token_id
@@ -237,9 +241,16 @@ class TransformersVlm:
         tokens = tokens.to(device=self._model.device, dtype=self._model.dtype)
         answers: list[VlmAnswer | None] = [None] * len(questions)
         widths = [len(self._prompts.suffix(text)) for text, _ in questions]
+        for index, ((_, answer_type), width) in enumerate(zip(questions, widths, strict=True)):
+            tokens_needed = len(self._prompts.prefix) + width + ANSWER_TOKENS[answer_type]
+            if self._context_tokens is not None and tokens_needed > self._context_tokens:
+                answers[index] = _not_asked(
+                    f"question, frame and answer take {tokens_needed} tokens, the model reads {self._context_tokens}: "
+                    "ask a shorter question"
+                )
         # Questions of one frame side by side, so that a block reads few frames; alike in length, so that few rows idle.
         order = sorted(
-            range(len(questions)),
+            (index for index, answer in enumerate(answers) if answer is None),
             key=lambda i: (_width_class(widths[i]), ANSWER_TOKENS[questions[i][1]], rows[i]),
         )
         for block in _blocks(order, widths):
@@ -310,6 +321,10 @@ class TransformersVlm:
         # The sum of logarithms of numbers up to 1 may end a rounding above 0. The least of 0 and NaN would be 0.
         probability = math.exp(min(total, 0.0)) if math.isfinite(total) else math.nan
         return VlmAnswer(one_line(text), probability, count, margin, entropy_nats)
+
+
+def _not_asked(problem: str) -> VlmAnswer:
+    return VlmAnswer("", math.nan, 0, math.nan, math.nan, problem)
 
 
 def _width_class(width: int) -> int:

@@ -14,15 +14,15 @@ from typing import Any, Final
 
 from edge_nodes.asks import AskDesk
 from edge_nodes.client_budgets import ASK_TOKENS, ClientBudgets
-from edge_nodes.clock import Clock
 from edge_nodes.outbox import Outbox, reply_wire_bytes
 from pipeline.bus.base import Inbound
-from pipeline.logs import OncePerKind, get_logger
+from pipeline.config.logs import OncePerKind, get_logger
+from pipeline.config.settings import EdgeSettings
+from pipeline.node.clock import Clock
 from pipeline.protocol.effects import ReplyTo
+from pipeline.protocol.reply_to import reply_to
+from pipeline.protocol.token_bucket import TokenBucket
 from pipeline.protocol.worker_work import question_tokens
-from pipeline.reply_to import reply_to
-from pipeline.settings import EdgeSettings
-from pipeline.token_bucket import TokenBucket
 from schemas import topics
 from schemas.errors import RemoteError
 from schemas.limits import MAX_CORRELATION_BYTES, MAX_JSON_BYTES, MAX_RECEIPT_CHARS
@@ -97,7 +97,7 @@ class AskIntake:
                 "ask/retained", "an ad-hoc question was published with the retain flag", camera=camera
             )
         else:
-            address = reply_to(inbound, camera, client, ask.query_id)
+            address = reply_to(inbound.response_topic, inbound.correlation_data, camera, client, ask.query_id)
             tokens = question_tokens(ask.content(client).prompt, ask.answer_type)
             if not self._budgets.ask(client, tokens):
                 budget = self._budgets.of(client)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge_nodes.client_budgets import ClientBudgets
-from edge_nodes.clock import Clock
 from edge_nodes.journal import Admission, JournalThread, StoredAsk
 from edge_nodes.outbox import outcome_wire_bytes, reply_wire_bytes
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
+from pipeline.node.clock import Clock
 from pipeline.protocol.effects import AskedQuery, ReplyTo
 from schemas.errors import ArtifactError
 from schemas.identity import owner_of

@@ -14,12 +14,13 @@ from typing import Any, Final, Protocol, TypeVar
 import numpy as np
 
 from edge_nodes.camera_problems import CameraProblems
-from edge_nodes.clock import Clock
 from edge_nodes.sampling import Sampler
 from edge_nodes.sources import CapturedFrame, FrameSource, redacted
 from pipeline.bus.backoff import Backoff
-from pipeline.containment import Containment
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
+from pipeline.node.clock import Clock
+from pipeline.node.containment import Containment
+from pipeline.node.tasks import first_of
 from schemas.errors import LatentbusError, SourceError
 
 T = TypeVar("T")
@@ -272,16 +273,3 @@ def _seen(task: asyncio.Task[Any]) -> None:
     """Nobody may be left who looks at how a call ended."""
     if not task.cancelled():
         task.exception()
-
-
-async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
-    """Wait until one of several ends; the others are cancelled. What it raises, this raises."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

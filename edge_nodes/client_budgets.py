@@ -11,10 +11,10 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
 
-from edge_nodes.clock import Clock
 from edge_nodes.uplink import CHARGE_TLS
-from pipeline.settings import ClientBudgetSettings, EdgeSettings
-from pipeline.token_bucket import TokenBucket
+from pipeline.config.settings import ClientBudgetSettings, EdgeSettings
+from pipeline.node.clock import Clock
+from pipeline.protocol.token_bucket import TokenBucket
 from schemas.wire_cost import puback_wire_bytes
 
 MAX_CLIENTS: Final = 1024

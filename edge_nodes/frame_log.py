@@ -21,12 +21,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edge_nodes.clock import Clock
 from edge_nodes.observer import OfferedFrame
 from edge_nodes.uplink import Sent
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
+from pipeline.node.clock import Clock
+from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.effects import Terminal
-from pipeline.work_thread import WorkThread
 from schemas.errors import ConfigError
 
 _log = get_logger(__name__)

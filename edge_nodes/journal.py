@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
+from pipeline.config.settings import MAX_OPEN_ASKS
+from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.effects import ReplyTo
-from pipeline.settings import MAX_OPEN_ASKS
-from pipeline.work_thread import WorkThread
 from schemas import topics, wire
 from schemas.errors import ArtifactError, WireError
 from schemas.identity import ad_hoc_query_id

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from edge_nodes.observer import OfferedFrame
 from edge_nodes.uplink import Sent
+from pipeline.node.node_log import NodeLog
 from pipeline.protocol.effects import Terminal
 from pipeline.recording.deposit import Deposit
-from pipeline.recording.node_log import NodeLog
 
 
 class LatentDeposit:

@@ -23,8 +23,7 @@ from typing import Any, Final
 import structlog
 
 from edge_nodes.camera_problems import CameraProblems
-from edge_nodes.capture import CameraCapture, first_of
-from edge_nodes.clock import Clock, MonotonicClock
+from edge_nodes.capture import CameraCapture
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.frame_log import FrameLog
@@ -40,14 +39,16 @@ from edge_nodes.uplink import Sent, Uplink
 from pipeline.bus.base import Bus, Subscription, Will
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
-from pipeline.containment import Containment
-from pipeline.logs import get_logger
-from pipeline.metrics import Metrics
-from pipeline.older_peers import listen_for_older_peers
+from pipeline.config.logs import get_logger
+from pipeline.config.settings import EdgeSettings, LatentbusSettings
+from pipeline.node.clock import Clock, MonotonicClock
+from pipeline.node.containment import Containment
+from pipeline.node.metrics import Metrics
+from pipeline.node.node_log import NodeLog, node_log
+from pipeline.node.older_peers import listen_for_older_peers
+from pipeline.node.runtime import EXIT_NOT_DRAINED, Stop
+from pipeline.node.tasks import first_of
 from pipeline.protocol.thinning import Thinning
-from pipeline.recording.node_log import NodeLog, node_log
-from pipeline.runtime import EXIT_NOT_DRAINED, Stop
-from pipeline.settings import EdgeSettings, LatentbusSettings
 from schemas import topics, wire
 from schemas.errors import ArtifactError, BusError, ConfigError, ConnectionLostError, SourceError
 from schemas.messages import Status

@@ -20,9 +20,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
+from pipeline.config.settings import EdgeSettings
 from pipeline.protocol.effects import AskedQuery
-from pipeline.settings import EdgeSettings
 from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.messages import Question
 

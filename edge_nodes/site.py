@@ -9,9 +9,7 @@ from typing import Any
 
 from edge_nodes.ask_intake import AskIntake
 from edge_nodes.asks import AskDesk
-from edge_nodes.capture import first_of
 from edge_nodes.client_budgets import ClientBudgets
-from edge_nodes.clock import Clock
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix, first_latents
 from edge_nodes.journal import JournalThread
@@ -24,8 +22,11 @@ from edge_nodes.standing_questions import StandingQuestions
 from edge_nodes.uplink import Uplink
 from pipeline.bus.base import ConnectionChange, Inbound
 from pipeline.codec.key_frame_policy import KeyFramePolicy
-from pipeline.containment import Containment
-from pipeline.logs import OncePerKind, get_logger
+from pipeline.config.logs import OncePerKind, get_logger
+from pipeline.config.settings import EdgeSettings
+from pipeline.node.clock import Clock
+from pipeline.node.containment import Containment
+from pipeline.node.tasks import first_of
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import (
     AskedQuery,
@@ -37,7 +38,6 @@ from pipeline.protocol.effects import (
 )
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.thinning import Thinning
-from pipeline.settings import EdgeSettings
 from schemas import topics, wire
 from schemas.errors import CameraNameError, RemoteError
 from schemas.limits import MAX_QUERIES_PER_FRAME

@@ -7,13 +7,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from edge_nodes.client_budgets import ClientBudgets
-from edge_nodes.clock import Clock
 from edge_nodes.outbox import Outbox, reply_wire_bytes
 from edge_nodes.questions import QuestionBoard
 from pipeline.bus.base import Inbound
-from pipeline.logs import OncePerKind
+from pipeline.config.logs import OncePerKind
+from pipeline.node.clock import Clock
 from pipeline.protocol.effects import ReplyTo
-from pipeline.token_bucket import TokenBucket
+from pipeline.protocol.token_bucket import TokenBucket
 from schemas import topics
 from schemas.errors import RemoteError
 from schemas.limits import MAX_CORRELATION_BYTES, MAX_RECEIPT_CHARS

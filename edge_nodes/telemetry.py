@@ -6,7 +6,7 @@ from collections import Counter
 
 from edge_nodes.observer import OfferedFrame
 from edge_nodes.uplink import Sent
-from pipeline.metrics import Metrics
+from pipeline.node.metrics import Metrics
 from pipeline.protocol.effects import Terminal
 
 SITE = "-"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from edge_nodes.clock import Clock
 from edge_nodes.observer import OfferedFrame
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.uplink import Sent
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
+from pipeline.node.clock import Clock
 from pipeline.protocol.effects import Terminal
 from pipeline.protocol.thinning import Thinning
 from schemas.types import Outcome

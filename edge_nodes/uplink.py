@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_nodes.clock import Clock
 from pipeline.bus.base import Bus, Inbound, Qos
-from pipeline.containment import Containment
-from pipeline.logs import OncePerKind, get_logger
+from pipeline.config.logs import OncePerKind, get_logger
+from pipeline.node.clock import Clock
+from pipeline.node.containment import Containment
 from pipeline.protocol.bucket import UplinkBucket
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import Departure, Lane

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from pipeline.settings import BrokerSettings
+    from pipeline.config.settings import BrokerSettings
 
 BrokerConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with a broker section.")]
 HostOption = Annotated[str | None, typer.Option(help="Broker host; overrides the file.")]
@@ -21,7 +21,7 @@ def broker_settings(config: Path | None, host: str | None, port: int | None) -> 
     Raises:
         ConfigError: the file, the environment or an option is wrong.
     """
-    from pipeline.settings import load_settings, settings_of_environment
+    from pipeline.config.settings import load_settings, settings_of_environment
 
     return with_address((load_settings(config) if config else settings_of_environment()).broker, host, port)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from broker_config.launcher import LocalBroker
 from broker_config.secured import secured_broker
-from pipeline.runtime import Stop
+from pipeline.node.runtime import Stop
 
 
 async def serve_broker(port: int | None, stop: Stop, *, fleet: Path | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.settings import EdgeRecordingSettings, EdgeSettings, RecordingSettings, WorkerSettings
+from pipeline.config.settings import EdgeRecordingSettings, EdgeSettings, RecordingSettings, WorkerSettings
 from schemas.errors import ConfigError
 
 

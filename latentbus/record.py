@@ -14,10 +14,10 @@ from rich.live import Live
 from latentbus.safe_console import SafeConsole
 from pipeline.bus.base import ConnectionChange, Inbound, QueueLimits, Subscription, Will
 from pipeline.bus.mqtt import MqttBus
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.runtime import Stop
 from pipeline.recording.recorder import Recorder, RecorderOptions, RecorderStatistics
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import BusError
 from schemas.messages import Status

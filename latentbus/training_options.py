@@ -58,7 +58,7 @@ def short_id(text: str) -> str:
 
 def _usable_device(text: str) -> str:
     if text != "cpu":
-        from pipeline.device_torch import check_device
+        from pipeline.codec.device_torch import check_device
 
         check_device(text, "--device")
     return text

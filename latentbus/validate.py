@@ -10,8 +10,8 @@ from typing import Any
 
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import load_codec_spec
-from pipeline.settings import LatentbusSettings, is_url_or_kind, load_settings, section
-from pipeline.settings_file import Location
+from pipeline.config.settings import LatentbusSettings, is_url_or_kind, load_settings, section
+from pipeline.config.settings_file import Location
 from schemas.errors import ArtifactError
 
 Problem = tuple[Location, str]
@@ -69,7 +69,7 @@ def _cannot_be_made(path: Path) -> str | None:
 
 def _camera_problems(folder: Path, values: Mapping[str, Any]) -> Iterator[Problem]:
     from edge_nodes.sources import make_source
-    from pipeline.settings import CameraSettings
+    from pipeline.config.settings import CameraSettings
     from schemas.errors import SourceError
 
     for name, camera in section(values, "edge", "cameras").items():

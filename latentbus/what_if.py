@@ -20,10 +20,10 @@ from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import STOP_FILE, TABLES_FILE, load_codec_spec
 from pipeline.codec.stop_file import load_stop_rule
 from pipeline.codec.tables import FrequencyTables
+from pipeline.node.node_log import CONFIG_ATTACHMENTS
 from pipeline.protocol.stop_rule import NEVER, StopRule
 from pipeline.recording.clocks import align
 from pipeline.recording.merged import merged
-from pipeline.recording.node_log import CONFIG_ATTACHMENTS
 from pipeline.recording.reader import open_logs
 from pipeline.recording.traffic import Traffic, read_traffic
 from pipeline.recording.workload import Workload, read_workload

@@ -29,7 +29,7 @@
         └── CameraNameError            two sites have a camera of one name
 
 The split decides what happens next: a worker drops a peer's bad message and goes on. Its own bug ends the
-message or frame that met it, see :mod:`pipeline.containment`.
+message or frame that met it, see :mod:`pipeline.node.containment`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-import pipeline.settings
+import pipeline.config.settings
 from broker_config.limits import MAX_PACKET_BYTES
 from pipeline.bus.base import QueueLimits
 from pipeline.protocol.settings import WorkerProtocolSettings
@@ -49,10 +49,10 @@ NOT_BUFFERS = {
     "pipeline.recording.version_one": "limits of wire version 1, for reading old logs",
     "pipeline.protocol.worker_voice._MAX_LOOKS": "range of a field",
     "schemas.types.MAX_ATTEMPTS": "range of a field",
-    "pipeline.settings.MAX_BATCH_FRAMES": "range of a setting",
-    "pipeline.settings.MAX_UPLINK_KBPS": "range of a setting",
+    "pipeline.config.settings.MAX_BATCH_FRAMES": "range of a setting",
+    "pipeline.config.settings.MAX_UPLINK_KBPS": "range of a setting",
     "pipeline.codec.spec.MAX_VLM_ID_CHARS": "length of a name in codec.json",
-    "pipeline.settings_file._MAX_PROBLEMS": "length of an error message",
+    "pipeline.config.settings_file._MAX_PROBLEMS": "length of an error message",
 }
 """Limits in the source that are no bound of a buffer in a running process, and what they are instead."""
 
@@ -208,7 +208,7 @@ def test_every_limit_of_the_code_is_listed() -> None:
         ("pipeline.bus.base.QueueLimits", r"\w+_(messages|bytes)"),
         ("pipeline.protocol.settings.EdgeProtocolSettings", r"max_frames\w*|\w*cache"),
         ("pipeline.protocol.settings.WorkerProtocolSettings", r"capacity\w*|\w*cache"),
-        ("pipeline.settings.WorkerSettings", r"max_batch\w*"),
+        ("pipeline.config.settings.WorkerSettings", r"max_batch\w*"),
     ],
 )
 def test_every_bound_of_a_settings_class_is_listed(settings: str, pattern: str) -> None:
@@ -226,14 +226,17 @@ def test_exemptions_are_not_stale(exempt: str) -> None:
 
 
 def test_constants_are_read_as_python_reads_them() -> None:
-    assert source_names.value("pipeline.settings.MAX_CAMERAS_PER_SITE") == pipeline.settings.MAX_CAMERAS_PER_SITE
+    assert (
+        source_names.value("pipeline.config.settings.MAX_CAMERAS_PER_SITE")
+        == pipeline.config.settings.MAX_CAMERAS_PER_SITE
+    )
     assert source_names.value("broker_config.limits.MAX_PACKET_BYTES") == MAX_PACKET_BYTES
     assert source_names.value("pipeline.bus.base.QueueLimits.packet_bytes") == QueueLimits().packet_bytes
     capacity = source_names.value("pipeline.protocol.settings.WorkerProtocolSettings.capacity_bytes")
     assert capacity == WorkerProtocolSettings().capacity_bytes
     with pytest.raises(LookupError):
-        source_names.value("pipeline.settings.NO_SUCH_LIMIT")
-    assert source_names.find("pipeline.settings.EdgeSettings.no_such_key") is None
+        source_names.value("pipeline.config.settings.NO_SUCH_LIMIT")
+    assert source_names.find("pipeline.config.settings.EdgeSettings.no_such_key") is None
 
 
 def settings_keys(model: type[BaseModel]) -> set[str]:
@@ -242,13 +245,13 @@ def settings_keys(model: type[BaseModel]) -> set[str]:
     for name, field in model.model_fields.items():
         found.add(field.alias or name)
         for annotation in re.findall(r"\b\w+Settings\b", repr(field.annotation)):
-            found |= settings_keys(getattr(pipeline.settings, annotation))
+            found |= settings_keys(getattr(pipeline.config.settings, annotation))
     return found
 
 
 def test_every_settings_key_is_documented() -> None:
     text = (DOCS / "configuration.md").read_text(encoding="utf-8")
-    keys = settings_keys(pipeline.settings.LatentbusSettings)
+    keys = settings_keys(pipeline.config.settings.LatentbusSettings)
 
     assert {"broker", "password", "ca_file", "interval_s", "capacity_frames", "json"} <= keys
     assert (

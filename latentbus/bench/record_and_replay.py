@@ -17,8 +17,8 @@ from latentbus.bench.publishers import TOPIC_ROOT, Offered, publish
 from latentbus.demo.children import Child, running_command
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.settings import BrokerSettings
 from pipeline.recording.reader import LogReader
-from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.messages import Status
 

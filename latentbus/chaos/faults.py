@@ -15,7 +15,7 @@ from latentbus.chaos.books import Books, QueryRow
 from latentbus.chaos.fleet import Fleet, Member
 from latentbus.chaos.plan import FaultKind, PlannedFault, Role
 from latentbus.chaos.reader import Reader
-from pipeline.runtime import Stop
+from pipeline.node.runtime import Stop
 from schemas.errors import BrokerStartError
 
 AIM_PATIENCE_S: Final = 60.0

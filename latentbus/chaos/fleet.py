@@ -18,7 +18,7 @@ from latentbus.chaos.reader import CLIENT
 from latentbus.chaos.tcp_proxy import FaultProxy
 from latentbus.demo.children import Child, running_child
 from pipeline.codec.spec import STOP_FILE, load_codec_spec
-from pipeline.settings import (
+from pipeline.config.settings import (
     BrokerSettings,
     CameraSettings,
     ClientBudgetSettings,

@@ -16,8 +16,8 @@ from latentbus.chaos.books import Books
 from pipeline.bus.backoff import Backoff
 from pipeline.bus.base import ConnectionChange, Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.logs import OncePerKind, get_logger
-from pipeline.settings import BrokerSettings
+from pipeline.config.logs import OncePerKind, get_logger
+from pipeline.config.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import ConnectionLostError, WireError
 from schemas.identity import ad_hoc_query_id

@@ -24,8 +24,8 @@ from latentbus.chaos.reader import Reader
 from latentbus.chaos.report import ChaosReport, make_report
 from latentbus.output_files import fresh_run_dir
 from pipeline.codec.bundled import bundled_codec_dir
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.runtime import Stop
 from schemas.errors import LocalError
 
 _CONNECT_TIMEOUT_S: Final = 10.0

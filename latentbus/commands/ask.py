@@ -38,8 +38,8 @@ def ask(
     the settings file or from LATENTBUS_BROKER__PASSWORD.
     """
     from latentbus.ask import Asking, ask_and_print
-    from pipeline.logs import configure_logging
-    from pipeline.runtime import run
+    from pipeline.config.logs import configure_logging
+    from pipeline.node.runtime import run
 
     configure_logging("error")  # a broker that is not there is told once, at the end
     broker = broker_settings(config, host, port)

@@ -40,8 +40,8 @@ def attack(
     from latentbus.attack.options import AttackOptions
     from latentbus.attack.run import run_attacks
     from latentbus.safe_console import SafeConsole
-    from pipeline.logs import configure_logging
-    from pipeline.runtime import Stop, run
+    from pipeline.config.logs import configure_logging
+    from pipeline.node.runtime import Stop, run
 
     if unknown := sorted(set(only or ()) - set(NAMES)):
         raise ConfigError("--only", f"no attack {', '.join(unknown)}; there are {', '.join(NAMES)}")

@@ -50,9 +50,9 @@ def replay(
     """
     from latentbus.bench.replay import BenchOptions, bench_replay, write_report
     from latentbus.safe_console import SafeConsole
-    from pipeline.logs import configure_logging
+    from pipeline.config.logs import configure_logging
     from pipeline.markdown import figures
-    from pipeline.runtime import Stop, run
+    from pipeline.node.runtime import Stop, run
 
     configure_logging("warning")
     options = BenchOptions(

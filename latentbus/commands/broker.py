@@ -47,8 +47,8 @@ def run(
 ) -> None:
     """Run a private Mosquitto on this machine for trying things out; it takes connections from this machine only."""
     from latentbus.local_broker import serve_broker
-    from pipeline.logs import configure_logging
-    from pipeline.runtime import run as run_process
+    from pipeline.config.logs import configure_logging
+    from pipeline.node.runtime import run as run_process
 
     configure_logging("info")
     folder = None if fleet is None else _open(fleet).broker
@@ -183,8 +183,8 @@ def apply(
 
     from latentbus.broker_options import with_address
     from latentbus.broker_rules import bring_in_line
-    from pipeline.logs import configure_logging
-    from pipeline.settings import load_settings
+    from pipeline.config.logs import configure_logging
+    from pipeline.config.settings import load_settings
 
     configure_logging("warning")
     opened = _open(fleet)
@@ -207,7 +207,7 @@ def _device(
     from latentbus.arguments import made_of
 
     if config is not None:
-        from pipeline.settings import load_settings, require_edge
+        from pipeline.config.settings import load_settings, require_edge
 
         edge = require_edge(load_settings(config), config)
         if name != edge.site:

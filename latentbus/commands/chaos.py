@@ -11,7 +11,7 @@ import typer
 from latentbus.chaos.plan import FaultKind
 from latentbus.output_files import json_target
 from latentbus.results_page import MarkdownOption, write_page
-from pipeline.settings import MAX_INTERVAL_S
+from pipeline.config.settings import MAX_INTERVAL_S
 
 _PLAIN_WIDTH = 120
 
@@ -43,8 +43,8 @@ def chaos(
     from latentbus.chaos.options import ChaosOptions
     from latentbus.chaos.run import run_chaos
     from latentbus.safe_console import SafeConsole
-    from pipeline.logs import configure_logging
-    from pipeline.runtime import Stop, run
+    from pipeline.config.logs import configure_logging
+    from pipeline.node.runtime import Stop, run
 
     configure_logging("error")
     options = ChaosOptions(

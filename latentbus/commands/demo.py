@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from latentbus.output_files import json_target, svg_target
-from pipeline.settings import MAX_BATCH_FRAMES, MAX_INTERVAL_S, MAX_UPLINK_KBPS, FirstPrefixRule
+from pipeline.config.settings import MAX_BATCH_FRAMES, MAX_INTERVAL_S, MAX_UPLINK_KBPS, FirstPrefixRule
 
 EPILOG = (
     "Examples: latentbus demo --duration 60 --json out.json | latentbus demo --video street.mp4 "
@@ -61,8 +61,8 @@ def demo(
     """Run the whole system on this machine: broker, one site of cameras on a thin uplink, and workers."""
     from latentbus.demo.options import DemoOptions
     from latentbus.demo.run import run_demo
-    from pipeline.logs import configure_logging
-    from pipeline.runtime import run
+    from pipeline.config.logs import configure_logging
+    from pipeline.node.runtime import run
 
     configure_logging("warning")
     options = DemoOptions(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from latentbus.replay.options import ReplayOptions
-    from pipeline.runtime import Stop
+    from pipeline.node.runtime import Stop
 
     class Report(Protocol):
         """What came of a replay."""
@@ -101,7 +101,7 @@ def play(work: Callable[[Stop, Console], Awaitable[Report]], json_file: Path | N
     """
     from latentbus.replay.report import write_figures
     from latentbus.safe_console import SafeConsole
-    from pipeline.runtime import run
+    from pipeline.node.runtime import run
 
     console = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
     if not console.is_terminal:

@@ -69,12 +69,12 @@ def record(
     """
     from latentbus.record import RecordOptions
     from latentbus.record import record as record_until_stopped
-    from pipeline.logs import configure_logging
+    from pipeline.config.logs import configure_logging
+    from pipeline.node.runtime import run
     from pipeline.recording.format import LOG_METADATA
     from pipeline.recording.recorder import RecorderOptions
     from pipeline.recording.redaction import METADATA_KEY, redaction_value, redactor
     from pipeline.recording.series import SeriesOptions
-    from pipeline.runtime import run
 
     configure_logging("warning")
     name = checked_name("--name", name)
@@ -206,7 +206,7 @@ def _settings_without_secrets(file: Path) -> bytes:
     import yaml
 
     from edge_nodes.sources import redacted
-    from pipeline.settings import load_settings
+    from pipeline.config.settings import load_settings
 
     values = load_settings(file).model_dump(mode="json", by_alias=True, exclude={"broker"})
     return redacted(yaml.safe_dump(values, sort_keys=False)).encode()

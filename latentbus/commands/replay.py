@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from latentbus.replay.report import VerbatimReport
-    from pipeline.runtime import Stop
+    from pipeline.node.runtime import Stop
 
 EPILOG = (
     f"{KEYS} Examples: latentbus replay run.mcap --rate 2 --exclude 'lb/v2/status/#' | latentbus replay run.mcap "
@@ -63,7 +63,7 @@ def replay(
 ) -> None:
     """Publish the messages of a log again, as they were recorded."""
     from latentbus.replay.run import replay_verbatim
-    from pipeline.logs import configure_logging
+    from pipeline.config.logs import configure_logging
 
     configure_logging("warning")
     options = replay_options(

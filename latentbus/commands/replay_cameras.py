@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from latentbus.replay.report import CameraReport
-    from pipeline.runtime import Stop
+    from pipeline.node.runtime import Stop
 
 EPILOG = (
     f"{KEYS} Example: latentbus replay-cameras run.mcap --rate 10 --local-workers 1 --record again.mcap, then "
@@ -98,7 +98,7 @@ def replay_cameras(
 ) -> None:
     """Let the cameras of a log meet live workers again: its frames, at its times, over an uplink of your choice."""
     from latentbus.replay.run import replay_cameras as replay_as_cameras
-    from pipeline.logs import configure_logging
+    from pipeline.config.logs import configure_logging
 
     configure_logging("warning")
     if worker_config is not None and local_workers is None:

@@ -25,7 +25,7 @@ from schemas.topics import ROOT, Family
 if TYPE_CHECKING:
     from pipeline.bus.base import Subscription
     from pipeline.bus.mqtt import MqttBus
-    from pipeline.settings import BrokerSettings
+    from pipeline.config.settings import BrokerSettings
 
 EPILOG: Final = (
     "Examples: latentbus broker retained --host broker.example | latentbus broker retained --fleet fleet --listen 75 "
@@ -207,7 +207,7 @@ def retained(
 
     Exit status 1 when something could not be removed.
     """
-    from pipeline.logs import configure_logging
+    from pipeline.config.logs import configure_logging
 
     configure_logging("warning")
     if remove and not yes and (as_json or not sys.stdin.isatty()):
@@ -295,7 +295,7 @@ def _broker(fleet: Path | None, config: Path | None, host: str | None, port: int
     if config is not None:
         raise ConfigError("--config", "a fleet folder has the broker and the admin's certificate: name one of the two")
     from broker_config.fleet_folder import ADMIN, SETTINGS_FILE, FleetFolder
-    from pipeline.settings import load_settings
+    from pipeline.config.settings import load_settings
 
     folder = FleetFolder(fleet).device(ADMIN)
     return with_address(load_settings(folder / SETTINGS_FILE).broker, host, port)

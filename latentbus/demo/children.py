@@ -13,7 +13,7 @@ from typing import Final
 
 import yaml
 
-from pipeline.settings import LatentbusSettings
+from pipeline.config.settings import LatentbusSettings
 from schemas.errors import LocalError
 
 KILL_AFTER_S: Final = 20.0

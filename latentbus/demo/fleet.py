@@ -11,12 +11,12 @@ from typing import Final
 from edge_nodes.sources.video_reader import check_video
 from latentbus.arguments import made_of
 from latentbus.demo.options import DemoOptions
+from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, QuestionSettings
 from pipeline.scenes.catalogue import QuestionKind
 from pipeline.scenes.motion import standing_questions
 from pipeline.scenes.questions import QuestionSpec
 from pipeline.scenes.sidecar import ClipTruth, read_sidecar, sidecar_path
 from pipeline.scenes.video import write_clip
-from pipeline.settings import BrokerSettings, CameraSettings, EdgeSettings, QuestionSettings
 from schemas.errors import ArtifactError, ConfigError, SourceError
 from schemas.types import AnswerType
 

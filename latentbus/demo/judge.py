@@ -20,7 +20,7 @@ from latentbus.demo.ledger import FrameRow, Ledger, QueryRow
 from latentbus.demo.scoring import same_answer
 from latentbus.demo.summary import Row, Rows
 from pipeline.codec.bundled import bundled_codec_dir, bundled_vlm_dir
-from pipeline.runtime import Stop
+from pipeline.node.runtime import Stop
 from schemas.errors import LocalError
 from schemas.types import Outcome
 

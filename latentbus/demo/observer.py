@@ -11,8 +11,8 @@ from typing import Any
 from latentbus.demo.ledger import Ledger
 from pipeline.bus.base import ConnectionChange, Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.logs import OncePerKind, get_logger
-from pipeline.settings import BrokerSettings
+from pipeline.config.logs import OncePerKind, get_logger
+from pipeline.config.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import WireError
 from schemas.messages import Answer, QueryOutcome, Status

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.settings import FirstPrefixRule
+from pipeline.config.settings import FirstPrefixRule
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ from latentbus.output_files import fresh_run_dir
 from latentbus.safe_console import SafeConsole
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import SPEC_FILE, STOP_FILE
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings, LatentbusSettings, LogSettings, WorkerSettings
+from pipeline.config.settings import BrokerSettings, LatentbusSettings, LogSettings, WorkerSettings
+from pipeline.node.runtime import Stop
 
 START_TIMEOUT_S: Final = 120.0
 """Workers import torch and load the model; on a slow disk that takes its time."""

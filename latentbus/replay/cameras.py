@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edge_nodes.clock import MonotonicClock
 from edge_nodes.uplink import Sent
 from latentbus.replay.options import CameraOptions, Deadlines, QuestionSource, ReplayOptions
 from latentbus.replay.pace import room
@@ -24,7 +23,9 @@ from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import SPEC_FILE, TABLES_FILE, CodecSpec, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.clock import MonotonicClock
 from pipeline.protocol.effects import Terminal
 from pipeline.recording import version_one
 from pipeline.recording.bus_tap import TappedBus
@@ -44,7 +45,6 @@ from pipeline.recording.replay_planner import QuestionHistory, make_plan
 from pipeline.recording.selection import TimeRange, TopicSelection
 from pipeline.recording.series import SeriesOptions
 from pipeline.recording.traffic import Traffic, read_traffic
-from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import BitstreamError, BusError, ConfigError, FingerprintError
 from schemas.messages import Question

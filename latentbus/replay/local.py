@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from broker_config.launcher import LocalBroker
 from latentbus.demo.children import Child, running_child
 from latentbus.replay.options import LocalOptions
-from pipeline.settings import (
+from pipeline.config.settings import (
     BrokerSettings,
     LatentbusSettings,
     LogSettings,

@@ -24,6 +24,8 @@ from latentbus.replay.report import CameraReport, VerbatimReport
 from latentbus.replay.verbatim import VerbatimReplay
 from latentbus.replay.view import show_progress
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.runtime import Stop, first_latentbus_error
 from pipeline.recording.clocks import align
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogSet, open_logs
@@ -31,8 +33,6 @@ from pipeline.recording.redaction import Redaction, redacted
 from pipeline.recording.remap import CameraRemap
 from pipeline.recording.retained import cameras_without_keys, retained_key_frames
 from pipeline.recording.selection import TimeRange, TopicSelection, time_range
-from pipeline.runtime import Stop, first_latentbus_error
-from pipeline.settings import BrokerSettings
 from schemas.errors import ConfigError
 
 CONNECT_TIMEOUT_S: Final = 10.0

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from edge_nodes.clock import Clock
 from edge_nodes.outbox import Outbox
 from edge_nodes.uplink import Sent, Uplink
 from latentbus.replay.pace import Room
 from pipeline.bus.base import Bus, ConnectionChange, Inbound, Subscription, Will
-from pipeline.logs import OncePerKind, get_logger
+from pipeline.config.logs import OncePerKind, get_logger
+from pipeline.node.clock import Clock
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import AskedQuery, SendOpen, SendToWorker, Terminal
 from pipeline.protocol.settings import EdgeProtocolSettings

@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from pipeline.config.settings import MAX_CAMERAS_PER_SITE
 from pipeline.recording.latents import RecordedLatent, recorded_latent
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.replay_plan import (
@@ -27,7 +28,6 @@ from pipeline.recording.replay_plan import (
 )
 from pipeline.recording.traces import AskTrace, FrameTrace, QueryTrace
 from pipeline.recording.traffic import Traffic
-from pipeline.settings import MAX_CAMERAS_PER_SITE
 from schemas import topics, wire
 from schemas.errors import BitstreamError, ConfigError, FingerprintError, WireError
 from schemas.identity import QuestionContent, ad_hoc_query_id, owner_of

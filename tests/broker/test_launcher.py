@@ -12,7 +12,7 @@ import pytest
 
 from broker_config import launcher
 from broker_config.launcher import LocalBroker, find_mosquitto, mosquitto_version
-from pipeline.settings import BrokerSettings
+from pipeline.config.settings import BrokerSettings
 from schemas.errors import BrokerStartError, StateError
 from tests.bus.support import connected, take
 

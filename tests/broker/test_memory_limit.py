@@ -26,7 +26,7 @@ from broker_config.limits import LIMITS
 from broker_config.secured import secured_listener
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.settings import BrokerSettings, load_settings
+from pipeline.config.settings import BrokerSettings, load_settings
 from schemas.errors import BusError, ConnectionLostError
 from tests.bus.support import FAST
 

@@ -17,8 +17,8 @@ from latentbus.chaos.run import FleetStartError, run_chaos
 from latentbus.chaos.tcp_proxy import FaultProxy
 from pipeline.codec.spec import load_codec_spec
 from pipeline.codec.stop_file import load_stop_rule
-from pipeline.runtime import Stop, first_latentbus_error
-from pipeline.settings import CameraSettings, EdgeSettings, LatentbusSettings
+from pipeline.config.settings import CameraSettings, EdgeSettings, LatentbusSettings
+from pipeline.node.runtime import Stop, first_latentbus_error
 from schemas.types import AnswerType
 from tests.integration.conftest import models_dir
 

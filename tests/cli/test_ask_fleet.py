@@ -14,8 +14,8 @@ from latentbus.ask import Asking, QuestionClient, ask_and_print
 from latentbus.fleet_view import FleetView
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.runtime import Stop
 from schemas import topics, wire
 from schemas.errors import ConfigError, NotAuthorizedError
 from schemas.messages import Answer, QueryOutcome, Receipt, Status

@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from latentbus.cli import app, main
-from pipeline.settings import BrokerSettings
+from pipeline.config.settings import BrokerSettings
 from schemas.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,7 +22,7 @@ from latentbus import ask, cli
 from latentbus.ask import QuestionClient
 from latentbus.output_files import write_text
 from latentbus.safe_console import SafeConsole
-from pipeline.logs import configure_logging, get_logger
+from pipeline.config.logs import configure_logging, get_logger
 from schemas.errors import ConfigError
 from schemas.messages import Answer
 from schemas.printable import printable

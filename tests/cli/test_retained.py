@@ -15,7 +15,7 @@ from latentbus.cli import app
 from latentbus.commands.retained import Janitor
 from latentbus.retained import Entry, Held, Kind, State, judge
 from pipeline.bus.mqtt import MqttBus
-from pipeline.settings import BrokerSettings
+from pipeline.config.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import ConfigError
 from schemas.messages import KeyFrame, Message, Question, Status

@@ -17,15 +17,15 @@ from cloud_workers.node import WorkerNode
 from cloud_workers.status import WorkerIdentity
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.containment import Containment
-from pipeline.logs import get_logger
-from pipeline.metrics import Metrics
+from pipeline.config.logs import get_logger
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.containment import Containment
+from pipeline.node.metrics import Metrics
+from pipeline.node.runtime import Stop
 from pipeline.protocol.effects import Look, LookAnswer
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_session import WorkerSession
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import WireError
 from schemas.identity import QuestionContent

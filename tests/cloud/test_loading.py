@@ -13,8 +13,8 @@ from cloud_workers.vlm import TransformersVlm
 from pipeline.codec.klt_torch import KltTransform, LatentShape
 from pipeline.codec.prefix_decoder_torch import save_transform
 from pipeline.codec.spec import STOP_FILE, WEIGHTS_FILE, hash_file, load_codec_spec
+from pipeline.config.settings import WorkerSettings
 from pipeline.protocol.effects import ChunkData, Look, LookQuery
-from pipeline.settings import WorkerSettings
 from schemas.errors import ArtifactError, ConfigError
 from schemas.types import AnswerType, FrameId
 from tests.cloud.tiny_codec import LADDER, LATENT_COUNT, encode, random_symbols, write_codec, write_vlm

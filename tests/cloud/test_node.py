@@ -10,9 +10,9 @@ from cloud_workers.node import run_worker
 from cloud_workers.status import STATUS_EXPIRY_S, WILL_EXPIRY_S, WorkerIdentity
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.settings import BrokerSettings, LatentbusSettings
+from pipeline.node.runtime import EXIT_NOT_DRAINED, Stop
 from pipeline.protocol.settings import WorkerProtocolSettings
-from pipeline.runtime import EXIT_NOT_DRAINED, Stop
-from pipeline.settings import BrokerSettings, LatentbusSettings
 from schemas import topics, wire
 from schemas.errors import ConfigError
 from schemas.messages import Answer, Busy, NeedText, Refine, Reject, RejectReason, Status

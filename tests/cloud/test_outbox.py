@@ -15,7 +15,7 @@ from pipeline.bus.base import (
     Qos,
     Subscription,
 )
-from pipeline.logs import OncePerKind, get_logger
+from pipeline.config.logs import OncePerKind, get_logger
 from pipeline.protocol.effects import ReplyTo, SendAnswer
 from schemas import topics
 from schemas.errors import ConnectionLostError, NotAuthorizedError

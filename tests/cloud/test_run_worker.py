@@ -11,8 +11,8 @@ from broker_config.launcher import LocalBroker
 from cloud_workers.node import run_worker
 from cloud_workers.vlm import TransformersVlm
 from pipeline.codec.spec import load_codec_spec
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings, LatentbusSettings, WorkerSettings
+from pipeline.config.settings import BrokerSettings, LatentbusSettings, WorkerSettings
+from pipeline.node.runtime import Stop
 from schemas import topics, wire
 from schemas.errors import ArtifactError
 from schemas.messages import Chunk, Open, Refine

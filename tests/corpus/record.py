@@ -26,15 +26,8 @@ from latentbus.demo.fleet import ANSWER_TYPES
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.stop_file import load_stop_rule
-from pipeline.logs import configure_logging
-from pipeline.recording.format import Compression
-from pipeline.recording.reader import LogReader
-from pipeline.recording.traffic import Traffic, read_traffic
-from pipeline.recording.writer import LogWriter
-from pipeline.runtime import Stop
-from pipeline.scenes.catalogue import QuestionKind
-from pipeline.scenes.motion import standing_questions
-from pipeline.settings import (
+from pipeline.config.logs import configure_logging
+from pipeline.config.settings import (
     BrokerSettings,
     CameraSettings,
     EdgeRecordingSettings,
@@ -43,6 +36,13 @@ from pipeline.settings import (
     QuestionSettings,
     WorkerSettings,
 )
+from pipeline.node.runtime import Stop
+from pipeline.recording.format import Compression
+from pipeline.recording.reader import LogReader
+from pipeline.recording.traffic import Traffic, read_traffic
+from pipeline.recording.writer import LogWriter
+from pipeline.scenes.catalogue import QuestionKind
+from pipeline.scenes.motion import standing_questions
 from schemas.types import AnswerType, Outcome
 
 CORPUS: Final = Path(__file__).with_name("fleet.mcap")

@@ -14,9 +14,9 @@ from edge_nodes.uplink import Sent
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.latent import EncodedLatent
+from pipeline.config.settings import BrokerSettings, LatentbusSettings
+from pipeline.node.runtime import Stop
 from pipeline.protocol.effects import Terminal
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings, LatentbusSettings
 from schemas import topics, wire
 from schemas.messages import Ask, Message
 from schemas.types import FrameId

@@ -10,8 +10,8 @@ import pytest
 from edge_nodes.asks import NO_FRAME_SEQUENCE, AskDesk
 from edge_nodes.client_budgets import ClientBudgets
 from edge_nodes.journal import AskJournal, JournalThread
+from pipeline.config.settings import CameraSettings, ClientBudgetSettings, EdgeSettings
 from pipeline.protocol.effects import ReplyTo
-from pipeline.settings import CameraSettings, ClientBudgetSettings, EdgeSettings
 from schemas.identity import ad_hoc_query_id
 from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.types import FrameId, Outcome

@@ -20,9 +20,9 @@ from edge_nodes.journal import AskJournal, JournalThread
 from edge_nodes.node import ASK_WINDOW
 from edge_nodes.outbox import Outbox
 from edge_nodes.uplink import Sent, Uplink
-from pipeline.logs import OncePerKind, get_logger
+from pipeline.config.logs import OncePerKind, get_logger
+from pipeline.config.settings import CameraSettings, ClientBudgetSettings, EdgeSettings
 from pipeline.protocol.worker_work import question_tokens
-from pipeline.settings import CameraSettings, ClientBudgetSettings, EdgeSettings
 from schemas import topics, wire
 from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.types import AnswerType, FrameId, Outcome

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from edge_nodes.site import Site
+from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import SendOpen
-from pipeline.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
 from schemas.types import Outcome
 from tests.edge.running import running
 from tests.edge.support import ScriptedWorker

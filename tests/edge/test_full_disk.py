@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from edge_nodes import asks as asks_module
 from edge_nodes.journal import AskJournal, JournalThread
-from pipeline.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings
+from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings
 from schemas.errors import ArtifactError
 from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.types import Outcome

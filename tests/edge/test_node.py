@@ -21,7 +21,7 @@ from pipeline.codec.bitstream import decode_chunk
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.spec import TABLES_FILE, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
-from pipeline.settings import (
+from pipeline.config.settings import (
     BrokerSettings,
     CameraSettings,
     EdgeSettings,

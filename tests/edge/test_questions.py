@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from edge_nodes import questions as questions_module
 from edge_nodes.questions import QuestionBoard
-from pipeline.settings import CameraSettings, EdgeSettings, QuestionSettings
+from pipeline.config.settings import CameraSettings, EdgeSettings, QuestionSettings
 from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.messages import Question
 from schemas.types import AnswerType

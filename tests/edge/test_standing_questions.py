@@ -11,7 +11,7 @@ import pytest
 from broker_config.launcher import LocalBroker
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
+from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
 from schemas import topics, wire
 from schemas.errors import WireError
 from schemas.messages import Open, Question, Receipt

@@ -15,8 +15,7 @@ from cloud_workers.node import run_worker
 from edge_nodes.node import run_edge
 from latentbus.demo.ledger import Ledger
 from latentbus.demo.observer import FrameLogTail, Observer
-from pipeline.runtime import Stop
-from pipeline.settings import (
+from pipeline.config.settings import (
     BrokerSettings,
     CameraSettings,
     EdgeSettings,
@@ -24,6 +23,7 @@ from pipeline.settings import (
     QuestionSettings,
     WorkerSettings,
 )
+from pipeline.node.runtime import Stop
 from schemas.types import AnswerType
 from tests.integration.tiny_fleet import write_models_dir
 

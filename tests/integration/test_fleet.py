@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from latentbus.ask import Asking, QuestionClient
 from latentbus.demo.ledger import Ledger
 from pipeline.bus.mqtt import MqttBus
-from pipeline.settings import BrokerSettings
+from pipeline.config.settings import BrokerSettings
 from schemas import topics
 from schemas.messages import Answer, BinaryMessage, Kind
 from schemas.topics import Family

@@ -11,9 +11,9 @@ from edge_nodes.observer import OfferedFrame
 from edge_nodes.uplink import Sent
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.latent import EncodedLatent
+from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings
+from pipeline.node.runtime import Stop
 from pipeline.protocol.effects import Terminal
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings
 from schemas import topics, wire
 from schemas.messages import Ask, Chunk
 from schemas.types import FrameId

@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 from latentbus.cli import app
 from latentbus.replay.options import ReplayOptions
 from latentbus.replay.run import replay_verbatim
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.runtime import Stop
 from pipeline.recording.clocks import align
 from pipeline.recording.inspection import inspect_logs
 from pipeline.recording.merged import merged
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import open_logs
 from pipeline.recording.writer import LogWriter
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings
 from tests.integration.conftest import PATIENCE_S
 from tests.recording.messages import EPOCH_NS
 from tests.recording.test_replay import quiet

@@ -25,6 +25,8 @@ from latentbus.replay.run import replay_cameras
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import STOP_FILE, TABLES_FILE, WEIGHTS_FILE, hash_file, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.runtime import Stop
 from pipeline.recording.compared_log import ComparedLog
 from pipeline.recording.comparison import Comparison, compare_logs
 from pipeline.recording.latents import recorded_latent
@@ -34,8 +36,6 @@ from pipeline.recording.redacted_copy import copy_redacted
 from pipeline.recording.redaction import Redaction
 from pipeline.recording.traces import FrameTrace
 from pipeline.recording.traffic import read_traffic
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings
 from schemas.errors import ConfigError
 from schemas.types import FrameId
 from tests.corpus.record import CORPUS, MAX_BYTES, SCORE_TOLERANCE, late, running, unfit, worker_settings

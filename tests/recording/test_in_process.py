@@ -16,16 +16,7 @@ from cloud_workers.node import run_worker
 from latentbus.cli import app
 from latentbus.node_recording import recorded_edge, recorded_worker
 from pipeline.bus.base import ConnectionChange, Inbound
-from pipeline.metrics import Metrics
-from pipeline.recording import node_log as node_log_module
-from pipeline.recording.bus_tap import TappedBus
-from pipeline.recording.message import MqttProperties
-from pipeline.recording.node_log import NodeLog, config_attachment
-from pipeline.recording.reader import LogReader, open_logs
-from pipeline.recording.traffic import read_traffic
-from pipeline.recording.writer import LogWriter
-from pipeline.runtime import Stop
-from pipeline.settings import (
+from pipeline.config.settings import (
     BrokerSettings,
     CameraSettings,
     EdgeRecordingSettings,
@@ -35,6 +26,15 @@ from pipeline.settings import (
     WorkerSettings,
     load_settings,
 )
+from pipeline.node import node_log as node_log_module
+from pipeline.node.metrics import Metrics
+from pipeline.node.node_log import NodeLog, config_attachment
+from pipeline.node.runtime import Stop
+from pipeline.recording.bus_tap import TappedBus
+from pipeline.recording.message import MqttProperties
+from pipeline.recording.reader import LogReader, open_logs
+from pipeline.recording.traffic import read_traffic
+from pipeline.recording.writer import LogWriter
 from schemas.errors import ConfigError, RecordingError
 from schemas.messages import Open
 from schemas.types import FrameId, Outcome

@@ -33,6 +33,8 @@ from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import TABLES_FILE, hash_file, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
+from pipeline.config.settings import BrokerSettings, LatentbusSettings, WorkerSettings
+from pipeline.node.runtime import Stop
 from pipeline.recording.latents import recorded_latent
 from pipeline.recording.matching import MatchedBy, ReplayOrigin, match_queries
 from pipeline.recording.message import LoggedMessage
@@ -40,8 +42,6 @@ from pipeline.recording.reader import LogReader
 from pipeline.recording.recorder import RecorderOptions
 from pipeline.recording.traffic import Traffic, read_traffic
 from pipeline.recording.writer import LogWriter
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings, LatentbusSettings, WorkerSettings
 from schemas import topics
 from schemas.errors import ConfigError
 from schemas.types import AnswerType, Outcome

@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 from latentbus.cli import app
 from latentbus.replay.options import ReplayOptions
 from latentbus.replay.run import replay_verbatim
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.runtime import Stop
 from pipeline.recording.inspection import Inspection, inspect_logs
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogReader, open_logs
 from pipeline.recording.replay_plan import ReplayFrame
 from pipeline.recording.traffic import read_traffic
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.messages import Ask, Chunk, Open, Question
 from schemas.types import AnswerType, Outcome

@@ -20,6 +20,17 @@ from latentbus.cli import app
 from latentbus.what_if import WhatIfOptions, what_if
 from pipeline.codec.bundled import MODELS_DIR_VARIABLE, bundled_codec_dir
 from pipeline.codec.stop_file import load_stop_rule
+from pipeline.config.settings import (
+    BrokerSettings,
+    CameraSettings,
+    EdgeRecordingSettings,
+    EdgeSettings,
+    LatentbusSettings,
+    QuestionSettings,
+    RecordingSettings,
+    WorkerSettings,
+)
+from pipeline.node.runtime import Stop
 from pipeline.protocol.effects import ChunkData, Look, LookQuery
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.recording.deposit import Deposit, encode_deposit, latent_topic
@@ -30,17 +41,6 @@ from pipeline.recording.reader import open_logs
 from pipeline.recording.traffic import Traffic, read_traffic
 from pipeline.recording.workload import Workload, read_workload, round_trip_s
 from pipeline.recording.writer import LogWriter
-from pipeline.runtime import Stop
-from pipeline.settings import (
-    BrokerSettings,
-    CameraSettings,
-    EdgeRecordingSettings,
-    EdgeSettings,
-    LatentbusSettings,
-    QuestionSettings,
-    RecordingSettings,
-    WorkerSettings,
-)
 from schemas.errors import ConfigError
 from schemas.types import AnswerType, FrameId, Outcome
 from simulation.recorded_content import Bound, Gaps, LatentSizes, RecordedModel

@@ -27,9 +27,8 @@ from latentbus.demo.ledger import Ledger
 from latentbus.demo.observer import Observer
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.logs import configure_logging
-from pipeline.runtime import Stop
-from pipeline.settings import (
+from pipeline.config.logs import configure_logging
+from pipeline.config.settings import (
     BrokerSettings,
     CameraSettings,
     EdgeSettings,
@@ -37,6 +36,7 @@ from pipeline.settings import (
     QuestionSettings,
     load_settings,
 )
+from pipeline.node.runtime import Stop
 from schemas.errors import NotAuthorizedError
 from schemas.messages import Answer
 from schemas.types import AnswerType, Outcome

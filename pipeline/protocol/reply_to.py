@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pipeline.bus.base import Inbound
 from pipeline.protocol.effects import ReplyTo
 from schemas import topics
 from schemas.errors import WireError, WireSizeError
@@ -10,11 +9,14 @@ from schemas.limits import MAX_CORRELATION_BYTES
 from schemas.topics import Family
 
 
-def reply_to(inbound: Inbound, camera: str, client: str, query_id: str) -> ReplyTo | None:
+def reply_to(
+    response_topic: str | None, correlation_data: bytes | None, camera: str, client: str, query_id: str
+) -> ReplyTo | None:
     """The reply topic of an ask, with what the client wants to see again there.
 
     Args:
-        inbound: the publish that carried the ask.
+        response_topic: MQTT 5 property of the publish that carried the ask.
+        correlation_data: the same.
         camera: the camera that its topic names.
         client: the client that its topic names.
         query_id: of the ask.
@@ -26,15 +28,15 @@ def reply_to(inbound: Inbound, camera: str, client: str, query_id: str) -> Reply
     Raises:
         WireSizeError: more correlation data than every process that may reply is willing to keep.
     """
-    size_bytes = len(inbound.correlation_data or b"")
+    size_bytes = len(correlation_data or b"")
     if size_bytes > MAX_CORRELATION_BYTES:
         raise WireSizeError("ask: CorrelationData", size_bytes, MAX_CORRELATION_BYTES)
-    if inbound.response_topic is None:
+    if response_topic is None:
         return None
     try:
-        topic = topics.parse(inbound.response_topic)
+        topic = topics.parse(response_topic)
     except WireError:
         return None
     if topic.family is not Family.REPLY or topic.names != (client, camera, query_id):
         return None
-    return ReplyTo(inbound.response_topic, inbound.correlation_data)
+    return ReplyTo(response_topic, correlation_data)

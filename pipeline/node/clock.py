@@ -1,4 +1,4 @@
-"""The edge's monotonic clock, as something that a test can turn."""
+"""The monotonic clock of a process, as something that a test can turn."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from pipeline.bus.base import Subscription
-from pipeline.older_peers import listen_for_older_peers
+from pipeline.node.older_peers import listen_for_older_peers
 from schemas import topics
 from schemas.errors import BusError, ConnectionLostError, NotAuthorizedError, SchemaVersionError
 

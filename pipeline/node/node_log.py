@@ -14,14 +14,14 @@ import yaml
 
 from pipeline.bus.base import Bus, MqttProperties
 from pipeline.codec.spec import SPEC_FILE, STOP_FILE
-from pipeline.logs import get_logger
-from pipeline.metrics import Metrics
+from pipeline.config.logs import get_logger
+from pipeline.config.settings import LatentbusSettings, RecordingSettings
+from pipeline.node.metrics import Metrics
 from pipeline.recording.bus_tap import TappedBus
 from pipeline.recording.deposit import Deposit, encode_deposit, latent_topic
 from pipeline.recording.format import LOG_METADATA, Compression
 from pipeline.recording.recorder import Recorder, RecorderOptions
 from pipeline.recording.series import SeriesOptions
-from pipeline.settings import LatentbusSettings, RecordingSettings
 from schemas.errors import ConfigError, RecordingError
 
 RETRY_S: Final = 10.0

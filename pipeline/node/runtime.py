@@ -17,8 +17,8 @@ from collections.abc import Awaitable, Callable
 
 import uvloop
 
-from pipeline.logs import get_logger
-from pipeline.work_thread import busy_threads
+from pipeline.config.logs import get_logger
+from pipeline.node.work_thread import busy_threads
 from schemas.errors import LatentbusError
 
 _log = get_logger(__name__)

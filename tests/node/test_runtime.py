@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.runtime import EXIT_NOT_DRAINED, Stop, run, supervise
+from pipeline.node.runtime import EXIT_NOT_DRAINED, Stop, run, supervise
 from schemas.errors import ConfigError, LatentbusError
 
 

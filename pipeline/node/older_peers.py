@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.bus.base import Bus, Subscription
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
 from schemas import topics
 from schemas.errors import BusError
 

@@ -12,8 +12,8 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from pipeline.logs import MAX_ABOUTS, MAX_KINDS, OncePerKind, configure_logging, get_logger
-from pipeline.metrics import Metrics
+from pipeline.config.logs import MAX_ABOUTS, MAX_KINDS, OncePerKind, configure_logging, get_logger
+from pipeline.node.metrics import Metrics
 from schemas.errors import CameraNameError, ConfigError, SchemaVersionError
 
 

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 import structlog
 
-from pipeline.containment import MAX_KINDS, RETRY, Containment
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
+from pipeline.node.containment import MAX_KINDS, RETRY, Containment
 
 
 class Slept:

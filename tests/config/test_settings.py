@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.settings import LatentbusSettings, load_settings, require_edge, require_worker
-from pipeline.settings_file import SettingsFile
+from pipeline.config.settings import LatentbusSettings, load_settings, require_edge, require_worker
+from pipeline.config.settings_file import SettingsFile
 from schemas.errors import ConfigError
 from schemas.types import AnswerType
 
@@ -243,6 +243,6 @@ def test_what_is_dumped_can_be_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["site.yaml", "worker.yaml"])
 def test_the_examples_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MQTT_HOST", raising=False)
-    settings = load_settings(Path(__file__).resolve().parents[1] / "examples" / name)
+    settings = load_settings(Path(__file__).resolve().parents[2] / "examples" / name)
     assert (settings.edge is None) == (name == "worker.yaml")
     assert settings.broker.host == "127.0.0.1"

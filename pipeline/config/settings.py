@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipeline.settings_file import CHECKED, Check, Location, SettingsFile
+from pipeline.config.settings_file import CHECKED, Check, Location, SettingsFile
 from schemas.errors import ConfigError
 from schemas.hosts import check_host
 from schemas.limits import MAX_QUERIES_PER_FRAME

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.bus.base import Inbound
 from pipeline.protocol.effects import ReplyTo
-from pipeline.reply_to import reply_to
+from pipeline.protocol.reply_to import reply_to
 from schemas import topics
 from schemas.errors import WireSizeError
 from schemas.limits import MAX_CORRELATION_BYTES
@@ -14,16 +13,16 @@ from schemas.limits import MAX_CORRELATION_BYTES
 MINE = topics.reply_topic("me", "gate", "q1")
 
 
-def _ask(response_topic: str | None, correlation_data: bytes = b"42") -> Inbound:
-    return Inbound(topics.ask_topic("gate", "me"), b"{}", 1, False, response_topic, correlation_data, 1, 1, 0.0)
+def _read(response_topic: str | None, correlation_data: bytes = b"42") -> ReplyTo | None:
+    return reply_to(response_topic, correlation_data, "gate", "me", "q1")
 
 
 def test_without_a_response_topic_nobody_waits() -> None:
-    assert reply_to(_ask(None), "gate", "me", "q1") is None
+    assert _read(None) is None
 
 
 def test_the_client_gets_its_correlation_data_back() -> None:
-    assert reply_to(_ask(MINE), "gate", "me", "q1") == ReplyTo(MINE, b"42")
+    assert _read(MINE) == ReplyTo(MINE, b"42")
 
 
 @pytest.mark.parametrize(
@@ -41,10 +40,10 @@ def test_the_client_gets_its_correlation_data_back() -> None:
     ],
 )
 def test_an_ask_cannot_make_others_publish_elsewhere_and_is_answered_in_public(topic: str) -> None:
-    assert reply_to(_ask(topic), "gate", "me", "q1") is None
+    assert _read(topic) is None
 
 
 def test_correlation_data_has_a_bound() -> None:
-    assert reply_to(_ask(MINE, bytes(MAX_CORRELATION_BYTES)), "gate", "me", "q1") is not None
+    assert _read(MINE, bytes(MAX_CORRELATION_BYTES)) is not None
     with pytest.raises(WireSizeError, match="129 bytes are over the limit of 128"):
-        reply_to(_ask(MINE, bytes(MAX_CORRELATION_BYTES + 1)), "gate", "me", "q1")
+        _read(MINE, bytes(MAX_CORRELATION_BYTES + 1))

@@ -7,13 +7,13 @@ import threading
 
 import pytest
 
-from pipeline.work_thread import WorkThread, busy_threads
+from pipeline.node.work_thread import WorkThread, busy_threads
 from schemas.errors import StateError
 
 BLOCKED = """
 import asyncio, threading
-from pipeline.runtime import leave_blocked_threads, run
-from pipeline.work_thread import WorkThread
+from pipeline.node.runtime import leave_blocked_threads, run
+from pipeline.node.work_thread import WorkThread
 
 async def main(stop):
     started = threading.Event()
