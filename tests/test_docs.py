@@ -14,12 +14,13 @@ from broker_config.limits import MAX_PACKET_BYTES
 from pipeline.bus.base import QueueLimits
 from pipeline.protocol.settings import WorkerProtocolSettings
 from schemas import export
+from schemas.messages import RejectReason
 from tests import reference, source_names
+from tests.reference import protocol
 from tests.source_names import PACKAGES, ROOT
 
 DOCS = reference.DOCS
 BUFFERS = (DOCS / "buffers.md").read_text(encoding="utf-8")
-PROTOCOL = (DOCS / "protocol.md").read_text(encoding="utf-8")
 documents = pytest.mark.parametrize(
     "path", reference.documents(), ids=[str(path.relative_to(ROOT)) for path in reference.documents()]
 )
@@ -32,13 +33,13 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 LIMIT_NAME = re.compile(r"_?(MAX_\w+|KNOWN_\w+|CONCURRENT_\w+|\w+_WINDOW|\w+_LIMITS?|\w+_BATCH)(?<!_S)(?<!_MS)")
 """What bounds a buffer is called so; names that end in a unit of time bound a wait."""
 NOT_BUFFERS = {
-    "schemas.limits": "listed in protocol.md",
+    "schemas.limits": "listed in protocol-reference.md",
     "pipeline.scenes": "geometry of rendered scenes",
     "pipeline.codec": "alphabet of the bitstream",
     "simulation": "runs in tests and benchmarks",
     "schemas.wire_cost": "constants of MQTT and TCP",
     "pipeline.bus.mqtt_terms.MAX_PACKET_BYTES": "constant of MQTT",
-    "cloud_workers.vlm._MAX_ANSWER_BYTES": "largest value of a field, in protocol.md",
+    "cloud_workers.vlm._MAX_ANSWER_BYTES": "largest value of a field, in protocol-reference.md",
     "training": "runs once, at the operator's command",
     "latentbus.demo.judge.MAX_COMPARED_FRAMES": "sample size of a report",
     "latentbus.compare_report.MAX_CHANGES": "rows of a report",
@@ -46,7 +47,7 @@ NOT_BUFFERS = {
     "pipeline.recording.deposit.MAX_DEPOSIT_BYTES": "one message of a log, refused by its reader",
     "schemas.problems.MAX_ECHO_CHARS": "length of an error message",
     "latentbus.demo.headline.MAX_REFINEMENTS": "lines of a demo",
-    "pipeline.recording.version_one": "limits of wire version 1, for reading old logs",
+    "analysis.version_one": "limits of wire version 1, for reading old logs",
     "pipeline.protocol.worker_voice._MAX_LOOKS": "range of a field",
     "schemas.types.MAX_ATTEMPTS": "range of a field",
     "pipeline.config.settings.MAX_BATCH_FRAMES": "range of a setting",
@@ -79,7 +80,6 @@ NOT_YET_REFLOWED = {
     "docs/decisions/0016-reference-vlm-3.md",
     "docs/decisions/0018-camera-names.md",
     "docs/decisions/0020-judging-by-messages.md",
-    "docs/protocol.md",
     "docs/recording.md",
     "docs/security.md",
     "docs/simulation.md",
@@ -92,6 +92,21 @@ def test_generated_parts_are_current(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
 
     assert reference.refreshed(text) == text, "write them with: python -m tests.reference"
+
+
+@pytest.mark.parametrize("begin", protocol.REASONS)
+def test_reasons_of_outcomes_are_those_of_the_code(begin: str) -> None:
+    """Either the words stand in the code, or they are the name of a reason why a worker rejects a frame."""
+    rejections = {reason.name.lower().replace("_", " ") for reason in RejectReason}
+    texts = {
+        text
+        for package in ("schemas", "pipeline", "edge_nodes")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(source_names.parse(path))
+        if isinstance(node, ast.Constant) and isinstance(text := node.value, str) and len(text) < 200
+    }
+
+    assert begin in rejections or any(text.startswith(begin) for text in texts)
 
 
 def test_every_generated_part_stands_in_one_place() -> None:
@@ -108,7 +123,7 @@ def test_refreshing_replaces_what_is_stale_and_nothing_else() -> None:
     assert fresh.startswith("before\n<!-- generated: limits -->\n")
     assert fresh.endswith("<!-- /generated -->\nafter\n")
     assert "\nold\n" not in fresh
-    assert reference.limits_table() in fresh
+    assert protocol.limits_table() in fresh
 
 
 def test_asyncapi_document_is_current() -> None:

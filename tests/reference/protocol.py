@@ -1,7 +1,4 @@
-"""The parts of ``docs/`` that are written from the code, so that they cannot drift from it.
-
-``python -m tests.reference`` writes them between their marks; ``tests/test_docs.py`` fails when they are not current.
-"""
+"""Tables of the protocol: topics, messages, outcomes, limits, errors, times, states, cost."""
 
 from __future__ import annotations
 
@@ -11,12 +8,12 @@ import inspect
 import itertools
 import json
 import re
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Mapping
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+from pipeline.markdown import table
 from pipeline.protocol.edge_frame import EDGE_TRANSITIONS, EdgeStage
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WORKER_TRANSITIONS, WorkerStage
@@ -38,21 +35,10 @@ from schemas.messages import (
 )
 from schemas.types import NAME_PATTERN, QUERY_ID_PATTERN, TEXT_PATTERN, AnswerType, FrameId, Outcome
 from schemas.wire_cost import publish_packet_bytes, publish_wire_bytes
-from tests.source_names import ROOT, names_of
-
-DOCS = ROOT / "docs"
-ASYNCAPI = DOCS / "asyncapi.json"
+from tests.source_names import names_of
 
 Stage = TypeVar("Stage", bound=StrEnum)
 Event = TypeVar("Event", bound=StrEnum)
-
-_SECTION = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
 def code(text: str) -> str:
@@ -64,9 +50,9 @@ def code(text: str) -> str:
 
 
 def topics_table() -> str:
-    """Every topic family."""
-    return table(
-        ("topic", "from", "to", "QoS", "retained", "messages", "purpose"),
+    """Every topic family: who publishes and who reads, then what it carries."""
+    ways = table(
+        ("topic", "from", "to", "QoS", "retained"),
         (
             (
                 "`" + "/".join((topics.ROOT, family, *(f"{{{level}}}" for level in route.levels))) + "`",
@@ -74,12 +60,22 @@ def topics_table() -> str:
                 ", ".join(route.receivers),
                 route.qos,
                 "yes" if route.retain else "no",
+            )
+            for family, route in topics.ROUTES.items()
+        ),
+    )
+    contents = table(
+        ("family", "messages", "purpose"),
+        (
+            (
+                f"`{family}`",
                 ", ".join(f"[{message.__name__}](#{message.__name__.lower()})" for message in route.messages),
                 route.purpose,
             )
             for family, route in topics.ROUTES.items()
         ),
     )
+    return f"{ways}\n\n{contents}"
 
 
 def type_words(schema: Mapping[str, Any]) -> str:
@@ -146,7 +142,8 @@ def messages_reference() -> str:
         )
         text = code(inspect.cleandoc(message.__doc__ or ""))
         limit = f"at most {message.limit_bytes:,} bytes"
-        parts.append(f"### {message.__name__}\n\n{text}\n\n{kind}; {limit}.\n\n{message_table(message)}")
+        layout = textwrap.fill(f"{kind}; {limit}.", 119, break_long_words=False, break_on_hyphens=False)
+        parts.append(f"### {message.__name__}\n\n{text}\n\n{layout}\n\n{message_table(message)}\n")
     schema = export.json_schema(Open)
     query = next(item for item in schema["items"] if item["title"] == "queries")["items"]["items"]
     rows = [(f"`{item['title']}`", type_words(item), code(item["description"])) for item in query]
@@ -177,6 +174,40 @@ def outcomes_table() -> str:
         ("outcome", "meaning", "said in"),
         ((f"`{outcome}`", meaning[outcome.name], ", ".join(said_by[outcome])) for outcome in Outcome),
     )
+
+
+REASONS: Final = {
+    "overload": "degraded: the frame waited for the model, since the pool has more work than time",
+    "deadline while": "degraded or expired: the deadline came first, in this stage of the frame",
+    "edge_lost": "degraded or failed: the edge is gone, so its worker ended the query at the deadline",
+    "form: no": "degraded: even the whole latent gave no answer of the form that was asked for",
+    "form: the answer has no words": "failed: the answer has no letter and no digit",
+    "model": "failed: the model raised an error, or gave no answer or a number that is not finite",
+    "internal": "failed: a bug of Latentbus ended the frame; the log of that process has its traceback",
+    "no worker answered": "failed: every attempt was met with silence",
+    "the pool turned it away": "failed: every attempt was rejected",
+    "fingerprint": "failed: the pool decodes another codec than the edge sends",
+    "another site has a camera of this name": "failed: camera names must be unique in a fleet",
+    "bitstream": "failed: the latents do not decode",
+    "recording lacks": "failed: a replayed log does not hold the latents that were asked for",
+}
+"""How reasons of outcomes begin, and what they say; a test finds each of them in the code."""
+
+
+def reasons_table() -> str:
+    """How the reasons of outcomes begin, and why a worker rejects a frame."""
+    outcomes = table(
+        ("reason begins with", "outcome and meaning"), ((f"`{begin}`", REASONS[begin]) for begin in REASONS)
+    )
+    meaning = member_docs(messages.RejectReason)
+    rejects = table(
+        ("number", "a frame is rejected because"),
+        (
+            (int(reason), f"{reason.name.lower().replace('_', ' ')}: {meaning[reason.name]}")
+            for reason in messages.RejectReason
+        ),
+    )
+    return f"{outcomes}\n\n{rejects}"
 
 
 def member_docs(owner: type) -> dict[str, str]:
@@ -252,7 +283,7 @@ def state_diagram(transitions: Mapping[tuple[Stage, Event], Stage], first: Mappi
     lines += [f"    {stage} --> {target}: {', '.join(events)}" for (stage, target), events in arrows.items()]
     ends = {target.name for target in transitions.values()} - {stage.name for stage, _ in transitions}
     lines += [f"    {stage} --> [*]" for stage in sorted(ends)]
-    return "```mermaid\n" + "\n".join(lines) + "\n```\n"
+    return "```mermaid\n" + "\n".join(lines) + "\n```"
 
 
 def stages_table(stages: type[StrEnum]) -> str:
@@ -261,16 +292,25 @@ def stages_table(stages: type[StrEnum]) -> str:
     return table(("stage", "meaning"), ((stage.name, meaning[stage.name]) for stage in stages))
 
 
+def moves_table(transitions: Mapping[tuple[Stage, Event], Stage]) -> str:
+    """Every move that the machine allows; any other one raises."""
+    return table(
+        ("stage", "event", "next stage"),
+        ((stage.name, event.value, target.name) for (stage, event), target in transitions.items()),
+    )
+
+
 def edge_states() -> str:
     """The edge's machine."""
     diagram = state_diagram(EDGE_TRANSITIONS, {EdgeStage.QUEUED: "frame offered"})
-    return f"{diagram}\n{stages_table(EdgeStage)}"
+    return f"{diagram}\n\n{stages_table(EdgeStage)}\n\n{moves_table(EDGE_TRANSITIONS)}"
 
 
 def worker_states() -> str:
     """The worker's machine."""
     first = {WorkerStage.PARKED: "open, texts known", WorkerStage.NEED_TEXT: "open, a text unknown"}
-    return f"{state_diagram(WORKER_TRANSITIONS, first)}\n{stages_table(WorkerStage)}"
+    diagram = state_diagram(WORKER_TRANSITIONS, first)
+    return f"{diagram}\n\n{stages_table(WorkerStage)}\n\n{moves_table(WORKER_TRANSITIONS)}"
 
 
 # ---- cost -----------------------------------------------------------------------------------------------------------
@@ -348,46 +388,3 @@ def wire_cost_table() -> str:
             )
         )
     return table(("link", "message", "QoS", "message bytes", "MQTT packet", "on the wire, TLS"), rows)
-
-
-SECTIONS: dict[str, Callable[[], str]] = {
-    "topics": topics_table,
-    "messages": messages_reference,
-    "outcomes": outcomes_table,
-    "reserved": reserved_table,
-    "limits": limits_table,
-    "errors": errors_table,
-    "times": times_table,
-    "edge-states": edge_states,
-    "worker-states": worker_states,
-    "wire-cost": wire_cost_table,
-}
-
-
-def refreshed(text: str) -> str:
-    """A document with its generated parts written anew."""
-    return _SECTION.sub(lambda match: f"{match[1]}\n{SECTIONS[match[2]]()}\n{match[3]}", text)
-
-
-def sections_in(text: str) -> list[str]:
-    """Names of the generated parts of a document."""
-    return [match[2] for match in _SECTION.finditer(text)]
-
-
-def documents() -> list[Path]:
-    """Every Markdown document of the project."""
-    return [*sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("*.md"))]
-
-
-def main() -> int:
-    """Write what is generated."""
-    ASYNCAPI.write_text(export.render(), encoding="utf-8")
-    for path in documents():
-        text = path.read_text(encoding="utf-8")
-        if (current := refreshed(text)) != text:
-            path.write_text(current, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
