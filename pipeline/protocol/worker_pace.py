@@ -1,12 +1,18 @@
-"""How fast a worker is, and what follows: the wait that a frame must expect and the lease to ask for."""
+"""How fast a worker is, and what follows: the wait that a frame must expect and the lease to ask for.
+
+Two times are measured. A batch takes so long from start to end; that decides whether a look is in time. Batches follow
+each other at intervals, which are shorter where several are in flight; that decides how long a frame waits. While n
+batches are in flight each of them is charged an n-th of the time, so that all together are charged the time that passed
+and no more. Work over charged time is the throughput.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.protocol.settings import WorkerProtocolSettings
-from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery
+from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery, WorkerStage
 
 _FIRST_GUESS_S = 0.02
 _WEIGHT = 0.2
@@ -21,6 +27,15 @@ _PATIENCE = 4.0
 
 
 @dataclass(slots=True)
+class _InFlight:
+    """A batch that the model has not finished, with the time since its start and its share of that time."""
+
+    stalls_at_s: float
+    elapsed_s: float = 0.0
+    charged_s: float = 0.0
+
+
+@dataclass(slots=True)
 class WorkerPace:
     """Measured time of a batch: a fixed part and a part for its work, by weighted least squares over the last ones.
 
@@ -28,6 +43,7 @@ class WorkerPace:
         settings: times and bounds.
         max_frames: frames that one batch may have.
         max_work: work that one batch may have.
+        max_batches: batches that may be in flight at a time.
         frame_work: moving average of the work of one look.
         looks: moving average of the looks that a frame needs until its queries are decided.
     """
@@ -35,6 +51,7 @@ class WorkerPace:
     settings: WorkerProtocolSettings
     max_frames: int = 1
     max_work: float = math.inf
+    max_batches: int = 1
     frame_work: float = 1.0
     looks: float = 1.0
     _work: float = 0.0
@@ -42,23 +59,43 @@ class WorkerPace:
     _work_squared: float = 0.0
     _work_seconds: float = 0.0
     _alike: float = 0.0
-    _stalls_at_s: float | None = None
+    _charged_s: float = _FIRST_GUESS_S
+    _in_flight: dict[int, _InFlight] = field(default_factory=dict)
+    _charged_until_s: float = -math.inf
 
     def __post_init__(self) -> None:
         self._work, self._work_squared = self.frame_work, self.frame_work**2
         self._work_seconds = self.frame_work * self._seconds
         self._alike = _ALIKE_FRAMES * self.frame_work**2
 
-    def batch_starts(self, work: float, now_s: float) -> None:
-        """The model begins with a batch. One that takes far longer than expected is stalled."""
-        self._stalls_at_s = now_s + self.settings.max_lease_s + _PATIENCE * self.batch_s(work)
+    @property
+    def throughput(self) -> float:
+        """Work done a second of the time in which batches were in flight."""
+        return self._work / self._charged_s if self._charged_s > 0 else math.inf
 
-    def note_batch(self, batch_s: float, work: float) -> None:
-        """Take the time of a batch in."""
-        self._stalls_at_s = None
+    def batch_starts(self, batch: int, work: float, now_s: float) -> None:
+        """The model begins with a batch. One that takes far longer than expected is stalled."""
+        self._charge(now_s)
+        stalls_at_s = now_s + self.settings.max_lease_s + _PATIENCE * self.batch_s(work)
+        self._in_flight[batch] = _InFlight(stalls_at_s)
+
+    def note_batch(self, batch_s: float, work: float, now_s: float | None = None, batch: int | None = None) -> None:
+        """A batch is over; take its time in.
+
+        Args:
+            batch_s: how long it took.
+            work: what was done of it; 0 measures nothing.
+            now_s: when it ended; None where no other one can have been in flight.
+            batch: its number; None means the one that began first.
+        """
+        if now_s is not None:
+            self._charge(now_s)
+        ended = self._in_flight.pop(next(iter(self._in_flight), 0) if batch is None else batch, None)
         if work > 0:
+            share = ended.charged_s / ended.elapsed_s if ended is not None and ended.elapsed_s > 0 else 1.0
             self._work += _WEIGHT * (work - self._work)
             self._seconds += _WEIGHT * (batch_s - self._seconds)
+            self._charged_s += _WEIGHT * (share * batch_s - self._charged_s)
             self._work_squared += _WEIGHT * (work**2 - self._work_squared)
             self._work_seconds += _WEIGHT * (work * batch_s - self._work_seconds)
 
@@ -81,20 +118,26 @@ class WorkerPace:
             unit_s = min(max(slope_s, 0.0), mean_s)
         return self._seconds + unit_s * (work - self._work)
 
+    def interval_s(self, work: float) -> float:
+        """Expected time between the ends of two batches with so much work, when there is always a further one."""
+        return self.batch_s(work) * (self._charged_s / self._seconds if self._seconds > 0 else 1.0)
+
     def begins_s(self, ahead: int) -> float:
         """Expected wait until the first look at a frame that has so many before it, each with all its looks.
 
-        What fills no batch leaves it room in one.
+        What fills no batch leaves it room in one. As many batches as may be in flight begin at once.
         """
         size = self._frames_a_batch()
-        return ahead * self.looks // size * self.batch_s(size * self.frame_work)
+        batches = max(0.0, ahead * self.looks // size - (self.max_batches - 1))
+        return batches * self.interval_s(size * self.frame_work)
 
     def wait_s(self, frames: int) -> float:
         """Expected wait for the answer of one more frame when so many are held."""
         size = self._frames_a_batch()
-        batches, rest = divmod(frames + 1, size)
-        full_s = self.batch_s(size * self.frame_work)
-        return batches * full_s + (self.batch_s(rest * self.frame_work) if rest else 0.0)
+        full, rest = divmod(frames + 1, size)
+        own_s = self.batch_s((rest or size) * self.frame_work)
+        before = (full if rest else full - 1) - (self.max_batches - 1)
+        return max(0, before) * self.interval_s(size * self.frame_work) + own_s
 
     def _frames_a_batch(self) -> int:
         """Usual frames in one batch."""
@@ -114,11 +157,11 @@ class WorkerPace:
             return math.inf
         since_s = frame.admitted_s if frame.spoke_s is None else frame.spoke_s
         renew_at_s = since_s + frame.lease_s / 2
-        return renew_at_s if self._stalls_at_s is None or renew_at_s < self._stalls_at_s else math.inf
+        return renew_at_s if renew_at_s < self._stalls_at_s(frame) else math.inf
 
-    def stalled(self, now_s: float) -> bool:
-        """Whether the model has been at one batch for far longer than expected."""
-        return self._stalls_at_s is not None and now_s >= self._stalls_at_s
+    def stalled(self, frame: WorkerFrame, now_s: float) -> bool:
+        """Whether what a frame waits for has taken far longer than expected."""
+        return now_s >= self._stalls_at_s(frame)
 
     def must_speak(self, frame: WorkerFrame, frames: int, now_s: float) -> bool:
         """Whether *accept* is due: the lease is half over, or its base will not do and nothing was said yet."""
@@ -133,3 +176,20 @@ class WorkerPace:
         """When time changes something about a frame."""
         due_s = min(self.renew_at_s(frame), *(self.decided_by_s(query) for query in frame.queries.values()))
         return due_s if frame.timer_s is None else min(due_s, frame.timer_s)
+
+    def _stalls_at_s(self, frame: WorkerFrame) -> float:
+        """When the batch of a frame counts as stalled; for a frame in none, the last of those that fill the model."""
+        own = self._in_flight.get(frame.batch) if frame.stage is WorkerStage.LOOKING else None
+        if own is not None:
+            return own.stalls_at_s
+        if len(self._in_flight) < self.max_batches:
+            return math.inf
+        return max(batch.stalls_at_s for batch in self._in_flight.values())
+
+    def _charge(self, now_s: float) -> None:
+        """Divide the time since the last change among the batches in flight."""
+        passed_s = now_s - self._charged_until_s
+        self._charged_until_s = now_s
+        for batch in self._in_flight.values():
+            batch.elapsed_s += passed_s
+            batch.charged_s += passed_s / len(self._in_flight)

@@ -81,7 +81,7 @@ class Progress:
             frame.timer_s = due_s if frame.timer_s is None else min(due_s, frame.timer_s)
             if due_s <= now_s:
                 self.ask_again(frame, now_s)
-        elif due_s <= now_s and not self._pace.stalled(now_s):
+        elif due_s <= now_s and not self._pace.stalled(frame, now_s):
             self._accept(frame, now_s)
 
     def refine(self, frame: WorkerFrame, now_s: float) -> None:

@@ -125,6 +125,7 @@ class WorkerSession:
         self._latent_count = stop_rule.ladder[-1]
         self._costs = costs or WorkCosts.by_frames()
         self._pace = WorkerPace(settings, frame_work=self._costs.usual)
+        self._batches = 0
         self._frames = FrameStore(self._pace.due_s)
         self._texts = Texts(settings.text_cache, settings.text_cache_bytes)
         self._sites = CameraSites()
@@ -166,6 +167,10 @@ class WorkerSession:
     def parked(self) -> int:
         """Frames that wait for the model."""
         return len(self._frames.in_stage(WorkerStage.PARKED))
+
+    def throughput(self) -> float:
+        """Measured work of the model a second, while it has any."""
+        return self._pace.throughput
 
     def key_frame_bytes(self) -> int:
         """Payload of the key frames that are kept."""
@@ -335,15 +340,18 @@ class WorkerSession:
 
     # ---- inputs: the model ------------------------------------------------------------------------------------------
 
-    def take_looks(self, max_frames: int, now_s: float, max_work: float = inf) -> list[Look]:
+    def take_looks(self, max_frames: int, now_s: float, max_work: float = inf, max_batches: int = 1) -> list[Look]:
         """Frames for the model to look at next, by the rule of :mod:`~pipeline.protocol.worker_schedule`.
+
+        Whoever calls keeps the number of batches in flight; each of them ends with :meth:`note_batch`.
 
         Args:
             max_frames: frames of a batch.
             now_s: the worker's monotonic time.
             max_work: work of a batch.
+            max_batches: batches that may be in flight at a time, from which waits are expected.
         """
-        self._pace.max_frames, self._pace.max_work = max_frames, max_work
+        self._pace.max_frames, self._pace.max_work, self._pace.max_batches = max_frames, max_work, max_batches
         for frame in self._frames.in_stage(WorkerStage.PARKED):
             self._progress.drop_decided(frame)
         parked = self._frames.in_stage(WorkerStage.PARKED)
@@ -354,6 +362,7 @@ class WorkerSession:
             self.counters["standing_too_late"] += 1
             self._progress.give_up(frame)
         looks = []
+        self._batches += bool(picked.batch)
         for part in picked.batch:
             frame = part.frame
             with self.alone("look taken", frame.camera, frame.frame):
@@ -363,19 +372,18 @@ class WorkerSession:
                     for query_id in part.query_ids
                     if (query := frame.queries.get(query_id)) is not None and query.question is not None
                 ]
-                look = frame.look(known, part.work)
+                look = frame.look(known, part.work, self._batches)
                 self._progress.keep_alive(frame, now_s)
                 looks.append(look)
                 self._pace.note_look(part.work)
         if looks:
-            self._pace.batch_starts(sum(look.work for look in looks), now_s)
+            self._pace.batch_starts(self._batches, sum(look.work for look in looks), now_s)
         return looks
 
     def finish_look(self, look: Look, answers: Sequence[LookAnswer], now_s: float) -> None:
         """The model has answered a look: say what is safe, ask for more where it is not."""
-        frame = self._frames.find(look.camera, look.frame)
-        if frame is None or frame.stage is not WorkerStage.LOOKING:
-            self.counters["look_in_vain"] += 1
+        frame = self._looked_at(look)
+        if frame is None:
             return
         asked = {query.query_id: query for query in look.queries}
         for answer in answers:
@@ -391,8 +399,8 @@ class WorkerSession:
                 problem = f"a score of {answer.score}"
             if problem:
                 # Another worker has the same model: the frame must not go round the pool.
-                self.counters["query_failed_model"] += 1
-                self._progress.decide(frame, answer.query_id, Outcome.FAILED, f"model: {problem}")
+                self.counters[f"query_failed_{answer.failed}"] += 1
+                self._progress.decide(frame, answer.query_id, Outcome.FAILED, f"{answer.failed}: {problem}")
                 continue
             if not says_something(answer.text):
                 self.counters["wordless_answers"] += 1
@@ -433,9 +441,8 @@ class WorkerSession:
 
     def fail_look(self, look: Look, reason: RejectReason, problem: str) -> None:
         """The look raised: these latents do not decode, or the model failed on them. Nothing else is touched."""
-        frame = self._frames.find(look.camera, look.frame)
-        if frame is None or frame.stage is not WorkerStage.LOOKING:
-            self.counters["look_in_vain"] += 1
+        frame = self._looked_at(look)
+        if frame is None:
             return
         self.counters[f"look_failed_{reason.name.lower()}"] += 1
         if reason is RejectReason.BITSTREAM and any(chunk.key is not None for chunk in look.chunks):
@@ -447,9 +454,16 @@ class WorkerSession:
             self._progress.decide(frame, query_id, Outcome.FAILED, f"{reason.name.lower()}: {problem}")
         self._frames.forget(frame, WorkerEvent.DECIDED)
 
-    def note_batch(self, seconds: float, work: float) -> None:
-        """Time of a batch, from which the wait of the next ones is expected (moving average)."""
-        self._pace.note_batch(seconds, work)
+    def note_batch(self, seconds: float, work: float, now_s: float | None = None, batch: int | None = None) -> None:
+        """A batch is over. From its time the wait of the next ones is expected (moving average).
+
+        Args:
+            seconds: from start to end.
+            work: of the looks that were answered; 0 when none was, so that nothing is learned of it.
+            now_s: the worker's monotonic time; None where there is one batch at a time.
+            batch: its number, :attr:`~pipeline.protocol.effects.Look.batch`; None means the one that began first.
+        """
+        self._pace.note_batch(seconds, work, now_s, batch)
         self._frames.touch_all()  # leases that a stalled model let lie are renewed again
 
     # ---- inputs: time -----------------------------------------------------------------------------------------------
@@ -506,6 +520,14 @@ class WorkerSession:
             self._contain(where, error)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _looked_at(self, look: Look) -> WorkerFrame | None:
+        """The frame that a look has come back to, unless it is over or, opened again, in another batch by now."""
+        frame = self._frames.find(look.camera, look.frame)
+        if frame is None or frame.stage is not WorkerStage.LOOKING or frame.batch != look.batch:
+            self.counters["look_in_vain"] += 1
+            return None
+        return frame
 
     def _weigh(self, frame: WorkerFrame) -> None:
         """Find out what the queries of a frame cost; their texts are known by now."""
