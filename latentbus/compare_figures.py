@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pipeline.recording.compared_log import SideFigures
-from pipeline.recording.comparison import Comparison
+from analysis.compare.compared_log import SideFigures
+from analysis.compare.comparison import Comparison
 
 
 class CostRow(NamedTuple):

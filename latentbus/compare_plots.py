@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from pipeline.recording.comparison import Share
+from analysis.compare.comparison import Share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

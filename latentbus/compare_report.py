@@ -7,10 +7,10 @@ from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from analysis.compare.comparison import Comparison
 from latentbus import __version__
 from latentbus.compare_figures import cost_rows, percent, tiles
 from latentbus.compare_plots import share_bars, time_curves
-from pipeline.recording.comparison import Comparison
 
 MAX_CHANGES: Final = 500
 """Rows of the last table; a page with more is hard to open and to read."""

@@ -7,8 +7,8 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from analysis.inspection import Inspection
 from latentbus.safe_console import SafeConsole
-from pipeline.recording.inspection import Inspection
 
 _SHOWN = 20
 

@@ -17,6 +17,7 @@ PACKAGES = (
     "edge_nodes",
     "cloud_workers",
     "simulation",
+    "analysis",
     "training",
     "latentbus",
     "broker_config",

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-    from pipeline.recording.compared_log import ComparedLog
-    from pipeline.recording.comparison import Comparison, Share
+    from analysis.compare.compared_log import ComparedLog
+    from analysis.compare.comparison import Comparison, Share
     from pipeline.recording.message import LoggedMessage
     from pipeline.recording.reader import LogReader, LogSet
 
@@ -56,7 +56,7 @@ def compare(
         import jinja2  # noqa: F401 - said before the work rather than after it
         import matplotlib as mpl  # noqa: F401
 
-    from pipeline.recording.comparison import compare_logs
+    from analysis.compare.comparison import compare_logs
 
     with _progress() as progress:
         result = compare_logs(_read(a, progress), _read(b, progress))
@@ -80,9 +80,9 @@ def redact(
     Latents become zero bytes and texts placeholders, each as long as before. What does not decode becomes zero bytes
     as a whole. With --text, attachments that may quote a question are left out.
     """
+    from analysis.redact.redacted_copy import copy_redacted
+    from analysis.redact.redaction import Redaction
     from pipeline.recording.reader import LogReader
-    from pipeline.recording.redacted_copy import copy_redacted
-    from pipeline.recording.redaction import Redaction
 
     kinds = [kind for kind, chosen in ((Redaction.LATENTS, latents), (Redaction.TEXT, text)) if chosen]
     if not kinds:
@@ -104,11 +104,11 @@ def _share(percent: str) -> float:
 
 
 def _read(path: Path, progress: Progress) -> ComparedLog:
-    from pipeline.recording.clocks import align
-    from pipeline.recording.compared_log import ComparedLog
-    from pipeline.recording.merged import merged
+    from analysis.clocks import align
+    from analysis.compare.compared_log import ComparedLog
+    from analysis.merged import merged
+    from analysis.traffic import read_traffic
     from pipeline.recording.reader import open_logs
-    from pipeline.recording.traffic import read_traffic
 
     paths = sorted(path.glob("*.mcap")) if path.is_dir() else [path]
     if not paths:

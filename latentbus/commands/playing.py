@@ -69,9 +69,9 @@ def replay_options(
     Raises:
         ConfigError: a moment or a pair of names cannot be read.
     """
+    from analysis.replay.remap import parse_camera_map
+    from analysis.replay.selection import parse_moment
     from latentbus.replay.options import ReplayOptions
-    from pipeline.recording.remap import parse_camera_map
-    from pipeline.recording.selection import parse_moment
 
     return ReplayOptions(
         logs=tuple(logs),

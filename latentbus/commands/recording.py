@@ -16,11 +16,11 @@ from latentbus.quantities import parse_bytes, parse_seconds
 from schemas.errors import ConfigError, RecordingError
 
 if TYPE_CHECKING:
+    from analysis.inspection import Inspection, Watch
+    from analysis.recover import Recovery
+    from analysis.redact.redaction import Redaction
     from pipeline.recording.format import Compression
-    from pipeline.recording.inspection import Inspection, Watch
     from pipeline.recording.message import LoggedMessage
-    from pipeline.recording.recover import Recovery
-    from pipeline.recording.redaction import Redaction
 
 _Number = TypeVar("_Number", int, float)
 
@@ -67,13 +67,13 @@ def record(
     Further files are OUT.1.mcap, OUT.2.mcap and so on; `inspect`, `replay` and `compare` take them together. A crash
     loses at most the last 0.5 s; what it leaves behind is read as it is, and repaired by `recover`.
     """
+    from analysis.redact.redaction import METADATA_KEY, redaction_value, redactor
     from latentbus.record import RecordOptions
     from latentbus.record import record as record_until_stopped
     from pipeline.config.logs import configure_logging
     from pipeline.node.runtime import run
     from pipeline.recording.format import LOG_METADATA
     from pipeline.recording.recorder import RecorderOptions
-    from pipeline.recording.redaction import METADATA_KEY, redaction_value, redactor
     from pipeline.recording.series import SeriesOptions
 
     configure_logging("warning")
@@ -112,7 +112,7 @@ def recover(
 
     Every part is checked. What is left out is said. Exit status: 0 something was saved, 1 there was nothing.
     """
-    from pipeline.recording.recover import recover as recover_log
+    from analysis.recover import recover as recover_log
 
     with _spinner(f"reading {source}"):
         recovery = recover_log(source, out, _compression(compression))
@@ -143,8 +143,8 @@ def inspect(
 
 
 def _inspect(logs: Sequence[Path], *, scan: bool) -> Inspection:
-    from pipeline.recording.clocks import align
-    from pipeline.recording.inspection import inspect_logs
+    from analysis.clocks import align
+    from analysis.inspection import inspect_logs
     from pipeline.recording.reader import open_logs
 
     with open_logs(logs, scan=scan) as log, _progress(log.message_count) as watch:
@@ -170,7 +170,7 @@ def _compression(text: str) -> Compression:
 
 
 def _redactions(texts: Sequence[str]) -> frozenset[Redaction]:
-    from pipeline.recording.redaction import Redaction
+    from analysis.redact.redaction import Redaction
 
     try:
         return frozenset(Redaction(text) for text in texts)
@@ -181,8 +181,8 @@ def _redactions(texts: Sequence[str]) -> frozenset[Redaction]:
 def _attachments(files: Sequence[Path], kinds: frozenset[Redaction]) -> dict[str, tuple[str, bytes]]:
     import mimetypes
 
-    from pipeline.recording.redacted_copy import HARMLESS_ATTACHMENTS
-    from pipeline.recording.redaction import Redaction
+    from analysis.redact.redacted_copy import HARMLESS_ATTACHMENTS
+    from analysis.redact.redaction import Redaction
 
     found: dict[str, tuple[str, bytes]] = {}
     for file in files:

@@ -42,7 +42,7 @@ def what_if(
 ) -> None:
     """Compute what another uplink, pool or policy would have made of a recorded run. Nothing is published."""
     from latentbus.safe_console import SafeConsole
-    from latentbus.what_if import WhatIfOptions, run_what_if
+    from latentbus.what_if.run import WhatIfOptions, run_what_if
     from pipeline.config.logs import configure_logging
 
     configure_logging("warning")

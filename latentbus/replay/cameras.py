@@ -12,6 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from analysis import version_one
+from analysis.compare.matching import REPLAY_METADATA
+from analysis.replay.plan import (
+    REPLAY_CLIENT,
+    PlanOptions,
+    ReplayAsk,
+    ReplayFrame,
+    ReplayPlan,
+    ReplayQuestion,
+)
+from analysis.replay.planner import QuestionHistory, make_plan
+from analysis.replay.selection import TimeRange, TopicSelection
+from analysis.traffic import Traffic, read_traffic
 from edge_nodes.uplink import Sent
 from latentbus.replay.options import CameraOptions, Deadlines, QuestionSource, ReplayOptions
 from latentbus.replay.pace import room
@@ -27,24 +40,11 @@ from pipeline.config.logs import get_logger
 from pipeline.config.settings import BrokerSettings
 from pipeline.node.clock import MonotonicClock
 from pipeline.protocol.effects import Terminal
-from pipeline.recording import version_one
 from pipeline.recording.bus_tap import TappedBus
-from pipeline.recording.matching import REPLAY_METADATA
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogSet
 from pipeline.recording.recorder import Recorder, RecorderOptions
-from pipeline.recording.replay_plan import (
-    REPLAY_CLIENT,
-    PlanOptions,
-    ReplayAsk,
-    ReplayFrame,
-    ReplayPlan,
-    ReplayQuestion,
-)
-from pipeline.recording.replay_planner import QuestionHistory, make_plan
-from pipeline.recording.selection import TimeRange, TopicSelection
 from pipeline.recording.series import SeriesOptions
-from pipeline.recording.traffic import Traffic, read_traffic
 from schemas import topics, wire
 from schemas.errors import BitstreamError, BusError, ConfigError, FingerprintError
 from schemas.messages import Question

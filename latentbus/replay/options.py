@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from pipeline.recording.selection import Moment
+from analysis.replay.selection import Moment
 
 
 class Deadlines(StrEnum):

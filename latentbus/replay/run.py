@@ -14,6 +14,11 @@ from typing import Final
 from rich.console import Console
 from rich.markup import escape
 
+from analysis.clocks import align
+from analysis.redact.redaction import Redaction, redacted
+from analysis.replay.remap import CameraRemap
+from analysis.replay.retained import cameras_without_keys, retained_key_frames
+from analysis.replay.selection import TimeRange, TopicSelection, time_range
 from latentbus.replay.cameras import CameraReplay, RecordedTraffic, plan_replay, read_recorded
 from latentbus.replay.held import held_topics, retained_payloads
 from latentbus.replay.keyboard import HELP, listening
@@ -26,13 +31,8 @@ from latentbus.replay.view import show_progress
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.settings import BrokerSettings
 from pipeline.node.runtime import Stop, first_latentbus_error
-from pipeline.recording.clocks import align
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogSet, open_logs
-from pipeline.recording.redaction import Redaction, redacted
-from pipeline.recording.remap import CameraRemap
-from pipeline.recording.retained import cameras_without_keys, retained_key_frames
-from pipeline.recording.selection import TimeRange, TopicSelection, time_range
 from schemas.errors import ConfigError
 
 CONNECT_TIMEOUT_S: Final = 10.0

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from analysis.replay.plan import ReplayFrame, SitePlan
 from edge_nodes.outbox import Outbox
 from edge_nodes.uplink import Sent, Uplink
 from latentbus.replay.pace import Room
@@ -18,7 +19,6 @@ from pipeline.node.clock import Clock
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import AskedQuery, SendOpen, SendToWorker, Terminal
 from pipeline.protocol.settings import EdgeProtocolSettings
-from pipeline.recording.replay_plan import ReplayFrame, SitePlan
 from schemas import topics, wire
 from schemas.errors import NotAuthorizedError, RemoteError
 from schemas.messages import Accept, Answer, Busy, NeedText, Question, Refine, Reject, Status

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from analysis.traffic import Traffic, read_traffic
 from broker_config.launcher import LocalBroker
 from cloud_workers.node import run_worker
 from edge_nodes.node import run_edge
@@ -39,7 +40,6 @@ from pipeline.config.settings import (
 from pipeline.node.runtime import Stop
 from pipeline.recording.format import Compression
 from pipeline.recording.reader import LogReader
-from pipeline.recording.traffic import Traffic, read_traffic
 from pipeline.recording.writer import LogWriter
 from pipeline.scenes.catalogue import QuestionKind
 from pipeline.scenes.motion import standing_questions

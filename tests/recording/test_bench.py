@@ -70,8 +70,8 @@ def test_a_log_is_recovered_at_every_cut(tmp_path: Path) -> None:
 def test_a_recovery_that_misses_something_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
+    from analysis.recover import recover
     from latentbus.bench import log_files
-    from pipeline.recording.recover import recover
 
     path = tmp_path / "log.mcap"
     write_log(path, 30_000, 100, lambda share: None, close=False)

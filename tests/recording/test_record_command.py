@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from analysis.recover import recover
 from broker_config.launcher import LocalBroker
 from latentbus.cli import app
 from pipeline.bus.base import MqttProperties, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.settings import BrokerSettings
 from pipeline.recording.reader import LogReader, open_logs
-from pipeline.recording.recover import recover
 from schemas import topics, wire
 from schemas.errors import ConfigError, RecordingError
 from schemas.messages import Question, Status

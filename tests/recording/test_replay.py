@@ -21,6 +21,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from analysis.compare.matching import MatchedBy, ReplayOrigin, match_queries
+from analysis.latents import recorded_latent
+from analysis.traffic import Traffic, read_traffic
 from cloud_workers.node import run_worker
 from latentbus.ask import Asking
 from latentbus.cli import app
@@ -35,12 +38,9 @@ from pipeline.codec.spec import TABLES_FILE, hash_file, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
 from pipeline.config.settings import BrokerSettings, LatentbusSettings, WorkerSettings
 from pipeline.node.runtime import Stop
-from pipeline.recording.latents import recorded_latent
-from pipeline.recording.matching import MatchedBy, ReplayOrigin, match_queries
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogReader
 from pipeline.recording.recorder import RecorderOptions
-from pipeline.recording.traffic import Traffic, read_traffic
 from pipeline.recording.writer import LogWriter
 from schemas import topics
 from schemas.errors import ConfigError

@@ -31,12 +31,12 @@ PLACES: dict[str, str] = {
     "cloud_workers.status": "names and numbers of settings",
     "latentbus.record": "a checked name",
     "latentbus.replay.virtual_site": "the plan has at most MAX_CAMERAS_PER_SITE cameras a site "
-    "(tests.recording.test_replay_plan)",
-    "pipeline.recording.replay_planner": "a question or ask of the log with names that have the types of the message",
-    "pipeline.recording.workload": "a question of the log, or a text of one of its messages",
-    "pipeline.recording.remap": "a message of the log with another checked camera name",
-    "pipeline.recording.redaction": "placeholders as many as characters, other ones for each option "
-    "(tests.recording.test_redaction)",
+    "(tests.analysis.test_replay_plan)",
+    "analysis.replay.planner": "a question or ask of the log with names that have the types of the message",
+    "analysis.workload": "a question of the log, or a text of one of its messages",
+    "analysis.replay.remap": "a message of the log with another checked camera name",
+    "analysis.redact.redaction": "placeholders as many as characters, other ones for each option "
+    "(tests.analysis.test_redaction)",
     "pipeline.codec.wire_bytes": "constants; payloads are cut to what a message carries (tests.codec.test_wire_bytes)",
     "latentbus.fleet_view": "a status as it came, but offline",
     "latentbus.chaos.reader": "questions of the command itself",
