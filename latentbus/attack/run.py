@@ -19,7 +19,7 @@ from latentbus.attack.fleet import BYSTANDERS, OBSERVER, AttackSetupError, Secur
 from latentbus.attack.options import AttackOptions
 from latentbus.attack.report import AttackReport, AttackResult, problems_of
 from latentbus.output_files import fresh_run_dir
-from pipeline.runtime import Stop
+from pipeline.node.runtime import Stop
 
 START_TIMEOUT_S: Final = 120.0
 ATTACK_TIMEOUT_S: Final = 180.0
@@ -67,6 +67,7 @@ ATTACKS: Final = (
     Attack("text-flood", "poison", poison.text_flood),
     Attack("flood", "bounds", bounds.flood),
     Attack("burst", "bounds", bounds.burst),
+    Attack("long-questions", "bounds", bounds.long_questions),
     Attack("correlation", "bounds", bounds.correlation),
     Attack("properties", "bounds", bounds.properties),
     Attack("retained", "bounds", bounds.retained),

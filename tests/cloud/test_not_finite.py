@@ -71,6 +71,17 @@ def test_a_query_whose_logits_are_not_finite_fails_and_its_neighbours_are_answer
     assert (second.answers[0].text, second.answers[0].problem) == (expected(1, 0), "")
 
 
+def test_a_question_that_cannot_be_asked_says_why(codec_dir: Path) -> None:
+    sick = SickVlm("text 0", probability=math.nan)
+    (result,) = engine(codec_dir, sick).run([look(codec_dir, 0)])
+    assert isinstance(result, LookDone)
+    assert result.answers[0].problem == "its logits are not finite"
+    sick._numbers["problem"] = "too long"  # type: ignore[assignment]
+    (result,) = engine(codec_dir, sick).run([look(codec_dir, 0)])
+    assert isinstance(result, LookDone)
+    assert result.answers[0].problem == "too long"
+
+
 @pytest.mark.parametrize("number", NONE)
 def test_a_frame_whose_tokens_are_not_finite_fails_alone(codec_dir: Path, number: float) -> None:
     sound = load_prefix_decoder(codec_dir)

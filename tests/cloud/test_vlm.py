@@ -120,13 +120,39 @@ def test_a_long_question_is_not_padded_into_the_others(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(vlm, "_answer_block", counted)
     tokens = torch.zeros(1, vlm.token_count, vlm.token_dim)
-    long = ("\N{MAGE}" * 500, AnswerType.YES_NO)
+    long = ("\N{MAGE}" * 200, AnswerType.YES_NO)
     asked = [QUESTIONS[0]] * 31 + [long] + [QUESTIONS[0]] * 31
     answers = vlm.answer(tokens, asked, frames=[0] * len(asked))
     needed = sum(len(vlm._prompts.suffix(text)) for text, _ in asked)
     assert sum(padded) <= 2 * needed, "one client's question cost each of 62 others as much as itself"
     assert max(padded) <= max(vlm_module.BLOCK_TOKENS, len(vlm._prompts.suffix(long[0])))
     assert answers[0].text == vlm.answer(tokens, asked[:1], frames=[0])[0].text
+
+
+def test_a_question_longer_than_the_model_reads_is_not_asked(
+    adapter: TransformersVlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = adapter.encode_pixels(frames(1))
+    kind = AnswerType.YES_NO
+    room = adapter.model.config.get_text_config().max_position_embeddings - len(adapter._prompts.prefix)
+    fixed = len(adapter._prompts.suffix("x")) - 1 + ANSWER_TOKENS[kind]
+    longest = ("x" * (room - fixed), kind)
+    too_long = ("x" * (room - fixed + 1), kind)
+    alone = adapter.answer(tokens, [longest])[0]
+    read: list[str] = []
+    answer_block = adapter._answer_block
+
+    def noted(*given: Any) -> list[VlmAnswer]:
+        read.extend(text for text, _ in given[2])
+        return answer_block(*given)
+
+    monkeypatch.setattr(adapter, "_answer_block", noted)
+    answers = adapter.answer(tokens, [too_long, QUESTIONS[0], longest], frames=[0, 0, 0])
+    assert set(read) == {QUESTIONS[0][0], longest[0]}
+    assert not answers[0].finite
+    assert "ask a shorter question" in answers[0].problem
+    assert [answer.problem for answer in answers[1:]] == ["", ""]
+    assert answers[2].token_count == alone.token_count
 
 
 @given(st.lists(st.integers(1, 3_000), max_size=200))
