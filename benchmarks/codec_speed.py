@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from analysis.markdown import table, value_text, words
 from edge_nodes.encoder import OnnxEncoder
 from latentbus.results_page import write_page
 from pipeline.codec.bitstream import decode_chunk
@@ -28,7 +29,6 @@ from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder, load_transform
 from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
-from pipeline.markdown import table, value_text, words
 from pipeline.scenes.renderer import render
 from pipeline.scenes.scene import sample_scene
 from training.codec.fit.folder import encode_all

@@ -26,14 +26,16 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
+from cloud_workers.vlm import TransformersVlm, VlmAnswer
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
+from analysis.markdown import figures as tables
+from analysis.markdown import table, value_text
 from benchmarks.soak import Watched, camera_names
 from broker_config.launcher import LocalBroker
 from cloud_workers.node import run_worker
-from cloud_workers.vlm import TransformersVlm, VlmAnswer
 from latentbus.chaos.fleet import QUESTIONS
 from latentbus.demo.children import Child, running_child
 from latentbus.results_page import write_page
@@ -51,8 +53,6 @@ from pipeline.config.settings import (
     WorkerSettings,
     load_settings,
 )
-from pipeline.markdown import figures as tables
-from pipeline.markdown import table, value_text
 from pipeline.node.runtime import run
 from pipeline.protocol.reducer import OutcomeReducer
 from schemas import topics, wire

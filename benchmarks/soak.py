@@ -29,6 +29,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from analysis.markdown import figures as tables
+from analysis.markdown import table
 from benchmarks.edge_resources import process_cpu_s
 from broker_config.launcher import LocalBroker
 from latentbus.chaos.fleet import QUESTIONS
@@ -46,8 +48,6 @@ from pipeline.config.settings import (
     QuestionSettings,
     WorkerSettings,
 )
-from pipeline.markdown import figures as tables
-from pipeline.markdown import table
 from pipeline.node.runtime import Stop, run
 from pipeline.protocol.reducer import OutcomeReducer
 from schemas import topics, wire

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline import markdown
+from analysis import markdown
 
 
 def invariants(figures: Mapping[str, Any]) -> str:

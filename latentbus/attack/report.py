@@ -9,9 +9,9 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from analysis import markdown
 from latentbus.attack.books import Verdict
 from latentbus.output_files import write_json
-from pipeline import markdown
 
 MIB: Final = 1024 * 1024
 MEMORY_BOUND_BYTES: Final[dict[str, int]] = {"broker": 192 * MIB, "edge": 96 * MIB, "worker": 192 * MIB}

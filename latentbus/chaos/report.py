@@ -11,12 +11,12 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from analysis.markdown import figures
 from latentbus.chaos.books import Balance, Books
 from latentbus.chaos.faults import Injector, recovered, recovery_s
 from latentbus.chaos.fleet import Exit
 from latentbus.demo.ledger import percentile
 from latentbus.output_files import write_json
-from pipeline.markdown import figures
 
 _LONG: Final = frozenset({"strikes", "lost_queries", "unheard_queries"})
 """Figures that are lists of everything that happened; they are in the JSON file alone."""

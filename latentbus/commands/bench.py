@@ -48,10 +48,10 @@ def replay(
 
     Exit status: 0 when no message was lost and every cut log was recovered, 1 otherwise.
     """
+    from analysis.markdown import figures
     from latentbus.bench.replay import BenchOptions, bench_replay, write_report
     from latentbus.safe_console import SafeConsole
     from pipeline.config.logs import configure_logging
-    from pipeline.markdown import figures
     from pipeline.node.runtime import Stop, run
 
     configure_logging("warning")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analysis.markdown import figures
 from latentbus.results_page import MarkdownOption, write_page
 from latentbus.training_options import (
     DEFAULT_CACHE,
@@ -24,7 +25,6 @@ from latentbus.training_options import (
     vlm_or_bundled,
     write_report,
 )
-from pipeline.markdown import figures
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:

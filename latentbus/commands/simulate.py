@@ -165,7 +165,7 @@ def _mutations(seed: int | None, json_file: Path | None, markdown: Path | None) 
 
 
 def _fleet(plan: dict[str, Any], json_file: Path | None, markdown: Path | None) -> None:
-    from pipeline.markdown import figures as as_tables
+    from analysis.markdown import figures as as_tables
     from simulation.fleet import FleetPlan, FleetSimulation
 
     fleet = FleetPlan(**plan)

@@ -8,8 +8,8 @@ from typing import Any
 
 import typer.main
 
+from analysis.markdown import table
 from latentbus.cli import app
-from pipeline.markdown import table
 
 _STATUS = re.compile(r"Exit status:? (.*?\.)(?=\s|$)")
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
-from pipeline.markdown import table
+from analysis.markdown import table
 from pipeline.protocol.edge_frame import EDGE_TRANSITIONS, EdgeStage
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WORKER_TRANSITIONS, WorkerStage

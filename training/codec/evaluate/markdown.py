@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from pipeline.markdown import table
+from analysis.markdown import table
 
 _RATIOS: Final = {
     "ratio_vs_best_image_at_95": "best image file",
