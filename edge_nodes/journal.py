@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
+from edge_nodes.disk_reserve import DiskReserve
 from pipeline.config.logs import get_logger
 from pipeline.config.settings import MAX_OPEN_ASKS
 from pipeline.node.work_thread import WorkThread
@@ -111,7 +112,7 @@ class AskJournal:
         wall_s: wall clock in seconds.
 
     Attributes:
-        counters: rows that were dropped, files that were set aside.
+        counters: rows that were dropped, files that were set aside, pieces of the reserve that were used.
 
     Raises:
         ArtifactError: the file can be neither read nor replaced.
@@ -120,6 +121,7 @@ class AskJournal:
     def __init__(self, path: Path | None, *, wall_s: Callable[[], float] = time.time) -> None:
         self._wall_s = wall_s
         self.counters: Counter[str] = Counter()
+        self._reserve: DiskReserve | None = None
         self._database = _open(":memory:") if path is None else self._opened(path)
 
     def move_to(self, path: Path) -> list[StoredAsk]:
@@ -148,6 +150,10 @@ class AskJournal:
     def _opened(self, path: Path) -> sqlite3.Connection:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._reserve = DiskReserve(path.with_suffix(".reserve"))
+            self._reserve.fill()
+            # What an earlier process left has to be read, and to end.
+            self._reserve.room_to_open()
             try:
                 version = _version(str(path))
                 if version in (0, _VERSION):
@@ -195,6 +201,8 @@ class AskJournal:
         query_id = ad_hoc_query_id(camera, client, ask.query_id)
         known = self._get(query_id)
         if known is None:
+            if self._reserve is not None and self._reserve.used and not self._reserve.fill():
+                raise sqlite3.OperationalError("the disk is full: what is left is for the ends of earlier questions")
             stored = StoredAsk(ask, camera, client, ask.deadline_ms / 1000, reply_to, None)
             if self._count_undecided() >= MAX_OPEN_ASKS:
                 return Admission.FULL, stored
@@ -227,7 +235,25 @@ class AskJournal:
 
         Returns:
             The question, or None if it is not known, or was decided before.
+
+        Raises:
+            sqlite3.Error: it could not be stored, not even in the room that is kept for it.
         """
+        for _ in range(_PIECES_A_WRITE):
+            try:
+                return self._decide(query_id, terminal, told=told)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not self._give_up():
+                    raise
+        return self._decide(query_id, terminal, told=told)
+
+    def _give_up(self) -> bool:
+        """Free some of the room that is kept for a full disk."""
+        freed = self._reserve is not None and self._reserve.give_up()
+        self.counters["reserve_pieces_used"] += freed
+        return freed
+
+    def _decide(self, query_id: str, terminal: Answer | QueryOutcome, *, told: bool) -> StoredAsk | None:
         with self._database:
             changed = self._database.execute(
                 "UPDATE ask SET terminal = ?, told = ? WHERE query_id = ? AND terminal IS NULL",
@@ -391,6 +417,8 @@ class JournalThread:
         await self._thread.close(self._journal.close)
 
 
+_PIECES_A_WRITE = 4
+"""Of the reserve, for one end: whoever filled the disk may be quicker."""
 _DAMAGE = ("malformed", "corrupt", "not a database", "no such column", "no such table", "Could not decode")
 
 

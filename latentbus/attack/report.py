@@ -16,8 +16,8 @@ from latentbus.output_files import write_json
 MIB: Final = 1024 * 1024
 MEMORY_BOUND_BYTES: Final[dict[str, int]] = {"broker": 192 * MIB, "edge": 96 * MIB, "worker": 192 * MIB}
 """How much a process may have grown after an attack. Caches fill, allocators keep what they had (150 MiB for the first
-prompts as long as the bundled model reads, and no more for later ones), and the broker may keep for one slow client what
-its limits allow (:mod:`broker_config.limits`)."""
+prompts as long as the bundled model reads, and no more for later ones), and the broker may keep for one slow client
+what its limits allow (:mod:`broker_config.limits`)."""
 
 
 @dataclass(frozen=True, slots=True)
