@@ -31,8 +31,8 @@ from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
 from pipeline.scenes.renderer import render
 from pipeline.scenes.scene import sample_scene
-from training.codec.fit.folder import encode_all
-from training.codec.fit.train import open_vlm
+from training.codec.prefixes import encode_all
+from training.codec.vlm import open_vlm
 
 FIRST_SEED = 80_000_000
 BATCH = 16

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from latentbus.output_files import json_target, write_text
 from pipeline.codec.spec import MAX_VLM_ID_CHARS
 from schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from training.codec.run import RunSettings
 
 CacheOption = Annotated[
     Path, typer.Option("--cache", help="Rendered frames, tokens and checkpoints; can be deleted afterwards.")
@@ -83,6 +86,13 @@ MaxSecondsOption = Annotated[
 ]
 
 DEFAULT_CACHE = Path(".demo/training")
+
+
+def run_settings(cache: Path, seed: int, threads: int, *, device: str = "cpu", resume: bool = True) -> RunSettings:
+    """What the options say about how a run works; its lines go to the terminal."""
+    from training.codec.run import RunSettings
+
+    return RunSettings(cache, seed, threads, device, resume, show_progress)
 
 
 OverwriteOption = Annotated[

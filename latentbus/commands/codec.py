@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,7 @@ from latentbus.training_options import (
     ThreadsOption,
     VlmOption,
     codec_to_write,
-    show_progress,
+    run_settings,
     video_file,
     vlm_or_bundled,
     write_report,
@@ -28,7 +29,8 @@ from latentbus.training_options import (
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
-    from training.codec.data import Domain
+    from training.codec.data import Asked
+    from training.codec.evaluate.video import VideoEvaluation
     from training.codec.own_frames import OwnFrames
 
 codec_app = typer.Typer(help="Evaluate, calibrate and export a codec.", no_args_is_help=True)
@@ -79,20 +81,12 @@ def codec_ablate(
     json_file: JsonOption = None,
 ) -> None:
     """Train variants of the Meta AutoEncoder that differ in one choice each, and compare them on held-out frames."""
-    from training.codec.fit.ablation_run import ablate_codec
+    from training.codec.fit.ablation_run import Ablation, ablate_codec
 
     report = ablate_codec(
         vlm_or_bundled(vlm),
-        cache,
-        budget=budget,
-        device=device,
-        processes=processes,
-        max_seconds=max_seconds,
-        run_dir=run_dir,
-        seed=seed,
-        threads=threads,
-        variants=variant or (),
-        progress=show_progress,
+        run_settings(cache, seed, threads, device=device),
+        Ablation(budget, processes, max_seconds, run_dir, variant or ()),
     )
     write_report(report, json_file)
 
@@ -135,45 +129,37 @@ def codec_eval(
     With --video or --clips frames follow one another, ours use key frames, and inter-coded video is a baseline too.
     """
     from training.codec.evaluate import frames as evaluation
+    from training.codec.points import DOMAINS
 
-    if point not in evaluation.SIZES:
-        raise ConfigError("--point", f"{point!r} is none of {', '.join(evaluation.SIZES)}")
+    if point not in DOMAINS:
+        raise ConfigError("--point", f"{point!r} is none of {', '.join(DOMAINS)}")
+    vlm = vlm or (models / "reference-vlm" if models else vlm_or_bundled(None))
+    codecs = codec or _codecs_of(point, models)
+    run = run_settings(cache, seed, threads)
     if video is not None or clips:
         for option, given in (("--photos", photos), ("--frames", frames), ("--plots", plots)):
             if given is not None:
                 raise ConfigError(option, "is for frames that do not follow one another: leave --video or --clips out")
         if clips and (video is not None or questions is not None):
             raise ConfigError("--clips", "come with their own frames and questions: leave --video and --questions out")
-        _evaluate_video(
-            vlm or (models / "reference-vlm" if models else vlm_or_bundled(None)),
-            codec or _codecs_of(point, models),
-            cache,
-            evaluation.DOMAINS[point],
-            video=video,
-            questions=questions,
-            every_s=every,
-            count=count,
-            quick=quick,
-            seed=seed,
-            threads=threads,
-            markdown=markdown,
-            json_file=json_file,
+        from training.codec.evaluate.video import VIDEO_QUICK, VIDEO_SIZE, VideoEvaluation
+
+        sequences = VideoEvaluation(
+            vlm,
+            codecs,
+            run,
+            VIDEO_QUICK if quick else VIDEO_SIZE,
+            video,
+            _standing_questions(questions),
+            every,
+            DOMAINS[point],
         )
+        _evaluate_video(sequences.with_frames(count), markdown, json_file)
         return
     size = evaluation.QUICK if quick else evaluation.SIZES[point]
+    own = _own_frames(frames, questions)
     report = evaluation.evaluate_codec(
-        evaluation.Evaluation(
-            vlm or (models / "reference-vlm" if models else vlm_or_bundled(None)),
-            codec or _codecs_of(point, models),
-            cache,
-            size.with_frames(count),
-            evaluation.DOMAINS[point],
-            photos=photos,
-            own=_own_frames(frames, questions),
-            seed=seed,
-            threads=threads,
-        ),
-        show_progress,
+        evaluation.Evaluation(vlm, codecs, run, size.with_frames(count), DOMAINS[point], photos=photos, own=own)
     )
     write_report(report, json_file)
     if markdown is not None:
@@ -186,40 +172,18 @@ def codec_eval(
         draw_plots(report, plots, suffix="" if point == "small" else f"-{point}")
 
 
-def _evaluate_video(
-    vlm: Path,
-    codecs: list[Path],
-    cache: Path,
-    domain: Domain,
-    *,
-    video: Path | None,
-    questions: Path | None,
-    every_s: float,
-    count: int | None,
-    quick: bool,
-    seed: int,
-    threads: int,
-    markdown: Path | None,
-    json_file: Path | None,
-) -> None:
-    from training.codec.evaluate.markdown import video_as_markdown
+def _standing_questions(questions: Path | None) -> Sequence[Asked]:
     from training.codec.evaluate.sequences import SURVEILLANCE_QUESTIONS
-    from training.codec.evaluate.video import VIDEO_QUICK, VIDEO_SIZE, VideoEvaluation, evaluate_video
     from training.codec.own_frames import read_standing_questions
 
-    wanted = VideoEvaluation(
-        vlm,
-        codecs,
-        cache,
-        VIDEO_QUICK if quick else VIDEO_SIZE,
-        video,
-        read_standing_questions(questions) if questions else SURVEILLANCE_QUESTIONS,
-        every_s,
-        domain,
-        seed,
-        threads,
-    )
-    report = evaluate_video(wanted.with_frames(count), show_progress)
+    return read_standing_questions(questions) if questions else SURVEILLANCE_QUESTIONS
+
+
+def _evaluate_video(wanted: VideoEvaluation, markdown: Path | None, json_file: Path | None) -> None:
+    from training.codec.evaluate.markdown import video_as_markdown
+    from training.codec.evaluate.video import evaluate_video
+
+    report = evaluate_video(wanted)
     write_report(report, json_file)
     if markdown is not None:
         write_page(markdown, "Codec against other ways to send a fixed camera", video_as_markdown(report))
@@ -249,18 +213,15 @@ def codec_temporal(
     markdown: MarkdownOption = None,
 ) -> None:
     """Fit the tables of frames given a key frame, and measure what key frames save, on rendered clips."""
-    from training.codec.fit.temporal import measure_temporal
+    from training.codec.fit.temporal import Clips, measure_temporal
 
     folder = codec_to_write(codec) if write else codec or _codecs_of(point, None)[0]
     report = measure_temporal(
         vlm_or_bundled(vlm),
         folder,
-        clips=clips,
-        seconds=seconds,
-        seed=seed,
-        threads=threads,
+        run_settings(DEFAULT_CACHE, seed, threads),
+        Clips(clips, seconds),
         write=write,
-        progress=show_progress,
     )
     write_report(report, json_file)
     write_page(markdown, "Key frames", figures(report))
@@ -285,21 +246,15 @@ def codec_calibrate_stop(
     json_file: JsonOption = None,
 ) -> None:
     """Fit the stop rule's score, choose ladder and thresholds; writes stop.json and codec.json of the folder."""
-    from training.codec.stop.calibrate import calibrate_stop
+    from training.codec.stop.calibrate import StopCalibration, calibrate_stop
+    from training.codec.stop.learn_then_test import Promise
 
+    own, promise = _own_frames(frames, questions), Promise(risk, delta, by_type)
     report = calibrate_stop(
         vlm_or_bundled(vlm),
         codec_to_write(codec),
-        cache,
-        risk=risk,
-        delta=delta,
-        by_type=by_type,
-        frames=count,
-        own=_own_frames(frames, questions),
-        questions_a_frame=questions_a_frame,
-        seed=seed,
-        threads=threads,
-        progress=show_progress,
+        run_settings(cache, seed, threads),
+        StopCalibration(promise, count, questions_a_frame, own),
     )
     write_report(report, json_file)
 
@@ -323,22 +278,15 @@ def codec_verify_stop(
     markdown: MarkdownOption = None,
 ) -> None:
     """Check the stop rule's promise: calibrate and test on random halves of held-out frames; writes to no codec."""
-    from training.codec.stop.verify import verify_stop
+    from training.codec.stop.learn_then_test import Promise
+    from training.codec.stop.verify import StopVerification, verify_stop
 
+    own, promise = _own_frames(frames, questions), Promise(risk, delta, by_type)
     report = verify_stop(
         vlm_or_bundled(vlm),
         _codec(codec),
-        cache,
-        risk=risk,
-        delta=delta,
-        by_type=by_type,
-        frames=count,
-        own=_own_frames(frames, questions),
-        questions_a_frame=questions_a_frame,
-        resplits=resplits,
-        seed=seed,
-        threads=threads,
-        progress=show_progress,
+        run_settings(cache, seed, threads),
+        StopVerification(promise, count, questions_a_frame, resplits, own),
     )
     write_report(report, json_file)
     write_page(markdown, "The stop rule's promise", figures(report))
@@ -356,9 +304,7 @@ def codec_export(
     """Write encoder.onnx anew from the weights, and compare it with torch symbol by symbol."""
     from training.codec.fit.train import export_codec
 
-    parity = export_codec(
-        vlm_or_bundled(vlm), codec_to_write(codec), cache, seed=seed, threads=threads, progress=show_progress
-    )
+    parity = export_codec(vlm_or_bundled(vlm), codec_to_write(codec), run_settings(cache, seed, threads))
     write_report(parity.as_dict(), json_file)
 
 

@@ -23,6 +23,7 @@ from latentbus.training_options import (
     ThreadsOption,
     VlmOption,
     local_vlm,
+    run_settings,
     short_id,
     show_progress,
     vlm_or_bundled,
@@ -166,28 +167,22 @@ def train_codec_command(
     json_file: JsonOption = None,
 ) -> None:
     """Fit the KLT codec and train the Meta AutoEncoder for a frozen VLM, and export their encoders."""
-    from training.codec.fit.train import train_codec
+    from training.codec.fit.train import CodecTraining, train_codec
 
-    report = train_codec(
-        vlm_or_bundled(vlm),
-        output,
-        cache,
+    wanted = CodecTraining(
         vlm_id=vlm_id,
         version=version,
-        seed=seed,
         point=point,
         budget=budget,
-        device=device,
         max_seconds=max_seconds,
         run_dir=run_dir,
         start_from=start_from,
         photos=photos,
-        resume=resume,
-        threads=threads,
         export_klt=export_klt,
         overwrite=overwrite,
-        progress=show_progress,
     )
+    run = run_settings(cache, seed, threads, device=device, resume=resume)
+    report = train_codec(vlm_or_bundled(vlm), output, run, wanted)
     write_report(report, json_file)
 
 
@@ -212,25 +207,11 @@ def train_decoder_command(
     json_file: JsonOption = None,
 ) -> None:
     """Learn a smaller or larger decoder for a codec; symbols, tables and encoder stay. Calibrate the stop rule next."""
-    from training.codec.fit.decoder import learn_decoder
+    from training.codec.fit.decoder import DecoderTraining, learn_decoder
 
-    report = learn_decoder(
-        vlm_or_bundled(vlm),
-        codec,
-        output,
-        cache,
-        layers=layers,
-        width=width,
-        budget=budget,
-        seed=seed,
-        device=device,
-        max_seconds=max_seconds,
-        photos=photos,
-        resume=resume,
-        overwrite=overwrite,
-        threads=threads,
-        progress=show_progress,
-    )
+    wanted = DecoderTraining(layers, width, budget, max_seconds, photos, overwrite)
+    run = run_settings(cache, seed, threads, device=device, resume=resume)
+    report = learn_decoder(vlm_or_bundled(vlm), codec, output, run, wanted)
     write_report(report, json_file)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,9 +21,9 @@ from pipeline.codec.transform_torch import LatentTransform
 from schemas.errors import ArtifactError, StateError
 from tests.codec.synthetic import separable_tokens
 from training.codec.config import CodecBudget
-from training.codec.fit.folder import encode_all
 from training.codec.fit.klt import fit_klt
 from training.codec.fit.meta import start_meta
+from training.codec.prefixes import encode_all
 
 LATENTS, WIDTH = 6, 8
 SMALL = CodecBudget(encoder_width=16, decoder_width=16, decoder_layers=1)
@@ -182,14 +181,13 @@ def test_mixed_prefix_lengths_decode_as_they_do_alone(meta: MetaAutoEncoder, tok
         torch.testing.assert_close(together[index : index + 1], alone, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("tail", ["mask", "truncate"])
 @pytest.mark.parametrize("count", [0, 1, 9])
 def test_a_batch_of_any_size_decodes_as_in_training(
-    klt: KltTransform, tokens: Tensor, tail: str, count: int, monkeypatch: pytest.MonkeyPatch
+    klt: KltTransform, tokens: Tensor, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without gradients a few frames at a time go through the layers."""
     monkeypatch.setattr(meta_autoencoder_torch, "_TOKENS_IN_CACHE", 4 * klt.token_count + 1)
-    model = start_meta(klt, tokens, replace(SMALL, tail=tail), seed=0).eval()
+    model = start_meta(klt, tokens, SMALL, seed=0).eval()
     torch.nn.init.normal_(model.decoder.out.weight, std=0.1)
     symbols = klt.encode(tokens[:count]).float()
     mixed = torch.arange(count) % (LATENTS + 1)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from training.baselines.fronts import best_of_each_size, front
 from training.baselines.stills import ImageSetting, container_bytes, through_image_files
-from training.codec.data import AskedFrames, Progress
+from training.codec.data import AskedFrames
 from training.codec.image_path import PixelsToTokens
+from training.codec.run import Progress
 
 _SCREENING_FRAMES: Final = 10
 _RANGES: Final = 8

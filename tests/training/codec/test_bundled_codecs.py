@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cloud_workers.vlm import TransformersVlm
 from numpy.typing import NDArray
 
-from cloud_workers.vlm import TransformersVlm
 from edge_nodes.encoder import OnnxEncoder
 from pipeline.codec.bundled import bundled_codec_dir, bundled_vlm_dir
 from pipeline.codec.latent import EncodedLatent, PrefixAssembler
@@ -25,7 +25,8 @@ from pipeline.scenes.renderer import render
 from pipeline.scenes.scene import sample_scene
 from training.codec.answers import answers_of
 from training.codec.data import Asked, scene_set
-from training.codec.fit.train import open_vlm
+from training.codec.run import RunSettings, silent
+from training.codec.vlm import open_vlm
 
 FRAMES = 40
 SEED = 5
@@ -83,7 +84,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     cache = tmp_path_factory.mktemp("frames")
     vlm, frozen = open_vlm(bundled_vlm_dir(), "bundled")
     size = frozen.image_size_px
-    data = scene_set("report", cache, count=FRAMES, size=size, seed=SEED, processes=1, progress=lambda _: None)
+    data = scene_set("report", FRAMES, size, RunSettings(cache, SEED, 1, progress=silent))
     tokens = frozen.image_path.of_frames(data.frames)
     codecs = {}
     for name in NAMES:

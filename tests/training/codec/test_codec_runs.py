@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cloud_workers.vlm import TransformersVlm
 from numpy.typing import NDArray
 from PIL import Image
 
-from cloud_workers.vlm import TransformersVlm
 from edge_nodes.encoder import OnnxEncoder
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder, load_transform
 from pipeline.codec.spec import load_codec_spec
@@ -26,22 +26,26 @@ from tests.cloud.tiny_codec import write_vlm
 from tests.cloud.tiny_models import FAMILIES, IMAGE_SIZE_PX
 from training.codec.config import BUDGETS
 from training.codec.data import FIRST_SEEDS, scene_set
-from training.codec.fit.decoder import learn_decoder
+from training.codec.fit.decoder import DecoderTraining, learn_decoder
 from training.codec.fit.export import export_encoder
 from training.codec.fit.klt import fit_klt
-from training.codec.fit.train import export_codec, open_vlm, train_codec
+from training.codec.fit.train import CodecTraining, export_codec, train_codec
 from training.codec.image_path import PixelsToTokens
 from training.codec.own_frames import OwnFrames
-from training.codec.stop.calibrate import calibrate_stop
-from training.codec.stop.verify import verify_stop
+from training.codec.run import RunSettings, silent
+from training.codec.stop.calibrate import StopCalibration, calibrate_stop
+from training.codec.stop.learn_then_test import Promise
+from training.codec.stop.verify import StopVerification, verify_stop
+from training.codec.vlm import open_vlm
 from training.reference_vlm.frames import SEED_STRIDE
 
 BUDGET = replace(BUDGETS["smoke"], train_frames=48, table_frames=16, steps=6, batch=4, view_frames=2, asked_frames=8)
 NAMES = ("klt", "meta_autoencoder")
 
 
-def silent(_: str) -> None:
-    """Progress lines have no place in a test run."""
+def run(cache: Path) -> RunSettings:
+    """One thread, without lines."""
+    return RunSettings(cache, threads=1, progress=silent)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -57,7 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `vlm`, `cache` and both trained codecs."""
     root = tmp_path_factory.mktemp("made")
     write_vlm(root / "vlm")
-    report = train_codec(root / "vlm", root, root / "cache", vlm_id="tiny", budget=BUDGET, threads=1, progress=silent)
+    report = train_codec(root / "vlm", root, run(root / "cache"), CodecTraining(vlm_id="tiny", budget=BUDGET))
     assert json.loads((root / "klt" / "training.json").read_text())["vlm_sha256"] == report["vlm_sha256"]
     return root
 
@@ -144,12 +148,8 @@ def test_another_decoder_leaves_the_symbols_as_they_are(
         made / "vlm",
         old,
         new,
-        made / "cache",
-        layers=layers,
-        width=width,
-        budget=BUDGET,
-        threads=1,
-        progress=silent,
+        run(made / "cache"),
+        DecoderTraining(layers, width, BUDGET),
     )
     assert report["decoder"]["steps"] == BUDGET.steps
     assert report["learned"] == json.loads((old / "training.json").read_text())["learned"]
@@ -171,7 +171,7 @@ def test_another_decoder_leaves_the_symbols_as_they_are(
 def test_what_has_no_decoder_to_learn_is_refused(made: Path, tmp_path: Path) -> None:
     def learn(codec: str, output: Path, *, width: int | None = None, budget: str = "smoke") -> None:
         learn_decoder(
-            made / "vlm", made / codec, output, made / "cache", width=width, budget=budget, threads=1, progress=silent
+            made / "vlm", made / codec, output, run(made / "cache"), DecoderTraining(width=width, budget=budget)
         )
 
     with pytest.raises(ArtifactError, match="klt has no decoder to learn"):
@@ -188,7 +188,8 @@ def test_what_has_no_decoder_to_learn_is_refused(made: Path, tmp_path: Path) -> 
 def test_training_again_changes_nothing(made: Path) -> None:
     before = (made / "meta_autoencoder" / "codec.safetensors").read_bytes()
     lines: list[str] = []
-    train_codec(made / "vlm", made, made / "cache", vlm_id="tiny", budget=BUDGET, threads=1, progress=lines.append)
+    again = RunSettings(made / "cache", threads=1, progress=lines.append)
+    train_codec(made / "vlm", made, again, CodecTraining(vlm_id="tiny", budget=BUDGET))
     assert any("learned already" in line for line in lines)
     assert (made / "meta_autoencoder" / "codec.safetensors").read_bytes() == before
 
@@ -196,8 +197,8 @@ def test_training_again_changes_nothing(made: Path) -> None:
 def test_export_and_calibration_of_a_codec(made: Path) -> None:
     folder = made / "meta_autoencoder"
     fingerprint = load_codec_spec(folder).fingerprint
-    assert export_codec(made / "vlm", folder, made / "cache", threads=1, progress=silent).unexplained == 0
-    report = calibrate_stop(made / "vlm", folder, made / "cache", frames=60, risk=0.1, threads=1, progress=silent)
+    assert export_codec(made / "vlm", folder, run(made / "cache")).unexplained == 0
+    report = calibrate_stop(made / "vlm", folder, run(made / "cache"), StopCalibration(Promise(0.1), frames=60))
     spec, rule = load_codec_spec(folder), load_stop_rule(folder)
     assert spec.fingerprint == fingerprint, "calibration changes nothing about the symbols"
     assert list(spec.ladder) == list(rule.ladder) == report["ladder"]
@@ -219,25 +220,24 @@ def test_a_stop_rule_is_calibrated_and_verified_on_own_frames(made: Path, tmp_pa
     own = OwnFrames(tmp_path, questions)
     folder = tmp_path / "codec"
     shutil.copytree(made / "klt", folder)
-    report = calibrate_stop(made / "vlm", folder, tmp_path / "cache", risk=0.3, own=own, threads=1, progress=silent)
+    own_run = run(tmp_path / "cache")
+    report = calibrate_stop(made / "vlm", folder, own_run, StopCalibration(Promise(0.3), own=own))
     assert report["calibration"]["frames"] == {"score": 9, "policy": 9, "calibration": 24}
     assert report["calibration"]["domain"] == "own"
     assert load_stop_rule(folder).risk == 0.3
-    found = verify_stop(
-        made / "vlm", folder, tmp_path / "cache", risk=0.3, own=own, resplits=5, threads=1, progress=silent
-    )
+    found = verify_stop(made / "vlm", folder, own_run, StopVerification(Promise(0.3), own=own, resplits=5))
     assert (found["frames"], found["questions"], found["domain"]) == (18, 36, "own")
     assert set(found["by_questions_a_frame"]) == {"1", "3", "all"}
     assert found["mean_uplink_bytes"] < found["mean_wire_bytes"] <= found["whole_wire_bytes"] + 1
     with pytest.raises(ConfigError, match=r"risk of 0\.02"):
-        verify_stop(made / "vlm", folder, tmp_path / "cache", own=own, threads=1, progress=silent)
+        verify_stop(made / "vlm", folder, own_run, StopVerification(own=own))
 
 
 def test_another_model_is_refused(made: Path, tmp_path: Path) -> None:
     other = write_vlm(tmp_path / "vlm", seed=1)
     for call in (
-        lambda: calibrate_stop(other, made / "klt", made / "cache", frames=200, progress=silent),
-        lambda: export_codec(other, made / "klt", made / "cache", progress=silent),
+        lambda: calibrate_stop(other, made / "klt", run(made / "cache"), StopCalibration(frames=200)),
+        lambda: export_codec(other, made / "klt", run(made / "cache")),
     ):
         with pytest.raises(ArtifactError, match="was made for tiny"):
             call()
@@ -245,13 +245,13 @@ def test_another_model_is_refused(made: Path, tmp_path: Path) -> None:
 
 def test_an_unknown_budget_is_named(made: Path) -> None:
     with pytest.raises(ConfigError, match="smoke"):
-        train_codec(made / "vlm", made, made / "cache", budget="huge")
+        train_codec(made / "vlm", made, run(made / "cache"), CodecTraining(budget="huge"))
 
 
 def test_sets_share_no_scene(tmp_path: Path) -> None:
     """Of one seed no two sets meet, and the questions of a set are the same every time."""
     firsts = sorted(FIRST_SEEDS.values())
     assert min(high - low for low, high in pairwise(firsts)) >= SEED_STRIDE
-    one, two = (scene_set("report", tmp_path, count=4, size=32, seed=0, processes=1, progress=silent) for _ in range(2))
+    one, two = (scene_set("report", 4, 32, run(tmp_path)) for _ in range(2))
     assert one.asked == two.asked
     assert {item.frame for item in one.asked} == {0, 1, 2, 3}

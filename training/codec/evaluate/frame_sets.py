@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from pipeline.codec.spec import FrameFit
 from schemas.errors import ConfigError
-from training.codec.data import AskedFrames, Domain, Progress, scene_set
+from training.codec.data import AskedFrames
+from training.codec.frame_source import FrameSource
 from training.codec.own_frames import OwnFrames
 
 _SELECTION_SHARE: Final = 3
@@ -32,39 +32,20 @@ class EvaluationSet:
     report: AskedFrames
 
 
-def drawn_set(
-    domain: Domain,
-    cache_dir: Path,
-    *,
-    size_px: int,
-    frames: int,
-    selection: int,
-    seed: int,
-    processes: int,
-    photos: Path | None,
-    progress: Progress,
-) -> EvaluationSet:
-    """Frames that nothing was trained, counted or calibrated on.
+def drawn_set(source: FrameSource, *, frames: int, selection: int) -> EvaluationSet:
+    """Frames of the source's one domain that nothing was trained, counted or calibrated on.
+
+    Args:
+        source: Draws and keeps them.
+        frames: Reported ones.
+        selection: Those on which settings are chosen.
 
     Raises:
         ConfigError: Photographs are wanted and none are given.
         ArtifactError: They cannot be read.
     """
-
-    def drawn(name: str, count: int) -> AskedFrames:
-        return scene_set(
-            name,
-            cache_dir,
-            count=count,
-            size=size_px,
-            seed=seed,
-            processes=processes,
-            progress=progress,
-            domains=(domain,),
-            photos=photos,
-        )
-
-    return EvaluationSet(domain, drawn("selection", selection), drawn("report", frames))
+    domain = source.domains[0]
+    return EvaluationSet(domain, source.frames("selection", selection), source.frames("report", frames))
 
 
 def own_set(own: OwnFrames, size_px: int, fit: FrameFit) -> EvaluationSet:

@@ -10,10 +10,10 @@ from typing import Any, Final, Self
 
 import numpy as np
 import torch
+from cloud_workers.vlm import TransformersVlm
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cloud_workers.vlm import TransformersVlm
 from pipeline.codec.prefix_decoder_torch import load_transform
 from pipeline.codec.spec import TABLES_FILE, CodecSpec
 from pipeline.codec.tables import FrequencyTables
@@ -22,14 +22,17 @@ from training.baselines.still_choice import ImageBaseline
 from training.baselines.stills import container_bytes, full_grid, missing_formats, quick_grid
 from training.baselines.tokens import token_baselines
 from training.codec.answers import answers_of
-from training.codec.data import AskedFrames, Domain, Progress
+from training.codec.data import AskedFrames, Domain
 from training.codec.evaluate.frame_sets import EvaluationSet, drawn_set, own_set
 from training.codec.evaluate.links import delay_rows, predicted_quality_rows
 from training.codec.evaluate.models import open_codecs
 from training.codec.evaluate.scoreboard import SHARE_OF_FULL, Point, Scoreboard, oracle_rows
-from training.codec.fit.folder import FrozenVlm, encode_all, even_ladder
+from training.codec.frame_source import FrameSource
 from training.codec.measure import PrefixAnswers, measure_prefixes
 from training.codec.own_frames import OwnFrames
+from training.codec.prefixes import encode_all, even_ladder
+from training.codec.run import RunSettings
+from training.codec.vlm import FrozenVlm
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,6 @@ SIZES: Final = {
     "detailed": EvaluationSize(120, 32, 8, 6, 5),
 }
 QUICK: Final = EvaluationSize(48, 24, 4, 3, 2, quick=True)
-DOMAINS: Final[dict[str, Domain]] = {"small": "rendered", "detailed": "detail"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,32 +75,27 @@ class Evaluation:
         vlm_dir: The VLM that the codecs were made for.
         codec_dirs: Folders of one operating point; the first is the one that is compared with all others, the second
             the closed form that it has to beat.
-        cache_dir: For frames, tokens and answers.
+        run: Cache, seed of the frames and of the resamples, threads, progress.
         size: How much is measured.
         domain: Which frames are drawn.
         photos: Class folder of photographs, or a zip of one: a second domain.
         own: Somebody's own images and questions, instead of drawn frames.
-        seed: Of the frames and of the resamples.
-        threads: CPU threads.
     """
 
     vlm_dir: Path
     codec_dirs: Sequence[Path]
-    cache_dir: Path
+    run: RunSettings
     size: EvaluationSize
     domain: Domain = "rendered"
     photos: Path | None = None
     own: OwnFrames | None = None
-    seed: int = 0
-    threads: int = 2
 
 
-def evaluate_codec(wanted: Evaluation, progress: Progress = print) -> dict[str, Any]:
+def evaluate_codec(wanted: Evaluation) -> dict[str, Any]:
     """Measure codecs and baselines on frames that nothing was trained or calibrated on; one question a sequence.
 
     Args:
         wanted: What to evaluate.
-        progress: Called with a line of text now and then.
 
     Returns:
         JSON-ready, the first domain at the top and further ones under `domains`; see docs/codec.md.
@@ -107,11 +104,11 @@ def evaluate_codec(wanted: Evaluation, progress: Progress = print) -> dict[str, 
         ArtifactError: a codec, the VLM, photographs or images are not usable, or they do not belong together.
         ConfigError: the codecs are of different operating points, or questions are not usable.
     """
-    torch.set_num_threads(wanted.threads)
+    torch.set_num_threads(wanted.run.threads)
     opened = open_codecs(wanted.vlm_dir, wanted.codec_dirs)
     specs, frozen = opened.specs, opened.frozen
-    bench = _Bench(wanted, specs, opened.vlm, frozen, progress)
-    report: dict[str, Any] = {**opened.report(), "seed": wanted.seed, "not_measured": missing_formats()}
+    bench = _Bench(wanted, specs, opened.vlm, frozen)
+    report: dict[str, Any] = {**opened.report(), "seed": wanted.run.seed, "not_measured": missing_formats()}
     if wanted.own:
         sets = [own_set(wanted.own, frozen.image_size_px, specs[0].fit)]
     else:
@@ -130,26 +127,19 @@ class _Bench:
     specs: Sequence[CodecSpec]
     vlm: TransformersVlm
     frozen: FrozenVlm
-    progress: Progress
     baseline: ImageBaseline = field(init=False)
 
     def __post_init__(self) -> None:
-        baseline = ImageBaseline(self.frozen.image_path, self.answer, self.wanted.threads)
+        baseline = ImageBaseline(self.frozen.image_path, self.answer, self.wanted.run.threads)
         object.__setattr__(self, "baseline", baseline)
 
+    def progress(self, line: str) -> None:
+        self.wanted.run.progress(line)
+
     def drawn(self, domain: Domain, photos: Path | None) -> EvaluationSet:
-        wanted = self.wanted
-        return drawn_set(
-            domain,
-            wanted.cache_dir,
-            size_px=self.frozen.image_size_px,
-            frames=wanted.size.frames,
-            selection=wanted.size.selection,
-            seed=wanted.seed,
-            processes=wanted.threads,
-            photos=photos,
-            progress=self.progress,
-        )
+        size = self.wanted.size
+        source = FrameSource(self.frozen, self.wanted.run, (domain,), photos)
+        return drawn_set(source, frames=size.frames, selection=size.selection)
 
     def answer(self, tokens: Tensor, data: AskedFrames) -> NDArray[np.str_]:
         return answers_of(self.vlm, tokens, data.asked).texts
@@ -159,7 +149,7 @@ class _Bench:
         report = frames.report
         tokens = self.frozen.image_path.of_frames(report.frames).half()
         chosen = self.frozen.image_path.of_frames(frames.selection.frames).half()
-        board = Scoreboard(report, self.answer(tokens, report), self.wanted.seed, values=tokens[0].numel())
+        board = Scoreboard(report, self.answer(tokens, report), self.wanted.run.seed, values=tokens[0].numel())
         whole = np.full(len(report), 2 * tokens[0].numel())
         full = board.point(board.reference, whole)
         mean = chosen.float().mean(0)
@@ -219,7 +209,7 @@ class _Bench:
             data.asked,
             [*lengths, *ladder],
             self.progress,
-            cache_dir=self.wanted.cache_dir,
+            cache_dir=self.wanted.run.cache_dir,
         )
         points = [
             board.point(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cloud_workers.vlm import TransformersVlm
+
 from pipeline.codec.spec import CodecSpec, FrameFit, load_codec_spec
 from schemas.errors import ConfigError
-from training.codec.fit.folder import FrozenVlm
-from training.codec.fit.train import open_vlm
+from training.codec.vlm import FrozenVlm, open_vlm
 
 
 @dataclass(frozen=True, slots=True)

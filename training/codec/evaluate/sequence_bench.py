@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cloud_workers.vlm import TransformersVlm
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_decoder_torch import load_transform
 from pipeline.codec.spec import TABLES_FILE, CodecSpec
@@ -28,12 +27,14 @@ from training.baselines.tokens import token_baselines
 from training.baselines.trivial import first_answers
 from training.baselines.video import VideoCodec, VideoSetting, missing_codecs, through_video, video_codecs
 from training.codec.answers import answers_of
-from training.codec.data import AskedFrames, Progress
+from training.codec.data import AskedFrames
+from training.codec.evaluate.models import OpenedCodecs
 from training.codec.evaluate.scoreboard import SHARE_OF_FULL, Measure, Point, Scoreboard, Sizes
 from training.codec.evaluate.sequences import Sequences
-from training.codec.fit.folder import FrozenVlm, encode_all, even_ladder
 from training.codec.key_frames import coded_by_policy
 from training.codec.measure import PrefixAnswers, measure_prefixes
+from training.codec.prefixes import encode_all, even_ladder
+from training.codec.run import RunSettings
 
 KEY_INTERVAL: Final = 30
 """Pictures between two key frames of video: at one a second a late receiver waits half a minute at most."""
@@ -90,53 +91,37 @@ class SequenceBench:
 
     Args:
         sequences: Frames and questions.
-        tiles_per_edge: As in `CodecSpec`.
-        vlm: The frozen model.
-        frozen: The same, as codecs see it.
+        opened: Codecs of one operating point, and their VLM.
         size: How much is measured.
-        seed: Of resamples and of lost packets.
-        threads: Image files that are written at once.
-        progress: Called with a line of text now and then.
+        run: Cache of answers, seed of resamples and of lost packets, image files that are written at once, progress.
     """
 
-    def __init__(
-        self,
-        sequences: Sequences,
-        tiles_per_edge: int,
-        vlm: TransformersVlm,
-        frozen: FrozenVlm,
-        size: VideoSize,
-        seed: int,
-        threads: int,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, sequences: Sequences, opened: OpenedCodecs, size: VideoSize, run: RunSettings) -> None:
+        frozen = opened.frozen
         self._sequences, self._data = sequences, sequences.data
-        self._tiles, self._vlm, self._frozen = tiles_per_edge, vlm, frozen
-        self._size, self._seed, self._threads, self._progress = size, seed, threads, progress
+        self._specs, self._vlm, self._frozen = opened.specs, opened.vlm, frozen
+        self._tiles = opened.specs[0].tiles_per_edge
+        self._size, self._run, self._progress = size, run, run.progress
         self._tokens = frozen.image_path.of_frames(self._data.frames).half()
         self._board = Scoreboard(
             self._data,
             self._answer(self._tokens, self._data),
-            seed,
+            run.seed,
             block=_BLOCK,
             values=self._tokens[0].numel(),
         )
-        progress(f"{sequences.name}: {len(self._data)} frames, {len(self._data.asked)} questions")
+        run.progress(f"{sequences.name}: {len(self._data)} frames, {len(self._data.asked)} questions")
 
-    def measure(
-        self, codec_dirs: Sequence[Path], specs: Sequence[CodecSpec], known: Tensor, cache_dir: Path
-    ) -> dict[str, Any]:
+    def measure(self, codec_dirs: Sequence[Path], known: Tensor) -> dict[str, Any]:
         """Everything, with no frame left out.
 
         Args:
-            codec_dirs: The first is compared with all others.
-            specs: Of the folders.
+            codec_dirs: Folders of the opened codecs; the first is compared with all others.
             known: Tokens of drawn frames that feature baselines learn on, as codecs did [G, N, D].
-            cache_dir: For answers.
         """
         board, size = self._board, self._size
         full = board.point(board.reference, np.full(len(self._data), 2 * self._tokens[0].numel()))
-        ours = [self._codec(*each, cache_dir) for each in zip(codec_dirs, specs, strict=True)]
+        ours = [self._codec(*each) for each in zip(codec_dirs, self._specs, strict=True)]
         trivial = self._trivial(ours[0].blind)
         images = self._images()
         tokens = list(self._token_baselines(known))
@@ -145,7 +130,7 @@ class SequenceBench:
         video, losses = self._video(full)
         first = ours[0]
         baselines = {"image": images, "video": video, "features": [*tokens, *stills, *moving]}
-        others = {spec.name: found for spec, found in zip(specs[1:], ours[1:], strict=True)}
+        others = {spec.name: found for spec, found in zip(self._specs[1:], ours[1:], strict=True)}
         if "klt" in others:
             baselines["klt"] = others["klt"].with_keys
         return {
@@ -179,7 +164,7 @@ class SequenceBench:
     def _answer(self, tokens: Tensor, data: AskedFrames) -> NDArray[np.str_]:
         return answers_of(self._vlm, tokens, data.asked).texts
 
-    def _codec(self, folder: Path, spec: CodecSpec, cache_dir: Path) -> _Ours:
+    def _codec(self, folder: Path, spec: CodecSpec) -> _Ours:
         symbols = encode_all(load_transform(folder, spec), self._tokens)
         tables = FrequencyTables.load(folder / TABLES_FILE)
         bits = tables.symbol_bits(symbols, 0, spec.latent_count).sum(axis=2).mean(axis=0)
@@ -192,7 +177,7 @@ class SequenceBench:
             self._data.asked,
             [*lengths, *ladder],
             self._progress,
-            cache_dir=cache_dir,
+            cache_dir=self._run.cache_dir,
         )
         coded = [
             frame
@@ -222,7 +207,7 @@ class SequenceBench:
 
     def _images(self) -> list[Point]:
         size, pixels = self._size, self._frozen.image_size_px
-        baseline = ImageBaseline(self._frozen.image_path, self._answer, self._threads)
+        baseline = ImageBaseline(self._frozen.image_path, self._answer, self._run.threads)
         chosen_on = self._sequences.spread(size.selection)
         tokens = self._frozen.image_path.of_frames(chosen_on.frames).half()
         judge = Scoreboard(chosen_on, self._answer(tokens, chosen_on))
@@ -292,7 +277,12 @@ class SequenceBench:
                 if setting not in points:
                     points[setting] = self._scored(setting, *self._through(setting))
                 cost = loss_cost(
-                    self._data.frames, self._sequences.starts, setting, self._agree, losses=size.losses, seed=self._seed
+                    self._data.frames,
+                    self._sequences.starts,
+                    setting,
+                    self._agree,
+                    losses=size.losses,
+                    seed=self._run.seed,
                 )
                 if cost is not None:
                     losses.append(cost)

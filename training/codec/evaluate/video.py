@@ -9,10 +9,12 @@ from typing import Any, Final, Self
 
 import torch
 
-from training.codec.data import Asked, Domain, Progress, scene_set
+from training.codec.data import Asked, Domain
 from training.codec.evaluate.models import open_codecs
 from training.codec.evaluate.sequence_bench import SequenceBench, VideoSize
 from training.codec.evaluate.sequences import SURVEILLANCE_QUESTIONS, rendered_clips, video_sequence
+from training.codec.frame_source import FrameSource
+from training.codec.run import RunSettings
 
 VIDEO_SIZE: Final = VideoSize(120, 8, 20, 80, 24, 8, 7, 6)
 VIDEO_QUICK: Final = VideoSize(32, 3, 10, 32, 12, 4, 3, 2, quick=True)
@@ -25,33 +27,29 @@ class VideoEvaluation:
     Attributes:
         vlm_dir: The VLM that the codecs were made for.
         codec_dirs: Folders of one operating point; the first is the one that is compared with all others.
-        cache_dir: For frames and answers.
+        run: Cache, seed of clips, drawn frames and resamples, threads, progress.
         size: How much is measured.
         video: A file; rendered clips unless given.
         questions: Asked of every frame of a video.
         every_s: Time between two frames that are taken.
         domain: Of the drawn frames that feature baselines learn on.
-        seed: Of clips, drawn frames and resamples.
-        threads: CPU threads.
     """
 
     vlm_dir: Path
     codec_dirs: Sequence[Path]
-    cache_dir: Path
+    run: RunSettings
     size: VideoSize
     video: Path | None = None
     questions: Sequence[Asked] = SURVEILLANCE_QUESTIONS
     every_s: float = 1.0
     domain: Domain = "rendered"
-    seed: int = 0
-    threads: int = 2
 
     def with_frames(self, frames: int | None) -> Self:
         """The same with another number of frames of a video, or of each clip."""
         return self if frames is None else replace(self, size=replace(self.size, frames=frames, clip_frames=frames))
 
 
-def evaluate_video(wanted: VideoEvaluation, progress: Progress = print) -> dict[str, Any]:
+def evaluate_video(wanted: VideoEvaluation) -> dict[str, Any]:
     """Measure codecs and baselines on sequences, with no frame left out.
 
     Settings of baselines are chosen in hindsight, on frames that are reported too. In ratios the best point of each
@@ -59,7 +57,6 @@ def evaluate_video(wanted: VideoEvaluation, progress: Progress = print) -> dict[
 
     Args:
         wanted: What to evaluate.
-        progress: Called with a line of text now and then.
 
     Returns:
         JSON-ready; see docs/baselines.md.
@@ -69,33 +66,22 @@ def evaluate_video(wanted: VideoEvaluation, progress: Progress = print) -> dict[
         ConfigError: The codecs are of different operating points, or the video is too short.
         SourceError: The video cannot be read.
     """
-    torch.set_num_threads(wanted.threads)
+    torch.set_num_threads(wanted.run.threads)
     opened = open_codecs(wanted.vlm_dir, wanted.codec_dirs)
     spec, frozen, size = opened.specs[0], opened.frozen, wanted.size
     if wanted.video is None:
         sequences = rendered_clips(
-            size.clips, size.clip_frames, frozen.image_size_px, every_s=wanted.every_s, seed=wanted.seed
+            size.clips, size.clip_frames, frozen.image_size_px, every_s=wanted.every_s, seed=wanted.run.seed
         )
     else:
         sequences = video_sequence(
             wanted.video, frozen.image_size_px, spec.fit, wanted.questions, every_s=wanted.every_s, frames=size.frames
         )
-    known = scene_set(
-        "selection",
-        wanted.cache_dir,
-        count=size.known,
-        size=frozen.image_size_px,
-        seed=wanted.seed,
-        processes=wanted.threads,
-        progress=progress,
-        domains=(wanted.domain,),
-    )
-    bench = SequenceBench(
-        sequences, spec.tiles_per_edge, opened.vlm, frozen, size, wanted.seed, wanted.threads, progress
-    )
+    known = FrameSource(frozen, wanted.run, (wanted.domain,)).frames("selection", size.known)
+    bench = SequenceBench(sequences, opened, size, wanted.run)
     tokens = frozen.image_path.of_frames(known.frames).half()
     return {
         **opened.report(),
-        "seed": wanted.seed,
-        **bench.measure(wanted.codec_dirs, opened.specs, tokens, wanted.cache_dir),
+        "seed": wanted.run.seed,
+        **bench.measure(wanted.codec_dirs, tokens),
     }

@@ -26,14 +26,14 @@ from transformers import AutoModelForImageTextToText
 
 from pipeline.codec.klt_torch import LatentShape
 from pipeline.codec.prefix_decoder_torch import read_transform
+from pipeline.codec.transform_torch import LatentTransform
 from schemas.errors import ArtifactError, ConfigError
 from training.codec.config import BUDGETS, CodecBudget
 from training.codec.fit.language_view import LanguageView
 from training.codec.fit.learn import KLT_WEIGHTS, LEARNED, META_WEIGHTS, fitted_klt, learn_codec
 from training.codec.fit.material import Material
-from training.codec.fit.rate_curve import bytes_at, rate_curve
-
-Progress = Callable[[str], None]
+from training.codec.fit.rate_curve import CurvePoint, bytes_at, rate_curve
+from training.codec.run import Progress, RunSettings
 
 ABLATION_BUDGETS: Final[dict[str, CodecBudget]] = {
     "full": replace(
@@ -67,30 +67,16 @@ class Variant:
 
 VARIANTS: Final = (
     Variant(_DEFAULT, "everything as it ships, with the ablation's budget", {}),
-    Variant("prefix-uniform", "prefix lengths uniform", {"prefix": "uniform"}),
-    Variant("prefix-log-uniform", "prefix lengths log-uniform", {"prefix": "log_uniform"}),
     Variant("view-none", "feature error alone, the language model never looks on", {"view_weight": 0.0}),
     Variant("view-strong", "divergence with three times the weight", {"view_weight": 1.5}),
     Variant("view-proportional", "divergence in proportion, hopeless answers too", {"view_scale": 0.0}),
     Variant("planes-none", "every coefficient sent at once at its full precision", {"planes": 0}),
     Variant("rate-flat", "one price of a bit at every prefix length", {"rate": "flat"}),
-    Variant("start-random", "random bases in place of the closed form", {"start": "random"}),
-    Variant("rate-none", "no rate term: the size is where the start leaves it", {"rate": "none"}),
-    Variant("error-relative", "error of each prefix length over that of the closed form", {"error_weight": "relative"}),
+    Variant("quantiser-noise", "uniform noise in place of rounding", {"quantiser": "noise"}),
     Variant("bytes-240", "whole latents of 240 bytes", {"target_bytes": 240.0}),
     Variant("bytes-320", "whole latents of 320 bytes", {"target_bytes": 320.0}),
-    Variant("tail-zero", "hidden latents read as zero", {"tail": "zero"}),
-    Variant("tail-truncate", "hidden latents not read at all", {"tail": "truncate"}),
-    Variant("cosine", "cosine in place of the squared error", {"feature_weight": 0.0, "cosine_weight": 1.0}),
-    Variant("cosine-too", "cosine besides the squared error", {"cosine_weight": 1.0}),
-    Variant("view-alone", "the language model's divergence alone", {"feature_weight": 0.0}),
     Variant("unseen-position", "questions of position never asked in training", {"unseen_kinds": ("position",)}),
     Variant("unseen-count", "questions of count never asked in training", {"unseen_kinds": ("count",)}),
-    Variant("quantiser-noise", "uniform noise in place of rounding", {"quantiser": "noise"}),
-    Variant("quantiser-fsq", "finite scalar quantisation, 7 levels", {"quantiser": "fsq", "planes": 0}),
-    Variant("latents-causal", "the encoder's queries see only those before them", {"latents": "causal"}),
-    Variant("embedding-shared", "one embedding for all latents", {"own_embedding": False}),
-    Variant("encoder-none", "linear analysis, no residual encoder", {"encoder_width": 0}),
     Variant("encoder-wide", "residual encoder twice as wide", {"encoder_width": 128}),
     Variant("decoder-small", "decoder of one layer, 96 wide", {"decoder_width": 96, "decoder_layers": 1}),
     Variant("decoder-large", "decoder of four layers, 256 wide", {"decoder_width": 256, "decoder_layers": 4}),
@@ -98,7 +84,8 @@ VARIANTS: Final = (
     Variant("latents-64", "64 latents of half the symbols", {"latent_count": 64, "latent_dim": 20}),
     Variant("symbols-fewer", "32 latents of 24 symbols", {"latent_dim": 24}),
 )
-"""In order of what is most worth knowing, should the time not suffice for all."""
+"""In order of what is most worth knowing, should the time not suffice for all. What lost for good is no choice any
+more; docs/decisions/0010-the-codec.md keeps its numbers."""
 
 
 def variants_named(names: Sequence[str]) -> tuple[Variant, ...]:
@@ -119,21 +106,11 @@ def save_tables(tokens: Tensor, run_dir: Path) -> None:
     np.save(run_dir / TABLES, tokens.cpu().numpy())
 
 
-def run_variants(
-    vlm_dir: Path,
-    material_dir: Path,
-    run_dir: Path,
-    *,
-    budget: CodecBudget,
-    device: str = "cpu",
-    seed: int = 0,
-    deadline: float | None = None,
-    variants: Sequence[Variant] = VARIANTS,
-    progress: Progress = print,
-) -> None:
-    """Train and measure variants that nobody has begun, one after the other; several processes may do so at once.
+@dataclass(frozen=True, slots=True)
+class AblationRun:
+    """What the variants of an ablation share.
 
-    Args:
+    Attributes:
         vlm_dir: The VLM, in `save_pretrained` format.
         material_dir: From `Material.save`: what every variant learns from.
         run_dir: With material in `HELD_OUT`, which is measured on, and `TABLES` from `save_tables`.
@@ -141,53 +118,82 @@ def run_variants(
         device: Where to compute.
         seed: Of weights, order and noise.
         deadline: Time, as `time.time` counts it, after which nothing goes on; what is unfinished can be continued.
+    """
+
+    vlm_dir: Path
+    material_dir: Path
+    run_dir: Path
+    budget: CodecBudget
+    device: str = "cpu"
+    seed: int = 0
+    deadline: float | None = None
+
+
+def run_variants(wanted: AblationRun, variants: Sequence[Variant] = VARIANTS, progress: Progress = print) -> None:
+    """Train and measure variants that nobody has begun, one after the other; several processes may do so at once.
+
+    Args:
+        wanted: What they share.
         variants: Which ones.
         progress: Called with a line of text now and then.
     """
-    model = AutoModelForImageTextToText.from_pretrained(vlm_dir, dtype=torch.float32).to(device).eval()
-    material, held_out = Material.load(material_dir, device), Material.load(run_dir / HELD_OUT, device)
-    tables = torch.from_numpy(np.load(run_dir / TABLES)).to(device)
+    device = wanted.device
+    model = AutoModelForImageTextToText.from_pretrained(wanted.vlm_dir, dtype=torch.float32).to(device).eval()
+    material = Material.load(wanted.material_dir, device)
+    held_out = Material.load(wanted.run_dir / HELD_OUT, device)
+    tables = torch.from_numpy(np.load(wanted.run_dir / TABLES)).to(device)
     view = LanguageView(model.requires_grad_(False), material.prefix)
-    folder = run_dir / VARIANTS_DIR
+    measure = partial(rate_curve, table_tokens=tables, held_out=held_out, view=view)
+    folder = wanted.run_dir / VARIANTS_DIR
     folder.mkdir(exist_ok=True)
     klt_file = folder / "klt.json"
     if _claim(klt_file):
-        klt = fitted_klt(material.tokens, budget, folder / KLT_WEIGHTS)
-        _write(klt_file, {"curve": [point.as_dict() for point in rate_curve(klt, tables, held_out, view)]})
+        klt = fitted_klt(material.tokens, wanted.budget, folder / KLT_WEIGHTS)
+        _write(klt_file, {"curve": [point.as_dict() for point in measure(klt)]})
     for variant in variants:
         result_file = folder / f"{variant.name}.json"
-        if (deadline is not None and time.time() > deadline) or not _claim(result_file):
+        if (wanted.deadline is not None and time.time() > wanted.deadline) or not _claim(result_file):
             continue
-        own = replace(budget, **variant.changes)
-        own_dir = folder / variant.name
-        report = learn_codec(
-            model,
-            material,
-            own,
-            own_dir,
-            seed=seed,
-            until=deadline,
-            progress=partial(_say, progress, variant.name),
-        )
-        if not (own_dir / LEARNED).exists():
+        result = _run_variant(variant, wanted, model, material, measure, progress)
+        if result is None:
             _release(result_file)
-            continue
-        _, count, dim = material.tokens.shape
-        shape = LatentShape(count, dim, own.latent_count, own.latent_dim)
-        codec = read_transform(own_dir / META_WEIGHTS, "meta_autoencoder", shape).to(device)
-        curve = rate_curve(codec, tables, held_out, view)
-        result = {
-            "name": variant.name,
-            "what": variant.what,
-            "changes": variant.changes,
-            "steps": report["steps"],
-            "seconds": report["seconds"]["training"],
-            "parameters": sum(parameter.numel() for parameter in codec.parameters()),
-            "bytes_at_agreement": {str(level): _rounded(bytes_at(curve, level)) for level in _LEVELS},
-            "curve": [point.as_dict() for point in curve],
-        }
-        _write(result_file, result)
-        progress(f"{variant.name}: bytes at agreement {result['bytes_at_agreement']}")
+        else:
+            _write(result_file, result)
+
+
+def _run_variant(
+    variant: Variant,
+    wanted: AblationRun,
+    model: Any,
+    material: Material,
+    measure: Callable[[LatentTransform], list[CurvePoint]],
+    progress: Progress,
+) -> dict[str, Any] | None:
+    """Train and measure one variant; None if the deadline came first."""
+    own = replace(wanted.budget, **variant.changes)
+    own_dir = wanted.run_dir / VARIANTS_DIR / variant.name
+    say = partial(_say, progress, variant.name)
+    # Nothing is drawn or cached here: the material is given.
+    run = RunSettings(wanted.run_dir, seed=wanted.seed, device=wanted.device, progress=say)
+    report = learn_codec(model, material, own, own_dir, run, until=wanted.deadline)
+    if not (own_dir / LEARNED).exists():
+        return None
+    _, count, dim = material.tokens.shape
+    shape = LatentShape(count, dim, own.latent_count, own.latent_dim)
+    codec = read_transform(own_dir / META_WEIGHTS, "meta_autoencoder", shape).to(wanted.device)
+    curve = measure(codec)
+    agreed = {str(level): _rounded(bytes_at(curve, level)) for level in _LEVELS}
+    progress(f"{variant.name}: bytes at agreement {agreed}")
+    return {
+        "name": variant.name,
+        "what": variant.what,
+        "changes": variant.changes,
+        "steps": report["steps"],
+        "seconds": report["seconds"]["training"],
+        "parameters": sum(parameter.numel() for parameter in codec.parameters()),
+        "bytes_at_agreement": agreed,
+        "curve": [point.as_dict() for point in curve],
+    }
 
 
 def collect_results(run_dir: Path, variants: Sequence[Variant] = VARIANTS) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,44 +21,23 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from training.codec.config import CodecBudget
-from training.codec.fit.ablation import run_variants, variants_named
+from training.codec.fit.ablation import AblationRun, run_variants, variants_named
 
+_PATHS: Final = ("vlm_dir", "material_dir", "run_dir")
 _ROOT: Final = Path(__file__).resolve().parents[3]
 
 
-def describe_job(
-    vlm_dir: Path,
-    material_dir: Path,
-    run_dir: Path,
-    budget: CodecBudget,
-    *,
-    device: str,
-    seed: int = 0,
-    deadline: float | None = None,
-    threads: int = 1,
-    variants: Sequence[str] = (),
-) -> dict[str, Any]:
+def describe_job(wanted: AblationRun, variants: Sequence[str] = (), *, threads: int = 1) -> dict[str, Any]:
     """Description of a job: a process that trains variants until none is left; several share one run directory.
 
     Args:
-        vlm_dir: The VLM, in `save_pretrained` format.
-        material_dir: From `Material.save`.
-        run_dir: Of the ablation.
-        budget: How much of everything, and in what way.
-        device: Where to compute.
-        seed: Of weights, order and noise.
-        deadline: Time, as `time.time` counts it, by which the weights must be written.
-        threads: CPU threads.
+        wanted: What the variants share.
         variants: Names of those to train; all of them for none.
+        threads: CPU threads.
     """
+    paths = {name: str(getattr(wanted, name)) for name in _PATHS}
     return {
-        "vlm_dir": str(vlm_dir),
-        "material_dir": str(material_dir),
-        "run_dir": str(run_dir),
-        "budget": budget.as_dict(),
-        "device": device,
-        "seed": seed,
-        "deadline": deadline,
+        "ablation": {**asdict(wanted), **paths, "budget": wanted.budget.as_dict()},
         "threads": threads,
         "variants": list(variants),
     }
@@ -101,17 +81,10 @@ def wait_for_jobs(started: Mapping[str, subprocess.Popen[bytes]]) -> dict[str, i
 def run_job(job: Mapping[str, Any]) -> None:
     """Do what a description says."""
     torch.set_num_threads(job["threads"])
-    run_variants(
-        Path(job["vlm_dir"]),
-        Path(job["material_dir"]),
-        Path(job["run_dir"]),
-        budget=CodecBudget.from_dict(job["budget"]),
-        device=job["device"],
-        seed=job["seed"],
-        deadline=job["deadline"],
-        variants=variants_named(job["variants"]),
-        progress=_say,
-    )
+    content = dict(job["ablation"])
+    content |= {name: Path(content[name]) for name in _PATHS}
+    wanted = AblationRun(**{**content, "budget": CodecBudget.from_dict(content["budget"])})
+    run_variants(wanted, variants_named(job["variants"]), _say)
 
 
 def _say(line: str) -> None:

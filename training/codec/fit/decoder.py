@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,57 +21,53 @@ from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, WEIGHTS_FILE, CodecSp
 from pipeline.codec.stop_file import StopFile, save_stop_file
 from schemas.errors import ArtifactError, ConfigError
 from training.codec.config import CodecBudget
-from training.codec.data import Progress
 from training.codec.fit.folder import check_output
 from training.codec.fit.language_view import LanguageView
 from training.codec.fit.learn import CHECKPOINT
+from training.codec.fit.material import training_material
 from training.codec.fit.meta import MetaTrainer, keep_analysis
-from training.codec.fit.rate import PrefixPrices
-from training.codec.fit.train import FrameSource, budget_of, domains_of, open_vlm
+from training.codec.frame_source import FrameSource
+from training.codec.points import budget_of, domains_of, point_of
 from training.codec.reports import read_report
+from training.codec.run import RunSettings
+from training.codec.vlm import open_vlm
 
 REPORT: Final = "training.json"
 
 
-def learn_decoder(
-    vlm_dir: Path,
-    codec_dir: Path,
-    output_dir: Path,
-    cache_dir: Path,
-    *,
-    layers: int | None = None,
-    width: int | None = None,
-    budget: CodecBudget | str = "full",
-    seed: int = 0,
-    device: str = "cpu",
-    max_seconds: float | None = None,
-    photos: Path | None = None,
-    resume: bool = True,
-    threads: int = 2,
-    overwrite: bool = False,
-    progress: Progress = print,
-) -> dict[str, Any]:
-    """Learn a decoder of other sizes for a learned codec, and write the codec with it.
+@dataclass(frozen=True, slots=True)
+class DecoderTraining:
+    """What decoder `learn_decoder` makes.
 
-    What the new decoder has in common with the old one goes on from there: with the same width, its first layers.
+    Attributes:
+        layers: Its layers; as many as before unless given.
+        width: Its width; as before unless given.
+        budget: How much of everything else, or a name among the budgets of the codec's operating point; the sizes are
+            the codec's own.
+        max_seconds: Ends the learning early, its schedule drawn in.
+        photos: Class folder of photographs, or a zip of one, which then make up half of the small point's frames.
+        overwrite: Replace a codec of another model in the output folder.
+    """
+
+    layers: int | None = None
+    width: int | None = None
+    budget: CodecBudget | str = "full"
+    max_seconds: float | None = None
+    photos: Path | None = None
+    overwrite: bool = False
+
+
+def learn_decoder(
+    vlm_dir: Path, codec_dir: Path, output_dir: Path, run: RunSettings, wanted: DecoderTraining
+) -> dict[str, Any]:
+    """Learn a decoder of other sizes, or one that has seen other frames, for the symbols of a codec.
 
     Args:
         vlm_dir: The VLM that the codec was made for.
         codec_dir: The codec; left as it is.
         output_dir: Folder of the codec with the new decoder, without calibration.
-        cache_dir: Frames, tokens and checkpoints; can be deleted afterwards.
-        layers: Layers of the decoder; as many as before unless given.
-        width: Its width; as before unless given.
-        budget: How much of everything else, or a name among the budgets of the codec's operating point; the sizes are
-            the codec's own.
-        seed: Seed of frames, weights and order.
-        device: Where to learn.
-        max_seconds: Ends the learning early, its schedule drawn in.
-        photos: Class folder of photographs, or a zip of one, which then make up half of the small point's frames.
-        resume: Continue from the checkpoint of the same run.
-        threads: CPU threads, and rendering processes.
-        overwrite: Replace a codec of another model in `output_dir`.
-        progress: Called with a line of text now and then.
+        run: Cache, seed, threads, device; without `resume` the checkpoint of this run is dropped.
+        wanted: What to learn.
 
     Returns:
         What `training.json` of the new folder holds: that of the old one, and budget and figures of the decoder.
@@ -80,52 +76,54 @@ def learn_decoder(
         ConfigError: an unknown budget, sizes that no decoder has, or the output is the codec itself.
         ArtifactError: the codec is not a learned one, is damaged, or was made for another VLM.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(run.threads)
     if output_dir.resolve() == codec_dir.resolve():
         raise ConfigError("output", "the new codec needs a folder of its own; the old one is read until the end")
     spec = load_codec_spec(codec_dir)
     spec.check_vlm(vlm_dir)
-    check_output(output_dir, spec.vlm_sha256, overwrite=overwrite)
+    check_output(output_dir, spec.vlm_sha256, overwrite=wanted.overwrite)
+    report: dict[str, Any] = read_report(codec_dir / REPORT) if (codec_dir / REPORT).exists() else {}
     before = load_transform(codec_dir, spec)
-    before_report: dict[str, Any] = read_report(codec_dir / REPORT) if (codec_dir / REPORT).exists() else {}
     if not isinstance(before, MetaAutoEncoder):
         raise ArtifactError(str(codec_dir), f"{spec.name} has no decoder to learn; only a meta_autoencoder has")
-    point = "small" if spec.tiles_per_edge == 1 else "detailed"
-    plan = _plan(before, budget_of(point, budget), layers, width, max_seconds)
-    model = _with_decoder_of(before, plan, seed).to(device)
-
-    vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge)
-    domains = domains_of(point, photos)
-    source = FrameSource(frozen, cache_dir, domains, photos, seed, threads, progress)
-    material = source.material(vlm, vlm_dir, plan, device)
-    recipe = json.dumps(
-        {"seed": seed, "codec": spec.codec_sha256, "domains": domains, **plan.as_dict()}, sort_keys=True
-    )
-    checkpoint = cache_dir / f"decoder-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}" / CHECKPOINT
-    if not resume:
-        checkpoint.unlink(missing_ok=True)
-    view = LanguageView(vlm.model.eval().requires_grad_(False), material.prefix)
-    prices = PrefixPrices.free(spec.latent_count, material.tokens.device)
-    trainer = MetaTrainer(model, material, view, prices, plan, seed=seed)
+    point = point_of(spec.tiles_per_edge)
+    plan = _plan(before, budget_of(point, wanted.budget, wanted.max_seconds), wanted)
+    trainer, checkpoint = _trainer(vlm_dir, spec, _with_decoder_of(before, plan, run.seed), run, plan, wanted.photos)
     if trainer.resume(checkpoint):
-        progress(f"decoder: continues at step {trainer.step}")
-    figures = trainer.run(checkpoint, progress)
-
-    report = before_report
+        run.progress(f"decoder: continues at step {trainer.step}")
+    figures = trainer.run(checkpoint, run.progress)
     # A decoder that went on from one learned in this way keeps the record of that one.
     earlier = report.pop("decoder", None)
     report["decoder"] = {
-        "seed": seed,
-        "device": device,
+        "seed": run.seed,
+        "device": run.device,
         "budget": plan.as_dict(),
         "steps": trainer.step,
         "training_s": round(trainer.spent_s, 1),
         "figures": {name: round(value, 5) for name, value in figures.items()},
         **({} if earlier is None else {"started_from": earlier}),
     }
-    _write(codec_dir, spec, model, output_dir)
+    _write(codec_dir, spec, trainer.model, output_dir)
     (output_dir / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def _trainer(
+    vlm_dir: Path, spec: CodecSpec, model: MetaAutoEncoder, run: RunSettings, plan: CodecBudget, photos: Path | None
+) -> tuple[MetaTrainer, Path]:
+    """A training at its first step, and where its checkpoint is."""
+    domains = domains_of(point_of(spec.tiles_per_edge), photos)
+    vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge)
+    material = training_material(FrameSource(frozen, run, domains, photos), vlm, vlm_dir, plan)
+    recipe = json.dumps(
+        {"seed": run.seed, "codec": spec.codec_sha256, "domains": domains, **plan.as_dict()}, sort_keys=True
+    )
+    checkpoint = run.cache_dir / f"decoder-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}" / CHECKPOINT
+    if not run.resume:
+        checkpoint.unlink(missing_ok=True)
+    view = LanguageView(vlm.model.eval().requires_grad_(False), material.prefix)
+    free = torch.zeros(spec.latent_count + 1, device=material.tokens.device)
+    return MetaTrainer(model.to(run.device), material, view, free, plan, seed=run.seed), checkpoint
 
 
 def _write(codec_dir: Path, spec: CodecSpec, model: MetaAutoEncoder, output_dir: Path) -> None:
@@ -140,9 +138,7 @@ def _write(codec_dir: Path, spec: CodecSpec, model: MetaAutoEncoder, output_dir:
     save_stop_file(output_dir, StopFile.uncalibrated(spec.ladder))
 
 
-def _plan(
-    before: MetaAutoEncoder, base: CodecBudget, layers: int | None, width: int | None, max_seconds: float | None
-) -> CodecBudget:
+def _plan(before: MetaAutoEncoder, base: CodecBudget, wanted: DecoderTraining) -> CodecBudget:
     """A budget with the sizes of a codec."""
     config = before.config
     return replace(
@@ -151,15 +147,8 @@ def _plan(
         latent_dim=config.latent_dim,
         planes=config.planes,
         encoder_width=config.encoder_width,
-        decoder_width=config.decoder_width if width is None else width,
-        decoder_layers=config.decoder_layers if layers is None else layers,
-        own_embedding=config.own_embedding,
-        tail=config.tail,
-        latents=config.latents,
-        quantiser="fsq" if config.fsq_levels else "rounding",
-        fsq_levels=config.fsq_levels or base.fsq_levels,
-        rate="none",
-        max_seconds=max_seconds if max_seconds is not None else base.max_seconds,
+        decoder_width=config.decoder_width if wanted.width is None else wanted.width,
+        decoder_layers=config.decoder_layers if wanted.layers is None else wanted.layers,
     )
 
 

@@ -39,7 +39,6 @@ def fit_klt(
     step: float | None = None,
     target_bytes: float | None = None,
     planes: int = 0,
-    random_bases: bool = False,
 ) -> KltTransform:
     """Fit bases, order and reconstruction points.
 
@@ -53,7 +52,6 @@ def fit_klt(
         step: Quantiser step, in standard deviations of a token value about its mean.
         target_bytes: In place of `step`: the size of whole latents that the step is chosen for.
         planes: Most refinement slots of a coefficient.
-        random_bases: Random orthonormal bases in place of the eigenvectors, for ablations.
 
     Raises:
         StateError: fewer than 2 frames, more symbols than tokens hold values, or not one of step and target.
@@ -73,8 +71,8 @@ def fit_klt(
         rows += torch.einsum("fnd,fmd->nm", centred, centred)
         columns += torch.einsum("fnd,fne->de", centred, centred)
     deviation = float((columns.trace() / (frames * count * dim)).sqrt())
-    transform.token_basis.copy_(_random_basis(rows) if random_bases else _basis(rows))
-    transform.channel_basis.copy_(_random_basis(columns) if random_bases else _basis(columns))
+    transform.token_basis.copy_(_basis(rows))
+    transform.channel_basis.copy_(_basis(columns))
     variance = torch.zeros_like(transform.mean)
     for part in torch.split(tokens, _CHUNK):
         variance += transform.coefficients(part.float()).square().sum(0)
@@ -90,10 +88,9 @@ def fit_klt(
     layout = _lay_out(sample, chosen, planes, slots)
     transform.step.fill_(chosen)
     transform.order.copy_(candidates[layout.candidate])
-    if planes:
-        transform.parent.copy_(layout.parent)
-        transform.root.copy_(layout.root)
-        transform.unit.copy_(layout.unit)
+    transform.parent.copy_(layout.parent)
+    transform.root.copy_(layout.root)
+    transform.unit.copy_(layout.unit)
     transform.shrink.copy_(_centroid_offsets(transform, tokens))
     return transform.eval()
 
@@ -103,12 +100,6 @@ def _basis(covariance: Tensor) -> Tensor:
     vectors: Tensor = torch.linalg.eigh(covariance.double().cpu()).eigenvectors.flip(1)
     largest = vectors.abs().argmax(dim=0)
     return (vectors * vectors[largest, torch.arange(len(largest))].sign()).float()
-
-
-def _random_basis(covariance: Tensor) -> Tensor:
-    size = len(covariance)
-    basis: Tensor = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(size))).Q
-    return basis
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +187,7 @@ def _centroid_offsets(transform: KltTransform, tokens: Tensor) -> Tensor:
     """
     total = torch.zeros_like(transform.shrink)
     seen = torch.zeros_like(total)
-    unit = transform.unit.view_as(total[0]) if transform.planes else 1
+    unit = transform.unit.view_as(total[0])
     for part in torch.split(tokens, _CHUNK):
         coefficients = transform.analyse(part.float())
         whole = transform.whole_units(transform.quantise(coefficients))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,8 +31,7 @@ from training.codec.fit.material import Material
 from training.codec.fit.meta import MetaTrainer, start_meta
 from training.codec.fit.rate import prefix_prices
 from training.codec.reports import read_report
-
-Progress = Callable[[str], None]
+from training.codec.run import RunSettings
 
 KLT_WEIGHTS: Final = "klt.safetensors"
 META_WEIGHTS: Final = "meta_autoencoder.safetensors"
@@ -50,11 +48,10 @@ def learn_codec(
     material: Material,
     budget: CodecBudget,
     run_dir: Path,
+    run: RunSettings,
     *,
-    seed: int = 0,
     until: float | None = None,
     start_from: Path | None = None,
-    progress: Progress = print,
 ) -> dict[str, Any]:
     """Fit the KLT, train the Meta AutoEncoder; a second call on the same directory continues or returns at once.
 
@@ -65,12 +62,11 @@ def learn_codec(
         material: Tokens, and questions with the model's own answers: `training.codec.fit.material.ask`.
         budget: How much of everything, and in what way.
         run_dir: For weights and checkpoints; one for each VLM, budget and seed.
-        seed: Of weights, order and noise.
+        run: Seed of weights, order and noise; progress.
         until: Time, as `time.time` counts it, at which to break off with a checkpoint and no weights, so that a later
             call ends the run at its full length.
         start_from: Run directory of a finished run, whose KLT and weights this one goes on from; layers of the decoder
             beyond the budget's are dropped.
-        progress: Called with a line of text now and then.
 
     Returns:
         What `learned.json` holds: budget, seconds, last figures of the training, and the same of `start_from`.
@@ -83,52 +79,50 @@ def learn_codec(
     if (run_dir / LEARNED).exists():
         return read_report(run_dir / LEARNED)
     started_from = None if start_from is None else read_report(start_from / LEARNED)
-    tokens = material.tokens
-    if tokens.is_cuda:
+    if material.tokens.is_cuda:
         torch.set_float32_matmul_precision("high")
-    model = model.to(tokens.device).eval().requires_grad_(False)
-    if start_from is not None and not (run_dir / KLT_WEIGHTS).exists():
-        shutil.copy(start_from / KLT_WEIGHTS, run_dir / KLT_WEIGHTS)
-    klt = fitted_klt(tokens, budget, run_dir / KLT_WEIGHTS)
-    start = klt
-    if start_from is None:
-        start = fit_klt(
-            tokens,
-            budget.latent_count,
-            budget.latent_dim,
-            target_bytes=START_AT * budget.target_bytes,
-            planes=0 if budget.quantiser == "fsq" else budget.planes,
-            random_bases=budget.start == "random",
-        )
+    trainer = _trainer(model, material.without(budget.unseen_kinds), budget, run_dir, run, start_from)
     klt_s = time.monotonic() - began
-    progress(f"KLT fitted in {klt_s:.1f} s, step {float(klt.step):.3g}, start of the training {float(start.step):.3g}")
-    material = material.without(budget.unseen_kinds)
-    view = LanguageView(model, material.prefix)
-    meta = start_meta(start, tokens[:_SPREAD_FRAMES], budget, seed=seed)
-    if start_from is not None:
-        _take_over(meta, start_from)
-    prices = prefix_prices(start if budget.start == "klt" else klt, tokens[:_SPREAD_FRAMES])
-    trainer = MetaTrainer(meta, material, view, prices, budget, seed=seed)
+    run.progress(f"KLT fitted in {klt_s:.1f} s")
     if trainer.resume(run_dir / CHECKPOINT):
-        progress(f"Meta AutoEncoder: continues at step {trainer.step}")
-    figures = trainer.run(run_dir / CHECKPOINT, progress, until=until)
+        run.progress(f"Meta AutoEncoder: continues at step {trainer.step}")
+    figures = trainer.run(run_dir / CHECKPOINT, run.progress, until=until)
     report: dict[str, Any] = {
-        "seed": seed,
-        "device": tokens.device.type,
+        "seed": run.seed,
+        "device": material.tokens.device.type,
         "budget": budget.as_dict(),
         "steps": trainer.step,
         "seconds": {"klt": round(klt_s, 1), "training": round(trainer.spent_s, 1)},
-        "frames": len(tokens),
+        "frames": len(material.tokens),
         "asked_frames": len(material.frames),
-        "token_shape": list(tokens.shape[1:]),
+        "token_shape": list(material.tokens.shape[1:]),
         "figures": {name: round(value, 5) for name, value in figures.items()},
     }
     if started_from is not None:
         report["started_from"] = started_from
     if trainer.progress >= 1:
-        save_transform(meta, run_dir / META_WEIGHTS)
+        save_transform(trainer.model, run_dir / META_WEIGHTS)
         (run_dir / LEARNED).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def _trainer(
+    model: Any, material: Material, budget: CodecBudget, run_dir: Path, run: RunSettings, start_from: Path | None
+) -> MetaTrainer:
+    """A training at its first step: from the closed form, or from the weights of a finished run."""
+    tokens = material.tokens
+    if start_from is not None and not (run_dir / KLT_WEIGHTS).exists():
+        shutil.copy(start_from / KLT_WEIGHTS, run_dir / KLT_WEIGHTS)
+    start = fitted_klt(tokens, budget, run_dir / KLT_WEIGHTS)
+    if start_from is None:
+        larger_bytes = START_AT * budget.target_bytes
+        start = fit_klt(tokens, budget.latent_count, budget.latent_dim, target_bytes=larger_bytes, planes=budget.planes)
+    meta = start_meta(start, tokens[:_SPREAD_FRAMES], budget, seed=run.seed)
+    if start_from is not None:
+        _take_over(meta, start_from)
+    view = LanguageView(model.to(tokens.device).eval().requires_grad_(False), material.prefix)
+    prices = prefix_prices(start, tokens[:_SPREAD_FRAMES])
+    return MetaTrainer(meta, material, view, prices, budget, seed=run.seed)
 
 
 def _take_over(meta: MetaAutoEncoder, start_from: Path) -> None:

@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import torch
+from cloud_workers.prompts import PromptBook, set_image_splitting
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import AutoProcessor
 
-from cloud_workers.prompts import PromptBook, set_image_splitting
 from schemas.errors import StateError
 from training.codec.fit.language_view import LanguageView, Questions, Reference
 
 if TYPE_CHECKING:
+    from cloud_workers.vlm import TransformersVlm
+
+    from training.codec.config import CodecBudget
     from training.codec.data import AskedFrames
+    from training.codec.frame_source import FrameSource
 
 _TOKENS: Final = "tokens.npy"
 _ASKED: Final = "asked.pt"
@@ -174,3 +179,21 @@ def ask(
     where = torch.tensor(asked, device=device)
     reference = view.reference(learning.tokens[where], encoded, answer_tokens=answer_tokens)
     return Material(learning.tokens, prompts.prefix, where, encoded, reference, tuple(names), kind.to(device))
+
+
+def training_material(source: FrameSource, vlm: TransformersVlm, vlm_dir: Path, budget: CodecBudget) -> Material:
+    """Training frames with the model's own answers, on the run's device; the model is moved there."""
+    run = source.run
+    frames, tokens = source.with_tokens("train", budget.train_frames)
+    run.progress(f"tokens of {len(tokens)} frames are ready")
+    material = ask(
+        vlm.model.to(run.device),
+        AutoProcessor.from_pretrained(vlm_dir),
+        LearningSet.of(tokens.to(run.device), frames),
+        frames=budget.asked_frames,
+        questions=budget.view_questions,
+        answer_tokens=budget.answer_tokens,
+        tiles_per_edge=budget.tiles_per_edge,
+    )
+    run.progress(f"the model's own answers about {len(material.frames)} frames are ready")
+    return material

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as nnf
 
 from pipeline.codec.klt_torch import KltTransform
 from pipeline.codec.meta_autoencoder_torch import MetaAutoEncoder, MetaAutoEncoderConfig
 from training.codec.config import CodecBudget
 from training.codec.fit.language_view import LanguageView
 from training.codec.fit.material import Material
-from training.codec.fit.rate import PrefixPrices, RateModel
-
-Progress = Callable[[str], None]
+from training.codec.fit.rate import RateModel
+from training.codec.run import Progress
 
 _REPORT_EVERY: Final = 100
 _CHECKPOINT_EVERY_S: Final = 40.0
@@ -55,50 +52,36 @@ def start_meta(klt: KltTransform, tokens: Tensor, budget: CodecBudget, *, seed: 
         decoder_width=budget.decoder_width,
         decoder_layers=budget.decoder_layers,
         planes=klt.planes,
-        fsq_levels=budget.fsq_levels if budget.quantiser == "fsq" else 0,
-        tail=budget.tail,
-        latents=budget.latents,
-        own_embedding=budget.own_embedding,
     )
     model = MetaAutoEncoder(config).to(tokens.device)
     with torch.no_grad():
         sample = tokens.float()
         model.start_at(klt, klt.analyse(sample).std(0), float((sample - klt.mean).std()))
-        if config.fsq_levels:
-            # Bounded values need no wider zero, and levels that cover three standard deviations.
-            model.dead_zone.zero_()
-            model.shrink.zero_()
-            model.log_step.copy_((model.spread * 6 / config.fsq_levels).log())
     return model
 
 
 def keep_analysis(model: MetaAutoEncoder) -> None:
     """Freeze all that decides about symbols; what is left to learn only reads them."""
-    kept: list[Tensor] = [model.mean, model.token_analysis, model.channel_analysis, model.log_step]
-    if model.encoder is not None:
-        kept += model.encoder.parameters()
+    kept = [model.mean, model.token_analysis, model.channel_analysis, model.log_step, *model.encoder.parameters()]
     for parameter in kept:
         parameter.requires_grad_(False)
 
 
-def draw_prefix_lengths(
-    generator: torch.Generator, count: int, latent_count: int, *, prefix: str, full_share: float
-) -> Tensor:
+def draw_prefix_lengths(generator: torch.Generator, count: int, latent_count: int, full_share: float) -> Tensor:
     """Prefix lengths of a batch, int64 [count], on the generator's device.
 
-    Log-uniform ones do not starve short prefixes, which decide most of an answer; a share is whole in any case.
+    Half of them are uniform, half log-uniform, which do not starve short prefixes; a share is whole in any case.
 
     Args:
         generator: Of random numbers.
         count: How many.
         latent_count: The longest.
-        prefix: As in `CodecBudget`.
         full_share: Share of whole latents besides.
     """
     place, kind, whole = torch.rand(3, count, generator=generator, device=generator.device)
     logarithmic = torch.exp(place * math.log(latent_count + 1)).long()
     even = (place * latent_count).long() + 1
-    lengths = {"log_uniform": logarithmic, "uniform": even, "mixed": torch.where(kind < 0.5, even, logarithmic)}[prefix]
+    lengths = torch.where(kind < 0.5, even, logarithmic)
     return torch.where(whole < full_share, latent_count, lengths).clamp(1, latent_count)
 
 
@@ -112,7 +95,7 @@ class MetaTrainer:
         model: From `start_meta`.
         material: What to learn from, on the model's device.
         view: The frozen language model's view; None trains on feature error and rate alone.
-        prices: Of the KLT; free where the analysis is kept.
+        prices: Of a bit at each prefix length, see `prefix_prices`; zeros where the analysis is kept.
         budget: Steps, batches and weights.
         seed: Order of frames, prefix lengths and noise.
 
@@ -128,7 +111,7 @@ class MetaTrainer:
         model: MetaAutoEncoder,
         material: Material,
         view: LanguageView | None,
-        prices: PrefixPrices,
+        prices: Tensor,
         budget: CodecBudget,
         *,
         seed: int,
@@ -143,9 +126,7 @@ class MetaTrainer:
         self._rate = RateModel(model.latent_count, model.latent_dim).to(device)
         self._optimiser = _optimiser(model, budget.learning_rate)
         self._variance = (material.tokens[:2048].float() - model.mean.detach()).square().mean()
-        self._price = prices.price if budget.rate == "slope" else torch.full_like(prices.price, float(prices.price[-1]))
-        relative = prices.error.log().mean().exp() / prices.error
-        self._weight = relative if budget.error_weight == "relative" else torch.ones_like(relative)
+        self._price = prices if budget.rate == "slope" else torch.full_like(prices, float(prices[-1]))
         self._log_factor = torch.zeros((), device=device)
         self._factor = torch.ones((), device=device)
         self._zero = torch.zeros((), device=device)
@@ -246,23 +227,17 @@ class MetaTrainer:
         shown = self._draw(len(material.frames), budget.view_frames if looks else 0)
         others = self._draw(len(material.tokens), max(budget.batch - len(shown), 0))
         tokens = material.tokens[torch.cat([material.frames[shown], others])].float()
-        lengths = draw_prefix_lengths(
-            generator, len(tokens), model.latent_count, prefix=budget.prefix, full_share=budget.full_share
-        )
+        lengths = draw_prefix_lengths(generator, len(tokens), model.latent_count, budget.full_share)
         in_prefix = model.in_prefix(lengths)
         coefficients = model.analyse(tokens)
         symbols = model.quantise(coefficients.detach())
         noise = torch.rand(coefficients.shape, generator=generator, device=tokens.device) - 0.5
         decoded = model.synthesise_values(self._values(coefficients, symbols, noise), in_prefix)
         error = (decoded - tokens).square().mean((1, 2)) / self._variance
-        cosine = 1 - nnf.cosine_similarity(decoded, tokens, dim=-1).mean()
         self._rate.observe(symbols)
         bits = torch.where(in_prefix, self._bits(coefficients, symbols, noise), 0.0).sum((1, 2))
         whole_bytes = self._control(symbols, done)
-        cost = budget.feature_weight * error
-        if budget.rate != "none":
-            cost = cost + self._factor * self._price[lengths] * bits
-        loss = (self._weight[lengths] * cost).mean() + budget.cosine_weight * cosine
+        loss = (error + self._factor * self._price[lengths] * bits).mean()
         divergence = self._zero
         if looks and self._view is not None:
             asked = material.questions.of(shown)
@@ -276,7 +251,7 @@ class MetaTrainer:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
-        figures = {"error": error.mean(), "cosine": cosine, "divergence": divergence, "whole_bytes": whole_bytes}
+        figures = {"error": error.mean(), "divergence": divergence, "whole_bytes": whole_bytes}
         return {name: value.detach() for name, value in figures.items()} | {"factor": self._factor}
 
     def _draw(self, count: int, size: int) -> Tensor:
@@ -286,16 +261,13 @@ class MetaTrainer:
         """What the decoder is given for coefficients, in steps, with gradients to them."""
         model = self.model
         if self._budget.quantiser == "noise":
-            unit = model.unit.view_as(model.log_step) if model.planes else 1
-            return coefficients + noise * unit
+            return coefficients + noise * model.unit.view_as(model.log_step)
         # The value is that of the symbols, the gradient that of the coefficients.
         return model.restore(symbols) + (coefficients - coefficients.detach())
 
     def _bits(self, coefficients: Tensor, symbols: Tensor, noise: Tensor) -> Tensor:
         """Code length with gradients; that of a refinement is about the same whatever the coefficient."""
         model = self.model
-        if not model.planes:
-            return self._rate.bits(coefficients, noise)
         unit, refines = (part.view_as(model.log_step) for part in (model.unit, model.parent >= 0))
         smooth = torch.where(refines, symbols, coefficients / unit)
         return self._rate.bits(smooth, torch.where(refines, 0.0, noise))
@@ -325,7 +297,7 @@ def _optimiser(model: MetaAutoEncoder, rate: float) -> torch.optim.AdamW:
 
     What needs no gradient stays as it is.
     """
-    residual = [*model.decoder.parameters(), *(model.encoder.parameters() if model.encoder is not None else ())]
+    residual = [*model.decoder.parameters(), *model.encoder.parameters()]
     quantiser = [model.log_step, model.shrink]
     known = {id(parameter) for parameter in (*residual, *quantiser)}
     linear = [parameter for parameter in model.parameters() if id(parameter) not in known]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -63,33 +62,18 @@ class RateModel(nn.Module):
         return torch.where(magnitude < 1, below_one, at_one + per_step * (magnitude - 1))
 
 
-@dataclass(frozen=True, slots=True)
-class PrefixPrices:
-    """What the closed form reaches at each prefix length, index 0 to K.
-
-    Attributes:
-        error: Its error over the tokens' variance, [K + 1].
-        price: The error that it takes off there with one more bit, [K + 1]; falls along the latent.
-    """
-
-    error: Tensor
-    price: Tensor
-
-    @classmethod
-    def free(cls, latent_count: int, device: torch.device) -> PrefixPrices:
-        """Bits that cost nothing, where symbols stay what they are."""
-        return cls(torch.ones(latent_count + 1, device=device), torch.zeros(latent_count + 1, device=device))
-
-
 @torch.no_grad()
-def prefix_prices(klt: KltTransform, tokens: Tensor) -> PrefixPrices:
-    """Rate and distortion of a KLT along its prefixes.
+def prefix_prices(klt: KltTransform, tokens: Tensor) -> Tensor:
+    """What a bit is worth at each prefix length, by the rate and distortion of a KLT along its prefixes.
 
     Its bases are orthonormal, so the error that each slot takes off is seen in its coefficient alone.
 
     Args:
         klt: Fitted to such tokens.
         tokens: Visual tokens [F, N, D].
+
+    Returns:
+        The error over the tokens' variance that one more bit takes off there, for lengths 0 to K, falling, [K + 1].
     """
     coefficients = klt.analyse(tokens.float())
     symbols = klt.quantise(coefficients)
@@ -100,7 +84,5 @@ def prefix_prices(klt: KltTransform, tokens: Tensor) -> PrefixPrices:
     rate = RateModel(klt.latent_count, klt.latent_dim).to(tokens.device)
     rate.observe(symbols, momentum=0.0)
     bits = rate.bits(symbols, torch.zeros((), device=tokens.device)).mean(0).sum(1).clamp_min(0.1)
-    gain = gain / variance
-    error = torch.cat([gain.new_ones(1), 1 - gain.cumsum(0)]).clamp_min(0.01)
-    slope = (gain / bits).clamp_min(1e-9).cummin(0).values
-    return PrefixPrices(error, torch.cat([slope[:1], slope]))
+    slope = (gain / variance / bits).clamp_min(1e-9).cummin(0).values
+    return torch.cat([slope[:1], slope])

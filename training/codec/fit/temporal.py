@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,15 +19,16 @@ from pipeline.codec.prefix_policy import Link, PrefixPolicy
 from pipeline.codec.spec import TABLES_FILE, hash_file, load_codec_spec
 from pipeline.codec.stop_file import StopFile, find_stop_file
 from pipeline.codec.tables import FrequencyTables
+from pipeline.codec.transform_torch import LatentTransform
 from pipeline.codec.wire_bytes import key_frame_wire_bytes, open_wire_bytes
 from pipeline.scenes.motion import SceneClip, standing_questions
 from pipeline.scenes.renderer import render
 from schemas.types import AnswerType
-from training.codec.data import Progress
-from training.codec.fit.folder import encode_all
 from training.codec.fit.prediction import Pairs, fit_prediction
-from training.codec.fit.train import open_vlm
 from training.codec.key_frames import coded_by_policy
+from training.codec.prefixes import encode_all
+from training.codec.run import RunSettings
+from training.codec.vlm import FrozenVlm, open_vlm
 
 FRAMES_PER_S: Final = (1, 2, 5, 10)
 _FIRST_SEED: Final = 90_000_000
@@ -38,16 +40,21 @@ _BATCH: Final = 16
 _QUESTIONS: Final = (AnswerType.YES_NO, AnswerType.WORD, AnswerType.COUNT)
 
 
+@dataclass(frozen=True, slots=True)
+class Clips:
+    """Rendered clips to fit and to score on.
+
+    Attributes:
+        count: Clips that are fitted on, and as many that are scored, for each kind of camera.
+        seconds: Length of a clip.
+    """
+
+    count: int = 8
+    seconds: float = 6.0
+
+
 def measure_temporal(
-    vlm_dir: Path,
-    codec_dir: Path,
-    *,
-    clips: int = 8,
-    seconds: float = 6.0,
-    seed: int = 0,
-    threads: int = 2,
-    write: bool = False,
-    progress: Progress = print,
+    vlm_dir: Path, codec_dir: Path, run: RunSettings, clips: Clips, *, write: bool = False
 ) -> dict[str, Any]:
     """Bytes of whole latents given a key frame, against those of latents by themselves.
 
@@ -56,12 +63,9 @@ def measure_temporal(
     Args:
         vlm_dir: The VLM that the codec was made for.
         codec_dir: Codec folder.
-        clips: Clips that are fitted on, and as many that are scored, for each kind of camera.
-        seconds: Length of a clip.
-        seed: Of the clips.
-        threads: CPU threads and rendering processes.
+        run: Seed of the clips, threads, progress.
+        clips: How many and how long.
         write: Put the fitted tables into the codec folder. Its fingerprint changes: edges and workers need the new one.
-        progress: Called with a line of text now and then.
 
     Returns:
         JSON-ready: for each camera and frame rate mean bytes a frame by itself and given the last of one key frame in
@@ -73,55 +77,64 @@ def measure_temporal(
     Raises:
         ArtifactError: codec or VLM are not usable, or do not belong together.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(run.threads)
     spec = load_codec_spec(codec_dir)
     spec.check_vlm(vlm_dir)
     _, frozen = open_vlm(vlm_dir, "measured", tiles_per_edge=spec.tiles_per_edge)
-    transform = load_transform(codec_dir, spec)
+    coded = _coded_clips(load_transform(codec_dir, spec), frozen, run, clips)
+    tables = _with_prediction(codec_dir, coded, clips.count, run.seed)
+    if write:
+        tables.save(codec_dir / TABLES_FILE)
+        spec = spec.model_copy(update={"tables_sha256": hash_file(codec_dir / TABLES_FILE)})
+        spec.save(codec_dir)
+        run.progress(
+            f"tables given a key frame written to {codec_dir / TABLES_FILE}: fingerprint {spec.fingerprint4.hex()}"
+        )
+    stop = find_stop_file(codec_dir)
+    cameras: dict[str, list[dict[str, Any]]] = {}
+    for camera, encoded in coded.items():
+        cameras[camera] = [row(encoded[clips.count :], tables, rate, stop) for rate in FRAMES_PER_S]
+        for measured in cameras[camera]:
+            run.progress(f"{camera}, {_line_of(measured)}")
+    return {
+        "codec": codec_dir.name,
+        "fingerprint": spec.fingerprint4.hex(),
+        "clips_fitted": clips.count,
+        "clips_scored": clips.count,
+        "seconds": clips.seconds,
+        "seed": run.seed,
+        "key_frames_every": _KEY_FRAMES_EVERY,
+        "cameras": cameras,
+    }
+
+
+def _line_of(measured: dict[str, Any]) -> str:
+    policy = measured["policy"]
+    return (
+        f"{measured['frames_per_s']} frames a second: {measured['saved_percent']} % of payload with one key frame in "
+        f"{_KEY_FRAMES_EVERY}, {policy['saved_percent_wire']} % of wire bytes by the policy, "
+        f"{policy.get('saved_percent_wire_with_stop_rule', '-')} % with the stop rule"
+    )
+
+
+def _coded_clips(
+    transform: LatentTransform, frozen: FrozenVlm, run: RunSettings, clips: Clips
+) -> dict[str, list[NDArray[np.int32]]]:
+    """Symbols of twice as many clips of each kind of camera, each int32 [T, K, d]."""
     coded: dict[str, list[NDArray[np.int32]]] = {}
     for camera, mean_shot_s in _CAMERAS.items():
-        jobs = [
-            (_FIRST_SEED + seed * 1_000 + number, seconds, mean_shot_s, frozen.image_size_px)
-            for number in range(2 * clips)
-        ]
+        first = _FIRST_SEED + run.seed * 1_000
+        jobs = [(first + number, clips.seconds, mean_shot_s, frozen.image_size_px) for number in range(2 * clips.count)]
         coded[camera] = []
-        with ProcessPoolExecutor(threads, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(run.threads, mp_context=multiprocessing.get_context("spawn")) as pool:
             for frames in pool.map(_draw, jobs):
                 parts = [
                     encode_all(transform, frozen.image_path.of_frames(frames[start : start + _BATCH]))
                     for start in range(0, len(frames), _BATCH)
                 ]
                 coded[camera].append(np.concatenate(parts))
-        progress(f"{camera}: {len(coded[camera])} clips of {len(coded[camera][0])} frames encoded")
-    tables = _with_prediction(codec_dir, coded, clips, seed)
-    if write:
-        tables.save(codec_dir / TABLES_FILE)
-        spec = spec.model_copy(update={"tables_sha256": hash_file(codec_dir / TABLES_FILE)})
-        spec.save(codec_dir)
-        progress(
-            f"tables given a key frame written to {codec_dir / TABLES_FILE}: fingerprint {spec.fingerprint4.hex()}"
-        )
-    stop = find_stop_file(codec_dir)
-    report: dict[str, Any] = {
-        "codec": codec_dir.name,
-        "fingerprint": spec.fingerprint4.hex(),
-        "clips_fitted": clips,
-        "clips_scored": clips,
-        "seconds": seconds,
-        "seed": seed,
-        "key_frames_every": _KEY_FRAMES_EVERY,
-        "cameras": {},
-    }
-    for camera, encoded in coded.items():
-        report["cameras"][camera] = [row(encoded[clips:], tables, rate, stop) for rate in FRAMES_PER_S]
-        for measured in report["cameras"][camera]:
-            policy = measured["policy"]
-            progress(
-                f"{camera}, {measured['frames_per_s']} frames a second: {measured['saved_percent']} % of payload with "
-                f"one key frame in {_KEY_FRAMES_EVERY}, {policy['saved_percent_wire']} % of wire bytes by the policy, "
-                f"{policy.get('saved_percent_wire_with_stop_rule', '-')} % with the stop rule"
-            )
-    return report
+        run.progress(f"{camera}: {len(coded[camera])} clips of {len(coded[camera][0])} frames encoded")
+    return coded
 
 
 def row(

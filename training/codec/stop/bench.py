@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from cloud_workers.vlm import TransformersVlm
 from torch import Tensor
 
-from cloud_workers.vlm import TransformersVlm
 from pipeline.codec.spec import TABLES_FILE, CodecSpec, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
-from training.codec.data import Asked, AskedFrames, Domain, Progress, cached_tokens, scene_set
-from training.codec.fit.folder import FrozenVlm, even_ladder
-from training.codec.fit.train import DOMAINS, POINTS, open_vlm
+from training.codec.data import Asked, AskedFrames
+from training.codec.frame_source import FrameSource
 from training.codec.measure import PrefixAnswers, measure_prefixes
 from training.codec.own_frames import OwnFrames
+from training.codec.points import DOMAINS, POINTS, point_of
+from training.codec.prefixes import even_ladder
+from training.codec.run import RunSettings
+from training.codec.vlm import FrozenVlm, open_vlm
 
 OWN_SHARES: Final = {"score": 0.15, "policy": 0.15, "calibration": 0.4, "report": 0.3}
 """Of somebody's own frames."""
@@ -33,58 +36,38 @@ class CodecBench:
         spec: Of that folder.
         vlm: The model that it was made for.
         frozen: What the export needs of that.
-        cache_dir: For frames, tokens and answers.
-        seed: Of the frames.
+        run: Cache, seed of the frames, threads, progress.
         own: Somebody's own images and questions instead of drawn frames; None draws.
-        threads: CPU threads, and rendering processes.
-        progress: Called with a line of text now and then.
     """
 
     codec_dir: Path
     spec: CodecSpec
     vlm: TransformersVlm
     frozen: FrozenVlm
-    cache_dir: Path
-    seed: int
+    run: RunSettings
     own: OwnFrames | None
-    threads: int
-    progress: Progress
 
     @classmethod
-    def open(
-        cls,
-        vlm_dir: Path,
-        codec_dir: Path,
-        cache_dir: Path,
-        *,
-        seed: int,
-        own: OwnFrames | None = None,
-        threads: int,
-        progress: Progress,
-    ) -> CodecBench:
+    def open(cls, vlm_dir: Path, codec_dir: Path, run: RunSettings, own: OwnFrames | None = None) -> CodecBench:
         """Load codec and VLM.
 
         Raises:
             ArtifactError: one of them is not usable, or they do not belong together.
         """
-        torch.set_num_threads(threads)
+        torch.set_num_threads(run.threads)
         spec = load_codec_spec(codec_dir)
         spec.check_vlm(vlm_dir)
         vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge)
-        return cls(codec_dir, spec, vlm, frozen, cache_dir, seed, own, threads, progress)
+        return cls(codec_dir, spec, vlm, frozen, run, own)
 
     @property
     def domain(self) -> str:
         """What the frames show: what the operating point is made for, or somebody's own images."""
-        return "own" if self.own is not None else self._drawn
+        return "own" if self.own is not None else self._source.domains[0]
 
     @property
-    def _drawn(self) -> Domain:
-        return DOMAINS[self._point][0]
-
-    @property
-    def _point(self) -> str:
-        return "small" if self.spec.tiles_per_edge == 1 else "detailed"
+    def _source(self) -> FrameSource:
+        return FrameSource(self.frozen, self.run, (DOMAINS[point_of(self.spec.tiles_per_edge)],))
 
     def count(self, name: str, wanted: int) -> int:
         """Frames of a set: as many as wanted if they are drawn, its share of somebody's own.
@@ -103,7 +86,7 @@ class CodecBench:
             ArtifactError: the tables are damaged.
         """
         tables = FrequencyTables.load(self.codec_dir / TABLES_FILE)
-        return even_ladder(tables.mean_latent_bits(), POINTS[self._point]["full"].rungs)
+        return even_ladder(tables.mean_latent_bits(), POINTS[point_of(self.spec.tiles_per_edge)]["full"].rungs)
 
     def measure(self, name: str, wanted: int, lengths: Sequence[int]) -> tuple[tuple[Asked, ...], PrefixAnswers]:
         """Questions of a set, and the answers from prefixes of these lengths.
@@ -118,26 +101,11 @@ class CodecBench:
             ArtifactError: an image cannot be read.
         """
         count = self.count(name, wanted)
-        data, tokens = self._drawn_frames(name, count) if self.own is None else self._own_frames(self.own, name)
-        self.progress(f"{self.spec.name}: {name} set, {count} frames, {len(data.asked)} questions")
+        data, tokens = self._source.with_tokens(name, count) if self.own is None else self._own_frames(self.own, name)
+        self.run.progress(f"{self.spec.name}: {name} set, {count} frames, {len(data.asked)} questions")
         return data.asked, measure_prefixes(
-            self.vlm, self.codec_dir, tokens, data.asked, lengths, self.progress, cache_dir=self.cache_dir
+            self.vlm, self.codec_dir, tokens, data.asked, lengths, self.run.progress, cache_dir=self.run.cache_dir
         )
-
-    def _drawn_frames(self, name: str, count: int) -> tuple[AskedFrames, Tensor]:
-        data = scene_set(
-            name,
-            self.cache_dir,
-            count=count,
-            size=self.spec.image_size_px,
-            seed=self.seed,
-            processes=self.threads,
-            progress=self.progress,
-            domains=(self._drawn,),
-        )
-        stem = f"{name}-{self._drawn}-{self.spec.image_size_px}-{self.seed}-{count}.npy"
-        folder = self.cache_dir / f"tokens-{self.frozen.sha256[:12]}"
-        return data, cached_tokens(self.frozen.image_path, data.frames, folder / stem)
 
     def _own_frames(self, own: OwnFrames, name: str) -> tuple[AskedFrames, Tensor]:
         edges = [0, *accumulate(own.sizes(list(OWN_SHARES.values())))]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from pipeline.codec.stop_file import StopFile, save_stop_file
+from pipeline.codec.stop_score import StopScore
 from pipeline.codec.stop_shift import ScoreQuantiles
+from pipeline.codec.stop_statistics import StopStatistics
 from pipeline.protocol.stop_rule import NEVER
 from schemas.types import AnswerType
-from training.codec.data import Progress
 from training.codec.own_frames import OwnFrames
+from training.codec.run import RunSettings
 from training.codec.stop.bench import CodecBench
-from training.codec.stop.learn_then_test import calibrate_thresholds, check_frames
+from training.codec.stop.learn_then_test import Promise, calibrate_thresholds, check_frames
 from training.codec.stop.look_table import LookTable
 from training.codec.stop.policy import (
     at_once_length,
@@ -39,20 +42,59 @@ _OTHER_SETS: Final = 0.4
 """Frames of the sets for score and ladder, as a share of the calibration's."""
 
 
+@dataclass(frozen=True, slots=True)
+class StopCalibration:
+    """What a stop rule is calibrated for, and on.
+
+    Attributes:
+        promise: What it has to keep.
+        frames: Calibration frames, if they are drawn; the other two sets have two fifths as many each.
+        questions_a_frame: How many questions are asked of a frame, drawn from those of the set; 0 asks all. The promise
+            covers frames of so many, and of fewer. The score is fitted on all.
+        own: Somebody's own images and questions instead of drawn frames; the sets are shares of them.
+    """
+
+    promise: Promise = field(default_factory=Promise)
+    frames: int = 1_500
+    questions_a_frame: int = QUESTIONS_A_FRAME
+    own: OwnFrames | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What the two sets for score and ladder gave.
+
+    Attributes:
+        frames: Of each of the two sets.
+        score: Fitted on both.
+        ladder: The cheapest one.
+        considered: One row for every ladder tried, cheapest first.
+        rankings: Area under the ROC curve of the answer's probability and of the score.
+    """
+
+    frames: int
+    score: StopScore
+    ladder: tuple[int, ...]
+    considered: list[dict[str, Any]]
+    rankings: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Calibrated:
+    """Thresholds on a ladder, and what the edge's policy reads."""
+
+    thresholds: dict[AnswerType, float]
+    by_risk: dict[float, dict[AnswerType, float]]
+    statistics: StopStatistics
+    fixed: int
+    at_once: int | None
+    result: dict[str, Any]
+    wire_bytes: dict[str, float]
+    line: str
+
+
 def calibrate_stop(
-    vlm_dir: Path,
-    codec_dir: Path,
-    cache_dir: Path,
-    *,
-    risk: float = 0.02,
-    delta: float = 0.05,
-    by_type: bool = False,
-    frames: int = 1_500,
-    questions_a_frame: int = QUESTIONS_A_FRAME,
-    seed: int = 0,
-    own: OwnFrames | None = None,
-    threads: int = 2,
-    progress: Progress = print,
+    vlm_dir: Path, codec_dir: Path, run: RunSettings, wanted: StopCalibration | None = None
 ) -> dict[str, Any]:
     """Fit the score, choose the ladder, find the thresholds, write ``stop.json`` and the ladder in ``codec.json``.
 
@@ -62,17 +104,8 @@ def calibrate_stop(
     Args:
         vlm_dir: The VLM that the codec was made for.
         codec_dir: Codec folder; `stop.json` and `codec.json` are written anew.
-        cache_dir: For frames, tokens and answers.
-        risk: Accepted share of early answers that differ from the whole latent's.
-        delta: Accepted chance that the thresholds break that promise on frames like these.
-        by_type: Promise it for each answer type, not only on average over all questions.
-        frames: Calibration frames, if they are drawn; the other two sets have two fifths as many each.
-        questions_a_frame: How many questions are asked of a frame, drawn from those of the set; 0 asks all. The promise
-            covers frames of so many, and of fewer. The score is fitted on all.
-        seed: Of the frames.
-        own: Somebody's own images and questions instead of drawn frames; the sets are shares of them.
-        threads: CPU threads.
-        progress: Called with a line of text now and then.
+        run: Cache, seed of the frames, threads, progress.
+        wanted: What to promise, on which frames.
 
     Returns:
         The policy, what it does on the calibration frames, and the best ladders that were considered.
@@ -81,92 +114,124 @@ def calibrate_stop(
         ArtifactError: the codec or the VLM is not usable, or they do not belong together.
         ConfigError: so few frames cannot prove this risk.
     """
-    bench = CodecBench.open(vlm_dir, codec_dir, cache_dir, seed=seed, own=own, threads=threads, progress=progress)
-    frames = bench.count("calibration", frames)
-    check_frames(frames, len(AnswerType) - 1 if by_type else 1, risk, delta)
-    rungs = bench.rungs()
-    few = max(round(_OTHER_SETS * frames), 1)
-    by_frame = not by_type
+    wanted = wanted or StopCalibration()
+    promise = wanted.promise
+    bench = CodecBench.open(vlm_dir, codec_dir, run, wanted.own)
+    frames = bench.count("calibration", wanted.frames)
+    check_frames(frames, len(AnswerType) - 1, promise)
+    rng = np.random.default_rng([run.seed, 6])
+    choice = _choose(bench, replace(wanted, frames=frames), rng)
+    name = bench.spec.name
+    run.progress(f"{name}: area under the ROC curve {choice.rankings}, ladder {choice.ladder}")
+    asked, answers = bench.measure("calibration", frames, fixed_lengths(bench.rungs()))
+    single = LookTable.of(answers, asked, choice.score)
+    measured = single.with_questions(wanted.questions_a_frame, rng).judged(by_frame=promise.by_frame)
+    found = _calibrate(measured, choice.ladder, promise)
+    source = _source(bench, wanted, choice, found, questions=len(measured.owner), frames=frames)
+    stop = StopFile.calibrated(
+        choice.ladder,
+        found.thresholds,
+        risk=promise.risk,
+        score=choice.score,
+        shift=ScoreQuantiles.of(_first_scores(single.rows(choice.ladder))),
+        statistics=found.statistics,
+        calibrated_on=source,
+        by_risk=found.by_risk,
+        at_once=found.at_once,
+    )
+    save_stop_file(codec_dir, stop)
+    bench.spec.model_copy(update={"ladder": choice.ladder, "base_latents": choice.ladder[0]}).save(codec_dir)
+    run.progress(f"{name}: ladder {choice.ladder}, {found.line}")
+    return {
+        "ladder": list(choice.ladder),
+        "thresholds": _plain(found.thresholds),
+        "provable": any(limit < NEVER for limit in found.thresholds.values()),
+        "calibration": source,
+        "best_fixed_latents": found.fixed,
+        "at_once": found.at_once,
+        "by_risk": {str(other): _plain(limits) for other, limits in found.by_risk.items()},
+        "ladders_considered": choice.considered[:20],
+    }
+
+
+def _plain(limits: dict[AnswerType, float]) -> dict[str, float]:
+    return {str(kind): round(limit, 6) for kind, limit in limits.items()}
+
+
+def _choose(bench: CodecBench, wanted: StopCalibration, rng: np.random.Generator) -> _Choice:
+    """Score and ladder, on two sets of their own."""
+    promise, rungs = wanted.promise, bench.rungs()
+    few = max(round(_OTHER_SETS * wanted.frames), 1)
     sets = [bench.measure(name, few, rungs) for name in ("score", "policy")]
     # Each set is scored by the model of the other, so that the ladder is chosen on the frames of both.
-    halves = [fit_score([one], by_frame=by_frame) for one in sets]
+    halves = [fit_score([one], by_frame=promise.by_frame) for one in sets]
     single = LookTable.joined(
         [LookTable.of(answers, asked, score) for (asked, answers), score in zip(sets, reversed(halves), strict=True)]
     )
-    rng = np.random.default_rng([seed, 6])
     plain = LookTable.joined([LookTable.of(answers, asked, None) for asked, answers in sets])
-    table = single.with_questions(questions_a_frame, rng).judged(by_frame=by_frame)
+    table = single.with_questions(wanted.questions_a_frame, rng).judged(by_frame=promise.by_frame)
     everything = np.ones(table.frames, dtype=np.bool_)
-    ladder, considered = choose_ladder(table, everything, risk, delta, by_type=by_type, as_if=frames)
+    ladder, considered = choose_ladder(table, everything, promise, as_if=wanted.frames)
     agrees = ~single.wrong[:-1].reshape(-1)
     rankings = {
         name: round(ranking(of.scores[:-1].reshape(-1), agrees), 4)
         for name, of in (("answer_probability", plain), ("score", single))
     }
-    progress(f"{bench.spec.name}: area under the ROC curve {rankings}, ladder {ladder}")
-    score = fit_score(sets, by_frame=by_frame)
+    return _Choice(few, fit_score(sets, by_frame=promise.by_frame), ladder, considered, rankings)
 
-    asked, answers = bench.measure("calibration", frames, fixed_lengths(rungs))
-    single = LookTable.of(answers, asked, score)
-    measured = single.with_questions(questions_a_frame, rng).judged(by_frame=by_frame)
+
+def _calibrate(measured: LookTable, ladder: tuple[int, ...], promise: Promise) -> _Calibrated:
+    """Thresholds and statistics on one ladder, and what they do on the same frames."""
     table = measured.rows(ladder)
-    everything = np.ones(frames, dtype=np.bool_)
-    thresholds = calibrate_thresholds(table, everything, risk, delta, by_type=by_type)
-    statistics = statistics_of(table, thresholds, everything, by_frame=by_frame)
+    everything = np.ones(table.frames, dtype=np.bool_)
+    thresholds = calibrate_thresholds(table, everything, promise)
+    statistics = statistics_of(table, thresholds, everything, by_frame=promise.by_frame)
     result = run_policy(table, thresholds, everything, first_rungs(table, statistics))
-    fixed = best_fixed_length(measured, everything, risk, delta, by_type=by_type)
-    at_once = at_once_length(measured, ladder, everything, risk, delta, by_type=by_type)
+    fixed = best_fixed_length(measured, everything, promise)
     by_risk = {
-        other: calibrate_thresholds(table, everything, other, delta, by_type=by_type)
+        other: calibrate_thresholds(table, everything, replace(promise, risk=other))
         for other in OTHER_RISKS
-        if other != risk
+        if other != promise.risk
     }
-    by_risk = {other: limits for other, limits in by_risk.items() if any(limit < NEVER for limit in limits.values())}
-    source: dict[str, Any] = {
-        "frames": {"score": bench.count("score", few), "policy": bench.count("policy", few), "calibration": frames},
-        "questions": len(measured.owner),
-        "questions_a_frame": questions_a_frame,
-        "domain": bench.domain,
-        "seed": seed,
-        "delta": delta,
-        "guarantee": "Learn-then-Test, fixed sequence, p-values by betting, frames as samples, any safe look",
-        "scope": f"{'for each answer type' if by_type else 'over all questions'}, on average over frames like these; "
-        "not for every camera or question",
-        "ranking": rankings,
-        "result": result.as_dict(),
-        "wire_bytes": {
-            "rule": round(result.wire_bytes, 1),
-            "whole": round(sent_at_once(table, everything, len(ladder) - 1).wire_bytes, 1),
-            "best_fixed": round(sent_at_once(measured, everything, measured.lengths.index(fixed)).wire_bytes, 1),
-            "oracle": round(sent_at_once(measured, everything, oracle_rungs(measured)).wire_bytes, 1),
-        },
+    wire_bytes = {
+        "rule": result.wire_bytes,
+        "whole": sent_at_once(table, everything, len(ladder) - 1).wire_bytes,
+        "best_fixed": sent_at_once(measured, everything, measured.lengths.index(fixed)).wire_bytes,
+        "oracle": sent_at_once(measured, everything, oracle_rungs(measured)).wire_bytes,
     }
-    stop = StopFile.calibrated(
-        ladder,
+    return _Calibrated(
         thresholds,
-        risk=risk,
-        score=score,
-        shift=ScoreQuantiles.of(_first_scores(single.rows(ladder))),
-        statistics=statistics,
-        calibrated_on=source,
-        by_risk=by_risk,
-        at_once=at_once,
+        {other: limits for other, limits in by_risk.items() if any(limit < NEVER for limit in limits.values())},
+        statistics,
+        fixed,
+        at_once_length(measured, ladder, everything, promise),
+        result.as_dict(),
+        {name: round(value, 1) for name, value in wire_bytes.items()},
+        str(result),
     )
-    save_stop_file(codec_dir, stop)
-    bench.spec.model_copy(update={"ladder": ladder, "base_latents": ladder[0]}).save(codec_dir)
-    progress(f"{bench.spec.name}: ladder {ladder}, {result}")
+
+
+def _source(
+    bench: CodecBench, wanted: StopCalibration, choice: _Choice, found: _Calibrated, *, questions: int, frames: int
+) -> dict[str, Any]:
+    """What ``stop.json`` says about its calibration."""
+    scope = "for each answer type" if wanted.promise.by_type else "over all questions"
     return {
-        "ladder": list(ladder),
-        "thresholds": {str(kind): round(limit, 6) for kind, limit in thresholds.items()},
-        "provable": any(limit < NEVER for limit in thresholds.values()),
-        "calibration": source,
-        "best_fixed_latents": fixed,
-        "at_once": at_once,
-        "by_risk": {
-            str(other): {str(kind): round(limit, 6) for kind, limit in limits.items()}
-            for other, limits in by_risk.items()
+        "frames": {
+            "score": bench.count("score", choice.frames),
+            "policy": bench.count("policy", choice.frames),
+            "calibration": frames,
         },
-        "ladders_considered": considered[:20],
+        "questions": questions,
+        "questions_a_frame": wanted.questions_a_frame,
+        "domain": bench.domain,
+        "seed": bench.run.seed,
+        "delta": wanted.promise.delta,
+        "guarantee": "Learn-then-Test, fixed sequence, p-values by betting, frames as samples, any safe look",
+        "scope": f"{scope}, on average over frames like these; not for every camera or question",
+        "ranking": choice.rankings,
+        "result": found.result,
+        "wire_bytes": found.wire_bytes,
     }
 
 

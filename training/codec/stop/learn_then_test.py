@@ -11,6 +11,7 @@ Frames are the samples, since questions about one frame are not independent.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -27,25 +28,44 @@ _GRID: Final = 1.0 - np.logspace(-6, math.log10(0.7), 300)
 """Thresholds near 1 are where it matters, so the grid is even in the logarithm of 1 - threshold."""
 
 
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a calibration promises.
+
+    Attributes:
+        risk: Accepted share of questions with an early answer that differs from the whole latent's.
+        delta: Accepted chance that the promise is broken on frames like those of the calibration.
+        by_type: Promise the risk for each answer type, `delta` shared between them; otherwise on average over all
+            questions, with one threshold.
+    """
+
+    risk: float = 0.02
+    delta: float = 0.05
+    by_type: bool = False
+
+    @property
+    def by_frame(self) -> bool:
+        """Whether all answers of a look are judged together."""
+        return not self.by_type
+
+
 def calibrate_thresholds(
-    table: LookTable, frames: NDArray[np.bool_], risk: float, delta: float, *, by_type: bool, as_if: int | None = None
+    table: LookTable, frames: NDArray[np.bool_], promise: Promise, *, as_if: int | None = None
 ) -> dict[AnswerType, float]:
     """The lowest thresholds that are proven safe.
 
     Args:
         table: Looks at every prefix of the ladder, the whole latent last.
         frames: Which frames to use [F].
-        risk: Accepted share of questions with an early answer that differs from the whole latent's.
-        delta: Accepted chance that the promise is broken.
-        by_type: Promise the risk for each answer type, `delta` shared between them; otherwise on average over all
-            questions, with one threshold.
+        promise: What has to be kept.
         as_if: Test as if the frames were so many, for plans only: what another set of that size will probably allow.
 
     Returns:
         For each answer type of the table its threshold, for every look before the last.
     """
     kinds = sorted(set(table.types))
-    if not by_type:
+    risk, delta = promise.risk, promise.delta
+    if not promise.by_type:
         return dict.fromkeys(kinds, _walk_down(table, frames, risk, delta, as_if))
     return {kind: _walk_down(table.of_type(kind), frames, risk, delta / len(kinds), as_if) for kind in kinds}
 
@@ -114,18 +134,19 @@ def frames_needed(risk: float, delta: float) -> int:
     return math.ceil(math.log(delta) / math.log1p(-risk))
 
 
-def check_frames(frames: int, promises: int, risk: float, delta: float) -> None:
+def check_frames(frames: int, answer_types: int, promise: Promise) -> None:
     """Refuse a calibration that could not prove anything.
 
     Args:
         frames: Frames that the thresholds are tested on.
-        promises: How many share ``delta``: answer types, or 1.
-        risk: The accepted risk.
-        delta: Accepted chance of a broken promise.
+        answer_types: How many share ``delta``, if the promise is by type.
+        promise: What has to be kept.
 
     Raises:
         ConfigError: too few frames, with the number needed and the smallest risk that these frames can prove.
     """
+    risk, delta = promise.risk, promise.delta
+    promises = answer_types if promise.by_type else 1
     level = delta / promises
     needed = frames_needed(risk, level)
     if frames < needed:

@@ -15,7 +15,7 @@ from pipeline.codec.stop_statistics import StopStatistics
 from pipeline.codec.wire_bytes import open_uplink_bytes, open_wire_bytes, refine_uplink_bytes, refine_wire_bytes
 from pipeline.protocol.stop_rule import NEVER
 from schemas.types import AnswerType
-from training.codec.stop.learn_then_test import betting_p_value, calibrate_thresholds
+from training.codec.stop.learn_then_test import Promise, betting_p_value, calibrate_thresholds
 from training.codec.stop.look_table import LookTable
 
 _MAX_LOOKS: Final = 4
@@ -85,18 +85,11 @@ def run_policy(
     np.maximum.at(last, table.owner, look)
     questions = np.bincount(table.owner, minlength=count)
     chosen = np.flatnonzero(frames & (questions > 0))
-    wire, uplink, payload = np.zeros(len(chosen)), np.zeros(len(chosen)), np.zeros(len(chosen))
-    for place, frame in enumerate(chosen.tolist()):
-        sizes = table.payload_bytes[:, frame].tolist()
-        wire[place] = open_wire_bytes(sizes[start[frame]], int(questions[frame]))
-        uplink[place] = open_uplink_bytes(sizes[start[frame]], int(questions[frame]))
-        payload[place] = sizes[start[frame]]
-        for rung in range(start[frame] + 1, last[frame] + 1):
-            # A chunk costs up to a byte more than the difference of two prefixes.
-            more = max(sizes[rung] - sizes[rung - 1], 0) + 1
-            wire[place] += refine_wire_bytes(more)
-            uplink[place] += refine_uplink_bytes(more)
-            payload[place] += more
+    sent = [
+        _bytes_of(table.payload_bytes[:, frame].tolist(), int(start[frame]), int(last[frame]), int(questions[frame]))
+        for frame in chosen.tolist()
+    ]
+    wire, uplink, payload = np.array(sent, dtype=np.float64).reshape(-1, 3).T
     used = frames[table.owner]
     by_frame = np.bincount(table.owner[used], weights=wrong[used], minlength=count)[chosen] / questions[chosen]
     rounds = (last - start)[chosen]
@@ -110,6 +103,27 @@ def run_policy(
         looks=float(rounds.mean() + 1),
         rounds=float(rounds.mean()),
     )
+
+
+def _bytes_of(sizes: Sequence[int], start: int, last: int, questions: int) -> tuple[int, int, int]:
+    """Wire bytes, those on the way up, and payload bytes of a frame.
+
+    Args:
+        sizes: Payload bytes of the prefix at each rung.
+        start: Rung of the first prefix.
+        last: Rung that it is refined to.
+        questions: Asked of the frame.
+    """
+    wire = open_wire_bytes(sizes[start], questions)
+    uplink = open_uplink_bytes(sizes[start], questions)
+    payload = sizes[start]
+    for rung in range(start + 1, last + 1):
+        # A chunk costs up to a byte more than the difference of two prefixes.
+        more = max(sizes[rung] - sizes[rung - 1], 0) + 1
+        wire += refine_wire_bytes(more)
+        uplink += refine_uplink_bytes(more)
+        payload += more
+    return wire, uplink, payload
 
 
 def statistics_of(
@@ -156,16 +170,14 @@ def first_rungs(
 
 
 def choose_ladder(
-    table: LookTable, frames: NDArray[np.bool_], risk: float, delta: float, *, by_type: bool, as_if: int | None = None
+    table: LookTable, frames: NDArray[np.bool_], promise: Promise, *, as_if: int | None = None
 ) -> tuple[tuple[int, ...], list[dict[str, Any]]]:
     """The ladder of two to four looks that needs the fewest wire bytes, first prefixes chosen for each frame.
 
     Args:
         table: Looks at candidate prefixes, the whole latent last.
         frames: Which frames to use [F].
-        risk: As in `calibrate_thresholds`.
-        delta: As in `calibrate_thresholds`.
-        by_type: As in `calibrate_thresholds`.
+        promise: What has to be kept.
         as_if: Frames of the calibration that will follow.
 
     Returns:
@@ -176,8 +188,8 @@ def choose_ladder(
     for looks in range(1, min(_MAX_LOOKS, len(table.lengths))):
         for some in combinations(shorter, looks):
             part = table.rows((*some, whole))
-            thresholds = calibrate_thresholds(part, frames, risk, delta, by_type=by_type, as_if=as_if)
-            first = first_rungs(part, statistics_of(part, thresholds, frames, by_frame=not by_type))
+            thresholds = calibrate_thresholds(part, frames, promise, as_if=as_if)
+            first = first_rungs(part, statistics_of(part, thresholds, frames, by_frame=promise.by_frame))
             result = run_policy(part, thresholds, frames, first)
             base = run_policy(part, thresholds, frames)
             row = {"ladder": [*some, whole], **result.as_dict(), "base_wire_bytes": round(base.wire_bytes, 1)}
@@ -194,17 +206,16 @@ def fixed_lengths(rungs: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted({*rungs, *between}))
 
 
-def best_fixed_length(table: LookTable, frames: NDArray[np.bool_], risk: float, delta: float, *, by_type: bool) -> int:
+def best_fixed_length(table: LookTable, frames: NDArray[np.bool_], promise: Promise) -> int:
     """The shortest prefix that, sent to every frame and never refined, is proven to keep the same promise.
 
     Args:
         table: Looks at candidate prefixes, the whole latent last.
         frames: Which frames to use [F].
-        risk: The accepted risk.
-        delta: Accepted chance of a broken promise.
-        by_type: Whether it is promised for each answer type.
+        promise: What has to be kept.
     """
-    parts = [table.of_type(kind) for kind in sorted(set(table.types))] if by_type else [table]
+    parts = [table.of_type(kind) for kind in sorted(set(table.types))] if promise.by_type else [table]
+    level = promise.delta / len(parts)
     # From the longest down: the first that cannot be proven ends the walk, as for thresholds.
     accepted = table.lengths[-1]
     for row in range(len(table.lengths) - 2, -1, -1):
@@ -212,14 +223,14 @@ def best_fixed_length(table: LookTable, frames: NDArray[np.bool_], risk: float, 
             used = frames[part.owner]
             _, members, sizes = np.unique(part.owner[used], return_inverse=True, return_counts=True)
             losses = np.bincount(members, weights=part.wrong[row, used]) / sizes
-            if betting_p_value(losses, risk, delta / len(parts)) > delta / len(parts):
+            if betting_p_value(losses, promise.risk, level) > level:
                 return accepted
         accepted = table.lengths[row]
     return accepted
 
 
 def at_once_length(
-    table: LookTable, ladder: tuple[int, ...], frames: NDArray[np.bool_], risk: float, delta: float, *, by_type: bool
+    table: LookTable, ladder: tuple[int, ...], frames: NDArray[np.bool_], promise: Promise
 ) -> int | None:
     """The shortest length off the ladder that keeps the promise whatever is answered, see `StopRule`; None for none.
 
@@ -227,43 +238,47 @@ def at_once_length(
         table: Looks at candidate prefixes, the whole latent last.
         ladder: Prefix lengths of the looks.
         frames: Which frames to use [F].
-        risk: The accepted risk.
-        delta: Accepted chance of a broken promise.
-        by_type: Whether it is promised for each answer type.
+        promise: What has to be kept.
     """
-    shortest = best_fixed_length(table, frames, risk, delta, by_type=by_type)
+    shortest = best_fixed_length(table, frames, promise)
     # Longer ones were proven on the way down.
     return min((length for length in table.lengths if length >= shortest and length not in ladder), default=None)
 
 
-def run_with_at_once(
-    table: LookTable,
-    thresholds: Mapping[AnswerType, float],
-    frames: NDArray[np.bool_],
-    first: NDArray[np.int64],
-    at_once: LookTable | None,
-    earlier: NDArray[np.bool_],
-    cost: Callable[[RunResult], float],
-) -> tuple[RunResult, bool]:
-    """Run the stop rule as edges use it: off the ladder where that has cost less on earlier frames.
+@dataclass(frozen=True, slots=True)
+class CalibratedPolicy:
+    """A ladder with thresholds and first prefixes, and the one length off the ladder, as an edge has them.
 
-    Args:
-        table: As in `run_policy`.
-        thresholds: As in `run_policy`.
-        frames: As in `run_policy`.
-        first: As in `run_policy`.
+    Attributes:
+        table: Looks at the rungs of the ladder, see `run_policy`.
+        thresholds: By answer type.
+        first: Rung of the first prefix of each frame [F].
         at_once: Looks at the length of `at_once_length`, and at the whole latent; None where there is no such length.
-        earlier: Frames that the way is decided from [F].
-        cost: What is saved.
-
-    Returns:
-        What happens to the frames, and whether they leave the ladder.
     """
-    if at_once is not None:
-        off_ladder = cost(sent_at_once(at_once, earlier, 0)) < cost(run_policy(table, thresholds, earlier, first))
-        if off_ladder:
-            return sent_at_once(at_once, frames, 0), True
-    return run_policy(table, thresholds, frames, first), False
+
+    table: LookTable
+    thresholds: Mapping[AnswerType, float]
+    first: NDArray[np.int64]
+    at_once: LookTable | None
+
+    def run(
+        self, frames: NDArray[np.bool_], earlier: NDArray[np.bool_], cost: Callable[[RunResult], float]
+    ) -> tuple[RunResult, bool]:
+        """Run the stop rule as edges use it: off the ladder where that has cost less on earlier frames.
+
+        Args:
+            frames: Which frames to use [F].
+            earlier: Frames that the way is decided from [F].
+            cost: What is saved.
+
+        Returns:
+            What happens to the frames, and whether they leave the ladder.
+        """
+        if self.at_once is not None:
+            on_ladder = run_policy(self.table, self.thresholds, earlier, self.first)
+            if cost(sent_at_once(self.at_once, earlier, 0)) < cost(on_ladder):
+                return sent_at_once(self.at_once, frames, 0), True
+        return run_policy(self.table, self.thresholds, frames, self.first), False
 
 
 def oracle_rungs(table: LookTable) -> NDArray[np.int64]:

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.codec.prefix_policy import Link
-from training.codec.data import Progress
-from training.codec.stop.learn_then_test import calibrate_thresholds
+from training.codec.run import Progress, silent
+from training.codec.stop.learn_then_test import Promise, calibrate_thresholds
 from training.codec.stop.look_table import LookTable
 from training.codec.stop.policy import (
+    CalibratedPolicy,
     at_once_length,
     best_fixed_length,
     first_rungs,
     run_policy,
-    run_with_at_once,
     sent_at_once,
     statistics_of,
 )
@@ -26,10 +26,6 @@ from training.codec.stop.policy import (
 RATES_KBPS: Final = (16, 64, 200, 1_000)
 ROUND_TRIPS_S: Final = (0.03, 0.1, 0.6)
 """A wired or 5G link, a mobile one, a satellite."""
-
-
-def silent(line: str) -> None:
-    """Progress that nobody reads."""
 
 
 def counted(total: int, what: str, progress: Progress) -> Iterator[int]:
@@ -57,12 +53,10 @@ def half_of(frames: int, rng: np.random.Generator) -> NDArray[np.bool_]:
 def link_rows(
     measured: LookTable,
     ladder: tuple[int, ...],
-    risk: float,
-    delta: float,
+    promise: Promise,
     resplits: int,
     rng: np.random.Generator,
     *,
-    by_type: bool,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Expected time to the safe answers of a frame, for first prefixes that are chosen to shorten it.
@@ -72,11 +66,9 @@ def link_rows(
     Args:
         measured: Looks at all prefixes, scores of single answers.
         ladder: Prefix lengths of the looks, the last one whole.
-        risk: The accepted risk.
-        delta: Accepted chance of a broken promise.
+        promise: What every way has to keep.
         resplits: How often the frames are split; each link sees the same splits.
         rng: Draws the halves.
-        by_type: Promise it for each answer type.
         progress: Called with a line for every twentieth of the splits.
 
     Returns:
@@ -85,17 +77,17 @@ def link_rows(
         in which it leaves the ladder for the one length that needs no further look; and `against_best`: the policy's
         time over that of the better of the two fixed baselines.
     """
-    measured = measured.judged(by_frame=not by_type)
+    measured = measured.judged(by_frame=promise.by_frame)
     table = measured.rows(ladder)
     links = [Link(rate * 125.0, round_trip_s) for rate in RATES_KBPS for round_trip_s in ROUND_TRIPS_S]
     seconds = np.zeros((len(links), 4))
     whole_share, at_once_share = np.zeros(len(links)), np.zeros(len(links))
     for _ in counted(resplits, "resplits over links", progress):
         chosen = half_of(table.frames, rng)
-        thresholds = calibrate_thresholds(table, chosen, risk, delta, by_type=by_type)
-        statistics = statistics_of(table, thresholds, chosen, by_frame=not by_type)
-        fixed = best_fixed_length(measured, chosen, risk, delta, by_type=by_type)
-        length = at_once_length(measured, ladder, chosen, risk, delta, by_type=by_type)
+        thresholds = calibrate_thresholds(table, chosen, promise)
+        statistics = statistics_of(table, thresholds, chosen, by_frame=promise.by_frame)
+        fixed = best_fixed_length(measured, chosen, promise)
+        length = at_once_length(measured, ladder, chosen, promise)
         at_once = None if length is None else measured.rows((length, ladder[-1]))
         baselines = (
             run_policy(table, thresholds, ~chosen),
@@ -104,24 +96,22 @@ def link_rows(
         )
         for row, link in enumerate(links):
             first = first_rungs(table, statistics, objective="delay", link=link)
-            policy, leaves = run_with_at_once(
-                table, thresholds, ~chosen, first, at_once, chosen, methodcaller("delay_s", link)
-            )
+            policy = CalibratedPolicy(table, thresholds, first, at_once)
+            result, leaves = policy.run(~chosen, chosen, methodcaller("delay_s", link))
             at_once_share[row] += leaves
-            seconds[row] += [way.delay_s(link) for way in (policy, *baselines)]
+            seconds[row] += [way.delay_s(link) for way in (result, *baselines)]
             whole_share[row] += (first[~chosen] == len(ladder) - 1).mean()
-    seconds, whole_share, at_once_share = seconds / resplits, whole_share / resplits, at_once_share / resplits
-    return [
-        {
-            "rate_kbps": round((link.bytes_per_s or 0) / 125),
-            "round_trip_s": link.round_trip_s,
-            **{
-                name: round(float(value), 4)
-                for name, value in zip(("policy_s", "base_s", "best_fixed_s", "whole_s"), times, strict=True)
-            },
-            "sent_whole_share": round(float(share), 3),
-            "at_once_share": round(float(leaves), 3),
-            "against_best": round(float(times[0] / min(times[2], times[3])), 4),
-        }
-        for link, times, share, leaves in zip(links, seconds, whole_share, at_once_share, strict=True)
-    ]
+    means = (seconds / resplits, whole_share / resplits, at_once_share / resplits)
+    return [_link_row(link, *each) for link, *each in zip(links, *means, strict=True)]
+
+
+def _link_row(link: Link, seconds: NDArray[np.float64], whole_share: float, at_once_share: float) -> dict[str, Any]:
+    names = ("policy_s", "base_s", "best_fixed_s", "whole_s")
+    return {
+        "rate_kbps": round((link.bytes_per_s or 0) / 125),
+        "round_trip_s": link.round_trip_s,
+        **{name: round(float(value), 4) for name, value in zip(names, seconds, strict=True)},
+        "sent_whole_share": round(float(whole_share), 3),
+        "at_once_share": round(float(at_once_share), 3),
+        "against_best": round(float(seconds[0] / min(seconds[2], seconds[3])), 4),
+    }

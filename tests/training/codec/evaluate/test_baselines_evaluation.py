@@ -27,6 +27,7 @@ from training.codec.evaluate.sequences import SURVEILLANCE_QUESTIONS, rendered_c
 from training.codec.evaluate.video import VIDEO_QUICK, VideoEvaluation, evaluate_video
 from training.codec.key_frames import coded_by_policy
 from training.codec.own_frames import read_standing_questions
+from training.codec.run import RunSettings, silent
 
 TINY = replace(VIDEO_QUICK, frames=6, clips=2, clip_frames=4, known=4, selection=4, prefixes=2, settings=2, losses=1)
 QUESTIONS = (
@@ -35,8 +36,9 @@ QUESTIONS = (
 )
 
 
-def silent(_: str) -> None:
-    """Progress lines have no place in a test run."""
+def run(cache: Path) -> RunSettings:
+    """One thread, without lines."""
+    return RunSettings(cache, threads=1, progress=silent)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -71,14 +73,13 @@ def video_report(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     wanted = VideoEvaluation(
         made / "vlm",
         [made / "first", made / "klt"],
-        tmp_path_factory.mktemp("cache"),
+        run(tmp_path_factory.mktemp("cache")),
         TINY,
         made / "yard.mp4",
         QUESTIONS,
         every_s=0.3,
-        threads=1,
     )
-    return evaluate_video(wanted, silent)
+    return evaluate_video(wanted)
 
 
 def test_frames_of_a_video_are_taken_at_their_times(made: Path) -> None:
@@ -164,7 +165,7 @@ def test_everything_is_measured_beside_what_sends_nothing(video_report: dict[str
 
 
 def test_clips_are_evaluated_with_truths_and_on_each_camera_by_itself(made: Path, tmp_path: Path) -> None:
-    report = evaluate_video(VideoEvaluation(made / "vlm", [made / "first"], tmp_path, TINY, threads=1), silent)
+    report = evaluate_video(VideoEvaluation(made / "vlm", [made / "first"], run(tmp_path), TINY))
     assert report["frames"] == 8
     assert report["full"]["accuracy"] is not None
     assert report["others"] == {}
@@ -181,14 +182,13 @@ def test_a_model_of_another_family_is_evaluated(made: Path, tmp_path: Path, fami
     wanted = VideoEvaluation(
         tmp_path / "vlm",
         [tmp_path / "codec"],
-        tmp_path / "cache",
+        run(tmp_path / "cache"),
         TINY,
         made / "yard.mp4",
         QUESTIONS,
         every_s=0.3,
-        threads=1,
     )
-    report = evaluate_video(wanted, silent)
+    report = evaluate_video(wanted)
     assert report["frame_px"] == size_px
     assert {row["family"] for row in report["baselines"]} >= {"images", "video", "features"}
 

@@ -30,12 +30,14 @@ from training.codec.evaluate.markdown import as_markdown
 from training.codec.evaluate.plots import draw_plots
 from training.codec.evaluate.scoreboard import Scoreboard, oracle_rows
 from training.codec.own_frames import OwnFrames
+from training.codec.run import RunSettings, silent
 
 TINY = replace(QUICK, frames=6, selection=4, prefixes=3, image_settings=2)
 
 
-def silent(_: str) -> None:
-    """Progress lines have no place in a test run."""
+def run(cache: Path) -> RunSettings:
+    """One thread, without lines."""
+    return RunSettings(cache, threads=1, progress=silent)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -279,9 +281,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 
 
 def test_a_run_measures_everything_and_can_be_drawn(made: Path, tmp_path: Path) -> None:
-    report = evaluate_codec(
-        Evaluation(made / "vlm", [made / "first", made / "klt"], tmp_path / "cache", TINY, threads=1), silent
-    )
+    report = evaluate_codec(Evaluation(made / "vlm", [made / "first", made / "klt"], run(tmp_path / "cache"), TINY))
     again = json.loads(json.dumps(report, allow_nan=False))
     assert again == report
     sizes = [row["payload_bytes"] for row in report["prefixes"]]
@@ -308,8 +308,8 @@ def test_a_run_measures_everything_and_can_be_drawn(made: Path, tmp_path: Path) 
 
 def test_own_frames_without_truths_are_evaluated(made: Path, tmp_path: Path) -> None:
     own = OwnFrames(*write_own(tmp_path / "own", [line(f"{number}.png") for number in range(4)]))
-    wanted = Evaluation(made / "vlm", [made / "first"], tmp_path / "cache", TINY, own=own, threads=1)
-    report = evaluate_codec(wanted, silent)
+    wanted = Evaluation(made / "vlm", [made / "first"], run(tmp_path / "cache"), TINY, own=own)
+    report = evaluate_codec(wanted)
     assert report["frames"] == 2
     assert report["full"]["accuracy"] is None
     assert report["ratios_measured_at"] == "95% of the full agreement"
@@ -322,7 +322,7 @@ def test_own_frames_without_truths_are_evaluated(made: Path, tmp_path: Path) -> 
 def test_another_model_and_mixed_points_are_refused(made: Path, tmp_path: Path) -> None:
     other = write_vlm(tmp_path / "vlm", seed=1)
     with pytest.raises(ArtifactError, match="was made for tiny"):
-        evaluate_codec(Evaluation(other, [made / "klt"], tmp_path, TINY), silent)
+        evaluate_codec(Evaluation(other, [made / "klt"], run(tmp_path), TINY))
     write_codec(made / "larger", made / "vlm", image_size_px=2 * IMAGE_SIZE_PX)
     with pytest.raises(ConfigError, match="operating points"):
-        evaluate_codec(Evaluation(made / "vlm", [made / "klt", made / "larger"], tmp_path, TINY), silent)
+        evaluate_codec(Evaluation(made / "vlm", [made / "klt", made / "larger"], run(tmp_path), TINY))

@@ -19,12 +19,13 @@ from pipeline.codec.prefix_decoder_torch import read_transform
 from schemas.errors import ArtifactError
 from tests.cloud.tiny_codec import write_vlm
 from tests.cloud.tiny_models import TOKEN_COUNT, TOKEN_DIM, tiny_smolvlm
-from training.codec import meta
 from training.codec.config import CodecBudget
+from training.codec.fit import meta
 from training.codec.fit.ablation import (
     ABLATION_BUDGETS,
     HELD_OUT,
     VARIANTS,
+    AblationRun,
     Variant,
     collect_results,
     drop_claims,
@@ -35,13 +36,10 @@ from training.codec.fit.ablation_jobs import describe_job, start_jobs, wait_for_
 from training.codec.fit.learn import KLT_WEIGHTS, LEARNED, META_WEIGHTS, learn_codec
 from training.codec.fit.material import LearningSet, Material, ask
 from training.codec.fit.rate_curve import CurvePoint, bytes_at
+from training.codec.run import RunSettings, silent
 
 BUDGET = replace(ABLATION_BUDGETS["smoke"], latent_count=6, latent_dim=8, steps=4, batch=4, view_frames=2)
 CHOSEN = (VARIANTS[0], Variant("planes-none", "no planes", {"planes": 0}))
-
-
-def silent(_: str) -> None:
-    """Progress lines have no place in a test run."""
 
 
 def material_of(frames: int, seed: int) -> Material:
@@ -62,15 +60,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(root: Path, variants: Sequence[Variant], deadline: float | None = None, budget: CodecBudget = BUDGET) -> None:
-    run_variants(
-        root / "vlm",
-        root / "material",
-        root / "run",
-        budget=budget,
-        variants=variants,
-        deadline=deadline,
-        progress=silent,
-    )
+    ablation = AblationRun(root / "vlm", root / "material", root / "run", budget, deadline=deadline)
+    run_variants(ablation, variants, silent)
 
 
 def test_results_come_one_by_one_and_are_not_made_twice(prepared: Path) -> None:
@@ -129,7 +120,7 @@ def test_jobs_learn_in_processes_of_their_own(prepared: Path, tmp_path: Path) ->
     material_of(20, 1).save(tmp_path / "run" / HELD_OUT)
     save_tables(material_of(30, 2).tokens, tmp_path / "run")
     vlm_dir, material_dir = prepared / "vlm", prepared / "material"
-    job = describe_job(vlm_dir, material_dir, tmp_path / "run", BUDGET, device="cpu", variants=[CHOSEN[0].name])
+    job = describe_job(AblationRun(vlm_dir, material_dir, tmp_path / "run", BUDGET), [CHOSEN[0].name])
     broken = {**job, "material_dir": str(tmp_path / "nowhere"), "run_dir": str(tmp_path / "other")}
     statuses = wait_for_jobs(start_jobs({"good": job, "broken": broken}, tmp_path / "jobs"))
     assert statuses["good"] == 0, (tmp_path / "jobs/good.log").read_text()
@@ -144,9 +135,10 @@ def test_a_run_goes_on_from_another_with_a_smaller_decoder(prepared: Path, tmp_p
     material = Material.load(prepared / "material", "cpu")
     model = tiny_smolvlm()[0]
     budget = replace(BUDGET, decoder_layers=2, steps=30, view_weight=0.0)
-    learn_codec(model, material, budget, tmp_path / "first", progress=silent)
+    quiet = RunSettings(tmp_path, progress=silent)
+    learn_codec(model, material, budget, tmp_path / "first", quiet)
     again = replace(budget, decoder_layers=1, steps=1, learning_rate=0.0)
-    learn_codec(model, material, again, tmp_path / "second", start_from=tmp_path / "first", progress=silent)
+    learn_codec(model, material, again, tmp_path / "second", quiet, start_from=tmp_path / "first")
     learned = json.loads((tmp_path / "second" / LEARNED).read_text())
     assert (learned["steps"], learned["started_from"]["steps"]) == (1, 30)
     shape = LatentShape(TOKEN_COUNT, TOKEN_DIM, BUDGET.latent_count, BUDGET.latent_dim)
@@ -161,7 +153,7 @@ def test_a_run_goes_on_from_another_with_a_smaller_decoder(prepared: Path, tmp_p
     torch.testing.assert_close(kept["decoder.out.weight"], stored["decoder.out.weight"], atol=1e-4, rtol=0)
     wider = replace(again, decoder_width=64)
     with pytest.raises(ArtifactError, match="only the decoder may shrink"):
-        learn_codec(model, material, wider, tmp_path / "third", start_from=tmp_path / "first", progress=silent)
+        learn_codec(model, material, wider, tmp_path / "third", quiet, start_from=tmp_path / "first")
 
 
 def test_names_of_variants_differ_and_each_changes_something() -> None:

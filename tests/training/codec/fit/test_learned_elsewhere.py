@@ -21,8 +21,9 @@ from training.codec.config import BUDGETS, DETAILED_BUDGETS, CodecBudget
 from training.codec.data import Asked, AskedFrames
 from training.codec.fit.learn import learn_codec
 from training.codec.fit.material import LearningSet, ask
-from training.codec.fit.train import export_codec, train_codec
+from training.codec.fit.train import CodecTraining, export_codec, train_codec
 from training.codec.image_path import PixelsToTokens
+from training.codec.run import RunSettings, silent
 
 SIZES: dict[str, Any] = {
     "latent_count": 4,
@@ -32,10 +33,6 @@ SIZES: dict[str, Any] = {
     "view_frames": 2,
     "table_frames": 8,
 }
-
-
-def silent(_: str) -> None:
-    """Progress lines have no place in a test run."""
 
 
 def asked_frames(count: int, size_px: int) -> AskedFrames:
@@ -59,7 +56,7 @@ def learn(data: AskedFrames, budget: CodecBudget, run_dir: Path) -> None:
         answer_tokens=budget.answer_tokens,
         tiles_per_edge=budget.tiles_per_edge,
     )
-    learn_codec(model, material, budget, run_dir, progress=silent)
+    learn_codec(model, material, budget, run_dir, RunSettings(run_dir, progress=silent))
 
 
 def test_what_was_learned_elsewhere_is_only_written_out(tmp_path: Path) -> None:
@@ -75,13 +72,8 @@ def test_what_was_learned_elsewhere_is_only_written_out(tmp_path: Path) -> None:
         train_codec(
             vlm,
             tmp_path / "codecs",
-            tmp_path / "cache",
-            point=point,
-            budget=points[point],
-            run_dir=tmp_path / point,
-            export_klt=False,
-            threads=1,
-            progress=lines.append,
+            RunSettings(tmp_path / "cache", threads=1, progress=lines.append),
+            CodecTraining(point=point, budget=points[point], run_dir=tmp_path / point, export_klt=False),
         )
         klt, meta = (tmp_path / "codecs" / name for name in names)
         assert not (klt / ENCODER_FILE).exists()
@@ -96,16 +88,13 @@ def test_what_was_learned_elsewhere_is_only_written_out(tmp_path: Path) -> None:
         decoded = load_prefix_decoder(meta).decode(symbols, np.array([1, spec.latent_count]))
         assert decoded.shape == (2, spec.token_count, spec.token_dim)
     assert sum("learned already" in line for line in lines) == 2
-    assert export_codec(vlm, tmp_path / "codecs/klt", tmp_path / "cache", threads=1, progress=silent).unexplained == 0
+    quiet = RunSettings(tmp_path / "cache", threads=1, progress=silent)
+    assert export_codec(vlm, tmp_path / "codecs/klt", quiet).unexplained == 0
     assert OnnxEncoder(tmp_path / "codecs/klt").spec.encoder_sha256 is not None
     with pytest.raises(ArtifactError, match="tiles an edge"):
         train_codec(
             vlm,
             tmp_path / "codecs",
-            tmp_path / "cache",
-            point="detailed",
-            budget=points["detailed"],
-            run_dir=tmp_path / "small",
-            threads=1,
-            progress=silent,
+            quiet,
+            CodecTraining(point="detailed", budget=points["detailed"], run_dir=tmp_path / "small"),
         )

@@ -17,7 +17,8 @@ from pipeline.codec.wire_bytes import open_wire_bytes
 from schemas.types import AnswerType
 from tests.cloud.tiny_codec import write_codec, write_vlm
 from training.codec.fit.prediction import LEVELS, fit_prediction
-from training.codec.fit.temporal import FRAMES_PER_S, measure_temporal, row
+from training.codec.fit.temporal import FRAMES_PER_S, Clips, measure_temporal, row
+from training.codec.run import RunSettings
 
 
 def clips(changing: float, seed: int) -> list[NDArray[np.int32]]:
@@ -113,14 +114,15 @@ def test_clips_are_drawn_encoded_fitted_and_written(tmp_path: Path) -> None:
     lines: list[str] = []
     folder = write_codec(tmp_path / "klt", vlm)
     before = load_codec_spec(folder)
-    report = measure_temporal(vlm, folder, clips=1, seconds=2, threads=1, progress=lines.append)
+    run = RunSettings(tmp_path / "cache", threads=1, progress=lines.append)
+    report = measure_temporal(vlm, folder, run, Clips(1, 2))
     assert set(report["cameras"]) == {"cuts", "fixed", "still"}
     for rows in report["cameras"].values():
         assert [measured["frames_per_s"] for measured in rows] == list(FRAMES_PER_S)
         assert [measured["frames"] for measured in rows] == [2, 4, 10, 20]
     assert len(lines) == 3 + 3 * len(FRAMES_PER_S)
     assert load_codec_spec(folder) == before
-    written = measure_temporal(vlm, folder, clips=1, seconds=2, threads=1, write=True, progress=lines.append)
+    written = measure_temporal(vlm, folder, run, Clips(1, 2), write=True)
     after = load_codec_spec(folder)
     assert after.fingerprint != before.fingerprint
     assert written["fingerprint"] == after.fingerprint4.hex()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,13 @@ from pipeline.protocol.stop_rule import NEVER
 from schemas.errors import ConfigError
 from schemas.types import AnswerType
 from schemas.wire_cost import puback_wire_bytes
-from training.codec.stop.learn_then_test import betting_p_value, calibrate_thresholds, check_frames, frames_needed
+from training.codec.stop.learn_then_test import (
+    Promise,
+    betting_p_value,
+    calibrate_thresholds,
+    check_frames,
+    frames_needed,
+)
 from training.codec.stop.look_table import LookTable
 from training.codec.stop.policy import (
     at_once_length,
@@ -32,6 +39,7 @@ from training.codec.stop.verify import resplit_results
 from training.codec.stop.verify_links import RATES_KBPS, ROUND_TRIPS_S, link_rows
 
 RISK, DELTA = 0.05, 0.1
+PROMISE = Promise(RISK, DELTA)
 YES_NO, COUNT = AnswerType.YES_NO, AnswerType.COUNT
 
 
@@ -92,7 +100,7 @@ def test_thresholds_keep_their_promise_on_new_frames(lengths: tuple[int, ...], s
     broken, early = 0, []
     for seed in range(25):
         few = simulated(400, seed=seed, lengths=lengths)
-        thresholds = calibrate_thresholds(few, everything(400), RISK, DELTA, by_type=False)
+        thresholds = calibrate_thresholds(few, everything(400), PROMISE)
         first: NDArray[np.int64] | int = 0
         if start == "chosen":
             first = first_rungs(new, statistics_of(few, thresholds, everything(400), by_frame=False))
@@ -105,7 +113,7 @@ def test_thresholds_keep_their_promise_on_new_frames(lengths: tuple[int, ...], s
 
 def test_scores_that_say_nothing_stop_nothing() -> None:
     table = simulated(800, seed=0, honest=False)
-    thresholds = calibrate_thresholds(table, everything(800), RISK, DELTA, by_type=False)
+    thresholds = calibrate_thresholds(table, everything(800), PROMISE)
     result = run_policy(table, thresholds, everything(800))
     assert result.early_share < 0.2
     assert result.risk <= RISK
@@ -118,7 +126,7 @@ def test_a_promise_by_type_is_kept_by_each_type() -> None:
     wrong = table.wrong.copy()
     wrong[0, ::2] = True
     mixed = LookTable(table.lengths, table.scores, wrong, table.owner, types, table.payload_bytes)
-    thresholds = calibrate_thresholds(mixed, everything(600), RISK, DELTA, by_type=True)
+    thresholds = calibrate_thresholds(mixed, everything(600), Promise(RISK, DELTA, by_type=True))
     assert thresholds[COUNT] > 0.999
     assert thresholds[YES_NO] < 0.999
     assert run_policy(mixed.of_type(COUNT), thresholds, everything(600)).risk <= RISK
@@ -127,7 +135,7 @@ def test_a_promise_by_type_is_kept_by_each_type() -> None:
 def test_without_questions_everything_waits_for_the_whole() -> None:
     table = simulated(300, seed=0)
     nobody = np.zeros(300, dtype=np.bool_)
-    assert calibrate_thresholds(table, nobody, RISK, DELTA, by_type=False) == {YES_NO: NEVER}
+    assert calibrate_thresholds(table, nobody, PROMISE) == {YES_NO: NEVER}
 
 
 def test_any_safe_look_that_is_wrong_counts() -> None:
@@ -136,7 +144,7 @@ def test_any_safe_look_that_is_wrong_counts() -> None:
     wrong = table.wrong.copy()
     wrong[0], wrong[1] = False, True
     flawed = LookTable(table.lengths, table.scores, wrong, table.owner, table.types, table.payload_bytes)
-    (threshold,) = calibrate_thresholds(flawed, everything(400), RISK, DELTA, by_type=False).values()
+    (threshold,) = calibrate_thresholds(flawed, everything(400), PROMISE).values()
     assert run_policy(flawed, {YES_NO: threshold}, everything(400), 1).risk <= RISK
 
 
@@ -180,7 +188,7 @@ def test_the_oracle_stops_where_answers_are_settled() -> None:
 
 def test_the_cheapest_ladder_is_chosen() -> None:
     table = simulated(500, seed=3, lengths=(2, 6, 20))
-    ladder, rows = choose_ladder(table, everything(500), RISK, DELTA, by_type=False)
+    ladder, rows = choose_ladder(table, everything(500), PROMISE)
     assert sorted(map(tuple, (row["ladder"] for row in rows))) == [(2, 6, 20), (2, 20), (6, 20)]
     assert list(ladder) == rows[0]["ladder"]
     assert rows[0]["wire_bytes"] == min(row["wire_bytes"] for row in rows)
@@ -188,16 +196,14 @@ def test_the_cheapest_ladder_is_chosen() -> None:
 
 def test_the_best_fixed_prefix_is_the_shortest_that_is_proven() -> None:
     table = simulated(600, seed=2, lengths=(2, 4, 8))
-    assert best_fixed_length(table, everything(600), RISK, DELTA, by_type=False) == 8
+    assert best_fixed_length(table, everything(600), PROMISE) == 8
     wrong = table.wrong.copy()
     wrong[1] = False
     assert (
         best_fixed_length(
             LookTable(table.lengths, table.scores, wrong, table.owner, table.types, table.payload_bytes),
             everything(600),
-            RISK,
-            DELTA,
-            by_type=False,
+            PROMISE,
         )
         == 4
     )
@@ -210,7 +216,7 @@ def test_the_length_at_once_is_proven_and_no_rung() -> None:
     proven = LookTable(table.lengths, table.scores, wrong, table.owner, table.types, table.payload_bytes)
 
     def found(of: LookTable, ladder: tuple[int, ...]) -> int | None:
-        return at_once_length(of, ladder, everything(600), RISK, DELTA, by_type=False)
+        return at_once_length(of, ladder, everything(600), PROMISE)
 
     assert found(proven, (2, 8)) == 4
     assert found(proven, (4, 8)) == 6, "a look of the ladder would take it for its own"
@@ -225,10 +231,10 @@ def test_where_one_length_is_cheaper_it_is_taken_and_keeps_the_promise() -> None
     scores[0] = 0.0  # a ladder of which the first look never helps
     payload = np.repeat(np.array([20, 40, 50, 400])[:, None], 1_200, axis=1)
     measured = LookTable(table.lengths, scores, wrong, table.owner, table.types, payload)
-    found = resplit_results(measured, (2, 8), RISK, DELTA, 10, np.random.default_rng(1), by_type=False)
+    found = resplit_results(measured, (2, 8), PROMISE, 10, np.random.default_rng(1))
     assert found["mean_wire_bytes"] == found["best_fixed_wire_bytes"] < found["base_wire_bytes"]
     assert found["realised"] == found["realised_at_once"] == 0
-    for row in link_rows(measured, (2, 8), RISK, DELTA, 3, np.random.default_rng(1), by_type=False):
+    for row in link_rows(measured, (2, 8), PROMISE, 3, np.random.default_rng(1)):
         assert row["at_once_share"] == 1
         assert row["against_best"] == 1
 
@@ -248,9 +254,7 @@ def test_statistics_say_how_often_looks_are_safe() -> None:
 def test_resplits_keep_the_promise_and_report_every_baseline() -> None:
     table = simulated(1_000, seed=9, lengths=(2, 4, 8, 40))
     lines: list[str] = []
-    report = resplit_results(
-        table, (4, 40), RISK, DELTA, 20, np.random.default_rng(0), by_type=False, progress=lines.append
-    )
+    report = resplit_results(table, (4, 40), PROMISE, 20, np.random.default_rng(0), progress=lines.append)
     assert len(lines) == 20
     assert lines[-1].endswith(": 20 of 20")
     json.dumps(report)
@@ -289,7 +293,7 @@ def test_judging_frames_as_a_whole_saves_bytes_at_the_same_promise() -> None:
     spent = {}
     for by_frame in (False, True):
         judged = table.judged(by_frame=by_frame)
-        thresholds = calibrate_thresholds(judged, everything(frames), RISK, DELTA, by_type=False)
+        thresholds = calibrate_thresholds(judged, everything(frames), PROMISE)
         result = run_policy(judged, thresholds, everything(frames))
         assert result.risk <= RISK
         spent[by_frame] = result.wire_bytes
@@ -309,7 +313,7 @@ def test_fewer_questions_of_each_frame() -> None:
 
 def test_on_every_link_the_policy_is_as_quick_as_its_ladder_and_as_the_whole_latent() -> None:
     table = simulated(1_000, seed=9, lengths=(2, 4, 8, 400))
-    rows = link_rows(table, (4, 400), RISK, DELTA, 3, np.random.default_rng(0), by_type=False)
+    rows = link_rows(table, (4, 400), PROMISE, 3, np.random.default_rng(0))
     assert len(rows) == len(RATES_KBPS) * len(ROUND_TRIPS_S)
     for row in rows:
         assert row["policy_s"] <= min(row["base_s"], row["whole_s"]) * 1.01
@@ -344,14 +348,15 @@ def test_fewer_frames_cannot_prove_it_even_without_an_error(risk: float, delta: 
 
 @pytest.mark.parametrize("promises", [1, 3])
 def test_what_cannot_be_promised_is_refused_with_what_can(promises: int) -> None:
+    promise = Promise(0.02, DELTA, by_type=promises > 1)
     needed = frames_needed(0.02, DELTA / promises)
-    check_frames(needed, promises, 0.02, DELTA)
+    check_frames(needed, promises, promise)
     with pytest.raises(ConfigError, match=f"at least {needed} frames") as caught:
-        check_frames(needed - 1, promises, 0.02, DELTA)
+        check_frames(needed - 1, promises, promise)
     smallest = float(str(caught.value).split("a risk of ")[-1].split()[0])
-    check_frames(needed - 1, promises, smallest + 0.001, DELTA)
+    check_frames(needed - 1, promises, replace(promise, risk=smallest + 0.001))
     with pytest.raises(ConfigError, match="cannot be promised"):
-        check_frames(10_000, promises, 1.0, DELTA)
+        check_frames(10_000, promises, replace(promise, risk=1.0))
 
 
 def test_the_fit_finds_what_made_the_outcomes() -> None:
