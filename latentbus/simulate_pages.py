@@ -64,17 +64,17 @@ def uplink_orders(rows: Sequence[Mapping[str, Any]]) -> str:
     """What each order of departure answers on each uplink, and how ours compares."""
     answered = [
         (
-            f"{row['uplink_share']:.0%}",
+            _percent(row["uplink_share"], 0),
             order,
             *(f"{found[name]:,.0f}" for name in ("answered", "degraded", "expired", "superseded")),
-            *(f"{found[name]:.1%}" for name in ("weighted", "ad_hoc")),
+            *(_percent(found[name], 1) for name in ("weighted", "ad_hoc")),
         )
         for row in rows
         for order, found in row["orders"].items()
     ]
     cost = [
         (
-            f"{row['uplink_share']:.0%}",
+            _percent(row["uplink_share"], 0),
             order,
             f"{found['wire_bytes'] / 1000:,.0f}",
             f"{found['answered_per_kb']:.2f}",
@@ -85,7 +85,7 @@ def uplink_orders(rows: Sequence[Mapping[str, Any]]) -> str:
         for order, found in row["orders"].items()
     ]
     ratios = [
-        (f"{row['uplink_share']:.0%}", baseline, *(_ratio(found[name]) for name in found))
+        (_percent(row["uplink_share"], 0), baseline, *(_ratio(found[name]) for name in found))
         for row in rows
         for baseline, found in row["ratios"].items()
     ]
@@ -109,3 +109,7 @@ def uplink_orders(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _ratio(found: Mapping[str, float] | None) -> str:
     return "" if found is None else f"{found['ratio']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def _percent(share: float, digits: int) -> str:
+    return f"{100 * share:.{digits}f} %"
