@@ -13,7 +13,6 @@ Everything but decoding, encoding and the disk runs on one event loop, so the se
 from __future__ import annotations
 
 import asyncio
-import functools
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -33,40 +32,32 @@ from edge_nodes.observer import EdgeObserver
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.site import Site
 from edge_nodes.sources import FrameSource, make_source, redacted
-from edge_nodes.telemetry import EdgeTelemetry
+from edge_nodes.telemetry import EdgeTelemetry, watch_cameras, watch_site
 from edge_nodes.thinning_log import ThinningLog
 from edge_nodes.uplink import Sent, Uplink
-from pipeline.bus.base import Bus, Subscription, Will
-from pipeline.bus.mqtt import MqttBus
+from pipeline.bus.base import Bus, ConnectionChange, Inbound, Subscription, Will
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.config.logs import get_logger
 from pipeline.config.settings import EdgeSettings, LatentbusSettings
 from pipeline.node.clock import Clock, MonotonicClock
+from pipeline.node.connection import node_bus
 from pipeline.node.containment import Containment
 from pipeline.node.metrics import Metrics
-from pipeline.node.node_log import NodeLog, node_log
-from pipeline.node.older_peers import listen_for_older_peers
-from pipeline.node.runtime import EXIT_NOT_DRAINED, Stop
+from pipeline.node.node import Node, Work
+from pipeline.node.node_log import node_log
+from pipeline.node.runtime import Stop
 from pipeline.node.tasks import first_of
 from pipeline.protocol.thinning import Thinning
 from schemas import topics, wire
-from schemas.errors import ArtifactError, BusError, ConfigError, ConnectionLostError, SourceError
+from schemas.errors import ArtifactError, BusError, ConfigError, SourceError
 from schemas.messages import Status
 
 _log = get_logger(__name__)
 
-RECEIVE_BATCH: Final = 64
-"""Messages handled before the loop may turn to something else: at about 0.1 ms each, far under a stall of 50 ms."""
 ASK_WINDOW: Final = 256
 """Ad-hoc questions that the broker may deliver before one is on disk."""
 SESSION_EXPIRY_S: Final = 300
 """How long the broker keeps ad-hoc questions for an edge whose link is down. All else is QoS 0 and is not kept."""
-CONNECT_LOG_S: Final = 10.0
-_CLIENT_COUNTS: Final = {
-    "wire_bytes": "Bytes on the uplink that a client caused: acknowledgements, refusals, replies",
-    "asks_refused": "Ad-hoc questions of a client beyond its budget",
-    "silent": "What a client was not told, because its budget was spent",
-}
 FLUSH_RESERVE_S: Final = 3.0
 """Of the drain time, for the outcomes of what did not finish."""
 
@@ -110,20 +101,32 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
         if edge.frame_log is not None:
             frame_log = FrameLog(edge.frame_log, clock)
             owned.push_async_callback(frame_log.close)
+        metrics = Metrics()
         log, watchers = None, list(observers)
         if edge.recording is not None:
             shown = settings.model_copy(update={"edge": _without_credentials(edge)})
             log = await owned.enter_async_context(
-                node_log(
-                    edge.recording, shown, where="edge.recording.file", name=f"edge/{edge.site}", codec_dir=codec_dir
-                )
+                node_log(edge.recording, shown, kind="edge", name=edge.site, codec_dir=codec_dir, metrics=metrics)
             )
             if edge.recording.full_latents:
                 watchers.append(LatentDeposit(log))
-        metrics = Metrics()
-        node = _Node(
-            settings,
+        boot = secrets.randbits(32)
+        offline = Status(kind="edge", id=edge.site, boot=boot, online=False, pool=edge.pool)
+        bus = node_bus(
+            settings.broker,
+            "edge",
+            edge.site,
+            subscriptions=_subscriptions(edge),
+            will=Will(topics.status_topic("edge", edge.site), wire.encode(offline)),
+            log=log,
+            receive_maximum=ASK_WINDOW,
+            session_expiry_s=SESSION_EXPIRY_S,
+        )
+        owned.enter_context(metrics.serve(edge.metrics_port, edge.metrics_host))
+        node = EdgeNode(
             edge,
+            boot,
+            await owned.enter_async_context(bus),
             sources=sources,
             encoder=encoder,
             first_prefix=FirstPrefix(edge.first_prefix, codec_dir, encoder.spec, edge.uplink_kbps),
@@ -131,19 +134,35 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             unopened_journal=unopened,
             clock=clock,
             frame_log=frame_log,
-            log=log,
             observers=[*watchers, EdgeTelemetry(metrics), *([frame_log] if frame_log else [])],
             metrics=metrics,
         )
-        owned.enter_context(metrics.serve(edge.metrics_port, edge.metrics_host))
         return await node.run(stop)
 
 
-class _Node:
+class EdgeNode(Node):
+    """The edge of a site with its parts in place.
+
+    Args:
+        edge: its section of the settings.
+        boot: random id of this process start.
+        bus: entered, with the subscriptions of the site.
+        sources: cameras by name.
+        encoder: frames to latents.
+        first_prefix: what the first message of each frame carries.
+        journal: ad-hoc questions on disk.
+        unopened_journal: file that could not be opened and is tried again; None for none.
+        clock: monotonic time.
+        frame_log: log of the frames, None for none.
+        observers: who watches.
+        metrics: where it counts.
+    """
+
     def __init__(
         self,
-        settings: LatentbusSettings,
         edge: EdgeSettings,
+        boot: int,
+        bus: Bus,
         *,
         sources: Mapping[str, FrameSource],
         encoder: EncoderThread,
@@ -152,98 +171,68 @@ class _Node:
         unopened_journal: Path | None,
         clock: Clock,
         frame_log: FrameLog | None,
-        log: NodeLog | None,
         observers: Sequence[EdgeObserver],
         metrics: Metrics,
     ) -> None:
+        super().__init__(bus, metrics, _log, clock=clock, containment=Containment(_log, sleep=clock.sleep))
         self._edge = edge
+        self._boot = boot
         self._sources = sources
         self._encoder = encoder
         self._first_prefix = first_prefix
         self._journal = journal
         self._journal_path = unopened_journal
-        self._clock = clock
         self._frame_log = frame_log
         self._thinning = Thinning()
         self._pool_problems = PoolProblems(edge.pool, encoder.spec.fingerprint4.hex())
         self._observers = [*observers, ThinningLog(self._thinning, clock, self._pool_problems)]
-        self._metrics = metrics
-        self._boot = secrets.randbits(32)
-        offline = Status(kind="edge", id=edge.site, boot=self._boot, online=False, pool=edge.pool)
-        self._connection = MqttBus(
-            settings.broker,
-            client_id=f"edge-{edge.site}",
-            subscriptions=_subscriptions(edge),
-            will=Will(topics.status_topic("edge", edge.site), wire.encode(offline)),
-            receive_maximum=ASK_WINDOW,
-            clean_start=False,
-            session_expiry_s=SESSION_EXPIRY_S,
-        )
-        self._bus: Bus = self._connection
-        if log is not None:
-            self._bus = log.tap(self._connection)
-            log.watch(metrics)
-        self._containment = Containment(_log, sleep=clock.sleep)
-        self._uplink = Uplink(self._bus, edge.uplink_kbps, clock, on_sent=self._sent, containment=self._containment)
+        self._uplink = Uplink(bus, edge.uplink_kbps, clock, on_sent=self._sent, containment=self._containment)
         self._captures: dict[str, CameraCapture] = {}
-        self._problems = CameraProblems()
+        self._camera_problems = CameraProblems()
 
-    async def run(self, stop: Stop) -> int:
-        async with self._connection, asyncio.TaskGroup() as group:
-            site = Site(
-                self._edge,
-                boot=self._boot,
-                encoder=self._encoder,
-                first_prefix=self._first_prefix,
-                journal=self._journal,
-                uplink=self._uplink,
-                clock=self._clock,
-                thinning=self._thinning,
-                pool_problems=self._pool_problems,
-                observers=self._observers,
-                group=group,
-                wake_camera=lambda camera: self._captures[camera].wake(),
-                containment=self._containment,
-            )
-            self._captures = self._make_captures(site)
-            self._watch(site)
-            await site.desk.restore()
-            background = {
-                "receive": self._receive(site),
-                "uplink": self._uplink.run(),
-                "timers": site.timers(),
-                "heartbeat": self._containment.repeat("heartbeat", site.heartbeat),
-                "questions": site.keep_questions(),
-                "journal": self._containment.repeat("journal", lambda: site.desk.keep_journal(self._journal_path)),
-            }
-            if self._frame_log is not None:
-                background["frame log"] = self._frame_log.run()
-            tasks = {name: group.create_task(work, name=name) for name, work in background.items()}
-            cameras = [
-                group.create_task(capture.run(), name=f"capture[{name}]") for name, capture in self._captures.items()
-            ]
-            await self._start(stop, site)
-            await first_of(stop.wait(), _all_done(cameras))
-            stop.request()
-            # Nothing new begins; what was put on the uplink leaves.
-            tasks["questions"].cancel()
-            drained = await self._drain(site, cameras, stop.drain_timeout_s)
-            for task in tasks.values():
-                task.cancel()
-        site.problems.summarise()
-        return 0 if drained else EXIT_NOT_DRAINED
+    async def _begin(self, group: asyncio.TaskGroup) -> Work:
+        self._site = site = Site(
+            self._edge,
+            boot=self._boot,
+            encoder=self._encoder,
+            first_prefix=self._first_prefix,
+            journal=self._journal,
+            uplink=self._uplink,
+            clock=self._clock,
+            thinning=self._thinning,
+            pool_problems=self._pool_problems,
+            observers=self._observers,
+            group=group,
+            wake_camera=lambda camera: self._captures[camera].wake(),
+            containment=self._containment,
+        )
+        self._problems = site.problems
+        self._captures = self._make_captures(site)
+        watch_site(self._metrics, site, self._uplink, self._thinning)
+        watch_cameras(self._metrics, self._captures, self._sources, self._camera_problems)
+        self._watch_session(site.session)
+        await site.desk.restore()
+        return {
+            "uplink": self._uplink.run,
+            "timers": site.timers,
+            "heartbeat": lambda: self._containment.repeat("heartbeat", site.heartbeat),
+            "questions": site.keep_questions,
+            "journal": lambda: self._containment.repeat("journal", lambda: site.desk.keep_journal(self._journal_path)),
+            **({} if self._frame_log is None else {"frame log": self._frame_log.run}),
+            **{f"capture[{name}]": capture.run for name, capture in self._captures.items()},
+        }
 
-    async def _start(self, stop: Stop, site: Site) -> None:
-        """Wait for the connection and the first camera, or the request to stop."""
-        await first_of(stop.wait(), self._connected())
-        await first_of(stop.wait(), listen_for_older_peers(self._bus))
-        await first_of(stop.wait(), look_for_other_sites(self._bus))
-        await first_of(stop.wait(), self._first_camera())
-        if stop.requested:
-            return
-        stop.set_ready()
-        self._metrics.ready.set_function(lambda: float(site.pool_problems.fits))
-        _log.info("ready", cameras=list(self._captures), boot=f"{self._boot:08x}")
+    def _receive(self, events: Sequence[Inbound | ConnectionChange]) -> None:
+        for event in events:
+            self._site.receive(event)
+
+    def _fits(self) -> bool:
+        return self._pool_problems.fits
+
+    async def _prepare(self) -> Mapping[str, Any]:
+        await look_for_other_sites(self._bus)
+        await self._first_camera()
+        return {"cameras": list(self._captures), "boot": f"{self._boot:08x}"}
 
     async def _first_camera(self) -> None:
         """Wait until a camera is open; one that blocks keeps nobody waiting.
@@ -261,18 +250,18 @@ class _Node:
             problems += [result for result in results if result is not None]
         raise problems[0]
 
-    async def _connected(self) -> None:
-        while True:
-            try:
-                await self._bus.wait_connected(CONNECT_LOG_S)
-            except ConnectionLostError as error:
-                _log.warning("still not connected", problem=str(error))
-            else:
-                return
+    async def _exhausted(self, tasks: Mapping[str, asyncio.Task[None]]) -> None:
+        await asyncio.wait(self._cameras(tasks))
 
-    async def _drain(self, site: Site, cameras: Sequence[asyncio.Task[None]], timeout_s: float) -> bool:
-        """Take nothing new, let workers finish, decide the rest, tell everybody; false when that did not work out."""
-        limit_s = self._clock.now_s() + timeout_s
+    def _cameras(self, tasks: Mapping[str, asyncio.Task[None]]) -> list[asyncio.Task[None]]:
+        return [tasks[f"capture[{name}]"] for name in self._captures]
+
+    async def _drain(self, tasks: Mapping[str, asyncio.Task[None]], timeout_s: float) -> bool:
+        """Take nothing new, let workers finish, decide the rest, tell everybody."""
+        site, limit_s = self._site, self._clock.now_s() + timeout_s
+        # Nothing new begins; what was put on the uplink leaves.
+        tasks["questions"].cancel()
+        cameras = self._cameras(tasks)
         for camera in cameras:
             camera.cancel()
         await asyncio.gather(*cameras, return_exceptions=True)
@@ -288,13 +277,6 @@ class _Node:
         _log.info("drained", abandoned_queries=left, unsent_messages=self._uplink.unsent)
         return self._uplink.unsent == 0
 
-    async def _receive(self, site: Site) -> None:
-        while True:
-            for event in await self._bus.receive_batch(RECEIVE_BATCH):
-                site.receive(event)
-            # A full buffer must not keep the other tasks from their turn.
-            await asyncio.sleep(0)
-
     def _make_captures(self, site: Site) -> dict[str, CameraCapture]:
         count = len(self._sources)
         return {
@@ -306,70 +288,11 @@ class _Node:
                 phase_s=self._edge.cameras[name].interval_s * index / count,
                 taker=site,
                 clock=self._clock,
-                problems=self._problems,
+                problems=self._camera_problems,
                 containment=self._containment,
             )
             for index, (name, source) in enumerate(self._sources.items())
         }
-
-    def _watch(self, site: Site) -> None:
-        metrics = self._metrics
-        metrics.watch_counters("edge_events", "Events of the edge session", "event", lambda: site.session.counters)
-        metrics.watch_counters("asks", "Ad-hoc questions by what they met", "kind", lambda: site.desk.counters)
-        for kind, documentation in _CLIENT_COUNTS.items():
-            metrics.watch_counters(
-                f"client_{kind}", documentation, "client", functools.partial(site.budgets.counts, kind)
-            )
-        metrics.watch_counters(
-            "frames_rejected", "Frames that a worker can never answer", "reason", lambda: site.pool_problems.rejected
-        )
-        metrics.watch_gauge("pool_fits", "0 while the pool has another codec", lambda: float(site.pool_problems.fits))
-        metrics.watch_counters("uplink_problems", "Publishes that went wrong", "kind", lambda: self._uplink.counters)
-        metrics.watch_counters("messages_dropped", "Bad messages by kind", "kind", lambda: site.problems.counts)
-        metrics.watch_counters(
-            "source_problems", "What went wrong at a camera, by kind", ("camera", "kind"), self._source_problems
-        )
-        metrics.watch_counters(
-            "edge_contained",
-            "Bugs of Latentbus that ended one message or frame",
-            "kind",
-            lambda: self._containment.counts,
-        )
-        metrics.watch_counters(
-            "captures_missed",
-            "Slots of a camera that passed without a frame",
-            "camera",
-            lambda: {name: float(capture.missed) for name, capture in self._captures.items()},
-        )
-        metrics.watch_counters(
-            "standing_slots_left_out",
-            "Slots without standing questions, because the pool is overloaded",
-            "camera",
-            lambda: self._thinning.skipped,
-        )
-        metrics.watch_counters(
-            "thinning_events",
-            "What the thinning of standing questions goes by",
-            "kind",
-            lambda: self._thinning.counters,
-        )
-        metrics.watch_gauges("edge_tables", "Entries of what the edge session keeps", "table", site.session.sizes)
-        metrics.watch_gauge(
-            "standing_share",
-            "Share of the standing slots that is taken; under 1: overload",
-            lambda: self._thinning.share,
-        )
-        metrics.watch_gauge(
-            "unfinished_queries", "Queries without an outcome", lambda: float(site.session.unfinished())
-        )
-        metrics.watch_gauge("uplink_waiting_messages", "Messages that wait for the uplink", lambda: self._uplink.unsent)
-        metrics.watch_gauge("connected", "1 while connected", lambda: float(self._bus.statistics().connected))
-
-    def _source_problems(self) -> dict[tuple[str, str], float]:
-        counts: dict[tuple[str, str], float] = dict(self._problems.counts)
-        for camera, source in self._sources.items():
-            counts.update({(camera, kind): count for kind, count in source.counters.items()})
-        return counts
 
     def _sent(self, sent: Sent) -> None:
         for observer in self._observers:
@@ -416,7 +339,3 @@ async def look_for_other_sites(bus: Bus) -> None:
         await bus.unsubscribe(edges)
     except BusError as error:
         _log.debug("cameras of other sites are not looked at", problem=str(error))
-
-
-async def _all_done(futures: Sequence[asyncio.Future[Any]]) -> None:
-    await asyncio.wait(futures)

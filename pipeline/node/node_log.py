@@ -156,25 +156,35 @@ class NodeLog:
 
 
 def node_log(
-    recording: RecordingSettings, settings: LatentbusSettings, *, where: str, name: str, codec_dir: Path
+    recording: RecordingSettings,
+    settings: LatentbusSettings,
+    *,
+    kind: str,
+    name: str,
+    codec_dir: Path,
+    metrics: Metrics,
 ) -> NodeLog:
     """The log of a process, with what it takes to understand it later attached.
 
     Args:
         recording: the recording section.
         settings: all settings of the process; credentials in sources removed.
-        where: place of the recording section in the settings.
-        name: who records, ``edge/north`` for example.
+        kind: ``edge`` or ``worker``, which is also its section of the settings.
+        name: site or worker.
         codec_dir: codec folder of the process.
+        metrics: where it counts.
     """
+    who = f"{kind}/{name}"
     # The broker's section says nothing about the traffic, and holds secrets.
     text = yaml.safe_dump(settings.model_dump(mode="json", by_alias=True, exclude={"broker"}), sort_keys=False)
-    attachments = {config_attachment(name): (YAML_MEDIA_TYPE, text.encode())}
+    attachments = {config_attachment(who): (YAML_MEDIA_TYPE, text.encode())}
     for file in (SPEC_FILE, STOP_FILE):
         path = codec_dir / file
         if path.is_file():
             attachments[file] = (JSON_MEDIA_TYPE, path.read_bytes())
-    return NodeLog(recording, where=where, name=name, attachments=attachments)
+    log = NodeLog(recording, where=f"{kind}.recording.file", name=who, attachments=attachments)
+    log.watch(metrics)
+    return log
 
 
 def config_attachment(name: str) -> str:

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import ParamSpec, TypeVar
+from types import TracebackType
+from typing import ParamSpec, Self, TypeVar
 from weakref import WeakSet
 
 from schemas.errors import StateError
@@ -20,14 +21,18 @@ class WorkThread:
     """Runs calls one after the other in a thread of its own.
 
     A caller that is cancelled leaves its call running; the next one waits for it. The process does not wait for the
-    thread when it ends: a call may block for ever, in a file system whose server is dead for example.
+    thread when it ends: a call may block for ever, in a file system whose server is dead for example. A context manager
+    as well, which ends the thread on leaving and waits for nothing.
 
     Args:
         name: name of the thread.
+        prepare: called in the thread before its first call, for what a library keeps per thread; what it raises, that
+            call raises.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, prepare: Callable[[], None] | None = None) -> None:
         self.name = name
+        self._prepare = prepare
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._ended = False
         self._busy = False
@@ -47,7 +52,14 @@ class WorkThread:
         """
         if self._ended:
             raise StateError(f"thread {self.name} has ended")
-        return await asyncio.wrap_future(self._submit(lambda: function(*args, **kwargs)))
+
+        def work() -> T:
+            if self._prepare is not None:
+                self._prepare()
+                self._prepare = None
+            return function(*args, **kwargs)
+
+        return await asyncio.wrap_future(self._submit(work))
 
     def end(self, last: Callable[[], None] | None = None) -> Future[None]:
         """End the thread after the calls before, without waiting for it.
@@ -69,6 +81,14 @@ class WorkThread:
         if last is not None:
             # Shielded: who does not wait any longer does not call it off.
             await asyncio.shield(asyncio.wrap_future(future))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end()
 
     def _submit(self, work: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
