@@ -25,7 +25,7 @@ _OUTLIERS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class LogClock:
     """What is known of the clock behind a file.
 
     Attributes:
@@ -52,7 +52,7 @@ class Clock:
         )
 
 
-def align(logs: LogSet) -> tuple[Clock, ...]:
+def align(logs: LogSet) -> tuple[LogClock, ...]:
     """Move the times of all files onto the clock of one recorder: of the one at a broker, which saw what all sent.
 
     Args:
@@ -71,12 +71,12 @@ def align(logs: LogSet) -> tuple[Clock, ...]:
         return ()
     chosen = max(recorders, key=lambda name: (_at_a_broker(recorders[name]), _messages(recorders[name])))
     reference = _seen_once(recorders[chosen])
-    clocks: list[Clock] = []
+    clocks: list[LogClock] = []
     shifts: dict[LogReader, int] = {}
     for name, readers in recorders.items():
         for reader in readers if name != chosen else ():
             shared, shift_ns = _difference(reference, _seen_once([reader]))
-            clocks.append(Clock(reader.path.name, recorders[chosen][0].path.name, shared, shift_ns))
+            clocks.append(LogClock(reader.path.name, recorders[chosen][0].path.name, shared, shift_ns))
             shifts[reader] = shift_ns
     logs.shift(shifts)
     return tuple(clocks)

@@ -31,10 +31,10 @@ _NO_FRAME = FrameId(0, NO_FRAME_SEQUENCE)
 RETRY_S: Final = 10.0
 """Between two attempts to store what a disk did not take."""
 
-Terminal = Answer | QueryOutcome
+TerminalMessage = Answer | QueryOutcome
 Report = Callable[[QueryOutcome, Callable[[], None]], None]
 """Publishes an outcome on the outcome topic; calls back once the broker has it."""
-Reply = Callable[[Terminal, ReplyTo], None]
+Reply = Callable[[TerminalMessage, ReplyTo], None]
 """Publishes a terminal to the client that asked."""
 
 
@@ -54,7 +54,7 @@ class _Unstored:
     There is at most one for each question that is undecided on disk, of which the journal has a bounded number.
     """
 
-    terminal: Terminal
+    terminal: TerminalMessage
     told: bool
 
 
@@ -240,7 +240,7 @@ class AskDesk:
 
     # ---- questions end ----------------------------------------------------------------------------------------------
 
-    async def decided(self, terminal: Terminal, *, published: bool) -> None:
+    async def decided(self, terminal: TerminalMessage, *, published: bool) -> None:
         """A question has its terminal outcome.
 
         Args:
@@ -349,7 +349,7 @@ class AskDesk:
         if reply_to is not None:
             self._reply_charged(outcome, reply_to)
 
-    def _reply_charged(self, terminal: Terminal, reply_to: ReplyTo) -> None:
+    def _reply_charged(self, terminal: TerminalMessage, reply_to: ReplyTo) -> None:
         self._budgets.charge(_client_of(terminal), reply_wire_bytes(terminal, reply_to))
         self._reply(terminal, reply_to)
 
@@ -367,5 +367,5 @@ class AskDesk:
             self._unstored[outcome.query_id] = _Unstored(outcome, told=True)
 
 
-def _client_of(terminal: Terminal) -> str:
+def _client_of(terminal: TerminalMessage) -> str:
     return terminal.owner.removeprefix("client/")
