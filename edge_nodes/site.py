@@ -205,7 +205,7 @@ class Site:
         self._uplink.connection(change.connected)
         if change.connected:
             _log.info("connected", generation=change.generation, session_resumed=change.session_resumed)
-            self.board.connected()
+            self._questions.connected(change)
             self._heard_own_status.clear()
             self._new_connection.set()
             self._connected.set()
@@ -245,6 +245,8 @@ class Site:
                 # A retained one is of the connection before.
                 if message.boot == self._boot and not inbound.retain:
                     self._heard_own_status.set()
+                elif message.boot == self._boot and not message.online:
+                    self._questions.last_will(inbound)
             case Status(kind="edge", online=True):
                 self._other_site(message)
             case None if topic.family is topics.Family.QUESTION:
@@ -375,7 +377,7 @@ class Site:
             await self._new_connection.wait()
             self._new_connection.clear()
             await first_of(self._heard_own_status.wait(), self._clock.sleep(patience_s))
-            await self._questions.settle()
+            await self._questions.settle(complete=self._heard_own_status.is_set())
             self._questions_are_out.set()
 
     async def finished(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from edge_nodes.client_budgets import ClientBudgets
 from edge_nodes.outbox import Outbox, reply_wire_bytes
 from edge_nodes.questions import QuestionBoard
-from pipeline.bus.base import Inbound
+from pipeline.bus.base import ConnectionChange, Inbound
 from pipeline.config.logs import OncePerKind
 from pipeline.node.clock import Clock
 from pipeline.protocol.effects import ReplyTo
@@ -59,6 +59,21 @@ class StandingQuestions:
         self._clock = clock
         self._corrections = TokenBucket(CORRECTIONS_PER_S, CORRECTIONS, clock.now_s())
         self._correcting: set[str] = set()
+        self._generation = self._ended_generation = 0
+        self._resumed = False
+        self._last_will = -1
+
+    def connected(self, change: ConnectionChange) -> None:
+        """A connection is made: what the broker retains comes anew."""
+        self._ended_generation, self._generation = self._generation, change.generation
+        self._resumed, self._last_will = change.session_resumed, -1
+        self._board.connected()
+
+    def last_will(self, inbound: Inbound) -> None:
+        """The retained last will of this process came: the broker remembers what was before that connection ended."""
+        number = inbound.correlation_data or b""
+        if number.isdigit():
+            self._last_will = int(number)
 
     def receive(self, inbound: Inbound, question_id: str, question: Question | None) -> None:
         """A question as its topic has it; None when it was deleted there."""
@@ -79,9 +94,16 @@ class StandingQuestions:
             self._receipt(inbound, question_id, accepted=False, reason=str(error))
         self._correct(question_id)
 
-    async def settle(self) -> None:
-        """Everything that the broker retains has come: publish what it lacks, delete what is asked no more."""
-        await asyncio.gather(*(self._publish(question_id) for question_id in self._board.settle()))
+    async def settle(self, *, complete: bool = True) -> None:
+        """Publish what the broker lacks, delete what is asked no more.
+
+        Args:
+            complete: everything that the broker retains is known to have come.
+        """
+        # A session that was kept has the deletions in its queue.
+        remembers = complete and not self._resumed and 0 < self._ended_generation <= self._last_will
+        differing = self._board.settle(remembers=remembers)
+        await asyncio.gather(*(self._publish(question_id) for question_id in differing))
 
     def _correct(self, question_id: str) -> None:
         if not self._board.settled or question_id in self._correcting or not self._board.differs(question_id):

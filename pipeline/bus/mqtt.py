@@ -18,6 +18,7 @@ import random
 import ssl
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -433,6 +434,7 @@ class MqttBus:
 
     def _link_settings(self, context: ssl.SSLContext | None) -> LinkSettings:
         password = self._settings.password
+        will = self._will and replace(self._will, correlation_data=b"%d" % self._generation)
         return LinkSettings(
             host=self._settings.host,
             port=self._settings.port,
@@ -441,7 +443,7 @@ class MqttBus:
             password=None if password is None else password.get_secret_value(),
             tls_context=context,
             keepalive_s=self._settings.keepalive_s,
-            will=self._will,
+            will=will,
             receive_maximum=self._receive_maximum,
             outgoing_messages=self._limits.outgoing_messages,
             outgoing_bytes=self._limits.outgoing_bytes,

@@ -130,6 +130,24 @@ async def test_a_will_can_expire(broker: LocalBroker) -> None:
     assert 590 < message.properties.expiry_s <= 600
 
 
+async def test_a_retained_will_names_the_connection_that_ended(broker: LocalBroker) -> None:
+    settings = BrokerSettings(port=broker.port)
+    will = Will("status", b"offline")
+    async with (
+        connected(settings, "watcher", "status") as watcher,
+        Relay(broker) as relay,
+        connected(relay.settings, "a", "status", will=will) as bus,
+    ):
+        for generation in (b"1", b"2"):
+            relay.cut()
+            (published,) = await take(watcher, 1)
+            assert published.correlation_data == generation
+            assert not (await take_change(bus)).connected
+            assert (await take_change(bus)).connected
+            (retained,) = await take(bus, 1)
+            assert (retained.retain, retained.payload, retained.correlation_data) == (True, b"offline", generation)
+
+
 async def test_an_old_will_can_arrive_after_the_next_birth(broker: LocalBroker) -> None:
     """The reason for the boot id in a status: by arrival alone the dead process would win."""
     settings = BrokerSettings(port=broker.port)

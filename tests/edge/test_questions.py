@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 import pytest
 from structlog.testing import capture_logs
 
@@ -90,6 +92,42 @@ def test_a_broker_that_has_lost_what_it_retained_gets_it_again() -> None:
     standing.connected()
     published = agree(standing, standing.settle())
     assert published == [("car", message("car", BUS)), ("theirs", message("theirs", BUS, cameras=("yard",)))]
+
+
+def test_what_was_deleted_while_the_edge_was_away_is_deleted_where_the_broker_remembers() -> None:
+    standing = settled(car=CAR, bus=BUS, other=CAR)
+    standing.receive("bus", message("bus", CAR, text="Is there a red bus?"))
+    standing.receive("theirs", message("theirs", BUS, cameras=("yard",)))
+    standing.receive("kept", message("kept", BUS, cameras=("yard",)))
+    standing.connected()
+    # One more connection that breaks before everything has come.
+    standing.receive("other", message("other", CAR, set_by="settings"), retained=True)
+    standing.connected()
+    standing.receive("other", message("other", CAR, set_by="settings"), retained=True)
+    standing.receive("kept", message("kept", BUS, cameras=("yard",)), retained=True)
+    published = sorted(agree(standing, standing.settle(remembers=True)), key=itemgetter(0))
+    # As if the deletions had come: paused where the settings have it, else gone.
+    assert published == [("bus", message("bus", BUS, cameras=())), ("car", message("car", CAR, cameras=()))]
+    assert texts(standing, "gate") == [CAR.text], "other alone"
+    assert texts(standing, "yard") == [BUS.text], "kept alone"
+    standing.connected()
+    assert agree(standing, standing.settle()) != [], "what has no sign of being deleted is put back"
+
+
+def test_a_deletion_that_did_come_is_not_counted_twice() -> None:
+    standing = settled(car=CAR)
+    standing.connected()
+    assert standing.receive("car", None).reason.startswith("paused")
+    assert agree(standing, standing.settle(remembers=True)) == [("car", message("car", CAR, cameras=()))]
+    assert texts(standing, "gate") == []
+
+
+def test_with_more_questions_than_a_broker_sends_at_once_none_is_taken_for_deleted() -> None:
+    standing = settled(car=CAR)
+    for number in range(questions_module.MAX_RETAINED_TO_COMPARE):
+        standing.receive(f"q{number}", message(f"q{number}", BUS, cameras=("yard",)))
+    standing.connected()
+    assert "q1" in standing.settle(remembers=True)
 
 
 # ---- an operator's side ---------------------------------------------------------------------------------------------

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from broker_config.launcher import LocalBroker
-from pipeline.bus.base import Inbound, Subscription
+from edge_nodes import node
+from edge_nodes.client_budgets import ClientBudgets
+from edge_nodes.questions import QuestionBoard
+from edge_nodes.standing_questions import StandingQuestions
+from latentbus.chaos.tcp_proxy import FaultProxy
+from pipeline.bus.base import ConnectionChange, Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.logs import OncePerKind, get_logger
 from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
 from schemas import topics, wire
 from schemas.errors import WireError
-from schemas.messages import Open, Question, Receipt
+from schemas.messages import Open, Question, Receipt, Status
 from schemas.types import AnswerType
 from tests.edge.running import Listener, listening, running
-from tests.edge.support import ScriptedWorker
+from tests.edge.support import ScriptedWorker, TurnedClock, inbound
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(60)]
 
@@ -40,8 +48,13 @@ def make(broker_settings: BrokerSettings, codec_dir: Path) -> Make:
     return settings
 
 
-async def say(operator: Listener, question_id: str, question: Question | bytes) -> Receipt:
-    """An operator publishes on a question's topic, and reads what became of it."""
+async def say(
+    operator: Listener, question_id: str, question: Question | bytes, repeats: list[str] | None = None
+) -> Receipt:
+    """An operator publishes on a question's topic, and reads what became of it.
+
+    A receipt of an earlier one may come again after the line broke; then ``repeats`` takes its id.
+    """
     await operator.bus.publish(
         topics.question_topic("depot", question_id),
         question if isinstance(question, bytes) else wire.encode(question),
@@ -50,10 +63,14 @@ async def say(operator: Listener, question_id: str, question: Question | bytes) 
         response_topic=REPLY,
         correlation_data=b"7",
     )
-    inbound, receipt = await operator.next(Receipt)
-    assert isinstance(receipt, Receipt)
-    assert (inbound.correlation_data, receipt.about, receipt.site) == (b"7", question_id, "depot")
-    return receipt
+    while True:
+        received, receipt = await operator.next(Receipt)
+        assert isinstance(receipt, Receipt)
+        assert (received.correlation_data, receipt.site) == (b"7", "depot")
+        if receipt.about == question_id:
+            return receipt
+        assert repeats is not None, f"a receipt of {receipt.about}, which nobody waits for"
+        repeats.append(receipt.about)
 
 
 class Kept:
@@ -191,3 +208,92 @@ async def test_a_broker_that_forgets_is_told_again(
         broker.restart()
         async with keeping(broker_settings) as kept:
             await kept.until(lambda questions: questions.get("car") == red)
+
+
+async def test_a_deletion_reaches_an_edge_that_was_away_for_longer_than_its_session(
+    make: Make, broker: LocalBroker, broker_settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "SESSION_EXPIRY_S", 0)  # nothing is queued for it
+    settings = make(car=CAR, bus=CAR)
+    dog = question("dog", "Where is the dog?", cameras=("yard",))
+    async with (
+        FaultProxy(lambda: (broker.host, broker.port)) as line,
+        listening(broker_settings, "lb/v2/receipt/boss/+/+", "lb/v2/status/edge/depot") as operator,
+        keeping(broker_settings) as kept,
+        running(settings.model_copy(update={"broker": BrokerSettings(host=line.host, port=line.port)})),
+    ):
+        assert (await say(operator, "dog", dog)).accepted
+        await kept.until(lambda questions: set(questions) == {"bus", "car", "dog"})
+        line.cut()
+        while True:
+            _, status = await operator.next(Status)
+            assert isinstance(status, Status)
+            if not status.online:
+                break
+        for question_id in ("car", "dog"):
+            await operator.bus.publish(topics.question_topic("depot", question_id), b"", qos=1, retain=True)
+        line.heal()
+        paused = question("car", CAR.text, answer_type=AnswerType.YES_NO, deadline_ms=20_000, risk=0.02, cameras=())
+        await kept.until(lambda questions: questions.get("car") == paused)
+        # Whatever else the edge put there came before these.
+        repeats: list[str] = []
+        for mark in ("mark-1", "mark-2"):
+            assert (await say(operator, mark, question(mark, "?!", cameras=("yard",)), repeats)).accepted
+        assert set(repeats) <= {"dog"}
+        now = await kept.until(lambda questions: "mark-2" in questions)
+        assert set(now) == {"bus", "car", "mark-1", "mark-2"}
+
+
+# ---- what tells that a broker remembers -----------------------------------------------------------------------------
+
+
+class Published:
+    """An outbox whose broker takes every question."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+
+    async def question(self, shown: Question, *, clears: bool = False) -> bool:
+        self.ids.append(f"-{shown.question_id}" if clears else shown.question_id)
+        return True
+
+
+@pytest.mark.parametrize(
+    ("last_will", "resumed", "complete", "put_back"),
+    [
+        (b"3", False, True, False),
+        (b"5", False, True, False),  # of an attempt that came to nothing, later
+        (b"2", False, True, True),  # a broker that was restored as it was before
+        (None, False, True, True),
+        (b"x", False, True, True),
+        (b"3", True, True, True),  # the deletion is in the queue of the session
+        (b"3", False, False, True),  # perhaps it has not come yet
+    ],
+)
+async def test_a_missing_question_was_deleted_only_where_the_broker_surely_remembers(
+    make: Make, last_will: bytes | None, resumed: bool, complete: bool, put_back: bool
+) -> None:
+    edge = make(car=CAR).edge
+    assert edge is not None
+    board, outbox, clock = QuestionBoard(edge), Published(), TurnedClock()
+    standing = StandingQuestions(
+        "depot",
+        board,
+        cast(Any, outbox),
+        ClientBudgets(edge, clock),
+        problems=OncePerKind(get_logger("test")),
+        spawn=lambda work, name: work.close(),
+        clock=clock,
+    )
+    standing.connected(ConnectionChange(True, 3, "", session_resumed=False))
+    await standing.settle()
+    theirs = question("theirs", "Where is the dog?", cameras=("yard",))
+    standing.receive(inbound("lb/v2/question/depot/theirs", b"{}"), "theirs", theirs)
+    outbox.ids.clear()
+    standing.connected(ConnectionChange(True, 6, "", session_resumed=resumed))
+    if last_will is not None:
+        standing.last_will(replace(inbound("lb/v2/status/edge/depot", b"{}", retain=True), correlation_data=last_will))
+    standing.receive(inbound("lb/v2/question/depot/car", b"{}", retain=True), "car", board.wanted("car"))
+    await standing.settle(complete=complete)
+    assert outbox.ids == (["theirs"] if put_back else [])
+    assert board.asks("yard") == put_back
