@@ -11,10 +11,11 @@ from typing import Final
 
 from broker_config.limits import MAX_PACKET_BYTES
 from latentbus.attack import forged
-from latentbus.attack.books import READ_LAG_S
 from latentbus.attack.bystanders import QUESTIONS, Bystander
-from latentbus.attack.enemy import CONNECT_TIMEOUT_S, Stage, at_rate
+from latentbus.attack.enemy import Stage, at_rate
 from latentbus.attack.fleet import CAMERAS, LATECOMER, MALLORY
+from latentbus.fleet.client import reading
+from latentbus.fleet.ledger import READ_LAG_S
 from pipeline.config.settings import ClientBudgetSettings
 from schemas import topics
 from schemas.limits import MAX_CHOICE_OPTIONS, MAX_QUESTION_CHARS
@@ -132,17 +133,13 @@ async def connections(stage: Stage) -> None:
             held.callback(made.close)
         stage.tally.taken += count
         bystander = Bystander(
-            LATECOMER, stage.fleet.broker_settings(LATECOMER), stage.books, deadline_s=stage.options.deadline_s
+            stage.fleet.broker_settings(LATECOMER), LATECOMER, stage.ledger, deadline_s=stage.options.deadline_s
         )
-        async with bystander.bus:
-            await bystander.bus.wait_connected(CONNECT_TIMEOUT_S)
-            reading = asyncio.create_task(bystander.read(), name="latecomer reads")
+        async with reading(bystander):
             query_id = await bystander.ask("yard", *QUESTIONS[0])
-            await stage.watcher.until(
-                lambda: query_id not in stage.books.open_queries(), stage.options.deadline_s + 2 * READ_LAG_S
+            await stage.watcher.wait_until(
+                lambda: query_id not in stage.ledger.open_queries(), stage.options.deadline_s + 2 * READ_LAG_S
             )
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
     stage.tally.notes.append(f"{count} connections held while {LATECOMER} came in")
 
 

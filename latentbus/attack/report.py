@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis import markdown
-from latentbus.attack.books import Verdict
-from latentbus.output_files import write_json
+from latentbus.attack.ledger import Verdict
+from latentbus.reports.output_files import write_json
 
 MIB: Final = 1024 * 1024
 MEMORY_BOUND_BYTES: Final[dict[str, int]] = {"broker": 192 * MIB, "edge": 96 * MIB, "worker": 192 * MIB}

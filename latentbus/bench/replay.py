@@ -21,7 +21,7 @@ from latentbus import __version__
 from latentbus.bench.log_files import RecoverResult, SeekTimes, recover_everywhere, seek_times, write_log
 from latentbus.bench.publishers import require_publisher
 from latentbus.bench.record_and_replay import RecordRun, fastest_without_loss, replay_rate_hz
-from latentbus.output_files import write_json
+from latentbus.reports.output_files import write_json
 from schemas.errors import ConfigError
 
 NEEDED_RECORD_HZ: Final = 8_000

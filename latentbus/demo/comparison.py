@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cloud_workers.vlm import TransformersVlm
+from cloud_workers.inference.registry import load_model
 from edge_nodes.encoder import OnnxEncoder
 from edge_nodes.uplink import CHARGE_TLS
 from latentbus.demo.image_search import ImageSearch, Score
@@ -114,7 +114,7 @@ class Comparison:
         self.frames = frames
         self._encoder = OnnxEncoder(codec_dir)
         self._decoder = load_prefix_decoder(codec_dir)
-        self._vlm = TransformersVlm.load(vlm)
+        self._vlm = load_model(vlm)
         self._pool = pool
         self._site = site
         self._check_stop = check_stop

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latentbus.demo.ledger import Figures
-from latentbus.output_files import write_json
+from latentbus.reports.output_files import write_json
 from schemas.types import Outcome
 
 

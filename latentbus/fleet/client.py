@@ -54,7 +54,7 @@ class FleetClient:
         observe: told of answers and outcomes.
         families: what it reads.
         replies: it reads its own replies as well.
-        other: told of any other message.
+        other: told of every message besides.
         session: options of its connection, such as :data:`KEPT_SESSION`.
 
     Attributes:
@@ -148,7 +148,7 @@ class FleetClient:
         self.asked += 1
         return ad_hoc_query_id(camera, self.name, ask.query_id), ask
 
-    async def ask(self, camera: str, ask: Ask) -> None:
+    async def publish(self, camera: str, ask: Ask) -> None:
         """Publish a question.
 
         Raises:
@@ -170,13 +170,12 @@ class FleetClient:
             return
         finally:
             self.bus.acknowledge(inbound)
-        match message:
-            case Answer() | QueryOutcome():
-                self._observe(message, time.monotonic(), reply=topic.family is Family.REPLY)
-            case Status():
-                self._status(message)
-            case Message() if self._other is not None:
-                self._other(topic, message)
+        if isinstance(message, Answer | QueryOutcome):
+            self._observe(message, time.monotonic(), reply=topic.family is Family.REPLY)
+        elif isinstance(message, Status):
+            self._status(message)
+        if self._other is not None and message is not None:
+            self._other(topic, message)
 
     def _status(self, status: Status) -> None:
         name = f"{status.kind}/{status.id}"

@@ -39,13 +39,14 @@ class Launcher:
 
     Attributes:
         run_dir: as given.
+        on_exit: as given.
         processes: those that were started last under each name, and were not drained or killed since.
     """
 
     def __init__(self, run_dir: Path, *, on_exit: Callable[[FleetProcess], None] | None = None) -> None:
         self.run_dir = run_dir
         self.processes: dict[str, FleetProcess] = {}
-        self._on_exit = on_exit
+        self.on_exit = on_exit
         self._brokers: list[LocalBroker] = []
         self._starts: dict[str, int] = {}
         self._sockets: Path | None = None
@@ -62,7 +63,7 @@ class Launcher:
 
     async def __aexit__(self, *_: object) -> None:
         """Kill what still runs, then stop the brokers."""
-        await asyncio.gather(*(process.kill() for process in self.processes.values()))
+        await self.kill()
         for broker in reversed(self._brokers):
             await asyncio.to_thread(broker.stop)
         if self._guard is not None and self._guard.stdin is not None:
@@ -182,6 +183,10 @@ class Launcher:
         """
         return list(await asyncio.gather(*(process.drain() for process in processes or self.processes.values())))
 
+    async def kill(self) -> None:
+        """Kill every process; brokers go on."""
+        await asyncio.gather(*(process.kill() for process in self.processes.values()))
+
     def _ended(self, process: FleetProcess) -> None:
         self._tell_guard("remove", process.pid)
         if process.told_to_end:
@@ -189,8 +194,8 @@ class Launcher:
                 del self.processes[process.name]
             return
         self._exit.set()
-        if self._on_exit is not None:
-            self._on_exit(process)
+        if self.on_exit is not None:
+            self.on_exit(process)
 
     def _file_name(self, name: str, *, ahead: int = 0) -> str:
         start = self._starts.get(name, 0) + ahead

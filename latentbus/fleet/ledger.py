@@ -70,6 +70,16 @@ class Entry:
         return "" if self.decided is None else self.decided.text
 
     @property
+    def provisional_text(self) -> str:
+        """The latest provisional answer, empty where there was none."""
+        return "" if self.provisional is None else self.provisional.text
+
+    @property
+    def latents(self) -> int:
+        """Length of the prefix that the latest answer was read from, 0 before any."""
+        return 0 if self.answer is None else self.answer.latents
+
+    @property
     def refined(self) -> bool:
         """Its latest answer was read from more than one prefix."""
         return self.answer is not None and self.answer.looks > 1

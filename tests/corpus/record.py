@@ -22,8 +22,8 @@ from analysis.traffic import Traffic, read_traffic
 from broker_config.launcher import LocalBroker
 from cloud_workers.node import run_worker
 from edge_nodes.node import run_edge
-from latentbus.ask import Asking, QuestionClient
-from latentbus.demo.fleet import ANSWER_TYPES
+from latentbus.client.ask import Asking, QuestionClient
+from latentbus.demo.cameras import ANSWER_TYPES
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.stop_file import load_stop_rule

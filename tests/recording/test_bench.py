@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from latentbus.bench import record_and_replay
 from latentbus.bench.log_files import recover_everywhere, seek_times, write_log
 from latentbus.bench.publishers import payload
-from latentbus.bench.record_and_replay import RecordRun, cpu_s, fastest_without_loss
+from latentbus.bench.record_and_replay import RecordRun, fastest_without_loss
 from latentbus.bench.replay import BenchOptions, bench_replay, write_report
 from latentbus.cli import app
+from latentbus.fleet.usage import cpu_s
 from pipeline.recording.reader import LogReader
 from schemas.errors import ConfigError
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from edge_nodes.sources.video_reader import check_video
-from latentbus.arguments import made_of
 from latentbus.demo.options import DemoOptions
-from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, QuestionSettings
+from latentbus.options.arguments import made_of
+from pipeline.config.settings import CameraSettings, EdgeSettings, QuestionSettings
 from pipeline.scenes.catalogue import QuestionKind
 from pipeline.scenes.motion import standing_questions
 from pipeline.scenes.questions import QuestionSpec
@@ -118,11 +118,6 @@ def edge_settings(cameras: list[DemoCamera], options: DemoOptions, run_dir: Path
         state_dir=run_dir / "edge-state",
         frame_log=run_dir / "frames.jsonl",
     )
-
-
-def broker_settings(host: str, port: int) -> BrokerSettings:
-    """How the demo's processes reach its broker."""
-    return BrokerSettings(host=host, port=port)
 
 
 def guess_answer_type(question: str) -> AnswerType:

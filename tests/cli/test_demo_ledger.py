@@ -1,4 +1,4 @@
-"""The demo's own arithmetic: books, truth, figures, the search for a baseline."""
+"""The demo's own arithmetic: ledger, truth, figures, the search for a baseline."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from latentbus.demo import image_search
-from latentbus.demo.fleet import DemoCamera, edge_settings, guess_answer_type, prepare_cameras
+from latentbus.demo.cameras import DemoCamera, edge_settings, guess_answer_type, prepare_cameras
 from latentbus.demo.headline import FIRST_ANSWERS, Headline
 from latentbus.demo.image_search import STRIDE, ImageSearch, Score
 from latentbus.demo.judge import accuracy_of_run
-from latentbus.demo.ledger import Ledger
-from latentbus.demo.observer import FrameLogTail
+from latentbus.demo.ledger import DemoLedger
 from latentbus.demo.options import DemoOptions
 from latentbus.demo.picture import write_picture
 from latentbus.demo.scoring import same_answer
 from latentbus.demo.summary import Rows, Summary
 from latentbus.demo.view import Heading, final_table, live_table, progress_line
+from latentbus.fleet.frame_log import FrameLogReader
 from schemas.errors import ConfigError
 from schemas.identity import standing_query_id
 from schemas.messages import Answer, QueryOutcome
@@ -59,19 +59,20 @@ def answer(
     )
 
 
-def opened(ledger: Ledger, *question_ids: str, index: int = 0) -> None:
-    queries = {standing_query_id("gate", FRAME, question_id): question_id for question_id in question_ids}
-    ledger.frame_opened("gate", str(FRAME), index=index, captured_s=100.0, question_ids=queries)
+def opened(ledger: DemoLedger, *question_ids: str, index: int = 0) -> None:
+    queries = [standing_query_id("gate", FRAME, question_id) for question_id in question_ids]
+    ledger.frame_opened("gate", FRAME, index=index, captured_s=100.0, query_ids=queries)
 
 
 def test_times_count_from_the_capture_and_the_first_answer_may_be_provisional() -> None:
-    ledger = Ledger()
+    ledger = DemoLedger()
     # The answer overtakes the frame log, which is written with a delay.
-    ledger.received(answer("q1", "no", None), 100.2)
+    ledger.observe(answer("q1", "no", None), 100.2)
     opened(ledger, "q1")
-    ledger.received(answer("q1", "yes", None, latents=5, looks=2), 100.4)
-    row = ledger.received(answer("q1", "yes", Outcome.ANSWERED, latents=8, looks=3), 100.5)
-    assert (row.provisional, row.text, row.latents) == ("yes", "yes", 8)
+    ledger.observe(answer("q1", "yes", None, latents=5, looks=2), 100.4)
+    entry = ledger.observe(answer("q1", "yes", Outcome.ANSWERED, latents=8, looks=3), 100.5)
+    assert entry is not None
+    assert (entry.provisional_text, entry.text, entry.latents) == ("yes", "yes", 8)
     figures = ledger.figures()
     assert figures.first_answer_ms_p50 == pytest.approx(200)
     assert figures.final_answer_ms_p50 == pytest.approx(500)
@@ -79,30 +80,31 @@ def test_times_count_from_the_capture_and_the_first_answer_may_be_provisional() 
 
 
 def test_an_answer_from_the_first_prefix_is_not_refined() -> None:
-    ledger = Ledger()
+    ledger = DemoLedger()
     opened(ledger, "q1", "q2")
-    ledger.received(answer("q1", "yes", Outcome.ANSWERED, latents=3), 101)
-    ledger.received(answer("q2", "yes", Outcome.ANSWERED, latents=5, looks=2), 101)
+    ledger.observe(answer("q1", "yes", Outcome.ANSWERED, latents=3), 101)
+    ledger.observe(answer("q2", "yes", Outcome.ANSWERED, latents=5, looks=2), 101)
     assert ledger.figures().refined_share == 0.5
 
 
 def test_the_first_terminal_counts_and_repeats_are_counted_apart() -> None:
-    ledger = Ledger()
+    ledger = DemoLedger()
     opened(ledger, "q1")
-    ledger.received(answer("q1", "yes", Outcome.ANSWERED), 101)
-    ledger.received(answer("q1", "yes", Outcome.ANSWERED, worker="w2"), 102)
-    row = ledger.received(answer("q1", "no", Outcome.ANSWERED, worker="w2"), 103)
-    ledger.received(answer("q1", "late", None), 104)
-    assert (row.text, row.final_s, row.provisional) == ("yes", 101, "")
+    ledger.observe(answer("q1", "yes", Outcome.ANSWERED), 101)
+    ledger.observe(answer("q1", "yes", Outcome.ANSWERED, worker="w2"), 102)
+    ledger.observe(answer("q1", "no", Outcome.ANSWERED, worker="w2"), 103)
+    ledger.observe(answer("q1", "late", None), 104)
+    (entry,) = ledger.opened
+    assert (entry.text, entry.decided_s, entry.provisional_text) == ("yes", 101, "")
     figures = ledger.figures()
     assert (figures.repeated_terminals, figures.conflicting_terminals) == (1, 1)
     assert figures.answers_by_worker == {"w1": 1}
 
 
 def test_a_query_without_outcome_is_undecided_and_an_unknown_answer_no_question() -> None:
-    ledger = Ledger()
+    ledger = DemoLedger()
     opened(ledger, "q1")
-    ledger.received(answer("q9", "yes", Outcome.ANSWERED), 101)
+    ledger.observe(answer("q9", "yes", Outcome.ANSWERED), 101)
     figures = ledger.figures()
     assert (figures.questions, figures.undecided) == (1, 1)
     assert figures.outcomes[Outcome.ANSWERED] == 0
@@ -111,9 +113,9 @@ def test_a_query_without_outcome_is_undecided_and_an_unknown_answer_no_question(
 
 def test_bytes_go_to_their_frame_and_all_to_the_total(tmp_path: Path) -> None:
     path = tmp_path / "frames.jsonl"
-    ledger = Ledger()
-    tail = FrameLogTail(path, ledger)
-    tail.poll()
+    ledger = DemoLedger()
+    log = FrameLogReader(path)
+    ledger.read(log)
     frame = {"kind": "frame", "camera": "gate", "frame": "00000001-1", "index": 7, "captured_s": 100.0}
     lines = [
         {**frame, "query_ids": ["gate/00000001-1/q1", "gate/@alice/visitor-1", "gate/@bob/visitor-1"]},
@@ -124,14 +126,14 @@ def test_bytes_go_to_their_frame_and_all_to_the_total(tmp_path: Path) -> None:
     text = "".join(json.dumps(line) + "\n" for line in lines)
     # A line that is still being written is taken in later, once.
     path.write_text(text[:-20])
-    tail.poll()
+    ledger.read(log)
     path.write_text(text)
-    tail.poll()
-    tail.poll()
-    row = ledger.frames["gate", "00000001-1"]
+    ledger.read(log)
+    ledger.read(log)
+    row = ledger.frames["gate", FRAME]
     assert (row.index, row.captured_s, row.wire_bytes, row.payload_bytes) == (7, 100.0, 300, 100)
     assert (ledger.wire_bytes, ledger.payload_bytes) == (350, 100)
-    assert [query.question_id for query in ledger.opened_queries()] == ["q1", "visitor-1", "visitor-1"]
+    assert [query.question_id for query in ledger.opened] == ["q1", "visitor-1", "visitor-1"]
     assert ledger.figures().uplink_wire_bytes_per_question == pytest.approx(350 / 3)
 
 
@@ -140,13 +142,13 @@ def test_bytes_go_to_their_frame_and_all_to_the_total(tmp_path: Path) -> None:
     [("answered", 0), ("degraded", 0), ("superseded", 0), ("expired", 1), ("failed", 1), (None, 1)],
 )
 def test_exit_status_is_zero_only_when_every_question_ended_well(outcome: str | None, status: int) -> None:
-    ledger = Ledger()
+    ledger = DemoLedger()
     opened(ledger, "q1")
     if outcome in ("answered", "degraded"):
-        ledger.received(answer("q1", "yes", Outcome(outcome)), 101)
+        ledger.observe(answer("q1", "yes", Outcome(outcome)), 101)
     elif outcome is not None:
         query_id = standing_query_id("gate", FRAME, "q1")
-        ledger.received(
+        ledger.observe(
             QueryOutcome(
                 query_id=query_id,
                 owner="site/north",
@@ -165,11 +167,11 @@ def test_exit_status_is_zero_only_when_every_question_ended_well(outcome: str | 
 
 
 def test_a_run_without_questions_is_no_success() -> None:
-    assert Summary(Ledger().figures(), None, 0, Rows(), 10.0, 64.0).exit_status == 1
+    assert Summary(DemoLedger().figures(), None, 0, Rows(), 10.0, 64.0).exit_status == 1
 
 
 def test_the_json_has_the_keys_that_are_promised(tmp_path: Path) -> None:
-    Summary(Ledger().figures(), None, 0, Rows(), 10.0, 64.0).write_json(tmp_path / "out.json")
+    Summary(DemoLedger().figures(), None, 0, Rows(), 10.0, 64.0).write_json(tmp_path / "out.json")
     promised = {
         "questions", "answered", "degraded", "failed", "accuracy", "accuracy_uncompressed",
         "payload_bytes_per_question", "uplink_wire_bytes_per_question", "refined_share",
@@ -187,11 +189,11 @@ def test_answers_are_scored_against_the_clip(clip: Path) -> None:
     assert truth is not None
     # A looping source counts on; the clip begins again.
     assert camera.truth_at(index + camera.truth.frame_count, question_id) == truth
-    ledger = Ledger()
+    ledger = DemoLedger()
     query_id = standing_query_id(camera.name, FRAME, question_id)
-    ledger.frame_opened(camera.name, str(FRAME), index=index, captured_s=0, question_ids={query_id: question_id})
+    ledger.frame_opened(camera.name, FRAME, index=index, captured_s=0, query_ids=[query_id])
     reply = answer(question_id, f" {truth.upper()}. ", Outcome.ANSWERED)
-    ledger.received(reply.model_copy(update={"query_id": query_id, "camera": camera.name}), 1.0)
+    ledger.observe(reply.model_copy(update={"query_id": query_id, "camera": camera.name}), 1.0)
     assert accuracy_of_run([camera], ledger) == (1.0, 1)
 
 
@@ -231,7 +233,7 @@ def test_own_videos(tmp_path: Path, clip: Path) -> None:
 
 
 def test_a_rendered_clip_that_was_damaged_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentbus.demo.fleet.CLIP_DURATION_S", 2.0)
+    monkeypatch.setattr("latentbus.demo.cameras.CLIP_DURATION_S", 2.0)
     options = DemoOptions(cameras=1, work_dir=tmp_path)
     said: list[str] = []
     (camera,) = prepare_cameras(options, said.append)
@@ -243,7 +245,7 @@ def test_a_rendered_clip_that_was_damaged_is_written_again(tmp_path: Path, monke
 
 
 def test_rendered_clips_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentbus.demo.fleet.CLIP_DURATION_S", 2.0)
+    monkeypatch.setattr("latentbus.demo.cameras.CLIP_DURATION_S", 2.0)
     options = DemoOptions(cameras=9, work_dir=tmp_path)
     said: list[str] = []
     cameras = prepare_cameras(options, said.append)
@@ -260,19 +262,19 @@ def test_rendered_clips_are_written_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()} != written
 
 
-def one_query(clip: Path) -> tuple[DemoCamera, Ledger]:
+def one_query(clip: Path) -> tuple[DemoCamera, DemoLedger]:
     """A camera, and one query of it that was answered after a refinement."""
     (camera,) = prepare_cameras(DemoOptions(videos=(clip,)), print)
     question_id = next(iter(camera.questions))
-    ledger = Ledger()
+    ledger = DemoLedger()
     query_id = standing_query_id(camera.name, FRAME, question_id)
-    ledger.frame_opened(camera.name, str(FRAME), index=0, captured_s=10, question_ids={query_id: question_id})
-    ledger.sent(camera.name, str(FRAME), wire_bytes=321, payload_bytes=99)
+    ledger.frame_opened(camera.name, FRAME, index=0, captured_s=10, query_ids=[query_id])
+    ledger.sent(camera.name, FRAME, wire_bytes=321, payload_bytes=99)
     for reply in (
         answer(question_id, "red", None),
         answer(question_id, "purple", Outcome.ANSWERED, latents=17, looks=2),
     ):
-        ledger.received(reply.model_copy(update={"query_id": query_id, "camera": camera.name}), 10.25)
+        ledger.observe(reply.model_copy(update={"query_id": query_id, "camera": camera.name}), 10.25)
     return camera, ledger
 
 
@@ -356,12 +358,12 @@ class TestImageSearch:
 
 
 def test_the_headline_shows_the_first_answers_and_every_refinement_once() -> None:
-    ledger = Ledger()
+    ledger = DemoLedger()
     for number in range(8):
         frame = FrameId(1, number)
         query_id = f"gate/{frame}/q"
-        ledger.frame_opened("gate", str(frame), index=number, captured_s=10.0, question_ids={query_id: "q"})
-        ledger.sent("gate", str(frame), wire_bytes=200 + number, payload_bytes=90)
+        ledger.frame_opened("gate", frame, index=number, captured_s=10.0, query_ids=[query_id])
+        ledger.sent("gate", frame, wire_bytes=200 + number, payload_bytes=90)
     headline = Headline(ledger, {"q": "Is there a car?"})
     assert headline.lines() == []
 
@@ -371,7 +373,7 @@ def test_the_headline_shows_the_first_answers_and_every_refinement_once() -> Non
             query_id=f"gate/{frame}/q", owner="site/north", camera="gate", frame=frame, attempt=1, question_id="q",
             worker="w1", outcome=outcome, text=text, score=0.9, latents=latents, payload_bytes=90, looks=looks,
         )  # fmt: skip
-        ledger.received(message, 10.25)
+        ledger.observe(message, 10.25)
 
     for number in range(6):
         hear(number, latents=22, looks=1, text="no", outcome=Outcome.ANSWERED)

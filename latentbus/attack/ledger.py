@@ -7,15 +7,11 @@ had in the calm before the first attack.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from enum import StrEnum
 
-from pipeline.protocol.reducer import OutcomeReducer
+from latentbus.fleet.ledger import READ_LAG_S, Entry, OutcomeLedger
 from schemas.messages import Answer, QueryOutcome
 from schemas.types import Outcome
-
-READ_LAG_S = 2.0
-"""A busy machine reads an outcome this much later than it was decided, at most."""
 
 
 class Verdict(StrEnum):
@@ -31,26 +27,7 @@ class Verdict(StrEnum):
     """No answer by the deadline: expired, failed, degraded, or nothing at all."""
 
 
-@dataclass(slots=True)
-class Asked:
-    """A question of a bystander.
-
-    Attributes:
-        camera: asked of.
-        text: the question.
-        asked_s: when, on this host's monotonic clock.
-        due_s: its deadline there.
-        verdict: how it ended; None while it has not.
-    """
-
-    camera: str
-    text: str
-    asked_s: float
-    due_s: float
-    verdict: Verdict | None = None
-
-
-class Books:
+class BystanderLedger(OutcomeLedger):
     """Questions and answers of the bystanders.
 
     Attributes:
@@ -60,12 +37,13 @@ class Books:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.counts: Counter[Verdict] = Counter()
         self.foreign: list[str] = []
         self.learning = True
         self._known: dict[tuple[str, str], set[str]] = {}
-        self._asked: dict[str, Asked] = {}
-        self._reducer = OutcomeReducer(capacity=1_000_000)
+        self._texts: dict[str, str] = {}
+        """Questions of the bystanders that have no verdict yet, by the key of their query."""
 
     def begin(self) -> None:
         """An attack begins; what is still unanswered counts in it."""
@@ -76,7 +54,7 @@ class Books:
         """Cameras and questions that had one and the same answer each time in the calm; the others judge nothing."""
         return sorted(pair for pair, answers in self._known.items() if len(answers) == 1)
 
-    def asked(self, query_id: str, camera: str, text: str, now_s: float, deadline_s: float) -> None:
+    def bystander_asks(self, query_id: str, camera: str, text: str, now_s: float, deadline_s: float) -> None:
         """A bystander asks.
 
         Args:
@@ -86,15 +64,18 @@ class Books:
             now_s: when.
             deadline_s: time that it has.
         """
-        self._asked[query_id] = Asked(camera, text, now_s, now_s + deadline_s)
+        question_id = query_id.rsplit("/", 1)[-1]
+        self.asked(query_id, camera, question_id, ad_hoc=True, asked_s=now_s, due_s=now_s + deadline_s)
+        self._texts[query_id] = text
 
     def open_queries(self) -> set[str]:
         """Keys of the bystanders' questions that have no verdict yet."""
-        return {query_id for query_id, asked in self._asked.items() if asked.verdict is None}
+        return set(self._texts)
 
     def waits_since_s(self, now_s: float) -> float:
         """How long the oldest question without a verdict has been waiting."""
-        return now_s - min((one.asked_s for one in self._asked.values() if one.verdict is None), default=now_s)
+        asked_s = (self.entries[query_id].asked_s for query_id in self._texts)
+        return now_s - min((since_s for since_s in asked_s if since_s is not None), default=now_s)
 
     def replied(self, client: str, message: Answer | QueryOutcome) -> None:
         """A message came below a client's own reply topic."""
@@ -106,37 +87,25 @@ class Books:
         self.counts[Verdict.FOREIGN] += 1
         self.foreign.append(what)
 
-    def received(self, message: Answer | QueryOutcome, now_s: float) -> None:
+    def observe(self, message: Answer | QueryOutcome, now_s: float, *, reply: bool = False) -> Entry | None:
         """A message on a public topic or a bystander's own one; the same may come on both."""
-        decided = self._reducer.observe(message)
+        decided = super().observe(message, now_s, reply=reply)
         if decided is None:
-            return
-        if not message.ad_hoc:
-            self._standing(message)
-            return
-        asked = self._asked.get(message.query_id)
-        if asked is not None and asked.verdict is None:
-            asked.verdict = self._verdict(asked, message, now_s)
-            self.counts[asked.verdict] += 1
+            return None
+        if not decided.ad_hoc:
+            # Standing questions are superseded and thinned out in good order; only an answer says something.
+            if decided.outcome is Outcome.ANSWERED:
+                question = f"{message.owner}/{decided.question_id}"
+                self.counts[self._judge((decided.camera, question), decided.text)] += 1
+        elif text := self._texts.pop(decided.query_id, None):
+            in_time = decided.outcome is Outcome.ANSWERED and now_s <= decided.due_s + READ_LAG_S
+            self.counts[self._judge((decided.camera, text), decided.text) if in_time else Verdict.LATE] += 1
+        return decided
 
     def look(self, now_s: float) -> None:
         """Questions whose time is over are late."""
-        for asked in self._asked.values():
-            if asked.verdict is None and now_s > asked.due_s + READ_LAG_S:
-                asked.verdict = Verdict.LATE
-                self.counts[Verdict.LATE] += 1
-
-    def _verdict(self, asked: Asked, message: Answer | QueryOutcome, now_s: float) -> Verdict:
-        if message.outcome is not Outcome.ANSWERED or now_s > asked.due_s + READ_LAG_S:
-            return Verdict.LATE
-        if not isinstance(message, Answer):
-            raise AssertionError("answered is the outcome of an answer")
-        return self._judge((asked.camera, asked.text), message.text)
-
-    def _standing(self, message: Answer | QueryOutcome) -> None:
-        """Standing questions are superseded and thinned out in good order; only an answer says something."""
-        if isinstance(message, Answer) and message.outcome is Outcome.ANSWERED:
-            self.counts[self._judge((message.camera, f"{message.owner}/{message.question_id}"), message.text)] += 1
+        for entry in self.overdue(now_s):
+            self.counts[Verdict.LATE] += self._texts.pop(entry.query_id, None) is not None
 
     def _judge(self, pair: tuple[str, str], answer: str) -> Verdict:
         known = self._known.setdefault(pair, set())
