@@ -22,7 +22,7 @@ import torch
 
 from analysis.markdown import table, value_text, words
 from edge_nodes.encoder import OnnxEncoder
-from latentbus.results_page import write_page
+from latentbus.reports.results_page import write_page
 from pipeline.codec.bitstream import decode_chunk
 from pipeline.codec.bundled import bundled_codec_dir, bundled_vlm_dir
 from pipeline.codec.latent import EncodedLatent

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from latentbus.attack.options import NAMES
-from latentbus.output_files import json_target
-from latentbus.results_page import MarkdownOption, write_page
+from latentbus.reports.output_files import json_target
+from latentbus.reports.results_page import MarkdownOption, write_page
 from schemas.errors import ConfigError
 
 EPILOG = "Examples: latentbus attack --json attack.json | latentbus attack --short --only capture --only flood"
@@ -39,7 +39,7 @@ def attack(
     """
     from latentbus.attack.options import AttackOptions
     from latentbus.attack.run import run_attacks
-    from latentbus.safe_console import SafeConsole
+    from latentbus.reports.safe_console import SafeConsole
     from pipeline.config.logs import configure_logging
     from pipeline.node.runtime import Stop, run
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from latentbus.output_files import json_target
-from latentbus.results_page import MarkdownOption, write_page
+from latentbus.reports.output_files import json_target
+from latentbus.reports.results_page import MarkdownOption, write_page
 
 bench_app = typer.Typer(
     help="Measure on this machine what the documentation claims.",
@@ -50,7 +50,7 @@ def replay(
     """
     from analysis.markdown import figures
     from latentbus.bench.replay import BenchOptions, bench_replay, write_report
-    from latentbus.safe_console import SafeConsole
+    from latentbus.reports.safe_console import SafeConsole
     from pipeline.config.logs import configure_logging
     from pipeline.node.runtime import Stop, run
 

@@ -46,7 +46,7 @@ def run(
     ] = None,
 ) -> None:
     """Run a private Mosquitto on this machine for trying things out; it takes connections from this machine only."""
-    from latentbus.local_broker import serve_broker
+    from latentbus.broker.local import serve_broker
     from pipeline.config.logs import configure_logging
     from pipeline.node.runtime import run as run_process
 
@@ -181,8 +181,8 @@ def apply(
     """Bring the rules of the running broker in line with the register; devices whose rights change reconnect."""
     import asyncio
 
-    from latentbus.broker_options import with_address
-    from latentbus.broker_rules import bring_in_line
+    from latentbus.broker.options import with_address
+    from latentbus.broker.rules import bring_in_line
     from pipeline.config.logs import configure_logging
     from pipeline.config.settings import load_settings
 
@@ -204,7 +204,7 @@ def _device(
     cameras: tuple[str, ...],
     config: Path | None,
 ) -> Device:
-    from latentbus.arguments import made_of
+    from latentbus.options.arguments import made_of
 
     if config is not None:
         from pipeline.config.settings import load_settings, require_edge

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from latentbus.chaos.plan import FaultKind
-from latentbus.output_files import json_target
-from latentbus.results_page import MarkdownOption, write_page
+from latentbus.reports.output_files import json_target
+from latentbus.reports.results_page import MarkdownOption, write_page
 from pipeline.config.settings import MAX_INTERVAL_S
 
 _PLAIN_WIDTH = 120
@@ -42,7 +42,7 @@ def chaos(
     """
     from latentbus.chaos.options import ChaosOptions
     from latentbus.chaos.run import run_chaos
-    from latentbus.safe_console import SafeConsole
+    from latentbus.reports.safe_console import SafeConsole
     from pipeline.config.logs import configure_logging
     from pipeline.node.runtime import Stop, run
 

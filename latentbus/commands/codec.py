@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from analysis.markdown import figures
-from latentbus.results_page import MarkdownOption, write_page
-from latentbus.training_options import (
+from latentbus.options.training import (
     DEFAULT_CACHE,
     BudgetOption,
     CacheOption,
@@ -26,6 +25,7 @@ from latentbus.training_options import (
     vlm_or_bundled,
     write_report,
 )
+from latentbus.reports.results_page import MarkdownOption, write_page
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:

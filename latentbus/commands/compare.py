@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from latentbus.output_files import html_target, json_target, write_json, write_text
+from latentbus.reports.output_files import html_target, json_target, write_json, write_text
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def compare(
         result = compare_logs(_read(a, progress), _read(b, progress))
     write_json(json_file, result.to_json())
     if html is not None:
-        from latentbus.compare_report import render_report
+        from latentbus.logs.compare_report import render_report
 
         write_text(html, render_report(result, limit=limit), "--html")
     _print(result, limit)
@@ -141,7 +141,7 @@ def _watched(
 def _progress() -> Iterator[Progress]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from latentbus.safe_console import SafeConsole
+    from latentbus.reports.safe_console import SafeConsole
 
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
@@ -153,8 +153,8 @@ def _progress() -> Iterator[Progress]:
 def _print(result: Comparison, limit: float) -> None:
     from rich.markup import escape
 
-    from latentbus.compare_figures import cost_rows, percent, tiles
-    from latentbus.safe_console import SafeConsole
+    from latentbus.logs.compare_figures import cost_rows, percent, tiles
+    from latentbus.reports.safe_console import SafeConsole
 
     console = SafeConsole(highlight=False)
     total = result.compared + result.only_a
@@ -191,7 +191,7 @@ def _print(result: Comparison, limit: float) -> None:
 
 
 def _share_rows(groups: dict[str, Share]) -> list[list[str]]:
-    from latentbus.compare_figures import percent
+    from latentbus.logs.compare_figures import percent
 
     return [[name, str(share.compared), str(share.changed), percent(share.share)] for name, share in groups.items()]
 

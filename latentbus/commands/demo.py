@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latentbus.output_files import json_target, svg_target
+from latentbus.reports.output_files import json_target, svg_target
 from pipeline.config.settings import MAX_BATCH_FRAMES, MAX_INTERVAL_S, MAX_UPLINK_KBPS, FirstPrefixRule
 
 EPILOG = (

@@ -36,7 +36,7 @@ def edge(
 ) -> None:
     """Run a site: read its cameras, encode frames, and see every question to its outcome. Needs no torch."""
     from edge_nodes.node import run_edge
-    from latentbus.node_recording import recorded_edge
+    from latentbus.options.node_recording import recorded_edge
     from pipeline.config.settings import load_settings, require_edge
 
     settings = load_settings(config)
@@ -48,7 +48,7 @@ def edge(
 def worker(config: ConfigOption, record: RecordOption = None, exit_with_parent: ParentOption = False) -> None:
     """Run a worker: decode prefixes, answer with the VLM, ask for more only while an answer is not safe."""
     from cloud_workers.node import run_worker
-    from latentbus.node_recording import recorded_worker
+    from latentbus.options.node_recording import recorded_worker
     from pipeline.config.settings import load_settings, require_worker
 
     settings = load_settings(config)

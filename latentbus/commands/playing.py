@@ -100,7 +100,7 @@ def play(work: Callable[[Stop, Console], Awaitable[Report]], json_file: Path | N
         The exit status.
     """
     from latentbus.replay.report import write_figures
-    from latentbus.safe_console import SafeConsole
+    from latentbus.reports.safe_console import SafeConsole
     from pipeline.node.runtime import run
 
     console = SafeConsole(stderr=True, highlight=False, soft_wrap=True)

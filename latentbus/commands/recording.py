@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from latentbus.arguments import checked_name
-from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption, broker_settings
-from latentbus.quantities import parse_bytes, parse_seconds
+from latentbus.broker.options import BrokerConfigOption, HostOption, PortOption, broker_settings
+from latentbus.options.arguments import checked_name
+from latentbus.options.quantities import parse_bytes, parse_seconds
 from schemas.errors import ConfigError, RecordingError
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def record(
     loses at most the last 0.5 s; what it leaves behind is read as it is, and repaired by `recover`.
     """
     from analysis.redact.redaction import METADATA_KEY, redaction_value, redactor
-    from latentbus.record import RecordOptions
-    from latentbus.record import record as record_until_stopped
+    from latentbus.logs.record import RecordOptions
+    from latentbus.logs.record import record as record_until_stopped
     from pipeline.config.logs import configure_logging
     from pipeline.node.runtime import run
     from pipeline.recording.format import LOG_METADATA
@@ -137,7 +137,7 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(_inspection_json(inspection), indent=1))
     else:
-        from latentbus.inspect_view import print_inspection
+        from latentbus.logs.inspect_view import print_inspection
 
         print_inspection(inspection)
 
@@ -248,7 +248,7 @@ def _inspection_json(inspection: Inspection) -> dict[str, object]:
 
 @contextmanager
 def _spinner(text: str) -> Iterator[None]:
-    from latentbus.safe_console import SafeConsole
+    from latentbus.reports.safe_console import SafeConsole
 
     console = SafeConsole(stderr=True)
     if not console.is_terminal:
@@ -263,7 +263,7 @@ def _progress(total: int) -> Iterator[Watch]:
     """Counts messages on a progress bar."""
     from rich.progress import Progress
 
-    from latentbus.safe_console import SafeConsole
+    from latentbus.reports.safe_console import SafeConsole
 
     console = SafeConsole(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

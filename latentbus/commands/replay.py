@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption, broker_settings
+from latentbus.broker.options import BrokerConfigOption, HostOption, PortOption, broker_settings
 from latentbus.commands.playing import (
     KEYS,
     DelayOption,
@@ -24,7 +24,7 @@ from latentbus.commands.playing import (
     play,
     replay_options,
 )
-from latentbus.output_files import json_target
+from latentbus.reports.output_files import json_target
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentbus.arguments import checked_name
-from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption, broker_settings
+from latentbus.broker.options import BrokerConfigOption, HostOption, PortOption, broker_settings
 from latentbus.commands.playing import (
     KEYS,
     DelayOption,
@@ -25,8 +24,9 @@ from latentbus.commands.playing import (
     play,
     replay_options,
 )
-from latentbus.output_files import json_target
+from latentbus.options.arguments import checked_name
 from latentbus.replay.options import CameraOptions, Deadlines, LocalOptions, QuestionSource
+from latentbus.reports.output_files import json_target
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:

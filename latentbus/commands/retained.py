@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from broker_config.access import LEFT_RETAINED
-from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption, broker_settings, with_address
-from latentbus.retained import Entry, Held, Kind, State, judge
+from latentbus.broker.options import BrokerConfigOption, HostOption, PortOption, broker_settings, with_address
+from latentbus.broker.retained import Entry, Held, Kind, State, judge
 from schemas import topics
 from schemas.errors import BusError, ConfigError, NotAuthorizedError, RemoteError
 from schemas.messages import Status

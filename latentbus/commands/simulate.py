@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentbus import simulate_pages
-from latentbus.output_files import json_target, write_json
-from latentbus.results_page import MarkdownOption, write_page
+from latentbus.reports import simulate_pages
+from latentbus.reports.output_files import json_target, write_json
+from latentbus.reports.results_page import MarkdownOption, write_page
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _fleet(plan: dict[str, Any], json_file: Path | None, markdown: Path | None) 
 def _uplink_contest(
     seed: int, workloads: int, duration_s: float, json_file: Path | None, markdown: Path | None
 ) -> None:
-    from latentbus.uplink_contest_table import print_tables
+    from latentbus.reports.uplink_contest_table import print_tables
     from simulation.uplink_contest import ORDERS, compare
     from simulation.uplink_workload import ContestPlan
 
@@ -197,7 +197,7 @@ def _uplink_contest(
 def _overload(
     plan: dict[str, Any], peak_load: float, json_file: Path | None, markdown: Path | None, *, baseline: bool
 ) -> None:
-    from latentbus import simulate_overload
+    from latentbus.reports import simulate_overload
     from simulation.fleet import FleetPlan
 
     phase_s = plan.pop("duration_s")
@@ -213,7 +213,7 @@ def _overload(
 def _progress() -> Progress:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from latentbus.safe_console import SafeConsole
+    from latentbus.reports.safe_console import SafeConsole
 
     return Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
@@ -224,7 +224,7 @@ def _progress() -> Progress:
 def _table(figures: dict[str, Any], *leave_out: str) -> None:
     from rich.table import Table
 
-    from latentbus.safe_console import SafeConsole
+    from latentbus.reports.safe_console import SafeConsole
 
     table = Table(show_header=False, box=None)
     for name, value in figures.items():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from latentbus.output_files import write_text
-from latentbus.training_options import (
+from latentbus.options.training import (
     DEFAULT_CACHE,
     BudgetOption,
     CacheOption,
@@ -29,6 +29,7 @@ from latentbus.training_options import (
     vlm_or_bundled,
     write_report,
 )
+from latentbus.reports.output_files import write_text
 from schemas.errors import ConfigError
 
 train_app = typer.Typer(help="Train the bundled models again, or a codec for your VLM.", no_args_is_help=True)
@@ -59,6 +60,13 @@ def train_reference_vlm_command(
             help="2 trains the bundled model; 3 the next one, whose tower starts from ImageNet.", min=2, max=3
         ),
     ] = 2,
+    detail_every: Annotated[
+        int,
+        typer.Option(
+            help="Generation 3: every so many-th step shows frames of 512 px. 0 shows none; a run keeps its number.",
+            min=0,
+        ),
+    ] = 0,
     json_file: JsonOption = None,
 ) -> None:
     """Train the bundled vision-language model on rendered scenes and photographs, and evaluate it."""
@@ -68,34 +76,16 @@ def train_reference_vlm_command(
 
     _check_budget(budget, BUDGETS if generation == 2 else THIRD_BUDGETS)
     _check_vlm_output(output)
+    run = run_settings(cache, seed, threads, device=device, resume=resume)
     if generation == 3:
         if start_from is not None:
             raise ConfigError("--start-from", "a model of generation 3 starts from ImageNet: leave it out")
-        report = train_third_reference_vlm(
-            output,
-            cache,
-            photos=photos,
-            seed=seed,
-            budget=budget,
-            resume=resume,
-            device=device,
-            threads=threads,
-            progress=show_progress,
-        )
-        write_report(report, json_file)
+        wanted = replace(THIRD_BUDGETS[budget], detail_every=detail_every)
+        write_report(train_third_reference_vlm(output, run, photos=photos, budget=wanted), json_file)
         return
-    report = train_reference_vlm(
-        output,
-        cache,
-        photos=photos,
-        start_from=start_from,
-        seed=seed,
-        budget=budget,
-        resume=resume,
-        device=device,
-        threads=threads,
-        progress=show_progress,
-    )
+    if detail_every:
+        raise ConfigError("--detail-every", "is for generation 3; the second one has its share of detail already")
+    report = train_reference_vlm(output, run, photos=photos, start_from=start_from, budget=budget)
     report["accuracy"] = _evaluate_vlm(output, frames, photos, seed)
     write_report(report, json_file)
 

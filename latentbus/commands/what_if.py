@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latentbus.output_files import json_target
+from latentbus.reports.output_files import json_target
 
 EPILOG = "Example: latentbus what-if run.mcap site.mcap --uplink-kbps 16 --workers 1"
 
@@ -41,7 +41,7 @@ def what_if(
     ] = None,
 ) -> None:
     """Compute what another uplink, pool or policy would have made of a recorded run. Nothing is published."""
-    from latentbus.safe_console import SafeConsole
+    from latentbus.reports.safe_console import SafeConsole
     from latentbus.what_if.run import WhatIfOptions, run_what_if
     from pipeline.config.logs import configure_logging
 

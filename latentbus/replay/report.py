@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from analysis.replay.plan import ReplayFrame, Shortfalls
-from latentbus.output_files import write_json
 from latentbus.replay.verbatim import VerbatimCount
+from latentbus.reports.output_files import write_json
 from schemas.types import Outcome
 
 _SHOWN_GAPS = 5

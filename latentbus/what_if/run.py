@@ -18,8 +18,8 @@ from analysis.clocks import align
 from analysis.merged import merged
 from analysis.traffic import Traffic, read_traffic
 from analysis.workload import Workload, read_workload
-from latentbus.output_files import write_json
-from latentbus.safe_console import SafeConsole
+from latentbus.reports.output_files import write_json
+from latentbus.reports.safe_console import SafeConsole
 from latentbus.what_if.figures import Figures, recorded_figures
 from latentbus.what_if.simulate import Changes, Parameters, SimulatedRun, recorded_parameters, simulate_log
 from pipeline.codec.bundled import bundled_codec_dir

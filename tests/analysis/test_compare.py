@@ -18,7 +18,7 @@ from analysis.compare.matching import MatchedBy
 from analysis.redact.redaction import Redaction, redactor
 from analysis.traffic import read_traffic
 from latentbus.cli import app
-from latentbus.compare_report import MAX_CHANGES, render_report
+from latentbus.logs.compare_report import MAX_CHANGES, render_report
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.writer import LogWriter
 from schemas.errors import ConfigError, RecordingError

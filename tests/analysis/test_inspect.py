@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from analysis.inspection import Inspection, inspect_logs
 from latentbus.cli import app
-from latentbus.inspect_view import print_inspection
-from latentbus.quantities import parse_bytes, parse_seconds
+from latentbus.logs.inspect_view import print_inspection
+from latentbus.options.quantities import parse_bytes, parse_seconds
 from pipeline.recording.message import Gap, LoggedMessage
 from pipeline.recording.reader import LogReader, open_logs
 from pipeline.recording.writer import LogWriter

@@ -21,7 +21,7 @@ from analysis.replay.selection import TimeRange, TopicSelection
 from analysis.traces import FrameTrace
 from analysis.traffic import read_traffic
 from analysis.workload import read_workload, round_trip_s
-from latentbus.inspect_view import print_inspection
+from latentbus.logs.inspect_view import print_inspection
 from latentbus.replay.cameras import read_recorded
 from latentbus.replay.options import CameraOptions
 from latentbus.replay.report import shortfall_lines

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from latentbus.ask import Asking, QuestionClient, ask_and_print
-from latentbus.fleet_view import FleetView
+from latentbus.client.ask import Asking, QuestionClient, ask_and_print
+from latentbus.client.fleet_view import FleetView
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.settings import BrokerSettings
@@ -85,7 +85,7 @@ def asking(camera: str = "gate", deadline_s: float = 20) -> Asking:
 async def test_a_camera_that_nobody_serves_fails_at_once_with_the_list(
     broker_settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentbus.ask.STATUS_PATIENCE_S", 0.2)
+    monkeypatch.setattr("latentbus.client.ask.STATUS_PATIENCE_S", 0.2)
     asked: list[str] = []
     monkeypatch.setattr(QuestionClient, "_publish", lambda self: asked.append("asked"))
     async with retained(broker_settings, EDGE, WORKER):
@@ -155,7 +155,7 @@ async def test_a_question_that_the_edge_cannot_read_ends_with_its_reason(broker_
 async def test_no_check_asks_all_the_same(
     broker_settings: BrokerSettings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentbus.ask.STATUS_PATIENCE_S", 0.1)
+    monkeypatch.setattr("latentbus.client.ask.STATUS_PATIENCE_S", 0.1)
     async with retained(broker_settings) as bus:
         edge = asyncio.create_task(expire(bus))
         assert await ask_and_print(broker_settings, asking(), Stop(), as_json=True, check=False) == 1

@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 runner = CliRunner()
 # What ``--help`` may load: no model, video or network library.
 HELP_PACKAGES = {
-    "latentbus", "pipeline", "schemas", "broker_config", "typer", "rich", "markdown_it", "mdurl", "pygments",
-    "shellingham", "annotated_doc", "pydantic", "pydantic_core", "pydantic_settings", "annotated_types",
+    "latentbus", "analysis", "pipeline", "schemas", "broker_config", "typer", "rich", "markdown_it", "mdurl",
+    "pygments", "shellingham", "annotated_doc", "pydantic", "pydantic_core", "pydantic_settings", "annotated_types",
     "typing_extensions", "typing_inspection", "dotenv", "yaml", "cython_runtime",
 }  # fmt: skip
 GOOD = (
@@ -203,7 +203,7 @@ def test_ask_without_a_broker_fails_with_its_address(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("latentbus.ask.CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("latentbus.client.ask.CONNECT_TIMEOUT_S", 0.5)
     monkeypatch.setenv("LATENTBUS_BROKER__USERNAME", "nobody")
     # Port 1 has no listener.
     assert run_main(monkeypatch, "ask", "gate", "is there a car?", "--port", "1") == 1
@@ -213,8 +213,8 @@ def test_ask_without_a_broker_fails_with_its_address(
 def test_ask_a_camera_that_nobody_serves(
     broker_settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("latentbus.ask.REPLY_MARGIN_S", 0.1)
-    monkeypatch.setattr("latentbus.ask.STATUS_PATIENCE_S", 0.1)
+    monkeypatch.setattr("latentbus.client.ask.REPLY_MARGIN_S", 0.1)
+    monkeypatch.setattr("latentbus.client.ask.STATUS_PATIENCE_S", 0.1)
     arguments = ["ask", "gate", "is there a car?", "--deadline", "0.5", "--port", str(broker_settings.port)]
     assert run_main(monkeypatch, *arguments) == 2
     none = "no edge that is online serves camera gate; cameras on this broker: none"

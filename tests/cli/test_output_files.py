@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from latentbus.cli import app, main
-from latentbus.output_files import RUN_MARKER, fresh_run_dir, write_json
+from latentbus.reports.output_files import RUN_MARKER, fresh_run_dir, write_json
 from pipeline.codec.spec import load_codec_spec
 from schemas.errors import ConfigError
 from tests.cli.test_arguments import all_parameters

@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from broker_config.launcher import LocalBroker
+from latentbus.broker.retained import Entry, Held, Kind, State, judge
 from latentbus.cli import app
 from latentbus.commands.retained import Janitor
-from latentbus.retained import Entry, Held, Kind, State, judge
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.settings import BrokerSettings
 from schemas import topics, wire

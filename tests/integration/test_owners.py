@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from latentbus.ask import Asking, QuestionClient
+from latentbus.client.ask import Asking, QuestionClient
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.settings import BrokerSettings

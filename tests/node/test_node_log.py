@@ -15,7 +15,7 @@ from analysis.traffic import read_traffic
 from broker_config.launcher import LocalBroker
 from cloud_workers.node import run_worker
 from latentbus.cli import app
-from latentbus.node_recording import recorded_edge, recorded_worker
+from latentbus.options.node_recording import recorded_edge, recorded_worker
 from pipeline.bus.base import ConnectionChange, Inbound
 from pipeline.config.settings import (
     BrokerSettings,

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from broker_config.fleet_folder import FleetFolder
 from broker_config.secured import secured_broker
-from latentbus.ask import Asking
 from latentbus.cli import app
+from latentbus.client.ask import Asking
 from schemas.errors import ConfigError, NotAuthorizedError
 from schemas.types import AnswerType
 from tests.security.probe import Probe, granted

@@ -18,7 +18,7 @@ from broker_config.devices import Device, DeviceKind
 from broker_config.fleet_folder import FleetFolder
 from broker_config.launcher import LocalBroker
 from broker_config.secured import secured_broker
-from latentbus.broker_rules import RulesRefusedError, _Plugin, bring_in_line
+from latentbus.broker.rules import RulesRefusedError, _Plugin, bring_in_line
 from pipeline.bus.base import Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.settings import BrokerSettings, load_settings

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from rich.markup import escape
 
-from latentbus.arguments import checked_name, made_of
-from latentbus.fleet_view import FleetView
-from latentbus.safe_console import SafeConsole
+from latentbus.client.fleet_view import FleetView
+from latentbus.options.arguments import checked_name, made_of
+from latentbus.reports.safe_console import SafeConsole
 from pipeline.bus.base import ConnectionChange, Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.logs import OncePerKind, get_logger

@@ -9,8 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from analysis.compare.comparison import Comparison
 from latentbus import __version__
-from latentbus.compare_figures import cost_rows, percent, tiles
-from latentbus.compare_plots import share_bars, time_curves
+from latentbus.logs.compare_figures import cost_rows, percent, tiles
+from latentbus.logs.compare_plots import share_bars, time_curves
 
 MAX_CHANGES: Final = 500
 """Rows of the last table; a page with more is hard to open and to read."""
@@ -50,7 +50,7 @@ def render_report(result: Comparison, *, limit: float) -> str:
     """
     # PackageLoader finds the template in a wheel as well; every value is escaped.
     environment = Environment(
-        loader=PackageLoader("latentbus"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("latentbus.logs"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters.update(count=_count, percent=percent, score=_score, number=_number)
     page = environment.get_template("compare.html.j2").render(

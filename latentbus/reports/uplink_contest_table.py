@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from latentbus.safe_console import SafeConsole
+from latentbus.reports.safe_console import SafeConsole
 
 _ROWS = {
     "answered": "{:.0f}",

@@ -32,7 +32,7 @@ def with_address(broker: BrokerSettings, host: str | None, port: int | None) -> 
     Raises:
         ConfigError: the host is none.
     """
-    from latentbus.arguments import made_of
+    from latentbus.options.arguments import made_of
 
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     return made_of(type(broker), {"host": "--host", "port": "--port"}, **{**dict(broker), **given})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.live import Live
 
-from latentbus.safe_console import SafeConsole
+from latentbus.reports.safe_console import SafeConsole
 from pipeline.bus.base import ConnectionChange, Inbound, QueueLimits, Subscription, Will
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.logs import get_logger

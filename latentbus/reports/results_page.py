@@ -16,7 +16,7 @@ from typing import Annotated, Final
 import typer
 
 from latentbus import __version__
-from latentbus.output_files import RESULTS_MARK, markdown_target, write_text
+from latentbus.reports.output_files import RESULTS_MARK, markdown_target, write_text
 
 _OUTPUT_OPTIONS: Final = ("--json", "--markdown", "--plots", "--work-dir", "--cache", "--picture", "--metrics-port")
 """Options whose value says where something goes, and nothing about what is measured."""

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.inspection import Inspection
-from latentbus.safe_console import SafeConsole
+from latentbus.reports.safe_console import SafeConsole
 
 _SHOWN = 20
 

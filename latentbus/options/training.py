@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentbus.output_files import json_target, write_text
+from latentbus.reports.output_files import json_target, write_text
 from pipeline.codec.spec import MAX_VLM_ID_CHARS
 from schemas.errors import ConfigError
 

@@ -52,7 +52,9 @@ def markdown_target(path: Path | None) -> Path | None:
     Raises:
         ConfigError: it cannot, or holds something else.
     """
-    return _target(path, "--markdown", "page of figures", lambda text: not text.strip() or RESULTS_MARK in text)
+    return _target(
+        path, "--markdown", "page of figures", lambda text: not text.strip() or RESULTS_MARK.partition(":")[0] in text
+    )
 
 
 def write_text(path: Path, text: str, option: str) -> None:

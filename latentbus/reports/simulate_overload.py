@@ -41,7 +41,7 @@ def show(figures: dict[str, Any]) -> None:
     """Print the figures of each run as tables."""
     from rich.table import Table
 
-    from latentbus.safe_console import SafeConsole
+    from latentbus.reports.safe_console import SafeConsole
 
     console = SafeConsole()
     for name, run_figures in figures.items():

@@ -1,0 +1,1 @@
+"""The client side: a question asked, its answers followed."""
