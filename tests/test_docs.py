@@ -39,11 +39,11 @@ NOT_BUFFERS = {
     "simulation": "runs in tests and benchmarks",
     "schemas.wire_cost": "constants of MQTT and TCP",
     "pipeline.bus.mqtt_terms.MAX_PACKET_BYTES": "constant of MQTT",
-    "cloud_workers.vlm._MAX_ANSWER_BYTES": "largest value of a field, in protocol-reference.md",
+    "cloud_workers.inference.generation._MAX_ANSWER_BYTES": "largest value of a field, in protocol-reference.md",
     "training": "runs once, at the operator's command",
     "latentbus.demo.judge.MAX_COMPARED_FRAMES": "sample size of a report",
-    "latentbus.compare_report.MAX_CHANGES": "rows of a report",
-    "latentbus.compare_plots._MAX_BARS": "lines of a plot",
+    "latentbus.logs.compare_report.MAX_CHANGES": "rows of a report",
+    "latentbus.logs.compare_plots._MAX_BARS": "lines of a plot",
     "pipeline.recording.deposit.MAX_DEPOSIT_BYTES": "one message of a log, refused by its reader",
     "schemas.problems.MAX_ECHO_CHARS": "length of an error message",
     "latentbus.demo.headline.MAX_REFINEMENTS": "lines of a demo",
@@ -60,13 +60,7 @@ NOT_BUFFERS = {
 MAX_COLUMNS = 120
 NOT_YET_REFLOWED = {
     "CHANGELOG.md",
-    "docs/architecture.md",
-    "docs/attack.md",
     "docs/buffers.md",
-    "docs/configuration.md",
-    "docs/recording.md",
-    "docs/security.md",
-    "docs/simulation.md",
 }
 """Pages that are still wider; a page that is reflowed is taken out here."""
 
