@@ -67,6 +67,7 @@ def train_reference_vlm_command(
             min=0,
         ),
     ] = 0,
+    overwrite: OverwriteOption = False,
     json_file: JsonOption = None,
 ) -> None:
     """Train the bundled vision-language model on rendered scenes and photographs, and evaluate it."""
@@ -75,7 +76,7 @@ def train_reference_vlm_command(
     from training.reference_vlm.train import train_reference_vlm
 
     _check_budget(budget, BUDGETS if generation == 2 else THIRD_BUDGETS)
-    _check_vlm_output(output)
+    _check_vlm_output(output, overwrite=overwrite)
     run = run_settings(cache, seed, threads, device=device, resume=resume)
     if generation == 3:
         if start_from is not None:
@@ -213,10 +214,14 @@ def _evaluate_vlm(model_dir: Path, frames: int, photos: Path | None, seed: int) 
     return report
 
 
-def _check_vlm_output(folder: Path) -> None:
-    """Refuse a folder with a model that this command has not made."""
-    if (folder / "config.json").exists() and not (folder / "training.json").exists():
+def _check_vlm_output(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder with a finished model; what this command has not made, in any case."""
+    if not (folder / "config.json").exists():
+        return
+    if not (folder / "training.json").exists():
         raise ConfigError("OUTPUT", f"{folder} holds a model that was not trained here: name another folder")
+    if not overwrite:
+        raise ConfigError("OUTPUT", f"{folder} holds a finished model: name another folder, or add --overwrite")
 
 
 def _check_budget(name: str, known: dict[str, Any]) -> None:

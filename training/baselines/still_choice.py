@@ -15,7 +15,7 @@ from training.baselines.fronts import best_of_each_size, front
 from training.baselines.stills import ImageSetting, container_bytes, through_image_files
 from training.codec.data import AskedFrames
 from training.codec.image_path import PixelsToTokens
-from training.codec.run import Progress
+from training.run import Progress
 
 _SCREENING_FRAMES: Final = 10
 _RANGES: Final = 8

@@ -24,9 +24,9 @@ from pipeline.scenes.scene import Scene, sample_scene
 from schemas.errors import ConfigError
 from schemas.types import AnswerType
 from training.codec.image_path import PixelsToTokens
-from training.codec.run import RunSettings
 from training.reference_vlm.degrade import degrade
 from training.reference_vlm.frames import RECIPE, SEED_STRIDE
+from training.run import RunSettings
 
 Domain: TypeAlias = Literal["rendered", "detail", "photographs"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from training.codec.data import AskedFrames, Domain, cached_tokens, scene_set
-from training.codec.run import RunSettings
 from training.codec.vlm import FrozenVlm
+from training.run import RunSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from typing import Any, Final, Self
 
 import numpy as np
 import torch
-from cloud_workers.vlm import TransformersVlm
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cloud_workers.inference.adapter import ModelAdapter
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_decoder_torch import load_transform
 from pipeline.codec.spec import TABLES_FILE, load_codec_spec
@@ -22,7 +22,7 @@ from pipeline.codec.tables import FrequencyTables
 from training.codec.answers import Answers, answers_of, blind_answers
 from training.codec.data import Asked
 from training.codec.prefixes import decode_prefixes, encode_all
-from training.codec.run import Progress
+from training.run import Progress
 
 _BATCH: Final = 128
 _VERSION: Final = 1
@@ -106,7 +106,7 @@ class PrefixAnswers:
 
 
 def measure_prefixes(
-    vlm: TransformersVlm,
+    vlm: ModelAdapter,
     codec_dir: Path,
     tokens: Tensor,
     asked: Sequence[Asked],

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cloud_workers.vlm import TransformersVlm
 from transformers import AutoProcessor
 
+from cloud_workers.inference.adapter import ModelAdapter
+from cloud_workers.inference.registry import load_model
 from pipeline.codec.spec import FrameFit, hash_vlm
 from training.codec.image_path import PixelsToTokens
 
@@ -33,7 +34,7 @@ class FrozenVlm:
     fit: FrameFit = field(default_factory=FrameFit)
 
 
-def open_vlm(vlm_dir: Path, vlm_id: str, *, tiles_per_edge: int = 1) -> tuple[TransformersVlm, FrozenVlm]:
+def open_vlm(vlm_dir: Path, vlm_id: str, *, tiles_per_edge: int = 1) -> tuple[ModelAdapter, FrozenVlm]:
     """Load a VLM as workers do, and what codecs need of it.
 
     Args:
@@ -44,7 +45,7 @@ def open_vlm(vlm_dir: Path, vlm_id: str, *, tiles_per_edge: int = 1) -> tuple[Tr
     Raises:
         ArtifactError: it is not a usable model.
     """
-    vlm = TransformersVlm.load(vlm_dir, tiles_per_edge=tiles_per_edge)
+    vlm = load_model(vlm_dir, tiles_per_edge=tiles_per_edge)
     images = AutoProcessor.from_pretrained(vlm_dir).image_processor
     frozen = FrozenVlm(
         image_path=PixelsToTokens(vlm.model, images, tiles_per_edge=tiles_per_edge).eval(),

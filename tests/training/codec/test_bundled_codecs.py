@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cloud_workers.vlm import TransformersVlm
 from numpy.typing import NDArray
 
+from cloud_workers.inference.adapter import ModelAdapter
 from edge_nodes.encoder import OnnxEncoder
 from pipeline.codec.bundled import bundled_codec_dir, bundled_vlm_dir
 from pipeline.codec.latent import EncodedLatent, PrefixAssembler
@@ -25,8 +25,8 @@ from pipeline.scenes.renderer import render
 from pipeline.scenes.scene import sample_scene
 from training.codec.answers import answers_of
 from training.codec.data import Asked, scene_set
-from training.codec.run import RunSettings, silent
 from training.codec.vlm import open_vlm
+from training.run import RunSettings, silent
 
 FRAMES = 40
 SEED = 5
@@ -57,7 +57,7 @@ class Bench:
     tokens: torch.Tensor
     reference: NDArray[np.str_]
     codecs: dict[str, Measured]
-    vlm: TransformersVlm
+    vlm: ModelAdapter
 
     def same(self, tokens: torch.Tensor) -> float:
         """Share of answers that are those from uncompressed tokens."""

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cloud_workers.vlm import TransformersVlm
 from numpy.typing import NDArray
 from PIL import Image
 
+from cloud_workers.inference.registry import adapt
 from edge_nodes.encoder import OnnxEncoder
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder, load_transform
 from pipeline.codec.spec import load_codec_spec
@@ -32,12 +32,12 @@ from training.codec.fit.klt import fit_klt
 from training.codec.fit.train import CodecTraining, export_codec, train_codec
 from training.codec.image_path import PixelsToTokens
 from training.codec.own_frames import OwnFrames
-from training.codec.run import RunSettings, silent
 from training.codec.stop.calibrate import StopCalibration, calibrate_stop
 from training.codec.stop.learn_then_test import Promise
 from training.codec.stop.verify import StopVerification, verify_stop
 from training.codec.vlm import open_vlm
 from training.reference_vlm.frames import SEED_STRIDE
+from training.run import RunSettings, silent
 
 BUDGET = replace(BUDGETS["smoke"], train_frames=48, table_frames=16, steps=6, batch=4, view_frames=2, asked_frames=8)
 NAMES = ("klt", "meta_autoencoder")
@@ -74,7 +74,7 @@ def test_the_image_path_is_the_models_own_and_can_be_exported(family: str, tmp_p
     image_path = PixelsToTokens(model, processor.image_processor)
     tokens = image_path.of_frames(frames)
     torch.testing.assert_close(
-        tokens, TransformersVlm(model, processor, source=family).encode_pixels(frames), atol=1e-5, rtol=1e-5
+        tokens, adapt(model, processor, source=family).encode_pixels(frames), atol=1e-5, rtol=1e-5
     )
     parity = export_encoder(image_path, fit_klt(tokens, 4, 16, step=0.5), tmp_path / "encoder.onnx", frames)
     assert parity.unexplained == 0
@@ -189,8 +189,15 @@ def test_training_again_changes_nothing(made: Path) -> None:
     before = (made / "meta_autoencoder" / "codec.safetensors").read_bytes()
     lines: list[str] = []
     again = RunSettings(made / "cache", threads=1, progress=lines.append)
-    train_codec(made / "vlm", made, again, CodecTraining(vlm_id="tiny", budget=BUDGET))
+    stop_rule = (made / "meta_autoencoder" / "stop.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"holds a finished codec, version 1 for tiny: .* or add --overwrite"):
+        train_codec(made / "vlm", made, again, CodecTraining(vlm_id="tiny", budget=BUDGET))
+    assert (lines, (made / "meta_autoencoder" / "stop.json").read_bytes()) == ([], stop_rule)
+    train_codec(made / "vlm", made, again, CodecTraining(vlm_id="tiny", budget=BUDGET, overwrite=True))
     assert any("learned already" in line for line in lines)
+    assert [line.partition(":")[0] for line in lines if " written" in line] == [
+        f"{made / name} written" for name in ("klt", "meta_autoencoder")
+    ]
     assert (made / "meta_autoencoder" / "codec.safetensors").read_bytes() == before
 
 

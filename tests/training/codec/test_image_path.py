@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import Idefics3ImageProcessorPil
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from cloud_workers.vlm import TransformersVlm
+from cloud_workers.inference.registry import adapt
 from schemas.errors import ArtifactError
 from schemas.types import AnswerType
 from tests.cloud.tiny_models import FAMILIES, IMAGE_SIZE_PX, TOKEN_COUNT, TOKEN_DIM
@@ -57,7 +57,7 @@ def test_the_image_path_of_tiles_is_the_models_own_and_can_be_exported(family: s
     image_path = PixelsToTokens(model, processor.image_processor, tiles_per_edge=2)
     tokens = image_path.of_frames(frames)
     assert tokens.shape == (12, 5 * TOKEN_COUNT, TOKEN_DIM)
-    vlm = TransformersVlm(model, processor, source=family, tiles_per_edge=2)
+    vlm = adapt(model, processor, source=family, tiles_per_edge=2)
     assert (vlm.token_count, vlm.token_dim) == tokens.shape[1:]
     torch.testing.assert_close(tokens, vlm.encode_pixels(frames), atol=1e-5, rtol=1e-5)
     parity = export_encoder(image_path, fit_klt(tokens, 4, 16, step=0.5), tmp_path / "encoder.onnx", frames)
@@ -68,7 +68,7 @@ def test_the_image_path_of_tiles_is_the_models_own_and_can_be_exported(family: s
 @pytest.mark.parametrize("family", SPLITTING)
 def test_injected_tokens_of_tiles_give_the_pixel_paths_logits(family: str) -> None:
     model, processor = boxed(family)
-    vlm = TransformersVlm(model, processor, source=family, tiles_per_edge=2)
+    vlm = adapt(model, processor, source=family, tiles_per_edge=2)
     (frame,) = random_frames(1, 2 * IMAGE_SIZE_PX)
     content = [{"type": "image"}, {"type": "text", "text": "Is it red?"}]
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
@@ -89,7 +89,7 @@ def test_injected_tokens_of_tiles_give_the_pixel_paths_logits(family: str) -> No
 
 def test_questions_about_tiles_are_answered_as_from_pixels() -> None:
     model, processor = boxed("smolvlm")
-    vlm = TransformersVlm(model, processor, source="smolvlm", tiles_per_edge=2)
+    vlm = adapt(model, processor, source="smolvlm", tiles_per_edge=2)
     frames = random_frames(2, 2 * IMAGE_SIZE_PX)
     found = vlm.answer(vlm.encode_pixels(frames), [("Is it red?", AnswerType.YES_NO)] * 2)
     content = [{"type": "image"}, {"type": "text", "text": "Is it red?"}]
@@ -103,4 +103,4 @@ def test_questions_about_tiles_are_answered_as_from_pixels() -> None:
 def test_a_processor_that_cuts_no_tiles_is_named() -> None:
     model, processor = FAMILIES["llava"]()
     with pytest.raises(ArtifactError, match="cuts no tiles"):
-        TransformersVlm(model, processor, source="llava", tiles_per_edge=2)
+        adapt(model, processor, source="llava", tiles_per_edge=2)

@@ -40,6 +40,7 @@ from training.reference_vlm.pretrained.model import (
     third_vocabulary,
 )
 from training.reference_vlm.tower import normalise
+from training.run import RunSettings
 
 TOKENIZER = third_tokenizer()
 SIZE = VlmSize(image_size=64, width=32, heads=2, layers=2)
@@ -157,7 +158,7 @@ def test_without_the_package_only_this_training_fails_and_says_what_to_install(
         importlib.util, "find_spec", lambda name, *rest: None if name == imagenet.PACKAGE else find_spec(name, *rest)
     )
     with pytest.raises(ConfigError, match=r"pip install 'latentbus\[train\]'"):
-        train.train_third_reference_vlm(tmp_path / "out", tmp_path / "cache", budget=TINY, threads=1)
+        train.train_third_reference_vlm(tmp_path / "out", RunSettings(tmp_path / "cache", threads=1), budget=TINY)
     assert not (tmp_path / "out").exists()
     model = build_model(SIZE, TOKENIZER, seed=0, pretrained=False)
     model.save_pretrained(tmp_path / "model")
@@ -238,10 +239,11 @@ def test_words_that_name_an_object_know_where_it_is() -> None:
     assert told > 20
 
 
-def run(output: Path, cache: Path, lines: list[str], photos: Path | None = None) -> dict[str, Any]:
-    return train.train_third_reference_vlm(
-        output, cache, photos=photos, budget=TINY, seed=2, pretrained=False, threads=1, progress=lines.append
-    )
+def run(
+    output: Path, cache: Path, lines: list[str], photos: Path | None = None, budget: train.ThirdBudget = TINY
+) -> dict[str, Any]:
+    settings = RunSettings(cache, seed=2, threads=1, progress=lines.append)
+    return train.train_third_reference_vlm(output, settings, photos=photos, budget=budget, pretrained=False)
 
 
 def test_a_run_that_is_cut_off_ends_as_one_that_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,6 +271,38 @@ def test_a_run_that_is_cut_off_ends_as_one_that_is_not(tmp_path: Path, monkeypat
     assert any("everyday: existence" in line for line in lines)
     whole, pieces = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "pieces"))
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
+
+
+def test_runs_of_the_full_budget_keep_their_name_whatever_is_added_as_an_option() -> None:
+    """Hours of training lie in folders of these names."""
+    full = train.THIRD_BUDGETS["full"]
+    names = {
+        train.run_name(replace(full, **changes), None, seed=0, pretrained=True)
+        for changes in ({}, {"watched": 1}, {"watch_every": 1}, {"evaluated": 1}, {"detail_every": 0})
+    }
+    assert names == {"third-90398d08d335"}
+    assert train.run_name(replace(full, detail_every=4), None, seed=0, pretrained=True) not in names
+
+
+def test_frames_in_detail_are_trained_and_measured_when_asked_for(tmp_path: Path) -> None:
+    plain = train.ThirdRun(TINY, None, RunSettings(tmp_path, seed=2, threads=1), pretrained=False)
+    mixed = train.ThirdRun(
+        replace(TINY, detail_every=2), None, RunSettings(tmp_path, seed=2, threads=1), pretrained=False
+    )
+    try:
+        sizes = {}
+        for name, third in (("plain", plain), ("mixed", mixed)):
+            drawn = [third.batch(3, step, 4)[0] for step in range(2)]
+            sizes[name] = [tuple(part.frames.shape) for part in drawn]
+        assert torch.equal(plain.batch(3, 0, 4)[0].frames, mixed.batch(3, 0, 4)[0].frames)
+    finally:
+        plain.close()
+        mixed.close()
+    assert sizes["plain"] == [(4, 64, 64, 3)] * 2
+    assert sizes["mixed"] == [(4, 64, 64, 3), (1, 128, 128, 3)]
+    report = run(tmp_path / "out", tmp_path / "cache", [], budget=replace(TINY, detail_every=2))
+    assert set(report["accuracy"]) > {"detail", "detail_unseen", "everyday"}
+    assert report["stages"]["joint"]["steps"] == TINY.joint.steps
 
 
 def test_photographs_are_trained_and_measured(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from training.reference_vlm.config import BUDGETS, ModelSize, StageBudget, Train
 from training.reference_vlm.model import build_model
 from training.reference_vlm.tokenizer import build_processor, train_tokenizer
 from training.reference_vlm.vocabulary import Vocabulary
+from training.run import RunSettings
 
 TINY = ModelSize(vision_width=32, vision_heads=2, vision_layers=1, text_width=32, text_heads=2, text_layers=2)
 SMOKE = replace(BUDGETS["smoke"], model=TINY)
@@ -53,9 +54,9 @@ def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train(output: Path, cache_dir: Path, lines: list[str] | None = None, **options: Any) -> dict[str, Any]:
-    return command.train_reference_vlm(
-        output, cache_dir, threads=1, progress=(lines if lines is not None else []).append, **{"seed": 5, **options}
-    )
+    seed, resume = options.pop("seed", 5), options.pop("resume", True)
+    run = RunSettings(cache_dir, seed, 1, resume=resume, progress=(lines if lines is not None else []).append)
+    return command.train_reference_vlm(output, run, **options)
 
 
 def weights_of(folder: Path) -> bytes:

@@ -10,10 +10,10 @@ from typing import Any, Final, Self
 
 import numpy as np
 import torch
-from cloud_workers.vlm import TransformersVlm
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cloud_workers.inference.adapter import ModelAdapter
 from pipeline.codec.prefix_decoder_torch import load_transform
 from pipeline.codec.spec import TABLES_FILE, CodecSpec
 from pipeline.codec.tables import FrequencyTables
@@ -31,8 +31,8 @@ from training.codec.frame_source import FrameSource
 from training.codec.measure import PrefixAnswers, measure_prefixes
 from training.codec.own_frames import OwnFrames
 from training.codec.prefixes import encode_all, even_ladder
-from training.codec.run import RunSettings
 from training.codec.vlm import FrozenVlm
+from training.run import RunSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class _Bench:
 
     wanted: Evaluation
     specs: Sequence[CodecSpec]
-    vlm: TransformersVlm
+    vlm: ModelAdapter
     frozen: FrozenVlm
     baseline: ImageBaseline = field(init=False)
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cloud_workers.vlm import TransformersVlm
-
+from cloud_workers.inference.adapter import ModelAdapter
 from pipeline.codec.spec import CodecSpec, FrameFit, load_codec_spec
 from schemas.errors import ConfigError
 from training.codec.vlm import FrozenVlm, open_vlm
@@ -25,7 +24,7 @@ class OpenedCodecs:
     """
 
     specs: tuple[CodecSpec, ...]
-    vlm: TransformersVlm
+    vlm: ModelAdapter
     frozen: FrozenVlm
 
     def report(self) -> dict[str, Any]:

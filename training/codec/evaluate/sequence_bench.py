@@ -34,7 +34,7 @@ from training.codec.evaluate.sequences import Sequences
 from training.codec.key_frames import coded_by_policy
 from training.codec.measure import PrefixAnswers, measure_prefixes
 from training.codec.prefixes import encode_all, even_ladder
-from training.codec.run import RunSettings
+from training.run import RunSettings
 
 KEY_INTERVAL: Final = 30
 """Pictures between two key frames of video: at one a second a late receiver waits half a minute at most."""

@@ -14,7 +14,7 @@ from training.codec.evaluate.models import open_codecs
 from training.codec.evaluate.sequence_bench import SequenceBench, VideoSize
 from training.codec.evaluate.sequences import SURVEILLANCE_QUESTIONS, rendered_clips, video_sequence
 from training.codec.frame_source import FrameSource
-from training.codec.run import RunSettings
+from training.run import RunSettings
 
 VIDEO_SIZE: Final = VideoSize(120, 8, 20, 80, 24, 8, 7, 6)
 VIDEO_QUICK: Final = VideoSize(32, 3, 10, 32, 12, 4, 3, 2, quick=True)

@@ -33,7 +33,7 @@ from training.codec.fit.language_view import LanguageView
 from training.codec.fit.learn import KLT_WEIGHTS, LEARNED, META_WEIGHTS, fitted_klt, learn_codec
 from training.codec.fit.material import Material
 from training.codec.fit.rate_curve import CurvePoint, bytes_at, rate_curve
-from training.codec.run import Progress, RunSettings
+from training.run import Progress, RunSettings
 
 ABLATION_BUDGETS: Final[dict[str, CodecBudget]] = {
     "full": replace(

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from cloud_workers.vlm import TransformersVlm
 from transformers import AutoProcessor
 
+from cloud_workers.inference.adapter import ModelAdapter
 from schemas.errors import ConfigError
 from training.codec.config import CodecBudget
 from training.codec.fit.ablation import (
@@ -29,8 +29,8 @@ from training.codec.fit.ablation_jobs import describe_job, start_jobs, wait_for_
 from training.codec.fit.material import LearningSet, Material, ask, training_material
 from training.codec.frame_source import FrameSource
 from training.codec.points import DOMAINS, point_of
-from training.codec.run import RunSettings
 from training.codec.vlm import open_vlm
+from training.run import RunSettings
 
 _HELD_OUT_FRAMES: Final = 600
 _MEASURED_QUESTIONS: Final = 8
@@ -110,7 +110,7 @@ def _prepare(vlm_dir: Path, run_dir: Path, run: RunSettings, budget: CodecBudget
         save_tables(source.with_tokens("tables", budget.table_frames)[1], run_dir)
 
 
-def _held_out(source: FrameSource, vlm: TransformersVlm, vlm_dir: Path, budget: CodecBudget) -> Material:
+def _held_out(source: FrameSource, vlm: ModelAdapter, vlm_dir: Path, budget: CodecBudget) -> Material:
     """Frames that are measured on, with more questions than training asks."""
     count, device = min(budget.train_frames, _HELD_OUT_FRAMES), source.run.device
     frames, tokens = source.with_tokens("selection", count)

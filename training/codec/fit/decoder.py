@@ -29,8 +29,8 @@ from training.codec.fit.meta import MetaTrainer, keep_analysis
 from training.codec.frame_source import FrameSource
 from training.codec.points import budget_of, domains_of, point_of
 from training.codec.reports import read_report
-from training.codec.run import RunSettings
 from training.codec.vlm import open_vlm
+from training.run import RunSettings
 
 REPORT: Final = "training.json"
 
@@ -46,7 +46,7 @@ class DecoderTraining:
             the codec's own.
         max_seconds: Ends the learning early, its schedule drawn in.
         photos: Class folder of photographs, or a zip of one, which then make up half of the small point's frames.
-        overwrite: Replace a codec of another model in the output folder.
+        overwrite: Replace a codec in the output folder.
     """
 
     layers: int | None = None
@@ -81,7 +81,7 @@ def learn_decoder(
         raise ConfigError("output", "the new codec needs a folder of its own; the old one is read until the end")
     spec = load_codec_spec(codec_dir)
     spec.check_vlm(vlm_dir)
-    check_output(output_dir, spec.vlm_sha256, overwrite=wanted.overwrite)
+    check_output(output_dir, overwrite=wanted.overwrite)
     report: dict[str, Any] = read_report(codec_dir / REPORT) if (codec_dir / REPORT).exists() else {}
     before = load_transform(codec_dir, spec)
     if not isinstance(before, MetaAutoEncoder):
@@ -104,6 +104,7 @@ def learn_decoder(
         **({} if earlier is None else {"started_from": earlier}),
     }
     _write(codec_dir, spec, trainer.model, output_dir)
+    run.progress(f"{output_dir} written")
     (output_dir / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 

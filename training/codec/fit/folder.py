@@ -34,16 +34,18 @@ _SUPPORT: Final = 15
 """Larger symbols are escaped; on the reference VLM about one in 10,000."""
 
 
-def check_output(folder: Path, vlm_sha256: str, *, overwrite: bool = False) -> None:
-    """Make sure that a codec may be written to a folder: it has none, or one for the same model.
+def check_output(folder: Path, *, overwrite: bool = False) -> None:
+    """Make sure that a codec may be written to a folder: it has none.
+
+    One for the same model is kept as well: its calibration would be lost. Codecs are written at the end of a run, so one
+    that goes on meets none of its own.
 
     Args:
         folder: where a codec is to be written; need not exist.
-        vlm_sha256: `hash_vlm` of the model that it will be for.
         overwrite: whatever is there may go.
 
     Raises:
-        ConfigError: somebody else's codec, or a damaged one, would be lost.
+        ConfigError: a codec, or a part of one, would be lost.
     """
     there = [name for name in (SPEC_FILE, WEIGHTS_FILE, TABLES_FILE, ENCODER_FILE) if (folder / name).exists()]
     if overwrite or not there:
@@ -55,8 +57,7 @@ def check_output(folder: Path, vlm_sha256: str, *, overwrite: bool = False) -> N
         raise ConfigError(
             str(folder), f"holds {', '.join(there)} and no whole codec ({error.problem}): {fix}"
         ) from None
-    if spec.vlm_sha256 != vlm_sha256:
-        raise ConfigError(str(folder), f"holds a finished codec of another model, {spec.vlm_id}: {fix}")
+    raise ConfigError(str(folder), f"holds a finished codec, version {spec.version} for {spec.vlm_id}: {fix}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from training.codec.fit.material import Material
 from training.codec.fit.meta import MetaTrainer, start_meta
 from training.codec.fit.rate import prefix_prices
 from training.codec.reports import read_report
-from training.codec.run import RunSettings
+from training.run import RunSettings
 
 KLT_WEIGHTS: Final = "klt.safetensors"
 META_WEIGHTS: Final = "meta_autoencoder.safetensors"

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import torch
-from cloud_workers.prompts import PromptBook, set_image_splitting
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoProcessor
 
+from cloud_workers.inference.registry import family_of
 from schemas.errors import StateError
 from training.codec.fit.language_view import LanguageView, Questions, Reference
 
 if TYPE_CHECKING:
-    from cloud_workers.vlm import TransformersVlm
-
+    from cloud_workers.inference.adapter import ModelAdapter
     from training.codec.config import CodecBudget
     from training.codec.data import AskedFrames
     from training.codec.frame_source import FrameSource
@@ -151,7 +150,7 @@ def ask(
     """Ask the frozen model about frames, each of which has another part of its questions if there are too many.
 
     Args:
-        model: A SmolVLM, Idefics3 or LLaVA model, on the tokens' device; only its language model runs.
+        model: A model of a registered family, on the tokens' device; only its language model runs.
         processor: Its processor, left as it is.
         learning: Tokens and questions.
         frames: How many frames at most.
@@ -160,8 +159,8 @@ def ask(
         tiles_per_edge: As in `CodecBudget`.
     """
     own = copy.deepcopy(processor)
-    size_px = set_image_splitting(own, int(model.config.vision_config.image_size), tiles_per_edge)
-    prompts = PromptBook(own, image_token_id=model.config.image_token_id, image_size_px=size_px, source="the VLM")
+    family = family_of(model.config, "the VLM")
+    prompts = family.prompts(own, model.config, source="the VLM", tiles_per_edge=tiles_per_edge)
     view = LanguageView(model.eval().requires_grad_(False), prompts.prefix)
     asked = [frame for frame, texts in enumerate(learning.questions) if texts][:frames]
     names = sorted({name for frame in asked for name in learning.kinds[frame]})
@@ -181,7 +180,7 @@ def ask(
     return Material(learning.tokens, prompts.prefix, where, encoded, reference, tuple(names), kind.to(device))
 
 
-def training_material(source: FrameSource, vlm: TransformersVlm, vlm_dir: Path, budget: CodecBudget) -> Material:
+def training_material(source: FrameSource, vlm: ModelAdapter, vlm_dir: Path, budget: CodecBudget) -> Material:
     """Training frames with the model's own answers, on the run's device; the model is moved there."""
     run = source.run
     frames, tokens = source.with_tokens("train", budget.train_frames)

@@ -16,7 +16,7 @@ from training.codec.config import CodecBudget
 from training.codec.fit.language_view import LanguageView
 from training.codec.fit.material import Material
 from training.codec.fit.rate import RateModel
-from training.codec.run import Progress
+from training.run import Progress
 
 _REPORT_EVERY: Final = 100
 _CHECKPOINT_EVERY_S: Final = 40.0

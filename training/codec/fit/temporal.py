@@ -27,8 +27,8 @@ from schemas.types import AnswerType
 from training.codec.fit.prediction import Pairs, fit_prediction
 from training.codec.key_frames import coded_by_policy
 from training.codec.prefixes import encode_all
-from training.codec.run import RunSettings
 from training.codec.vlm import FrozenVlm, open_vlm
+from training.run import RunSettings
 
 FRAMES_PER_S: Final = (1, 2, 5, 10)
 _FIRST_SEED: Final = 90_000_000

@@ -26,8 +26,8 @@ from training.codec.fit.material import training_material
 from training.codec.frame_source import FrameSource
 from training.codec.points import DOMAINS, FOLDERS, CodecName, budget_of, domains_of, point_of
 from training.codec.reports import read_report
-from training.codec.run import RunSettings
 from training.codec.vlm import FrozenVlm, open_vlm
+from training.run import RunSettings
 
 PARITY_FRAMES: Final = 64
 _WEIGHTS: Final[dict[CodecName, str]] = {"klt": KLT_WEIGHTS, "meta_autoencoder": META_WEIGHTS}
@@ -49,7 +49,7 @@ class CodecTraining:
         start_from: Run directory of a finished run of the same point to go on from, see `learn_codec`.
         photos: Class folder of photographs, or a zip of one, which then make up half of the small point's frames.
         export_klt: Write the KLT's ``encoder.onnx`` as well.
-        overwrite: Replace codecs of other models in the output folder.
+        overwrite: Replace codecs in the output folder.
     """
 
     kinds: Sequence[CodecName] = ("klt", "meta_autoencoder")
@@ -80,7 +80,7 @@ def train_codec(
         Budget, seconds of each stage, last figures of the training, parity of the exports.
 
     Raises:
-        ConfigError: an unknown point or budget name, or a codec of another model in the way.
+        ConfigError: an unknown point or budget name, or a codec in the way.
         ArtifactError: the VLM is not usable, or the run directory holds codecs for tokens of another shape.
     """
     began = time.monotonic()
@@ -90,7 +90,7 @@ def train_codec(
     vlm, frozen = open_vlm(vlm_dir, wanted.vlm_id, tiles_per_edge=budget.tiles_per_edge)
     folders = {name: output_dir / FOLDERS[wanted.point][name] for name in wanted.kinds}
     for folder in folders.values():
-        check_output(folder, frozen.sha256, overwrite=wanted.overwrite)
+        check_output(folder, overwrite=wanted.overwrite)
     domains = domains_of(wanted.point, wanted.photos)
     source = FrameSource(frozen, run, domains, wanted.photos)
     run_dir = wanted.run_dir or run.cache_dir / f"codec-{_recipe(frozen, domains, budget, run.seed)}"
@@ -198,4 +198,5 @@ def export_codec(vlm_dir: Path, codec_dir: Path, run: RunSettings) -> Parity:
     parity = export_encoder(frozen.image_path, load_transform(codec_dir, spec), partial, sample.frames)
     partial.replace(path)
     spec.model_copy(update={"encoder_sha256": hash_file(path)}).save(codec_dir)
+    run.progress(f"{path} written")
     return parity

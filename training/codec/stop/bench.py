@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from cloud_workers.vlm import TransformersVlm
 from torch import Tensor
 
+from cloud_workers.inference.adapter import ModelAdapter
 from pipeline.codec.spec import TABLES_FILE, CodecSpec, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
 from training.codec.data import Asked, AskedFrames
@@ -20,8 +20,8 @@ from training.codec.measure import PrefixAnswers, measure_prefixes
 from training.codec.own_frames import OwnFrames
 from training.codec.points import DOMAINS, POINTS, point_of
 from training.codec.prefixes import even_ladder
-from training.codec.run import RunSettings
 from training.codec.vlm import FrozenVlm, open_vlm
+from training.run import RunSettings
 
 OWN_SHARES: Final = {"score": 0.15, "policy": 0.15, "calibration": 0.4, "report": 0.3}
 """Of somebody's own frames."""
@@ -42,7 +42,7 @@ class CodecBench:
 
     codec_dir: Path
     spec: CodecSpec
-    vlm: TransformersVlm
+    vlm: ModelAdapter
     frozen: FrozenVlm
     run: RunSettings
     own: OwnFrames | None

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from pipeline.codec.spec import SPEC_FILE, STOP_FILE
 from pipeline.codec.stop_file import StopFile, save_stop_file
 from pipeline.codec.stop_score import StopScore
 from pipeline.codec.stop_shift import ScoreQuantiles
@@ -16,7 +17,6 @@ from pipeline.codec.stop_statistics import StopStatistics
 from pipeline.protocol.stop_rule import NEVER
 from schemas.types import AnswerType
 from training.codec.own_frames import OwnFrames
-from training.codec.run import RunSettings
 from training.codec.stop.bench import CodecBench
 from training.codec.stop.learn_then_test import Promise, calibrate_thresholds, check_frames
 from training.codec.stop.look_table import LookTable
@@ -32,6 +32,7 @@ from training.codec.stop.policy import (
     statistics_of,
 )
 from training.codec.stop.score_fit import fit_score, ranking
+from training.run import RunSettings
 
 QUESTIONS_A_FRAME: Final = 3
 """What each camera of the demo is asked."""
@@ -142,6 +143,7 @@ def calibrate_stop(
     save_stop_file(codec_dir, stop)
     bench.spec.model_copy(update={"ladder": choice.ladder, "base_latents": choice.ladder[0]}).save(codec_dir)
     run.progress(f"{name}: ladder {choice.ladder}, {found.line}")
+    run.progress(f"{codec_dir / STOP_FILE} and {SPEC_FILE} written")
     return {
         "ladder": list(choice.ladder),
         "thresholds": _plain(found.thresholds),

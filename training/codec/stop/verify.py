@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from pipeline.codec.stop_file import load_stop_file
 from schemas.types import AnswerType
 from training.codec.own_frames import OwnFrames
-from training.codec.run import Progress, RunSettings, silent
 from training.codec.stop.bench import CodecBench
 from training.codec.stop.calibrate import QUESTIONS_A_FRAME
 from training.codec.stop.learn_then_test import Promise, calibrate_thresholds, check_frames
@@ -30,6 +29,7 @@ from training.codec.stop.policy import (
     statistics_of,
 )
 from training.codec.stop.verify_links import counted, half_of, link_rows
+from training.run import Progress, RunSettings, silent
 
 COUNTS: Final = (1, QUESTIONS_A_FRAME, 0)
 """Questions a frame that are reported beside each other; 0 are all."""

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.codec.prefix_policy import Link
-from training.codec.run import Progress, silent
 from training.codec.stop.learn_then_test import Promise, calibrate_thresholds
 from training.codec.stop.look_table import LookTable
 from training.codec.stop.policy import (
@@ -22,6 +21,7 @@ from training.codec.stop.policy import (
     sent_at_once,
     statistics_of,
 )
+from training.run import Progress, silent
 
 RATES_KBPS: Final = (16, 64, 200, 1_000)
 ROUND_TRIPS_S: Final = (0.03, 0.1, 0.6)

@@ -27,7 +27,7 @@ from training.codec.evaluate.sequences import SURVEILLANCE_QUESTIONS, rendered_c
 from training.codec.evaluate.video import VIDEO_QUICK, VideoEvaluation, evaluate_video
 from training.codec.key_frames import coded_by_policy
 from training.codec.own_frames import read_standing_questions
-from training.codec.run import RunSettings, silent
+from training.run import RunSettings, silent
 
 TINY = replace(VIDEO_QUICK, frames=6, clips=2, clip_frames=4, known=4, selection=4, prefixes=2, settings=2, losses=1)
 QUESTIONS = (

@@ -30,7 +30,7 @@ from training.codec.evaluate.markdown import as_markdown
 from training.codec.evaluate.plots import draw_plots
 from training.codec.evaluate.scoreboard import Scoreboard, oracle_rows
 from training.codec.own_frames import OwnFrames
-from training.codec.run import RunSettings, silent
+from training.run import RunSettings, silent
 
 TINY = replace(QUICK, frames=6, selection=4, prefixes=3, image_settings=2)
 

@@ -36,7 +36,7 @@ from training.codec.fit.ablation_jobs import describe_job, start_jobs, wait_for_
 from training.codec.fit.learn import KLT_WEIGHTS, LEARNED, META_WEIGHTS, learn_codec
 from training.codec.fit.material import LearningSet, Material, ask
 from training.codec.fit.rate_curve import CurvePoint, bytes_at
-from training.codec.run import RunSettings, silent
+from training.run import RunSettings, silent
 
 BUDGET = replace(ABLATION_BUDGETS["smoke"], latent_count=6, latent_dim=8, steps=4, batch=4, view_frames=2)
 CHOSEN = (VARIANTS[0], Variant("planes-none", "no planes", {"planes": 0}))
@@ -121,7 +121,7 @@ def test_jobs_learn_in_processes_of_their_own(prepared: Path, tmp_path: Path) ->
     save_tables(material_of(30, 2).tokens, tmp_path / "run")
     vlm_dir, material_dir = prepared / "vlm", prepared / "material"
     job = describe_job(AblationRun(vlm_dir, material_dir, tmp_path / "run", BUDGET), [CHOSEN[0].name])
-    broken = {**job, "material_dir": str(tmp_path / "nowhere"), "run_dir": str(tmp_path / "other")}
+    broken = describe_job(AblationRun(vlm_dir, tmp_path / "nowhere", tmp_path / "other", BUDGET))
     statuses = wait_for_jobs(start_jobs({"good": job, "broken": broken}, tmp_path / "jobs"))
     assert statuses["good"] == 0, (tmp_path / "jobs/good.log").read_text()
     assert statuses["broken"] != 0

@@ -23,7 +23,7 @@ from training.codec.fit.learn import learn_codec
 from training.codec.fit.material import LearningSet, ask
 from training.codec.fit.train import CodecTraining, export_codec, train_codec
 from training.codec.image_path import PixelsToTokens
-from training.codec.run import RunSettings, silent
+from training.run import RunSettings, silent
 
 SIZES: dict[str, Any] = {
     "latent_count": 4,

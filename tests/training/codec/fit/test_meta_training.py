@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cloud_workers.prompts import PromptBook
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from cloud_workers.inference.registry import family_of
 from pipeline.codec.klt_torch import KltTransform, LatentShape
 from pipeline.codec.prefix_decoder_torch import read_transform, save_transform
 from pipeline.codec.tables import FrequencyTables
@@ -27,7 +27,7 @@ from training.codec.fit.material import LearningSet, Material, ask
 from training.codec.fit.meta import MetaTrainer, draw_prefix_lengths, start_meta
 from training.codec.fit.rate import RateModel, prefix_prices
 from training.codec.prefixes import encode_all, even_ladder
-from training.codec.run import silent
+from training.run import silent
 
 LATENTS, WIDTH = 6, 8
 BUDGET = CodecBudget(
@@ -230,7 +230,7 @@ def test_questions_of_one_frame_do_not_see_each_other(vlm: tuple[Any, Any]) -> N
     assert together.questions.asked.tolist() == [[True, True], [True, False]]
     assert together.kind_names().tolist() == [["a", "b"], ["a", ""]]
     # Alone, as workers ask: the model's own forward, with the tokens in place of the image.
-    prompts = PromptBook(vlm[1], image_token_id=vlm[0].config.image_token_id, image_size_px=32, source="tiny")
+    prompts = family_of(vlm[0].config, "tiny").prompts(vlm[1], vlm[0].config, source="tiny")
     for row, texts in enumerate(QUESTIONS):
         for place, text in enumerate(texts):
             answer = together.reference.answers[row, place]

@@ -18,7 +18,7 @@ from schemas.types import AnswerType
 from tests.cloud.tiny_codec import write_codec, write_vlm
 from training.codec.fit.prediction import LEVELS, fit_prediction
 from training.codec.fit.temporal import FRAMES_PER_S, Clips, measure_temporal, row
-from training.codec.run import RunSettings
+from training.run import RunSettings
 
 
 def clips(changing: float, seed: int) -> list[NDArray[np.int32]]:

@@ -1,4 +1,4 @@
-"""How a run works: settings that everything in this package shares."""
+"""How a training or a measurement runs: settings that everything in this package shares."""
 
 from __future__ import annotations
 
