@@ -31,12 +31,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from broker_config.launcher import LocalBroker
 from cloud_workers import inbox
+from cloud_workers.inference.backend import InferenceAnswer
+from cloud_workers.inference.in_process import InProcessBackend
 from cloud_workers.look_engine import VlmLookEngine
-from cloud_workers.model_thread import ModelThread
+from cloud_workers.model_thread import model_thread
 from cloud_workers.node import WorkerNode
 from cloud_workers.prefix_store import PrefixStore
 from cloud_workers.status import WorkerIdentity
-from cloud_workers.vlm import VlmAnswer
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.latent import EncodedLatent
@@ -64,7 +65,7 @@ REFINED_ONE_IN = 4
 class InstantModel:
     """Takes no time; every fourth question is not sure of the base prefix."""
 
-    token_count, token_dim = 1, 1
+    family, token_count, token_dim = "instant", 1, 1
 
     def answer(
         self,
@@ -72,10 +73,10 @@ class InstantModel:
         questions: Sequence[tuple[str, AnswerType]],
         *,
         frames: Sequence[int] | None = None,
-    ) -> list[VlmAnswer]:
+    ) -> list[InferenceAnswer]:
         """Answers at once."""
         rows = range(len(questions)) if frames is None else frames
-        return [VlmAnswer("yes", float(tokens[row, 0, 0]), 2, 0.5, 0.5) for row in rows]
+        return [InferenceAnswer("yes", float(tokens[row, 0, 0]), 2, 0.5, 0.5) for row in rows]
 
 
 class InstantDecoder:
@@ -125,10 +126,12 @@ async def _work(port: int, tables: FrequencyTables, pipe: Connection) -> None:
             pipe.send(cpu_seconds())
         stop.request()
 
-    with ModelThread(threads=1) as thread:
+    with model_thread(1) as thread:
         async with bus, asyncio.TaskGroup() as group:
-            engine = VlmLookEngine(PrefixStore(tables, InstantDecoder()), InstantModel())
-            node = WorkerNode(identity, session, bus, engine, thread, Metrics(), max_batch_frames=16)
+            engine = VlmLookEngine(
+                PrefixStore(tables, InstantDecoder()), InProcessBackend(InstantModel(), thread), thread
+            )
+            node = WorkerNode(identity, session, bus, engine, Metrics(), max_batch_frames=16)
             group.create_task(serve_pipe())
             await node.run(stop)
 

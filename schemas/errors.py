@@ -18,6 +18,10 @@
     │   │   ├── NotAuthorizedError     the broker refused (reason code 135)
     │   │   ├── PublishRefusedError    the broker refused for another reason
     │   │   └── OversizeError          refused here, before it reaches a broker that would hang up
+    │   ├── InferenceError             a question that a model has not answered
+    │   │   ├── ModelError             the model failed on this question or its frame
+    │   │   │   └── FeatureShapeError  visual features of another shape than the model reads
+    │   │   └── EngineError            what runs the model failed, was out of reach or took too long
     │   └── StateError                 a machine or object was used against its contract
     └── RemoteError                    their side: drop the message, count it, go on
         ├── WireError                  bytes on a topic that are not a valid message there
@@ -242,6 +246,50 @@ class OversizeError(BusError):
         self.topic = topic
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
+
+
+class InferenceError(LocalError):
+    """A question that a model has not answered; the other questions of its batch have results of their own.
+
+    Attributes:
+        backend: what was to run the model.
+        problem: what is wrong.
+        failed: ``model`` or ``engine``, as the reason of the outcome says.
+    """
+
+    failed = "model"
+
+    def __init__(self, backend: str, problem: str) -> None:
+        super().__init__(f"{backend}: {problem}")
+        self.backend = backend
+        self.problem = problem
+
+
+class ModelError(InferenceError):
+    """The model failed on this question or its frame, as it would elsewhere."""
+
+
+class FeatureShapeError(ModelError):
+    """Visual features of another shape than the model reads.
+
+    Attributes:
+        found: count and dimension of the visual tokens that came, or whatever shape they had.
+        wanted: count and dimension that the model reads.
+    """
+
+    def __init__(self, backend: str, found: tuple[int, ...], wanted: tuple[int, int]) -> None:
+        super().__init__(
+            backend,
+            f"visual features of shape {list(found)}, the model reads {wanted[0]} tokens of {wanted[1]} values",
+        )
+        self.found = found
+        self.wanted = wanted
+
+
+class EngineError(InferenceError):
+    """What runs the model failed, was out of reach or took too long; the question says nothing about it."""
+
+    failed = "engine"
 
 
 class StateError(LocalError):

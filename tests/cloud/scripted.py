@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar
@@ -12,7 +11,6 @@ from typing import Self, TypeVar
 from broker_config.launcher import LocalBroker
 from cloud_workers import inbox
 from cloud_workers.look_engine import LookDone, LookResult
-from cloud_workers.model_thread import ModelThread
 from cloud_workers.node import WorkerNode
 from cloud_workers.status import WorkerIdentity
 from pipeline.bus.base import Inbound, Subscription
@@ -50,16 +48,18 @@ M = TypeVar("M", bound=Message)
 class ScriptedEngine:
     """Answers ``seen N`` with a score of N eighths; holds its breath while its gate is shut."""
 
-    def __init__(self) -> None:
-        self.gate = threading.Event()
+    def __init__(self, max_concurrent_batches: int = 1) -> None:
+        self.max_concurrent_batches = max_concurrent_batches
+        self.gate = asyncio.Event()
         self.gate.set()
-        self.entered = threading.Event()
+        self.entered = asyncio.Event()
         self.batches: list[list[Look]] = []
 
-    def run(self, looks: Sequence[Look]) -> list[LookResult]:
+    async def run(self, looks: Sequence[Look]) -> list[LookResult]:
         self.batches.append(list(looks))
         self.entered.set()
-        assert self.gate.wait(WAIT_S)
+        async with asyncio.timeout(WAIT_S):
+            await self.gate.wait()
         return [
             LookDone(
                 look,
@@ -98,6 +98,7 @@ async def running_worker(
     await_ready: bool = True,
     protocol: WorkerProtocolSettings | None = None,
     drawn: bool = False,
+    engine: ScriptedEngine | None = None,
 ) -> AsyncIterator[RunningWorker]:
     """A worker, ready; cancelled at the end unless the test has stopped it."""
     identity = WorkerIdentity(name, "main", 7, FINGERPRINT, drawn=drawn)
@@ -116,24 +117,21 @@ async def running_worker(
         subscriptions=inbox.subscriptions(name, "main"),
         will=identity.will(),
     )
-    engine, stop, metrics = ScriptedEngine(), Stop(drain_timeout_s), Metrics()
-    with ModelThread() as thread:
-        async with bus:
-            node = WorkerNode(
-                identity, session, bus, engine, thread, metrics, max_batch_frames=4, containment=containment
-            )
-            task = asyncio.create_task(node.run(stop), name=name)
-            try:
-                if await_ready:
-                    async with asyncio.timeout(WAIT_S):
-                        await stop.ready.wait()
-                yield RunningWorker(node, bus, engine, stop, metrics, task, session)
-            finally:
-                engine.gate.set()
-                task.cancel()
-                await asyncio.wait({task})
-                if not task.cancelled():
-                    task.result()
+    engine, stop, metrics = engine or ScriptedEngine(), Stop(drain_timeout_s), Metrics()
+    async with bus:
+        node = WorkerNode(identity, session, bus, engine, metrics, max_batch_frames=4, containment=containment)
+        task = asyncio.create_task(node.run(stop), name=name)
+        try:
+            if await_ready:
+                async with asyncio.timeout(WAIT_S):
+                    await stop.ready.wait()
+            yield RunningWorker(node, bus, engine, stop, metrics, task, session)
+        finally:
+            engine.gate.set()
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.result()
 
 
 class ScriptedEdge:

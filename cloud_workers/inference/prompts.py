@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -47,6 +48,17 @@ def set_image_splitting(processor: Any, image_size_px: int, tiles_per_edge: int)
     return tiles_per_edge * image_size_px
 
 
+def chat_prompt(processor: Any, question: str) -> str:
+    """Prompt by the processor's own chat template: the image, then the question.
+
+    Raises:
+        ValueError: it has none.
+    """
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    text: str = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    return text
+
+
 class PromptBook:
     """Splits the chat prompt of one image and one question into a shared prefix and the question's suffix.
 
@@ -62,11 +74,20 @@ class PromptBook:
         placeholder_count: how many of them are placeholders, N visual tokens.
     """
 
-    def __init__(self, processor: Any, *, image_token_id: int, image_size_px: int, source: str) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        *,
+        write: Callable[[Any, str], str],
+        image_token_id: int,
+        image_size_px: int,
+        source: str,
+    ) -> None:
         """Read the prefix off the processor.
 
         Args:
-            processor: transformers processor with a chat template.
+            processor: transformers processor.
+            write: from it and a question to the text of the prompt, one image placeholder in it.
             image_token_id: id of the placeholder.
             image_size_px: edge of the blank image.
             source: path or hub id, for error messages.
@@ -75,6 +96,7 @@ class PromptBook:
             ArtifactError: The processor has no chat template, or builds prompts this adapter cannot feed.
         """
         self._processor = processor
+        self._write = write
         self._image_token_id = image_token_id
         self._source = source
         # A question that spells out a placeholder would shift the visual tokens of the whole batch.
@@ -122,14 +144,10 @@ class PromptBook:
         return question
 
     def _prompt(self, question: str) -> str:
-        content = [{"type": "image"}, {"type": "text", "text": question}]
         try:
-            text: str = self._processor.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True
-            )
+            return self._write(self._processor, question)
         except ValueError as error:
             raise ArtifactError(self._source, f"its processor has no usable chat template ({error})") from error
-        return text
 
     def _expanded(self, question: str, image: NDArray[np.uint8]) -> tuple[int, ...]:
         """Ids of a prompt as the model reads it, a placeholder for every visual token."""
@@ -137,8 +155,7 @@ class PromptBook:
         if unknown := set(inputs) - _FRAME_INPUTS - _PROMPT_INPUTS:
             raise ArtifactError(
                 self._source,
-                f"the model also reads {', '.join(sorted(unknown))}, which this adapter does not carry; "
-                "SmolVLM, Idefics3 and LLaVA classes work",
+                f"the model also reads {', '.join(sorted(unknown))}, which its family does not provide",
             )
         return tuple(int(token) for token in inputs["input_ids"][0])
 

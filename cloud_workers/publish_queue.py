@@ -37,7 +37,7 @@ class Outgoing:
     correlation_data: bytes | None = None
 
 
-class Outbox:
+class PublishQueue:
     """Takes effects at once, publishes them in order.
 
     QoS 0 is sent once: what it carries is repeated by whoever misses it. QoS 1 is sent again after a reconnect,
@@ -84,7 +84,7 @@ class Outbox:
         try:
             payload = wire.encode(effect.message)
         except WireSizeError as error:
-            self._problems.report("outbox/oversize", str(error))
+            self._problems.report("publish/oversize", str(error))
             self.counters["oversize"] += 1
             return
         qos: Qos = 1 if effect.qos else 0
@@ -100,7 +100,7 @@ class Outbox:
         """Take a message, or drop it when the bounds are reached."""
         if len(self._waiting) >= self._max_messages or self._waiting_bytes + len(message.payload) > self._max_bytes:
             self.counters["dropped"] += 1
-            self._problems.report("outbox/full", f"{len(self._waiting)} messages wait for the broker")
+            self._problems.report("publish/full", f"{len(self._waiting)} messages wait for the broker")
             return
         self._waiting.append(message)
         self._waiting_bytes += len(message.payload)
@@ -157,7 +157,7 @@ class Outbox:
                     await self._bus.wait_connected(RECONNECT_WAIT_S)
         except BusError as error:
             self.counters["failed"] += 1
-            self._problems.report(f"outbox/{type(error).__name__}", str(error), topic=message.topic)
+            self._problems.report(f"publish/{type(error).__name__}", str(error), topic=message.topic)
         except Exception as error:  # noqa: BLE001 - it ends this message, not the worker
             self.counters["failed"] += 1
             self._containment.note("publish", error)

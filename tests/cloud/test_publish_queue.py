@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cloud_workers.outbox import MAX_UNACKNOWLEDGED, RETRIES, Outbox, Outgoing
+from cloud_workers.publish_queue import MAX_UNACKNOWLEDGED, RETRIES, Outgoing, PublishQueue
 from pipeline.bus.base import (
     BusStatistics,
     ConnectionChange,
@@ -82,40 +82,40 @@ class FakeBus:
 
 
 @asynccontextmanager
-async def running(bus: FakeBus, **bounds: int) -> AsyncIterator[Outbox]:
-    outbox = Outbox(bus, OncePerKind(get_logger(__name__)), None, **bounds)
-    task = asyncio.create_task(outbox.run())
-    yield outbox
+async def running(bus: FakeBus, **bounds: int) -> AsyncIterator[PublishQueue]:
+    queue = PublishQueue(bus, OncePerKind(get_logger(__name__)), None, **bounds)
+    task = asyncio.create_task(queue.run())
+    yield queue
     task.cancel()
     await asyncio.wait({task})
 
 
-async def flushed(outbox: Outbox) -> None:
+async def flushed(queue: PublishQueue) -> None:
     async with asyncio.timeout(10):
-        await outbox.flush()
-    assert len(outbox) == 0
+        await queue.flush()
+    assert len(queue) == 0
 
 
 async def test_messages_leave_in_order_whatever_their_qos() -> None:
     bus = FakeBus()
-    async with running(bus) as outbox:
+    async with running(bus) as queue:
         for number in range(300):
-            outbox.put(Outgoing(f"t/{number}", b"x", 1 if number % 3 else 0))
-        await flushed(outbox)
+            queue.put(Outgoing(f"t/{number}", b"x", 1 if number % 3 else 0))
+        await flushed(queue)
     assert [entry[0] for entry in bus.sent] == [f"t/{number}" for number in range(300)]
-    assert outbox.counters == {"published": 300}
+    assert queue.counters == {"published": 300}
 
 
 async def test_acknowledgements_are_not_waited_for_one_by_one_but_bounded() -> None:
     bus = FakeBus()
     bus.open.clear()
-    async with running(bus) as outbox:
+    async with running(bus) as queue:
         for number in range(2 * MAX_UNACKNOWLEDGED):
-            outbox.put(Outgoing(f"t/{number}", b"x", 1))
+            queue.put(Outgoing(f"t/{number}", b"x", 1))
         async with asyncio.timeout(10):
             await bus.full.wait()
         bus.open.set()
-        await flushed(outbox)
+        await flushed(queue)
     assert bus.most_under_way == MAX_UNACKNOWLEDGED
     assert len(bus.sent) == 2 * MAX_UNACKNOWLEDGED
 
@@ -123,41 +123,41 @@ async def test_acknowledgements_are_not_waited_for_one_by_one_but_bounded() -> N
 @pytest.mark.parametrize("bounds", [{"max_messages": 10}, {"max_bytes": 100}])
 async def test_what_does_not_fit_is_dropped_and_counted(bounds: dict[str, int]) -> None:
     bus = FakeBus()
-    async with running(bus, **bounds) as outbox:
+    async with running(bus, **bounds) as queue:
         for number in range(25):
-            outbox.put(Outgoing(f"t/{number}", bytes(10), 0))
-        assert len(outbox) == 10
-        await flushed(outbox)
+            queue.put(Outgoing(f"t/{number}", bytes(10), 0))
+        assert len(queue) == 10
+        await flushed(queue)
     assert len(bus.sent) == 10
-    assert outbox.counters == {"published": 10, "dropped": 15}
+    assert queue.counters == {"published": 10, "dropped": 15}
 
 
 async def test_a_lost_connection_costs_qos_0_the_message_and_qos_1_a_repeat() -> None:
     bus = FakeBus()
-    async with running(bus) as outbox:
+    async with running(bus) as queue:
         bus.fates = [ConnectionLostError("gone")]
-        outbox.put(Outgoing("t/0", b"x", 0))
-        await flushed(outbox)
+        queue.put(Outgoing("t/0", b"x", 0))
+        await flushed(queue)
         bus.fates = [ConnectionLostError("gone")]
-        outbox.put(Outgoing("t/1", b"x", 1))
-        await flushed(outbox)
+        queue.put(Outgoing("t/1", b"x", 1))
+        await flushed(queue)
     assert [entry[0] for entry in bus.sent] == ["t/0", "t/1", "t/1"]
     assert bus.waited_for_connection == 1
-    assert outbox.counters == {"failed": 1, "repeated": 1, "published": 1}
+    assert queue.counters == {"failed": 1, "repeated": 1, "published": 1}
 
 
 async def test_repeats_are_bounded_and_refusals_are_final() -> None:
     bus = FakeBus()
-    async with running(bus) as outbox:
+    async with running(bus) as queue:
         bus.fates = [ConnectionLostError("gone")] * (1 + RETRIES)
-        outbox.put(Outgoing("t/0", b"x", 1))
-        await flushed(outbox)
+        queue.put(Outgoing("t/0", b"x", 1))
+        await flushed(queue)
         bus.fates = [NotAuthorizedError("t/1")]
-        outbox.put(Outgoing("t/1", b"x", 1))
-        outbox.put(Outgoing("t/2", b"x", 1))
-        await flushed(outbox)
+        queue.put(Outgoing("t/1", b"x", 1))
+        queue.put(Outgoing("t/2", b"x", 1))
+        await flushed(queue)
     assert [entry[0] for entry in bus.sent] == ["t/0"] * (1 + RETRIES) + ["t/1", "t/2"]
-    assert outbox.counters == {"failed": 2, "repeated": RETRIES, "published": 1}
+    assert queue.counters == {"failed": 2, "repeated": RETRIES, "published": 1}
 
 
 async def test_an_answer_goes_to_everyone_and_to_its_client() -> None:
@@ -177,9 +177,9 @@ async def test_an_answer_goes_to_everyone_and_to_its_client() -> None:
     )
     reply = topics.reply_topic("phone", "gate", "who-1")
     bus = FakeBus()
-    async with running(bus) as outbox:
-        outbox.put_effect(SendAnswer(topics.answer_topic("gate"), answer, 0, ReplyTo(reply, b"42")))
-        await flushed(outbox)
+    async with running(bus) as queue:
+        queue.put_effect(SendAnswer(topics.answer_topic("gate"), answer, 0, ReplyTo(reply, b"42")))
+        await flushed(queue)
     assert [(topic, kind, data) for topic, _, _, kind, data in bus.sent] == [
         (topics.answer_topic("gate"), "application/json", None),
         (reply, "application/json", b"42"),
