@@ -75,3 +75,23 @@ def test_a_process_does_not_wait_for_a_thread_that_is_blocked() -> None:
     ended = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, timeout=60, check=False)
     assert ended.returncode == 7, ended.stderr.decode()
     assert b"blocked" in ended.stderr + ended.stdout
+
+
+async def test_a_thread_is_prepared_once_and_in_itself_before_its_first_call() -> None:
+    prepared: list[str] = []
+    with WorkThread("model", prepare=lambda: prepared.append(threading.current_thread().name)) as thread:
+        assert prepared == []
+        assert [await thread.call(len, prepared) for _ in range(2)] == [1, 1]
+        assert await thread.call(lambda: threading.current_thread().name) == prepared[0]
+    with pytest.raises(StateError):
+        await thread.call(len, prepared)
+
+
+async def test_what_the_preparation_raises_the_call_raises() -> None:
+    def fail() -> None:
+        raise ValueError("no such device")
+
+    with WorkThread("model", prepare=fail) as thread:
+        for _ in range(2):
+            with pytest.raises(ValueError, match="no such device"):
+                await thread.call(len, "abc")
