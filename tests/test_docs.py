@@ -58,11 +58,6 @@ NOT_BUFFERS = {
 """Limits in the source that are no bound of a buffer in a running process, and what they are instead."""
 
 MAX_COLUMNS = 120
-NOT_YET_REFLOWED = {
-    "CHANGELOG.md",
-    "docs/buffers.md",
-}
-"""Pages that are still wider; a page that is reflowed is taken out here."""
 
 
 @documents
@@ -140,12 +135,7 @@ def too_wide(text: str) -> list[str]:
 
 @documents
 def test_lines_are_at_most_120_columns(path: Path) -> None:
-    wide = too_wide(path.read_text(encoding="utf-8"))
-
-    if str(path.relative_to(ROOT)) in NOT_YET_REFLOWED:
-        assert wide, "take the page out of NOT_YET_REFLOWED"
-    else:
-        assert wide == []
+    assert too_wide(path.read_text(encoding="utf-8")) == []
 
 
 def test_tables_and_addresses_may_be_wide() -> None:
