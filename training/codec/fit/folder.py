@@ -37,8 +37,8 @@ _SUPPORT: Final = 15
 def check_output(folder: Path, *, overwrite: bool = False) -> None:
     """Make sure that a codec may be written to a folder: it has none.
 
-    One for the same model is kept as well: its calibration would be lost. Codecs are written at the end of a run, so one
-    that goes on meets none of its own.
+    One for the same model is kept as well: its calibration would be lost. Codecs are written at the end of a run, so
+    one that goes on meets none of its own.
 
     Args:
         folder: where a codec is to be written; need not exist.
