@@ -13,7 +13,7 @@ from pipeline.codec.spec import MAX_VLM_ID_CHARS
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
-    from training.codec.run import RunSettings
+    from training.run import RunSettings
 
 CacheOption = Annotated[
     Path, typer.Option("--cache", help="Rendered frames, tokens and checkpoints; can be deleted afterwards.")
@@ -90,14 +90,12 @@ DEFAULT_CACHE = Path(".demo/training")
 
 def run_settings(cache: Path, seed: int, threads: int, *, device: str = "cpu", resume: bool = True) -> RunSettings:
     """What the options say about how a run works; its lines go to the terminal."""
-    from training.codec.run import RunSettings
+    from training.run import RunSettings
 
     return RunSettings(cache, seed, threads, device, resume, show_progress)
 
 
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what another model's codec is in the output folder.")
-]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
 
 
 def codec_to_write(given: Path | None) -> Path:
