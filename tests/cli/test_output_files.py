@@ -123,15 +123,17 @@ def test_a_model_that_was_not_trained_here_is_kept(
 def test_a_model_that_was_trained_here_is_kept_unless_it_may_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
     for name in ("config.json", "training.json"):
-        (tmp_path / name).write_text("{}")
-    command = ["train", "reference-vlm", str(tmp_path), "--budget", "smoke"]
+        (model / name).write_text("{}")
+    command = ["train", "reference-vlm", str(model), "--cache", str(tmp_path / "cache"), "--budget", "smoke"]
     assert run_main(monkeypatch, *command) == 2
     assert "holds a finished model: name another folder, or add --overwrite" in capsys.readouterr().err
     # With it the next thing that is wrong is said.
     assert run_main(monkeypatch, *command, "--overwrite", "--photos", str(tmp_path / "none.zip")) == 2
     assert "finished model" not in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "training.json"]
+    assert sorted(path.name for path in model.iterdir()) == ["config.json", "training.json"]
 
 
 def test_a_finished_codec_or_a_damaged_one_is_kept(tmp_path: Path) -> None:
