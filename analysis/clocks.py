@@ -13,6 +13,7 @@ from typing import Final
 
 from analysis.merged import recorder_of
 from pipeline.recording.reader import LogReader, LogSet
+from schemas.counting import counted
 
 SAME_CLOCK_NS: Final = 100_000_000
 """Clocks that differ by less are taken for one: a message is on its way for longer than that on a thin link."""
@@ -43,12 +44,13 @@ class LogClock:
     def __str__(self) -> str:
         if not self.shared:
             return f"{self.name} and {self.reference} saw too few of the same messages: its times are taken as they are"
+        shared = counted(self.shared, "message")
         if not self.shift_ns:
-            return f"the clocks of {self.name} and {self.reference} agree, by {self.shared} messages that both saw"
+            return f"the clocks of {self.name} and {self.reference} agree, by {shared} that both saw"
         way = "behind" if self.shift_ns > 0 else "ahead of"
         return (
             f"the clock of {self.name} was {_span(abs(self.shift_ns))} {way} that of {self.reference}: "
-            f"its times are moved, by {self.shared} messages that both saw"
+            f"its times are moved, by {shared} that both saw"
         )
 
 

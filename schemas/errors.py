@@ -40,6 +40,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from schemas.counting import counted
+
 
 class LatentbusError(Exception):
     """Base of every error that Latentbus raises on purpose.
@@ -242,7 +244,7 @@ class OversizeError(BusError):
     """
 
     def __init__(self, topic: str, size_bytes: int, limit_bytes: int) -> None:
-        super().__init__(f"{size_bytes} bytes for {topic!r} are over the limit of {limit_bytes}")
+        super().__init__(f"{counted(size_bytes, 'byte')} for {topic!r}, over the limit of {limit_bytes}")
         self.topic = topic
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes

@@ -12,6 +12,7 @@ from analysis.compare.matching import Matched, MatchedBy, match_queries
 from analysis.redact.redaction import Redaction, redacted
 from analysis.traces import QueryTrace
 from analysis.traffic import Traffic
+from schemas.counting import counted
 
 CONFIDENCE_EDGES: Final = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 """Lower edges of the buckets of the deciding score. Stop rules decide above 0.9, so the upper ones are narrow."""
@@ -280,9 +281,11 @@ def _notes(
             notes.append(f"{log.name} was not closed well, its end may be missing: see latentbus recover.")
         notes.extend(f"In {log.name} {clock}." for clock in log.clocks)
         if log.missing_messages:
-            notes.append(f"{log.name} lacks {log.missing_messages} messages that its recorder had to drop.")
+            notes.append(f"{log.name} lacks {counted(log.missing_messages, 'message')} that its recorder had to drop.")
         if log.traffic.undecodable:
-            notes.append(f"{log.name} holds {log.traffic.undecodable.total()} messages that are none of ours.")
+            notes.append(
+                f"{log.name} holds {counted(log.traffic.undecodable.total(), 'message')} that somebody else sent, none of ours."
+            )
         if Redaction.TEXT in redacted(log.metadata):
             notes.append(f"The texts of {log.name} were redacted: outcomes were compared, answers were not.")
     if set(a.traffic.fingerprints) != set(b.traffic.fingerprints):

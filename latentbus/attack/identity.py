@@ -19,6 +19,7 @@ from latentbus.attack.fleet import (
     WORKERS,
 )
 from schemas import topics, wire
+from schemas.counting import counted
 from schemas.identity import ad_hoc_query_id
 from schemas.topics import MESSAGES, ROOT, Family
 from schemas.types import AnswerType
@@ -87,7 +88,7 @@ async def foreign_replies(stage: Stage) -> None:
         # Each has its end on the public topics all the same.
         await stage.watcher.wait_until(lambda: asked <= trudy.terminals, _TERMINAL_TIMEOUT_S)
         if missing := asked - trudy.terminals:
-            stage.tally.failed.append(f"{len(missing)} asks with a foreign reply topic had no end")
+            stage.tally.failed.append(f"{counted(len(missing), 'ask')} with a foreign reply topic had no end")
 
 
 async def forbidden_topics(stage: Stage) -> None:

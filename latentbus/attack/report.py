@@ -12,6 +12,7 @@ from rich.table import Table
 from analysis import markdown
 from latentbus.attack.ledger import Verdict
 from latentbus.reports.output_files import write_json
+from schemas.counting import counted
 
 MIB: Final = 1024 * 1024
 MEMORY_BOUND_BYTES: Final[dict[str, int]] = {"broker": 192 * MIB, "edge": 96 * MIB, "worker": 192 * MIB}
@@ -144,11 +145,11 @@ def problems_of(
     """
     found = []
     if wrong := verdicts.get(Verdict.WRONG, 0):
-        found.append(f"{wrong} answers were wrong")
+        found.append(f"wrong: {counted(wrong, 'answer')} of bystanders")
     if foreign:
-        found.append(f"{len(foreign)} messages reached somebody else: {foreign[0]}")
+        found.append(f"{counted(len(foreign), 'message')} reached somebody else: {foreign[0]}")
     if late := verdicts.get(Verdict.LATE, 0):
-        found.append(f"{late} questions of bystanders were not answered in time")
+        found.append(f"not answered in time: {counted(late, 'question')} of bystanders")
     if not verdicts.get(Verdict.RIGHT, 0):
         found.append("no bystander was answered")
     for kind, bound_bytes in MEMORY_BOUND_BYTES.items():

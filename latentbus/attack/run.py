@@ -22,6 +22,7 @@ from latentbus.fleet.client import reading
 from latentbus.fleet.ledger import READ_LAG_S
 from latentbus.reports.output_files import fresh_run_dir
 from pipeline.node.runtime import Stop
+from schemas.counting import counted
 
 START_TIMEOUT_S: Final = 120.0
 ATTACK_TIMEOUT_S: Final = 180.0
@@ -101,7 +102,9 @@ async def run_attacks(options: AttackOptions, stop: Stop, console: Console) -> A
         await fleet.start()
         await _calm(watcher, bystanders, ledger)
         report = AttackReport(steady=len(ledger.steady()), seed=options.seed)
-        console.print(f"calm: {report.steady} questions have one answer each; {len(chosen)} attacks")
+        console.print(
+            f"calm: {counted(report.steady, 'question')} with one answer each time; {counted(len(chosen), 'attack')}"
+        )
         for attack in chosen:
             if stop.requested:
                 report.interrupted = True
@@ -169,7 +172,9 @@ async def _strike(attack: Attack, stage: Stage) -> AttackResult:
     verdicts = {str(verdict): count for verdict, count in ledger.counts.items()}
     problems += tally.failed
     if tally.forbidden:
-        problems.append(f"{len(tally.forbidden)} forbidden requests were taken: {tally.forbidden[0]}")
+        problems.append(
+            f"taken by the broker: {counted(len(tally.forbidden), 'forbidden request')}, {tally.forbidden[0]}"
+        )
     problems += problems_of(verdicts, ledger.foreign, before, after)
     return AttackResult(
         name=attack.name,

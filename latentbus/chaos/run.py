@@ -25,6 +25,7 @@ from latentbus.reports.output_files import fresh_run_dir
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.node.runtime import Stop
 from pipeline.node.tasks import first_of
+from schemas.counting import counted
 
 _LINE_PERIOD_S: Final = 5.0
 _LAST_WORD_S: Final = 5.0
@@ -53,9 +54,9 @@ async def run_chaos(options: ChaosOptions, stop: Stop, console: Console) -> Chao
         address = (await launcher.start_broker(broker)).model_copy(update={"keepalive_s": options.keepalive_s})
         reader = Reader(address, ledger, options.deadline_s)
         async with reading(reader), Fleet(options, launcher, broker, codec) as fleet:
+            processes = counted(len(fleet.members), "process", "processes")
             console.print(
-                f"seed {options.seed}; broker on {broker.host}:{broker.port}; starting {len(fleet.members)} processes "
-                f"(logs in {run_dir})"
+                f"seed {options.seed}; broker on {broker.host}:{broker.port}; starting {processes} (logs in {run_dir})"
             )
             run = _Run(options, fleet, reader, ledger, stop, console)
             await run.start()

@@ -23,6 +23,7 @@ from pipeline.config.settings import BrokerSettings
 from pipeline.node.runtime import Stop
 from pipeline.protocol.reducer import OutcomeReducer
 from schemas import topics, wire
+from schemas.counting import counted
 from schemas.errors import ConfigError, ConnectionLostError, NotAuthorizedError, PublishRefusedError, WireError
 from schemas.identity import ad_hoc_query_id
 from schemas.messages import Answer, Ask, QueryOutcome, Receipt, Status, check_options
@@ -301,7 +302,8 @@ def _line(message: Answer | QueryOutcome) -> str:
         return f"[red]{message.outcome}[/]  {escape(message.reason)}"
     kind = message.outcome or "provisional"
     style = {"answered": "green", "provisional": "yellow"}.get(kind, "red")
-    detail = f"score {message.score:.2f}, {message.latents} latents, {message.payload_bytes} bytes, {message.worker}"
+    cost = f"{counted(message.latents, 'latent')}, {counted(message.payload_bytes, 'byte')}"
+    detail = f"score {message.score:.2f}, {cost}, {message.worker}"
     if message.reason:
         detail += f", {message.reason}"
     return f"[{style}]{kind}[/]  {escape(message.text or '-')}  [dim]({escape(detail)})[/]"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from latentbus.reports.output_files import html_target, json_target, write_json, write_text
+from schemas.counting import counted
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def redact(
         if not log.complete:
             typer.echo(f"latentbus: {source} was not closed well: only what is whole in it is copied", err=True)
         messages = copy_redacted(log, target, kinds, watch=lambda seen: _watched(seen, log, source.name, progress))
-    typer.echo(f"{target}: {messages} messages, redacted: {', '.join(kinds)}")
+    typer.echo(f"{target}: {counted(messages, 'message')}, redacted: {', '.join(kinds)}")
 
 
 def _share(percent: str) -> float:
@@ -160,7 +161,7 @@ def _print(result: Comparison, limit: float) -> None:
     total = result.compared + result.only_a
     verdict = "over" if result.over(limit) else "within"
     console.print(
-        f"[bold]{result.changed} of {total} queries changed ({percent(result.changed_share)})[/], "
+        f"[bold]{result.changed} of {counted(total, 'query', 'queries')} changed ({percent(result.changed_share)})[/], "
         f"{verdict} the limit of {percent(limit)}; brought together by {result.matched_by.value}"
     )
     console.print(", ".join(f"{count} {name}" for count, name in tiles(result)))

@@ -13,6 +13,7 @@ import typer
 from latentbus.broker.options import BrokerConfigOption, HostOption, PortOption, broker_settings
 from latentbus.options.arguments import checked_name
 from latentbus.options.quantities import parse_bytes, parse_seconds
+from schemas.counting import counted
 from schemas.errors import ConfigError, RecordingError
 
 if TYPE_CHECKING:
@@ -216,18 +217,20 @@ def _print_recovery(recovery: Recovery, out: Path) -> None:
     if recovery.complete:
         typer.echo("the log is whole: nothing had to be recovered")
     seconds = (recovery.stop_ns - recovery.start_ns) / 1e9
-    typer.echo(f"{out}: {recovery.messages:,} messages over {seconds:,.1f} s")
+    typer.echo(f"{out}: {counted(recovery.messages, 'message')} over {seconds:,.1f} s")
     for damage in recovery.damages[:_SHOWN]:
         typer.echo(f"left out: {damage}")
     if len(recovery.damages) > _SHOWN:
         typer.echo(f"left out: {len(recovery.damages) - _SHOWN} more places, see --json")
     if recovery.lost or not recovery.lost_exact:
-        counted = f"{recovery.lost:,} messages" if recovery.lost_exact else f"{recovery.lost:,} messages or more"
-        typer.echo(f"lost: {counted}, in the parts that were left out")
+        or_more = "" if recovery.lost_exact else " or more"
+        typer.echo(f"lost: {counted(recovery.lost, 'message')}{or_more}, in the parts that were left out")
     if recovery.missing:
-        typer.echo(f"missing: {recovery.missing:,} messages between the first and the last, by their sequence numbers")
+        typer.echo(
+            f"missing: {counted(recovery.missing, 'message')} between the first and the last, by their sequence numbers"
+        )
     if recovery.orphans:
-        typer.echo(f"left out: {recovery.orphans:,} messages whose topic stood in a part that cannot be read")
+        typer.echo(f"left out: {counted(recovery.orphans, 'message')} whose topic stood in a part that cannot be read")
 
 
 def _recovery_json(recovery: Recovery) -> dict[str, object]:

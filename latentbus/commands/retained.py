@@ -203,7 +203,8 @@ def retained(
     """List what a broker retains and whether anybody still stands for it; --remove clears what is dead.
 
     Nothing of a process that is online is removed, nor an operator's question of a site that is only offline. How old a
-    message is, a broker does not say; --listen finds processes that ended without a last word.
+    message is cannot be said: a broker does not tell, and statuses have no time in them, since no clock of one host is
+    compared with another's. --listen finds processes that ended without a last word.
 
     Exit status 1 when something could not be removed.
     """

@@ -6,6 +6,7 @@ from typing import Final
 
 from latentbus.demo.ledger import DemoLedger
 from latentbus.fleet.ledger import Entry
+from schemas.counting import counted
 from schemas.types import Outcome
 
 FIRST_ANSWERS: Final = 4
@@ -56,13 +57,16 @@ class Headline:
         return found
 
     def _answered(self, row: Entry) -> str:
-        return f"answer   {self._about(row)} -> {row.text or '-'}  ({row.latents} latents, {self._costs(row)})"
+        return (
+            f"answer   {self._about(row)} -> {row.text or '-'}  ({counted(row.latents, 'latent')}, {self._costs(row)})"
+        )
 
     def _refined(self, row: Entry) -> str:
         first_latents = 0 if row.first is None else row.first.latents
-        first = f"{row.provisional_text or '-'} ({first_latents} latents)"
+        first = f"{row.provisional_text or '-'} ({counted(first_latents, 'latent')})"
         return (
-            f"refined  {self._about(row)} -> {first} -> {row.text or '-'}  ({row.latents} latents, {self._costs(row)})"
+            f"refined  {self._about(row)} -> {first} -> {row.text or '-'}  "
+            f"({counted(row.latents, 'latent')}, {self._costs(row)})"
         )
 
     def _about(self, row: Entry) -> str:
@@ -71,4 +75,4 @@ class Headline:
     def _costs(self, row: Entry) -> str:
         frame = self._ledger.frame_of(row)
         took_ms = 0.0 if row.decided_s is None else 1000 * (row.decided_s - frame.captured_s)
-        return f"{frame.wire_bytes} bytes for the frame, {took_ms:.0f} ms"
+        return f"{counted(frame.wire_bytes, 'byte')} for the frame, {took_ms:.0f} ms"

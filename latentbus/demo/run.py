@@ -32,6 +32,7 @@ from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import SPEC_FILE, STOP_FILE
 from pipeline.config.settings import BrokerSettings, WorkerSettings
 from pipeline.node.runtime import Stop
+from schemas.counting import counted
 
 LAST_WORD_S: Final = 3.0
 """What an edge published before it ended is at the client within this time."""
@@ -139,7 +140,7 @@ class DemoRun:
                     )
                     await launcher.wait_ready(recorder)
                 self._console.print(
-                    f"[dim]broker on {broker.host}:{broker.port}; starting {options.workers} workers "
+                    f"[dim]broker on {broker.host}:{broker.port}; starting {counted(options.workers, 'worker')} "
                     f"(logs in {options.work_dir / 'run'})[/]"
                 )
                 workers = [await launcher.start_node(name, one) for name, one in settings.items()]

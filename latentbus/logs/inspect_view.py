@@ -9,6 +9,7 @@ from rich.table import Table
 
 from analysis.inspection import Inspection
 from latentbus.reports.safe_console import SafeConsole
+from schemas.counting import counted
 
 _SHOWN = 20
 
@@ -37,7 +38,7 @@ def _head(inspection: Inspection, out: Console) -> None:
         state = "" if file.complete else "[bold yellow]incomplete[/]  "
         redaction = f", redacted: {file.redaction}" if file.redaction else ""
         table.add_row(
-            "file", f"{state}{escape(file.path)}  {decimal(file.size_bytes)}, {file.chunks:,} chunks, "
+            "file", f"{state}{escape(file.path)}  {decimal(file.size_bytes)}, {counted(file.chunks, 'chunk')}, "
             f"version {file.written_by}{redaction}",
         )  # fmt: skip
         for name, size in file.attachments.items():
@@ -95,7 +96,7 @@ def _messages(inspection: Inspection, out: Console) -> None:
 
 def _missing(inspection: Inspection, out: Console) -> None:
     for gap in inspection.gaps[:_SHOWN]:
-        count = f"{gap.count:,} messages" if gap.count else "an unknown number of messages"
+        count = counted(gap.count, "message") if gap.count else "an unknown number of messages"
         out.print(f"[yellow]missing[/] {count} before {gap.time_ns / 1e9:.3f}: {escape(gap.reason)}")
     _more(len(inspection.gaps), "gaps", out)
     for file in inspection.files:

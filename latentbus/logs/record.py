@@ -19,6 +19,7 @@ from pipeline.config.settings import BrokerSettings
 from pipeline.node.runtime import Stop
 from pipeline.recording.recorder import Recorder, RecorderOptions, RecorderStatistics
 from schemas import topics, wire
+from schemas.counting import counted
 from schemas.errors import BusError
 from schemas.messages import Status
 
@@ -216,7 +217,7 @@ async def _show(recorder: Recorder) -> None:
 def _line(statistics: RecorderStatistics, elapsed_s: float) -> str:
     files = "" if statistics.files == 1 else f" (file {statistics.files})"
     return (
-        f"{statistics.path}{files}: {statistics.written_messages:,} messages, "
+        f"{statistics.path}{files}: {counted(statistics.written_messages, 'message')}, "
         f"{statistics.written_bytes / 1e6:,.1f} MB of payload in {elapsed_s:,.0f} s, "
         f"{statistics.dropped_messages:,} dropped"
     )

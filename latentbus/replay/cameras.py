@@ -46,6 +46,7 @@ from pipeline.recording.reader import LogSet
 from pipeline.recording.recorder import Recorder, RecorderOptions
 from pipeline.recording.series import SeriesOptions
 from schemas import topics, wire
+from schemas.counting import counted
 from schemas.errors import BitstreamError, BusError, ConfigError, FingerprintError
 from schemas.messages import Question
 from schemas.topics import Family
@@ -338,7 +339,7 @@ class CameraReplay:
 
         count = self._workers or 1
         if site.pool_fingerprints().count(wanted) < count:
-            self._say(f"waiting for {count} worker(s) of pool {site.plan.pool}")
+            self._say(f"waiting for {counted(count, 'worker')} of pool {site.plan.pool}")
         try:
             async with asyncio.timeout(WORKER_PATIENCE_S if self._workers is None else None):
                 await site.until(lambda: site.pool_fingerprints().count(wanted) >= count)

@@ -33,6 +33,7 @@ from pipeline.config.settings import BrokerSettings
 from pipeline.node.runtime import Stop, first_latentbus_error
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogSet, open_logs
+from schemas.counting import counted
 from schemas.errors import ConfigError
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -144,7 +145,9 @@ async def replay_cameras(
         return await _loop_cameras(recorded, part, options, cameras, broker, stop, console)
     pool = next(iter(plan_replay(recorded, part, options, cameras).sites.values())).pool
     async with local_fleet(local, pool) as fleet:
-        console.print(f"broker on {fleet.broker.host}:{fleet.broker.port}; starting {local.workers} worker(s)")
+        console.print(
+            f"broker on {fleet.broker.host}:{fleet.broker.port}; starting {counted(local.workers or 0, 'worker')}"
+        )
         playing = asyncio.ensure_future(
             _loop_cameras(recorded, part, options, cameras, fleet.broker, stop, console, workers=local.workers)
         )

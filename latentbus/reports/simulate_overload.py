@@ -69,7 +69,10 @@ def judge(figures: dict[str, Any]) -> None:
         if tally["asked"] and tally["answered_of_asked"] < LEAST_AD_HOC_IN_TIME
     }
     if late:
-        typer.echo(f"ad-hoc questions were late: answered in time {late}, at least {LEAST_AD_HOC_IN_TIME} is promised")
+        shares = ", ".join(f"{share:.1%} in the {phase} phase" for phase, share in late.items())
+        typer.echo(
+            f"ad-hoc questions were late: answered in time {shares}; at least {LEAST_AD_HOC_IN_TIME:.0%} is promised"
+        )
     if held["recovery_s"] is None:
         typer.echo("standing questions were not back at their full rate by the end; a longer --duration shows when")
     if late or held["recovery_s"] is None:

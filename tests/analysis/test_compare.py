@@ -172,10 +172,8 @@ def test_damage_gaps_and_foreign_messages_are_said() -> None:
     log.put(3.0, "home/kitchen", b"21.5")
     worn = replace(compared(log.sorted(), "worn"), complete=False, missing_messages=7)
     notes = compare_logs(worn, compared(demo_log().sorted(), "b")).notes
-    assert [
-        part in note for part, note in zip(("not closed well", "lacks 7 messages", "none of ours"), notes, strict=True)
-    ]
-    assert len(notes) == 3
+    for part, note in zip(("not closed well", "lacks 7 messages", "holds 1 message "), notes, strict=True):
+        assert part in note
 
 
 def test_redacted_texts_are_not_compared_and_outcomes_are() -> None:

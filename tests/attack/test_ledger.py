@@ -121,9 +121,9 @@ BEFORE = dict.fromkeys(MEMORY_BOUND_BYTES, 100 * MIB)
     ("verdicts", "foreign", "grown_mib", "problem"),
     [
         ({"right": 4}, [], {}, None),
-        ({"right": 4, "wrong": 1}, [], {}, "1 answers were wrong"),
-        ({"right": 4, "late": 2}, [], {}, "2 questions of bystanders were not answered in time"),
-        ({"right": 4, "foreign": 1}, ["mallory got it"], {}, "1 messages reached somebody else: mallory got it"),
+        ({"right": 4, "wrong": 1}, [], {}, "wrong: 1 answer of bystanders"),
+        ({"right": 4, "late": 2}, [], {}, "not answered in time: 2 questions of bystanders"),
+        ({"right": 4, "foreign": 1}, ["mallory got it"], {}, "1 message reached somebody else: mallory got it"),
         ({}, [], {}, "no bystander was answered"),
         ({"right": 4}, [], {"worker": 300}, "the worker kept 300 MiB more than before"),
         ({"right": 4}, [], {"broker": 50, "edge": 50, "worker": 50}, None),

@@ -341,11 +341,10 @@ def test_a_disk_without_room_for_the_reserve_takes_questions_all_the_same(tiny_d
 def test_a_reserve_that_somebody_deleted_frees_nothing(tmp_path: Path) -> None:
     path = tmp_path / "asks.reserve"
     reserve = DiskReserve(path, 100_000)
-    assert not reserve.used
-    assert reserve.fill()
+    used = [reserve.used, reserve.fill(), reserve.used]
     assert path.stat().st_size == 100_000
     assert [reserve.give_up() for _ in range(5)] == [True] * 4 + [False]
-    assert reserve.used
+    assert [*used, reserve.used] == [False, True, False, True]
     assert reserve.fill()
     path.unlink()
     assert not reserve.give_up()
