@@ -187,15 +187,13 @@ class VlmLookEngine:
     def _features(self, prefixes: Sequence[_Prefix]) -> list[torch.Tensor | str]:
         """Features ``[N, D]`` of each prefix, or why there are none."""
 
-        def decode(some: Sequence[_Prefix]) -> list[torch.Tensor]:
-            return list(self._store.tokens([prefix.symbols for prefix in some], [prefix.stop for prefix in some]))
+        def decode(some: Sequence[_Prefix]) -> list[torch.Tensor | str]:
+            made = self._store.tokens([prefix.symbols for prefix in some], [prefix.stop for prefix in some])
+            finite: list[bool] = torch.isfinite(made).flatten(1).all(dim=1).tolist()
+            return [features if good else _NOT_FINITE for features, good in zip(made, finite, strict=True)]
 
         made = self._decoding.run(prefixes, decode)
-        finite = iter(_finite([features for features in made if isinstance(features, torch.Tensor)]))
-        return [
-            described(features) if isinstance(features, Exception) else features if next(finite) else _NOT_FINITE
-            for features in made
-        ]
+        return [described(features) if isinstance(features, Exception) else features for features in made]
 
     # ---- after the backend ------------------------------------------------------------------------------------------
 
@@ -253,13 +251,6 @@ def _question(query: LookQuery) -> Question:
 
 def _item(features: torch.Tensor, query: LookQuery) -> InferenceItem:
     return InferenceItem(features, query.text, query.answer_type, query.question.options)
-
-
-def _finite(features: Sequence[torch.Tensor]) -> list[bool]:
-    if not features:
-        return []
-    finite: list[bool] = torch.isfinite(torch.stack(list(features))).flatten(1).all(dim=1).tolist()
-    return finite
 
 
 def _answer(query_id: str, result: InferenceResult, score: float | None) -> LookAnswer:

@@ -284,5 +284,6 @@ class WorkerNode(Node):
         )
         metrics.watch_counters("worker_publishes", "publishes of the worker", "result", lambda: publishes.counters)
         metrics.watch_gauge("worker_batches", "batches at the model", lambda: self._batcher.in_flight)
+        metrics.watch_gauge("worker_tokens_per_second", "measured throughput of the model", session.throughput)
         metrics.watch_gauge("worker_frames", "frames held and not decided", session.unfinished)
         metrics.watch_gauge("worker_queued_publishes", "messages that wait for the broker", lambda: len(publishes))

@@ -23,7 +23,7 @@ class Answers:
     Attributes:
         texts: In lower case, str [Q].
         probabilities: Of the whole answers [Q].
-        margins: Of their first tokens [Q], see `VlmAnswer`.
+        margins: Of their first tokens [Q], see `InferenceAnswer`.
         entropies_nats: Of their first tokens [Q].
     """
 
