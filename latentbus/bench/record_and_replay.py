@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from broker_config.launcher import LocalBroker
+from latentbus.bench.options import BenchOptions
 from latentbus.bench.publishers import TOPIC_ROOT, Offered, publish
 from latentbus.fleet.launcher import Launcher
 from latentbus.fleet.usage import cpu_s
@@ -57,17 +58,13 @@ class RecordRun:
         )
 
 
-async def record_run(
-    folder: Path, *, rate_hz: float, messages: int, processes: int, size_bytes: int
-) -> tuple[RecordRun, Path]:
+async def record_run(folder: Path, options: BenchOptions, rate_hz: float) -> tuple[RecordRun, Path]:
     """Record what C clients publish.
 
     Args:
         folder: made for this run.
+        options: publishers, size of a message, length of the run.
         rate_hz: messages a second.
-        messages: in all.
-        processes: publishers.
-        size_bytes: of each payload.
 
     Returns:
         The figures and the log.
@@ -75,6 +72,7 @@ async def record_run(
     Raises:
         LocalError: broker, recorder or a publisher failed.
     """
+    messages = round(rate_hz * options.record_s)
     path = folder / "run.mcap"
     async with Launcher(folder) as launcher:
         broker = LocalBroker()
@@ -85,10 +83,10 @@ async def record_run(
         offered = await publish(
             address.host,
             address.port,
-            processes=processes,
+            processes=options.publishers,
             rate_hz=rate_hz,
-            messages=messages - messages % processes,
-            size_bytes=size_bytes,
+            messages=messages - messages % options.publishers,
+            size_bytes=options.payload_bytes,
         )
         after_s = (time.monotonic(), cpu_s(recorder.pid), cpu_s(broker.pid))
         await _settled(path)
@@ -118,70 +116,67 @@ async def replay_rate_hz(folder: Path, log: Path) -> float:
 
 
 async def fastest_without_loss(
-    folder: Path,
-    *,
-    first_hz: float,
-    most_hz: float,
-    factor: float,
-    seconds: float,
-    repeats: int,
-    processes: int,
-    size_bytes: int,
-    say: Callable[[str], None],
+    folder: Path, options: BenchOptions, say: Callable[[str], None]
 ) -> tuple[list[RecordRun], list[RecordRun], Path]:
     """Raise the rate until something is lost, then repeat at the last rate without a loss.
 
     Args:
         folder: where logs go; each is deleted but the last.
-        first_hz: rate to begin with.
-        most_hz: rate that is not exceeded.
-        factor: between two rates.
-        seconds: of each run.
-        repeats: runs that count, at one rate.
-        processes: publishers.
-        size_bytes: of each payload.
+        options: rates, runs, messages.
         say: told about each run.
 
     Returns:
         The runs that count, every run, and the log of the last one.
     """
     tried: list[RecordRun] = []
-    number, rate_hz, rising = 0, first_hz, True
-    counted: list[RecordRun] = []
+    climb = _Climb(options)
     log: Path | None = None
-    while len(counted) < repeats:
+    while len(climb.counted) < options.repeats:
         if log is not None:
             await asyncio.to_thread(log.unlink)
-        number += 1
-        run, log = await record_run(
-            folder / f"record-{number}",
-            rate_hz=rate_hz,
-            messages=round(rate_hz * seconds),
-            processes=processes,
-            size_bytes=size_bytes,
-        )
+        run, log = await record_run(folder / f"record-{len(tried) + 1}", options, climb.rate_hz)
         say(run.sentence())
         tried.append(run)
-        # Publishers that cannot keep up with a rate end the climb as a loss does: a higher one would offer no more.
-        failed = run.lost > 0 or run.recorded_hz < 0.9 * rate_hz
-        if rising:
-            rising = not failed and rate_hz * factor <= most_hz
-            if rising:
-                rate_hz *= factor
-            elif failed and rate_hz > first_hz:
-                rate_hz /= factor
-            else:
-                counted.append(run)
-            continue
-        if run.lost and rate_hz > first_hz:
-            # Good luck does not count: the repetitions begin again at the next lower rate.
-            rate_hz /= factor
-            counted.clear()
-            continue
-        counted.append(run)
+        climb.take(run)
     if log is None:
         raise AssertionError("at least one run counts")
-    return counted, tried, log
+    return climb.counted, tried, log
+
+
+class _Climb:
+    """At which rate the next run is.
+
+    Attributes:
+        rate_hz: that rate.
+        counted: runs that count so far.
+    """
+
+    def __init__(self, options: BenchOptions) -> None:
+        self.rate_hz = options.first_hz
+        self.counted: list[RecordRun] = []
+        self._options = options
+        self._rising = True
+
+    def take(self, run: RecordRun) -> None:
+        """A run at this rate is over."""
+        options = self._options
+        lower = self.rate_hz > options.first_hz
+        if self._rising:
+            # Publishers that cannot keep up with a rate end the climb as a loss does: a higher one would offer no more.
+            failed = run.lost > 0 or run.recorded_hz < 0.9 * self.rate_hz
+            self._rising = not failed and self.rate_hz * options.factor <= options.most_hz
+            if self._rising:
+                self.rate_hz *= options.factor
+            elif failed and lower:
+                self.rate_hz /= options.factor
+            else:
+                self.counted.append(run)
+        elif run.lost and lower:
+            # Good luck does not count: the repetitions begin again at the next lower rate.
+            self.rate_hz /= options.factor
+            self.counted.clear()
+        else:
+            self.counted.append(run)
 
 
 def _record_arguments(path: Path, broker: BrokerSettings) -> list[str]:

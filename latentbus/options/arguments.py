@@ -65,7 +65,7 @@ def refuse_what_is_no_number(command: Any) -> None:
 
 def _finite(_context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"--{parameter.name}".replace("_", "-"), f"{value} is no finite number")
+        raise ConfigError(parameter.opts[0], f"{value} is no finite number")
     return value
 
 

@@ -49,7 +49,7 @@ async def local_fleet(options: LocalOptions, pool: str | None) -> AsyncIterator[
     worker = worker_settings(options, pool)
     async with Launcher(options.work_dir.resolve()) as launcher:
         broker = await launcher.start_broker()
-        for name in (f"replay-{number + 1}" for number in range(options.workers)):
+        for name in (f"replay-{number + 1}" for number in range(options.workers or 0)):
             await launcher.start_node(name, worker_node(broker, worker.model_copy(update={"name": name})))
         yield LocalFleet(broker, launcher)
         await launcher.drain()
@@ -61,10 +61,10 @@ def worker_settings(options: LocalOptions, pool: str | None) -> WorkerSettings:
     Without a file each has one thread and looks at one frame at a time: the batch shape then depends on the frame
     alone, so that a model computes the same numbers in every run.
     """
-    if options.config is None:
+    if options.worker_config is None:
         worker = WorkerSettings(threads=1, max_batch_frames=1)
     else:
-        worker = require_worker(load_settings(options.config), options.config)
+        worker = require_worker(load_settings(options.worker_config), options.worker_config)
     # Two processes cannot share a port or a log file.
     changes: dict[str, object] = {"metrics_port": None, "recording": None}
     return worker.model_copy(update=changes if pool is None else {**changes, "pool": pool})

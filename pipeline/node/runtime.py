@@ -137,37 +137,6 @@ async def supervise(main: Callable[[Stop], Awaitable[int]], *, drain_timeout_s: 
             loop.remove_signal_handler(number)
 
 
-def with_parent(main: Callable[[Stop], Awaitable[int]]) -> Callable[[Stop], Awaitable[int]]:
-    """Let a process drain when the one that started it ends.
-
-    The parent holds the other end of standard input; the kernel closes it however the parent ends.
-
-    Args:
-        main: the process.
-
-    Returns:
-        The process with that rule, for :func:`run`.
-    """
-
-    async def main_with_parent(stop: Stop) -> int:
-        loop = asyncio.get_running_loop()
-        descriptor = sys.stdin.fileno()
-
-        def on_readable() -> None:
-            if not os.read(descriptor, 4096):
-                loop.remove_reader(descriptor)
-                _log.warning("the parent process ended, draining")
-                stop.request()
-
-        loop.add_reader(descriptor, on_readable)
-        try:
-            return await main(stop)
-        finally:
-            loop.remove_reader(descriptor)
-
-    return main_with_parent
-
-
 def first_latentbus_error(group: BaseExceptionGroup[BaseException]) -> LatentbusError | None:
     """The first error of ours in a group, if nothing but ours and cancellation is in it."""
     leaves: list[BaseException] = []

@@ -267,7 +267,7 @@ def test_demo_looks_at_its_videos_before_it_starts_anything(
     def start(*_arguments: object, **_options: object) -> None:
         raise AssertionError("something was started")
 
-    monkeypatch.setattr("latentbus.demo.run.LocalBroker", start)
+    monkeypatch.setattr("latentbus.demo.run.Launcher", start)
     video = tmp_path / "street.mp4"
     video.write_bytes(clip.read_bytes()[:600] if content is None else content)
     arguments = ["demo", "--video", str(clip), "--video", str(video), "--question", "a car?"]
