@@ -283,9 +283,8 @@ def _notes(
         if log.missing_messages:
             notes.append(f"{log.name} lacks {counted(log.missing_messages, 'message')} that its recorder had to drop.")
         if log.traffic.undecodable:
-            notes.append(
-                f"{log.name} holds {counted(log.traffic.undecodable.total(), 'message')} that somebody else sent, none of ours."
-            )
+            foreign = counted(log.traffic.undecodable.total(), "message")
+            notes.append(f"{log.name} holds {foreign} that somebody else sent, none of ours.")
         if Redaction.TEXT in redacted(log.metadata):
             notes.append(f"The texts of {log.name} were redacted: outcomes were compared, answers were not.")
     if set(a.traffic.fingerprints) != set(b.traffic.fingerprints):

@@ -110,7 +110,8 @@ def test_messages_carry_their_numbers(error: LatentbusError, parts: list[str], a
 
 
 SAMPLES: dict[object, object] = {
-    str: "text", int: 7, bytes: b"\x01\x02", object: ("frame", 3), int | None: 9, frozenset[int]: frozenset({1, 2}),
+    str: "text", int: 7, float: 1.5, bytes: b"\x01\x02", object: ("frame", 3), int | None: 9,
+    frozenset[int]: frozenset({1, 2}),
     tuple[int, ...]: (3,), tuple[int, int]: (64, 32),
     dict[str, object]: {"command": "x", "error": "y"},
 }  # fmt: skip
