@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -12,6 +13,7 @@ import typer
 
 from latentbus.broker.options import BrokerConfigOption, HostOption, PortOption, broker_settings
 from latentbus.options.arguments import checked_name
+from latentbus.options.option_set import with_option_sets
 from latentbus.options.quantities import parse_bytes, parse_seconds
 from schemas.counting import counted
 from schemas.errors import ConfigError, RecordingError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from analysis.inspection import Inspection, Watch
     from analysis.recover import Recovery
     from analysis.redact.redaction import Redaction
+    from latentbus.logs.record import RecordOptions
     from pipeline.recording.format import Compression
     from pipeline.recording.message import LoggedMessage
 
@@ -38,66 +41,83 @@ DEFAULT_FILTER = "lb/v2/#"
 _SHOWN = 10
 
 
-def record(
-    out: Annotated[Path, typer.Argument(metavar="OUT.mcap", help="The log; must not exist.")],
-    topic: Annotated[
-        list[str] | None,
+@dataclass(frozen=True, slots=True)
+class RecordArguments:
+    """What a user types of a recording."""
+
+    out: Annotated[Path, typer.Argument(metavar="OUT.mcap", help="The log; must not exist.")]
+    topics: Annotated[
+        tuple[str, ...],
         typer.Option("--topic", "-t", help=f"MQTT topic filter; repeatable. Default: {DEFAULT_FILTER}"),
-    ] = None,
-    config: BrokerConfigOption = None,
-    host: HostOption = None,
-    port: PortOption = None,
-    max_size: Annotated[str, typer.Option(help="Go on in a new file at this size: 512MB, 1GiB, none.")] = "512MB",
-    max_time: Annotated[str, typer.Option(help="Go on in a new file after this time: 15min, 1h, none.")] = "1h",
-    compression: Annotated[str, typer.Option(help="lz4, zstd (smaller, slower) or none.")] = "lz4",
-    duration: Annotated[str | None, typer.Option(help="Time to record, 90s or 1h; until Ctrl-C unless given.")] = None,
+    ] = (DEFAULT_FILTER,)
+    max_size: Annotated[str, typer.Option(help="Go on in a new file at this size: 512MB, 1GiB, none.")] = "512MB"
+    max_time: Annotated[str, typer.Option(help="Go on in a new file after this time: 15min, 1h, none.")] = "1h"
+    compression: Annotated[str, typer.Option(help="lz4, zstd (smaller, slower) or none.")] = "lz4"
+    duration: Annotated[str | None, typer.Option(help="Time to record, 90s or 1h; until Ctrl-C unless given.")] = None
     redact: Annotated[
-        list[str] | None, typer.Option(help="Leave out what is private: latents or text; repeatable.")
-    ] = None,
+        tuple[str, ...], typer.Option(help="Leave out what is private: latents or text; repeatable.")
+    ] = ()
     attach: Annotated[
-        list[Path] | None,
+        tuple[Path, ...],
         typer.Option(help="File to keep in the log; settings without their secrets; repeatable.", dir_okay=False),
-    ] = None,
+    ] = ()
     name: Annotated[
         str | None,
         typer.Option(help="Name of a recorder that stays: it publishes its status, and a restart loses less."),
-    ] = None,
+    ] = None
+
+    def options(self) -> RecordOptions:
+        """What is recorded, and how it is written.
+
+        Raises:
+            ConfigError: a size, a time, a name or a kind of redaction is none, or a file cannot be attached.
+        """
+        from analysis.redact.redaction import METADATA_KEY, redaction_value, redactor
+        from latentbus.logs.record import RecordOptions
+        from pipeline.recording.format import LOG_METADATA
+        from pipeline.recording.recorder import RecorderOptions
+        from pipeline.recording.series import SeriesOptions
+
+        name = checked_name("--name", self.name)
+        filters = tuple(dict.fromkeys(self.topics))
+        kinds = _redactions(self.redact)
+        about = {"filters": json.dumps(filters)}
+        if kinds:
+            about[METADATA_KEY] = redaction_value(kinds)
+        series = SeriesOptions(
+            compression=_compression(self.compression),
+            max_file_bytes=None if self.max_size == "none" else _quantity("--max-size", self.max_size, parse_bytes),
+            max_file_s=None if self.max_time == "none" else _quantity("--max-time", self.max_time, parse_seconds),
+            metadata={LOG_METADATA: about},
+            attachments=_attachments(self.attach, kinds),
+        )
+        return RecordOptions(
+            path=self.out,
+            filters=filters,
+            recorder=RecorderOptions(series=series, transform=redactor(kinds) if kinds else None),
+            duration_s=None if self.duration is None else _quantity("--duration", self.duration, parse_seconds),
+            name=name,
+        )
+
+
+@with_option_sets
+def record(
+    arguments: RecordArguments,
+    config: BrokerConfigOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
 ) -> None:
     """Record what is on the broker: payloads, topics, QoS, retain flags, all MQTT 5 properties and times.
 
     Further files are OUT.1.mcap, OUT.2.mcap and so on; `inspect`, `replay` and `compare` take them together. A crash
     loses at most the last 0.5 s; what it leaves behind is read as it is, and repaired by `recover`.
     """
-    from analysis.redact.redaction import METADATA_KEY, redaction_value, redactor
-    from latentbus.logs.record import RecordOptions
     from latentbus.logs.record import record as record_until_stopped
     from pipeline.config.logs import configure_logging
     from pipeline.node.runtime import run
-    from pipeline.recording.format import LOG_METADATA
-    from pipeline.recording.recorder import RecorderOptions
-    from pipeline.recording.series import SeriesOptions
 
     configure_logging("warning")
-    name = checked_name("--name", name)
-    filters = tuple(dict.fromkeys(topic or [DEFAULT_FILTER]))
-    kinds = _redactions(redact or [])
-    about = {"filters": json.dumps(filters)}
-    if kinds:
-        about[METADATA_KEY] = redaction_value(kinds)
-    series = SeriesOptions(
-        compression=_compression(compression),
-        max_file_bytes=None if max_size == "none" else _quantity("--max-size", max_size, parse_bytes),
-        max_file_s=None if max_time == "none" else _quantity("--max-time", max_time, parse_seconds),
-        metadata={LOG_METADATA: about},
-        attachments=_attachments(attach or [], kinds),
-    )
-    options = RecordOptions(
-        path=out,
-        filters=filters,
-        recorder=RecorderOptions(series=series, transform=redactor(kinds) if kinds else None),
-        duration_s=None if duration is None else _quantity("--duration", duration, parse_seconds),
-        name=name,
-    )
+    options = arguments.options()
     broker = broker_settings(config, host, port)
     # A finished file may have to be re-chunked before the process ends.
     raise typer.Exit(run(lambda stop: record_until_stopped(options, broker, stop), drain_timeout_s=300))

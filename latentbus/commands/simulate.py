@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from latentbus.options.option_set import with_option_sets
 from latentbus.reports import simulate_pages
 from latentbus.reports.output_files import json_target, write_json
 from latentbus.reports.results_page import MarkdownOption, write_page
@@ -31,72 +33,86 @@ _CONTEST_SHARES = (0.4, 0.6, 0.8, 1.0, 1.2, 2.0)
 """Rates of the uplink, as shares of what the sites would send without a limit."""
 
 
-def simulate(
-    events: Annotated[int, typer.Option(help="Events that real sessions handle, at least.", min=1)] = 200_000,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything; drawn and printed unless given.", min=0)] = None,
-    episode: Annotated[int | None, typer.Option(help="Replay one episode and print what happened.", min=0)] = None,
+@dataclass(frozen=True, slots=True)
+class SimulateOptions:
+    """What is simulated, and how much of it."""
+
+    events: Annotated[int, typer.Option(help="Events that real sessions handle, at least.", min=1)] = 200_000
+    seed: Annotated[int | None, typer.Option(help="Seed of everything; drawn and printed unless given.", min=0)] = None
+    episode: Annotated[int | None, typer.Option(help="Replay one episode and print what happened.", min=0)] = None
     mutations: Annotated[
         bool,
         typer.Option(
             "--mutations",
             help="Break the protocol code on purpose, once each, with a quick seed for each or with --seed.",
         ),
-    ] = False,
-    cameras: Annotated[int | None, typer.Option(help="Simulate a fleet of this many cameras instead.", min=1)] = None,
-    workers: Annotated[int, typer.Option(help="Workers of the fleet.", min=1)] = 4,
-    site_kbps: Annotated[float, typer.Option(help="Uplink of each site of the fleet.", min=1)] = 1000,
-    cameras_per_site: Annotated[int, typer.Option(help="Cameras that share an uplink.", min=1)] = 20,
-    interval: Annotated[float, typer.Option(help="Seconds between frames of a camera of the fleet.", min=0.1)] = 5.0,
-    questions: Annotated[int, typer.Option(help="Standing questions of each camera of the fleet.", min=1, max=64)] = 3,
-    frame_ms: Annotated[float, typer.Option(help="Model time of a frame in a batch.", min=0.01)] = 15.0,
-    duration: Annotated[float, typer.Option(help="Virtual seconds of the fleet.", min=1)] = 60.0,
+    ] = False
+    cameras: Annotated[int | None, typer.Option(help="Simulate a fleet of this many cameras instead.", min=1)] = None
+    workers: Annotated[int, typer.Option(help="Workers of the fleet.", min=1)] = 4
+    site_kbps: Annotated[float, typer.Option(help="Uplink of each site of the fleet.", min=1)] = 1000
+    cameras_per_site: Annotated[int, typer.Option(help="Cameras that share an uplink.", min=1)] = 20
+    interval: Annotated[float, typer.Option(help="Seconds between frames of a camera of the fleet.", min=0.1)] = 5.0
+    questions: Annotated[int, typer.Option(help="Standing questions of each camera of the fleet.", min=1, max=64)] = 3
+    frame_ms: Annotated[float, typer.Option(help="Model time of a frame in a batch.", min=0.01)] = 15.0
+    duration: Annotated[float, typer.Option(help="Virtual seconds of the fleet.", min=1)] = 60.0
     overload: Annotated[
         float | None,
         typer.Option(help="Load of the fleet's peak, as a multiple of what its workers can do.", min=1, max=20),
-    ] = None,
+    ] = None
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Also run the overload without the rule that answers it (slow).")
-    ] = False,
+    ] = False
     uplink_contest: Annotated[
         bool, typer.Option("--uplink-contest", help="Compare orders of departure on uplinks that are too thin.")
-    ] = False,
-    workloads: Annotated[int, typer.Option(help="Workloads of the contest, each with a seed.", min=2, max=100)] = 8,
+    ] = False
+    workloads: Annotated[int, typer.Option(help="Workloads of the contest, each with a seed.", min=2, max=100)] = 8
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the report to this file.", callback=json_target)
-    ] = None,
-    markdown: MarkdownOption = None,
-) -> None:
+    ] = None
+    markdown: MarkdownOption = None
+
+    @property
+    def first_seed(self) -> int:
+        """Of a fleet or a comparison, where runs are to be compared."""
+        return 1 if self.seed is None else self.seed
+
+    def fleet(self) -> dict[str, Any]:
+        """Arguments of the plan of a fleet."""
+        return {
+            "cameras": self.cameras,
+            "workers": self.workers,
+            "site_kbps": self.site_kbps,
+            "cameras_per_site": self.cameras_per_site,
+            "interval_s": self.interval,
+            "questions": self.questions,
+            "frame_ms": self.frame_ms,
+            "duration_s": self.duration,
+            "seed": self.first_seed,
+        }
+
+
+@with_option_sets
+def simulate(options: SimulateOptions) -> None:
     """Run the real protocol machines on a virtual clock, with a model of the broker and seeded faults.
 
     Exit status 1 when an invariant was broken or a mutation was not found.
     """
-    if episode is not None:
-        _replay(episode)
-    elif mutations:
-        _mutations(seed, json_file, markdown)
-    elif uplink_contest:
-        _uplink_contest(1 if seed is None else seed, workloads, duration, json_file, markdown)
-    elif cameras is not None:
-        plan = {
-            "cameras": cameras,
-            "workers": workers,
-            "site_kbps": site_kbps,
-            "cameras_per_site": cameras_per_site,
-            "interval_s": interval,
-            "questions": questions,
-            "frame_ms": frame_ms,
-            "duration_s": duration,
-            "seed": 1 if seed is None else seed,
-        }
-        if overload is None:
-            _fleet(plan, json_file, markdown)
-        else:
-            _overload(plan, overload, json_file, markdown, baseline=baseline)
-    elif overload is not None:
+    json_file, markdown = options.json_file, options.markdown
+    if options.episode is not None:
+        _replay(options.episode)
+    elif options.mutations:
+        _mutations(options.seed, json_file, markdown)
+    elif options.uplink_contest:
+        _uplink_contest(options.first_seed, options.workloads, options.duration, json_file, markdown)
+    elif options.cameras is not None and options.overload is None:
+        _fleet(options.fleet(), json_file, markdown)
+    elif options.cameras is not None and options.overload is not None:
+        _overload(options.fleet(), options.overload, json_file, markdown, baseline=options.baseline)
+    elif options.overload is not None:
         raise ConfigError("--overload", "of what fleet? Give --cameras as well, and --workers")
     else:
-        drawn = random.SystemRandom().randrange(1_000_000) if seed is None else seed
-        _invariants(events, drawn, json_file, markdown)
+        drawn = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
+        _invariants(options.events, drawn, json_file, markdown)
 
 
 def _invariants(events: int, seed: int, json_file: Path | None, markdown: Path | None) -> None:
