@@ -146,72 +146,90 @@ def cpu_seconds() -> float:
 class Run:
     """What the edge saw of one run."""
 
-    answered: int
-    refined: int
-    seconds: float
+    answered: int = 0
+    refined: int = 0
+    seconds: float = 0.0
 
 
-async def drive(port: int, frames: int, questions: int, rate_hz: float, first: int) -> Run:
-    """Open frames at a steady rate, refine on request, wait for every terminal answer."""
-    latents, _ = make_latents(64)
-    families = (Family.CONTROL, Family.ANSWER)
-    bus = MqttBus(
-        BrokerSettings(port=port),
-        client_id="edge",
-        subscriptions=[Subscription(topics.family_filter(family), qos=1) for family in families],
-    )
-    run = Run(0, 0, 0.0)
-    started = perf_counter()
+class BenchEdge:
+    """Opens frames at a steady rate and refines on request.
 
-    async def listen() -> None:
-        while run.answered < frames * questions:
-            for event in await bus.receive_batch():
+    Args:
+        port: of the broker.
+        frames: how many.
+        questions: of each frame.
+        first: sequence number of the first frame.
+    """
+
+    def __init__(self, port: int, frames: int, questions: int, first: int) -> None:
+        self._latents, _ = make_latents(64)
+        self._frames = range(first, first + frames)
+        self._questions = [
+            Question(site=SITE, question_id=f"q{number}", text="Is there a car?") for number in range(questions)
+        ]
+        self._run = Run()
+        self._bus = MqttBus(
+            BrokerSettings(port=port),
+            client_id="edge",
+            subscriptions=[
+                Subscription(topics.family_filter(family), qos=1) for family in (Family.CONTROL, Family.ANSWER)
+            ],
+        )
+
+    async def drive(self, rate_hz: float) -> Run:
+        """Play all frames, and wait for every terminal answer."""
+        started = perf_counter()
+        async with self._bus:
+            await self._bus.wait_connected(10)
+            for question in self._questions:
+                topic = topics.question_topic(SITE, question.question_id)
+                await self._bus.publish(topic, wire.encode(question), qos=1, retain=True)
+            async with asyncio.timeout(len(self._frames) / rate_hz + 30), asyncio.TaskGroup() as group:
+                group.create_task(self._listen())
+                for number, sequence in enumerate(self._frames):
+                    await asyncio.sleep(max(0.0, started + number / rate_hz - perf_counter()))
+                    await self._open(number, sequence)
+        self._run.seconds = perf_counter() - started
+        return self._run
+
+    async def _open(self, number: int, sequence: int) -> None:
+        refs = [QueryRef(one.question_id, 20_000, one.content().digest) for one in self._questions]
+        opened = Open(
+            frame=FrameId(1, sequence),
+            attempt=1,
+            site=SITE,
+            fingerprint=FINGERPRINT,
+            queries=tuple(refs),
+            stop=LADDER[0],
+            payload=self._latents[sequence % len(self._latents)].payload(0, LADDER[0]),
+        )
+        await self._bus.publish(topics.open_topic("main", f"camera-{number % CAMERAS}"), wire.encode(opened), qos=1)
+
+    async def _listen(self) -> None:
+        while self._run.answered < len(self._frames) * len(self._questions):
+            for event in await self._bus.receive_batch():
                 if not isinstance(event, Inbound):
                     continue
-                bus.acknowledge(event)
+                self._bus.acknowledge(event)
                 topic = topics.parse(event.topic)
                 message = wire.decode(topic.family, event.payload)
                 if isinstance(message, Answer) and message.outcome is not None:
-                    run.answered += 1
+                    self._run.answered += 1
                 elif isinstance(message, Refine):
-                    run.refined += 1
-                    latent = latents[message.frame.sequence % len(latents)]
-                    camera = topic.name("camera")
-                    chunk = Chunk(
-                        camera=camera,
-                        frame=message.frame,
-                        attempt=message.attempt,
-                        start=message.start,
-                        stop=message.stop,
-                        payload=latent.payload(message.start, message.stop),
-                    )
-                    await bus.publish(topics.chunk_topic(message.worker, camera), wire.encode(chunk))
+                    self._run.refined += 1
+                    await self._refine(topic.name("camera"), message)
 
-    async with bus:
-        await bus.wait_connected(10)
-        refs: list[QueryRef] = []
-        for question_id in [f"q{number}" for number in range(questions)]:
-            question = Question(site=SITE, question_id=question_id, text="Is there a car?")
-            refs.append(QueryRef(question_id, 20_000, question.content().digest))
-            await bus.publish(topics.question_topic(SITE, question_id), wire.encode(question), qos=1, retain=True)
-        async with asyncio.timeout(frames / rate_hz + 30), asyncio.TaskGroup() as group:
-            group.create_task(listen())
-            for number in range(frames):
-                due = started + number / rate_hz
-                await asyncio.sleep(max(0.0, due - perf_counter()))
-                opened = Open(
-                    frame=FrameId(1, first + number),
-                    attempt=1,
-                    site=SITE,
-                    fingerprint=FINGERPRINT,
-                    queries=tuple(refs),
-                    stop=LADDER[0],
-                    payload=latents[(first + number) % len(latents)].payload(0, LADDER[0]),
-                )
-                topic = topics.open_topic("main", f"camera-{number % CAMERAS}")
-                await bus.publish(topic, wire.encode(opened), qos=1)
-    run.seconds = perf_counter() - started
-    return run
+    async def _refine(self, camera: str, wanted: Refine) -> None:
+        latent = self._latents[wanted.frame.sequence % len(self._latents)]
+        chunk = Chunk(
+            camera=camera,
+            frame=wanted.frame,
+            attempt=wanted.attempt,
+            start=wanted.start,
+            stop=wanted.stop,
+            payload=latent.payload(wanted.start, wanted.stop),
+        )
+        await self._bus.publish(topics.chunk_topic(wanted.worker, camera), wire.encode(chunk))
 
 
 def measure(frames: int, questions: int, rate_hz: float, repeats: int) -> list[float]:
@@ -224,11 +242,11 @@ def measure(frames: int, questions: int, rate_hz: float, repeats: int) -> list[f
         process.start()
         try:
             ours.recv()
-            uvloop.run(drive(broker.port, 20, questions, 20.0, first=0))  # imports and caches
+            uvloop.run(BenchEdge(broker.port, 20, questions, 0).drive(20.0))  # imports and caches
             for repeat in range(repeats):
                 ours.send(True)
                 before = ours.recv()
-                run = uvloop.run(drive(broker.port, frames, questions, rate_hz, first=1_000_000 * (repeat + 1)))
+                run = uvloop.run(BenchEdge(broker.port, frames, questions, 1_000_000 * (repeat + 1)).drive(rate_hz))
                 ours.send(True)
                 spent = ours.recv() - before
                 ours.send(True)
