@@ -21,6 +21,7 @@ from analysis.workload import Workload, read_workload
 from latentbus.reports.output_files import write_json
 from latentbus.reports.safe_console import SafeConsole
 from latentbus.what_if.figures import Figures, recorded_figures
+from latentbus.what_if.options import WhatIfOptions
 from latentbus.what_if.simulate import Changes, Parameters, SimulatedRun, recorded_parameters, simulate_log
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import STOP_FILE, TABLES_FILE, load_codec_spec
@@ -46,37 +47,6 @@ _ROWS = {
     "texts_differ": "answers that differ",
     "texts_unknown": "answers not in the log",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class WhatIfOptions:
-    """What is asked for.
-
-    Attributes:
-        logs: log files, merged by time.
-        codec: codec folder that the log was recorded with; None takes what the log says, and the bundled one.
-        recorded_kbps: uplink of every recorded site, where the log does not say it.
-        site_kbps: see :class:`~latentbus.what_if.simulate.Changes`, as the following.
-        workers: workers in the pool.
-        frame_ms: time of the model for a frame.
-        base_latents: prefix that opens a frame.
-        order: order of the uplinks.
-        stop_file: another stop rule.
-        risk: takes the score at its word: an answer is safe when it is at least 1 - risk.
-        json_file: where every figure is written.
-    """
-
-    logs: tuple[Path, ...]
-    codec: Path | None = None
-    recorded_kbps: float | None = None
-    site_kbps: float | None = None
-    workers: int | None = None
-    frame_ms: float | None = None
-    base_latents: int | None = None
-    order: str | None = None
-    stop_file: Path | None = None
-    risk: float | None = None
-    json_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,9 @@ from cloud_workers.node import run_worker
 from edge_nodes.node import run_edge
 from latentbus.cli import app
 from latentbus.what_if.figures import recorded_figures
+from latentbus.what_if.options import WhatIfOptions
 from latentbus.what_if.recorded_content import Bound, Gaps, LatentSizes, RecordedModel
-from latentbus.what_if.run import WhatIfOptions, what_if
+from latentbus.what_if.run import what_if
 from latentbus.what_if.simulate import Changes, Parameters, recorded_parameters, simulate_log
 from pipeline.codec.bundled import MODELS_DIR_VARIABLE, bundled_codec_dir
 from pipeline.codec.stop_file import load_stop_rule
