@@ -299,13 +299,16 @@ def codec_export(
     cache: CacheOption = DEFAULT_CACHE,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Vision tower in 8-bit integers, for FastVLM models; answers are compared.")
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Write encoder.onnx anew from the weights, and compare it with torch symbol by symbol."""
     from training.codec.fit.train import export_codec
 
-    parity = export_codec(vlm_or_bundled(vlm), codec_to_write(codec), run_settings(cache, seed, threads))
-    write_report(parity.as_dict(), json_file)
+    run = run_settings(cache, seed, threads)
+    write_report(export_codec(vlm_or_bundled(vlm), codec_to_write(codec), run, int8=int8), json_file)
 
 
 def _own_frames(frames: Path | None, questions: Path | None) -> OwnFrames | None:

@@ -32,6 +32,9 @@ from latentbus.options.training import (
 from latentbus.reports.output_files import write_text
 from schemas.errors import ConfigError
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
 train_app = typer.Typer(help="Train the bundled models again, or a codec for your VLM.", no_args_is_help=True)
 
 
@@ -204,6 +207,61 @@ def train_decoder_command(
     run = run_settings(cache, seed, threads, device=device, resume=resume)
     report = learn_decoder(vlm_or_bundled(vlm), codec, output, run, wanted)
     write_report(report, json_file)
+
+
+@train_app.command(
+    "all",
+    epilog="Examples: latentbus train all work --photos cifar10-train.zip --plan, then the same without --plan. "
+    "Codecs for a model of yours: latentbus train all work --vlm my-vlm. "
+    "Use what came of it: latentbus codec eval --models work/models",
+)
+def train_all_command(
+    root: Annotated[Path, typer.Argument(help="Folder for all stages; the result is in its models/.", file_okay=False)],
+    vlm: Annotated[
+        Path | None,
+        typer.Option(help="Finished VLM in save_pretrained format, instead of training one.", callback=local_vlm),
+    ] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="Operating point of the codecs: small (if none), detailed; repeatable.")
+    ] = None,
+    photos: PhotosOption = None,
+    cache: CacheOption = DEFAULT_CACHE,
+    budget: BudgetOption = "full",
+    device: DeviceOption = "cpu",
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 2,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would run and how long it takes, and end.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Train the third reference VLM and make all that hangs on it: codecs, encoders, stop rules, evaluation.
+
+    Every stage is done once. Break off with Ctrl-C, or lose the power: the same command goes on, inside of a stage from
+    its last checkpoint, and does again only what other settings or inputs change.
+    """
+    from training.everything import WHOLE_BUDGETS, Everything, stages_of
+    from training.stages import StagedWork
+
+    _check_budget(budget, WHOLE_BUDGETS)
+    wanted = Everything(WHOLE_BUDGETS[budget], tuple(point or ("small",)), photos, vlm)
+    run = run_settings(cache, seed, threads, device=device)
+    work = StagedWork(root, stages_of(wanted, root, run), show_progress)
+    if plan:
+        rows = [
+            {"stage": row.stage.name, "what": row.stage.what, "state": row.state, "hours": row.hours}
+            for row in work.plan()
+        ]
+        if json_file is None:
+            for row in rows:
+                typer.echo(f"{row['state']:8} {row['hours']:6.2f} h  {row['stage']:26} {row['what']}")
+        else:
+            write_report({"stages": rows}, json_file)
+        return
+    try:
+        spent_s = work.run()
+    except KeyboardInterrupt:
+        show_progress("stopped; the same command goes on")
+        raise typer.Exit(INTERRUPTED) from None
+    write_report({"models": str(root / "models"), "seconds": spent_s}, json_file)
 
 
 def _evaluate_vlm(model_dir: Path, frames: int, photos: Path | None, seed: int) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.codec import meta_autoencoder_torch
-from pipeline.codec.klt_torch import KltTransform
+from pipeline.codec.klt_torch import KltTransform, LatentShape
 from pipeline.codec.meta_autoencoder_torch import MetaAutoEncoder
-from pipeline.codec.prefix_decoder_torch import load_prefix_decoder, load_transform, save_transform
+from pipeline.codec.prefix_decoder_torch import load_prefix_decoder, load_transform, read_transform, save_transform
 from pipeline.codec.spec import TABLES_FILE, WEIGHTS_FILE, CodecSpec, hash_file
 from pipeline.codec.tables import FrequencyTables
 from pipeline.codec.transform_torch import LatentTransform
@@ -282,3 +283,31 @@ def test_wrong_weights_are_named(klt: KltTransform, meta: MetaAutoEncoder, token
     (folder / WEIGHTS_FILE).unlink()
     with pytest.raises(ArtifactError, match="missing"):
         load_transform(folder)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_tokens_that_say_nothing_are_named(value: float) -> None:
+    with pytest.raises(StateError, match="the tower sees nothing"):
+        fit_klt(torch.full((9, 4, 8), value), 2, 8, target_bytes=10.0)
+
+
+def test_files_of_variants_that_are_gone_are_refused_by_name_and_older_ones_read(
+    meta: MetaAutoEncoder, tokens: Tensor, tmp_path: Path
+) -> None:
+    """Files of earlier versions name four choices more."""
+    shape = LatentShape(meta.token_count, meta.token_dim, LATENTS, WIDTH)
+    tensors = {name: value.contiguous() for name, value in meta.state_dict().items()}
+    left = {"fsq_levels": 0, "tail": "mask", "latents": "bidirectional", "own_embedding": True}
+    path = tmp_path / "codec.safetensors"
+
+    def write(**changes: object) -> None:
+        config = json.dumps({**meta.config.as_dict(), **left, **changes})
+        path.write_bytes(save(tensors, metadata={"config": config}))
+
+    write()
+    symbols = read_transform(path, "meta_autoencoder", shape).encode(tokens)
+    assert torch.equal(symbols, meta.encode(tokens))
+    for changes in ({"tail": "zero"}, {"latents": "causal"}, {"fsq_levels": 7}, {"own_embedding": False}):
+        write(**changes)
+        with pytest.raises(ArtifactError, match=f"{next(iter(changes))} is .* no longer decoded"):
+            read_transform(path, "meta_autoencoder", shape)

@@ -204,7 +204,7 @@ def test_training_again_changes_nothing(made: Path) -> None:
 def test_export_and_calibration_of_a_codec(made: Path) -> None:
     folder = made / "meta_autoencoder"
     fingerprint = load_codec_spec(folder).fingerprint
-    assert export_codec(made / "vlm", folder, run(made / "cache")).unexplained == 0
+    assert export_codec(made / "vlm", folder, run(made / "cache"))["unexplained"] == 0
     report = calibrate_stop(made / "vlm", folder, run(made / "cache"), StopCalibration(Promise(0.1), frames=60))
     spec, rule = load_codec_spec(folder), load_stop_rule(folder)
     assert spec.fingerprint == fingerprint, "calibration changes nothing about the symbols"

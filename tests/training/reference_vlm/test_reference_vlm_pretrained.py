@@ -14,13 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import functional as nnf
 from transformers import EfficientNetModel, FastVlmForConditionalGeneration, LlavaProcessor
 
 from pipeline.scenes.everyday import sample_everyday_scene
 from pipeline.scenes.questions import RELATION_MARGIN
 from schemas.errors import ConfigError
 from tests.scenes.photo_files import write_photo_folder
+from tests.training.reference_vlm.random_lite0 import lite0, random_lite0
+from training.codec.image_path import PixelsToTokens
 from training.reference_vlm import loop
 from training.reference_vlm.config import StageBudget
 from training.reference_vlm.dense_labels import IGNORE, dense_labels
@@ -57,77 +58,6 @@ class CutOffError(Exception):
     """The end of a run in the middle of it."""
 
 
-def random_lite0(generator: torch.Generator) -> dict[str, Tensor]:
-    """Weights with the names and shapes of the package's file, so that no test needs the package."""
-    weights: dict[str, Tensor] = {}
-
-    def norm(name: str, width: int) -> None:
-        weights[f"{name}.weight"] = torch.rand(width, generator=generator) + 0.5
-        weights[f"{name}.bias"] = torch.randn(width, generator=generator) * 0.1
-        weights[f"{name}.running_mean"] = torch.randn(width, generator=generator) * 0.1
-        weights[f"{name}.running_var"] = torch.rand(width, generator=generator) + 0.5
-
-    def conv(name: str, *shape: int) -> None:
-        weights[f"{name}.weight"] = torch.randn(*shape, generator=generator) * (2 / (shape[1] * shape[2] ** 2)) ** 0.5
-
-    conv("_conv_stem", 32, 3, 3, 3)
-    norm("_bn0", 32)
-    width, number = 32, 0
-    for repeats, kernel, _, ratio, out in BLOCKS:
-        for _ in range(repeats):
-            name, inner = f"_blocks.{number}", width * ratio
-            if ratio > 1:
-                conv(f"{name}._expand_conv", inner, width, 1, 1)
-                norm(f"{name}._bn0", inner)
-            conv(f"{name}._depthwise_conv", inner, 1, kernel, kernel)
-            norm(f"{name}._bn1", inner)
-            conv(f"{name}._project_conv", out, inner, 1, 1)
-            norm(f"{name}._bn2", out)
-            width, number = out, number + 1
-    conv("_conv_head", 1280, 320, 1, 1)
-    norm("_bn1", 1280)
-    return weights
-
-
-BLOCKS = (
-    (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)  # fmt: skip
-"""Repeats, kernel, stride, expansion and width of EfficientNet-Lite0's blocks."""
-
-
-def lite0(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-    """EfficientNet-Lite0 written out: 'same' padding as TensorFlow has it, ReLU6, no squeeze-and-excitation."""
-
-    def norm(x: Tensor, name: str) -> Tensor:
-        mean, variance, gain, bias = (
-            weights[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        return nnf.batch_norm(x, mean, variance, gain, bias, eps=1e-3)
-
-    def conv(x: Tensor, name: str, stride: int = 1, groups: int = 1) -> Tensor:
-        weight = weights[f"{name}.weight"]
-        pad = weight.shape[2] - stride
-        before = pad // 2
-        if pad > 0:
-            x = nnf.pad(x, (before, pad - before, before, pad - before))
-        return nnf.conv2d(x, weight, stride=stride, groups=groups)
-
-    x = nnf.relu6(norm(conv(x, "_conv_stem", 2), "_bn0"))
-    number = 0
-    for repeats, _, stride, ratio, _ in BLOCKS:
-        for repeat in range(repeats):
-            name, before = f"_blocks.{number}", x
-            if ratio > 1:
-                x = nnf.relu6(norm(conv(x, f"{name}._expand_conv"), f"{name}._bn0"))
-            step = stride if repeat == 0 else 1
-            x = nnf.relu6(norm(conv(x, f"{name}._depthwise_conv", step, x.shape[1]), f"{name}._bn1"))
-            x = norm(conv(x, f"{name}._project_conv"), f"{name}._bn2")
-            x = x + before if repeat else x
-            number += 1
-    return nnf.relu6(norm(conv(x, "_conv_head"), "_bn1"))
-
-
 def stock_tower(weights: dict[str, Tensor]) -> Any:
     tower = EfficientNetModel(imagenet.tower_config(64))
     imagenet.load_imagenet(tower, weights)
@@ -141,6 +71,22 @@ def test_the_stock_tower_is_lite0_bit_for_bit() -> None:
     assert features.shape == (2, 1280, 2, 2)
     assert features.std() > 0.05
     assert torch.equal(features, lite0(weights, pixels))
+
+
+def test_open_gates_are_left_out_of_what_the_edge_computes() -> None:
+    model, processor = build_model(SIZE, TOKENIZER, seed=0, pretrained=False), build_processor(TOKENIZER, SIZE)
+    imagenet.load_imagenet(model.model.vision_tower, random_lite0(torch.Generator().manual_seed(3)))
+    path = PixelsToTokens(model, processor.image_processor).eval()
+    frames = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    small = path.exportable()
+    assert torch.equal(small.of_frames(frames), path.of_frames(frames))
+    gates = [name for name, _ in small.named_parameters() if "squeeze_excite" in name]
+    assert gates == []
+    assert any("squeeze_excite" in name for name, _ in path.named_parameters()), "the model itself keeps them"
+    torch.nn.init.zeros_(model.model.vision_tower.encoder.blocks[0].squeeze_excite.expand.bias)
+    half_open = path.exportable()
+    assert any("blocks.0.squeeze_excite" in name for name, _ in half_open.named_parameters())
+    assert torch.equal(half_open.of_frames(frames), path.of_frames(frames))
 
 
 @pytest.mark.skipif(importlib.util.find_spec(imagenet.PACKAGE) is None, reason="needs the extra 'train'")

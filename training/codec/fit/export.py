@@ -97,7 +97,7 @@ def export_encoder(
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            encoder,
+            PixelsToSymbols(image_path.exportable(), transform).eval(),
             (pixels[:2],),
             dynamo=True,
             external_data=False,

@@ -54,7 +54,8 @@ def fit_klt(
         planes: Most refinement slots of a coefficient.
 
     Raises:
-        StateError: fewer than 2 frames, more symbols than tokens hold values, or not one of step and target.
+        StateError: fewer than 2 frames, more symbols than tokens hold values, not one of step and target, or tokens
+            that are all alike or not finite.
     """
     frames, count, dim = tokens.shape
     slots = latent_count * latent_dim
@@ -71,6 +72,8 @@ def fit_klt(
         rows += torch.einsum("fnd,fmd->nm", centred, centred)
         columns += torch.einsum("fnd,fne->de", centred, centred)
     deviation = float((columns.trace() / (frames * count * dim)).sqrt())
+    if not 0 < deviation < math.inf:
+        raise StateError(f"tokens of {frames} frames have the standard deviation {deviation}: the tower sees nothing")
     transform.token_basis.copy_(_basis(rows))
     transform.channel_basis.copy_(_basis(columns))
     variance = torch.zeros_like(transform.mean)

@@ -19,8 +19,9 @@ from pipeline.codec.spec import ENCODER_FILE, hash_file, load_codec_spec
 from schemas.errors import ArtifactError, ConfigError
 from training.codec.config import CodecBudget
 from training.codec.data import Domain
-from training.codec.fit.export import Parity, export_encoder
+from training.codec.fit.export import export_encoder
 from training.codec.fit.folder import CodecParts, check_output, write_codec
+from training.codec.fit.int8 import CALIBRATION_FRAMES, COMPARED_FRAMES, compare_int8, quantise_encoder
 from training.codec.fit.learn import CHECKPOINT, KLT_WEIGHTS, LEARNED, META_WEIGHTS, fitted_klt, learn_codec
 from training.codec.fit.material import training_material
 from training.codec.frame_source import FrameSource
@@ -176,27 +177,44 @@ def _write_out(
     return report
 
 
-def export_codec(vlm_dir: Path, codec_dir: Path, run: RunSettings) -> Parity:
+def export_codec(vlm_dir: Path, codec_dir: Path, run: RunSettings, *, int8: bool = False) -> dict[str, Any]:
     """Write a codec's ``encoder.onnx`` anew from its weights and the VLM, and compare the two.
 
     Args:
         vlm_dir: The VLM that the codec was made for.
         codec_dir: Codec folder.
         run: Cache and seed of the frames of the comparison, threads, progress.
+        int8: Put the vision tower into 8-bit integers, see `training.codec.fit.int8`.
+
+    Returns:
+        Parity of the float encoder with torch; with `int8` its comparison with the one that is written.
 
     Raises:
         ArtifactError: another VLM, a damaged folder, or an export that does not agree with torch.
+        ConfigError: `int8` for a tower without convolutions.
     """
     torch.set_num_threads(run.threads)
     spec = load_codec_spec(codec_dir)
     spec.check_vlm(vlm_dir)
-    _, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge)
+    vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge)
     source = FrameSource(frozen, run, (DOMAINS[point_of(spec.tiles_per_edge)],))
     sample = source.frames("tables", PARITY_FRAMES)
     path = codec_dir / ENCODER_FILE
     partial = path.with_suffix(".partial.onnx")
-    parity = export_encoder(frozen.image_path, load_transform(codec_dir, spec), partial, sample.frames)
+    transform = load_transform(codec_dir, spec)
+    report: dict[str, Any] = export_encoder(frozen.image_path, transform, partial, sample.frames).as_dict()
+    if int8:
+        quantised = path.with_suffix(".int8.onnx")
+        try:
+            quantise_encoder(partial, quantised, source.frames("train", CALIBRATION_FRAMES).frames)
+            compared = source.frames("selection", COMPARED_FRAMES)
+            report["int8"] = compare_int8(vlm, transform, (partial, quantised), compared).as_dict()
+            quantised.replace(partial)
+        finally:
+            quantised.unlink(missing_ok=True)
+            if "int8" not in report:
+                partial.unlink(missing_ok=True)
     partial.replace(path)
     spec.model_copy(update={"encoder_sha256": hash_file(path)}).save(codec_dir)
     run.progress(f"{path} written")
-    return parity
+    return report

@@ -89,7 +89,7 @@ def test_what_was_learned_elsewhere_is_only_written_out(tmp_path: Path) -> None:
         assert decoded.shape == (2, spec.token_count, spec.token_dim)
     assert sum("learned already" in line for line in lines) == 2
     quiet = RunSettings(tmp_path / "cache", threads=1, progress=silent)
-    assert export_codec(vlm, tmp_path / "codecs/klt", quiet).unexplained == 0
+    assert export_codec(vlm, tmp_path / "codecs/klt", quiet)["unexplained"] == 0
     assert OnnxEncoder(tmp_path / "codecs/klt").spec.encoder_sha256 is not None
     with pytest.raises(ArtifactError, match="tiles an edge"):
         train_codec(
