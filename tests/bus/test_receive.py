@@ -9,7 +9,7 @@ import pytest
 from paho.mqtt.enums import MQTTErrorCode
 from structlog.testing import capture_logs
 
-from broker_config.launcher import LocalBroker, find_mosquitto, mosquitto_version
+from broker_config.launcher import LocalBroker, find_mosquitto
 from pipeline.bus.base import ConnectionChange, Inbound, QueueLimits, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.bus.mqtt_link import MqttLink
@@ -17,6 +17,7 @@ from pipeline.config.settings import BrokerSettings
 from schemas.errors import StateError
 from schemas.wire_cost import PUBACK_BYTES
 from tests.bus.support import PUBACK, PUBLISH, WAIT_S, Relay, connected, drain_until, take, take_change
+from tests.mosquitto import mosquitto_version
 
 pytestmark = pytest.mark.broker
 
