@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.settings import LatentbusSettings, load_settings, require_edge, require_worker
+from pipeline.config.settings import LatentbusSettings, WorkerSettings, load_settings, require_edge, require_worker
 from pipeline.config.settings_file import SettingsFile
 from schemas.errors import ConfigError
 from schemas.types import AnswerType
@@ -43,6 +43,7 @@ def test_minimal_file_gets_the_documented_defaults(tmp_path: Path) -> None:
     edge = require_edge(settings, tmp_path)
     assert (settings.broker.host, settings.broker.port, settings.broker.tls) == ("127.0.0.1", 1883, None)
     assert (edge.pool, edge.uplink_kbps, edge.codec) == ("main", None, None)
+    assert (edge.metrics_host, WorkerSettings().metrics_host) == ("127.0.0.1", "127.0.0.1")
     assert (edge.cameras["gate"].interval_s, edge.cameras["gate"].loop) == (1.0, True)
     assert edge.cameras["gate"].priority == 1.0
     assert edge.questions["q1"].answer_type is AnswerType.YES_NO

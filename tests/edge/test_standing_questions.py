@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -217,6 +218,7 @@ async def test_a_deletion_reaches_an_edge_that_was_away_for_longer_than_its_sess
     settings = make(car=CAR, bus=CAR)
     dog = question("dog", "Where is the dog?", cameras=("yard",))
     async with (
+        asyncio.timeout(30),
         FaultProxy(lambda: (broker.host, broker.port)) as line,
         listening(broker_settings, "lb/v2/receipt/boss/+/+", "lb/v2/status/edge/depot") as operator,
         keeping(broker_settings) as kept,
