@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from analysis.markdown import table, value_text, words
 from edge_nodes.encoder import OnnxEncoder
+from latentbus.reports.results_page import write_page
 from pipeline.codec.bitstream import decode_chunk
 from pipeline.codec.bundled import bundled_codec_dir, bundled_vlm_dir
 from pipeline.codec.latent import EncodedLatent
@@ -29,8 +31,8 @@ from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
 from pipeline.scenes.renderer import render
 from pipeline.scenes.scene import sample_scene
-from training.codec.folder import encode_all
-from training.codec.train import open_vlm
+from training.codec.prefixes import encode_all
+from training.codec.vlm import open_vlm
 
 FIRST_SEED = 80_000_000
 BATCH = 16
@@ -111,11 +113,16 @@ def main() -> int:
         "--codec", type=Path, action="append", help="codec folder; the bundled learned ones unless given"
     )
     parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--markdown", type=Path, help="write the figures as a page to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folders = arguments.codec or [bundled_codec_dir("meta_autoencoder"), bundled_codec_dir("meta_autoencoder_detailed")]
-    json.dump([measure(folder, arguments.runs) for folder in folders], sys.stdout, indent=2)
+    measured = [measure(folder, arguments.runs) for folder in folders]
+    json.dump(measured, sys.stdout, indent=2)
     print()
+    names = dict.fromkeys(name for figures in measured for name in figures)
+    head, *rows = [[words(name), *(value_text(figures.get(name)) for figures in measured)] for name in names]
+    write_page(arguments.markdown, "Time of the codec", table(head, rows))
     return 0
 
 

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import signal
 import sys
 import tempfile
 from pathlib import Path
 
-import yaml
-
-from broker_config.launcher import LocalBroker
+from latentbus.fleet.frame_log import FrameLogReader
+from latentbus.fleet.launcher import Launcher
+from latentbus.fleet.usage import cpu_s, resident_bytes
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
+from pipeline.config.settings import (
+    BrokerSettings,
+    CameraSettings,
+    EdgeSettings,
+    LatentbusSettings,
+    LogSettings,
+    QuestionSettings,
+)
 from pipeline.scenes.questions import make_question
 from pipeline.scenes.video import write_clip
-from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import WireError
 from schemas.identity import owner_of
@@ -40,8 +44,8 @@ QUESTIONS = {
 }
 
 
-def write_settings(folder: Path, broker: LocalBroker, codec: Path, interval_s: float, uplink_kbps: float) -> Path:
-    """Clips and the YAML of the edge under test."""
+def edge_settings(folder: Path, codec: Path, interval_s: float, uplink_kbps: float) -> EdgeSettings:
+    """The edge under test, and its clips."""
     cameras = {}
     for number in range(4):
         source = f"test:{number}"
@@ -49,30 +53,22 @@ def write_settings(folder: Path, broker: LocalBroker, codec: Path, interval_s: f
             clip = folder / f"clip{number}.mp4"
             write_clip(clip, seed=number, duration_s=10, fps=15, questions=QUESTIONS)
             source = str(clip)
-        cameras[f"cam{number}"] = {"source": source, "interval_s": interval_s, "questions": list(QUESTIONS)}
-    settings = {
-        "broker": {"host": broker.host, "port": broker.port},
-        "edge": {
-            "site": "bench",
-            "codec": str(codec),
-            "uplink_kbps": uplink_kbps,
-            "cameras": cameras,
-            "questions": {name: {"text": question.text} for name, question in QUESTIONS.items()},
-            "state_dir": str(folder / "state"),
-            "frame_log": str(folder / "frames.jsonl"),
-        },
-        "log": {"level": "warning"},
-    }
-    path = folder / "edge.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
+        cameras[f"cam{number}"] = CameraSettings(source=source, interval_s=interval_s, questions=tuple(QUESTIONS))
+    return EdgeSettings(
+        site="bench",
+        codec=codec,
+        uplink_kbps=uplink_kbps,
+        cameras=cameras,
+        questions={name: QuestionSettings(text=question.text) for name, question in QUESTIONS.items()},
+        state_dir=folder / "state",
+        frame_log=folder / "frames.jsonl",
+    )
 
 
-async def answer_everything(broker: LocalBroker) -> None:
+async def answer_everything(broker: BrokerSettings) -> None:
     """A pool that needs no time."""
-    settings = BrokerSettings(host=broker.host, port=broker.port)
     async with MqttBus(
-        settings, client_id="answers", subscriptions=[Subscription(topics.share_filter("main"), qos=1)]
+        broker, client_id="answers", subscriptions=[Subscription(topics.share_filter("main"), qos=1)]
     ) as bus:
         while True:
             for event in await bus.receive_batch():
@@ -108,44 +104,27 @@ async def _answer(bus: MqttBus, inbound: Inbound) -> None:
         await bus.publish(topics.answer_topic(camera), wire.encode(answer), qos=1)
 
 
-def process_mb(pid: int, field: str) -> float:
-    """A size out of ``/proc/PID/status``."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise KeyError(field)
-
-
-def process_cpu_s(pid: int) -> float:
-    """Processor time of a process, all threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """Run the edge and look at it from outside."""
     codec = arguments.codec or bundled_codec_dir()
-    with tempfile.TemporaryDirectory() as name, LocalBroker() as broker:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = write_settings(folder, broker, codec, arguments.interval_s, arguments.uplink_kbps)
-        answers = asyncio.create_task(answer_everything(broker))
-        edge = await asyncio.create_subprocess_exec(sys.executable, "-m", "latentbus", "edge", "--config", str(path))
-        try:
+        settings = await asyncio.to_thread(edge_settings, folder, codec, arguments.interval_s, arguments.uplink_kbps)
+        async with Launcher(folder) as launcher:
+            broker = await launcher.start_broker()
+            answers = asyncio.create_task(answer_everything(broker))
+            node = LatentbusSettings(broker=broker, edge=settings, log=LogSettings(level="warning"))
+            edge = await launcher.start_node("edge", node)
+            await edge.wait_ready()
             await asyncio.sleep(arguments.warm_up_s)
-            if edge.returncode is not None:
-                raise SystemExit(f"the edge ended with status {edge.returncode}")
-            before_s = process_cpu_s(edge.pid)
+            before_s = cpu_s(edge.pid) or 0.0
             await asyncio.sleep(arguments.duration_s)
-            cpu_s = process_cpu_s(edge.pid) - before_s
-            resident_mb, peak_mb = process_mb(edge.pid, "VmRSS"), process_mb(edge.pid, "VmHWM")
-            edge.send_signal(signal.SIGTERM)
-            status = await edge.wait()
-        finally:
-            if edge.returncode is None:
-                edge.kill()
+            used_s = (cpu_s(edge.pid) or 0.0) - before_s
+            resident_mb, peak_mb = (resident_bytes(edge.pid, field) / 2**20 for field in ("VmRSS", "VmHWM"))
+            status = await edge.drain()
             answers.cancel()
             await asyncio.gather(answers, return_exceptions=True)
-        lines = [json.loads(line) for line in (folder / "frames.jsonl").read_text().splitlines()]
+        lines = list(FrameLogReader(folder / "frames.jsonl").new_records())
     frames = [line for line in lines if line["kind"] == "frame"]
     ended = [line for line in lines if line["kind"] == "ended"]
     wire_bytes = sum(line["wire_bytes"] for line in lines if line["kind"] == "sent")
@@ -157,8 +136,8 @@ async def measure(arguments: argparse.Namespace) -> dict[str, float]:
         "frames": len(frames),
         "questions": len(ended),
         "answered": sum(line["outcome"] == "answered" for line in ended),
-        "cpu_share_of_one_core": round(cpu_s / arguments.duration_s, 3),
-        "cpu_ms_per_frame": round(1000 * cpu_s / max(1, len(frames) * arguments.duration_s / run_s), 2),
+        "cpu_share_of_one_core": round(used_s / arguments.duration_s, 3),
+        "cpu_ms_per_frame": round(1000 * used_s / max(1, len(frames) * arguments.duration_s / run_s), 2),
         "encode_ms_median": round(1000 * sorted(line["encode_s"] for line in frames)[len(frames) // 2], 2),
         "answer_ms_median": round(1000 * sorted(line["delay_s"] for line in ended)[len(ended) // 2], 1),
         "wire_bytes_per_question": round(wire_bytes / max(1, len(ended)), 1),

@@ -20,42 +20,40 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
-from unittest.mock import patch
 
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.soak import Watched, camera_names
-from broker_config.launcher import LocalBroker
+from analysis.markdown import figures as tables
+from analysis.markdown import table, value_text
+from benchmarks.soak import Watched
+from cloud_workers.inference.backend import InferenceBackend, InferenceItem, InferenceResult
+from cloud_workers.inference.in_process import open_in_process
 from cloud_workers.node import run_worker
-from cloud_workers.vlm import TransformersVlm, VlmAnswer
-from latentbus.chaos.fleet import QUESTIONS
-from latentbus.demo.children import Child, running_child
-from pipeline.bus.base import Inbound, Subscription
-from pipeline.bus.mqtt import MqttBus
-from pipeline.logs import configure_logging
-from pipeline.protocol.reducer import OutcomeReducer
-from pipeline.runtime import run
-from pipeline.settings import (
-    BrokerSettings,
-    CameraSettings,
-    ClientBudgetSettings,
-    EdgeSettings,
-    LatentbusSettings,
-    LogSettings,
-    QuestionSettings,
-    WorkerSettings,
-    load_settings,
+from latentbus.fleet.client import FleetClient, reading
+from latentbus.fleet.launcher import Launcher, write_settings
+from latentbus.fleet.ledger import OutcomeLedger
+from latentbus.fleet.process import FleetProcess
+from latentbus.fleet.settings import (
+    QUESTIONS,
+    WIDE_BUDGET,
+    camera_names,
+    edge_node,
+    rendered_cameras,
+    standing_questions,
+    worker_node,
 )
-from schemas import topics, wire
-from schemas.identity import ad_hoc_query_id
-from schemas.messages import Answer, Ask, QueryOutcome, Status
-from schemas.topics import Family
+from latentbus.reports.results_page import write_page
+from pipeline.codec.spec import CodecSpec
+from pipeline.config.logs import configure_logging
+from pipeline.config.settings import BrokerSettings, EdgeSettings, LatentbusSettings, WorkerSettings, load_settings
+from pipeline.node.runtime import run
+from pipeline.node.work_thread import WorkThread
+from schemas.messages import Answer, QueryOutcome
 
 CLIENT: Final = "overload"
 DEADLINE_S: Final = 10.0
@@ -68,83 +66,59 @@ CALM_LOAD: Final = 0.6
 LEAST_AD_HOC_IN_TIME: Final = 0.99
 MAX_GROWTH_PERCENT: Final = 10.0
 FULL_SHARE: Final = 0.95
-START_S: Final = 120.0
+REMEMBERED: Final = 65_536
+"""Decided queries: more than come late."""
 
 
-class Books:
-    """Reads every outcome, asks ad-hoc questions, and books both by phase.
+class PhaseReader(FleetClient):
+    """Reads every outcome, asks ad-hoc questions, and counts both by phase.
 
     Args:
-        bus: entered, with :meth:`subscriptions`.
+        broker: where to connect.
 
     Attributes:
         phase: what is going on.
         ended: queries by phase, who asked, and outcome.
         delays_s: of ad-hoc answers in time, by phase.
-        online: processes that say they are up.
     """
 
-    def __init__(self, bus: MqttBus) -> None:
+    def __init__(self, broker: BrokerSettings) -> None:
+        super().__init__(broker, CLIENT, self._read)
         self.phase = "start"
         self.ended: Counter[tuple[str, str, str]] = Counter()
         self.delays_s: dict[str, list[float]] = {}
-        self.online: set[str] = set()
-        self._bus = bus
-        self._reducer = OutcomeReducer()
-        self._asked: dict[str, tuple[str, float]] = {}
+        self._ledger = OutcomeLedger(capacity=REMEMBERED)
+        self._phases: dict[str, str] = {}
 
-    @staticmethod
-    def subscriptions() -> list[Subscription]:
-        """What it listens to."""
-        families = (Family.ANSWER, Family.OUTCOME, Family.STATUS)
-        return [Subscription(topics.family_filter(family), qos=1) for family in families]
-
-    async def read(self) -> None:
-        """Read until cancelled."""
-        while True:
-            for event in await self._bus.receive_batch():
-                if not isinstance(event, Inbound):
-                    continue
-                self._bus.acknowledge(event)
-                _, message = wire.decode_publish(event.topic, event.payload)
-                if isinstance(message, Status):
-                    (self.online.add if message.online else self.online.discard)(message.id)
-                elif isinstance(message, Answer | QueryOutcome) and self._reducer.observe(message) is not None:
-                    self._book(message)
-
-    def _book(self, message: Answer | QueryOutcome) -> None:
-        phase, asked_s = self._asked.pop(message.query_id, (self.phase, None))
-        outcome = str(message.outcome)
-        if asked_s is None:
-            self.ended[phase, "standing", outcome] += 1
-            return
-        delay_s = time.monotonic() - asked_s
-        if outcome == "answered" and delay_s <= DEADLINE_S:
-            self.delays_s.setdefault(phase, []).append(delay_s)
-        elif outcome == "answered":
-            outcome = "late"
-        self.ended[phase, "ad_hoc", outcome] += 1
-
-    async def ask(self, cameras: list[str], every_s: float) -> None:
+    async def ask_for_ever(self, cameras: list[str], every_s: float) -> None:
         """Ask one question after another, until cancelled."""
         for number in itertools.count():
             text, answer_type = QUESTIONS[number % len(QUESTIONS)]
-            ask = Ask(query_id=f"{CLIENT}-{number}", text=text, answer_type=answer_type,
-                      deadline_ms=round(1000 * DEADLINE_S))  # fmt: skip
-            camera = cameras[number % len(cameras)]
-            self._asked[ad_hoc_query_id(camera, CLIENT, ask.query_id)] = (self.phase, time.monotonic())
-            await self._bus.publish(topics.ask_topic(camera, CLIENT), wire.encode(ask), qos=1)
+            camera, asked_s = cameras[number % len(cameras)], time.monotonic()
+            query_id, ask = self.next_ask(camera, text, answer_type, DEADLINE_S)
+            self._phases[query_id] = self.phase
+            due_s = asked_s + DEADLINE_S
+            self._ledger.asked(query_id, camera, ask.query_id, ad_hoc=True, asked_s=asked_s, due_s=due_s)
+            await self.publish(camera, ask)
             await asyncio.sleep(every_s)
-
-    async def until(self, done: Callable[[set[str]], bool]) -> None:
-        """Wait until the processes that are up are as wanted."""
-        async with asyncio.timeout(START_S):
-            while not done(self.online):  # noqa: ASYNC110 - a benchmark may look now and then
-                await asyncio.sleep(0.2)
 
     def answered_standing(self) -> int:
         """Standing queries answered so far, in all phases."""
         return sum(n for (_, asked, outcome), n in self.ended.items() if (asked, outcome) == ("standing", "answered"))
+
+    def _read(self, message: Answer | QueryOutcome, now_s: float, *, reply: bool = False) -> None:
+        entry = self._ledger.observe(message, now_s, reply=reply)
+        if entry is None:
+            return
+        phase, outcome = self._phases.pop(entry.query_id, self.phase), str(entry.outcome)
+        if entry.asked_s is None:
+            self.ended[phase, "standing", outcome] += 1
+            return
+        if outcome == "answered" and now_s <= entry.due_s:
+            self.delays_s.setdefault(phase, []).append(now_s - entry.asked_s)
+        elif outcome == "answered":
+            outcome = "late"
+        self.ended[phase, "ad_hoc", outcome] += 1
 
 
 def scraped(port: int, name: str) -> float:
@@ -156,113 +130,113 @@ def scraped(port: int, name: str) -> float:
 
 def edge(broker: BrokerSettings, site: str, interval_s: float, port: int | None = None) -> LatentbusSettings:
     """A site of rendered cameras with standing questions."""
-    questions = {
-        f"q{number}": QuestionSettings(text=text, answer_type=kind, deadline_ms=round(1000 * DEADLINE_S))
-        for number, (text, kind) in enumerate(QUESTIONS[:STANDING])
-    }
-    cameras = {
-        name: CameraSettings(source=f"test:{number}", interval_s=interval_s, questions=tuple(questions))
-        for number, name in enumerate(camera_names(site, CAMERAS))
-    }
-    # The one client of the run asks for many, as a gateway does.
-    budgets = {CLIENT: ClientBudgetSettings(asks_per_s=1_000, burst_asks=1_000, open_asks=256, kbps=1_000)}
-    settings = EdgeSettings(site=site, uplink_kbps=4000, cameras=cameras, questions=questions, threads=1,
-                            client_budgets=budgets,
-                            metrics_port=port)  # fmt: skip
-    return LatentbusSettings(broker=broker, edge=settings, log=LogSettings(json_lines=True))
+    questions = standing_questions(STANDING, DEADLINE_S)
+    settings = EdgeSettings(
+        site=site,
+        uplink_kbps=4000,
+        cameras=rendered_cameras(camera_names(site, CAMERAS), list(questions), interval_s),
+        questions=questions,
+        threads=1,
+        client_budgets={CLIENT: WIDE_BUDGET},
+        metrics_port=port,
+    )
+    return edge_node(broker, settings)
 
 
-@asynccontextmanager
-async def slow_worker(broker: BrokerSettings, frame_ms: float, folder: Path) -> AsyncIterator[int]:
-    """A worker process whose model takes so much longer a frame; its process id."""
-    settings = WorkerSettings(name="w0", threads=1, max_batch_frames=MAX_BATCH_FRAMES)
-    config = folder / "w0.json"
-    config.write_text(LatentbusSettings(broker=broker, worker=settings).model_dump_json(exclude_none=True))
-    with (folder / "w0.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "benchmarks.overload", "--worker-config", str(config)),
-            *("--frame-ms", str(frame_ms)),
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        yield process.pid
-    finally:
-        process.terminate()
-        await process.wait()
+async def start_site(
+    launcher: Launcher, broker: BrokerSettings, site: str, interval_s: float, port: int | None = None
+) -> FleetProcess:
+    """Start an edge and wait until it is ready."""
+    process = await launcher.start_node(site, edge(broker, site, interval_s, port))
+    await process.wait_ready()
+    return process
+
+
+async def start_slow_worker(launcher: Launcher, broker: BrokerSettings, frame_ms: float) -> FleetProcess:
+    """Start a worker whose model takes so much longer a frame, and wait until it is ready."""
+    worker = WorkerSettings(name="w0", threads=1, max_batch_frames=MAX_BATCH_FRAMES)
+    config = write_settings("w0", worker_node(broker, worker), launcher.run_dir)
+    arguments = ["-m", "benchmarks.overload", "--worker-config", str(config), "--frame-ms", str(frame_ms)]
+    process = await launcher.start_python("w0", arguments)
+    await process.wait_ready()
+    return process
+
+
+class SlowBackend:
+    """Takes so much longer a frame than the backend behind it."""
+
+    def __init__(self, backend: InferenceBackend, frame_s: float) -> None:
+        self.capabilities = backend.capabilities
+        self._backend = backend
+        self._frame_s = frame_s
+
+    async def submit(self, items: Sequence[InferenceItem]) -> Sequence[InferenceResult]:
+        """Answers, later."""
+        await asyncio.sleep(self._frame_s * len({id(item.features) for item in items}))
+        return await self._backend.submit(items)
+
+    async def close(self) -> None:
+        """As the backend behind it."""
+        await self._backend.close()
 
 
 def be_slow_worker(config: Path, frame_ms: float) -> int:
     """The worker process."""
-    answer = TransformersVlm.answer
-
-    def slow(self: TransformersVlm, tokens: Any, *arguments: Any, **options: Any) -> list[VlmAnswer]:
-        time.sleep(frame_ms / 1000 * len(tokens))
-        return answer(self, tokens, *arguments, **options)
-
     configure_logging(json=True)
     settings = load_settings(config)
-    with patch.object(TransformersVlm, "answer", slow):
-        return run(lambda stop: run_worker(settings, stop))
+
+    def open_slow(worker: WorkerSettings, spec: CodecSpec, thread: WorkThread) -> SlowBackend:
+        return SlowBackend(open_in_process(worker, spec, thread), frame_ms / 1000)
+
+    return run(lambda stop: run_worker(settings, stop, open_backend=open_slow))
 
 
-async def measure_capacity(books: Books, broker: BrokerSettings, seconds: float, folder: Path) -> float:
+async def measure_capacity(reader: PhaseReader, launcher: Launcher, broker: BrokerSettings, seconds: float) -> float:
     """Frames a second that the worker answers when it never waits for one."""
-    async with running_child("flood", "edge", edge(broker, "flood", FLOOD_INTERVAL_S), folder) as flood:
-        await books.until(lambda online: "flood" in online)
-        await asyncio.sleep(seconds / 2)  # the queue fills, caches and memory too
-        before = books.answered_standing()
-        await asyncio.sleep(seconds)
-        capacity_hz = (books.answered_standing() - before) / STANDING / seconds
-        await flood.drain()
+    flood = await start_site(launcher, broker, "flood", FLOOD_INTERVAL_S)
+    await asyncio.sleep(seconds / 2)  # the queue fills, caches and memory too
+    before = reader.answered_standing()
+    await asyncio.sleep(seconds)
+    capacity_hz = (reader.answered_standing() - before) / STANDING / seconds
+    await flood.drain()
     return capacity_hz
 
 
 async def overload(arguments: argparse.Namespace, folder: Path, console: Console) -> dict[str, Any]:
     """Run all phases."""
-    figures: dict[str, Any] = {"phases": {}}
-    async with AsyncExitStack() as stack:
-        broker = stack.enter_context(LocalBroker())
-        settings = BrokerSettings(host=broker.host, port=broker.port)
-        bus = MqttBus(settings, client_id=CLIENT, subscriptions=Books.subscriptions(), receive_maximum=1024)
-        books = Books(bus)
-        await stack.enter_async_context(bus)
-        reading = asyncio.create_task(books.read(), name="read")
-        stack.callback(reading.cancel)
-        worker_pid = await stack.enter_async_context(slow_worker(settings, arguments.frame_ms, folder))
-        await books.until(lambda online: "w0" in online)
-        capacity_hz = await measure_capacity(books, settings, arguments.phase / 2, folder)
-        console.print(f"capacity: {capacity_hz:.2f} frames a second, {STANDING} questions each")
-        figures["capacity_frames_per_s"] = round(capacity_hz, 2)
-        calm_s = CAMERAS / (CALM_LOAD * capacity_hz)
-        peak_s = CAMERAS / ((arguments.load - CALM_LOAD) * capacity_hz)
-        port = arguments.metrics_port
-        site = await stack.enter_async_context(
-            running_child("calm", "edge", edge(settings, "calm", calm_s, port), folder)
-        )
-        await books.until(lambda online: "calm" in online)
-        asking = asyncio.create_task(books.ask(camera_names("calm", CAMERAS), 1 / (0.15 * capacity_hz)), name="ask")
-        stack.callback(asking.cancel)
-        watched = [Watched("worker", worker_pid), Watched("edge", site.process.pid)]
-        began_s = time.monotonic()
-        for phase in ("before", "peak", "after"):
-            async with AsyncExitStack() as peak:
-                rival: Child | None = None
-                if phase == "peak":
-                    rival = await peak.enter_async_context(
-                        running_child("peak", "edge", edge(settings, "peak", peak_s, port + 1), folder)
-                    )
-                    await books.until(lambda online: "peak" in online)
-                books.phase = phase
-                figures["phases"][phase] = await watch(arguments.phase, watched, port, began_s)
-                if rival is not None:
-                    figures["peak_site_left_out"] = scraped(port + 1, "standing_slots_left_out_total")
-                    await rival.drain()
-            console.print(f"{phase}: {figures['phases'][phase]}")
-        asking.cancel()
-        await asyncio.sleep(DEADLINE_S)
-        books.phase = "end"  # what a worker says for an edge that is stopped is not booked
-    summarise(figures, books)
+    async with Launcher(folder) as launcher:
+        broker = await launcher.start_broker()
+        reader = PhaseReader(broker)
+        async with reading(reader):
+            worker = await start_slow_worker(launcher, broker, arguments.frame_ms)
+            capacity_hz = await measure_capacity(reader, launcher, broker, arguments.phase / 2)
+            console.print(f"capacity: {capacity_hz:.2f} frames a second, {STANDING} questions each")
+            figures: dict[str, Any] = {"phases": {}, "capacity_frames_per_s": round(capacity_hz, 2)}
+            calm_s = CAMERAS / (CALM_LOAD * capacity_hz)
+            site = await start_site(launcher, broker, "calm", calm_s, arguments.metrics_port)
+            asks = reader.ask_for_ever(camera_names("calm", CAMERAS), 1 / (0.15 * capacity_hz))
+            asking = asyncio.create_task(asks, name="ask")
+            watched = [Watched("worker", worker.pid), Watched("edge", site.pid)]
+            began_s = time.monotonic()
+            try:
+                for phase in ("before", "peak", "after"):
+                    if phase == "peak":
+                        peak_s = CAMERAS / ((arguments.load - CALM_LOAD) * capacity_hz)
+                        rival = await start_site(launcher, broker, "peak", peak_s, arguments.metrics_port + 1)
+                    reader.phase = phase
+                    found = await watch(arguments.phase, watched, arguments.metrics_port, began_s)
+                    figures["phases"][phase] = found
+                    if phase == "peak":
+                        left_out = scraped(arguments.metrics_port + 1, "standing_slots_left_out_total")
+                        figures["peak_site_left_out"] = left_out
+                        await rival.drain()
+                    console.print(f"{phase}: {found}")
+            finally:
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+            await asyncio.sleep(DEADLINE_S)
+            reader.phase = "end"  # what a worker says for an edge that is stopped is not counted
+    summarise(figures, reader)
     return figures
 
 
@@ -287,12 +261,12 @@ async def watch(seconds: float, watched: list[Watched], port: int, began_s: floa
     }
 
 
-def summarise(figures: dict[str, Any], books: Books) -> None:
+def summarise(figures: dict[str, Any], reader: PhaseReader) -> None:
     """Add what became of the questions, and the verdicts."""
     for phase, found in figures["phases"].items():
         for asked in ("standing", "ad_hoc"):
-            found[asked] = {o: n for (p, a, o), n in sorted(books.ended.items()) if (p, a) == (phase, asked)}
-        delays_s = sorted(books.delays_s.get(phase, [0.0]))
+            found[asked] = {o: n for (p, a, o), n in sorted(reader.ended.items()) if (p, a) == (phase, asked)}
+        delays_s = sorted(reader.delays_s.get(phase, [0.0]))
         found["ad_hoc_ms_p50"] = round(1000 * delays_s[len(delays_s) // 2])
         found["ad_hoc_ms_max"] = round(1000 * delays_s[-1])
     phases = figures["phases"]
@@ -307,6 +281,35 @@ def summarise(figures: dict[str, Any], books: Books) -> None:
     )
 
 
+def as_markdown(figures: dict[str, Any]) -> str:
+    """The figures as tables, a column for each phase."""
+    phases = figures["phases"]
+    rows: list[tuple[str, ...]] = []
+
+    def add(words: str, value: Callable[[dict[str, Any]], object]) -> None:
+        rows.append((words, *(value_text(value(found)) for found in phases.values())))
+
+    for asked in ("ad_hoc", "standing"):
+        for outcome in dict.fromkeys(name for found in phases.values() for name in found[asked]):
+            add(
+                f"{asked.replace('_', '-')} questions, {outcome}",
+                lambda found, asked=asked, outcome=outcome: found[asked].get(outcome, 0),  # type: ignore[misc]
+            )
+    for words, name in (
+        ("ad-hoc delay, median, ms", "ad_hoc_ms_p50"),
+        ("ad-hoc delay, longest, ms", "ad_hoc_ms_max"),
+        ("share of slots, mean", "share_mean"),
+        ("share of slots, least", "share_min"),
+        ("slots left out", "slots_left_out"),
+    ):
+        add(words, lambda found, name=name: found[name])  # type: ignore[misc]
+    for name in phases["before"]["rss_max_mb"]:
+        add(f"memory of the {name}, MiB at most", lambda found, name=name: found["rss_max_mb"][name])  # type: ignore[misc]
+    single = {name: value for name, value in figures.items() if name not in {"phases", "growth_percent"}}
+    single |= {f"memory growth of the {name}, %": value for name, value in figures["growth_percent"].items()}
+    return "\n\n".join((table(("", *phases), rows), tables(single)))
+
+
 def main() -> int:
     """Print the figures; 0 when the rule held."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -315,6 +318,7 @@ def main() -> int:
     parser.add_argument("--frame-ms", type=float, default=120.0, help="added model time a frame (default: 120)")
     parser.add_argument("--metrics-port", type=int, default=19_300, help="of the first edge; the second has the next")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
+    parser.add_argument("--markdown", type=Path, help="write the figures as a page to this file")
     parser.add_argument("--worker-config", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker_config is not None:
@@ -335,6 +339,7 @@ def main() -> int:
                   f"full rate again after {figures['recovery_s']} s")  # fmt: skip
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_page(arguments.markdown, "Overload of real processes", as_markdown(figures))
     grown = any(percent > MAX_GROWTH_PERCENT for percent in figures["growth_percent"].values())
     return int(figures["ad_hoc_in_time"] < LEAST_AD_HOC_IN_TIME or grown or figures["recovery_s"] is None)
 

@@ -27,18 +27,18 @@ import onnxruntime
 import uvloop
 
 from broker_config.launcher import LocalBroker
+from cloud_workers.inference.in_process import InProcessBackend
 from cloud_workers.node import run_worker
-from cloud_workers.vlm import TransformersVlm
 from edge_nodes.node import run_edge
 from edge_nodes.observer import OfferedFrame
-from latentbus.demo.fleet import broker_settings, edge_settings, prepare_cameras
+from latentbus.demo.cameras import edge_settings, prepare_cameras
 from latentbus.demo.options import DemoOptions
 from pipeline.codec.prefix_decoder_torch import PrefixDecoder
-from pipeline.logs import configure_logging
+from pipeline.config.logs import configure_logging
+from pipeline.config.settings import BrokerSettings, LatentbusSettings, WorkerSettings
+from pipeline.node.runtime import Stop
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.ports import Sent
-from pipeline.runtime import Stop
-from pipeline.settings import LatentbusSettings, WorkerSettings
 
 LIMIT_MS = 2.0
 MODELS = ("encoder", "prefix decoder", "vlm")
@@ -104,10 +104,10 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, floa
     meter, outcomes = ModelMeter(), Outcomes()
     with ExitStack() as stack:
         broker = stack.enter_context(LocalBroker())
-        calls = ((onnxruntime.InferenceSession, "run"), (PrefixDecoder, "decode"), (TransformersVlm, "answer"))
+        calls = ((onnxruntime.InferenceSession, "run"), (PrefixDecoder, "decode"), (InProcessBackend, "answer"))
         for name, (owner, method) in zip(MODELS, calls, strict=True):
             stack.enter_context(patch.object(owner, method, meter.metered(name, getattr(owner, method))))
-        connection = broker_settings(broker.host, broker.port)
+        connection = BrokerSettings(host=broker.host, port=broker.port)
         edge = edge_settings(cameras, options, folder).model_copy(update={"frame_log": None})
         edge_stop, worker_stop = Stop(), Stop()
         worker = asyncio.create_task(

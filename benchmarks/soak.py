@@ -18,9 +18,6 @@ import os
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -29,29 +26,26 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.edge_resources import process_cpu_s
+from analysis.markdown import figures as tables
+from analysis.markdown import table
 from broker_config.launcher import LocalBroker
-from latentbus.chaos.fleet import QUESTIONS
-from latentbus.demo.children import Child, running_child
-from pipeline.bus.base import Inbound, Subscription
-from pipeline.bus.mqtt import MqttBus
-from pipeline.logs import configure_logging
-from pipeline.protocol.reducer import OutcomeReducer
-from pipeline.runtime import Stop, run
-from pipeline.settings import (
-    BrokerSettings,
-    CameraSettings,
-    EdgeSettings,
-    LatentbusSettings,
-    LogSettings,
-    QuestionSettings,
-    WorkerSettings,
+from latentbus.fleet.client import FleetClient, reading
+from latentbus.fleet.launcher import Launcher
+from latentbus.fleet.ledger import OutcomeLedger
+from latentbus.fleet.settings import (
+    QUESTIONS,
+    camera_names,
+    edge_node,
+    rendered_cameras,
+    standing_questions,
+    worker_node,
 )
-from schemas import topics, wire
-from schemas.errors import BusError, WireError
-from schemas.identity import ad_hoc_query_id
-from schemas.messages import Answer, Ask, QueryOutcome, Status
-from schemas.topics import Family
+from latentbus.fleet.usage import cpu_s
+from latentbus.reports.results_page import write_page
+from pipeline.config.logs import configure_logging
+from pipeline.config.settings import BrokerSettings, EdgeSettings, WorkerSettings
+from pipeline.node.runtime import Stop, run
+from schemas.errors import BusError
 from schemas.types import Outcome
 
 CLIENT: Final = "soak"
@@ -60,8 +54,9 @@ WARM_UP_S: Final = 180.0
 REMEMBERED: Final = 4096
 """Decided queries that the reader remembers: it is full within a minute or two."""
 LINE_PERIOD_S: Final = 15.0
-START_S: Final = 120.0
-DEADLINE_MS: Final = 10_000
+DEADLINE_S: Final = 10.0
+STANDING: Final = 3
+"""Standing questions of a camera."""
 KB_IN_MB: Final = 1024.0
 
 
@@ -142,94 +137,44 @@ def trend(samples: list[Sample], warm_up_s: float) -> Trend:
     return Trend(start, end, max(sample.rss for sample in late), own_start, own_end, 100 * (end - start) / start)
 
 
-class Reader:
+class Reader(FleetClient):
     """Reads every outcome and asks ad-hoc questions.
 
     Args:
-        bus: entered, with :meth:`subscriptions`.
+        broker: where to connect.
         cameras: whom to ask.
         interval_s: time between two questions.
 
     Attributes:
-        outcomes: decided queries by outcome.
-        asked: ad-hoc questions asked.
-        online: processes that say they are up.
-        waiting: ad-hoc questions without outcome, by the time of asking.
-        overdue: ad-hoc questions that had none long after their deadline.
+        ledger: what it read.
+        unsent: questions that could not be published.
     """
 
-    def __init__(self, bus: MqttBus, cameras: list[str], interval_s: float) -> None:
-        self.outcomes: Counter[str] = Counter()
-        self.asked = 0
-        self.online: set[str] = set()
-        self.waiting: dict[str, float] = {}
-        self.overdue = 0
-        self._bus = bus
+    def __init__(self, broker: BrokerSettings, cameras: list[str], interval_s: float) -> None:
+        self.ledger = OutcomeLedger(capacity=REMEMBERED, read_lag_s=2 * DEADLINE_S)
+        self.unsent = 0
+        super().__init__(broker, CLIENT, self.ledger.observe, replies=True)
         self._cameras = cameras
         self._interval_s = interval_s
-        self._reducer = OutcomeReducer(capacity=REMEMBERED)
 
-    @staticmethod
-    def subscriptions() -> list[Subscription]:
-        """What it listens to."""
-        filters = [topics.family_filter(family) for family in (Family.ANSWER, Family.OUTCOME, Family.STATUS)]
-        return [Subscription(entry, qos=1) for entry in (*filters, topics.reply_filter(CLIENT))]
+    @property
+    def overdue(self) -> int:
+        """Ad-hoc questions that had no outcome long after their deadline."""
+        return self.unsent + self.ledger.late + len(self.ledger.overdue(time.monotonic()))
 
-    async def read(self) -> None:
-        """Read until cancelled."""
-        while True:
-            for event in await self._bus.receive_batch():
-                if not isinstance(event, Inbound):
-                    continue
-                self._bus.acknowledge(event)
-                try:
-                    _, message = wire.decode_publish(event.topic, event.payload)
-                except WireError:
-                    self.outcomes["undecodable"] += 1
-                    continue
-                if isinstance(message, Status) and message.online:
-                    self.online.add(message.id)
-                elif isinstance(message, Answer | QueryOutcome) and self._reducer.observe(message) is not None:
-                    self.outcomes[str(message.outcome)] += 1
-                    self.waiting.pop(message.query_id, None)
-
-    async def wait_online(self, names: set[str]) -> None:
-        """Wait until all of these have said that they are up.
-
-        Raises:
-            TimeoutError: they were not within :data:`START_S`.
-        """
-        async with asyncio.timeout(START_S):
-            while not names <= self.online:  # noqa: ASYNC110 - a benchmark may look now and then
-                await asyncio.sleep(0.2)
-
-    async def ask(self) -> None:
+    async def ask_for_ever(self) -> None:
         """Ask one question after another, until cancelled."""
         while True:
             text, answer_type = QUESTIONS[self.asked % len(QUESTIONS)]
-            camera = self._cameras[self.asked % len(self._cameras)]
-            asked = f"{CLIENT}-{self.asked}"
-            ask = Ask(query_id=asked, text=text, answer_type=answer_type, deadline_ms=DEADLINE_MS)
-            self.asked += 1
-            self.waiting[ad_hoc_query_id(camera, CLIENT, asked)] = time.monotonic()
+            camera, asked_s = self._cameras[self.asked % len(self._cameras)], time.monotonic()
+            query_id, ask = self.next_ask(camera, text, answer_type, DEADLINE_S)
             try:
-                await self._bus.publish(
-                    topics.ask_topic(camera, CLIENT),
-                    wire.encode(ask),
-                    qos=1,
-                    response_topic=topics.reply_topic(CLIENT, camera, asked),
-                    correlation_data=asked.encode(),
-                )
+                await self.publish(camera, ask)
+                due_s = asked_s + DEADLINE_S
+                self.ledger.asked(query_id, camera, ask.query_id, ad_hoc=True, asked_s=asked_s, due_s=due_s)
             except BusError:
-                self.overdue += 1
-            self._count_overdue(3 * DEADLINE_MS / 1000)
+                self.unsent += 1
             await asyncio.sleep(self._interval_s)
-
-    def _count_overdue(self, patience_s: float) -> None:
-        limit_s = time.monotonic() - patience_s
-        for query_id in [query_id for query_id, asked_s in self.waiting.items() if asked_s < limit_s]:
-            del self.waiting[query_id]
-            self.overdue += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +211,23 @@ class Report:
         """0 when memory was flat and everything was answered for."""
         return int(bool(self.drifting or self.ended or self.overdue or not self.outcomes.get(Outcome.ANSWERED)))
 
+    def as_markdown(self) -> str:
+        """The processes as a table, and what they did."""
+        rows = []
+        for name, found in self.processes.items():
+            numbers = (found.start_mb, found.end_mb, found.max_mb, found.own_start_mb, found.own_end_mb)
+            rows.append((name, *(f"{number:.1f}" for number in numbers), f"{found.drift_percent:+.1f} %"))
+        head = ("process", "resident at first, MiB", "at the end", "largest", "own at first", "at the end", "drift")
+        single = {
+            "seconds": round(self.duration_s),
+            "seconds of warm-up": round(self.warm_up_s),
+            "cores in use": round(self.cores, 2),
+            **{f"questions {outcome}": count for outcome, count in self.outcomes.items()},
+            "ad-hoc questions": self.asked_ad_hoc,
+            "ad-hoc questions without outcome": self.overdue,
+        }
+        return "\n\n".join((table(head, rows), tables(single)))
+
     def print(self, console: Console) -> None:
         """Print a table of the processes, and what they did."""
         table = Table("process", "start MiB", "end MiB", "max MiB", "own start", "own end", "drift %", box=None)
@@ -279,75 +241,58 @@ class Report:
             console.print(problem)
 
 
-def edge_settings(arguments: argparse.Namespace, broker: BrokerSettings, site: str, folder: Path) -> LatentbusSettings:
+def edge_settings(arguments: argparse.Namespace, site: str, folder: Path) -> EdgeSettings:
     """A site with rendered cameras and standing questions."""
-    questions = {
-        f"q{number}": QuestionSettings(text=text, answer_type=answer_type, deadline_ms=DEADLINE_MS)
-        for number, (text, answer_type) in enumerate(QUESTIONS[:3])
-    }
-    cameras = {
-        name: CameraSettings(source=f"test:{number}", interval_s=arguments.interval, questions=tuple(questions))
-        for number, name in enumerate(camera_names(site, arguments.cameras // arguments.sites))
-    }
-    edge = EdgeSettings(
+    questions = standing_questions(STANDING, DEADLINE_S)
+    names = camera_names(site, arguments.cameras // arguments.sites)
+    return EdgeSettings(
         site=site,
         uplink_kbps=arguments.uplink_kbps,
-        cameras=cameras,
+        cameras=rendered_cameras(names, list(questions), arguments.interval),
         questions=questions,
         state_dir=folder / f"{site}-state",
         threads=1,
     )
-    return LatentbusSettings(broker=broker, edge=edge, log=LogSettings(json_lines=True))
 
 
-def camera_names(site: str, count: int) -> list[str]:
-    """Cameras of a site."""
-    return [f"{site}-c{number}" for number in range(count)]
-
-
-@asynccontextmanager
-async def fleet(
-    arguments: argparse.Namespace, broker: BrokerSettings, folder: Path, reader: Reader
-) -> AsyncIterator[list[Child]]:
-    """Workers, and edges when those are up; gone when the context ends."""
-    async with AsyncExitStack() as stack:
-        children: list[Child] = []
-        for number in range(arguments.workers):
-            worker = WorkerSettings(name=f"w{number}", threads=1)
-            settings = LatentbusSettings(broker=broker, worker=worker, log=LogSettings(json_lines=True))
-            children.append(await stack.enter_async_context(running_child(f"w{number}", "worker", settings, folder)))
-        await reader.wait_online({child.name for child in children})
-        for number in range(arguments.sites):
-            settings = edge_settings(arguments, broker, f"s{number}", folder)
-            children.append(await stack.enter_async_context(running_child(f"s{number}", "edge", settings, folder)))
-        await reader.wait_online({child.name for child in children})
-        yield children
+async def start_fleet(launcher: Launcher, arguments: argparse.Namespace, broker: BrokerSettings) -> None:
+    """Start workers, and edges when those are up; wait until all are."""
+    for number in range(arguments.workers):
+        name = f"w{number}"
+        await launcher.start_node(name, worker_node(broker, WorkerSettings(name=name, threads=1)))
+    await launcher.wait_ready()
+    for number in range(arguments.sites):
+        edge = edge_settings(arguments, f"s{number}", launcher.run_dir)
+        await launcher.start_node(edge.site, edge_node(broker, edge))
+    await launcher.wait_ready()
 
 
 async def soak(arguments: argparse.Namespace, stop: Stop, console: Console) -> Report:
     """Run the fleet and look at it from outside, until the time is over or somebody stops it."""
     sites = [f"s{number}" for number in range(arguments.sites)]
     cameras = [name for site in sites for name in camera_names(site, arguments.cameras // arguments.sites)]
-    with tempfile.TemporaryDirectory() as name, LocalBroker() as broker:
-        settings = BrokerSettings(host=broker.host, port=broker.port)
-        bus = MqttBus(settings, client_id=CLIENT, subscriptions=Reader.subscriptions(), receive_maximum=1024)
-        reader = Reader(bus, cameras, arguments.ask_every)
-        async with bus, _reading(reader), fleet(arguments, settings, Path(name), reader) as children:
-            asking = asyncio.create_task(reader.ask(), name="ask")
-            watched = [Watched("broker", broker.pid), *(Watched(child.name, child.process.pid) for child in children)]
-            watched.append(Watched("reader", os.getpid()))
-            began_s, began_cpu_s = time.monotonic(), sum(process_cpu_s(one.pid) for one in watched)
-            try:
-                ended = await _watch(arguments, stop, console, watched, children, reader, began_s)
-                cpu_s = sum(process_cpu_s(one.pid) for one in watched if one.name not in ended) - began_cpu_s
-            finally:
-                await _cancel(asking)
+    with tempfile.TemporaryDirectory() as name:
+        async with Launcher(Path(name)) as launcher:
+            broker = LocalBroker()
+            settings = await launcher.start_broker(broker)
+            reader = Reader(settings, cameras, arguments.ask_every)
+            async with reading(reader):
+                await start_fleet(launcher, arguments, settings)
+                asking = asyncio.create_task(reader.ask_for_ever(), name="ask")
+                watched = [Watched("broker", broker.pid)]
+                watched += [Watched(process.name, process.pid) for process in launcher.processes.values()]
+                watched.append(Watched("reader", os.getpid()))
+                try:
+                    ended, cpu_share = await _watch(arguments, stop, console, watched, launcher, reader)
+                finally:
+                    asking.cancel()
+                    await asyncio.gather(asking, return_exceptions=True)
     duration_s = watched[0].samples[-1].at_s
     return Report(
         duration_s=round(duration_s, 1),
         warm_up_s=arguments.warm_up,
-        cores=round(cpu_s / duration_s, 2),
-        outcomes=dict(reader.outcomes),
+        cores=round(cpu_share, 2),
+        outcomes={str(outcome): count for outcome, count in reader.ledger.outcomes.items()},
         asked_ad_hoc=reader.asked,
         overdue=reader.overdue,
         ended=ended,
@@ -355,43 +300,30 @@ async def soak(arguments: argparse.Namespace, stop: Stop, console: Console) -> R
     )
 
 
-@asynccontextmanager
-async def _reading(reader: Reader) -> AsyncIterator[None]:
-    reading = asyncio.create_task(reader.read(), name="read")
-    try:
-        yield
-    finally:
-        await _cancel(reading)
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
 async def _watch(
     arguments: argparse.Namespace,
     stop: Stop,
     console: Console,
     watched: list[Watched],
-    children: list[Child],
+    launcher: Launcher,
     reader: Reader,
-    began_s: float,
-) -> list[str]:
-    """Sample until the time is over; names of processes that ended."""
-    next_line_s = 0.0
+) -> tuple[list[str], float]:
+    """Sample until the time is over; names of processes that ended, and the cores in use by those that did not."""
+    began_s, next_line_s = time.monotonic(), 0.0
+    began_cpu_s = {one.name: cpu_s(one.pid) or 0.0 for one in watched}
     while True:
         now_s = time.monotonic() - began_s
-        ended = [child.name for child in children if child.process.returncode is not None]
-        for one in watched:
-            if one.name not in ended:
-                one.sample(now_s)
+        ended = [process.name for process in launcher.ended]
+        running = [one for one in watched if one.name not in ended]
+        for one in running:
+            one.sample(now_s)
         if now_s >= next_line_s:
             memory = ", ".join(f"{one.name} {one.samples[-1].rss:.1f}" for one in watched if one.samples)
-            console.print(f"{now_s:5.0f} s  {reader.outcomes.total()} decided, MiB: {memory}")
+            console.print(f"{now_s:5.0f} s  {reader.ledger.outcomes.total()} decided, MiB: {memory}")
             next_line_s += LINE_PERIOD_S
         if ended or now_s >= arguments.duration or stop.requested:
-            return ended
+            used_s = sum((cpu_s(one.pid) or 0.0) - began_cpu_s[one.name] for one in running)
+            return ended, used_s / now_s
         try:
             async with asyncio.timeout(arguments.every):
                 await stop.wait()
@@ -417,6 +349,7 @@ def main() -> int:
     parser.add_argument("--ask-every", type=float, default=0.2, help="seconds between ad-hoc questions (default: 0.2)")
     parser.add_argument("--uplink-kbps", type=float, default=4000.0, help="of each site (default: 4000)")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
+    parser.add_argument("--markdown", type=Path, help="write the figures as a page to this file")
     arguments = parser.parse_args()
     if arguments.warm_up is None:
         arguments.warm_up = min(WARM_UP_S, arguments.duration / 2)
@@ -426,6 +359,7 @@ def main() -> int:
     async def measure(stop: Stop) -> int:
         report = await soak(arguments, stop, console)
         report.print(Console(highlight=False))
+        write_page(arguments.markdown, "Memory of a fleet under full load", report.as_markdown())
         if arguments.json is not None:
             figures: dict[str, Any] = asdict(report) | {"drifting": report.drifting}
             arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

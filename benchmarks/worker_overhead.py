@@ -30,23 +30,24 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from broker_config.launcher import LocalBroker
+from cloud_workers.inference.backend import InferenceAnswer
+from cloud_workers.inference.in_process import InProcessBackend
 from cloud_workers.look_engine import VlmLookEngine
-from cloud_workers.model_thread import ModelThread
+from cloud_workers.model_thread import model_thread
 from cloud_workers.node import WorkerNode
 from cloud_workers.prefix_store import PrefixStore
-from cloud_workers.vlm import VlmAnswer
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.tables import FrequencyTables
-from pipeline.logs import configure_logging
-from pipeline.metrics import Metrics
+from pipeline.config.logs import configure_logging
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.metrics import Metrics
+from pipeline.node.runtime import Stop
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_status import WorkerIdentity
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.messages import Answer, Chunk, Open, QueryRef, Question, Refine
 from schemas.topics import Family
@@ -63,7 +64,7 @@ REFINED_ONE_IN = 4
 class InstantModel:
     """Takes no time; every fourth question is not sure of the base prefix."""
 
-    token_count, token_dim = 1, 1
+    family, token_count, token_dim = "instant", 1, 1
 
     def answer(
         self,
@@ -71,10 +72,10 @@ class InstantModel:
         questions: Sequence[tuple[str, AnswerType]],
         *,
         frames: Sequence[int] | None = None,
-    ) -> list[VlmAnswer]:
+    ) -> list[InferenceAnswer]:
         """Answers at once."""
         rows = range(len(questions)) if frames is None else frames
-        return [VlmAnswer("yes", float(tokens[row, 0, 0]), 2, 0.5, 0.5) for row in rows]
+        return [InferenceAnswer("yes", float(tokens[row, 0, 0]), 2, 0.5, 0.5) for row in rows]
 
 
 class InstantDecoder:
@@ -122,10 +123,12 @@ async def _work(port: int, tables: FrequencyTables, pipe: Connection) -> None:
             pipe.send(cpu_seconds())
         stop.request()
 
-    with ModelThread(threads=1) as thread:
+    with model_thread(1) as thread:
         async with bus, asyncio.TaskGroup() as group:
-            engine = VlmLookEngine(PrefixStore(tables, InstantDecoder()), InstantModel())
-            node = WorkerNode(session, bus, engine, thread, Metrics())
+            engine = VlmLookEngine(
+                PrefixStore(tables, InstantDecoder()), InProcessBackend(InstantModel(), thread), thread
+            )
+            node = WorkerNode(session, bus, engine, Metrics())
             group.create_task(serve_pipe())
             await node.run(stop)
 
@@ -140,72 +143,90 @@ def cpu_seconds() -> float:
 class Run:
     """What the edge saw of one run."""
 
-    answered: int
-    refined: int
-    seconds: float
+    answered: int = 0
+    refined: int = 0
+    seconds: float = 0.0
 
 
-async def drive(port: int, frames: int, questions: int, rate_hz: float, first: int) -> Run:
-    """Open frames at a steady rate, refine on request, wait for every terminal answer."""
-    latents, _ = make_latents(64)
-    families = (Family.CONTROL, Family.ANSWER)
-    bus = MqttBus(
-        BrokerSettings(port=port),
-        client_id="edge",
-        subscriptions=[Subscription(topics.family_filter(family), qos=1) for family in families],
-    )
-    run = Run(0, 0, 0.0)
-    started = perf_counter()
+class BenchEdge:
+    """Opens frames at a steady rate and refines on request.
 
-    async def listen() -> None:
-        while run.answered < frames * questions:
-            for event in await bus.receive_batch():
+    Args:
+        port: of the broker.
+        frames: how many.
+        questions: of each frame.
+        first: sequence number of the first frame.
+    """
+
+    def __init__(self, port: int, frames: int, questions: int, first: int) -> None:
+        self._latents, _ = make_latents(64)
+        self._frames = range(first, first + frames)
+        self._questions = [
+            Question(site=SITE, question_id=f"q{number}", text="Is there a car?") for number in range(questions)
+        ]
+        self._run = Run()
+        self._bus = MqttBus(
+            BrokerSettings(port=port),
+            client_id="edge",
+            subscriptions=[
+                Subscription(topics.family_filter(family), qos=1) for family in (Family.CONTROL, Family.ANSWER)
+            ],
+        )
+
+    async def drive(self, rate_hz: float) -> Run:
+        """Play all frames, and wait for every terminal answer."""
+        started = perf_counter()
+        async with self._bus:
+            await self._bus.wait_connected(10)
+            for question in self._questions:
+                topic = topics.question_topic(SITE, question.question_id)
+                await self._bus.publish(topic, wire.encode(question), qos=1, retain=True)
+            async with asyncio.timeout(len(self._frames) / rate_hz + 30), asyncio.TaskGroup() as group:
+                group.create_task(self._listen())
+                for number, sequence in enumerate(self._frames):
+                    await asyncio.sleep(max(0.0, started + number / rate_hz - perf_counter()))
+                    await self._open(number, sequence)
+        self._run.seconds = perf_counter() - started
+        return self._run
+
+    async def _open(self, number: int, sequence: int) -> None:
+        refs = [QueryRef(one.question_id, 20_000, one.content().digest) for one in self._questions]
+        opened = Open(
+            frame=FrameId(1, sequence),
+            attempt=1,
+            site=SITE,
+            fingerprint=FINGERPRINT,
+            queries=tuple(refs),
+            stop=LADDER[0],
+            payload=self._latents[sequence % len(self._latents)].payload(0, LADDER[0]),
+        )
+        await self._bus.publish(topics.open_topic("main", f"camera-{number % CAMERAS}"), wire.encode(opened), qos=1)
+
+    async def _listen(self) -> None:
+        while self._run.answered < len(self._frames) * len(self._questions):
+            for event in await self._bus.receive_batch():
                 if not isinstance(event, Inbound):
                     continue
-                bus.acknowledge(event)
+                self._bus.acknowledge(event)
                 topic = topics.parse(event.topic)
                 message = wire.decode(topic.family, event.payload)
                 if isinstance(message, Answer) and message.outcome is not None:
-                    run.answered += 1
+                    self._run.answered += 1
                 elif isinstance(message, Refine):
-                    run.refined += 1
-                    latent = latents[message.frame.sequence % len(latents)]
-                    camera = topic.name("camera")
-                    chunk = Chunk(
-                        camera=camera,
-                        frame=message.frame,
-                        attempt=message.attempt,
-                        start=message.start,
-                        stop=message.stop,
-                        payload=latent.payload(message.start, message.stop),
-                    )
-                    await bus.publish(topics.chunk_topic(message.worker, camera), wire.encode(chunk))
+                    self._run.refined += 1
+                    await self._refine(topic.name("camera"), message)
 
-    async with bus:
-        await bus.wait_connected(10)
-        refs: list[QueryRef] = []
-        for question_id in [f"q{number}" for number in range(questions)]:
-            question = Question(site=SITE, question_id=question_id, text="Is there a car?")
-            refs.append(QueryRef(question_id, 20_000, question.content().digest))
-            await bus.publish(topics.question_topic(SITE, question_id), wire.encode(question), qos=1, retain=True)
-        async with asyncio.timeout(frames / rate_hz + 30), asyncio.TaskGroup() as group:
-            group.create_task(listen())
-            for number in range(frames):
-                due = started + number / rate_hz
-                await asyncio.sleep(max(0.0, due - perf_counter()))
-                opened = Open(
-                    frame=FrameId(1, first + number),
-                    attempt=1,
-                    site=SITE,
-                    fingerprint=FINGERPRINT,
-                    queries=tuple(refs),
-                    stop=LADDER[0],
-                    payload=latents[(first + number) % len(latents)].payload(0, LADDER[0]),
-                )
-                topic = topics.open_topic("main", f"camera-{number % CAMERAS}")
-                await bus.publish(topic, wire.encode(opened), qos=1)
-    run.seconds = perf_counter() - started
-    return run
+    async def _refine(self, camera: str, wanted: Refine) -> None:
+        latent = self._latents[wanted.frame.sequence % len(self._latents)]
+        chunk = Chunk(
+            camera=camera,
+            frame=wanted.frame,
+            attempt=wanted.attempt,
+            start=wanted.start,
+            stop=wanted.stop,
+            payload=latent.payload(wanted.start, wanted.stop),
+        )
+        await self._bus.publish(topics.chunk_topic(wanted.worker, camera), wire.encode(chunk))
 
 
 def measure(frames: int, questions: int, rate_hz: float, repeats: int) -> list[float]:
@@ -218,11 +239,11 @@ def measure(frames: int, questions: int, rate_hz: float, repeats: int) -> list[f
         process.start()
         try:
             ours.recv()
-            uvloop.run(drive(broker.port, 20, questions, 20.0, first=0))  # imports and caches
+            uvloop.run(BenchEdge(broker.port, 20, questions, 0).drive(20.0))  # imports and caches
             for repeat in range(repeats):
                 ours.send(True)
                 before = ours.recv()
-                run = uvloop.run(drive(broker.port, frames, questions, rate_hz, first=1_000_000 * (repeat + 1)))
+                run = uvloop.run(BenchEdge(broker.port, frames, questions, 1_000_000 * (repeat + 1)).drive(rate_hz))
                 ours.send(True)
                 spent = ours.recv() - before
                 ours.send(True)

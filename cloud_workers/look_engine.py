@@ -1,32 +1,35 @@
-"""One batch of looks: latents to tokens to answers. Synchronous; :mod:`cloud_workers.model_thread` runs it."""
+"""One batch of looks: latents to visual features here, features to answers at the backend, answers to scores here.
+
+What is computed here runs in the model's thread; the event loop waits for nothing but results.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from traceback import format_exception
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cloud_workers.inference.adapter import Question
+from cloud_workers.inference.backend import InferenceAnswer, InferenceBackend, InferenceItem, InferenceResult
+from cloud_workers.inference.isolation import Isolation, described
 from cloud_workers.look_scores import LookScores
 from cloud_workers.prefix_store import PrefixStore
-from cloud_workers.vlm import VlmAdapter, VlmAnswer
-from pipeline.logs import get_logger
-from pipeline.protocol.effects import Look, LookAnswer
-from schemas.errors import BitstreamError
+from pipeline.node.work_thread import WorkThread
+from pipeline.protocol.effects import Look, LookAnswer, LookQuery
+from schemas.errors import BitstreamError, InferenceError, ModelError
 from schemas.messages import RejectReason
-from schemas.types import AnswerType
 
-_log = get_logger(__name__)
+_NOT_FINITE: Final = "the decoder made tokens that are not finite"
 
 
 @dataclass(frozen=True, slots=True)
 class LookDone:
-    """The answers of a look."""
+    """The answers of a look; those that failed say why."""
 
     look: Look
     answers: tuple[LookAnswer, ...]
@@ -34,7 +37,7 @@ class LookDone:
 
 @dataclass(frozen=True, slots=True)
 class LookFailed:
-    """A look that raised; the others of its batch are not touched."""
+    """A look whose latents made no features; the others of its batch are not touched."""
 
     look: Look
     reason: RejectReason
@@ -47,119 +50,214 @@ LookResult = LookDone | LookFailed
 class LookEngine(Protocol):
     """What the batcher needs."""
 
-    def run(self, looks: Sequence[Look]) -> list[LookResult]:
+    @property
+    def max_concurrent_batches(self) -> int:
+        """Calls of :meth:`run` that may be under way at a time."""
+
+    async def run(self, looks: Sequence[Look]) -> list[LookResult]:
         """Results of the looks, in order; never raises for what one of them holds."""
 
 
-class _Ready(NamedTuple):
-    place: int
+class _Prefix(NamedTuple):
+    symbols: NDArray[np.int32]
+    stop: int
+
+
+class _Reading(NamedTuple):
+    """A look with the features of its prefix."""
+
     look: Look
     symbols: NDArray[np.int32]
+    features: torch.Tensor
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What is submitted, and what the results are for: those of the looks, then frames read again, then blind ones.
+
+    Attributes:
+        looks: readings or failures, in the order of the looks.
+        items: what the backend is asked.
+        again: readings of shortest prefixes, with their question.
+        blind: answers to an empty prefix that are known.
+        missing: questions that are asked of an empty prefix.
+    """
+
+    looks: list[_Reading | LookFailed]
+    items: list[InferenceItem] = field(default_factory=list)
+    again: list[tuple[_Prefix, LookQuery]] = field(default_factory=list)
+    blind: dict[Question, InferenceAnswer] = field(default_factory=dict)
+    missing: list[Question] = field(default_factory=list)
 
 
 class VlmLookEngine:
     """Decodes the prefixes of a batch together and asks the model all of their questions at once.
 
     Args:
-        store: chunks to tokens.
-        vlm: tokens to answers.
-        scores: how sure an answer is; None takes its probability.
+        store: chunks to features; touched in the thread only.
+        backend: features to answers.
+        thread: where prefixes are decoded and answers scored.
+        scores: how sure an answer is, touched in the thread only; None takes its probability.
     """
 
-    def __init__(self, store: PrefixStore, vlm: VlmAdapter, scores: LookScores | None = None) -> None:
+    def __init__(
+        self, store: PrefixStore, backend: InferenceBackend, thread: WorkThread, scores: LookScores | None = None
+    ) -> None:
         self._store = store
-        self._vlm = vlm
+        self._backend = backend
+        self._thread = thread
         self._scores = scores
-        self._logged: set[type[Exception]] = set()
+        self._decoding = Isolation("the decoder failed on a prefix")
+
+    @property
+    def max_concurrent_batches(self) -> int:
+        """As many as the backend takes."""
+        return self._backend.capabilities.max_concurrent_batches
+
+    async def run(self, looks: Sequence[Look]) -> list[LookResult]:
+        """Results of the looks, in order.
+
+        Raises:
+            ModelError: the backend gave another number of results than it was asked for.
+        """
+        batch = await self._thread.call(self._read, looks)
+        results = await self._backend.submit(batch.items) if batch.items else []
+        if len(results) != len(batch.items):
+            problem = f"{len(results)} results for {len(batch.items)} questions"
+            raise ModelError(self._backend.capabilities.backend, problem)
+        if self._scores is None:
+            return self._finish(batch, results)
+        return await self._thread.call(self._finish, batch, results)
+
+    # ---- before the backend -----------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def run(self, looks: Sequence[Look]) -> list[LookResult]:
-        """Results of the looks, in order."""
-        results: dict[int, LookResult] = {}
-        ready: list[_Ready] = []
-        for index, look in enumerate(looks):
+    def _read(self, looks: Sequence[Look]) -> _Batch:
+        """Decode the prefixes of all looks, and what their scores need, in one pass."""
+        read: list[_Prefix | LookFailed] = []
+        for look in looks:
             try:
-                ready.append(_Ready(index, look, self._store.symbols(look)))
+                read.append(_Prefix(self._store.symbols(look), look.stop))
             except BitstreamError as error:
-                results[index] = LookFailed(look, RejectReason.BITSTREAM, str(error))
-        results.update(self._answer(ready))
-        return [results[index] for index in range(len(looks))]
-
-    def _answer(self, ready: list[_Ready]) -> dict[int, LookResult]:
-        if not ready:
-            return {}
-        try:
-            return self._answer_together(ready)
-        except Exception as error:  # noqa: BLE001 - whatever a model raises on one frame must not take the rest along
-            if len(ready) == 1:
-                problem = f"{type(error).__name__}: {error}"
-                self._log_once(error, problem)
-                return {ready[0].place: LookFailed(ready[0].look, RejectReason.MODEL, problem)}
-            # Halving finds the frame that fails, and fits a batch that was too large for the device's memory.
-            middle = len(ready) // 2
-            return {**self._answer(ready[:middle]), **self._answer(ready[middle:])}
-
-    def _log_once(self, error: Exception, problem: str) -> None:
-        """The trace of the first error of a type; every one reaches the edge and the counters anyway."""
-        if type(error) not in self._logged:
-            self._logged.add(type(error))
-            # As text: a renderer that shows local variables would print tensors and questions.
-            _log.error("the model failed on a frame", problem=problem, trace="".join(format_exception(error)))
-
-    def _answer_together(self, ready: list[_Ready]) -> dict[int, LookResult]:
-        scores = self._scores
-        again = [item for item in ready if scores is not None and scores.reads_again(item.look)]
-        prefixes = [(item.symbols, item.look.stop) for item in ready]
-        prefixes += [scores.shortest(item.symbols) for item in again if scores is not None]
-        tokens = self._store.tokens([symbols for symbols, _ in prefixes], [stop for _, stop in prefixes])
-        finite: list[bool] = torch.isfinite(tokens).flatten(1).all(dim=1).tolist()
-        results: dict[int, LookResult] = {
-            item.place: LookFailed(item.look, RejectReason.MODEL, "the decoder made tokens that are not finite")
-            for item, good in zip(ready, finite, strict=False)
-            if not good
-        }
-        if results:
-            return {**results, **self._answer([item for item in ready if item.place not in results])}
-        read_again = [(row, item) for row, item in enumerate(again, len(ready)) if finite[row]]
-        frames = [row for row, item in enumerate(ready) for _ in item.look.queries]
-        questions = [(query.text, query.answer_type) for item in ready for query in item.look.queries]
-        frames += [row for row, _ in read_again]
-        questions += [(item.look.queries[0].text, item.look.queries[0].answer_type) for _, item in read_again]
-        answers = self._vlm.answer(tokens, questions, frames=frames) if questions else []
-        at = 0
-        for item in ready:
-            until = at + len(item.look.queries)
-            results[item.place] = self._done(item, questions[at:until], answers[at:until])
-            at = until
+                read.append(LookFailed(look, RejectReason.BITSTREAM, str(error)))
+        prefixes = [prefix for prefix in read if isinstance(prefix, _Prefix)]
+        batch, scores = _Batch([]), self._scores
         if scores is not None:
-            for (row, _), question, answer in zip(read_again, questions[at:], answers[at:], strict=True):
-                scores.note_again(prefixes[row][0], question, answer)
-        return results
+            sound = [(look, prefix) for look, prefix in zip(looks, read, strict=True) if isinstance(prefix, _Prefix)]
+            batch.again = [
+                (_Prefix(*scores.shortest(prefix.symbols)), look.queries[0])
+                for look, prefix in sound
+                if scores.reads_again(look)
+            ]
+            asked = [query for look, _ in sound if scores.reads_blind(look) for query in look.queries]
+            asked += [query for _, query in batch.again]
+            batch.blind, batch.missing = scores.blind_answers([_question(query) for query in asked])
+            prefixes += [prefix for prefix, _ in batch.again]
+            prefixes += [_Prefix(scores.nothing, 0)] if batch.missing else []
+        self._read_looks(batch, looks, read, iter(self._features(prefixes)))
+        return batch
+
+    def _read_looks(
+        self,
+        batch: _Batch,
+        looks: Sequence[Look],
+        read: Sequence[_Prefix | LookFailed],
+        features: Iterator[torch.Tensor | str],
+    ) -> None:
+        """Put the questions of everything that has features into a batch."""
+        for look, prefix in zip(looks, read, strict=True):
+            if isinstance(prefix, LookFailed):
+                batch.looks.append(prefix)
+                continue
+            made = next(features)
+            if isinstance(made, str):
+                batch.looks.append(LookFailed(look, RejectReason.MODEL, made))
+                continue
+            batch.looks.append(_Reading(look, prefix.symbols, made))
+            batch.items += [_item(made, query) for query in look.queries]
+        again = [(prefix, query, next(features)) for prefix, query in batch.again]
+        batch.again = [(prefix, query) for prefix, query, made in again if not isinstance(made, str)]
+        batch.items += [_item(made, query) for _, query, made in again if not isinstance(made, str)]
+        nothing = next(features, "")
+        if isinstance(nothing, str):
+            batch.missing = []
+        else:
+            batch.items += [InferenceItem(nothing, *question) for question in batch.missing]
+
+    def _features(self, prefixes: Sequence[_Prefix]) -> list[torch.Tensor | str]:
+        """Features ``[N, D]`` of each prefix, or why there are none."""
+
+        def decode(some: Sequence[_Prefix]) -> list[torch.Tensor | str]:
+            made = self._store.tokens([prefix.symbols for prefix in some], [prefix.stop for prefix in some])
+            finite: list[bool] = torch.isfinite(made).flatten(1).all(dim=1).tolist()
+            return [features if good else _NOT_FINITE for features, good in zip(made, finite, strict=True)]
+
+        made = self._decoding.run(prefixes, decode)
+        return [described(features) if isinstance(features, Exception) else features for features in made]
+
+    # ---- after the backend ------------------------------------------------------------------------------------------
+
+    def _finish(self, batch: _Batch, results: Sequence[InferenceResult]) -> list[LookResult]:
+        left = iter(results)
+        answered = [
+            reading if isinstance(reading, LookFailed) else (reading, [next(left) for _ in reading.look.queries])
+            for reading in batch.looks
+        ]
+        again = [(prefix, query, next(left)) for prefix, query in batch.again]
+        scores = self._scores
+        if scores is not None:
+            for question, answer in zip(batch.missing, left, strict=True):
+                if not isinstance(answer, InferenceError):
+                    batch.blind[question] = answer
+                    scores.learn_blind(question, answer)
+        done: list[LookResult] = [
+            entry if isinstance(entry, LookFailed) else self._done(*entry, batch.blind) for entry in answered
+        ]
+        if scores is not None:
+            for prefix, query, answer in again:
+                if not isinstance(answer, InferenceError):
+                    scores.note_again(prefix.symbols, _question(query), answer, batch.blind)
+        return done
 
     def _done(
-        self, item: _Ready, questions: Sequence[tuple[str, AnswerType]], answers: Sequence[VlmAnswer]
+        self, reading: _Reading, results: Sequence[InferenceResult], blind: dict[Question, InferenceAnswer]
     ) -> LookDone:
-        # Those that are none stay out of the scores: some are judged by the mean of a look.
-        usable = [index for index, answer in enumerate(answers) if answer.finite]
+        queries = reading.look.queries
+        # What is no answer stays out of the scores: some are judged by the mean of a look.
+        usable = {
+            index: result
+            for index, result in enumerate(results)
+            if not isinstance(result, InferenceError) and result.finite
+        }
+        answers = list(usable.values())
         if self._scores is None:
-            values = [answers[index].probability for index in usable]
+            values = [answer.probability for answer in answers]
         else:
-            values = self._scores.of_look(
-                item.look, item.symbols, [questions[index] for index in usable], [answers[index] for index in usable]
-            )
+            asked = [_question(queries[index]) for index in usable]
+            values = self._scores.of_look(reading.look, reading.symbols, asked, answers, blind)
         score_of = dict(zip(usable, values, strict=True))
         return LookDone(
-            item.look,
+            reading.look,
             tuple(
-                _answer(query.query_id, answer, score_of.get(index))
-                for index, (query, answer) in enumerate(zip(item.look.queries, answers, strict=True))
+                _answer(query.query_id, result, score_of.get(index))
+                for index, (query, result) in enumerate(zip(queries, results, strict=True))
             ),
         )
 
 
-def _answer(query_id: str, answer: VlmAnswer, score: float | None) -> LookAnswer:
+def _question(query: LookQuery) -> Question:
+    return query.text, query.answer_type
+
+
+def _item(features: torch.Tensor, query: LookQuery) -> InferenceItem:
+    return InferenceItem(features, query.text, query.answer_type, query.question.options)
+
+
+def _answer(query_id: str, result: InferenceResult, score: float | None) -> LookAnswer:
+    if isinstance(result, InferenceError):
+        return LookAnswer(query_id, "", 0.0, result.problem, failed=result.failed)
     if score is None:
         return LookAnswer(query_id, "", 0.0, "its logits are not finite")
     if not math.isfinite(score):
         return LookAnswer(query_id, "", 0.0, "the score of its answer is not finite")
-    return LookAnswer(query_id, answer.text, score)
+    return LookAnswer(query_id, result.text, score)

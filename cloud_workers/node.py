@@ -2,61 +2,53 @@
 
 ::
 
-    bus --> receive --> session --> batches --> model thread
-                          |  ^                      |
-           publisher <----+  +----------------------+
+    bus --> receive --> session --> batches --> backend
+                          |  ^                     |
+           publisher <----+  +---------------------+
                 |            ^
                bus         timers
 
-The session decides, this module moves (docs/shell-contract.md). Everything but the model runs on one event loop, so the
-session needs no lock. Named tasks: ``receive``, ``timers``, ``publisher``, and one for each batch.
+Every rule is the session's. Everything but the model runs on one event loop, so the session needs no lock. Named tasks:
+``receive``, ``timers``, ``publisher``, ``batches``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict
-from time import monotonic, perf_counter
-from typing import Final, assert_never
+from typing import Any, Final, assert_never
 
 import structlog
 
-from cloud_workers.loading import load_worker_model
+from cloud_workers.inference.in_process import open_in_process
+from cloud_workers.loading import OpenBackend, load_worker_model
 from cloud_workers.look_engine import LookDone, LookEngine, LookResult
-from cloud_workers.model_thread import ModelThread
-from pipeline.bus.base import Bus, Inbound
-from pipeline.bus.mqtt import MqttBus
-from pipeline.bus.publisher import Publisher
+from cloud_workers.model_thread import model_thread
+from cloud_workers.telemetry import watch_shift, watch_worker
+from pipeline.bus.base import Bus, ConnectionChange, Inbound
 from pipeline.codec.bundled import bundled_codec_dir
-from pipeline.codec.stop_shift import ShiftDetector
-from pipeline.containment import Containment
-from pipeline.logs import OncePerKind, get_logger
-from pipeline.metrics import Metrics
-from pipeline.older_peers import listen_for_older_peers
+from pipeline.config.logs import get_logger
+from pipeline.config.settings import LatentbusSettings
+from pipeline.node.clock import Clock
+from pipeline.node.connection import node_bus
+from pipeline.node.containment import Containment
+from pipeline.node.metrics import Metrics
+from pipeline.node.node import Node, Work
+from pipeline.node.node_log import node_log
+from pipeline.node.publisher import Publisher
+from pipeline.node.runtime import Stop
+from pipeline.node.timers import SessionTimers
 from pipeline.protocol import ports
-from pipeline.protocol.effects import Look
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerOutput, WorkerSession
 from pipeline.protocol.worker_status import WorkerIdentity
 from pipeline.protocol.worker_work import WorkCosts
-from pipeline.recording.node_log import node_log
-from pipeline.runtime import EXIT_NOT_DRAINED, Stop
-from pipeline.settings import LatentbusSettings
-from schemas.errors import BusError, ConfigError, ConnectionLostError, RemoteError
+from schemas.errors import BusError, ConfigError
 from schemas.messages import RejectReason
 
-TICK_S: Final = 0.05
-"""Resolution of deadlines and leases; a sixth of the margin by which the session finalises early."""
-RECEIVE_BATCH: Final = 64
-"""Messages handled before the loop may turn to something else: at about 0.1 ms each, far under a stall of 50 ms."""
-MAX_BATCHES: Final = 1
-"""At the model at a time: its thread runs one after the other."""
-CONNECT_LOG_S: Final = 30.0
 DRAIN_RESERVE_S: Final = 1.0
 """Of the drain time, for the goodbye."""
 
@@ -64,12 +56,13 @@ _log = get_logger(__name__)
 _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-async def run_worker(settings: LatentbusSettings, stop: Stop) -> int:
+async def run_worker(settings: LatentbusSettings, stop: Stop, *, open_backend: OpenBackend = open_in_process) -> int:
     """Run a worker until it is asked to stop.
 
     Args:
         settings: broker and worker sections are read.
         stop: set ready once the worker is subscribed.
+        open_backend: makes what runs the model.
 
     Returns:
         Exit status: 0, or EXIT_NOT_DRAINED when frames were left behind.
@@ -85,8 +78,11 @@ async def run_worker(settings: LatentbusSettings, stop: Stop) -> int:
     name = worker.name or f"w-{secrets.token_hex(4)}"
     structlog.contextvars.bind_contextvars(worker=name)
     metrics = Metrics()
-    with metrics.serve(worker.metrics_port, worker.metrics_host), ModelThread(worker.threads) as thread:
-        model = await thread.call(load_worker_model, worker)
+    async with AsyncExitStack() as owned:
+        owned.enter_context(metrics.serve(worker.metrics_port, worker.metrics_host))
+        thread = owned.enter_context(model_thread(worker.threads))
+        model = await thread.call(load_worker_model, worker, thread, open_backend)
+        owned.push_async_callback(model.backend.close)
         identity = WorkerIdentity(
             name, worker.pool, secrets.randbits(32), model.spec.fingerprint4, drawn=worker.name is None
         )
@@ -95,51 +91,46 @@ async def run_worker(settings: LatentbusSettings, stop: Stop) -> int:
             identity=identity,
             stop_rule=model.stop_rule,
             costs=WorkCosts.by_tokens(model.spec.token_count),
-            max_batches=MAX_BATCHES,
+            max_batches=model.engine.max_concurrent_batches,
             max_batch_frames=worker.max_batch_frames,
             max_batch_work=worker.max_batch_tokens,
         )
-        connection = MqttBus(
-            settings.broker,
-            client_id=f"lb-worker-{name}",
-            subscriptions=session.subscriptions(),
-            will=session.will(),
-        )
-        bus: Bus = connection
-        async with AsyncExitStack() as owned:
-            if worker.recording is not None:
-                log = await owned.enter_async_context(
-                    node_log(
-                        worker.recording,
-                        settings,
-                        where="worker.recording.file",
-                        name=f"worker/{name}",
-                        codec_dir=worker.codec or bundled_codec_dir(),
-                    )
+        log = None
+        if worker.recording is not None:
+            log = await owned.enter_async_context(
+                node_log(
+                    worker.recording,
+                    settings,
+                    kind="worker",
+                    name=name,
+                    codec_dir=worker.codec or bundled_codec_dir(),
+                    metrics=metrics,
                 )
-                log.watch(metrics)
-                bus = log.tap(connection)
-            await owned.enter_async_context(connection)
-            _watch_shift(metrics, model.shift)
-            return await WorkerNode(session, bus, model.engine, thread, metrics).run(stop)
+            )
+        bus = await owned.enter_async_context(
+            node_bus(
+                settings.broker,
+                "worker",
+                name,
+                subscriptions=session.subscriptions(),
+                will=session.will(),
+                log=log,
+            )
+        )
+        watch_shift(metrics, model.shift)
+        return await WorkerNode(session, bus, model.engine, metrics).run(stop)
 
 
-def _watch_shift(metrics: Metrics, shift: ShiftDetector | None) -> None:
-    if shift is not None:
-        metrics.watch_gauge("stop_shift", "1 while answers are unlike those of the calibration", lambda: shift.shifted)
-        metrics.watch_gauge("stop_shift_distance", "distance of the last window from it", lambda: shift.distance)
-
-
-class WorkerNode:
+class WorkerNode(Node):
     """A worker with its parts in place.
 
     Args:
         session: its protocol machine.
         bus: entered, with the session's subscriptions and will.
         engine: latents to answers.
-        thread: where the engine runs.
         metrics: where it counts.
-        clock: monotonic time in seconds.
+        clock: monotonic time.
+        containment: takes what nobody else has handled.
     """
 
     def __init__(
@@ -147,80 +138,54 @@ class WorkerNode:
         session: WorkerSession,
         bus: Bus,
         engine: LookEngine,
-        thread: ModelThread,
         metrics: Metrics,
         *,
-        clock: Callable[[], float] = monotonic,
+        clock: Clock | None = None,
+        containment: Containment | None = None,
     ) -> None:
+        super().__init__(bus, metrics, _log, clock=clock, containment=containment)
         self._session = session
-        self._bus = bus
         self._engine = engine
-        self._thread = thread
-        self._metrics = metrics
-        self._clock = clock
-        self._problems = OncePerKind(_log)
-        self._containment = Containment(_log)
         self._publisher = Publisher(bus, self._published, problems=self._problems, containment=self._containment)
-        self._group = asyncio.TaskGroup()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._timers = SessionTimers(session.next_wake_s, self._poll_at, self._clock)
+        self._group: asyncio.TaskGroup
+        self._beside: set[asyncio.Task[None]] = set()
         self._tokens = 0
         self._unacknowledged: dict[int, Inbound] = {}
-        self._polled_s = -math.inf
-        self._connected = asyncio.Event()
-        self._timers_due = asyncio.Event()
+        self._connected_once = asyncio.Event()
         self._changed = asyncio.Event()
-        self._batch_seconds = metrics.seconds("worker_batch_seconds", "time of one batch in the model's thread")
+        self._batch_seconds = metrics.seconds("worker_batch_seconds", "time of one batch at the model")
         self._batch_frames = metrics.counter("worker_batch_frames", "frames that went through the model")
-        self._watch()
+        self._watch_session(session)
+        watch_worker(metrics, session)
 
-    async def run(self, stop: Stop) -> int:
-        """Work until asked to stop, then drain.
+    async def _begin(self, group: asyncio.TaskGroup) -> Work:
+        self._group = group
+        return {
+            "timers": lambda: self._containment.repeat("timers", self._timers.step),
+            "publisher": self._publisher.run,
+        }
 
-        Returns:
-            Exit status: 0, or EXIT_NOT_DRAINED when frames were left behind.
-        """
-        tasks = {"receive": self._receive, "timers": self._keep_time, "publisher": self._publisher.run}
-        with self._problems:
-            async with self._group as group:
-                running = [group.create_task(task(), name=name) for name, task in tasks.items()]
-                connecting = group.create_task(self._become_ready(stop), name="connect")
-                await stop.wait()
-                connecting.cancel()
-                drained = await self._drain(stop.drain_timeout_s - DRAIN_RESERVE_S)
-                for task in (*running, *self._tasks):
-                    task.cancel()
-        return 0 if drained else EXIT_NOT_DRAINED
-
-    # ---- tasks ------------------------------------------------------------------------------------------------------
-
-    async def _become_ready(self, stop: Stop) -> None:
-        while True:
-            try:
-                await self._bus.wait_connected(CONNECT_LOG_S)
-                break
-            except ConnectionLostError as error:
-                _log.warning("still waiting for the broker", problem=str(error))
-        await self._connected.wait()
-        await listen_for_older_peers(self._bus)
-        self._metrics.ready.set(1)
-        stop.set_ready()
+    async def _prepare(self) -> Mapping[str, Any]:
+        await self._connected_once.wait()
         identity = self._session.identity
-        _log.info("ready", pool=identity.pool, fingerprint=identity.fingerprint.hex(), boot=identity.boot)
+        return {"pool": identity.pool, "fingerprint": identity.fingerprint.hex(), "boot": identity.boot}
 
-    async def _receive(self) -> None:
-        while True:
-            for event in await self._bus.receive_batch(RECEIVE_BATCH):
-                if isinstance(event, Inbound):
-                    self._session.receive(self._received(event), self._clock())
-                else:
-                    with self._containment.around("connection"):
-                        self._session.connection(event.connected, self._clock())
-                    if event.connected:
-                        _log.info("connected", generation=event.generation)
-                        self._connected.set()
-            self._poll()
-            # A backlog must not keep the other tasks from the loop.
-            await asyncio.sleep(0)
+    # ---- inputs of the session --------------------------------------------------------------------------------------
+
+    def _receive(self, events: Sequence[Inbound | ConnectionChange]) -> None:
+        for event in events:
+            if isinstance(event, Inbound):
+                self._session.receive(self._received(event), self._clock.now_s())
+                continue
+            if not event.connected:
+                self._unacknowledged.clear()  # the next connection brings them again
+            with self._containment.around("connection"):
+                self._session.connection(event.connected, self._clock.now_s())
+            if event.connected:
+                _log.info("connected", generation=event.generation)
+                self._connected_once.set()
+        self._poll()
 
     def _received(self, inbound: Inbound) -> ports.Received:
         token = None
@@ -237,32 +202,42 @@ class WorkerNode:
             token,
         )
 
-    async def _keep_time(self) -> None:
-        await self._containment.repeat("timers", self._keep_time_once)
+    def _published(self, token: int, delivery: ports.Delivery) -> None:
+        self._session.published(token, delivery, self._clock.now_s())
+        self._poll()
 
-    async def _keep_time_once(self) -> None:
-        """Poll when the session is due; any input may make it due earlier."""
-        due_s = self._session.next_wake_s()
-        self._timers_due.clear()
-        wait_s = None if due_s is None else max(due_s - self._clock(), self._polled_s + TICK_S - self._clock())
+    async def _run_batch(self, batch: ports.RunBatch) -> None:
+        started_s = self._clock.now_s()
         try:
-            async with asyncio.timeout(wait_s):
-                await self._timers_due.wait()
-        except TimeoutError:
-            self._poll()
+            results = [_as_result(result) for result in await self._engine.run(batch.looks)]
+        except Exception as error:  # noqa: BLE001 - the looks must not hang at the model for ever
+            failure = ports.LookFailure(RejectReason.MODEL, f"{type(error).__name__}: {error}")
+            self._batch_done(batch, [failure for _ in batch.looks])
+            self._containment.note("batch", error)
+            return
+        self._batch_seconds.observe(self._clock.now_s() - started_s)
+        self._batch_frames.inc(len(batch.looks))
+        self._batch_done(batch, results)
 
-    # ---- between the tasks ------------------------------------------------------------------------------------------
+    def _batch_done(self, batch: ports.RunBatch, results: Sequence[ports.LookResult]) -> None:
+        with self._containment.around("batch done"):
+            self._session.batch_done(batch.token, results, self._clock.now_s())
+        self._poll()
+
+    # ---- outputs of the session -------------------------------------------------------------------------------------
 
     def _poll(self) -> None:
         """After every input to the session, and when it is due: do what it wants."""
-        self._polled_s = self._clock()
+        self._poll_at(self._clock.now_s())
+        self._timers.rearm()
+
+    def _poll_at(self, now_s: float) -> None:
         outputs: Sequence[WorkerOutput] = ()
         with self._containment.around("poll"):
-            outputs = self._session.poll(self._polled_s)
+            outputs = self._session.poll(now_s)
         for output in outputs:
             with self._containment.around(type(output).__name__.lower()):
                 self._carry_out(output)
-        self._timers_due.set()
         self._changed.set()
 
     def _carry_out(self, output: WorkerOutput) -> None:
@@ -271,13 +246,14 @@ class WorkerNode:
                 self._publisher.put(output)
             case ports.Acknowledge():
                 for token in output.tokens:
-                    self._bus.acknowledge(self._unacknowledged.pop(token))
+                    if (inbound := self._unacknowledged.pop(token, None)) is not None:
+                        self._bus.acknowledge(inbound)
             case ports.RunBatch():
-                self._start(self._run_batch(output), f"batch {output.token}")
+                self._start(self._run_batch(output), f"batch[{output.token}]")
             case ports.Unsubscribe():
                 self._start(self._unsubscribe(output.filter), "unsubscribe")
             case ports.Problem():
-                self._report(output)
+                self._problems.take(output)
             case ports.Contained():
                 self._containment.note(output.where, output.error)
             case ports.Notice():
@@ -287,57 +263,26 @@ class WorkerNode:
 
     def _start(self, work: Coroutine[None, None, None], name: str) -> None:
         task = self._group.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _report(self, problem: ports.Problem) -> None:
-        if isinstance(problem.error, RemoteError):
-            self._problems.remote_error(problem.kind, problem.error, **problem.context)
-        else:
-            self._problems.report(problem.kind, problem.text, about=problem.about, **problem.context)
-
-    def _published(self, token: int, delivery: ports.Delivery) -> None:
-        self._session.published(token, delivery, self._clock())
-        self._poll()
-
-    async def _run_batch(self, batch: ports.RunBatch) -> None:
-        try:
-            seconds, results = await self._thread.call(self._timed, batch.looks)
-        except Exception as error:  # noqa: BLE001 - the looks must not hang at the model for ever
-            failure = ports.LookFailure(RejectReason.MODEL, f"{type(error).__name__}: {error}")
-            self._batch_done(batch, [failure for _ in batch.looks])
-            self._containment.note("batch", error)
-            return
-        self._batch_seconds.observe(seconds)
-        self._batch_frames.inc(len(batch.looks))
-        self._batch_done(batch, [_as_result(result) for result in results])
-
-    def _batch_done(self, batch: ports.RunBatch, results: Sequence[ports.LookResult]) -> None:
-        with self._containment.around("batch done"):
-            self._session.batch_done(batch.token, results, self._clock())
-        self._poll()
-
-    def _timed(self, looks: Sequence[Look]) -> tuple[float, list[LookResult]]:
-        started = perf_counter()
-        results = self._engine.run(looks)
-        return perf_counter() - started, results
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
 
     # ---- stop -------------------------------------------------------------------------------------------------------
 
-    async def _drain(self, limit_s: float) -> bool:
+    async def _drain(self, tasks: Mapping[str, asyncio.Task[None]], timeout_s: float) -> bool:  # noqa: ARG002
         """Leave the share group, pass on or finish what is here, say goodbye."""
-        session = self._session
+        session, limit_s = self._session, timeout_s - DRAIN_RESERVE_S
         _log.info("draining", frames=session.unfinished())
-        self._metrics.ready.set(0)
-        session.drain(self._clock())
+        session.drain(self._clock.now_s())
         self._poll()
         if drained := await self._until(lambda: session.drained() or session.finished(), limit_s):
             _log.info("drained")
         else:
-            session.abandon(f"the time to drain is over: {limit_s:g} s", self._clock())
+            session.abandon(f"the time to drain is over: {limit_s:g} s", self._clock.now_s())
             self._poll()
         if not await self._until(session.finished, DRAIN_RESERVE_S):
             _log.warning("no goodbye: the broker has not answered")
+        for task in list(self._beside):
+            task.cancel()
         return drained
 
     async def _until(self, reached: Callable[[], bool], limit_s: float) -> bool:
@@ -359,38 +304,8 @@ class WorkerNode:
         while self._bus.statistics().incoming_messages:
             self._changed.clear()
             await self._changed.wait()
-        self._session.unsubscribed(topic_filter, self._clock())
+        self._session.unsubscribed(topic_filter, self._clock.now_s())
         self._poll()
-
-    def _watch(self) -> None:
-        metrics, session = self._metrics, self._session
-        metrics.watch_counters("worker_events", "events of the worker session", "event", lambda: session.counters)
-        metrics.watch_counters(
-            "query_outcomes", "terminal answers by outcome and by who asked", ("outcome", "asked"), session.outcomes
-        )
-        metrics.watch_counters("worker_publishes", "publishes of the worker", "result", lambda: session.publishes)
-        metrics.watch_counters(
-            "messages_dropped", "messages dropped, by kind and reason", "kind", lambda: self._problems.counts
-        )
-        metrics.watch_counters(
-            "worker_contained",
-            "bugs of Latentbus that ended one message or frame",
-            "kind",
-            lambda: self._containment.counts,
-        )
-        metrics.watch_gauges(
-            "worker_tables", "entries or bytes of what the worker session keeps", "table", session.sizes
-        )
-        metrics.watch_gauge("worker_frames", "frames held and not decided", session.unfinished)
-        metrics.watch_gauge("worker_outbox_messages", "messages that wait for the broker", session.waiting)
-        metrics.watch_gauge("bus_connected", "1 while connected", lambda: self._bus.statistics().connected)
-        metrics.watch_counters("bus_messages", "messages of the bus", "event", self._bus_counters)
-
-    def _bus_counters(self) -> dict[str, float]:
-        """The monotone part of the bus statistics."""
-        suffixes = ("received", "acknowledged", "dropped_qos0", "dropped_qos1", "discarded", "published")
-        values = asdict(self._bus.statistics())
-        return {suffix: values[f"{suffix}_messages"] for suffix in suffixes}
 
 
 def _as_result(result: LookResult) -> ports.LookResult:

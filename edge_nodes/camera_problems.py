@@ -8,7 +8,7 @@ from traceback import extract_tb
 from typing import Any, Final
 
 from edge_nodes.sources import redacted
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
 from schemas.errors import LatentbusError
 
 _log = get_logger(__name__)

@@ -14,12 +14,13 @@ from typing import Any, Final, Protocol, TypeVar
 import numpy as np
 
 from edge_nodes.camera_problems import CameraProblems
-from edge_nodes.clock import Clock, first_of
 from edge_nodes.sampling import Sampler
 from edge_nodes.sources import CapturedFrame, FrameSource, redacted
 from pipeline.bus.backoff import Backoff
-from pipeline.containment import Containment
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
+from pipeline.node.clock import Clock
+from pipeline.node.containment import Containment
+from pipeline.node.tasks import first_of
 from schemas.errors import LatentbusError, SourceError
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from pipeline.codec.frame_fit import fit_frame
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, CodecSpec, load_codec_spec
 from pipeline.codec.tables import MAX_SYMBOL, FrequencyTables
-from pipeline.work_thread import WorkThread
+from pipeline.node.work_thread import WorkThread
 from schemas.errors import ArtifactError
 from schemas.limits import MAX_LATENT_PAYLOAD_BYTES
 

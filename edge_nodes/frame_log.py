@@ -21,12 +21,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edge_nodes.clock import Clock
 from edge_nodes.observer import OfferedFrame
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
+from pipeline.node.clock import Clock
+from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.ports import Sent
-from pipeline.work_thread import WorkThread
 from schemas.errors import ConfigError
 
 _log = get_logger(__name__)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from edge_nodes.observer import OfferedFrame
+from pipeline.node.node_log import NodeLog
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.ports import Sent
 from pipeline.recording.deposit import Deposit
-from pipeline.recording.node_log import NodeLog
 
 
 class LatentDeposit:

@@ -13,7 +13,6 @@ Everything but decoding, encoding and the disk runs on one event loop, so the se
 from __future__ import annotations
 
 import asyncio
-import functools
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -24,7 +23,6 @@ import structlog
 
 from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture import CameraCapture
-from edge_nodes.clock import Clock, MonotonicClock, first_of
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.frame_log import FrameLog
@@ -33,42 +31,36 @@ from edge_nodes.observer import EdgeObserver
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.site import Site
 from edge_nodes.sources import FrameSource, make_source, redacted
-from edge_nodes.telemetry import EdgeTelemetry
+from edge_nodes.telemetry import EdgeTelemetry, watch_cameras, watch_site
 from edge_nodes.thinning_log import ThinningLog
-from pipeline.ask_journal import AskJournal
-from pipeline.bus.base import Bus, Subscription
-from pipeline.bus.mqtt import MqttBus
+from pipeline.bus.base import Bus, ConnectionChange, Inbound, Subscription
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.key_frame_policy import KeyFramePolicy
-from pipeline.containment import Containment
-from pipeline.logs import get_logger
-from pipeline.metrics import Metrics
-from pipeline.older_peers import listen_for_older_peers
+from pipeline.config.logs import get_logger
+from pipeline.config.settings import ClientBudgetSettings, EdgeSettings, LatentbusSettings
+from pipeline.node.ask_journal import AskJournal
+from pipeline.node.clock import Clock, MonotonicClock
+from pipeline.node.connection import node_bus
+from pipeline.node.containment import Containment
+from pipeline.node.metrics import Metrics
+from pipeline.node.node import Node, Work
+from pipeline.node.node_log import node_log
+from pipeline.node.runtime import Stop
+from pipeline.node.tasks import first_of
+from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.edge_session import EdgeSession, SiteSettings
 from pipeline.protocol.settings import EdgeProtocolSettings
-from pipeline.recording.node_log import NodeLog, node_log
-from pipeline.runtime import EXIT_NOT_DRAINED, Stop
-from pipeline.settings import ClientBudgetSettings, EdgeSettings, LatentbusSettings
-from pipeline.work_thread import WorkThread
 from schemas import topics
-from schemas.errors import BusError, ConfigError, ConnectionLostError, SourceError
+from schemas.errors import BusError, ConfigError, SourceError
 from schemas.messages import Question
 
 _log = get_logger(__name__)
 
-RECEIVE_BATCH: Final = 64
-"""Messages handled before the loop may turn to something else: at about 0.1 ms each, far under a stall of 50 ms."""
 ASK_WINDOW: Final = 256
 """Ad-hoc questions that the broker may deliver before one is on disk."""
 SESSION_EXPIRY_S: Final = 300
 """How long the broker keeps ad-hoc questions for an edge whose link is down. All else is QoS 0 and is not kept."""
-CONNECT_LOG_S: Final = 10.0
-_CLIENT_COUNTS: Final = {
-    "wire_bytes": "Bytes on the uplink that a client caused: acknowledgements, refusals, replies",
-    "asks_refused": "Ad-hoc questions of a client beyond its budget",
-    "silent": "What a client was not told, because its budget was spent",
-}
 FLUSH_RESERVE_S: Final = 3.0
 """Of the drain time, for the outcomes of what did not finish."""
 
@@ -107,20 +99,37 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
         if edge.frame_log is not None:
             frame_log = FrameLog(edge.frame_log, clock)
             owned.push_async_callback(frame_log.close)
+        metrics = Metrics()
         log, watchers = None, list(observers)
         if edge.recording is not None:
             shown = settings.model_copy(update={"edge": _without_credentials(edge)})
             log = await owned.enter_async_context(
-                node_log(
-                    edge.recording, shown, where="edge.recording.file", name=f"edge/{edge.site}", codec_dir=codec_dir
-                )
+                node_log(edge.recording, shown, kind="edge", name=edge.site, codec_dir=codec_dir, metrics=metrics)
             )
             if edge.recording.full_latents:
                 watchers.append(LatentDeposit(log))
-        metrics = Metrics()
-        node = _Node(
-            settings,
+        session = EdgeSession(
+            EdgeProtocolSettings(),
+            site_settings(edge),
+            boot=secrets.randbits(32),
+            fingerprint=encoder.spec.fingerprint4,
+            now_s=clock.now_s(),
+        )
+        bus = node_bus(
+            settings.broker,
+            "edge",
+            edge.site,
+            subscriptions=session.subscriptions(),
+            will=session.will(),
+            log=log,
+            receive_maximum=ASK_WINDOW,
+            session_expiry_s=SESSION_EXPIRY_S,
+        )
+        owned.enter_context(metrics.serve(edge.metrics_port, edge.metrics_host))
+        node = EdgeNode(
             edge,
+            session,
+            await owned.enter_async_context(bus),
             sources=sources,
             encoder=encoder,
             first_prefix=FirstPrefix(edge.first_prefix, codec_dir, encoder.spec, edge.uplink_kbps),
@@ -128,19 +137,35 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             journal_thread=journal_thread,
             clock=clock,
             frame_log=frame_log,
-            log=log,
             observers=[*watchers, EdgeTelemetry(metrics), *([frame_log] if frame_log else [])],
             metrics=metrics,
         )
-        owned.enter_context(metrics.serve(edge.metrics_port, edge.metrics_host))
         return await node.run(stop)
 
 
-class _Node:
+class EdgeNode(Node):
+    """The edge of a site with its parts in place.
+
+    Args:
+        edge: its section of the settings.
+        session: its protocol machine.
+        bus: entered, with the subscriptions of the session.
+        sources: cameras by name.
+        encoder: frames to latents.
+        first_prefix: what the first message of each frame carries.
+        journal: ad-hoc questions on disk.
+        journal_thread: where the disk is waited for.
+        clock: monotonic time.
+        frame_log: log of the frames, None for none.
+        observers: who watches.
+        metrics: where it counts.
+    """
+
     def __init__(
         self,
-        settings: LatentbusSettings,
         edge: EdgeSettings,
+        session: EdgeSession,
+        bus: Bus,
         *,
         sources: Mapping[str, FrameSource],
         encoder: EncoderThread,
@@ -149,97 +174,63 @@ class _Node:
         journal_thread: WorkThread,
         clock: Clock,
         frame_log: FrameLog | None,
-        log: NodeLog | None,
         observers: Sequence[EdgeObserver],
         metrics: Metrics,
     ) -> None:
+        super().__init__(bus, metrics, _log, clock=clock, containment=Containment(_log, sleep=clock.sleep))
         self._edge = edge
+        self._session = session
         self._sources = sources
         self._encoder = encoder
         self._first_prefix = first_prefix
         self._journal = journal
         self._journal_thread = journal_thread
-        self._clock = clock
         self._frame_log = frame_log
-        boot = secrets.randbits(32)
-        self._session = EdgeSession(
-            EdgeProtocolSettings(),
-            site_settings(edge),
-            boot=boot,
-            fingerprint=encoder.spec.fingerprint4,
-            now_s=clock.now_s(),
-        )
         self._pool_problems = PoolProblems(edge.pool, encoder.spec.fingerprint4.hex())
-        self._observers = [*observers, ThinningLog(self._session.thinning, clock, self._pool_problems)]
-        self._metrics = metrics
-        self._connection = MqttBus(
-            settings.broker,
-            client_id=f"edge-{edge.site}",
-            subscriptions=self._session.subscriptions(),
-            will=self._session.will(),
-            receive_maximum=ASK_WINDOW,
-            clean_start=False,
-            session_expiry_s=SESSION_EXPIRY_S,
-        )
-        self._bus: Bus = self._connection
-        if log is not None:
-            self._bus = log.tap(self._connection)
-            log.watch(metrics)
-        self._containment = Containment(_log, sleep=clock.sleep)
+        self._observers = [*observers, ThinningLog(session.thinning, clock, self._pool_problems)]
         self._captures: dict[str, CameraCapture] = {}
-        self._problems = CameraProblems()
+        self._camera_problems = CameraProblems()
 
-    async def run(self, stop: Stop) -> int:
-        async with self._connection, asyncio.TaskGroup() as group:
-            site = Site(
-                self._session,
-                bus=self._bus,
-                encoder=self._encoder,
-                first_prefix=self._first_prefix,
-                key_frames=KeyFramePolicy() if self._edge.key_frames else None,
-                journal=self._journal,
-                journal_thread=self._journal_thread,
-                clock=self._clock,
-                pool_problems=self._pool_problems,
-                observers=self._observers,
-                wake_camera=lambda camera: self._captures[camera].wake(),
-                containment=self._containment,
-            )
-            self._captures = self._make_captures(site)
-            self._watch(site)
-            background = {
-                "receive": self._receive(site),
-                "send": site.send(),
-                "store": site.store(),
-                "timers": site.timers(),
-            }
-            site.pump()
-            if self._frame_log is not None:
-                background["frame log"] = self._frame_log.run()
-            tasks = {name: group.create_task(work, name=name) for name, work in background.items()}
-            cameras = [
-                group.create_task(capture.run(), name=f"capture[{name}]") for name, capture in self._captures.items()
-            ]
-            await self._start(stop)
-            await first_of(stop.wait(), _all_done(cameras))
-            stop.request()
-            drained = await self._drain(site, cameras, stop.drain_timeout_s)
-            for task in tasks.values():
-                task.cancel()
-        site.problems.summarise()
-        return 0 if drained else EXIT_NOT_DRAINED
+    async def _begin(self, group: asyncio.TaskGroup) -> Work:  # noqa: ARG002 - one interface for all nodes
+        self._site = site = Site(
+            self._session,
+            bus=self._bus,
+            encoder=self._encoder,
+            first_prefix=self._first_prefix,
+            key_frames=KeyFramePolicy() if self._edge.key_frames else None,
+            journal=self._journal,
+            journal_thread=self._journal_thread,
+            clock=self._clock,
+            pool_problems=self._pool_problems,
+            observers=self._observers,
+            wake_camera=lambda camera: self._captures[camera].wake(),
+            containment=self._containment,
+        )
+        self._problems = site.problems
+        self._captures = self._make_captures(site)
+        watch_site(self._metrics, self._session, self._pool_problems)
+        watch_cameras(self._metrics, self._captures, self._sources, self._camera_problems)
+        self._watch_session(self._session)
+        site.pump()
+        return {
+            "send": site.send,
+            "store": site.store,
+            "timers": site.timers,
+            **({} if self._frame_log is None else {"frame log": self._frame_log.run}),
+            **{f"capture[{name}]": capture.run for name, capture in self._captures.items()},
+        }
 
-    async def _start(self, stop: Stop) -> None:
-        """Wait for the connection and the first camera, or the request to stop."""
-        await first_of(stop.wait(), self._connected())
-        await first_of(stop.wait(), listen_for_older_peers(self._bus))
-        await first_of(stop.wait(), look_for_other_sites(self._bus))
-        await first_of(stop.wait(), self._first_camera())
-        if stop.requested:
-            return
-        stop.set_ready()
-        self._metrics.ready.set_function(lambda: float(self._pool_problems.fits))
-        _log.info("ready", cameras=list(self._captures), boot=f"{self._session.boot:08x}")
+    def _receive(self, events: Sequence[Inbound | ConnectionChange]) -> None:
+        for event in events:
+            self._site.receive(event)
+
+    def _fits(self) -> bool:
+        return self._pool_problems.fits
+
+    async def _prepare(self) -> Mapping[str, Any]:
+        await look_for_other_sites(self._bus)
+        await self._first_camera()
+        return {"cameras": list(self._captures), "boot": f"{self._session.boot:08x}"}
 
     async def _first_camera(self) -> None:
         """Wait until a camera is open; one that blocks keeps nobody waiting.
@@ -257,18 +248,16 @@ class _Node:
             problems += [result for result in results if result is not None]
         raise problems[0]
 
-    async def _connected(self) -> None:
-        while True:
-            try:
-                await self._bus.wait_connected(CONNECT_LOG_S)
-            except ConnectionLostError as error:
-                _log.warning("still not connected", problem=str(error))
-            else:
-                return
+    async def _exhausted(self, tasks: Mapping[str, asyncio.Task[None]]) -> None:
+        await asyncio.wait(self._cameras(tasks))
 
-    async def _drain(self, site: Site, cameras: Sequence[asyncio.Task[None]], timeout_s: float) -> bool:
-        """Take nothing new, let workers finish, decide the rest, tell everybody; false when that did not work out."""
-        limit_s = self._clock.now_s() + timeout_s
+    def _cameras(self, tasks: Mapping[str, asyncio.Task[None]]) -> list[asyncio.Task[None]]:
+        return [tasks[f"capture[{name}]"] for name in self._captures]
+
+    async def _drain(self, tasks: Mapping[str, asyncio.Task[None]], timeout_s: float) -> bool:
+        """Take nothing new, let workers finish, decide the rest, tell everybody."""
+        site, limit_s = self._site, self._clock.now_s() + timeout_s
+        cameras = self._cameras(tasks)
         for camera in cameras:
             camera.cancel()
         await asyncio.gather(*cameras, return_exceptions=True)
@@ -284,13 +273,6 @@ class _Node:
         _log.info("drained", abandoned_queries=left, unsent_messages=unsent)
         return unsent == 0
 
-    async def _receive(self, site: Site) -> None:
-        while True:
-            for event in await self._bus.receive_batch(RECEIVE_BATCH):
-                site.receive(event)
-            # A full buffer must not keep the other tasks from their turn.
-            await asyncio.sleep(0)
-
     def _make_captures(self, site: Site) -> dict[str, CameraCapture]:
         count = len(self._sources)
         return {
@@ -302,70 +284,11 @@ class _Node:
                 phase_s=self._edge.cameras[name].interval_s * index / count,
                 taker=site,
                 clock=self._clock,
-                problems=self._problems,
+                problems=self._camera_problems,
                 containment=self._containment,
             )
             for index, (name, source) in enumerate(self._sources.items())
         }
-
-    def _watch(self, site: Site) -> None:
-        metrics, session = self._metrics, self._session
-        metrics.watch_counters("edge_events", "Events of the edge session", "event", lambda: session.counters)
-        metrics.watch_counters("asks", "Ad-hoc questions by what they met", "kind", lambda: session.ad_hoc.counters)
-        for kind, documentation in _CLIENT_COUNTS.items():
-            metrics.watch_counters(
-                f"client_{kind}", documentation, "client", functools.partial(session.budgets.counts, kind)
-            )
-        metrics.watch_counters(
-            "frames_rejected", "Frames that a worker can never answer", "reason", lambda: self._pool_problems.rejected
-        )
-        metrics.watch_gauge("pool_fits", "0 while the pool has another codec", lambda: float(self._pool_problems.fits))
-        metrics.watch_counters("uplink_problems", "Publishes that went wrong", "kind", lambda: session.uplink.counters)
-        metrics.watch_counters("messages_dropped", "Bad messages by kind", "kind", lambda: site.problems.counts)
-        metrics.watch_counters(
-            "source_problems", "What went wrong at a camera, by kind", ("camera", "kind"), self._source_problems
-        )
-        metrics.watch_counters(
-            "edge_contained",
-            "Bugs of Latentbus that ended one message or frame",
-            "kind",
-            lambda: self._containment.counts,
-        )
-        metrics.watch_counters(
-            "captures_missed",
-            "Slots of a camera that passed without a frame",
-            "camera",
-            lambda: {name: float(capture.missed) for name, capture in self._captures.items()},
-        )
-        metrics.watch_counters(
-            "standing_slots_left_out",
-            "Slots without standing questions, because the pool is overloaded",
-            "camera",
-            lambda: session.thinning.skipped,
-        )
-        metrics.watch_counters(
-            "thinning_events",
-            "What the thinning of standing questions goes by",
-            "kind",
-            lambda: session.thinning.counters,
-        )
-        metrics.watch_gauges("edge_tables", "Entries of what the edge session keeps", "table", session.sizes)
-        metrics.watch_gauge(
-            "standing_share",
-            "Share of the standing slots that is taken; under 1: overload",
-            lambda: session.thinning.share,
-        )
-        metrics.watch_gauge("unfinished_queries", "Queries without an outcome", lambda: float(session.unfinished()))
-        metrics.watch_gauge(
-            "uplink_waiting_messages", "Messages that wait for the uplink", lambda: session.uplink.unsent
-        )
-        metrics.watch_gauge("connected", "1 while connected", lambda: float(self._bus.statistics().connected))
-
-    def _source_problems(self) -> dict[tuple[str, str], float]:
-        counts: dict[tuple[str, str], float] = dict(self._problems.counts)
-        for camera, source in self._sources.items():
-            counts.update({(camera, kind): count for kind, count in source.counters.items()})
-        return counts
 
 
 def site_settings(edge: EdgeSettings) -> SiteSettings:
@@ -424,7 +347,3 @@ async def look_for_other_sites(bus: Bus) -> None:
         await bus.unsubscribe(edges)
     except BusError as error:
         _log.debug("cameras of other sites are not looked at", problem=str(error))
-
-
-async def _all_done(futures: Sequence[asyncio.Future[Any]]) -> None:
-    await asyncio.wait(futures)

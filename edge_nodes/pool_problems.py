@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
 from schemas.messages import Answer, Reject, RejectReason, Status
 
 _log = get_logger(__name__)

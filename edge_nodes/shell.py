@@ -7,11 +7,12 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
-from edge_nodes.clock import Clock, first_of
 from pipeline.bus.base import Bus, ConnectionChange, Inbound
-from pipeline.bus.publisher import Publisher
-from pipeline.containment import Containment
-from pipeline.logs import OncePerKind, get_logger
+from pipeline.config.logs import OncePerKind, get_logger
+from pipeline.node.clock import Clock
+from pipeline.node.containment import Containment
+from pipeline.node.publisher import Publisher
+from pipeline.node.tasks import first_of
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Notice, Problem, Publish, Received
 
@@ -101,7 +102,7 @@ class EdgeShell(ABC):
         else:
             _log.warning("connection lost", reason=change.reason)
             self._unacknowledged.clear()  # the next connection brings them again
-        self.session.connection(change.connected, now_s)
+        self.session.connection(change.connected, now_s, generation=change.generation, resumed=change.session_resumed)
 
     def _published(self, token: int, delivery: Delivery) -> None:
         self.session.published(token, delivery, self.clock.now_s())

@@ -6,17 +6,18 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edge_nodes.clock import Clock
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix, first_latents
 from edge_nodes.observer import EdgeObserver, OfferedFrame
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.shell import EdgeShell
 from edge_nodes.sources import CapturedFrame
-from pipeline.ask_journal import AskJournal
 from pipeline.bus.base import Bus
 from pipeline.codec.key_frame_policy import KeyFramePolicy
-from pipeline.containment import Containment
+from pipeline.node.ask_journal import AskJournal
+from pipeline.node.clock import Clock
+from pipeline.node.containment import Containment
+from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession
 from pipeline.protocol.effects import AskedQuery, Decision, KeyFrameLost, TakeFrame
 from pipeline.protocol.journal_requests import (
@@ -30,7 +31,6 @@ from pipeline.protocol.journal_requests import (
     ReadUnfinished,
 )
 from pipeline.protocol.ports import Heard, Sent
-from pipeline.work_thread import WorkThread
 from schemas.messages import Answer, Reject, Status
 from schemas.types import FrameId
 

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
+from collections.abc import Mapping
+from typing import Final
 
+from edge_nodes.camera_problems import CameraProblems
+from edge_nodes.capture import CameraCapture
 from edge_nodes.observer import OfferedFrame
-from pipeline.metrics import Metrics
+from edge_nodes.pool_problems import PoolProblems
+from edge_nodes.sources import FrameSource
+from pipeline.node.metrics import Metrics
+from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.ports import Sent
 
 SITE = "-"
 """Label value for what concerns no single camera: status, acknowledgements. No camera can have this name."""
+_CLIENT_COUNTS: Final = {
+    "wire_bytes": "Bytes on the uplink that a client caused: acknowledgements, refusals, replies",
+    "asks_refused": "Ad-hoc questions of a client beyond its budget",
+    "silent": "What a client was not told, because its budget was spent",
+}
 
 
 class EdgeTelemetry:
@@ -68,3 +81,54 @@ class EdgeTelemetry:
     def source_changed(self, camera: str, up: bool) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
         self._source_up.labels(camera).set(up)
+
+
+def watch_site(metrics: Metrics, session: EdgeSession, pool_problems: PoolProblems) -> None:
+    """Serve what a site counts by itself."""
+    metrics.watch_counters("asks", "Ad-hoc questions by what they met", "kind", lambda: session.ad_hoc.counters)
+    for kind, documentation in _CLIENT_COUNTS.items():
+        metrics.watch_counters(
+            f"client_{kind}", documentation, "client", functools.partial(session.budgets.counts, kind)
+        )
+    metrics.watch_counters(
+        "frames_rejected", "Frames that a worker can never answer", "reason", lambda: pool_problems.rejected
+    )
+    metrics.watch_gauge("pool_fits", "0 while the pool has another codec", lambda: float(pool_problems.fits))
+    metrics.watch_counters("uplink_problems", "Publishes that went wrong", "kind", lambda: session.uplink.counters)
+    metrics.watch_counters(
+        "standing_slots_left_out",
+        "Slots without standing questions, because the pool is overloaded",
+        "camera",
+        lambda: session.thinning.skipped,
+    )
+    metrics.watch_counters(
+        "thinning_events", "What the thinning of standing questions goes by", "kind", lambda: session.thinning.counters
+    )
+    metrics.watch_gauge(
+        "standing_share", "Share of the standing slots that is taken; under 1: overload", lambda: session.thinning.share
+    )
+    metrics.watch_gauge("unfinished_queries", "Queries without an outcome", lambda: float(session.unfinished()))
+    metrics.watch_gauge("uplink_waiting_messages", "Messages that wait for the uplink", lambda: session.uplink.unsent)
+
+
+def watch_cameras(
+    metrics: Metrics,
+    captures: Mapping[str, CameraCapture],
+    sources: Mapping[str, FrameSource],
+    problems: CameraProblems,
+) -> None:
+    """Serve what goes wrong at the cameras."""
+
+    def counts() -> dict[tuple[str, str], float]:
+        found: dict[tuple[str, str], float] = dict(problems.counts)
+        for camera, source in sources.items():
+            found.update({(camera, kind): count for kind, count in source.counters.items()})
+        return found
+
+    metrics.watch_counters("source_problems", "What went wrong at a camera, by kind", ("camera", "kind"), counts)
+    metrics.watch_counters(
+        "captures_missed",
+        "Slots of a camera that passed without a frame",
+        "camera",
+        lambda: {name: float(capture.missed) for name, capture in captures.items()},
+    )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from edge_nodes.clock import Clock
 from edge_nodes.observer import OfferedFrame
 from edge_nodes.pool_problems import PoolProblems
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
+from pipeline.node.clock import Clock
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.ports import Sent
 from pipeline.protocol.thinning import Thinning

@@ -13,7 +13,6 @@ from typing import Annotated
 import typer
 
 from latentbus import __version__
-from latentbus.arguments import refuse_what_is_no_number
 from latentbus.commands.ask import EPILOG as ASK_EPILOG
 from latentbus.commands.ask import ask
 from latentbus.commands.attack import EPILOG as ATTACK_EPILOG
@@ -38,6 +37,7 @@ from latentbus.commands.validate import EPILOG as VALIDATE_EPILOG
 from latentbus.commands.validate import validate
 from latentbus.commands.what_if import EPILOG as WHAT_IF_EPILOG
 from latentbus.commands.what_if import what_if
+from latentbus.options.arguments import refuse_what_is_no_number
 from schemas.errors import ConfigError, LatentbusError
 from schemas.printable import printable
 

@@ -23,6 +23,10 @@
     │   │   ├── QuestionRefusedError   the edge cannot read it
     │   │   ├── NoOutcomeError         nothing came in time
     │   │   └── TooManyQuestionsError  this client waits for as many answers as it may
+    │   ├── InferenceError             a question that a model has not answered
+    │   │   ├── ModelError             the model failed on this question or its frame
+    │   │   │   └── FeatureShapeError  visual features of another shape than the model reads
+    │   │   └── EngineError            what runs the model failed, was out of reach or took too long
     │   └── StateError                 a machine or object was used against its contract
     └── RemoteError                    their side: drop the message, count it, go on
         ├── WireError                  bytes on a topic that are not a valid message there
@@ -34,12 +38,14 @@
         └── CameraNameError            two sites have a camera of one name
 
 The split decides what happens next: a worker drops a peer's bad message and goes on. Its own bug ends the
-message or frame that met it, see :mod:`pipeline.containment`.
+message or frame that met it, see :mod:`pipeline.node.containment`.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from schemas.counting import counted
 
 
 class LatentbusError(Exception):
@@ -243,7 +249,7 @@ class OversizeError(BusError):
     """
 
     def __init__(self, topic: str, size_bytes: int, limit_bytes: int) -> None:
-        super().__init__(f"{size_bytes} bytes for {topic!r} are over the limit of {limit_bytes}")
+        super().__init__(f"{counted(size_bytes, 'byte')} for {topic!r}, over the limit of {limit_bytes}")
         self.topic = topic
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
@@ -306,6 +312,50 @@ class TooManyQuestionsError(QuestionError):
     def __init__(self, camera: str, limit: int) -> None:
         super().__init__(camera, f"{limit} questions of this client have no outcome yet: wait for some")
         self.limit = limit
+
+
+class InferenceError(LocalError):
+    """A question that a model has not answered; the other questions of its batch have results of their own.
+
+    Attributes:
+        backend: what was to run the model.
+        problem: what is wrong.
+        failed: ``model`` or ``engine``, as the reason of the outcome says.
+    """
+
+    failed = "model"
+
+    def __init__(self, backend: str, problem: str) -> None:
+        super().__init__(f"{backend}: {problem}")
+        self.backend = backend
+        self.problem = problem
+
+
+class ModelError(InferenceError):
+    """The model failed on this question or its frame, as it would elsewhere."""
+
+
+class FeatureShapeError(ModelError):
+    """Visual features of another shape than the model reads.
+
+    Attributes:
+        found: count and dimension of the visual tokens that came, or whatever shape they had.
+        wanted: count and dimension that the model reads.
+    """
+
+    def __init__(self, backend: str, found: tuple[int, ...], wanted: tuple[int, int]) -> None:
+        super().__init__(
+            backend,
+            f"visual features of shape {list(found)}, the model reads {wanted[0]} tokens of {wanted[1]} values",
+        )
+        self.found = found
+        self.wanted = wanted
+
+
+class EngineError(InferenceError):
+    """What runs the model failed, was out of reach or took too long; the question says nothing about it."""
+
+    failed = "engine"
 
 
 class StateError(LocalError):

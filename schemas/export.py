@@ -99,7 +99,7 @@ def asyncapi() -> Schema:
             "description": (
                 f"Wire protocol of Latentbus over MQTT 5, all topics below {ROOT}/. Messages with content type "
                 "application/msgpack are arrays in the order given here, the others JSON objects. "
-                "Prose, sequence diagrams and failure handling: docs/protocol.md."
+                "Guide: docs/protocol.md; every field: docs/protocol-reference.md."
             ),
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },

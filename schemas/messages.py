@@ -449,8 +449,8 @@ class Answer(JsonMessage):
     worker: Name
     """Who answers."""
     outcome: Literal[Outcome.ANSWERED, Outcome.DEGRADED, Outcome.FAILED] | None = None
-    """Null: provisional. ``answered``: safe, or the latent is whole. ``degraded``: the deadline came first. ``failed``:
-    see ``reason``."""
+    """Null: provisional. ``answered``: safe, or the latent is whole. ``degraded``: the best there was, not safe.
+    ``failed``: no answer. For both see ``reason``."""
     text: Annotated[str, Field(max_length=MAX_ANSWER_CHARS)]
     """The answer; empty when the outcome is ``failed``."""
     score: Probability

@@ -71,7 +71,8 @@ class Outcome(StrEnum):
     ANSWERED = "answered"
     """The stop rule calls the answer safe, or the latent is whole."""
     DEGRADED = "degraded"
-    """The deadline came first: the answer from the best prefix so far."""
+    """The best answer so far, although it is not safe: the deadline came first, the pool is overloaded, the edge is
+    gone, or even the whole latent gave no answer of the form that was asked for."""
     EXPIRED = "expired"
     """The deadline passed without any answer."""
     SUPERSEDED = "superseded"

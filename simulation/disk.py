@@ -11,7 +11,7 @@ import structlog
 from structlog.stdlib import BoundLogger
 from structlog.typing import EventDict
 
-from pipeline.ask_journal import AskJournal
+from pipeline.node.ask_journal import AskJournal
 from pipeline.protocol.journal_requests import Decide, JournalRequest, JournalResult, NotStored
 from simulation.clock import VirtualClock
 

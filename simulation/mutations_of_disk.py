@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pipeline.ask_journal import AskJournal
+from pipeline.node.ask_journal import AskJournal
 from pipeline.protocol.ad_hoc_questions import AdHocQuestions
 from pipeline.protocol.ask_intake import AskIntake
 from pipeline.protocol.edge_frame import EdgeFrame

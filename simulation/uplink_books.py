@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.bus.wire_cost import publish_wire_bytes
 from pipeline.protocol.departure_queue import MAX_WAIT_S
 from pipeline.protocol.edge_frame import EdgeFrame, EdgeStage
 from pipeline.protocol.edge_session import EdgeSession
@@ -19,6 +18,7 @@ from pipeline.protocol.expected_gain import open_message_bytes
 from pipeline.protocol.ports import Publish
 from schemas.messages import Chunk, Open
 from schemas.types import FrameId
+from schemas.wire_cost import publish_wire_bytes
 from simulation.asked_books import Problem
 from simulation.worker_books import STANDING_FIRST
 

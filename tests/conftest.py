@@ -12,8 +12,8 @@ import uvloop
 from hypothesis import HealthCheck, settings
 
 from broker_config.launcher import LocalBroker
-from pipeline.containment import raise_contained
-from pipeline.settings import BrokerSettings
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.containment import raise_contained
 
 # Tiny models gain nothing from a second thread, and wait for it at every layer when the machine is busy: fifty times as
 # long was measured. Read when a process first loads torch, the workers that tests start included.

@@ -17,6 +17,7 @@ PACKAGES = (
     "edge_nodes",
     "cloud_workers",
     "simulation",
+    "analysis",
     "training",
     "latentbus",
     "broker_config",
@@ -84,7 +85,7 @@ def _evaluate(node: ast.expr, module: str) -> Any:
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Name):
-        return value(f"{module}.{node.id}")
+        return value(f"{_origin(node.id, module)}.{node.id}")
     if isinstance(node, ast.BinOp):
         left, right = _evaluate(node.left, module), _evaluate(node.right, module)
         if isinstance(node.op, ast.Mult):
@@ -100,6 +101,14 @@ def _evaluate(node: ast.expr, module: str) -> Any:
             ast.unparse(key): _evaluate(item, module) for key, item in zip(node.keys, node.values, strict=True) if key
         }
     raise LookupError(f"{ast.unparse(node)} in {module} is no plain value")
+
+
+def _origin(name: str, module: str) -> str:
+    """The module that a name in a module comes from."""
+    path, _ = module_of(module) or (None, ())
+    imports = (node for node in (parse(path).body if path else ()) if isinstance(node, ast.ImportFrom))
+    found = (node.module for node in imports if any(alias.name == name for alias in node.names))
+    return next(found, None) or module
 
 
 def constants(package: str) -> dict[str, ast.stmt]:

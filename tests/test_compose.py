@@ -12,7 +12,7 @@ import yaml
 
 from broker_config.launcher import LocalBroker, find_mosquitto
 from broker_config.limits import LIMITS
-from pipeline.settings import load_settings
+from pipeline.config.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -21,6 +21,7 @@ AT_THE_ROOT = {
     "LICENSE",
     "Makefile",
     "README.md",
+    "analysis",
     "benchmarks",
     "broker_config",
     "cloud_workers",

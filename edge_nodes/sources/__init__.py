@@ -12,7 +12,7 @@ from pathlib import Path
 from edge_nodes.sources.base import CapturedFrame, FrameSource, redacted
 from edge_nodes.sources.rendered_camera import RenderedCamera
 from edge_nodes.sources.video_file import VideoFile
-from pipeline.settings import CameraSettings
+from pipeline.config.settings import CameraSettings
 from schemas.errors import SourceError
 
 SourceFactory = Callable[[str, CameraSettings], FrameSource]

@@ -36,8 +36,8 @@ class FrameSource(Protocol):
     The edge pulls: it asks for the newest frame when it has a use for one, so no queue of stale frames can form between
     camera and encoder. A live source (RTSP, V4L2) reads on in its own thread and keeps one frame, the newest.
     Methods are called by one task at a time, blocking calls of libraries in a
-    :class:`~pipeline.work_thread.WorkThread`. What they raise costs the camera and nobody else: it is closed and opened
-    again. A method that does not return is waited for; the other cameras go on.
+    :class:`~pipeline.node.work_thread.WorkThread`. What they raise costs the camera and nobody else: it is closed and
+    opened again. A method that does not return is waited for; the other cameras go on.
 
     Attributes:
         counters: what was wrong and did not end it, by kind; for metrics.

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from urllib.parse import parse_qsl
 
-from edge_nodes.clock import Clock, MonotonicClock
 from edge_nodes.sources.base import CapturedFrame
+from pipeline.node.clock import Clock, MonotonicClock
+from pipeline.node.work_thread import WorkThread
 from pipeline.scenes.motion import SceneClip
 from pipeline.scenes.questions import QUESTION_KINDS, QuestionSpec, make_question
 from pipeline.scenes.renderer import render
-from pipeline.work_thread import WorkThread
 from schemas.errors import SourceError
 
 FPS = 10.0

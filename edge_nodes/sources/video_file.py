@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
-from edge_nodes.clock import Clock, MonotonicClock
 from edge_nodes.sources.base import CapturedFrame
 from edge_nodes.sources.video_reader import DecodedFrame, VideoReader
-from pipeline.logs import get_logger
-from pipeline.work_thread import WorkThread
+from pipeline.config.logs import get_logger
+from pipeline.node.clock import Clock, MonotonicClock
+from pipeline.node.work_thread import WorkThread
 from schemas.errors import SourceError
 
 _log = get_logger(__name__)

@@ -11,17 +11,24 @@ from typing import Final
 
 from broker_config.limits import MAX_PACKET_BYTES
 from latentbus.attack import forged
-from latentbus.attack.books import READ_LAG_S
 from latentbus.attack.bystanders import QUESTIONS, Bystander
-from latentbus.attack.enemy import CONNECT_TIMEOUT_S, Stage, at_rate
-from latentbus.attack.fleet import LATECOMER, MALLORY
+from latentbus.attack.enemy import Stage, at_rate
+from latentbus.attack.fleet import CAMERAS, LATECOMER, MALLORY
+from latentbus.fleet.client import reading
+from latentbus.fleet.ledger import READ_LAG_S
+from pipeline.config.settings import ClientBudgetSettings
 from schemas import topics
+from schemas.limits import MAX_CHOICE_OPTIONS, MAX_QUESTION_CHARS
 from schemas.types import AnswerType
 
 BALLAST_BYTES: Final = MAX_PACKET_BYTES - 1_000
 """As much as the broker takes with an ask; a client that sends more is thrown out."""
 FLOOD_PER_S: Final = 300.0
 CONNECTIONS: Final = 2_000
+_LONG_DEADLINE_MS: Final = 20_000
+_READABLE_CHARS: Final = 450
+"""Of four tokens each: just under the 2,048 tokens that the bundled model reads, frame and answer included."""
+_ALL_CAMERAS: Final = tuple(camera for cameras in CAMERAS.values() for camera in cameras)
 
 
 async def flood(stage: Stage) -> None:
@@ -48,6 +55,30 @@ async def burst(stage: Stage) -> None:
                 mallory.publish(topics.ask_topic("yard", MALLORY), forged.ask(f"z{number}", deadline_ms=2_000), qos=0)
                 for number in range(stage.options.count(10_000, 2_000))
             )
+        )
+
+
+async def long_questions(stage: Stage) -> None:
+    """The longest questions that are allowed or that a model reads: many at once, then as fast as a budget lets in."""
+    async with stage.enemy(MALLORY, [topics.reply_filter(MALLORY)]) as mallory:
+
+        async def ask(number: int, chars: int, options: int) -> None:
+            camera, query_id = _ALL_CAMERAS[number % len(_ALL_CAMERAS)], f"l{number}"
+            await mallory.publish(
+                topics.ask_topic(camera, MALLORY),
+                forged.costly_ask(query_id, _LONG_DEADLINE_MS, chars=chars, options=options),
+                response_topic=topics.reply_topic(MALLORY, camera, query_id),
+            )
+
+        # The longest that the bundled model reads first: the others take more of the budget and none of its time.
+        at_once = stage.options.count(60, 12)
+        half = at_once // 2
+        await asyncio.gather(*(ask(number, _READABLE_CHARS, 0) for number in range(half)))
+        await asyncio.gather(*(ask(number, MAX_QUESTION_CHARS, MAX_CHOICE_OPTIONS) for number in range(half, at_once)))
+        await at_rate(
+            ClientBudgetSettings().asks_per_s,
+            stage.options.count(20, 3),
+            lambda number: asyncio.create_task(ask(at_once + number, _READABLE_CHARS, 0)),
         )
 
 
@@ -102,17 +133,13 @@ async def connections(stage: Stage) -> None:
             held.callback(made.close)
         stage.tally.taken += count
         bystander = Bystander(
-            LATECOMER, stage.fleet.broker_settings(LATECOMER), stage.books, deadline_s=stage.options.deadline_s
+            stage.fleet.broker_settings(LATECOMER), LATECOMER, stage.ledger, deadline_s=stage.options.deadline_s
         )
-        async with bystander.bus:
-            await bystander.bus.wait_connected(CONNECT_TIMEOUT_S)
-            reading = asyncio.create_task(bystander.read(), name="latecomer reads")
+        async with reading(bystander):
             query_id = await bystander.ask("yard", *QUESTIONS[0])
-            await stage.watcher.until(
-                lambda: query_id not in stage.books.open_queries(), stage.options.deadline_s + 2 * READ_LAG_S
+            await stage.watcher.wait_until(
+                lambda: query_id not in stage.ledger.open_queries(), stage.options.deadline_s + 2 * READ_LAG_S
             )
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
     stage.tally.notes.append(f"{count} connections held while {LATECOMER} came in")
 
 

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from latentbus.attack.books import Books
 from latentbus.attack.bystanders import Bystander, Watcher
 from latentbus.attack.fleet import SecuredFleet
+from latentbus.attack.ledger import BystanderLedger
 from latentbus.attack.options import AttackOptions
 from pipeline.bus.base import Inbound, Qos, Subscription
 from pipeline.bus.mqtt import MqttBus
@@ -56,7 +56,7 @@ class Stage:
         fleet: what is attacked.
         watcher: the observer of the run.
         bystanders: who asks meanwhile.
-        books: of the bystanders.
+        ledger: of the bystanders.
         tally: of this attack.
     """
 
@@ -64,7 +64,7 @@ class Stage:
     fleet: SecuredFleet
     watcher: Watcher
     bystanders: Sequence[Bystander]
-    books: Books
+    ledger: BystanderLedger
     tally: Tally
 
     @asynccontextmanager
@@ -83,7 +83,7 @@ class Stage:
         )
         async with bus:
             await bus.wait_connected(CONNECT_TIMEOUT_S)
-            enemy = Enemy(device, bus, self.tally, self.books)
+            enemy = Enemy(device, bus, self.tally, self.ledger)
             reading = asyncio.create_task(enemy.read(), name=f"{device} reads")
             try:
                 yield enemy
@@ -99,18 +99,18 @@ class Enemy:
         name: of the device.
         bus: connected.
         tally: where everything is counted.
-        books: where foreign messages are.
+        ledger: where foreign messages are.
 
     Attributes:
         terminals: keys of the queries whose end it saw.
     """
 
-    def __init__(self, name: str, bus: MqttBus, tally: Tally, books: Books) -> None:
+    def __init__(self, name: str, bus: MqttBus, tally: Tally, ledger: BystanderLedger) -> None:
         self.name = name
         self.terminals: set[str] = set()
         self._bus = bus
         self._tally = tally
-        self._books = books
+        self._ledger = ledger
         self._room = asyncio.Semaphore(_AT_ONCE)
 
     async def publish(
@@ -182,7 +182,7 @@ class Enemy:
         if not isinstance(message, Answer | QueryOutcome):
             return
         if topic.family is Family.REPLY:
-            self._books.replied(self.name, message)
+            self._ledger.replied(self.name, message)
         if message.outcome is not None:
             self.terminals.add(message.query_id)
 

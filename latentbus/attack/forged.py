@@ -10,6 +10,7 @@ from typing import Final
 from latentbus.attack.fleet import POOL, STOLEN_CAMERA, STOLEN_EDGE, STOLEN_WORKER
 from schemas import wire
 from schemas.identity import QuestionContent, owner_of
+from schemas.limits import MAX_OPTION_CHARS, MAX_QUESTION_CHARS
 from schemas.messages import (
     Accept,
     Answer,
@@ -36,6 +37,8 @@ from schemas.types import AnswerType, FrameId, Outcome
 DAY_MS: Final = 86_400_000
 _NO_FINGERPRINT: Final = b"\x00\x00\x00\x00"
 _FRAME: Final = FrameId(0xBAD, 1)
+_COSTLY: Final = "\N{NAZAR AMULET}"
+"""A character that tokenizers spell byte by byte."""
 
 
 def ask(
@@ -44,9 +47,28 @@ def ask(
     deadline_ms: int = 10_000,
     *,
     answer_type: AnswerType = AnswerType.TEXT,
+    options: tuple[str, ...] = (),
 ) -> bytes:
     """An ask."""
-    return wire.encode(Ask(query_id=query_id, text=text, deadline_ms=deadline_ms, answer_type=answer_type))
+    return wire.encode(
+        Ask(query_id=query_id, text=text, deadline_ms=deadline_ms, answer_type=answer_type, options=options)
+    )
+
+
+def costly_ask(query_id: str, deadline_ms: int, *, chars: int = MAX_QUESTION_CHARS, options: int = 0) -> bytes:
+    """An ask whose every character is several tokens.
+
+    Args:
+        query_id: of the ask.
+        deadline_ms: of the ask.
+        chars: of its text; 500 are some 2,000 tokens.
+        options: answers to choose from, each as long as is allowed; 16 are some 4,000 tokens.
+    """
+    text = _COSTLY * chars
+    if not options:
+        return ask(query_id, text, deadline_ms, answer_type=AnswerType.YES_NO)
+    named = tuple(f"{number:02d}" + _COSTLY * (MAX_OPTION_CHARS - 2) for number in range(options))
+    return ask(query_id, text, deadline_ms, answer_type=AnswerType.CHOICE, options=named)
 
 
 def opened(sequence: int, *remaining_ms: int, fingerprint: bytes = _NO_FINGERPRINT) -> bytes:

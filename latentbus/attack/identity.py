@@ -19,6 +19,7 @@ from latentbus.attack.fleet import (
     WORKERS,
 )
 from schemas import topics, wire
+from schemas.counting import counted
 from schemas.identity import ad_hoc_query_id
 from schemas.topics import MESSAGES, ROOT, Family
 from schemas.types import AnswerType
@@ -41,11 +42,10 @@ async def capture(stage: Stage) -> None:
                         response_topic=topics.reply_topic(MALLORY, camera, question_id),
                     )
         if not stage.options.short:
+            # Whoever subscribes now is sent the retained asks.
             status = await stage.fleet.restart(WORKERS[1])
             if status:
                 stage.tally.failed.append(f"{WORKERS[1]} ended with status {status} when it was told to stop")
-            # Whoever subscribes now is sent the retained asks.
-            await stage.watcher.until(lambda: f"worker/{WORKERS[1]}" in stage.watcher.online, 60.0)
         for camera in _ALL_CAMERAS:
             await mallory.publish(topics.ask_topic(camera, MALLORY), b"", retain=True)
 
@@ -86,9 +86,9 @@ async def foreign_replies(stage: Stage) -> None:
                 response_topic=reply or None,
             )
         # Each has its end on the public topics all the same.
-        await stage.watcher.until(lambda: asked <= trudy.terminals, _TERMINAL_TIMEOUT_S)
+        await stage.watcher.wait_until(lambda: asked <= trudy.terminals, _TERMINAL_TIMEOUT_S)
         if missing := asked - trudy.terminals:
-            stage.tally.failed.append(f"{len(missing)} asks with a foreign reply topic had no end")
+            stage.tally.failed.append(f"{counted(len(missing), 'ask')} with a foreign reply topic had no end")
 
 
 async def forbidden_topics(stage: Stage) -> None:

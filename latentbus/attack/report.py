@@ -9,13 +9,16 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from latentbus.attack.books import Verdict
-from latentbus.output_files import write_json
+from analysis import markdown
+from latentbus.attack.ledger import Verdict
+from latentbus.reports.output_files import write_json
+from schemas.counting import counted
 
 MIB: Final = 1024 * 1024
-MEMORY_BOUND_BYTES: Final[dict[str, int]] = {"broker": 192 * MIB, "edge": 96 * MIB, "worker": 128 * MIB}
-"""How much a process may have grown after an attack. Caches fill, allocators keep what they had, and the broker may
-keep for one slow client what its limits allow (:mod:`broker_config.limits`)."""
+MEMORY_BOUND_BYTES: Final[dict[str, int]] = {"broker": 192 * MIB, "edge": 96 * MIB, "worker": 192 * MIB}
+"""How much a process may have grown after an attack. Caches fill, allocators keep what they had (150 MiB for the first
+prompts as long as the bundled model reads, and no more for later ones), and the broker may keep for one slow client
+what its limits allow (:mod:`broker_config.limits`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,29 @@ class AttackReport:
         """
         write_json(path, asdict(self))
 
+    def as_markdown(self) -> str:
+        """The table, what the columns are, and what got through."""
+        rows = [
+            (
+                f"`{result.name}`",
+                *(f"{count:,}" for count in (result.taken, result.refused)),
+                *(f"{result.verdicts.get(verdict, 0):,}" for verdict in Verdict),
+                *(memory_text(result, kind) for kind in MEMORY_BOUND_BYTES),
+                f"{result.seconds:.0f}",
+            )
+            for result in self.results
+        ]
+        problems = [
+            f"- `{result.name}` got through: {problem}" for result in self.results for problem in result.problems
+        ]
+        return "\n\n".join(
+            (
+                markdown.table(("attack", "taken", "refused", *Verdict, *MEMORY_BOUND_BYTES, "s"), rows),
+                "Memory is resident, in MiB before and after: of the broker, the larger edge and the larger worker.",
+                "\n".join(problems) or "Every attack was held.",
+            )
+        )
+
     def print(self, console: Console) -> None:
         """Print the table, and what got through."""
         table = Table(box=None, pad_edge=False)
@@ -119,11 +145,11 @@ def problems_of(
     """
     found = []
     if wrong := verdicts.get(Verdict.WRONG, 0):
-        found.append(f"{wrong} answers were wrong")
+        found.append(f"wrong: {counted(wrong, 'answer')} of bystanders")
     if foreign:
-        found.append(f"{len(foreign)} messages reached somebody else: {foreign[0]}")
+        found.append(f"{counted(len(foreign), 'message')} reached somebody else: {foreign[0]}")
     if late := verdicts.get(Verdict.LATE, 0):
-        found.append(f"{late} questions of bystanders were not answered in time")
+        found.append(f"not answered in time: {counted(late, 'question')} of bystanders")
     if not verdicts.get(Verdict.RIGHT, 0):
         found.append("no bystander was answered")
     for kind, bound_bytes in MEMORY_BOUND_BYTES.items():

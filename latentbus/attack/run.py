@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from rich.console import Console
 
 from latentbus.attack import bounds, identity, poison
-from latentbus.attack.books import READ_LAG_S, Books
 from latentbus.attack.bystanders import PERIOD_S, Bystander, Watcher
-from latentbus.attack.enemy import CONNECT_TIMEOUT_S, Stage, Tally
+from latentbus.attack.enemy import Stage, Tally
 from latentbus.attack.fleet import BYSTANDERS, OBSERVER, AttackSetupError, SecuredFleet
+from latentbus.attack.ledger import BystanderLedger
 from latentbus.attack.options import AttackOptions
 from latentbus.attack.report import AttackReport, AttackResult, problems_of
-from latentbus.output_files import fresh_run_dir
-from pipeline.runtime import Stop
+from latentbus.fleet.client import reading
+from latentbus.fleet.ledger import READ_LAG_S
+from latentbus.reports.output_files import fresh_run_dir
+from pipeline.node.runtime import Stop
+from schemas.counting import counted
 
 START_TIMEOUT_S: Final = 120.0
 ATTACK_TIMEOUT_S: Final = 180.0
@@ -67,6 +70,7 @@ ATTACKS: Final = (
     Attack("text-flood", "poison", poison.text_flood),
     Attack("flood", "bounds", bounds.flood),
     Attack("burst", "bounds", bounds.burst),
+    Attack("long-questions", "bounds", bounds.long_questions),
     Attack("correlation", "bounds", bounds.correlation),
     Attack("properties", "bounds", bounds.properties),
     Attack("retained", "bounds", bounds.retained),
@@ -88,22 +92,24 @@ async def run_attacks(options: AttackOptions, stop: Stop, console: Console) -> A
     """
     run_dir = fresh_run_dir(options.work_dir).absolute()
     chosen = [attack for attack in ATTACKS if not options.only or attack.name in options.only]
-    books = Books()
+    ledger = BystanderLedger()
     bounds.raise_descriptors()
     fleet = await asyncio.to_thread(SecuredFleet, run_dir)
-    async with fleet, _crowd(fleet, books, options) as (watcher, bystanders):
+    async with fleet, _crowd(fleet, ledger, options) as (watcher, bystanders):
         console.print(
             f"secured broker on {fleet.broker.host}:{fleet.broker.port}; starting the fleet (logs in {run_dir})"
         )
-        await _come_up(fleet, watcher)
-        await _calm(watcher, bystanders, books)
-        report = AttackReport(steady=len(books.steady()), seed=options.seed)
-        console.print(f"calm: {report.steady} questions have one answer each; {len(chosen)} attacks")
+        await fleet.start()
+        await _calm(watcher, bystanders, ledger)
+        report = AttackReport(steady=len(ledger.steady()), seed=options.seed)
+        console.print(
+            f"calm: {counted(report.steady, 'question')} with one answer each time; {counted(len(chosen), 'attack')}"
+        )
         for attack in chosen:
             if stop.requested:
                 report.interrupted = True
                 break
-            result = await _strike(attack, options, fleet, watcher, bystanders, books)
+            result = await _strike(attack, Stage(options, fleet, watcher, bystanders, ledger, Tally()))
             report.results.append(result)
             word = "GOT THROUGH" if result.problems else "held"
             console.print(f"{attack.name}: {word} ({result.seconds:.0f} s)  {attack.what}")
@@ -112,88 +118,64 @@ async def run_attacks(options: AttackOptions, stop: Stop, console: Console) -> A
 
 @asynccontextmanager
 async def _crowd(
-    fleet: SecuredFleet, books: Books, options: AttackOptions
+    fleet: SecuredFleet, ledger: BystanderLedger, options: AttackOptions
 ) -> AsyncIterator[tuple[Watcher, list[Bystander]]]:
     """The observer, connected, and the bystanders, who begin when they are told to."""
-    watcher = Watcher(fleet.broker_settings(OBSERVER), books)
+    watcher = Watcher(fleet.broker_settings(OBSERVER), ledger)
     bystanders = [
-        Bystander(name, fleet.broker_settings(name), books, deadline_s=options.deadline_s, first_camera=number)
+        Bystander(fleet.broker_settings(name), name, ledger, deadline_s=options.deadline_s, first_camera=number)
         for number, name in enumerate(BYSTANDERS)
     ]
-    async with AsyncExitStack() as stack:
-        for bus in (watcher.bus, *(bystander.bus for bystander in bystanders)):
-            await stack.enter_async_context(bus)
-            await bus.wait_connected(CONNECT_TIMEOUT_S)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(watcher.run(), name="watcher")]
-            tasks += [group.create_task(bystander.run(), name="bystander") for bystander in bystanders]
-            try:
-                yield watcher, bystanders
-            finally:
-                for task in tasks:
-                    task.cancel()
+    async with reading(watcher, *bystanders):
+        yield watcher, bystanders
 
 
-async def _come_up(fleet: SecuredFleet, watcher: Watcher) -> None:
-    await fleet.start()
-    await watcher.until(lambda: fleet.statuses <= watcher.online or bool(fleet.ended), START_TIMEOUT_S)
-    missing = [one.name for one in fleet.ended] or sorted(
-        name.partition("/")[2] for name in fleet.statuses - watcher.online
-    )
-    if missing:
-        raise AttackSetupError(f"{', '.join(missing)} did not come up: {fleet.log(missing[0])}")
-
-
-async def _calm(watcher: Watcher, bystanders: list[Bystander], books: Books) -> None:
+async def _calm(watcher: Watcher, bystanders: list[Bystander], ledger: BystanderLedger) -> None:
     """What is right: every question has been answered once or more, and nothing is under way."""
     for bystander in bystanders:
         bystander.begin()
-    enough = await watcher.until(lambda: sum(one.asked for one in bystanders) >= CALM_ASKS, START_TIMEOUT_S)
-    books.learning = False
+    enough = await watcher.wait_until(lambda: sum(one.asked for one in bystanders) >= CALM_ASKS, START_TIMEOUT_S)
+    ledger.learning = False
     for bystander in bystanders:
         bystander.period_s = PERIOD_S
-    if not enough or not books.steady():
+    if not enough or not ledger.steady():
         raise AttackSetupError("no question had a steady answer in the calm: nothing could be told right from wrong")
 
 
-async def _strike(
-    attack: Attack,
-    options: AttackOptions,
-    fleet: SecuredFleet,
-    watcher: Watcher,
-    bystanders: list[Bystander],
-    books: Books,
-) -> AttackResult:
+async def _strike(attack: Attack, stage: Stage) -> AttackResult:
     """Run one attack and see what it did."""
-    tally = Tally()
+    fleet, watcher, bystanders, ledger, tally = (
+        stage.fleet, stage.watcher, stage.bystanders, stage.ledger, stage.tally
+    )  # fmt: skip
     problems: list[str] = []
-    books.begin()
+    ledger.begin()
     before = fleet.memory_bytes()
     began_s = time.monotonic()
     asked_before = sum(one.asked for one in bystanders)
     try:
         async with asyncio.timeout(ATTACK_TIMEOUT_S):
-            await attack.run(Stage(options, fleet, watcher, bystanders, books, tally))
+            await attack.run(stage)
     except TimeoutError:
         problems.append(f"not over after {ATTACK_TIMEOUT_S:.0f} s")
-    await watcher.until(
-        lambda: sum(one.asked for one in bystanders) >= asked_before + OBSERVED_ASKS, options.deadline_s
+    await watcher.wait_until(
+        lambda: sum(one.asked for one in bystanders) >= asked_before + OBSERVED_ASKS, stage.options.deadline_s
     )
-    asked = books.open_queries()
-    await watcher.until(lambda: not asked & books.open_queries(), options.deadline_s + 2 * READ_LAG_S)
-    if not await watcher.until(lambda: books.waits_since_s(time.monotonic()) < RECOVERED_S, RECOVERY_TIMEOUT_S):
+    asked = ledger.open_queries()
+    await watcher.wait_until(lambda: not asked & ledger.open_queries(), stage.options.deadline_s + 2 * READ_LAG_S)
+    if not await watcher.wait_until(lambda: ledger.waits_since_s(time.monotonic()) < RECOVERED_S, RECOVERY_TIMEOUT_S):
         problems.append(f"bystanders still wait {RECOVERY_TIMEOUT_S:.0f} s later")
     problems += [f"a bug was contained by {bug}" for bug in fleet.new_bugs()]
     ended = await fleet.revive()
     if ended:
         problems += [f"{one.name} ended with status {one.status}" for one in ended]
-        await watcher.until(lambda: fleet.statuses <= watcher.online, START_TIMEOUT_S)
     after = fleet.memory_bytes()
-    verdicts = {str(verdict): count for verdict, count in books.counts.items()}
+    verdicts = {str(verdict): count for verdict, count in ledger.counts.items()}
     problems += tally.failed
     if tally.forbidden:
-        problems.append(f"{len(tally.forbidden)} forbidden requests were taken: {tally.forbidden[0]}")
-    problems += problems_of(verdicts, books.foreign, before, after)
+        problems.append(
+            f"taken by the broker: {counted(len(tally.forbidden), 'forbidden request')}, {tally.forbidden[0]}"
+        )
+    problems += problems_of(verdicts, ledger.foreign, before, after)
     return AttackResult(
         name=attack.name,
         group=attack.group,

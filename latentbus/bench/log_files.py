@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from analysis.recover import recover
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogReader
 from pipeline.recording.recorder import FLUSH_S
-from pipeline.recording.recover import recover
 from pipeline.recording.series import LogSeries, SeriesOptions
 from schemas.errors import ConfigError, RecordingError
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,17 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from broker_config.launcher import LocalBroker
+from latentbus.bench.options import BenchOptions
 from latentbus.bench.publishers import TOPIC_ROOT, Offered, publish
-from latentbus.demo.children import Child, running_command
-from pipeline.bus.base import Inbound, Subscription
-from pipeline.bus.mqtt import MqttBus
+from latentbus.fleet.launcher import Launcher
+from latentbus.fleet.usage import cpu_s
+from pipeline.config.settings import BrokerSettings
 from pipeline.recording.reader import LogReader
-from pipeline.settings import BrokerSettings
-from schemas import topics, wire
-from schemas.messages import Status
 
 RECORDER: Final = "bench"
-START_TIMEOUT_S: Final = 30.0
 SETTLE_TIMEOUT_S: Final = 60.0
 _STABLE_S: Final = 1.0
 """A log that did not grow for so long, four flushes of the recorder, holds all that came."""
@@ -62,17 +58,13 @@ class RecordRun:
         )
 
 
-async def record_run(
-    folder: Path, *, rate_hz: float, messages: int, processes: int, size_bytes: int
-) -> tuple[RecordRun, Path]:
+async def record_run(folder: Path, options: BenchOptions, rate_hz: float) -> tuple[RecordRun, Path]:
     """Record what C clients publish.
 
     Args:
         folder: made for this run.
+        options: publishers, size of a message, length of the run.
         rate_hz: messages a second.
-        messages: in all.
-        processes: publishers.
-        size_bytes: of each payload.
 
     Returns:
         The figures and the log.
@@ -80,25 +72,26 @@ async def record_run(
     Raises:
         LocalError: broker, recorder or a publisher failed.
     """
-    await asyncio.to_thread(folder.mkdir, parents=True)
+    messages = round(rate_hz * options.record_s)
     path = folder / "run.mcap"
-    async with LocalBroker() as broker:
-        settings = BrokerSettings(host=broker.host, port=broker.port)
-        async with running_command("record", _record_arguments(path, broker), folder) as recorder:
-            await _until_online(settings, recorder)
-            before_s = (time.monotonic(), cpu_s(recorder.process.pid), cpu_s(broker.pid))
-            offered = await publish(
-                broker.host,
-                broker.port,
-                processes=processes,
-                rate_hz=rate_hz,
-                messages=messages - messages % processes,
-                size_bytes=size_bytes,
-            )
-            after_s = (time.monotonic(), cpu_s(recorder.process.pid), cpu_s(broker.pid))
-            await _settled(path)
-            if await recorder.drain():
-                raise recorder.error()
+    async with Launcher(folder) as launcher:
+        broker = LocalBroker()
+        address = await launcher.start_broker(broker)
+        recorder = await launcher.start_command("record", _record_arguments(path, address))
+        await launcher.wait_ready(recorder)
+        before_s = (time.monotonic(), cpu_s(recorder.pid), cpu_s(broker.pid))
+        offered = await publish(
+            address.host,
+            address.port,
+            processes=options.publishers,
+            rate_hz=rate_hz,
+            messages=messages - messages % options.publishers,
+            size_bytes=options.payload_bytes,
+        )
+        after_s = (time.monotonic(), cpu_s(recorder.pid), cpu_s(broker.pid))
+        await _settled(path)
+        if await recorder.drain():
+            raise recorder.error()
     wall_s = after_s[0] - before_s[0]
     run = await asyncio.to_thread(
         _run_of, path, offered, _share(before_s[1], after_s[1], wall_s), _share(before_s[2], after_s[2], wall_s)
@@ -112,127 +105,87 @@ async def replay_rate_hz(folder: Path, log: Path) -> float:
     Raises:
         LocalError: the replay failed, or published less than the log has.
     """
-    await asyncio.to_thread(folder.mkdir, parents=True)
     figures = folder / "replay.json"
-    async with LocalBroker() as broker:
-        arguments = ["replay", str(log), "--fast", "--json", str(figures), *_address(broker)]
-        async with running_command("replay", arguments, folder) as child:
-            status = await child.process.wait()
-            if status:
-                raise child.error()
+    async with Launcher(folder) as launcher:
+        where = _address(await launcher.start_broker())
+        player = await launcher.start_command("replay", ["replay", str(log), "--fast", "--json", str(figures), *where])
+        if await player.wait():
+            raise player.error()
     report = json.loads(figures.read_text(encoding="utf-8"))
     return float(report["published"] / report["duration_s"])
 
 
 async def fastest_without_loss(
-    folder: Path,
-    *,
-    first_hz: float,
-    most_hz: float,
-    factor: float,
-    seconds: float,
-    repeats: int,
-    processes: int,
-    size_bytes: int,
-    say: Callable[[str], None],
+    folder: Path, options: BenchOptions, say: Callable[[str], None]
 ) -> tuple[list[RecordRun], list[RecordRun], Path]:
     """Raise the rate until something is lost, then repeat at the last rate without a loss.
 
     Args:
         folder: where logs go; each is deleted but the last.
-        first_hz: rate to begin with.
-        most_hz: rate that is not exceeded.
-        factor: between two rates.
-        seconds: of each run.
-        repeats: runs that count, at one rate.
-        processes: publishers.
-        size_bytes: of each payload.
+        options: rates, runs, messages.
         say: told about each run.
 
     Returns:
         The runs that count, every run, and the log of the last one.
     """
     tried: list[RecordRun] = []
-    number, rate_hz, rising = 0, first_hz, True
-    counted: list[RecordRun] = []
+    climb = _Climb(options)
     log: Path | None = None
-    while len(counted) < repeats:
+    while len(climb.counted) < options.repeats:
         if log is not None:
             await asyncio.to_thread(log.unlink)
-        number += 1
-        run, log = await record_run(
-            folder / f"record-{number}",
-            rate_hz=rate_hz,
-            messages=round(rate_hz * seconds),
-            processes=processes,
-            size_bytes=size_bytes,
-        )
+        run, log = await record_run(folder / f"record-{len(tried) + 1}", options, climb.rate_hz)
         say(run.sentence())
         tried.append(run)
-        # Publishers that cannot keep up with a rate end the climb as a loss does: a higher one would offer no more.
-        failed = run.lost > 0 or run.recorded_hz < 0.9 * rate_hz
-        if rising:
-            rising = not failed and rate_hz * factor <= most_hz
-            if rising:
-                rate_hz *= factor
-            elif failed and rate_hz > first_hz:
-                rate_hz /= factor
-            else:
-                counted.append(run)
-            continue
-        if run.lost and rate_hz > first_hz:
-            # Good luck does not count: the repetitions begin again at the next lower rate.
-            rate_hz /= factor
-            counted.clear()
-            continue
-        counted.append(run)
+        climb.take(run)
     if log is None:
         raise AssertionError("at least one run counts")
-    return counted, tried, log
+    return climb.counted, tried, log
 
 
-def cpu_s(pid: int | None) -> float | None:
-    """Processor time of a process and its threads so far, where the system tells."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+class _Climb:
+    """At which rate the next run is.
+
+    Attributes:
+        rate_hz: that rate.
+        counted: runs that count so far.
+    """
+
+    def __init__(self, options: BenchOptions) -> None:
+        self.rate_hz = options.first_hz
+        self.counted: list[RecordRun] = []
+        self._options = options
+        self._rising = True
+
+    def take(self, run: RecordRun) -> None:
+        """A run at this rate is over."""
+        options = self._options
+        lower = self.rate_hz > options.first_hz
+        if self._rising:
+            # Publishers that cannot keep up with a rate end the climb as a loss does: a higher one would offer no more.
+            failed = run.lost > 0 or run.recorded_hz < 0.9 * self.rate_hz
+            self._rising = not failed and self.rate_hz * options.factor <= options.most_hz
+            if self._rising:
+                self.rate_hz *= options.factor
+            elif failed and lower:
+                self.rate_hz /= options.factor
+            else:
+                self.counted.append(run)
+        elif run.lost and lower:
+            # Good luck does not count: the repetitions begin again at the next lower rate.
+            self.rate_hz /= options.factor
+            self.counted.clear()
+        else:
+            self.counted.append(run)
 
 
-def _record_arguments(path: Path, broker: LocalBroker) -> list[str]:
+def _record_arguments(path: Path, broker: BrokerSettings) -> list[str]:
     limits = ["--max-size", "none", "--max-time", "none"]
     return ["record", str(path), "--topic", f"{TOPIC_ROOT}/#", "--name", RECORDER, *limits, *_address(broker)]
 
 
-def _address(broker: LocalBroker) -> list[str]:
+def _address(broker: BrokerSettings) -> list[str]:
     return ["--host", broker.host, "--port", str(broker.port)]
-
-
-async def _until_online(settings: BrokerSettings, recorder: Child) -> None:
-    """Wait until the recorder says that it listens."""
-    topic = topics.status_topic("recorder", RECORDER)
-    bus = MqttBus(settings, client_id="bench-watch", subscriptions=[Subscription(topic)])
-    ended = asyncio.create_task(recorder.process.wait(), name="recorder ended")
-    online = asyncio.create_task(_online(bus), name="recorder online")
-    try:
-        async with asyncio.timeout(START_TIMEOUT_S), bus:
-            await asyncio.wait({ended, online}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in (ended, online):
-            task.cancel()
-        await asyncio.gather(ended, online, return_exceptions=True)
-    if recorder.process.returncode is not None:
-        raise recorder.error()
-
-
-async def _online(bus: MqttBus) -> None:
-    while True:
-        for event in await bus.receive_batch():
-            if isinstance(event, Inbound) and event.payload:
-                _, status = wire.decode_publish(event.topic, event.payload)
-                if isinstance(status, Status) and status.online:
-                    return
 
 
 async def _settled(path: Path) -> None:

@@ -19,47 +19,14 @@ from rich.table import Table
 
 from latentbus import __version__
 from latentbus.bench.log_files import RecoverResult, SeekTimes, recover_everywhere, seek_times, write_log
+from latentbus.bench.options import NEEDED_RECORD_HZ, BenchOptions
 from latentbus.bench.publishers import require_publisher
 from latentbus.bench.record_and_replay import RecordRun, fastest_without_loss, replay_rate_hz
-from latentbus.output_files import write_json
+from latentbus.reports.output_files import write_json
 from schemas.errors import ConfigError
 
-NEEDED_RECORD_HZ: Final = 8_000
 NEEDED_SEEK_MS: Final = 100
 _PERCENTILE: Final = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class BenchOptions:
-    """How much is measured.
-
-    Attributes:
-        work_dir: where the logs go, in a folder of their own that is removed afterwards; None is the system's.
-        json_file: where every figure is written.
-        publishers: ``mosquitto_pub`` processes.
-        payload_bytes: of each message.
-        first_hz: rate that the search for the fastest one begins with.
-        most_hz: rate that it does not exceed.
-        factor: between two rates of that search.
-        record_s: seconds of each run of the recorder.
-        repeats: runs that count, of recorder and replay.
-        seek_log_bytes: size of the log that is opened cold.
-        probes: times that it is opened.
-        recover_log_bytes: size of the log that is cut.
-    """
-
-    work_dir: Path | None = None
-    json_file: Path | None = None
-    publishers: int = 4
-    payload_bytes: int = 300
-    first_hz: float = NEEDED_RECORD_HZ
-    most_hz: float = 100_000
-    factor: float = 1.25
-    record_s: float = 10.0
-    repeats: int = 3
-    seek_log_bytes: int = 1_100_000_000
-    probes: int = 40
-    recover_log_bytes: int = 3_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,17 +168,7 @@ async def bench_replay(options: BenchOptions, console: Console) -> BenchReport:
             console.print(f"[dim]{line}[/]")
 
         say(f"recording from {options.publishers} mosquitto_pub, {options.payload_bytes} bytes each at QoS 1")
-        counted, tried, log = await fastest_without_loss(
-            folder / "record",
-            first_hz=options.first_hz,
-            most_hz=options.most_hz,
-            factor=options.factor,
-            seconds=options.record_s,
-            repeats=options.repeats,
-            processes=options.publishers,
-            size_bytes=options.payload_bytes,
-            say=say,
-        )
+        counted, tried, log = await fastest_without_loss(folder / "record", options, say)
         replay_hz = []
         for number in range(options.repeats):
             replay_hz.append(await replay_rate_hz(folder / f"replay-{number + 1}", log))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from broker_config.launcher import LocalBroker
-from latentbus.chaos.books import Books, QueryRow
 from latentbus.chaos.fleet import Fleet, Member
+from latentbus.chaos.ledger import ChaosLedger
+from latentbus.chaos.options import ChaosOptions
 from latentbus.chaos.plan import FaultKind, PlannedFault, Role
 from latentbus.chaos.reader import Reader
-from pipeline.runtime import Stop
+from latentbus.fleet.ledger import Entry
+from pipeline.node.runtime import Stop
 from schemas.errors import BrokerStartError
 
 AIM_PATIENCE_S: Final = 60.0
@@ -42,7 +43,7 @@ class Strike:
     plan: PlannedFault
     target: str
     at_s: float
-    hit: list[QueryRow] = field(default_factory=list)
+    hit: list[Entry] = field(default_factory=list)
     outage_s: float = 0.0
     returned: bool = True
 
@@ -51,17 +52,14 @@ class Injector:
     """Carries out planned faults.
 
     Args:
-        fleet: its targets, all of them connected.
-        broker: the other target; persistent.
+        fleet: its targets, all of them connected, over a persistent broker, which is the other target.
         reader: tells who is up.
-        books: tell who owns what.
-        detection_s: time in which the broker calls a silent client dead.
-        seed: of the choice between several possible targets.
+        ledger: tells who owns what.
+        options: of the run; their seed is that of the choice between several possible targets.
         stop: no fault strikes after it was requested.
         tell: called with each strike when it has happened.
 
     Attributes:
-        detection_s: as given.
         strikes: what was done.
         missed: planned faults that found no target.
     """
@@ -69,23 +67,20 @@ class Injector:
     def __init__(
         self,
         fleet: Fleet,
-        broker: LocalBroker,
         reader: Reader,
-        books: Books,
-        *,
-        detection_s: float,
-        seed: int,
+        ledger: ChaosLedger,
+        options: ChaosOptions,
         stop: Stop,
         tell: Callable[[Strike], None],
     ) -> None:
         self.strikes: list[Strike] = []
         self.missed: list[PlannedFault] = []
         self._fleet = fleet
-        self._broker = broker
+        self._broker = fleet.broker
         self._reader = reader
-        self._books = books
-        self.detection_s = detection_s
-        self._rng = random.Random(seed)
+        self._ledger = ledger
+        self._detection_s = options.detection_s
+        self._rng = random.Random(options.seed)
         self._stop = stop
         self._tell = tell
         self._broker_busy = False
@@ -128,23 +123,23 @@ class Injector:
         idle = [member for member in self._fleet.of(role) if not member.busy]
         if role is Role.WORKER and len(idle) < min(2, len(self._fleet.of(role))):
             return []
-        return [member for member in idle if member.status_name in self._reader.boots and self._owned(member)]
+        return [member for member in idle if member.status_name in self._reader.online and self._owned(member)]
 
     def _broker_ready(self) -> bool:
         if self._broker_busy or not self._reader.bus.statistics().connected:
             return False
         # The sessions of edges and reader must be on its disk, as they are in a broker that has run for long.
-        return bool(self._books.undecided) and _written_since(
+        return bool(self._ledger.unfinished) and _written_since(
             self._broker.directory / _DATABASE, self._sessions_since_s
         )
 
-    def _owned(self, member: Member) -> list[QueryRow]:
+    def _owned(self, member: Member) -> list[Entry]:
         if member.role is Role.WORKER:
-            return self._books.owned_by_worker(member.name)
-        return self._books.owned_by_cameras(self._fleet.cameras(member.name))
+            return self._ledger.owned_by_worker(member.name)
+        return self._ledger.owned_by_cameras(self._fleet.cameras(member.name))
 
     def _struck(self, plan: PlannedFault, member: Member | None, outage_s: float = 0.0) -> Strike:
-        hit = list(self._books.undecided.values()) if member is None else self._owned(member)
+        hit = self._ledger.unfinished if member is None else self._owned(member)
         strike = Strike(plan, "broker" if member is None else member.name, time.monotonic(), hit, outage_s)
         self.strikes.append(strike)
         self._tell(strike)
@@ -153,27 +148,27 @@ class Injector:
     # ---- processes --------------------------------------------------------------------------------------------------
 
     async def _kill(self, plan: PlannedFault, member: Member) -> None:
-        boot = self._reader.boots.pop(member.status_name)
+        boot = self._reader.online.pop(member.status_name)
         strike = self._struck(plan, member)
         if member.role is Role.EDGE:
-            self._books.edge_killed(boot, strike.at_s)
-        await member.kill()
+            self._ledger.edge_killed(boot, strike.at_s)
+        await member.running.kill()
         await asyncio.sleep(plan.duration_s)
-        await member.start()
+        await self._fleet.start(member)
         strike.returned = await self._reader.wait_until(
-            lambda: self._reader.boots.get(member.status_name, boot) != boot, RETURN_PATIENCE_S
+            lambda: self._reader.online.get(member.status_name, boot) != boot, RETURN_PATIENCE_S
         )
         if member.role is Role.EDGE:
             # What is left of its questions is on its own disk: nobody can answer them before it is back.
             strike.outage_s = time.monotonic() - strike.at_s
 
     async def _freeze(self, plan: PlannedFault, member: Member) -> None:
-        member.freeze()
-        self._struck(plan, member, min(plan.duration_s, self.detection_s))
+        member.running.freeze()
+        self._struck(plan, member, min(plan.duration_s, self._detection_s))
         try:
             await asyncio.sleep(plan.duration_s)
         finally:
-            member.thaw()
+            member.running.thaw()
 
     async def _inject_broker(self, plan: PlannedFault) -> None:
         await self._reader.wait_until(lambda: self._stop.requested or self._broker_ready(), AIM_PATIENCE_S)
@@ -185,9 +180,9 @@ class Injector:
             port = self._broker.port
             strike = self._struck(plan, None)
             self._broker.kill()
-            self._books.broker_killed(strike.at_s)
+            self._ledger.broker_killed(strike.at_s)
             await asyncio.sleep(plan.duration_s)
-            await asyncio.to_thread(self._broker.start)
+            await self._fleet.launcher.start_broker(self._broker)
             if self._broker.port != port:
                 raise BrokerStartError(f"the broker came back on port {self._broker.port}, not {port}")
             strike.outage_s = time.monotonic() - strike.at_s
@@ -205,7 +200,7 @@ class Injector:
                 member.proxy.slow(SLOW_BYTES_PER_S)
             case _:
                 member.proxy.cut()
-        self._struck(plan, member, link_outage_s(plan, self.detection_s))
+        self._struck(plan, member, link_outage_s(plan, self._detection_s))
         try:
             await asyncio.sleep(plan.duration_s)
         finally:
@@ -213,7 +208,7 @@ class Injector:
 
     async def _half_open(self, plan: PlannedFault, member: Member) -> None:
         member.proxy.half_open()
-        strike = self._struck(plan, member, self.detection_s)
+        strike = self._struck(plan, member, self._detection_s)
         strike.returned = await self._reader.wait_until(lambda: member.proxy.connections > 0, RETURN_PATIENCE_S)
 
 
@@ -231,12 +226,21 @@ def link_outage_s(plan: PlannedFault, detection_s: float) -> float:
     return 0.0 if plan.kind is FaultKind.CUT_LINK else min(plan.duration_s, detection_s)
 
 
-def recovered(strike: Strike) -> list[QueryRow]:
-    """Queries that a fault hit and that ended. A standing query whose edge was killed does not recover, it ends."""
-    return [row for row in strike.hit if row.outcome is not None and not row.orphan]
+def recovered(strike: Strike, orphans: Collection[str]) -> list[tuple[Entry, float]]:
+    """Queries that a fault hit and that ended, with the time of the end.
+
+    Args:
+        strike: the fault.
+        orphans: standing queries whose edge was killed: they do not recover, they end.
+    """
+    return [
+        (entry, entry.decided_s)
+        for entry in strike.hit
+        if entry.decided_s is not None and entry.query_id not in orphans
+    ]
 
 
-def recovery_s(strike: Strike, strikes: Sequence[Strike]) -> list[float]:
+def recovery_s(strike: Strike, strikes: Sequence[Strike], orphans: Collection[str]) -> list[float]:
     """Time from a fault to the end of each query that it hit, less the time in which nobody could act.
 
     That is the union of the outages of this fault and of all that came while the query was still unfinished.
@@ -244,8 +248,12 @@ def recovery_s(strike: Strike, strikes: Sequence[Strike]) -> list[float]:
     Args:
         strike: the fault.
         strikes: every fault of the run.
+        orphans: see :func:`recovered`.
     """
-    return [row.decided_s - strike.at_s - _outage_s(strikes, strike.at_s, row.decided_s) for row in recovered(strike)]
+    return [
+        decided_s - strike.at_s - _outage_s(strikes, strike.at_s, decided_s)
+        for _, decided_s in recovered(strike, orphans)
+    ]
 
 
 def _outage_s(strikes: Sequence[Strike], start_s: float, stop_s: float) -> float:

@@ -3,51 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
-import signal
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from broker_config.launcher import LocalBroker
 from latentbus.chaos.options import ChaosOptions
 from latentbus.chaos.plan import Role
 from latentbus.chaos.reader import CLIENT
 from latentbus.chaos.tcp_proxy import FaultProxy
-from latentbus.demo.children import Child, running_child
-from pipeline.codec.spec import STOP_FILE, load_codec_spec
-from pipeline.settings import (
-    BrokerSettings,
-    CameraSettings,
-    ClientBudgetSettings,
-    EdgeSettings,
-    LatentbusSettings,
-    LogSettings,
-    QuestionSettings,
-    WorkerSettings,
+from latentbus.fleet.launcher import Launcher
+from latentbus.fleet.process import FleetProcess
+from latentbus.fleet.settings import (
+    WIDE_BUDGET,
+    camera_names,
+    edge_node,
+    rendered_cameras,
+    standing_questions,
+    worker_node,
 )
-from schemas.types import AnswerType
+from pipeline.config.settings import BrokerSettings, EdgeSettings, LatentbusSettings, WorkerSettings
 
-QUESTIONS: Final[tuple[tuple[str, AnswerType], ...]] = (
-    ("Is there a car?", AnswerType.YES_NO),
-    ("How many cars are there?", AnswerType.COUNT),
-    ("What color is the bus?", AnswerType.WORD),
-    ("Is there a person?", AnswerType.YES_NO),
-    ("How many trees are there?", AnswerType.COUNT),
-    ("Is there a house?", AnswerType.YES_NO),
-)
-"""Standing questions of a camera; ad-hoc ones are the same, asked once."""
 _RESTART_DELAY_S: Final = 1.0
 """What a supervisor waits, so that a process that cannot start does not keep the machine busy."""
-_NEVER_SAFE: Final = 2.0
-"""A threshold above every score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """A process that ended without being told to.
+    """A process that ended without being told to, or not as it should.
 
     Attributes:
         name: which.
@@ -60,113 +44,41 @@ class Exit:
     log: str
 
 
+@dataclass(slots=True)
 class Member:
     """A process of the fleet with its link to the broker.
 
-    Args:
+    Attributes:
         role: edge or worker.
         name: site or worker name.
         proxy: its way to the broker, entered.
-        settings_of: settings of the n-th start, from 1.
-        run_dir: where settings and logs go.
-        ended: told when it ends without being told to.
-
-    Attributes:
         starts: how often it was started.
         busy: a fault is at work on it.
+        process: what was started last; None before.
     """
 
-    def __init__(
-        self,
-        role: Role,
-        name: str,
-        proxy: FaultProxy,
-        settings_of: Callable[[int], LatentbusSettings],
-        run_dir: Path,
-        ended: Callable[[Member, Exit], None],
-    ) -> None:
-        self.role = role
-        self.name = name
-        self.proxy = proxy
-        self.starts = 0
-        self.busy = False
-        self._settings_of = settings_of
-        self._run_dir = run_dir
-        self._ended = ended
-        self._child: Child | None = None
-        self._stack = AsyncExitStack()
-        self._watch: asyncio.Task[None] | None = None
+    role: Role
+    name: str
+    proxy: FaultProxy
+    starts: int = 0
+    busy: bool = False
+    process: FleetProcess | None = None
 
     @property
     def status_name(self) -> str:
         """Its name in status messages, ``worker/w1``."""
         return f"{self.role}/{self.name}"
 
-    async def start(self) -> None:
-        """Start it, as an operator would."""
-        self.starts += 1
-        settings = self._settings_of(self.starts)
-        self._child = await self._stack.enter_async_context(
-            running_child(f"{self.name}-{self.starts}", self.role, settings, self._run_dir)
-        )
-        self._watch = asyncio.create_task(self._watch_exit(self._child), name=f"{self.name} ended")
+    @property
+    def running(self) -> FleetProcess:
+        """Its process.
 
-    async def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
-        await self._unwatch()
-        await self._stack.aclose()
-        self._child = None
-
-    def freeze(self) -> None:
-        """SIGSTOP."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """SIGCONT."""
-        self._signal(signal.SIGCONT)
-
-    async def drain(self) -> Exit | None:
-        """SIGTERM, and wait for the end.
-
-        Returns:
-            How it ended, None when it was not running.
+        Raises:
+            AssertionError: it was not started.
         """
-        await self._unwatch()
-        child = self._child
-        if child is None:
-            return None
-        status = await child.drain()
-        await self.kill()
-        return Exit(self.name, status, str(child.error()))
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self._child is not None and self._child.process.returncode is None:
-            self._child.process.send_signal(number)
-
-    async def _watch_exit(self, child: Child) -> None:
-        status = await child.process.wait()
-        self._ended(self, Exit(self.name, status, str(child.error())))
-
-    async def _unwatch(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
-            self._watch = None
-
-
-def write_patient_codec(source: Path, folder: Path) -> Path:
-    """A codec folder whose stop rule is content with nothing less than the whole latent.
-
-    Every question then takes every rung of the ladder: the longest conversation between edge and worker, and the most
-    occasions to break it. Weights, tables and fingerprint stay as they are.
-    """
-    shutil.copytree(source, folder)
-    spec = load_codec_spec(folder)
-    spec.model_copy(update={"base_latents": spec.ladder[0]}).save(folder)
-    rule = json.loads((folder / STOP_FILE).read_text(encoding="utf-8"))
-    rule |= {"thresholds": {}, "default": [*(_NEVER_SAFE for _ in rule["ladder"][1:]), 0.0]}
-    (folder / STOP_FILE).write_text(json.dumps(rule, indent=1) + "\n", encoding="utf-8")
-    return folder
+        if self.process is None:
+            raise AssertionError(f"{self.name} was not started")
+        return self.process
 
 
 class Fleet:
@@ -174,23 +86,23 @@ class Fleet:
 
     Args:
         options: what was asked for.
-        upstream: where the broker is.
+        launcher: entered.
+        broker: of the run.
         codec: codec folder of all.
-        run_dir: settings and logs.
 
     Attributes:
         members: every process.
         exits: those that ended without being told to; each is started again.
+        launcher: as given.
+        broker: as given.
     """
 
-    def __init__(
-        self, options: ChaosOptions, upstream: Callable[[], tuple[str, int]], *, codec: Path, run_dir: Path
-    ) -> None:
+    def __init__(self, options: ChaosOptions, launcher: Launcher, broker: LocalBroker, codec: Path) -> None:
         self.members: list[Member] = []
         self.exits: list[Exit] = []
+        self.launcher = launcher
         self._options = options
-        self._upstream = upstream
-        self._run_dir = run_dir
+        self.broker = broker
         self._stack = AsyncExitStack()
         self._restarts: set[asyncio.Task[None]] = set()
         self._codec = codec
@@ -201,7 +113,7 @@ class Fleet:
 
     def cameras(self, site: str) -> frozenset[str]:
         """Cameras of a site."""
-        return frozenset(f"{site}-c{number + 1}" for number in range(self._options.cameras_per_site))
+        return frozenset(camera_names(site, self._options.cameras_per_site))
 
     def frame_logs(self) -> list[Path]:
         """Frame logs of every edge process so far."""
@@ -209,12 +121,28 @@ class Fleet:
             self._frame_log(member.name, start + 1) for member in self.of(Role.EDGE) for start in range(member.starts)
         ]
 
+    async def start(self, member: Member) -> FleetProcess:
+        """Start a member, as an operator would."""
+        member.starts += 1
+        settings_of = self._edge_settings if member.role is Role.EDGE else self._worker_settings
+        member.process = await self.launcher.start_node(member.name, settings_of(member))
+        return member.process
+
+    async def drain(self, role: Role) -> None:
+        """Drain the members of a role; one that does not end in good order is an exit."""
+        running = [member.process for member in self.of(role) if member.process is not None]
+        for process, status in zip(running, await self.launcher.drain(*running), strict=True):
+            if status and process.told_to_end:
+                self.exits.append(_exit(process))
+
     async def __aenter__(self) -> Self:
         """Open the proxies."""
-        for number in range(self._options.workers):
-            await self._add(Role.WORKER, f"w{number + 1}", self._worker_settings)
-        for number in range(self._options.sites):
-            await self._add(Role.EDGE, f"s{number + 1}", self._edge_settings)
+        self.launcher.on_exit = self._ended_on_its_own
+        names = [(Role.WORKER, f"w{number + 1}") for number in range(self._options.workers)]
+        names += [(Role.EDGE, f"s{number + 1}") for number in range(self._options.sites)]
+        for role, name in names:
+            proxy = FaultProxy(lambda: (self.broker.host, self.broker.port))
+            self.members.append(Member(role, name, await self._stack.enter_async_context(proxy)))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -222,61 +150,49 @@ class Fleet:
         for restart in self._restarts:
             restart.cancel()
         await asyncio.gather(*self._restarts, return_exceptions=True)
-        for member in self.members:
-            await member.kill()
+        await self.launcher.kill()
         await self._stack.aclose()
 
-    async def _add(
-        self, role: Role, name: str, settings_of: Callable[[str, BrokerSettings, int], LatentbusSettings]
-    ) -> None:
-        proxy = await self._stack.enter_async_context(FaultProxy(self._upstream))
-        broker = BrokerSettings(host=proxy.host, port=proxy.port, keepalive_s=self._options.keepalive_s)
-        self.members.append(
-            Member(
-                role, name, proxy, lambda start: settings_of(name, broker, start), self._run_dir, self._ended_on_its_own
-            )
-        )
-
-    def _ended_on_its_own(self, member: Member, end: Exit) -> None:
-        self.exits.append(end)
+    def _ended_on_its_own(self, process: FleetProcess) -> None:
+        self.exits.append(_exit(process))
+        (member,) = (member for member in self.members if member.process is process)
         restart = asyncio.create_task(self._restart(member), name=f"restart {member.name}")
         self._restarts.add(restart)
         restart.add_done_callback(self._restarts.discard)
 
     async def _restart(self, member: Member) -> None:
         await asyncio.sleep(_RESTART_DELAY_S)
-        await member.start()
+        if member.running.status is not None:  # a fault may have started it meanwhile
+            await self.start(member)
 
-    def _worker_settings(self, name: str, broker: BrokerSettings, _start: int) -> LatentbusSettings:
+    def _link(self, member: Member) -> BrokerSettings:
+        return BrokerSettings(host=member.proxy.host, port=member.proxy.port, keepalive_s=self._options.keepalive_s)
+
+    def _worker_settings(self, member: Member) -> LatentbusSettings:
         # One thread each: the processes of a run share one machine.
-        worker = WorkerSettings(name=name, codec=self._codec, threads=1)
-        return LatentbusSettings(broker=broker, worker=worker, log=LogSettings(json_lines=True))
+        return worker_node(self._link(member), WorkerSettings(name=member.name, codec=self._codec, threads=1))
 
-    def _edge_settings(self, site: str, broker: BrokerSettings, start: int) -> LatentbusSettings:
-        options = self._options
-        questions = {
-            f"q{number + 1}": QuestionSettings(
-                text=text, answer_type=answer_type, deadline_ms=round(options.deadline_s * 1000)
-            )
-            for number, (text, answer_type) in enumerate(QUESTIONS[: options.questions_per_camera])
-        }
+    def _edge_settings(self, member: Member) -> LatentbusSettings:
+        options, site = self._options, member.name
+        questions = standing_questions(options.questions_per_camera, options.deadline_s)
         edge = EdgeSettings(
             site=site,
             uplink_kbps=options.uplink_kbps,
             codec=self._codec,
-            cameras={
-                camera: CameraSettings(
-                    source=f"test:{options.seed + number}", interval_s=options.interval_s, questions=tuple(questions)
-                )
-                for number, camera in enumerate(sorted(self.cameras(site)))
-            },
+            cameras=rendered_cameras(
+                sorted(self.cameras(site)), list(questions), options.interval_s, seed=options.seed
+            ),
             questions=questions,
             # The run's client asks for many, and asks everything again after each reconnect.
-            client_budgets={CLIENT: ClientBudgetSettings(asks_per_s=100, burst_asks=2_000, open_asks=256, kbps=1_000)},
-            state_dir=self._run_dir / f"{site}-state",
-            frame_log=self._frame_log(site, start),
+            client_budgets={CLIENT: WIDE_BUDGET},
+            state_dir=self.launcher.run_dir / f"{site}-state",
+            frame_log=self._frame_log(site, member.starts),
         )
-        return LatentbusSettings(broker=broker, edge=edge, log=LogSettings(json_lines=True))
+        return edge_node(self._link(member), edge)
 
     def _frame_log(self, site: str, start: int) -> Path:
-        return self._run_dir / f"{site}-{start}.frames.jsonl"
+        return self.launcher.run_dir / f"{site}-{start}.frames.jsonl"
+
+
+def _exit(process: FleetProcess) -> Exit:
+    return Exit(process.name, process.status or 0, str(process.error()))

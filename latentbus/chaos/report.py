@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
-from latentbus.chaos.books import Balance, Books
-from latentbus.chaos.faults import Injector, recovered, recovery_s
+from analysis.markdown import figures
+from latentbus.chaos.faults import Injector, Strike, recovered, recovery_s
 from latentbus.chaos.fleet import Exit
-from latentbus.demo.ledger import percentile
-from latentbus.output_files import write_json
+from latentbus.chaos.ledger import ChaosLedger
+from latentbus.chaos.options import ChaosOptions
+from latentbus.fleet.ledger import percentile
+from latentbus.reports.output_files import write_json
+
+_LONG: Final = frozenset({"strikes", "lost_queries", "unheard_queries"})
+"""Figures that are lists of everything that happened; they are in the JSON file alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +106,15 @@ class ChaosReport:
         """
         write_json(path, asdict(self))
 
+    def as_markdown(self) -> str:
+        """All but the long lists, as tables."""
+        return figures({name: value for name, value in asdict(self).items() if name not in _LONG})
+
     def print(self, console: Console) -> None:
         """Print all but the long lists."""
         table = Table(show_header=False, box=None)
         for name, value in asdict(self).items():
-            if name not in {"strikes", "lost_queries", "unheard_queries"}:
+            if name not in _LONG:
                 table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
         console.print(table)
         for query_id in self.lost_queries:
@@ -112,9 +122,8 @@ class ChaosReport:
 
 
 def make_report(
-    seed: int,
-    books: Books,
-    balance: Balance,
+    options: ChaosOptions,
+    ledger: ChaosLedger,
     injector: Injector,
     exits: list[Exit],
     *,
@@ -124,68 +133,72 @@ def make_report(
     """Add everything up.
 
     Args:
-        seed: of the plan.
-        books: of the run, closed.
-        balance: what became of queries without outcome.
+        options: of the run.
+        ledger: of the run, with the frame logs of the edges.
         injector: what it did.
         exits: processes that ended on their own.
         duration_s: of the whole run.
         interrupted: stopped before its end.
     """
-    strikes = injector.strikes
-    recoveries_s = [recovery_s(strike, strikes) for strike in strikes]
+    strikes, entries = injector.strikes, ledger.entries.values()
+    recoveries_s = [recovery_s(strike, strikes, ledger.orphans) for strike in strikes]
     all_s = [seconds for seconds_of_strike in recoveries_s for seconds in seconds_of_strike]
-    since_fault_s = [row.decided_s - strike.at_s for strike in strikes for row in recovered(strike)]
-    by_kind_s: dict[str, float] = {}
-    for strike, seconds_of_strike in zip(strikes, recoveries_s, strict=True):
-        longest_s = max([*seconds_of_strike, 0.0])
-        by_kind_s[strike.plan.kind] = round(max(longest_s, by_kind_s.get(strike.plan.kind, 0.0)), 3)
-    by_outcome = books.by_outcome()
-    began_s = strikes[0].at_s if strikes else 0.0
+    since_fault_s = [end_s - strike.at_s for strike in strikes for _, end_s in recovered(strike, ledger.orphans)]
+    by_outcome = ledger.by_outcome()
+    balance = ledger.balance()
     return ChaosReport(
-        seed=seed,
-        asked=len(books.rows),
-        asked_ad_hoc=sum(row.ad_hoc for row in books.rows.values()),
+        seed=options.seed,
+        asked=len(entries),
+        asked_ad_hoc=sum(entry.ad_hoc for entry in entries),
         terminal=sum(by_outcome.values()),
         by_outcome=by_outcome,
         lost=len(balance.lost),
-        decided_twice=books.decided_twice(),
-        repeats=books.reducer.repeats,
-        conflicts=books.reducer.conflicts,
-        conflicting=dict(books.conflicts),
-        reopened=books.reopened,
+        decided_twice=ledger.decided_twice,
+        repeats=ledger.reducer.repeats,
+        conflicts=ledger.reducer.conflicts,
+        conflicting=dict(ledger.conflicts),
+        reopened=ledger.reopened,
         died_with_edge=len(balance.died_with_edge),
-        ended_without_edge=sum(row.orphan and row.outcome is not None for row in books.rows.values()),
+        ended_without_edge=sum(ledger.entries[query_id].outcome is not None for query_id in ledger.orphans),
         unheard=len(balance.unheard),
         faults=dict(Counter(str(strike.plan.kind) for strike in strikes)),
         faults_missed=len(injector.missed),
-        hit=len({row.query_id for strike in strikes for row in strike.hit}),
+        hit=len({entry.query_id for strike in strikes for entry in strike.hit}),
         not_returned=[strike.target for strike in strikes if not strike.returned],
         exits=[asdict(end) for end in exits],
         recovery_p50_s=_rounded(percentile(all_s, 50)),
         recovery_p99_s=_rounded(percentile(all_s, 99)),
-        recovery_by_kind_s=by_kind_s,
+        recovery_by_kind_s=_longest_by_kind_s(strikes, recoveries_s),
         since_fault_p50_s=_rounded(percentile(since_fault_s, 50)),
         since_fault_p99_s=_rounded(percentile(since_fault_s, 99)),
-        detection_s=injector.detection_s,
+        detection_s=options.detection_s,
         duration_s=round(duration_s, 1),
         interrupted=interrupted,
         lost_queries=balance.lost,
         unheard_queries=balance.unheard,
-        strikes=[
-            {
-                "number": strike.plan.number,
-                "kind": str(strike.plan.kind),
-                "target": strike.target,
-                "at_s": round(strike.at_s - began_s, 3),
-                "duration_s": strike.plan.duration_s,
-                "outage_s": round(strike.outage_s, 3),
-                "hit": len(strike.hit),
-                "recovery_max_s": _rounded(max(seconds, default=None)),
-            }
-            for strike, seconds in zip(strikes, recoveries_s, strict=True)
-        ],
+        strikes=[_row(strike, seconds, strikes[0].at_s) for strike, seconds in zip(strikes, recoveries_s, strict=True)],
     )
+
+
+def _longest_by_kind_s(strikes: Sequence[Strike], recoveries_s: Sequence[Sequence[float]]) -> dict[str, float]:
+    longest_s: dict[str, float] = {}
+    for strike, seconds in zip(strikes, recoveries_s, strict=True):
+        kind = strike.plan.kind
+        longest_s[kind] = round(max([*seconds, longest_s.get(kind, 0.0)]), 3)
+    return longest_s
+
+
+def _row(strike: Strike, recoveries_s: Sequence[float], began_s: float) -> dict[str, Any]:
+    return {
+        "number": strike.plan.number,
+        "kind": str(strike.plan.kind),
+        "target": strike.target,
+        "at_s": round(strike.at_s - began_s, 3),
+        "duration_s": strike.plan.duration_s,
+        "outage_s": round(strike.outage_s, 3),
+        "hit": len(strike.hit),
+        "recovery_max_s": _rounded(max(recoveries_s, default=None)),
+    }
 
 
 def _rounded(value: float | None) -> float | None:

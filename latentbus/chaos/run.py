@@ -6,38 +6,32 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
 from typing import Final
 
 from rich.console import Console
 
 from broker_config.launcher import LocalBroker
-from latentbus.chaos.books import REPORT_PATIENCE_S, Books
-from latentbus.chaos.edge_log import read_edge_log
-from latentbus.chaos.faults import RETURN_PATIENCE_S, Injector, Strike
-from latentbus.chaos.fleet import QUESTIONS, Fleet, Member, write_patient_codec
+from latentbus.chaos.faults import Injector, Strike
+from latentbus.chaos.fleet import Fleet
+from latentbus.chaos.ledger import REPORT_PATIENCE_S, ChaosLedger
 from latentbus.chaos.options import ChaosOptions
-from latentbus.chaos.plan import PlannedFault, Role, make_plan
+from latentbus.chaos.plan import Role, make_plan
 from latentbus.chaos.reader import Reader
 from latentbus.chaos.report import ChaosReport, make_report
-from latentbus.output_files import fresh_run_dir
+from latentbus.fleet.client import reading
+from latentbus.fleet.launcher import Launcher
+from latentbus.fleet.settings import QUESTIONS, write_patient_codec
+from latentbus.reports.output_files import fresh_run_dir
 from pipeline.codec.bundled import bundled_codec_dir
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings
-from schemas.errors import LocalError
+from pipeline.node.runtime import Stop
+from pipeline.node.tasks import first_of
+from schemas.counting import counted
 
-_CONNECT_TIMEOUT_S: Final = 10.0
 _LINE_PERIOD_S: Final = 5.0
 _LAST_WORD_S: Final = 5.0
 """What was published before an edge ended is at the reader within this time."""
 _BROKER_OPTIONS: Final = {"autosave_interval": "1"}
 """A broker that is killed comes back with what it knew a second before."""
-
-
-class FleetStartError(LocalError):
-    """The processes of a run did not come up."""
 
 
 async def run_chaos(options: ChaosOptions, stop: Stop, console: Console) -> ChaosReport:
@@ -52,144 +46,115 @@ async def run_chaos(options: ChaosOptions, stop: Stop, console: Console) -> Chao
         LatentbusError: the fleet could not be started, or the broker did not come up again.
     """
     began_s = time.monotonic()
-    run_dir = fresh_run_dir(options.work_dir)
-    books = Books()
-    plan = make_plan(options.seed, faults=options.faults, questions=options.questions, kinds=options.kinds)
+    run_dir = fresh_run_dir(options.work_dir).absolute()
+    ledger = ChaosLedger()
     broker = LocalBroker(directory=run_dir / "broker", persistent=True, options=_BROKER_OPTIONS)
-    codec = await asyncio.to_thread(
-        write_patient_codec, options.codec or bundled_codec_dir(), run_dir.absolute() / "codec"
-    )
-    fleet = Fleet(options, lambda: (broker.host, broker.port), codec=codec, run_dir=run_dir.absolute())
-    async with broker, _reading(broker, books, options) as reader, fleet:
-        console.print(
-            f"seed {options.seed}; broker on {broker.host}:{broker.port}; starting {len(fleet.members)} processes "
-            f"(logs in {run_dir})"
-        )
-        await _start(fleet, reader, stop)
-        injector = Injector(
-            fleet,
-            broker,
-            reader,
-            books,
-            detection_s=options.detection_s,
-            seed=options.seed,
-            stop=stop,
-            tell=lambda strike: console.print(_strike_line(strike)),
-        )
-        await _ask_and_strike(options, plan, fleet, injector, reader, books, stop, console)
-        interrupted = stop.requested
-        console.print("draining")
-        await _drain(fleet, reader, books, options)
-        logs = [read_edge_log(path) for path in fleet.frame_logs()]
-    for log in logs:
-        books.read_edge_log(log, options.deadline_s)
+    codec = await asyncio.to_thread(write_patient_codec, options.codec or bundled_codec_dir(), run_dir / "codec")
+    async with Launcher(run_dir) as launcher:
+        address = (await launcher.start_broker(broker)).model_copy(update={"keepalive_s": options.keepalive_s})
+        reader = Reader(address, ledger, options.deadline_s)
+        async with reading(reader), Fleet(options, launcher, broker, codec) as fleet:
+            processes = counted(len(fleet.members), "process", "processes")
+            console.print(
+                f"seed {options.seed}; broker on {broker.host}:{broker.port}; starting {processes} (logs in {run_dir})"
+            )
+            run = _Run(options, fleet, reader, ledger, stop, console)
+            await run.start()
+            await run.ask_and_strike()
+            interrupted = stop.requested
+            console.print("draining")
+            await run.drain()
+            await asyncio.to_thread(ledger.read_frame_logs, fleet.frame_logs(), options.deadline_s)
     return make_report(
-        options.seed,
-        books,
-        books.balance(logs),
-        injector,
+        options,
+        ledger,
+        run.injector,
         fleet.exits,
         duration_s=time.monotonic() - began_s,
         interrupted=interrupted,
     )
 
 
-@asynccontextmanager
-async def _reading(broker: LocalBroker, books: Books, options: ChaosOptions) -> AsyncIterator[Reader]:
-    settings = BrokerSettings(host=broker.host, port=broker.port, keepalive_s=options.keepalive_s)
-    reader = Reader(settings, books, options.deadline_s)
-    async with reader.bus, asyncio.TaskGroup() as group:
-        await reader.bus.wait_connected(_CONNECT_TIMEOUT_S)
-        tasks = [
-            group.create_task(reader.run(), name="reader"),
-            group.create_task(reader.run_asks(), name="asks"),
-        ]
-        yield reader
-        for task in tasks:
-            task.cancel()
+class _Run:
+    """A run whose fleet has its proxies, and whose reader reads."""
 
+    def __init__(
+        self,
+        options: ChaosOptions,
+        fleet: Fleet,
+        reader: Reader,
+        ledger: ChaosLedger,
+        stop: Stop,
+        console: Console,
+    ) -> None:
+        self.injector = Injector(
+            fleet, reader, ledger, options, stop, lambda strike: console.print(_strike_line(strike))
+        )
+        self._options = options
+        self._fleet = fleet
+        self._reader = reader
+        self._ledger = ledger
+        self._stop = stop
+        self._console = console
 
-async def _start(fleet: Fleet, reader: Reader, stop: Stop) -> None:
-    """Start everything; workers first, so that the first frames find one."""
-    for role in (Role.WORKER, Role.EDGE):
-        await asyncio.gather(*(member.start() for member in fleet.of(role)))
-        up = await reader.wait_until(partial(_settled, fleet, fleet.of(role), reader, stop), RETURN_PATIENCE_S)
-        if fleet.exits:
-            raise FleetStartError(fleet.exits[0].log)
-        if not up:
-            raise FleetStartError(f"the {role}s were not up within {RETURN_PATIENCE_S:.0f} s")
+    async def start(self) -> None:
+        """Start everything; workers first, so that the first frames find one."""
+        for role in (Role.WORKER, Role.EDGE):
+            started = await asyncio.gather(*(self._fleet.start(member) for member in self._fleet.of(role)))
+            await first_of(self._fleet.launcher.wait_ready(*started), self._stop.wait())
 
+    async def ask_and_strike(self) -> None:
+        """Ask questions and let faults loose as they become due, until there were enough of both."""
+        options, reader, asked = self._options, self._reader, self._ledger.entries
+        rng = random.Random(options.seed)
+        cameras = sorted(camera for member in self._fleet.of(Role.EDGE) for camera in self._fleet.cameras(member.name))
+        began_s = next_line_s = time.monotonic()
+        due = deque(make_plan(options.seed, faults=options.faults, questions=options.questions, kinds=options.kinds))
+        async with asyncio.TaskGroup() as group:
+            striking: set[asyncio.Task[None]] = set()
+            stopped = group.create_task(self._stop.wait(), name="stop")
+            while not self._stop.requested and (due or striking or len(asked) < options.questions):
+                while reader.asked * options.standing_per_ad_hoc < len(asked) - reader.asked:
+                    reader.ask_until_decided(rng.choice(cameras), *rng.choice(QUESTIONS))
+                while due and due[0].after_asked <= len(asked):
+                    fault = due.popleft()
+                    striking.add(group.create_task(self.injector.inject(fault), name=f"fault {fault.number}"))
+                if time.monotonic() >= next_line_s:
+                    self._console.print(self._progress_line(time.monotonic() - began_s))
+                    next_line_s += _LINE_PERIOD_S
+                changed = group.create_task(reader.wait_change(), name="change")
+                done, _ = await asyncio.wait(
+                    {changed, stopped, *striking}, timeout=_LINE_PERIOD_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                striking -= done
+                changed.cancel()
+            stopped.cancel()
+            # A fault that still looks for a target must look again to see that it is over.
+            await reader.wake()
 
-def _settled(fleet: Fleet, members: list[Member], reader: Reader, stop: Stop) -> bool:
-    return stop.requested or bool(fleet.exits) or _online(members, reader)
+    async def drain(self) -> None:
+        """Let everything end in good order; what has no outcome after that has been lost."""
+        fleet, reader, ledger = self._fleet, self._reader, self._ledger
+        await reader.wait_until(
+            lambda: (
+                all(member.status_name in reader.online for member in fleet.members)
+                and not any(entry.ad_hoc for entry in ledger.unfinished)
+            ),
+            self._options.deadline_s + REPORT_PATIENCE_S,
+        )
+        await fleet.drain(Role.EDGE)
+        last_due_s = max((entry.due_s for entry in ledger.unfinished), default=0.0)
+        await reader.wait_until(lambda: not ledger.unfinished, max(0.0, last_due_s - time.monotonic()) + _LAST_WORD_S)
+        await fleet.drain(Role.WORKER)
 
-
-async def _ask_and_strike(
-    options: ChaosOptions,
-    plan: list[PlannedFault],
-    fleet: Fleet,
-    injector: Injector,
-    reader: Reader,
-    books: Books,
-    stop: Stop,
-    console: Console,
-) -> None:
-    """Ask questions and let faults loose as they become due, until there were enough of both."""
-    rng = random.Random(options.seed)
-    cameras = sorted(camera for member in fleet.of(Role.EDGE) for camera in fleet.cameras(member.name))
-    began_s = next_line_s = time.monotonic()
-    due = deque(plan)
-    async with asyncio.TaskGroup() as group:
-        striking: set[asyncio.Task[None]] = set()
-        stopped = group.create_task(stop.wait(), name="stop")
-        while not stop.requested and (due or striking or len(books.rows) < options.questions):
-            while reader.asked * options.standing_per_ad_hoc < len(books.rows) - reader.asked:
-                reader.ask(rng.choice(cameras), *rng.choice(QUESTIONS))
-            while due and due[0].after_asked <= len(books.rows):
-                fault = due.popleft()
-                striking.add(group.create_task(injector.inject(fault), name=f"fault {fault.number}"))
-            if time.monotonic() >= next_line_s:
-                console.print(_progress_line(time.monotonic() - began_s, books, injector))
-                next_line_s += _LINE_PERIOD_S
-            changed = group.create_task(reader.wait_change(), name="change")
-            done, _ = await asyncio.wait(
-                {changed, stopped, *striking}, timeout=_LINE_PERIOD_S, return_when=asyncio.FIRST_COMPLETED
-            )
-            striking -= done
-            changed.cancel()
-        stopped.cancel()
-        # A fault that still looks for a target must look again to see that it is over.
-        await reader.wake()
-
-
-async def _drain(fleet: Fleet, reader: Reader, books: Books, options: ChaosOptions) -> None:
-    """Let everything end in good order; what has no outcome after that has been lost."""
-    patience_s = options.deadline_s + REPORT_PATIENCE_S
-    await reader.wait_until(
-        lambda: _online(fleet.members, reader) and not any(row.ad_hoc for row in books.undecided.values()), patience_s
-    )
-    await _drain_all(fleet, fleet.of(Role.EDGE))
-    last_due_s = max((row.due_s for row in books.undecided.values()), default=0.0)
-    await reader.wait_until(lambda: not books.undecided, max(0.0, last_due_s - time.monotonic()) + _LAST_WORD_S)
-    await _drain_all(fleet, fleet.of(Role.WORKER))
-
-
-async def _drain_all(fleet: Fleet, members: list[Member]) -> None:
-    ends = await asyncio.gather(*(member.drain() for member in members))
-    fleet.exits += [end for end in ends if end is not None and end.status]
-
-
-def _online(members: list[Member], reader: Reader) -> bool:
-    return all(member.status_name in reader.boots for member in members)
+    def _progress_line(self, elapsed_s: float) -> str:
+        ledger = self._ledger
+        return (
+            f"{elapsed_s:5.0f} s  {len(ledger.entries)} asked, {len(ledger.unfinished)} unfinished, "
+            f"{ledger.reopened} reopened, {len(self.injector.strikes)} faults"
+        )
 
 
 def _strike_line(strike: Strike) -> str:
     plan = strike.plan
     return f"fault {plan.number + 1}: {plan.kind} {strike.target} with {len(strike.hit)} unfinished questions"
-
-
-def _progress_line(elapsed_s: float, books: Books, injector: Injector) -> str:
-    return (
-        f"{elapsed_s:5.0f} s  {len(books.rows)} asked, {len(books.undecided)} unfinished, {books.reopened} reopened, "
-        f"{len(injector.strikes)} faults"
-    )

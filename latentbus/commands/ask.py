@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption, broker_settings
+from latentbus.broker.options import BrokerConfigOption, HostOption, PortOption, broker_settings
 from schemas.types import AnswerType
 
 EPILOG = "Example: latentbus ask gate 'is there a red car?' --type yes_no --host broker.example"
@@ -37,9 +37,9 @@ def ask(
     Exit status: 0 answered, 1 any other outcome, 2 wrong settings or no such camera. The broker's password comes from
     the settings file or from LATENTBUS_BROKER__PASSWORD.
     """
-    from latentbus.ask import Asking, ask_and_print
-    from pipeline.logs import configure_logging
-    from pipeline.runtime import run
+    from latentbus.client.ask import Asking, ask_and_print
+    from pipeline.config.logs import configure_logging
+    from pipeline.node.runtime import run
 
     configure_logging("error")  # a broker that is not there is told once, at the end
     broker = broker_settings(config, host, port)

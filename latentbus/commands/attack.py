@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from latentbus.output_files import json_target
-from schemas.errors import ConfigError
+from latentbus.attack.options import AttackOptions
+from latentbus.options.option_set import with_option_sets
+from latentbus.reports.results_page import write_page
 
 EPILOG = "Examples: latentbus attack --json attack.json | latentbus attack --short --only capture --only flood"
 _PLAIN_WIDTH = 150
 
 
-def attack(
-    short: Annotated[bool, typer.Option("--short", help="Fewer messages of each kind: under a minute.")] = False,
-    only: Annotated[list[str] | None, typer.Option(help="Only this attack; repeatable.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of whatever is drawn.", min=0)] = 0,
-    deadline: Annotated[
-        float, typer.Option(help="Deadline of the bystanders' questions in seconds.", min=1, max=120)
-    ] = 15.0,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the report to this file.", callback=json_target)
-    ] = None,
-    work_dir: Annotated[Path, typer.Option(help="Certificates, generated settings, logs.")] = Path(".attack"),
-) -> None:
+@with_option_sets
+def attack(options: AttackOptions) -> None:
     """Attack a secured fleet that is started on this machine for it, and see whether bystanders notice.
 
     It takes no host: nothing but its own fleet can be attacked. Exit status 1 when an attack got through: an answer was
     wrong, late or reached somebody else, a process ended, met a bug or kept memory, or the broker took what it must
     refuse. See docs/attack.md.
     """
-    from latentbus.attack.options import AttackOptions
-    from latentbus.attack.run import ATTACKS, run_attacks
-    from latentbus.safe_console import SafeConsole
-    from pipeline.logs import configure_logging
-    from pipeline.runtime import Stop, run
+    from latentbus.attack.run import run_attacks
+    from latentbus.reports.safe_console import SafeConsole
+    from pipeline.config.logs import configure_logging
+    from pipeline.node.runtime import Stop, run
 
-    known = [entry.name for entry in ATTACKS]
-    if unknown := sorted(set(only or ()) - set(known)):
-        raise ConfigError("--only", f"no attack {', '.join(unknown)}; there are {', '.join(known)}")
     configure_logging("error")
-    options = AttackOptions(
-        short=short, only=tuple(only or ()), seed=seed, deadline_s=deadline, json_file=json_file, work_dir=work_dir
-    )
     console = SafeConsole(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
@@ -54,6 +35,7 @@ def attack(
         report.print(console)
         if options.json_file is not None:
             report.write_json(options.json_file)
+        write_page(options.markdown, "Attacks on a secured fleet", report.as_markdown())
         return report.exit_status
 
     raise typer.Exit(run(run_and_report, drain_timeout_s=300))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from latentbus.output_files import json_target
+from latentbus.bench.options import BenchOptions
+from latentbus.options.option_set import with_option_sets
+from latentbus.reports.results_page import write_page
 
 bench_app = typer.Typer(
     help="Measure on this machine what the documentation claims.",
@@ -25,41 +26,24 @@ def bench() -> None:
 @bench_app.command(
     epilog="Examples: latentbus bench replay --json replay.json | latentbus bench replay --quick --work-dir disk"
 )
+@with_option_sets
 def replay(
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write every figure to this file.", callback=json_target)
-    ] = None,
-    work_dir: Annotated[
-        Path | None, typer.Option(help="Disk to measure: needs 2.5 GB for a while. The system's folder for such else.")
-    ] = None,
+    options: BenchOptions,
     quick: Annotated[
         bool, typer.Option("--quick", help="A try: short runs, a log of 50 MB, fewer cuts. No figures to show.")
     ] = False,
-    publishers: Annotated[int, typer.Option(help="mosquitto_pub processes that make the load.", min=1, max=64)] = 4,
-    payload_bytes: Annotated[int, typer.Option(help="Size of each message.", min=20, max=100_000)] = 300,
-    rate: Annotated[
-        float, typer.Option(help="Messages a second to begin with; raised until some are lost.", min=10)
-    ] = 8_000,
-    repeats: Annotated[int, typer.Option(help="Runs of which the median counts.", min=1, max=100)] = 3,
 ) -> None:
     """Measure record, replay, opening and recovery of logs, with a private broker. Takes some minutes.
 
     Exit status: 0 when no message was lost and every cut log was recovered, 1 otherwise.
     """
-    from latentbus.bench.replay import BenchOptions, bench_replay, write_report
-    from latentbus.safe_console import SafeConsole
-    from pipeline.logs import configure_logging
-    from pipeline.runtime import Stop, run
+    from analysis.markdown import figures
+    from latentbus.bench.replay import bench_replay, write_report
+    from latentbus.reports.safe_console import SafeConsole
+    from pipeline.config.logs import configure_logging
+    from pipeline.node.runtime import Stop, run
 
     configure_logging("warning")
-    options = BenchOptions(
-        work_dir=work_dir,
-        json_file=json_file,
-        publishers=publishers,
-        payload_bytes=payload_bytes,
-        first_hz=rate,
-        repeats=repeats,
-    )
     if quick:
         options = replace(
             options,
@@ -88,6 +72,7 @@ def replay(
         report = work.result()
         report.print(SafeConsole(highlight=False, soft_wrap=True))
         write_report(report, options)
+        write_page(options.markdown, "Logs: record, replay, open and recover", figures(report.to_json(options)))
         return int(not report.recover_ok or report.recorded_loss > 0)
 
     raise typer.Exit(run(measure, drain_timeout_s=60))

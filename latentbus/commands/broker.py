@@ -11,6 +11,7 @@ import typer
 from broker_config.devices import TAKES_POOL, Device, DeviceKind, fleet_cameras
 from latentbus.commands.retained import EPILOG as RETAINED_EPILOG
 from latentbus.commands.retained import retained
+from schemas.counting import counted
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,12 +47,21 @@ def run(
     ] = None,
 ) -> None:
     """Run a private Mosquitto on this machine for trying things out; it takes connections from this machine only."""
-    from latentbus.local_broker import serve_broker
-    from pipeline.logs import configure_logging
-    from pipeline.runtime import run as run_process
+    from latentbus.broker.local import serve_broker
+    from pipeline.config.logs import configure_logging
+    from pipeline.node.runtime import run as run_process
 
     configure_logging("info")
-    folder = None if fleet is None else _open(fleet).broker
+    folder = None
+    if fleet is not None:
+        opened = _open(fleet)
+        folder, listed = opened.broker, opened.register.port
+        if port != listed:
+            typer.echo(
+                f"the settings of this fleet's devices name port {listed}, the broker listens on "
+                f"{'a free one' if port is None else port}: give --port {listed}, or change theirs",
+                err=True,
+            )
     raise typer.Exit(run_process(lambda stop: serve_broker(port, stop, fleet=folder)))
 
 
@@ -160,12 +170,14 @@ def devices(
     opened = _open(fleet)
     due = 0
     cameras = fleet_cameras(opened.register.devices.values())
+    # On the standard error, so that the list can be piped.
+    typer.echo(f"{'device':<32} {'kind':<9} {'expires in':>10}  pool and cameras", err=True)
     for name, device in sorted(opened.register.devices.items()):
         valid = opened.register.valid_certificate(name)
         days_left = -1 if valid is None else (valid.not_after - utc_now()).days
         due += days_left < EXPIRY_WARNING_DAYS
         where = ", ".join(filter(None, [device.pool, *device.cameras]))
-        typer.echo(f"{name:<32} {device.kind:<9} {days_left:>5} days  {where}".rstrip())
+        typer.echo(f"{name:<32} {device.kind:<9} {counted(days_left, 'day'):>10}  {where}".rstrip())
         for right in rights_of(device, cameras) if rights else ():
             typer.echo(f"    {right.access:<20} {right.topic}")
     raise typer.Exit(1 if due else 0)
@@ -181,10 +193,10 @@ def apply(
     """Bring the rules of the running broker in line with the register; devices whose rights change reconnect."""
     import asyncio
 
-    from latentbus.broker_options import with_address
-    from latentbus.broker_rules import bring_in_line
-    from pipeline.logs import configure_logging
-    from pipeline.settings import load_settings
+    from latentbus.broker.options import with_address
+    from latentbus.broker.rules import bring_in_line
+    from pipeline.config.logs import configure_logging
+    from pipeline.config.settings import load_settings
 
     configure_logging("warning")
     opened = _open(fleet)
@@ -204,10 +216,10 @@ def _device(
     cameras: tuple[str, ...],
     config: Path | None,
 ) -> Device:
-    from latentbus.arguments import made_of
+    from latentbus.options.arguments import made_of
 
     if config is not None:
-        from pipeline.settings import load_settings, require_edge
+        from pipeline.config.settings import load_settings, require_edge
 
         edge = require_edge(load_settings(config), config)
         if name != edge.site:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentbus.output_files import markdown_target, write_text
-from latentbus.training_options import (
+from analysis.markdown import figures
+from latentbus.options.training import (
     DEFAULT_CACHE,
     BudgetOption,
     CacheOption,
@@ -19,15 +20,17 @@ from latentbus.training_options import (
     ThreadsOption,
     VlmOption,
     codec_to_write,
-    show_progress,
+    run_settings,
     video_file,
     vlm_or_bundled,
     write_report,
 )
+from latentbus.reports.results_page import MarkdownOption, write_page
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
-    from training.codec.data import Domain
+    from training.codec.data import Asked
+    from training.codec.evaluate.video import VideoEvaluation
     from training.codec.own_frames import OwnFrames
 
 codec_app = typer.Typer(help="Evaluate, calibrate and export a codec.", no_args_is_help=True)
@@ -78,20 +81,12 @@ def codec_ablate(
     json_file: JsonOption = None,
 ) -> None:
     """Train variants of the Meta AutoEncoder that differ in one choice each, and compare them on held-out frames."""
-    from training.codec.ablation_run import ablate_codec
+    from training.codec.fit.ablation_run import Ablation, ablate_codec
 
     report = ablate_codec(
         vlm_or_bundled(vlm),
-        cache,
-        budget=budget,
-        device=device,
-        processes=processes,
-        max_seconds=max_seconds,
-        run_dir=run_dir,
-        seed=seed,
-        threads=threads,
-        variants=variant or (),
-        progress=show_progress,
+        run_settings(cache, seed, threads, device=device),
+        Ablation(budget, processes, max_seconds, run_dir, variant or ()),
     )
     write_report(report, json_file)
 
@@ -123,9 +118,7 @@ def codec_eval(
         float, typer.Option(help="Seconds between two frames of a video or clip that are asked about.", min=0.05)
     ] = 1.0,
     plots: Annotated[Path | None, typer.Option(help="Folder for plots, as PNG.", file_okay=False)] = None,
-    markdown: Annotated[
-        Path | None, typer.Option(help="New file for tables in Markdown.", dir_okay=False, callback=markdown_target)
-    ] = None,
+    markdown: MarkdownOption = None,
     cache: CacheOption = DEFAULT_CACHE,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
@@ -133,103 +126,73 @@ def codec_eval(
 ) -> None:
     """Accuracy and bytes of every prefix on held-out frames, beside image files, features and tokens.
 
-    With --video or --clips frames follow one another, ours use key frames, and inter-coded video is a rival too.
+    With --video or --clips frames follow one another, ours use key frames, and inter-coded video is a baseline too.
     """
-    from training.codec import evaluate
+    from training.codec.evaluate import frames as evaluation
+    from training.codec.points import DOMAINS
 
-    if point not in evaluate.SIZES:
-        raise ConfigError("--point", f"{point!r} is none of {', '.join(evaluate.SIZES)}")
+    if point not in DOMAINS:
+        raise ConfigError("--point", f"{point!r} is none of {', '.join(DOMAINS)}")
+    vlm = vlm or (models / "reference-vlm" if models else vlm_or_bundled(None))
+    codecs = codec or _codecs_of(point, models)
+    run = run_settings(cache, seed, threads)
     if video is not None or clips:
         for option, given in (("--photos", photos), ("--frames", frames), ("--plots", plots)):
             if given is not None:
                 raise ConfigError(option, "is for frames that do not follow one another: leave --video or --clips out")
         if clips and (video is not None or questions is not None):
             raise ConfigError("--clips", "come with their own frames and questions: leave --video and --questions out")
-        _evaluate_video(
-            vlm or (models / "reference-vlm" if models else vlm_or_bundled(None)),
-            codec or _codecs_of(point, models),
-            cache,
-            evaluate.DOMAINS[point],
-            video=video,
-            questions=questions,
-            every_s=every,
-            count=count,
-            quick=quick,
-            seed=seed,
-            threads=threads,
-            markdown=markdown,
-            json_file=json_file,
+        from training.codec.evaluate.video import VIDEO_QUICK, VIDEO_SIZE, VideoEvaluation
+
+        sequences = VideoEvaluation(
+            vlm,
+            codecs,
+            run,
+            VIDEO_QUICK if quick else VIDEO_SIZE,
+            video,
+            _standing_questions(questions),
+            every,
+            DOMAINS[point],
         )
+        _evaluate_video(sequences.with_frames(count), markdown, json_file)
         return
-    size = evaluate.QUICK if quick else evaluate.SIZES[point]
-    report = evaluate.evaluate_codec(
-        evaluate.Evaluation(
-            vlm or (models / "reference-vlm" if models else vlm_or_bundled(None)),
-            codec or _codecs_of(point, models),
-            cache,
-            size.with_frames(count),
-            evaluate.DOMAINS[point],
-            photos=photos,
-            own=_own_frames(frames, questions),
-            seed=seed,
-            threads=threads,
-        ),
-        show_progress,
+    size = evaluation.QUICK if quick else evaluation.SIZES[point]
+    own = _own_frames(frames, questions)
+    report = evaluation.evaluate_codec(
+        evaluation.Evaluation(vlm, codecs, run, size.with_frames(count), DOMAINS[point], photos=photos, own=own)
     )
     write_report(report, json_file)
     if markdown is not None:
-        from training.codec.evaluate_markdown import as_markdown
+        from training.codec.evaluate.markdown import as_markdown
 
-        write_text(markdown, as_markdown(report), "--markdown")
+        write_page(markdown, "Codec against other ways to send a frame", as_markdown(report))
     if plots is not None:
-        from training.codec.plots import draw_plots
+        from training.codec.evaluate.plots import draw_plots
 
         draw_plots(report, plots, suffix="" if point == "small" else f"-{point}")
 
 
-def _evaluate_video(
-    vlm: Path,
-    codecs: list[Path],
-    cache: Path,
-    domain: Domain,
-    *,
-    video: Path | None,
-    questions: Path | None,
-    every_s: float,
-    count: int | None,
-    quick: bool,
-    seed: int,
-    threads: int,
-    markdown: Path | None,
-    json_file: Path | None,
-) -> None:
-    from training.codec.evaluate_markdown import video_as_markdown
-    from training.codec.evaluate_video import VIDEO_QUICK, VIDEO_SIZE, VideoEvaluation, evaluate_video
+def _standing_questions(questions: Path | None) -> Sequence[Asked]:
+    from training.codec.evaluate.sequences import SURVEILLANCE_QUESTIONS
     from training.codec.own_frames import read_standing_questions
-    from training.codec.sequences import SURVEILLANCE_QUESTIONS
 
-    wanted = VideoEvaluation(
-        vlm,
-        codecs,
-        cache,
-        VIDEO_QUICK if quick else VIDEO_SIZE,
-        video,
-        read_standing_questions(questions) if questions else SURVEILLANCE_QUESTIONS,
-        every_s,
-        domain,
-        seed,
-        threads,
-    )
-    report = evaluate_video(wanted.with_frames(count), show_progress)
+    return read_standing_questions(questions) if questions else SURVEILLANCE_QUESTIONS
+
+
+def _evaluate_video(wanted: VideoEvaluation, markdown: Path | None, json_file: Path | None) -> None:
+    from training.codec.evaluate.markdown import video_as_markdown
+    from training.codec.evaluate.video import evaluate_video
+
+    report = evaluate_video(wanted)
     write_report(report, json_file)
     if markdown is not None:
-        write_text(markdown, video_as_markdown(report), "--markdown")
+        write_page(markdown, "Codec against other ways to send a fixed camera", video_as_markdown(report))
 
 
 @codec_app.command("fetch-video", epilog="Example: latentbus codec eval --video $(latentbus codec fetch-video)")
 def codec_fetch_video(cache: CacheOption = DEFAULT_CACHE) -> None:
     """Fetch vtest.avi, a fixed camera over people who walk, out of Debian's package opencv-doc; prints its path."""
-    from training.rivals.footage import fetch_vtest
+    from training.baselines.footage import fetch_vtest
 
     typer.echo(fetch_vtest(cache))
 
@@ -247,22 +210,21 @@ def codec_temporal(
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     json_file: JsonOption = None,
+    markdown: MarkdownOption = None,
 ) -> None:
     """Fit the tables of frames given a key frame, and measure what key frames save, on rendered clips."""
-    from training.codec.temporal import measure_temporal
+    from training.codec.fit.temporal import Clips, measure_temporal
 
     folder = codec_to_write(codec) if write else codec or _codecs_of(point, None)[0]
     report = measure_temporal(
         vlm_or_bundled(vlm),
         folder,
-        clips=clips,
-        seconds=seconds,
-        seed=seed,
-        threads=threads,
+        run_settings(DEFAULT_CACHE, seed, threads),
+        Clips(clips, seconds),
         write=write,
-        progress=show_progress,
     )
     write_report(report, json_file)
+    write_page(markdown, "Key frames", figures(report))
 
 
 @codec_app.command("calibrate-stop", epilog="Example: latentbus codec calibrate-stop --codec my-codecs/klt --risk 0.02")
@@ -284,21 +246,15 @@ def codec_calibrate_stop(
     json_file: JsonOption = None,
 ) -> None:
     """Fit the stop rule's score, choose ladder and thresholds; writes stop.json and codec.json of the folder."""
-    from training.codec.calibrate import calibrate_stop
+    from training.codec.stop.calibrate import StopCalibration, calibrate_stop
+    from training.codec.stop.learn_then_test import Promise
 
+    own, promise = _own_frames(frames, questions), Promise(risk, delta, by_type)
     report = calibrate_stop(
         vlm_or_bundled(vlm),
         codec_to_write(codec),
-        cache,
-        risk=risk,
-        delta=delta,
-        by_type=by_type,
-        frames=count,
-        own=_own_frames(frames, questions),
-        questions_a_frame=questions_a_frame,
-        seed=seed,
-        threads=threads,
-        progress=show_progress,
+        run_settings(cache, seed, threads),
+        StopCalibration(promise, count, questions_a_frame, own),
     )
     write_report(report, json_file)
 
@@ -319,26 +275,21 @@ def codec_verify_stop(
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     json_file: JsonOption = None,
+    markdown: MarkdownOption = None,
 ) -> None:
     """Check the stop rule's promise: calibrate and test on random halves of held-out frames; writes to no codec."""
-    from training.codec.verify import verify_stop
+    from training.codec.stop.learn_then_test import Promise
+    from training.codec.stop.verify import StopVerification, verify_stop
 
+    own, promise = _own_frames(frames, questions), Promise(risk, delta, by_type)
     report = verify_stop(
         vlm_or_bundled(vlm),
         _codec(codec),
-        cache,
-        risk=risk,
-        delta=delta,
-        by_type=by_type,
-        frames=count,
-        own=_own_frames(frames, questions),
-        questions_a_frame=questions_a_frame,
-        resplits=resplits,
-        seed=seed,
-        threads=threads,
-        progress=show_progress,
+        run_settings(cache, seed, threads),
+        StopVerification(promise, count, questions_a_frame, resplits, own),
     )
     write_report(report, json_file)
+    write_page(markdown, "The stop rule's promise", figures(report))
 
 
 @codec_app.command("export", epilog="Example: latentbus codec export --codec my-codecs/klt --vlm my-vlm")
@@ -348,15 +299,16 @@ def codec_export(
     cache: CacheOption = DEFAULT_CACHE,
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Vision tower in 8-bit integers, for FastVLM models; answers are compared.")
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Write encoder.onnx anew from the weights, and compare it with torch symbol by symbol."""
-    from training.codec.train import export_codec
+    from training.codec.fit.train import export_codec
 
-    parity = export_codec(
-        vlm_or_bundled(vlm), codec_to_write(codec), cache, seed=seed, threads=threads, progress=show_progress
-    )
-    write_report(parity.as_dict(), json_file)
+    run = run_settings(cache, seed, threads)
+    write_report(export_codec(vlm_or_bundled(vlm), codec_to_write(codec), run, int8=int8), json_file)
 
 
 def _own_frames(frames: Path | None, questions: Path | None) -> OwnFrames | None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from latentbus.output_files import html_target, json_target, write_json, write_text
+from latentbus.reports.output_files import html_target, json_target, write_json, write_text
+from schemas.counting import counted
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-    from pipeline.recording.compared_log import ComparedLog
-    from pipeline.recording.comparison import Comparison, Share
+    from analysis.compare.compared_log import ComparedLog
+    from analysis.compare.comparison import Comparison, Share
     from pipeline.recording.message import LoggedMessage
     from pipeline.recording.reader import LogReader, LogSet
 
@@ -56,13 +57,13 @@ def compare(
         import jinja2  # noqa: F401 - said before the work rather than after it
         import matplotlib as mpl  # noqa: F401
 
-    from pipeline.recording.comparison import compare_logs
+    from analysis.compare.comparison import compare_logs
 
     with _progress() as progress:
         result = compare_logs(_read(a, progress), _read(b, progress))
     write_json(json_file, result.to_json())
     if html is not None:
-        from latentbus.compare_report import render_report
+        from latentbus.logs.compare_report import render_report
 
         write_text(html, render_report(result, limit=limit), "--html")
     _print(result, limit)
@@ -80,9 +81,9 @@ def redact(
     Latents become zero bytes and texts placeholders, each as long as before. What does not decode becomes zero bytes
     as a whole. With --text, attachments that may quote a question are left out.
     """
+    from analysis.redact.redacted_copy import copy_redacted
+    from analysis.redact.redaction import Redaction
     from pipeline.recording.reader import LogReader
-    from pipeline.recording.redacted_copy import copy_redacted
-    from pipeline.recording.redaction import Redaction
 
     kinds = [kind for kind, chosen in ((Redaction.LATENTS, latents), (Redaction.TEXT, text)) if chosen]
     if not kinds:
@@ -91,7 +92,7 @@ def redact(
         if not log.complete:
             typer.echo(f"latentbus: {source} was not closed well: only what is whole in it is copied", err=True)
         messages = copy_redacted(log, target, kinds, watch=lambda seen: _watched(seen, log, source.name, progress))
-    typer.echo(f"{target}: {messages} messages, redacted: {', '.join(kinds)}")
+    typer.echo(f"{target}: {counted(messages, 'message')}, redacted: {', '.join(kinds)}")
 
 
 def _share(percent: str) -> float:
@@ -104,11 +105,11 @@ def _share(percent: str) -> float:
 
 
 def _read(path: Path, progress: Progress) -> ComparedLog:
-    from pipeline.recording.clocks import align
-    from pipeline.recording.compared_log import ComparedLog
-    from pipeline.recording.merged import merged
+    from analysis.clocks import align
+    from analysis.compare.compared_log import ComparedLog
+    from analysis.merged import merged
+    from analysis.traffic import read_traffic
     from pipeline.recording.reader import open_logs
-    from pipeline.recording.traffic import read_traffic
 
     paths = sorted(path.glob("*.mcap")) if path.is_dir() else [path]
     if not paths:
@@ -141,7 +142,7 @@ def _watched(
 def _progress() -> Iterator[Progress]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from latentbus.safe_console import SafeConsole
+    from latentbus.reports.safe_console import SafeConsole
 
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
@@ -153,14 +154,14 @@ def _progress() -> Iterator[Progress]:
 def _print(result: Comparison, limit: float) -> None:
     from rich.markup import escape
 
-    from latentbus.compare_figures import cost_rows, percent, tiles
-    from latentbus.safe_console import SafeConsole
+    from latentbus.logs.compare_figures import cost_rows, percent, tiles
+    from latentbus.reports.safe_console import SafeConsole
 
     console = SafeConsole(highlight=False)
     total = result.compared + result.only_a
     verdict = "over" if result.over(limit) else "within"
     console.print(
-        f"[bold]{result.changed} of {total} queries changed ({percent(result.changed_share)})[/], "
+        f"[bold]{result.changed} of {counted(total, 'query', 'queries')} changed ({percent(result.changed_share)})[/], "
         f"{verdict} the limit of {percent(limit)}; brought together by {result.matched_by.value}"
     )
     console.print(", ".join(f"{count} {name}" for count, name in tiles(result)))
@@ -191,7 +192,7 @@ def _print(result: Comparison, limit: float) -> None:
 
 
 def _share_rows(groups: dict[str, Share]) -> list[list[str]]:
-    from latentbus.compare_figures import percent
+    from latentbus.logs.compare_figures import percent
 
     return [[name, str(share.compared), str(share.changed), percent(share.share)] for name, share in groups.items()]
 

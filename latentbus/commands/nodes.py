@@ -10,8 +10,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from pipeline.runtime import Stop
-    from pipeline.settings import LatentbusSettings
+    from pipeline.config.settings import LatentbusSettings
+    from pipeline.node.runtime import Stop
 
 EDGE_EPILOG = (
     "Examples: latentbus edge --config site.yaml | latentbus edge -c site.yaml --record site.mcap --full-latents"
@@ -23,7 +23,6 @@ RecordOption = Annotated[
     Path | None,
     typer.Option(help="Log of what this process sends and receives; overrides recording.file of the settings."),
 ]
-ParentOption = Annotated[bool, typer.Option("--exit-with-parent", hidden=True)]
 
 
 def edge(
@@ -32,37 +31,34 @@ def edge(
     full_latents: Annotated[
         bool, typer.Option("--full-latents", help="Keep the whole latent of every frame in that log, for replays.")
     ] = False,
-    exit_with_parent: ParentOption = False,
 ) -> None:
     """Run a site: read its cameras, encode frames, and see every question to its outcome. Needs no torch."""
     from edge_nodes.node import run_edge
-    from latentbus.node_recording import recorded_edge
-    from pipeline.settings import load_settings, require_edge
+    from latentbus.options.node_recording import recorded_edge
+    from pipeline.config.settings import load_settings, require_edge
 
     settings = load_settings(config)
     site = recorded_edge(require_edge(settings, config), record, full_latents=full_latents)
     settings = settings.model_copy(update={"edge": site})
-    _run_process(settings, lambda stop: run_edge(settings, stop), exit_with_parent)
+    _run_process(settings, lambda stop: run_edge(settings, stop))
 
 
-def worker(config: ConfigOption, record: RecordOption = None, exit_with_parent: ParentOption = False) -> None:
+def worker(config: ConfigOption, record: RecordOption = None) -> None:
     """Run a worker: decode prefixes, answer with the VLM, ask for more only while an answer is not safe."""
     from cloud_workers.node import run_worker
-    from latentbus.node_recording import recorded_worker
-    from pipeline.settings import load_settings, require_worker
+    from latentbus.options.node_recording import recorded_worker
+    from pipeline.config.settings import load_settings, require_worker
 
     settings = load_settings(config)
     settings = settings.model_copy(update={"worker": recorded_worker(require_worker(settings, config), record)})
-    _run_process(settings, lambda stop: run_worker(settings, stop), exit_with_parent)
+    _run_process(settings, lambda stop: run_worker(settings, stop))
 
 
-def _run_process(
-    settings: LatentbusSettings, main_of: Callable[[Stop], Awaitable[int]], exit_with_parent: bool
-) -> None:
-    from pipeline.logs import configure_logging
-    from pipeline.runtime import leave_blocked_threads, run, with_parent
+def _run_process(settings: LatentbusSettings, main: Callable[[Stop], Awaitable[int]]) -> None:
+    from pipeline.config.logs import configure_logging
+    from pipeline.node.runtime import leave_blocked_threads, run
 
     configure_logging(settings.log.level, settings.log.json_lines)
-    status = run(with_parent(main_of) if exit_with_parent else main_of)
+    status = run(main)
     leave_blocked_threads(status)
     raise typer.Exit(status)

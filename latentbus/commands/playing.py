@@ -1,12 +1,9 @@
-"""Options that ``latentbus replay`` and ``latentbus replay-cameras`` share: which part of which logs, and how fast."""
+"""What ``latentbus replay`` and ``latentbus replay-cameras`` share: keys, console, figures and exit status."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -14,8 +11,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from latentbus.replay.options import ReplayOptions
-    from pipeline.runtime import Stop
+    from pipeline.node.runtime import Stop
 
     class Report(Protocol):
         """What came of a replay."""
@@ -32,61 +28,7 @@ KEYS = (
     "On a terminal: space pauses, the right arrow or s lets one message go, + and - change the rate, q quits. Exit "
     "status: 0 all of it was played, 1 something was refused or lost, 2 wrong settings."
 )
-LogsArgument = Annotated[list[Path], typer.Argument(help="Logs to play, merged by time.", metavar="IN.mcap")]
-RateOption = Annotated[float, typer.Option(help="Log seconds in a second.", min=0.01, max=10_000)]
-FastOption = Annotated[bool, typer.Option("--fast", help="As fast as possible; deadlines stay as recorded.")]
-StartOption = Annotated[
-    str | None, typer.Option(help="Where to begin: seconds from the start, or a time (2026-05-04T10:00:00Z).")
-]
-DurationOption = Annotated[float | None, typer.Option(help="Seconds of the log to play.", min=0.001)]
-UntilOption = Annotated[str | None, typer.Option(help="Where to end, as --start.")]
-ExcludeOption = Annotated[list[str] | None, typer.Option(help="MQTT topic filter to leave out; repeatable.")]
-RemapOption = Annotated[list[str] | None, typer.Option(help="OLD=NEW renames a camera; repeatable.")]
-LoopOption = Annotated[bool, typer.Option("--loop", help="Begin again at the end.")]
-PausedOption = Annotated[bool, typer.Option("--start-paused", help="Begin paused; space goes on.")]
-DelayOption = Annotated[float, typer.Option(help="Seconds to wait before the first message.", min=0)]
 _PLAIN_WIDTH = 120
-
-
-def replay_options(
-    logs: list[Path],
-    *,
-    rate: float,
-    fast: bool,
-    start: str | None,
-    duration: float | None,
-    until: str | None,
-    topic: list[str] | None,
-    exclude: list[str] | None,
-    remap_camera: list[str] | None,
-    loop: bool,
-    start_paused: bool,
-    delay: float,
-    retained: bool = False,
-) -> ReplayOptions:
-    """What the shared options ask for.
-
-    Raises:
-        ConfigError: a moment or a pair of names cannot be read.
-    """
-    from latentbus.replay.options import ReplayOptions
-    from pipeline.recording.remap import parse_camera_map
-    from pipeline.recording.selection import parse_moment
-
-    return ReplayOptions(
-        logs=tuple(logs),
-        rate=math.inf if fast else rate,
-        start=None if start is None else parse_moment(start, "--start"),
-        duration_s=duration,
-        until=None if until is None else parse_moment(until, "--until"),
-        include=tuple(topic or ()),
-        exclude=tuple(exclude or ()),
-        cameras=parse_camera_map(remap_camera or ()),
-        loop=loop,
-        paused=start_paused,
-        delay_s=delay,
-        retained=retained,
-    )
 
 
 def play(work: Callable[[Stop, Console], Awaitable[Report]], json_file: Path | None) -> int:
@@ -100,8 +42,8 @@ def play(work: Callable[[Stop, Console], Awaitable[Report]], json_file: Path | N
         The exit status.
     """
     from latentbus.replay.report import write_figures
-    from latentbus.safe_console import SafeConsole
-    from pipeline.runtime import run
+    from latentbus.reports.safe_console import SafeConsole
+    from pipeline.node.runtime import run
 
     console = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
     if not console.is_terminal:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from latentbus.arguments import checked_name
-from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption, broker_settings
-from latentbus.quantities import parse_bytes, parse_seconds
+from latentbus.broker.options import BrokerConfigOption, HostOption, PortOption, broker_settings
+from latentbus.options.arguments import checked_name
+from latentbus.options.option_set import with_option_sets
+from latentbus.options.quantities import parse_bytes, parse_seconds
+from schemas.counting import counted
 from schemas.errors import ConfigError, RecordingError
 
 if TYPE_CHECKING:
+    from analysis.inspection import Inspection, Watch
+    from analysis.recover import Recovery
+    from analysis.redact.redaction import Redaction
+    from latentbus.logs.record import RecordOptions
     from pipeline.recording.format import Compression
-    from pipeline.recording.inspection import Inspection, Watch
     from pipeline.recording.message import LoggedMessage
-    from pipeline.recording.recover import Recovery
-    from pipeline.recording.redaction import Redaction
 
 _Number = TypeVar("_Number", int, float)
 
@@ -37,66 +41,83 @@ DEFAULT_FILTER = "lb/v2/#"
 _SHOWN = 10
 
 
-def record(
-    out: Annotated[Path, typer.Argument(metavar="OUT.mcap", help="The log; must not exist.")],
-    topic: Annotated[
-        list[str] | None,
+@dataclass(frozen=True, slots=True)
+class RecordArguments:
+    """What a user types of a recording."""
+
+    out: Annotated[Path, typer.Argument(metavar="OUT.mcap", help="The log; must not exist.")]
+    topics: Annotated[
+        tuple[str, ...],
         typer.Option("--topic", "-t", help=f"MQTT topic filter; repeatable. Default: {DEFAULT_FILTER}"),
-    ] = None,
-    config: BrokerConfigOption = None,
-    host: HostOption = None,
-    port: PortOption = None,
-    max_size: Annotated[str, typer.Option(help="Go on in a new file at this size: 512MB, 1GiB, none.")] = "512MB",
-    max_time: Annotated[str, typer.Option(help="Go on in a new file after this time: 15min, 1h, none.")] = "1h",
-    compression: Annotated[str, typer.Option(help="lz4, zstd (smaller, slower) or none.")] = "lz4",
-    duration: Annotated[str | None, typer.Option(help="Time to record, 90s or 1h; until Ctrl-C unless given.")] = None,
+    ] = (DEFAULT_FILTER,)
+    max_size: Annotated[str, typer.Option(help="Go on in a new file at this size: 512MB, 1GiB, none.")] = "512MB"
+    max_time: Annotated[str, typer.Option(help="Go on in a new file after this time: 15min, 1h, none.")] = "1h"
+    compression: Annotated[str, typer.Option(help="lz4, zstd (smaller, slower) or none.")] = "lz4"
+    duration: Annotated[str | None, typer.Option(help="Time to record, 90s or 1h; until Ctrl-C unless given.")] = None
     redact: Annotated[
-        list[str] | None, typer.Option(help="Leave out what is private: latents or text; repeatable.")
-    ] = None,
+        tuple[str, ...], typer.Option(help="Leave out what is private: latents or text; repeatable.")
+    ] = ()
     attach: Annotated[
-        list[Path] | None,
+        tuple[Path, ...],
         typer.Option(help="File to keep in the log; settings without their secrets; repeatable.", dir_okay=False),
-    ] = None,
+    ] = ()
     name: Annotated[
         str | None,
         typer.Option(help="Name of a recorder that stays: it publishes its status, and a restart loses less."),
-    ] = None,
+    ] = None
+
+    def options(self) -> RecordOptions:
+        """What is recorded, and how it is written.
+
+        Raises:
+            ConfigError: a size, a time, a name or a kind of redaction is none, or a file cannot be attached.
+        """
+        from analysis.redact.redaction import METADATA_KEY, redaction_value, redactor
+        from latentbus.logs.record import RecordOptions
+        from pipeline.recording.format import LOG_METADATA
+        from pipeline.recording.recorder import RecorderOptions
+        from pipeline.recording.series import SeriesOptions
+
+        name = checked_name("--name", self.name)
+        filters = tuple(dict.fromkeys(self.topics))
+        kinds = _redactions(self.redact)
+        about = {"filters": json.dumps(filters)}
+        if kinds:
+            about[METADATA_KEY] = redaction_value(kinds)
+        series = SeriesOptions(
+            compression=_compression(self.compression),
+            max_file_bytes=None if self.max_size == "none" else _quantity("--max-size", self.max_size, parse_bytes),
+            max_file_s=None if self.max_time == "none" else _quantity("--max-time", self.max_time, parse_seconds),
+            metadata={LOG_METADATA: about},
+            attachments=_attachments(self.attach, kinds),
+        )
+        return RecordOptions(
+            path=self.out,
+            filters=filters,
+            recorder=RecorderOptions(series=series, transform=redactor(kinds) if kinds else None),
+            duration_s=None if self.duration is None else _quantity("--duration", self.duration, parse_seconds),
+            name=name,
+        )
+
+
+@with_option_sets
+def record(
+    arguments: RecordArguments,
+    config: BrokerConfigOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
 ) -> None:
     """Record what is on the broker: payloads, topics, QoS, retain flags, all MQTT 5 properties and times.
 
     Further files are OUT.1.mcap, OUT.2.mcap and so on; `inspect`, `replay` and `compare` take them together. A crash
     loses at most the last 0.5 s; what it leaves behind is read as it is, and repaired by `recover`.
     """
-    from latentbus.record import RecordOptions
-    from latentbus.record import record as record_until_stopped
-    from pipeline.logs import configure_logging
-    from pipeline.recording.format import LOG_METADATA
-    from pipeline.recording.recorder import RecorderOptions
-    from pipeline.recording.redaction import METADATA_KEY, redaction_value, redactor
-    from pipeline.recording.series import SeriesOptions
-    from pipeline.runtime import run
+    from latentbus.logs.record import record as record_until_stopped
+    from pipeline.config.logs import configure_logging
+    from pipeline.node.runtime import run
 
     configure_logging("warning")
-    name = checked_name("--name", name)
-    filters = tuple(dict.fromkeys(topic or [DEFAULT_FILTER]))
-    kinds = _redactions(redact or [])
-    about = {"filters": json.dumps(filters)}
-    if kinds:
-        about[METADATA_KEY] = redaction_value(kinds)
-    series = SeriesOptions(
-        compression=_compression(compression),
-        max_file_bytes=None if max_size == "none" else _quantity("--max-size", max_size, parse_bytes),
-        max_file_s=None if max_time == "none" else _quantity("--max-time", max_time, parse_seconds),
-        metadata={LOG_METADATA: about},
-        attachments=_attachments(attach or [], kinds),
-    )
-    options = RecordOptions(
-        path=out,
-        filters=filters,
-        recorder=RecorderOptions(series=series, transform=redactor(kinds) if kinds else None),
-        duration_s=None if duration is None else _quantity("--duration", duration, parse_seconds),
-        name=name,
-    )
+    options = arguments.options()
     broker = broker_settings(config, host, port)
     # A finished file may have to be re-chunked before the process ends.
     raise typer.Exit(run(lambda stop: record_until_stopped(options, broker, stop), drain_timeout_s=300))
@@ -112,7 +133,7 @@ def recover(
 
     Every part is checked. What is left out is said. Exit status: 0 something was saved, 1 there was nothing.
     """
-    from pipeline.recording.recover import recover as recover_log
+    from analysis.recover import recover as recover_log
 
     with _spinner(f"reading {source}"):
         recovery = recover_log(source, out, _compression(compression))
@@ -137,14 +158,14 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(_inspection_json(inspection), indent=1))
     else:
-        from latentbus.inspect_view import print_inspection
+        from latentbus.logs.inspect_view import print_inspection
 
         print_inspection(inspection)
 
 
 def _inspect(logs: Sequence[Path], *, scan: bool) -> Inspection:
-    from pipeline.recording.clocks import align
-    from pipeline.recording.inspection import inspect_logs
+    from analysis.clocks import align
+    from analysis.inspection import inspect_logs
     from pipeline.recording.reader import open_logs
 
     with open_logs(logs, scan=scan) as log, _progress(log.message_count) as watch:
@@ -170,7 +191,7 @@ def _compression(text: str) -> Compression:
 
 
 def _redactions(texts: Sequence[str]) -> frozenset[Redaction]:
-    from pipeline.recording.redaction import Redaction
+    from analysis.redact.redaction import Redaction
 
     try:
         return frozenset(Redaction(text) for text in texts)
@@ -181,8 +202,8 @@ def _redactions(texts: Sequence[str]) -> frozenset[Redaction]:
 def _attachments(files: Sequence[Path], kinds: frozenset[Redaction]) -> dict[str, tuple[str, bytes]]:
     import mimetypes
 
-    from pipeline.recording.redacted_copy import HARMLESS_ATTACHMENTS
-    from pipeline.recording.redaction import Redaction
+    from analysis.redact.redacted_copy import HARMLESS_ATTACHMENTS
+    from analysis.redact.redaction import Redaction
 
     found: dict[str, tuple[str, bytes]] = {}
     for file in files:
@@ -206,7 +227,7 @@ def _settings_without_secrets(file: Path) -> bytes:
     import yaml
 
     from edge_nodes.sources import redacted
-    from pipeline.settings import load_settings
+    from pipeline.config.settings import load_settings
 
     values = load_settings(file).model_dump(mode="json", by_alias=True, exclude={"broker"})
     return redacted(yaml.safe_dump(values, sort_keys=False)).encode()
@@ -216,18 +237,20 @@ def _print_recovery(recovery: Recovery, out: Path) -> None:
     if recovery.complete:
         typer.echo("the log is whole: nothing had to be recovered")
     seconds = (recovery.stop_ns - recovery.start_ns) / 1e9
-    typer.echo(f"{out}: {recovery.messages:,} messages over {seconds:,.1f} s")
+    typer.echo(f"{out}: {counted(recovery.messages, 'message')} over {seconds:,.1f} s")
     for damage in recovery.damages[:_SHOWN]:
         typer.echo(f"left out: {damage}")
     if len(recovery.damages) > _SHOWN:
         typer.echo(f"left out: {len(recovery.damages) - _SHOWN} more places, see --json")
     if recovery.lost or not recovery.lost_exact:
-        counted = f"{recovery.lost:,} messages" if recovery.lost_exact else f"{recovery.lost:,} messages or more"
-        typer.echo(f"lost: {counted}, in the parts that were left out")
+        or_more = "" if recovery.lost_exact else " or more"
+        typer.echo(f"lost: {counted(recovery.lost, 'message')}{or_more}, in the parts that were left out")
     if recovery.missing:
-        typer.echo(f"missing: {recovery.missing:,} messages between the first and the last, by their sequence numbers")
+        typer.echo(
+            f"missing: {counted(recovery.missing, 'message')} between the first and the last, by their sequence numbers"
+        )
     if recovery.orphans:
-        typer.echo(f"left out: {recovery.orphans:,} messages whose topic stood in a part that cannot be read")
+        typer.echo(f"left out: {counted(recovery.orphans, 'message')} whose topic stood in a part that cannot be read")
 
 
 def _recovery_json(recovery: Recovery) -> dict[str, object]:
@@ -248,7 +271,7 @@ def _inspection_json(inspection: Inspection) -> dict[str, object]:
 
 @contextmanager
 def _spinner(text: str) -> Iterator[None]:
-    from latentbus.safe_console import SafeConsole
+    from latentbus.reports.safe_console import SafeConsole
 
     console = SafeConsole(stderr=True)
     if not console.is_terminal:
@@ -263,7 +286,7 @@ def _progress(total: int) -> Iterator[Watch]:
     """Counts messages on a progress bar."""
     from rich.progress import Progress
 
-    from latentbus.safe_console import SafeConsole
+    from latentbus.reports.safe_console import SafeConsole
 
     console = SafeConsole(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from broker_config.access import LEFT_RETAINED
-from latentbus.broker_options import BrokerConfigOption, HostOption, PortOption, broker_settings, with_address
-from latentbus.retained import Entry, Held, Kind, State, judge
+from latentbus.broker.options import BrokerConfigOption, HostOption, PortOption, broker_settings, with_address
+from latentbus.broker.retained import Entry, Held, Kind, State, judge
 from schemas import topics
 from schemas.errors import BusError, ConfigError, NotAuthorizedError, RemoteError
 from schemas.messages import Status
@@ -25,7 +25,7 @@ from schemas.topics import ROOT, Family
 if TYPE_CHECKING:
     from pipeline.bus.base import Subscription
     from pipeline.bus.mqtt import MqttBus
-    from pipeline.settings import BrokerSettings
+    from pipeline.config.settings import BrokerSettings
 
 EPILOG: Final = (
     "Examples: latentbus broker retained --host broker.example | latentbus broker retained --fleet fleet --listen 75 "
@@ -203,11 +203,12 @@ def retained(
     """List what a broker retains and whether anybody still stands for it; --remove clears what is dead.
 
     Nothing of a process that is online is removed, nor an operator's question of a site that is only offline. How old a
-    message is, a broker does not say; --listen finds processes that ended without a last word.
+    message is cannot be said: a broker does not tell, and statuses have no time in them, since no clock of one host is
+    compared with another's. --listen finds processes that ended without a last word.
 
     Exit status 1 when something could not be removed.
     """
-    from pipeline.logs import configure_logging
+    from pipeline.config.logs import configure_logging
 
     configure_logging("warning")
     if remove and not yes and (as_json or not sys.stdin.isatty()):
@@ -295,7 +296,7 @@ def _broker(fleet: Path | None, config: Path | None, host: str | None, port: int
     if config is not None:
         raise ConfigError("--config", "a fleet folder has the broker and the admin's certificate: name one of the two")
     from broker_config.fleet_folder import ADMIN, SETTINGS_FILE, FleetFolder
-    from pipeline.settings import load_settings
+    from pipeline.config.settings import load_settings
 
     folder = FleetFolder(fleet).device(ADMIN)
     return with_address(load_settings(folder / SETTINGS_FILE).broker, host, port)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentbus.output_files import json_target, write_json
+from latentbus.options.option_set import with_option_sets
+from latentbus.reports import simulate_pages
+from latentbus.reports.output_files import json_target, write_json
+from latentbus.reports.results_page import MarkdownOption, write_page
+from schemas.counting import counted
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,73 +33,89 @@ _CONTEST_SHARES = (0.4, 0.6, 0.8, 1.0, 1.2, 2.0)
 """Rates of the uplink, as shares of what the sites would send without a limit."""
 
 
-def simulate(
-    events: Annotated[int, typer.Option(help="Events that real sessions handle, at least.", min=1)] = 200_000,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything; drawn and printed unless given.", min=0)] = None,
-    episode: Annotated[int | None, typer.Option(help="Replay one episode and print what happened.", min=0)] = None,
+@dataclass(frozen=True, slots=True)
+class SimulateOptions:
+    """What is simulated, and how much of it."""
+
+    events: Annotated[int, typer.Option(help="Events that real sessions handle, at least.", min=1)] = 200_000
+    seed: Annotated[int | None, typer.Option(help="Seed of everything; drawn and printed unless given.", min=0)] = None
+    episode: Annotated[int | None, typer.Option(help="Replay one episode and print what happened.", min=0)] = None
     mutations: Annotated[
         bool,
         typer.Option(
             "--mutations",
             help="Break the protocol code on purpose, once each, with a quick seed for each or with --seed.",
         ),
-    ] = False,
-    cameras: Annotated[int | None, typer.Option(help="Simulate a fleet of this many cameras instead.", min=1)] = None,
-    workers: Annotated[int, typer.Option(help="Workers of the fleet.", min=1)] = 4,
-    site_kbps: Annotated[float, typer.Option(help="Uplink of each site of the fleet.", min=1)] = 1000,
-    cameras_per_site: Annotated[int, typer.Option(help="Cameras that share an uplink.", min=1)] = 20,
-    interval: Annotated[float, typer.Option(help="Seconds between frames of a camera of the fleet.", min=0.1)] = 5.0,
-    questions: Annotated[int, typer.Option(help="Standing questions of each camera of the fleet.", min=1, max=64)] = 3,
-    frame_ms: Annotated[float, typer.Option(help="Model time of a frame in a batch.", min=0.01)] = 15.0,
-    duration: Annotated[float, typer.Option(help="Virtual seconds of the fleet.", min=1)] = 60.0,
+    ] = False
+    cameras: Annotated[int | None, typer.Option(help="Simulate a fleet of this many cameras instead.", min=1)] = None
+    workers: Annotated[int, typer.Option(help="Workers of the fleet.", min=1)] = 4
+    site_kbps: Annotated[float, typer.Option(help="Uplink of each site of the fleet.", min=1)] = 1000
+    cameras_per_site: Annotated[int, typer.Option(help="Cameras that share an uplink.", min=1)] = 20
+    interval: Annotated[float, typer.Option(help="Seconds between frames of a camera of the fleet.", min=0.1)] = 5.0
+    questions: Annotated[int, typer.Option(help="Standing questions of each camera of the fleet.", min=1, max=64)] = 3
+    frame_ms: Annotated[float, typer.Option(help="Model time of a frame in a batch.", min=0.01)] = 15.0
+    duration: Annotated[float, typer.Option(help="Virtual seconds of the fleet.", min=1)] = 60.0
     overload: Annotated[
         float | None,
         typer.Option(help="Load of the fleet's peak, as a multiple of what its workers can do.", min=1, max=20),
-    ] = None,
+    ] = None
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Also run the overload without the rule that answers it (slow).")
-    ] = False,
+    ] = False
     uplink_contest: Annotated[
         bool, typer.Option("--uplink-contest", help="Compare orders of departure on uplinks that are too thin.")
-    ] = False,
-    workloads: Annotated[int, typer.Option(help="Workloads of the contest, each with a seed.", min=2, max=100)] = 8,
+    ] = False
+    workloads: Annotated[int, typer.Option(help="Workloads of the contest, each with a seed.", min=2, max=100)] = 8
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the report to this file.", callback=json_target)
-    ] = None,
-) -> None:
+    ] = None
+    markdown: MarkdownOption = None
+
+    @property
+    def first_seed(self) -> int:
+        """Of a fleet or a comparison, where runs are to be compared."""
+        return 1 if self.seed is None else self.seed
+
+    def fleet(self) -> dict[str, Any]:
+        """Arguments of the plan of a fleet."""
+        return {
+            "cameras": self.cameras,
+            "workers": self.workers,
+            "site_kbps": self.site_kbps,
+            "cameras_per_site": self.cameras_per_site,
+            "interval_s": self.interval,
+            "questions": self.questions,
+            "frame_ms": self.frame_ms,
+            "duration_s": self.duration,
+            "seed": self.first_seed,
+        }
+
+
+@with_option_sets
+def simulate(options: SimulateOptions) -> None:
     """Run the real protocol machines on a virtual clock, with a model of the broker and seeded faults.
 
     Exit status 1 when an invariant was broken or a mutation was not found.
     """
-    if episode is not None:
-        _replay(episode)
-    elif mutations:
-        _mutations(seed, json_file)
-    elif uplink_contest:
-        _uplink_contest(1 if seed is None else seed, workloads, duration, json_file)
-    elif cameras is not None:
-        plan = {
-            "cameras": cameras,
-            "workers": workers,
-            "site_kbps": site_kbps,
-            "cameras_per_site": cameras_per_site,
-            "interval_s": interval,
-            "questions": questions,
-            "frame_ms": frame_ms,
-            "duration_s": duration,
-            "seed": 1 if seed is None else seed,
-        }
-        if overload is None:
-            _fleet(plan, json_file)
-        else:
-            _overload(plan, overload, json_file, baseline=baseline)
-    elif overload is not None:
+    json_file, markdown = options.json_file, options.markdown
+    if options.episode is not None:
+        _replay(options.episode)
+    elif options.mutations:
+        _mutations(options.seed, json_file, markdown)
+    elif options.uplink_contest:
+        _uplink_contest(options.first_seed, options.workloads, options.duration, json_file, markdown)
+    elif options.cameras is not None and options.overload is None:
+        _fleet(options.fleet(), json_file, markdown)
+    elif options.cameras is not None and options.overload is not None:
+        _overload(options.fleet(), options.overload, json_file, markdown, baseline=options.baseline)
+    elif options.overload is not None:
         raise ConfigError("--overload", "of what fleet? Give --cameras as well, and --workers")
     else:
-        _invariants(events, random.SystemRandom().randrange(1_000_000) if seed is None else seed, json_file)
+        drawn = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
+        _invariants(options.events, drawn, json_file, markdown)
 
 
-def _invariants(events: int, seed: int, json_file: Path | None) -> None:
+def _invariants(events: int, seed: int, json_file: Path | None, markdown: Path | None) -> None:
     from simulation import run
 
     start_s = time.perf_counter()
@@ -108,6 +129,7 @@ def _invariants(events: int, seed: int, json_file: Path | None) -> None:
     figures = report.to_json()
     figures["events_per_s"] = round(report.events / (time.perf_counter() - start_s))
     write_json(json_file, figures)
+    write_page(markdown, "Invariants under faults", simulate_pages.invariants(figures))
     _table(figures, "violated", "counters")
     for seed_of_episode, violation in report.violations[:10]:
         typer.echo(
@@ -125,12 +147,16 @@ def _replay(episode: int) -> None:
 
     plan = draw_plan(episode)
     report = Episode(plan, trace=True).run()
-    typer.echo(f"{report.events} events, {report.asked} queries, outcomes {dict(sorted(report.outcomes.items()))}")
+    typer.echo(
+        f"{counted(report.events, 'event')}, {counted(report.asked, 'query', 'queries')}; {_plain(report.outcomes)}"
+    )
     for violation in report.violations[:10]:
         typer.echo(f"violated: {violation.rule} at {violation.time_s:.3f} s: {violation.subject} {violation.problem}")
     if report.violations:
         shrunk = shrink(plan)
-        typer.echo(f"the smallest episode that still breaks it, found in {shrunk.runs} runs: {shrunk.summary()}")
+        typer.echo(
+            f"the smallest episode that still breaks it, found in {counted(shrunk.runs, 'run')}: {shrunk.summary()}"
+        )
         report = shrunk.report
     subject = report.violations[0].subject if report.violations else ""
     if report.trace is not None:
@@ -140,7 +166,7 @@ def _replay(episode: int) -> None:
         raise typer.Exit(1)
 
 
-def _mutations(seed: int | None, json_file: Path | None) -> None:
+def _mutations(seed: int | None, json_file: Path | None, markdown: Path | None) -> None:
     from simulation.mutations import MUTATIONS, hunt
 
     found: list[dict[str, Any]] = []
@@ -154,11 +180,13 @@ def _mutations(seed: int | None, json_file: Path | None) -> None:
         found.append({"mutation": mutation.name, "seed": run_seed, "caught_by": result.caught_by,
                       "events": result.events, "episode": result.episode})  # fmt: skip
     write_json(json_file, {"mutations": found})
+    write_page(markdown, "Mutations of the protocol code", simulate_pages.mutations(found))
     if not all(result["caught_by"] for result in found):
         raise typer.Exit(1)
 
 
-def _fleet(plan: dict[str, Any], json_file: Path | None) -> None:
+def _fleet(plan: dict[str, Any], json_file: Path | None, markdown: Path | None) -> None:
+    from analysis.markdown import figures as as_tables
     from simulation.fleet import FleetPlan, FleetSimulation
 
     fleet = FleetPlan(**plan)
@@ -166,11 +194,14 @@ def _fleet(plan: dict[str, Any], json_file: Path | None) -> None:
         task = progress.add_task("virtual seconds", total=fleet.duration_s)
         figures = FleetSimulation(fleet, lambda now_s: progress.update(task, completed=now_s)).run()
     write_json(json_file, figures)
+    write_page(markdown, "A large fleet", as_tables(figures))
     _table(figures)
 
 
-def _uplink_contest(seed: int, workloads: int, duration_s: float, json_file: Path | None) -> None:
-    from latentbus.uplink_contest_table import print_tables
+def _uplink_contest(
+    seed: int, workloads: int, duration_s: float, json_file: Path | None, markdown: Path | None
+) -> None:
+    from latentbus.reports.uplink_contest_table import print_tables
     from simulation.uplink_contest import ORDERS, compare
     from simulation.uplink_workload import ContestPlan
 
@@ -180,11 +211,14 @@ def _uplink_contest(seed: int, workloads: int, duration_s: float, json_file: Pat
         task = progress.add_task("runs", total=runs)
         rows = compare(plans, _CONTEST_SHARES, lambda: progress.advance(task))
     write_json(json_file, {"seeds": [plan.seed for plan in plans], "duration_s": duration_s, "uplinks": rows})
+    write_page(markdown, "Orders of departure on a thin uplink", simulate_pages.uplink_orders(rows))
     print_tables(rows)
 
 
-def _overload(plan: dict[str, Any], peak_load: float, json_file: Path | None, *, baseline: bool) -> None:
-    from latentbus import simulate_overload
+def _overload(
+    plan: dict[str, Any], peak_load: float, json_file: Path | None, markdown: Path | None, *, baseline: bool
+) -> None:
+    from latentbus.reports import simulate_overload
     from simulation.fleet import FleetPlan
 
     phase_s = plan.pop("duration_s")
@@ -192,6 +226,7 @@ def _overload(plan: dict[str, Any], peak_load: float, json_file: Path | None, *,
         fleet = FleetPlan(**plan, lost_share=0.0)
         figures = simulate_overload.run(fleet, peak_load, phase_s, baseline=baseline, progress=progress)
     write_json(json_file, figures)
+    write_page(markdown, "Overload of a simulated fleet", simulate_pages.overload(figures))
     simulate_overload.show(figures)
     simulate_overload.judge(figures)
 
@@ -199,7 +234,7 @@ def _overload(plan: dict[str, Any], peak_load: float, json_file: Path | None, *,
 def _progress() -> Progress:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from latentbus.safe_console import SafeConsole
+    from latentbus.reports.safe_console import SafeConsole
 
     return Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
@@ -210,10 +245,19 @@ def _progress() -> Progress:
 def _table(figures: dict[str, Any], *leave_out: str) -> None:
     from rich.table import Table
 
-    from latentbus.safe_console import SafeConsole
+    from latentbus.reports.safe_console import SafeConsole
 
     table = Table(show_header=False, box=None)
     for name, value in figures.items():
         if name not in leave_out:
-            table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
+            table.add_row(name, _plain(value))
     SafeConsole().print(table)
+
+
+def _plain(value: object) -> str:
+    """A figure for people: names and numbers without brackets; ``none`` where there is nothing."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(each)}" for name, each in sorted(value.items())) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(each) for each in value) or "none"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from latentbus.output_files import write_text
-from latentbus.training_options import (
+from latentbus.options.training import (
     DEFAULT_CACHE,
     BudgetOption,
     CacheOption,
@@ -23,12 +23,17 @@ from latentbus.training_options import (
     ThreadsOption,
     VlmOption,
     local_vlm,
+    run_settings,
     short_id,
     show_progress,
     vlm_or_bundled,
     write_report,
 )
+from latentbus.reports.output_files import write_text
 from schemas.errors import ConfigError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
 
 train_app = typer.Typer(help="Train the bundled models again, or a codec for your VLM.", no_args_is_help=True)
 
@@ -58,6 +63,14 @@ def train_reference_vlm_command(
             help="2 trains the bundled model; 3 the next one, whose tower starts from ImageNet.", min=2, max=3
         ),
     ] = 2,
+    detail_every: Annotated[
+        int,
+        typer.Option(
+            help="Generation 3: every so many-th step shows frames of 512 px. 0 shows none; a run keeps its number.",
+            min=0,
+        ),
+    ] = 0,
+    overwrite: OverwriteOption = False,
     json_file: JsonOption = None,
 ) -> None:
     """Train the bundled vision-language model on rendered scenes and photographs, and evaluate it."""
@@ -66,35 +79,17 @@ def train_reference_vlm_command(
     from training.reference_vlm.train import train_reference_vlm
 
     _check_budget(budget, BUDGETS if generation == 2 else THIRD_BUDGETS)
-    _check_vlm_output(output)
+    _check_vlm_output(output, overwrite=overwrite)
+    run = run_settings(cache, seed, threads, device=device, resume=resume)
     if generation == 3:
         if start_from is not None:
             raise ConfigError("--start-from", "a model of generation 3 starts from ImageNet: leave it out")
-        report = train_third_reference_vlm(
-            output,
-            cache,
-            photos=photos,
-            seed=seed,
-            budget=budget,
-            resume=resume,
-            device=device,
-            threads=threads,
-            progress=show_progress,
-        )
-        write_report(report, json_file)
+        wanted = replace(THIRD_BUDGETS[budget], detail_every=detail_every)
+        write_report(train_third_reference_vlm(output, run, photos=photos, budget=wanted), json_file)
         return
-    report = train_reference_vlm(
-        output,
-        cache,
-        photos=photos,
-        start_from=start_from,
-        seed=seed,
-        budget=budget,
-        resume=resume,
-        device=device,
-        threads=threads,
-        progress=show_progress,
-    )
+    if detail_every:
+        raise ConfigError("--detail-every", "is for generation 3; the second one has its share of detail already")
+    report = train_reference_vlm(output, run, photos=photos, start_from=start_from, budget=budget)
     report["accuracy"] = _evaluate_vlm(output, frames, photos, seed)
     write_report(report, json_file)
 
@@ -166,28 +161,22 @@ def train_codec_command(
     json_file: JsonOption = None,
 ) -> None:
     """Fit the KLT codec and train the Meta AutoEncoder for a frozen VLM, and export their encoders."""
-    from training.codec.train import train_codec
+    from training.codec.fit.train import CodecTraining, train_codec
 
-    report = train_codec(
-        vlm_or_bundled(vlm),
-        output,
-        cache,
+    wanted = CodecTraining(
         vlm_id=vlm_id,
         version=version,
-        seed=seed,
         point=point,
         budget=budget,
-        device=device,
         max_seconds=max_seconds,
         run_dir=run_dir,
         start_from=start_from,
         photos=photos,
-        resume=resume,
-        threads=threads,
         export_klt=export_klt,
         overwrite=overwrite,
-        progress=show_progress,
     )
+    run = run_settings(cache, seed, threads, device=device, resume=resume)
+    report = train_codec(vlm_or_bundled(vlm), output, run, wanted)
     write_report(report, json_file)
 
 
@@ -212,26 +201,67 @@ def train_decoder_command(
     json_file: JsonOption = None,
 ) -> None:
     """Learn a smaller or larger decoder for a codec; symbols, tables and encoder stay. Calibrate the stop rule next."""
-    from training.codec.decoder_alone import learn_decoder
+    from training.codec.fit.decoder import DecoderTraining, learn_decoder
 
-    report = learn_decoder(
-        vlm_or_bundled(vlm),
-        codec,
-        output,
-        cache,
-        layers=layers,
-        width=width,
-        budget=budget,
-        seed=seed,
-        device=device,
-        max_seconds=max_seconds,
-        photos=photos,
-        resume=resume,
-        overwrite=overwrite,
-        threads=threads,
-        progress=show_progress,
-    )
+    wanted = DecoderTraining(layers, width, budget, max_seconds, photos, overwrite)
+    run = run_settings(cache, seed, threads, device=device, resume=resume)
+    report = learn_decoder(vlm_or_bundled(vlm), codec, output, run, wanted)
     write_report(report, json_file)
+
+
+@train_app.command(
+    "all",
+    epilog="Examples: latentbus train all work --photos cifar10-train.zip --plan, then the same without --plan. "
+    "Codecs for a model of yours: latentbus train all work --vlm my-vlm. "
+    "Use what came of it: latentbus codec eval --models work/models",
+)
+def train_all_command(
+    root: Annotated[Path, typer.Argument(help="Folder for all stages; the result is in its models/.", file_okay=False)],
+    vlm: Annotated[
+        Path | None,
+        typer.Option(help="Finished VLM in save_pretrained format, instead of training one.", callback=local_vlm),
+    ] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="Operating point of the codecs: small (if none), detailed; repeatable.")
+    ] = None,
+    photos: PhotosOption = None,
+    cache: CacheOption = DEFAULT_CACHE,
+    budget: BudgetOption = "full",
+    device: DeviceOption = "cpu",
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 2,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would run and how long it takes, and end.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Train the third reference VLM and make all that hangs on it: codecs, encoders, stop rules, evaluation.
+
+    Every stage is done once. Break off with Ctrl-C, or lose the power: the same command goes on, inside of a stage from
+    its last checkpoint, and does again only what other settings or inputs change.
+    """
+    from training.everything import WHOLE_BUDGETS, Everything, stages_of
+    from training.stages import StagedWork
+
+    _check_budget(budget, WHOLE_BUDGETS)
+    wanted = Everything(WHOLE_BUDGETS[budget], tuple(point or ("small",)), photos, vlm)
+    run = run_settings(cache, seed, threads, device=device)
+    work = StagedWork(root, stages_of(wanted, root, run), show_progress)
+    if plan:
+        rows = [
+            {"stage": row.stage.name, "what": row.stage.what, "state": row.state, "hours": row.hours}
+            for row in work.plan()
+        ]
+        if json_file is None:
+            for row in rows:
+                typer.echo(f"{row['state']:8} {row['hours']:6.2f} h  {row['stage']:26} {row['what']}")
+        else:
+            write_report({"stages": rows}, json_file)
+        return
+    try:
+        spent_s = work.run()
+    except KeyboardInterrupt:
+        show_progress("stopped; the same command goes on")
+        raise typer.Exit(INTERRUPTED) from None
+    write_report({"models": str(root / "models"), "seconds": spent_s}, json_file)
 
 
 def _evaluate_vlm(model_dir: Path, frames: int, photos: Path | None, seed: int) -> dict[str, Any]:
@@ -242,10 +272,14 @@ def _evaluate_vlm(model_dir: Path, frames: int, photos: Path | None, seed: int) 
     return report
 
 
-def _check_vlm_output(folder: Path) -> None:
-    """Refuse a folder with a model that this command has not made."""
-    if (folder / "config.json").exists() and not (folder / "training.json").exists():
+def _check_vlm_output(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder with a finished model; what this command has not made, in any case."""
+    if not (folder / "config.json").exists():
+        return
+    if not (folder / "training.json").exists():
         raise ConfigError("OUTPUT", f"{folder} holds a model that was not trained here: name another folder")
+    if not overwrite:
+        raise ConfigError("OUTPUT", f"{folder} holds a finished model: name another folder, or add --overwrite")
 
 
 def _check_budget(name: str, known: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ def validate(
     show: Annotated[bool, typer.Option(help="Print the settings in full, defaults filled in, secrets hidden.")] = False,
 ) -> None:
     """Check a settings file: every problem with its line, its key and what is allowed there."""
-    from latentbus.validate import load_and_check
+    from latentbus.options.validate import load_and_check
 
     settings = load_and_check(file)
     if show:

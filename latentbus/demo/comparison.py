@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cloud_workers.vlm import TransformersVlm
+from cloud_workers.inference.registry import load_model
 from edge_nodes.encoder import OnnxEncoder
 from latentbus.demo.image_search import ImageSearch, Score
 from latentbus.demo.scoring import same_answer
-from pipeline.bus.wire_cost import publish_wire_bytes
 from pipeline.codec.frame_fit import fit_frame
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
@@ -27,7 +26,8 @@ from schemas import topics, wire
 from schemas.identity import DIGEST_BYTES
 from schemas.messages import Open, QueryRef
 from schemas.types import AnswerType, FrameId
-from training.rivals.stills import through_image_files
+from schemas.wire_cost import publish_wire_bytes
+from training.baselines.stills import through_image_files
 
 BATCH_FRAMES = 16
 
@@ -114,7 +114,7 @@ class Comparison:
         self.frames = frames
         self._encoder = OnnxEncoder(codec_dir)
         self._decoder = load_prefix_decoder(codec_dir)
-        self._vlm = TransformersVlm.load(vlm)
+        self._vlm = load_model(vlm)
         self._pool = pool
         self._site = site
         self._check_stop = check_stop

@@ -1,4 +1,4 @@
-"""The rival: the cheapest image file from which the same model answers as well."""
+"""The baseline: the cheapest image file from which the same model answers as well."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from training.rivals.stills import ImageSetting, default_settings, through_image_files
+from training.baselines.stills import ImageSetting, default_settings, through_image_files
 
 STAGES: Final = ((16, 0.10), (48, 0.06), (112, 0.04), (240, 0.01))
 """Frames judged so far, and how far below the target a setting may be on them. Most settings are far off, which a few
 frames show; the first allowances are three standard errors of the difference on as many frames with three questions
-each. The last one is in the rival's favour: a file within a point is as good, as far as a run of a minute can tell."""
+each. The last one favours the baseline: a file within a point is as good, as far as a run of a minute can tell."""
 SEARCH_LIMIT_S: Final = 180.0
 STRIDE: Final = 5
 

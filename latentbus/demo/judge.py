@@ -1,4 +1,4 @@
-"""From the books of a run to its summary: truth, comparison, rows."""
+"""From the ledger of a run to its summary: truth, comparison, rows."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from transformers.utils.logging import disable_progress_bar
 
 from edge_nodes.sources.video_reader import VideoReader
+from latentbus.demo.cameras import SITE, DemoCamera
 from latentbus.demo.comparison import ComparedFrame, ComparedQuery, Comparison, Way, share
-from latentbus.demo.fleet import SITE, DemoCamera
-from latentbus.demo.ledger import FrameRow, Ledger, QueryRow
+from latentbus.demo.ledger import DemoLedger, FrameRow
 from latentbus.demo.scoring import same_answer
 from latentbus.demo.summary import Row, Rows
+from latentbus.fleet.ledger import Entry
 from pipeline.codec.bundled import bundled_codec_dir, bundled_vlm_dir
-from pipeline.runtime import Stop
+from pipeline.node.runtime import Stop
 from schemas.errors import LocalError
-from schemas.types import Outcome
+from schemas.types import FrameId, Outcome
 
 MAX_COMPARED_FRAMES: Final = 1200
 """Four rendered clips have as many distinct frames; of a longer run so many are compared, evenly spread."""
@@ -33,7 +34,7 @@ class ComparisonStoppedError(LocalError):
     """The user does not want to wait for the comparison."""
 
 
-def accuracy_of_run(cameras: list[DemoCamera], ledger: Ledger) -> tuple[float | None, int]:
+def accuracy_of_run(cameras: list[DemoCamera], ledger: DemoLedger) -> tuple[float | None, int]:
     """Share of true answers among all answers of a run whose truth is known, and their number."""
     by_name = {camera.name: camera for camera in cameras}
     hits = []
@@ -45,13 +46,13 @@ def accuracy_of_run(cameras: list[DemoCamera], ledger: Ledger) -> tuple[float | 
 
 
 async def compare(
-    cameras: list[DemoCamera], ledger: Ledger, stop: Stop, progress: Callable[[str], None]
+    cameras: list[DemoCamera], ledger: DemoLedger, stop: Stop, progress: Callable[[str], None]
 ) -> Rows | None:
     """Ask the questions of a run the other ways.
 
     Args:
         cameras: its cameras.
-        ledger: its books.
+        ledger: of the run.
         stop: a request that comes while this runs ends it.
         progress: told what is being computed.
 
@@ -84,7 +85,7 @@ async def compare(
 
 
 def _compare(
-    cameras: list[DemoCamera], ledger: Ledger, check_stop: Callable[[], None], progress: Callable[[str], None]
+    cameras: list[DemoCamera], ledger: DemoLedger, check_stop: Callable[[], None], progress: Callable[[str], None]
 ) -> Rows | None:
     # Several threads that spin for each other are slower than one wherever the machine has something else to do.
     torch.set_num_threads(1)
@@ -140,18 +141,18 @@ def _row(way: Way, queries_per_frame: float) -> Row:
     )
 
 
-def _answered(ledger: Ledger) -> Iterator[tuple[QueryRow, FrameRow]]:
-    for row in ledger.opened_queries():
+def _answered(ledger: DemoLedger) -> Iterator[tuple[Entry, FrameRow]]:
+    for row in ledger.opened:
         if row.outcome in (Outcome.ANSWERED, Outcome.DEGRADED):
-            yield row, ledger.frames[row.camera, row.frame]
+            yield row, ledger.frame_of(row)
 
 
 def _compared_frames(
-    cameras: list[DemoCamera], ledger: Ledger, check_stop: Callable[[], None]
+    cameras: list[DemoCamera], ledger: DemoLedger, check_stop: Callable[[], None]
 ) -> tuple[list[FrameRow], list[ComparedFrame]]:
-    """Distinct frames of the videos with what was answered about them, and the rows of the books behind them."""
+    """Distinct frames of the videos with what was answered about them, and the rows of the ledger behind them."""
     answers: dict[tuple[str, int], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    behind: dict[tuple[str, int], dict[str, FrameRow]] = defaultdict(dict)
+    behind: dict[tuple[str, int], dict[FrameId | None, FrameRow]] = defaultdict(dict)
     standing = {camera.name: camera.questions for camera in cameras}
     for row, frame in _answered(ledger):
         if row.question_id in standing[row.camera]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pipeline.settings import FirstPrefixRule
+import typer
+
+from latentbus.reports.output_files import json_target, svg_target
+from pipeline.config.settings import MAX_BATCH_FRAMES, MAX_INTERVAL_S, MAX_UPLINK_KBPS, FirstPrefixRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,22 +30,53 @@ class DemoOptions:
         work_dir: clips, generated settings and logs.
         compare: compute the other rows of the summary from the same frames afterwards.
         record: log of everything on the broker, None for none.
-        first_prefix: what the first message of a frame carries, as in the edge's settings.
         batch_frames: frames in one batch of a worker's model at most.
+        first_prefix: what the first message of a frame carries, as in the edge's settings.
     """
 
-    duration_s: float | None = None
-    uplink_kbps: float = 64.0
-    cameras: int = 4
-    workers: int = 2
-    interval_s: float = 1.0
-    seed: int = 7
-    videos: tuple[Path, ...] = ()
-    questions: tuple[str, ...] = ()
-    json_file: Path | None = None
-    picture_file: Path | None = None
-    work_dir: Path = Path(".demo")
-    compare: bool = True
-    record: Path | None = None
-    first_prefix: FirstPrefixRule = "base"
-    batch_frames: int = 16
+    duration_s: Annotated[
+        float | None, typer.Option("--duration", help="Seconds to run; until Ctrl-C unless given.", min=1)
+    ] = None
+    uplink_kbps: Annotated[
+        float, typer.Option(help="Uplink of the site, every byte on the wire counted.", min=1, max=MAX_UPLINK_KBPS)
+    ] = 64
+    cameras: Annotated[int, typer.Option(help="Rendered cameras.", min=1, max=16)] = 4
+    workers: Annotated[int, typer.Option(help="Worker processes.", min=1, max=16)] = 2
+    interval_s: Annotated[
+        float, typer.Option("--interval", help="Seconds between frames of a camera.", min=0.1, max=MAX_INTERVAL_S)
+    ] = 1.0
+    seed: Annotated[int, typer.Option(help="Seed of the rendered cameras.", min=0)] = 7
+    videos: Annotated[
+        tuple[Path, ...],
+        typer.Option("--video", help="Your own video in place of the rendered ones; repeatable."),
+    ] = ()
+    questions: Annotated[
+        tuple[str, ...], typer.Option("--question", help="What to ask of your own videos; repeatable.")
+    ] = ()
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write every figure to this file.", callback=json_target)
+    ] = None
+    picture_file: Annotated[
+        Path | None,
+        typer.Option("--picture", help="Draw the live table at its end to this SVG file.", callback=svg_target),
+    ] = None
+    work_dir: Annotated[Path, typer.Option(help="Clips, generated settings and logs.")] = Path(".demo")
+    compare: Annotated[
+        bool, typer.Option(help="Compute the other rows of the summary from the same frames afterwards.")
+    ] = True
+    record: Annotated[Path | None, typer.Option(help="Log everything on the broker to this MCAP file.")] = None
+    batch_frames: Annotated[
+        int,
+        typer.Option(
+            help="Frames in one batch of a worker's model; 1 makes a replay repeat it exactly.",
+            min=1,
+            max=MAX_BATCH_FRAMES,
+        ),
+    ] = 16
+    first_prefix: Annotated[
+        FirstPrefixRule,
+        typer.Option(
+            help="What the first message of a frame carries: the prefix of the fewest expected bytes, of the shortest "
+            "expected delay, always the base prefix, or everything."
+        ),
+    ] = "base"

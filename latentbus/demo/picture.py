@@ -9,8 +9,8 @@ from typing import Final
 from rich.console import RenderableType
 from rich.terminal_theme import MONOKAI
 
-from latentbus.output_files import write_text
-from latentbus.safe_console import SafeConsole
+from latentbus.reports.output_files import write_text
+from latentbus.reports.safe_console import SafeConsole
 
 _WIDTH: Final = 138
 """Columns that no cell of the rendered cameras is cut at."""

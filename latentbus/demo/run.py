@@ -1,11 +1,11 @@
-"""Composes the demo: broker, workers, edge, observer; then the comparison and the summary."""
+"""Composes the demo: broker, workers, edge, client; then the comparison and the summary."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -13,28 +13,29 @@ from typing import Final
 from rich.console import Console
 from rich.live import Live
 
-from broker_config.launcher import LocalBroker
-from latentbus.demo.children import Child, running_child, running_command, write_settings
-from latentbus.demo.fleet import DemoCamera, broker_settings, edge_settings, prepare_cameras, question_texts
+from latentbus.demo.cameras import DemoCamera, edge_settings, prepare_cameras, question_texts
 from latentbus.demo.headline import Headline
 from latentbus.demo.judge import accuracy_of_run, compare
-from latentbus.demo.ledger import Ledger
-from latentbus.demo.observer import FrameLogTail, Observer
+from latentbus.demo.ledger import DemoLedger
 from latentbus.demo.options import DemoOptions
 from latentbus.demo.picture import write_picture
 from latentbus.demo.summary import Rows, Summary
 from latentbus.demo.view import Heading, final_table, live_table, progress_line
-from latentbus.output_files import fresh_run_dir
-from latentbus.safe_console import SafeConsole
+from latentbus.fleet.client import FleetClient, reading
+from latentbus.fleet.frame_log import FrameLogReader
+from latentbus.fleet.launcher import Launcher, write_settings
+from latentbus.fleet.process import FleetProcess
+from latentbus.fleet.settings import edge_node, worker_node
+from latentbus.reports.output_files import fresh_run_dir
+from latentbus.reports.safe_console import SafeConsole
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import SPEC_FILE, STOP_FILE
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings, LatentbusSettings, LogSettings, WorkerSettings
+from pipeline.config.settings import BrokerSettings, WorkerSettings
+from pipeline.node.runtime import Stop
+from schemas.counting import counted
 
-START_TIMEOUT_S: Final = 120.0
-"""Workers import torch and load the model; on a slow disk that takes its time."""
 LAST_WORD_S: Final = 3.0
-"""What an edge published before it ended is at the observer within this time."""
+"""What an edge published before it ended is at the client within this time."""
 _RECORDER: Final = "demo-recorder"
 _TABLE_PERIOD_S: Final = 0.25
 _LINE_PERIOD_S: Final = 5.0
@@ -62,8 +63,8 @@ async def run_demo(options: DemoOptions, stop: Stop) -> int:
     )
     # Absolute: paths in a settings file are relative to the file.
     run_dir = fresh_run_dir(options.work_dir)
-    ledger = Ledger()
-    last = await _run_fleet(cameras, options, run_dir, ledger, stop, console)
+    run = DemoRun(cameras, options, run_dir, stop, console)
+    last, ledger = await run.until_drained(), run.ledger
     accuracy, scored = accuracy_of_run(cameras, ledger)
     summary = Summary(
         figures=ledger.figures(),
@@ -91,66 +92,138 @@ async def run_demo(options: DemoOptions, stop: Stop) -> int:
     return summary.exit_status
 
 
-async def _run_fleet(
-    cameras: list[DemoCamera],
-    options: DemoOptions,
-    run_dir: Path,
-    ledger: Ledger,
-    stop: Stop,
-    console: Console,
-) -> Heading:
-    """Run broker, workers and edge until all is drained; returns what stood above the table when no more was asked."""
-    async with AsyncExitStack() as stack:
-        local = await stack.enter_async_context(LocalBroker())
-        broker = broker_settings(local.host, local.port)
-        observer = await stack.enter_async_context(_observing(broker, ledger))
-        pool = {
-            name: _worker_settings(broker, name, options)
-            for name in (f"w{number + 1}" for number in range(options.workers))
-        }
-        settings = LatentbusSettings(
-            broker=broker, edge=edge_settings(cameras, options, run_dir), log=LogSettings(json_lines=True)
-        )
-        recorder = None
-        if options.record is not None:
-            explained = [write_settings(name, about, run_dir) for name, about in {"edge": settings, **pool}.items()]
-            explained += [bundled_codec_dir() / name for name in (SPEC_FILE, STOP_FILE)]
-            recorder = await stack.enter_async_context(
-                running_command("recorder", _record_arguments(broker, options.record, explained), run_dir)
-            )
-            await _until_online(observer, [recorder], "recorder", names={f"recorder/{_RECORDER}"})
-        console.print(
-            f"[dim]broker on {local.host}:{local.port}; starting {options.workers} workers "
-            f"(logs in {options.work_dir / 'run'})[/]"
-        )
-        workers = [
-            await stack.enter_async_context(running_child(name, "worker", about, run_dir))
-            for name, about in pool.items()
-        ]
-        await _until_online(observer, workers, "worker")
-        edge = await stack.enter_async_context(running_child("edge", "edge", settings, run_dir))
-        await _until_online(observer, [edge], "edge", names={"edge/demo"})
-        tail = FrameLogTail(run_dir / "frames.jsonl", ledger)
-        heading = _Heading(f"{local.host}:{local.port}", options, observer, {worker.name for worker in workers})
-        last = await _show_until_end(cameras, options, ledger, tail, heading, edge, stop, console)
-        console.print("[dim]draining[/]")
-        await edge.drain()
-        tail.poll()
-        await observer.wait_decided(LAST_WORD_S)
-        await asyncio.gather(*(worker.drain() for worker in workers))
-        if recorder is not None and await recorder.drain():
-            raise recorder.error()
-    return last
+class DemoRun:
+    """Broker, workers and edge of a demo, and what is shown of them.
+
+    Args:
+        cameras: of its site.
+        options: what was asked for.
+        run_dir: an empty folder for settings and logs.
+        stop: drains it early.
+        console: for the table, or lines.
+
+    Attributes:
+        ledger: of the run.
+    """
+
+    def __init__(
+        self, cameras: list[DemoCamera], options: DemoOptions, run_dir: Path, stop: Stop, console: Console
+    ) -> None:
+        self.ledger = DemoLedger()
+        self._cameras = cameras
+        self._options = options
+        self._run_dir = run_dir
+        self._stop = stop
+        self._console = console
+        self._log = FrameLogReader(run_dir / "frames.jsonl")
+
+    async def until_drained(self) -> Heading:
+        """Run until all is drained; returns what stood above the table when no more was asked.
+
+        Raises:
+            LatentbusError: a part of it could not be started, or the edge ended on its own.
+        """
+        options, run_dir = self._options, self._run_dir
+        async with Launcher(run_dir) as launcher:
+            broker = await launcher.start_broker()
+            client = FleetClient(broker, "demo", self.ledger.observe)
+            pool = {f"w{number + 1}": _worker(f"w{number + 1}", options) for number in range(options.workers)}
+            settings = {name: worker_node(broker, worker) for name, worker in pool.items()}
+            site = edge_node(broker, edge_settings(self._cameras, options, run_dir))
+            async with reading(client):
+                recorder = None
+                if options.record is not None:
+                    explained = [write_settings(name, one, run_dir) for name, one in {"edge": site, **settings}.items()]
+                    explained += [bundled_codec_dir() / name for name in (SPEC_FILE, STOP_FILE)]
+                    recorder = await launcher.start_command(
+                        "recorder", _record_arguments(broker, options.record, explained)
+                    )
+                    await launcher.wait_ready(recorder)
+                self._console.print(
+                    f"[dim]broker on {broker.host}:{broker.port}; starting {counted(options.workers, 'worker')} "
+                    f"(logs in {options.work_dir / 'run'})[/]"
+                )
+                workers = [await launcher.start_node(name, one) for name, one in settings.items()]
+                await launcher.wait_ready(*workers)
+                edge = await launcher.start_node("edge", site)
+                await launcher.wait_ready(edge)
+                last = await self._show_until_end(edge, _Heading(f"{broker.host}:{broker.port}", options, client))
+                self._console.print("[dim]draining[/]")
+                await edge.drain()
+                self.ledger.read(self._log)
+                await client.wait_until(lambda: not self.ledger.unfinished, LAST_WORD_S)
+                await launcher.drain(*workers)
+                if recorder is not None and await recorder.drain():
+                    raise recorder.error()
+        return last
+
+    async def _show_until_end(self, edge: FleetProcess, heading: _Heading) -> Heading:
+        duration_s = float("inf") if self._options.duration_s is None else self._options.duration_s
+        stopped = asyncio.create_task(self._stop.wait(), name="stop")
+        edge_ended = asyncio.create_task(edge.wait(), name="edge ended")
+        try:
+            with _shown(self._console) as live:
+                display = _Display(self._cameras, self.ledger, self._console, live)
+                while True:
+                    left_s = duration_s - heading.elapsed_s
+                    await asyncio.wait(
+                        {stopped, edge_ended},
+                        timeout=max(min(_TABLE_PERIOD_S, left_s), 0),
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
+                    self.ledger.read(self._log)
+                    ending = left_s <= 0 or stopped.done()
+                    # Just before the end there is no line of its own: the last one follows.
+                    display.show(heading.now(), line=ending or left_s > _TABLE_PERIOD_S, last=ending)
+                    if edge_ended.done():
+                        raise edge.error()
+                    if ending:
+                        return heading.now()
+        finally:
+            for task in (stopped, edge_ended):
+                task.cancel()
+            await asyncio.gather(stopped, edge_ended, return_exceptions=True)
+
+
+class _Display:
+    """A table on a terminal; elsewhere lines, of which one comes every few seconds."""
+
+    def __init__(self, cameras: list[DemoCamera], ledger: DemoLedger, console: Console, live: Live | None) -> None:
+        self._cameras = cameras
+        self._ledger = ledger
+        self._console = console
+        self._live = live
+        self._headline = Headline(ledger, question_texts(cameras))
+        self._next_line_s = _LINE_PERIOD_S
+
+    def show(self, heading: Heading, *, line: bool, last: bool) -> None:
+        """Show the state of the run.
+
+        Args:
+            heading: above the table.
+            line: a line may come if it is due.
+            last: it comes whether it is due or not.
+        """
+        due = last or (line and heading.elapsed_s >= self._next_line_s)
+        lines = self._headline.lines(always=due and self._live is None)
+        if self._live is not None:
+            table = live_table(self._cameras, self._ledger, heading, self._headline.latest_refinement)
+            self._live.update(table, refresh=True)
+            return
+        for text in lines:
+            self._console.print(text, soft_wrap=True, markup=False)
+        if due:
+            self._next_line_s += _LINE_PERIOD_S
+            self._console.print(progress_line(self._ledger, heading), soft_wrap=True)
 
 
 class _Heading:
     """The moving parts of the line above the table."""
 
-    def __init__(self, broker: str, options: DemoOptions, observer: Observer, workers: set[str]) -> None:
+    def __init__(self, broker: str, options: DemoOptions, client: FleetClient) -> None:
         self._broker = broker
-        self._uplink_kbps = options.uplink_kbps
-        self._observer = observer
-        self._workers = {f"worker/{name}" for name in workers}
+        self._options = options
+        self._client = client
         self._started_s = time.monotonic()
 
     @property
@@ -158,95 +231,28 @@ class _Heading:
         return time.monotonic() - self._started_s
 
     def now(self) -> Heading:
-        online = len(self._workers & self._observer.online)
-        return Heading(self._broker, self.elapsed_s, self._uplink_kbps, f"{online} of {len(self._workers)}")
+        online = sum(name.startswith("worker/") for name in self._client.online)
+        workers = f"{online} of {self._options.workers}"
+        return Heading(self._broker, self.elapsed_s, self._options.uplink_kbps, workers)
 
 
-async def _show_until_end(
-    cameras: list[DemoCamera],
-    options: DemoOptions,
-    ledger: Ledger,
-    tail: FrameLogTail,
-    heading: _Heading,
-    edge: Child,
-    stop: Stop,
-    console: Console,
-) -> Heading:
-    stopped = asyncio.create_task(stop.wait(), name="stop")
-    edge_ended = asyncio.create_task(edge.process.wait(), name="edge ended")
-    next_line_s = _LINE_PERIOD_S
-    headline = Headline(ledger, question_texts(cameras))
-    live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
+@contextmanager
+def _shown(console: Console) -> Iterator[Live | None]:
+    """A table that stays when the context ends; None where there is no terminal."""
+    if not console.is_terminal:
+        yield None
+        return
+    live = Live(console=console, auto_refresh=False, transient=False)
+    live.start()
     try:
-        if live is not None:
-            live.start()
-        while True:
-            left_s = float("inf") if options.duration_s is None else options.duration_s - heading.elapsed_s
-            waited = {stopped, edge_ended}
-            await asyncio.wait(
-                waited, timeout=max(min(_TABLE_PERIOD_S, left_s), 0), return_when=asyncio.FIRST_COMPLETED
-            )
-            tail.poll()
-            ending = left_s <= 0 or stopped.done()
-            # Just before the end there is no line of its own: the last one follows.
-            due = ending or (heading.elapsed_s >= next_line_s and left_s > _TABLE_PERIOD_S)
-            lines = headline.lines(always=due and live is None)
-            if live is not None:
-                live.update(live_table(cameras, ledger, heading.now(), headline.latest_refinement), refresh=True)
-            else:
-                for line in lines:
-                    console.print(line, soft_wrap=True, markup=False)
-                if due:
-                    next_line_s += _LINE_PERIOD_S
-                    console.print(progress_line(ledger, heading.now()), soft_wrap=True)
-            if edge_ended.done():
-                raise edge.error()
-            if ending:
-                return heading.now()
+        yield live
     finally:
-        if live is not None:
-            live.stop()
-        for task in (stopped, edge_ended):
-            task.cancel()
-        await asyncio.gather(stopped, edge_ended, return_exceptions=True)
+        live.stop()
 
 
-@asynccontextmanager
-async def _observing(broker: BrokerSettings, ledger: Ledger) -> AsyncIterator[Observer]:
-    observer = Observer(broker, ledger)
-    async with observer.bus:
-        await observer.bus.wait_connected(10)
-        reading = asyncio.create_task(observer.run(), name="observer")
-        try:
-            yield observer
-        finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
-
-
-async def _until_online(observer: Observer, children: list[Child], role: str, names: set[str] | None = None) -> None:
-    """Wait until children are up, or one of them ends instead."""
-    wanted = names or {f"{role}/{child.name}" for child in children}
-    online = asyncio.create_task(observer.wait_online(wanted), name="online")
-    ended = {asyncio.create_task(child.process.wait(), name=f"{child.name} ended"): child for child in children}
-    try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            done, _ = await asyncio.wait({online, *ended}, return_when=asyncio.FIRST_COMPLETED)
-    except TimeoutError:
-        raise children[0].error() from None
-    finally:
-        for task in (online, *ended):
-            task.cancel()
-        await asyncio.gather(online, *ended, return_exceptions=True)
-    for task, child in ended.items():
-        if task in done:
-            raise child.error()
-
-
-def _worker_settings(broker: BrokerSettings, name: str, options: DemoOptions) -> LatentbusSettings:
+def _worker(name: str, options: DemoOptions) -> WorkerSettings:
     # One thread each: the demo's workers share one machine with everything else.
-    worker = WorkerSettings(name=name, threads=1, max_batch_frames=options.batch_frames)
-    return LatentbusSettings(broker=broker, worker=worker, log=LogSettings(json_lines=True))
+    return WorkerSettings(name=name, threads=1, max_batch_frames=options.batch_frames)
 
 
 def _record_arguments(broker: BrokerSettings, path: Path, explained: Sequence[Path]) -> list[str]:

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from latentbus.demo.ledger import Figures
-from latentbus.output_files import write_json
+from latentbus.reports.output_files import write_json
+from schemas.counting import counted
 from schemas.types import Outcome
 
 
@@ -123,9 +124,11 @@ class Summary:
         shown = ", ".join(f"{count} {name}" for name, count in outcomes.items() if count)
         undecided = f", {figures.undecided} WITHOUT OUTCOME" if figures.undecided else ""
         workers = ", ".join(f"{name} {count}" for name, count in sorted(figures.answers_by_worker.items()))
-        console.print(f"\n[bold]{figures.questions} questions in {self.duration_s:.0f} s[/]: {shown}{undecided}")
         console.print(
-            f"accuracy {_percent(self.accuracy)} of {self.scored} answers with known truth, "
+            f"\n[bold]{counted(figures.questions, 'question')} in {self.duration_s:.0f} s[/]: {shown}{undecided}"
+        )
+        console.print(
+            f"accuracy {_percent(self.accuracy)} of {counted(self.scored, 'answer')} with known truth, "
             f"uncompressed tokens {_percent(self.comparison.accuracy_uncompressed)}; "
             f"refined {_percent(figures.refined_share)}"
         )

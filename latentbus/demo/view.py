@@ -10,10 +10,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from latentbus.demo.fleet import DemoCamera, question_texts
+from latentbus.demo.cameras import DemoCamera, question_texts
 from latentbus.demo.headline import Headline
-from latentbus.demo.ledger import Ledger, QueryRow
+from latentbus.demo.ledger import DemoLedger
 from latentbus.demo.scoring import same_answer
+from latentbus.fleet.ledger import Entry
 from schemas.types import Outcome
 
 _OUTCOME_STYLE = {
@@ -41,9 +42,9 @@ class Heading:
     uplink_kbps: float
     workers: str
 
-    def text(self, ledger: Ledger) -> str:
-        """The heading with the state of the books."""
-        rows = ledger.opened_queries()
+    def text(self, ledger: DemoLedger) -> str:
+        """The heading with the state of the ledger."""
+        rows = ledger.opened
         decided = sum(row.outcome is not None for row in rows)
         used_kbps = ledger.wire_bytes * 8 / 1000 / self.elapsed_s if self.elapsed_s > 0 else 0.0
         return (
@@ -52,10 +53,12 @@ class Heading:
         )
 
 
-def live_table(cameras: Iterable[DemoCamera], ledger: Ledger, heading: Heading, refinement: str = "") -> RenderableType:
+def live_table(
+    cameras: Iterable[DemoCamera], ledger: DemoLedger, heading: Heading, refinement: str = ""
+) -> RenderableType:
     """One row for each camera and question, its latest query; below them the last answer that was refined."""
-    latest: dict[tuple[str, str], QueryRow] = {}
-    for row in ledger.opened_queries():
+    latest: dict[tuple[str, str], Entry] = {}
+    for row in ledger.opened:
         key = (row.camera, row.question_id)
         # A query with an answer says more than a newer one that has just begun.
         if key not in latest or row.first_s is not None or row.outcome is not None:
@@ -75,12 +78,12 @@ def live_table(cameras: Iterable[DemoCamera], ledger: Ledger, heading: Heading, 
     return Group(*parts, Text(refinement, style="yellow")) if refinement else Group(*parts)
 
 
-def final_table(cameras: Sequence[DemoCamera], ledger: Ledger, last: Heading) -> RenderableType:
+def final_table(cameras: Sequence[DemoCamera], ledger: DemoLedger, last: Heading) -> RenderableType:
     """The table when the run is over, with the last answer that was refined.
 
     Args:
         cameras: of the run.
-        ledger: its books.
+        ledger: of the run.
         last: heading when the last frame could be taken.
     """
     headline = Headline(ledger, question_texts(cameras))
@@ -88,14 +91,14 @@ def final_table(cameras: Sequence[DemoCamera], ledger: Ledger, last: Heading) ->
     return live_table(cameras, ledger, last, headline.latest_refinement)
 
 
-def progress_line(ledger: Ledger, heading: Heading) -> str:
+def progress_line(ledger: DemoLedger, heading: Heading) -> str:
     """The run in one line, where there is no terminal for a table."""
-    outcomes = Counter(str(row.outcome) for row in ledger.opened_queries() if row.outcome is not None)
+    outcomes = Counter(str(row.outcome) for row in ledger.opened if row.outcome is not None)
     return heading.text(ledger) + "".join(f"  {name} {count}" for name, count in sorted(outcomes.items()))
 
 
-def _answers(camera: DemoCamera, ledger: Ledger, row: QueryRow) -> list[Text]:
-    frame = ledger.frames[row.camera, row.frame]
+def _answers(camera: DemoCamera, ledger: DemoLedger, row: Entry) -> list[Text]:
+    frame = ledger.frame_of(row)
     truth = camera.truth_at(frame.index, row.question_id)
     if row.outcome is None:
         answer = Text("...", style="dim")
@@ -104,10 +107,10 @@ def _answers(camera: DemoCamera, ledger: Ledger, row: QueryRow) -> list[Text]:
         answer = Text(row.text, style="red" if wrong else _OUTCOME_STYLE[row.outcome])
     else:
         answer = Text(str(row.outcome), style=_OUTCOME_STYLE[row.outcome])
-    return [Text(row.provisional, style="yellow"), answer, Text(truth or "-", style="dim")]
+    return [Text(row.provisional_text, style="yellow"), answer, Text(truth or "-", style="dim")]
 
 
-def _numbers(ledger: Ledger, row: QueryRow) -> list[str]:
-    frame = ledger.frames[row.camera, row.frame]
-    times = ["" if at_s is None else f"{1000 * (at_s - frame.captured_s):.0f}" for at_s in (row.first_s, row.final_s)]
+def _numbers(ledger: DemoLedger, row: Entry) -> list[str]:
+    frame = ledger.frame_of(row)
+    times = ["" if at_s is None else f"{1000 * (at_s - frame.captured_s):.0f}" for at_s in (row.first_s, row.decided_s)]
     return [str(row.latents or ""), str(frame.wire_bytes), *times]

@@ -12,7 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edge_nodes.clock import MonotonicClock
+from analysis import version_one
+from analysis.compare.matching import REPLAY_METADATA
+from analysis.replay.plan import (
+    REPLAY_CLIENT,
+    PlanOptions,
+    ReplayAsk,
+    ReplayFrame,
+    ReplayPlan,
+    ReplayQuestion,
+    SitePlan,
+)
+from analysis.replay.planner import QuestionHistory, make_plan
+from analysis.replay.selection import TimeRange, TopicSelection
+from analysis.traffic import Traffic, read_traffic
 from latentbus.replay.options import CameraOptions, Deadlines, QuestionSource, ReplayOptions
 from latentbus.replay.pace import room
 from latentbus.replay.player import Player
@@ -23,31 +36,19 @@ from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import SPEC_FILE, TABLES_FILE, CodecSpec, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.clock import MonotonicClock
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.ports import Sent
-from pipeline.recording import version_one
 from pipeline.recording.bus_tap import TappedBus
-from pipeline.recording.matching import REPLAY_METADATA
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogSet
 from pipeline.recording.recorder import Recorder, RecorderOptions
-from pipeline.recording.replay_plan import (
-    REPLAY_CLIENT,
-    PlanOptions,
-    ReplayAsk,
-    ReplayFrame,
-    ReplayPlan,
-    ReplayQuestion,
-    SitePlan,
-)
-from pipeline.recording.replay_planner import QuestionHistory, make_plan
-from pipeline.recording.selection import TimeRange, TopicSelection
 from pipeline.recording.series import SeriesOptions
-from pipeline.recording.traffic import Traffic, read_traffic
-from pipeline.settings import BrokerSettings
 from schemas import topics, wire
+from schemas.counting import counted
 from schemas.errors import BitstreamError, BusError, ConfigError, FingerprintError
 from schemas.messages import Question
 from schemas.topics import Family
@@ -341,7 +342,7 @@ class CameraReplay:
 
         count = self._workers or 1
         if site.pool_fingerprints().count(wanted) < count:
-            self._say(f"waiting for {count} worker(s) of pool {site.plan.pool}")
+            self._say(f"waiting for {counted(count, 'worker')} of pool {site.plan.pool}")
         try:
             async with asyncio.timeout(WORKER_PATIENCE_S if self._workers is None else None):
                 await site.until(lambda: site.pool_fingerprints().count(wanted) >= count)

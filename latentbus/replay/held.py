@@ -9,8 +9,8 @@ from typing import Final
 
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.settings import BrokerSettings
 from pipeline.recording.message import LoggedMessage
-from pipeline.settings import BrokerSettings
 from schemas.errors import NotAuthorizedError, PublishRefusedError
 
 CONNECT_TIMEOUT_S: Final = 10.0

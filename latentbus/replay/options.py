@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
-from pipeline.recording.selection import Moment
+import typer
+
+from analysis.replay.selection import Moment, parse_moment
+from latentbus.options.arguments import checked_name
+from latentbus.options.option_set import Typed
+from schemas.errors import ConfigError
+
+
+def _camera_map(pairs: list[str]) -> dict[str, str]:
+    from analysis.replay.remap import parse_camera_map  # it knows messages, which --help need not load
+
+    return parse_camera_map(pairs)
 
 
 class Deadlines(StrEnum):
@@ -32,6 +46,7 @@ class ReplayOptions:
     Attributes:
         logs: the files, merged by time.
         rate: log seconds in a second; infinite is as fast as possible.
+        fast: the rate is infinite.
         start: where in the log to begin; None is its start.
         duration_s: how much of the log, in log time; None is all.
         until: where in the log to end; None is its end.
@@ -44,17 +59,48 @@ class ReplayOptions:
         retained: a verbatim replay replaces what the broker retains; else messages that would do so are left out.
     """
 
-    logs: tuple[Path, ...]
-    rate: float = 1.0
-    start: Moment | None = None
-    duration_s: float | None = None
-    until: Moment | None = None
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    cameras: dict[str, str] = field(default_factory=dict)
-    loop: bool = False
-    paused: bool = False
-    delay_s: float = 0.0
+    logs: Annotated[tuple[Path, ...], typer.Argument(help="Logs to play, merged by time.", metavar="IN.mcap")]
+    rate: Annotated[float, typer.Option(help="Log seconds in a second.", min=0.01, max=10_000)] = 1.0
+    fast: Annotated[bool, typer.Option("--fast", help="As fast as possible; deadlines stay as recorded.")] = False
+    start: Annotated[
+        Moment | None,
+        typer.Option(help="Where to begin: seconds from the start, or a time (2026-05-04T10:00:00Z)."),
+        Typed(str, partial(parse_moment, option="--start")),
+    ] = None
+    duration_s: Annotated[float | None, typer.Option("--duration", help="Seconds of the log to play.", min=0.001)] = (
+        None
+    )
+    until: Annotated[
+        Moment | None,
+        typer.Option(help="Where to end, as --start."),
+        Typed(str, partial(parse_moment, option="--until")),
+    ] = None
+    include: Annotated[tuple[str, ...], typer.Option("--topic", help="MQTT topic filter to take; repeatable.")] = ()
+    exclude: Annotated[tuple[str, ...], typer.Option(help="MQTT topic filter to leave out; repeatable.")] = ()
+    cameras: Annotated[
+        dict[str, str],
+        typer.Option("--remap-camera", help="OLD=NEW renames a camera; repeatable."),
+        Typed(list[str], _camera_map),
+    ] = field(default_factory=dict)
+    loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end.")] = False
+    retained: Annotated[
+        bool, typer.Option("--retained", help="Replace what the broker retains; left out and said otherwise.")
+    ] = False
+    paused: Annotated[bool, typer.Option("--start-paused", help="Begin paused; space goes on.")] = False
+    delay_s: Annotated[float, typer.Option("--delay", help="Seconds to wait before the first message.", min=0)] = 0
+
+    def __post_init__(self) -> None:
+        if self.fast:
+            object.__setattr__(self, "rate", math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class CameraPartOptions(ReplayOptions):
+    """The same for virtual cameras, which publish frames anew and have nothing to replace on the broker."""
+
+    include: Annotated[
+        tuple[str, ...], typer.Option("--topic", help="MQTT topic filter of open messages to take; repeatable.")
+    ] = ()
     retained: bool = False
 
 
@@ -76,16 +122,38 @@ class CameraOptions:
         record: log of what the virtual cameras send and hear; None writes none.
     """
 
-    codec: Path | None = None
-    pool_codec: Path | None = None
-    pool: str | None = None
-    site: str | None = None
-    base_latents: int | None = None
-    uplink_kbps: float | None = None
-    deadlines: Deadlines = Deadlines.SCALED
-    keep_rate: bool = False
-    questions: QuestionSource | None = None
-    record: Path | None = None
+    codec: Annotated[
+        Path | None, typer.Option(help="Codec folder that the log was recorded with; the bundled one else.")
+    ] = None
+    pool_codec: Annotated[
+        Path | None, typer.Option(help="Codec folder of the workers: same tables, another decoder.")
+    ] = None
+    pool: Annotated[
+        str | None,
+        typer.Option(help="Pool to ask; the recorded one else."),
+        Typed(str, partial(checked_name, "--pool")),
+    ] = None
+    site: Annotated[
+        str | None,
+        typer.Option(help="One site for all cameras, under this name (a secured broker's)."),
+        Typed(str, partial(checked_name, "--site")),
+    ] = None
+    base_latents: Annotated[
+        int | None, typer.Option(help="Prefix that opens each frame; the recorded one else.", min=1)
+    ] = None
+    uplink_kbps: Annotated[
+        float | None, typer.Option(help="Limit of each site's uplink, in log time; none else.", min=1)
+    ] = None
+    deadlines: Annotated[Deadlines, typer.Option(help="Divide deadlines by the rate, or keep the recorded ones.")] = (
+        Deadlines.SCALED
+    )
+    keep_rate: Annotated[
+        bool, typer.Option("--keep-rate", help="Do not wait for workers that fall behind; shows overload.")
+    ] = False
+    questions: Annotated[
+        QuestionSource | None, typer.Option(help="Whose question texts count where broker and log differ.")
+    ] = None
+    record: Annotated[Path | None, typer.Option(help="Log of what they send and hear, for latentbus compare.")] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +161,24 @@ class LocalOptions:
     """A private broker and workers of the replay's own.
 
     Attributes:
-        workers: how many.
-        config: settings file whose worker section they take; None is one thread and one frame a batch.
+        workers: how many; None starts nothing.
+        worker_config: settings file whose worker section they take; None is one thread and one frame a batch.
         work_dir: settings and logs of the workers.
+
+    Raises:
+        ConfigError: settings for workers that do not start.
     """
 
-    workers: int
-    config: Path | None = None
-    work_dir: Path = Path(".replay")
+    workers: Annotated[
+        int | None,
+        typer.Option("--local-workers", help="Start a private broker and so many workers.", min=1, max=16),
+    ] = None
+    worker_config: Annotated[
+        Path | None,
+        typer.Option(help="Settings of the local workers; one frame a batch and one thread else."),
+    ] = None
+    work_dir: Annotated[Path, typer.Option(help="Settings and logs of the local workers.")] = Path(".replay")
+
+    def __post_init__(self) -> None:
+        if self.worker_config is not None and self.workers is None:
+            raise ConfigError("--worker-config", "it is for local workers: add --local-workers 1")

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from analysis.replay.playback import PlayClock
 from latentbus.replay.keyboard import Key
-from pipeline.recording.playback import PlayClock
 
 
 class Player:

@@ -9,9 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from latentbus.output_files import write_json
+from analysis.replay.plan import ReplayFrame, Shortfalls
 from latentbus.replay.verbatim import VerbatimCount
-from pipeline.recording.replay_plan import ReplayFrame, Shortfalls
+from latentbus.reports.output_files import write_json
+from schemas.counting import counted
 from schemas.types import Outcome
 
 _SHOWN_GAPS = 5
@@ -60,7 +61,8 @@ class CameraReport:
         of = "" if self.frames == self.planned else f" of {self.planned}"
         console.print(f"{self.frames}{of} frames offered; queries: {outcomes}")
         console.print(
-            f"uplinks: {self.wire_bytes} bytes on the wire, latents {self.latents_sent['open']} bytes in open messages "
+            f"uplinks: {counted(self.wire_bytes, 'byte')} on the wire, "
+            f"latents {counted(self.latents_sent['open'], 'byte')} in open messages "
             f"and {self.latents_sent['chunk']} in chunks; frames at most {self.late_s:.1f} s late"
         )
         if self.hurried and any(self.outcomes[outcome] for outcome in _TOO_LATE):
@@ -72,7 +74,7 @@ class CameraReport:
             console.print(line, style="yellow", markup=False)
         if self.gaps:
             console.print(
-                f"[yellow]{len(self.gaps)} frames failed because workers wanted latents that the log does not hold; "
+                f"[yellow]{counted(len(self.gaps), 'frame')} failed because workers wanted latents that the log lacks; "
                 "record with --full-latents at the edge to have them:[/]"
             )
             for frame, wanted in self.gaps[:_SHOWN_GAPS]:
@@ -137,26 +139,29 @@ class VerbatimReport:
         """Say it."""
         count = self.count
         rate = count.published / self.duration_s if self.duration_s > 0 else 0.0
-        console.print(f"{count.published} messages published in {self.duration_s:.1f} s ({rate:.0f} a second)")
+        console.print(
+            f"{counted(count.published, 'message')} published in {self.duration_s:.1f} s ({rate:.0f} a second)"
+        )
         if count.retained:
             console.print(f"{count.retained} of them are key frames from before the part that was played")
         if count.local:
-            console.print(f"{count.local} messages were never on a broker ($ topics) and were left out")
+            console.print(f"left out, never on a broker ($ topics): {counted(count.local, 'message')}")
         if count.held:
             console.print(
-                f"[yellow]{count.held.total()} messages on {len(count.held)} topics were left out: they would replace "
-                "what the broker retains there (--retained replaces it)[/]"
+                f"[yellow]left out: {counted(count.held.total(), 'message')} on {counted(len(count.held), 'topic')}, "
+                "which would replace what the broker retains there (--retained replaces it)[/]"
             )
         if count.repeated or count.lost:
             console.print(
-                f"[yellow]the connection broke: {count.repeated} QoS 1 messages sent again, {count.lost} QoS 0 lost[/]"
+                f"[yellow]the connection broke: {counted(count.repeated, 'QoS 1 message')} sent again, "
+                f"{count.lost} QoS 0 lost[/]"
             )
         for reason, times in count.refused.most_common(_SHOWN_GAPS):
             console.print(f"{times} refused: {reason}", style="red", markup=False)
         for family, times in self.not_understood.items():
             console.print(
-                f"[yellow]{times} messages on {family} do not decode: camera renamed in the topic only, payload as "
-                "recorded[/]"
+                f"[yellow]not decoded: {counted(times, 'message')} on {family}; camera renamed in the topic only, "
+                "payload as recorded[/]"
             )
 
     def figures(self) -> dict[str, Any]:

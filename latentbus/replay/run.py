@@ -6,7 +6,7 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import chain
 from typing import Final
@@ -14,6 +14,12 @@ from typing import Final
 from rich.console import Console
 from rich.markup import escape
 
+from analysis.clocks import align
+from analysis.redact.redaction import Redaction, redacted
+from analysis.replay.plan import ReplayPlan
+from analysis.replay.remap import CameraRemap
+from analysis.replay.retained import cameras_without_keys, retained_key_frames
+from analysis.replay.selection import TimeRange, TopicSelection, time_range
 from latentbus.replay.cameras import CameraReplay, RecordedTraffic, plan_replay, read_recorded
 from latentbus.replay.held import held_topics, retained_payloads
 from latentbus.replay.keyboard import HELP, listening
@@ -24,15 +30,12 @@ from latentbus.replay.report import CameraReport, VerbatimReport
 from latentbus.replay.verbatim import VerbatimReplay
 from latentbus.replay.view import show_progress
 from pipeline.bus.mqtt import MqttBus
-from pipeline.recording.clocks import align
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.runtime import Stop, first_latentbus_error
+from pipeline.node.tasks import first_of
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogSet, open_logs
-from pipeline.recording.redaction import Redaction, redacted
-from pipeline.recording.remap import CameraRemap
-from pipeline.recording.retained import cameras_without_keys, retained_key_frames
-from pipeline.recording.selection import TimeRange, TopicSelection, time_range
-from pipeline.runtime import Stop, first_latentbus_error
-from pipeline.settings import BrokerSettings
+from schemas.counting import counted
 from schemas.errors import ConfigError
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -70,12 +73,7 @@ async def replay_verbatim(
             return logs.messages(start_ns=part.start_ns, stop_ns=part.stop_ns, topics=selection)
 
         await asyncio.to_thread(_check_selection, selected())
-        held: frozenset[str] = frozenset()
-        if not options.retained:
-            played = chain(retained, selected())
-            wanted = await asyncio.to_thread(retained_payloads, played, CameraRemap(options.cameras))
-            held = await held_topics(broker, wanted)
-            _say_held(held, console)
+        held = await _held(chain(retained, selected()), options, broker, console)
         async with MqttBus(broker, client_id=f"lb-replay-{secrets.token_hex(4)}") as bus:
             await bus.wait_connected(CONNECT_TIMEOUT_S)
             player = Player(options.rate, paused=options.paused)
@@ -128,6 +126,30 @@ async def replay_cameras(
     """
     if options.loop and cameras.record is not None:
         raise ConfigError("--loop", "a log of a loop cannot be compared with its source: leave out --record")
+    recorded, part = await _read_for_cameras(options, cameras, console)
+    passes = _CameraPasses(recorded, part, options, cameras, stop, console)
+    plan = passes.plan()  # what is wrong with it is said before anything is started
+    if local is None:
+        if broker is None:
+            raise ConfigError("replay", "no broker was given")
+        return await passes.play(broker)
+    async with local_fleet(local, next(iter(plan.sites.values())).pool) as fleet:
+        console.print(
+            f"broker on {fleet.broker.host}:{fleet.broker.port}; starting {counted(local.workers or 0, 'worker')}"
+        )
+        playing = asyncio.ensure_future(passes.play(fleet.broker, workers=local.workers))
+        await first_of(_finished(playing), fleet.ended())
+        return playing.result()
+
+
+async def _finished(playing: asyncio.Future[CameraReport]) -> None:
+    """Wait for it; it is cancelled with this."""
+    await playing
+
+
+async def _read_for_cameras(
+    options: ReplayOptions, cameras: CameraOptions, console: Console
+) -> tuple[RecordedTraffic, TimeRange]:
     logs, part = await _open(options, console)
     with logs:
         if Redaction.LATENTS in redacted(logs.metadata()):
@@ -136,63 +158,65 @@ async def replay_cameras(
                 "its latents were redacted, so there is nothing that cameras could send: replay the log that it is a "
                 "copy of, or play this one with latentbus replay",
             )
-        recorded = await asyncio.to_thread(read_recorded, logs, part, cameras)
-    plan_replay(recorded, part, options, cameras)  # what is wrong with it is said before anything is started
-    if local is None:
-        if broker is None:
-            raise ConfigError("replay", "no broker was given")
-        return await _loop_cameras(recorded, part, options, cameras, broker, stop, console)
-    pool = next(iter(plan_replay(recorded, part, options, cameras).sites.values())).pool
-    async with local_fleet(local, pool) as fleet:
-        console.print(f"broker on {fleet.broker.host}:{fleet.broker.port}; starting {local.workers} worker(s)")
-        playing = asyncio.ensure_future(
-            _loop_cameras(recorded, part, options, cameras, fleet.broker, stop, console, workers=local.workers)
-        )
-        broken = asyncio.ensure_future(fleet.ended())
-        try:
-            await asyncio.wait({playing, broken}, return_when=asyncio.FIRST_COMPLETED)
-            if not playing.done():
-                broken.result()
-            return playing.result()
-        finally:
-            for task in (playing, broken):
-                task.cancel()
-            await asyncio.gather(playing, broken, return_exceptions=True)
+        return await asyncio.to_thread(read_recorded, logs, part, cameras), part
 
 
-async def _loop_cameras(
-    recorded: RecordedTraffic,
-    part: TimeRange,
-    options: ReplayOptions,
-    cameras: CameraOptions,
-    broker: BrokerSettings,
-    stop: Stop,
-    console: Console,
-    *,
-    workers: int | None = None,
-) -> CameraReport:
-    player = Player(options.rate, paused=options.paused)
-    replay: CameraReplay | None = None
+class _CameraPasses:
+    """Plays a part of a log as virtual cameras, once or again and again."""
 
-    def counts() -> str:
-        if replay is None:
+    def __init__(
+        self,
+        recorded: RecordedTraffic,
+        part: TimeRange,
+        options: ReplayOptions,
+        cameras: CameraOptions,
+        stop: Stop,
+        console: Console,
+    ) -> None:
+        self._recorded = recorded
+        self._part = part
+        self._options = options
+        self._cameras = cameras
+        self._stop = stop
+        self._console = console
+        self._replay: CameraReplay | None = None
+
+    def plan(self) -> ReplayPlan:
+        """What a pass does; each has new names.
+
+        Raises:
+            ConfigError: there is nothing to play.
+        """
+        return plan_replay(self._recorded, self._part, self._options, self._cameras)
+
+    async def play(self, broker: BrokerSettings, *, workers: int | None = None) -> CameraReport:
+        """Play until the log or the patience of the user is at its end; returns what came of the last pass.
+
+        Args:
+            broker: where the workers are.
+            workers: see :class:`CameraReplay`.
+        """
+        options = self._options
+        player = Player(options.rate, paused=options.paused)
+        async with _playing(player, self._part, options, self._stop, self._console, self._counts):
+            while True:
+                plan = await asyncio.to_thread(self.plan)
+                pass_s = time.monotonic()
+                self._replay = replay = CameraReplay(
+                    plan, self._recorded, broker, self._cameras, player, say=self._console.print, workers=workers
+                )
+                with plain_errors():
+                    await replay.run(self._part, options.logs)
+                if player.ended or not options.loop:
+                    return replay.report
+                await _until_next_pass(player, self._part, pass_s, replay.report.frames)
+
+    def _counts(self) -> str:
+        if self._replay is None:
             return ""
-        report = replay.report
+        report = self._replay.report
         ended = ", ".join(f"{count} {outcome}" for outcome, count in sorted(report.outcomes.items()))
         return f"{report.frames} of {report.planned} frames" + (f", {ended}" if ended else "")
-
-    async with _playing(player, part, options, stop, console, counts):
-        while True:
-            plan = await asyncio.to_thread(plan_replay, recorded, part, options, cameras)
-            pass_s = time.monotonic()
-            replay = CameraReplay(
-                plan, recorded, broker, cameras, player, say=lambda text: console.print(text), workers=workers
-            )
-            with plain_errors():
-                await replay.run(part, options.logs)
-            if player.ended or not options.loop:
-                return replay.report
-            await _until_next_pass(player, part, pass_s, replay.report.frames)
 
 
 def _check_selection(messages: Iterator[LoggedMessage]) -> None:
@@ -204,13 +228,21 @@ def _check_selection(messages: Iterator[LoggedMessage]) -> None:
         )
 
 
-def _say_held(held: frozenset[str], console: Console) -> None:
+async def _held(
+    played: Iterable[LoggedMessage], options: ReplayOptions, broker: BrokerSettings, console: Console
+) -> frozenset[str]:
+    """Topics under which the broker retains something else than would be played, and that are therefore left out."""
+    if options.retained:
+        return frozenset()
+    wanted = await asyncio.to_thread(retained_payloads, played, CameraRemap(options.cameras))
+    held = await held_topics(broker, wanted)
     if held:
         named = ", ".join(sorted(held)[:_SHOWN_TOPICS]) + (", ..." if len(held) > _SHOWN_TOPICS else "")
         console.print(
             f"[yellow]the broker retains something else on {len(held)} topics of the log ({escape(named)}): "
             "it stays, and what would replace it is left out. --retained replaces it[/]"
         )
+    return held
 
 
 async def _until_next_pass(player: Player, part: TimeRange, began_s: float, published: int) -> None:

@@ -10,8 +10,8 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from analysis.replay.selection import TimeRange
 from latentbus.replay.player import Player
-from pipeline.recording.selection import TimeRange
 
 _TERMINAL_PERIOD_S: Final = 0.2
 _LINE_PERIOD_S: Final = 5.0

@@ -9,19 +9,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from edge_nodes.clock import Clock
+from analysis.replay.plan import ReplayFrame, SitePlan
 from edge_nodes.shell import EdgeShell
 from latentbus.replay.pace import Room
-from pipeline.ask_journal import AskJournal
 from pipeline.bus.base import Bus, Subscription
-from pipeline.containment import Containment
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
+from pipeline.node.ask_journal import AskJournal
+from pipeline.node.clock import Clock
+from pipeline.node.containment import Containment
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
 from pipeline.protocol.effects import AskedQuery, Decision
 from pipeline.protocol.journal_requests import Admit, Decide, MarkTold, MoveToFile, ReadUnfinished
 from pipeline.protocol.ports import Heard, Sent
 from pipeline.protocol.settings import EdgeProtocolSettings
-from pipeline.recording.replay_plan import ReplayFrame, SitePlan
 from schemas import topics
 from schemas.errors import NotAuthorizedError
 from schemas.messages import Question, Status

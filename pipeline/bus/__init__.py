@@ -1,1 +1,1 @@
-"""The connection to the broker: types in ``base``, MQTT 5 in ``mqtt``, byte costs in ``wire_cost``."""
+"""The connection to the broker: types in ``base``, MQTT 5 in ``mqtt``."""

@@ -18,6 +18,7 @@ import random
 import ssl
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -45,9 +46,8 @@ from pipeline.bus.mqtt_terms import (
 )
 from pipeline.bus.reconnecting import CONTESTED, Ending, Reconnecting
 from pipeline.bus.tls import tls_context_of
-from pipeline.bus.wire_cost import publish_packet_bytes, publish_property_bytes
-from pipeline.logs import OncePerKind, get_logger
-from pipeline.settings import BrokerSettings
+from pipeline.config.logs import OncePerKind, get_logger
+from pipeline.config.settings import BrokerSettings
 from schemas.errors import (
     BusError,
     ConfigError,
@@ -57,6 +57,7 @@ from schemas.errors import (
     OversizeError,
     StateError,
 )
+from schemas.wire_cost import publish_packet_bytes, publish_property_bytes
 
 _log = get_logger(__name__)
 
@@ -433,6 +434,7 @@ class MqttBus:
 
     def _link_settings(self, context: ssl.SSLContext | None) -> LinkSettings:
         password = self._settings.password
+        will = self._will and replace(self._will, correlation_data=b"%d" % self._generation)
         return LinkSettings(
             host=self._settings.host,
             port=self._settings.port,
@@ -441,7 +443,7 @@ class MqttBus:
             password=None if password is None else password.get_secret_value(),
             tls_context=context,
             keepalive_s=self._settings.keepalive_s,
-            will=self._will,
+            will=will,
             receive_maximum=self._receive_maximum,
             outgoing_messages=self._limits.outgoing_messages,
             outgoing_bytes=self._limits.outgoing_bytes,

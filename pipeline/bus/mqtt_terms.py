@@ -145,6 +145,8 @@ def will_of(will: Will | None) -> aiomqtt.Will | None:
         properties.WillDelayInterval = will.delay_s
     if will.expiry_s is not None:
         properties.MessageExpiryInterval = will.expiry_s
+    if will.correlation_data is not None:
+        properties.CorrelationData = will.correlation_data
     return aiomqtt.Will(will.topic, will.payload, will.qos, will.retain, properties)
 
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from itertools import repeat
-from typing import Any, Final, cast
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,38 +24,32 @@ MAX_LAYERS: Final = 64
 MAX_WIDTH: Final = 8192
 _TOKENS_IN_CACHE: Final = 1_600
 """Tokens that a processor decodes together: what the layers hand on of more does not stay in its cache."""
-_FEWEST: Final = {"encoder_width": 0, "decoder_layers": 0, "planes": 0, "fsq_levels": 0}
+_FEWEST: Final = {"decoder_layers": 0, "planes": 0}
 """Sizes that may be zero: such a part is left out."""
 _MOST: Final = {
     "decoder_layers": MAX_LAYERS,
     "encoder_width": MAX_WIDTH,
     "decoder_width": MAX_WIDTH,
     "planes": MAX_PLANES,
-    "fsq_levels": 255,
 }
-_CHOICES: Final = {"tail": ("mask", "zero", "truncate"), "latents": ("bidirectional", "causal")}
+_RETIRED: Final = {"fsq_levels": 0, "tail": "mask", "latents": "bidirectional", "own_embedding": True}
+"""Choices that files of earlier versions name, and the one of each that is left."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetaAutoEncoderConfig:
-    """Sizes and shape of a Meta AutoEncoder; kept beside its weights.
+    """Sizes of a Meta AutoEncoder; kept beside its weights.
 
     Attributes:
         token_count: Visual tokens of a frame, N.
         token_dim: Width of a visual token, D.
         latent_count: Latents of a frame, K.
         latent_dim: Symbols of a latent, d.
-        encoder_width: Width of the residual encoder on the edge; 0 leaves it out.
+        encoder_width: Width of the residual encoder on the edge.
         decoder_width: Width of the decoder in the cloud.
         decoder_layers: Its layers.
         heads: Attention heads of both.
         planes: Most refinement slots of a coefficient; see `pipeline.codec.transform_torch`.
-        fsq_levels: Finite scalar quantisation: coefficients are bounded to that many levels by a hyperbolic tangent;
-            0 leaves them unbounded.
-        tail: What the decoder reads in place of latents beyond the prefix: a learned `mask` token, `zero`, or nothing
-            at all (`truncate`, their attention is masked).
-        latents: Whether the queries of the encoder see each other in both directions or only those before them.
-        own_embedding: Each latent has embeddings of its own; otherwise all latents share one.
     """
 
     token_count: int
@@ -68,29 +61,18 @@ class MetaAutoEncoderConfig:
     decoder_layers: int = 3
     heads: int = 4
     planes: int = 0
-    fsq_levels: int = 0
-    tail: str = "mask"
-    latents: str = "bidirectional"
-    own_embedding: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no network can be built from.
 
         Raises:
-            ValueError: a size is no integer, out of range, or a width does not divide by the heads; an unknown choice.
+            ValueError: a size is no integer, out of range, or a width does not divide by the heads.
         """
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in _CHOICES:
-                if value not in _CHOICES[field.name]:
-                    raise ValueError(f"{field.name} is none of {', '.join(_CHOICES[field.name])}")
-            elif field.name == "own_embedding":
-                if type(value) is not bool:
-                    raise ValueError(f"{field.name} is neither true nor false")
-            else:
-                fewest, most = _FEWEST.get(field.name, 1), _MOST.get(field.name, 65_536)
-                if type(value) is not int or not fewest <= value <= most:
-                    raise ValueError(f"{field.name} is not an integer in {fewest}..{most}")
+            fewest, most = _FEWEST.get(field.name, 1), _MOST.get(field.name, 65_536)
+            if type(value) is not int or not fewest <= value <= most:
+                raise ValueError(f"{field.name} is not an integer in {fewest}..{most}")
         if self.encoder_width % self.heads or self.decoder_width % self.heads:
             raise ValueError(
                 f"widths {self.encoder_width} and {self.decoder_width} do not divide by {self.heads} heads"
@@ -99,6 +81,20 @@ class MetaAutoEncoderConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, to be kept beside the weights."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Self:
+        """What `as_dict` made, in this version or an earlier one.
+
+        Raises:
+            TypeError: a size is missing or unknown.
+            ValueError: as in the constructor, or a variant that is no longer decoded.
+        """
+        kept = dict(content)
+        for name, left in _RETIRED.items():
+            if kept.pop(name, left) != left:
+                raise ValueError(f"{name} is {content[name]!r}: a variant that is no longer decoded")
+        return cls(**kept)
 
 
 class Attention(nn.Module):
@@ -111,12 +107,12 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, queries: Tensor, context: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Attend where `seen`, bool, broadcast to [B, H, Q, C], says so; [B, Q, W]."""
+    def forward(self, queries: Tensor, context: Tensor) -> Tensor:
+        """Every query attends to all of the context; [B, Q, W]."""
         heads = self._heads
         query = self.query(queries).unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, H, Q, W / H]
         key, value = self.key_value(context).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, C, W / H]
-        mixed = nnf.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        mixed = nnf.scaled_dot_product_attention(query, key, value)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -134,18 +130,11 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(
-        self,
-        queries: Tensor,
-        context: Tensor,
-        *,
-        context_seen: Tensor | None = None,
-        queries_seen: Tensor | None = None,
-    ) -> Tensor:
-        """Refine queries [B, Q, W] from a context [B, C, W]; the masks are those of `Attention`."""
-        queries = queries + self.cross(self.cross_norm(queries), self.context_norm(context), context_seen)
+    def forward(self, queries: Tensor, context: Tensor) -> Tensor:
+        """Refine queries [B, Q, W] from a context [B, C, W]."""
+        queries = queries + self.cross(self.cross_norm(queries), self.context_norm(context))
         own = self.self_norm(queries)
-        queries = queries + self.self_attention(own, own, queries_seen)
+        queries = queries + self.self_attention(own, own)
         out: Tensor = queries + self.mlp(self.mlp_norm(queries))
         return out
 
@@ -164,12 +153,6 @@ class OwnLinear(nn.Module):
         return out
 
 
-def _embedding(config: MetaAutoEncoderConfig, from_dim: int, to_dim: int) -> nn.Module:
-    if config.own_embedding:
-        return OwnLinear(config.latent_count, from_dim, to_dim)
-    return nn.Linear(from_dim, to_dim)
-
-
 class ResidualEncoder(nn.Module):
     """K queries read the tokens once; their output is added to the linear coefficients. Starts at zero.
 
@@ -180,16 +163,15 @@ class ResidualEncoder(nn.Module):
     def __init__(self, config: MetaAutoEncoderConfig) -> None:
         super().__init__()
         width = config.encoder_width
-        self._causal = config.latents == "causal"
         self.embed = nn.Linear(config.token_dim, width)
         self.position = nn.Parameter(0.02 * torch.randn(config.token_count, width))
         self.queries = nn.Parameter(0.02 * torch.randn(config.latent_count, width))
-        self.read = _embedding(config, config.latent_dim, width)
+        self.read = OwnLinear(config.latent_count, config.latent_dim, width)
         self.block = Block(width, config.heads)
         self.norm = nn.LayerNorm(width)
-        self.out = _embedding(config, width, config.latent_dim)
-        nn.init.zeros_(cast(Tensor, self.out.weight))
-        nn.init.zeros_(cast(Tensor, self.out.bias))
+        self.out = OwnLinear(config.latent_count, width, config.latent_dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, tokens: Tensor, coefficients: Tensor) -> Tensor:
         """Correction of the coefficients.
@@ -202,15 +184,13 @@ class ResidualEncoder(nn.Module):
             [B, K, d].
         """
         context = self.embed(tokens) + self.position
-        count = len(self.queries)
-        seen = torch.ones(count, count, dtype=torch.bool, device=tokens.device).tril() if self._causal else None
-        refined = self.block(self.queries + self.read(coefficients), context, queries_seen=seen)
+        refined = self.block(self.queries + self.read(coefficients), context)
         out: Tensor = self.out(self.norm(refined))
         return out
 
 
 class Decoder(nn.Module):
-    """N position queries read the prefix, whose tail is hidden; what they add starts at zero.
+    """N position queries read the prefix, whose tail is a learned mask token; what they add starts at zero.
 
     Args:
         config: Sizes.
@@ -219,11 +199,8 @@ class Decoder(nn.Module):
     def __init__(self, config: MetaAutoEncoderConfig) -> None:
         super().__init__()
         width = config.decoder_width
-        self._tail = config.tail
-        self.embed = _embedding(config, config.latent_dim, width)
-        # The token that stands for hidden latents; with a truncated tail it is there besides, so that even an empty
-        # prefix leaves something to attend to.
-        self.mask = nn.Parameter(0.02 * torch.randn(width), requires_grad=config.tail != "zero")
+        self.embed = OwnLinear(config.latent_count, config.latent_dim, width)
+        self.mask = nn.Parameter(0.02 * torch.randn(width))
         self.latent_position = nn.Parameter(0.02 * torch.randn(config.latent_count, width))
         self.read = nn.Linear(config.token_dim, width)
         self.position = nn.Parameter(0.02 * torch.randn(config.token_count, width))
@@ -232,8 +209,6 @@ class Decoder(nn.Module):
         self.out = nn.Linear(width, config.token_dim)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        if config.tail == "zero":
-            nn.init.zeros_(self.mask)
 
     def context(self, latents: Tensor, in_prefix: Tensor) -> Tensor:
         """What the position queries read.
@@ -243,35 +218,25 @@ class Decoder(nn.Module):
             in_prefix: Which of them count, bool [B, K, 1].
 
         Returns:
-            [B, C, W]; C is K, and one more where the tail is truncated.
+            [B, K, W].
         """
         embedded = self.embed(latents)
-        if self._tail == "truncate":
-            always = self.mask.to(embedded.dtype).expand(len(latents), 1, -1)
-            return torch.cat([embedded + self.latent_position, always], dim=1)
         hidden = self.mask.to(embedded.dtype)
         return torch.where(in_prefix, embedded, hidden) + self.latent_position
 
-    def seen(self, in_prefix: Tensor) -> Tensor | None:
-        """Which of the context is looked at, bool [B, 1, 1, C]; None for all of it."""
-        if self._tail != "truncate":
-            return None
-        return nnf.pad(in_prefix[:, :, 0], (0, 1), value=True)[:, None, None, :]
-
-    def forward(self, linear: Tensor, context: Tensor, seen: Tensor | None) -> Tensor:
+    def forward(self, linear: Tensor, context: Tensor) -> Tensor:
         """Correction of the linear synthesis.
 
         Args:
             linear: Centred linear synthesis of about unit variance [B, N, D].
             context: From `context`.
-            seen: From `seen`.
 
         Returns:
             [B, N, D].
         """
         queries = self.read(linear) + self.position
         for block in self.blocks:
-            queries = block(queries, context, context_seen=seen)
+            queries = block(queries, context)
         out: Tensor = self.out(self.norm(queries))
         return out
 
@@ -315,11 +280,11 @@ class MetaAutoEncoder(LatentTransform):
         self.shrink = nn.Parameter(torch.zeros(2, config.latent_count, config.latent_dim))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("spread", torch.ones(config.latent_count, config.latent_dim))
-        self.encoder = ResidualEncoder(config) if config.encoder_width else None
+        self.encoder = ResidualEncoder(config)
         self.decoder = Decoder(config)
         self.fast_branches = False
 
-    def _branch(self, branch: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+    def _branch(self, branch: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         if not self.fast_branches:
             return branch(*inputs)
         with torch.autocast(self.mean.device.type, dtype=torch.bfloat16):
@@ -340,10 +305,9 @@ class MetaAutoEncoder(LatentTransform):
         self.channel_analysis.copy_(klt.channel_basis)
         self.channel_synthesis.copy_(klt.channel_basis)
         self.order.copy_(klt.order)
-        if self.planes:
-            self.parent.copy_(klt.parent)
-            self.root.copy_(klt.root)
-            self.unit.copy_(klt.unit)
+        self.parent.copy_(klt.parent)
+        self.root.copy_(klt.root)
+        self.unit.copy_(klt.unit)
         self.log_step.fill_(float(klt.step.log()))
         self.shrink.copy_(klt.shrink)
         self.dead_zone.copy_(klt.dead_zone)
@@ -352,22 +316,16 @@ class MetaAutoEncoder(LatentTransform):
 
     def steps(self) -> Tensor:
         """Quantiser steps of the coefficients, [K, d]; slots of one coefficient have the same."""
-        log_step = self.log_step.flatten()[self.root].view_as(self.log_step) if self.planes else self.log_step
-        return torch.exp(log_step)
+        return torch.exp(self.log_step.flatten()[self.root].view_as(self.log_step))
 
     def analyse(self, tokens: Tensor) -> Tensor:
         """Corrected linear coefficients, in steps; see `LatentTransform.analyse`."""
         centred = tokens - self.mean
         grid = torch.einsum("nt,bnd,dc->btc", self.token_analysis, centred, self.channel_analysis)
         values = grid.flatten(1).index_select(1, self.order).reshape(-1, self.latent_count, self.latent_dim)
-        if self.encoder is not None:
-            values = values + self.spread * self._branch(self.encoder, centred / self.scale, values / self.spread)
-            if self.planes:
-                values = values.flatten(1).index_select(1, self.root).view_as(values)
+        values = values + self.spread * self._branch(self.encoder, centred / self.scale, values / self.spread)
+        values = values.flatten(1).index_select(1, self.root).view_as(values)
         coefficients: Tensor = values / self.steps()
-        if self.config.fsq_levels:
-            bound = self._fsq_bound
-            coefficients = bound * torch.tanh(coefficients / bound)
         return coefficients
 
     def synthesise(self, symbols: Tensor, prefix_lengths: Tensor) -> Tensor:
@@ -385,30 +343,18 @@ class MetaAutoEncoder(LatentTransform):
         Returns:
             [B, N, D].
         """
-        if self.config.fsq_levels:
-            bound = self._fsq_bound
-            values = bound * torch.atanh((values / bound).clamp(-0.98, 0.98))
         increments = torch.where(in_prefix, self.increments(values) * self.steps(), 0.0)
-        spread = self.spread
-        if self.planes:
-            unit = self.unit.to(spread.dtype)
-            spread = spread * (unit / unit[self.root]).view_as(spread)
+        unit = self.unit.to(self.spread.dtype)
+        spread = self.spread * (unit / unit[self.root]).view_as(self.spread)
         context = self._branch(self.decoder.context, increments / spread, in_prefix)
-        seen = self.decoder.seen(in_prefix)
         # Frames do not see each other.
         frames = max(len(increments), 1)
         if increments.device.type == "cpu" and not torch.is_grad_enabled():
             frames = max(_TOKENS_IN_CACHE // self.token_count, 1)
-        seen_parts = repeat(None) if seen is None else torch.split(seen, frames)
-        parts = zip(torch.split(increments, frames), torch.split(context, frames), seen_parts, strict=False)
+        parts = zip(torch.split(increments, frames), torch.split(context, frames), strict=True)
         return torch.cat([self._synthesise_part(*part) for part in parts])
 
-    def _synthesise_part(self, increments: Tensor, context: Tensor, seen: Tensor | None) -> Tensor:
+    def _synthesise_part(self, increments: Tensor, context: Tensor) -> Tensor:
         linear: Tensor = self.token_synthesis @ (self.to_grid(increments) @ self.channel_synthesis.T)
-        correction = self._branch(self.decoder, linear / self.scale, context, seen)
+        correction = self._branch(self.decoder, linear / self.scale, context)
         return torch.addcmul(self.mean + linear, self.scale, correction)
-
-    @property
-    def _fsq_bound(self) -> float:
-        # Just below half of an even number: the outermost intervals are as wide as the others, and nothing rounds out.
-        return self.config.fsq_levels / 2 - 1e-3

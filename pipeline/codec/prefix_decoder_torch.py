@@ -66,7 +66,7 @@ def read_transform(path: Path, name: str, shape: LatentShape) -> LatentTransform
             if name == "klt":
                 transform = KltTransform(shape, planes=_plane_count(config))
             else:
-                transform = MetaAutoEncoder(MetaAutoEncoderConfig(**config))
+                transform = MetaAutoEncoder(MetaAutoEncoderConfig.from_dict(config))
         found = LatentShape(transform.token_count, transform.token_dim, transform.latent_count, transform.latent_dim)
         if found != shape:
             raise ArtifactError(str(path), f"{found}, but the spec says {shape}")
@@ -97,13 +97,11 @@ def _checked(tensors: dict[str, Tensor], transform: LatentTransform) -> dict[str
         if not torch.isfinite(checked[name]).all():
             raise ValueError(f"{name} has values that are not finite")
     _check_range(checked, "order", 0, transform.token_count * transform.token_dim - 1)
-    if transform.planes:
-        slots = transform.latent_count * transform.latent_dim
-        _check_range(checked, "root", 0, slots - 1)
-        _check_range(checked, "unit", 1, PLANE_RATIO**transform.planes)
-        parent = checked.get("parent")
-        if parent is not None and bool((parent >= torch.arange(len(parent))).any() | (parent < -1).any()):
-            raise ValueError("parent names slots that do not come before their own")
+    _check_range(checked, "root", 0, transform.latent_count * transform.latent_dim - 1)
+    _check_range(checked, "unit", 1, PLANE_RATIO**transform.planes)
+    parent = checked.get("parent")
+    if parent is not None and bool((parent >= torch.arange(len(parent))).any() | (parent < -1).any()):
+        raise ValueError("parent names slots that do not come before their own")
     return checked
 
 

@@ -41,9 +41,9 @@ class LatentTransform(nn.Module, abc.ABC):
         planes: Most refinement slots of a coefficient; 0 gives every coefficient one slot.
         shrink: How far magnitudes of 1, and of 2 and more, are moved towards zero, in units of the slot, [2, K, d].
         order: Place of each slot's coefficient among the N * D of the transform, int64 [K * d].
-        parent: With planes, the slot that a slot refines, or -1; always an earlier one, int64 [K * d].
-        root: With planes, the first slot of the same coefficient, int64 [K * d].
-        unit: With planes, the steps that one unit of a slot stands for: a power of 3, int64 [K * d].
+        parent: The slot that a slot refines, or -1; always an earlier one, int64 [K * d].
+        root: The first slot of the same coefficient, int64 [K * d].
+        unit: The steps that one unit of a slot stands for: a power of 3, int64 [K * d].
     """
 
     dead_zone: Tensor
@@ -83,10 +83,9 @@ class LatentTransform(nn.Module, abc.ABC):
         slots = latent_count * latent_dim
         self.register_buffer("dead_zone", torch.tensor(dead_zone))
         self.register_buffer("order", torch.arange(slots))
-        if planes:
-            self.register_buffer("parent", torch.full((slots,), -1, dtype=torch.int64))
-            self.register_buffer("root", torch.arange(slots))
-            self.register_buffer("unit", torch.ones(slots, dtype=torch.int64))
+        self.register_buffer("parent", torch.full((slots,), -1, dtype=torch.int64))
+        self.register_buffer("root", torch.arange(slots))
+        self.register_buffer("unit", torch.ones(slots, dtype=torch.int64))
 
     @abc.abstractmethod
     def analyse(self, tokens: Tensor) -> Tensor:
@@ -115,8 +114,6 @@ class LatentTransform(nn.Module, abc.ABC):
         """Symbols, still as floats, [B, K, d]."""
         magnitude = torch.floor(coefficients.abs() + (0.5 - self.dead_zone))
         whole = coefficients.sign() * magnitude.clamp(0, MAX_SYMBOL)
-        if not self.planes:
-            return whole
         flat, unit = whole.flatten(1), self.unit.to(whole.dtype)
         above = 3.0 * torch.floor((flat + (3 * unit - 1) / 2) / (3 * unit)) * (self.parent >= 0)
         return (torch.floor((flat + (unit - 1) / 2) / unit) - above).view_as(whole)
@@ -127,8 +124,6 @@ class LatentTransform(nn.Module, abc.ABC):
 
     def whole_units(self, symbols: Tensor) -> Tensor:
         """Each coefficient as far as its slot and those before it tell, in units of the slot, [B, K, d]."""
-        if not self.planes:
-            return symbols
         flat = symbols.flatten(1)
         above, refines = self.parent.clamp_min(0), self.parent >= 0
         whole = flat
@@ -149,12 +144,10 @@ class LatentTransform(nn.Module, abc.ABC):
         shrink = torch.where(whole.abs() > 1.5, self.shrink[1], self.shrink[0])
         # The sign of zero is zero: a zero stays where it is, whatever the shrinkage.
         values = whole - whole.sign() * shrink
-        return values * self.unit.view_as(self.shrink[0]) if self.planes else values
+        return values * self.unit.view_as(self.shrink[0])
 
     def increments(self, values: Tensor) -> Tensor:
         """What each slot adds to what the slots before it tell about its coefficient, [B, K, d]."""
-        if not self.planes:
-            return values
         flat = values.flatten(1)
         above = torch.where(self.parent >= 0, flat.index_select(1, self.parent.clamp_min(0)), 0.0)
         return (flat - above).view_as(values)

@@ -9,17 +9,17 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from pipeline.bus.wire_cost import (
-    TCP_IP_BYTES,
-    puback_wire_bytes,
-    publish_wire_bytes,
-    refine_overhead_wire_bytes,
-)
 from schemas import topics, wire
 from schemas.identity import DIGEST_BYTES
 from schemas.limits import MAX_LATENT_PAYLOAD_BYTES
 from schemas.messages import Chunk, KeyFrame, Open, QueryRef, Refine
 from schemas.types import FrameId
+from schemas.wire_cost import (
+    TCP_IP_BYTES,
+    puback_wire_bytes,
+    publish_wire_bytes,
+    refine_overhead_wire_bytes,
+)
 
 _SITE: Final = "north"
 _CAMERA: Final = "gate"

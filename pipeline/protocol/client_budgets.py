@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.bus.wire_cost import puback_wire_bytes
 from pipeline.protocol.token_bucket import TokenBucket
 from pipeline.protocol.uplink import CHARGE_TLS
+from schemas.wire_cost import puback_wire_bytes
 
 MAX_CLIENTS: Final = 1024
 """Clients whose budgets are known; the one that was silent longest is forgotten, and has a whole budget again."""

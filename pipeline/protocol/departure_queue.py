@@ -30,9 +30,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from pipeline.bus.wire_cost import publish_wire_bytes
 from pipeline.protocol.departures import LANE_LIMITS, Departure, Lane
 from pipeline.protocol.effects import Bid
+from schemas.wire_cost import publish_wire_bytes
 
 MAX_WAIT_S: Final = 5.0
 """Longest wait of a camera, or of a message that can still be in time, before it may go out of turn."""

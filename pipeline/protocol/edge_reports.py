@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.bus.wire_cost import publish_property_bytes, publish_wire_bytes
 from pipeline.protocol.departures import Departure, Lane
 from pipeline.protocol.edge_messages import Done, always
 from pipeline.protocol.effects import ReplyTo
 from pipeline.protocol.uplink import CHARGE_TLS
 from schemas import topics, wire
 from schemas.messages import Answer, QueryOutcome, Question, Receipt, Status
+from schemas.wire_cost import publish_property_bytes, publish_wire_bytes
 
 
 def outcome_wire_bytes(outcome: QueryOutcome) -> int:

@@ -197,12 +197,19 @@ class EdgeSession:
 
     # ---- inputs: connection, broker, disk ---------------------------------------------------------------------------
 
-    def connection(self, connected: bool, now_s: float) -> None:
-        """The connection came up with every subscription granted, or went down."""
+    def connection(self, connected: bool, now_s: float, *, generation: int = 0, resumed: bool = True) -> None:
+        """The connection came up with every subscription granted, or went down.
+
+        Args:
+            connected: it came up.
+            now_s: the edge's monotonic time.
+            generation: its number; later ones have larger numbers. The last will carries it.
+            resumed: the broker kept the session of the connection before.
+        """
         self._connected = connected
         self.frames.connection(connected, now_s)
         self.uplink.connection(connected)
-        self.sync.connection(connected, now_s)
+        self.sync.connection(connected, now_s, generation=generation, resumed=resumed)
         if connected:
             self._say_status(now_s)
 
@@ -394,6 +401,8 @@ class EdgeSession:
                     self._outputs.append(Heard(topic, message))
                 elif not received.retained:
                     self.sync.own_status_heard()
+                elif not message.online:
+                    self.sync.last_will_heard(received)
             case Status(kind="edge"):
                 self._outputs.append(Heard(topic, message))
                 self._other_site(message)

@@ -254,6 +254,7 @@ class Look:
         queries: what to answer.
         number: 1 for the first prefix of the frame that is looked at, whatever questions it takes more passes for.
         work: of the model, see :class:`~pipeline.protocol.worker_work.WorkCosts`.
+        batch: number of the batch that it was taken in, within its session.
     """
 
     camera: str
@@ -264,6 +265,7 @@ class Look:
     queries: tuple[LookQuery, ...]
     number: int
     work: int = 1
+    batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,10 +276,12 @@ class LookAnswer:
         query_id: the query.
         text: the answer.
         score: in [0, 1], what the stop rule compares with its threshold.
-        problem: why there is no answer: the model made something else than one. Text and score say nothing then.
+        problem: why there is no answer. Text and score say nothing then.
+        failed: what has failed then: the ``model``, or the ``engine`` that runs it.
     """
 
     query_id: str
     text: str
     score: float
     problem: str = ""
+    failed: str = "model"

@@ -1,7 +1,7 @@
 """What an edge asks of the disk that keeps its ad-hoc questions, and what it is told. Plain data.
 
 The shell does the requests one after the other, in the order in which they come, and answers each one once with
-``stored(token, result, now_s)``. :class:`pipeline.ask_journal.AskJournal` does them with SQLite.
+``stored(token, result, now_s)``. :class:`pipeline.node.ask_journal.AskJournal` does them with SQLite.
 """
 
 from __future__ import annotations

@@ -57,6 +57,8 @@ class Will:
         delay_s: time the broker waits for this client to come back first, in whole seconds. A broker ends the delay
             with the session, so it has an effect only with a session expiry at least as long.
         expiry_s: time after which the broker forgets it, in whole seconds; None never.
+        correlation_data: the bus puts the number of the connection there, as decimal digits. A process that finds its
+            last will retained knows by it that the broker remembers everything from before the end of that connection.
     """
 
     topic: str
@@ -65,6 +67,7 @@ class Will:
     retain: bool = True
     delay_s: int = 0
     expiry_s: int | None = None
+    correlation_data: bytes | None = None
 
 
 # ---- into a machine -------------------------------------------------------------------------------------------------

@@ -65,6 +65,9 @@ class QuestionSync:
         self._settling: set[str] = set()
         self._settle_by_s: float | None = None
         self._closed = False
+        self._generation = self._ended_generation = 0
+        self._resumed = False
+        self._last_will = -1
         self._problems: list[Problem] = []
 
     def take_outputs(self) -> list[Problem]:
@@ -74,16 +77,31 @@ class QuestionSync:
 
     # ---- connection and time ----------------------------------------------------------------------------------------
 
-    def connection(self, connected: bool, now_s: float) -> None:
-        """The connection came or went."""
+    def connection(self, connected: bool, now_s: float, *, generation: int, resumed: bool) -> None:
+        """The connection came or went.
+
+        Args:
+            connected: it came.
+            now_s: the edge's monotonic time.
+            generation: its number; later ones have larger numbers.
+            resumed: the broker kept the session, with the deletions of questions in its queue.
+        """
         if connected:
+            self._ended_generation, self._generation = self._generation, generation
+            self._resumed, self._last_will = resumed, -1
             self._questions.connected()
         self._settle_by_s = now_s + SETTLE_S if connected and not self._closed else None
 
     def own_status_heard(self) -> None:
         """The edge has read back what it published on this connection: everything retained has come before it."""
         if self._settle_by_s is not None:
-            self._settle()
+            self._settle(complete=True)
+
+    def last_will_heard(self, received: Received) -> None:
+        """The retained last will of this process came: the broker remembers what was before that connection ended."""
+        number = received.correlation_data or b""
+        if number.isdigit():
+            self._last_will = int(number)
 
     def next_wake_s(self) -> float | None:
         """When :meth:`tick` is due next."""
@@ -92,17 +110,24 @@ class QuestionSync:
     def tick(self, now_s: float) -> None:
         """Let time pass."""
         if self._settle_by_s is not None and self._settle_by_s <= now_s:
-            self._settle()
+            self._settle(complete=False)
 
     def close(self) -> None:
         """The edge is about to stop: what is on the uplink leaves, and nothing new begins."""
         self._closed = True
         self._settle_by_s = None
 
-    def _settle(self) -> None:
-        """Everything that the broker retains has come: publish what it lacks, delete what is asked no more."""
+    def _settle(self, *, complete: bool) -> None:
+        """Publish what the broker lacks, delete what is asked no more.
+
+        Args:
+            complete: everything that the broker retains is known to have come.
+        """
         self._settle_by_s = None
-        ids = [question_id for question_id in self._questions.settle() if self._may_publish(question_id)]
+        remembers = complete and not self._resumed and 0 < self._ended_generation <= self._last_will
+        ids = [
+            question_id for question_id in self._questions.settle(remembers=remembers) if self._may_publish(question_id)
+        ]
         self._settling |= set(ids)
         for question_id in ids:
             self._publish(question_id)

@@ -30,6 +30,9 @@ MAX_STANDING_QUESTIONS: Final = 512
 MAX_RETAINED: Final = 1_024
 """Question ids that the broker is known to retain; a further one that the site does not ask is refused, and left there
 until the next connection."""
+MAX_RETAINED_TO_COMPARE: Final = 128
+"""Retained questions that a broker surely sends before whatever comes later: half of what may be unacknowledged. With
+more of them one that has not come is not taken for deleted."""
 MIN_DEADLINE_MS: Final = 100
 """As in the settings."""
 
@@ -72,6 +75,8 @@ class StandingQuestions:
         self._retained: dict[str, Question | None] = {}
         # What this edge has published and not read back.
         self._published: dict[str, Question | None] = {}
+        # What the broker retained on the connections before, and what nothing was heard of on this one.
+        self._unheard: set[str] = set()
 
     def take_outputs(self) -> list[Notice]:
         """What the log shall say, since the last call, in order."""
@@ -105,6 +110,7 @@ class StandingQuestions:
     def connected(self) -> None:
         """A connection is made: the broker sends what it retains anew, and may have lost some of it."""
         self.settled = False
+        self._unheard |= self._retained.keys()
         self._retained.clear()
         self._published.clear()
 
@@ -116,6 +122,7 @@ class StandingQuestions:
             question: what it says.
             retained: the broker had it before this edge subscribed.
         """
+        self._unheard.discard(question_id)
         if not retained and question_id in self._published and self._published[question_id] == question:
             del self._published[question_id]
             self._keep(question_id, question)
@@ -143,15 +150,24 @@ class StandingQuestions:
 
     def unreadable(self, question_id: str) -> None:
         """What the topic has is no question."""
+        self._unheard.discard(question_id)
         self._note(question_id, None)
 
-    def settle(self) -> list[str]:
+    def settle(self, *, remembers: bool = False) -> list[str]:
         """Everything that was retained has come.
+
+        Args:
+            remembers: the broker is known to remember everything from the connections before: what it retained then
+                and does not retain now was deleted while this edge was away. Else it may have been lost.
 
         Returns:
             Ids of questions that the broker does not have as they are asked; see :meth:`wanted`.
         """
         self.settled = True
+        if remembers and len(self._unheard) + len(self._retained) <= MAX_RETAINED_TO_COMPARE:
+            for question_id in sorted(self._unheard):
+                self._deleted(question_id)
+        self._unheard.clear()
         for camera in self._cameras:
             if left_out := sorted(self._ids(camera))[MAX_QUERIES_PER_FRAME:]:
                 self._notice(

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from pipeline.bus.wire_cost import PUBACK_BYTES, publish_property_bytes, publish_wire_bytes, transport_wire_bytes
 from pipeline.protocol.bucket import UplinkBucket
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import Departure, DepartureOrder
@@ -19,6 +18,7 @@ from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, P
 from schemas import wire
 from schemas.errors import WireSizeError
 from schemas.messages import Chunk, KeyFrame, Message, Open
+from schemas.wire_cost import PUBACK_BYTES, publish_property_bytes, publish_wire_bytes, transport_wire_bytes
 
 MAX_UNDER_WAY: Final = 64
 """Publishes that the shell has not answered at a time: 64 open messages of 400 bytes fill a satellite round trip of

@@ -21,10 +21,6 @@ class _InHand:
     looks: tuple[Look, ...]
     started_s: float
 
-    @property
-    def work(self) -> int:
-        return sum(look.work for look in self.looks)
-
 
 class Batches:
     """Batches by token.
@@ -72,10 +68,17 @@ class Batches:
         looks = self._frames.looks
         counted_s = now_s - max(batch.started_s, self._last_done_s)
         self._last_done_s = now_s
-        looks.note_batch(now_s - batch.started_s, batch.work, counted_s=counted_s, batch=token)
-        for look, result in zip_longest(batch.looks, results[: len(batch.looks)]):
+        pairs = list(zip_longest(batch.looks, results[: len(batch.looks)]))
+        work = sum(look.work for look, result in pairs if _is_answered(result))
+        looks.note_batch(now_s - batch.started_s, work, counted_s=counted_s, batch=token)
+        for look, result in pairs:
             with self._frames.alone("look", look.camera, look.frame):
                 if isinstance(given := _NO_RESULT if result is None else result, LookFailure):
                     looks.fail(look, given.reason, given.problem, batch=token)
                 else:
                     looks.finish(look, given, now_s, batch=token)
+
+
+def _is_answered(result: LookResult | None) -> bool:
+    """Whether the model has read a look: one that failed at once says nothing about its speed."""
+    return not (result is None or isinstance(result, LookFailure) or all(answer.problem for answer in result))

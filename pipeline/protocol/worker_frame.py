@@ -123,6 +123,7 @@ class WorkerFrame:
         hops: hand-overs so far.
         looks: prefixes looked at so far.
         looked_prefix: the longest of them.
+        batch: number of the batch that it was looked at in last.
         target: prefix that was asked for.
         tries: requests for it, or for texts, since the last of them came.
         missing: digests of the texts that it waits for.
@@ -174,14 +175,14 @@ class WorkerFrame:
         keys = (chunk.key for chunk in (*self.chunks, *self.early.values()))
         return next((key for key in keys if key is not None and key.sequence == sequence), None)
 
-    def look(self, queries: Sequence[LookQuery], work: int = 1) -> Look:
+    def look(self, queries: Sequence[LookQuery], work: int = 1, batch: int = 0) -> Look:
         """A look at what is here."""
+        self.batch = batch
         if self.prefix > self.looked_prefix:
             self.looked_prefix = self.prefix
             self.looks += 1
-        return Look(
-            self.camera, self.frame, self.attempt, tuple(self.chunks), self.prefix, tuple(queries), self.looks, work
-        )
+        chunks, asked = tuple(self.chunks), tuple(queries)
+        return Look(self.camera, self.frame, self.attempt, chunks, self.prefix, asked, self.looks, work, batch)
 
     def to_ask(self) -> list[tuple[str, WorkerQuery]]:
         """Queries that were not asked of the present prefix, ad-hoc ones first, then by deadline; all, if none."""

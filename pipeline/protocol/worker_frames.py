@@ -125,19 +125,19 @@ class WorkerFrames:
         self._fingerprint = fingerprint
         self._latent_count = stop_rule.ladder[-1]
         costs = costs or WorkCosts.by_frames()
-        self._pace = WorkerPace(settings, frame_work=costs.usual, max_batches=max_batches)
-        self._frames = FrameStore(self._pace.due_s)
+        self.pace = WorkerPace(settings, frame_work=costs.usual, max_batches=max_batches)
+        self._frames = FrameStore(self.pace.due_s)
         self._texts = Texts(settings.text_cache, settings.text_cache_bytes)
         self._sites = CameraSites()
         self._keys = KeyFrames(settings.key_frame_bytes)
         self._voice = WorkerVoice(worker, fingerprint, self._texts)
         self._peers = Peers(worker, pool, fingerprint.hex())
-        self._schedule = schedule(settings, self._pace)
-        self._progress = Progress(settings, self._frames, self._pace, self._voice, self._texts, self.counters)
+        self._schedule = schedule(settings, self.pace)
+        self._progress = Progress(settings, self._frames, self.pace, self._voice, self._texts, self.counters)
         self._admission = Admission(
             settings,
             self._frames,
-            self._pace,
+            self.pace,
             self._schedule,
             self._voice,
             self._progress,
@@ -150,7 +150,7 @@ class WorkerFrames:
             stop_rule,
             costs,
             frames=self._frames,
-            pace=self._pace,
+            pace=self.pace,
             schedule=self._schedule,
             voice=self._voice,
             progress=self._progress,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from math import inf, isfinite
 
-from pipeline.answer_form import fits, says_something
+from pipeline.protocol.answer_form import fits, says_something
 from pipeline.protocol.effects import Look, LookAnswer, LookQuery
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
@@ -95,13 +95,12 @@ class Looks:
             frame = part.frame
             with self._alone("look taken", frame.camera, frame.frame):
                 frame.move(WorkerEvent.LOOK_TAKEN)
-                frame.batch = batch
                 known = [
                     LookQuery(query_id, query.question)
                     for query_id in part.query_ids
                     if (query := frame.queries.get(query_id)) is not None and query.question is not None
                 ]
-                look = frame.look(known, part.work)
+                look = frame.look(known, part.work, batch)
                 self._progress.keep_alive(frame, now_s)
                 looks.append(look)
                 self._pace.note_look(part.work)
@@ -123,13 +122,13 @@ class Looks:
                 self._progress.drop_late(frame, answer.query_id)
                 continue
             frame.spoke_s = now_s  # whatever is said now makes this worker the owner
-            problem = answer.problem
+            problem, failed = answer.problem, answer.failed
             if not problem and not (isfinite(answer.score) and 0.0 <= answer.score <= 1.0):
-                problem = f"a score of {answer.score}"
+                problem, failed = f"a score of {answer.score}", "model"
             if problem:
                 # Another worker has the same model: the frame must not go round the pool.
-                self._counters["query_failed_model"] += 1
-                self._progress.decide(frame, answer.query_id, Outcome.FAILED, f"model: {problem}")
+                self._counters[f"query_failed_{failed}"] += 1
+                self._progress.decide(frame, answer.query_id, Outcome.FAILED, f"{failed}: {problem}")
                 continue
             if not says_something(answer.text):
                 self._counters["wordless_answers"] += 1

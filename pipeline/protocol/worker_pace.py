@@ -59,6 +59,11 @@ class WorkerPace:
         """The model begins with a batch. One that takes far longer than expected is stalled."""
         self._stalls_at_s[batch] = now_s + self.settings.max_lease_s + _PATIENCE * self.batch_s(work)
 
+    @property
+    def throughput(self) -> float:
+        """Work done a second of the time in which the model had any."""
+        return self._work / self._counted_s if self._counted_s > 0 else math.inf
+
     def note_batch(self, batch_s: float, work: float, *, counted_s: float | None = None, batch: int = 0) -> None:
         """Take the time of a batch in.
 

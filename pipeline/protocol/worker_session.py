@@ -119,6 +119,14 @@ class WorkerSession:
         """Frames that are not decided, for reading only."""
         return self._frames.frames()
 
+    def batches(self) -> int:
+        """Batches at the model."""
+        return len(self._batches)
+
+    def throughput(self) -> float:
+        """Measured work of the model a second, while it has any."""
+        return self._frames.pace.throughput
+
     def waiting(self) -> int:
         """Messages that wait for the broker, or for its word."""
         return len(self._outgoing)

@@ -30,6 +30,7 @@ from pipeline.recording.records import (
     records_inside,
     unpack_chunk,
 )
+from schemas.counting import counted
 from schemas.errors import DamagedRecordError, RecordingError
 
 _FOOTER = struct.Struct("<BQQQI")
@@ -88,8 +89,8 @@ class Damage(NamedTuple):
     messages: int | None = None
 
     def __str__(self) -> str:
-        held = "" if self.messages is None else f" with {self.messages:,} messages"
-        return f"{self.size_bytes:,} bytes{held} at byte {self.offset:,}: {self.problem}"
+        held = "" if self.messages is None else f" with {counted(self.messages, 'message')}"
+        return f"{counted(self.size_bytes, 'byte')}{held} at byte {self.offset:,}: {self.problem}"
 
 
 @dataclass(slots=True)

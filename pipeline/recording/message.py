@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.bus.base import MqttProperties
-from pipeline.bus.wire_cost import publish_property_bytes, publish_wire_bytes
+from schemas.wire_cost import publish_property_bytes, publish_wire_bytes
 
 __all__ = ["Gap", "LoggedMessage", "MqttProperties", "wire_bytes"]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
 from pipeline.recording.message import Gap, LoggedMessage, MqttProperties
 from pipeline.recording.series import LogSeries, SeriesOptions
 from schemas.errors import RecordingError, StateError

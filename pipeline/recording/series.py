@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
 from pipeline.recording.format import FINGERPRINT_METADATA, LOG_METADATA, Compression
 from pipeline.recording.message import Gap, LoggedMessage
 from pipeline.recording.rewrite import rechunk

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from latentbus.attack.fleet import bugs_in, rss_bytes
+from latentbus.attack.fleet import bugs_in
 from latentbus.attack.report import MIB
-from pipeline.containment import Containment
-from pipeline.logs import configure_logging, get_logger
+from latentbus.fleet.usage import resident_bytes
+from pipeline.config.logs import configure_logging, get_logger
+from pipeline.node.containment import Containment
 
 
 @pytest.fixture
@@ -42,5 +43,5 @@ def test_a_bug_that_a_process_contains_is_found_in_its_log(written: io.StringIO)
 
 
 def test_a_process_that_is_gone_has_no_memory() -> None:
-    assert rss_bytes(os.getpid()) > 10 * MIB
-    assert rss_bytes(2**22 + 1) == 0
+    assert resident_bytes(os.getpid()) > 10 * MIB
+    assert resident_bytes(2**22 + 1) == 0

@@ -9,9 +9,12 @@ import latentbus
 from broker_config.limits import MAX_PACKET_BYTES
 from latentbus.attack import forged
 from latentbus.attack.run import ATTACKS
+from pipeline.protocol.client_budgets import ASK_TOKENS
+from pipeline.protocol.worker_work import question_tokens
 from schemas import wire
 from schemas.errors import WireError
-from schemas.messages import BINARY_MESSAGES, JSON_MESSAGES, Busy, Open
+from schemas.limits import MAX_CHOICE_OPTIONS
+from schemas.messages import BINARY_MESSAGES, JSON_MESSAGES, Ask, Busy, Open
 from schemas.topics import MESSAGES, Family
 
 DOCS = Path(latentbus.__file__).parents[1] / "docs"
@@ -23,6 +26,13 @@ def test_there_is_a_valid_message_of_every_kind_but_busy() -> None:
     for message in made:
         family = next(family for family, kinds in MESSAGES.items() if isinstance(message, kinds))
         assert wire.decode(family, wire.encode(message)) == message
+
+
+def test_the_longest_questions_are_allowed_and_a_budget_counts_them_as_many() -> None:
+    for options, least in ((0, 10), (MAX_CHOICE_OPTIONS, 29)):
+        ask = wire.decode(Family.ASK, forged.costly_ask("q", 1_000, options=options))
+        assert isinstance(ask, Ask)
+        assert question_tokens(ask.content("mallory").prompt, ask.answer_type) >= least * ASK_TOKENS
 
 
 def test_what_is_no_message_is_drawn_by_the_seed_and_fits_a_packet() -> None:

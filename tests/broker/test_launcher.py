@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from broker_config import launcher
-from broker_config.launcher import LocalBroker, find_mosquitto, mosquitto_version
-from pipeline.settings import BrokerSettings
+from broker_config.launcher import LocalBroker, find_mosquitto
+from pipeline.config.settings import BrokerSettings
 from schemas.errors import BrokerStartError, StateError
 from tests.bus.support import connected, take
+from tests.mosquitto import mosquitto_version
 
 pytestmark = pytest.mark.broker
 

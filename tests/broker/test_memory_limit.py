@@ -21,14 +21,15 @@ from broker_config.dynamic_security import (
     list_request,
 )
 from broker_config.fleet_folder import FleetFolder
-from broker_config.launcher import LocalBroker, find_mosquitto, mosquitto_version
+from broker_config.launcher import LocalBroker, find_mosquitto
 from broker_config.limits import LIMITS
 from broker_config.secured import secured_listener
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.settings import BrokerSettings, load_settings
+from pipeline.config.settings import BrokerSettings, load_settings
 from schemas.errors import BusError, ConnectionLostError
 from tests.bus.support import FAST
+from tests.mosquitto import mosquitto_version
 
 pytestmark = pytest.mark.broker
 WAIT_S = 20.0

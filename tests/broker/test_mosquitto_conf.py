@@ -19,10 +19,10 @@ from broker_config.fleet_folder import FleetFolder
 from broker_config.launcher import LocalBroker, find_mosquitto
 from broker_config.limits import LIMITS, MAX_PACKET_BYTES
 from broker_config.secured import secured_listener
-from latentbus.attack.fleet import rss_bytes
+from latentbus.fleet.usage import resident_bytes
 from pipeline.bus.base import Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.settings import BrokerSettings, load_settings
+from pipeline.config.settings import BrokerSettings, load_settings
 from schemas.errors import NotAuthorizedError
 from schemas.limits import MAX_BINARY_BYTES, MAX_JSON_BYTES
 from schemas.topics import control_topic, open_topic, share_filter, status_topic
@@ -159,10 +159,10 @@ async def test_properties_that_wait_are_bounded_by_the_number_of_messages_alone(
         async with silent, MqttBus(settings, client_id="sender") as sender:
             await silent.wait_connected(WAIT_S)
             await sender.wait_connected(WAIT_S)
-            before = rss_bytes(broker.pid)
+            before = resident_bytes(broker.pid)
             for _ in range(3 * waiting):
                 await sender.publish("t", b"", qos=1, user_properties=ballast)
-            grown = rss_bytes(broker.pid) - before
+            grown = resident_bytes(broker.pid) - before
         broker.kill()
     # Far over the bound in bytes, which counts payloads; and not much over the one in messages.
     assert 0.5 * waiting * MAX_PACKET_BYTES < grown < 1.5 * (waiting + 256) * MAX_PACKET_BYTES

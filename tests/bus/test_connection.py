@@ -17,7 +17,7 @@ from broker_config.launcher import LocalBroker
 from pipeline.bus.backoff import Backoff
 from pipeline.bus.base import ConnectionChange, Subscription, Will
 from pipeline.bus.mqtt import MqttBus
-from pipeline.settings import BrokerSettings, TlsSettings
+from pipeline.config.settings import BrokerSettings, TlsSettings
 from schemas.errors import ConfigError, ConnectionLostError, NotAuthorizedError, StateError
 from tests.bus.broker_files import (
     PASSWORD,
@@ -128,6 +128,24 @@ async def test_a_will_can_expire(broker: LocalBroker) -> None:
     assert message.properties is not None
     assert message.properties.expiry_s is not None
     assert 590 < message.properties.expiry_s <= 600
+
+
+async def test_a_retained_will_names_the_connection_that_ended(broker: LocalBroker) -> None:
+    settings = BrokerSettings(port=broker.port)
+    will = Will("status", b"offline")
+    async with (
+        connected(settings, "watcher", "status") as watcher,
+        Relay(broker) as relay,
+        connected(relay.settings, "a", "status", will=will) as bus,
+    ):
+        for generation in (b"1", b"2"):
+            relay.cut()
+            (published,) = await take(watcher, 1)
+            assert published.correlation_data == generation
+            assert not (await take_change(bus)).connected
+            assert (await take_change(bus)).connected
+            (retained,) = await take(bus, 1)
+            assert (retained.retain, retained.payload, retained.correlation_data) == (True, b"offline", generation)
 
 
 async def test_an_old_will_can_arrive_after_the_next_birth(broker: LocalBroker) -> None:

@@ -9,14 +9,15 @@ import pytest
 from paho.mqtt.enums import MQTTErrorCode
 from structlog.testing import capture_logs
 
-from broker_config.launcher import LocalBroker, find_mosquitto, mosquitto_version
+from broker_config.launcher import LocalBroker, find_mosquitto
 from pipeline.bus.base import ConnectionChange, Inbound, QueueLimits, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.bus.mqtt_link import MqttLink
-from pipeline.bus.wire_cost import PUBACK_BYTES
-from pipeline.settings import BrokerSettings
+from pipeline.config.settings import BrokerSettings
 from schemas.errors import StateError
+from schemas.wire_cost import PUBACK_BYTES
 from tests.bus.support import PUBACK, PUBLISH, WAIT_S, Relay, connected, drain_until, take, take_change
+from tests.mosquitto import mosquitto_version
 
 pytestmark = pytest.mark.broker
 
@@ -246,19 +247,22 @@ async def test_a_flood_at_qos_0_is_cut_off_counted_and_spares_qos_1(broker_setti
         connected(broker_settings, "a", "t/+", receive_maximum=10, queue_limits=limits) as bus,
         connected(broker_settings, "b", "t/mark") as other,
     ):
-        for number in range(100):
-            await other.publish("t/flood", b"%d" % number)
-        for number in range(10):
-            await other.publish("t/kept", b"%d" % number, qos=1)
-        await other.publish("t/mark", b"", qos=1)
-        await take(other, 1)
-        async with asyncio.timeout(WAIT_S):
-            while bus.statistics().unacknowledged_messages < 10:
-                await bus.publish("elsewhere", b"", qos=1)
+        with capture_logs() as said:
+            for number in range(100):
+                await other.publish("t/flood", b"%d" % number)
+            for number in range(10):
+                await other.publish("t/kept", b"%d" % number, qos=1)
+            await other.publish("t/mark", b"", qos=1)
+            await take(other, 1)
+            async with asyncio.timeout(WAIT_S):
+                while bus.statistics().unacknowledged_messages < 10:
+                    await bus.publish("elsewhere", b"", qos=1)
         statistics = bus.statistics()
         assert (statistics.incoming_messages, statistics.dropped_qos0_messages) == (40, 70)
         assert statistics.dropped_qos1_messages == 0
         got = await take(bus, 40)
+    # Of 70 two lines: the first and the tenth.
+    assert [line["count"] for line in said if line.get("kind") == "incoming queue full/qos0"] == [1, 10]
     assert [m.payload for m in got if m.qos == 0] == [b"%d" % n for n in range(30)]
     assert [m.payload for m in got if m.qos == 1] == [b"%d" % n for n in range(10)]
 

@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from latentbus.chaos.fleet import Exit, Member, write_patient_codec
 from latentbus.chaos.options import ChaosOptions
-from latentbus.chaos.plan import FaultKind, Role
-from latentbus.chaos.run import FleetStartError, run_chaos
-from latentbus.chaos.tcp_proxy import FaultProxy
+from latentbus.chaos.plan import FaultKind
+from latentbus.chaos.run import run_chaos
+from latentbus.fleet.process import ProcessEndedError
+from latentbus.fleet.settings import write_patient_codec
 from pipeline.codec.spec import load_codec_spec
 from pipeline.codec.stop_file import load_stop_rule
-from pipeline.runtime import Stop, first_latentbus_error
-from pipeline.settings import CameraSettings, EdgeSettings, LatentbusSettings
+from pipeline.node.runtime import Stop, first_latentbus_error
 from schemas.types import AnswerType
 from tests.integration.conftest import models_dir
 
@@ -94,42 +93,7 @@ async def test_a_fleet_that_does_not_start_says_why_and_leaves_nothing_behind(
             await run_chaos(options, Stop(), Console(file=io.StringIO()))
 
     error = first_latentbus_error(raised.value)
-    assert isinstance(error, FleetStartError)
+    assert isinstance(error, ProcessEndedError)
     assert "no such folder" in str(error)
-    assert (tmp_path / "run" / "w1-1.log").is_file()
+    assert (tmp_path / "run" / "w1.log").is_file()
     assert not asyncio.all_tasks() - {asyncio.current_task()}
-
-
-async def test_a_process_that_ends_on_its_own_is_reported_with_its_last_words(tmp_path: Path) -> None:
-    ends: asyncio.Queue[Exit] = asyncio.Queue()
-    settings = LatentbusSettings(edge=EdgeSettings(site="s1", cameras={"c1": CameraSettings(source="test:none")}))
-    proxy = FaultProxy(lambda: ("127.0.0.1", 9))
-    member = Member(
-        Role.EDGE, "s1", proxy, lambda _start: settings, tmp_path, lambda _member, end: ends.put_nowait(end)
-    )
-    await member.start()
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            end = await ends.get()
-    finally:
-        await member.kill()
-    assert (end.name, end.status) == ("s1", 1)
-    assert "test:SEED" in end.log
-
-
-async def test_a_killed_process_is_not_reported(tmp_path: Path) -> None:
-    ends: list[Exit] = []
-    settings = LatentbusSettings(edge=EdgeSettings(site="s1", cameras={"c1": CameraSettings(source="test:1")}))
-    async with FaultProxy(lambda: ("127.0.0.1", 9)) as proxy:
-        member = Member(
-            Role.EDGE, "s1", proxy, lambda _start: settings, tmp_path, lambda _member, end: ends.append(end)
-        )
-        await member.start()
-        member.freeze()
-        member.thaw()
-        await member.kill()
-        assert await member.drain() is None
-        await member.start()
-        await member.kill()
-    assert ends == []
-    assert member.starts == 2

@@ -12,9 +12,9 @@ import pytest
 import typer.main
 
 from latentbus import __version__
-from latentbus.arguments import made_of, refuse_what_is_no_number
 from latentbus.cli import app, main
-from pipeline.settings import CameraSettings
+from latentbus.options.arguments import made_of, refuse_what_is_no_number
+from pipeline.config.settings import CameraSettings
 from schemas.errors import ConfigError
 from schemas.messages import SCHEMA_VERSION
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from latentbus.ask import Asking, ask_and_print
+from latentbus.client.ask import Asking, ask_and_print
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.runtime import Stop
 from pipeline.protocol.fleet_view import FleetView
 from pipeline.protocol.settings import ClientProtocolSettings
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import ConfigError, NotAuthorizedError
 from schemas.messages import QueryOutcome, Receipt, Status
@@ -86,7 +86,7 @@ def asking(camera: str = "gate", deadline_s: float = 20) -> Asking:
 async def test_a_camera_that_nobody_serves_fails_at_once_with_the_list(
     broker_settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentbus.ask.SETTINGS", ClientProtocolSettings(status_patience_s=0.2))
+    monkeypatch.setattr("latentbus.client.ask.SETTINGS", ClientProtocolSettings(status_patience_s=0.2))
     published: list[str] = []
 
     async def publish(self: MqttBus, topic: str, payload: bytes, **options: Any) -> None:

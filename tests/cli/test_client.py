@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from broker_config.launcher import LocalBroker
-from latentbus import client as client_module
-from latentbus.client import Client, ask_of, client_name
+from latentbus.client import Client
+from latentbus.client import client as client_module
+from latentbus.client.client import ask_of, client_name
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.settings import BrokerSettings
 from pipeline.protocol.settings import ClientProtocolSettings
-from pipeline.settings import BrokerSettings
 from schemas import topics
 from schemas.errors import (
     CameraUnknownError,

@@ -13,16 +13,16 @@ import yaml
 from typer.testing import CliRunner
 
 from latentbus.cli import app, main
+from pipeline.config.settings import BrokerSettings
 from pipeline.protocol.settings import ClientProtocolSettings
-from pipeline.settings import BrokerSettings
 from schemas.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 runner = CliRunner()
 # What ``--help`` may load: no model, video or network library.
 HELP_PACKAGES = {
-    "latentbus", "pipeline", "schemas", "broker_config", "typer", "rich", "markdown_it", "mdurl", "pygments",
-    "shellingham", "annotated_doc", "pydantic", "pydantic_core", "pydantic_settings", "annotated_types",
+    "latentbus", "analysis", "pipeline", "schemas", "broker_config", "typer", "rich", "markdown_it", "mdurl",
+    "pygments", "shellingham", "annotated_doc", "pydantic", "pydantic_core", "pydantic_settings", "annotated_types",
     "typing_extensions", "typing_inspection", "dotenv", "yaml", "cython_runtime",
 }  # fmt: skip
 GOOD = (
@@ -204,7 +204,7 @@ def test_ask_without_a_broker_fails_with_its_address(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("latentbus.ask.CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("latentbus.client.ask.CONNECT_TIMEOUT_S", 0.5)
     monkeypatch.setenv("LATENTBUS_BROKER__USERNAME", "nobody")
     # Port 1 has no listener.
     assert run_main(monkeypatch, "ask", "gate", "is there a car?", "--port", "1") == 1
@@ -214,7 +214,8 @@ def test_ask_without_a_broker_fails_with_its_address(
 def test_ask_a_camera_that_nobody_serves(
     broker_settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("latentbus.ask.SETTINGS", ClientProtocolSettings(status_patience_s=0.1, reply_margin_s=0.1))
+    settings = ClientProtocolSettings(status_patience_s=0.1, reply_margin_s=0.1)
+    monkeypatch.setattr("latentbus.client.ask.SETTINGS", settings)
     arguments = ["ask", "gate", "is there a car?", "--deadline", "0.5", "--port", str(broker_settings.port)]
     assert run_main(monkeypatch, *arguments) == 2
     none = "no edge that is online serves camera gate; cameras on this broker: none"
@@ -267,7 +268,7 @@ def test_demo_looks_at_its_videos_before_it_starts_anything(
     def start(*_arguments: object, **_options: object) -> None:
         raise AssertionError("something was started")
 
-    monkeypatch.setattr("latentbus.demo.run.LocalBroker", start)
+    monkeypatch.setattr("latentbus.demo.run.Launcher", start)
     video = tmp_path / "street.mp4"
     video.write_bytes(clip.read_bytes()[:600] if content is None else content)
     arguments = ["demo", "--video", str(clip), "--video", str(video), "--question", "a car?"]

@@ -11,12 +11,11 @@ import pytest
 import typer.main
 
 from latentbus.cli import app, main
-from latentbus.output_files import RUN_MARKER, fresh_run_dir, write_json
-from pipeline.codec.spec import load_codec_spec
+from latentbus.reports.output_files import RUN_MARKER, fresh_run_dir, write_json
 from schemas.errors import ConfigError
 from tests.cli.test_arguments import all_parameters
 from tests.edge.support import write_codec
-from training.codec.folder import check_output
+from training.codec.fit.folder import check_output
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -70,7 +69,7 @@ def test_other_pages_are_not_overwritten(
     page = tmp_path / "README.md"
     page.write_text("# Mine\n")
     assert run_main(monkeypatch, "codec", "eval", "--markdown", str(page)) == 2
-    assert "exists and would be overwritten" in capsys.readouterr().err
+    assert "is no page of figures and would be overwritten" in capsys.readouterr().err
     assert run_main(monkeypatch, "compare", "a", "b", "--html", str(page)) == 2
     assert "is no HTML page and would be overwritten" in capsys.readouterr().err
     assert run_main(monkeypatch, "demo", "--picture", str(page)) == 2
@@ -121,15 +120,30 @@ def test_a_model_that_was_not_trained_here_is_kept(
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_a_codec_of_another_model_or_a_damaged_one_is_kept(tmp_path: Path) -> None:
-    check_output(tmp_path / "new", "a" * 64)
+def test_a_model_that_was_trained_here_is_kept_unless_it_may_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "training.json"):
+        (model / name).write_text("{}")
+    command = ["train", "reference-vlm", str(model), "--cache", str(tmp_path / "cache"), "--budget", "smoke"]
+    assert run_main(monkeypatch, *command) == 2
+    assert "holds a finished model: name another folder, or add --overwrite" in capsys.readouterr().err
+    # With it the next thing that is wrong is said.
+    assert run_main(monkeypatch, *command, "--overwrite", "--photos", str(tmp_path / "none.zip")) != 0
+    assert "finished model" not in capsys.readouterr().err
+    assert sorted(path.name for path in model.iterdir()) == ["config.json", "training.json"]
+
+
+def test_a_finished_codec_or_a_damaged_one_is_kept(tmp_path: Path) -> None:
+    check_output(tmp_path / "new")
     folder = write_codec(tmp_path / "codec")
-    check_output(folder, load_codec_spec(folder).vlm_sha256)
-    with pytest.raises(ConfigError, match=r"a finished codec of another model, .*: name another folder, or add"):
-        check_output(folder, "a" * 64)
-    check_output(folder, "a" * 64, overwrite=True)
+    with pytest.raises(ConfigError, match=r"holds a finished codec, version 1 for none: name another folder, or add"):
+        check_output(folder)
+    check_output(folder, overwrite=True)
     (folder / "codec.json").write_text("{")
     with pytest.raises(ConfigError, match="no whole codec"):
-        check_output(folder, load_codec_spec(write_codec(tmp_path / "again")).vlm_sha256)
+        check_output(folder)
     shutil.rmtree(folder)
-    check_output(folder, "a" * 64)
+    check_output(folder)

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from rich.markup import escape
 from rich.table import Table
 
-from latentbus import ask, cli
-from latentbus.output_files import write_text
-from latentbus.safe_console import SafeConsole
-from pipeline.logs import configure_logging, get_logger
+from latentbus import cli
+from latentbus.client import ask
+from latentbus.reports.output_files import write_text
+from latentbus.reports.safe_console import SafeConsole
+from pipeline.config.logs import configure_logging, get_logger
 from schemas.errors import ConfigError
 from schemas.messages import Answer
 from schemas.printable import printable

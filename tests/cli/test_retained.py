@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from broker_config.launcher import LocalBroker
+from latentbus.broker.retained import Entry, Held, Kind, State, judge
 from latentbus.cli import app
 from latentbus.commands.retained import Janitor
-from latentbus.retained import Entry, Held, Kind, State, judge
 from pipeline.bus.mqtt import MqttBus
-from pipeline.settings import BrokerSettings
+from pipeline.config.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import ConfigError
 from schemas.messages import KeyFrame, Message, Question, Status
@@ -236,3 +236,9 @@ async def test_more_than_a_broker_sends_at_once_is_found_in_rounds() -> None:
                 assert set(results.values()) == {""}
                 removed += len(results)
         assert removed == count
+
+
+def test_help_says_why_nothing_is_chosen_by_age() -> None:
+    shown = " ".join(runner.invoke(app, ["broker", "retained", "--help"], env={"COLUMNS": "200"}).output.split())
+    assert "statuses have no time in them" in shown
+    assert "--older-than" not in shown

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
 from broker_config.launcher import LocalBroker
 from cloud_workers.look_engine import LookDone, LookResult
-from cloud_workers.model_thread import ModelThread
 from cloud_workers.node import WorkerNode
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.metrics import Metrics
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.metrics import Metrics
+from pipeline.node.runtime import Stop
 from pipeline.protocol.effects import Look, LookAnswer
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_status import WorkerIdentity
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import WireError
 from schemas.identity import QuestionContent
@@ -47,16 +45,18 @@ M = TypeVar("M", bound=Message)
 class ScriptedEngine:
     """Answers ``seen N`` with a score of N eighths; holds its breath while its gate is shut."""
 
-    def __init__(self) -> None:
-        self.gate = threading.Event()
+    def __init__(self, max_concurrent_batches: int = 1) -> None:
+        self.max_concurrent_batches = max_concurrent_batches
+        self.gate = asyncio.Event()
         self.gate.set()
-        self.entered = threading.Event()
+        self.entered = asyncio.Event()
         self.batches: list[list[Look]] = []
 
-    def run(self, looks: Sequence[Look]) -> list[LookResult]:
+    async def run(self, looks: Sequence[Look]) -> list[LookResult]:
         self.batches.append(list(looks))
         self.entered.set()
-        assert self.gate.wait(WAIT_S)
+        async with asyncio.timeout(WAIT_S):
+            await self.gate.wait()
         return [
             LookDone(
                 look,
@@ -95,6 +95,7 @@ async def running_worker(
     await_ready: bool = True,
     protocol: WorkerProtocolSettings | None = None,
     drawn: bool = False,
+    engine: ScriptedEngine | None = None,
 ) -> AsyncIterator[RunningWorker]:
     """A worker, ready; cancelled at the end unless the test has stopped it."""
     session = WorkerSession(
@@ -109,22 +110,21 @@ async def running_worker(
         subscriptions=session.subscriptions(),
         will=session.will(),
     )
-    engine, stop, metrics = ScriptedEngine(), Stop(drain_timeout_s), Metrics()
-    with ModelThread() as thread:
-        async with bus:
-            node = WorkerNode(session, bus, engine, thread, metrics)
-            task = asyncio.create_task(node.run(stop), name=name)
-            try:
-                if await_ready:
-                    async with asyncio.timeout(WAIT_S):
-                        await stop.ready.wait()
-                yield RunningWorker(node, bus, engine, stop, metrics, task, session)
-            finally:
-                engine.gate.set()
-                task.cancel()
-                await asyncio.wait({task})
-                if not task.cancelled():
-                    task.result()
+    engine, stop, metrics = engine or ScriptedEngine(), Stop(drain_timeout_s), Metrics()
+    async with bus:
+        node = WorkerNode(session, bus, engine, metrics)
+        task = asyncio.create_task(node.run(stop), name=name)
+        try:
+            if await_ready:
+                async with asyncio.timeout(WAIT_S):
+                    await stop.ready.wait()
+            yield RunningWorker(node, bus, engine, stop, metrics, task, session)
+        finally:
+            engine.gate.set()
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.result()
 
 
 class ScriptedEdge:

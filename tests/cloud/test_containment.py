@@ -77,7 +77,7 @@ async def test_a_bug_at_one_frame_ends_that_frame_alone(
         monkeypatch.setattr(owner, name, meets_a_bug(method, number_of))
     async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:
         await both_frames(edge, worker)
-        assert worker.sample("worker_contained_total", kind=f"{where}/KeyError") == 1
+        assert worker.sample("contained_total", kind=f"{where}/KeyError") == 1
         assert worker.session.unfinished() == 0
         if where != "receive/open":  # that one was never held
             answer = await edge.answer(POISONED)
@@ -109,10 +109,10 @@ async def test_a_batch_that_raises_as_a_whole_fails_its_frames_and_the_next_one_
 ) -> None:
     run = ScriptedEngine.run
 
-    def raising(self: ScriptedEngine, looks: Sequence[Look]) -> list[LookResult]:
+    async def raising(self: ScriptedEngine, looks: Sequence[Look]) -> list[LookResult]:
         if looks[0].frame.sequence == POISONED:
             raise KeyError("a bug")
-        return run(self, looks)
+        return await run(self, looks)
 
     monkeypatch.setattr(ScriptedEngine, "run", raising)
     async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:
@@ -123,4 +123,4 @@ async def test_a_batch_that_raises_as_a_whole_fails_its_frames_and_the_next_one_
         assert answer.reason.startswith("model: KeyError")
         await edge.open(2)
         assert (await edge.answer(2, final=False)).text == "seen 3"
-        assert worker.sample("worker_contained_total", kind="batch/KeyError") == 1
+        assert worker.sample("contained_total", kind="batch/KeyError") == 1

@@ -9,16 +9,19 @@ import pytest
 import structlog
 import torch
 
-from cloud_workers.look_engine import LookDone, LookFailed, VlmLookEngine
-from cloud_workers.model_thread import ModelThread
+from cloud_workers.inference.adapter import AnswerModel
+from cloud_workers.inference.backend import InferenceAnswer
+from cloud_workers.inference.registry import load_model
+from cloud_workers.look_engine import LookDone, LookFailed
+from cloud_workers.model_thread import model_thread
 from cloud_workers.prefix_store import PrefixStore
-from cloud_workers.vlm import TransformersVlm, VlmAnswer
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
 from pipeline.codec.spec import TABLES_FILE
 from pipeline.codec.tables import FrequencyTables
 from pipeline.protocol.effects import ChunkData, Look, LookQuery
 from schemas.messages import RejectReason
 from schemas.types import AnswerType, FrameId
+from tests.cloud.engines import BlockingEngine
 from tests.cloud.tiny_codec import LATENT_COUNT, decode_whole, encode, random_symbols
 from tests.cloud.tiny_models import TOKEN_COUNT, TOKEN_DIM
 from tests.protocol.questions import content
@@ -29,6 +32,7 @@ SYMBOLS = random_symbols(4, seed=11)
 class PickyVlm:
     """Answers with the sum of the tokens it was shown; runs out of memory on those of one frame."""
 
+    family = "picky"
     token_count = TOKEN_COUNT
     token_dim = TOKEN_DIM
 
@@ -42,13 +46,13 @@ class PickyVlm:
         questions: Sequence[tuple[str, AnswerType]],
         *,
         frames: Sequence[int] | None = None,
-    ) -> list[VlmAnswer]:
+    ) -> list[InferenceAnswer]:
         self.calls.append(len(tokens))
         if self._poison is not None and any(torch.equal(row, self._poison) for row in tokens):
             raise RuntimeError("out of memory")
         rows = range(len(questions)) if frames is None else frames
         sums = [f"{text} {tokens[row].sum().item():.3f}" for (text, _), row in zip(questions, rows, strict=True)]
-        return [VlmAnswer(text, 0.5, 1, 0.1, 1.0) for text in sums]
+        return [InferenceAnswer(text, 0.5, 1, 0.1, 1.0) for text in sums]
 
 
 def look(codec_dir: Path, index: int, questions: int = 1) -> Look:
@@ -63,8 +67,8 @@ def expected(index: int, question: int) -> str:
     return f"text {question} {decode_whole(SYMBOLS[index]).sum().item():.3f}"
 
 
-def engine(codec_dir: Path, vlm: PickyVlm | TransformersVlm) -> VlmLookEngine:
-    return VlmLookEngine(
+def engine(codec_dir: Path, vlm: AnswerModel) -> BlockingEngine:
+    return BlockingEngine(
         PrefixStore(FrequencyTables.load(codec_dir / TABLES_FILE), load_prefix_decoder(codec_dir)), vlm
     )
 
@@ -73,7 +77,7 @@ def test_each_query_gets_the_answer_of_its_own_frame(codec_dir: Path) -> None:
     vlm = PickyVlm()
     looks = [look(codec_dir, index, questions=index) for index in (2, 1, 3, 0)]
     results = engine(codec_dir, vlm).run(looks)
-    assert vlm.calls == [4]
+    assert vlm.calls == [3], "all at once; a frame of which nothing is asked is not read"
     for source, result in zip(looks, results, strict=True):
         assert isinstance(result, LookDone)
         assert result.look is source
@@ -105,15 +109,17 @@ def test_a_frame_that_the_model_fails_on_fails_alone(codec_dir: Path, poisoned: 
     assert [entry["problem"] for entry in logs] == ["RuntimeError: out of memory"]
     for index, result in enumerate(results):
         if index == poisoned:
-            assert isinstance(result, LookFailed)
-            assert (result.reason, result.problem) == (RejectReason.MODEL, "RuntimeError: out of memory")
+            assert isinstance(result, LookDone)
+            assert [(answer.failed, answer.problem) for answer in result.answers] == [
+                ("model", "RuntimeError: out of memory")
+            ]
         else:
             assert isinstance(result, LookDone)
             assert result.answers[0].text == expected(index, 0)
 
 
 def test_the_real_model_answers_from_decoded_prefixes(codec_dir: Path, vlm_dir: Path) -> None:
-    vlm = TransformersVlm.load(vlm_dir)
+    vlm = load_model(vlm_dir)
     results = engine(codec_dir, vlm).run([look(codec_dir, index, questions=2) for index in range(3)])
     for index, result in enumerate(results):
         assert isinstance(result, LookDone)
@@ -129,7 +135,7 @@ async def test_the_model_thread_is_one_thread_and_leaves_the_loop_free() -> None
         assert release.wait(10)
         return number, threading.current_thread().name, torch.get_num_threads()
 
-    with ModelThread(threads=1) as thread:
+    with model_thread(1) as thread:
         calls = [asyncio.create_task(thread.call(work, number)) for number in range(3)]
         # The loop turns many times while the thread is stuck.
         for _ in range(100):
@@ -147,7 +153,7 @@ async def test_what_a_call_raises_comes_back() -> None:
     def fail() -> None:
         raise ValueError("no")
 
-    with ModelThread() as thread:
+    with model_thread() as thread:
         with pytest.raises(ValueError, match="no"):
             await thread.call(fail)
         assert await thread.call(len, "abc") == 3

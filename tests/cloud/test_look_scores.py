@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import structlog
 import torch
 
 from cloud_workers import look_scores
-from cloud_workers.look_engine import LookDone, VlmLookEngine
+from cloud_workers.inference.adapter import AnswerModel, ModelAdapter, Question
+from cloud_workers.inference.backend import InferenceAnswer
+from cloud_workers.inference.registry import load_model
+from cloud_workers.look_engine import LookDone
 from cloud_workers.look_scores import LookScores
 from cloud_workers.prefix_store import PrefixStore
-from cloud_workers.vlm import TransformersVlm, VlmAnswer
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
 from pipeline.codec.spec import TABLES_FILE
 from pipeline.codec.stop_file import StopFile
@@ -24,6 +27,7 @@ from pipeline.codec.tables import FrequencyTables
 from pipeline.protocol.effects import ChunkData, Look, LookQuery
 from pipeline.protocol.stop_rule import StopRule
 from schemas.types import AnswerType, FrameId
+from tests.cloud.engines import BlockingEngine
 from tests.cloud.tiny_codec import LADDER, LATENT_COUNT, encode, random_symbols
 from tests.cloud.tiny_models import TOKEN_COUNT, TOKEN_DIM
 from tests.protocol.questions import content
@@ -37,13 +41,14 @@ SCORE = StopScore(LATENT_COUNT, ErrorModel(LADDER, (0.2, 0.1, 0.0), (-0.1, -0.1,
 
 
 @pytest.fixture(scope="module")
-def vlm(vlm_dir: Path) -> TransformersVlm:
-    return TransformersVlm.load(vlm_dir)
+def vlm(vlm_dir: Path) -> ModelAdapter:
+    return load_model(vlm_dir)
 
 
 class CountingVlm:
     """Answers with a fixed word, and counts what it was asked of which tokens."""
 
+    family = "counting"
     token_count = TOKEN_COUNT
     token_dim = TOKEN_DIM
 
@@ -52,22 +57,22 @@ class CountingVlm:
         self.probability = 0.8
 
     def answer(
-        self, tokens: torch.Tensor, questions: list[tuple[str, AnswerType]], *, frames: list[int] | None = None
-    ) -> list[VlmAnswer]:
+        self, tokens: torch.Tensor, questions: Sequence[Question], *, frames: Sequence[int] | None = None
+    ) -> list[InferenceAnswer]:
         rows = list(range(len(questions))) if frames is None else frames
         self.asked += [(text, float(tokens[row].abs().sum())) for (text, _), row in zip(questions, rows, strict=True)]
-        return [VlmAnswer("Yes", self.probability, 2, 0.6, 0.5) for _ in questions]
+        return [InferenceAnswer("Yes", self.probability, 2, 0.6, 0.5) for _ in questions]
 
 
 def stop_file(*, score: StopScore | None = SCORE, shift: ScoreQuantiles | None = None) -> StopFile:
     return StopFile(StopRule.never_early(LADDER), score, shift)
 
 
-def engine_of(codec_dir: Path, vlm: CountingVlm | TransformersVlm, stop: StopFile) -> tuple[VlmLookEngine, LookScores]:
+def engine_of(codec_dir: Path, vlm: AnswerModel, stop: StopFile) -> tuple[BlockingEngine, LookScores]:
     tables = FrequencyTables.load(codec_dir / TABLES_FILE)
     store = PrefixStore(tables, load_prefix_decoder(codec_dir))
-    scores = LookScores(stop, tables, store, vlm)  # type: ignore[arg-type]
-    return VlmLookEngine(store, vlm, scores), scores  # type: ignore[arg-type]
+    scores = LookScores(stop, tables)
+    return BlockingEngine(store, vlm, scores), scores
 
 
 def look(codec_dir: Path, index: int, stop: int, *, number: int = 1, text: str = "Is it red?") -> Look:
@@ -76,7 +81,7 @@ def look(codec_dir: Path, index: int, stop: int, *, number: int = 1, text: str =
     return Look("gate", FrameId(1, index), 1, (ChunkData(0, stop, payload),), stop, (query,), number)
 
 
-def scores_of(engine: VlmLookEngine, *looks: Look) -> list[float]:
+def scores_of(engine: BlockingEngine, *looks: Look) -> list[float]:
     found = []
     for result in engine.run(looks):
         assert isinstance(result, LookDone)
@@ -84,7 +89,7 @@ def scores_of(engine: VlmLookEngine, *looks: Look) -> list[float]:
     return found
 
 
-def test_scores_are_those_of_the_calibration(codec_dir: Path, vlm: TransformersVlm) -> None:
+def test_scores_are_those_of_the_calibration(codec_dir: Path, vlm: ModelAdapter) -> None:
     """The worker reads of a look what the calibration reads of the same answers."""
     engine, _ = engine_of(codec_dir, vlm, stop_file())
     tables = FrequencyTables.load(codec_dir / TABLES_FILE)
@@ -115,9 +120,7 @@ def test_a_whole_latent_and_a_stop_rule_without_a_score_show_the_probability(cod
     assert scores_of(plain, look(codec_dir, 0, LADDER[0])) == [0.8]
 
 
-def test_answers_of_a_frame_share_their_mean_where_it_is_judged_as_a_whole(
-    codec_dir: Path, vlm: TransformersVlm
-) -> None:
+def test_answers_of_a_frame_share_their_mean_where_it_is_judged_as_a_whole(codec_dir: Path, vlm: ModelAdapter) -> None:
     one = look(codec_dir, 0, LADDER[0])
     other = look(codec_dir, 0, LADDER[0], text="Is it blue?")
     text = LookQuery("q9", content("q", "What is it?", AnswerType.TEXT))
@@ -172,12 +175,13 @@ def test_after_a_shift_no_first_look_is_trusted_until_it_is_over(codec_dir: Path
     engine, scores = engine_of(codec_dir, vlm, stop_file(shift=calibrated(usual + 0.2)))
     first = look(codec_dir, 0, LADDER[0])
     assert scores_of(engine, first) == [pytest.approx(usual)]
+    question = ("Is it red?", YES_NO)
     with structlog.testing.capture_logs() as logs:
         for _ in range(WINDOW_LOOKS * READ_AGAIN_EVERY):
             scores.reads_again(first)
         for _ in range(WINDOW_LOOKS):
             scores.note_again(
-                SYMBOLS[0] * (np.arange(LATENT_COUNT) < LADDER[0])[:, None], ("Is it red?", YES_NO), _yes()
+                SYMBOLS[0] * (np.arange(LATENT_COUNT) < LADDER[0])[:, None], question, _yes(), {question: _yes()}
             )
     assert [entry["log_level"] for entry in logs] == ["warning"]
     assert scores.shift is not None
@@ -189,5 +193,5 @@ def test_after_a_shift_no_first_look_is_trusted_until_it_is_over(codec_dir: Path
     assert scores_of(engine, first) == [pytest.approx(usual)]
 
 
-def _yes() -> VlmAnswer:
-    return VlmAnswer("Yes", 0.8, 2, 0.6, 0.5)
+def _yes() -> InferenceAnswer:
+    return InferenceAnswer("Yes", 0.8, 2, 0.6, 0.5)

@@ -9,10 +9,10 @@ from broker_config.launcher import LocalBroker
 from cloud_workers.node import run_worker
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.settings import BrokerSettings, LatentbusSettings
+from pipeline.node.runtime import EXIT_NOT_DRAINED, Stop
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_status import STATUS_EXPIRY_S, WILL_EXPIRY_S, WorkerIdentity
-from pipeline.runtime import EXIT_NOT_DRAINED, Stop
-from pipeline.settings import BrokerSettings, LatentbusSettings
 from schemas import topics, wire
 from schemas.errors import ConfigError
 from schemas.messages import Answer, Busy, NeedText, Refine, Reject, RejectReason, Status
@@ -47,7 +47,7 @@ async def test_a_prefix_is_refined_until_its_answer_is_safe(broker: LocalBroker)
         assert (answer.outcome, answer.text, answer.latents) == (Outcome.ANSWERED, "seen 5", 5)
         assert answer.payload_bytes == len(b"payload") + len(b"more payload")
         assert worker.sample("worker_batch_frames_total") == 2
-        assert worker.sample("worker_events_total", event="outcome_answered") == 1
+        assert worker.sample("session_events_total", event="outcome_answered") == 1
 
 
 async def test_the_text_of_an_unknown_question_is_asked_for(broker: LocalBroker) -> None:
@@ -178,7 +178,7 @@ async def test_the_loop_works_on_while_the_model_computes(broker: LocalBroker) -
         await edge.question()
         worker.engine.gate.clear()
         await edge.open(1)
-        assert await asyncio.to_thread(worker.engine.entered.wait, WAIT_S)
+        await worker.engine.entered.wait()
         # The model's thread stands still. All of this is received, decided, and sent meanwhile.
         for sequence in range(2, 12):
             await edge.open(sequence)
@@ -195,7 +195,7 @@ async def test_frames_that_wait_for_the_model_go_in_one_batch(broker: LocalBroke
         await edge.question()
         worker.engine.gate.clear()
         await edge.open(1)
-        assert await asyncio.to_thread(worker.engine.entered.wait, WAIT_S)
+        await worker.engine.entered.wait()
         for sequence in range(2, 8):
             await edge.open(sequence, camera=f"camera-{sequence}", remaining_ms=15_000 - 1_000 * sequence)
         await edge.status(lambda status: status.parked == 7)
@@ -241,7 +241,7 @@ async def test_a_full_worker_hands_over_to_a_free_one(broker: LocalBroker) -> No
         edge.heard.clear()
         await edge.status(lambda status: status.id == "free")
         await edge.hand_over("full", 1)
-        assert await asyncio.to_thread(full.engine.entered.wait, WAIT_S)
+        await full.engine.entered.wait()
         await edge.hand_over("full", 2)
         assert (await edge.answer(2, final=False)).worker == "free"
         full.engine.gate.set()
@@ -265,7 +265,7 @@ async def test_a_draining_worker_takes_nothing_new_and_finishes_what_it_has(brok
         await edge.question()
         worker.engine.gate.clear()
         await edge.open(1)
-        assert await asyncio.to_thread(worker.engine.entered.wait, WAIT_S)
+        await worker.engine.entered.wait()
         worker.stop.request()
         await edge.status(lambda status: status.online and status.capacity == 0)
         assert not await edge.open(2)
@@ -284,7 +284,7 @@ async def test_a_worker_that_cannot_drain_in_time_says_so(broker: LocalBroker) -
             await edge.question()
             worker.engine.gate.clear()
             await edge.open(1)
-            assert await asyncio.to_thread(worker.engine.entered.wait, WAIT_S)
+            await worker.engine.entered.wait()
             worker.stop.request()
             assert await worker.task == EXIT_NOT_DRAINED
         await edge.status(lambda status: not status.online)

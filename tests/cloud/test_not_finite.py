@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_workers.look_engine import LookDone, LookFailed, VlmLookEngine
+from cloud_workers.inference.adapter import AnswerModel
+from cloud_workers.inference.backend import InferenceAnswer
+from cloud_workers.inference.registry import load_model
+from cloud_workers.look_engine import LookDone, LookFailed
 from cloud_workers.prefix_store import PrefixStore
-from cloud_workers.vlm import TransformersVlm, VlmAnswer
 from pipeline.codec.prefix_decoder_torch import PrefixDecoder, load_prefix_decoder
 from pipeline.codec.spec import TABLES_FILE
 from pipeline.codec.stop_shift import WINDOW_LOOKS, ScoreQuantiles, ShiftDetector
@@ -21,6 +23,7 @@ from pipeline.codec.tables import FrequencyTables
 from pipeline.protocol.effects import LookAnswer
 from schemas.messages import RejectReason
 from schemas.types import AnswerType
+from tests.cloud.engines import BlockingEngine
 from tests.cloud.test_look_engine import PickyVlm, expected, look
 from tests.protocol.harness import STOP_RULE
 from tests.protocol.test_worker_schedule import receive, session
@@ -42,7 +45,7 @@ class SickVlm(PickyVlm):
         questions: Sequence[tuple[str, AnswerType]],
         *,
         frames: Sequence[int] | None = None,
-    ) -> list[VlmAnswer]:
+    ) -> list[InferenceAnswer]:
         found = super().answer(tokens, questions, frames=frames)
         return [
             answer._replace(**self._numbers) if text == self._sick else answer  # type: ignore[arg-type]
@@ -50,9 +53,9 @@ class SickVlm(PickyVlm):
         ]
 
 
-def engine(codec_dir: Path, vlm: PickyVlm | TransformersVlm, decoder: PrefixDecoder | None = None) -> VlmLookEngine:
+def engine(codec_dir: Path, vlm: AnswerModel, decoder: PrefixDecoder | None = None) -> BlockingEngine:
     tables = FrequencyTables.load(codec_dir / TABLES_FILE)
-    return VlmLookEngine(PrefixStore(tables, decoder or load_prefix_decoder(codec_dir)), vlm)
+    return BlockingEngine(PrefixStore(tables, decoder or load_prefix_decoder(codec_dir)), vlm)
 
 
 @pytest.mark.parametrize("number", NONE)
@@ -69,6 +72,17 @@ def test_a_query_whose_logits_are_not_finite_fails_and_its_neighbours_are_answer
     assert [bool(answer.problem) for answer in first.answers] == [False, True, False]
     assert [first.answers[n].text for n in (0, 2)] == [expected(0, n) for n in (0, 2)]
     assert (second.answers[0].text, second.answers[0].problem) == (expected(1, 0), "")
+
+
+def test_a_question_that_cannot_be_asked_says_why(codec_dir: Path) -> None:
+    sick = SickVlm("text 0", probability=math.nan)
+    (result,) = engine(codec_dir, sick).run([look(codec_dir, 0)])
+    assert isinstance(result, LookDone)
+    assert result.answers[0].problem == "its logits are not finite"
+    sick._numbers["problem"] = "too long"  # type: ignore[assignment]
+    (result,) = engine(codec_dir, sick).run([look(codec_dir, 0)])
+    assert isinstance(result, LookDone)
+    assert result.answers[0].problem == "too long"
 
 
 @pytest.mark.parametrize("number", NONE)
@@ -96,7 +110,7 @@ def test_a_frame_whose_tokens_are_not_finite_fails_alone(codec_dir: Path, number
 
 
 def test_a_model_whose_weights_are_not_finite_answers_with_no_number(vlm_dir: Path) -> None:
-    vlm = TransformersVlm.load(vlm_dir)
+    vlm = load_model(vlm_dir)
     with torch.no_grad():
         vlm.model.get_output_embeddings().weight[0] = math.nan
     (answer,) = vlm.answer(torch.zeros(1, vlm.token_count, vlm.token_dim), [("What is this?", AnswerType.WORD)])

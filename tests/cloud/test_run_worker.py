@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from broker_config.launcher import LocalBroker
+from cloud_workers.inference.registry import load_model
 from cloud_workers.node import run_worker
-from cloud_workers.vlm import TransformersVlm
 from pipeline.codec.spec import load_codec_spec
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings, LatentbusSettings, WorkerSettings
+from pipeline.config.settings import BrokerSettings, LatentbusSettings, WorkerSettings
+from pipeline.node.runtime import Stop
 from schemas import topics, wire
 from schemas.errors import ArtifactError
 from schemas.messages import Chunk, Open, Refine
@@ -62,7 +62,7 @@ async def test_a_frame_is_answered_as_the_model_answers_its_whole_latent(
         answer = await edge.answer(1)
         stop.request()
         assert await task == 0
-    vlm = TransformersVlm.load(vlm_dir)
+    vlm = load_model(vlm_dir)
     expected = vlm.answer(decode_whole(symbols)[None], [("Is there a car?", AnswerType.TEXT)])[0]
     assert (answer.outcome, answer.latents, answer.looks) == (Outcome.ANSWERED, LATENT_COUNT, 3)
     assert answer.text == expected.text

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.codec import meta_autoencoder_torch
-from pipeline.codec.klt_torch import KltTransform
+from pipeline.codec.klt_torch import KltTransform, LatentShape
 from pipeline.codec.meta_autoencoder_torch import MetaAutoEncoder
-from pipeline.codec.prefix_decoder_torch import load_prefix_decoder, load_transform, save_transform
+from pipeline.codec.prefix_decoder_torch import load_prefix_decoder, load_transform, read_transform, save_transform
 from pipeline.codec.spec import TABLES_FILE, WEIGHTS_FILE, CodecSpec, hash_file
 from pipeline.codec.tables import FrequencyTables
 from pipeline.codec.transform_torch import LatentTransform
 from schemas.errors import ArtifactError, StateError
 from tests.codec.synthetic import separable_tokens
 from training.codec.config import CodecBudget
-from training.codec.folder import encode_all
-from training.codec.klt import fit_klt
-from training.codec.meta import start_meta
+from training.codec.fit.klt import fit_klt
+from training.codec.fit.meta import start_meta
+from training.codec.prefixes import encode_all
 
 LATENTS, WIDTH = 6, 8
 SMALL = CodecBudget(encoder_width=16, decoder_width=16, decoder_layers=1)
@@ -148,7 +148,9 @@ def test_reconstruction_points_are_where_the_coefficients_are(klt: KltTransform,
 def test_the_dead_zone_widens_zero_only(klt: KltTransform) -> None:
     zone = float(klt.dead_zone)
     edges = torch.tensor([0.49 + zone, 0.51 + zone, 1.49 + zone, 1.51 + zone])
-    assert klt.quantise(torch.cat([edges, -edges])).tolist() == [0, 1, 1, 2, 0, -1, -1, -2]
+    coefficients = torch.zeros(1, LATENTS, WIDTH)
+    coefficients.view(-1)[:8] = torch.cat([edges, -edges])
+    assert klt.quantise(coefficients).flatten()[:8].tolist() == [0, 1, 1, 2, 0, -1, -1, -2]
 
 
 def test_meta_autoencoder_starts_as_the_klt(klt: KltTransform, tokens: Tensor) -> None:
@@ -182,14 +184,13 @@ def test_mixed_prefix_lengths_decode_as_they_do_alone(meta: MetaAutoEncoder, tok
         torch.testing.assert_close(together[index : index + 1], alone, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("tail", ["mask", "truncate"])
 @pytest.mark.parametrize("count", [0, 1, 9])
 def test_a_batch_of_any_size_decodes_as_in_training(
-    klt: KltTransform, tokens: Tensor, tail: str, count: int, monkeypatch: pytest.MonkeyPatch
+    klt: KltTransform, tokens: Tensor, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without gradients a few frames at a time go through the layers."""
     monkeypatch.setattr(meta_autoencoder_torch, "_TOKENS_IN_CACHE", 4 * klt.token_count + 1)
-    model = start_meta(klt, tokens, replace(SMALL, tail=tail), seed=0).eval()
+    model = start_meta(klt, tokens, SMALL, seed=0).eval()
     torch.nn.init.normal_(model.decoder.out.weight, std=0.1)
     symbols = klt.encode(tokens[:count]).float()
     mixed = torch.arange(count) % (LATENTS + 1)
@@ -282,3 +283,31 @@ def test_wrong_weights_are_named(klt: KltTransform, meta: MetaAutoEncoder, token
     (folder / WEIGHTS_FILE).unlink()
     with pytest.raises(ArtifactError, match="missing"):
         load_transform(folder)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_tokens_that_say_nothing_are_named(value: float) -> None:
+    with pytest.raises(StateError, match="the tower sees nothing"):
+        fit_klt(torch.full((9, 4, 8), value), 2, 8, target_bytes=10.0)
+
+
+def test_files_of_variants_that_are_gone_are_refused_by_name_and_older_ones_read(
+    meta: MetaAutoEncoder, tokens: Tensor, tmp_path: Path
+) -> None:
+    """Files of earlier versions name four choices more."""
+    shape = LatentShape(meta.token_count, meta.token_dim, LATENTS, WIDTH)
+    tensors = {name: value.contiguous() for name, value in meta.state_dict().items()}
+    left = {"fsq_levels": 0, "tail": "mask", "latents": "bidirectional", "own_embedding": True}
+    path = tmp_path / "codec.safetensors"
+
+    def write(**changes: object) -> None:
+        config = json.dumps({**meta.config.as_dict(), **left, **changes})
+        path.write_bytes(save(tensors, metadata={"config": config}))
+
+    write()
+    symbols = read_transform(path, "meta_autoencoder", shape).encode(tokens)
+    assert torch.equal(symbols, meta.encode(tokens))
+    for changes in ({"tail": "zero"}, {"latents": "causal"}, {"fsq_levels": 7}, {"own_embedding": False}):
+        write(**changes)
+        with pytest.raises(ArtifactError, match=f"{next(iter(changes))} is .* no longer decoded"):
+            read_transform(path, "meta_autoencoder", shape)

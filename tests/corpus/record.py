@@ -18,23 +18,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from analysis.traffic import Traffic, read_traffic
 from broker_config.launcher import LocalBroker
 from cloud_workers.node import run_worker
 from edge_nodes.node import run_edge
-from latentbus.ask import Asking
 from latentbus.client import Client
-from latentbus.demo.fleet import ANSWER_TYPES
+from latentbus.client.ask import Asking
+from latentbus.demo.cameras import ANSWER_TYPES
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.stop_file import load_stop_rule
-from pipeline.logs import configure_logging
-from pipeline.recording.format import Compression
-from pipeline.recording.reader import LogReader
-from pipeline.recording.traffic import Traffic, read_traffic
-from pipeline.recording.writer import LogWriter
-from pipeline.runtime import Stop
-from pipeline.scenes.catalogue import QuestionKind
-from pipeline.scenes.motion import standing_questions
-from pipeline.settings import (
+from pipeline.config.logs import configure_logging
+from pipeline.config.settings import (
     BrokerSettings,
     CameraSettings,
     EdgeRecordingSettings,
@@ -43,6 +37,12 @@ from pipeline.settings import (
     QuestionSettings,
     WorkerSettings,
 )
+from pipeline.node.runtime import Stop
+from pipeline.recording.format import Compression
+from pipeline.recording.reader import LogReader
+from pipeline.recording.writer import LogWriter
+from pipeline.scenes.catalogue import QuestionKind
+from pipeline.scenes.motion import standing_questions
 from schemas.types import AnswerType, Outcome
 
 CORPUS: Final = Path(__file__).with_name("fleet.mcap")

@@ -13,10 +13,10 @@ from edge_nodes.sources import CapturedFrame
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.latent import EncodedLatent
+from pipeline.config.settings import BrokerSettings, LatentbusSettings
+from pipeline.node.runtime import Stop
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.ports import Sent
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings, LatentbusSettings
 from schemas import topics, wire
 from schemas.messages import Ask, Message
 from schemas.types import FrameId

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.settings import BrokerSettings, CameraSettings, ClientBudgetSettings, EdgeSettings, LatentbusSettings
+from pipeline.config.settings import (
+    BrokerSettings,
+    CameraSettings,
+    ClientBudgetSettings,
+    EdgeSettings,
+    LatentbusSettings,
+)
 from schemas import topics, wire
 from schemas.messages import Answer, Ask, QueryOutcome, Receipt
 from schemas.types import Outcome

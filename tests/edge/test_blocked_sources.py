@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.runtime import DRAIN_TIMEOUT_S
-from pipeline.settings import BrokerSettings
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.runtime import DRAIN_TIMEOUT_S
 from tests.edge.support import ScriptedWorker
 
 pytestmark = pytest.mark.broker

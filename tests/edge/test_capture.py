@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from edge_nodes import capture
 from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture import CameraCapture
-from edge_nodes.clock import first_of
 from edge_nodes.sources import CapturedFrame
-from pipeline.containment import Containment
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
+from pipeline.node.containment import Containment
 from schemas.errors import ArtifactError, SourceError
 from tests.edge.support import SkippingClock
 
@@ -354,14 +353,3 @@ async def test_a_source_that_ends_ends_the_camera() -> None:
     await rig.capture.run()
     assert rig.taker.taken == []
     assert rig.taker.ups == [True, False]
-
-
-async def test_first_of_passes_errors_on_and_leaves_nothing_behind() -> None:
-    async def fails() -> None:
-        raise SourceError("a", "b")
-
-    forever = asyncio.Event()
-    with pytest.raises(SourceError):
-        await first_of(forever.wait(), fails())
-    await first_of(forever.wait(), asyncio.sleep(0))
-    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []

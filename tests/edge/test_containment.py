@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
+from edge_nodes.encoder import EncoderThread
+from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.site import Site
+from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
 from pipeline.protocol.edge_frames import EdgeFrames
 from pipeline.protocol.edge_opens import EdgeOpens
 from pipeline.protocol.edge_session import EdgeSession
-from pipeline.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
+from schemas.messages import Answer, Ask
 from schemas.types import Outcome
-from tests.edge.running import running
+from tests.edge.running import listening, running
 from tests.edge.support import ScriptedWorker
 
 pytestmark = [pytest.mark.broker, pytest.mark.usefixtures("contained")]
@@ -64,4 +67,32 @@ async def test_a_site_lives_on_and_gets_later_answers(
         while not (raised and any(end.outcome is Outcome.ANSWERED for end in site.watcher.ended)):
             camera, opened = await worker.next_open()
             await worker.answer_all(camera, opened)
+        assert not site.task.done()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(EdgeSession, "offer"), (EncoderThread, "encode"), (FirstPrefix, "choose")]
+)
+async def test_an_ad_hoc_question_waits_for_the_next_frame_when_its_frame_comes_to_nothing(
+    broker_settings: BrokerSettings, codec_dir: Path, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> None:
+    with_bug, raised = once(getattr(owner, name))
+    monkeypatch.setattr(owner, name, with_bug)
+    edge = EdgeSettings(
+        site="depot", codec=codec_dir, cameras={"gate": CameraSettings(source="test:1", interval_s=0.1)}
+    )
+    async with (
+        asyncio.timeout(30),
+        listening(broker_settings, "lb/v2/answer/gate") as client,
+        ScriptedWorker(broker_settings) as worker,
+        running(LatentbusSettings(broker=broker_settings, edge=edge)) as site,
+    ):
+        await client.ask("gate", Ask(query_id="q1", text="Is the gate open?", deadline_ms=25_000))
+        camera, opened = await worker.next_open()
+        assert raised, "the first frame with the question met the bug"
+        assert [ref.question_id for ref in opened.queries] == ["q1"]
+        await worker.answer_all(camera, opened)
+        _, answer = await client.next(Answer)
+        assert isinstance(answer, Answer)
+        assert (answer.query_id, answer.outcome) == ("gate/@me/q1", Outcome.ANSWERED)
         assert not site.task.done()

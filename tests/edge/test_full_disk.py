@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from pipeline.ask_journal import AskJournal
+from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings
+from pipeline.node.ask_journal import AskJournal
+from pipeline.node.disk_reserve import RESERVE_BYTES, DiskReserve
 from pipeline.protocol import ad_hoc_questions
 from pipeline.protocol.ad_hoc_questions import RETRY_S
-from pipeline.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings
+from pipeline.protocol.journal_requests import MAX_OPEN_ASKS, Admission
 from schemas.errors import ArtifactError
 from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.types import Outcome
@@ -256,3 +261,96 @@ async def test_an_edge_starts_without_its_journal_and_opens_it_when_the_disk_has
         assert [entry.ask for entry in stored.unfinished()] == [question]
         stored.close()
         await worker.answer_all(camera, opened, "a cat")
+
+
+# ---- a disk that is really full -------------------------------------------------------------------------------------
+
+
+class TinyDisk:
+    """A file system of 24 MB of its own, and somebody who takes every free block of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.journal_path = path / "asks.sqlite3"
+        self._filler = path / "filler"
+
+    def fill(self) -> None:
+        with suppress(OSError), self._filler.open("ab", buffering=0) as filler:
+            while True:
+                filler.write(b"z" * 4096)
+
+    def free(self) -> None:
+        self._filler.unlink()
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[TinyDisk]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24M", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a file system")
+    yield TinyDisk(folder)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True, timeout=30)
+
+
+def test_the_end_of_every_open_question_is_stored_on_a_disk_that_is_full(tiny_disk: TinyDisk) -> None:
+    journal = AskJournal(tiny_disk.journal_path)
+    for number in range(MAX_OPEN_ASKS):
+        assert journal.admit("gate", "client", ask(f"q{number}"), REPLY)[0] is Admission.NEW
+    tiny_disk.fill()
+    for number in range(MAX_OPEN_ASKS):
+        assert journal.decide(key(f"q{number}"), long_answer(f"q{number}"), told=True) is not None
+        tiny_disk.fill()
+    assert journal.counters["reserve_pieces_used"] > 0
+    # The process is killed, and the next one finds the disk as full.
+    killed = AskJournal(tiny_disk.journal_path)
+    assert killed.unfinished() == []
+    assert killed.admit("gate", "client", ask("q7"), REPLY)[1].terminal == long_answer("q7")
+    # What is left is not for new questions.
+    with pytest.raises(sqlite3.OperationalError, match="the disk is full"):
+        killed.admit("gate", "client", ask("new"), REPLY)
+    tiny_disk.free()
+    assert killed.admit("gate", "client", ask("new"), REPLY)[0] is Admission.NEW
+    assert not killed._reserve or not killed._reserve.used, "it is whole again"
+    killed.close()
+    journal.close()
+
+
+def test_a_journal_of_a_full_disk_can_be_opened_and_its_questions_end(tiny_disk: TinyDisk) -> None:
+    before = AskJournal(tiny_disk.journal_path)
+    for number in range(20):
+        before.admit("gate", "client", ask(f"q{number}"), REPLY)
+    before.decide(key("q0"), long_answer("q0"), told=True)
+    before.close()  # SQLite's log and its index are gone now: to open the file again takes room
+    tiny_disk.fill()
+    journal = AskJournal(tiny_disk.journal_path)
+    for stored in journal.unfinished():
+        assert journal.decide(stored.query_id, failed(stored.ask.query_id), told=True) is not None
+        tiny_disk.fill()
+    assert journal.unfinished() == []
+    journal.close()
+
+
+def test_a_disk_without_room_for_the_reserve_takes_questions_all_the_same(tiny_disk: TinyDisk) -> None:
+    with (tiny_disk.path / "photos").open("wb") as photos:
+        photos.write(b"z" * (24 * 1024 * 1024 - RESERVE_BYTES // 2))
+    journal = AskJournal(tiny_disk.journal_path)
+    assert not tiny_disk.journal_path.with_suffix(".reserve").exists()
+    assert journal.admit("gate", "client", ask(), REPLY)[0] is Admission.NEW
+    assert journal.decide(key("q1"), answer(), told=True) is not None
+    journal.close()
+
+
+def test_a_reserve_that_somebody_deleted_frees_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "asks.reserve"
+    reserve = DiskReserve(path, 100_000)
+    used = [reserve.used, reserve.fill(), reserve.used]
+    assert path.stat().st_size == 100_000
+    assert [reserve.give_up() for _ in range(5)] == [True] * 4 + [False]
+    assert [*used, reserve.used] == [False, True, False, True]
+    assert reserve.fill()
+    path.unlink()
+    assert not reserve.give_up()
+    assert reserve.fill()
+    assert not DiskReserve(path, 100_000).used

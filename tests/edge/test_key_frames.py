@@ -13,7 +13,7 @@ from pipeline.codec.bitstream import decode_chunk
 from pipeline.codec.prediction import KeyFramePrediction
 from pipeline.codec.spec import TABLES_FILE
 from pipeline.codec.tables import FrequencyTables
-from pipeline.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
+from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
 from schemas import topics
 from schemas.messages import Chunk, KeyFrame, Open, Reject, RejectReason
 from schemas.types import Outcome

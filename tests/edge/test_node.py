@@ -21,7 +21,7 @@ from pipeline.codec.bitstream import decode_chunk
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.spec import TABLES_FILE, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
-from pipeline.settings import (
+from pipeline.config.settings import (
     BrokerSettings,
     CameraSettings,
     EdgeSettings,
@@ -492,4 +492,4 @@ async def test_metrics_are_served(make: Make, broker_settings: BrokerSettings) -
     assert samples['source_up{camera="gate"}'] == 1.0
     assert samples["ready"] == samples["connected"] == 1.0
     assert samples['query_delay_seconds_count{outcome="answered"}'] >= 1
-    assert samples['edge_events_total{event="opens"}'] >= 1
+    assert samples['session_events_total{event="opens"}'] >= 1

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from edge_nodes.pool_problems import MAX_CODECS, PoolProblems
 from pipeline.bus.mqtt import MqttBus
-from pipeline.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
+from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
 from schemas import topics, wire
 from schemas.messages import Open, Reject, RejectReason, Status
 from schemas.types import FrameId, Outcome

@@ -12,9 +12,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import settings_file
-from pipeline.settings import LatentbusSettings, load_settings
-from pipeline.settings_file import (
+from pipeline.config import settings_file
+from pipeline.config.settings import LatentbusSettings, load_settings
+from pipeline.config.settings_file import (
     MAX_SETTINGS_BYTES,
     MAX_SETTINGS_DEPTH,
     MAX_SETTINGS_VALUES,

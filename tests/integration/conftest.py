@@ -13,10 +13,10 @@ import pytest
 
 from cloud_workers.node import run_worker
 from edge_nodes.node import run_edge
-from latentbus.demo.ledger import Ledger
-from latentbus.demo.observer import FrameLogTail, Observer
-from pipeline.runtime import Stop
-from pipeline.settings import (
+from latentbus.demo.ledger import DemoLedger
+from latentbus.fleet.client import FleetClient, reading
+from latentbus.fleet.frame_log import FrameLogReader
+from pipeline.config.settings import (
     BrokerSettings,
     CameraSettings,
     EdgeSettings,
@@ -24,6 +24,7 @@ from pipeline.settings import (
     QuestionSettings,
     WorkerSettings,
 )
+from pipeline.node.runtime import Stop
 from schemas.types import AnswerType
 from tests.integration.tiny_fleet import write_models_dir
 
@@ -57,17 +58,12 @@ class Fleet:
     broker: BrokerSettings
     directory: Path
     stack: AsyncExitStack
-    ledger: Ledger = field(default_factory=Ledger)
+    ledger: DemoLedger = field(default_factory=DemoLedger)
 
-    async def start(self) -> Observer:
-        observer = Observer(self.broker, self.ledger)
-        await self.stack.enter_async_context(observer.bus)
-        await observer.bus.wait_connected(PATIENCE_S)
-        task = asyncio.create_task(observer.run(), name="observer")
-        self.stack.push_async_callback(_cancelled, task)
-        self.tail = FrameLogTail(self.directory / "frames.jsonl", self.ledger)
-        self.observer = observer
-        return observer
+    async def start(self) -> None:
+        self.client = FleetClient(self.broker, "test", self.ledger.observe)
+        await self.stack.enter_async_context(reading(self.client))
+        self.log = FrameLogReader(self.directory / "frames.jsonl")
 
     async def worker(self, name: str) -> RunningProcess:
         settings = LatentbusSettings(broker=self.broker, worker=WorkerSettings(name=name, threads=1))
@@ -96,16 +92,16 @@ class Fleet:
         """Wait until this many queries have an outcome."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                self.tail.poll()
-                if sum(row.outcome is not None for row in self.ledger.opened_queries()) >= count:
+                self.ledger.read(self.log)
+                if sum(row.outcome is not None for row in self.ledger.opened) >= count:
                     return
-                await self.observer.wait_change()
+                await self.client.wait_change()
 
     async def finish(self, edge: RunningProcess) -> None:
         """Drain the edge and wait for its last outcomes."""
         assert await edge.drain() == 0
-        self.tail.poll()
-        await self.observer.wait_decided(PATIENCE_S)
+        self.ledger.read(self.log)
+        await self.client.wait_until(lambda: not self.ledger.unfinished, PATIENCE_S)
 
     async def _run(self, name: str, main: Callable[[Stop], Awaitable[int]]) -> RunningProcess:
         stop = Stop(drain_timeout_s=20)

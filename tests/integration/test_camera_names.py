@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import structlog
 
-from pipeline.settings import CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
+from pipeline.config.settings import CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
 from schemas.types import Outcome
 from tests.edge.running import running
 from tests.integration.conftest import Fleet

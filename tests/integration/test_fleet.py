@@ -9,11 +9,11 @@ import msgpack
 import pytest
 from structlog.testing import capture_logs
 
-from latentbus.ask import Asking
 from latentbus.client import Client
-from latentbus.demo.ledger import Ledger
+from latentbus.client.ask import Asking
+from latentbus.demo.ledger import DemoLedger
 from pipeline.bus.mqtt import MqttBus
-from pipeline.settings import BrokerSettings
+from pipeline.config.settings import BrokerSettings
 from schemas import topics
 from schemas.messages import Answer, BinaryMessage, Kind
 from schemas.topics import Family
@@ -23,8 +23,8 @@ from tests.integration.conftest import PATIENCE_S, Fleet
 pytestmark = pytest.mark.broker
 
 
-def outcomes(ledger: Ledger) -> Counter[Outcome | None]:
-    return Counter(row.outcome for row in ledger.opened_queries())
+def outcomes(ledger: DemoLedger) -> Counter[Outcome | None]:
+    return Counter(row.outcome for row in ledger.opened)
 
 
 async def test_every_query_ends_in_one_answer_and_workers_share(fleet: Fleet) -> None:
@@ -40,8 +40,8 @@ async def test_every_query_ends_in_one_answer_and_workers_share(fleet: Fleet) ->
     assert set(figures.answers_by_worker) == {"w1", "w2"}
     # Thresholds of the tiny codec are out of reach before the whole latent: each query was refined up to it.
     assert figures.refined_share == 1.0
-    assert {row.latents for row in fleet.ledger.opened_queries()} == {8}
-    assert all(row.first_s < row.final_s for row in fleet.ledger.opened_queries() if row.first_s and row.final_s)
+    assert {row.latents for row in fleet.ledger.opened} == {8}
+    assert all(row.first_s < row.decided_s for row in fleet.ledger.opened if row.first_s and row.decided_s)
     assert fleet.ledger.wire_bytes > sum(frame.wire_bytes for frame in fleet.ledger.frames.values()) > 0
     assert [await worker.drain() for worker in workers] == [0, 0]
 
@@ -53,7 +53,7 @@ async def test_a_worker_that_vanishes_costs_no_answer(fleet: Fleet) -> None:
     await fleet.worker("w2")
     lost.task.cancel()
     await asyncio.gather(lost.task, return_exceptions=True)
-    seen = len(fleet.ledger.opened_queries())
+    seen = len(fleet.ledger.opened)
     await fleet.until_answered(seen + 8)
     await fleet.finish(edge)
     found = outcomes(fleet.ledger)
@@ -110,7 +110,7 @@ async def test_bad_input_on_every_topic_stops_nothing_and_loses_no_answer(fleet:
                     topic = "/".join((topics.ROOT, family, *(LEVELS[level] for level in route.levels)))
                     for payload in bad_payloads(family).values():
                         await stranger.publish(topic, payload, qos=1)
-        before = sum(row.outcome is not None for row in fleet.ledger.opened_queries())
+        before = sum(row.outcome is not None for row in fleet.ledger.opened)
         await fleet.until_answered(before + 8)
         await fleet.finish(edge)
         assert await worker.drain() == 0

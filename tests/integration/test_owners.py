@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from latentbus.ask import Asking
+from latentbus.client.ask import Asking
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.settings import BrokerSettings
+from pipeline.config.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.messages import Answer, QueryOutcome
 from schemas.types import AnswerType, Outcome

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-from pipeline.ask_journal import AskJournal
+from pipeline.node.ask_journal import AskJournal
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import Departure
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings

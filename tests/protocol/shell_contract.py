@@ -44,9 +44,9 @@ class RecordingSession(EdgeSession):
         self.records: list[Record] = []
         self.made.append(self)
 
-    def connection(self, connected: bool, now_s: float) -> None:
+    def connection(self, connected: bool, now_s: float, *, generation: int = 0, resumed: bool = True) -> None:
         self.records.append(Record("connection", now_s, connected))
-        super().connection(connected, now_s)
+        super().connection(connected, now_s, generation=generation, resumed=resumed)
 
     def receive(self, received: Received, now_s: float) -> None:
         self.records.append(Record("receive", now_s, received))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.ask_journal import AskJournal
+from pipeline.node.ask_journal import AskJournal
 from pipeline.protocol.ad_hoc_questions import NO_FRAME_SEQUENCE, AdHocQuestions
 from pipeline.protocol.client_budgets import ClientBudget, ClientBudgets
 from pipeline.protocol.departures import Departure

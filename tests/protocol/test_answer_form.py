@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.answer_form import fits
+from pipeline.protocol.answer_form import fits
 from pipeline.protocol.effects import LookAnswer, SendAnswer
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_frames import WorkerFrames

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import pytest
 
 from edge_nodes.node import ASK_WINDOW
-from pipeline.bus.wire_cost import transport_wire_bytes
 from pipeline.protocol import client_budgets as budgets_module
 from pipeline.protocol.client_budgets import ASK_TOKENS, ClientBudget, ClientBudgets
 from pipeline.protocol.worker_work import question_tokens
 from schemas import topics, wire
 from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.types import AnswerType, FrameId, Outcome
+from schemas.wire_cost import transport_wire_bytes
 from tests.protocol.edge_driver import EdgeDriver
 
 UPLINK_KBPS = 64

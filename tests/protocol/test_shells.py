@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis.replay.plan import ReplayFrame, ReplayQuery, SitePlan
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.shell import EdgeShell
 from edge_nodes.site import Site
 from edge_nodes.sources import CapturedFrame
 from latentbus.replay.virtual_site import VirtualSite
-from pipeline.ask_journal import AskJournal
 from pipeline.bus.base import ConnectionChange, Inbound
-from pipeline.containment import Containment
-from pipeline.logs import get_logger
+from pipeline.config.logs import get_logger
+from pipeline.node.ask_journal import AskJournal
+from pipeline.node.containment import Containment
 from pipeline.protocol.edge_session import SiteSettings
 from pipeline.protocol.settings import EdgeProtocolSettings
-from pipeline.recording.replay_plan import ReplayFrame, ReplayQuery, SitePlan
 from schemas import topics, wire
 from schemas.identity import standing_query_id
 from schemas.messages import Accept, Answer, Ask, Busy, Question, Refine, Reject, RejectReason, Status
@@ -219,7 +219,7 @@ class Process(OnABus):
 
     async def offer(self, shell: Site, step: Offer) -> None:
         assert shell.session.has_room(step.camera)
-        captured = CapturedFrame(step.camera, 0, np.zeros((2, 2, 3), np.uint8), None)
+        captured = CapturedFrame(step.camera, 0, 0.0, np.zeros((2, 2, 3), np.uint8))
         await shell.take(captured, standing=True)
 
 

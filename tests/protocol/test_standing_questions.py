@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 import pytest
 
 from edge_nodes.node import site_settings
+from pipeline.config.settings import CameraSettings, EdgeSettings, QuestionSettings
 from pipeline.protocol import standing_questions as questions_module
+from pipeline.protocol.client_budgets import ClientBudget, ClientBudgets
+from pipeline.protocol.edge_reports import EdgeReports
+from pipeline.protocol.ports import Delivery, Received
+from pipeline.protocol.question_sync import SETTLE_S, QuestionSync
 from pipeline.protocol.standing_questions import StandingQuestions
-from pipeline.settings import CameraSettings, EdgeSettings, QuestionSettings
 from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.messages import Question
 from schemas.types import AnswerType
@@ -91,6 +97,42 @@ def test_a_broker_that_has_lost_what_it_retained_gets_it_again() -> None:
     standing.connected()
     published = agree(standing, standing.settle())
     assert published == [("car", message("car", BUS)), ("theirs", message("theirs", BUS, cameras=("yard",)))]
+
+
+def test_what_was_deleted_while_the_edge_was_away_is_deleted_where_the_broker_remembers() -> None:
+    standing = settled(car=CAR, bus=BUS, other=CAR)
+    standing.receive("bus", message("bus", CAR, text="Is there a red bus?"))
+    standing.receive("theirs", message("theirs", BUS, cameras=("yard",)))
+    standing.receive("kept", message("kept", BUS, cameras=("yard",)))
+    standing.connected()
+    # One more connection that breaks before everything has come.
+    standing.receive("other", message("other", CAR, set_by="settings"), retained=True)
+    standing.connected()
+    standing.receive("other", message("other", CAR, set_by="settings"), retained=True)
+    standing.receive("kept", message("kept", BUS, cameras=("yard",)), retained=True)
+    published = sorted(agree(standing, standing.settle(remembers=True)), key=itemgetter(0))
+    # As if the deletions had come: paused where the settings have it, else gone.
+    assert published == [("bus", message("bus", BUS, cameras=())), ("car", message("car", CAR, cameras=()))]
+    assert texts(standing, "gate") == [CAR.text], "other alone"
+    assert texts(standing, "yard") == [BUS.text], "kept alone"
+    standing.connected()
+    assert agree(standing, standing.settle()) != [], "what has no sign of being deleted is put back"
+
+
+def test_a_deletion_that_did_come_is_not_counted_twice() -> None:
+    standing = settled(car=CAR)
+    standing.connected()
+    assert standing.receive("car", None).reason.startswith("paused")
+    assert agree(standing, standing.settle(remembers=True)) == [("car", message("car", CAR, cameras=()))]
+    assert texts(standing, "gate") == []
+
+
+def test_with_more_questions_than_a_broker_sends_at_once_none_is_taken_for_deleted() -> None:
+    standing = settled(car=CAR)
+    for number in range(questions_module.MAX_RETAINED_TO_COMPARE):
+        standing.receive(f"q{number}", message(f"q{number}", BUS, cameras=("yard",)))
+    standing.connected()
+    assert "q1" in standing.settle(remembers=True)
 
 
 # ---- an operator's side ---------------------------------------------------------------------------------------------
@@ -282,3 +324,51 @@ def test_what_came_after_the_own_word_is_not_forgotten_with_its_acknowledgement(
         assert not standing.receive("car", message("car", CAR, cameras=("moon",))).accepted
     standing.published("car", own, refused=False)
     assert standing.differs("car"), "the broker retains what the edge has refused"
+
+
+# ---- what tells that a broker remembers -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("last_will", "resumed", "complete", "put_back"),
+    [
+        (b"3", False, True, False),
+        (b"5", False, True, False),  # of an attempt that came to nothing, later
+        (b"2", False, True, True),  # a broker that was restored as it was before
+        (None, False, True, True),
+        (b"x", False, True, True),
+        (b"3", True, True, True),  # the deletion is in the queue of the session
+        (b"3", False, False, True),  # perhaps it has not come yet
+    ],
+)
+def test_a_missing_question_was_deleted_only_where_the_broker_surely_remembers(
+    last_will: bytes | None, resumed: bool, complete: bool, put_back: bool
+) -> None:
+    standing, reports = board(car=CAR), EdgeReports()
+    sync = QuestionSync("depot", standing, reports, ClientBudgets(ClientBudget()))
+
+    def settle(now_s: float, *, read_back: bool) -> list[str]:
+        """Ids that are published; the broker takes each."""
+        if read_back:
+            sync.own_status_heard()
+        else:
+            sync.tick(now_s + SETTLE_S)
+        published = reports.take_departures()
+        for departure in published:
+            assert departure.done is not None
+            departure.done(Delivery.DELIVERED, now_s)
+        return [departure.topic.rpartition("/")[2] for departure in published]
+
+    def received(question_id: str, *, retained: bool = False) -> Received:
+        return Received(f"lb/v2/question/depot/{question_id}", b"{}", retained)
+
+    sync.connection(True, 0.0, generation=3, resumed=False)
+    assert settle(0.0, read_back=True) == ["car"]
+    theirs = message("theirs", BUS, cameras=("yard",))
+    sync.receive(received("theirs"), "theirs", theirs, 1.0)
+    sync.connection(True, 2.0, generation=6, resumed=resumed)
+    if last_will is not None:
+        sync.last_will_heard(Received("lb/v2/status/edge/depot", b"{}", True, None, last_will))
+    sync.receive(received("car", retained=True), "car", standing.wanted("car"), 2.0)
+    assert settle(2.0, read_back=complete) == (["theirs"] if put_back else [])
+    assert standing.asks("yard") == put_back

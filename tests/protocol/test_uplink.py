@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.bus.wire_cost import PUBACK_BYTES, publish_wire_bytes, transport_wire_bytes
 from pipeline.protocol.departures import LANE_LIMITS, Departure, Lane
 from pipeline.protocol.effects import Bid
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, Publish, Sent
@@ -10,6 +9,7 @@ from pipeline.protocol.uplink import ACKNOWLEDGE_WAIT_S, CHARGE_TLS, MAX_UNDER_W
 from schemas import wire
 from schemas.messages import Chunk, Gone, Message
 from schemas.types import FrameId
+from schemas.wire_cost import PUBACK_BYTES, publish_wire_bytes, transport_wire_bytes
 
 FRAME = FrameId(7, 1)
 TOPIC = "lb/v2/chunk/w-1/gate"

@@ -350,7 +350,7 @@ def test_the_expected_wait_follows_from_what_gets_done_not_from_how_long_one_bat
             worker.done(running.pop(0)[1], now_s)
         worker.open(step, now_s, camera=f"c{step}")
         running += [(now_s + batch_s, batch) for batch in of(RunBatch, worker.poll(now_s))]
-    pace = worker.session._frames._pace
+    pace = worker.session._frames.pace
     assert pace.batch_s(1) == pytest.approx(batch_s, rel=0.01)
     assert pace.wait_s(40) == pytest.approx(40 * 0.25 + batch_s, rel=0.05)
     assert pace.begins_s(40) == pytest.approx(40 * 0.25, rel=0.05)
@@ -365,7 +365,7 @@ def test_batches_that_end_together_share_their_time() -> None:
         assert len(batches) == 2
         for batch in batches:
             worker.done(batch, round_ + 1.0)
-    pace = worker.session._frames._pace
+    pace = worker.session._frames.pace
     assert pace.wait_s(40) == pytest.approx(40 * 0.5 + 1.0, rel=0.15)
 
 

@@ -10,10 +10,10 @@ from edge_nodes.node import run_edge
 from edge_nodes.observer import OfferedFrame
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.latent import EncodedLatent
+from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings
+from pipeline.node.runtime import Stop
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.ports import Sent
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings
 from schemas import topics, wire
 from schemas.messages import Ask, Chunk
 from schemas.types import FrameId

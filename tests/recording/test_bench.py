@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 from latentbus.bench import record_and_replay
 from latentbus.bench.log_files import recover_everywhere, seek_times, write_log
+from latentbus.bench.options import BenchOptions
 from latentbus.bench.publishers import payload
-from latentbus.bench.record_and_replay import RecordRun, cpu_s, fastest_without_loss
-from latentbus.bench.replay import BenchOptions, bench_replay, write_report
+from latentbus.bench.record_and_replay import RecordRun, fastest_without_loss
+from latentbus.bench.replay import bench_replay, write_report
 from latentbus.cli import app
+from latentbus.fleet.usage import cpu_s
 from pipeline.recording.reader import LogReader
 from schemas.errors import ConfigError
 
@@ -70,8 +72,8 @@ def test_a_log_is_recovered_at_every_cut(tmp_path: Path) -> None:
 def test_a_recovery_that_misses_something_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
+    from analysis.recover import recover
     from latentbus.bench import log_files
-    from pipeline.recording.recover import recover
 
     path = tmp_path / "log.mcap"
     write_log(path, 30_000, 100, lambda share: None, close=False)
@@ -116,7 +118,7 @@ async def climb(
     """Rates that were tried and that counted, with a recorder that loses something above its limit."""
     runs = 0
 
-    async def record_run(folder: Path, *, rate_hz: float, **_: object) -> tuple[RecordRun, Path]:
+    async def record_run(_folder: Path, _options: BenchOptions, rate_hz: float) -> tuple[RecordRun, Path]:
         nonlocal runs
         runs += 1
         lost = int(rate_hz > limit_hz or runs == unlucky)
@@ -126,15 +128,7 @@ async def climb(
 
     monkeypatch.setattr(record_and_replay, "record_run", record_run)
     counted, tried, log = await fastest_without_loss(
-        tmp_path,
-        first_hz=100,
-        most_hz=1_000,
-        factor=2,
-        seconds=1,
-        repeats=2,
-        processes=1,
-        size_bytes=50,
-        say=lambda line: None,
+        tmp_path, BenchOptions(first_hz=100, most_hz=1_000, factor=2, repeats=2), lambda line: None
     )
     assert names_in(tmp_path) == [log.name]  # the others are deleted
     return [run.offered_hz for run in tried], [run.offered_hz for run in counted]

@@ -17,6 +17,14 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from analysis.compare.compared_log import ComparedLog
+from analysis.compare.comparison import Comparison, compare_logs
+from analysis.compare.matching import MatchedBy, ReplayOrigin, match_queries
+from analysis.latents import recorded_latent
+from analysis.redact.redacted_copy import copy_redacted
+from analysis.redact.redaction import Redaction
+from analysis.traces import FrameTrace
+from analysis.traffic import read_traffic
 from cloud_workers.node import run_worker
 from latentbus.cli import app
 from latentbus.replay.options import CameraOptions, Deadlines, ReplayOptions
@@ -25,17 +33,9 @@ from latentbus.replay.run import replay_cameras
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import STOP_FILE, TABLES_FILE, WEIGHTS_FILE, hash_file, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
-from pipeline.recording.compared_log import ComparedLog
-from pipeline.recording.comparison import Comparison, compare_logs
-from pipeline.recording.latents import recorded_latent
-from pipeline.recording.matching import MatchedBy, ReplayOrigin, match_queries
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.runtime import Stop
 from pipeline.recording.reader import LogReader
-from pipeline.recording.redacted_copy import copy_redacted
-from pipeline.recording.redaction import Redaction
-from pipeline.recording.traces import FrameTrace
-from pipeline.recording.traffic import read_traffic
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings
 from schemas.errors import ConfigError
 from schemas.types import FrameId
 from tests.corpus.record import CORPUS, MAX_BYTES, SCORE_TOLERANCE, late, running, unfit, worker_settings

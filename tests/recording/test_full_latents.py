@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from analysis.latents import recorded_latent
+from analysis.traffic import read_traffic
 from pipeline.codec.spec import TABLES_FILE
 from pipeline.codec.tables import FrequencyTables
+from pipeline.config.settings import BrokerSettings, EdgeRecordingSettings
 from pipeline.recording.deposit import Deposit, decode_deposit, encode_deposit, latent_topic
-from pipeline.recording.latents import recorded_latent
 from pipeline.recording.reader import LogReader
-from pipeline.recording.traffic import read_traffic
-from pipeline.settings import BrokerSettings, EdgeRecordingSettings
 from schemas.errors import WireError
 from schemas.types import FrameId
 from tests.edge.conftest import codec_dir

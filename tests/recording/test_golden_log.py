@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from analysis.traffic import read_traffic
 from pipeline.recording.format import FORMAT_VERSION
 from pipeline.recording.reader import LogReader
-from pipeline.recording.traffic import read_traffic
 from pipeline.recording.writer import LogWriter
 from schemas.errors import RecordingError
 from schemas.messages import BINARY_MESSAGES, JSON_MESSAGES

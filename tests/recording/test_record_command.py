@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from analysis.recover import recover
 from broker_config.launcher import LocalBroker
 from latentbus.cli import app
 from pipeline.bus.base import MqttProperties, Subscription
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.settings import BrokerSettings
 from pipeline.recording.reader import LogReader, open_logs
-from pipeline.recording.recover import recover
-from pipeline.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import ConfigError, RecordingError
 from schemas.messages import Question, Status
@@ -284,7 +284,7 @@ def test_a_path_that_cannot_be_written_is_said_before_the_broker_is_asked(tmp_pa
 
 
 def test_a_broker_that_is_not_there_leaves_no_empty_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentbus.record.CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("latentbus.logs.record.CONNECT_TIMEOUT_S", 0.2)
     result = runner.invoke(app, ["record", str(tmp_path / "run.mcap"), "--port", "1"])
 
     assert result.exit_code != 0

@@ -21,10 +21,13 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from analysis.compare.matching import MatchedBy, ReplayOrigin, match_queries
+from analysis.latents import recorded_latent
+from analysis.traffic import Traffic, read_traffic
 from cloud_workers.node import run_worker
-from latentbus.ask import Asking
 from latentbus.cli import app
-from latentbus.record import RecordOptions, record
+from latentbus.client.ask import Asking
+from latentbus.logs.record import RecordOptions, record
 from latentbus.replay.options import CameraOptions, Deadlines, QuestionSource, ReplayOptions
 from latentbus.replay.report import CameraReport
 from latentbus.replay.run import replay_cameras, replay_verbatim
@@ -33,15 +36,12 @@ from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import TABLES_FILE, hash_file, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
-from pipeline.recording.latents import recorded_latent
-from pipeline.recording.matching import MatchedBy, ReplayOrigin, match_queries
+from pipeline.config.settings import BrokerSettings, LatentbusSettings, WorkerSettings
+from pipeline.node.runtime import Stop
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogReader
 from pipeline.recording.recorder import RecorderOptions
-from pipeline.recording.traffic import Traffic, read_traffic
 from pipeline.recording.writer import LogWriter
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings, LatentbusSettings, WorkerSettings
 from schemas import topics
 from schemas.errors import ConfigError
 from schemas.types import AnswerType, Outcome
@@ -210,7 +210,7 @@ async def test_a_stopped_replay_says_how_far_it_came(fleet: Fleet) -> None:
     path = write_log(fleet.directory / "long.mcap", log.messages)
     stop = Stop()
     playing = asyncio.create_task(replay_cameras(ReplayOptions((path,)), CameraOptions(), fleet.broker, stop, quiet()))
-    await fleet.observer.wait_online({"edge/replay-north"})
+    assert await fleet.client.wait_until(lambda: "edge/replay-north" in fleet.client.online, PATIENCE_S)
     stop.request()
     report = await asyncio.wait_for(playing, PATIENCE_S)
     assert report.frames < report.planned == 3
@@ -219,8 +219,8 @@ async def test_a_stopped_replay_says_how_far_it_came(fleet: Fleet) -> None:
 
 
 async def _offline(running: Fleet) -> None:
-    while "edge/replay-north" in running.observer.online:
-        await running.observer.wait_change()
+    while "edge/replay-north" in running.client.online:
+        await running.client.wait_change()
 
 
 def hand_log(fingerprint: bytes | None = None) -> FrameLog:

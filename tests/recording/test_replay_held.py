@@ -17,9 +17,9 @@ from latentbus.replay.report import VerbatimReport
 from latentbus.replay.run import replay_verbatim
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.runtime import Stop
 from pipeline.recording.message import LoggedMessage
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings
 from schemas.errors import ConfigError
 from tests.integration.conftest import PATIENCE_S
 from tests.recording.messages import write_log

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from analysis.replay.selection import Moment
 from latentbus.replay.options import ReplayOptions
 from latentbus.replay.run import replay_verbatim
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.runtime import Stop
 from pipeline.recording.message import LoggedMessage
-from pipeline.recording.selection import Moment
-from pipeline.runtime import Stop
-from pipeline.settings import BrokerSettings
 from tests.integration.conftest import PATIENCE_S
 from tests.recording.messages import write_log
 from tests.recording.recorded_frames import PREDICTING, FrameLog, ref

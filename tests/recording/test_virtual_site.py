@@ -8,6 +8,8 @@ from functools import partial
 
 import pytest
 
+from analysis.latents import RecordedLatent
+from analysis.replay.plan import ReplayFrame, ReplayQuery, SitePlan
 from latentbus.replay.keyboard import Key
 from latentbus.replay.pace import Room, room
 from latentbus.replay.player import Player
@@ -16,8 +18,6 @@ from pipeline.bus.base import ConnectionChange, Inbound
 from pipeline.protocol.edge_frames import EdgeFrames
 from pipeline.protocol.effects import AskedQuery, Decision
 from pipeline.protocol.settings import EdgeProtocolSettings
-from pipeline.recording.latents import RecordedLatent
-from pipeline.recording.replay_plan import ReplayFrame, ReplayQuery, SitePlan
 from schemas import topics, wire
 from schemas.errors import StateError
 from schemas.identity import QuestionContent, standing_query_id

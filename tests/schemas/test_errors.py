@@ -21,6 +21,8 @@ from schemas.errors import (
     BrokerStartError,
     CameraNameError,
     ConfigError,
+    EngineError,
+    FeatureShapeError,
     FingerprintError,
     LatentbusError,
     LocalError,
@@ -89,6 +91,12 @@ def test_remote_errors_have_a_label_for_counters_that_no_peer_chooses() -> None:
             ["'gate'", "'north'", "'south'"],
             {"site": "north", "other": "south"},
         ),
+        (
+            FeatureShapeError("model in process", (3, 8), (64, 32)),
+            ["model in process", "[3, 8]", "64 tokens of 32 values"],
+            {"found": (3, 8), "wanted": (64, 32), "failed": "model"},
+        ),
+        (EngineError("http://gpu", "no answer"), ["http://gpu", "no answer"], {"failed": "engine"}),
         (WireSizeError("ask", 9, 8), ["9", "8"], {"size_bytes": 9, "limit_bytes": 8}),
         (BitstreamError(8, 16, "short"), ["8..16", "short"], {"start": 8, "stop": 16}),
         (FingerprintError(b"\x01", b"\x02"), ["01", "02"], {"got": b"\x01", "expected": b"\x02"}),
@@ -102,8 +110,10 @@ def test_messages_carry_their_numbers(error: LatentbusError, parts: list[str], a
 
 
 SAMPLES: dict[object, object] = {
-    str: "text", int: 7, bytes: b"\x01\x02", object: ("frame", 3), int | None: 9, frozenset[int]: frozenset({1, 2}),
-    dict[str, object]: {"command": "x", "error": "y"}, float: 0.5, str | None: "why",
+    str: "text", int: 7, float: 1.5, bytes: b"\x01\x02", object: ("frame", 3), int | None: 9,
+    frozenset[int]: frozenset({1, 2}),
+    tuple[int, ...]: (3,), tuple[int, int]: (64, 32),
+    dict[str, object]: {"command": "x", "error": "y"}, str | None: "why",
 }  # fmt: skip
 
 

@@ -27,22 +27,22 @@ PLACES: dict[str, str] = {
     "edge_nodes.site": "status: at most MAX_CAMERAS_PER_SITE cameras by the settings' type",
     "edge_nodes.questions": "settings have the types of the message",
     "edge_nodes.node": "the will: names of the settings",
-    "edge_nodes.journal": "a row of the disk: what fails is dropped with its row (tests.edge.test_journal)",
+    "pipeline.node.ask_journal": "a row of the disk: what fails is dropped with its row (tests.edge.test_journal)",
     "pipeline.protocol.worker_status": "names and numbers of settings",
-    "latentbus.record": "a checked name",
+    "latentbus.logs.record": "a checked name",
     "latentbus.replay.virtual_site": "the plan has at most MAX_CAMERAS_PER_SITE cameras a site "
-    "(tests.recording.test_replay_plan)",
-    "pipeline.recording.replay_planner": "a question or ask of the log with names that have the types of the message",
-    "pipeline.recording.workload": "a question of the log, or a text of one of its messages",
-    "pipeline.recording.remap": "a message of the log with another checked camera name",
-    "pipeline.recording.redaction": "placeholders as many as characters, other ones for each option "
-    "(tests.recording.test_redaction)",
+    "(tests.analysis.test_replay_plan)",
+    "analysis.replay.planner": "a question or ask of the log with names that have the types of the message",
+    "analysis.workload": "a question of the log, or a text of one of its messages",
+    "analysis.replay.remap": "a message of the log with another checked camera name",
+    "analysis.redact.redaction": "placeholders as many as characters, other ones for each option "
+    "(tests.analysis.test_redaction)",
     "pipeline.codec.wire_bytes": "constants; payloads are cut to what a message carries (tests.codec.test_wire_bytes)",
     "pipeline.protocol.fleet_view": "a status as it came, but offline",
-    "latentbus.chaos.reader": "questions of the command itself",
+    "latentbus.fleet.client": "questions of the command itself",
     "latentbus.demo.comparison": "frames of the demo's own run",
 }
-"""By module. Arguments of commands become messages through ``latentbus.arguments.made_of``, whose error is typed."""
+"""By module. Arguments become messages through ``latentbus.options.arguments.made_of``, whose error is typed."""
 
 BESIDE = ("simulation.", "training.", "latentbus.attack.", "latentbus.bench.")
 """The simulator, training, the attacker and benchmarks: a mistake there ends a command of the developer's."""

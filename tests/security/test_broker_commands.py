@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from broker_config.fleet_folder import FleetFolder
 from broker_config.secured import secured_broker
-from latentbus.ask import Asking
 from latentbus.cli import app
+from latentbus.client.ask import Asking
 from schemas.errors import ConfigError, NotAuthorizedError
 from schemas.types import AnswerType
 from tests.security.probe import Probe, granted
@@ -61,10 +61,22 @@ def test_a_site_is_taken_in_from_its_settings(made: Path, tmp_path: Path) -> Non
         broker("add-device", made, "south", "--config", config)
 
 
+def test_a_broker_on_another_port_than_its_fleet_says_so(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def serve(port: int | None, stop: object, *, fleet: Path | None = None) -> int:
+        return 0
+
+    monkeypatch.setattr("latentbus.broker.local.serve_broker", serve)
+    warning = "the settings of this fleet's devices name port 8883"
+    assert f"{warning}, the broker listens on 1884" in broker("run", "--fleet", made, "--port", 1884)
+    assert f"{warning}, the broker listens on a free one" in broker("run", "--fleet", made)
+    assert warning not in broker("run", "--fleet", made, "--port", 8883)
+
+
 def test_devices_and_their_rights_are_listed(made: Path) -> None:
     broker("add-device", made, "w-1", "--kind", "worker")
     broker("add-device", made, "alice", "--kind", "client", "--camera", "gate", "--days", 400)
     listed = broker("devices", made)
+    assert re.search(r"^device +kind +expires in  pool and cameras$", listed, re.MULTILINE)
     assert re.search(r"^alice +client +(399|400) days +gate$", listed, re.MULTILINE)
     assert re.search(r"^w-1 +worker +(396|397) days +main$", listed, re.MULTILINE)
     rights = broker("devices", made, "--rights")

@@ -11,7 +11,7 @@ from broker_config.launcher import LocalBroker
 from latentbus.client import Client
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.settings import BrokerSettings, load_settings
+from pipeline.config.settings import BrokerSettings, load_settings
 from schemas import topics, wire
 from schemas.errors import NotAuthorizedError
 from schemas.messages import Ask, QueryOutcome

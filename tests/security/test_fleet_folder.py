@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from broker_config.certificates import BROKER_NAME
 from broker_config.devices import Device, DeviceKind
 from broker_config.fleet_folder import FleetFolder
-from pipeline.settings import load_settings
+from pipeline.config.settings import load_settings
 from schemas.errors import ConfigError
 from schemas.types import NAME_PATTERN
 

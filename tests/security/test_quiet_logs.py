@@ -9,7 +9,7 @@ import msgpack
 import pytest
 import structlog
 
-from pipeline.logs import OncePerKind, configure_logging, get_logger
+from pipeline.config.logs import OncePerKind, configure_logging, get_logger
 from schemas import topics, wire
 from schemas.errors import WireError
 from tests.schemas.golden import GOLDEN

@@ -18,10 +18,10 @@ from broker_config.devices import Device, DeviceKind
 from broker_config.fleet_folder import FleetFolder
 from broker_config.launcher import LocalBroker
 from broker_config.secured import secured_broker
-from latentbus.broker_rules import RulesRefusedError, _Plugin, bring_in_line
+from latentbus.broker.rules import RulesRefusedError, _Plugin, bring_in_line
 from pipeline.bus.base import Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.settings import BrokerSettings, load_settings
+from pipeline.config.settings import BrokerSettings, load_settings
 from schemas.errors import NotAuthorizedError
 from tests.security.probe import NOT_AUTHORIZED, WAIT_S, Probe, granted
 from tests.security.test_intruders import gets_in

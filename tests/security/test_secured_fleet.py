@@ -22,15 +22,14 @@ from broker_config.launcher import LocalBroker
 from broker_config.secured import secured_broker
 from cloud_workers.node import run_worker
 from edge_nodes.node import run_edge
-from latentbus.ask import Asking
 from latentbus.client import Client
-from latentbus.demo.ledger import Ledger
-from latentbus.demo.observer import Observer
+from latentbus.client.ask import Asking
+from latentbus.fleet.client import FleetClient, reading
+from latentbus.fleet.ledger import OutcomeLedger
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.logs import configure_logging
-from pipeline.runtime import Stop
-from pipeline.settings import (
+from pipeline.config.logs import configure_logging
+from pipeline.config.settings import (
     BrokerSettings,
     CameraSettings,
     EdgeSettings,
@@ -38,6 +37,7 @@ from pipeline.settings import (
     QuestionSettings,
     load_settings,
 )
+from pipeline.node.runtime import Stop
 from schemas.errors import NotAuthorizedError
 from schemas.messages import Answer
 from schemas.types import AnswerType, Outcome
@@ -101,7 +101,7 @@ async def test_a_secured_fleet_answers_and_its_logs_keep_quiet(
 ) -> None:
     monkeypatch.setenv("LATENTBUS_MODELS_DIR", str(write_models_dir(tmp_path / "models")))
     taped: list[Inbound] = []
-    ledger = Ledger()
+    ledger = OutcomeLedger()
     async with AsyncExitStack() as stack:
         broker = await stack.enter_async_context(secured_broker(fleet.broker))
 
@@ -118,13 +118,13 @@ async def test_a_secured_fleet_answers_and_its_logs_keep_quiet(
             state_dir=tmp_path / "state",
         )
         edge_settings = settings("north").model_copy(update={"edge": edge})
-        observer = Observer(settings("screen").broker, ledger)
+        screen = FleetClient(settings("screen").broker, "any", ledger.observe)
         tape = MqttBus(settings("tape").broker, client_id="tape", subscriptions=[Subscription("lb/v2/#", qos=1)])
         asking = Asking.create("gate", "Is there a bus?", AnswerType.TEXT, deadline_s=20, client="alice")
         asker = Client(settings("alice").broker, name=asking.client)
-        for bus in (tape, observer.bus):
-            await stack.enter_async_context(bus)
-            await bus.wait_connected(PATIENCE_S)
+        await stack.enter_async_context(reading(screen))
+        await stack.enter_async_context(tape)
+        await tape.wait_connected(PATIENCE_S)
 
         async def record() -> None:
             while True:
@@ -133,7 +133,7 @@ async def test_a_secured_fleet_answers_and_its_logs_keep_quiet(
                         taped.append(event)
                         tape.acknowledge(event)
 
-        background = [asyncio.create_task(record()), asyncio.create_task(observer.run())]
+        recording = asyncio.create_task(record())
 
         def frames() -> list[bytes]:
             """Opens and chunks that are long enough to be recognised in a log."""
@@ -148,15 +148,15 @@ async def test_a_secured_fleet_answers_and_its_logs_keep_quiet(
             async with asyncio.timeout(PATIENCE_S):
                 await stack.enter_async_context(process(lambda stop: run_worker(settings("w1"), stop)))
                 async with process(lambda stop: run_edge(edge_settings, stop)):
-                    await observer.wait_online({"edge/north", "worker/w1"})
+                    both = {"edge/north", "worker/w1"}
+                    assert await screen.wait_until(lambda: both <= screen.online.keys(), PATIENCE_S)
                     async with asker:
                         answers = [message async for message in asker.follow(asking.camera, asking.message)]
                     while not taped_enough():
-                        await observer.wait_change()
+                        await screen.wait_change()
         finally:
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+            recording.cancel()
+            await asyncio.gather(recording, return_exceptions=True)
 
     assert isinstance(answers[-1], Answer)
     # The words of a random model need not have the form of an answer.

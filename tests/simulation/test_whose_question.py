@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.answer_form import fits
+from pipeline.protocol.answer_form import fits
 from pipeline.protocol.edge_session import EdgeSession, SiteSettings
 from pipeline.protocol.effects import (
     AskedQuery,

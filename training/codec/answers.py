@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cloud_workers.vlm import TransformersVlm
+from cloud_workers.inference.adapter import ModelAdapter
 from training.codec.data import Asked
 
 _BATCH: Final = 128
@@ -23,7 +23,7 @@ class Answers:
     Attributes:
         texts: In lower case, str [Q].
         probabilities: Of the whole answers [Q].
-        margins: Of their first tokens [Q], see `VlmAnswer`.
+        margins: Of their first tokens [Q], see `InferenceAnswer`.
         entropies_nats: Of their first tokens [Q].
     """
 
@@ -42,7 +42,7 @@ class Answers:
         )
 
 
-def answers_of(vlm: TransformersVlm, tokens: Tensor, asked: Sequence[Asked]) -> Answers:
+def answers_of(vlm: ModelAdapter, tokens: Tensor, asked: Sequence[Asked]) -> Answers:
     """Answers to all questions.
 
     Args:
@@ -67,7 +67,7 @@ def answers_of(vlm: TransformersVlm, tokens: Tensor, asked: Sequence[Asked]) -> 
     return Answers(np.array(texts, dtype=np.str_), numbers[:, 0], numbers[:, 1], numbers[:, 2])
 
 
-def blind_answers(vlm: TransformersVlm, nothing: Tensor, asked: Sequence[Asked]) -> Answers:
+def blind_answers(vlm: ModelAdapter, nothing: Tensor, asked: Sequence[Asked]) -> Answers:
     """What the model says before it sees anything: from an empty prefix, so that only the question counts.
 
     Args:

@@ -8,13 +8,8 @@ from typing import Any, Final
 from schemas.errors import ConfigError
 
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
-    "start": ("klt", "random"),
-    "prefix": ("log_uniform", "uniform", "mixed"),
-    "tail": ("mask", "zero", "truncate"),
-    "latents": ("bidirectional", "causal"),
-    "quantiser": ("rounding", "noise", "fsq"),
-    "error_weight": ("absolute", "relative"),
-    "rate": ("slope", "flat", "none"),
+    "quantiser": ("rounding", "noise"),
+    "rate": ("slope", "flat"),
 }
 
 
@@ -33,21 +28,12 @@ class CodecBudget:
         planes: Most refinement slots of a coefficient; 0 sends every coefficient at once at its full precision.
         klt_bytes: Size of a whole latent that the step of the KLT codec is chosen for.
         target_bytes: The same for the learned codec, which is held there by its rate weight.
-        encoder_width: Width of the residual encoder; 0 leaves it out.
+        encoder_width: Width of the residual encoder.
         decoder_width: Width of the decoder.
         decoder_layers: Its layers.
-        own_embedding: Each latent has embeddings of its own.
-        start: Whether the linear parts begin at the KLT or at random bases.
-        prefix: How prefix lengths are drawn; `mixed` is half of each.
         full_share: Share of frames that are decoded from the whole latent besides.
-        tail: What the decoder reads in place of hidden latents.
-        latents: Whether the encoder's queries see each other in both directions.
-        quantiser: What stands for rounding in training: rounding itself with gradients passed through, uniform noise,
-            or rounding of values bounded to `fsq_levels`.
-        fsq_levels: Levels of finite scalar quantisation.
-        feature_weight: Weight of the feature error over the tokens' variance.
-        cosine_weight: Weight of one minus the mean cosine between decoded and true tokens.
-        error_weight: `relative` divides the error at each prefix length by that of the KLT there.
+        quantiser: What stands for rounding in training: rounding itself with gradients passed through, or uniform
+            noise.
         view_weight: Weight of the language model's divergence, in nats a question; 0 leaves it out.
         view_scale: Divergence from which on a question counts less and less, as a logarithm. Answers that a short
             prefix cannot save would otherwise outweigh those that are nearly right. 0 counts all in proportion.
@@ -78,17 +64,8 @@ class CodecBudget:
     encoder_width: int = 64
     decoder_width: int = 192
     decoder_layers: int = 3
-    own_embedding: bool = True
-    start: str = "klt"
-    prefix: str = "mixed"
     full_share: float = 0.2
-    tail: str = "mask"
-    latents: str = "bidirectional"
     quantiser: str = "rounding"
-    fsq_levels: int = 7
-    feature_weight: float = 1.0
-    cosine_weight: float = 0.0
-    error_weight: str = "absolute"
     view_weight: float = 0.5
     view_scale: float = 0.2
     view_from: float = 0.5
@@ -125,7 +102,7 @@ class CodecBudget:
             ConfigError: an unknown field or value.
         """
         if unknown := set(content) - {field.name for field in fields(cls)}:
-            raise ConfigError("budget", f"unknown fields {', '.join(sorted(unknown))}")
+            raise ConfigError("budget", f"unknown fields {', '.join(sorted(unknown))}: of another version; learn again")
         return cls(**{**content, "unseen_kinds": tuple(content.get("unseen_kinds", ()))})
 
 

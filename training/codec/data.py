@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -26,8 +26,8 @@ from schemas.types import AnswerType
 from training.codec.image_path import PixelsToTokens
 from training.reference_vlm.degrade import degrade
 from training.reference_vlm.frames import RECIPE, SEED_STRIDE
+from training.run import RunSettings
 
-Progress = Callable[[str], None]
 Domain: TypeAlias = Literal["rendered", "detail", "photographs"]
 
 FIRST_SEEDS: Final = {
@@ -103,7 +103,6 @@ class _Chunk:
     start: int
     count: int
     size: int
-    rounds: int
     as_cameras_do: bool
     photos: Path | None
 
@@ -130,7 +129,7 @@ def _draw(chunk: _Chunk) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
             scene = sample_scene(seed, detail=chunk.domain == "detail")
             frame = render(scene, chunk.size)
         frames[row] = degrade(frame, rng) if chunk.as_cameras_do else frame
-        for kind in QUESTION_KINDS * chunk.rounds:
+        for kind in QUESTION_KINDS:
             question = sample_question(kind, scene, rng)
             truth = answer_to(question, scene) if question else None
             if question is not None and truth is not None:
@@ -150,31 +149,23 @@ def _draw(chunk: _Chunk) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
 
 def scene_set(
     name: str,
-    cache_dir: Path,
-    *,
     count: int,
     size: int,
-    seed: int,
-    processes: int,
-    progress: Progress,
-    rounds: int = 1,
+    run: RunSettings,
+    *,
     domains: Sequence[Domain] = ("rendered",),
     photos: Path | None = None,
 ) -> AskedFrames:
-    """Frames with one clear question of each kind a round, drawn once and kept.
+    """Frames with one clear question of each kind, drawn once and kept.
 
     Training frames are recompressed, reduced or blurred at random, as cameras and links do; all other sets are as
     drawn, and show the validation part of the photographs.
 
     Args:
         name: A key of `FIRST_SEEDS`.
-        cache_dir: Frames are kept there.
         count: Number of frames.
         size: Height and width in pixels.
-        seed: Moves the set within its range.
-        processes: Rendering processes.
-        progress: Called with a line now and then.
-        rounds: How often every kind of question is asked of a frame.
+        run: The cache they are kept in, rendering processes, progress; its seed moves the set within its range.
         domains: What the frames show, in turn by parts of 64 frames.
         photos: Class folder of photographs, or a zip of one.
 
@@ -184,11 +175,12 @@ def scene_set(
     """
     if "photographs" in domains and photos is None:
         raise ConfigError("photos", "frames of photographs need a class folder or zip: --photos PATH")
-    first = FIRST_SEEDS[name] + seed * SEED_STRIDE
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    stem = f"set-{RECIPE}-{name}-{'-'.join(domains)}-{seed}-{count}-{size}-{rounds}"
-    path, done = cache_dir / f"{stem}.npy", cache_dir / f"{stem}.json"
+    run.cache_dir.mkdir(parents=True, exist_ok=True)
+    # The 1 is the number of questions of each kind.
+    stem = f"set-{RECIPE}-{name}-{'-'.join(domains)}-{run.seed}-{count}-{size}-1"
+    path, done = run.cache_dir / f"{stem}.npy", run.cache_dir / f"{stem}.json"
     if not done.exists():
+        first = FIRST_SEEDS[name] + run.seed * SEED_STRIDE
         chunks = [
             _Chunk(
                 domains[index % len(domains)],
@@ -196,20 +188,13 @@ def scene_set(
                 start,
                 min(_CHUNK, count - start),
                 size,
-                rounds,
                 name == "train",
                 photos,
             )
             for index, start in enumerate(range(0, count, _CHUNK))
         ]
         frames = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
-        rows: list[dict[str, Any]] = []
-        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for number, (chunk, (drawn, asked)) in enumerate(zip(chunks, pool.map(_draw, chunks), strict=True)):
-                frames[chunk.start : chunk.start + chunk.count] = drawn
-                rows += asked
-                if number % 40 == 39:
-                    progress(f"{name} frames: {chunk.start + chunk.count} of {count} drawn")
+        rows = _draw_all(chunks, frames, name, run)
         frames.flush()
         del frames
         partial = done.with_suffix(".partial")
@@ -218,6 +203,18 @@ def scene_set(
     kept = json.loads(done.read_text(encoding="utf-8"))
     questions = tuple(Asked(**{**row, "answer_type": AnswerType(row["answer_type"])}) for row in kept)
     return AskedFrames(np.load(path, mmap_mode="r"), questions)
+
+
+def _draw_all(chunks: Sequence[_Chunk], frames: NDArray[np.uint8], name: str, run: RunSettings) -> list[dict[str, Any]]:
+    """Draw all chunks into `frames`; returns the questions, as plain data."""
+    rows: list[dict[str, Any]] = []
+    with ProcessPoolExecutor(run.threads, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for number, (chunk, (drawn, asked)) in enumerate(zip(chunks, pool.map(_draw, chunks), strict=True)):
+            frames[chunk.start : chunk.start + chunk.count] = drawn
+            rows += asked
+            if number % 40 == 39:
+                run.progress(f"{name} frames: {chunk.start + chunk.count} of {len(frames)} drawn")
+    return rows
 
 
 def cached_tokens(image_path: PixelsToTokens, frames: NDArray[np.uint8], path: Path) -> Tensor:

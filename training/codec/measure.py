@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cloud_workers.vlm import TransformersVlm
+from cloud_workers.inference.adapter import ModelAdapter
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_decoder_torch import load_transform
 from pipeline.codec.spec import TABLES_FILE, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
-from pipeline.codec.transform_torch import LatentTransform
 from training.codec.answers import Answers, answers_of, blind_answers
-from training.codec.data import Asked, Progress
-from training.codec.folder import encode_all
+from training.codec.data import Asked
+from training.codec.prefixes import decode_prefixes, encode_all
+from training.run import Progress
 
 _BATCH: Final = 128
 _VERSION: Final = 1
@@ -106,7 +106,7 @@ class PrefixAnswers:
 
 
 def measure_prefixes(
-    vlm: TransformersVlm,
+    vlm: ModelAdapter,
     codec_dir: Path,
     tokens: Tensor,
     asked: Sequence[Asked],
@@ -169,16 +169,6 @@ def measure_prefixes(
         kept.parent.mkdir(parents=True, exist_ok=True)
         table.save(kept)
     return table
-
-
-@torch.no_grad()
-def decode_prefixes(transform: LatentTransform, symbols: NDArray[np.int32], length: int) -> Tensor:
-    """Tokens from equally long prefixes, float16 [F, N, D]."""
-    parts = [
-        transform.synthesise(part.float(), torch.full((len(part),), length)).half()
-        for part in torch.split(torch.from_numpy(symbols), _BATCH)
-    ]
-    return torch.cat(parts)
 
 
 def _fidelity(decoded: Tensor, tokens: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,6 +1,6 @@
 """What cameras, codecs and links do to frames, so that the model has seen it.
 
-Image files are rivals of the latent codec: a model that had never met their artefacts would punish them unfairly.
+Image files are baselines of the latent codec: a model that had never met their artefacts would punish them unfairly.
 """
 
 from __future__ import annotations

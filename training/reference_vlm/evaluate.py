@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cloud_workers.vlm import TransformersVlm
+from cloud_workers.inference.adapter import ModelAdapter
+from cloud_workers.inference.registry import load_model
 from pipeline.scenes.catalogue import QuestionKind
 from pipeline.scenes.everyday import EVERYDAY_HELD_OUT_SEEDS, balanced_questions, sample_everyday_scene
 from pipeline.scenes.motion import SceneClip
@@ -93,7 +94,7 @@ def examples_of(scenes: Sequence[AnyScene], *, seed: int, held_out: bool = False
 
 
 def answer_examples(
-    vlm: TransformersVlm, frames: Sequence[NDArray[np.uint8]], examples: list[Example], *, blind: bool = False
+    vlm: ModelAdapter, frames: Sequence[NDArray[np.uint8]], examples: list[Example], *, blind: bool = False
 ) -> Answered:
     """Ask every question on its own.
 
@@ -174,7 +175,7 @@ def evaluate_reference_vlm(
         from H.264, which no training frame has met; `detail`, frames of twice the size shown as tiles and as a whole;
         `photographs`.
     """
-    vlm = TransformersVlm.load(model_dir)
+    vlm = load_model(model_dir)
     size = int(vlm.model.config.vision_config.image_size)
     first = HELD_OUT_SEEDS + seed * SEED_STRIDE
     scenes: list[AnyScene] = [sample_scene(first + index) for index in range(frames)]
@@ -193,7 +194,7 @@ def evaluate_reference_vlm(
     measure("held_out_phrasings", scenes, pixels, held_out=True)
     measure("blind", scenes, pixels, blind=True)
     measure("video", *_video_frames(frames, size=size, seed=first))
-    split = TransformersVlm.load(model_dir, tiles_per_edge=2)
+    split = load_model(model_dir, tiles_per_edge=2)
     detail = [sample_scene(first + SEED_STRIDE // 2 + index, detail=True) for index in range(frames)]
     measure("detail", detail, [render(scene, 2 * size) for scene in detail])
     if photos is not None:
@@ -218,7 +219,7 @@ def evaluate_everyday(
         Accuracy and number of questions by kind: `everyday` and `hard`; both with the suffix `_unseen` in wordings that
         no training uses, and with the suffix `_blind` without the image.
     """
-    vlm = TransformersVlm.load(model_dir)
+    vlm = load_model(model_dir)
     size = int(vlm.model.config.vision_config.image_size)
     first = seed * SEED_STRIDE
     drawn = {

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from training.reference_vlm.config import StageBudget
-
-Progress = Callable[[str], None]
+from training.run import Progress
 
 _WARMUP_SHARE: Final = 0.04
 _REPORT_EVERY: Final = 50
@@ -126,28 +125,30 @@ def run_stage(stage: Stage, checkpoint_dir: Path, *, progress: Progress) -> dict
             progress(f"{stage.name}: step {step}, {stage.watch(step)}")
         if now - saved > _CHECKPOINT_EVERY_S or share >= 1:
             saved = now
-            _save(path, stage, optimiser, step, share, figures, earlier_s + now - began)
+            _save(path, stage, optimiser, _Done(step, share, figures, earlier_s + now - began))
     return {"seconds": round(earlier_s + time.monotonic() - began, 1), "steps": step, **figures}
 
 
-def _save(
-    path: Path,
-    stage: Stage,
-    optimiser: torch.optim.Optimizer,
-    step: int,
-    share: float,
-    figures: dict[str, float],
-    seconds: float,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """How far a stage has come."""
+
+    step: int
+    share: float
+    figures: dict[str, float]
+    seconds: float
+
+
+def _save(path: Path, stage: Stage, optimiser: torch.optim.Optimizer, done: _Done) -> None:
     """Write a checkpoint whole or not at all; a finished stage needs no optimiser."""
     state: dict[str, Any] = {
-        "step": step,
-        "share": share,
-        "figures": figures,
-        "seconds": seconds,
+        "step": done.step,
+        "share": done.share,
+        "figures": done.figures,
+        "seconds": done.seconds,
         "modules": {name: module.state_dict() for name, module in stage.modules.items()},
     }
-    if share < 1:
+    if done.share < 1:
         state["optimiser"] = optimiser.state_dict()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -32,9 +32,9 @@ from training.reference_vlm.text_blocks import (
     Blocks,
 )
 from training.reference_vlm.vocabulary import Vocabulary
+from training.run import RunSettings
 
 Domain: TypeAlias = Literal["rendered", "photographs", "detail"]
-DOMAINS: Final[tuple[Domain, ...]] = ("rendered", "photographs", "detail")
 
 _CHUNK: Final[dict[Domain, int]] = {"rendered": 256, "photographs": 256, "detail": 64}
 _FIRST_SEED: Final[dict[Domain, int]] = {"rendered": 0, "photographs": 300_000, "detail": 600_000}
@@ -186,37 +186,26 @@ class PoolMaker:
         cache_dir: Chunks are kept there: 50 MB for 256 frames.
         tokenizer_dir: Tokenizer in `save_pretrained` format.
         photos: Library of photographs, if any.
-        seed: Of the training.
-        processes: How many.
-        device: Where frames go.
-        progress: Called with a line now and then.
+        run: Seed, number of processes, the device where frames go, progress.
     """
 
     def __init__(
-        self,
-        budget: TrainingBudget,
-        cache_dir: Path,
-        tokenizer_dir: Path,
-        photos: Path | None,
-        *,
-        seed: int,
-        processes: int,
-        device: torch.device,
-        progress: Callable[[str], None],
+        self, budget: TrainingBudget, cache_dir: Path, tokenizer_dir: Path, photos: Path | None, run: RunSettings
     ) -> None:
+        device = torch.device(run.device)
         wanted: dict[Domain, int] = {
             "rendered": budget.rendered,
             "photographs": budget.photographs if photos else 0,
             "detail": budget.detail,
         }
         self.pools = {name: FramePool(name, count, budget.model, device) for name, count in wanted.items() if count}
-        self._progress = progress
+        self._progress = run.progress
         cache_dir.mkdir(parents=True, exist_ok=True)
         jobs = interleaved(
             [
                 ChunkJob(
                     domain,
-                    TRAIN_SEEDS + seed * SEED_STRIDE + _FIRST_SEED[domain] + start,
+                    TRAIN_SEEDS + run.seed * SEED_STRIDE + _FIRST_SEED[domain] + start,
                     start,
                     min(_CHUNK[domain], count - start),
                     budget.model,
@@ -228,7 +217,7 @@ class PoolMaker:
             ]
             for domain, count in wanted.items()
         )
-        self._executor = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+        self._executor = ProcessPoolExecutor(run.threads, mp_context=multiprocessing.get_context("spawn"))
         self._work = [(job, self._submitted(job)) for job in jobs]
         self._problem: BaseException | None = None
         self._grown = threading.Condition()

@@ -18,7 +18,7 @@ from pipeline.codec.spec import hash_vlm
 from schemas.errors import ArtifactError, ConfigError
 from training.reference_vlm.config import BUDGETS, StageBudget, TrainingBudget
 from training.reference_vlm.frames import RECIPE
-from training.reference_vlm.loop import Progress, Stage, run_stage
+from training.reference_vlm.loop import Stage, run_stage
 from training.reference_vlm.model import build_model
 from training.reference_vlm.mosaics import PhotoMosaics
 from training.reference_vlm.pool import FramePool, PoolMaker, library_of, vocabulary_of
@@ -35,6 +35,7 @@ from training.reference_vlm.tower import (
     visual_tokens,
 )
 from training.reference_vlm.vocabulary import Vocabulary
+from training.run import RunSettings
 
 _CAPTION_EVERY: Final = 6
 """In the question stage every sixth step trains captions and descriptions, so that the model keeps describing."""
@@ -55,40 +56,18 @@ class ReferenceRun:
         budget: How much of everything.
         run_dir: Checkpoints and tokenizer.
         photos: Library of photographs, if any.
-        seed: Of weights, frames and order.
-        device: Where to learn.
-        processes: Rendering processes.
-        progress: Called with a line now and then.
+        run: Seed of weights, frames and order; device, rendering processes, progress.
     """
 
-    def __init__(
-        self,
-        budget: TrainingBudget,
-        run_dir: Path,
-        photos: Path | None,
-        *,
-        seed: int,
-        device: torch.device,
-        processes: int,
-        progress: Progress,
-    ) -> None:
-        self.budget, self.run_dir, self.seed, self.device, self.progress = budget, run_dir, seed, device, progress
-        size = budget.model
+    def __init__(self, budget: TrainingBudget, run_dir: Path, photos: Path | None, run: RunSettings) -> None:
+        self.budget, self.seed, self.device = budget, run.seed, torch.device(run.device)
+        size, device = budget.model, self.device
         self.vocabulary: Vocabulary = vocabulary_of(photos)
         self.tokenizer: PreTrainedTokenizerFast = train_tokenizer(self.vocabulary)
         tokenizer_dir = run_dir / "tokenizer"
         self.tokenizer.save_pretrained(tokenizer_dir)
-        self.maker = PoolMaker(
-            budget,
-            run_dir / "frames",
-            tokenizer_dir,
-            photos,
-            seed=seed,
-            processes=processes,
-            device=device,
-            progress=progress,
-        )
-        self.model: SmolVLMForConditionalGeneration = build_model(size, self.tokenizer, seed=seed).to(device)
+        self.maker = PoolMaker(budget, run_dir / "frames", tokenizer_dir, photos, run)
+        self.model: SmolVLMForConditionalGeneration = build_model(size, self.tokenizer, seed=run.seed).to(device)
         self.head = WordHead(WordGroups.of(self.tokenizer, self.vocabulary, device)).to(device)
         self.mosaics = _mosaics(photos, self.vocabulary, budget, device) if photos else None
         self.generator = torch.Generator(device=device)
@@ -261,30 +240,21 @@ def _mosaics(photos: Path, vocabulary: Vocabulary, budget: TrainingBudget, devic
 
 def train_reference_vlm(
     output_dir: Path,
-    cache_dir: Path,
+    run: RunSettings,
     *,
     photos: Path | None = None,
     start_from: Path | None = None,
-    seed: int = 0,
     budget: TrainingBudget | str = "full",
-    resume: bool = True,
-    device: str = "cpu",
-    threads: int = 2,
-    progress: Progress = print,
 ) -> dict[str, Any]:
     """Train the reference VLM: frames, tower, captions, questions, save.
 
     Args:
         output_dir: Where the model is written in the format of `save_pretrained`, with `training.json` beside it.
-        cache_dir: Frames (200 KB each) and checkpoints; can be deleted afterwards.
+        run: Cache for frames (200 KB each) and checkpoints; seed of weights, frames and order; device, threads. Without
+            `resume` the checkpoints of the same budget, seed, photographs and start are dropped.
         photos: Class folder of photographs, or a zip of one; without it the model knows rendered scenes only.
         start_from: A saved model of the same size and vocabulary to go on from.
-        seed: Seed of weights, frames and order.
         budget: How much of everything, or a name in `BUDGETS`; stages of no steps are left out.
-        resume: Continue a run of the same budget, seed, photographs and start; otherwise its checkpoints are dropped.
-        device: torch device to learn on.
-        threads: CPU threads, and rendering processes.
-        progress: Called with a line of text now and then.
 
     Returns:
         What is written to `training.json`: budget, seed, seconds and last figures of each stage, and of a run that goes
@@ -298,37 +268,39 @@ def train_reference_vlm(
         if budget not in BUDGETS:
             raise ConfigError("budget", f"{budget!r} is none of {', '.join(BUDGETS)}")
         budget = BUDGETS[budget]
-    torch.set_num_threads(threads)
+    torch.set_num_threads(run.threads)
     start = None if start_from is None else hash_vlm(start_from)
-    shown = None if photos is None else library_of(photos).sha256
-    recipe = json.dumps(
-        {"recipe": RECIPE, "seed": seed, "photos": shown, "start": start, **budget.as_dict()}, sort_keys=True
-    )
-    run_dir = cache_dir / f"run-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-    if not resume and run_dir.exists():
+    run_dir = run.cache_dir / _run_name(budget, photos, start, run.seed)
+    if not run.resume and run_dir.exists():
         shutil.rmtree(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    run = ReferenceRun(
-        budget, run_dir, photos, seed=seed, device=torch.device(device), processes=threads, progress=progress
-    )
-    report: dict[str, Any] = {"seed": seed, "device": device, "budget": budget.as_dict(), "stages": {}}
+    reference = ReferenceRun(budget, run_dir, photos, run)
+    report: dict[str, Any] = {"seed": run.seed, "device": run.device, "budget": budget.as_dict(), "stages": {}}
     try:
         if start_from is not None:
             # Before the wait for frames, which is long: a model that does not fit is said at once.
-            run.load(start_from)
+            reference.load(start_from)
             report["start"] = {"vlm": start, "training": _report_of(start_from)}
-        run.maker.wait(budget.first_frames if budget.streaming else None)
-        progress("first frames are ready")
+        reference.maker.wait(budget.first_frames if budget.streaming else None)
+        run.progress("first frames are ready")
         for stage in (
-            run.tower_stage(),
-            run.language_stage("captions", 2),
-            run.language_stage("questions", 3),
+            reference.tower_stage(),
+            reference.language_stage("captions", 2),
+            reference.language_stage("questions", 3),
         ):
             if stage.budget.steps:
-                report["stages"][stage.name] = run_stage(stage, run_dir, progress=progress)
-        report["frames"] = {name: pool.ready for name, pool in run.maker.pools.items()}
+                report["stages"][stage.name] = run_stage(stage, run_dir, progress=run.progress)
+        report["frames"] = {name: pool.ready for name, pool in reference.maker.pools.items()}
     finally:
-        run.maker.close()
-    run.save(output_dir)
+        reference.maker.close()
+    reference.save(output_dir)
+    run.progress(f"{output_dir} written")
     (output_dir / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def _run_name(budget: TrainingBudget, photos: Path | None, start: str | None, seed: int) -> str:
+    """Folder of a run in the cache: the same for all runs that may go on from each other."""
+    shown = None if photos is None else library_of(photos).sha256
+    recipe = {"recipe": RECIPE, "seed": seed, "photos": shown, "start": start, **budget.as_dict()}
+    return f"run-{hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]}"

@@ -26,7 +26,7 @@ from training.reference_vlm.text_blocks import AnyScene
 from training.reference_vlm.tower import normalise
 
 _BATCH: Final = 32
-_NUMBER_OF_WATCHED: Final = 500_000_000
+NUMBER_OF_WATCHED: Final = 500_000_000
 """Held-out scenes that are looked at during training lie so far behind those of the evaluation."""
 
 
@@ -56,7 +56,7 @@ def held_out(name: str, count: int, size: int, *, watched: bool = False) -> Held
         size: Height and width in pixels.
         watched: Those that are looked at during training, not those of the evaluation.
     """
-    offset = _NUMBER_OF_WATCHED if watched else 0
+    offset = NUMBER_OF_WATCHED if watched else 0
     if name == "everyday":
         drawn = [sample_everyday_scene(EVERYDAY_HELD_OUT_SEEDS + offset + index) for index in range(count)]
     else:
@@ -68,7 +68,7 @@ def held_out(name: str, count: int, size: int, *, watched: bool = False) -> Held
 
 def held_out_photographs(library: PhotoLibrary, count: int, size: int, *, watched: bool = False) -> HeldOut:
     """Draw frames of photographs that no training shows; see `held_out`."""
-    first = HELD_OUT_SEEDS + (_NUMBER_OF_WATCHED if watched else 0)
+    first = HELD_OUT_SEEDS + (NUMBER_OF_WATCHED if watched else 0)
     drawn = [sample_photo_scene(first + index, library, "validation", size=size) for index in range(count)]
     scenes = [scene for _, scene in drawn]
     frames = torch.from_numpy(np.stack([frame for frame, _ in drawn]))

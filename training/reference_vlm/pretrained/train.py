@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.scenes.photographs import PhotoLibrary
 from schemas.errors import ConfigError
 from training.reference_vlm.config import StageBudget
-from training.reference_vlm.loop import Progress, Stage, run_stage
+from training.reference_vlm.loop import Stage, run_stage
 from training.reference_vlm.pool import library_of
 from training.reference_vlm.pretrained.batches import (
     FrameBatch,
@@ -27,6 +27,7 @@ from training.reference_vlm.pretrained.batches import (
     TextPacker,
     draw_frames,
 )
+from training.reference_vlm.pretrained.detail import draw_detail_frames, held_out_detail, in_detail
 from training.reference_vlm.pretrained.imagenet import freeze_norms_and_gates
 from training.reference_vlm.pretrained.losses import (
     DenseHead,
@@ -46,11 +47,14 @@ from training.reference_vlm.pretrained.model import (
     third_vocabulary,
 )
 from training.reference_vlm.tower import jitter, normalise
+from training.run import RunSettings
 
 RECIPE: Final = 3
 REPORT_FILE: Final = "training.json"
 _LOOKING: Final = frozenset({"watched", "watch_every", "evaluated"})
 """What a budget says of measuring: a run goes on whatever it is."""
+_DETAIL_SHARE: Final = 4
+"""A frame in detail has four times the visual tokens: a step shows a quarter as many."""
 _TRUNK_RATE: Final = 0.4
 """The trunk knows its craft: it learns at a share of the others' rate."""
 
@@ -70,6 +74,7 @@ class ThirdBudget:
         evaluated: Held-out frames of each kind of scene that the finished model is asked about; other ones.
         dense_weight: Weight of the dense labels beside the answers.
         mention_weight: Weight of the places of named objects beside the answers.
+        detail_every: Every so many-th step shows a quarter as many frames in detail; 0 shows none.
     """
 
     model: VlmSize = field(default_factory=VlmSize)
@@ -82,10 +87,19 @@ class ThirdBudget:
     evaluated: int = 400
     dense_weight: float = 0.4
     mention_weight: float = 0.3
+    detail_every: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for reports and checkpoints."""
         return asdict(self)
+
+    def learned(self) -> dict[str, Any]:
+        """What decides about the weights; a run that goes on must have the same."""
+        kept = {name: value for name, value in self.as_dict().items() if name not in _LOOKING}
+        if not self.detail_every:
+            # Runs from before there were frames in detail keep their name.
+            del kept["detail_every"]
+        return kept
 
 
 THIRD_BUDGETS: Final[dict[str, ThirdBudget]] = {
@@ -116,13 +130,13 @@ class ThirdRun:
     Args:
         budget: How much of everything.
         photos: Library of photographs, if any.
-        seed: Of weights, frames and order.
+        run: Seed of weights, frames and order; device.
         pretrained: Start the tower from ImageNet.
-        device: Where to learn.
     """
 
-    def __init__(self, budget: ThirdBudget, photos: Path | None, *, seed: int, pretrained: bool, device: str) -> None:
-        self.budget, self.seed, self.device = budget, seed, torch.device(device)
+    def __init__(self, budget: ThirdBudget, photos: Path | None, run: RunSettings, *, pretrained: bool) -> None:
+        seed = run.seed
+        self.budget, self.seed, self.device = budget, seed, torch.device(run.device)
         self._photos = library_of(photos) if photos else None
         self.tokenizer = third_tokenizer()
         self.model = build_model(budget.model, self.tokenizer, seed=seed, pretrained=pretrained).to(self.device)
@@ -130,6 +144,9 @@ class ThirdRun:
         freeze_norms_and_gates(self.model.model.vision_tower)
         self.processor = build_processor(self.tokenizer, budget.model)
         self.packer = TextPacker(self.tokenizer, image_prefix(self.processor, budget.model))
+        self._detail_size = in_detail(budget.model)
+        larger = build_processor(self.tokenizer, self._detail_size)
+        self._detail_packer = TextPacker(self.tokenizer, image_prefix(larger, self._detail_size))
         self.dense = DenseHead(self.tokenizer).to(self.device)
         torch.manual_seed(seed + 1)
         self.mention = MentionHead(budget.model.width).to(self.device)
@@ -137,18 +154,24 @@ class ThirdRun:
         self._drawer = ThreadPoolExecutor(1, thread_name_prefix="frames")
         self._next: tuple[tuple[int, int], Future[tuple[FrameBatch, TextBatch | None]]] | None = None
         self._watched = self._held_out(budget.watched, watched=True)
+        self._watched_detail = self._held_out_detail(budget.watched, watched=True)
 
     def close(self) -> None:
         """End the thread that draws frames."""
         self._drawer.shutdown(wait=True, cancel_futures=True)
 
     def _draw(self, stage: int, step: int, batch: int) -> tuple[FrameBatch, TextBatch | None]:
-        drawn = draw_frames(self.seed, stage, step, batch, _MIXES[stage], self.budget.model, self._photos)
+        every, packer = self.budget.detail_every, self.packer
+        if every and step % every == every - 1:
+            packer = self._detail_packer
+            drawn = draw_detail_frames(self.seed, stage, step, max(batch // _DETAIL_SHARE, 1), self._detail_size)
+        else:
+            drawn = draw_frames(self.seed, stage, step, batch, _MIXES[stage], self.budget.model, self._photos)
         if stage == 1:
             return drawn, None
         rng = np.random.default_rng([self.seed, stage, step, 1])
-        texts = [self.packer.texts(scene, rng, self.budget.questions) for scene in drawn.scenes]
-        return drawn, self.packer.pack(drawn.scenes, texts)
+        texts = [packer.texts(scene, rng, self.budget.questions) for scene in drawn.scenes]
+        return drawn, packer.pack(drawn.scenes, texts)
 
     def batch(self, stage: int, step: int, batch: int) -> tuple[FrameBatch, TextBatch | None]:
         """The batch of a step; that of the next one is drawn meanwhile."""
@@ -207,14 +230,23 @@ class ThirdRun:
             "dense": self.dense,
             "mention": self.mention,
         }
-        watch: Callable[[int], str] = lambda _: line_of(measure(self.model, self.packer, self._watched))  # noqa: E731
+        watch: Callable[[int], str] = lambda _: line_of(self._measured(self._watched, self._watched_detail))  # noqa: E731
         return Stage(
             name, budget, modules, loss, slower={"trunk": _TRUNK_RATE}, watch=watch, watch_every=self.budget.watch_every
         )
 
     def accuracy(self) -> dict[str, dict[str, float]]:
         """Accuracy by kind of question on frames that nothing has looked at before."""
-        return measure(self.model, self.packer, self._held_out(self.budget.evaluated, watched=False))
+        count = self.budget.evaluated
+        return self._measured(self._held_out(count, watched=False), self._held_out_detail(count, watched=False))
+
+    def _measured(self, sets: dict[str, HeldOut], detail: dict[str, HeldOut]) -> dict[str, dict[str, float]]:
+        return measure(self.model, self.packer, sets) | measure(self.model, self._detail_packer, detail)
+
+    def _held_out_detail(self, count: int, *, watched: bool) -> dict[str, HeldOut]:
+        if not self.budget.detail_every:
+            return {}
+        return {"detail": held_out_detail(count, self._detail_size, watched=watched)}
 
     def _held_out(self, count: int, *, watched: bool) -> dict[str, HeldOut]:
         size = self.budget.model.image_size
@@ -242,30 +274,21 @@ def _known_library(photos: Path) -> PhotoLibrary:
 
 def train_third_reference_vlm(
     output_dir: Path,
-    cache_dir: Path,
+    run: RunSettings,
     *,
     photos: Path | None = None,
-    seed: int = 0,
     budget: ThirdBudget | str = "full",
-    resume: bool = True,
     pretrained: bool = True,
-    device: str = "cpu",
-    threads: int = 2,
-    progress: Progress = print,
 ) -> dict[str, Any]:
     """Train the third reference VLM, or go on with a run of the same budget, seed and photographs.
 
     Args:
         output_dir: Where the model is written in the format of `save_pretrained`, with `training.json` beside it.
-        cache_dir: Checkpoints, 100 MB; can be deleted afterwards.
+        run: Cache for checkpoints, 100 MB; seed of weights, frames and order; device, threads. Without `resume` the
+            checkpoints of the same run are dropped.
         photos: Class folder of photographs, or a zip of one, with the classes of CIFAR-10 or some of them.
-        seed: Seed of weights, frames and order.
         budget: How much of everything, or a name in `THIRD_BUDGETS`.
-        resume: Continue; otherwise the checkpoints of the same run are dropped.
         pretrained: Start the tower from ImageNet.
-        device: torch device to learn on.
-        threads: CPU threads.
-        progress: Called with a line of text now and then.
 
     Returns:
         What is written to `training.json`: budget, seed, seconds and last figures of each stage, and the accuracy of
@@ -280,25 +303,33 @@ def train_third_reference_vlm(
         if budget not in THIRD_BUDGETS:
             raise ConfigError("budget", f"{budget!r} is none of {', '.join(THIRD_BUDGETS)}")
         budget = THIRD_BUDGETS[budget]
-    torch.set_num_threads(threads)
-    shown = None if photos is None else _known_library(photos).sha256
-    learned = {name: value for name, value in budget.as_dict().items() if name not in _LOOKING}
-    recipe = json.dumps(
-        {"recipe": RECIPE, "seed": seed, "photos": shown, "pretrained": pretrained, **learned}, sort_keys=True
-    )
-    run_dir = cache_dir / f"third-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-    if not resume and run_dir.exists():
+    torch.set_num_threads(run.threads)
+    run_dir = run.cache_dir / run_name(budget, photos, seed=run.seed, pretrained=pretrained)
+    if not run.resume and run_dir.exists():
         shutil.rmtree(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    run = ThirdRun(budget, photos, seed=seed, pretrained=pretrained, device=device)
-    report: dict[str, Any] = {"seed": seed, "device": device, "budget": budget.as_dict(), "stages": {}}
+    third = ThirdRun(budget, photos, run, pretrained=pretrained)
+    report: dict[str, Any] = {"seed": run.seed, "device": run.device, "budget": budget.as_dict(), "stages": {}}
     try:
-        for stage in (run.tower_stage(), run.language_stage("pairs", 2), run.language_stage("joint", 3)):
+        for stage in (third.tower_stage(), third.language_stage("pairs", 2), third.language_stage("joint", 3)):
             if stage.budget.steps:
-                report["stages"][stage.name] = run_stage(stage, run_dir, progress=progress)
+                report["stages"][stage.name] = run_stage(stage, run_dir, progress=run.progress)
     finally:
-        run.close()
-    report["accuracy"] = run.accuracy()
-    run.save(output_dir)
+        third.close()
+    report["accuracy"] = third.accuracy()
+    third.save(output_dir)
+    run.progress(f"{output_dir} written")
     (output_dir / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def run_name(budget: ThirdBudget, photos: Path | None, *, seed: int, pretrained: bool) -> str:
+    """Folder of a run's checkpoints in the cache: the same for all runs that may go on from each other.
+
+    Raises:
+        ConfigError: Photographs of classes that the vocabulary lacks.
+        ArtifactError: The photographs cannot be read.
+    """
+    shown = None if photos is None else _known_library(photos).sha256
+    recipe = {"recipe": RECIPE, "seed": seed, "photos": shown, "pretrained": pretrained, **budget.learned()}
+    return f"third-{hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]}"

@@ -1,0 +1,1 @@
+"""Logs without what must not leave a site."""

@@ -1,0 +1,1 @@
+"""What of a log is played again, when, and under which names."""

@@ -1,0 +1,57 @@
+"""What ``latentbus bench replay`` is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from latentbus.reports.output_files import json_target
+from latentbus.reports.results_page import MarkdownOption
+
+NEEDED_RECORD_HZ: Final = 8_000
+"""Messages a second that the recorder must take without a loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """How much is measured.
+
+    Attributes:
+        json_file: where every figure is written.
+        markdown: where they are written as a page.
+        work_dir: where the logs go, in a folder of their own that is removed afterwards; None is the system's.
+        publishers: ``mosquitto_pub`` processes.
+        payload_bytes: of each message.
+        first_hz: rate that the search for the fastest one begins with.
+        repeats: runs that count, of recorder and replay.
+        most_hz: rate that the search does not exceed.
+        factor: between two rates of that search.
+        record_s: seconds of each run of the recorder.
+        seek_log_bytes: size of the log that is opened cold.
+        probes: times that it is opened.
+        recover_log_bytes: size of the log that is cut.
+    """
+
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write every figure to this file.", callback=json_target)
+    ] = None
+    markdown: MarkdownOption = None
+    work_dir: Annotated[
+        Path | None, typer.Option(help="Disk to measure: needs 2.5 GB for a while. The system's folder for such else.")
+    ] = None
+    publishers: Annotated[int, typer.Option(help="mosquitto_pub processes that make the load.", min=1, max=64)] = 4
+    payload_bytes: Annotated[int, typer.Option(help="Size of each message.", min=20, max=100_000)] = 300
+    first_hz: Annotated[
+        float,
+        typer.Option("--rate", help="Messages a second to begin with; raised until some are lost.", min=10),
+    ] = NEEDED_RECORD_HZ
+    repeats: Annotated[int, typer.Option(help="Runs of which the median counts.", min=1, max=100)] = 3
+    most_hz: float = 100_000
+    factor: float = 1.25
+    record_s: float = 10.0
+    seek_log_bytes: int = 1_100_000_000
+    probes: int = 40
+    recover_log_bytes: int = 3_000_000

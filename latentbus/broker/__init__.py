@@ -1,0 +1,1 @@
+"""Brokers on the command line: which one, its rules, what it retains, a private one."""

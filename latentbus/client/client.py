@@ -1,0 +1,488 @@
+"""The Python client: ask cameras, and watch what they are asked, over one connection to the broker.
+
+See docs/client.md for its use. Every rule is in :class:`pipeline.protocol.client_session.ClientSession`; here are the
+connection, the clock and the readers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import re
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias
+
+from latentbus.options.arguments import checked_name, made_of
+from pipeline.bus.base import ConnectionChange, Inbound
+from pipeline.bus.mqtt import MqttBus
+from pipeline.config.logs import OncePerKind, get_logger
+from pipeline.config.settings import BrokerSettings
+from pipeline.node.containment import Containment
+from pipeline.node.publisher import deliver
+from pipeline.protocol.client_ports import (
+    AnswerRead,
+    ClientOutput,
+    Ending,
+    QueryEnded,
+    Subscribe,
+    WatchEnded,
+)
+from pipeline.protocol.client_session import ClientSession
+from pipeline.protocol.ports import Acknowledge, Delivery, Problem, Publish, Received, Unsubscribe
+from pipeline.protocol.settings import ClientProtocolSettings
+from schemas.errors import (
+    BusError,
+    CameraUnknownError,
+    ConfigError,
+    ConnectionLostError,
+    LatentbusError,
+    NoOutcomeError,
+    QuestionError,
+    QuestionRefusedError,
+    StateError,
+)
+from schemas.messages import Answer, Ask, QueryOutcome, check_options
+from schemas.types import NAME_PATTERN, AnswerType
+
+CONNECT_TIMEOUT_S: Final = 10.0
+RECEIVE_BATCH: Final = 256
+MAX_UNREAD_ANSWERS: Final = 4_096
+"""Answers that one reader has not taken; the oldest is dropped for a further one. A terminal answer is the newest."""
+
+Told: TypeAlias = Answer | QueryOutcome
+"""An answer, provisional or terminal, or a terminal outcome without one."""
+
+_PARAMETERS: Final = {"query_id": "query_id", "text": "text", "deadline_ms": "deadline_s", "options": "options"}
+_log = get_logger(__name__)
+
+
+def client_name(identity: str | None) -> str:
+    """The name to ask under: that of the identity, or a drawn one where that cannot stand in a topic.
+
+    A secured broker gives each identity its own ask and reply topics.
+    """
+    return identity if identity and re.fullmatch(NAME_PATTERN, identity) else f"ask-{secrets.token_hex(4)}"
+
+
+def ask_of(
+    text: str,
+    answer_type: AnswerType = AnswerType.TEXT,
+    *,
+    deadline_s: float = 30.0,
+    query_id: str | None = None,
+    options: Sequence[str] = (),
+    named: Mapping[str, str] = _PARAMETERS,
+) -> Ask:
+    """A question as it is published.
+
+    Args:
+        text: the question.
+        answer_type: what the answer may look like.
+        deadline_s: time to the terminal outcome.
+        query_id: id of the question among those of this client to this camera; drawn unless given.
+        options: answers to choose from, for answer type ``choice``.
+        named: what the user calls each field of the message.
+
+    Raises:
+        ConfigError: this cannot be asked.
+    """
+    if not math.isfinite(deadline_s):
+        raise ConfigError(named["deadline_ms"], f"{deadline_s} is no finite number")
+    try:
+        check_options(answer_type, tuple(options))
+    except ValueError as error:
+        raise ConfigError(named["options"], str(error)) from None
+    return made_of(
+        Ask,
+        named,
+        query_id=f"ask-{secrets.token_hex(6)}" if query_id is None else query_id,
+        text=text,
+        answer_type=answer_type,
+        options=tuple(options),
+        deadline_ms=round(deadline_s * 1000),
+    )
+
+
+@dataclass(slots=True)
+class _Mailbox:
+    """What one reader has not taken yet."""
+
+    _messages: deque[Told] = field(default_factory=deque)
+    _arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    _ended: bool = False
+    _error: Exception | None = None
+
+    def put(self, message: Told) -> bool:
+        """Add a message; false when an older one was dropped for it."""
+        self._messages.append(message)
+        self._arrived.set()
+        if len(self._messages) <= MAX_UNREAD_ANSWERS:
+            return True
+        self._messages.popleft()
+        return False
+
+    def end(self, error: Exception | None = None) -> None:
+        """Nothing more comes; the reader takes what is there, then the error."""
+        if not self._ended:
+            self._ended, self._error = True, error
+            self._arrived.set()
+
+    async def messages(self) -> AsyncGenerator[Told, None]:
+        """Take each message as it comes, up to the end."""
+        while True:
+            while self._messages:
+                yield self._messages.popleft()
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                return
+            self._arrived.clear()
+            await self._arrived.wait()
+
+
+@dataclass(eq=False, slots=True)
+class _Watcher:
+    """A reader of cameras; of all where they are None."""
+
+    cameras: frozenset[str] | None
+    mailbox: _Mailbox = field(default_factory=_Mailbox)
+
+
+class Client:
+    """A client of a fleet, as an async context manager: connected from entry to exit, entered once.
+
+    A broken connection is made again by itself, and the questions that are open are asked again.
+
+    Args:
+        broker: where the broker is, and who this client is to it.
+        name: name to ask under; the broker's user name, or a drawn one, unless given.
+        settings: times and bounds.
+        connect_timeout_s: longest wait for the first connection.
+
+    Raises:
+        ConfigError: the name cannot stand in a topic.
+    """
+
+    def __init__(
+        self,
+        broker: BrokerSettings,
+        *,
+        name: str | None = None,
+        settings: ClientProtocolSettings | None = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    ) -> None:
+        self.name = checked_name("name", name) or client_name(broker.username)
+        self._session = ClientSession(self.name, settings)
+        self._connect_timeout_s = connect_timeout_s
+        self._bus = MqttBus(
+            broker,
+            client_id=f"{self.name}-{secrets.token_hex(4)}",
+            subscriptions=self._session.subscriptions(),
+        )
+        self._stack = AsyncExitStack()
+        self._questions: dict[str, _Mailbox] = {}
+        self._watchers: list[_Watcher] = []
+        self._received: dict[int, Inbound] = {}
+        self._tokens = itertools.count()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed: Exception | None = StateError("the client is not entered")
+        self._problems = OncePerKind(_log)
+        self._containment = Containment(_log)
+
+    async def __aenter__(self) -> Self:
+        """Connect.
+
+        Raises:
+            ConnectionLostError: the broker cannot be reached; the subclass says more.
+            NotAuthorizedError: the broker refuses this identity.
+            ConfigError: the TLS files cannot be loaded.
+        """
+        await self._stack.enter_async_context(self._bus)
+        try:
+            await self._bus.wait_connected(self._connect_timeout_s)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        self._closed = None
+        self._start(self._receive(), "receive")
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Disconnect; whoever still reads gets :class:`~schemas.errors.ConnectionLostError`."""
+        self._close(ConnectionLostError("the client is closed"))
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._stack.__aexit__(exc_type, exc, traceback)
+
+    @property
+    def cameras(self) -> list[str]:
+        """Cameras of the edges that are online, as far as their statuses have come."""
+        return self._session.fleet.cameras
+
+    def cause(self, camera: str, *, certain: bool = False) -> str | None:
+        """Why a camera gives no answers, as far as the statuses tell; None where they show nothing wrong.
+
+        Args:
+            camera: its name.
+            certain: leave out that this identity may not see the workers.
+        """
+        return self._session.cause(camera, certain=certain)
+
+    def ask(
+        self,
+        camera: str,
+        text: str,
+        answer_type: AnswerType = AnswerType.TEXT,
+        *,
+        options: Sequence[str] = (),
+        deadline_s: float = 30.0,
+        query_id: str | None = None,
+        check: bool = True,
+    ) -> AsyncGenerator[Told, None]:
+        """Ask a camera, and yield each answer that is new: provisional ones as they get better, then the terminal one.
+
+        It is asked when the first answer is waited for. The last message has an outcome; whoever leaves the loop before
+        does not wait for it any more.
+
+        Args:
+            camera: name of the camera.
+            text: the question.
+            answer_type: what the answer may look like.
+            options: answers to choose from, for answer type ``choice``.
+            deadline_s: time to the terminal outcome.
+            query_id: id of the question; asked again under it by the same client, the same outcome comes.
+            check: ask only where an edge that is online serves the camera.
+
+        Raises:
+            ConfigError: this cannot be asked.
+            CameraUnknownError: no edge that is online serves the camera.
+            QuestionRefusedError: the edge cannot read the question.
+            NoOutcomeError: nothing came by the deadline and a margin.
+            TooManyQuestionsError: this client waits for as many answers as it may.
+            NotAuthorizedError: the broker does not let this client ask the camera, or read its answers.
+            ConnectionLostError: the client was closed meanwhile.
+            StateError: the client is not entered, or a question of this id has no outcome yet.
+        """
+        message = ask_of(text, answer_type, deadline_s=deadline_s, query_id=query_id, options=options)
+        return self.follow(camera, message, check=check)
+
+    def follow(self, camera: str, message: Ask, *, check: bool = True) -> AsyncGenerator[Told, None]:
+        """The same as :meth:`ask`, of a message that was made before."""
+        checked_name("camera", camera)
+        return self._follow(camera, message, check)
+
+    def watch(self, cameras: Collection[str] | None = None) -> AsyncGenerator[Told, None]:
+        """Yield the answers to all questions, standing and ad-hoc, of whomever: of each query what is new, and one end.
+
+        Args:
+            cameras: names of cameras; None watches all of them.
+
+        Raises:
+            ConfigError: no camera, or one whose name cannot stand in a topic.
+            NotAuthorizedError: the broker does not let this client read a camera.
+            ConnectionLostError: the client was closed meanwhile.
+            StateError: the client is not entered.
+        """
+        if cameras is None:
+            return self._watch(None)
+        chosen = frozenset([cameras] if isinstance(cameras, str) else cameras)
+        for camera in chosen:
+            checked_name("cameras", camera)
+        if not chosen:
+            raise ConfigError("cameras", "there is none; leave it out to watch all")
+        return self._watch(chosen)
+
+    async def _follow(self, camera: str, message: Ask, check: bool) -> AsyncGenerator[Told, None]:
+        self._check_open()
+        query_id = self._session.ask(camera, message, time.monotonic(), check=check)
+        mailbox = self._questions[query_id] = _Mailbox()
+        self._carry_out()
+        try:
+            async for told in mailbox.messages():
+                yield told
+        finally:
+            if self._questions.get(query_id) is mailbox:
+                del self._questions[query_id]
+                self._session.drop(query_id, time.monotonic())
+                self._carry_out()
+
+    async def _watch(self, cameras: frozenset[str] | None) -> AsyncGenerator[Told, None]:
+        self._check_open()
+        watcher = _Watcher(cameras)
+        self._watchers.append(watcher)
+        self._session.watch(cameras)
+        self._carry_out()
+        try:
+            async for told in watcher.mailbox.messages():
+                yield told
+        finally:
+            if watcher in self._watchers:
+                self._watchers.remove(watcher)
+                self._session.unwatch(cameras)
+                self._carry_out()
+
+    # ---- what goes in -----------------------------------------------------------------------------------------------
+
+    async def _receive(self) -> None:
+        while True:
+            for event in await self._bus.receive_batch(RECEIVE_BATCH):
+                now_s = time.monotonic()
+                if isinstance(event, ConnectionChange):
+                    self._session.connection(event.connected, now_s)
+                    continue
+                token = next(self._tokens) if event.qos else None
+                if token is not None:
+                    self._received[token] = event
+                received = Received(
+                    event.topic, event.payload, event.retain, event.response_topic, event.correlation_data, token
+                )
+                with self._containment.around("receive"):
+                    self._session.receive(received, now_s)
+            self._carry_out()
+
+    async def _publish(self, publish: Publish) -> None:
+        delivery, cause = await deliver(self._bus, publish)
+        self._session.published(publish.token, delivery, time.monotonic())
+        self._carry_out(cause)
+
+    async def _subscribe(self, subscribe: Subscribe) -> None:
+        delivery, cause = Delivery.DELIVERED, None
+        try:
+            await self._bus.subscribe(subscribe.subscription)
+            if not self._bus.statistics().connected:
+                raise ConnectionLostError("not granted yet")
+        except ConnectionLostError:
+            # The session asks for it again. The next connection must not: where it is refused, so would be the rest.
+            delivery = Delivery.CONNECTION_LOST
+            await self._leave(subscribe.subscription.filter)
+        except BusError as error:
+            delivery, cause = Delivery.REFUSED, error
+        self._session.subscribed(subscribe.token, delivery, time.monotonic())
+        self._carry_out(cause)
+
+    async def _unsubscribe(self, topic_filter: str) -> None:
+        await self._leave(topic_filter)
+        self._session.unsubscribed(topic_filter, time.monotonic())
+        self._carry_out()
+
+    async def _leave(self, topic_filter: str) -> None:
+        try:
+            await self._bus.unsubscribe(topic_filter)
+        except ConnectionLostError as error:
+            _log.debug("not left in order", filter=topic_filter, problem=str(error))
+
+    # ---- what comes out ---------------------------------------------------------------------------------------------
+
+    def _carry_out(self, cause: BusError | None = None) -> None:
+        """Do what the session wants now. What the broker has refused is the cause of what ends with it."""
+        if self._closed is not None:
+            return
+        for output in self._session.poll(time.monotonic()):
+            self._take(output, cause)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wake_s = self._session.next_wake_s()
+        if wake_s is not None:
+            delay_s = max(0.0, wake_s - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._carry_out)
+
+    def _take(self, output: ClientOutput, cause: BusError | None) -> None:
+        match output:
+            case Publish():
+                self._start(self._publish(output), "publish")
+            case Subscribe():
+                self._start(self._subscribe(output), "subscribe")
+            case Unsubscribe():
+                self._start(self._unsubscribe(output.filter), "unsubscribe")
+            case Acknowledge():
+                for token in output.tokens:
+                    self._bus.acknowledge(self._received.pop(token))
+            case AnswerRead():
+                if output.mine:
+                    self._tell(self._questions.get(output.message.query_id), output.message)
+                if output.watched:
+                    self._show(output.message)
+            case QueryEnded():
+                if output.mine and (mailbox := self._questions.pop(output.query_id, None)) is not None:
+                    if output.message is not None:
+                        self._tell(mailbox, output.message)
+                    mailbox.end(_error_of(output, cause))
+                if output.watched and output.message is not None:
+                    self._show(output.message)
+            case WatchEnded():
+                self._end_watchers(output.camera, cause)
+            case Problem() if output.logged:
+                self._problems.report(output.kind, output.text, about=output.about, **output.context)
+            case Problem():
+                pass
+
+    def _tell(self, mailbox: _Mailbox | None, message: Told) -> None:
+        if mailbox is not None and not mailbox.put(message):
+            self._problems.report("client/unread", "answers come faster than they are read", camera=message.camera)
+
+    def _show(self, message: Told) -> None:
+        for watcher in self._watchers:
+            if watcher.cameras is None or message.camera in watcher.cameras:
+                self._tell(watcher.mailbox, message)
+
+    def _end_watchers(self, camera: str | None, cause: BusError | None) -> None:
+        for watcher in list(self._watchers):
+            if camera is None if watcher.cameras is None else camera in watcher.cameras:
+                self._watchers.remove(watcher)
+                self._session.unwatch(None if watcher.cameras is None else watcher.cameras - {str(camera)})
+                watcher.mailbox.end(cause)
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=f"client {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            # A bug of ours, or a bus that ended: nobody may wait for ever.
+            if not isinstance(error, LatentbusError):
+                _log.error("the client failed", task=task.get_name(), exc_info=error)
+            self._close(error)
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise self._closed
+
+    def _close(self, error: Exception) -> None:
+        if self._closed is None:
+            self._closed = error
+        if self._timer is not None:
+            self._timer.cancel()
+        for mailbox in (*self._questions.values(), *(watcher.mailbox for watcher in self._watchers)):
+            mailbox.end(error)
+        self._problems.summarise()
+
+
+def _error_of(ended: QueryEnded, cause: BusError | None) -> LatentbusError | None:
+    """What the asker of a question that ended without a message is to hear."""
+    match ended.ending:
+        case Ending.OUTCOME:
+            return None
+        case Ending.CAMERA_UNKNOWN:
+            return CameraUnknownError(ended.camera, ended.reason)
+        case Ending.EDGE_REFUSES:
+            return QuestionRefusedError(ended.camera, ended.site, ended.reason)
+        case Ending.NO_OUTCOME:
+            return NoOutcomeError(ended.camera, ended.limit_s, ended.cause)
+        case Ending.BROKER_REFUSES:
+            return cause or QuestionError(ended.camera, ended.reason)

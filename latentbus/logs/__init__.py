@@ -1,0 +1,1 @@
+"""Logs on the command line: recorded, inspected and compared."""

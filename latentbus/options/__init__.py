@@ -1,0 +1,1 @@
+"""Options and settings of the command line, and what can be wrong with them."""

@@ -1,0 +1,114 @@
+"""What the types of a settings file cannot tell: whether what it names can be opened here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.codec.bundled import bundled_codec_dir
+from pipeline.codec.spec import load_codec_spec
+from pipeline.config.settings import LatentbusSettings, is_url_or_kind, load_settings, section
+from pipeline.config.settings_file import Location
+from schemas.errors import ArtifactError
+
+Problem = tuple[Location, str]
+
+
+def load_and_check(path: Path) -> LatentbusSettings:
+    """Read a settings file, and check every file, folder and camera that it names.
+
+    Raises:
+        ConfigError: all that is wrong, in one list.
+    """
+    return load_settings(path, checks=(partial(problems_of_files, path.absolute().parent),))
+
+
+def problems_of_files(folder: Path, values: Mapping[str, Any]) -> Iterator[Problem]:
+    """A check: what cannot be opened. Looks at each value by itself, so that one wrong key hides no other.
+
+    Args:
+        folder: of the settings file; relative paths count from it.
+        values: the settings as they stand, right or wrong.
+    """
+    for name in ("ca_file", "cert_file", "key_file"):
+        yield from _path_problem(folder, values, ("broker", "tls", name), _no_such_file)
+    if isinstance(values.get("edge"), Mapping):
+        yield from _camera_problems(folder, values)
+        yield from _codec_problem(folder, values, "edge")
+        for location in (("edge", "state_dir"), ("edge", "frame_log"), ("edge", "recording", "file")):
+            yield from _path_problem(folder, values, location, _cannot_be_made)
+    if "worker" in values:
+        yield from _codec_problem(folder, values, "worker")
+        yield from _vlm_problem(folder, values)
+        yield from _path_problem(folder, values, ("worker", "recording", "file"), _cannot_be_made)
+
+
+def _path_problem(
+    folder: Path, values: Mapping[str, Any], location: tuple[str, ...], problem_of: Callable[[Path], str | None]
+) -> Iterator[Problem]:
+    text = section(values, *location[:-1]).get(location[-1])
+    problem = problem_of(folder / Path(text).expanduser()) if isinstance(text, str) else None
+    if problem is not None:
+        yield location, problem
+
+
+def _no_such_file(path: Path) -> str | None:
+    return None if path.is_file() else f"no such file: {path}"
+
+
+def _cannot_be_made(path: Path) -> str | None:
+    """Of a path whose folders are made when they are missing."""
+    there = next(parent for parent in (path.parent, *path.parents) if parent.exists())
+    if not there.is_dir():
+        return f"cannot be made: {there} is no folder"
+    return None if os.access(there, os.W_OK) else f"cannot be made: {there} is not writable"
+
+
+def _camera_problems(folder: Path, values: Mapping[str, Any]) -> Iterator[Problem]:
+    from edge_nodes.sources import make_source
+    from pipeline.config.settings import CameraSettings
+    from schemas.errors import SourceError
+
+    for name, camera in section(values, "edge", "cameras").items():
+        source = section(camera).get("source")
+        if not isinstance(source, str) or not source:
+            continue
+        location = ("edge", "cameras", name, "source")
+        if not is_url_or_kind(source):
+            path = folder / Path(source).expanduser()
+            if not path.exists() or path.is_dir():
+                yield location, f"no such file: {path}"
+            continue
+        try:
+            make_source(name, CameraSettings(source=source))
+        except SourceError as error:
+            yield location, str(error)
+            continue
+        path = Path(source.removeprefix("file:"))
+        if source.startswith("file:") and (not path.exists() or path.is_dir()):
+            yield location, f"no such file: {path}"
+
+
+def _codec_problem(folder: Path, values: Mapping[str, Any], side: str) -> Iterator[Problem]:
+    given = section(values, side).get("codec")
+    if given is not None and not isinstance(given, str):
+        return
+    try:
+        load_codec_spec(bundled_codec_dir() if given is None else folder / Path(given).expanduser())
+    except ArtifactError as error:
+        yield (side, "codec"), str(error)
+
+
+def _vlm_problem(folder: Path, values: Mapping[str, Any]) -> Iterator[Problem]:
+    given = section(values, "worker").get("vlm")
+    if not isinstance(given, str):
+        return
+    path = folder / Path(given).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            yield ("worker", "vlm"), f"{path} holds no config.json: give a folder in save_pretrained format"
+    elif given.startswith((".", "~", "/")) or given.count("/") != 1:
+        yield ("worker", "vlm"), f"no such folder: {path}; a hub id reads owner/model"

@@ -1,0 +1,1 @@
+"""What several commands write and print: files, pages of figures, texts of peers."""

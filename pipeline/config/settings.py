@@ -1,0 +1,392 @@
+"""Every setting of a Latentbus process, read from one YAML file.
+
+``edge:`` and ``worker:`` may stand in one file or in two; a process reads its own section. String values may name
+environment variables (``${NAME}`` or ``${NAME:-default}``), and any value can be overridden from the environment
+(``LATENTBUS_BROKER__PASSWORD``), so that no secret needs to be in the file. Relative paths count from its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from pipeline.config.settings_file import CHECKED, Check, Location, SettingsFile
+from pipeline.protocol.journal_requests import MAX_OPEN_ASKS
+from schemas.errors import ConfigError
+from schemas.hosts import check_host
+from schemas.limits import MAX_QUERIES_PER_FRAME
+from schemas.messages import Options, check_options
+from schemas.types import AnswerType, Milliseconds, Name, Probability, QuestionText
+
+ENV_PREFIX = "LATENTBUS_"
+ENV_DELIMITER = "__"
+MAX_CAMERAS_PER_SITE = 128
+"""A site's status message lists its cameras; 128 names fit its size limit."""
+
+MAX_INTERVAL_S = 86_400.0
+MAX_UPLINK_KBPS = 10_000_000.0
+MAX_BATCH_FRAMES = 1_024
+MAX_NAMED_BUDGETS = 256
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+Threads = Annotated[int, Field(ge=1, le=256)]
+FirstPrefixRule: TypeAlias = Literal["bytes", "delay", "base", "whole"]
+_Recording = TypeVar("_Recording", bound="RecordingSettings")
+
+
+class _Section(BaseModel):
+    """A part of the settings: immutable, and a key that nobody reads is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TlsSettings(_Section):
+    """TLS towards the broker; an empty section means TLS with the system's certificate authorities."""
+
+    ca_file: Path | None = None
+    """Certificate authority that signed the broker's certificate; null takes the system's."""
+    cert_file: Path | None = None
+    """Certificate of this client, for brokers that ask for one."""
+    key_file: Path | None = None
+    """Private key of ``cert_file``."""
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file belong together: give both or neither")
+        return self
+
+
+class BrokerSettings(_Section):
+    """Where the MQTT 5 broker is, and who this process is to it."""
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Port = 1883
+    username: str | None = None
+    password: SecretStr | None = None
+    tls: TlsSettings | None = None
+    keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
+    """Silence after which broker and client call each other dead. Each ping costs the uplink some 80 bytes."""
+
+    @field_validator("host")
+    @classmethod
+    def _a_host_alone(cls, host: str) -> str:
+        return check_host(host)
+
+    @model_validator(mode="after")
+    def _password_needs_user(self) -> Self:
+        if self.password is not None and self.username is None:
+            raise ValueError("a password without a username: set broker.username")
+        return self
+
+
+class QuestionSettings(_Section):
+    """A standing question."""
+
+    text: QuestionText
+    answer_type: AnswerType = AnswerType.TEXT
+    options: Options = ()
+    """Answers to choose from, for answer type ``choice``."""
+    deadline_ms: Annotated[Milliseconds, Field(ge=100)] = 10_000
+    """Time from the frame to the terminal outcome."""
+    risk: Probability | None = None
+    """Accepted chance that an early answer differs from the whole latent's; left out takes the pool's."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        check_options(self.answer_type, self.options)
+        return self
+
+
+class CameraSettings(_Section):
+    """A camera of the site."""
+
+    source: Annotated[str, Field(min_length=1)]
+    """Path of a video file, or ``test:SEED`` for a rendered camera."""
+    interval_s: Annotated[float, Field(ge=0.02, le=MAX_INTERVAL_S)] = 1.0
+    """Time from one analysed frame to the next."""
+    questions: Annotated[tuple[Name, ...], Field(max_length=MAX_QUERIES_PER_FRAME)] = ()
+    """Ids of the standing questions that every analysed frame is asked."""
+    priority: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    """Weight of its questions where cameras compete for the uplink: 2 counts each of them twice."""
+    loop: bool = True
+    """Start a video file again at its end."""
+
+    @field_validator("questions")
+    @classmethod
+    def _distinct(cls, questions: tuple[str, ...]) -> tuple[str, ...]:
+        repeated = sorted({question for question in questions if questions.count(question) > 1})
+        if repeated:
+            raise ValueError(f"listed twice: {', '.join(repeated)}")
+        return questions
+
+
+class RecordingSettings(_Section):
+    """A log of what a process sends and receives, written by the process itself."""
+
+    file: Path
+    """MCAP file; rotated files get a number before the suffix."""
+    max_size_mb: Annotated[float, Field(ge=1, le=1_000_000)] = 512.0
+    """Size from which on a new file is begun, in megabytes (1,000,000 bytes)."""
+    max_time_s: Annotated[float, Field(ge=1, le=31_536_000)] = 3_600.0
+    """Time after which a new file is begun."""
+    compression: Literal["lz4", "zstd", "none"] = "lz4"
+    """Of the chunks of the file."""
+
+
+class EdgeRecordingSettings(RecordingSettings):
+    """The log of an edge."""
+
+    full_latents: bool = False
+    """Deposit the whole latent of every frame that is asked about, in the log only: the uplink does not carry it."""
+
+
+class ClientBudgetSettings(_Section):
+    """What one client may cost a site."""
+
+    asks_per_s: Annotated[float, Field(ge=0.001, le=10_000)] = 2.0
+    """Ad-hoc questions a second, in the long run; further ones are refused."""
+    burst_asks: Annotated[int, Field(ge=1, le=100_000)] = 60
+    """Ad-hoc questions at once."""
+    open_asks: Annotated[int, Field(ge=1, le=MAX_OPEN_ASKS)] = 64
+    """Ad-hoc questions without an outcome; the site has room for 256 of all clients."""
+    kbps: Annotated[float, Field(ge=0.1, le=MAX_UPLINK_KBPS)] = 8.0
+    """Rate of what it causes on the uplink: acknowledgements, refusals, replies. Beyond it refusals are silent."""
+
+
+class EdgeSettings(_Section):
+    """A site: one edge process, whose cameras share one uplink."""
+
+    site: Name
+    pool: Name = "main"
+    """Pool of workers that answers; edge and workers of a pool carry the same codec."""
+    uplink_kbps: Annotated[float, Field(ge=1, le=MAX_UPLINK_KBPS)] | None = None
+    """Rate that this process may put on the uplink, all bytes on the wire counted; null leaves it unlimited."""
+    codec: Path | None = None
+    """Codec folder; null takes the bundled one."""
+    first_prefix: FirstPrefixRule = "bytes"
+    """What the first message of a frame carries: the prefix that needs the fewest expected wire bytes, or the shortest
+    expected time, until all is answered; always the codec's base prefix; or always the whole latent."""
+    key_frames: bool = True
+    """Code frames given an earlier one of their camera, wherever that saves bytes; false codes each by itself."""
+    cameras: Annotated[dict[Name, CameraSettings], Field(min_length=1, max_length=MAX_CAMERAS_PER_SITE)]
+    questions: dict[Name, QuestionSettings] = Field(default_factory=dict)
+    """Standing questions by id. The id travels with every frame, the text only once: keep ids short."""
+    client_budget: ClientBudgetSettings = Field(default_factory=ClientBudgetSettings)
+    """What each client may cost this site."""
+    client_budgets: Annotated[dict[Name, ClientBudgetSettings], Field(max_length=MAX_NAMED_BUDGETS)] = Field(
+        default_factory=dict
+    )
+    """Budgets of clients that ask for many people, by name: gateways and operators."""
+    state_dir: Path | None = None
+    """Folder of what must survive a restart (ad-hoc questions not yet answered); null keeps nothing."""
+    metrics_port: Port | None = None
+    """Port of the Prometheus endpoint; null opens none."""
+    metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address that the endpoint listens on; ``0.0.0.0`` opens it to the network, to whoever reaches the port."""
+    frame_log: Path | None = None
+    """JSON lines for whoever scores the answers: which source frame became which frame id, and the uplink bytes."""
+    recording: EdgeRecordingSettings | None = None
+    """Log of what this process sends and receives; null writes none."""
+    threads: Threads = 1
+    """Threads of the encoder."""
+
+    @model_validator(mode="after")
+    def _questions_exist(self) -> Self:
+        asked = {name: camera.questions for name, camera in self.cameras.items()}
+        for camera, _, question in _undefined(asked, self.questions):
+            raise PydanticCustomError(CHECKED, f"camera {camera} asks {question}, not defined under questions")
+        return self
+
+
+class WorkerSettings(_Section):
+    """A worker of a pool."""
+
+    name: Name | None = None
+    """Topic name, unique on the broker; null draws one at start, which is what ``--scale`` needs."""
+    pool: Name = "main"
+    vlm: Annotated[str, Field(min_length=1)] | None = None
+    """Folder or hub id of the vision-language model; null takes the bundled reference model."""
+    codec: Path | None = None
+    """Codec folder, made for that model; null takes the bundled one."""
+    max_batch_frames: Annotated[int, Field(ge=1, le=MAX_BATCH_FRAMES)] = 16
+    """Frames that one model batch holds at most."""
+    max_batch_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 8192
+    """Tokens that one model batch reads and writes at most: visual tokens, questions and answers."""
+    capacity_frames: Annotated[int, Field(ge=1, le=100_000)] = 1024
+    """Open messages that wait here at most; further ones are told to come back."""
+    threads: Threads | None = None
+    """Threads of the model; null lets torch decide."""
+    device: Annotated[str, Field(min_length=1)] = "cpu"
+    """Device of the model, as torch names it."""
+    metrics_port: Port | None = None
+    """Port of the Prometheus endpoint; null opens none."""
+    metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address that the endpoint listens on; ``0.0.0.0`` opens it to the network, to whoever reaches the port."""
+    recording: RecordingSettings | None = None
+    """Log of what this process sends and receives; null writes none."""
+
+
+class LogSettings(_Section):
+    """What is logged, and how it looks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True, validate_by_name=True)
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    json_lines: bool | None = Field(default=None, alias="json")
+    """JSON lines; null writes them unless the output is a terminal."""
+
+
+class LatentbusSettings(BaseSettings):
+    """The whole file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_DELIMITER,
+        extra="forbid",
+        frozen=True,
+        validate_default=False,
+    )
+
+    broker: BrokerSettings = Field(default_factory=BrokerSettings)
+    edge: EdgeSettings | None = None
+    worker: WorkerSettings | None = None
+    log: LogSettings = Field(default_factory=LogSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is the library's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is the library's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is the library's
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment goes before the file: what is deployed beside a file overrides it."""
+        return env_settings, init_settings
+
+
+def load_settings(path: Path, *, checks: Sequence[Check] = ()) -> LatentbusSettings:
+    """Read a settings file.
+
+    Args:
+        path: the YAML file.
+        checks: what else must hold; their problems come in one list with all others.
+
+    Returns:
+        The settings, environment applied, relative paths made absolute from the file's folder.
+
+    Raises:
+        ConfigError: the file cannot be read or is wrong; every problem with its line, key and what is allowed.
+    """
+    file = SettingsFile.read(path)
+    settings = file.validate(
+        LatentbusSettings,
+        env_prefix=ENV_PREFIX,
+        env_delimiter=ENV_DELIMITER,
+        checks=(undefined_questions, *checks),
+    )
+    return _with_absolute_paths(settings, path.absolute().parent)
+
+
+def settings_of_environment() -> LatentbusSettings:
+    """The settings of a command that was given no file: defaults, and what the environment says.
+
+    Raises:
+        ConfigError: the environment is wrong.
+    """
+    return SettingsFile(Path("environment"), {}, {}).validate(
+        LatentbusSettings, env_prefix=ENV_PREFIX, env_delimiter=ENV_DELIMITER, checks=(undefined_questions,)
+    )
+
+
+def section(values: Any, *keys: str) -> Mapping[str, Any]:
+    """A section of values that may be wrong; empty where there is none."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values if isinstance(values, Mapping) else {}
+
+
+def undefined_questions(values: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+    """A check: questions that a camera is asked and that nobody has written down."""
+    cameras = {name: section(camera).get("questions") for name, camera in section(values, "edge", "cameras").items()}
+    asked = {name: questions for name, questions in cameras.items() if isinstance(questions, list)}
+    defined = section(values, "edge", "questions")
+    known = ", ".join(sorted(defined)) or "none"
+    for camera, index, question in _undefined(asked, defined):
+        where = ("edge", "cameras", camera, "questions", index)
+        yield where, f"{question} is not defined under edge.questions ({known})"
+
+
+def _undefined(asked: Mapping[str, Sequence[Any]], defined: Collection[str]) -> Iterator[tuple[str, int, str]]:
+    """Camera, place and id of each question that is not defined."""
+    for camera, questions in asked.items():
+        for index, question in enumerate(questions):
+            if isinstance(question, str) and question not in defined:
+                yield camera, index, question
+
+
+def require_edge(settings: LatentbusSettings, path: Path) -> EdgeSettings:
+    """The edge section.
+
+    Raises:
+        ConfigError: the file has none.
+    """
+    if settings.edge is None:
+        raise ConfigError(str(path), "no edge section: add `edge:` with at least site and cameras")
+    return settings.edge
+
+
+def require_worker(settings: LatentbusSettings, path: Path) -> WorkerSettings:
+    """The worker section.
+
+    Raises:
+        ConfigError: the file has none.
+    """
+    if settings.worker is None:
+        raise ConfigError(str(path), "no worker section: add `worker: {}` for the defaults")
+    return settings.worker
+
+
+def _with_absolute_paths(settings: LatentbusSettings, folder: Path) -> LatentbusSettings:
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else folder / path.expanduser()
+
+    broker, edge, worker = settings.broker, settings.edge, settings.worker
+    if broker.tls is not None:
+        files = {name: absolute(getattr(broker.tls, name)) for name in ("ca_file", "cert_file", "key_file")}
+        broker = broker.model_copy(update={"tls": broker.tls.model_copy(update=files)})
+    if edge is not None:
+        cameras = {
+            name: camera
+            if is_url_or_kind(camera.source)
+            else camera.model_copy(update={"source": str(absolute(Path(camera.source)))})
+            for name, camera in edge.cameras.items()
+        }
+        files = {name: absolute(getattr(edge, name)) for name in ("codec", "state_dir", "frame_log")}
+        update = {"cameras": cameras, "recording": _recording_below(edge.recording, folder), **files}
+        edge = edge.model_copy(update=update)
+    if worker is not None:
+        vlm = worker.vlm
+        if vlm is not None and (vlm.startswith((".", "~")) or (folder / vlm).is_dir()):
+            vlm = str(absolute(Path(vlm)))
+        recording = _recording_below(worker.recording, folder)
+        worker = worker.model_copy(update={"codec": absolute(worker.codec), "vlm": vlm, "recording": recording})
+    return settings.model_copy(update={"broker": broker, "edge": edge, "worker": worker})
+
+
+def _recording_below(recording: _Recording | None, folder: Path) -> _Recording | None:
+    if recording is None:
+        return None
+    return recording.model_copy(update={"file": folder / recording.file.expanduser()})
+
+
+def is_url_or_kind(source: str) -> bool:
+    """Whether a source is something else than a file: ``test:7``, ``rtsp://...``."""
+    scheme, colon, _ = source.partition(":")
+    return bool(colon) and len(scheme) > 1 and scheme.replace("+", "").isalnum()

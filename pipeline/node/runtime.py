@@ -1,0 +1,177 @@
+"""Runs a process: uvloop, signals, readiness and the two-phase stop.
+
+The first SIGTERM or SIGINT asks the process to drain: take nothing new, finish or resolve what is there. The second,
+or the end of the drain time, cancels it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+
+import uvloop
+
+from pipeline.config.logs import get_logger
+from pipeline.node.work_thread import busy_threads
+from schemas.errors import LatentbusError
+
+_log = get_logger(__name__)
+
+DRAIN_TIMEOUT_S = 15.0
+EXIT_NOT_DRAINED = 3
+"""Exit status when the drain time ended, or a second signal came, before everything was resolved."""
+
+
+class Stop:
+    """Tells a process when to stop, and others when it is ready.
+
+    Attributes:
+        drain_timeout_s: time from the first request until the process is cancelled.
+        ready: set once the process does its work.
+    """
+
+    def __init__(self, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> None:
+        self.drain_timeout_s = drain_timeout_s
+        self.ready = asyncio.Event()
+        self._requested = asyncio.Event()
+
+    @property
+    def requested(self) -> bool:
+        """Whether the process was asked to drain."""
+        return self._requested.is_set()
+
+    def request(self) -> None:
+        """Ask the process to drain; again is harmless."""
+        self._requested.set()
+        _notify("STOPPING=1")
+
+    async def wait(self) -> None:
+        """Wait until the process is asked to drain."""
+        await self._requested.wait()
+
+    def set_ready(self) -> None:
+        """Say that the process does its work now; systemd is told when it listens.
+
+        What was loaded until now stays: the garbage collector need not walk through it again and again.
+        """
+        if not self.ready.is_set():
+            gc.freeze()
+            gc.set_threshold(10_000, 20, 20)  # messages make few cycles
+            self.ready.set()
+            _notify("READY=1")
+
+
+def run(main: Callable[[Stop], Awaitable[int]], *, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> int:
+    """Run a process to its end.
+
+    Args:
+        main: the process; returns its exit status soon after ``Stop.wait`` returns.
+        drain_timeout_s: time it has for that.
+
+    Returns:
+        What ``main`` returned, or :data:`EXIT_NOT_DRAINED`.
+
+    Raises:
+        LatentbusError: the first one that ended ``main``, out of any exception group.
+    """
+    return uvloop.run(supervise(main, drain_timeout_s=drain_timeout_s))
+
+
+def leave_blocked_threads(status: int) -> None:
+    """End the process at once when a thread of it is blocked; return when none is.
+
+    A thread whose call returns while the interpreter shuts down would tear the process down with another status.
+
+    Args:
+        status: exit status of the process.
+    """
+    if blocked := busy_threads():
+        _log.warning("the process ends while threads are blocked", threads=blocked)
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
+
+
+async def supervise(main: Callable[[Stop], Awaitable[int]], *, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> int:
+    """The same as :func:`run`, in a loop that runs already."""
+    stop = Stop(drain_timeout_s)
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(_as_coroutine(main(stop)), name="main")
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.requested:
+            _log.warning("second signal, not waiting any longer", signal=number.name)
+            task.cancel()
+        else:
+            _log.info("draining", signal=number.name, drain_timeout_s=drain_timeout_s)
+            stop.request()
+
+    # A terminal that closes hangs up; frames under way are as dear then.
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    for number in signals:
+        loop.add_signal_handler(number, on_signal, number)
+    limit = asyncio.create_task(_cancel_after_drain(stop, task), name="drain limit")
+    try:
+        await asyncio.wait({task})
+        if task.cancelled():
+            return EXIT_NOT_DRAINED
+        return task.result()
+    except BaseExceptionGroup as group:
+        error = first_latentbus_error(group)
+        if error is None:
+            raise
+        raise error from group
+    finally:
+        limit.cancel()
+        if not task.done():
+            # This coroutine itself was cancelled: the process must not outlive it.
+            task.cancel()
+            await asyncio.wait({task})
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+def first_latentbus_error(group: BaseExceptionGroup[BaseException]) -> LatentbusError | None:
+    """The first error of ours in a group, if nothing but ours and cancellation is in it."""
+    leaves: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending = [*error.exceptions, *pending]
+        else:
+            leaves.append(error)
+    ours = [error for error in leaves if isinstance(error, LatentbusError)]
+    # A foreign exception is a bug and must keep its traceback.
+    return ours[0] if len(ours) == len(leaves) else None
+
+
+async def _cancel_after_drain(stop: Stop, task: asyncio.Task[int]) -> None:
+    await stop.wait()
+    await asyncio.sleep(stop.drain_timeout_s)
+    _log.warning("drain time is over", drain_timeout_s=stop.drain_timeout_s)
+    task.cancel()
+
+
+async def _as_coroutine(awaitable: Awaitable[int]) -> int:
+    return await awaitable
+
+
+def _notify(state: str) -> None:
+    """One line to systemd's notify socket (sd_notify(3)), when this process was started with one."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        try:
+            notify.sendto(state.encode(), address)
+        except OSError as error:
+            _log.warning("systemd cannot be told", state=state, problem=str(error))

@@ -1,0 +1,27 @@
+"""An engine around a model in this process, for tests without a loop of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from cloud_workers.inference.adapter import AnswerModel
+from cloud_workers.inference.in_process import InProcessBackend
+from cloud_workers.look_engine import LookResult, VlmLookEngine
+from cloud_workers.look_scores import LookScores
+from cloud_workers.model_thread import model_thread
+from cloud_workers.prefix_store import PrefixStore
+from pipeline.protocol.effects import Look
+
+THREAD = model_thread(1)
+
+
+class BlockingEngine:
+    """The engine of a worker, waited for."""
+
+    def __init__(self, store: PrefixStore, model: AnswerModel, scores: LookScores | None = None) -> None:
+        self._engine = VlmLookEngine(store, InProcessBackend(model, THREAD), THREAD, scores)
+
+    def run(self, looks: Sequence[Look]) -> list[LookResult]:
+        """Results of the looks."""
+        return asyncio.run(self._engine.run(looks))

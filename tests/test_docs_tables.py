@@ -1,0 +1,137 @@
+"""Tables of the documents that nobody generates hold what the code has: metrics, settings, pages of figures."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+import yaml
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from latentbus.cli import app
+from pipeline.config import settings as all_settings
+from tests import reference
+from tests.reference.commands import all_commands
+from tests.source_names import PACKAGES, ROOT, parse
+
+DOCS = reference.DOCS
+RESULTS = DOCS / "results"
+results = pytest.mark.parametrize(
+    "path", [path for path in sorted(RESULTS.glob("*.md")) if path.name != "README.md"], ids=lambda path: path.stem
+)
+
+METRIC_MAKERS = {"counter", "gauge", "seconds", "shares", "watch_counters", "watch_gauge", "watch_gauges"}
+
+
+def metrics_of_the_code() -> set[str]:
+    """First arguments of what makes a metric; what an f-string fills in is ``*``."""
+    found = set()
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(parse(path)):
+                if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
+                    continue
+                if node.func.attr in METRIC_MAKERS and re.search(r"(metrics|^self)$", ast.unparse(node.func.value)):
+                    found.add(name_of(node.args[0]))
+    return found
+
+
+def name_of(argument: ast.expr) -> str:
+    """A string, or a string with parts that are filled in."""
+    if isinstance(argument, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in argument.values)
+    assert isinstance(argument, ast.Constant), ast.unparse(argument)
+    return str(argument.value)
+
+
+def section_of(path: Path, heading: str) -> str:
+    """The text below a heading, up to the next one."""
+    return path.read_text(encoding="utf-8").partition(f"\n{heading}\n")[2].partition("\n#")[0]
+
+
+def first_cells(text: str) -> Iterator[str]:
+    """What is in code marks in the first cell of each row."""
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            yield from re.findall(r"`([^`]+)`", re.split(r"(?<!\\)\|", line)[1])
+
+
+def test_the_table_of_metrics_is_that_of_the_code() -> None:
+    documented = set(first_cells(section_of(DOCS / "operations.md", "## Metrics")))
+    served = metrics_of_the_code()
+    patterns = [re.compile(name.replace("*", r"\w+")) for name in served]
+
+    assert len(served) > 25
+    assert {name for name in served if "*" not in name} - documented == set(), "not in docs/operations.md"
+    assert {name for name in documented if not any(pattern.fullmatch(name) for pattern in patterns)} == set()
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "## `broker`": all_settings.BrokerSettings,
+    "### `broker.tls`": all_settings.TlsSettings,
+    "## `edge`": all_settings.EdgeSettings,
+    "### `edge.cameras.<name>`": all_settings.CameraSettings,
+    "### `edge.questions.<id>`": all_settings.QuestionSettings,
+    "### `edge.client_budget`, `edge.client_budgets.<client>`": all_settings.ClientBudgetSettings,
+    "## `worker`": all_settings.WorkerSettings,
+    "## `recording`": all_settings.EdgeRecordingSettings,
+    "## `log`": all_settings.LogSettings,
+}
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_keys_and_defaults_of_settings_are_those_of_the_code(heading: str) -> None:
+    rows = [re.split(r"(?<!\\)\|", line)[1:3] for line in section_of(DOCS / "configuration.md", heading).splitlines()
+            if line.startswith("| `")]  # fmt: skip
+    documented = {key.strip(" `"): default.strip() for key, default in rows}
+    model = SECTIONS[heading]
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+
+    assert documented.keys() == fields.keys()
+    for key, field in fields.items():
+        default = documented[key]
+        value = field.get_default(call_default_factory=True)
+        if default.startswith("`"):
+            assert yaml.safe_load(default.strip("`")) == value, key
+        else:
+            assert (default == "required") is (value is PydanticUndefined), key
+            assert default == "required" or not value or isinstance(value, BaseModel), key
+
+
+@results
+def test_a_page_of_figures_names_its_command_date_and_machine(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    head, _, _ = text.partition("\n\n- Command:")
+    commands = re.findall(r"^- Command: `([^`]+)`$", text, re.MULTILINE)
+    known = {name for name, _ in all_commands(typer.main.get_command(app))}
+
+    assert re.fullmatch(r"# .+\n\n<!-- figures: .* -->", head)
+    assert commands
+    for command in commands:
+        words = command.split()
+        if words[0] == "python":
+            assert (ROOT / words[2].replace(".", "/")).with_suffix(".py").is_file(), command
+        else:
+            assert words[0] == "latentbus"
+            assert {words[1], " ".join(words[1:3])} & known, command
+    assert re.search(r"^- Measured: 20\d\d-\d\d-\d\d\b.*(commit [0-9a-f]{7}|version)", text, re.MULTILINE)
+    assert re.search(r"^- Machine: \d+ cores", text, re.MULTILINE)
+
+
+def test_every_page_of_figures_is_in_the_list_and_linked_from_the_prose() -> None:
+    pages = {path.name for path in RESULTS.glob("*.md")} - {"README.md"}
+    listed = set(re.findall(r"\]\(([\w-]+\.md)\)", (RESULTS / "README.md").read_text(encoding="utf-8")))
+    prose = "".join(path.read_text(encoding="utf-8") for path in reference.documents() if path.parent != RESULTS)
+
+    assert listed == pages
+    assert {page for page in pages if f"results/{page}" not in prose} == set()
+
+
+@pytest.mark.parametrize(("page", "most"), [("glossary.md", 40), ("protocol.md", 300)])
+def test_pages_for_newcomers_stay_short(page: str, most: int) -> None:
+    assert len((DOCS / page).read_text(encoding="utf-8").splitlines()) <= most

@@ -1,0 +1,1 @@
+"""Measure codecs and baselines on held-out frames and on video."""

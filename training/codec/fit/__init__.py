@@ -1,0 +1,1 @@
+"""Make codecs: closed form, learned one, decoder alone, tables of key frames; ablations."""

@@ -1,0 +1,1 @@
+"""Calibrate the stop rule of a codec, and check what it promises."""
