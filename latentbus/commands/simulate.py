@@ -147,9 +147,8 @@ def _replay(episode: int) -> None:
 
     plan = draw_plan(episode)
     report = Episode(plan, trace=True).run()
-    typer.echo(
-        f"{counted(report.events, 'event')}, {counted(report.asked, 'query', 'queries')}; {plain(dict(sorted(report.outcomes.items())))}"
-    )
+    asked, outcomes = counted(report.asked, "query", "queries"), plain(dict(sorted(report.outcomes.items())))
+    typer.echo(f"{counted(report.events, 'event')}, {asked}; {outcomes}")
     for violation in report.violations[:10]:
         typer.echo(f"violated: {violation.rule} at {violation.time_s:.3f} s: {violation.subject} {violation.problem}")
     if report.violations:
