@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from latentbus.chaos.ledger import ChaosLedger
 from latentbus.chaos.options import ChaosOptions
 from latentbus.fleet.ledger import percentile
 from latentbus.reports.output_files import write_json
+from latentbus.reports.plain import plain
 
 _LONG: Final = frozenset({"strikes", "lost_queries", "unheard_queries"})
 """Figures that are lists of everything that happened; they are in the JSON file alone."""
@@ -115,7 +115,7 @@ class ChaosReport:
         table = Table(show_header=False, box=None)
         for name, value in asdict(self).items():
             if name not in _LONG:
-                table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
+                table.add_row(name, plain(value))
         console.print(table)
         for query_id in self.lost_queries:
             console.print(f"lost: {query_id}")

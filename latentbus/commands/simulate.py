@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ import typer
 from latentbus.options.option_set import with_option_sets
 from latentbus.reports import simulate_pages
 from latentbus.reports.output_files import json_target, write_json
+from latentbus.reports.plain import plain
 from latentbus.reports.results_page import MarkdownOption, write_page
 from schemas.counting import counted
 from schemas.errors import ConfigError
@@ -147,9 +147,8 @@ def _replay(episode: int) -> None:
 
     plan = draw_plan(episode)
     report = Episode(plan, trace=True).run()
-    typer.echo(
-        f"{counted(report.events, 'event')}, {counted(report.asked, 'query', 'queries')}; {_plain(report.outcomes)}"
-    )
+    asked, outcomes = counted(report.asked, "query", "queries"), plain(dict(sorted(report.outcomes.items())))
+    typer.echo(f"{counted(report.events, 'event')}, {asked}; {outcomes}")
     for violation in report.violations[:10]:
         typer.echo(f"violated: {violation.rule} at {violation.time_s:.3f} s: {violation.subject} {violation.problem}")
     if report.violations:
@@ -250,14 +249,5 @@ def _table(figures: dict[str, Any], *leave_out: str) -> None:
     table = Table(show_header=False, box=None)
     for name, value in figures.items():
         if name not in leave_out:
-            table.add_row(name, _plain(value))
+            table.add_row(name, plain(value))
     SafeConsole().print(table)
-
-
-def _plain(value: object) -> str:
-    """A figure for people: names and numbers without brackets; ``none`` where there is nothing."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(each)}" for name, each in sorted(value.items())) or "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(_plain(each) for each in value) or "none"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from latentbus.cli import app
 from pipeline.codec.spec import load_codec_spec
-from pipeline.codec.stop_file import load_stop_file
+from pipeline.codec.stop_file import load_stop_rule
 from schemas.errors import ConfigError
 from tests.cloud.tiny_codec import write_vlm
 from tests.training.reference_vlm.random_lite0 import random_lite0
@@ -116,7 +116,7 @@ def test_one_command_makes_everything_and_goes_on_where_it_was_cut_off(
     for name in ("klt", "meta_autoencoder"):
         spec = load_codec_spec(models / "codecs" / name)
         spec.check_vlm(models / "reference-vlm")
-        assert load_stop_file(models / "codecs" / name).ladder == spec.ladder
+        assert load_stop_rule(models / "codecs" / name).ladder == spec.ladder
     assert (models / "codecs/meta_autoencoder/encoder.onnx").is_file()
     compared = json.loads((tmp_path / "out/small-int8/int8.json").read_text())["int8"]
     assert 0.5 < compared["cosine"] <= 1

@@ -94,7 +94,7 @@ def test_what_was_learned_elsewhere_is_only_written_out(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="tiles an edge"):
         train_codec(
             vlm,
-            tmp_path / "codecs",
+            tmp_path / "others",
             quiet,
             CodecTraining(point="detailed", budget=points["detailed"], run_dir=tmp_path / "small"),
         )
