@@ -20,7 +20,6 @@ import math
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict
 from time import monotonic, perf_counter
 from typing import Final, assert_never
 
@@ -29,6 +28,7 @@ import structlog
 from cloud_workers.loading import load_worker_model
 from cloud_workers.look_engine import LookDone, LookEngine, LookResult
 from cloud_workers.model_thread import ModelThread
+from cloud_workers.telemetry import watch_worker
 from pipeline.bus.base import Bus, Inbound
 from pipeline.bus.mqtt import MqttBus
 from pipeline.bus.publisher import Publisher
@@ -171,7 +171,7 @@ class WorkerNode:
         self._changed = asyncio.Event()
         self._batch_seconds = metrics.seconds("worker_batch_seconds", "time of one batch in the model's thread")
         self._batch_frames = metrics.counter("worker_batch_frames", "frames that went through the model")
-        self._watch()
+        watch_worker(metrics, session, bus, self._problems, self._containment)
 
     async def run(self, stop: Stop) -> int:
         """Work until asked to stop, then drain.
@@ -361,36 +361,6 @@ class WorkerNode:
             await self._changed.wait()
         self._session.unsubscribed(topic_filter, self._clock())
         self._poll()
-
-    def _watch(self) -> None:
-        metrics, session = self._metrics, self._session
-        metrics.watch_counters("worker_events", "events of the worker session", "event", lambda: session.counters)
-        metrics.watch_counters(
-            "query_outcomes", "terminal answers by outcome and by who asked", ("outcome", "asked"), session.outcomes
-        )
-        metrics.watch_counters("worker_publishes", "publishes of the worker", "result", lambda: session.publishes)
-        metrics.watch_counters(
-            "messages_dropped", "messages dropped, by kind and reason", "kind", lambda: self._problems.counts
-        )
-        metrics.watch_counters(
-            "worker_contained",
-            "bugs of Latentbus that ended one message or frame",
-            "kind",
-            lambda: self._containment.counts,
-        )
-        metrics.watch_gauges(
-            "worker_tables", "entries or bytes of what the worker session keeps", "table", session.sizes
-        )
-        metrics.watch_gauge("worker_frames", "frames held and not decided", session.unfinished)
-        metrics.watch_gauge("worker_outbox_messages", "messages that wait for the broker", session.waiting)
-        metrics.watch_gauge("bus_connected", "1 while connected", lambda: self._bus.statistics().connected)
-        metrics.watch_counters("bus_messages", "messages of the bus", "event", self._bus_counters)
-
-    def _bus_counters(self) -> dict[str, float]:
-        """The monotone part of the bus statistics."""
-        suffixes = ("received", "acknowledged", "dropped_qos0", "dropped_qos1", "discarded", "published")
-        values = asdict(self._bus.statistics())
-        return {suffix: values[f"{suffix}_messages"] for suffix in suffixes}
 
 
 def _as_result(result: LookResult) -> ports.LookResult:
