@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -147,7 +147,7 @@ async def test_what_went_wrong_is_a_typed_error(broker_settings: BrokerSettings)
         with pytest.raises(TooManyQuestionsError, match="1 questions of this client"):
             await told(client.ask("gate", "another?"))
         first.cancel()
-        for wrong, where in (
+        mistakes: list[tuple[Callable[[], object], str]] = [
             (lambda: client.ask("Front Door", "a car?"), "camera"),
             (lambda: client.ask("gate", " "), "text"),
             (lambda: client.ask("gate", "a car?", query_id="Q 1"), "query_id"),
@@ -156,7 +156,8 @@ async def test_what_went_wrong_is_a_typed_error(broker_settings: BrokerSettings)
             (lambda: client.ask("gate", "a car?", AnswerType.CHOICE), "options"),
             (lambda: client.watch(["Front Door"]), "cameras"),
             (lambda: client.watch([]), "cameras"),
-        ):
+        ]
+        for wrong, where in mistakes:
             with pytest.raises(ConfigError) as raised:
                 wrong()
             assert raised.value.where == where

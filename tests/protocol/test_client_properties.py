@@ -227,12 +227,13 @@ class Questions(RuleBasedStateMachine):
             for boot, latents in ((1, 4), (1, 9), (1, 9), (2, 9), (2, 16)):  # the edge starts again meanwhile
                 frame = FrameId(boot, self.heard)
                 self.say(answer(latents=latents, camera=camera, query=ask.query_id, frame=frame))
-            self.terminals[key] = [
+            choices: list[Answer | QueryOutcome | Receipt] = [
                 answer(Outcome.ANSWERED, latents=32, camera=camera, query=ask.query_id),
                 outcome(camera=camera, query=ask.query_id),
                 outcome(Outcome.FAILED, "over the budget of this client", camera=camera, query=ask.query_id),
                 Receipt(site="north", about=ask.query_id, accepted=False, reason="unknown key"),
-            ][self.heard % 4]
+            ]
+            self.terminals[key] = choices[self.heard % 4]
         terminal = self.terminals[key]
         if isinstance(terminal, Receipt):
             self.wire.append((topics.reply_topic(ME, camera, ask.query_id), wire.encode(terminal)))
