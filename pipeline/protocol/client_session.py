@@ -85,7 +85,7 @@ class ClientSession:
         self._ask_waiting(now_s)
         self._topics.expire(now_s)
         out: list[ClientOutput] = [Acknowledge(tuple(self._received))] if self._received else []
-        self._received = []
+        self._received.clear()
         if self._settled_s is not None:
             out += self._topics.changes(self._tokens)
         out += self._out
@@ -94,8 +94,7 @@ class ClientSession:
 
     def next_wake_s(self) -> float | None:
         """When :meth:`poll` is due next, None while nothing can time out."""
-        due = [self._timers.next_s(), self._topics.next_s()]
-        return min((at_s for at_s in due if at_s is not None), default=None)
+        return min((at_s for at_s in (self._timers.next_s(), self._topics.next_s()) if at_s is not None), default=None)
 
     def cause(self, camera: str, *, certain: bool = False) -> str | None:
         """Why a camera gives no answers, as far as the statuses tell.
