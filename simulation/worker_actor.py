@@ -33,15 +33,13 @@ from pipeline.protocol.worker_work import WorkCosts
 from schemas import topics, wire
 from schemas.errors import BitstreamError
 from schemas.messages import Accept, Ask, KeyFrame, Message, Open, Question, RejectReason
-from simulation.broker import NO_SUBSCRIBERS, BrokerModel, Deleted
+from simulation.broker import BrokerModel, Deleted
 from simulation.clock import VirtualClock
 from simulation.content import FINGERPRINT, RULE, LookModel, damaged
+from simulation.publishes import Publishes
 from simulation.stalls import StallWatch
 from simulation.worker_books import WorkerBooks
 
-_TO_BROKER_S = 0.005
-_TCP_RETRY_S = 0.25
-"""A packet that was lost on the way is sent again by TCP, until the connection is given up."""
 _parse = lru_cache(4096)(topics.parse)
 _SLOW_SHARE = 0.5
 """Batches that a slow worker takes long for: a machine that others use as well is slow now and then, not evenly."""
@@ -152,9 +150,8 @@ class WorkerActor:
         self._keys: dict[str, KeyFrame] = {}
         self._wake_at_s: float | None = None
         self._socket: deque[_Delivered] = deque()
-        self._under_way: dict[int, Publish] = {}
+        self._publishes = self._new_publishes()
         self._answers: list[tuple[int, Delivery]] = []
-        self._lost: dict[int, Message] = {}
 
     # ---- life -------------------------------------------------------------------------------------------------------
 
@@ -166,9 +163,8 @@ class WorkerActor:
         self._wake_at_s = None
         self._keys.clear()
         self._socket.clear()
-        self._under_way.clear()
+        self._publishes = self._new_publishes()
         self._answers.clear()
-        self._lost.clear()
         self.session = WorkerSession(
             self.settings,
             identity=WorkerIdentity(self.name, self._pool, self.boot, self._fingerprint),
@@ -193,6 +189,7 @@ class WorkerActor:
     def crash(self, *, noticed_s: float = 0.0) -> None:
         """SIGKILL: everything in memory is gone; the broker notices at once, or later after a loss of power."""
         self.alive = self._linked = False
+        self._publishes.end()
         self._broker.close(self.name, noticed_s=noticed_s)
 
     def drain(self) -> None:
@@ -218,6 +215,7 @@ class WorkerActor:
         if boot == self.boot and self.alive:
             if self.linked():
                 self._broker.disconnect(self.name)
+            self._publishes.end()
             self.alive = self._linked = False
 
     def linked(self) -> bool:
@@ -241,7 +239,7 @@ class WorkerActor:
         self._after()
         answers, self._answers = self._answers, []
         for token, delivery in answers:
-            self._answer(token, delivery)
+            self.session.published(token, delivery, self._clock.now_s)
         while self._socket:
             self._handle(self._socket.popleft())
             self._after()  # what comes next may find the model at work on what came first
@@ -263,8 +261,7 @@ class WorkerActor:
             self.session.connection(False, self._clock.now_s)
             if self._books is not None:
                 self._books.disconnected()
-            for token in list(self._under_way):
-                self._answer(token, Delivery.CONNECTION_LOST)
+            self._publishes.connection_lost()
             self._after()
             self._clock.after(0.5 + self._draw.random(), self._reconnect)
 
@@ -402,34 +399,20 @@ class WorkerActor:
         self._after()
 
     def _publish(self, publish: Publish) -> None:
-        message, now_s = publish.message, self._clock.now_s
-        if self._books is not None and id(message) not in self._lost:
+        now_s = self._clock.now_s
+        if self._books is not None and not self._publishes.is_repeat(publish):
             self._books.said(publish, now_s)
-        if isinstance(message, Accept):
-            self._stalls.says(publish.topic.rsplit("/", 1)[1], message, now_s)
-        self._under_way[publish.token] = publish
-        self._clock.after(_TO_BROKER_S, partial(self._arrive, self.boot, publish))
+        if isinstance(publish.message, Accept):
+            self._stalls.says(publish.topic.rsplit("/", 1)[1], publish.message, now_s)
+        self._publishes.put(publish)
 
-    def _arrive(self, boot: int, publish: Publish) -> None:
-        if boot == self.boot and publish.token not in self._under_way:
-            return  # lost with its connection
-        if not self._broker.is_up(self.name):
-            if boot == self.boot and self.alive:
-                self._clock.after(_TCP_RETRY_S, partial(self._arrive, boot, publish))
-            return
-        message = publish.message if publish.payload else Deleted()
-        code = self._broker.publish(self.name, publish.topic, message, qos=publish.qos, retain=publish.retain)
-        if boot == self.boot and self.alive:
-            self._answer(publish.token, Delivery.NO_SUBSCRIBERS if code == NO_SUBSCRIBERS else Delivery.DELIVERED)
-            if not self.frozen:
-                self._after()
+    def _new_publishes(self) -> Publishes:
+        return Publishes(self._clock, self._broker, self.name, self._answered)
 
-    def _answer(self, token: int, delivery: Delivery) -> None:
+    def _answered(self, token: int, delivery: Delivery) -> None:
         if self.frozen:
             self._answers.append((token, delivery))
             return
-        publish = self._under_way.pop(token, None)
-        if publish is not None:
-            if delivery is Delivery.CONNECTION_LOST and publish.qos:
-                self._lost[id(publish.message)] = publish.message
-            self.session.published(token, delivery, self._clock.now_s)
+        self.session.published(token, delivery, self._clock.now_s)
+        if delivery.arrived:
+            self._after()

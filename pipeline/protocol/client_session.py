@@ -85,7 +85,7 @@ class ClientSession:
         self._ask_waiting(now_s)
         self._topics.expire(now_s)
         out: list[ClientOutput] = [Acknowledge(tuple(self._received))] if self._received else []
-        self._received = []
+        self._received.clear()
         if self._settled_s is not None:
             out += self._topics.changes(self._tokens)
         out += self._out
@@ -94,8 +94,7 @@ class ClientSession:
 
     def next_wake_s(self) -> float | None:
         """When :meth:`poll` is due next, None while nothing can time out."""
-        due = [self._timers.next_s(), self._topics.next_s()]
-        return min((at_s for at_s in due if at_s is not None), default=None)
+        return min((at_s for at_s in (self._timers.next_s(), self._topics.next_s()) if at_s is not None), default=None)
 
     def cause(self, camera: str, *, certain: bool = False) -> str | None:
         """Why a camera gives no answers, as far as the statuses tell.
@@ -156,7 +155,7 @@ class ClientSession:
         return query_id
 
     def drop(self, query_id: str, now_s: float) -> None:
-        """Nobody waits for this question any more; nothing more is said of it. One that is over is no matter."""
+        """Nobody waits for this question any more, if it is not over: nothing more is said of it."""
         self._remove(query_id, now_s)
 
     def watch(self, cameras: Collection[str] | None) -> None:
@@ -274,8 +273,7 @@ class ClientSession:
             problem = self.fleet.problem(question.camera) or ""
             self._end(query_id, Ending.CAMERA_UNKNOWN, now_s, reason=problem)
         else:
-            # An edge serves the camera; what is waited for is the broker's word on its topics, or room.
-            question.check = False
+            question.check = False  # one does; what is waited for is the broker's word on its topics, or room
 
     def _ask_waiting(self, now_s: float) -> None:
         if self._settled_s is None:
@@ -357,8 +355,7 @@ class ClientSession:
         self._end(query_id, Ending.EDGE_REFUSES, now_s, reason=receipt.reason, site=receipt.site)
 
     def _read(self, message: Answer | QueryOutcome, now_s: float) -> None:
-        query_id = message.query_id
-        mine = message.owner == self._owner
+        query_id, mine = message.query_id, message.owner == self._owner
         watched = self._topics.watches(message.camera)
         question = self._questions.get(query_id)
         # The broker's rules guard the camera in the topic; the key in the payload must be one of that camera.

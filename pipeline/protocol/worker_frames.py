@@ -177,10 +177,6 @@ class WorkerFrames:
         """Frames that are not decided, for reading only."""
         return list(self._frames)
 
-    def parked(self) -> int:
-        """Frames that wait for the model."""
-        return len(self._frames.in_stage(WorkerStage.PARKED))
-
     def key_frame_bytes(self) -> int:
         """Payload of the key frames that are kept."""
         return self._keys.held_bytes

