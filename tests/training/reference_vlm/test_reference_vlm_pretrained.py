@@ -223,7 +223,7 @@ def test_runs_of_the_full_budget_keep_their_name_whatever_is_added_as_an_option(
     """Hours of training lie in folders of these names."""
     full = train.THIRD_BUDGETS["full"]
     names = {
-        train.run_name(replace(full, **changes), None, seed=0, pretrained=True)
+        train.run_name(replace(full, **changes), None, seed=0, pretrained=True)  # type: ignore[arg-type]
         for changes in ({}, {"watched": 1}, {"watch_every": 1}, {"evaluated": 1}, {"detail_every": 0})
     }
     assert names == {"third-90398d08d335"}
