@@ -63,6 +63,8 @@ def names_of(node: ast.AST) -> set[str]:
         return {target.id for target in node.targets if isinstance(target, ast.Name)}
     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
         return {node.target.id}
+    if isinstance(node, ast.ImportFrom):  # what a package hands on
+        return {alias.asname for alias in node.names if alias.asname == alias.name}
     return set()
 
 

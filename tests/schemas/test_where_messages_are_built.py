@@ -15,23 +15,22 @@ from tests.source_names import PACKAGES, ROOT, parse
 BUILT = {message.__name__ for message in (*BINARY_MESSAGES, *JSON_MESSAGES)}
 
 PLACES: dict[str, str] = {
-    "pipeline.protocol.edge_voice": "names and texts are those of messages and settings with the same types; attempts "
+    "pipeline.protocol.edge_messages": "names and texts are those of messages and settings with the same types; attempts "
     "end at MAX_ATTEMPTS, remaining times at a day, ranges at the latent count, queries at 64; the encoder refuses "
     "latents that no message carries; reasons through as_reason (tests.protocol.test_message_bounds, tests.fuzz)",
     "pipeline.protocol.worker_voice": "names, frames and attempts are those of the open; leases and waits are clamped, "
     "looks capped, scores checked and texts cut before; targets are rungs above the prefix; requests name texts; "
     "reasons through as_reason (tests.protocol.test_message_bounds, tests.fuzz)",
-    "edge_nodes.asks": "identities from the ask's topic, reasons through as_reason",
-    "edge_nodes.ask_intake": "receipts: ids that have the form of a name, reasons through as_reason",
-    "edge_nodes.standing_questions": "receipts: ids from the topic, reasons through as_reason",
-    "edge_nodes.site": "status: at most MAX_CAMERAS_PER_SITE cameras by the settings' type",
-    "edge_nodes.questions": "settings have the types of the message",
+    "pipeline.protocol.ad_hoc_questions": "identities from the ask's topic, reasons through as_reason",
+    "pipeline.protocol.ask_intake": "receipts: ids that have the form of a name, reasons through as_reason",
+    "pipeline.protocol.question_sync": "receipts: ids from the topic, reasons through as_reason; of a deletion a name",
+    "pipeline.protocol.standing_questions": "a question of the settings, which has the types of the message, paused",
+    "pipeline.protocol.edge_session": "status: at most MAX_CAMERAS_PER_SITE cameras by the type of settings and plans "
+    "(tests.analysis.test_replay_plan)",
     "edge_nodes.node": "the will: names of the settings",
-    "pipeline.node.ask_journal": "a row of the disk: what fails is dropped with its row (tests.edge.test_journal)",
+    "pipeline.node.ask_journal": "a row of the disk: what fails is dropped with its row (tests.node.test_ask_journal)",
     "pipeline.protocol.worker_status": "names and numbers of settings",
     "latentbus.logs.record": "a checked name",
-    "latentbus.replay.virtual_site": "the plan has at most MAX_CAMERAS_PER_SITE cameras a site "
-    "(tests.analysis.test_replay_plan)",
     "analysis.replay.planner": "a question or ask of the log with names that have the types of the message",
     "analysis.workload": "a question of the log, or a text of one of its messages",
     "analysis.replay.remap": "a message of the log with another checked camera name",
