@@ -1,4 +1,4 @@
-"""When a camera takes a frame: at its interval, or at once when somebody asks.
+"""The loop of a camera: takes a frame when its policy says so, and survives its source.
 
 A source is a library with a network, a disk or a device behind it. It may raise anything and may block for ever; the
 loop of its camera contains both. A call that blocks is reported and waited for, and the source is not entered again
@@ -8,13 +8,11 @@ before it returns, so that a camera blocks one thread at most.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
-import numpy as np
-
 from edge_nodes.camera_problems import CameraProblems
-from edge_nodes.sampling import Sampler
+from edge_nodes.capture_policy import CapturePolicy
 from edge_nodes.sources import CapturedFrame, FrameSource, redacted
 from pipeline.bus.backoff import Backoff
 from pipeline.config.logs import get_logger
@@ -41,14 +39,8 @@ REOPEN = Backoff(initial_s=1.0, maximum_s=30.0, growth=2.0, stable_s=10.0)
 class FrameTaker(Protocol):
     """Whom a camera works for."""
 
-    async def room(self, camera: str) -> None:
-        """Wait until a frame of this camera would leave soon after it was taken."""
-
-    def asked(self, camera: str) -> bool:
-        """Whether an ad-hoc question waits for a frame."""
-
-    def takes_standing(self, camera: str) -> bool:
-        """Whether the standing questions of a slot that has come are asked; called once a slot."""
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something holds that an event at the site can make hold."""
 
     async def take(self, captured: CapturedFrame, *, standing: bool) -> None:
         """Ask questions of a frame: the ad-hoc ones that wait, and the standing ones if it is their time."""
@@ -63,15 +55,14 @@ class CameraCapture:
     Args:
         camera: its name.
         source: where its frames come from.
-        interval_s: time between frames for standing questions; None when there are none.
-        phase_s: when the first of them is due, from the opening of the source on; spreads the cameras of a site.
+        policy: when it takes a frame.
         taker: whom it works for.
         clock: the edge's clock.
         problems: told what goes wrong.
         containment: takes what nobody else has handled.
 
     Attributes:
-        missed: slots of the interval that passed without a frame, because source, encoder or uplink could not keep up.
+        policy: as given.
         first_open: result of the first attempt to open the source: None, or the error. An attempt that blocks has
             failed for now.
     """
@@ -81,19 +72,16 @@ class CameraCapture:
         camera: str,
         source: FrameSource,
         *,
-        interval_s: float | None,
-        phase_s: float,
+        policy: CapturePolicy,
         taker: FrameTaker,
         clock: Clock,
         problems: CameraProblems,
         containment: Containment,
     ) -> None:
-        self.missed = 0
+        self.policy = policy
         self.first_open: asyncio.Future[SourceError | None] = asyncio.get_running_loop().create_future()
         self._camera = camera
         self._source = source
-        self._interval_s = interval_s
-        self._phase_s = phase_s
         self._taker = taker
         self._clock = clock
         self._problems = problems
@@ -135,22 +123,15 @@ class CameraCapture:
             await self._leave()
 
     async def _sample(self) -> None:
-        sampler = None
-        if self._interval_s is not None:
-            sampler = Sampler(self._interval_s, self._clock.now_s() + self._phase_s)
+        self.policy.source_opened(self._clock.now_s())
         failures = 0
         while True:
-            await self._occasion(sampler)
-            # First the room, then the frame: under load fewer frames are taken, and each is fresh when it leaves.
-            await self._taker.room(self._camera)
+            await self._occasion()
+            await self._taker.until(self.policy.has_room)
             captured = await self._call("read", self._source.newest(), SILENCE_LIMIT_S)
             if captured is None:
                 return
-            now_s = self._clock.now_s()
-            standing = self._standing_due(sampler, now_s)
-            if sampler is not None and standing:
-                self._pass(sampler, now_s)
-            if await self._take(captured, standing=standing):
+            if await self._take(captured, standing=self.policy.standing(self._clock.now_s())):
                 failures = 0
             else:
                 failures += 1
@@ -160,7 +141,7 @@ class CameraCapture:
     async def _take(self, captured: CapturedFrame, *, standing: bool) -> bool:
         """Whether a frame was asked about; one that cannot be fails by itself."""
         try:
-            _check(captured)
+            self.policy.check(captured)
             await self._taker.take(captured, standing=standing)
         except LatentbusError as error:
             self._problems.report(self._camera, "frame", error, index=captured.index)
@@ -226,47 +207,19 @@ class CameraCapture:
             self._up = up
             self._taker.source_changed(self._camera, up)
 
-    async def _occasion(self, sampler: Sampler | None) -> None:
-        """Wait until a frame is due, or somebody asks."""
-        while not self._taker.asked(self._camera):
+    async def _occasion(self) -> None:
+        """Wait until a frame is due."""
+        while not self.policy.due(self._clock.now_s()):
             self._woken.clear()
-            if sampler is None:
+            due_s = self.policy.next_due_s()
+            if due_s is None:
                 await self._woken.wait()
-            elif (wait_s := sampler.due_s - self._clock.now_s()) > 0:
+            elif (wait_s := due_s - self._clock.now_s()) > 0:
                 await first_of(self._clock.sleep(wait_s), self._woken.wait())
-            elif self._standing_due(sampler, self._clock.now_s()):
-                return
-
-    def _standing_due(self, sampler: Sampler | None, now_s: float) -> bool:
-        """Whether a slot has come and is taken. One that is left out, because the pool is overloaded, passes here."""
-        if sampler is None or sampler.due_s > now_s:
-            return False
-        if not sampler.granted and not self._taker.takes_standing(self._camera):
-            self._pass(sampler, now_s)
-            return False
-        sampler.granted = True
-        return True
-
-    def _pass(self, sampler: Sampler, now_s: float) -> None:
-        before = sampler.missed
-        sampler.taken(now_s)
-        self.missed += sampler.missed - before
 
     def _opened(self, error: SourceError | None) -> None:
         if not self.first_open.done():
             self.first_open.set_result(error)
-
-
-def _check(captured: CapturedFrame) -> None:
-    """A source may give anything.
-
-    Raises:
-        SourceError: it is no picture.
-    """
-    pixels = captured.pixels
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
-        found = f"{pixels.dtype} {list(pixels.shape)}"
-        raise SourceError(captured.camera, f"frame {captured.index} is {found}, not uint8 [height, width, 3]")
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

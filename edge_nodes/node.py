@@ -23,6 +23,7 @@ import structlog
 
 from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture import CameraCapture
+from edge_nodes.capture_policy import CapturePolicy
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.frame_log import FrameLog
@@ -279,15 +280,15 @@ class EdgeNode(Node):
             name: CameraCapture(
                 name,
                 source,
-                interval_s=self._edge.cameras[name].interval_s,
                 # Spread over the interval: cameras that fire together would queue for the uplink together.
-                phase_s=self._edge.cameras[name].interval_s * index / count,
+                policy=CapturePolicy(name, interval_s, interval_s * index / count, site),
                 taker=site,
                 clock=self._clock,
                 problems=self._camera_problems,
                 containment=self._containment,
             )
             for index, (name, source) in enumerate(self._sources.items())
+            for interval_s in (self._edge.cameras[name].interval_s,)
         }
 
 

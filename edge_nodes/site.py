@@ -105,11 +105,11 @@ class Site(EdgeShell):
             self.containment.note("journal", error)
             return NotStored(str(error))
 
-    # ---- from the cameras (FrameTaker) ------------------------------------------------------------------------------
+    # ---- from the cameras (FrameTaker, SiteView) --------------------------------------------------------------------
 
-    async def room(self, camera: str) -> None:
-        """Wait until a frame of this camera, taken now, would leave soon."""
-        await self.until(lambda: self.session.has_room(camera))
+    def has_room(self, camera: str) -> bool:
+        """Whether a frame of this camera, taken now, would leave soon."""
+        return self.session.has_room(camera)
 
     def asked(self, camera: str) -> bool:
         """Whether an ad-hoc question waits for a frame of this camera."""

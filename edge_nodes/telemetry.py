@@ -130,5 +130,5 @@ def watch_cameras(
         "captures_missed",
         "Slots of a camera that passed without a frame",
         "camera",
-        lambda: {name: float(capture.missed) for name, capture in captures.items()},
+        lambda: {name: float(capture.policy.missed) for name, capture in captures.items()},
     )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge_nodes import capture
 from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture import CameraCapture
+from edge_nodes.capture_policy import CapturePolicy
 from edge_nodes.sources import CapturedFrame
 from pipeline.config.logs import get_logger
 from pipeline.node.containment import Containment
@@ -88,8 +89,12 @@ class Taker:
         self.grants: Iterator[bool] = itertools.repeat(True)
         self.slots = 0
 
-    async def room(self, camera: str) -> None:
-        await self.uplink_free.wait()
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await self.uplink_free.wait()
+
+    def has_room(self, camera: str) -> bool:
+        return self.uplink_free.is_set()
 
     def asked(self, camera: str) -> bool:
         return self.ask_waits
@@ -121,8 +126,7 @@ class Rig:
         self.capture = CameraCapture(
             "gate",
             self.source,
-            interval_s=interval_s,
-            phase_s=phase_s,
+            policy=CapturePolicy("gate", interval_s, phase_s, self.taker),
             taker=self.taker,
             clock=self.clock,
             problems=self.problems,
@@ -160,7 +164,7 @@ async def test_a_slow_encoder_costs_frames_and_builds_no_queue() -> None:
 
     rig.taker.after = slow
     assert await rig.until(3) == [(0.0, True), (2.25, True), (4.5, True)]
-    assert rig.capture.missed == 2
+    assert rig.capture.policy.missed == 2
 
 
 async def test_a_question_takes_a_frame_at_once_and_leaves_the_interval_as_it_is() -> None:
@@ -179,7 +183,7 @@ async def test_a_slot_that_thinning_leaves_out_passes_without_a_frame() -> None:
     rig = Rig()
     rig.taker.grants = iter([True, False, False, True, True])
     assert await rig.until(3) == [(0.0, True), (3.0, True), (4.0, True)]
-    assert rig.capture.missed == 0, "left out on purpose is not missed"
+    assert rig.capture.policy.missed == 0, "left out on purpose is not missed"
 
 
 async def test_an_ad_hoc_question_is_asked_in_a_slot_that_is_left_out() -> None:

@@ -15,9 +15,10 @@ from tests.source_names import PACKAGES, ROOT, parse
 BUILT = {message.__name__ for message in (*BINARY_MESSAGES, *JSON_MESSAGES)}
 
 PLACES: dict[str, str] = {
-    "pipeline.protocol.edge_messages": "names and texts are those of messages and settings with the same types; attempts "
-    "end at MAX_ATTEMPTS, remaining times at a day, ranges at the latent count, queries at 64; the encoder refuses "
-    "latents that no message carries; reasons through as_reason (tests.protocol.test_message_bounds, tests.fuzz)",
+    "pipeline.protocol.edge_messages": "names and texts are those of messages and settings with the same types; "
+    "attempts end at MAX_ATTEMPTS, remaining times at a day, ranges at the latent count, queries at 64; the encoder "
+    "refuses latents that no message carries; reasons through as_reason (tests.protocol.test_message_bounds, "
+    "tests.fuzz)",
     "pipeline.protocol.worker_voice": "names, frames and attempts are those of the open; leases and waits are clamped, "
     "looks capped, scores checked and texts cut before; targets are rungs above the prefix; requests name texts; "
     "reasons through as_reason (tests.protocol.test_message_bounds, tests.fuzz)",

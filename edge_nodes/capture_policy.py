@@ -1,0 +1,103 @@
+"""When a camera takes a frame, and what it is asked: the one place where that is decided.
+
+A frame is due when a slot of the interval has come, unless the pool is overloaded and the slot is shed, or at once
+when an ad-hoc question waits. It is taken once the uplink has room: under load fewer frames are taken, and each is
+fresh when it leaves.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from edge_nodes.sampling import Sampler
+from edge_nodes.sources import CapturedFrame
+from schemas.errors import SourceError
+
+
+class SiteView(Protocol):
+    """What the policy reads of its site."""
+
+    def asked(self, camera: str) -> bool:
+        """Whether an ad-hoc question waits for a frame."""
+
+    def has_room(self, camera: str) -> bool:
+        """Whether a frame that is taken now would leave soon."""
+
+    def takes_standing(self, camera: str) -> bool:
+        """Whether the standing questions of a slot that has come are asked; called once a slot."""
+
+
+class CapturePolicy:
+    """The rules of one camera. It has no clock: whoever drives it says what time it is.
+
+    Args:
+        camera: its name.
+        interval_s: time between frames for standing questions; None when there are none.
+        phase_s: when the first of them is due, from the opening of the source on; spreads the cameras of a site.
+        site: what else decides.
+
+    Attributes:
+        missed: slots that passed without a frame, because source, encoder or uplink could not keep up. Those that were
+            shed do not count.
+    """
+
+    def __init__(self, camera: str, interval_s: float | None, phase_s: float, site: SiteView) -> None:
+        self.missed = 0
+        self._camera = camera
+        self._interval_s = interval_s
+        self._phase_s = phase_s
+        self._site = site
+        self._sampler: Sampler | None = None
+
+    def source_opened(self, now_s: float) -> None:
+        """The slots begin anew."""
+        if self._interval_s is not None:
+            self._sampler = Sampler(self._interval_s, now_s + self._phase_s)
+
+    def due(self, now_s: float) -> bool:
+        """Whether a frame shall be taken as soon as there is room."""
+        return self._site.asked(self._camera) or self._slot(now_s) is not None
+
+    def next_due_s(self) -> float | None:
+        """When time alone can make :meth:`due` true; None when only a question can."""
+        return None if self._sampler is None else self._sampler.due_s
+
+    def has_room(self) -> bool:
+        """Whether the uplink can take a frame."""
+        return self._site.has_room(self._camera)
+
+    def standing(self, now_s: float) -> bool:
+        """Whether a frame that has just been read is asked the standing questions; its slot is used up."""
+        sampler = self._slot(now_s)
+        if sampler is not None:
+            self._use_up(sampler, now_s)
+        return sampler is not None
+
+    def check(self, captured: CapturedFrame) -> None:
+        """A source may give anything.
+
+        Raises:
+            SourceError: it is no picture.
+        """
+        pixels = captured.pixels
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
+            found = f"{pixels.dtype} {list(pixels.shape)}"
+            raise SourceError(captured.camera, f"frame {captured.index} is {found}, not uint8 [height, width, 3]")
+
+    def _slot(self, now_s: float) -> Sampler | None:
+        """The grid whose slot has come and is taken. One that is shed is used up here."""
+        sampler = self._sampler
+        if sampler is None or sampler.due_s > now_s:
+            return None
+        if not sampler.granted and not self._site.takes_standing(self._camera):
+            self._use_up(sampler, now_s)
+            return None
+        sampler.granted = True
+        return sampler
+
+    def _use_up(self, sampler: Sampler, now_s: float) -> None:
+        before = sampler.missed
+        sampler.taken(now_s)
+        self.missed += sampler.missed - before
