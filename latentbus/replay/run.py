@@ -239,7 +239,7 @@ async def _held(
     if held:
         named = ", ".join(sorted(held)[:_SHOWN_TOPICS]) + (", ..." if len(held) > _SHOWN_TOPICS else "")
         console.print(
-            f"[yellow]the broker retains something else on {len(held)} topics of the log ({escape(named)}): "
+            f"[yellow]the broker retains something else on {counted(len(held), 'topic')} of the log ({escape(named)}): "
             "it stays, and what would replace it is left out. --retained replaces it[/]"
         )
     return held

@@ -33,6 +33,7 @@ REPORTING = [
     ["codec", "temporal"], ["codec", "verify-stop"], ["codec", "calibrate-stop", "--codec", "c"],
     ["codec", "export", "--codec", "c"], ["train", "codec", "OUT"],
     ["train", "decoder", "c", "OUT"], ["train", "reference-vlm", "OUT"], ["train", "evaluate-vlm"],
+    ["train", "all", "OUT"],
 ]  # fmt: skip
 
 

@@ -62,10 +62,10 @@ async def test_retained_key_frames_of_a_live_broker_stay_unless_it_is_told(
     assert report.count.held == {gate: 3}
     assert report.count.published == len(messages) - 3
     assert isinstance(console.file, io.StringIO)
-    assert f"retains something else on 1 topics of the log ({gate})" in console.file.getvalue()
+    assert f"retains something else on 1 topic of the log ({gate})" in console.file.getvalue()
     assert "--retained replaces it" in console.file.getvalue()
     report.print(console)
-    assert "3 messages on 1 topics were left out" in console.file.getvalue()
+    assert "left out: 3 messages on 1 topic, " in console.file.getvalue()
     assert report.figures()["held"] == {gate: 3}
 
     told = await replay_verbatim(replace(options, retained=True), broker_settings, Stop(), quiet())
