@@ -30,7 +30,7 @@ def test_an_edge_starts_from_an_empty_environment_without_torch(broker: LocalBro
     environment = tmp_path / "empty"
     venv.create(environment, with_pip=True)
     python = environment / "bin/python"
-    install = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{ROOT}[edge]"]
+    install: list[str | Path] = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{ROOT}[edge]"]
     subprocess.run(install, check=True, cwd=tmp_path, timeout=500)
     (tmp_path / "edge.yaml").write_text(EDGE.format(folder=tmp_path))
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LATENTBUS_MODELS_DIR")}
