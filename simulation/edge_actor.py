@@ -29,7 +29,7 @@ from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, P
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.thinning import ThinningSettings
 from schemas import topics
-from schemas.messages import Answer, Ask, Message, QueryOutcome, Question, Refine
+from schemas.messages import Answer, Ask, Chunk, Message, Open, QueryOutcome, Question, Refine
 from simulation.broker import BrokerModel
 from simulation.clock import VirtualClock
 from simulation.content import FINGERPRINT, LADDER
@@ -308,8 +308,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
 
     def _hear(self, received: Received, topic: topics.Topic, message: Message) -> None:
         now_s = self._clock.now_s
-        if isinstance(message, Ask):
-            self.asks.arrives(received.token)
+        self.asks.arrives(received.token if isinstance(message, Ask) else None)
         if self._books is None:
             self.session.receive(received, now_s)
         else:
@@ -318,11 +317,6 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
                 self._books.refined(topic.name("camera"), now_s)
 
     # ---- outputs ----------------------------------------------------------------------------------------------------
-
-    def _after(self) -> None:
-        super()._after()
-        if not self._polling:
-            self.asks.arrives(None)
 
     def _carry_out(self, output: EdgeOutput) -> None:
         match output:
@@ -334,6 +328,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
                 for token in output.tokens:
                     self.asks.acknowledges(token)
                 self.session.acknowledged(self._acknowledge(output.tokens), self._clock.now_s)
+                self._after()
             case Decision():
                 self._decided(output)
             case TakeFrame():
@@ -354,7 +349,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             self.asks.says(message.query_id)
         elif publish.label == "reply" and isinstance(message, Answer | QueryOutcome):
             self._replied(publish.topic, message)
-        if self._books is not None:
+        if self._books is not None and isinstance(message, Open | Chunk):
             self._books.left(self.session, publish, now_s, self.backlog_s())
         self.counters["latents_sent_again"] += self._latents.sent(publish.topic, message)
         if publish.label == "question" and not self._publishes:

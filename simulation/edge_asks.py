@@ -98,7 +98,7 @@ class EdgeAsks:
     # ---- what the session does --------------------------------------------------------------------------------------
 
     def arrives(self, token: int | None) -> None:
-        """The session is given an ask with this token; None when it has polled since."""
+        """The session is given an ask with this token; None when it is given something else."""
         self._arriving = token
 
     def store(self, request: JournalRequest) -> None:

@@ -88,7 +88,7 @@ class SimulatedProcess(ABC, Generic[Output]):
         self._tokens = 0
         self._unacknowledged: dict[int, int] = {}
         self._wake_at_s: float | None = None
-        self._polling = False
+        self._polling = self._again = False
 
     # ---- life -------------------------------------------------------------------------------------------------------
 
@@ -238,12 +238,14 @@ class SimulatedProcess(ABC, Generic[Output]):
 
     def _after(self) -> None:
         """After every input: carry out what the session wants, and arm its timer."""
+        self._again = True
         if self._polling:
-            return  # an answer that came at once; it is polled for below
+            return  # an input in answer to an output: what comes of it is polled for below
         self._polling = True
         try:
-            while outputs := self.session.poll(self._clock.now_s):
-                for output in outputs:
+            while self._again:
+                self._again = False
+                for output in self.session.poll(self._clock.now_s):
                     self._carry_out(output)
         finally:
             self._polling = False

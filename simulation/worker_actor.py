@@ -247,6 +247,7 @@ class WorkerActor(SimulatedProcess[WorkerOutput]):
             case Unsubscribe():
                 self._broker.leave_group(self.name)
                 self.session.unsubscribed(output.filter, self._clock.now_s)
+                self._after()
             case Problem():
                 self.errors[type(output.error).__name__ if output.error else output.kind] += 1
             case Contained():
