@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 
+from pipeline.protocol.ad_hoc_questions import NO_FRAME_SEQUENCE
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.worker_work import WorkCosts
 from schemas import topics
@@ -249,6 +250,9 @@ class Episode:
 
     def _terminal(self, site: str, decision: Decision) -> None:
         self.judge.edge_decided(site, decision, self.clock.now_s)
+        met_none = decision.frame.sequence == NO_FRAME_SEQUENCE
+        if met_none and self.edges[site].asks.had_no_frame(decision.camera, decision.query_id):
+            self.judge.had_no_frame(decision.query_id)
         frame = frame_key(decision.camera, decision.frame)
         self._line(
             f"{site} decides {decision.query_id}: {decision.outcome} {decision.reason}", decision.query_id, frame
@@ -370,7 +374,8 @@ class Episode:
             counters.update({f"worker_{name}": count for name, count in worker.session.counters.items()})
         for edge in self.edges.values():
             counters.update({f"edge_{name}": count for name, count in edge.session.counters.items()})
-            counters.update({f"edge_{name}": edge.counters[name] for name in ("asked_again", "replied")})
+            counters.update({f"edge_{name}": edge.asks.counters[name] for name in ("asked_again", "told_again")})
+            counters["edge_replied"] += edge.counters["replied"]
         counters.update({f"broker_{name}": count for name, count in self.broker.counters.items()})
         counters["died_with_edge"] = self.judge.with_edge
         counters["spoken_for_lost_edge"] = self.judge.orphans

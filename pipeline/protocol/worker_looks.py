@@ -83,7 +83,8 @@ class Looks:
         self._pace.max_frames, self._pace.max_work = max_frames, max_work
         for frame in self._frames.in_stage(WorkerStage.PARKED):
             self._progress.drop_decided(frame)
-        parked = self._frames.in_stage(WorkerStage.PARKED)
+        if not (parked := self._frames.in_stage(WorkerStage.PARKED)):
+            return []
         for frame in parked:
             self._weigh(frame)
         picked = self._schedule.pick(parked, max_frames, now_s, max_work=max_work, frame_work=self._costs.frame)

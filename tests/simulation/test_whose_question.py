@@ -42,12 +42,12 @@ from schemas.types import AnswerType, FrameId, Outcome
 from simulation.asked_books import AskedBooks
 from simulation.bounds import edge_leaks, worker_leaks
 from simulation.content import FINGERPRINT, LADDER, RULE, WHOLE, SimulatedLatent, SimulatedModel, seen
+from simulation.draw_plan import draw_plan
 from simulation.edge_books import EdgeBooks
 from simulation.episode import Episode
 from simulation.mutations import MUTATIONS, hunt
 from simulation.mutations_of_disk import DISK_MUTATIONS
 from simulation.mutations_of_questions import QUESTION_MUTATIONS
-from simulation.plan import draw_plan
 from simulation.questions import ad_hoc, echo, question_text, read_echo, standing
 from simulation.uplink_books import UplinkBooks
 from simulation.worker_books import WorkerBooks
