@@ -77,6 +77,7 @@ class Worker:
     alive: bool = True
     frozen: bool = False
     backlog: list[tuple[str, bytes]] = field(default_factory=list)
+    acknowledged: list[int] = field(default_factory=list)
 
     @property
     def frames(self) -> WorkerFrames:
@@ -163,8 +164,9 @@ class Fleet:
         know_questions: bool = True,
         fingerprint: bytes = FINGERPRINT,
         max_work: float = math.inf,
+        boot: int | None = None,
     ) -> Worker:
-        boot = 100 + len(self.workers)
+        boot = 100 + len(self.workers) if boot is None else boot
         session = WorkerSession(
             settings or WorkerProtocolSettings(),
             identity=WorkerIdentity(name, POOL, boot, fingerprint),
@@ -202,9 +204,20 @@ class Fleet:
         self.edge_connection(True)
         return self.edge
 
-    def tell(self, worker: Worker, topic: str, message: Message, response_topic: str | None = None) -> None:
+    def tell(
+        self,
+        worker: Worker,
+        topic: str,
+        message: Message,
+        response_topic: str | None = None,
+        *,
+        qos: int = 0,
+        retained: bool = False,
+    ) -> None:
         """A message reaches a worker."""
-        worker.session.receive(Received(topic, wire.encode(message), response_topic=response_topic), self.now_s)
+        token = next(self._order) if qos else None
+        received = Received(topic, wire.encode(message), retained=retained, response_topic=response_topic, token=token)
+        worker.session.receive(received, self.now_s)
 
     # ---- driving ----------------------------------------------------------------------------------------------------
 
@@ -355,7 +368,7 @@ class Fleet:
                 case Contained():
                     raise output.error
                 case Acknowledge():
-                    raise AssertionError("nothing here has a token")
+                    worker.acknowledged += output.tokens
         return bool(outputs)
 
     def _worker_publishes(self, publish: Publish) -> None:
