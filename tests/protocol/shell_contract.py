@@ -279,21 +279,10 @@ Clause = Callable[[Any], None]
 
 def check_heard(session: Recorded, script: Script) -> None:
     """What reached the process reached its session, and how: retained, to be acknowledged, where to reply."""
-    came = Counter(
-        (
-            record.argument.topic,
-            record.argument.retained,
-            record.argument.token is not None,
-            record.argument.response_topic,
-        )
-        for record in session.records
-        if record.call == "receive"
-    )
-    sent = Counter(
-        (step.topic, step.retained, bool(step.qos), step.response_topic)
-        for step in script.steps
-        if isinstance(step, Hear)
-    )
+    messages = [record.argument for record in session.records if record.call == "receive"]
+    came = Counter((it.topic, it.retained, it.token is not None, it.response_topic) for it in messages)
+    steps = [step for step in script.steps if isinstance(step, Hear)]
+    sent = Counter((step.topic, step.retained, bool(step.qos), step.response_topic) for step in steps)
     assert sent <= came  # a broker adds its own
 
 

@@ -56,6 +56,8 @@ POOL, CAMERA = "main", "gate"
 BOOT = zlib.crc32(f"{SITE}/1".encode())
 QUESTION = Question(site=SITE, question_id="q0", text=content("q0").text, deadline_ms=6_000, set_by="settings")
 RECONNECT_S = 0.5
+PACKET_ID = 10**6
+"""Brokers use one again as soon as it is acknowledged."""
 PLAY = SiteSettings(SITE, POOL, asked_of={CAMERA: ("q0",)}, questions={"q0": QUESTION}, uplink_kbps=1e9)
 
 
@@ -273,12 +275,18 @@ class Simulator(Shell[RecordingEdge]):
                 join_s=1e6,
             )
             actor.start()
-        token = 0
+        acknowledged: Counter[int] = Counter()
+        acknowledge = broker.acknowledge
+
+        def written(name: str, token: int) -> None:
+            acknowledged[token] += 1
+            acknowledge(name, token)
+
+        broker.acknowledge = written  # type: ignore[method-assign]
         for step in script.steps:
             match step:
                 case Hear():
-                    token += 1
-                    hear = (step.topic, step.message, token if step.qos else None, step.retained)
+                    hear = (step.topic, step.message, PACKET_ID if step.qos else None, step.retained)
                     clock.at(step.time_s, lambda hear=hear: actor.receive(*hear))  # type: ignore[misc]
                 case Offer():
                     clock.at(step.time_s, lambda step=step: self._offer(actor, step))  # type: ignore[misc]
@@ -286,6 +294,7 @@ class Simulator(Shell[RecordingEdge]):
                     clock.at(step.time_s, lambda: actor.connection(False))
         while (next_s := clock.next_s()) is not None and next_s <= script.end_s:
             clock.step()
+        assert acknowledged[PACKET_ID] == sum(step.qos for step in script.steps if isinstance(step, Hear))
         assert isinstance(actor.session, RecordingEdge)
         return actor.session
 

@@ -62,7 +62,10 @@ from tests.protocol.virtual_loop import LoopClock, ScriptedBus, run_virtually, s
 WORKER, CAMERA = "w0", "gate"
 EDGE_BOOT = 7
 BATCH_S = 0.05
+PUBACK_S = 0.005
 MAX_BATCH_FRAMES = 8
+PACKET_ID = 10**6
+"""Brokers use one again as soon as it is acknowledged."""
 RECONNECT_S = 0.5
 KNOWN, UNKNOWN = content("q0"), content("q1", "Never said?")
 ASKED = content("a1", "Who?", ad_hoc=True, client="me")
@@ -146,11 +149,13 @@ SCRIPT = Script(
         opened(15.0, 3, ref(KNOWN, 6_000), fingerprint=bytes(4)),
         opened(15.2, 4, ref(KNOWN, 6_000)),
         inbox(15.4, Gone(camera=CAMERA, frame=frame(4), attempt=1)),
-        # The connection goes while the model looks at a frame, and comes back.
+        # The connection goes while the model looks at a frame, and comes back. The next time it takes an answer along.
         opened(18.0, 5, ref(KNOWN, 6_000)),
         Link(18.02, connected=False),
         Link(18.02 + RECONNECT_S, connected=True),
         chunk(18.8, 5),
+        Link(18.852, connected=False),
+        Link(18.852 + RECONNECT_S, connected=True),
         # Its edge dies: the worker speaks for it.
         opened(22.0, 6, ref(KNOWN, 6_000)),
         edge_is(22.3, online=False),
@@ -188,7 +193,7 @@ class Process(Shell[RecordingWorker]):
             stop_rule=STOP_RULE,
             max_batch_frames=MAX_BATCH_FRAMES,
         )
-        bus, stop = ScriptedBus(), Stop()
+        bus, stop = ScriptedBus(PUBACK_S), Stop()
         node = WorkerNode(session, bus, ScriptedEngine(), Metrics(), clock=LoopClock())
         running = asyncio.create_task(node.run(stop))
         bus.give(ConnectionChange(True, 1, "test"))
@@ -203,7 +208,7 @@ class Process(Shell[RecordingWorker]):
                 case Drain():
                     stop.request()
         assert await running == 0
-        assert len(bus.acknowledged) == sum(step.qos for step in script.steps if isinstance(step, Hear))
+        assert len(bus.acknowledged) == _to_acknowledge(script)
         return session
 
 
@@ -241,10 +246,18 @@ class Simulator(Shell[RecordingWorker]):
                 max_batch=MAX_BATCH_FRAMES,
             )
             actor.start()
-        for number, step in enumerate(script.steps):
+        acknowledged: Counter[int] = Counter()
+        acknowledge = broker.acknowledge
+
+        def written(name: str, token: int) -> None:
+            acknowledged[token] += 1
+            acknowledge(name, token)
+
+        broker.acknowledge = written  # type: ignore[method-assign]
+        for step in script.steps:
             match step:
                 case Hear():
-                    hear = (step.topic, step.message, number if step.qos else None, step.retained)
+                    hear = (step.topic, step.message, PACKET_ID if step.qos else None, step.retained)
                     clock.at(step.time_s, lambda hear=hear: actor.receive(*hear))  # type: ignore[misc]
                 case Link(connected=False):
                     clock.at(step.time_s, lambda: actor.connection(False))
@@ -253,6 +266,7 @@ class Simulator(Shell[RecordingWorker]):
         while (next_s := clock.next_s()) is not None and next_s <= script.end_s:
             clock.step()
         assert actor.drained()
+        assert acknowledged[PACKET_ID] == _to_acknowledge(script)
         assert isinstance(actor.session, RecordingWorker)
         return actor.session
 
@@ -264,11 +278,12 @@ class Harness(Shell[RecordingWorker]):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(harness, "WorkerSession", RecordingWorker)
             worker = fleet.add_worker(WORKER, lambda prefix: SCORES.get(prefix, 1.0), know_questions=False, boot=1)
-        worker.look_s = BATCH_S
+        worker.look_s, worker.puback_s = BATCH_S, PUBACK_S
         fleet.settle()
         for step in script.steps:
             fleet.at(step.time_s, lambda step=step: self._step(fleet, worker, step))  # type: ignore[misc]
         fleet.run(script.end_s)
+        assert len(worker.acknowledged) == _to_acknowledge(script)
         assert isinstance(worker.session, RecordingWorker)
         return worker.session
 
@@ -277,10 +292,14 @@ class Harness(Shell[RecordingWorker]):
             case Hear():
                 fleet.tell(worker, step.topic, step.message, step.response_topic, qos=step.qos, retained=step.retained)
             case Link():
-                worker.session.connection(step.connected, fleet.now_s)
+                fleet.worker_connection(worker, step.connected)
             case Drain():
                 worker.session.drain(fleet.now_s)
         fleet.settle()
+
+
+def _to_acknowledge(script: Script) -> int:
+    return sum(step.qos for step in script.steps if isinstance(step, Hear))
 
 
 def _broken(problem: str) -> None:
@@ -332,6 +351,7 @@ def test_one_script_gives_the_same_publishes_and_batches_in_all_three_shells() -
     assert outcomes[6, "q0"] == (Outcome.DEGRADED, EDGE_LOST)
     assert not any(number in (3, 4) for number, _ in outcomes)
     assert [topic for topic, *_ in said(process) if "/reply/" in topic]
+    assert process.publishes["repeated"] > 0
     for name, other in plays.items():
         check_heard(other, SCRIPT)
         assert said(other) == said(process), name

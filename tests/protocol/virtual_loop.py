@@ -8,7 +8,8 @@ from collections.abc import Coroutine
 from dataclasses import fields
 from typing import Any, Self, TypeVar
 
-from pipeline.bus.base import BusStatistics, ConnectionChange, Inbound, Subscription
+from pipeline.bus.base import BusStatistics, ConnectionChange, Inbound, PublishResult, Qos, Subscription
+from schemas.errors import ConnectionLostError
 from tests.edge.support import RecordingBus
 
 Result = TypeVar("Result")
@@ -64,11 +65,17 @@ def run_virtually(main: Coroutine[Any, Any, Result]) -> Result:
 
 
 class ScriptedBus(RecordingBus):
-    """A bus that receives what it is given, and grants everything."""
+    """A bus that receives what it is given, and grants everything.
 
-    def __init__(self) -> None:
+    Args:
+        puback_s: how long the broker takes to acknowledge a publish.
+    """
+
+    def __init__(self, puback_s: float = 0.0) -> None:
         super().__init__()
         self.connected = False
+        self._puback_s = puback_s
+        self._losses = 0
         self._events: asyncio.Queue[Inbound | ConnectionChange] = asyncio.Queue()
 
     async def __aenter__(self) -> Self:
@@ -81,7 +88,17 @@ class ScriptedBus(RecordingBus):
         """Something comes."""
         if isinstance(event, ConnectionChange):
             self.connected = event.connected
+            self._losses += not event.connected
         self._events.put_nowait(event)
+
+    async def publish(self, topic: str, payload: bytes, *, qos: Qos = 0, **properties: Any) -> PublishResult:
+        losses = self._losses
+        result = await super().publish(topic, payload, qos=qos, **properties)
+        if qos:
+            await asyncio.sleep(self._puback_s)
+            if losses != self._losses:
+                raise ConnectionLostError("connection lost before the acknowledgement")
+        return result
 
     async def wait_connected(self, timeout_s: float) -> None:
         """It is, or will be."""
