@@ -217,7 +217,7 @@ async def test_a_process_that_speaks_is_heard() -> None:
                     await speaker.publish(*load("w1"), qos=1)
                     await speaker.publish(*status("edge", "east"), qos=1)
             heard = await listening
-        assert heard == {"worker/w1", "edge/east"}, "what is retained is nobody's voice"
+        assert heard == {"worker/w1", "edge/east"}, "what is retained was said by nobody alive"
 
 
 @pytest.mark.broker

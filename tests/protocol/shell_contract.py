@@ -358,7 +358,7 @@ def check_charges(session: RecordingEdge) -> None:
     assert sent == Counter(output.label for output in session.outputs() if isinstance(output, Publish))
 
 
-def check_farewell(session: RecordingWorker) -> None:
+def check_offline_status(session: RecordingWorker) -> None:
     """A worker that drains leaves its share group, and may end."""
     assert [record.call for record in session.records].count("drain") == 1
     assert session.unfinished() == 0
@@ -367,4 +367,4 @@ def check_farewell(session: RecordingWorker) -> None:
 
 CONTRACT: tuple[Clause, ...] = (check_answers, check_acknowledgements, check_polls, check_time)
 EDGE_CONTRACT = (*CONTRACT, check_written, check_charges)
-WORKER_CONTRACT = (*CONTRACT, check_farewell)
+WORKER_CONTRACT = (*CONTRACT, check_offline_status)
