@@ -36,7 +36,7 @@ _LENGTHS = (0, 0, 80, 400)
 _ANSWER_TYPES = (AnswerType.TEXT, AnswerType.YES_NO, AnswerType.COUNT, AnswerType.WORD)
 _FOREIGN = "stranger"
 _RELAY_SHARE = 0.03
-"""Episodes that are about frames coming back to a worker that still looks at them; chance alone hardly ever does it."""
+"""Episodes in which frames come back to a worker whose pass over them still runs; chance alone hardly ever does it."""
 _RELAY_ASKS = 8
 _KEY_SITE_SHARE = 0.4
 """Edges that use key frames."""
