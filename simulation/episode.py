@@ -100,6 +100,7 @@ class Episode:
         self._asked_books = AskedBooks(self._problem)
         tokens = not math.isinf(plan.batch_tokens)
         self._costs = WorkCosts.by_tokens(_VISUAL_TOKENS) if tokens else WorkCosts.by_frames()
+        self._all_fit = plan.all_fit
         self._trace = Trace() if trace else None
         self._stop_at_first = stop_at_first
         self._asked = 0
@@ -237,7 +238,8 @@ class Episode:
                 self._line(f"a client is refused: {message.query_id} {message.reason}", message.query_id)
                 return
             self._asked_books.published(message)
-        self.judge.published(message, now_s, self._calm_since_s())
+        calm_since_s = self._calm_since_s() if isinstance(message, Answer | QueryOutcome) else math.inf
+        self.judge.published(message, now_s, calm_since_s)
         self.injector.published(message)
         if not isinstance(message, Status | Question | Deleted):
             self._spoke_s = now_s
@@ -315,14 +317,14 @@ class Episode:
 
     def _edge_state(self, site: str) -> EdgeState:
         edge = self.edges[site]
-        linked_since_s = float("inf")
+        linked_since_s = math.inf
         if self.broker.is_up(site):
             linked_since_s = max(edge.linked_since_s, self.injector.reachable_since_s(site))
         return EdgeState(edge.awake_since_s, linked_since_s, edge.backlog_s())
 
     def _calm_since_s(self) -> float:
         """Since when nothing is broken and the fleet keeps up with its work; infinite while that is not so."""
-        return max(self.injector.calm_since_s(), self._busy_until_s) if self.plan.all_fit else float("inf")
+        return max(self.injector.calm_since_s(), self._busy_until_s) if self._all_fit else math.inf
 
     # ---- checks -----------------------------------------------------------------------------------------------------
 
