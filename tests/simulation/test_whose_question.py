@@ -18,6 +18,7 @@ from pipeline.protocol.effects import (
 from pipeline.protocol.ports import Publish, Received
 from pipeline.protocol.reasons import EDGE_LOST
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.worker_outgoing import MAX_UNDER_WAY
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_status import WorkerIdentity
 from pipeline.protocol.worker_work import WorkCosts
@@ -83,10 +84,16 @@ def worker(problems: Problems, asked: AskedBooks) -> WorkerBooks:
     return WorkerBooks("w0", WorkerProtocolSettings(terminal_cache=2), WorkCosts.by_frames(), asked, problems)
 
 
-def opened(*questions: QuestionContent, attempt: int = 1, frame: FrameId = FRAME, ms: int = 60_000) -> Open:
+def opened(
+    *questions: QuestionContent,
+    attempt: int = 1,
+    frame: FrameId = FRAME,
+    ms: int = 60_000,
+    fingerprint: bytes = FINGERPRINT,
+) -> Open:
     refs = tuple(QueryRef(q.question_id, ms, q.digest, q.client) for q in questions)
     return Open(
-        frame=frame, attempt=attempt, site="north", fingerprint=FINGERPRINT, queries=refs, stop=8, payload=WHOLE[:48]
+        frame=frame, attempt=attempt, site="north", fingerprint=fingerprint, queries=refs, stop=8, payload=WHOLE[:48]
     )
 
 
@@ -283,6 +290,26 @@ def test_a_worker_that_goes_on_after_gone_is_found(problems: Problems, worker: W
     hear(worker, OPEN_TOPIC, opened(CARS, attempt=3))
     worker.said(accept, 3.0)
     assert problems.take() == [], "it was given the frame again"
+
+
+def test_what_waited_for_the_broker_when_a_frame_was_gone_may_still_leave(
+    problems: Problems, worker: WorkerBooks
+) -> None:
+    busy = worker_session()
+    busy.connection(True, 0.0)
+    for sequence in range(MAX_UNDER_WAY + 1):
+        receive(busy, OPEN_TOPIC, opened(CARS, frame=FrameId(1, sequence), fingerprint=bytes(4)))
+        busy.poll(0.0)
+    assert busy.sizes()["outgoing_messages"] == 1
+    hear(worker, OPEN_TOPIC, opened(CARS))
+    gone = Gone(camera=GATE, frame=FRAME, attempt=1)
+    with worker.hears(busy, INBOX, gone, 1.0):
+        pass
+    accept = control(Accept(worker="w0", frame=FRAME, attempt=1, lease_ms=3_000))
+    worker.said(accept, 2.0)
+    assert problems.take() == []
+    worker.said(accept, 2.0)
+    assert problems.take() == ["gone ignored"]
 
 
 def edge_status(boot: int, *, online: bool) -> Status:
