@@ -81,7 +81,6 @@ class EdgeFrame:
         stage: where it stands.
         attempt: opens that have left the uplink so far.
         owner: worker that holds the lease.
-        refined: its owner was sent latents of this attempt.
         prefix: longest prefix that was ever asked for; the next open carries it.
         timer_s: when the stage has lasted too long; None while it waits for the uplink.
         lease_s: lease that the owner asked for last.
@@ -102,7 +101,6 @@ class EdgeFrame:
     stage: EdgeStage = EdgeStage.QUEUED
     attempt: int = 0
     owner: str | None = None
-    refined: bool = False
     timer_s: float | None = None
     sent: int = 0
     left_s: float | None = None
@@ -152,7 +150,6 @@ class EdgeFrame:
         self.move(EdgeEvent.LEFT_UPLINK)
         self.attempt += 1
         self.owner = None
-        self.refined = False
         self.lease_s = lease_s
         self.timer_s = now_s + lease_s
         self.left_s = now_s

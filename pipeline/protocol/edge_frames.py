@@ -256,8 +256,7 @@ class EdgeFrames:
             return
         if isinstance(message, Busy):
             frame.move(EdgeEvent.BUSY)
-            if not frame.refined:  # latents of one attempt go to one worker, whatever that says next
-                frame.owner = None
+            frame.owner = None
             # The worker knows when it will have room; there may be another one that has some now.
             wait_s = self._settings.wait_after_busy_s(frame.attempt)
             frame.timer_s = now_s + max(message.retry_after_ms / 1000, wait_s)
@@ -390,7 +389,6 @@ class EdgeFrames:
             self._fail(frame, str(gap))
             self._say_gone(frame.camera, message)
             return
-        frame.refined = True
         self.counters["refines"] += 1
         self.counters["latents_sent_again_refine"] += frame.send(message.start, message.stop)
         frame.prefix = max(frame.prefix, message.stop)
