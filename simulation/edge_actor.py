@@ -29,7 +29,7 @@ from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, P
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.thinning import ThinningSettings
 from schemas import topics
-from schemas.messages import Answer, Ask, Chunk, Message, Open, QueryOutcome, Question, Refine
+from schemas.messages import Answer, Ask, Busy, Chunk, Message, Open, QueryOutcome, Question, Refine
 from simulation.broker import BrokerModel
 from simulation.clock import VirtualClock
 from simulation.content import FINGERPRINT, LADDER
@@ -309,6 +309,8 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
     def _hear(self, received: Received, topic: topics.Topic, message: Message) -> None:
         now_s = self._clock.now_s
         self.asks.arrives(received.token if isinstance(message, Ask) else None)
+        if isinstance(message, Busy):
+            self._latents.gave_up(topic.name("camera"), message)
         if self._books is None:
             self.session.receive(received, now_s)
         else:

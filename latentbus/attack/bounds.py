@@ -48,7 +48,7 @@ async def flood(stage: Stage) -> None:
 
 
 async def burst(stage: Stage) -> None:
-    """Asks at QoS 0 as fast as the broker takes them: nothing holds a client back there."""
+    """Asks at QoS 0 as fast as the broker accepts them: nothing slows a client down there."""
     async with stage.enemy(MALLORY) as mallory:
         await asyncio.gather(
             *(
@@ -83,7 +83,7 @@ async def long_questions(stage: Stage) -> None:
 
 
 async def correlation(stage: Stage) -> None:
-    """Asks with as much CorrelationData as the broker takes, which every reply would bring back over the thin link."""
+    """Asks with as much CorrelationData as the broker accepts, which every reply would return over the thin link."""
     async with stage.enemy(MALLORY, [topics.reply_filter(MALLORY)]) as mallory:
         for number in range(stage.options.count(4_100, 100)):
             await mallory.publish(
@@ -95,7 +95,7 @@ async def correlation(stage: Stage) -> None:
 
 
 async def properties(stage: Stage) -> None:
-    """Asks with as many user properties as the broker takes, which nobody reads."""
+    """Asks with as many user properties as the broker accepts, which nobody reads."""
     ballast = [("x", "y" * BALLAST_BYTES)]
     async with stage.enemy(MALLORY) as mallory:
         for number in range(stage.options.count(3_000, 100)):
@@ -107,7 +107,7 @@ async def properties(stage: Stage) -> None:
 
 
 async def retained(stage: Stage) -> None:
-    """Retained asks, of cameras that exist and of thousands that do not."""
+    """Retained asks, to cameras that exist and to thousands that do not."""
     ballast = b"z" * BALLAST_BYTES
     async with stage.enemy(MALLORY) as mallory:
         await asyncio.gather(
@@ -122,7 +122,7 @@ async def retained(stage: Stage) -> None:
 
 
 async def connections(stage: Stage) -> None:
-    """Connections without a certificate: silent ones, broken handshakes, garbage. Somebody honest must still get in."""
+    """Connections without a certificate: silent ones, broken handshakes, garbage. Honest clients must still get in."""
     count = min(stage.options.count(CONNECTIONS, 500), raise_descriptors() // 2)
     port = stage.fleet.broker.port
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -30,7 +30,7 @@ _ALL_CAMERAS: Final = tuple(camera for cameras in CAMERAS.values() for camera in
 
 
 async def capture(stage: Stage) -> None:
-    """Ask under the ids of standing questions, retained as well, and restart a worker that would read it again."""
+    """Ask under the ids of standing questions, also retained, and restart a worker, which reads it again."""
     async with stage.enemy(MALLORY, [topics.reply_filter(MALLORY)]) as mallory:
         for retain in (False, True):
             for camera in _ALL_CAMERAS:
@@ -67,7 +67,7 @@ async def same_ids(stage: Stage) -> None:
 
 
 async def foreign_replies(stage: Stage) -> None:
-    """Ask for answers to be sent where others read, or where they would be taken for something else."""
+    """Request replies on topics that others read, or where they would be mistaken for something else."""
     victims = [topics.reply_topic(name, "gate", f"q{number}") for name in BYSTANDERS for number in range(5)]
     elsewhere = [
         *victims, topics.control_topic("gate"), topics.answer_topic("gate"), topics.status_topic("edge", "north"),
@@ -92,7 +92,7 @@ async def foreign_replies(stage: Stage) -> None:
 
 
 async def forbidden_topics(stage: Stage) -> None:
-    """Publish and subscribe whatever is not one's own: forged answers, claims, frames, statuses, rules."""
+    """Publish and subscribe to topics of others: forged answers, claims, frames, statuses, rules."""
     wide = ["#", f"{ROOT}/#", "+/#", f"$share/{POOL}/{ROOT}/open/{POOL}/+", f"{ROOT}/+/gate", "$CONTROL/#", "$SYS/#"]
     wide += [topics.reply_filter(name) for name in BYSTANDERS]
     await _forbidden(stage, MALLORY, [*wide, *map(topics.family_filter, (Family.OPEN, Family.ASK, Family.QUESTION))])
@@ -101,7 +101,7 @@ async def forbidden_topics(stage: Stage) -> None:
 
 
 async def camera_claim(stage: Stage) -> None:
-    """With a stolen edge's certificate, say that one has the cameras of other sites."""
+    """With a stolen edge's certificate, claim the cameras of other sites."""
     topic = topics.status_topic("edge", STOLEN_EDGE)
     async with stage.enemy(STOLEN_EDGE) as west:
         for cameras in (_ALL_CAMERAS, ("gate",), (STOLEN_CAMERA, *_ALL_CAMERAS)):

@@ -62,7 +62,7 @@ async def text_flood(stage: Stage) -> None:
 
 
 async def expiry(stage: Stage) -> None:
-    """Texts that nobody knows, on frames of which one query expires while another remains; asks that expire at once."""
+    """Unknown texts, on frames of which one query expires while another remains; asks that expire at once."""
     async with stage.enemy(STOLEN_EDGE) as west, stage.enemy(MALLORY) as mallory:
         fingerprint = stage.fleet.fingerprint
         for number in range(stage.options.count(50, 10)):
@@ -72,7 +72,7 @@ async def expiry(stage: Stage) -> None:
 
 
 async def malformed(stage: Stage) -> None:
-    """Bytes of every wrong kind on every topic that a client's, an edge's and a worker's certificate may write to."""
+    """Every kind of invalid bytes on every topic that certificates of a client, an edge and a worker may write to."""
     rng = random.Random(stage.options.seed)
     places = {
         MALLORY: [topics.ask_topic("gate", MALLORY)],

@@ -6,7 +6,7 @@ what goes to disk are :mod:`~pipeline.protocol.journal_requests`, and what the d
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,6 +43,8 @@ _NO_FRAME = FrameId(0, NO_FRAME_SEQUENCE)
 
 ANOTHER_QUESTION: Final = "the query id stands for another question"
 """Why a client is refused that asks something else under an id of its own."""
+MAX_ENDED_REMEMBERED: Final = 1_024
+"""Questions that have ended, whose repeats beyond a client's budget are not refused; older ones are."""
 RETRY_S: Final = 10.0
 """Between two attempts to store what a disk did not take."""
 
@@ -91,6 +93,8 @@ class AdHocQuestions:
         self._reports = reports
         self._open: dict[str, _OpenAsk] = {}
         self._unstored: dict[str, _Unstored] = {}
+        self._arriving: set[str] = set()
+        self._ended: OrderedDict[str, None] = OrderedDict()
         self._closed_because = ""
         self._outputs: list[JournalRequest | TakeFrame | Notice] = []
         self._pending: dict[int, Then] = {}
@@ -107,7 +111,12 @@ class AdHocQuestions:
 
     def sizes(self) -> dict[str, int]:
         """Entries of every table that it keeps."""
-        return {"asks": len(self._open), "asks_unstored": len(self._unstored), "journal_requests": len(self._pending)}
+        return {
+            "asks": len(self._open),
+            "asks_ended": len(self._ended),
+            "asks_unstored": len(self._unstored),
+            "journal_requests": len(self._pending),
+        }
 
     # ---- the disk's word --------------------------------------------------------------------------------------------
 
@@ -143,6 +152,7 @@ class AdHocQuestions:
             done: called when it is on disk, or its client knows why not.
         """
         asked = StoredAsk(ask, camera, client, ask.deadline_ms / 1000, reply_to, None)
+        self._arriving.add(asked.query_id)
         request = Admit(self._token(), camera, client, ask, reply_to, self._budgets.of(client).open_asks)
         self._request(request, partial(self._admitted, asked, request.max_of_client, done))
 
@@ -155,6 +165,7 @@ class AdHocQuestions:
             else:
                 self._not_admitted(asked, result, now_s)
         finally:
+            self._arriving.discard(asked.query_id)
             done()
 
     def _not_admitted(self, asked: StoredAsk, result: JournalResult, now_s: float) -> None:
@@ -187,14 +198,27 @@ class AdHocQuestions:
                 self._refuse(asked, reason, now_s)
 
     def refuse(self, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None, reason: str, now_s: float) -> None:
-        """Tell a client that its question is not taken in, if its budget still allows that."""
-        self._refuse(StoredAsk(ask, camera, client, 0.0, reply_to, None), reason, now_s)
+        """Tell a client that its question is not taken in, if its budget still allows that.
+
+        One that runs, or has ended, is the same question asked again: a refusal would be a second end of it.
+        """
+        asked = StoredAsk(ask, camera, client, 0.0, reply_to, None)
+        known = self._open.get(asked.query_id)
+        if known is not None and known.stored.ask.content(client) != ask.content(client):
+            self._refuse(asked, ANOTHER_QUESTION, now_s, public=False)
+        elif known is not None or asked.query_id in self._unstored:
+            self.counters["refused_repeats"] += 1
+            self._running(asked, now_s)
+        elif asked.query_id in self._ended or asked.query_id in self._arriving:
+            self.counters["refused_repeats"] += 1
+        else:
+            self._refuse(asked, reason, now_s)
 
     def refuse_unreadable(self, camera: str, client: str, query_id: str, reason: str, now_s: float) -> None:
         """Say on the outcome topic that a message was no question, under the id that it seems to have."""
         asked = StoredAsk(Ask(query_id=query_id, text="?"), camera, client, 0.0, None, None)
-        if asked.query_id in self._open or asked.query_id in self._unstored:
-            self.counters["unreadable_repeated"] += 1  # the question of this id has its own end to come
+        if asked.query_id in self._open or asked.query_id in self._unstored or asked.query_id in self._ended:
+            self.counters["unreadable_repeated"] += 1  # the question of this id has its own end
         else:
             self._refuse(asked, reason, now_s)
 
@@ -257,6 +281,9 @@ class AdHocQuestions:
             published: everybody has been told already, by the worker.
         """
         ask = self._open.pop(terminal.query_id, None)
+        self._ended[terminal.query_id] = None
+        if len(self._ended) > MAX_ENDED_REMEMBERED:
+            self._ended.popitem(last=False)
         # Known in memory until the disk has it: who asks again meanwhile is told.
         unstored = self._unstored.setdefault(terminal.query_id, _Unstored(terminal, published))
         request = Decide(self._token(), terminal.query_id, terminal, published)

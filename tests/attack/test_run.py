@@ -70,7 +70,7 @@ def test_a_hole_in_the_rules_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (result,) = report["results"]
     # Replies of others were read, and answers were forged: the bystanders' first answer was not the worker's.
     problems = " ".join(result["problems"])
-    assert "the broker took" in problems
+    assert "taken by the broker: " in problems
     assert "forbidden-topics: " in said
 
 

@@ -57,7 +57,7 @@ class Desk:
         self.now_s = 1000.0
         self.reports = EdgeReports()
         self.questions = AdHocQuestions(
-            boot=BOOT, cameras=cameras, budgets=ClientBudgets(ClientBudget()), reports=self.reports
+            boot=BOOT, cameras=cameras, budgets=ClientBudgets(budget or ClientBudget()), reports=self.reports
         )
         self.journal = journal
         self.disk_is_slow = False
@@ -207,6 +207,34 @@ def test_a_query_id_for_two_questions_of_a_client_is_refused_on_its_reply_topic_
     assert (address, refusal.outcome) == (OTHER, Outcome.FAILED)
     assert site.reported == []  # the first question still has its one outcome to come
     assert site.questions.waiting("gate")
+
+
+def test_a_repeat_beyond_the_budget_is_no_second_end_of_its_question(site: Desk) -> None:
+    def repeat(question: Ask, address: ReplyTo) -> list[tuple[ReplyTo, Message]]:
+        """It comes while the client is over its budget; what is said then."""
+        replied = len(site.replied)
+        site.questions.refuse("gate", "client", question, address, "over the budget", site.now_s)
+        site.pump()
+        return site.replied[replied:]
+
+    site.disk_is_slow = True
+    site.receive("gate", ask(), REPLY)
+    assert repeat(ask(), REPLY) == [], "it is on its way to the disk"
+    site.disk_is_slow = False
+    site.pump()
+    assert repeat(ask(), OTHER) == [], "its answer is still to come"
+    ((address, refusal),) = repeat(ask().model_copy(update={"text": "Another?"}), REPLY)
+    assert isinstance(refusal, QueryOutcome)
+    assert (address, refusal.outcome) == (REPLY, Outcome.FAILED)
+    site.questions.take("gate", 1)
+    site.decided(answer(), published=True)
+    assert site.replied[-1] == (OTHER, answer()), "where it was asked for last"
+    assert repeat(ask(), REPLY) == []
+    assert site.reported == [], "nobody reads of a failure"
+    assert site.questions.counters["refused_repeats"] == 3
+    # Another question is refused, as ever.
+    assert [address for address, _ in repeat(ask("q2"), REPLY)] == [REPLY]
+    assert len(site.reported) == 1
 
 
 def test_equal_ids_of_two_clients_and_two_cameras_are_three_questions(site: Desk) -> None:

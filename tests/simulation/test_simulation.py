@@ -134,6 +134,11 @@ def test_the_real_machines_break_no_invariant(seed: int | None) -> None:
     assert len(report.transitions_unvisited) < len(EDGE_TRANSITIONS)
 
 
+def test_a_worker_that_claims_a_frame_and_turns_it_away_leaves_it_to_the_next() -> None:
+    """It may be hostile: the attempt is given latents to twice, one worker after the other."""
+    assert Episode(draw_plan(41_302_000_011)).run().violations == []
+
+
 def test_where_nothing_breaks_and_nothing_is_short_most_queries_are_answered() -> None:
     plans = [plan for number in range(400) if (plan := draw_plan(7_000_000 + number)).healthy]
     reports = [Episode(plan).run() for plan in plans]
