@@ -217,7 +217,7 @@ class AdHocQuestions:
     def refuse_unreadable(self, camera: str, client: str, query_id: str, reason: str, now_s: float) -> None:
         """Say on the outcome topic that a message was no question, under the id that it seems to have."""
         asked = StoredAsk(Ask(query_id=query_id, text="?"), camera, client, 0.0, None, None)
-        if asked.query_id in self._open or asked.query_id in self._unstored or asked.query_id in self._ended:
+        if self._known(asked.query_id):
             self.counters["unreadable_repeated"] += 1  # the question of this id has its own end
         else:
             self._refuse(asked, reason, now_s)
@@ -402,10 +402,16 @@ class AdHocQuestions:
         if not self._budgets.say(asked.client, wire_bytes, now_s):
             self.counters["refused_silently"] += 1
             return
+        # While it waits for a thin uplink the question may be asked again, and taken in: then it has another end.
+        withdrawn = partial(self._known, asked.query_id) if public else None
         if public:
-            self._reports.outcome(outcome)
+            self._reports.outcome(outcome, withdrawn=withdrawn)
         if asked.reply_to is not None:
-            self._reports.reply(outcome, asked.reply_to)
+            self._reports.reply(outcome, asked.reply_to, withdrawn=withdrawn)
+
+    def _known(self, query_id: str) -> bool:
+        """Whether a question runs, is ending or has ended."""
+        return query_id in self._open or query_id in self._unstored or query_id in self._ended
 
     def _outcome(self, stored: StoredAsk, outcome: Outcome, reason: str) -> QueryOutcome:
         return QueryOutcome.model_validate(

@@ -9,7 +9,7 @@ from pipeline.protocol.edge_messages import Done, always
 from pipeline.protocol.effects import ReplyTo
 from pipeline.protocol.uplink import CHARGE_TLS
 from schemas import topics, wire
-from schemas.messages import Answer, QueryOutcome, Question, Receipt, Status
+from schemas.messages import Answer, Message, QueryOutcome, Question, Receipt, Status
 from schemas.wire_cost import publish_property_bytes, publish_wire_bytes
 
 
@@ -37,12 +37,15 @@ class EdgeReports:
         departures, self._departures = self._departures, []
         return departures
 
-    def outcome(self, outcome: QueryOutcome, *, done: Done | None = None) -> None:
+    def outcome(
+        self, outcome: QueryOutcome, *, done: Done | None = None, withdrawn: Callable[[], bool] | None = None
+    ) -> None:
         """Tell everyone how a query ended.
 
         Args:
             outcome: what only the edge knows.
             done: told what became of it.
+            withdrawn: asked when it leaves; if so, it is dropped.
         """
         self._departures.append(
             Departure(
@@ -50,7 +53,7 @@ class EdgeReports:
                 outcome.camera,
                 "outcome",
                 topics.outcome_topic(outcome.camera),
-                always(outcome),
+                _unless(withdrawn, outcome),
                 qos=1,
                 frame=outcome.frame,
                 until_sent=True,
@@ -58,15 +61,17 @@ class EdgeReports:
             )
         )
 
-    def reply(self, message: Answer | QueryOutcome, reply_to: ReplyTo) -> None:
-        """Tell the client of an ad-hoc question how it ended."""
+    def reply(
+        self, message: Answer | QueryOutcome, reply_to: ReplyTo, *, withdrawn: Callable[[], bool] | None = None
+    ) -> None:
+        """Tell the client of an ad-hoc question how it ended; see :meth:`outcome`."""
         self._departures.append(
             Departure(
                 TrafficClass.REPORT,
                 message.camera,
                 "reply",
                 reply_to.topic,
-                always(message),
+                _unless(withdrawn, message),
                 qos=1,
                 frame=message.frame,
                 correlation_data=reply_to.correlation_data,
@@ -126,3 +131,7 @@ class EdgeReports:
                 done=done,
             )
         )
+
+
+def _unless(withdrawn: Callable[[], bool] | None, message: Message) -> Callable[[float], Message | None]:
+    return always(message) if withdrawn is None else lambda _now_s: None if withdrawn() else message

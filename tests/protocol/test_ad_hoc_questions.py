@@ -237,6 +237,17 @@ def test_a_repeat_beyond_the_budget_is_no_second_end_of_its_question(site: AdHoc
     assert len(site.reported) == 1
 
 
+def test_a_refusal_that_still_waits_is_withdrawn_when_the_question_is_taken_in(site: AdHocSite) -> None:
+    site.questions.refuse("gate", "client", ask(), REPLY, "the edge cannot store questions", site.now_s)
+    waiting = site.reports.take_departures()
+    assert [departure.label for departure in waiting] == ["outcome", "reply"]
+    site.receive("gate", ask(), OTHER)
+    assert [departure.stamp(site.now_s) for departure in waiting] == [None, None]
+    # One that nobody asks again is told.
+    site.questions.refuse("gate", "client", ask("q2"), REPLY, "the edge cannot store questions", site.now_s)
+    assert all(departure.stamp(site.now_s) for departure in site.reports.take_departures())
+
+
 def test_equal_ids_of_two_clients_and_two_cameras_are_three_questions(site: AdHocSite) -> None:
     """Each is asked with its own text of its own camera, and ends for its own client."""
     theirs = ReplyTo("lb/v2/reply/other/gate/q1")

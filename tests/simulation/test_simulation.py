@@ -139,6 +139,11 @@ def test_a_worker_that_claims_a_frame_and_turns_it_away_leaves_it_to_the_next() 
     assert Episode(draw_plan(41_302_000_011)).run().violations == []
 
 
+def test_a_refusal_that_waited_for_a_thin_uplink_ends_nothing() -> None:
+    """A full disk refuses a question; it is asked again and answered before the refusal has left."""
+    assert Episode(draw_plan(920_014_000_007)).run().violations == []
+
+
 def test_where_nothing_breaks_and_nothing_is_short_most_queries_are_answered() -> None:
     plans = [plan for number in range(400) if (plan := draw_plan(7_000_000 + number)).healthy]
     reports = [Episode(plan).run() for plan in plans]
