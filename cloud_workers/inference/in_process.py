@@ -104,7 +104,12 @@ def open_in_process(settings: WorkerSettings, spec: CodecSpec, thread: WorkThrea
         spec.check_vlm(local)  # before the weights are loaded
     # Progress bars have no place in the log of a service.
     disable_progress_bar()
-    model = load_model(source, device=settings.device, tiles_per_edge=spec.tiles_per_edge)
+    model = load_model(
+        source,
+        device=settings.device,
+        tiles_per_edge=spec.tiles_per_edge,
+        frame_size_px=spec.tile_px,
+    )
     if not local.is_dir():
         spec.check_vlm(Path(snapshot_download(source, local_files_only=True)))
     return InProcessBackend(model, thread, fingerprint=spec.vlm_sha256)

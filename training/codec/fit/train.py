@@ -196,7 +196,7 @@ def export_codec(vlm_dir: Path, codec_dir: Path, run: RunSettings, *, int8: bool
     torch.set_num_threads(run.threads)
     spec = load_codec_spec(codec_dir)
     spec.check_vlm(vlm_dir)
-    vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge)
+    vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge, frame_size_px=spec.tile_px)
     source = FrameSource(frozen, run, (DOMAINS[point_of(spec.tiles_per_edge)],))
     sample = source.frames("tables", PARITY_FRAMES)
     path = codec_dir / ENCODER_FILE
