@@ -179,20 +179,29 @@ def ask(
     return Material(learning.tokens, prompts.prefix, where, encoded, reference, tuple(names), kind.to(device))
 
 
-def training_material(source: FrameSource, vlm: ModelAdapter, vlm_dir: Path, budget: CodecBudget) -> Material:
-    """Training frames with the model's own answers, on the run's device; the model is moved there.
+def check_learnable(vlm: ModelAdapter, vlm_dir: Path) -> None:
+    """Make sure that a codec can be trained on what the language model makes of it.
 
     Raises:
-        ArtifactError: its language model reads prompts in a way that a learned codec is not trained for.
+        ArtifactError: it reads prompts in another way than `LanguageView` does.
     """
-    run = source.run
     family = family_of(vlm.model.config, str(vlm_dir))
     if not family.plain_prompts:
         raise ArtifactError(
             str(vlm_dir),
-            f"{family.name}: a learned codec is trained for language models of plain positions and causal attention; "
-            "make the closed form, with `--codec klt`",
+            f"{family.name}: a Meta AutoEncoder is trained for language models of plain positions and causal "
+            "attention; make a KLT codec for this one",
         )
+
+
+def training_material(source: FrameSource, vlm: ModelAdapter, vlm_dir: Path, budget: CodecBudget) -> Material:
+    """Training frames with the model's own answers, on the run's device; the model is moved there.
+
+    Raises:
+        ArtifactError: see `check_learnable`.
+    """
+    check_learnable(vlm, vlm_dir)
+    run = source.run
     frames, tokens = source.with_tokens("train", budget.train_frames)
     run.progress(f"tokens of {len(tokens)} frames are ready")
     material = ask(
