@@ -22,7 +22,14 @@ from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from cloud_workers.inference.adapter import Question
 from cloud_workers.inference.backend import InferenceAnswer
 from cloud_workers.inference.family import ModelFamily
-from cloud_workers.inference.generation import GreedyProbabilities, RowLimits, blocks, one_line, width_class
+from cloud_workers.inference.generation import (
+    GreedyProbabilities,
+    RowLimits,
+    blocks,
+    one_line,
+    sliding_window,
+    width_class,
+)
 from pipeline.protocol.worker_work import ANSWER_TOKENS
 from schemas.errors import ArtifactError, StateError
 
@@ -76,6 +83,10 @@ class TransformersAdapter:
         self.token_dim: int = family.feature_dim(config)
         # Beyond it a model answers nonsense or raises, after a time that grows with the square of the length.
         self._context_tokens: int | None = getattr(text_config, "max_position_embeddings", None)
+        # Padding counts in a window of attention: beyond it a padded question would see less of its frame.
+        window = sliding_window(text_config)
+        longest_answer = max(ANSWER_TOKENS.values())
+        self._unpadded_from = None if window is None else window - len(self._prompts.prefix) - longest_answer
         eos = model.generation_config.eos_token_id
         if eos is None:
             eos = processor.tokenizer.eos_token_id
@@ -142,9 +153,9 @@ class TransformersAdapter:
         # Questions of one frame side by side, so that a block reads few frames; alike in length, so that few rows idle.
         order = sorted(
             (index for index, answer in enumerate(answers) if answer is None),
-            key=lambda i: (width_class(widths[i]), ANSWER_TOKENS[questions[i][1]], rows[i]),
+            key=lambda i: (width_class(widths[i], self._unpadded_from), ANSWER_TOKENS[questions[i][1]], rows[i]),
         )
-        for block in blocks(order, widths):
+        for block in blocks(order, widths, self._unpadded_from):
             found = self._answer_block(tokens, [rows[i] for i in block], [questions[i] for i in block])
             for index, answer in zip(block, found, strict=True):
                 answers[index] = answer

@@ -22,7 +22,7 @@ from schemas.errors import ArtifactError, FeatureShapeError, StateError
 from schemas.types import AnswerType
 from tests.cloud.engines import THREAD
 from tests.cloud.test_vlm import QUESTIONS, adapt_tiny, answer_from_pixels
-from tests.cloud.tiny_models import FAMILIES, IMAGE_SIZE_PX, TOKEN_COUNT, TOKEN_DIM
+from tests.cloud.tiny_models import FAMILIES, IMAGE_SIZE_PX, TOKEN_COUNT, TOKEN_DIM, tiny_gemma3
 
 families = pytest.mark.parametrize("family", sorted(FAMILIES))
 
@@ -170,6 +170,18 @@ def test_a_blip_2_with_an_encoder_decoder_is_refused_by_name() -> None:
     model.config.use_decoder_only_language_model = False
     with pytest.raises(ArtifactError, match=r"BLIP-2: .*'t5', an encoder-decoder.*: use one with OPT"):
         adapt(model, processor, source="tiny")
+
+
+@pytest.mark.parametrize("window", [24, 64, 512])
+def test_questions_beyond_a_window_of_attention_are_not_padded(window: int) -> None:
+    vlm = adapt_tiny(*tiny_gemma3(window=window), source="tiny")
+    (frame,) = frames_of(vlm, 1)
+    asked = [(text, AnswerType.WORD) for text in ("What?", "How many?", "Which?", "x" * 90, "y" * 90, "z" * 91)]
+    answers = vlm.answer(vlm.encode_pixels(frame[None]), asked, frames=[0] * len(asked))
+    for (text, kind), found in zip(asked, answers, strict=True):
+        stock = answer_from_pixels(vlm, frame, text, kind)
+        assert found.text == stock.text
+        assert found.probability == pytest.approx(stock.probability, rel=1e-3)
 
 
 def test_a_tile_and_the_global_view_are_one_image() -> None:

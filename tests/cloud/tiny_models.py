@@ -418,7 +418,7 @@ def _siglip_processor(tokens: int) -> Any:
     return processor
 
 
-def tiny_gemma3(seed: int = 0) -> tuple[Any, Any]:
+def tiny_gemma3(seed: int = 0, *, window: int = 512) -> tuple[Any, Any]:
     """A `Gemma3ForConditionalGeneration`, one of its layers with a window, and its processor."""
     tokenizer = tiny_tokenizer({"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"})
     tokens = TOKEN_COUNT // 4
@@ -437,7 +437,7 @@ def tiny_gemma3(seed: int = 0) -> tuple[Any, Any]:
         num_key_value_heads=1,
         head_dim=16,
         max_position_embeddings=1024,
-        sliding_window=512,
+        sliding_window=window,
         layer_types=["sliding_attention", "full_attention"],
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
