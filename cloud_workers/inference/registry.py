@@ -164,6 +164,12 @@ def adapt(
     return make(model, processor, family, source=source, tiles_per_edge=tiles_per_edge, frame_size_px=frame_size_px)
 
 
+def hub_id_and_revision(source: str) -> tuple[str, str | None]:
+    """A hub id, and the commit, tag or branch behind its ``@`` where it names one."""
+    hub_id, _, revision = source.partition("@")
+    return hub_id, revision or None
+
+
 def load_model(
     source: str | Path,
     *,
@@ -175,7 +181,7 @@ def load_model(
     """Load model and processor as the model's users load them, but never code that comes with a model.
 
     Args:
-        source: folder in ``save_pretrained`` format, or hub id.
+        source: folder in ``save_pretrained`` format, or hub id, ``org/name`` or ``org/name@revision``.
         device: torch device.
         dtype: of the weights; None is float32 on a CPU and the checkpoint's own elsewhere.
         tiles_per_edge: see `TransformersAdapter`.
@@ -192,18 +198,25 @@ def load_model(
             name,
             "no such folder: give one in save_pretrained format or a hub id, or leave it out for the bundled model",
         )
+    revision = None
     if local:
         check_model_files(Path(name))
+    else:
+        name, revision = hub_id_and_revision(name)
     if dtype is None and torch.device(device).type == "cpu":
         dtype = torch.float32
     try:
         # Before the weights, which may be gigabytes.
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
         family_of(config, name)
-        processor = load_processor(name, config)
+        processor = load_processor(name, config, revision=revision)
         # Pickled weights run code when they are read.
         model = AutoModelForImageTextToText.from_pretrained(
-            name, dtype="auto" if dtype is None else dtype, use_safetensors=True, trust_remote_code=False
+            name,
+            revision=revision or "main",
+            dtype="auto" if dtype is None else dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except (
         OSError,

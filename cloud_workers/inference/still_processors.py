@@ -47,20 +47,22 @@ def for_stills(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
     return ForStills
 
 
-def load_processor(source: str, config: Any) -> Any:
+def load_processor(source: str, config: Any, *, revision: str | None = None) -> Any:
     """A model's own processor, without videos.
 
     Args:
         source: folder or hub id.
         config: of the model.
+        revision: commit, tag or branch on the hub; None for its main one.
 
     Raises:
         Exception: whatever transformers raises.
     """
+    pinned = {} if revision is None else {"revision": revision}
     try:
-        return AutoProcessor.from_pretrained(source, trust_remote_code=False)
+        return AutoProcessor.from_pretrained(source, trust_remote_code=False, **pinned)
     except (ImportError, OSError, ValueError):  # torchvision is absent, or the file of a video processor
         kind = PROCESSOR_MAPPING.get(type(config), None)
         if kind is None or for_stills(kind) is kind:
             raise
-        return for_stills(kind).from_pretrained(source)
+        return for_stills(kind).from_pretrained(source, **pinned)

@@ -105,7 +105,7 @@ def test_a_hub_model_is_compared_by_its_local_snapshot(
     loaded = load_model(vlm_dir)
     snapshots = {"someone/right": vlm_dir, "someone/wrong": write_vlm(tmp_path / "other", seed=6)}
     monkeypatch.setattr(in_process, "load_model", lambda source, **_: loaded)
-    monkeypatch.setattr(in_process, "snapshot_download", lambda source, local_files_only: str(snapshots[source]))
+    monkeypatch.setattr(in_process, "snapshot_download", lambda source, **_: str(snapshots[source]))
     assert load(WorkerSettings(vlm="someone/right", codec=codec_dir)).spec.vlm_id == "tiny"
     with pytest.raises(ArtifactError, match="was made for tiny"):
         load(WorkerSettings(vlm="someone/wrong", codec=codec_dir))

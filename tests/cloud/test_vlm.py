@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForImageTextToText
 
-from cloud_workers.inference import generation, registry
+from cloud_workers.inference import generation, registry, still_processors
 from cloud_workers.inference.backend import InferenceAnswer
 from cloud_workers.inference.generation import one_line
 from cloud_workers.inference.registry import FAMILIES as KNOWN
@@ -275,6 +275,34 @@ def test_an_unreachable_hub_id_is_an_artifact_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
     with pytest.raises(ArtifactError, match=r"someone/some-vlm: .*check the id and the network"):
         load_model("someone/some-vlm")
+
+
+def test_a_hub_id_names_its_revision(monkeypatch: pytest.MonkeyPatch, vlm_dir: Path) -> None:
+    read: list[tuple[str, str, str]] = []
+
+    def recorded(kind: Any) -> Any:
+        stock = kind.from_pretrained
+
+        def from_pretrained(name: Any, revision: str = "main", **how: Any) -> Any:
+            if name == "someone/some-vlm":
+                read.append((kind.__name__, name, revision))
+                name = vlm_dir
+            return stock(name, **how)
+
+        return from_pretrained
+
+    for kind in (AutoConfig, AutoModelForImageTextToText):
+        monkeypatch.setattr(kind, "from_pretrained", recorded(kind))
+
+    def load(source: str, config: Any, *, revision: str | None) -> Any:
+        read.append(("processor", source, str(revision)))
+        return stock_processor(str(vlm_dir), config)
+
+    stock_processor = still_processors.load_processor
+    monkeypatch.setattr(registry, "load_processor", load)
+    load_model("someone/some-vlm@0a1b2c")
+    assert {kind for kind, _, _ in read} == {"AutoConfig", "AutoModelForImageTextToText", "processor"}
+    assert {revision for _, _, revision in read} == {"0a1b2c"}
 
 
 def test_models_that_cannot_be_fed_are_refused() -> None:
