@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from cloud_workers.inference.adapter import ModelAdapter
-from cloud_workers.inference.prompts import PromptBook, PromptStyle, chat_prompt, set_image_splitting, tokenized
+from cloud_workers.inference.prompts import PromptStyle, PromptTemplate, chat_prompt, set_image_splitting, tokenized
 from schemas.errors import ArtifactError, ConfigError
 
 
@@ -149,7 +149,7 @@ class ModelFamily:
 
     def prompts(
         self, model: Any, processor: Any, *, source: str, tiles_per_edge: int = 1, frame_size_px: int | None = None
-    ) -> PromptBook:
+    ) -> PromptTemplate:
         """Prompts for one of its models.
 
         Args:
@@ -169,7 +169,7 @@ class ModelFamily:
                 self.pin_size(model, processor, tile_px)
         except ConfigError as error:
             raise ArtifactError(source, f"{self.name}: it cannot read such frames ({error})") from None
-        return PromptBook(
+        return PromptTemplate(
             processor,
             PromptStyle(self.prompt, self.read, self.frame_inputs, self.prompt_inputs),
             image_token_id=self.image_token_id(model.config),

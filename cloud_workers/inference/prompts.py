@@ -75,7 +75,7 @@ class PromptStyle:
     prompt_inputs: frozenset[str] = frozenset()
 
 
-class PromptBook:
+class PromptTemplate:
     """Splits the chat prompt of one image and one question into a shared prefix and the question's suffix.
 
     The prefix runs up to the last image placeholder and is the same for every question, so its keys and values are

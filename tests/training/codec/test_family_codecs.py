@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from cloud_workers.loading import load_worker_model
-from cloud_workers.look_engine import LookDone
+from cloud_workers.pass_engine import PassDone
 from edge_nodes.encoder import OnnxEncoder
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
 from pipeline.config.settings import WorkerSettings
-from pipeline.protocol.effects import ChunkData, Look, LookQuery
+from pipeline.protocol.effects import ChunkData, InferencePass, PassQuery
 from schemas.errors import ArtifactError
 from schemas.types import AnswerType, FrameId
 from tests.cloud.engines import THREAD
@@ -57,10 +57,10 @@ def test_a_worker_answers_through_a_codec_of_the_family(family: str, size_px: in
     (latent,) = OnnxEncoder(tmp_path / "klt").encode([frames[0]])
     worker = load_worker_model(WorkerSettings(vlm=str(folder), codec=tmp_path / "klt", threads=1), THREAD)
     chunk = ChunkData(0, spec.latent_count, latent.payload(0, spec.latent_count))
-    query = LookQuery("q", content("q", "Is there a car?", AnswerType.YES_NO))
-    look = Look("gate", FrameId(1, 1), 1, (chunk,), spec.latent_count, (query,), 1)
-    (result,) = asyncio.run(worker.engine.run([look]))
-    assert isinstance(result, LookDone)
+    query = PassQuery("q", content("q", "Is there a car?", AnswerType.YES_NO))
+    inference_pass = InferencePass("gate", FrameId(1, 1), 1, (chunk,), spec.latent_count, (query,), 1)
+    (result,) = asyncio.run(worker.engine.run([inference_pass]))
+    assert isinstance(result, PassDone)
     decoder = load_prefix_decoder(tmp_path / "klt")
     decoded = decoder.decode(latent.symbols[None], np.array([spec.latent_count]))
     assert (decoded - tokens[:1]).square().mean() < 0.8 * (tokens[:1] - tokens.mean(0)).square().mean()
