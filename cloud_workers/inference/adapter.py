@@ -60,6 +60,14 @@ class ModelAdapter(AnswerModel, Protocol):
     def model(self) -> Any:
         """The model itself."""
 
+    @property
+    def processor(self) -> Any:
+        """Its processor, as it was loaded but for the cutting into tiles."""
+
+    @property
+    def frame_size_px(self) -> int:
+        """Edge of the whole frames that it reads, tiles and all."""
+
     def encode_pixels(self, frames: NDArray[np.uint8]) -> torch.Tensor:
         """Visual features of whole frames, the uncompressed reference.
 

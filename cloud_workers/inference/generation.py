@@ -21,18 +21,35 @@ _MAX_ANSWER_BYTES: Final = MAX_JSON_BYTES * 3 // 4
 """The rest is for the other fields of the answer message."""
 
 
-def width_class(width: int) -> int:
-    """Questions of one class are padded to less than twice their length; all of ordinary length are of one class."""
+def width_class(width: int, unpadded_from: int | None = None) -> int:
+    """Questions of one class are padded to less than twice their length; all of ordinary length are of one class.
+
+    Args:
+        width: tokens of a question.
+        unpadded_from: width from which questions of one class are of one length; None for never.
+    """
+    if unpadded_from is not None and width >= unpadded_from:
+        return -width
     return max(width, BLOCK_TOKENS // MAX_BATCH_ROWS).bit_length()
 
 
-def blocks(order: Sequence[int], widths: Sequence[int]) -> Iterator[list[int]]:
+def sliding_window(text_config: Any) -> int | None:
+    """Tokens that a layer of the language model looks back at most; None where all layers see everything."""
+    window = getattr(text_config, "sliding_window", None)
+    layers = getattr(text_config, "layer_types", None)
+    if window is None or (layers is not None and "sliding_attention" not in layers):
+        return None
+    return int(window)
+
+
+def blocks(order: Sequence[int], widths: Sequence[int], unpadded_from: int | None = None) -> Iterator[list[int]]:
     """Questions that are read together: of one class of length, bounded in number and in padded tokens."""
     block: list[int] = []
     widest = 0
     for index in order:
         wider = max(widest, widths[index])
-        alike = not block or width_class(widths[index]) == width_class(widths[block[0]])
+        first = widths[block[0]] if block else widths[index]
+        alike = width_class(widths[index], unpadded_from) == width_class(first, unpadded_from)
         if block and (not alike or len(block) == MAX_BATCH_ROWS or wider * (len(block) + 1) > BLOCK_TOKENS):
             yield block
             block, wider = [], widths[index]

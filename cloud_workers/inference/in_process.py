@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 from cloud_workers.inference.adapter import AnswerModel
 from cloud_workers.inference.backend import Capabilities, InferenceAnswer, InferenceItem, InferenceResult
 from cloud_workers.inference.isolation import Isolation, described
-from cloud_workers.inference.registry import load_model
+from cloud_workers.inference.registry import hub_id_and_revision, load_model
 from pipeline.codec.bundled import bundled_vlm_dir
 from pipeline.codec.device_torch import check_device
 from pipeline.codec.spec import CodecSpec
@@ -104,7 +104,13 @@ def open_in_process(settings: WorkerSettings, spec: CodecSpec, thread: WorkThrea
         spec.check_vlm(local)  # before the weights are loaded
     # Progress bars have no place in the log of a service.
     disable_progress_bar()
-    model = load_model(source, device=settings.device, tiles_per_edge=spec.tiles_per_edge)
+    model = load_model(
+        source,
+        device=settings.device,
+        tiles_per_edge=spec.tiles_per_edge,
+        frame_size_px=spec.tile_px,
+    )
     if not local.is_dir():
-        spec.check_vlm(Path(snapshot_download(source, local_files_only=True)))
+        hub_id, revision = hub_id_and_revision(source)
+        spec.check_vlm(Path(snapshot_download(hub_id, revision=revision, local_files_only=True)))
     return InProcessBackend(model, thread, fingerprint=spec.vlm_sha256)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from schemas.errors import ArtifactError, ConfigError
@@ -15,8 +17,6 @@ MAX_CACHED_QUESTIONS: Final = 4_096
 MAX_CACHED_TOKENS: Final = 262_144
 """Of those questions: 64 of each on average, about 10 MB. One with options may have 6,000 of a tokenizer on bytes."""
 
-_FRAME_INPUTS: Final = frozenset({"pixel_values", "pixel_attention_mask"})
-"""Inputs that carry the image itself; the decoded visual tokens take their place."""
 _PROBE: Final = "What is this?"
 _PROMPT_INPUTS: Final = frozenset({"input_ids", "attention_mask"})
 
@@ -59,6 +59,22 @@ def chat_prompt(processor: Any, question: str) -> str:
     return text
 
 
+def tokenized(processor: Any, text: str) -> Sequence[int]:
+    """Ids of a prompt, the image placeholder not yet expanded."""
+    ids: Sequence[int] = processor.tokenizer(text)["input_ids"]
+    return ids
+
+
+@dataclass(frozen=True, slots=True)
+class PromptStyle:
+    """How the prompts of a family are written and read; attributes as of `ModelFamily`."""
+
+    prompt: Callable[[Any, str], str] = chat_prompt
+    read: Callable[[Any, str], Sequence[int]] = tokenized
+    frame_inputs: frozenset[str] = frozenset()
+    prompt_inputs: frozenset[str] = frozenset()
+
+
 class PromptTemplate:
     """Splits the chat prompt of one image and one question into a shared prefix and the question's suffix.
 
@@ -72,13 +88,15 @@ class PromptTemplate:
     Attributes:
         prefix: token ids up to the last placeholder.
         placeholder_count: how many of them are placeholders, N visual tokens.
+        inputs: what else the model reads of a whole prompt ``[1, ...]``, by name.
+        image_size_px: edge of the frames that the processor is given.
     """
 
     def __init__(
         self,
         processor: Any,
+        style: PromptStyle,
         *,
-        write: Callable[[Any, str], str],
         image_token_id: int,
         image_size_px: int,
         source: str,
@@ -87,7 +105,7 @@ class PromptTemplate:
 
         Args:
             processor: transformers processor.
-            write: from it and a question to the text of the prompt, one image placeholder in it.
+            style: of the family.
             image_token_id: id of the placeholder.
             image_size_px: edge of the blank image.
             source: path or hub id, for error messages.
@@ -96,9 +114,12 @@ class PromptTemplate:
             ArtifactError: The processor has no chat template, or builds prompts this adapter cannot feed.
         """
         self._processor = processor
-        self._write = write
+        self._style = style
         self._image_token_id = image_token_id
+        # Some processors have a token of their own for what they expand into placeholders.
+        self._marker_id = int(getattr(processor, "image_token_id", None) or image_token_id)
         self._source = source
+        self.image_size_px = image_size_px
         # A question that spells out a placeholder would shift the visual tokens of the whole batch.
         self._special_tokens = sorted(
             {str(token) for token in processor.tokenizer.get_added_vocab()}, key=len, reverse=True
@@ -106,8 +127,8 @@ class PromptTemplate:
         self._suffixes: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._cached_tokens = 0
         blank = np.zeros((image_size_px, image_size_px, 3), dtype=np.uint8)
-        expanded = self._expanded(_PROBE, blank)
-        self.prefix = expanded[: self._after_last_placeholder(expanded)]
+        expanded, self.inputs = self._expanded(_PROBE, blank)
+        self.prefix = expanded[: self._after_last(image_token_id, expanded)]
         self.placeholder_count = self.prefix.count(image_token_id)
         self._opening, tail = self._around_placeholder(_PROBE)
         after = expanded[len(self.prefix) :]
@@ -145,27 +166,41 @@ class PromptTemplate:
 
     def _prompt(self, question: str) -> str:
         try:
-            return self._write(self._processor, question)
-        except ValueError as error:
-            raise ArtifactError(self._source, f"its processor has no usable chat template ({error})") from error
+            return self._style.prompt(self._processor, question)
+        except (ValueError, TypeError, KeyError, AttributeError, TemplateError) as error:
+            raise ArtifactError(
+                self._source,
+                f"its processor has no usable chat template ({type(error).__name__}: {error}): mend or add "
+                "chat_template.jinja, from the model's page",
+            ) from error
 
-    def _expanded(self, question: str, image: NDArray[np.uint8]) -> tuple[int, ...]:
-        """Ids of a prompt as the model reads it, a placeholder for every visual token."""
-        inputs = self._processor(text=self._prompt(question), images=[image], return_tensors="np")
-        if unknown := set(inputs) - _FRAME_INPUTS - _PROMPT_INPUTS:
+    def _expanded(self, question: str, image: NDArray[np.uint8]) -> tuple[tuple[int, ...], Mapping[str, Any]]:
+        """Ids of a prompt as the model reads it, a placeholder for every visual token; and what else it reads."""
+        prompt = self._prompt(question)
+        try:
+            inputs = dict(self._processor(text=prompt, images=[image], return_tensors="np"))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError) as error:
+            raise ArtifactError(
+                self._source,
+                f"its processor cannot read an image with its own prompt ({type(error).__name__}: {error}): "
+                "the image has to have one place in chat_template.jinja",
+            ) from error
+        style = self._style
+        if unknown := set(inputs) - style.frame_inputs - style.prompt_inputs - _PROMPT_INPUTS:
             raise ArtifactError(
                 self._source,
                 f"the model also reads {', '.join(sorted(unknown))}, which its family does not provide",
             )
-        return tuple(int(token) for token in inputs["input_ids"][0])
+        further = {name: np.asarray(inputs[name]) for name in sorted(style.prompt_inputs & set(inputs))}
+        return tuple(int(token) for token in inputs["input_ids"][0]), further
 
     def _around_placeholder(self, question: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Ids before and behind the one placeholder that the chat template writes."""
-        ids = tuple(self._processor.tokenizer(self._prompt(question))["input_ids"])
-        place = self._after_last_placeholder(ids)
+        ids = tuple(self._style.read(self._processor, self._prompt(question)))
+        place = self._after_last(self._marker_id, ids)
         return ids[: place - 1], ids[place:]
 
-    def _after_last_placeholder(self, ids: tuple[int, ...]) -> int:
-        if self._image_token_id not in ids:
+    def _after_last(self, token: int, ids: tuple[int, ...]) -> int:
+        if token not in ids:
             raise ArtifactError(self._source, "its processor writes no image placeholder into the prompt")
-        return len(ids) - ids[::-1].index(self._image_token_id)
+        return len(ids) - ids[::-1].index(token)

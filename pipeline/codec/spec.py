@@ -20,6 +20,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.codec.model_files import check_model_files
 from schemas.errors import ArtifactError
 from schemas.limits import MAX_LATENTS
 from schemas.problems import problem_text
@@ -97,6 +98,11 @@ class CodecSpec(BaseModel):
         return self
 
     @property
+    def tile_px(self) -> int:
+        """Height and width of one image of the VLM."""
+        return self.image_size_px // self.tiles_per_edge
+
+    @property
     def fingerprint(self) -> bytes:
         """32 bytes that differ whenever symbols of one side would mean something else on the other."""
         # What decides how symbols are read; ladder and base prefix only decide how many of them travel.
@@ -115,10 +121,11 @@ class CodecSpec(BaseModel):
         """Make sure that a VLM folder is the one this codec was made for.
 
         Raises:
-            ArtifactError: it has other weights.
+            ArtifactError: it has other weights, or a damaged file.
         """
         found = hash_vlm(vlm_dir)
         if found != self.vlm_sha256:
+            check_model_files(vlm_dir)  # a file that is damaged is another one too
             raise ArtifactError(
                 str(vlm_dir),
                 f"codec {self.name} was made for {self.vlm_id}, weights {self.vlm_sha256[:12]}, not {found[:12]}. "

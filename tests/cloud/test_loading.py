@@ -64,14 +64,18 @@ def test_a_codec_of_tiles_reads_the_model_in_tiles(tmp_path: Path, vlm_dir: Path
     """Of the same model, each frame being four tiles and a global view."""
     spec = load_codec_spec(write_codec(tmp_path / "small", vlm_dir))
     transform = KltTransform(LatentShape(5 * spec.token_count, spec.token_dim, spec.latent_count, spec.latent_dim))
-    changes: dict[str, Any] = {"token_count": transform.token_count, "tiles_per_edge": 2}
+    changes: dict[str, Any] = {
+        "token_count": transform.token_count,
+        "tiles_per_edge": 2,
+        "image_size_px": 2 * spec.image_size_px,
+    }
     codec = write_codec(tmp_path / "codec", vlm_dir, **changes)
     save_transform(transform, codec / WEIGHTS_FILE)
     detailed = spec.model_copy(update={**changes, "codec_sha256": hash_file(codec / WEIGHTS_FILE)})
     detailed.save(codec)
     assert load(settings(vlm_dir, codec)).spec == detailed
     assert detailed.fingerprint != spec.fingerprint
-    detailed.model_copy(update={"tiles_per_edge": 3}).save(codec)
+    detailed.model_copy(update={"tiles_per_edge": 3, "image_size_px": 3 * spec.image_size_px}).save(codec)
     with pytest.raises(ArtifactError, match="reads 160 of"):
         load(settings(vlm_dir, codec))
 
@@ -102,8 +106,8 @@ def test_a_hub_model_is_compared_by_its_local_snapshot(
     """As if the hub had delivered one model or the other."""
     loaded = load_model(vlm_dir)
     snapshots = {"someone/right": vlm_dir, "someone/wrong": write_vlm(tmp_path / "other", seed=6)}
-    monkeypatch.setattr(in_process, "load_model", lambda source, device, tiles_per_edge: loaded)
-    monkeypatch.setattr(in_process, "snapshot_download", lambda source, local_files_only: str(snapshots[source]))
+    monkeypatch.setattr(in_process, "load_model", lambda source, **_: loaded)
+    monkeypatch.setattr(in_process, "snapshot_download", lambda source, **_: str(snapshots[source]))
     assert load(WorkerSettings(vlm="someone/right", codec=codec_dir)).spec.vlm_id == "tiny"
     with pytest.raises(ArtifactError, match="was made for tiny"):
         load(WorkerSettings(vlm="someone/wrong", codec=codec_dir))

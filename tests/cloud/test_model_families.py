@@ -119,8 +119,8 @@ class Doubled(TransformersAdapter):
 def test_a_family_may_read_features_of_another_width(monkeypatch: pytest.MonkeyPatch) -> None:
     """As those of a model whose tower gives several tensors an image: they travel side by side."""
 
-    def inject(features: Any) -> Any:
-        return as_tensor([frame[:, :TOKEN_DIM] + frame[:, TOKEN_DIM:] for frame in features])
+    def inject(features: Any, config: Any) -> Any:
+        return as_tensor([frame[:, :TOKEN_DIM] + frame[:, TOKEN_DIM:] for frame in features], config)
 
     def collect(output: Any) -> Any:
         return [torch.cat([frame, torch.zeros_like(frame)], dim=1) for frame in output.pooler_output]

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText
 
-from cloud_workers.inference import generation, registry
+from cloud_workers.inference import generation, registry, still_processors
 from cloud_workers.inference.backend import InferenceAnswer
 from cloud_workers.inference.generation import one_line
 from cloud_workers.inference.registry import FAMILIES as KNOWN
@@ -48,12 +48,26 @@ def adapter(request: pytest.FixtureRequest) -> TransformersAdapter:
     return adapt_tiny(*FAMILIES[request.param](), source=request.param)
 
 
+NOT_READ = {"labels", "num_patches", "num_crops", "batch_num_images"}
+"""What some processors return and no model needs."""
+
+
 def pixel_inputs(vlm: TransformersAdapter, frame: NDArray[np.uint8], question: str) -> dict[str, torch.Tensor]:
     """What a user of the model passes: its own processor's prompt and pixels."""
-    processor = vlm._processor
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    return dict(processor(text=text, images=[frame], return_tensors="pt"))
+    text = KNOWN[vlm.family].prompt(vlm.processor, question)
+    inputs = vlm.processor(text=text, images=[frame], return_tensors="np")
+    return {name: torch.from_numpy(np.asarray(value)) for name, value in inputs.items() if name not in NOT_READ}
+
+
+def feature_inputs(vlm: TransformersAdapter, inputs: dict[str, torch.Tensor], features: torch.Tensor) -> dict[str, Any]:
+    """The same with features `[N, D]` in the place of the pixels."""
+    family = KNOWN[vlm.family]
+    others = {name: value for name, value in inputs.items() if name not in family.frame_inputs}
+    return {
+        "pixel_values": None,
+        "mm_encoder_outputs": {"image": family.inject([features], vlm.model.config)},
+        **others,
+    }
 
 
 @torch.inference_mode()
@@ -69,7 +83,7 @@ def answer_from_pixels(
         output_logits=True,
         return_dict_in_generate=True,
     )
-    ids = out.sequences[0, inputs["input_ids"].shape[1] :]
+    ids = out.sequences[0, -len(out.logits) :]
     steps = torch.stack(out.logits, dim=1)[0].log_softmax(-1)
     probability = steps[torch.arange(len(ids)), ids].sum().exp().item()
     text = one_line(vlm._processor.tokenizer.decode(ids, skip_special_tokens=True))
@@ -82,13 +96,12 @@ def answer_from_pixels(
 def test_injected_tokens_give_exactly_the_logits_of_the_pixel_path(adapter: TransformersAdapter) -> None:
     inputs = pixel_inputs(adapter, frames(1)[0], "Is there a car?")
     tokens = adapter.encode_pixels(frames(1))
-    features = {"image": KNOWN[adapter.family].inject([tokens[0]])}
     with torch.inference_mode():
         stock = adapter.model(**inputs).logits
-        injected = adapter.model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], mm_encoder_outputs=features
-        ).logits
+        injected = adapter.model(**feature_inputs(adapter, inputs, tokens[0])).logits
+        shifted = adapter.model(**feature_inputs(adapter, inputs, tokens[0] + 0.1)).logits
     assert torch.equal(stock, injected)
+    assert not torch.allclose(stock, shifted)
 
 
 def test_answers_from_tokens_are_the_answers_from_pixels(adapter: TransformersAdapter) -> None:
@@ -224,7 +237,7 @@ def test_the_prompt_cache_is_bounded_in_tokens(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_no_questions_cost_nothing(adapter: TransformersAdapter) -> None:
-    assert adapter.answer(torch.zeros(0, TOKEN_COUNT, TOKEN_DIM), []) == []
+    assert adapter.answer(torch.zeros(0, adapter.token_count, adapter.token_dim), []) == []
 
 
 @pytest.mark.parametrize(
@@ -256,12 +269,40 @@ def test_a_missing_folder_is_an_artifact_error_that_says_what_to_do(tmp_path: Pa
 
 
 def test_an_unreachable_hub_id_is_an_artifact_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str) -> Any:
+    def refuse(name: str, **_: Any) -> Any:
         raise OSError(f"cannot find {name}\nand more")
 
-    monkeypatch.setattr(AutoProcessor, "from_pretrained", refuse)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
     with pytest.raises(ArtifactError, match=r"someone/some-vlm: .*check the id and the network"):
         load_model("someone/some-vlm")
+
+
+def test_a_hub_id_names_its_revision(monkeypatch: pytest.MonkeyPatch, vlm_dir: Path) -> None:
+    read: list[tuple[str, str, str]] = []
+
+    def recorded(kind: Any) -> Any:
+        stock = kind.from_pretrained
+
+        def from_pretrained(name: Any, revision: str = "main", **how: Any) -> Any:
+            if name == "someone/some-vlm":
+                read.append((kind.__name__, name, revision))
+                name = vlm_dir
+            return stock(name, **how)
+
+        return from_pretrained
+
+    for kind in (AutoConfig, AutoModelForImageTextToText):
+        monkeypatch.setattr(kind, "from_pretrained", recorded(kind))
+
+    def load(source: str, config: Any, *, revision: str | None) -> Any:
+        read.append(("processor", source, str(revision)))
+        return stock_processor(str(vlm_dir), config)
+
+    stock_processor = still_processors.load_processor
+    monkeypatch.setattr(registry, "load_processor", load)
+    load_model("someone/some-vlm@0a1b2c")
+    assert {kind for kind, _, _ in read} == {"AutoConfig", "AutoModelForImageTextToText", "processor"}
+    assert {revision for _, _, revision in read} == {"0a1b2c"}
 
 
 def test_models_that_cannot_be_fed_are_refused() -> None:

@@ -116,7 +116,7 @@ def test_another_model_is_refused(folder: Path) -> None:
     vlm = folder.parent / "vlm"
     (vlm / "config.json").write_text(json.dumps({"model_type": "smolvlm", "transformers_version": "5.99"}))
     spec.check_vlm(vlm)
-    (vlm / "model.safetensors").write_bytes(b"other weights")
+    (vlm / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     with pytest.raises(ArtifactError, match="was made for tiny"):
         spec.check_vlm(vlm)
     with pytest.raises(ArtifactError, match="save_pretrained"):

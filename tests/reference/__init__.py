@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.reference import commands, protocol
+from tests.reference import commands, families, protocol
 from tests.source_names import ROOT
 
 DOCS = ROOT / "docs"
@@ -28,6 +28,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "worker-states": protocol.worker_states,
     "wire-cost": protocol.wire_cost_table,
     "exit-statuses": commands.exit_statuses,
+    "families": families.families_table,
 }
 
 _SECTION = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from schemas.errors import ArtifactError
+from cloud_workers.inference.registry import family_of
+from training.codec.towers import tower_of
 
 _BATCH = 128
 _FIXED_ONE = 1 << 22
@@ -19,14 +20,12 @@ _FIXED_ONE = 1 << 22
 class PixelsToTokens(nn.Module):
     """Cutting into tiles, rescaling, vision tower and connector, for frames of the operating point's own size.
 
-    Written out per family: the models' own methods take steps that depend on the data (padding images of the SmolVLM
-    family, lists of sizes of LLaVA) and cannot be exported.
-
     Args:
-        model: A SmolVLM, Idefics3, LLaVA or FastVLM model.
+        model: of a family in `training.codec.towers`.
         image_processor: Its image processor, for mean and standard deviation.
         tiles_per_edge: 1 for frames of the tower's input size. 2 and more for frames so many times as large: they
             become tiles, row by row, and a global view behind them, as Idefics3's processor orders them.
+        tile_px: Edge of a tile; None for the family's usual one.
 
     Raises:
         ArtifactError: a model of another family.
@@ -35,26 +34,13 @@ class PixelsToTokens(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: Any, image_processor: Any, *, tiles_per_edge: int = 1) -> None:
+    def __init__(
+        self, model: Any, image_processor: Any, *, tiles_per_edge: int = 1, tile_px: int | None = None
+    ) -> None:
         super().__init__()
         self._tiles = tiles_per_edge
-        inner, config = model.model, model.config
-        self.tower: nn.Module
-        self.connector: nn.Module
-        self._layer: int | None = None
-        self._skipped = 0
-        self._maps = config.model_type == "fast_vlm"
-        if self._maps:
-            self.tower, self.connector = inner.vision_tower, inner.multi_modal_projector
-        elif hasattr(inner, "vision_model") and hasattr(inner, "connector"):
-            self.tower, self.connector = inner.vision_model, inner.connector
-        elif hasattr(inner, "multi_modal_projector") and isinstance(getattr(config, "vision_feature_layer", None), int):
-            self.tower, self.connector = inner.vision_tower, inner.multi_modal_projector
-            self._layer = config.vision_feature_layer
-            self._skipped = 1 if config.vision_feature_select_strategy == "default" else 0  # the class token
-        else:
-            made_for = "SmolVLM, Idefics3, LLaVA and FastVLM"
-            raise ArtifactError(type(model).__name__, f"codecs are made for {made_for} classes")
+        source = type(model).__name__
+        self.views = tower_of(model, family_of(model.config, source).frame_size(model.config, tile_px, source=source))
         self.register_buffer("mean", torch.tensor(list(image_processor.image_mean)).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(list(image_processor.image_std)).reshape(1, 3, 1, 1))
 
@@ -62,13 +48,7 @@ class PixelsToTokens(nn.Module):
         """Pixels uint8 [B, H, W, 3] to visual tokens [B, N, D]."""
         views = pixels if self._tiles == 1 else tiles_and_global_view(pixels, self._tiles)
         scaled = (views.permute(0, 3, 1, 2).to(torch.float32) / 255.0 - self.mean) / self.std
-        if self._layer is None:
-            hidden = self.tower(scaled).last_hidden_state
-            if self._maps:  # [B, C, H, W]
-                hidden = hidden.flatten(2).transpose(1, 2)
-        else:
-            hidden = self.tower(scaled, output_hidden_states=True).hidden_states[self._layer][:, self._skipped :]
-        tokens: Tensor = self.connector(hidden)
+        tokens: Tensor = self.views(scaled)
         return tokens if self._tiles == 1 else tokens.reshape(pixels.shape[0], -1, tokens.shape[-1])
 
     def exportable(self) -> PixelsToTokens:
@@ -77,7 +57,7 @@ class PixelsToTokens(nn.Module):
         The towers of the third reference VLM have squeeze-and-excitation, as the stock class has, whose gates are one.
         """
         own = copy.deepcopy(self)
-        for block in own.tower.modules():
+        for block in own.views.modules():
             if _is_open(getattr(block, "squeeze_excite", None)):
                 block.squeeze_excite = nn.Identity()
         return own

@@ -55,7 +55,7 @@ def open_codecs(vlm_dir: Path, codec_dirs: Sequence[Path]) -> OpenedCodecs:
         spec.check_vlm(vlm_dir)
         if _frames_of(spec) != _frames_of(specs[0]):
             raise ConfigError("--codec", "codecs of different operating points: their frames are not the same")
-    vlm, frozen = open_vlm(vlm_dir, "evaluated", tiles_per_edge=specs[0].tiles_per_edge)
+    vlm, frozen = open_vlm(vlm_dir, "evaluated", tiles_per_edge=specs[0].tiles_per_edge, frame_size_px=specs[0].tile_px)
     return OpenedCodecs(specs, vlm, frozen)
 
 

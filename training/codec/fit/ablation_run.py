@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import AutoProcessor
 
 from cloud_workers.inference.adapter import ModelAdapter
 from schemas.errors import ConfigError
@@ -105,19 +104,19 @@ def _prepare(vlm_dir: Path, run_dir: Path, run: RunSettings, budget: CodecBudget
     if not Material.is_saved(run_dir / _MATERIAL):
         training_material(source, vlm, vlm_dir, budget).save(run_dir / _MATERIAL)
     if not Material.is_saved(run_dir / HELD_OUT):
-        _held_out(source, vlm, vlm_dir, budget).save(run_dir / HELD_OUT)
+        _held_out(source, vlm, budget).save(run_dir / HELD_OUT)
     if not (run_dir / TABLES).exists():
         save_tables(source.with_tokens("tables", budget.table_frames)[1], run_dir)
 
 
-def _held_out(source: FrameSource, vlm: ModelAdapter, vlm_dir: Path, budget: CodecBudget) -> Material:
+def _held_out(source: FrameSource, vlm: ModelAdapter, budget: CodecBudget) -> Material:
     """Frames that are measured on, with more questions than training asks."""
     count, device = min(budget.train_frames, _HELD_OUT_FRAMES), source.run.device
     frames, tokens = source.with_tokens("selection", count)
     learning = LearningSet.of(tokens, frames)
     return ask(
         vlm.model.to(device),
-        AutoProcessor.from_pretrained(vlm_dir),
+        vlm.processor,
         replace(learning, tokens=learning.tokens.to(device)),
         frames=count,
         questions=_MEASURED_QUESTIONS,

@@ -114,7 +114,7 @@ def _trainer(
 ) -> tuple[MetaTrainer, Path]:
     """A training at its first step, and where its checkpoint is."""
     domains = domains_of(point_of(spec.tiles_per_edge), photos)
-    vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge)
+    vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge, frame_size_px=spec.tile_px)
     material = training_material(FrameSource(frozen, run, domains, photos), vlm, vlm_dir, plan)
     recipe = json.dumps(
         {"seed": run.seed, "codec": spec.codec_sha256, "domains": domains, **plan.as_dict()}, sort_keys=True

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoProcessor
 
 from cloud_workers.inference.registry import family_of
-from schemas.errors import StateError
+from schemas.errors import ArtifactError, StateError
 from training.codec.fit.language_view import LanguageView, Questions, Reference
 
 if TYPE_CHECKING:
@@ -160,7 +159,7 @@ def ask(
     """
     own = copy.deepcopy(processor)
     family = family_of(model.config, "the VLM")
-    prompts = family.prompts(own, model.config, source="the VLM", tiles_per_edge=tiles_per_edge)
+    prompts = family.prompts(model, own, source="the VLM", tiles_per_edge=tiles_per_edge)
     view = LanguageView(model.eval().requires_grad_(False), prompts.prefix)
     asked = [frame for frame, texts in enumerate(learning.questions) if texts][:frames]
     names = sorted({name for frame in asked for name in learning.kinds[frame]})
@@ -180,14 +179,34 @@ def ask(
     return Material(learning.tokens, prompts.prefix, where, encoded, reference, tuple(names), kind.to(device))
 
 
+def check_learnable(vlm: ModelAdapter, vlm_dir: Path) -> None:
+    """Make sure that a codec can be trained on what the language model makes of it.
+
+    Raises:
+        ArtifactError: it reads prompts in another way than `LanguageView` does.
+    """
+    family = family_of(vlm.model.config, str(vlm_dir))
+    if not family.plain_prompts:
+        raise ArtifactError(
+            str(vlm_dir),
+            f"{family.name}: a Meta AutoEncoder is trained for language models of plain positions and causal "
+            "attention; make a KLT codec for this one",
+        )
+
+
 def training_material(source: FrameSource, vlm: ModelAdapter, vlm_dir: Path, budget: CodecBudget) -> Material:
-    """Training frames with the model's own answers, on the run's device; the model is moved there."""
+    """Training frames with the model's own answers, on the run's device; the model is moved there.
+
+    Raises:
+        ArtifactError: see `check_learnable`.
+    """
+    check_learnable(vlm, vlm_dir)
     run = source.run
     frames, tokens = source.with_tokens("train", budget.train_frames)
     run.progress(f"tokens of {len(tokens)} frames are ready")
     material = ask(
         vlm.model.to(run.device),
-        AutoProcessor.from_pretrained(vlm_dir),
+        vlm.processor,
         LearningSet.of(tokens.to(run.device), frames),
         frames=budget.asked_frames,
         questions=budget.view_questions,

@@ -80,7 +80,7 @@ def measure_temporal(
     torch.set_num_threads(run.threads)
     spec = load_codec_spec(codec_dir)
     spec.check_vlm(vlm_dir)
-    _, frozen = open_vlm(vlm_dir, "measured", tiles_per_edge=spec.tiles_per_edge)
+    _, frozen = open_vlm(vlm_dir, "measured", tiles_per_edge=spec.tiles_per_edge, frame_size_px=spec.tile_px)
     coded = _coded_clips(load_transform(codec_dir, spec), frozen, run, clips)
     tables = _with_prediction(codec_dir, coded, clips.count, run.seed)
     if write:

@@ -23,7 +23,7 @@ from training.codec.fit.export import export_encoder
 from training.codec.fit.folder import CodecParts, check_output, write_codec
 from training.codec.fit.int8 import CALIBRATION_FRAMES, COMPARED_FRAMES, compare_int8, quantise_encoder
 from training.codec.fit.learn import CHECKPOINT, KLT_WEIGHTS, LEARNED, META_WEIGHTS, fitted_klt, learn_codec
-from training.codec.fit.material import training_material
+from training.codec.fit.material import check_learnable, training_material
 from training.codec.frame_source import FrameSource
 from training.codec.points import DOMAINS, FOLDERS, CodecName, budget_of, domains_of, point_of
 from training.codec.reports import read_report
@@ -82,13 +82,16 @@ def train_codec(
 
     Raises:
         ConfigError: an unknown point or budget name, or a codec in the way.
-        ArtifactError: the VLM is not usable, or the run directory holds codecs for tokens of another shape.
+        ArtifactError: the VLM is not usable, or not for a Meta AutoEncoder, or the run directory holds codecs for
+            tokens of another shape.
     """
     began = time.monotonic()
     wanted = wanted or CodecTraining()
     budget = budget_of(wanted.point, wanted.budget, wanted.max_seconds)
     torch.set_num_threads(run.threads)
     vlm, frozen = open_vlm(vlm_dir, wanted.vlm_id, tiles_per_edge=budget.tiles_per_edge)
+    if "meta_autoencoder" in wanted.kinds:
+        check_learnable(vlm, vlm_dir)
     folders = {name: output_dir / FOLDERS[wanted.point][name] for name in wanted.kinds}
     for folder in folders.values():
         check_output(folder, overwrite=wanted.overwrite)
@@ -196,7 +199,7 @@ def export_codec(vlm_dir: Path, codec_dir: Path, run: RunSettings, *, int8: bool
     torch.set_num_threads(run.threads)
     spec = load_codec_spec(codec_dir)
     spec.check_vlm(vlm_dir)
-    vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge)
+    vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge, frame_size_px=spec.tile_px)
     source = FrameSource(frozen, run, (DOMAINS[point_of(spec.tiles_per_edge)],))
     sample = source.frames("tables", PARITY_FRAMES)
     path = codec_dir / ENCODER_FILE

@@ -57,7 +57,7 @@ class CodecBench:
         torch.set_num_threads(run.threads)
         spec = load_codec_spec(codec_dir)
         spec.check_vlm(vlm_dir)
-        vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge)
+        vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge, frame_size_px=spec.tile_px)
         return cls(codec_dir, spec, vlm, frozen, run, own)
 
     @property

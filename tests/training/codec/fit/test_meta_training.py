@@ -230,7 +230,7 @@ def test_questions_of_one_frame_do_not_see_each_other(vlm: tuple[Any, Any]) -> N
     assert together.questions.asked.tolist() == [[True, True], [True, False]]
     assert together.kind_names().tolist() == [["a", "b"], ["a", ""]]
     # Alone, as workers ask: the model's own forward, with the tokens in place of the image.
-    prompts = family_of(vlm[0].config, "tiny").prompts(vlm[1], vlm[0].config, source="tiny")
+    prompts = family_of(vlm[0].config, "tiny").prompts(vlm[0], vlm[1], source="tiny")
     for row, texts in enumerate(QUESTIONS):
         for place, text in enumerate(texts):
             answer = together.reference.answers[row, place]
