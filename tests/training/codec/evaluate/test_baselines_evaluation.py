@@ -172,7 +172,7 @@ def test_clips_are_evaluated_with_truths_and_on_each_camera_by_itself(made: Path
     assert {row["measure"] for row in report["ratios"]} == {"accuracy", "agreement", "balanced_agreement"}
 
 
-@pytest.mark.parametrize("family", ["fastvlm", "llava"])
+@pytest.mark.parametrize("family", ["fast_vlm", "llava"])
 def test_a_model_of_another_family_is_evaluated(made: Path, tmp_path: Path, family: str) -> None:
     model, processor = FAMILIES[family]()
     for part in (model, processor):
