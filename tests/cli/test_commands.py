@@ -112,8 +112,11 @@ def test_validate_looks_at_the_files_too(
 @pytest.mark.parametrize(
     ("source", "problem"),
     [
-        ("rtsp://user:secret@cam.example/1", "no source of kind 'rtsp'"),
-        ("http://cam.example/live.m3u8", "no source of kind 'http'"),
+        ("rtmp://user:secret@cam.example/1", "no source of kind 'rtmp'"),
+        ("rtsp://user:secret@/1", "names no host"),
+        ("snapshot:ftp://user:secret@cam.example/a.jpg", "is no address of a picture"),
+        ("v4l2:video0", "names no device"),
+        ("folder:nowhere", "no such folder"),
         ("test:abc", "'abc' is no whole number; write test:SEED"),
         ("test:7?colour=red", "unknown option 'colour'"),
         ("file:/nowhere/a.mp4", "no such file: /nowhere/a.mp4"),
@@ -154,7 +157,7 @@ def test_validate_reports_all_it_finds_in_one_list(
         "  recording: {file: log/run.mcap}\n"
         "  cameras:\n"
         "    gate: {source: gate.mp4, questions: [q9], interval_s: 0}\n"
-        "    yard: {source: 'rtsp://yard', questions: [q]}\n"
+        "    yard: {source: 'rtmp://yard', questions: [q]}\n"
         "  questions: {q: {text: ' '}}\n"
         "worker: {vlm: ./vlm, codec: elsewhere, recording: {file: log/w.mcap}}\n"
     )

@@ -131,6 +131,7 @@ class Rig:
             clock=self.clock,
             problems=self.problems,
             containment=self.containment,
+            draw=lambda: 1.0,
         )
 
     async def problems_seen(self, kind: str | None = None) -> None:
