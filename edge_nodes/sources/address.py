@@ -74,6 +74,8 @@ def network_address(url: str, *, stall_s: float, verify_tls: bool = True) -> Add
     if scheme in ("rtsp", "rtsps"):
         # Over UDP a lost packet damages pictures, and firewalls hold it back; sound is not even asked for.
         options |= {"rtsp_transport": "tcp", "allowed_media_types": "video"}
+        # The rate is not worth waiting for: twenty frames otherwise.
+        options |= {"fpsprobesize": "0", "analyzeduration": "1000000"}
     if scheme in TLS_PORTS:
         options |= _tls_options(verify_tls)
     return Address(

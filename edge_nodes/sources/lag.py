@@ -8,6 +8,7 @@ SETTLE_S: Final = 5.0
 """A backlog gets smaller while it is read. What lags as much after this time is no backlog: the camera had paused."""
 _NOTICED_S: Final = 0.25
 _SHRINKS: Final = 0.9
+_SOONER: Final = 0.5
 _DRIFT: Final = 1e-3
 """Clocks of cameras may be wrong by this share."""
 
@@ -17,9 +18,14 @@ class Lag:
 
     The frame that took the shortest way sets the scale; one that arrives later than its stamp says has waited in a
     buffer on the way, for example while the link stood still. The delay of the shortest way itself is not known.
+
+    Attributes:
+        catching_up: the last frame came sooner than its stamp says: the stream begins with old frames.
     """
 
     def __init__(self) -> None:
+        self.catching_up = True
+        self._stamp_s = 0.0
         self._offset_s: float | None = None
         self._arrival_s = 0.0
         self._since: tuple[float, float] | None = None
@@ -34,6 +40,9 @@ class Lag:
         offset_s = arrival_s - stamp_s
         if self._offset_s is None:
             self._offset_s = offset_s
+        else:
+            self.catching_up = self._offset_s - offset_s > _SOONER * (stamp_s - self._stamp_s) > 0
+        self._stamp_s = stamp_s
         drift_s = _DRIFT * max(0.0, arrival_s - self._arrival_s) if self._since is None else 0.0
         self._arrival_s = arrival_s
         self._offset_s = min(self._offset_s + drift_s, offset_s)

@@ -26,6 +26,11 @@ _log = get_logger(__name__)
 GRACE_S: Final = 2.0
 """FFmpeg notices silence itself; the watchdog is for what it does not notice, such as data without a picture."""
 
+PROBED_S: Final = 0.3
+"""A connection that took longer may begin with frames that are as old."""
+CATCH_UP_S: Final = 1.0
+"""Limit for leaving them behind."""
+
 ReaderFactory = Callable[[Address, Note, KeyFrames], VideoReader]
 """Opens a stream. A seam: no test machine has a camera."""
 
@@ -86,6 +91,7 @@ class LiveVideo:
         self._newest: _Arrived | None = None
         self._shown: _Arrived | None = None
         self._changed = asyncio.Event()
+        self._steady = asyncio.Event()
         self._closing = threading.Event()
         self._opened_s = 0.0
 
@@ -102,11 +108,16 @@ class LiveVideo:
         reading, converting = (WorkThread(f"camera-{self._camera}-{work}") for work in ("read", "convert"))
         self._threads = reading, converting
         loop = asyncio.get_running_loop()
+        began_s = self._clock.now_s()
         await reading.call(self._connect)
         self._opened_s = self._clock.now_s()
-        self._reading = asyncio.ensure_future(reading.call(self._read_on, loop, self._changed))
+        self._steady = asyncio.Event()
+        self._reading = asyncio.ensure_future(reading.call(self._read_on, loop, self._changed, self._steady))
         self._reading.add_done_callback(self._over)
         await self._until_newer()
+        if self._opened_s - began_s > PROBED_S:
+            # What FFmpeg read to learn what the stream is comes first, and is as old as that took.
+            await first_of(self._steady.wait(), asyncio.wait({self._reading}), self._clock.sleep(CATCH_UP_S))
 
     async def newest(self) -> CapturedFrame | None:
         """The newest frame; waits for the next one if it was returned already.
@@ -182,7 +193,7 @@ class LiveVideo:
         self._reader = self._open_reader(self._address, self._note, self._keys)
         return self._reader
 
-    def _read_on(self, loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
+    def _read_on(self, loop: asyncio.AbstractEventLoop, changed: asyncio.Event, steady: asyncio.Event) -> None:
         reader = self._reader
         if reader is None:
             return
@@ -198,6 +209,8 @@ class LiveVideo:
                 at_s = self._clock.now_s()
                 self._newest = _Arrived(frame, at_s, lag.place(frame.time_s, at_s))
                 _wake(loop, changed)
+                if not lag.catching_up:
+                    _wake(loop, steady)
             if not self._loop:
                 return
             reader.close()

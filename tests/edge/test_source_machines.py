@@ -132,3 +132,12 @@ def test_no_frame_comes_from_the_future(steps: list[tuple[float, float]]) -> Non
     for stamp_s, step_s in steps:
         arrival_s += step_s
         assert lag.place(stamp_s, arrival_s) >= 0.0
+
+
+def test_a_stream_that_begins_with_old_frames_catches_up() -> None:
+    lag = Lag()
+    catching_up = []
+    for number in range(25):
+        lag.place(number / 10, max(2.0, number / 10))  # twenty frames were read to learn what the stream is
+        catching_up.append(lag.catching_up)
+    assert catching_up == [True] * 21 + [False] * 4
