@@ -350,9 +350,8 @@ def cameras_of_another_fit(edge: EdgeSettings, mode: FitMode) -> list[str]:
     others = [name for name, camera in edge.cameras.items() if camera.fit not in (None, mode)]
     for name in others:
         fit = edge.cameras[name].fit
-        _log.warning(
-            "the codec was not calibrated for this fit: whole latents are sent", camera=name, fit=fit, codec=mode
-        )
+        words = "the codec was not calibrated for this fit: whole latents are sent"
+        _log.warning(words, camera=name, fit=fit, calibrated=mode)
     return others
 
 

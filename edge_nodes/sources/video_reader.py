@@ -19,6 +19,7 @@ from edge_nodes.sources.address import Address, file_address
 from edge_nodes.sources.key_frames import KeyFrames
 from edge_nodes.sources.orientation import one_field, upright
 from edge_nodes.sources.reasons import LOST, find_cause, source_error, words_of
+from edge_nodes.sources.stream_decoder import StreamDecoder
 from edge_nodes.sources.timeline import Timeline
 from schemas.errors import SourceError
 from schemas.types import SourceReason
@@ -80,6 +81,7 @@ class VideoReader:
             raise
         # One thread a camera: frame threads would multiply the memory of the decoder by the number of cores.
         self._stream.codec_context.thread_count = 1
+        self._decoder = StreamDecoder(self._stream)
         rate = self._stream.average_rate
         self._timeline = Timeline(float(1 / rate) if rate else None)
 
@@ -157,21 +159,13 @@ class VideoReader:
     def _decoded(self, packet: av.Packet[av.VideoStream]) -> list[av.VideoFrame]:
         keys = self._keys
         if keys is None or packet.size == 0:
-            return packet.decode()
+            return self._decoder.decode(packet)
         stamp = packet.pts if packet.pts is not None else packet.dts
         stamp_s = None if stamp is None or packet.time_base is None else float(stamp * packet.time_base)
         if not keys.wanted(packet.is_keyframe, stamp_s):
             return []
-        if not keys.only:
-            return packet.decode()
-        # A decoder gives a frame out when later ones have come; here the next one may be seconds away.
-        context = self._stream.codec_context
-        pictures = [*packet.decode(), *context.decode(None)]
-        context.flush_buffers()
-        for picture in pictures:
-            if self._stream.time_base is not None:
-                picture.time_base = self._stream.time_base  # a drained frame has none
-        return pictures
+        # A decoder gives a frame out when later ones have come; among key frames the next one may be seconds away.
+        return self._decoder.decode(packet, at_once=keys.only)
 
     def _time_of(self, picture: av.VideoFrame) -> float:
         splices = self._timeline.splices
