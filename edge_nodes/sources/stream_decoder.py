@@ -7,7 +7,7 @@ from typing import Final
 import av
 
 BARREN_PACKETS: Final = 20
-"""So many packets without a picture raise the question whether the codec is still the one that
+"""So many packets without a clean picture raise the question whether the codec is still the one that
 was announced. A decoder may hold back sixteen."""
 CODECS: Final = ("h264", "hevc", "mpeg2video", "mpeg4", "av1", "mjpeg")
 """Those that are tried."""
@@ -54,10 +54,10 @@ class StreamDecoder:
             if (changed := self._of_another_codec()) is None:
                 raise
             return changed
-        if pictures:
+        if any(not picture.is_corrupt for picture in pictures):
             self._barren = 0
             return pictures
-        return self._of_another_codec() or []
+        return self._of_another_codec() or pictures
 
     def _decoded(self, packet: av.Packet[av.VideoStream], *, at_once: bool) -> list[av.VideoFrame]:
         if self.context is self._own:
@@ -85,8 +85,6 @@ class StreamDecoder:
             if name == self.context.name or name not in av.codecs_available:
                 continue
             context = av.CodecContext.create(name, "r")
-            if not isinstance(context, av.VideoCodecContext):
-                continue
             context.thread_count = 1
             try:
                 pictures = [*context.decode(key), *self._drained(context)]

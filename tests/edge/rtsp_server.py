@@ -6,7 +6,10 @@ Says ``port N`` when it listens. ``/live`` changes its level of grey and is H.26
 line ``jpeg`` on its standard input makes it Motion JPEG for those who connect from then on. It ends with its input.
 """
 
+from __future__ import annotations
+
 import sys
+from typing import Any
 
 import gi
 
@@ -21,7 +24,7 @@ CODECS = {
 }
 
 
-def factory(codec, protected):
+def factory(codec: str, protected: bool) -> Any:
     made = GstRtspServer.RTSPMediaFactory()
     made.set_launch(f"( {SOURCE} ! {CODECS[codec]} )")
     made.set_shared(True)
@@ -33,7 +36,7 @@ def factory(codec, protected):
     return made
 
 
-def main():
+def main() -> None:
     Gst.init(None)
     loop = GLib.MainLoop()
     server = GstRtspServer.RTSPServer()
@@ -50,7 +53,7 @@ def main():
     mounts.add_factory("/live", factory("h264", protected))
     server.attach(None)
 
-    def told(channel, condition):
+    def told(channel: Any, condition: Any) -> bool:
         line = sys.stdin.readline().strip()
         if line in CODECS:
             mounts.add_factory("/live", factory(line, protected))
