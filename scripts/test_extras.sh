@@ -7,7 +7,8 @@ PATH=$PATH:/usr/sbin:/sbin
 command -v nft >/dev/null 2>&1 || sh "$(dirname "$0")/apt_install.sh" nftables
 command -v mosquitto_pub >/dev/null 2>&1 || sh "$(dirname "$0")/apt_install.sh" mosquitto-clients
 /usr/bin/python3 -c 'import gi; gi.require_version("GstRtspServer", "1.0")' 2>/dev/null ||
-    for package in python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly; do
+    for package in python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
+        gstreamer1.0-plugins-ugly; do
         sh "$(dirname "$0")/apt_install.sh" "$package"
     done
 for tool in nft mosquitto mosquitto_pub; do

@@ -105,8 +105,10 @@ def _checked_scheme(url: str, shown: str) -> str:
     try:
         parts = urlsplit(url)
         found = parts.hostname, parts.port
-    except ValueError as error:
-        raise SourceError(shown, f"is no address: {redacted(str(error))}", SourceReason.NOT_FOUND) from None
+    except ValueError:
+        # What Python says may quote a part of the password.
+        problem = "is no address: write special characters of a password as %40 for @, %2F for /, and so on"
+        raise SourceError(shown, problem, SourceReason.NOT_FOUND) from None
     if not found[0]:
         raise SourceError(shown, "names no host: write SCHEME://HOST/PATH", SourceReason.NOT_FOUND)
     return parts.scheme.lower()

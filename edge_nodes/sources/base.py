@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 
 # The last @ before the path ends the password: some have one in them, not escaped.
 _CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/?#\s]*@", re.IGNORECASE)
+# What follows the host is no port, so it is a password with a slash or the like in it.
+_ODD_PASSWORD = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/?#\s:@]*:(?!\d*(?:[/?#\s'\"]|$))[^\s@]*@", re.IGNORECASE
+)
 _SECRET_PARAMETERS = re.compile(
     r"(?P<name>[?&;](?:user(?:name)?|usr|u|pass(?:word|wd)?|pwd|p|token|auth|api_?key|key|secret|session|sid|signature)=)"
     r"[^&;#\s'\"]*",
@@ -88,4 +92,5 @@ class WatchedSource(FrameSource, Protocol):
 
 def redacted(source: str) -> str:
     """A source as it may be shown: without user name and password, wherever they stand in an address."""
-    return _SECRET_PARAMETERS.sub(r"\g<name>***", _CREDENTIALS.sub(r"\g<scheme>***@", source))
+    shown = _ODD_PASSWORD.sub(r"\g<scheme>***@", _CREDENTIALS.sub(r"\g<scheme>***@", source))
+    return _SECRET_PARAMETERS.sub(r"\g<name>***", shown)

@@ -11,7 +11,17 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -47,11 +57,19 @@ def _with_area(sides: tuple[float, float, float, float]) -> tuple[float, float, 
     return sides
 
 
+def _shape(mask: object) -> str:
+    corners = isinstance(mask, list | tuple) and any(isinstance(entry, list | tuple) for entry in mask)
+    return "polygon" if corners else "rectangle"
+
+
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Threads = Annotated[int, Field(ge=1, le=256)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Polygon: TypeAlias = Annotated[tuple[tuple[Share, Share], ...], Field(min_length=3, max_length=MAX_CORNERS)]
 Rectangle: TypeAlias = Annotated[tuple[Share, Share, Share, Share], AfterValidator(_with_area)]
+Mask: TypeAlias = Annotated[
+    Annotated[Rectangle, Tag("rectangle")] | Annotated[Polygon, Tag("polygon")], Discriminator(_shape)
+]
 FirstPrefixRule: TypeAlias = Literal["bytes", "delay", "base", "whole"]
 _Recording = TypeVar("_Recording", bound="RecordingSettings")
 
@@ -142,7 +160,7 @@ class CameraSettings(_Section):
     """How a frame becomes the model's square; null takes what the codec was calibrated for."""
     region: Rectangle | None = None
     """Part of the frame that is looked at: left, top, right, bottom, as shares of width and height."""
-    masks: Annotated[tuple[Rectangle | Polygon, ...], Field(max_length=MAX_MASKS)] = ()
+    masks: Annotated[tuple[Mask, ...], Field(max_length=MAX_MASKS)] = ()
     """Parts that are blacked out on the device: rectangles like ``region``, or lists of corners ``[x, y]``."""
 
     @field_validator("questions")

@@ -174,10 +174,14 @@ def test_validate_reports_all_it_finds_in_one_list(
 
 
 def test_validate_shows_settings_without_secrets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "site.yaml"
-    file.write_text("broker: {username: u, password: hunter2}\n")
+    file.write_text(
+        "broker: {username: u, password: hunter2}\n"
+        "edge: {site: north, cameras: {gate: {source: 'rtsp://admin:hunter2@cam/1'}}}\n"
+    )
+    monkeypatch.setenv("LATENTBUS_MODELS_DIR", str(models_dir))
     assert run_main(monkeypatch, "validate", str(file), "--show") == 0
     shown = capsys.readouterr().out
     assert "hunter2" not in shown

@@ -112,11 +112,14 @@ def test_a_device_that_is_not_there() -> None:
     assert caught.value.reason is SourceReason.NOT_FOUND
 
 
-@pytest.mark.parametrize("url", ["rtsp:///live", "http://host:port/live", "rtsp://[::1/live"])
+@pytest.mark.parametrize(
+    "url", ["rtsp:///live", "http://host:port/live", "rtsp://[::1/live", "rtsp://admin:hunter2/x@host/live"]
+)
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(SourceError) as caught:
         network_address(url, stall_s=5.0)
     assert caught.value.reason is SourceReason.NOT_FOUND
+    assert PASSWORD not in str(caught.value)
 
 
 @pytest.mark.parametrize(

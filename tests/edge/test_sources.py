@@ -38,6 +38,8 @@ def test_an_unknown_kind_is_named_without_its_password() -> None:
         ("http://u@host:80/x?a=b@c", "http://***@host:80/x?a=b@c"),
         ("clips/a@b.mp4", "clips/a@b.mp4"),
         ("rtsp://admin:p@ss@host/x", "rtsp://***@host/x"),
+        ("rtsp://admin:p/w#1@host/x", "rtsp://***@host/x"),
+        ("http://host:8080/a@b http://host/c:d@e", "http://host:8080/a@b http://host/c:d@e"),
         ("http://cam/cgi?cmd=Snap&user=admin&password=hunter2", "http://cam/cgi?cmd=Snap&user=***&password=***"),
         ("snapshot:https://u:p@cam/now.jpg?token=abc#x", "snapshot:https://***@cam/now.jpg?token=***#x"),
     ],
