@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import io
+import ipaddress
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -38,9 +46,10 @@ class Camera:
         self.gate.set()
         self.ended = threading.Event()
         self.port = 0
+        self.scheme = "http"
 
     def url(self, path: str, *, credentials: str = "") -> str:
-        return f"http://{credentials}127.0.0.1:{self.port}{path}"
+        return f"{self.scheme}://{credentials}127.0.0.1:{self.port}{path}"
 
     def next_picture(self) -> bytes:
         return self.pictures.pop(0) if len(self.pictures) > 1 else self.pictures[0]
@@ -52,8 +61,29 @@ def jpeg(pixels: NDArray[np.uint8]) -> bytes:
     return out.getvalue()
 
 
+def self_signed(folder: Path) -> Path:
+    """A key and a certificate for 127.0.0.1 in one file, as cameras make them for themselves."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "camera")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "camera.pem"
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
 @contextmanager
-def camera_server() -> Iterator[Camera]:
+def camera_server(certificate: Path | None = None) -> Iterator[Camera]:
     camera = Camera()
     expected = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
@@ -105,6 +135,11 @@ def camera_server() -> Iterator[Camera]:
             pass  # a client that hangs up
 
     server = Server(("127.0.0.1", 0), Handler)
+    if certificate is not None:
+        camera.scheme = "https"
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     camera.port = server.server_port
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
