@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import msgpack
@@ -98,6 +99,7 @@ def decode(family: Family, data: bytes) -> Message:
     return _decode_json(family, data)
 
 
+@cache
 def least_fields(message: type[BinaryMessage]) -> int:
     """Fields that stand in every message of a class; the last ones, which have a default, may be left out."""
     return sum(field.is_required() for field in message.model_fields.values())

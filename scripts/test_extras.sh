@@ -19,7 +19,7 @@ echo "test-extras: tests that need nft, the dynamic-security plug-in, mosquitto_
 "$bin/python" -m pytest -q tests/broker tests/bus tests/edge/test_frame_log.py tests/edge/test_full_disk.py tests/edge/test_rtsp.py \
     tests/recording/test_bench.py \
     tests/recording/test_foreign_reader.py tests/recording/test_recorder.py tests/recording/test_writer.py \
-    tests/training/reference_vlm/test_reference_vlm_pretrained.py
+    tests/test_wheel.py tests/training/reference_vlm/test_reference_vlm_pretrained.py
 echo "test-extras: every mutation of the protocol is found"
 "$bin/latentbus" simulate --mutations
 echo "test-extras: a million simulated events"

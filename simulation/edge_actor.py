@@ -8,71 +8,44 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections import Counter, defaultdict, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
-from pipeline.protocol.ad_hoc_questions import NO_FRAME_SEQUENCE
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import DepartureOrder, Lane
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
 from pipeline.protocol.effects import AskedQuery, Decision, KeyFrameLost, Latent, TakeFrame
 from pipeline.protocol.journal_requests import (
-    Admission,
     Admit,
-    Admitted,
     Decide,
-    Decided,
     JournalRequest,
     JournalResult,
     MarkTold,
     MoveToFile,
-    NotStored,
     ReadUnfinished,
 )
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, Publish, Received, Sent
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.thinning import ThinningSettings
-from schemas import topics, wire
-from schemas.identity import QuestionContent, ad_hoc_query_id
-from schemas.messages import Answer, Ask, Message, QueryOutcome, Question, Refine
-from schemas.types import FrameId
-from simulation.broker import BrokerModel, Deleted
+from schemas import topics
+from schemas.messages import Answer, Ask, Busy, Chunk, Message, Open, QueryOutcome, Question, Refine
+from simulation.broker import BrokerModel
 from simulation.clock import VirtualClock
 from simulation.content import FINGERPRINT, LADDER
 from simulation.disk import Disk
+from simulation.edge_asks import EdgeAsks
 from simulation.edge_books import EdgeBooks
 from simulation.encoder import SimulatedEncoder
+from simulation.process import SimulatedProcess
 from simulation.sent_latents import SentLatents
-from simulation.wire import Wire
 
 LARGEST_WIRE_BYTES = 800
 """An open message with the whole latent and many queries, or a long question."""
 _TO_BROKER_S = 0.01
-_RECONNECT_S = 0.5
-_parse = lru_cache(4096)(topics.parse)
 
 
-@dataclass(frozen=True, slots=True)
-class _Delivered:
-    """A message that reached the socket of a process."""
-
-    topic: str
-    message: Message
-    token: int | None
-    retained: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """An ad-hoc question as it was stored for the first time."""
-
-    question: QuestionContent
-    deadline_s: float
-
-
-class EdgeActor:
+class EdgeActor(SimulatedProcess[EdgeOutput]):
     """One edge process at a time under a site's name; a restart makes a new session with a new boot id.
 
     Args:
@@ -99,8 +72,8 @@ class EdgeActor:
         books: of the site, where it is judged.
 
     Attributes:
-        session: of the running process.
         disk: of the site.
+        asks: clients' questions.
         longest_wait_s: longest wait for the uplink, of what competed for it and left.
         boot: id of the running process, another one for each start on any site.
         awake_since_s: since when the process runs without a break and knows its disk, infinite while it does not.
@@ -132,28 +105,31 @@ class EdgeActor:
         join_s: float = 0.0,
         books: EdgeBooks | None = None,
     ) -> None:
+        super().__init__(clock, broker, site)
         self.site = site
         self.cameras = cameras
-        self.alive = False
-        self.frozen = False
-        self.draining = False
         self.awake_since_s = math.inf
         self.linked_since_s = math.inf
         self.counters: Counter[str] = Counter()
         self.wire_bytes = 0
         self.longest_wait_s = 0.0
-        self.boots = 0
         self.boot = 0
         self.session: EdgeSession
         self.disk = Disk(clock, self._on_disk)
+        self.asks = EdgeAsks(
+            site,
+            self.disk,
+            join_s,
+            on_query=lambda query_id, deadline_s: on_query(site, query_id, deadline_s, True),
+            on_terminal=partial(on_terminal, site),
+            on_problem=on_problem,
+        )
         own = {question.question_id: question for question in questions}
         self._settings = settings
         self._site_settings = SiteSettings(
             site, pool, dict.fromkeys(cameras, tuple(own)), own, uplink_kbps, priorities or {}
         )
         self._thinning_settings = thinning
-        self._clock = clock
-        self._broker = broker
         self._uplink_kbps = uplink_kbps
         self._order = order
         self._on_sent = on_sent
@@ -166,35 +142,20 @@ class EdgeActor:
         self._on_problem = on_problem
         self._on_reply = on_reply
         self._on_forgotten = on_forgotten
-        self._wire = Wire(clock, broker, site, self._answered)
         self._encoder: SimulatedEncoder
         self._latents = SentLatents(partial(on_problem, "one attempt, two owners"))
-        self._linked = False
-        self._socket: deque[_Delivered] = deque()
-        self._answers: list[tuple[int, Delivery]] = []
-        self._asked: dict[str, _Stored] = {}
-        self._ask_token: int | None = None
-        self._ask_tokens: defaultdict[int, deque[Admit]] = defaultdict(deque)
         self._unsaid: set[str] = set()
         self._saying: dict[int, str] = {}
-        self._unstored: set[str] = set()
-        self._ended: set[str] = set()
-        self._wake_at_s: float | None = None
 
     # ---- life -------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """The process starts and connects; ad-hoc questions come back from disk."""
-        self.alive, self.frozen, self.draining = True, False, False
-        self.boots += 1
-        self.boot = zlib.crc32(f"{self.site}/{self.boots}".encode())
-        for table in (self._socket, self._answers, self._ask_tokens, self._unstored, self._ended):
-            table.clear()
+        self._started()
+        self.boot = zlib.crc32(f"{self.site}/{self.starts}".encode())
         self._unsaid.clear()
         self._saying.clear()
-        self._wire.restart()
-        self.disk.restart()
-        self._wake_at_s = None
+        self.asks.restart()
         self.counters["latents_sent_again_before"] = self.counters["latents_sent_again"]
         self.session = EdgeSession(
             self._settings,
@@ -205,7 +166,7 @@ class EdgeActor:
             thinning=self._thinning_settings,
             order=self._order,
         )
-        self._encoder = SimulatedEncoder(self.session, f"{self.site}/{self.boots}", self._key_every)
+        self._encoder = SimulatedEncoder(self.session, f"{self.site}/{self.starts}", self._key_every)
         if self._books is not None:
             self._books.started()
         self._connect()
@@ -217,28 +178,15 @@ class EdgeActor:
         return self._end()
 
     def freeze(self) -> None:
-        """SIGSTOP: the socket stays open, nothing is read and no timer runs."""
-        self.frozen = True
+        """SIGSTOP: the socket stays open, nothing is read, nothing is stored and no timer runs."""
+        super().freeze()
         self.disk.freeze(True)
         self.awake_since_s = math.inf
 
-    def wake(self) -> None:
-        """SIGCONT: what has piled up is handled, late."""
-        if not self.alive or not self.frozen:
-            return
-        self.frozen = False
+    def _thawed(self) -> None:
+        super()._thawed()
         self.disk.freeze(False)
         self.awake_since_s = self._clock.now_s
-        self._after()
-        answers, self._answers = self._answers, []
-        for token, delivery in answers:
-            self._told(token, delivery)
-        while self._socket:
-            self._handle(self._socket.popleft())
-            self._after()
-        if not self._linked or not self._broker.is_up(self.site):
-            self.connection(False)
-        self._after()
 
     def drain(self) -> None:
         """SIGTERM: nothing new is taken on, what is under way goes on."""
@@ -260,47 +208,26 @@ class EdgeActor:
         """The end of a drain. Returns the standing queries whose outcome nobody was told."""
         if self._linked and self._broker.is_up(self.site):
             self.session.leave(self._clock.now_s)
-            will = self.session.will()
-            farewell = wire.decode(topics.Family.STATUS, will.payload)
-            self._broker.publish(self.site, will.topic, farewell, qos=1, retain=True)
+            topic, farewell = self._will()
+            self._broker.publish(self.site, topic, farewell, qos=1, retain=True)
             self._broker.disconnect(self.site)
         return self._end()
 
     def _end(self) -> list[str]:
-        self.alive = self._linked = False
+        self._ended()
         self.awake_since_s = self.linked_since_s = math.inf
-        forgotten = [*self.disk.restart(), *self._unstored]
+        forgotten = self.asks.restart()
         if self._on_forgotten is not None:
             self._on_forgotten(forgotten)
         undecided = [query_id for frame in self.session.frames.undecided() for query_id in frame.queries]
-        return [query_id for query_id in (*undecided, *self._unsaid) if query_id not in self._asked]
+        return [query_id for query_id in (*undecided, *self._unsaid) if query_id not in self.asks]
 
-    def connection(self, connected: bool) -> None:
-        """The process notices that its connection went; it reconnects by itself."""
-        if not self.alive or self.frozen or connected:
-            return
-        self._linked = False
+    def _disconnected(self) -> None:
         self.linked_since_s = math.inf
-        self.session.connection(False, self._clock.now_s)
-        self._wire.connection_lost()
-        self._clock.after(_RECONNECT_S, self._reconnect)
-        self._after()
 
-    def _reconnect(self) -> None:
-        if self.alive and not self.frozen and not self._linked:
-            self._connect()
-            self._after()
-
-    def _connect(self) -> None:
-        if not self._broker.reachable(self.site):
-            self._clock.after(_RECONNECT_S, self._reconnect)
-            return
-        self._linked = True
+    def _join(self, will: tuple[str, Message]) -> None:
         self.linked_since_s = self._clock.now_s
-        will = self.session.will()
-        message = wire.decode(topics.Family.STATUS, will.payload)
-        self._broker.connect_edge(self.site, self, self.cameras, (will.topic, message))
-        self.session.connection(True, self._clock.now_s)
+        self._broker.connect_edge(self.site, self, self.cameras, will)
 
     def backlog(self) -> int:
         """Messages that wait for the uplink."""
@@ -354,8 +281,7 @@ class EdgeActor:
     ) -> None:
         now_s = self._clock.now_s
         waiting = self.session.take_queries(camera, now_s, standing=False)
-        for query in waiting:
-            self._check_stored(camera, query)
+        self.asks.framed(camera, waiting, now_s)
         both = [*queries, *self.session.still_asked(camera, waiting)]
         if both:
             frame, mark = self._encoder.offer(camera, both, now_s, latent=latent, base_latents=base_latents)
@@ -365,34 +291,13 @@ class EdgeActor:
                 self._on_query(self.site, query.query_id(camera, frame), query.deadline_s, query.ad_hoc)
         self._after()
 
-    def _take_for_asks(self, camera: str, boots: int) -> None:
-        if boots == self.boots and self.alive and not self.frozen and self.session.ad_hoc.waiting(camera):
-            if self.draining:
-                return
+    def _take_for_asks(self, camera: str, starts: int) -> None:
+        able = starts == self.starts and self.alive and not self.frozen and not self.draining
+        if able and self.session.ad_hoc.waiting(camera):
             self._clock.handled += 1
             self._take(camera, ())
 
-    def _check_stored(self, camera: str, query: AskedQuery) -> None:
-        """A question that came from the disk is the one that went there."""
-        query_id = query.query_id(camera, FrameId(0, 0))
-        stored = self._asked[query_id]
-        if query.question != stored.question:
-            self._on_problem("another text was asked", query_id, f"{query.question!r} instead of {stored.question!r}")
-        if abs(query.deadline_s - stored.deadline_s) > 1e-3:
-            self._on_problem("a deadline moved", query_id, f"{query.deadline_s} instead of {stored.deadline_s}")
-
     # ---- messages ---------------------------------------------------------------------------------------------------
-
-    def receive(self, topic: str, message: Message, token: int | None, retained: bool = False) -> None:
-        """A message reaches the socket, if the process has not closed it."""
-        if not self.alive or not self._linked:
-            return
-        delivered = _Delivered(topic, message, token, retained)
-        if self.frozen:
-            self._socket.append(delivered)
-            return
-        self._handle(delivered)
-        self._after()
 
     def receive_bytes(self, topic: str, payload: bytes, token: int | None, *, retained: bool = False) -> None:
         """Bytes that may be no message reach the socket."""
@@ -401,46 +306,19 @@ class EdgeActor:
             self.session.receive(received, self._clock.now_s)
             self._after()
 
-    def _handle(self, delivered: _Delivered) -> None:
-        topic, message = _parse(delivered.topic), delivered.message
-        response_topic = None
-        if isinstance(message, Ask):
-            camera, client = topic.names
-            response_topic = topics.reply_topic(client, camera, message.query_id)
-            self._ask_token = delivered.token
-        received = Received(
-            delivered.topic,
-            retained=delivered.retained,
-            response_topic=response_topic,
-            token=delivered.token,
-            decoded=(topic, None if isinstance(message, Deleted) else message),
-        )
+    def _hear(self, received: Received, topic: topics.Topic, message: Message) -> None:
+        now_s = self._clock.now_s
+        self.asks.arrives(received.token if isinstance(message, Ask) else None)
+        if isinstance(message, Busy):
+            self._latents.gave_up(topic.name("camera"), message)
         if self._books is None:
-            self.session.receive(received, self._clock.now_s)
+            self.session.receive(received, now_s)
         else:
-            self._books.hears(self.session, received, message, self._clock.now_s)
-        if isinstance(message, Refine) and self._books is not None:
-            self._books.refined(topic.name("camera"), self._clock.now_s)
+            self._books.hears(self.session, received, message, now_s)
+            if isinstance(message, Refine):
+                self._books.refined(topic.name("camera"), now_s)
 
     # ---- outputs ----------------------------------------------------------------------------------------------------
-
-    def _after(self) -> None:
-        while outputs := self.session.poll(self._clock.now_s):
-            for output in outputs:
-                self._carry_out(output)
-        self._ask_token = None
-        due_s = self.session.next_wake_s()
-        if due_s is not None and (self._wake_at_s is None or due_s < self._wake_at_s):
-            self._wake_at_s = due_s
-            self._clock.at(due_s, partial(self._wake, self.boots, due_s))
-
-    def _wake(self, boots: int, at_s: float) -> None:
-        if boots != self.boots or not self.alive or at_s != self._wake_at_s:
-            return
-        self._wake_at_s = None
-        if not self.frozen:
-            self._clock.handled += 1
-            self._after()
 
     def _carry_out(self, output: EdgeOutput) -> None:
         match output:
@@ -449,14 +327,14 @@ class EdgeActor:
             case Sent():
                 self._sent(output)
             case Acknowledge():
-                self._acknowledge(output.tokens)
+                for token in output.tokens:
+                    self.asks.acknowledges(token)
+                self.session.acknowledged(self._acknowledge(output.tokens), self._clock.now_s)
+                self._after()
             case Decision():
                 self._decided(output)
             case TakeFrame():
-                if self._join_s:
-                    self._clock.after(self._join_s, partial(self._take_for_asks, output.camera, self.boots))
-                else:
-                    self._clock.after(0.0, partial(self._take_for_asks, output.camera, self.boots))
+                self._clock.after(self._join_s, partial(self._take_for_asks, output.camera, self.starts))
             case KeyFrameLost():
                 self._encoder.lost(output.camera, output.sequence)
             case Problem():
@@ -464,17 +342,16 @@ class EdgeActor:
             case Contained():
                 raise output.error
             case Admit() | Decide() | MarkTold() | MoveToFile() | ReadUnfinished():
-                self._store(output)
-            case _:
-                pass
+                self.asks.store(output)
 
     def _publish(self, publish: Publish) -> None:
         message, now_s = publish.message, self._clock.now_s
         if isinstance(message, QueryOutcome) and publish.label == "outcome":
             self._saying[publish.token] = message.query_id
+            self.asks.says(message.query_id)
         elif publish.label == "reply" and isinstance(message, Answer | QueryOutcome):
             self._replied(publish.topic, message)
-        if self._books is not None:
+        if self._books is not None and isinstance(message, Open | Chunk):
             self._books.left(self.session, publish, now_s, self.backlog_s())
         self.counters["latents_sent_again"] += self._latents.sent(publish.topic, message)
         if publish.label == "question" and not self._publishes:
@@ -489,22 +366,11 @@ class EdgeActor:
         if self._on_sent is not None:
             self._on_sent(sent)
 
-    def _answered(self, token: int, delivery: Delivery) -> None:
-        if self.frozen:
-            self._answers.append((token, delivery))
-            return
-        self._told(token, delivery)
-        self._clock.after(0.0, partial(self._look_again, self.boots))
-
     def _told(self, token: int, delivery: Delivery) -> None:
-        self.session.published(token, delivery, self._clock.now_s)
+        super()._told(token, delivery)
         query_id = self._saying.pop(token, None)
         if query_id is not None and delivery.arrived:
             self._unsaid.discard(query_id)
-
-    def _look_again(self, boots: int) -> None:
-        if boots == self.boots and self.alive and not self.frozen:
-            self._after()
 
     def _replied(self, topic: str, message: Answer | QueryOutcome) -> None:
         client = message.owner.removeprefix("client/")
@@ -514,62 +380,18 @@ class EdgeActor:
         if self._on_reply is not None:
             self._on_reply(message)
 
-    def _acknowledge(self, tokens: Sequence[int]) -> None:
-        for token in tokens:
-            pending = self._ask_tokens.get(token)
-            request = pending.popleft() if pending else None
-            if request is not None and self.disk.waits(request):
-                self._on_problem("acknowledged before it was stored", request.ask.query_id, self.site)
-            self._broker.acknowledge(self.site, token)
-        self.session.acknowledged(len(tokens), self._clock.now_s)
-
     def _decided(self, decision: Decision) -> None:
         if self._books is not None:
             self._books.decided(decision)
-        self._ended.add(decision.query_id)
+        self.asks.ended(decision.query_id)
         if decision.publish is not None and not decision.ad_hoc:
             self._unsaid.add(decision.query_id)
         self._on_terminal(self.site, decision)
 
-    # ---- disk -------------------------------------------------------------------------------------------------------
-
-    def _store(self, request: JournalRequest) -> None:
-        if isinstance(request, Decide) and request.query_id not in self._ended:
-            # It never met a frame: nobody but the edge knows of it.
-            terminal = request.terminal
-            assert isinstance(terminal, QueryOutcome)  # noqa: S101
-            assert terminal.frame.sequence == NO_FRAME_SEQUENCE  # noqa: S101
-            question = self._asked[request.query_id].question
-            self._ended.add(request.query_id)
-            decision = Decision(
-                terminal.camera,
-                terminal.frame,
-                request.query_id,
-                question,
-                terminal.outcome,
-                terminal.reason,
-                publish=terminal,
-            )
-            self._on_terminal(self.site, decision)
-        if isinstance(request, Admit) and self._ask_token is not None:
-            self._ask_tokens[self._ask_token].append(request)
-        self.disk.put(request)
-
     def _on_disk(self, request: JournalRequest, result: JournalResult) -> None:
         now_s = self._clock.now_s
-        match request, result:
-            case Admit(), Admitted(admission=Admission.NEW):
-                query_id = ad_hoc_query_id(request.camera, request.client, request.ask.query_id)
-                deadline_s = now_s + request.ask.deadline_ms / 1000
-                self._asked[query_id] = _Stored(request.ask.content(request.client), deadline_s)
-                self._on_query(self.site, query_id, deadline_s, True)
-            case Admit(), Admitted():
-                self.counters["asked_again"] += 1
-            case Decide(), NotStored():
-                self._unstored.add(request.query_id)
-            case Decide(), Decided():
-                self._unstored.discard(request.query_id)
-            case ReadUnfinished(), _:
-                self.awake_since_s = now_s
+        self.asks.done(request, result, now_s)
+        if isinstance(request, ReadUnfinished):
+            self.awake_since_s = now_s
         self.session.stored(request.token, result, now_s)
         self._after()

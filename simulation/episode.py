@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 
+from pipeline.protocol.ad_hoc_questions import NO_FRAME_SEQUENCE
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.worker_work import WorkCosts
 from schemas import topics
@@ -44,6 +45,8 @@ _GRACE_S = 5.0
 _QUIET_S = GONE_S + LONGEST_DEADLINE_S + _GRACE_S + _SILENCE_S
 """Long enough for a question that waited at the broker while its edge was gone, the longest fault: its deadline counts
 from its arrival."""
+_LONGEST_BACKLOG_S = 200.0
+"""A client that floods a site on a thin uplink may ask 64 questions at once: an end and a reply of 600 bytes each."""
 _SILENT_KEEPALIVES = 1.5
 """MQTT 5, 3.1.2.10."""
 _WILL_S = 2.0
@@ -99,6 +102,7 @@ class Episode:
         self._asked_books = AskedBooks(self._problem)
         tokens = not math.isinf(plan.batch_tokens)
         self._costs = WorkCosts.by_tokens(_VISUAL_TOKENS) if tokens else WorkCosts.by_frames()
+        self._all_fit = plan.all_fit
         self._trace = Trace() if trace else None
         self._stop_at_first = stop_at_first
         self._asked = 0
@@ -189,6 +193,7 @@ class Episode:
         for fault in self.plan.faults:
             self.clock.at(fault.start_s, partial(self.injector.begin, fault))
         end_s = self.plan.duration_s + _QUIET_S
+        latest_end_s = end_s + _LONGEST_BACKLOG_S
         check_s, at_one_time, last_s = 1.0, 0, 0.0
         while (next_s := self.clock.next_s()) is not None and next_s <= end_s:
             try:
@@ -204,6 +209,8 @@ class Episode:
             if self.clock.now_s >= check_s:
                 check_s = self.clock.now_s + 1.0
                 self._check()
+                if any(edge.alive and edge.backlog() for edge in self.edges.values()):
+                    end_s = min(latest_end_s, max(end_s, self.clock.now_s + _GRACE_S + _SILENCE_S))
             if self._stop_at_first and self.judge.violations:
                 break
         if not self.judge.violations:
@@ -236,7 +243,8 @@ class Episode:
                 self._line(f"a client is refused: {message.query_id} {message.reason}", message.query_id)
                 return
             self._asked_books.published(message)
-        self.judge.published(message, now_s, self._calm_since_s())
+        calm_since_s = self._calm_since_s() if isinstance(message, Answer | QueryOutcome) else math.inf
+        self.judge.published(message, now_s, calm_since_s)
         self.injector.published(message)
         if not isinstance(message, Status | Question | Deleted):
             self._spoke_s = now_s
@@ -249,6 +257,9 @@ class Episode:
 
     def _terminal(self, site: str, decision: Decision) -> None:
         self.judge.edge_decided(site, decision, self.clock.now_s)
+        met_none = decision.frame.sequence == NO_FRAME_SEQUENCE
+        if met_none and self.edges[site].asks.had_no_frame(decision.camera, decision.query_id):
+            self.judge.had_no_frame(decision.query_id)
         frame = frame_key(decision.camera, decision.frame)
         self._line(
             f"{site} decides {decision.query_id}: {decision.outcome} {decision.reason}", decision.query_id, frame
@@ -310,15 +321,13 @@ class Episode:
             self._trace.note(self.clock.now_s, text, *about)
 
     def _edge_state(self, site: str) -> EdgeState:
-        edge = self.edges[site]
-        linked_since_s = float("inf")
-        if self.broker.is_up(site):
-            linked_since_s = max(edge.linked_since_s, self.injector.reachable_since_s(site))
+        edge, up = self.edges[site], self.broker.is_up(site)
+        linked_since_s = max(edge.linked_since_s, self.injector.reachable_since_s(site)) if up else math.inf
         return EdgeState(edge.awake_since_s, linked_since_s, edge.backlog_s())
 
     def _calm_since_s(self) -> float:
         """Since when nothing is broken and the fleet keeps up with its work; infinite while that is not so."""
-        return max(self.injector.calm_since_s(), self._busy_until_s) if self.plan.all_fit else float("inf")
+        return max(self.injector.calm_since_s(), self._busy_until_s) if self._all_fit else math.inf
 
     # ---- checks -----------------------------------------------------------------------------------------------------
 
@@ -337,9 +346,8 @@ class Episode:
             worker.check_books()
             for table, size in worker_leaks(worker.session):
                 self._problem("a table leaks", f"{worker.name}: {table}", f"{size} with no frame")
-        for edge in self.edges.values():
-            if edge.alive:
-                self._check_edge(edge, now_s)
+        for edge in (edge for edge in self.edges.values() if edge.alive):
+            self._check_edge(edge, now_s)
 
     def _check_edge(self, edge: EdgeActor, now_s: float) -> None:
         for buffer, size, bound in edge_buffers(edge.session, self.plan.edge):
@@ -370,7 +378,8 @@ class Episode:
             counters.update({f"worker_{name}": count for name, count in worker.session.counters.items()})
         for edge in self.edges.values():
             counters.update({f"edge_{name}": count for name, count in edge.session.counters.items()})
-            counters.update({f"edge_{name}": edge.counters[name] for name in ("asked_again", "replied")})
+            counters.update({f"edge_{name}": edge.asks.counters[name] for name in ("asked_again", "told_again")})
+            counters["edge_replied"] += edge.counters["replied"]
         counters.update({f"broker_{name}": count for name, count in self.broker.counters.items()})
         counters["died_with_edge"] = self.judge.with_edge
         counters["spoken_for_lost_edge"] = self.judge.orphans

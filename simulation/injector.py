@@ -205,7 +205,7 @@ class Injector:
     def _silent(self, process: WorkerActor | EdgeActor, boot: int) -> None:
         """The broker has not heard from a frozen process for too long."""
         if process.alive and process.frozen and process.boot == boot:
-            self._broker.close(_name_of(process))
+            self._broker.close(process.name)
 
     def _crowd(self, worker: WorkerActor, lasts_s: float) -> None:
         for sequence in range(min(_CROWD_FRAMES, worker.settings.capacity_frames)):
@@ -366,7 +366,3 @@ def _work_at_stake(worker: WorkerActor) -> int:
         frame.prefix * frame.attempt**2 * (8 if frame.stage is WorkerStage.LOOKING else 1)
         for frame in worker.session.frames()
     )
-
-
-def _name_of(process: WorkerActor | EdgeActor) -> str:
-    return process.site if isinstance(process, EdgeActor) else process.name

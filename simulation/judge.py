@@ -9,7 +9,8 @@
 - No answer from latents of another codec, no look at anything but a prefix of its frame, no unsafe answer called safe.
 - No buffer over its bound, and no lease renewed while a model is stalled.
 - No latent sent twice without a counted reason, and none of one attempt to two workers.
-- Recovery: once faults are over and the pool is idle, no query expires or fails that had time to be answered.
+- Recovery: once faults are over and the pool is idle, no query expires or fails that had time to be answered. A
+  client's question is not judged so where its camera took no frame since, and was to take none for it alone.
 - A key frame that is missing or damaged fails no query: its frame comes again, coded by itself.
 - An ad-hoc query is never superseded, is decided once whatever happens to its edge, and who asks again is told that
   decision. A query id is never used for two questions.
@@ -88,6 +89,7 @@ class Asked:
     ad_hoc: bool
     site: str
     undecided: bool = True
+    had_no_frame: bool = False
     said_since_s: float = math.inf
     backlog_s: float = 0.0
 
@@ -179,6 +181,12 @@ class Judge:
         if decision.publish is not None:
             asked.said_since_s, asked.backlog_s = now_s, self.edge(site).backlog_s
 
+    def had_no_frame(self, query_id: str) -> None:
+        """A client's question met no frame because its camera was to take none: it could only expire."""
+        asked = self._open.get(query_id)
+        if asked is not None:
+            asked.had_no_frame = True
+
     def excuse(self, query_id: str) -> None:
         """A disk has lost this question: nothing is expected of it any more."""
         self._excused.add(query_id)
@@ -237,7 +245,8 @@ class Judge:
         if asked.ad_hoc and message.outcome is Outcome.SUPERSEDED:
             self._break("ad-hoc query superseded", now_s, message.query_id, asked.site)
         calm_s = now_s - max(asked.asked_s, calm_since_s)
-        if message.outcome in (Outcome.EXPIRED, Outcome.FAILED) and calm_s > RECOVERY_S + self.looks_s:
+        lost = message.outcome in (Outcome.EXPIRED, Outcome.FAILED) and not asked.had_no_frame
+        if lost and calm_s > RECOVERY_S + self.looks_s:
             self._break("no recovery", now_s, message.query_id, f"{message.outcome} after {calm_s:.1f} calm seconds")
         self._check_said(message.query_id, asked, now_s)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from pipeline.protocol.edge_frame import EDGE_TRANSITIONS, EdgeEvent, EdgeFrame
 from pipeline.protocol.worker_frame import WORKER_TRANSITIONS, WorkerEvent, WorkerFrame
+from simulation.draw_plan import draw_plan
 from simulation.episode import Episode, EpisodeReport
 from simulation.judge import Violation
-from simulation.plan import draw_plan
 
 _EPISODES_A_SEED = 1_000_000
 

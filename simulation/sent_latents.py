@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from schemas.messages import Chunk, Message, Open
+from schemas.messages import Busy, Chunk, Message, Open
 from schemas.types import FrameId
 
 
@@ -19,6 +19,12 @@ class SentLatents:
         self._sent: set[tuple[str, FrameId, int]] = set()
         self._owners: dict[tuple[str, FrameId, int], str] = {}
         self._on_problem = on_problem
+
+    def gave_up(self, camera: str, message: Busy) -> None:
+        """The edge hears *busy*: a worker that owned the attempt has it no more, and another one may claim it."""
+        attempt = (camera, message.frame, message.attempt)
+        if self._owners.get(attempt) == message.worker:
+            del self._owners[attempt]
 
     def sent(self, topic: str, message: Message) -> int:
         """A message leaves; how many of its latents were sent before."""

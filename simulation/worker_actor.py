@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 from pipeline.protocol.effects import Look
 from pipeline.protocol.ports import (
     Acknowledge,
     Contained,
-    Delivery,
     LookFailure,
     LookResult,
     Problem,
@@ -30,17 +28,17 @@ from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_session import WorkerOutput, WorkerSession
 from pipeline.protocol.worker_status import WorkerIdentity
 from pipeline.protocol.worker_work import WorkCosts
-from schemas import topics, wire
+from schemas import topics
 from schemas.errors import BitstreamError
-from schemas.messages import Accept, Ask, KeyFrame, Message, Open, Question, RejectReason
+from schemas.messages import Accept, KeyFrame, Message, Open, Question, RejectReason
 from simulation.broker import BrokerModel, Deleted
 from simulation.clock import VirtualClock
 from simulation.content import FINGERPRINT, RULE, LookModel, damaged
-from simulation.publishes import Publishes
+from simulation.process import RECONNECT_S, SimulatedProcess, parse_topic
 from simulation.stalls import StallWatch
 from simulation.worker_books import WorkerBooks
 
-_parse = lru_cache(4096)(topics.parse)
+_TO_BROKER_S = 0.005
 _SLOW_SHARE = 0.5
 """Batches that a slow worker takes long for: a machine that others use as well is slow now and then, not evenly."""
 _HICCUP = 50.0
@@ -49,17 +47,7 @@ _GOODBYE_S = 0.1
 """Time for the last words of a process that is stopped before it is done."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Delivered:
-    """A message that reached the socket of a process."""
-
-    topic: str
-    message: Message
-    token: int | None
-    retained: bool
-
-
-class WorkerActor:
+class WorkerActor(SimulatedProcess[WorkerOutput]):
     """One worker process at a time under a name; a restart makes a new session with a new boot id.
 
     Args:
@@ -114,11 +102,7 @@ class WorkerActor:
         max_work: float = math.inf,
         books: Callable[[], WorkerBooks] | None = None,
     ) -> None:
-        self.name = name
-        self.alive = False
-        self.frozen = False
-        self.draining = False
-        self.boot = 0
+        super().__init__(clock, broker, name)
         self.slowness = 1.0
         self.slow_until_s = 0.0
         self.damages_keys = False
@@ -126,8 +110,6 @@ class WorkerActor:
         self.settings = settings
         self.busy_s = 0.0
         self.session: WorkerSession
-        self._clock = clock
-        self._broker = broker
         self._draw = draw
         self._pool = pool
         self._model = model
@@ -146,25 +128,20 @@ class WorkerActor:
         self._new_books = books
         self._books: WorkerBooks | None = None
         self._stalls: StallWatch
-        self._linked = False
         self._keys: dict[str, KeyFrame] = {}
-        self._wake_at_s: float | None = None
-        self._socket: deque[_Delivered] = deque()
-        self._publishes = self._new_publishes()
-        self._answers: list[tuple[int, Delivery]] = []
+
+    @property
+    def boot(self) -> int:
+        """Of the running process."""
+        return self.starts
 
     # ---- life -------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """The process starts and joins the pool."""
-        self.alive, self.frozen, self.draining = True, False, False
-        self.boot += 1
+        self._started()
         self._stalls = StallWatch(self.settings.max_lease_s, self._costs.usual, self._on_stall)
-        self._wake_at_s = None
         self._keys.clear()
-        self._socket.clear()
-        self._publishes = self._new_publishes()
-        self._answers.clear()
         self.session = WorkerSession(
             self.settings,
             identity=WorkerIdentity(self.name, self._pool, self.boot, self._fingerprint),
@@ -177,19 +154,18 @@ class WorkerActor:
         self._books = None if self._new_books is None else self._new_books()
         for question in self._questions:
             self.tell(topics.question_topic(question.site, question.question_id), question)
-        self._join()
+        self._connect()
         self._after()
 
     def tell(self, topic: str, message: Message, *, response_topic: str | None = None) -> None:
         """Let the session receive a message, whatever the broker knows of it."""
-        decoded = (_parse(topic), None if isinstance(message, Deleted) else message)
+        decoded = (parse_topic(topic), None if isinstance(message, Deleted) else message)
         received = Received(topic, response_topic=response_topic, decoded=decoded)
         self.session.receive(received, self._clock.now_s)
 
     def crash(self, *, noticed_s: float = 0.0) -> None:
         """SIGKILL: everything in memory is gone; the broker notices at once, or later after a loss of power."""
-        self.alive = self._linked = False
-        self._publishes.end()
+        self._ended()
         self._broker.close(self.name, noticed_s=noticed_s)
 
     def drain(self) -> None:
@@ -215,37 +191,12 @@ class WorkerActor:
         if boot == self.boot and self.alive:
             if self.linked():
                 self._broker.disconnect(self.name)
-            self._publishes.end()
-            self.alive = self._linked = False
-
-    def linked(self) -> bool:
-        """Whether the process runs and reaches the broker."""
-        return self.alive and not self.frozen and self._linked and self._broker.is_up(self.name)
+            self._ended()
 
     def check_books(self) -> None:
         """Judge what the process should have said by now."""
         if self._books is not None and self.alive and not self.frozen:
             self._books.check_time(self._clock.now_s)
-
-    def freeze(self) -> None:
-        """SIGSTOP: the socket stays open, nothing is read."""
-        self.frozen = True
-
-    def wake(self) -> None:
-        """SIGCONT: what has piled up is handled, late."""
-        if not self.alive or not self.frozen:
-            return
-        self.frozen = False
-        self._after()
-        answers, self._answers = self._answers, []
-        for token, delivery in answers:
-            self.session.published(token, delivery, self._clock.now_s)
-        while self._socket:
-            self._handle(self._socket.popleft())
-            self._after()  # what comes next may find the model at work on what came first
-        if not self._broker.is_up(self.name):
-            self.connection(False)
-        self._after()
 
     def damage_keys(self) -> None:
         """What it keeps of key frames is damaged, and what comes from now on as well."""
@@ -254,65 +205,30 @@ class WorkerActor:
             self.tell(topics.key_topic(self._pool, camera), self._as_kept(message))
         self._after()
 
-    def connection(self, connected: bool) -> None:
-        """The process notices that its connection came or went; it reconnects by itself."""
-        if self.alive and not self.frozen and not connected:
-            self._linked = False
-            self.session.connection(False, self._clock.now_s)
-            if self._books is not None:
-                self._books.disconnected()
-            self._publishes.connection_lost()
-            self._after()
-            self._clock.after(0.5 + self._draw.random(), self._reconnect)
+    def _disconnected(self) -> None:
+        if self._books is not None:
+            self._books.disconnected()
 
-    def _reconnect(self) -> None:
-        if self.alive and not self.frozen and not self._linked and self._join():
-            self._after()
+    def _reconnect_s(self) -> float:
+        return RECONNECT_S + self._draw.random()
 
-    def _join(self) -> bool:
-        self._linked = self._broker.reachable(self.name)
-        if not self._linked:
-            self._clock.after(0.5, self._reconnect)
-            return False
-        will = self.session.will()
-        message = wire.decode(topics.Family.STATUS, will.payload)
-        self._broker.connect_worker(self.name, self, self.session.subscriptions(), (will.topic, message))
-        self.session.connection(True, self._clock.now_s)
-        return True
+    def _join(self, will: tuple[str, Message]) -> None:
+        self._broker.connect_worker(self.name, self, self.session.subscriptions(), will)
 
     # ---- inputs -----------------------------------------------------------------------------------------------------
 
-    def receive(self, topic: str, message: Message, token: int | None, retained: bool = False) -> None:
-        """A message reaches the socket, if the process has not closed it."""
-        if not self.alive or not self._linked:
-            return
-        delivered = _Delivered(topic, message, token, retained)
-        if self.frozen:
-            self._socket.append(delivered)
-            return
-        self._handle(delivered)
-        self._after()
-
-    def _handle(self, delivered: _Delivered) -> None:
-        topic, message, now_s = delivered.topic, delivered.message, self._clock.now_s
-        response_topic = None
-        parsed = _parse(topic)
+    def _as_read(self, topic: topics.Topic, message: Message) -> Message:
         if isinstance(message, KeyFrame):
-            self._keys[parsed.name("camera")] = message
-            message = self._as_kept(message)
-        elif isinstance(message, Open):
-            self._stalls.given(parsed.name("camera"), message.frame, message.attempt)
-        elif isinstance(message, Ask):
-            camera, client = parsed.names
-            response_topic = topics.reply_topic(client, camera, message.query_id)
-        received = Received(
-            topic,
-            retained=delivered.retained,
-            response_topic=response_topic,
-            token=delivered.token,
-            decoded=(parsed, None if isinstance(message, Deleted) else message),
-        )
-        with nullcontext() if self._books is None else self._books.hears(self.session, topic, message, now_s):
+            self._keys[topic.name("camera")] = message
+            return self._as_kept(message)
+        return message
+
+    def _hear(self, received: Received, topic: topics.Topic, message: Message) -> None:
+        now_s = self._clock.now_s
+        if isinstance(message, Open):
+            self._stalls.given(topic.name("camera"), message.frame, message.attempt)
+        books = self._books
+        with nullcontext() if books is None else books.hears(self.session, received.topic, message, now_s):
             self.session.receive(received, now_s)
 
     def _as_kept(self, message: KeyFrame) -> KeyFrame:
@@ -320,27 +236,17 @@ class WorkerActor:
 
     # ---- outputs ----------------------------------------------------------------------------------------------------
 
-    def _after(self) -> None:
-        for output in self.session.poll(self._clock.now_s):
-            self._carry_out(output)
-        due_s = self.session.next_wake_s()
-        if due_s is not None and (self._wake_at_s is None or due_s < self._wake_at_s):
-            self._wake_at_s = due_s
-            self._clock.at(due_s, partial(self._wake, self.boot, due_s))
-
     def _carry_out(self, output: WorkerOutput) -> None:
-        now_s = self._clock.now_s
         match output:
             case Publish():
                 self._publish(output)
             case Acknowledge():
-                for token in output.tokens:
-                    self._broker.acknowledge(self.name, token)
+                self._acknowledge(output.tokens)
             case RunBatch():
                 self._begin(output)
             case Unsubscribe():
                 self._broker.leave_group(self.name)
-                self.session.unsubscribed(output.filter, now_s)
+                self.session.unsubscribed(output.filter, self._clock.now_s)
                 self._after()
             case Problem():
                 self.errors[type(output.error).__name__ if output.error else output.kind] += 1
@@ -388,31 +294,10 @@ class WorkerActor:
             self._on_problem(str(error))
             return LookFailure(RejectReason.BITSTREAM, str(error))
 
-    def _wake(self, boot: int, at_s: float) -> None:
-        if boot != self.boot or not self.alive or at_s != self._wake_at_s:
-            return
-        self._wake_at_s = None
-        if self.frozen:
-            return
-        due_s = self.session.next_wake_s()
-        self._clock.handled += due_s is not None and due_s <= self._clock.now_s
-        self._after()
-
     def _publish(self, publish: Publish) -> None:
         now_s = self._clock.now_s
-        if self._books is not None and not self._publishes.is_repeat(publish):
+        if self._books is not None and not self._wire.is_repeat(publish):
             self._books.said(publish, now_s)
         if isinstance(publish.message, Accept):
             self._stalls.says(publish.topic.rsplit("/", 1)[1], publish.message, now_s)
-        self._publishes.put(publish)
-
-    def _new_publishes(self) -> Publishes:
-        return Publishes(self._clock, self._broker, self.name, self._answered)
-
-    def _answered(self, token: int, delivery: Delivery) -> None:
-        if self.frozen:
-            self._answers.append((token, delivery))
-            return
-        self.session.published(token, delivery, self._clock.now_s)
-        if delivery.arrived:
-            self._after()
+        self._wire.put(publish, _TO_BROKER_S)

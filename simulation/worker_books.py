@@ -99,7 +99,9 @@ class WorkerBooks:
         self._edges = WillsRead()
         self._peers = WillsRead()
         self._held: dict[_Key, _Held] = {}
-        self._gone: set[_Key] = set()
+        self._said = 0
+        self._gone: dict[_Key, int] = {}
+        """Messages that it may say in all, those that waited for the broker when it was told."""
         self._named: Counter[str] = Counter()
         """How often each query was asked for and not answered since."""
         self._decided: OrderedDict[tuple[str, bytes], tuple[Outcome, str]] = OrderedDict()
@@ -111,7 +113,7 @@ class WorkerBooks:
         """Inside, the worker acts on a message; the last will of an earlier start must change nothing."""
         stale = isinstance(message, Status) and self._is_stale(topic, message)
         before = seen_outside(session) if stale else ()
-        self._received(topic, message, now_s)
+        self._received(topic, message, now_s, session)
         yield
         if isinstance(message, Status) and stale and seen_outside(session) != before:
             problem = f"the will of boot {message.boot} of {message.id}"
@@ -120,14 +122,14 @@ class WorkerBooks:
     def _is_stale(self, topic: str, message: Status) -> bool:
         return "/load/" not in topic and (self._edges if message.kind == "edge" else self._peers).is_stale(message)
 
-    def _received(self, topic: str, message: Message, now_s: float) -> None:
+    def _received(self, topic: str, message: Message, now_s: float, session: WorkerSession) -> None:
         match message:
             case Open():
                 self._given(topic.rsplit("/", 1)[1], message, now_s)
             case Handover():
                 self._given(message.camera, message.to_open(), now_s)
             case Gone():
-                self._take_away(message)
+                self._take_away(message, session.sizes()["outgoing_messages"])
             case Status(kind="edge"):
                 self._edges.learn(message, now_s)
             case Status() if "/load/" in topic:
@@ -138,7 +140,7 @@ class WorkerBooks:
         key = (camera, message.frame)
         refs = dict(zip(message.query_ids(camera), message.queries, strict=True))
         self._named.update({*refs})
-        self._gone.discard(key)
+        self._gone.pop(key, None)
         held = self._held.get(key)
         if held is not None and held.left(now_s) and (held.ready or held.asked_at):
             if message.attempt > held.attempt:
@@ -159,7 +161,7 @@ class WorkerBooks:
             attempt = message.attempt if held is None else max(message.attempt, held.attempt)
             self._held[key] = _Held(attempt, undecided, ad_hoc, dict(undecided), ready=known, judged=known)
 
-    def _take_away(self, message: Gone) -> None:
+    def _take_away(self, message: Gone, waiting: int) -> None:
         key = (message.camera, message.frame)
         held = self._held.get(key)
         if held is None or message.attempt < held.attempt:
@@ -173,13 +175,14 @@ class WorkerBooks:
             held.judged = held.ready = False
         else:
             del self._held[key]
-            self._gone.add(key)
+            self._gone[key] = self._said + waiting
 
     # ---- what the worker says ---------------------------------------------------------------------------------------
 
     def said(self, publish: Publish, now_s: float) -> None:
         """The worker's session wants this to be said, for the first time."""
         message = publish.message
+        self._said += not isinstance(message, Status)
         match message:
             case Answer():
                 self._asked.replied(self._worker, publish)
@@ -208,8 +211,8 @@ class WorkerBooks:
         for held in self._held.values():
             held.judged = held.ready = False
 
-    def _speaks_of(self, key: _Key) -> None:
-        if key in self._gone:
+    def _speaks_of(self, key: _Key, *, queued: bool = True) -> None:
+        if key in self._gone and not (queued and self._said <= self._gone[key]):
             self._on_problem(GONE_IGNORED, f"{key[0]}/{key[1]}", f"{self._worker} goes on with it")
 
     def _answers(self, message: Answer) -> None:
@@ -273,7 +276,7 @@ class WorkerBooks:
             takes_s: the longest that the worker can expect of a batch with so much work.
         """
         for look in looks:
-            self._speaks_of((look.camera, look.frame))
+            self._speaks_of((look.camera, look.frame), queued=False)
             self._asked.looked(self._worker, look)
             for query in look.queries:
                 if (query.query_id, query.question.digest) in self._decided:

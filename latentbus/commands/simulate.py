@@ -141,8 +141,8 @@ def _invariants(events: int, seed: int, json_file: Path | None, markdown: Path |
 
 
 def _replay(episode: int) -> None:
+    from simulation.draw_plan import draw_plan
     from simulation.episode import Episode
-    from simulation.plan import draw_plan
     from simulation.shrink import shrink
 
     plan = draw_plan(episode)

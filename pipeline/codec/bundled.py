@@ -9,13 +9,16 @@ from schemas.errors import ArtifactError
 
 MODELS_DIR_VARIABLE = "LATENTBUS_MODELS_DIR"
 DEFAULT_CODEC = "meta_autoencoder"
-_BESIDE_THE_PACKAGES = Path(__file__).resolve().parents[2] / "models"
+_IN_A_CHECKOUT = Path(__file__).resolve().parents[2] / "models"
+_IN_THE_WHEEL = Path(__file__).resolve().parent / "models"
 
 
 def models_dir() -> Path:
     """Folder with ``reference-vlm/`` and ``codecs/``; the environment variable `LATENTBUS_MODELS_DIR` overrides it."""
     override = os.environ.get(MODELS_DIR_VARIABLE)
-    return Path(override) if override else _BESIDE_THE_PACKAGES
+    if override:
+        return Path(override)
+    return _IN_THE_WHEEL if _IN_THE_WHEEL.is_dir() else _IN_A_CHECKOUT
 
 
 def bundled_codec_dir(name: str = DEFAULT_CODEC) -> Path:

@@ -215,7 +215,6 @@ class EdgeSession:
 
     def receive(self, received: Received, now_s: float) -> None:
         """A publish came. Whatever is wrong with it ends it alone."""
-        label = topics.label_of(received.topic)
         try:
             topic, message = received.decode()
             if isinstance(message, Ask):
@@ -224,9 +223,9 @@ class EdgeSession:
                 return
             self._take_in(topic, message, received, now_s)
         except RemoteError as error:
-            self._unreadable(label, received, error, now_s)
+            self._unreadable(topics.label_of(received.topic), received, error, now_s)
         except Exception as error:  # noqa: BLE001 - a bug of ours ends this message, not the site
-            self._outputs.append(Contained(f"receive/{label}", error))
+            self._outputs.append(Contained(f"receive/{topics.label_of(received.topic)}", error))
         self._acknowledge(received.token)
 
     def published(self, token: int, delivery: Delivery, now_s: float) -> None:

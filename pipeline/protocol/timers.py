@@ -50,6 +50,8 @@ class Timers(Generic[Key]):
         return keys
 
     def _flush(self) -> None:
+        if not self._touched:
+            return
         touched, self._touched = self._touched, {}
         for key in touched:
             due_s = self._due_of(key)

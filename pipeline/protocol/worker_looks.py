@@ -11,7 +11,7 @@ from pipeline.protocol.answer_form import fits, says_something
 from pipeline.protocol.effects import Look, LookAnswer, LookQuery
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
-from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
+from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerQuery, WorkerStage
 from pipeline.protocol.worker_memory import KeyFrames
 from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_progress import Progress
@@ -83,7 +83,8 @@ class Looks:
         self._pace.max_frames, self._pace.max_work = max_frames, max_work
         for frame in self._frames.in_stage(WorkerStage.PARKED):
             self._progress.drop_decided(frame)
-        parked = self._frames.in_stage(WorkerStage.PARKED)
+        if not (parked := self._frames.in_stage(WorkerStage.PARKED)):
+            return []
         for frame in parked:
             self._weigh(frame)
         picked = self._schedule.pick(parked, max_frames, now_s, max_work=max_work, frame_work=self._costs.frame)
@@ -122,33 +123,7 @@ class Looks:
                 self._progress.drop_late(frame, answer.query_id)
                 continue
             frame.spoke_s = now_s  # whatever is said now makes this worker the owner
-            problem, failed = answer.problem, answer.failed
-            if not problem and not (isfinite(answer.score) and 0.0 <= answer.score <= 1.0):
-                problem, failed = f"a score of {answer.score}", "model"
-            if problem:
-                # Another worker has the same model: the frame must not go round the pool.
-                self._counters[f"query_failed_{failed}"] += 1
-                self._progress.decide(frame, answer.query_id, Outcome.FAILED, f"{failed}: {problem}")
-                continue
-            if not says_something(answer.text):
-                self._counters["wordless_answers"] += 1
-                query.text, query.score, query.prefix = None, 0.0, look.stop
-                if look.stop >= self._latent_count:
-                    self._progress.decide(frame, answer.query_id, Outcome.FAILED, "form: the answer has no words")
-                continue
-            query.text, query.score, query.prefix = answer.text, answer.score, look.stop
-            how = asked[answer.query_id]
-            fitting = fits(how.answer_type, answer.text, how.question.options)
-            if fitting and self._stop_rule.is_safe(how.answer_type, look.stop, answer.score, how.question.risk):
-                self._progress.decide(frame, answer.query_id, Outcome.ANSWERED)
-            elif not fitting and look.stop >= self._latent_count:
-                self._counters["unfit_answers"] += 1
-                self._progress.decide(frame, answer.query_id, Outcome.DEGRADED, f"form: no {how.answer_type} answer")
-            elif now_s >= query.deadline_s - self._settings.finalise_margin_s:
-                self._progress.degrade(frame, answer.query_id)
-            else:
-                self._counters["provisional_answers"] += 1
-                self._voice.answer(frame, answer.query_id, query, None)
+            self._answered(frame, query, asked[answer.query_id], look.stop, answer, now_s)
         more = self._has_more_to_ask(frame, asked)
         if look.stop >= self._latent_count and frame.prefix == look.stop and not more:
             # There is nothing further to ask the edge for.
@@ -166,6 +141,38 @@ class Looks:
             frame.target = self._stop_rule.next_prefix(frame.prefix)
             frame.tries = 0
             self._progress.refine(frame, now_s)
+
+    def _answered(
+        self, frame: WorkerFrame, query: WorkerQuery, asked: LookQuery, prefix: int, answer: LookAnswer, now_s: float
+    ) -> None:
+        """Decide a query by the model's answer, or publish it as provisional."""
+        whole = prefix >= self._latent_count
+        problem, failed = answer.problem, answer.failed
+        if not problem and not (isfinite(answer.score) and 0.0 <= answer.score <= 1.0):
+            problem, failed = f"a score of {answer.score}", "model"
+        if problem:
+            # Another worker has the same model: the frame must not go round the pool.
+            self._counters[f"query_failed_{failed}"] += 1
+            self._progress.decide(frame, answer.query_id, Outcome.FAILED, f"{failed}: {problem}")
+            return
+        if not says_something(answer.text):
+            self._counters["wordless_answers"] += 1
+            query.text, query.score, query.prefix = None, 0.0, prefix
+            if whole:
+                self._progress.decide(frame, answer.query_id, Outcome.FAILED, "form: the answer has no words")
+            return
+        query.text, query.score, query.prefix = answer.text, answer.score, prefix
+        fitting = fits(asked.answer_type, answer.text, asked.question.options)
+        if fitting and self._stop_rule.is_safe(asked.answer_type, prefix, answer.score, asked.question.risk):
+            self._progress.decide(frame, answer.query_id, Outcome.ANSWERED)
+        elif not fitting and whole:
+            self._counters["unfit_answers"] += 1
+            self._progress.decide(frame, answer.query_id, Outcome.DEGRADED, f"form: no {asked.answer_type} answer")
+        elif now_s >= query.deadline_s - self._settings.finalise_margin_s:
+            self._progress.degrade(frame, answer.query_id)
+        else:
+            self._counters["provisional_answers"] += 1
+            self._voice.answer(frame, answer.query_id, query, None)
 
     def fail(self, look: Look, reason: RejectReason, problem: str, *, batch: int = 0) -> None:
         """The look raised: these latents do not decode, or the model failed on them. Nothing else is touched."""

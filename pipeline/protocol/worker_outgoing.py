@@ -193,6 +193,8 @@ class WorkerOutgoing:
 
     def take(self, now_s: float) -> list[Publish]:
         """What leaves now, in order."""
+        if not (self._statuses or self._waiting or self._again):
+            return []
         if not self._connected:
             self._give_up(now_s)
             return []

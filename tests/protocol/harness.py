@@ -77,6 +77,9 @@ class Worker:
     alive: bool = True
     frozen: bool = False
     backlog: list[tuple[str, bytes]] = field(default_factory=list)
+    acknowledged: list[int] = field(default_factory=list)
+    puback_s: float = 0.0
+    under_way: set[int] = field(default_factory=set)
 
     @property
     def frames(self) -> WorkerFrames:
@@ -163,8 +166,9 @@ class Fleet:
         know_questions: bool = True,
         fingerprint: bytes = FINGERPRINT,
         max_work: float = math.inf,
+        boot: int | None = None,
     ) -> Worker:
-        boot = 100 + len(self.workers)
+        boot = 100 + len(self.workers) if boot is None else boot
         session = WorkerSession(
             settings or WorkerProtocolSettings(),
             identity=WorkerIdentity(name, POOL, boot, fingerprint),
@@ -202,9 +206,20 @@ class Fleet:
         self.edge_connection(True)
         return self.edge
 
-    def tell(self, worker: Worker, topic: str, message: Message, response_topic: str | None = None) -> None:
+    def tell(
+        self,
+        worker: Worker,
+        topic: str,
+        message: Message,
+        response_topic: str | None = None,
+        *,
+        qos: int = 0,
+        retained: bool = False,
+    ) -> None:
         """A message reaches a worker."""
-        worker.session.receive(Received(topic, wire.encode(message), response_topic=response_topic), self.now_s)
+        token = next(self._order) if qos else None
+        received = Received(topic, wire.encode(message), retained=retained, response_topic=response_topic, token=token)
+        worker.session.receive(received, self.now_s)
 
     # ---- driving ----------------------------------------------------------------------------------------------------
 
@@ -291,6 +306,13 @@ class Fleet:
         self.edge.connection(connected, self.now_s)
         self._settle()
 
+    def worker_connection(self, worker: Worker, connected: bool) -> None:
+        """A worker's connection comes or goes, and with it what the broker has not acknowledged."""
+        worker.session.connection(connected, self.now_s)
+        for token in sorted(worker.under_way) if not connected else ():
+            self._puback(worker, token, Delivery.CONNECTION_LOST)
+        self._settle()
+
     def worker_is_back(self, name: str) -> None:
         """The connection of a worker that runs comes back: its birth reaches the edge."""
         worker = self.workers[name]
@@ -345,7 +367,11 @@ class Fleet:
             match output:
                 case Publish():
                     self._worker_publishes(output)
-                    worker.session.published(output.token, Delivery.DELIVERED, self.now_s)
+                    worker.under_way.add(output.token)
+                    if output.qos and worker.puback_s:
+                        self.at(self.now_s + worker.puback_s, partial(self._puback, worker, output.token))
+                    else:
+                        self._puback(worker, output.token)
                 case RunBatch():
                     self.at(self.now_s + worker.look_s, partial(self._looked, worker, output))
                 case Problem():
@@ -355,8 +381,13 @@ class Fleet:
                 case Contained():
                     raise output.error
                 case Acknowledge():
-                    raise AssertionError("nothing here has a token")
+                    worker.acknowledged += output.tokens
         return bool(outputs)
+
+    def _puback(self, worker: Worker, token: int, delivery: Delivery = Delivery.DELIVERED) -> None:
+        if token in worker.under_way:
+            worker.under_way.remove(token)
+            worker.session.published(token, delivery, self.now_s)
 
     def _worker_publishes(self, publish: Publish) -> None:
         family = topics.parse(publish.topic).family

@@ -38,17 +38,31 @@ from tests.edge.support import RecordingBus, TurnedClock, settle
 from tests.protocol import harness
 from tests.protocol.fake_latents import FakeLatent
 from tests.protocol.questions import SITE, asked, content
-from tests.protocol.shell_contract import CONTRACT, Hear, Link, Offer, RecordingSession, Script, Shell, decided, said
+from tests.protocol.shell_contract import (
+    EDGE_CONTRACT,
+    Hear,
+    Link,
+    Offer,
+    RecordingEdge,
+    Script,
+    Shell,
+    Step,
+    check_heard,
+    decided,
+    said,
+)
 
 POOL, CAMERA = "main", "gate"
 BOOT = zlib.crc32(f"{SITE}/1".encode())
 QUESTION = Question(site=SITE, question_id="q0", text=content("q0").text, deadline_ms=6_000, set_by="settings")
 RECONNECT_S = 0.5
+PACKET_ID = 10**6
+"""Brokers use one again as soon as it is acknowledged."""
 PLAY = SiteSettings(SITE, POOL, asked_of={CAMERA: ("q0",)}, questions={"q0": QUESTION}, uplink_kbps=1e9)
 
 
-def session() -> RecordingSession:
-    return RecordingSession(EdgeProtocolSettings(), PLAY, boot=BOOT, fingerprint=FINGERPRINT)
+def session() -> RecordingEdge:
+    return RecordingEdge(EdgeProtocolSettings(), PLAY, boot=BOOT, fingerprint=FINGERPRINT)
 
 
 # ---- the script -----------------------------------------------------------------------------------------------------
@@ -128,10 +142,10 @@ SCRIPT = Script(
 # ---- the shells -----------------------------------------------------------------------------------------------------
 
 
-class OnABus(Shell):
+class OnABus(Shell[RecordingEdge]):
     """A shell over a bus, on a turned clock."""
 
-    async def make(self, played: RecordingSession, bus: RecordingBus, clock: TurnedClock) -> EdgeShell:
+    async def make(self, played: RecordingEdge, bus: RecordingBus, clock: TurnedClock) -> EdgeShell:
         raise NotImplementedError
 
     async def offer(self, shell: Any, step: Offer) -> None:
@@ -140,10 +154,10 @@ class OnABus(Shell):
     def tasks(self, shell: Any) -> list[Any]:
         return [shell.send(), shell.timers()]
 
-    def play(self, script: Script) -> RecordingSession:
+    def play(self, script: Script) -> RecordingEdge:
         return asyncio.run(self._play(script))
 
-    async def _play(self, script: Script) -> RecordingSession:
+    async def _play(self, script: Script) -> RecordingEdge:
         clock, bus, played = TurnedClock(0.0), RecordingBus(), session()
         shell = await self.make(played, bus, clock)
         tasks = [asyncio.create_task(task) for task in self.tasks(shell)]
@@ -196,7 +210,7 @@ class FirstPrefix:
 
 
 class Process(OnABus):
-    async def make(self, played: RecordingSession, bus: RecordingBus, clock: TurnedClock) -> Site:
+    async def make(self, played: RecordingEdge, bus: RecordingBus, clock: TurnedClock) -> Site:
         site = Site(
             played,
             bus=bus,
@@ -227,7 +241,7 @@ class VirtualCamera(OnABus):
     def __init__(self) -> None:
         self._frames = 0
 
-    async def make(self, played: RecordingSession, bus: RecordingBus, clock: TurnedClock) -> VirtualSite:
+    async def make(self, played: RecordingEdge, bus: RecordingBus, clock: TurnedClock) -> VirtualSite:
         site = VirtualSite(SitePlan(SITE, BOOT, POOL, (CAMERA,), ("q0",)), played, bus, clock)
         site.pump()
         return site
@@ -239,13 +253,13 @@ class VirtualCamera(OnABus):
         shell.offer(recorded, step.time_s, 1.0, {})
 
 
-class Simulator(Shell):
-    def play(self, script: Script) -> RecordingSession:
+class Simulator(Shell[RecordingEdge]):
+    def play(self, script: Script) -> RecordingEdge:
         clock = VirtualClock()
         broker = BrokerModel(clock, random.Random(1), LinkFaults())
         broker.recorder = True  # nobody else is there, which it would say of every open message
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(edge_actor, "EdgeSession", RecordingSession)
+            patch.setattr(edge_actor, "EdgeSession", RecordingEdge)
             actor = edge_actor.EdgeActor(
                 clock,
                 broker,
@@ -261,12 +275,18 @@ class Simulator(Shell):
                 join_s=1e6,
             )
             actor.start()
-        token = 0
+        acknowledged: Counter[int] = Counter()
+        acknowledge = broker.acknowledge
+
+        def written(name: str, token: int) -> None:
+            acknowledged[token] += 1
+            acknowledge(name, token)
+
+        broker.acknowledge = written  # type: ignore[method-assign]
         for step in script.steps:
             match step:
                 case Hear():
-                    token += 1
-                    hear = (step.topic, step.message, token if step.qos else None, step.retained)
+                    hear = (step.topic, step.message, PACKET_ID if step.qos else None, step.retained)
                     clock.at(step.time_s, lambda hear=hear: actor.receive(*hear))  # type: ignore[misc]
                 case Offer():
                     clock.at(step.time_s, lambda step=step: self._offer(actor, step))  # type: ignore[misc]
@@ -274,27 +294,28 @@ class Simulator(Shell):
                     clock.at(step.time_s, lambda: actor.connection(False))
         while (next_s := clock.next_s()) is not None and next_s <= script.end_s:
             clock.step()
-        assert isinstance(actor.session, RecordingSession)
+        assert acknowledged[PACKET_ID] == sum(step.qos for step in script.steps if isinstance(step, Hear))
+        assert isinstance(actor.session, RecordingEdge)
         return actor.session
 
     def _offer(self, actor: edge_actor.EdgeActor, step: Offer) -> None:
         actor.capture(step.camera, step.queries, latent=step.latent, base_latents=step.base_latents)
 
 
-class Harness(Shell):
-    def play(self, script: Script) -> RecordingSession:
+class Harness(Shell[RecordingEdge]):
+    def play(self, script: Script) -> RecordingEdge:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(harness, "EdgeSession", RecordingSession)
+            patch.setattr(harness, "EdgeSession", RecordingEdge)
             fleet = harness.Fleet(workers=0)
             fleet.edge_reads_itself = False
             played = fleet.start_edge(BOOT, site=PLAY, fingerprint=FINGERPRINT)
-        assert isinstance(played, RecordingSession)
+        assert isinstance(played, RecordingEdge)
         for step in script.steps:
             fleet.at(step.time_s, lambda step=step: self._step(fleet, step))  # type: ignore[misc]
         fleet.run(script.end_s)
         return played
 
-    def _step(self, fleet: harness.Fleet, step: Hear | Offer | Link) -> None:
+    def _step(self, fleet: harness.Fleet, step: Step) -> None:
         match step:
             case Hear():
                 fleet.tell_edge(
@@ -315,7 +336,7 @@ def _broken(rule: str, about: str, problem: str) -> None:
     raise AssertionError(f"{rule}: {about}: {problem}")
 
 
-SHELLS: dict[str, Callable[[], Shell]] = {
+SHELLS: dict[str, Callable[[], Shell[RecordingEdge]]] = {
     "process": Process,
     "simulator": Simulator,
     "virtual camera": VirtualCamera,
@@ -324,12 +345,12 @@ SHELLS: dict[str, Callable[[], Shell]] = {
 
 
 @pytest.fixture(params=SHELLS)
-def played(request: pytest.FixtureRequest) -> RecordingSession:
+def played(request: pytest.FixtureRequest) -> RecordingEdge:
     return SHELLS[request.param]().play(SCRIPT)
 
 
-@pytest.mark.parametrize("clause", CONTRACT)
-def test_a_shell_keeps_the_contract(played: RecordingSession, clause: Callable[[RecordingSession], None]) -> None:
+@pytest.mark.parametrize("clause", EDGE_CONTRACT)
+def test_a_shell_keeps_the_contract(played: RecordingEdge, clause: Callable[[RecordingEdge], None]) -> None:
     clause(played)
 
 
@@ -341,6 +362,7 @@ def test_one_script_gives_the_same_publishes_and_decisions_in_all_four_shells() 
     assert kinds == {"status": 3, "question": 1, "open": 8, "chunk": 1, "outcome": 4, "reply": 1}
     for name, other in plays.items():
         assert decided(other) == decided(process), name
+        check_heard(other, SCRIPT)
         assert said(other) == said(process), name
         assert other.counters == process.counters, name
     assert process.counters["opened_before_pool"] == 1, "the birth that was retained counts for nothing"

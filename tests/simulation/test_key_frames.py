@@ -23,11 +23,12 @@ from simulation.content import (
     damaged,
     read_prefix,
 )
+from simulation.draw_plan import draw_plan
 from simulation.encoder import SimulatedEncoder
 from simulation.episode import Episode, EpisodeReport
 from simulation.faults import Fault, FaultKind
 from simulation.mutations import MUTATIONS, hunt
-from simulation.plan import EpisodePlan, WorkerPlan, draw_plan
+from simulation.plan import EpisodePlan, WorkerPlan
 from simulation.questions import ad_hoc
 from simulation.run import record_moves
 from tests.protocol.test_key_frames import key_of

@@ -17,13 +17,14 @@ from schemas.types import FrameId
 from simulation import episode
 from simulation.broker import IN_FLIGHT, NO_SUBSCRIBERS, QUEUED, BrokerModel
 from simulation.clock import VirtualClock
+from simulation.draw_plan import draw_plan
 from simulation.episode import Episode
 from simulation.faults import Fault, FaultKind
 from simulation.injector import GONE_S
 from simulation.links import LinkFaults
 from simulation.mutation import Mutation
 from simulation.mutations import MUTATIONS, hunt
-from simulation.plan import AskPlan, draw_plan
+from simulation.plan import AskPlan
 from simulation.questions import standing
 from simulation.run import record_moves, simulate
 from simulation.shrink import shrink
@@ -116,7 +117,7 @@ def test_a_question_that_waited_while_its_edge_was_gone_has_time_for_its_deadlin
     assert Episode(plan).run().violations != []
 
 
-@pytest.mark.parametrize("number", [11_000_226])
+@pytest.mark.parametrize("number", [7_000_015, 7_000_064])
 def test_a_worker_is_not_to_speak_for_an_edge_whose_will_it_has_not_read(number: int) -> None:
     """Found by ten million events: it let go of a frame while the will was on its way."""
     report = Episode(draw_plan(number)).run()
@@ -133,6 +134,11 @@ def test_the_real_machines_break_no_invariant(seed: int | None) -> None:
     assert len(report.transitions_unvisited) < len(EDGE_TRANSITIONS)
 
 
+def test_a_worker_that_claims_a_frame_and_turns_it_away_leaves_it_to_the_next() -> None:
+    """It may be hostile: the attempt is given latents to twice, one worker after the other."""
+    assert Episode(draw_plan(41_302_000_011)).run().violations == []
+
+
 def test_where_nothing_breaks_and_nothing_is_short_most_queries_are_answered() -> None:
     plans = [plan for number in range(400) if (plan := draw_plan(7_000_000 + number)).healthy]
     reports = [Episode(plan).run() for plan in plans]
@@ -142,7 +148,7 @@ def test_where_nothing_breaks_and_nothing_is_short_most_queries_are_answered() -
     assert answered > 0.8 * sum(report.asked for report in reports)
 
 
-@pytest.mark.parametrize("number", [7_000_215, 7_000_293])
+@pytest.mark.parametrize("number", [7_000_051, 7_000_358])
 def test_a_frame_comes_back_with_more_latents_to_a_worker_that_still_looks_at_it(number: int) -> None:
     plan = draw_plan(number)
     with record_moves() as visited:
@@ -153,7 +159,7 @@ def test_a_frame_comes_back_with_more_latents_to_a_worker_that_still_looks_at_it
     assert {worker.name for worker in plan.workers} == {"w0", "w1"}
 
 
-@pytest.mark.parametrize("number", [11_000_036, 11_000_098])
+@pytest.mark.parametrize("number", [7_000_080, 7_000_095])
 def test_an_outcome_that_died_with_its_edge_is_told_when_the_edge_is_back(number: int) -> None:
     """The process is killed between saying that an ad-hoc question expired and the broker's word on it."""
     report = Episode(draw_plan(number)).run()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import replace
 
 import pytest
@@ -19,6 +18,7 @@ from pipeline.protocol.effects import (
 from pipeline.protocol.ports import Publish, Received
 from pipeline.protocol.reasons import EDGE_LOST
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.worker_outgoing import MAX_UNDER_WAY
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_status import WorkerIdentity
 from pipeline.protocol.worker_work import WorkCosts
@@ -33,7 +33,6 @@ from schemas.messages import (
     Message,
     Open,
     QueryRef,
-    Question,
     Reject,
     RejectReason,
     Status,
@@ -43,11 +42,6 @@ from simulation.asked_books import AskedBooks
 from simulation.bounds import edge_leaks, worker_leaks
 from simulation.content import FINGERPRINT, LADDER, RULE, WHOLE, SimulatedLatent, SimulatedModel, seen
 from simulation.edge_books import EdgeBooks
-from simulation.episode import Episode
-from simulation.mutations import MUTATIONS, hunt
-from simulation.mutations_of_disk import DISK_MUTATIONS
-from simulation.mutations_of_questions import QUESTION_MUTATIONS
-from simulation.plan import draw_plan
 from simulation.questions import ad_hoc, echo, question_text, read_echo, standing
 from simulation.uplink_books import UplinkBooks
 from simulation.worker_books import WorkerBooks
@@ -90,10 +84,16 @@ def worker(problems: Problems, asked: AskedBooks) -> WorkerBooks:
     return WorkerBooks("w0", WorkerProtocolSettings(terminal_cache=2), WorkCosts.by_frames(), asked, problems)
 
 
-def opened(*questions: QuestionContent, attempt: int = 1, frame: FrameId = FRAME, ms: int = 60_000) -> Open:
+def opened(
+    *questions: QuestionContent,
+    attempt: int = 1,
+    frame: FrameId = FRAME,
+    ms: int = 60_000,
+    fingerprint: bytes = FINGERPRINT,
+) -> Open:
     refs = tuple(QueryRef(q.question_id, ms, q.digest, q.client) for q in questions)
     return Open(
-        frame=frame, attempt=attempt, site="north", fingerprint=FINGERPRINT, queries=refs, stop=8, payload=WHOLE[:48]
+        frame=frame, attempt=attempt, site="north", fingerprint=fingerprint, queries=refs, stop=8, payload=WHOLE[:48]
     )
 
 
@@ -292,6 +292,26 @@ def test_a_worker_that_goes_on_after_gone_is_found(problems: Problems, worker: W
     assert problems.take() == [], "it was given the frame again"
 
 
+def test_what_waited_for_the_broker_when_a_frame_was_gone_may_still_leave(
+    problems: Problems, worker: WorkerBooks
+) -> None:
+    busy = worker_session()
+    busy.connection(True, 0.0)
+    for sequence in range(MAX_UNDER_WAY + 1):
+        receive(busy, OPEN_TOPIC, opened(CARS, frame=FrameId(1, sequence), fingerprint=bytes(4)))
+        busy.poll(0.0)
+    assert busy.sizes()["outgoing_messages"] == 1
+    hear(worker, OPEN_TOPIC, opened(CARS))
+    gone = Gone(camera=GATE, frame=FRAME, attempt=1)
+    with worker.hears(busy, INBOX, gone, 1.0):
+        pass
+    accept = control(Accept(worker="w0", frame=FRAME, attempt=1, lease_ms=3_000))
+    worker.said(accept, 2.0)
+    assert problems.take() == []
+    worker.said(accept, 2.0)
+    assert problems.take() == ["gone ignored"]
+
+
 def edge_status(boot: int, *, online: bool) -> Status:
     return Status(kind="edge", id="north", boot=boot, online=online, pool="main", cameras=(GATE,) if online else ())
 
@@ -431,68 +451,6 @@ def test_tables_of_finished_frames_are_empty() -> None:
     assert (edge.frames.next_wake_s(), worker.next_wake_s()) == (None, None)
     assert [*edge_leaks(edge), *worker_leaks(worker)] == []
     assert edge.sizes()["ad_hoc_decided"] == 1
-
-
-# ---- episodes --------------------------------------------------------------------------------------------------------
-
-
-class Inputs:
-    """What the messages of some episodes have shown."""
-
-    def __init__(self) -> None:
-        self.owners: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-        self.cameras: defaultdict[str, set[str]] = defaultdict(set)
-        self.texts: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
-        self.mixed = self.deadlines = self.shared_ids = self.changed = self.deleted = 0
-
-    def published(self, topic: str, message: Message) -> None:
-        match message:
-            case Open():
-                self._opened(topic.rsplit("/", 1)[1], message)
-            case Question():
-                self.texts[message.question_id].add((message.site, message.text))
-                self.changed += message.set_by == "operator"
-            case _:
-                self.deleted += type(message).__name__ == "Deleted"
-
-    def _opened(self, camera: str, message: Open) -> None:
-        kinds = {ref.ad_hoc for ref in message.queries}
-        self.mixed += len(kinds) == 2
-        self.deadlines += len({round(ref.remaining_ms, -3) for ref in message.queries}) > 1
-        self.shared_ids += len({ref.question_id for ref in message.queries}) < len(message.queries)
-        for ref in message.queries:
-            self.owners[camera, ref.question_id].add(ref.client or f"site {message.site}")
-            if ref.client is not None:
-                self.cameras[f"{ref.client}/{ref.question_id}"].add(camera)
-
-
-def test_episodes_ask_what_clients_sites_and_operators_ask() -> None:
-    inputs = Inputs()
-    for number in range(30):
-        episode = Episode(draw_plan(7_000_000 + number))
-        episode.broker.observers.append(inputs.published)
-        assert episode.run().violations == []
-    assert inputs.mixed > 20, "standing and ad-hoc questions share frames"
-    assert inputs.deadlines > 100, "with deadlines of their own"
-    assert inputs.shared_ids > 5, "and one id of several owners in one frame"
-    clients = [{owner for owner in owners if " " not in owner} for owners in inputs.owners.values()]
-    assert sum(len(names) > 1 for names in clients) > 10, "two clients with one id at one camera"
-    assert any(" " in "".join(owners) and len(owners) > 1 for owners in inputs.owners.values()), "as a standing one"
-    assert sum(len(cameras) > 1 for cameras in inputs.cameras.values()) > 3, "one client with one id at two cameras"
-    for question_id in ("q0", "q1", "q2"):
-        assert len({site for site, _ in inputs.texts[question_id]}) > 1
-        assert len({text for _, text in inputs.texts[question_id]}) > 3, "sites and editions have texts of their own"
-    assert inputs.changed > 20
-    assert inputs.deleted > 5
-
-
-QUICK = 60_000
-
-
-@pytest.mark.parametrize("name", [mutation.name for mutation in (*QUESTION_MUTATIONS, *DISK_MUTATIONS)])
-def test_the_simulator_finds_what_was_broken_about_questions(name: str) -> None:
-    (mutation,) = [mutation for mutation in MUTATIONS if mutation.name == name]
-    assert hunt(mutation, events=QUICK).caught_by is not None
 
 
 def test_an_edge_book_starts_anew_with_its_process(problems: Problems, asked: AskedBooks) -> None:
