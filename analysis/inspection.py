@@ -25,13 +25,13 @@ class CameraFigures:
     """What a log says about one camera.
 
     Attributes:
-        frames: frames that were opened or deposited.
+        frames: frames that were opened or stored.
         queries: questions asked of them.
         outcomes: outcomes by name, ``open`` for those that the log does not see to their end.
         uplink_bytes: bytes on the wire to the broker, all headers counted.
         uplink_kbps: the same as a rate over the whole log.
         latent_bytes: coded latents among them.
-        deposits: whole latents in the log.
+        stored_latents: whole latents in the log.
         key_frames: frames that others may be coded given, also those that were retained from before the log.
     """
 
@@ -41,7 +41,7 @@ class CameraFigures:
     uplink_bytes: int
     uplink_kbps: float
     latent_bytes: int
-    deposits: int
+    stored_latents: int
     key_frames: int
 
 
@@ -234,11 +234,11 @@ def _cameras(traffic: Traffic, duration_s: float) -> dict[str, CameraFigures]:
         queries.setdefault(query.camera, []).append(query)
     frames: Counter[str] = Counter()
     latent_bytes: Counter[str] = Counter()
-    deposits: Counter[str] = Counter()
+    stored_latents: Counter[str] = Counter()
     for frame in traffic.frames.values():
         frames[frame.camera] += 1
         latent_bytes[frame.camera] += frame.latent_bytes
-        deposits[frame.camera] += frame.deposited is not None
+        stored_latents[frame.camera] += frame.stored_latent is not None
     key_frames = Counter(camera for camera, _ in traffic.key_frames)
     names = sorted({*frames, *queries, *key_frames, *traffic.uplink_bytes})
     return {
@@ -249,7 +249,7 @@ def _cameras(traffic: Traffic, duration_s: float) -> dict[str, CameraFigures]:
             uplink_bytes=traffic.uplink_bytes[name],
             uplink_kbps=round(traffic.uplink_bytes[name] * 8 / 1000 / duration_s, 3) if duration_s else 0.0,
             latent_bytes=latent_bytes[name],
-            deposits=deposits[name],
+            stored_latents=stored_latents[name],
             key_frames=key_frames[name],
         )
         for name in names

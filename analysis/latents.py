@@ -81,7 +81,7 @@ class RecordedLatent:
 
 
 def recorded_latent(frame: FrameTrace, tables: FrequencyTables) -> RecordedLatent:
-    """Put together what the opens, chunks, hand-overs, the deposit and the key frame of a frame hold.
+    """Put together what the opens, chunks, hand-overs, the stored latent and the key frame of a frame hold.
 
     A piece that does not decode is left out, as a worker would: what is missing then shows in ``available``. So is one
     that was coded given a key frame, where the log does not hold that.
@@ -123,8 +123,8 @@ class _Piece(NamedTuple):
 
 
 def _pieces(frame: FrameTrace, latent_count: int) -> Iterator[_Piece]:
-    if frame.deposited is not None:
-        yield _Piece(0, frame.deposited.stop, frame.deposited.payload)
+    if frame.stored_latent is not None:
+        yield _Piece(0, frame.stored_latent.stop, frame.stored_latent.payload)
     if frame.as_key is not None:
         yield _Piece(0, latent_count, frame.as_key.message.payload)
     for _, opened in frame.opens:

@@ -66,7 +66,7 @@ def measure_model_times(traffic: Traffic) -> ModelTimes:
 
 def _batches(traffic: Traffic) -> dict[str, list[_Batch]]:
     """Batches of each worker in the order of their answers."""
-    looks: dict[str, dict[tuple[FrameKey, int], _Batch]] = {}
+    passes: dict[str, dict[tuple[FrameKey, int], _Batch]] = {}
     for query in traffic.queries.values():
         key = (query.camera, query.frame)
         for answered_ns, answer in query.answers:
@@ -76,30 +76,30 @@ def _batches(traffic: Traffic) -> dict[str, list[_Batch]]:
             if arrived_ns is None:
                 continue
             answered_s = answered_ns / _NS
-            look = looks.setdefault(answer.worker, {}).setdefault(
+            inference_pass = passes.setdefault(answer.worker, {}).setdefault(
                 (key, answer.latents), _Batch(arrived_ns / _NS, answered_s, answered_s, {key})
             )
-            look.first_answer_s = min(look.first_answer_s, answered_s)
-            look.last_answer_s = max(look.last_answer_s, answered_s)
-    return {worker: _joined(found.values()) for worker, found in looks.items()}
+            inference_pass.first_answer_s = min(inference_pass.first_answer_s, answered_s)
+            inference_pass.last_answer_s = max(inference_pass.last_answer_s, answered_s)
+    return {worker: _joined(found.values()) for worker, found in passes.items()}
 
 
-def _joined(looks: Iterable[_Batch]) -> list[_Batch]:
-    """Looks whose answers came together, as one batch each."""
+def _joined(passes: Iterable[_Batch]) -> list[_Batch]:
+    """Passes whose answers came together, as one batch each."""
     batches: list[_Batch] = []
-    for look in sorted(looks, key=lambda look: look.first_answer_s):
-        if batches and look.first_answer_s - batches[-1].last_answer_s < _SAME_BATCH_S:
+    for inference_pass in sorted(passes, key=lambda inference_pass: inference_pass.first_answer_s):
+        if batches and inference_pass.first_answer_s - batches[-1].last_answer_s < _SAME_BATCH_S:
             batch = batches[-1]
-            batch.arrived_s = min(batch.arrived_s, look.arrived_s)
-            batch.last_answer_s = max(batch.last_answer_s, look.last_answer_s)
-            batch.frames |= look.frames
+            batch.arrived_s = min(batch.arrived_s, inference_pass.arrived_s)
+            batch.last_answer_s = max(batch.last_answer_s, inference_pass.last_answer_s)
+            batch.frames |= inference_pass.frames
         else:
-            batches.append(look)
+            batches.append(inference_pass)
     return batches
 
 
 def _arrived_ns(frame: FrameTrace, answer: Answer, answered_ns: int) -> int | None:
-    """When the last latents of a look were sent to its worker."""
+    """When the last latents of a pass were sent to its worker."""
     came = [
         *(ns for ns, opened in frame.opens if opened.stop == answer.latents),
         *(ns for ns, _, passed in frame.handovers if passed.stop == answer.latents),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipeline.recording.deposit import Deposit
 from pipeline.recording.message import MqttProperties
+from pipeline.recording.stored_latent import StoredLatent
 from schemas.identity import QuestionContent, ad_hoc_query_id, is_ad_hoc
 from schemas.messages import (
     Accept,
@@ -123,11 +123,11 @@ class FrameTrace:
         chunks: further latents, with their times and the worker that they went to.
         controls: what workers told the edge, with their times.
         handovers: open messages passed on, with their times and the worker that they went to.
-        deposited: the whole latent from a local log, None without one.
-        deposited_ns: when it was deposited: the frame was offered then.
+        stored_latent: the whole latent from a local log, None without one.
+        stored_ns: when it was stored: the frame was offered then.
         key_frames: all key frames of the log, shared by all frames.
         query_ids: its queries.
-        wire_bytes: bytes that it put on the uplink: open, chunk, gone and outcome messages with all headers, and its
+        wire_bytes: bytes that it put on the uplink: open, chunk, revoke and outcome messages with all headers, and its
             key frame where it is one.
         latent_bytes: coded latents among them.
     """
@@ -139,8 +139,8 @@ class FrameTrace:
     chunks: list[tuple[int, str, Chunk]] = field(default_factory=list)
     controls: list[tuple[int, Control]] = field(default_factory=list)
     handovers: list[tuple[int, str, Handover]] = field(default_factory=list)
-    deposited: Deposit | None = None
-    deposited_ns: int | None = None
+    stored_latent: StoredLatent | None = None
+    stored_ns: int | None = None
     key_frames: Mapping[FrameKey, KeyTrace] = field(default_factory=dict, repr=False, compare=False)
     query_ids: list[str] = field(default_factory=list)
     wire_bytes: int = 0

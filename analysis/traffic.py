@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from analysis.traces import AskTrace, FrameKey, FrameTrace, KeyTrace, QueryTrace
 from analysis.translation import UNKNOWN, LogDecoder
 from pipeline.protocol.reducer import OutcomeReducer
-from pipeline.recording.deposit import decode_deposit
 from pipeline.recording.format import LATENT_ROOT
 from pipeline.recording.message import LoggedMessage, wire_bytes
+from pipeline.recording.stored_latent import decode_stored_latent
 from schemas.errors import WireError
 from schemas.identity import QuestionContent, is_ad_hoc, owner_of
 from schemas.messages import (
@@ -27,7 +27,6 @@ from schemas.messages import (
     Ask,
     Busy,
     Chunk,
-    Gone,
     Handover,
     KeyFrame,
     Message,
@@ -37,6 +36,7 @@ from schemas.messages import (
     Question,
     Refine,
     Reject,
+    Revoke,
     Status,
     Text,
 )
@@ -60,7 +60,7 @@ class Traffic:
         fingerprints: messages that name a codec fingerprint (hexadecimal), by fingerprint.
         uplink_bytes: bytes on the wire from the edge, all headers counted as on TLS, by camera.
         downlink_bytes: the same to the edge, by camera.
-        messages: messages by topic family, ``$local/latent`` for deposits.
+        messages: messages by topic family, ``$local/latent`` for stored latents.
         undecodable: messages that are none of ours or do not decode, as ``family/reason``.
         repeats: messages that a log holds more than once: redeliveries and copies.
         conflicts: terminals that contradict the one that counts.
@@ -139,7 +139,7 @@ class _Reader:
             traffic.start_ns = logged.time_ns
         traffic.stop_ns = logged.time_ns
         if logged.topic.startswith(LATENT_ROOT):
-            self._deposit(logged)
+            self._stored_latent(logged)
             return
         try:
             topic, message = self._decoder.decode(logged)
@@ -174,15 +174,15 @@ class _Reader:
     def _pinned(self, digest: bytes) -> QuestionContent | None:
         return self._contents.get(digest) or self._decoder.pinned.get(digest)
 
-    def _deposit(self, logged: LoggedMessage) -> None:
+    def _stored_latent(self, logged: LoggedMessage) -> None:
         try:
-            deposit = decode_deposit(logged.topic, logged.payload)
+            stored = decode_stored_latent(logged.topic, logged.payload)
         except WireError as error:
             self._traffic.undecodable[f"latent/{error.reason}"] += 1
             return
         self._traffic.messages["$local/latent"] += 1
-        frame = self._frame(deposit.camera, deposit.frame)
-        frame.deposited, frame.deposited_ns = deposit, logged.time_ns
+        frame = self._frame(stored.camera, stored.frame)
+        frame.stored_latent, frame.stored_ns = stored, logged.time_ns
 
     def _message(self, logged: LoggedMessage, topic: Topic, message: Message) -> None:
         traffic, now_ns = self._traffic, logged.time_ns
@@ -195,7 +195,7 @@ class _Reader:
                 self._sent(wire_bytes(logged), frame, len(message.payload))
             case KeyFrame():
                 self._key_frame(logged, topic.name("camera"), message)
-            case Gone():
+            case Revoke():
                 self._sent(wire_bytes(logged), self._frame(message.camera, message.frame))
             case Text():
                 self._texts.setdefault((message.owner, message.question_id), message.content())

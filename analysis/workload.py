@@ -29,7 +29,7 @@ _NS_PER_MS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedLook:
+class RecordedPass:
     """What the model said to one query when it had read a prefix.
 
     Attributes:
@@ -51,7 +51,7 @@ class RecordedQuery:
         query_id: its key in the log.
         question: the question, with its owner; :data:`PLACEHOLDER` where the log never says its text.
         deadline_s: when it had to be decided.
-        looks: answers by prefix, ascending, each prefix once.
+        passes: answers by prefix, ascending, each prefix once.
         outcome: how it ended, None where the log does not say.
         answer_text: the answer that counted.
         decided_s: when, None where the log does not say.
@@ -60,7 +60,7 @@ class RecordedQuery:
     query_id: str
     question: QuestionContent
     deadline_s: float
-    looks: tuple[RecordedLook, ...]
+    passes: tuple[RecordedPass, ...]
     outcome: Outcome | None
     answer_text: str
     decided_s: float | None
@@ -123,7 +123,7 @@ class Workload:
 def read_workload(traffic: Traffic) -> Workload:
     """Turn a log that is understood into work.
 
-    Frames whose latents never left their edge are not in it, unless they were deposited: they are counted in
+    Frames whose latents never left their edge are not in it, unless they were stored: they are counted in
     :attr:`Workload.lacks`, as is everything else that had to be left out or assumed.
     """
     start_ns = traffic.start_ns or 0
@@ -177,9 +177,9 @@ def _frame(
         else:
             lacks["frames whose wait for the uplink is unknown, taken as none"] += 1
             captured_ns = offered_ns = opened_ns
-    elif trace.deposited is not None and trace.deposited_ns is not None:
-        captured_ns = offered_ns = trace.deposited_ns
-        base_latents = trace.deposited.base
+    elif trace.stored_latent is not None and trace.stored_ns is not None:
+        captured_ns = offered_ns = trace.stored_ns
+        base_latents = trace.stored_latent.base
     else:
         lacks["frames whose latents never left the edge"] += 1
         lacks["queries of such frames"] += len(queries)
@@ -207,10 +207,10 @@ def _deadline_ns(query: QueryTrace, trace: FrameTrace, captured_ns: int) -> int 
 
 
 def _query(query: QueryTrace, start_ns: int, deadline_ns: int) -> RecordedQuery:
-    looks: dict[int, RecordedLook] = {}
+    passes: dict[int, RecordedPass] = {}
     for _, answer in query.answers:
         if answer.outcome is not Outcome.FAILED and answer.latents:
-            looks.setdefault(answer.latents, RecordedLook(answer.latents, answer.text, answer.score))
+            passes.setdefault(answer.latents, RecordedPass(answer.latents, answer.text, answer.score))
     return RecordedQuery(
         query_id=query.query_id,
         question=QuestionContent(
@@ -222,7 +222,7 @@ def _query(query: QueryTrace, start_ns: int, deadline_ns: int) -> RecordedQuery:
             query.risk,
         ),
         deadline_s=(deadline_ns - start_ns) / _NS,
-        looks=tuple(looks[prefix] for prefix in sorted(looks)),
+        passes=tuple(passes[prefix] for prefix in sorted(passes)),
         outcome=query.outcome,
         answer_text=query.answer_text,
         decided_s=None if query.decided_ns is None else (query.decided_ns - start_ns) / _NS,

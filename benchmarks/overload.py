@@ -3,7 +3,7 @@
 A private broker, edges with rendered cameras and one worker, each a process as an operator starts it; the worker's
 model is slowed down, so that two cores are enough to overload it. First its capacity is measured: a site floods it.
 Then one site asks what the pool can do well, a second one joins for the peak and leaves again. Ad-hoc questions are
-asked all along. Printed is for each phase what became of the questions, how far the first site was thinned out, and the
+asked all along. Printed is for each phase what became of the questions, what the first site shed, and the
 memory of worker and edge; then the time until that site was back at its full rate. Takes four minutes or so. Ends with
 status 1 when an ad-hoc question in a hundred was late, memory grew by more than a tenth, or the full rate did not come
 back.
@@ -222,14 +222,14 @@ async def overload(arguments: argparse.Namespace, folder: Path, console: Console
                 for phase in ("before", "peak", "after"):
                     if phase == "peak":
                         peak_s = CAMERAS / ((arguments.load - CALM_LOAD) * capacity_hz)
-                        rival = await start_site(launcher, broker, "peak", peak_s, arguments.metrics_port + 1)
+                        second = await start_site(launcher, broker, "peak", peak_s, arguments.metrics_port + 1)
                     reader.phase = phase
                     found = await watch(arguments.phase, watched, arguments.metrics_port, began_s)
                     figures["phases"][phase] = found
                     if phase == "peak":
                         left_out = scraped(arguments.metrics_port + 1, "standing_slots_left_out_total")
                         figures["peak_site_left_out"] = left_out
-                        await rival.drain()
+                        await second.drain()
                     console.print(f"{phase}: {found}")
             finally:
                 asking.cancel()

@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from broker_config.launcher import LocalBroker
 from cloud_workers.inference.backend import InferenceAnswer
 from cloud_workers.inference.in_process import InProcessBackend
-from cloud_workers.look_engine import VlmLookEngine
 from cloud_workers.model_thread import model_thread
 from cloud_workers.node import WorkerNode
+from cloud_workers.pass_engine import VlmPassEngine
 from cloud_workers.prefix_store import PrefixStore
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
@@ -125,7 +125,7 @@ async def _work(port: int, tables: FrequencyTables, pipe: Connection) -> None:
 
     with model_thread(1) as thread:
         async with bus, asyncio.TaskGroup() as group:
-            engine = VlmLookEngine(
+            engine = VlmPassEngine(
                 PrefixStore(tables, InstantDecoder()), InProcessBackend(InstantModel(), thread), thread
             )
             node = WorkerNode(session, bus, engine, Metrics())

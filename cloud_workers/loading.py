@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from cloud_workers.inference.backend import InferenceBackend
 from cloud_workers.inference.in_process import open_in_process
-from cloud_workers.look_engine import LookEngine, VlmLookEngine
-from cloud_workers.look_scores import LookScores
+from cloud_workers.pass_engine import PassEngine, VlmPassEngine
+from cloud_workers.pass_scores import PassScores
 from cloud_workers.prefix_store import PrefixStore
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
@@ -39,7 +39,7 @@ class WorkerModel:
 
     spec: CodecSpec
     stop_rule: StopRule
-    engine: LookEngine
+    engine: PassEngine
     backend: InferenceBackend
     shift: ShiftDetector | None = None
 
@@ -89,5 +89,5 @@ def load_worker_model(
         load_prefix_decoder(codec_dir, device=settings.device),
         max_frames=settings.capacity_frames,
     )
-    scores = LookScores(stop, tables)
-    return WorkerModel(spec, stop_rule, VlmLookEngine(store, backend, thread, scores), backend, scores.shift)
+    scores = PassScores(stop, tables)
+    return WorkerModel(spec, stop_rule, VlmPassEngine(store, backend, thread, scores), backend, scores.shift)

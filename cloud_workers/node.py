@@ -25,8 +25,8 @@ import structlog
 
 from cloud_workers.inference.in_process import open_in_process
 from cloud_workers.loading import OpenBackend, load_worker_model
-from cloud_workers.look_engine import LookDone, LookEngine, LookResult
 from cloud_workers.model_thread import model_thread
+from cloud_workers.pass_engine import PassDone, PassEngine, PassResult
 from cloud_workers.telemetry import watch_shift, watch_worker
 from pipeline.bus.base import Bus, ConnectionChange, Inbound
 from pipeline.codec.bundled import bundled_codec_dir
@@ -137,7 +137,7 @@ class WorkerNode(Node):
         self,
         session: WorkerSession,
         bus: Bus,
-        engine: LookEngine,
+        engine: PassEngine,
         metrics: Metrics,
         *,
         clock: Clock | None = None,
@@ -209,17 +209,17 @@ class WorkerNode(Node):
     async def _run_batch(self, batch: ports.RunBatch) -> None:
         started_s = self._clock.now_s()
         try:
-            results = [_as_result(result) for result in await self._engine.run(batch.looks)]
-        except Exception as error:  # noqa: BLE001 - the looks must not hang at the model for ever
-            failure = ports.LookFailure(RejectReason.MODEL, f"{type(error).__name__}: {error}")
-            self._batch_done(batch, [failure for _ in batch.looks])
+            results = [_as_result(result) for result in await self._engine.run(batch.passes)]
+        except Exception as error:  # noqa: BLE001 - the passes must not hang at the model for ever
+            failure = ports.PassFailure(RejectReason.MODEL, f"{type(error).__name__}: {error}")
+            self._batch_done(batch, [failure for _ in batch.passes])
             self._containment.note("batch", error)
             return
         self._batch_seconds.observe(self._clock.now_s() - started_s)
-        self._batch_frames.inc(len(batch.looks))
+        self._batch_frames.inc(len(batch.passes))
         self._batch_done(batch, results)
 
-    def _batch_done(self, batch: ports.RunBatch, results: Sequence[ports.LookResult]) -> None:
+    def _batch_done(self, batch: ports.RunBatch, results: Sequence[ports.PassResult]) -> None:
         with self._containment.around("batch done"):
             self._session.batch_done(batch.token, results, self._clock.now_s())
         self._poll()
@@ -308,7 +308,7 @@ class WorkerNode(Node):
         self._poll()
 
 
-def _as_result(result: LookResult) -> ports.LookResult:
-    if isinstance(result, LookDone):
+def _as_result(result: PassResult) -> ports.PassResult:
+    if isinstance(result, PassDone):
         return result.answers
-    return ports.LookFailure(result.reason, result.problem)
+    return ports.PassFailure(result.reason, result.problem)

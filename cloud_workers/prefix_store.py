@@ -1,4 +1,4 @@
-"""Chunks of latents to visual tokens. Each chunk is range-decoded once, however often its frame is looked at."""
+"""Chunks of latents to visual tokens. Each chunk is range-decoded once, however often its frame is read."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.codec.bitstream import decode_chunk
 from pipeline.codec.latent import PrefixAssembler
 from pipeline.codec.prediction import KeyFramePrediction
 from pipeline.codec.tables import FrequencyTables
-from pipeline.protocol.effects import KeyData, Look
+from pipeline.protocol.effects import InferencePass, KeyData
 from schemas.errors import BitstreamError
 from schemas.types import FrameId
 
 MAX_FRAMES: Final = 1_024
-"""Frames under way at a busy worker; one that was dropped is decoded again from the chunks that its look carries."""
+"""Frames under way at a busy worker; one that was dropped is decoded again from the chunks that its pass carries."""
 MAX_BYTES: Final = 32 * 1024 * 1024
 """Symbols of those frames; 1,024 frames of 64 latents x 32 symbols take 8 MB."""
 MAX_KEYS: Final = 128
@@ -42,12 +42,12 @@ class PrefixDecoder(Protocol):
 
 
 class PrefixStore:
-    """Prefixes of the frames that a worker is looking at.
+    """Prefixes of the frames that a worker has at its model.
 
     Args:
         tables: frequency tables of the codec.
         decoder: its synthesis.
-        max_frames: frames kept; the least recently looked at is dropped first.
+        max_frames: frames kept; the least recently read is dropped first.
         max_bytes: symbols kept.
     """
 
@@ -70,11 +70,11 @@ class PrefixStore:
     def __len__(self) -> int:
         return len(self._frames)
 
-    def symbols(self, look: Look) -> NDArray[np.int32]:
-        """Symbols of a look's prefix.
+    def symbols(self, inference_pass: InferencePass) -> NDArray[np.int32]:
+        """Symbols of a pass's prefix.
 
         Args:
-            look: its chunks run from 0 to ``look.stop``.
+            inference_pass: its chunks run from 0 to ``inference_pass.stop``.
 
         Returns:
             int32 ``[K, d]``, zeros beyond the prefix.
@@ -83,19 +83,19 @@ class PrefixStore:
             BitstreamError: a chunk or the key frame that it was coded given does not decode, a chunk contradicts an
                 earlier one, or one is missing.
         """
-        key = (look.camera, look.frame)
+        key = (inference_pass.camera, inference_pass.frame)
         prefix = self._frames.pop(key, None) or PrefixAssembler(self._tables)
         # A frame that failed stays out of the store: it starts afresh if its edge sends it again.
-        for chunk in look.chunks:
+        for chunk in inference_pass.chunks:
             prefix.add(chunk.start, chunk.stop, chunk.payload, self._given(chunk.key))
-        if prefix.prefix_length < look.stop:
-            raise BitstreamError(prefix.prefix_length, look.stop, "no chunk holds these latents")
+        if prefix.prefix_length < inference_pass.stop:
+            raise BitstreamError(prefix.prefix_length, inference_pass.stop, "no chunk holds these latents")
         self._frames[key] = prefix
         if len(self._frames) > self._capacity:
             self._frames.popitem(last=False)
         symbols, _ = prefix.prefix()
-        # An earlier look may have reached further than this one asks.
-        symbols[look.stop :] = 0
+        # An earlier pass may have reached further than this one asks.
+        symbols[inference_pass.stop :] = 0
         return symbols
 
     def tokens(self, symbols: Sequence[NDArray[np.int32]], prefix_lengths: Sequence[int]) -> torch.Tensor:

@@ -27,14 +27,14 @@ from edge_nodes.capture_policy import CapturePolicy
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.frame_log import FrameLog
-from edge_nodes.latent_deposit import LatentDeposit
+from edge_nodes.latent_store import LatentStore
+from edge_nodes.load_shedding_log import LoadSheddingLog
 from edge_nodes.observer import EdgeObserver
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.site import Site
 from edge_nodes.sources import FrameSource, make_source, redacted
 from edge_nodes.sources.view import viewed
 from edge_nodes.telemetry import EdgeTelemetry, watch_cameras, watch_site
-from edge_nodes.thinning_log import ThinningLog
 from pipeline.bus.base import Bus, ConnectionChange, Inbound, Subscription
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.key_frame_policy import KeyFramePolicy
@@ -110,7 +110,7 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
                 node_log(edge.recording, shown, kind="edge", name=edge.site, codec_dir=codec_dir, metrics=metrics)
             )
             if edge.recording.full_latents:
-                watchers.append(LatentDeposit(log))
+                watchers.append(LatentStore(log))
         session = EdgeSession(
             EdgeProtocolSettings(),
             site_settings(edge),
@@ -199,7 +199,7 @@ class EdgeNode(Node):
         self._journal_thread = journal_thread
         self._frame_log = frame_log
         self._pool_problems = PoolProblems(edge.pool, encoder.spec.fingerprint4.hex())
-        self._observers = [*observers, ThinningLog(session.thinning, clock, self._pool_problems)]
+        self._observers = [*observers, LoadSheddingLog(session.load_shedding, clock, self._pool_problems)]
         self._captures: dict[str, CameraCapture] = {}
         self._camera_problems = CameraProblems()
 
@@ -240,7 +240,7 @@ class EdgeNode(Node):
         return self._pool_problems.fits
 
     async def _prepare(self) -> Mapping[str, Any]:
-        await look_for_other_sites(self._bus)
+        await warn_of_other_sites(self._bus)
         await self._first_camera()
         return {"cameras": list(self._captures), "boot": f"{self._session.boot:08x}"}
 
@@ -359,7 +359,7 @@ def _journal_path(edge: EdgeSettings) -> Path | None:
     return None if edge.state_dir is None else edge.state_dir / f"asks-{edge.site}.sqlite3"
 
 
-async def look_for_other_sites(bus: Bus) -> None:
+async def warn_of_other_sites(bus: Bus) -> None:
     """Read the retained statuses of all edges once: names of cameras are unique in a fleet.
 
     A broker with roles refuses it; there the register keeps the names apart.

@@ -47,7 +47,9 @@ class EdgeTelemetry:
         metrics.watch_counters("uplink_latent_bytes", "Coded latents sent", "camera", lambda: self.latent_bytes)
         metrics.watch_counters("uplink_messages", "Publishes that left", "message", lambda: self.messages)
         metrics.watch_counters("frames_captured", "Frames that were asked about", "camera", lambda: self.captured)
-        self._wait_seconds = metrics.seconds("uplink_wait_seconds", "Wait of a publish for the uplink", ["lane"])
+        self._wait_seconds = metrics.seconds(
+            "uplink_wait_seconds", "Wait of a publish for the uplink", ["traffic_class"]
+        )
         self._source_up = metrics.gauge("source_up", "1 while the source of a camera is open", ["camera"])
         self._encode_seconds = metrics.seconds("encode_seconds", "Encoding of one frame, waiting included")
         self._first_prefix = metrics.shares("first_prefix_share", "First message of a frame, in shares of its latents")
@@ -70,8 +72,8 @@ class EdgeTelemetry:
         self.wire_bytes[sent.camera or SITE] += sent.wire_bytes
         self.latent_bytes[sent.camera or SITE] += sent.latent_bytes
         self.messages[sent.label] += 1
-        if sent.lane is not None:
-            self._wait_seconds.labels(sent.lane.replace(" ", "_")).observe(sent.waited_s)
+        if sent.traffic_class is not None:
+            self._wait_seconds.labels(sent.traffic_class.replace(" ", "_")).observe(sent.waited_s)
 
     def query_ended(self, decision: Decision, delay_s: float) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
@@ -99,13 +101,15 @@ def watch_site(metrics: Metrics, session: EdgeSession, pool_problems: PoolProble
         "standing_slots_left_out",
         "Slots without standing questions, because the pool is overloaded",
         "camera",
-        lambda: session.thinning.skipped,
+        lambda: session.load_shedding.skipped,
     )
     metrics.watch_counters(
-        "thinning_events", "What the thinning of standing questions goes by", "kind", lambda: session.thinning.counters
+        "load_shedding_events", "What load shedding goes by", "kind", lambda: session.load_shedding.counters
     )
     metrics.watch_gauge(
-        "standing_share", "Share of the standing slots that is taken; under 1: overload", lambda: session.thinning.share
+        "standing_share",
+        "Share of the standing slots that is taken; under 1: overload",
+        lambda: session.load_shedding.share,
     )
     metrics.watch_gauge("unfinished_queries", "Queries without an outcome", lambda: float(session.unfinished()))
     metrics.watch_gauge("uplink_waiting_messages", "Messages that wait for the uplink", lambda: session.uplink.unsent)

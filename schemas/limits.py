@@ -12,7 +12,7 @@ MAX_LATENT_PAYLOAD_BYTES: Final = 16_384
 16 KiB at 64 kbps already takes two seconds of the uplink."""
 
 MAX_QUERIES_PER_FRAME: Final = 64
-"""Questions asked of one frame. A look answers them in one batch, so the number bounds a worker's memory."""
+"""Questions asked of one frame. A pass answers them in one batch, so the number bounds a worker's memory."""
 
 MAX_BINARY_BYTES: Final = 24_576
 """Open, chunk and hand-over messages: one latent payload, 64 queries of at most 84 bytes, and the header. Far under the

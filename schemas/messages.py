@@ -64,7 +64,7 @@ class Kind(IntEnum):
 
     OPEN = 1
     CHUNK = 2
-    GONE = 3
+    REVOKE = 3
     TEXT = 4
     HANDOVER = 5
     ACCEPT = 6
@@ -220,10 +220,10 @@ class KeyFrame(BinaryMessage):
     """Coded symbols of all its latents, by themselves."""
 
 
-class Gone(BinaryMessage):
+class Revoke(BinaryMessage):
     """Edge to a claimant that comes too late: the frame has another owner, or its outcome already."""
 
-    kind: ClassVar[Kind] = Kind.GONE
+    kind: ClassVar[Kind] = Kind.REVOKE
     limit_bytes: ClassVar[int] = MAX_CONTROL_BYTES
 
     camera: Name
@@ -460,7 +460,7 @@ class Answer(JsonMessage):
     payload_bytes: UInt32
     """Latent payload that reached this worker for the frame so far."""
     looks: Annotated[int, Field(ge=0, le=1_000)]
-    """How many prefixes were looked at."""
+    """How many prefixes the model has read."""
     age_ms: Milliseconds | None = None
     """How old the frame was when it was opened first; null for a frame of now."""
     reason: Annotated[str, Field(max_length=MAX_REASON_CHARS)] = ""
@@ -596,6 +596,6 @@ class Status(JsonMessage):
 
 
 BINARY_MESSAGES: tuple[type[BinaryMessage], ...] = (
-    Open, Chunk, KeyFrame, Gone, Text, Handover, Accept, Refine, Busy, Reject, NeedText,
+    Open, Chunk, KeyFrame, Revoke, Text, Handover, Accept, Refine, Busy, Reject, NeedText,
 )  # fmt: skip
 JSON_MESSAGES: tuple[type[JsonMessage], ...] = (Answer, QueryOutcome, Question, Ask, Receipt, Status)

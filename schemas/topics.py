@@ -17,7 +17,6 @@ from schemas.messages import (
     Ask,
     Busy,
     Chunk,
-    Gone,
     Handover,
     KeyFrame,
     Message,
@@ -28,6 +27,7 @@ from schemas.messages import (
     Receipt,
     Refine,
     Reject,
+    Revoke,
     Status,
     Text,
 )
@@ -97,7 +97,7 @@ ROUTES: dict[Family, Route] = {
         "A frame with its questions and base prefix, dealt to one worker of the pool by the share group.",
     ),
     Family.CHUNK: Route(
-        ("worker", "camera"), (Chunk, Gone, Text), (Role.EDGE,), (Role.WORKER,), 0, False,
+        ("worker", "camera"), (Chunk, Revoke, Text), (Role.EDGE,), (Role.WORKER,), 0, False,
         "A worker's inbox: further latents of a frame, its end, or the text of a question.",
     ),
     Family.KEY: Route(

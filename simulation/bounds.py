@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from pipeline.protocol.edge_memory import KNOWN_WORKERS
+from pipeline.protocol.edge_caches import KNOWN_WORKERS
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.worker_caches import CAMERAS_OVER, KNOWN_CAMERAS, KNOWN_EDGES, KNOWN_PEERS
 from pipeline.protocol.worker_frame import MAX_EARLY_CHUNKS
-from pipeline.protocol.worker_memory import CAMERAS_OVER, KNOWN_CAMERAS, KNOWN_EDGES, KNOWN_PEERS
 from pipeline.protocol.worker_outgoing import MAX_BYTES, MAX_MESSAGES
 from pipeline.protocol.worker_session import WorkerSession
 

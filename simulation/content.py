@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from pipeline.protocol.effects import ChunkData, Look, LookAnswer
+from pipeline.protocol.effects import ChunkData, InferencePass, PassAnswer
 from pipeline.protocol.stop_rule import StopRule
 from schemas.errors import BitstreamError
 from schemas.types import AnswerType
@@ -134,21 +134,21 @@ def read_prefix(chunks: Iterable[ChunkData]) -> str:
     return there.hex()
 
 
-class LookModel(Protocol):
-    """What answers looks in the place of a model."""
+class PassModel(Protocol):
+    """What answers passes in the place of a model."""
 
-    def answer(self, look: Look) -> list[LookAnswer]:
-        """Answers to every query of a look.
+    def answer(self, inference_pass: InferencePass) -> list[PassAnswer]:
+        """Answers to every query of a pass.
 
         Raises:
-            ValueError: the look's latents are not the frame's, contiguous from 0.
+            ValueError: the pass's latents are not the frame's, contiguous from 0.
             BitstreamError: they are given a key frame that was damaged.
         """
         ...
 
 
 class SimulatedModel:
-    """Answers a look. Each query needs a prefix of its own before its answer is safe.
+    """Answers a pass. Each query needs a prefix of its own before its answer is safe.
 
     Args:
         seed: decides which prefix a query needs; the same for every worker, as for one model.
@@ -164,20 +164,22 @@ class SimulatedModel:
         draw = random.Random(f"{self._seed}/{query_id}")
         return LADDER[0] if draw.random() < self._easy_share else draw.choice(LADDER[1:])
 
-    def answer(self, look: Look) -> list[LookAnswer]:
-        """Answers to every query of a look.
+    def answer(self, inference_pass: InferencePass) -> list[PassAnswer]:
+        """Answers to every query of a pass.
 
         Raises:
-            ValueError: the look's latents are not the frame's, contiguous from 0.
+            ValueError: the pass's latents are not the frame's, contiguous from 0.
             BitstreamError: they are given a key frame that was damaged.
         """
         try:
-            mark = read_prefix(look.chunks)
+            mark = read_prefix(inference_pass.chunks)
         except ValueError as error:
-            raise ValueError(f"look {look.number} at {look.camera}/{look.frame}: {error}") from error
+            raise ValueError(
+                f"pass {inference_pass.number} over {inference_pass.camera}/{inference_pass.frame}: {error}"
+            ) from error
         answers = []
-        for query in look.queries:
-            safe = look.stop >= self.needed(query.query_id)
+        for query in inference_pass.queries:
+            safe = inference_pass.stop >= self.needed(query.query_id)
             text = echo(query.answer_type, safe, query.text, mark)
-            answers.append(LookAnswer(query.query_id, text, 0.97 if safe else 0.5))
+            answers.append(PassAnswer(query.query_id, text, 0.97 if safe else 0.5))
         return answers

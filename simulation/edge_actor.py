@@ -1,7 +1,7 @@
 """A simulated edge process: the real edge session on a thin uplink, with a disk that outlives it.
 
-It moves messages and time; every rule is the session's. What it adds is told to the judge: which questions are on disk,
-what was decided, and what is lost with a process.
+It moves messages and time; every rule is the session's. What it adds is told to the invariant checker: which questions
+are on disk, what was decided, and what is lost with a process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from pipeline.protocol.departure_queue import DepartureQueue
-from pipeline.protocol.departures import DepartureOrder, Lane
+from pipeline.protocol.departures import DepartureOrder, TrafficClass
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
 from pipeline.protocol.effects import AskedQuery, Decision, KeyFrameLost, Latent, TakeFrame
 from pipeline.protocol.journal_requests import (
@@ -25,9 +25,9 @@ from pipeline.protocol.journal_requests import (
     MoveToFile,
     ReadUnfinished,
 )
+from pipeline.protocol.load_shedding import LoadSheddingSettings
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, Publish, Received, Sent
 from pipeline.protocol.settings import EdgeProtocolSettings
-from pipeline.protocol.thinning import ThinningSettings
 from schemas import topics
 from schemas.messages import Answer, Ask, Busy, Chunk, Message, Open, QueryOutcome, Question, Refine
 from simulation.broker import BrokerModel
@@ -35,7 +35,7 @@ from simulation.clock import VirtualClock
 from simulation.content import FINGERPRINT, LADDER
 from simulation.disk import Disk
 from simulation.edge_asks import EdgeAsks
-from simulation.edge_books import EdgeBooks
+from simulation.edge_ledger import EdgeLedger
 from simulation.encoder import SimulatedEncoder
 from simulation.process import SimulatedProcess
 from simulation.sent_latents import SentLatents
@@ -61,7 +61,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         on_problem: called with what breaks a rule at this edge: the rule, what it is about, what was seen.
         on_reply: called with each terminal that a client is told on its reply topic.
         on_forgotten: called with queries whose decisions died with a process before the disk had them.
-        thinning: how it gives way to an overloaded pool.
+        load_shedding: how it gives way to an overloaded pool.
         priorities: weight of cameras on the uplink.
         order: makes what decides which message leaves the uplink next, from its rate in kbps.
         on_sent: called with each message that leaves.
@@ -69,7 +69,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         questions: standing questions of its settings.
         publishes: the broker takes them; else workers have to ask for their texts.
         join_s: an ad-hoc question waits so long for a frame of its camera, then one is taken for it.
-        books: of the site, where it is judged.
+        ledger: of the site, where it is judged.
 
     Attributes:
         disk: of the site.
@@ -95,7 +95,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         on_problem: Callable[[str, str, str], None],
         on_reply: Callable[[Answer | QueryOutcome], None] | None = None,
         on_forgotten: Callable[[list[str]], None] | None = None,
-        thinning: ThinningSettings | None = None,
+        load_shedding: LoadSheddingSettings | None = None,
         priorities: Mapping[str, float] | None = None,
         order: Callable[[float | None], DepartureOrder] = DepartureQueue,
         on_sent: Callable[[Sent], None] | None = None,
@@ -103,7 +103,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         questions: Iterable[Question] = (),
         publishes: bool = True,
         join_s: float = 0.0,
-        books: EdgeBooks | None = None,
+        ledger: EdgeLedger | None = None,
     ) -> None:
         super().__init__(clock, broker, site)
         self.site = site
@@ -129,14 +129,14 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self._site_settings = SiteSettings(
             site, pool, dict.fromkeys(cameras, tuple(own)), own, uplink_kbps, priorities or {}
         )
-        self._thinning_settings = thinning
+        self._load_shedding_settings = load_shedding
         self._uplink_kbps = uplink_kbps
         self._order = order
         self._on_sent = on_sent
         self._key_every = key_every
         self._publishes = publishes
         self._join_s = join_s
-        self._books = books
+        self._ledger = ledger
         self._on_terminal = on_terminal
         self._on_query = on_query
         self._on_problem = on_problem
@@ -163,12 +163,12 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             boot=self.boot,
             fingerprint=FINGERPRINT,
             now_s=self._clock.now_s,
-            thinning=self._thinning_settings,
+            load_shedding=self._load_shedding_settings,
             order=self._order,
         )
         self._encoder = SimulatedEncoder(self.session, f"{self.site}/{self.starts}", self._key_every)
-        if self._books is not None:
-            self._books.started()
+        if self._ledger is not None:
+            self._ledger.started()
         self._connect()
         self._after()
 
@@ -208,8 +208,8 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         """The end of a drain. Returns the standing queries whose outcome nobody was told."""
         if self._linked and self._broker.is_up(self.site):
             self.session.leave(self._clock.now_s)
-            topic, farewell = self._will()
-            self._broker.publish(self.site, topic, farewell, qos=1, retain=True)
+            topic, offline_status = self._will()
+            self._broker.publish(self.site, topic, offline_status, qos=1, retain=True)
             self._broker.disconnect(self.site)
         return self._end()
 
@@ -248,7 +248,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         latent: Latent | None = None,
         base_latents: int = LADDER[0],
     ) -> None:
-        """A slot of a camera has come; unless thinning leaves it out, a frame is taken and questions are asked of it.
+        """A slot of a camera has come; unless load shedding skips it, a frame is taken and questions are asked of it.
 
         Args:
             camera: the camera.
@@ -259,7 +259,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         if not self.alive or self.frozen or self.draining:
             return
         standing = any(not query.ad_hoc for query in queries)
-        if standing and not self.session.thinning.takes(camera, self._clock.now_s):
+        if standing and not self.session.load_shedding.takes(camera, self._clock.now_s):
             queries = [query for query in queries if query.ad_hoc]
         self._clock.handled += 1
         self._take(camera, queries, latent=latent, base_latents=base_latents)
@@ -285,8 +285,8 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         both = [*queries, *self.session.still_asked(camera, waiting)]
         if both:
             frame, mark = self._encoder.offer(camera, both, now_s, latent=latent, base_latents=base_latents)
-            if self._books is not None:
-                self._books.offered(camera, frame, mark, both, now_s)
+            if self._ledger is not None:
+                self._ledger.offered(camera, frame, mark, both, now_s)
             for query in queries:
                 self._on_query(self.site, query.query_id(camera, frame), query.deadline_s, query.ad_hoc)
         self._after()
@@ -311,12 +311,12 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self.asks.arrives(received.token if isinstance(message, Ask) else None)
         if isinstance(message, Busy):
             self._latents.gave_up(topic.name("camera"), message)
-        if self._books is None:
+        if self._ledger is None:
             self.session.receive(received, now_s)
         else:
-            self._books.hears(self.session, received, message, now_s)
+            self._ledger.hears(self.session, received, message, now_s)
             if isinstance(message, Refine):
-                self._books.refined(topic.name("camera"), now_s)
+                self._ledger.refined(topic.name("camera"), now_s)
 
     # ---- outputs ----------------------------------------------------------------------------------------------------
 
@@ -351,8 +351,8 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             self.asks.says(message.query_id)
         elif publish.label == "reply" and isinstance(message, Answer | QueryOutcome):
             self._replied(publish.topic, message)
-        if self._books is not None and isinstance(message, Open | Chunk):
-            self._books.left(self.session, publish, now_s, self.backlog_s())
+        if self._ledger is not None and isinstance(message, Open | Chunk):
+            self._ledger.left(self.session, publish, now_s, self.backlog_s())
         self.counters["latents_sent_again"] += self._latents.sent(publish.topic, message)
         if publish.label == "question" and not self._publishes:
             self._wire.refuse(publish)
@@ -361,7 +361,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
 
     def _sent(self, sent: Sent) -> None:
         self.wire_bytes += sent.wire_bytes
-        if sent.lane is Lane.OPEN or sent.label == "chunk":
+        if sent.traffic_class is TrafficClass.OPEN or sent.label == "chunk":
             self.longest_wait_s = max(self.longest_wait_s, sent.waited_s)
         if self._on_sent is not None:
             self._on_sent(sent)
@@ -381,8 +381,8 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             self._on_reply(message)
 
     def _decided(self, decision: Decision) -> None:
-        if self._books is not None:
-            self._books.decided(decision)
+        if self._ledger is not None:
+            self._ledger.decided(decision)
         self.asks.ended(decision.query_id)
         if decision.publish is not None and not decision.ad_hoc:
             self._unsaid.add(decision.query_id)

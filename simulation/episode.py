@@ -1,4 +1,4 @@
-"""One episode: a small fleet with its workload and faults, as a plan says, under the eyes of the judge."""
+"""One episode: a small fleet with its workload and faults, as a plan says, under the eyes of the invariant checker."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from pipeline.protocol.effects import Decision
 from pipeline.protocol.worker_work import WorkCosts
 from schemas import topics
 from schemas.messages import Answer, Message, QueryOutcome, Question, Status
-from simulation.asked_books import AskedBooks
 from simulation.bounds import edge_buffers, edge_leaks, worker_buffers, worker_leaks
 from simulation.broker import BrokerModel, Deleted
 from simulation.clock import VirtualClock
 from simulation.content import FINGERPRINT, LADDER, SimulatedModel
 from simulation.edge_actor import EdgeActor
-from simulation.edge_books import EdgeBooks
+from simulation.edge_ledger import EdgeLedger
 from simulation.injector import GONE_S, Injector
-from simulation.judge import EdgeState, Judge, Violation
+from simulation.invariant_checker import EdgeState, InvariantChecker, Violation
 from simulation.links import LinkFaults
 from simulation.plan import (
     LONGEST_DEADLINE_S,
@@ -32,10 +31,11 @@ from simulation.plan import (
     SitePlan,
     WorkerPlan,
 )
+from simulation.query_ledger import QueryLedger
 from simulation.questions import CROWD, CROWD_QUESTION, published
 from simulation.trace import Trace, frame_key
 from simulation.worker_actor import WorkerActor
-from simulation.worker_books import WorkerBooks
+from simulation.worker_ledger import WorkerLedger
 
 POOL = "main"
 _VISUAL_TOKENS = 64
@@ -97,9 +97,9 @@ class Episode:
         self.plan = plan
         self.clock = VirtualClock()
         slowest_s = max((worker.batch_s + worker.frame_s for worker in plan.workers), default=0.0)
-        looks = len(LADDER) * plan.most_passes
-        self.judge = Judge(plan.worker.max_hops, looks * slowest_s, self._edge_state)
-        self._asked_books = AskedBooks(self._problem)
+        passes = len(LADDER) * plan.most_passes
+        self.checker = InvariantChecker(plan.worker.max_hops, passes * slowest_s, self._edge_state)
+        self._query_ledger = QueryLedger(self._problem)
         tokens = not math.isinf(plan.batch_tokens)
         self._costs = WorkCosts.by_tokens(_VISUAL_TOKENS) if tokens else WorkCosts.by_frames()
         self._all_fit = plan.all_fit
@@ -133,8 +133,8 @@ class Episode:
 
     def _worker(self, worker: WorkerPlan, model: SimulatedModel) -> WorkerActor:
         if worker.foreign:
-            self.judge.foreign_worker(worker.name)
-        rule = "foreign latents decoded" if worker.foreign else "look reads no prefix"
+            self.checker.foreign_worker(worker.name)
+        rule = "foreign latents decoded" if worker.foreign else "pass reads no prefix"
         return WorkerActor(
             self.clock,
             self.broker,
@@ -152,7 +152,7 @@ class Episode:
             fingerprint=b"none" if worker.foreign else FINGERPRINT,
             costs=self._costs,
             max_work=self.plan.batch_tokens,
-            books=partial(WorkerBooks, worker.name, self.plan.worker, self._costs, self._asked_books, self._problem),
+            ledger=partial(WorkerLedger, worker.name, self.plan.worker, self._costs, self._query_ledger, self._problem),
         )
 
     def _edge(self, site: SitePlan) -> EdgeActor:
@@ -173,7 +173,7 @@ class Episode:
             questions=site.questions,
             publishes=site.publishes,
             join_s=site.join_s,
-            books=EdgeBooks(site.name, self._asked_books, self._problem),
+            ledger=EdgeLedger(site.name, self._query_ledger, self._problem),
         )
 
     # ---- run --------------------------------------------------------------------------------------------------------
@@ -211,9 +211,9 @@ class Episode:
                 self._check()
                 if any(edge.alive and edge.backlog() for edge in self.edges.values()):
                     end_s = min(latest_end_s, max(end_s, self.clock.now_s + _GRACE_S + _SILENCE_S))
-            if self._stop_at_first and self.judge.violations:
+            if self._stop_at_first and self.checker.violations:
                 break
-        if not self.judge.violations:
+        if not self.checker.violations:
             self.clock.now_s = end_s
             self._check()
             self._check_end()
@@ -232,19 +232,19 @@ class Episode:
             message = Deleted() if change.question is None else change.question
             self.broker.publish("operator", topic, message, qos=1, retain=True)
 
-    # ---- what the judge is told -------------------------------------------------------------------------------------
+    # ---- what the invariant checker is told -------------------------------------------------------------------------
 
     def _published(self, topic: str, message: Message) -> None:
         now_s = self.clock.now_s
         if isinstance(message, Answer | QueryOutcome):
             if topic.split("/")[2] == topics.Family.REPLY:
                 return  # the same again, for its client alone; or why it is refused
-            if self.judge.is_refusal(message):
+            if self.checker.is_refusal(message):
                 self._line(f"a client is refused: {message.query_id} {message.reason}", message.query_id)
                 return
-            self._asked_books.published(message)
+            self._query_ledger.published(message)
         calm_since_s = self._calm_since_s() if isinstance(message, Answer | QueryOutcome) else math.inf
-        self.judge.published(message, now_s, calm_since_s)
+        self.checker.published(message, now_s, calm_since_s)
         self.injector.published(message)
         if not isinstance(message, Status | Question | Deleted):
             self._spoke_s = now_s
@@ -256,10 +256,10 @@ class Episode:
             self._trace.message(self.clock.now_s, topic, message, fate)
 
     def _terminal(self, site: str, decision: Decision) -> None:
-        self.judge.edge_decided(site, decision, self.clock.now_s)
+        self.checker.edge_decided(site, decision, self.clock.now_s)
         met_none = decision.frame.sequence == NO_FRAME_SEQUENCE
         if met_none and self.edges[site].asks.had_no_frame(decision.camera, decision.query_id):
-            self.judge.had_no_frame(decision.query_id)
+            self.checker.had_no_frame(decision.query_id)
         frame = frame_key(decision.camera, decision.frame)
         self._line(
             f"{site} decides {decision.query_id}: {decision.outcome} {decision.reason}", decision.query_id, frame
@@ -267,22 +267,22 @@ class Episode:
 
     def _query(self, site: str, query_id: str, deadline_s: float, ad_hoc: bool) -> None:
         self._asked += 1
-        self.judge.asked(site, query_id, self.clock.now_s, deadline_s, ad_hoc=ad_hoc)
+        self.checker.asked(site, query_id, self.clock.now_s, deadline_s, ad_hoc=ad_hoc)
         # A standing query's id begins with its frame.
         frame = () if ad_hoc else (f"frame {query_id.rpartition('/')[0]}",)
         self._line(f"{site} takes on {query_id}, deadline {deadline_s:.3f}", query_id, *frame)
 
     def _replied(self, site: str, message: Answer | QueryOutcome) -> None:
-        self.judge.replied(site, message, self.clock.now_s)
+        self.checker.replied(site, message, self.clock.now_s)
         self._line(f"{site} tells a client again: {message.query_id} {message.outcome}", message.query_id)
 
     def _forgotten(self, site: str, query_ids: list[str]) -> None:
-        self.judge.forgotten(site, query_ids)
-        self._asked_books.forgotten(site, query_ids)
+        self.checker.forgotten(site, query_ids)
+        self._query_ledger.forgotten(site, query_ids)
 
     def _damaged(self, _site: str, query_id: str) -> None:
-        self.judge.excuse(query_id)
-        self._asked_books.excuse(query_id)
+        self.checker.excuse(query_id)
+        self._query_ledger.excuse(query_id)
 
     def _edge_died(self, site: str, query_ids: list[str]) -> None:
         """Ask the workers which of these queries they hold: whoever holds one has to speak in its edge's place."""
@@ -290,13 +290,13 @@ class Episode:
         calm = self.injector.pool_calm_since_s() <= self.clock.now_s
         will_s = _WILL_S + self.plan.late_wills_s
         held = self._held(site, boot, self.clock.now_s + will_s) if calm else {}
-        self.judge.edge_died(query_ids, held, self.clock.now_s)
+        self.checker.edge_died(query_ids, held, self.clock.now_s)
         if held:
             self.clock.after(will_s, partial(self._will_is_known, site, boot, list(held)))
 
     def _will_is_known(self, site: str, boot: int, query_ids: list[str]) -> None:
         held = self._held(site, boot, self.clock.now_s)
-        self.judge.left_before_will([query_id for query_id in query_ids if query_id not in held])
+        self.checker.left_before_will([query_id for query_id in query_ids if query_id not in held])
 
     def _held(self, site: str, boot: int, after_s: float) -> dict[str, float]:
         """Queries of an edge process that healthy workers hold, with their deadlines there, if those come later."""
@@ -314,7 +314,7 @@ class Episode:
         return held
 
     def _problem(self, rule: str, subject: str, problem: str) -> None:
-        self.judge.problem(rule, self.clock.now_s, subject, problem)
+        self.checker.problem(rule, self.clock.now_s, subject, problem)
 
     def _line(self, text: str, *about: str) -> None:
         if self._trace is not None:
@@ -333,7 +333,7 @@ class Episode:
 
     def _check(self) -> None:
         now_s = self.clock.now_s
-        self.judge.check_time(now_s, self.injector.pool_calm_since_s())
+        self.checker.check_time(now_s, self.injector.pool_calm_since_s())
         running = [worker for worker in self.workers.values() if worker.alive]
         idle_frames = min(_IDLE_FRAMES, self.plan.worker.capacity_frames)
         if any(edge.backlog() > 2 for edge in self.edges.values()) or any(
@@ -342,8 +342,8 @@ class Episode:
             self._busy_until_s = now_s
         for worker in running:
             for buffer, size, bound in worker_buffers(worker.session, self.plan.worker):
-                self.judge.check_bound(now_s, f"{worker.name}: {buffer}", size, bound)
-            worker.check_books()
+                self.checker.check_bound(now_s, f"{worker.name}: {buffer}", size, bound)
+            worker.check_ledger()
             for table, size in worker_leaks(worker.session):
                 self._problem("a table leaks", f"{worker.name}: {table}", f"{size} with no frame")
         for edge in (edge for edge in self.edges.values() if edge.alive):
@@ -351,7 +351,7 @@ class Episode:
 
     def _check_edge(self, edge: EdgeActor, now_s: float) -> None:
         for buffer, size, bound in edge_buffers(edge.session, self.plan.edge):
-            self.judge.check_bound(now_s, f"{edge.site}: {buffer}", size, bound)
+            self.checker.check_bound(now_s, f"{edge.site}: {buffer}", size, bound)
         for table, size in edge_leaks(edge.session):
             self._problem("a table leaks", f"{edge.site}: {table}", f"{size} more than there are queries")
         counters = edge.session.counters
@@ -367,8 +367,8 @@ class Episode:
         for worker in self.workers.values():
             if worker.alive and not worker.frozen and worker.session.unfinished():
                 self._problem("frames left at a worker", worker.name, str(worker.session.unfinished()))
-        if self.judge.unfinished():
-            self._problem("no terminal", "", f"{self.judge.unfinished()} queries")
+        if self.checker.unfinished():
+            self._problem("no terminal", "", f"{self.checker.unfinished()} queries")
         if self._spoke_s > self.clock.now_s - _SILENCE_S:
             self._problem("live-lock", "", f"somebody still speaks at {self._spoke_s:.3f}")
 
@@ -381,19 +381,19 @@ class Episode:
             counters.update({f"edge_{name}": edge.asks.counters[name] for name in ("asked_again", "told_again")})
             counters["edge_replied"] += edge.counters["replied"]
         counters.update({f"broker_{name}": count for name, count in self.broker.counters.items()})
-        counters["died_with_edge"] = self.judge.with_edge
-        counters["spoken_for_lost_edge"] = self.judge.orphans
-        counters["let_go_before_will"] = self.judge.let_go
-        counters["repeats"] = self.judge.reducer.repeats
-        counters["conflicts"] = self.judge.reducer.conflicts
+        counters["died_with_edge"] = self.checker.with_edge
+        counters["spoken_for_lost_edge"] = self.checker.orphans
+        counters["let_go_before_will"] = self.checker.let_go
+        counters["repeats"] = self.checker.reducer.repeats
+        counters["conflicts"] = self.checker.reducer.conflicts
         return EpisodeReport(
             self.plan.seed,
             self.plan.healthy,
             self.clock.handled,
             self.clock.now_s,
             self._asked,
-            self.judge.outcomes,
-            self.judge.violations,
+            self.checker.outcomes,
+            self.checker.violations,
             Counter(str(fault.kind) for fault in self.plan.faults),
             counters,
             self._trace,

@@ -155,7 +155,7 @@ def draw_key_faults(
 
 
 def draw_relay(draw: random.Random, *, duration_s: float) -> list[Fault]:
-    """Faults under which frames change their owner twice while the first one still looks at them, in time order.
+    """Faults under which frames change their owner twice while the first one still reads them, in time order.
 
     The worker that has most to lose stops for a while, and nobody misses it, so that it stays in the share group. Who
     takes its frames over dies after asking for more, and they come back to the first one with a longer prefix.

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.protocol.effects import AskedQuery, Decision
+from pipeline.protocol.load_shedding import LoadSheddingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
-from pipeline.protocol.thinning import ThinningSettings
-from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_schedule import Schedule
+from pipeline.protocol.worker_throughput import ThroughputEstimate
 from schemas.errors import ConfigError
 from schemas.messages import Message
 from schemas.types import Outcome
@@ -90,7 +90,7 @@ class SimulatedFleet:
         on_query: called with site, query id, deadline and whether it is ad-hoc, for each query that an edge takes on.
         on_terminal: called with the site and each terminal of its edge.
         schedule: makes the rule by which workers order their frames.
-        thinning: how edges give way to an overloaded pool.
+        load_shedding: how edges give way to an overloaded pool.
     """
 
     def __init__(
@@ -99,8 +99,8 @@ class SimulatedFleet:
         *,
         on_query: Callable[[str, str, float, bool], None],
         on_terminal: Callable[[str, Decision], None],
-        schedule: Callable[[WorkerProtocolSettings, WorkerPace], Schedule] = Schedule,
-        thinning: ThinningSettings | None = None,
+        schedule: Callable[[WorkerProtocolSettings, ThroughputEstimate], Schedule] = Schedule,
+        load_shedding: LoadSheddingSettings | None = None,
     ) -> None:
         plan.check()
         self.draw = random.Random(plan.seed)
@@ -141,7 +141,7 @@ class SimulatedFleet:
                 on_terminal=on_terminal,
                 on_query=on_query,
                 on_problem=lambda rule, about, problem: _refuse(f"{rule}: {about}: {problem}"),
-                thinning=thinning,
+                load_shedding=load_shedding,
             )
             for first in firsts
         ]

@@ -81,10 +81,10 @@ class Hostile:
         if not frames or not self._broker.up:
             return
         frame = draw.choice(frames)
-        message = self._word(frame, draw)
+        message = self._control_message(frame, draw)
         self._broker.publish(WORKER, topics.control_topic(frame.camera), message, qos=0)
 
-    def _word(self, frame: EdgeFrame, draw: random.Random) -> Message:
+    def _control_message(self, frame: EdgeFrame, draw: random.Random) -> Message:
         about = {"worker": WORKER, "frame": frame.frame, "attempt": max(1, frame.attempt + draw.choice([-1, 0, 0, 1]))}
         start = draw.randrange(LATENTS)
         words: tuple[Message, ...] = (

@@ -363,6 +363,6 @@ class Injector:
 def _work_at_stake(worker: WorkerActor) -> int:
     """What would be lost with a worker: latents, for each attempt, above all those being read."""
     return sum(
-        frame.prefix * frame.attempt**2 * (8 if frame.stage is WorkerStage.LOOKING else 1)
+        frame.prefix * frame.attempt**2 * (8 if frame.stage is WorkerStage.INFERRING else 1)
         for frame in worker.session.frames()
     )

@@ -1,6 +1,6 @@
 """Deliberate faults in the protocol code. A simulator that misses one of them would miss a real bug of that kind too.
 
-Each mutation replaces a function for the time of a context; :func:`hunt` says which seed catches it.
+Each mutation replaces a function for the time of a context; :func:`detect` says which seed catches it.
 """
 
 from __future__ import annotations
@@ -8,20 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.protocol import edge_frames, worker_pace
+from pipeline.protocol import edge_frames, worker_throughput
 from pipeline.protocol.edge_frame import EdgeEvent, EdgeFrame, EdgeStage
 from pipeline.protocol.edge_frames import EdgeFrames
 from pipeline.protocol.edge_messages import EdgeMessages
-from pipeline.protocol.effects import Bidder, ChunkData, KeyData
+from pipeline.protocol.effects import ChunkData, KeyData, UtilityFunction
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_admission import Admission
+from pipeline.protocol.worker_caches import KeyFrames
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
 from pipeline.protocol.worker_frames import WorkerFrames
-from pipeline.protocol.worker_memory import KeyFrames
+from pipeline.protocol.worker_messages import WorkerMessages
 from pipeline.protocol.worker_progress import Progress
-from pipeline.protocol.worker_voice import WorkerVoice
 from schemas.identity import QuestionContent
-from schemas.messages import Chunk, Gone, Open, Refine, Reject, RejectReason, Text
+from schemas.messages import Chunk, Open, Refine, Reject, RejectReason, Revoke, Text
 from schemas.types import FrameId, Outcome
 from simulation.mutation import Mutation, nothing
 from simulation.mutations_of_disk import DISK_MUTATIONS
@@ -43,7 +43,7 @@ _decide = EdgeFrames._decide  # noqa: SLF001
 _reject = EdgeFrames._reject  # noqa: SLF001
 _to_worker = EdgeMessages._to_worker  # noqa: SLF001
 _receive_open = WorkerFrames.receive_open
-_hand_over = WorkerVoice.hand_over
+_hand_over = WorkerMessages.hand_over
 _query_id = QuestionContent.query_id
 
 
@@ -128,14 +128,14 @@ def _keep_all_keys(self: KeyFrames, camera: str, frame: FrameId, payload: bytes)
 
 
 def _chunk_without_key(
-    self: EdgeMessages, worker: str, camera: str, message: Chunk | Gone | Text, bid: Bidder | None = None
+    self: EdgeMessages, worker: str, camera: str, message: Chunk | Revoke | Text, utility: UtilityFunction | None = None
 ) -> None:
     if isinstance(message, Chunk):
         message = message.model_copy(update={"key": None})
-    _to_worker(self, worker, camera, message, bid)
+    _to_worker(self, worker, camera, message, utility)
 
 
-def _handover_without_key(self: WorkerVoice, peer: str, camera: str, message: Open, hops: int) -> None:
+def _handover_without_key(self: WorkerMessages, peer: str, camera: str, message: Open, hops: int) -> None:
     _hand_over(self, peer, camera, message.model_copy(update={"key": None}), hops)
 
 
@@ -146,7 +146,7 @@ def _fail_without_key(self: EdgeFrames, frame: EdgeFrame, message: Reject) -> No
 
 
 def _reject_orphans_too(self: Progress, frame: WorkerFrame) -> None:
-    self._voice.reject(frame.camera, frame, RejectReason.KEY_FRAME)
+    self._messages.reject(frame.camera, frame, RejectReason.KEY_FRAME)
     self._frames.forget(frame, WorkerEvent.GIVEN_UP)
 
 
@@ -164,15 +164,15 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("latents sent again are not counted", 2, EdgeFrames, "_refine", _uncounted),
     Mutation("ad-hoc questions are superseded too", 2, EdgeFrames, "_supersede", _supersede_all),
     Mutation("a query's key lacks its frame", 1, QuestionContent, "query_id", _without_frame),
-    Mutation("a stalled model keeps its leases", 4, worker_pace.WorkerPace, "batch_starts", nothing),
+    Mutation("a stalled model keeps its leases", 4, worker_throughput.ThroughputEstimate, "batch_starts", nothing),
     Mutation("claimed frames are handed over", 3, WorkerFrame, "may_pass_on", _unclaimed_or_not),
     Mutation("no hop limit", 5, WorkerFrame, "may_pass_on", _any_hops),
     Mutation("nobody speaks for a lost edge", 3, Progress, "_orphan", _no),
-    Mutation("the next edge process is believed", 6, Progress, "gone", _forget),
+    Mutation("the next edge process is believed", 6, Progress, "revoke", _forget),
     Mutation("a missing key frame is not missed", 1, WorkerFrames, "receive_open", _missing_key_ignored),
     Mutation("any key frame of the camera will do", 6, KeyFrames, "get", _latest_key),
     Mutation("chunks do not name their key frame", 1, EdgeMessages, "_to_worker", _chunk_without_key),
-    Mutation("hand-overs do not name their key frame", 1, WorkerVoice, "hand_over", _handover_without_key),
+    Mutation("hand-overs do not name their key frame", 1, WorkerMessages, "hand_over", _handover_without_key),
     Mutation("a missing key frame fails its frame", 1, EdgeFrames, "_reject", _fail_without_key),
     Mutation("opened again given the same key frame", 1, EdgeFrame, "stand_alone", nothing),
     Mutation("no bound on key frames", 1, KeyFrames, "learn", _keep_all_keys),
@@ -183,7 +183,7 @@ MUTATIONS: tuple[Mutation, ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Hunt:
+class MutationResult:
     """What the simulator made of a mutation.
 
     Attributes:
@@ -199,11 +199,11 @@ class Hunt:
     episode: int | None
 
 
-def hunt(mutation: Mutation, *, events: int = 1_000_000, seed: int | None = None) -> Hunt:
+def detect(mutation: Mutation, *, events: int = 1_000_000, seed: int | None = None) -> MutationResult:
     """Simulate with a mutation in place until an invariant breaks."""
     with mutation.applied():
         report = simulate(seed=mutation.seed if seed is None else seed, events=events, stop_at_first=True)
     if not report.violations:
-        return Hunt(mutation.name, None, report.events, None)
+        return MutationResult(mutation.name, None, report.events, None)
     episode, violation = report.violations[0]
-    return Hunt(mutation.name, violation.rule, report.events, episode)
+    return MutationResult(mutation.name, violation.rule, report.events, episode)

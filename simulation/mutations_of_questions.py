@@ -1,6 +1,7 @@
 """Deliberate faults about questions and memory: whose text, whose answer, what is kept, who goes first.
 
-What they break shows in answers, in looks, in the sizes that sessions tell their metrics, and in the order of messages.
+What they break shows in answers, in passes, in the sizes that sessions tell their metrics, and in the order of
+messages.
 """
 
 from __future__ import annotations
@@ -10,24 +11,24 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.protocol import expected_gain, worker_progress
-from pipeline.protocol.edge_memory import AdHocQueries, WorkerBoots
-from pipeline.protocol.effects import Decision, Look, LookAnswer, LookQuery, ReplyTo
+from pipeline.protocol.edge_caches import AdHocQueries, WorkerBoots
+from pipeline.protocol.effects import Decision, InferencePass, PassAnswer, PassQuery, ReplyTo
+from pipeline.protocol.worker_caches import DecidedQueries, Edges, Peers
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery, WorkerStage
 from pipeline.protocol.worker_frames import WorkerFrames
-from pipeline.protocol.worker_looks import Looks
-from pipeline.protocol.worker_memory import DecidedQueries, Edges, Peers
+from pipeline.protocol.worker_messages import WorkerMessages
+from pipeline.protocol.worker_passes import InferencePasses
 from pipeline.protocol.worker_store import FrameStore
 from pipeline.protocol.worker_texts import OwnedStore
-from pipeline.protocol.worker_voice import WorkerVoice
 from schemas.identity import QuestionContent
 from schemas.messages import Answer, Question, Status
 from schemas.types import Outcome
 from simulation.mutation import Mutation, nothing
 
-_look = WorkerFrame.look
+_inference_pass = WorkerFrame.inference_pass
 _receive_question = WorkerFrames.receive_question
-_finish = Looks.finish
-_answer = WorkerVoice.answer
+_finish = InferencePasses.finish
+_answer = WorkerMessages.answer
 _wait_for = FrameStore.wait_for
 _drop = FrameStore.drop
 _to_ask = WorkerFrame.to_ask
@@ -52,25 +53,32 @@ def _changes_frames(self: WorkerFrames, question: Question) -> None:
                 query.question = content
 
 
-def _swapped_texts(self: WorkerFrame, queries: Sequence[LookQuery], work: int = 1) -> Look:
+def _swapped_texts(self: WorkerFrame, queries: Sequence[PassQuery], work: int = 1) -> InferencePass:
     questions = [query.question for query in queries]
     rotated = [
-        LookQuery(query.query_id, question)
+        PassQuery(query.query_id, question)
         for query, question in zip(queries, [*questions[1:], *questions[:1]], strict=True)
     ]
-    return _look(self, rotated, work)
+    return _inference_pass(self, rotated, work)
 
 
-def _swapped_answers(self: Looks, look: Look, answers: Sequence[LookAnswer], now_s: float, *, batch: int = 0) -> None:
+def _swapped_answers(
+    self: InferencePasses, inference_pass: InferencePass, answers: Sequence[PassAnswer], now_s: float, *, batch: int = 0
+) -> None:
     ids = [answer.query_id for answer in answers]
     rotated = [
         replace(answer, query_id=query_id) for answer, query_id in zip(answers, [*ids[1:], *ids[:1]], strict=True)
     ]
-    _finish(self, look, rotated, now_s, batch=batch)
+    _finish(self, inference_pass, rotated, now_s, batch=batch)
 
 
 def _owner_of_site(
-    self: WorkerVoice, frame: WorkerFrame, query_id: str, query: WorkerQuery, outcome: Outcome | None, reason: str = ""
+    self: WorkerMessages,
+    frame: WorkerFrame,
+    query_id: str,
+    query: WorkerQuery,
+    outcome: Outcome | None,
+    reason: str = "",
 ) -> Answer:
     return _answer(self, frame, query_id, replace(query, owner=f"site/{frame.site}"), outcome, reason)
 
@@ -165,11 +173,11 @@ def _parked_is_never_ad_hoc(self: WorkerFrame) -> bool:
 
 QUESTION_MUTATIONS: tuple[Mutation, ...] = (
     Mutation("texts by question id: any owner's will do", 4, WorkerQuery, "take", _take_by_id),
-    Mutation("texts swapped between the questions of a look", 1, WorkerFrame, "look", _swapped_texts),
+    Mutation("texts swapped between the questions of a pass", 1, WorkerFrame, "inference_pass", _swapped_texts),
     Mutation("a changed question is asked of earlier frames", 1, WorkerFrames, "receive_question", _changes_frames),
-    Mutation("answers swapped between the queries of a look", 1, Looks, "finish", _swapped_answers),
+    Mutation("answers swapped between the queries of a pass", 1, InferencePasses, "finish", _swapped_answers),
     Mutation("kept answers by the client's bare id", 1, worker_progress, "DecidedQueries", _DecidedByBareId),
-    Mutation("answers name the site as owner", 1, WorkerVoice, "answer", _owner_of_site),
+    Mutation("answers name the site as owner", 1, WorkerMessages, "answer", _owner_of_site),
     Mutation("no bound on texts", 1, OwnedStore, "_bound", _keep_all_texts),
     Mutation("no bound on kept answers", 1, DecidedQueries, "add", _keep_all_answers),
     Mutation("no bound on decided ad-hoc questions", 1, AdHocQueries, "decide", _keep_all_terminals),
@@ -177,7 +185,7 @@ QUESTION_MUTATIONS: tuple[Mutation, ...] = (
     Mutation("a leak: bytes of frames that are done", 1, FrameStore, "drop", _bytes_stay),
     Mutation("a leak: frames that wait for texts", 1, FrameStore, "wait_for", _waits_for_ever),
     Mutation("a decided query is computed again", 2, DecidedQueries, "get", _never_decided),
-    Mutation("gone is ignored", 1, WorkerFrames, "receive_gone", nothing),
+    Mutation("revoke is ignored", 1, WorkerFrames, "receive_revoke", nothing),
     Mutation("an edge believes stale wills of workers", 1, WorkerBoots, "lost_by", _any_will_of_a_worker),
     Mutation("a worker believes stale wills of edges", 5, Edges, "learn", _any_will_of_an_edge),
     Mutation("a worker believes stale wills of workers", 1, Peers, "learn_status", _any_will_of_a_peer),

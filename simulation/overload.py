@@ -1,7 +1,8 @@
 """More work than the pool can do: a calm phase, a peak, and a calm phase again, with the rule and without it.
 
-The rule is that of :mod:`pipeline.protocol.worker_schedule` at the workers and :mod:`pipeline.protocol.thinning` at the
-edges. Without it workers take what fits and serve the earliest deadline first, and edges ask on as if all was well.
+The rule is that of :mod:`pipeline.protocol.worker_schedule` at the workers and :mod:`pipeline.protocol.load_shedding`
+at the edges. Without it workers take what fits and serve the earliest deadline first, and edges ask on as if all was
+well.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.protocol.effects import Decision
-from pipeline.protocol.thinning import ThinningSettings
+from pipeline.protocol.load_shedding import LoadSheddingSettings
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery
-from pipeline.protocol.worker_schedule import Pass, Picked, Schedule
+from pipeline.protocol.worker_schedule import Picked, PlannedPass, Schedule
 from schemas import topics
 from schemas.errors import ConfigError
 from schemas.messages import Ask
@@ -90,7 +91,7 @@ class EarliestDeadlineFirst(Schedule):
     ) -> Picked:
         """See :class:`~pipeline.protocol.worker_schedule.Schedule`."""
         first = sorted(parked, key=WorkerFrame.first_deadline_s)[:max_frames]
-        return Picked([Pass.whole(frame, frame_work) for frame in first], [])
+        return Picked([PlannedPass.whole(frame, frame_work) for frame in first], [])
 
     def admits(self, queries: Iterable[WorkerQuery], ahead: int, now_s: float) -> bool:  # noqa: ARG002
         """See :class:`~pipeline.protocol.worker_schedule.Schedule`."""
@@ -108,12 +109,12 @@ class _Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
     latencies_s: list[float] = field(default_factory=list)
 
-    def to_json(self, thinned: int) -> dict[str, Any]:
+    def to_json(self, shed: int) -> dict[str, Any]:
         asked = self.outcomes.total()
         latencies = np.array(self.latencies_s or [float("nan")])
         return {
-            "wanted": asked + thinned,
-            "thinned": thinned,
+            "wanted": asked + shed,
+            "shed": shed,
             "asked": asked,
             "answered_in_time": self.outcomes["answered"],
             **{str(outcome): self.outcomes[outcome] for outcome in Outcome if outcome is not Outcome.ANSWERED},
@@ -143,20 +144,20 @@ class OverloadSimulation:
             on_query=self._query,
             on_terminal=self._terminal,
             schedule=Schedule if plan.rule else EarliestDeadlineFirst,
-            thinning=None if plan.rule else ThinningSettings(floor=1.0),
+            load_shedding=None if plan.rule else LoadSheddingSettings(floor=1.0),
         )
         self._clock = self._fleet.clock
-        looks_hz = (
+        passes_hz = (
             plan.fleet.workers * MAX_BATCH_FRAMES / (plan.fleet.batch_ms + plan.fleet.frame_ms * MAX_BATCH_FRAMES)
         )
-        self._capacity_looks_hz = 1000 * looks_hz
-        self._frame_looks = expected_looks(plan.fleet.seed, plan.fleet.questions)
-        self._ask_looks = expected_looks(plan.fleet.seed, 1)
+        self._capacity_passes_hz = 1000 * passes_hz
+        self._frame_passes = expected_passes(plan.fleet.seed, plan.fleet.questions)
+        self._ask_passes = expected_passes(plan.fleet.seed, 1)
         self._starts_s = (WARM_UP_S, WARM_UP_S + plan.calm_s, WARM_UP_S + plan.calm_s + plan.peak_s)
         self._end_s = self._starts_s[2] + plan.after_s
         self._asked: dict[str, tuple[float, bool]] = {}
         self._tallies: dict[tuple[str, bool], _Tally] = {(p, k): _Tally() for p in PHASES for k in (False, True)}
-        self._thinned: Counter[str] = Counter()
+        self._shed: Counter[str] = Counter()
         self._answered_at_s: list[float] = []
         self._wanted_in_s: Counter[int] = Counter()
         self._answered_in_s: Counter[int] = Counter()
@@ -192,8 +193,8 @@ class OverloadSimulation:
 
     def _interval_s(self) -> float:
         """Time between frames of a camera that makes the load of this phase."""
-        standing_looks_hz = self._capacity_looks_hz * self._load() * (1 - self._plan.ad_hoc_share)
-        return self._plan.fleet.cameras * self._frame_looks / standing_looks_hz
+        standing_passes_hz = self._capacity_passes_hz * self._load() * (1 - self._plan.ad_hoc_share)
+        return self._plan.fleet.cameras * self._frame_passes / standing_passes_hz
 
     def _capture(self, edge: EdgeActor, camera: str, before_s: float) -> None:
         """A slot of a camera whose slots were so far apart until now."""
@@ -217,7 +218,7 @@ class OverloadSimulation:
         ask = Ask(query_id=f"ask-{self._asks}", text="?", deadline_ms=deadline_ms)
         self._asks += 1
         self._fleet.broker.publish(_CLIENT, topics.ask_topic(camera, _CLIENT), ask, qos=1)
-        rate_hz = self._capacity_looks_hz * self._load() * self._plan.ad_hoc_share / self._ask_looks
+        rate_hz = self._capacity_passes_hz * self._load() * self._plan.ad_hoc_share / self._ask_passes
         self._clock.after(draw.expovariate(rate_hz), self._ask)
 
     # ---- what is seen -----------------------------------------------------------------------------------------------
@@ -250,15 +251,15 @@ class OverloadSimulation:
         waiting = max(len(edge.session.frames.undecided()) + edge.backlog() for edge in edges)
         self._most_held[phase] = max(self._most_held[phase], held)
         self._most_waiting[phase] = max(self._most_waiting[phase], waiting)
-        skipped = sum(edge.session.thinning.skipped.total() for edge in edges)
+        skipped = sum(edge.session.load_shedding.skipped.total() for edge in edges)
         busy_s = sum(worker.busy_s for worker in workers)
-        thinned = (skipped - self._skipped_before) * self._plan.fleet.questions
-        self._thinned[phase] += thinned
-        self._wanted_in_s[int(self._clock.now_s - _SAMPLE_S / 2)] += thinned
+        shed = (skipped - self._skipped_before) * self._plan.fleet.questions
+        self._shed[phase] += shed
+        self._wanted_in_s[int(self._clock.now_s - _SAMPLE_S / 2)] += shed
         self._busy_s[phase] += busy_s - self._busy_before_s
         self._skipped_before, self._busy_before_s = skipped, busy_s
         if phase:
-            self._shares[phase].append(float(np.mean([edge.session.thinning.share for edge in edges])))
+            self._shares[phase].append(float(np.mean([edge.session.load_shedding.share for edge in edges])))
         if self._clock.now_s < self._end_s:
             self._clock.after(_SAMPLE_S, self._sample)
 
@@ -275,16 +276,16 @@ class OverloadSimulation:
             "cameras": plan.fleet.cameras,
             "workers": plan.fleet.workers,
             "deadline_s": plan.fleet.deadline_s,
-            "capacity_looks_per_s": round(self._capacity_looks_hz, 1),
-            "looks_per_frame": round(self._frame_looks, 3),
+            "capacity_passes_per_s": round(self._capacity_passes_hz, 1),
+            "passes_per_frame": round(self._frame_passes, 3),
             "load": {phase: plan.peak_load if phase == "peak" else plan.calm_load for phase in PHASES},
             "standing": {
-                phase: self._tallies[phase, False].to_json(self._thinned[phase])
+                phase: self._tallies[phase, False].to_json(self._shed[phase])
                 | {"answered_per_s": round(self._answered_hz(phase), 2)}
                 for phase in PHASES
             },
             "ad_hoc": {phase: self._tallies[phase, True].to_json(0) for phase in PHASES},
-            "thinned_to_share": {phase: round(float(np.mean(self._shares[phase])), 3) for phase in PHASES},
+            "standing_share": {phase: round(float(np.mean(self._shares[phase])), 3) for phase in PHASES},
             "model_busy": {
                 phase: round(self._busy_s[phase] / (plan.fleet.workers * lengths_s[phase]), 2) for phase in PHASES
             },
@@ -324,8 +325,8 @@ class OverloadSimulation:
         return recovered_s
 
 
-def expected_looks(seed: int, questions: int) -> float:
-    """Looks at a frame with so many questions until the last one is safe, when nothing hurries."""
+def expected_passes(seed: int, questions: int) -> float:
+    """Passes over a frame with so many questions until the last one is safe, when nothing hurries."""
     model = SimulatedModel(seed)
     draw = random.Random(seed)
     frames = _MEASURED_QUERIES // questions

@@ -161,7 +161,7 @@ class EpisodePlan:
 
     @property
     def most_passes(self) -> int:
-        """Looks that one prefix of a frame may take: each asks one of its questions at least."""
+        """Passes that one prefix of a frame may take: each asks one of its questions at least."""
         return 1 if math.isinf(self.batch_tokens) else len(QUESTIONS) + 1 + len(CLIENTS) * len(QUERY_IDS)
 
     @property

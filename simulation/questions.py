@@ -22,7 +22,7 @@ class Echo(NamedTuple):
     Attributes:
         safe: whether the model had read enough.
         text: what it was asked.
-        mark: of the frame that it looked at.
+        mark: of the frame that it read.
     """
 
     safe: bool

@@ -12,7 +12,7 @@ from pipeline.protocol.edge_frame import EDGE_TRANSITIONS, EdgeEvent, EdgeFrame
 from pipeline.protocol.worker_frame import WORKER_TRANSITIONS, WorkerEvent, WorkerFrame
 from simulation.draw_plan import draw_plan
 from simulation.episode import Episode, EpisodeReport
-from simulation.judge import Violation
+from simulation.invariant_checker import Violation
 
 _EPISODES_A_SEED = 1_000_000
 

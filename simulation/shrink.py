@@ -74,12 +74,12 @@ class _Search:
         size = -1
         while size != self._size() and self._events_left > 0:
             size = self._size()
-            self._thin(lambda plan: plan.sites, lambda plan, sites: without(plan, sites=sites))
-            self._thin(lambda plan: plan.faults, lambda plan, faults: replace(plan, faults=faults))
-            self._thin(lambda plan: plan.workers, lambda plan, workers: without(plan, workers=workers))
-            self._thin(lambda plan: plan.frames, lambda plan, frames: replace(plan, frames=frames))
-            self._thin(lambda plan: plan.asks, lambda plan, asks: replace(plan, asks=asks))
-            self._thin(lambda plan: plan.changes, lambda plan, changes: replace(plan, changes=changes))
+            self._reduce(lambda plan: plan.sites, lambda plan, sites: without(plan, sites=sites))
+            self._reduce(lambda plan: plan.faults, lambda plan, faults: replace(plan, faults=faults))
+            self._reduce(lambda plan: plan.workers, lambda plan, workers: without(plan, workers=workers))
+            self._reduce(lambda plan: plan.frames, lambda plan, frames: replace(plan, frames=frames))
+            self._reduce(lambda plan: plan.asks, lambda plan, asks: replace(plan, asks=asks))
+            self._reduce(lambda plan: plan.changes, lambda plan, changes: replace(plan, changes=changes))
             self._ask_less()
 
     def _size(self) -> int:
@@ -113,7 +113,7 @@ class _Search:
             )
         )
 
-    def _thin(
+    def _reduce(
         self,
         items_of: Callable[[EpisodePlan], Sequence[_Item]],
         with_items: Callable[[EpisodePlan, tuple[_Item, ...]], EpisodePlan],

@@ -11,7 +11,6 @@ from schemas.messages import (
     Ask,
     Busy,
     Chunk,
-    Gone,
     Handover,
     KeyFrame,
     Message,
@@ -23,6 +22,7 @@ from schemas.messages import (
     Refine,
     Reject,
     RejectReason,
+    Revoke,
     Status,
     Text,
 )
@@ -113,8 +113,8 @@ def describe(topic: str, message: Message) -> str:
         case Chunk():
             latents = f"latents {message.start}..{message.stop}{_given(message)}"
             text = f"edge to {level}: {latents}, attempt {message.attempt}"
-        case Gone():
-            text = f"edge to {level}: gone, attempt {message.attempt}"
+        case Revoke():
+            text = f"edge to {level}: revoke, attempt {message.attempt}"
         case Text():
             text = f"edge to {level}: text of {message.question_id}"
         case Accept():

@@ -1,10 +1,10 @@
-"""Orders of departure that the edge does not use: what :mod:`simulation.uplink_contest` compares it with."""
+"""Orders of departure that the edge does not use: what :mod:`simulation.scheduler_comparison` compares it with."""
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 
-from pipeline.protocol.departures import LANE_LIMITS, Departure, Lane
+from pipeline.protocol.departures import TRAFFIC_CLASS_LIMITS, Departure, TrafficClass
 
 
 class FirstComeFirstServed:
@@ -26,7 +26,7 @@ class FirstComeFirstServed:
 
     def put(self, departure: Departure, now_s: float) -> bool:
         """Queue a message; false when there are too many."""
-        if len(self._line) >= sum(LANE_LIMITS.values()):
+        if len(self._line) >= sum(TRAFFIC_CLASS_LIMITS.values()):
             return False
         departure.queued_s = now_s
         self._line.append(departure)
@@ -63,7 +63,7 @@ class Turns:
 
 
 class RoundRobin:
-    """Lanes, and in each of them the cameras in turn: chunks first, then open messages and reports alternately.
+    """Traffic classes, each with its cameras in turn: chunks first, then open messages and reports alternately.
 
     Args:
         rate_kbps: rate of the uplink, of which this order takes no notice.
@@ -74,27 +74,31 @@ class RoundRobin:
 
     def __init__(self, rate_kbps: float | None) -> None:  # noqa: ARG002 - made as every order is
         self.counters: Counter[str] = Counter()
-        self._lanes = {lane: Turns() for lane in Lane}
+        self._classes = {traffic_class: Turns() for traffic_class in TrafficClass}
         self._report_is_next = False
 
     def __len__(self) -> int:
-        return sum(len(turns) for turns in self._lanes.values())
+        return sum(len(turns) for turns in self._classes.values())
 
     def put(self, departure: Departure, now_s: float) -> bool:
-        """Queue a message; false when its lane is full."""
-        turns = self._lanes[departure.lane]
-        if len(turns) >= LANE_LIMITS[departure.lane]:
+        """Queue a message; false when its traffic class is full."""
+        turns = self._classes[departure.traffic_class]
+        if len(turns) >= TRAFFIC_CLASS_LIMITS[departure.traffic_class]:
             return False
         departure.queued_s = now_s
         turns.put(departure)
         return True
 
     def pop(self, now_s: float) -> Departure | None:  # noqa: ARG002 - the interface of every order
-        """The next one of the first lane that has any."""
-        later = (Lane.REPORT, Lane.OPEN) if self._report_is_next else (Lane.OPEN, Lane.REPORT)
-        for lane in (Lane.FRAME_UNDER_WAY, *later):
-            if len(self._lanes[lane]):
-                if lane is not Lane.FRAME_UNDER_WAY:
-                    self._report_is_next = lane is Lane.OPEN
-                return self._lanes[lane].pop()
+        """The next one of the first traffic class that has any."""
+        later = (
+            (TrafficClass.REPORT, TrafficClass.OPEN)
+            if self._report_is_next
+            else (TrafficClass.OPEN, TrafficClass.REPORT)
+        )
+        for traffic_class in (TrafficClass.FRAME_UNDER_WAY, *later):
+            if len(self._classes[traffic_class]):
+                if traffic_class is not TrafficClass.FRAME_UNDER_WAY:
+                    self._report_is_next = traffic_class is TrafficClass.OPEN
+                return self._classes[traffic_class].pop()
         return None

@@ -1,4 +1,4 @@
-"""What thin uplinks compete for in :mod:`simulation.uplink_contest`: cameras, questions, latents and a model.
+"""What thin uplinks compete for in :mod:`simulation.scheduler_comparison`: cameras, questions, latents and a model.
 
 Cameras differ in the number of their questions, their deadlines, the size of their latents, how soon their answers are
 safe, and their priority. Everything follows from the seed.
@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 from functools import partial
 
-from pipeline.protocol.effects import AskedQuery, Look, LookAnswer
+from pipeline.protocol.effects import AskedQuery, InferencePass, PassAnswer
 from simulation.clock import VirtualClock
 from simulation.content import LADDER, LATENTS
 from simulation.edge_actor import EdgeActor
@@ -29,7 +29,7 @@ _ASKS_HZ = (0.0, 0.0, 0.05)
 
 
 @dataclass(frozen=True, slots=True)
-class ContestPlan:
+class ComparisonPlan:
     """What is asked of whom.
 
     Attributes:
@@ -48,7 +48,7 @@ class ContestPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class ContestCamera:
+class WorkloadCamera:
     """What one camera is like.
 
     Attributes:
@@ -98,21 +98,21 @@ class ScoredModel:
         self._seed = seed
         self._evidence = evidence
 
-    def answer(self, look: Look) -> list[LookAnswer]:
-        """Answers to every query of a look."""
-        rungs = sum(look.stop >= rung for rung in LADDER)
+    def answer(self, inference_pass: InferencePass) -> list[PassAnswer]:
+        """Answers to every query of a pass."""
+        rungs = sum(inference_pass.stop >= rung for rung in LADDER)
         answers = []
-        for query in look.queries:
+        for query in inference_pass.queries:
             draw = random.Random(f"{self._seed}/{query.query_id}")
-            strength = self._evidence[look.camera]
+            strength = self._evidence[inference_pass.camera]
             truth = draw.choice((-1.0, 1.0))
             log_odds = sum(2 * strength * draw.gauss(truth * strength, 1.0) for _ in range(rungs))
             score = 1.0 / (1.0 + math.exp(-abs(log_odds)))
-            answers.append(LookAnswer(query.query_id, "yes" if log_odds > 0 else "no", score))
+            answers.append(PassAnswer(query.query_id, "yes" if log_odds > 0 else "no", score))
         return answers
 
 
-def draw_sites(plan: ContestPlan) -> list[list[ContestCamera]]:
+def draw_sites(plan: ComparisonPlan) -> list[list[WorkloadCamera]]:
     """The cameras of each site."""
     draw = random.Random(plan.seed)
     return [
@@ -121,12 +121,12 @@ def draw_sites(plan: ContestPlan) -> list[list[ContestCamera]]:
     ]
 
 
-def _camera(draw: random.Random, name: str, duration_s: float) -> ContestCamera:
+def _camera(draw: random.Random, name: str, duration_s: float) -> WorkloadCamera:
     interval_s = draw.choice(_INTERVALS_S)
     questions = tuple((f"q{index}", draw.choice(DEADLINES_S)) for index in range(draw.randint(1, 4)))
     rate_hz = draw.choice(_ASKS_HZ)
     asks = [draw.random() * duration_s for _ in range(round(rate_hz * duration_s))]
-    return ContestCamera(
+    return WorkloadCamera(
         name,
         interval_s,
         draw.random() * interval_s,
@@ -138,7 +138,7 @@ def _camera(draw: random.Random, name: str, duration_s: float) -> ContestCamera:
     )
 
 
-def schedule(clock: VirtualClock, edge: EdgeActor, camera: ContestCamera, duration_s: float) -> None:
+def schedule(clock: VirtualClock, edge: EdgeActor, camera: WorkloadCamera, duration_s: float) -> None:
     """Let a camera capture its frames and be asked its questions."""
     latent = _SizedLatent(camera.bytes_a_latent)
 

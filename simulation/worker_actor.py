@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 
-from pipeline.protocol.effects import Look
+from pipeline.protocol.effects import InferencePass
 from pipeline.protocol.ports import (
     Acknowledge,
     Contained,
-    LookFailure,
-    LookResult,
+    PassFailure,
+    PassResult,
     Problem,
     Publish,
     Received,
@@ -23,20 +23,20 @@ from pipeline.protocol.ports import (
 )
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
-from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_session import WorkerOutput, WorkerSession
 from pipeline.protocol.worker_status import WorkerIdentity
+from pipeline.protocol.worker_throughput import ThroughputEstimate
 from pipeline.protocol.worker_work import WorkCosts
 from schemas import topics
 from schemas.errors import BitstreamError
 from schemas.messages import Accept, KeyFrame, Message, Open, Question, RejectReason
 from simulation.broker import BrokerModel, Deleted
 from simulation.clock import VirtualClock
-from simulation.content import FINGERPRINT, RULE, LookModel, damaged
+from simulation.content import FINGERPRINT, RULE, PassModel, damaged
 from simulation.process import RECONNECT_S, SimulatedProcess, parse_topic
 from simulation.stalls import StallWatch
-from simulation.worker_books import WorkerBooks
+from simulation.worker_ledger import WorkerLedger
 
 _TO_BROKER_S = 0.005
 _SLOW_SHARE = 0.5
@@ -57,20 +57,20 @@ class WorkerActor(SimulatedProcess[WorkerOutput]):
         name: its name.
         pool: its pool.
         settings: of the protocol machine.
-        model: what answers looks.
+        model: what answers passes.
         batch_s: time of a batch beside its frames.
         frame_s: time of a frame in a batch.
         questions: standing questions that it knows from the start.
         fingerprint: codec that it decodes.
         stop_rule: when an answer is safe.
-        on_problem: called when a look reads what it must not.
+        on_problem: called when a pass reads what it must not.
         max_batch: frames in a batch.
         schedule: makes the rule of what goes first.
         hiccups: share of the batches that take far too long.
         on_stall: called when a worker renews a lease although its model is stalled.
-        costs: work of a look; by default that of one frame.
+        costs: work of a pass; by default that of one frame.
         max_work: work in a batch.
-        books: makes the book of a process, where it is judged.
+        ledger: makes the ledger of a process, where it is judged.
 
     Attributes:
         slowness: how many times as long as usual some batches take.
@@ -87,7 +87,7 @@ class WorkerActor(SimulatedProcess[WorkerOutput]):
         name: str,
         pool: str,
         settings: WorkerProtocolSettings,
-        model: LookModel,
+        model: PassModel,
         batch_s: float,
         frame_s: float,
         questions: Sequence[Question],
@@ -95,12 +95,12 @@ class WorkerActor(SimulatedProcess[WorkerOutput]):
         fingerprint: bytes = FINGERPRINT,
         stop_rule: StopRule = RULE,
         max_batch: int = 16,
-        schedule: Callable[[WorkerProtocolSettings, WorkerPace], Schedule] = Schedule,
+        schedule: Callable[[WorkerProtocolSettings, ThroughputEstimate], Schedule] = Schedule,
         hiccups: float = 0.0,
         on_stall: Callable[[str], None] | None = None,
         costs: WorkCosts | None = None,
         max_work: float = math.inf,
-        books: Callable[[], WorkerBooks] | None = None,
+        ledger: Callable[[], WorkerLedger] | None = None,
     ) -> None:
         super().__init__(clock, broker, name)
         self.slowness = 1.0
@@ -125,8 +125,8 @@ class WorkerActor(SimulatedProcess[WorkerOutput]):
         self._on_stall = on_stall
         self._costs = costs or WorkCosts.by_frames()
         self._max_work = max_work
-        self._new_books = books
-        self._books: WorkerBooks | None = None
+        self._new_ledger = ledger
+        self._ledger: WorkerLedger | None = None
         self._stalls: StallWatch
         self._keys: dict[str, KeyFrame] = {}
 
@@ -151,7 +151,7 @@ class WorkerActor(SimulatedProcess[WorkerOutput]):
             max_batch_frames=self._max_batch,
             max_batch_work=self._max_work,
         )
-        self._books = None if self._new_books is None else self._new_books()
+        self._ledger = None if self._new_ledger is None else self._new_ledger()
         for question in self._questions:
             self.tell(topics.question_topic(question.site, question.question_id), question)
         self._connect()
@@ -193,10 +193,10 @@ class WorkerActor(SimulatedProcess[WorkerOutput]):
                 self._broker.disconnect(self.name)
             self._ended()
 
-    def check_books(self) -> None:
+    def check_ledger(self) -> None:
         """Judge what the process should have said by now."""
-        if self._books is not None and self.alive and not self.frozen:
-            self._books.check_time(self._clock.now_s)
+        if self._ledger is not None and self.alive and not self.frozen:
+            self._ledger.check_time(self._clock.now_s)
 
     def damage_keys(self) -> None:
         """What it keeps of key frames is damaged, and what comes from now on as well."""
@@ -206,8 +206,8 @@ class WorkerActor(SimulatedProcess[WorkerOutput]):
         self._after()
 
     def _disconnected(self) -> None:
-        if self._books is not None:
-            self._books.disconnected()
+        if self._ledger is not None:
+            self._ledger.disconnected()
 
     def _reconnect_s(self) -> float:
         return RECONNECT_S + self._draw.random()
@@ -227,8 +227,8 @@ class WorkerActor(SimulatedProcess[WorkerOutput]):
         now_s = self._clock.now_s
         if isinstance(message, Open):
             self._stalls.given(topic.name("camera"), message.frame, message.attempt)
-        books = self._books
-        with nullcontext() if books is None else books.hears(self.session, received.topic, message, now_s):
+        ledger = self._ledger
+        with nullcontext() if ledger is None else ledger.hears(self.session, received.topic, message, now_s):
             self.session.receive(received, now_s)
 
     def _as_kept(self, message: KeyFrame) -> KeyFrame:
@@ -255,13 +255,13 @@ class WorkerActor(SimulatedProcess[WorkerOutput]):
 
     def _begin(self, batch: RunBatch) -> None:
         now_s = self._clock.now_s
-        if self._books is not None:
-            self._books.looked(batch.looks, now_s, self._stalls.expected_s)
-        work = sum(look.work for look in batch.looks)
+        if self._ledger is not None:
+            self._ledger.passes_taken(batch.passes, now_s, self._stalls.expected_s)
+        work = sum(inference_pass.work for inference_pass in batch.passes)
         self._stalls.begins(work, now_s)
         took_s = self._batch_time_s(work)
         self.busy_s += took_s
-        self._clock.after(took_s, partial(self._looked, self.boot, batch, now_s))
+        self._clock.after(took_s, partial(self._batch_done, self.boot, batch, now_s))
 
     def _batch_time_s(self, work: int) -> float:
         usual_s = self._batch_s + self._frame_s * work / self._costs.usual
@@ -273,31 +273,31 @@ class WorkerActor(SimulatedProcess[WorkerOutput]):
         self.slow_until_s = self._clock.now_s + took_s
         return took_s
 
-    def _looked(self, boot: int, batch: RunBatch, began_s: float) -> None:
+    def _batch_done(self, boot: int, batch: RunBatch, began_s: float) -> None:
         if boot != self.boot or not self.alive:
             return
         if self.frozen:
-            self._clock.after(0.25, partial(self._looked, boot, batch, began_s))
+            self._clock.after(0.25, partial(self._batch_done, boot, batch, began_s))
             return
         self._clock.handled += 1
         now_s = self._clock.now_s
-        self._stalls.ends(sum(look.work for look in batch.looks), now_s - began_s)
-        self.session.batch_done(batch.token, [self._result(look) for look in batch.looks], now_s)
+        self._stalls.ends(sum(inference_pass.work for inference_pass in batch.passes), now_s - began_s)
+        self.session.batch_done(batch.token, [self._result(inference_pass) for inference_pass in batch.passes], now_s)
         self._after()
 
-    def _result(self, look: Look) -> LookResult:
+    def _result(self, inference_pass: InferencePass) -> PassResult:
         try:
-            return self._model.answer(look)
+            return self._model.answer(inference_pass)
         except BitstreamError as error:
-            return LookFailure(RejectReason.BITSTREAM, str(error))
+            return PassFailure(RejectReason.BITSTREAM, str(error))
         except ValueError as error:
             self._on_problem(str(error))
-            return LookFailure(RejectReason.BITSTREAM, str(error))
+            return PassFailure(RejectReason.BITSTREAM, str(error))
 
     def _publish(self, publish: Publish) -> None:
         now_s = self._clock.now_s
-        if self._books is not None and not self._wire.is_repeat(publish):
-            self._books.said(publish, now_s)
+        if self._ledger is not None and not self._wire.is_repeat(publish):
+            self._ledger.said(publish, now_s)
         if isinstance(publish.message, Accept):
             self._stalls.says(publish.topic.rsplit("/", 1)[1], publish.message, now_s)
         self._wire.put(publish, _TO_BROKER_S)

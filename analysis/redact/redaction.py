@@ -17,9 +17,9 @@ from enum import StrEnum
 from typing import Any, Final
 
 from analysis.version_one import changed_version_one, is_version_one, read_version_one
-from pipeline.recording.deposit import decode_deposit, encode_deposit
 from pipeline.recording.format import LATENT_ROOT, LOG_METADATA
 from pipeline.recording.message import LoggedMessage, MqttProperties
+from pipeline.recording.stored_latent import decode_stored_latent, encode_stored_latent
 from schemas.errors import WireError
 from schemas.identity import DIGEST_BYTES
 from schemas.messages import (
@@ -103,18 +103,18 @@ class _Rules:
         """The payload without what is private."""
         try:
             if logged.topic.startswith(LATENT_ROOT):
-                return self._deposit(logged)
+                return self._stored_latent(logged)
             if is_version_one(logged.topic):
                 return self._version_one(logged)
             return self._message(logged)
         except WireError:
             return bytes(len(logged.payload))
 
-    def _deposit(self, logged: LoggedMessage) -> bytes:
-        deposit = decode_deposit(logged.topic, logged.payload)
+    def _stored_latent(self, logged: LoggedMessage) -> bytes:
+        stored = decode_stored_latent(logged.topic, logged.payload)
         if Redaction.LATENTS not in self.kinds:
             return logged.payload
-        return encode_deposit(replace(deposit, payload=bytes(len(deposit.payload))))
+        return encode_stored_latent(replace(stored, payload=bytes(len(stored.payload))))
 
     def _message(self, logged: LoggedMessage) -> bytes:
         _, message = decode_publish(logged.topic, logged.payload)

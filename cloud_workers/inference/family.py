@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from cloud_workers.inference.adapter import ModelAdapter
-from cloud_workers.inference.prompts import PromptBook, chat_prompt, set_image_splitting
+from cloud_workers.inference.prompts import PromptTemplate, chat_prompt, set_image_splitting
 from schemas.errors import ArtifactError, ConfigError
 
 
@@ -83,7 +83,7 @@ class ModelFamily:
     feature_dim: Callable[[Any], int] = text_hidden_size
     adapter: MakeAdapter | None = None
 
-    def prompts(self, processor: Any, config: Any, *, source: str, tiles_per_edge: int = 1) -> PromptBook:
+    def prompts(self, processor: Any, config: Any, *, source: str, tiles_per_edge: int = 1) -> PromptTemplate:
         """Prompts for its models.
 
         Args:
@@ -99,7 +99,7 @@ class ModelFamily:
             size_px = set_image_splitting(processor, self.image_size_px(config), tiles_per_edge)
         except ConfigError as error:
             raise ArtifactError(source, f"it cannot read frames in tiles ({error})") from None
-        return PromptBook(
+        return PromptTemplate(
             processor,
             write=self.prompt,
             image_token_id=self.image_token_id(config),

@@ -59,7 +59,7 @@ def chat_prompt(processor: Any, question: str) -> str:
     return text
 
 
-class PromptBook:
+class PromptTemplate:
     """Splits the chat prompt of one image and one question into a shared prefix and the question's suffix.
 
     The prefix runs up to the last image placeholder and is the same for every question, so its keys and values are

@@ -11,8 +11,8 @@ from typing import Final
 
 from broker_config.limits import MAX_PACKET_BYTES
 from latentbus.attack import forged
+from latentbus.attack.attacker import Stage, at_rate
 from latentbus.attack.bystanders import QUESTIONS, Bystander
-from latentbus.attack.enemy import Stage, at_rate
 from latentbus.attack.fleet import CAMERAS, LATECOMER, MALLORY
 from latentbus.fleet.client import reading
 from latentbus.fleet.ledger import READ_LAG_S
@@ -33,7 +33,7 @@ _ALL_CAMERAS: Final = tuple(camera for cameras in CAMERAS.values() for camera in
 
 async def flood(stage: Stage) -> None:
     """One client asks 300 times a second."""
-    async with stage.enemy(MALLORY, [topics.reply_filter(MALLORY)]) as mallory:
+    async with stage.attacker(MALLORY, [topics.reply_filter(MALLORY)]) as mallory:
         await at_rate(
             FLOOD_PER_S,
             stage.options.count(20, 4),
@@ -49,7 +49,7 @@ async def flood(stage: Stage) -> None:
 
 async def burst(stage: Stage) -> None:
     """Asks at QoS 0 as fast as the broker accepts them: nothing slows a client down there."""
-    async with stage.enemy(MALLORY) as mallory:
+    async with stage.attacker(MALLORY) as mallory:
         await asyncio.gather(
             *(
                 mallory.publish(topics.ask_topic("yard", MALLORY), forged.ask(f"z{number}", deadline_ms=2_000), qos=0)
@@ -60,7 +60,7 @@ async def burst(stage: Stage) -> None:
 
 async def long_questions(stage: Stage) -> None:
     """The longest questions that are allowed or that a model reads: many at once, then as fast as a budget lets in."""
-    async with stage.enemy(MALLORY, [topics.reply_filter(MALLORY)]) as mallory:
+    async with stage.attacker(MALLORY, [topics.reply_filter(MALLORY)]) as mallory:
 
         async def ask(number: int, chars: int, options: int) -> None:
             camera, query_id = _ALL_CAMERAS[number % len(_ALL_CAMERAS)], f"l{number}"
@@ -84,7 +84,7 @@ async def long_questions(stage: Stage) -> None:
 
 async def correlation(stage: Stage) -> None:
     """Asks with as much CorrelationData as the broker accepts, which every reply would return over the thin link."""
-    async with stage.enemy(MALLORY, [topics.reply_filter(MALLORY)]) as mallory:
+    async with stage.attacker(MALLORY, [topics.reply_filter(MALLORY)]) as mallory:
         for number in range(stage.options.count(4_100, 100)):
             await mallory.publish(
                 topics.ask_topic("gate", MALLORY),
@@ -97,7 +97,7 @@ async def correlation(stage: Stage) -> None:
 async def properties(stage: Stage) -> None:
     """Asks with as many user properties as the broker accepts, which nobody reads."""
     ballast = [("x", "y" * BALLAST_BYTES)]
-    async with stage.enemy(MALLORY) as mallory:
+    async with stage.attacker(MALLORY) as mallory:
         for number in range(stage.options.count(3_000, 100)):
             await mallory.publish(
                 topics.ask_topic("gate", MALLORY),
@@ -109,7 +109,7 @@ async def properties(stage: Stage) -> None:
 async def retained(stage: Stage) -> None:
     """Retained asks, to cameras that exist and to thousands that do not."""
     ballast = b"z" * BALLAST_BYTES
-    async with stage.enemy(MALLORY) as mallory:
+    async with stage.attacker(MALLORY) as mallory:
         await asyncio.gather(
             *(
                 mallory.publish(topics.ask_topic(f"x{number}", MALLORY), ballast, retain=True, forbidden=True)

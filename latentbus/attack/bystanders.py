@@ -106,8 +106,8 @@ class Watcher(FleetClient):
     async def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """See :meth:`FleetClient.wait_until`; the ledger looks at deadlines meanwhile."""
 
-        def looked() -> bool:
-            self._ledger.look(time.monotonic())
+        def checked() -> bool:
+            self._ledger.check(time.monotonic())
             return condition()
 
-        return await super().wait_until(looked, timeout_s)
+        return await super().wait_until(checked, timeout_s)

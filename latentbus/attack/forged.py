@@ -16,7 +16,6 @@ from schemas.messages import (
     Answer,
     Ask,
     Chunk,
-    Gone,
     Handover,
     KeyFrame,
     Message,
@@ -29,6 +28,7 @@ from schemas.messages import (
     Refine,
     Reject,
     RejectReason,
+    Revoke,
     Status,
     Text,
 )
@@ -117,7 +117,7 @@ def every_message(camera: str, client: str, worker: str = STOLEN_WORKER) -> list
         Open(frame=_FRAME, attempt=1, site="north", fingerprint=_NO_FINGERPRINT, queries=(ref,), stop=8, payload=b"x"),
         Chunk(camera=camera, frame=_FRAME, attempt=1, start=0, stop=8, payload=b"x"),
         KeyFrame(frame=_FRAME, fingerprint=_NO_FINGERPRINT, payload=b"x"),
-        Gone(camera=camera, frame=_FRAME, attempt=1),
+        Revoke(camera=camera, frame=_FRAME, attempt=1),
         Text(camera=camera, owner=content.owner, question_id="q1", text="Is it mine?", answer_type=AnswerType.YES_NO),
         Handover(
             camera=camera, hops=1, frame=_FRAME, attempt=1, site="north", fingerprint=_NO_FINGERPRINT, queries=(ref,),

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from latentbus.attack import forged
-from latentbus.attack.enemy import Stage
+from latentbus.attack.attacker import Stage
 from latentbus.attack.fleet import (
     BYSTANDERS,
     CAMERAS,
@@ -31,7 +31,7 @@ _ALL_CAMERAS: Final = tuple(camera for cameras in CAMERAS.values() for camera in
 
 async def capture(stage: Stage) -> None:
     """Ask under the ids of standing questions, also retained, and restart a worker, which reads it again."""
-    async with stage.enemy(MALLORY, [topics.reply_filter(MALLORY)]) as mallory:
+    async with stage.attacker(MALLORY, [topics.reply_filter(MALLORY)]) as mallory:
         for retain in (False, True):
             for camera in _ALL_CAMERAS:
                 for question_id in ("car", "people"):
@@ -52,7 +52,7 @@ async def capture(stage: Stage) -> None:
 
 async def same_ids(stage: Stage) -> None:
     """Ask other questions of the same cameras under the ids that the bystanders use."""
-    async with stage.enemy(MALLORY, [topics.reply_filter(MALLORY)]) as mallory:
+    async with stage.attacker(MALLORY, [topics.reply_filter(MALLORY)]) as mallory:
         for ahead in range(stage.options.count(60, 15)):
             # What they ask next, and a little later.
             number = max(bystander.asked for bystander in stage.bystanders) + ahead % 5
@@ -75,7 +75,7 @@ async def foreign_replies(stage: Stage) -> None:
         "$CONTROL/dynamic-security/v1", "", "x" * 200, f"{ROOT}/reply/alice/gate/q1/deeper",
     ]  # fmt: skip
     filters = [topics.reply_filter(TRUDY), topics.answer_topic("gate"), topics.outcome_topic("gate")]
-    async with stage.enemy(TRUDY, filters) as trudy:
+    async with stage.attacker(TRUDY, filters) as trudy:
         asked = set()
         for number, reply in enumerate(elsewhere):
             query_id = f"f{number}"
@@ -103,7 +103,7 @@ async def forbidden_topics(stage: Stage) -> None:
 async def camera_claim(stage: Stage) -> None:
     """With a stolen edge's certificate, claim the cameras of other sites."""
     topic = topics.status_topic("edge", STOLEN_EDGE)
-    async with stage.enemy(STOLEN_EDGE) as west:
+    async with stage.attacker(STOLEN_EDGE) as west:
         for cameras in (_ALL_CAMERAS, ("gate",), (STOLEN_CAMERA, *_ALL_CAMERAS)):
             await west.publish(topic, forged.status("edge", STOLEN_EDGE, cameras=cameras), retain=True)
             await asyncio.sleep(stage.options.count(5, 1))
@@ -112,12 +112,12 @@ async def camera_claim(stage: Stage) -> None:
 
 
 async def _forbidden(stage: Stage, device: str, filters: list[str]) -> None:
-    async with stage.enemy(device) as enemy:
+    async with stage.attacker(device) as attacker:
         for topic, payload in _of_others(device):
-            await enemy.publish(topic, payload, forbidden=True)
-            await enemy.publish(topic, payload, retain=True, forbidden=True)
+            await attacker.publish(topic, payload, forbidden=True)
+            await attacker.publish(topic, payload, retain=True, forbidden=True)
         for topic_filter in filters:
-            await enemy.subscribe(topic_filter)
+            await attacker.subscribe(topic_filter)
 
 
 def _of_others(device: str) -> list[tuple[str, bytes]]:

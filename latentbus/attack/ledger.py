@@ -93,21 +93,21 @@ class BystanderLedger(OutcomeLedger):
         if decided is None:
             return None
         if not decided.ad_hoc:
-            # Standing questions are superseded and thinned out in good order; only an answer says something.
+            # Standing questions are superseded and shed in good order; only an answer says something.
             if decided.outcome is Outcome.ANSWERED:
                 question = f"{message.owner}/{decided.question_id}"
-                self.counts[self._judge((decided.camera, question), decided.text)] += 1
+                self.counts[self._verdict((decided.camera, question), decided.text)] += 1
         elif text := self._texts.pop(decided.query_id, None):
             in_time = decided.outcome is Outcome.ANSWERED and now_s <= decided.due_s + READ_LAG_S
-            self.counts[self._judge((decided.camera, text), decided.text) if in_time else Verdict.LATE] += 1
+            self.counts[self._verdict((decided.camera, text), decided.text) if in_time else Verdict.LATE] += 1
         return decided
 
-    def look(self, now_s: float) -> None:
+    def check(self, now_s: float) -> None:
         """Questions whose time is over are late."""
         for entry in self.overdue(now_s):
             self.counts[Verdict.LATE] += self._texts.pop(entry.query_id, None) is not None
 
-    def _judge(self, pair: tuple[str, str], answer: str) -> Verdict:
+    def _verdict(self, pair: tuple[str, str], answer: str) -> Verdict:
         known = self._known.setdefault(pair, set())
         if self.learning:
             known.add(answer)

@@ -7,7 +7,7 @@ import random
 from typing import Final
 
 from latentbus.attack import forged
-from latentbus.attack.enemy import Stage, at_rate
+from latentbus.attack.attacker import Stage, at_rate
 from latentbus.attack.fleet import (
     CAMERAS,
     MALLORY,
@@ -38,7 +38,7 @@ async def deletion(stage: Stage) -> None:
         cameras=CAMERAS["north"],
     )
     topic = topics.question_topic("north", "extra")
-    async with stage.enemy(OPERATOR) as olga, stage.enemy(TRUDY) as trudy:
+    async with stage.attacker(OPERATOR) as olga, stage.attacker(TRUDY) as trudy:
         for number in range(stage.options.count(18, 5)):
             await olga.publish(topic, wire.encode(question), retain=True)
             # An ask makes the camera take a frame now, with the new question on it.
@@ -51,7 +51,7 @@ async def deletion(stage: Stage) -> None:
 async def text_flood(stage: Stage) -> None:
     """More small asks than a worker remembers texts."""
     topic = topics.ask_topic("gate", MALLORY)
-    async with stage.enemy(MALLORY) as mallory:
+    async with stage.attacker(MALLORY) as mallory:
         await at_rate(
             TEXTS_PER_S,
             stage.options.count(8_632, 4_500) / TEXTS_PER_S,
@@ -63,7 +63,7 @@ async def text_flood(stage: Stage) -> None:
 
 async def expiry(stage: Stage) -> None:
     """Unknown texts, on frames of which one query expires while another remains; asks that expire at once."""
-    async with stage.enemy(STOLEN_EDGE) as west, stage.enemy(MALLORY) as mallory:
+    async with stage.attacker(STOLEN_EDGE) as west, stage.attacker(MALLORY) as mallory:
         fingerprint = stage.fleet.fingerprint
         for number in range(stage.options.count(50, 10)):
             payload = forged.opened(number, 50 + 10 * number, 1_000, 3_000, fingerprint=fingerprint)
@@ -93,17 +93,17 @@ async def malformed(stage: Stage) -> None:
         ],
     }
     for device, found in places.items():
-        async with stage.enemy(device) as enemy:
+        async with stage.attacker(device) as attacker:
             for topic in found:
                 payloads = list(forged.no_messages(rng, each=stage.options.count(3, 1)))
                 for payload in payloads:
-                    await enemy.publish(topic, payload)
-                await enemy.publish(topic, b"", retain=True)
+                    await attacker.publish(topic, payload)
+                await attacker.publish(topic, b"", retain=True)
 
 
 async def version_1(stage: Stage) -> None:
     """Peers of wire version 1, by topic and by payload."""
-    async with stage.enemy(STOLEN_EDGE) as west, stage.enemy(MALLORY) as mallory:
+    async with stage.attacker(STOLEN_EDGE) as west, stage.attacker(MALLORY) as mallory:
         for _ in range(stage.options.count(200, 20)):
             await west.publish("lb/v1/open/main/pier", b"\x8b\x01", forbidden=True)
             await mallory.publish("lb/v1/ask/gate", b'{"v":1,"query_id":"q1","text":"a?"}', forbidden=True)
@@ -116,7 +116,7 @@ async def version_1(stage: Stage) -> None:
 
 async def busy_storm(stage: Stage) -> None:
     """Fill the pool with frames that live for a day, ask for a day, and let frames meet *busy*."""
-    async with stage.enemy(STOLEN_EDGE) as west, stage.enemy(MALLORY) as mallory:
+    async with stage.attacker(STOLEN_EDGE) as west, stage.attacker(MALLORY) as mallory:
         fingerprint = stage.fleet.fingerprint
         topic = topics.open_topic(POOL, STOLEN_CAMERA)
         await asyncio.gather(

@@ -12,8 +12,8 @@ from typing import Final
 from rich.console import Console
 
 from latentbus.attack import bounds, identity, poison
+from latentbus.attack.attacker import Stage, Tally
 from latentbus.attack.bystanders import PERIOD_S, Bystander, Watcher
-from latentbus.attack.enemy import Stage, Tally
 from latentbus.attack.fleet import BYSTANDERS, OBSERVER, AttackSetupError, SecuredFleet
 from latentbus.attack.ledger import BystanderLedger
 from latentbus.attack.options import AttackOptions

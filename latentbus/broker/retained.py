@@ -97,7 +97,7 @@ class Entry:
     why: str
 
 
-def judge(messages: Collection[Held], heard: Collection[str] | None = None) -> list[Entry]:
+def classify(messages: Collection[Held], heard: Collection[str] | None = None) -> list[Entry]:
     """Say of each retained message whether it still has a meaning, sorted by topic.
 
     Args:

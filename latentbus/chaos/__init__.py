@@ -1,1 +1,1 @@
-"""Chaos on real processes: faults aimed at whoever owns unfinished questions, and books that must balance."""
+"""Chaos on real processes: faults aimed at whoever owns unfinished questions, and a ledger that must balance."""

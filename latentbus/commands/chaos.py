@@ -1,4 +1,4 @@
-"""``latentbus chaos``: real processes, real faults, and books that must balance."""
+"""``latentbus chaos``: real processes, real faults, and a ledger that must balance."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import typer
 
 from broker_config.access import LEFT_RETAINED
 from latentbus.broker.options import BrokerConfigOption, HostOption, PortOption, broker_settings, with_address
-from latentbus.broker.retained import Entry, Held, Kind, State, judge
+from latentbus.broker.retained import Entry, Held, Kind, State, classify
 from schemas import topics
 from schemas.errors import BusError, ConfigError, NotAuthorizedError, RemoteError
 from schemas.messages import Status
@@ -38,7 +38,7 @@ SENT_AT_ONCE: Final = 4_000
 _RECEIVE_MAXIMUM: Final = 256
 
 
-class Janitor:
+class RetainedStore:
     """Reads what a broker retains, and clears it.
 
     Args:
@@ -48,7 +48,7 @@ class Janitor:
     def __init__(self, bus: MqttBus) -> None:
         self._bus = bus
 
-    async def look(self) -> list[Held]:
+    async def read(self) -> list[Held]:
         """Everything that is retained below our topics, as far as this identity may read it.
 
         Raises:
@@ -91,14 +91,14 @@ class Janitor:
             What became of each topic: empty when it was cleared, else why not.
         """
         listed = list(listed)
-        held = await self.look()
+        held = await self.read()
         if len(held) >= SENT_AT_ONCE:
             # The broker sent no more than that, which says nothing about the others.
             seen = {one.topic for one in held}
             for entry in listed:
                 if entry.held.topic not in seen:
                     held += await self._retained(entry.held.topic)
-        now = {entry.held.topic: entry for entry in judge(held, heard)}
+        now = {entry.held.topic: entry for entry in classify(held, heard)}
         results: dict[str, str] = {}
         for entry in listed:
             topic = entry.held.topic
@@ -231,12 +231,12 @@ async def _run(
     bus = MqttBus(broker, client_id=f"lb-retained-{secrets.token_hex(4)}", receive_maximum=_RECEIVE_MAXIMUM)
     async with bus:
         await bus.wait_connected(CONNECT_TIMEOUT_S)
-        janitor = Janitor(bus)
-        heard = await janitor.listen(listen_s) if listen_s else None
-        held = await janitor.look()
+        store = RetainedStore(bus)
+        heard = await store.listen(listen_s) if listen_s else None
+        held = await store.read()
         entries = [
             entry
-            for entry in judge(held, heard)
+            for entry in classify(held, heard)
             if entry.held.kind in kinds and (names is None or set(names) & set(entry.held.names))
         ]
         dead = [entry for entry in entries if entry.state is State.DEAD]
@@ -245,7 +245,7 @@ async def _run(
         if not remove or not dead:
             results: dict[str, str] = {}
         elif yes or await asyncio.to_thread(typer.confirm, f"Remove the {len(dead)} that are dead?", err=True):
-            results = await janitor.remove(dead, heard)
+            results = await store.remove(dead, heard)
         else:
             return 0
     if as_json:

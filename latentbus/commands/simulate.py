@@ -25,11 +25,11 @@ EPILOG = (
     "Examples: latentbus simulate --events 1000000 --seed 7 --json sim.json | latentbus simulate --mutations | "
     "latentbus simulate --cameras 10000 --workers 200 --site-kbps 1000 --cameras-per-site 20 | "
     "latentbus simulate --cameras 100 --workers 2 --overload 3 | "
-    "latentbus simulate --uplink-contest --json contest.json"
+    "latentbus simulate --compare-schedulers --json schedulers.json"
 )
 
 _TRACE_LINES = 30
-_CONTEST_SHARES = (0.4, 0.6, 0.8, 1.0, 1.2, 2.0)
+_COMPARED_SHARES = (0.4, 0.6, 0.8, 1.0, 1.2, 2.0)
 """Rates of the uplink, as shares of what the sites would send without a limit."""
 
 
@@ -62,10 +62,10 @@ class SimulateOptions:
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Also run the overload without the rule that answers it (slow).")
     ] = False
-    uplink_contest: Annotated[
-        bool, typer.Option("--uplink-contest", help="Compare orders of departure on uplinks that are too thin.")
+    scheduler_comparison: Annotated[
+        bool, typer.Option("--compare-schedulers", help="Compare orders of departure on uplinks that are too thin.")
     ] = False
-    workloads: Annotated[int, typer.Option(help="Workloads of the contest, each with a seed.", min=2, max=100)] = 8
+    workloads: Annotated[int, typer.Option(help="Workloads of the comparison, each with a seed.", min=2, max=100)] = 8
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the report to this file.", callback=json_target)
     ] = None
@@ -102,8 +102,8 @@ def simulate(options: SimulateOptions) -> None:
         _replay(options.episode)
     elif options.mutations:
         _mutations(options.seed, json_file, markdown)
-    elif options.uplink_contest:
-        _uplink_contest(options.first_seed, options.workloads, options.duration, json_file, markdown)
+    elif options.scheduler_comparison:
+        _compare_schedulers(options.first_seed, options.workloads, options.duration, json_file, markdown)
     elif options.cameras is not None and options.overload is None:
         _fleet(options.fleet(), json_file, markdown)
     elif options.cameras is not None and options.overload is not None:
@@ -166,13 +166,13 @@ def _replay(episode: int) -> None:
 
 
 def _mutations(seed: int | None, json_file: Path | None, markdown: Path | None) -> None:
-    from simulation.mutations import MUTATIONS, hunt
+    from simulation.mutations import MUTATIONS, detect
 
     found: list[dict[str, Any]] = []
     for mutation in MUTATIONS:
         start_s = time.perf_counter()
         run_seed = mutation.seed if seed is None else seed
-        result = hunt(mutation, seed=run_seed)
+        result = detect(mutation, seed=run_seed)
         took_s = time.perf_counter() - start_s
         by = f"found by: {result.caught_by}" if result.caught_by else "NOT FOUND"
         typer.echo(f"{mutation.name:52} {by:45} {result.events:8} events {took_s:6.1f} s, seed {run_seed}")
@@ -197,18 +197,18 @@ def _fleet(plan: dict[str, Any], json_file: Path | None, markdown: Path | None) 
     _table(figures)
 
 
-def _uplink_contest(
+def _compare_schedulers(
     seed: int, workloads: int, duration_s: float, json_file: Path | None, markdown: Path | None
 ) -> None:
-    from latentbus.reports.uplink_contest_table import print_tables
-    from simulation.uplink_contest import ORDERS, compare
-    from simulation.uplink_workload import ContestPlan
+    from latentbus.reports.scheduler_table import print_tables
+    from simulation.scheduler_comparison import ORDERS, compare
+    from simulation.uplink_workload import ComparisonPlan
 
-    plans = [ContestPlan(duration_s=duration_s, seed=seed + index) for index in range(workloads)]
+    plans = [ComparisonPlan(duration_s=duration_s, seed=seed + index) for index in range(workloads)]
     with _progress() as progress:
-        runs = workloads * (1 + len(_CONTEST_SHARES) * len(ORDERS))
+        runs = workloads * (1 + len(_COMPARED_SHARES) * len(ORDERS))
         task = progress.add_task("runs", total=runs)
-        rows = compare(plans, _CONTEST_SHARES, lambda: progress.advance(task))
+        rows = compare(plans, _COMPARED_SHARES, lambda: progress.advance(task))
     write_json(json_file, {"seeds": [plan.seed for plan in plans], "duration_s": duration_s, "uplinks": rows})
     write_page(markdown, "Orders of departure on a thin uplink", simulate_pages.uplink_orders(rows))
     print_tables(rows)
@@ -227,7 +227,7 @@ def _overload(
     write_json(json_file, figures)
     write_page(markdown, "Overload of a simulated fleet", simulate_pages.overload(figures))
     simulate_overload.show(figures)
-    simulate_overload.judge(figures)
+    simulate_overload.check_promises(figures)
 
 
 def _progress() -> Progress:

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.live import Live
 
 from latentbus.demo.cameras import DemoCamera, edge_settings, prepare_cameras, question_texts
+from latentbus.demo.evaluation import accuracy_of_run, compare
 from latentbus.demo.headline import Headline
-from latentbus.demo.judge import accuracy_of_run, compare
 from latentbus.demo.ledger import DemoLedger
 from latentbus.demo.options import DemoOptions
 from latentbus.demo.picture import write_picture

@@ -33,7 +33,7 @@ KEPT_SESSION: Final[dict[str, Any]] = {
 }
 """Options of a bus whose broker saves what comes while it is away: it misses no terminal message."""
 _RECEIVE_MAXIMUM: Final = 1024
-_LOOK_PERIOD_S: Final = 0.2
+_CHECK_PERIOD_S: Final = 0.2
 
 _log = get_logger(__name__)
 
@@ -114,7 +114,7 @@ class FleetClient:
             async with asyncio.timeout(timeout_s):
                 while not condition():
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_LOOK_PERIOD_S):
+                        async with asyncio.timeout(_CHECK_PERIOD_S):
                             await self.wait_change()
         except TimeoutError:
             return condition()

@@ -14,7 +14,7 @@ def recorded_edge(edge: EdgeSettings, file: Path | None, *, full_latents: bool) 
     Args:
         edge: settings from the file.
         file: where to record; None leaves it to the settings.
-        full_latents: deposit whole latents.
+        full_latents: store whole latents.
 
     Raises:
         ConfigError: whole latents shall be kept, and nothing is recorded.

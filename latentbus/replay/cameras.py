@@ -26,8 +26,8 @@ from analysis.replay.plan import (
 from analysis.replay.planner import QuestionHistory, make_plan
 from analysis.replay.selection import TimeRange, TopicSelection
 from analysis.traffic import Traffic, read_traffic
+from latentbus.replay.in_flight import room
 from latentbus.replay.options import CameraOptions, Deadlines, QuestionSource, ReplayOptions
-from latentbus.replay.pace import room
 from latentbus.replay.player import Player
 from latentbus.replay.report import CameraReport
 from latentbus.replay.virtual_site import VirtualSite, same_question, virtual_session
@@ -289,7 +289,7 @@ class CameraReplay:
     async def _enter_site(self, plan: SitePlan, session: EdgeSession, bus: Bus) -> None:
         site = VirtualSite(plan, session, bus, MonotonicClock(), ended=self._ended, sent=self._sent)
         await bus.wait_connected(CONNECT_TIMEOUT_S)
-        if not await site.look_round():
+        if not await site.read_retained():
             self._say(
                 f"[yellow]this identity may not see which edges are online: make sure that nobody else serves "
                 f"{', '.join(site.plan.cameras)}[/]"

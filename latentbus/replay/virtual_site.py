@@ -11,7 +11,7 @@ from typing import Final
 
 from analysis.replay.plan import ReplayFrame, SitePlan
 from edge_nodes.shell import EdgeShell
-from latentbus.replay.pace import Room
+from latentbus.replay.in_flight import Room
 from pipeline.bus.base import Bus, Subscription
 from pipeline.config.logs import get_logger
 from pipeline.node.ask_journal import AskJournal
@@ -93,7 +93,7 @@ class VirtualSite(EdgeShell):
 
     # ---- the process ------------------------------------------------------------------------------------------------
 
-    async def look_round(self) -> bool:
+    async def read_retained(self) -> bool:
         """Take in what the broker retains, before anything is said.
 
         Returns:

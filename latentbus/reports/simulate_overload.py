@@ -46,7 +46,7 @@ def show(figures: dict[str, Any]) -> None:
     console = SafeConsole()
     for name, run_figures in figures.items():
         table = Table(title=f"{name.replace('_', ' ')}, load {run_figures['load']}", box=None)
-        rows = ("wanted", "thinned", "asked", "answered_in_time", "degraded", "expired", "superseded", "failed",
+        rows = ("wanted", "shed", "asked", "answered_in_time", "degraded", "expired", "superseded", "failed",
                 "answer_ms_p50", "answer_ms_p95", "answer_ms_p99")  # fmt: skip
         kinds = [(kind, phase) for kind in ("standing", "ad_hoc") for phase in run_figures["load"]]
         table.add_column("")
@@ -55,12 +55,12 @@ def show(figures: dict[str, Any]) -> None:
         for row in rows:
             table.add_row(row, *(str(run_figures[kind][phase][row]) for kind, phase in kinds))
         console.print(table)
-        for key in ("thinned_to_share", "most_frames_at_a_worker", "most_frames_and_messages_at_an_edge",
+        for key in ("standing_share", "most_frames_at_a_worker", "most_frames_and_messages_at_an_edge",
                     "model_busy", "recovery_s", "worker_events"):  # fmt: skip
             console.print(f"{key}: {run_figures[key]}", highlight=False)
 
 
-def judge(figures: dict[str, Any]) -> None:
+def check_promises(figures: dict[str, Any]) -> None:
     """End with exit status 1 when the rule has not held."""
     held = figures["with_rule"]
     late = {

@@ -27,7 +27,7 @@ def mutations(found: Sequence[Mapping[str, Any]]) -> str:
 def overload(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """Figures of each run, with the rule and without it."""
     names = (
-        "wanted", "thinned", "asked", "answered_in_time", "answered_of_asked", "degraded", "expired", "superseded",
+        "wanted", "shed", "asked", "answered_in_time", "answered_of_asked", "degraded", "expired", "superseded",
         "failed", "answered_per_s", "answer_ms_p50", "answer_ms_p95", "answer_ms_p99",
     )  # fmt: skip
     parts = []
@@ -42,7 +42,7 @@ def overload(figures: Mapping[str, Mapping[str, Any]]) -> str:
             ]
             load = [f"{phase}, load {held['load'][phase]:g}" for phase in phases]
             parts.append(markdown.table((f"{kind.replace('_', '-')} questions", *load), rows))
-        groups = ("thinned_to_share", "model_busy", "most_frames_at_a_worker", "most_frames_and_messages_at_an_edge")
+        groups = ("standing_share", "model_busy", "most_frames_at_a_worker", "most_frames_and_messages_at_an_edge")
         parts.append(
             markdown.table(
                 ("", *phases),
@@ -54,7 +54,7 @@ def overload(figures: Mapping[str, Mapping[str, Any]]) -> str:
         )
         single = {
             name: held[name]
-            for name in ("cameras", "workers", "deadline_s", "capacity_looks_per_s", "looks_per_frame", "recovery_s")
+            for name in ("cameras", "workers", "deadline_s", "capacity_passes_per_s", "passes_per_frame", "recovery_s")
         }
         parts.append(markdown.figures(single))
     return "\n\n".join(parts)

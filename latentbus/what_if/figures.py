@@ -14,7 +14,7 @@ from analysis.workload import Workload
 from latentbus.what_if.recorded_content import RecordedModel
 from pipeline.protocol.reducer import OutcomeReducer
 from schemas import topics, wire
-from schemas.messages import Answer, Chunk, Gone, Message, Open, QueryOutcome, Refine, Text
+from schemas.messages import Answer, Chunk, Message, Open, QueryOutcome, Refine, Revoke, Text
 from schemas.topics import Family
 from schemas.types import Outcome
 from schemas.wire_cost import publish_wire_bytes
@@ -31,7 +31,7 @@ class Figures:
         queries: queries asked.
         not_asked: recorded queries of frames that were not taken, because the uplink had no room for them.
         outcomes: queries by outcome.
-        uplink_bytes: bytes on the wire from all edges: opens, chunks, gone, question texts and outcomes.
+        uplink_bytes: bytes on the wire from all edges: opens, chunks, revoke, question texts and outcomes.
         latent_bytes: coded latents among them.
         opens: open messages, repeated ones counted.
         refines: requests for more latents.
@@ -127,7 +127,7 @@ class FiguresOfRun:
             case Chunk():
                 self._counts["latent_bytes"] += len(message.payload)
                 self._sent(topic, message, 0)
-            case Gone() | Text():
+            case Revoke() | Text():
                 self._sent(topic, message, 0)
             case Refine():
                 self._counts["refines"] += 1
@@ -167,7 +167,7 @@ class FiguresOfRun:
         self._delays_s.append(self._now_s() - self._captured_s[message.query_id])
         self._latents.append(message.latents)
         recorded = self._model.recorded(message.query_id)
-        if not any(look.prefix == message.latents for look in recorded.looks):
+        if not any(inference_pass.prefix == message.latents for inference_pass in recorded.passes):
             self._counts["texts_unknown"] += 1
         elif recorded.outcome is Outcome.ANSWERED and message.text != recorded.answer_text:
             self._counts["texts_differ"] += 1

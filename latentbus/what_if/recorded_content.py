@@ -14,9 +14,9 @@ from enum import StrEnum
 
 from analysis.latents import RecordedLatent, recorded_latent
 from analysis.traces import FrameTrace
-from analysis.workload import RecordedFrame, RecordedLook, RecordedQuery
+from analysis.workload import RecordedFrame, RecordedPass, RecordedQuery
 from pipeline.codec.tables import FrequencyTables
-from pipeline.protocol.effects import Look, LookAnswer, LookQuery
+from pipeline.protocol.effects import InferencePass, PassAnswer, PassQuery
 from schemas.errors import BitstreamError, RecordingGapError
 from schemas.limits import MAX_LATENT_PAYLOAD_BYTES
 from schemas.types import AnswerType
@@ -31,9 +31,9 @@ class Bound(StrEnum):
     """How to fill in what a log does not say."""
 
     OPTIMISTIC = "optimistic"
-    """Unknown answers are as good as the next longer prefix that was looked at, or safe; unknown latents are small."""
+    """Unknown answers are as good as the next longer prefix that was read, or safe; unknown latents are small."""
     PESSIMISTIC = "pessimistic"
-    """Unknown answers are as bad as the next shorter prefix that was looked at, or not safe; unknown latents are
+    """Unknown answers are as bad as the next shorter prefix that was read, or not safe; unknown latents are
     large."""
 
 
@@ -42,12 +42,12 @@ class Gaps:
     """What a simulation asked of a log that the log does not hold.
 
     Attributes:
-        looks: looks at prefixes of which the log has no answer, by prefix.
+        passes: passes over prefixes of which the log has no answer, by prefix.
         ranges: ranges of latents whose size the log does not hold.
-        queries: queries that met such a look.
+        queries: queries that met such a pass.
     """
 
-    looks: Counter[int] = field(default_factory=Counter)
+    passes: Counter[int] = field(default_factory=Counter)
     ranges: Counter[tuple[int, int]] = field(default_factory=Counter)
     queries: set[str] = field(default_factory=set)
 
@@ -157,7 +157,7 @@ class SizedLatent:
 
 
 class RecordedModel:
-    """Answers looks from a log.
+    """Answers passes from a log.
 
     Args:
         latent_count: latents of a whole frame, K.
@@ -179,35 +179,35 @@ class RecordedModel:
         """The recorded query that a simulated one stands for."""
         return self._queries[query_id]
 
-    def answer(self, look: Look) -> list[LookAnswer]:
-        """Answers to every query of a look."""
-        return [self._answer(query, look.stop) for query in look.queries]
+    def answer(self, inference_pass: InferencePass) -> list[PassAnswer]:
+        """Answers to every query of a pass."""
+        return [self._answer(query, inference_pass.stop) for query in inference_pass.queries]
 
-    def _answer(self, query: LookQuery, prefix: int) -> LookAnswer:
+    def _answer(self, query: PassQuery, prefix: int) -> PassAnswer:
         query_id = query.query_id
-        looks = self._queries[query_id].looks
-        above = bisect_right(looks, prefix, key=lambda look: look.prefix)
-        if above and looks[above - 1].prefix == prefix:
-            return _said(query_id, looks[above - 1])
-        self._gaps.looks[prefix] += 1
+        passes = self._queries[query_id].passes
+        above = bisect_right(passes, prefix, key=lambda inference_pass: inference_pass.prefix)
+        if above and passes[above - 1].prefix == prefix:
+            return _said(query_id, passes[above - 1])
+        self._gaps.passes[prefix] += 1
         self._gaps.queries.add(query_id)
         if prefix >= self._latent_count:
             # The whole latent is safe whatever its answer is: only the text is unknown.
-            return LookAnswer(query_id, _any_answer(query), 1.0)
+            return PassAnswer(query_id, _any_answer(query), 1.0)
         if self._bound is Bound.OPTIMISTIC:
             return (
-                _said(query_id, looks[above]) if above < len(looks) else LookAnswer(query_id, _any_answer(query), 1.0)
+                _said(query_id, passes[above]) if above < len(passes) else PassAnswer(query_id, _any_answer(query), 1.0)
             )
-        return _said(query_id, looks[above - 1]) if above else LookAnswer(query_id, "", 0.0)
+        return _said(query_id, passes[above - 1]) if above else PassAnswer(query_id, "", 0.0)
 
 
-def _any_answer(query: LookQuery) -> str:
+def _any_answer(query: PassQuery) -> str:
     """What stands for an answer that the log does not hold: it has the form of its type, or it would not be safe."""
     return query.question.options[0] if query.question.options else _ANY_ANSWER.get(query.answer_type, "unknown")
 
 
-def _said(query_id: str, look: RecordedLook) -> LookAnswer:
-    return LookAnswer(query_id, look.text, look.score)
+def _said(query_id: str, inference_pass: RecordedPass) -> PassAnswer:
+    return PassAnswer(query_id, inference_pass.text, inference_pass.score)
 
 
 def _pieces(trace: FrameTrace) -> dict[tuple[int, int], int]:
@@ -219,8 +219,8 @@ def _pieces(trace: FrameTrace) -> dict[tuple[int, int], int]:
         beside_first = 0
     for _, _, chunk in trace.chunks:
         pieces.setdefault((chunk.start, chunk.stop), len(chunk.payload))
-    if trace.deposited is not None:
-        pieces.setdefault((0, trace.deposited.stop), len(trace.deposited.payload))
+    if trace.stored_latent is not None:
+        pieces.setdefault((0, trace.stored_latent.stop), len(trace.stored_latent.payload))
     return pieces
 
 

@@ -287,14 +287,14 @@ def _notes(
 
 def _gap_notes(name: str, runs: list[SimulatedRun]) -> list[str]:
     notes = []
-    looks: Counter[int] = Counter()
+    passes: Counter[int] = Counter()
     for run in runs:
-        looks |= run.gaps.looks
-    if looks:
-        where = ", ".join(f"{count:,} at {prefix} latents" for prefix, count in sorted(looks.items()))
+        passes |= run.gaps.passes
+    if passes:
+        where = ", ".join(f"{count:,} at {prefix} latents" for prefix, count in sorted(passes.items()))
         queries = max(len(run.gaps.queries) for run in runs)
         notes.append(
-            f"{name}: {queries:,} queries were looked at where the log has no answer ({where}); the truth lies "
+            f"{name}: {queries:,} queries were asked where the log has no answer ({where}); the truth lies "
             "between the pessimistic and the optimistic column"
         )
     ranges = max((run.gaps.ranges.total() for run in runs), default=0)
@@ -318,7 +318,7 @@ def _run_json(run: SimulatedRun) -> dict[str, Any]:
     return {
         "bound": run.bound.value,
         **run.figures.to_json(),
-        "unknown_looks": {str(prefix): count for prefix, count in sorted(run.gaps.looks.items())},
+        "unknown_passes": {str(prefix): count for prefix, count in sorted(run.gaps.passes.items())},
         "unknown_sizes": {f"{start}..{stop}": count for (start, stop), count in sorted(run.gaps.ranges.items())},
         "unknown_queries": len(run.gaps.queries),
     }

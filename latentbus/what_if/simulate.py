@@ -21,16 +21,16 @@ from latentbus.what_if.recorded_content import Bound, Gaps, LatentSizes, Recorde
 from pipeline.codec.tables import FrequencyTables
 from pipeline.protocol.edge_frame import EdgeStage
 from pipeline.protocol.effects import AskedQuery
+from pipeline.protocol.load_shedding import LoadSheddingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
-from pipeline.protocol.thinning import ThinningSettings
 from schemas import topics
 from schemas.errors import ConfigError
 from simulation.broker import BrokerModel
 from simulation.clock import VirtualClock
 from simulation.edge_actor import EdgeActor
 from simulation.links import LinkFaults
-from simulation.uplink_contest import ORDERS, OURS
+from simulation.scheduler_comparison import ORDERS, OURS
 from simulation.worker_actor import WorkerActor
 
 UNLIMITED_KBPS = 10_000_000.0
@@ -39,7 +39,7 @@ EDGE_TO_BROKER_S = 0.01
 WORKER_TO_BROKER_S = 0.005
 BROKER_TO_CLIENT_S = 0.001
 """What the actors and the model of the broker take for the way of a message, at least."""
-_NO_THINNING = ThinningSettings(floor=1.0)
+_NO_LOAD_SHEDDING = LoadSheddingSettings(floor=1.0)
 """The frames of a log are those that its edges took."""
 _NEWER_FRAMES = 2
 """Frames of a camera that wait behind one that is given up: an edge takes a fresh frame as soon as there is room, which
@@ -181,7 +181,7 @@ def simulate_log(
         raise ConfigError("log", "no frame with a question, an open message and a deadline is in it")
     sizes = LatentSizes(workload.frames, parameters.stop_rule.ladder[-1], tables)
     pessimistic = _Run(workload, parameters, sizes, Bound.PESSIMISTIC).run(progress)
-    if not (pessimistic.gaps.looks or pessimistic.gaps.ranges):
+    if not (pessimistic.gaps.passes or pessimistic.gaps.ranges):
         return [pessimistic]
     return [pessimistic, _Run(workload, parameters, sizes, Bound.OPTIMISTIC).run(progress)]
 
@@ -348,7 +348,7 @@ class _Run:
             on_terminal=lambda _site, decision: self._room(decision.camera),
             on_query=self._query,
             on_problem=lambda rule, about, problem: _broken(f"{rule}: {about}: {problem}"),
-            thinning=_NO_THINNING,
+            load_shedding=_NO_LOAD_SHEDDING,
             priorities=self._parameters.priorities,
             order=ORDERS[self._parameters.order],
             on_sent=lambda sent: self._room(sent.camera),

@@ -44,7 +44,7 @@ from pipeline.bus.mqtt_terms import (
     publish_properties,
     refusal_of_publish,
 )
-from pipeline.bus.reconnecting import CONTESTED, Ending, Reconnecting
+from pipeline.bus.reconnecting import TAKEOVER_BACKOFF, Ending, Reconnecting
 from pipeline.bus.tls import tls_context_of
 from pipeline.config.logs import OncePerKind, get_logger
 from pipeline.config.settings import BrokerSettings
@@ -81,7 +81,7 @@ class MqttBus:
             group: the broker deals messages to a sleeping member, where nobody sees them.
         queue_limits: bounds of all buffers.
         backoff: waits between connection attempts.
-        contested: waits after another process has taken the client id.
+        takeover_backoff: waits after another process has taken the client id.
         connect_timeout_s: longest wait for the TCP connection, the CONNACK and each SUBACK.
         all_properties: read every MQTT 5 property of what arrives, see :attr:`Inbound.properties`.
         end_session: let the broker forget the session when this bus is left in good order.
@@ -99,7 +99,7 @@ class MqttBus:
         session_expiry_s: int = 0,
         queue_limits: QueueLimits | None = None,
         backoff: Backoff | None = None,
-        contested: Backoff = CONTESTED,
+        takeover_backoff: Backoff = TAKEOVER_BACKOFF,
         connect_timeout_s: float = 10.0,
         all_properties: bool = False,
         end_session: bool = False,
@@ -119,7 +119,7 @@ class MqttBus:
         self._session_expiry_s = session_expiry_s
         self._limits = limits
         self._backoff = backoff or Backoff()
-        self._contested = contested
+        self._takeover_backoff = takeover_backoff
         self._connect_timeout_s = connect_timeout_s
         self._all_properties = all_properties
         self._end_session = end_session
@@ -363,7 +363,7 @@ class MqttBus:
         )
 
     async def _run(self) -> None:
-        waits = Reconnecting(self._backoff, self._contested)
+        waits = Reconnecting(self._backoff, self._takeover_backoff)
         loop = asyncio.get_running_loop()
         while True:
             link = None

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from pipeline.bus.backoff import Backoff
 
-CONTESTED = Backoff(initial_s=20.0, maximum_s=900.0, growth=2.0, stable_s=1800.0)
+TAKEOVER_BACKOFF = Backoff(initial_s=20.0, maximum_s=900.0, growth=2.0, stable_s=1800.0)
 """Waits of a process whose client id another one has taken. ``stable_s`` is longer than the longest wait: the series
 ends when the other process has had its turn and did not come."""
 SILENT_ENDS = 3
@@ -35,16 +35,16 @@ class Reconnecting:
 
     Attributes:
         backoff: waits after ordinary failures.
-        contested: waits after another process has taken the client id.
+        takeover_backoff: waits after another process has taken the client id.
         failures: ordinary failures in a row.
-        contests: times that the client id was taken, until a connection lived for ``contested.stable_s``.
+        takeovers: times that the client id was taken, until a connection lived for ``takeover_backoff.stable_s``.
         silent_ends: connections in a row that ended silently.
     """
 
     backoff: Backoff
-    contested: Backoff = CONTESTED
+    takeover_backoff: Backoff = TAKEOVER_BACKOFF
     failures: int = 0
-    contests: int = 0
+    takeovers: int = 0
     silent_ends: int = 0
 
     def attempt_failed(self, draw: float) -> float:
@@ -69,14 +69,14 @@ class Reconnecting:
         """
         short = lived_s < self.backoff.stable_s
         self.failures = self.failures + 1 if short else 1
-        if lived_s >= self.contested.stable_s:
-            self.contests = 0
+        if lived_s >= self.takeover_backoff.stable_s:
+            self.takeovers = 0
         if ending is not Ending.SILENT:
             self.silent_ends = 0
         else:
             self.silent_ends = self.silent_ends + 1 if short else 1
         taken = ending is Ending.TAKEN_OVER or self.silent_ends >= SILENT_ENDS
-        self.contests += taken
+        self.takeovers += taken
         return taken
 
     def delay_s(self, taken: bool, draw: float) -> float:
@@ -86,4 +86,6 @@ class Reconnecting:
             taken: what :meth:`lost` returned.
             draw: a random number in [0, 1).
         """
-        return self.contested.delay_s(self.contests, draw) if taken else self.backoff.delay_s(self.failures, draw)
+        return (
+            self.takeover_backoff.delay_s(self.takeovers, draw) if taken else self.backoff.delay_s(self.failures, draw)
+        )

@@ -2,12 +2,12 @@
 
 A short first message saves latents on frames that need no more, and costs a refinement, headers and a round trip, on
 those that do. What decides is known at the edge before it sends: the coded size of every prefix of this frame, the
-answer types of its questions, how often a look at each rung was safe when the stop rule was calibrated
+answer types of its questions, how often a pass over each rung was safe when the stop rule was calibrated
 (:class:`~pipeline.codec.stop_statistics.StopStatistics`), and what this camera needed lately. Sending everything at
 once is one of the outcomes. Pure: no clock, no I/O.
 
-Risk does not depend on the choice: the stop rule counts every look of its ladder as a chance to be wrong, so that its
-promise holds wherever the looks begin. Beside the ladder the rule may know a length that keeps the promise whatever is
+Risk does not depend on the choice: the stop rule counts every pass of its ladder as a chance to be wrong, so that its
+promise holds wherever the passes begin. Beside the ladder the rule may know a length that keeps the promise whatever is
 answered, `at_once`. A camera's frames go out so while that has cost less than the ladder lately, which is decided from
 the frames before alone: each of the two ways keeps the promise, a choice by what a frame shows would not.
 """
@@ -30,19 +30,19 @@ from schemas.types import AnswerType
 Objective = Literal["bytes", "delay"]
 
 _LEARNING_RATE: Final = 0.25
-"""Step on a camera's log odds for one first look; about ten looks move it from the fleet's average to its own."""
+"""Step on a camera's log odds for one first pass; about ten passes move it from the fleet's average to its own."""
 _KEPT: Final = 0.99
-"""Share of a camera's deviation that one more frame leaves. A camera whose frames go whole shows no first looks any
+"""Share of a camera's deviation that one more frame leaves. A camera whose frames go whole shows no first passes any
 more; it drifts back to the average and is tried again."""
 _MAX_SHIFT: Final = 3.0
 _FLOOR: Final = 0.001
-"""Shares are held this far from 0 and 1: a calibration of some thousand looks knows no better."""
+"""Shares are held this far from 0 and 1: a calibration of some thousand passes knows no better."""
 AT_ONCE: Final = -1
-"""Rung of a first prefix that no look is to follow."""
+"""Rung of a first prefix that no pass is to follow."""
 _MODE_FRAMES: Final = 16
 """Frames of a camera whose costs are compared before it leaves the ladder, and over about which they are averaged."""
 MAX_FRAMES_REMEMBERED: Final = 4_096
-"""First looks that are still awaited."""
+"""First passes that are still awaited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ class PrefixChoice:
         rung: its place in the ladder, or `AT_ONCE`.
         latents: its length.
         wire_bytes: expected until every question is decided.
-        delay_s: expected on the link until then; looks not counted.
-        safe: for each question the chance that the first look is safe.
+        delay_s: expected on the link until then; passes not counted.
+        safe: for each question the chance that the first pass is safe.
     """
 
     rung: int
@@ -93,12 +93,12 @@ class _Mode:
 
 
 class PrefixPolicy:
-    """Chooses first prefixes, and learns from first looks what each camera needs.
+    """Chooses first prefixes, and learns from first passes what each camera needs.
 
     Args:
-        statistics: of the stop rule on its calibration frames; their ladder is the one of the looks.
+        statistics: of the stop rule on its calibration frames; their ladder is the one of the passes.
         objective: what is minimised, expected wire bytes or expected time on the link.
-        at_once: length that needs no look to follow, see `StopRule`; None for none.
+        at_once: length that needs no pass to follow, see `StopRule`; None for none.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class PrefixPolicy:
             link: what is known of the link.
             whole_bytes: size of the whole latent coded by itself, which tells how much there is to see; None: it is
                 coded by itself.
-            at_once_bytes: size of the prefix that needs no look to follow; None leaves it out.
+            at_once_bytes: size of the prefix that needs no pass to follow; None leaves it out.
         """
         energy_bytes = size_bytes[-1] if whole_bytes is None else whole_bytes
         shift = self._shift.get(camera, 0.0)
@@ -181,7 +181,7 @@ class PrefixPolicy:
         )
 
     def offered(self, camera: str, query_ids: Sequence[str], choice: PrefixChoice) -> None:
-        """A frame goes out with this choice: its first looks will be compared with what was expected of them."""
+        """A frame goes out with this choice: its first passes will be compared with what was expected of them."""
         if camera in self._shift:
             self._shift[camera] *= _KEPT
         if choice.rung in (AT_ONCE, len(self._ladder) - 1):
@@ -224,7 +224,7 @@ class PrefixPolicy:
         rounds = 1.0
         decided = [0.0] * len(share)
         for rung in range(first, len(self._ladder) - 1):
-            # A question is decided once any look was safe; looks of one question rise and fall together.
+            # A question is decided once any pass was safe; passes of one question rise and fall together.
             decided = [max(before, row[rung]) for before, row in zip(decided, share, strict=True)]
             refined = 1 - self._all_decided(questions, decided)
             # A chunk costs up to a byte more than the difference of two prefixes.

@@ -77,7 +77,7 @@ class CodecSpec(BaseModel):
     fit: FrameFit = FrameFit()
     """What frames of another size go through. A folder that does not say it was made when there was one way."""
     ladder: Annotated[tuple[int, ...], Field(min_length=1, strict=False)]
-    """Prefix lengths at which the stop rule looks, ascending; the last one is the whole latent."""
+    """Prefix lengths at which the stop rule decides, ascending; the last one is the whole latent."""
     base_latents: int
     """Length of the prefix that opens a frame."""
     vlm_id: Annotated[str, Field(min_length=1, max_length=MAX_VLM_ID_CHARS)]

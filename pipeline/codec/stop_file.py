@@ -31,7 +31,7 @@ class StopFile:
         rule: Thresholds on the score.
         score: Its model; None when the score is the probability of the answer.
         shift: Scores of the calibration's frames at the shortest prefix.
-        statistics: How often looks were safe there.
+        statistics: How often passes were safe there.
         calibrated_on: Frames, confidence and results of the calibration, for readers.
     """
 
@@ -60,7 +60,7 @@ class StopFile:
         by_risk: Mapping[float, Mapping[AnswerType, float]] | None = None,
         at_once: int | None = None,
     ) -> Self:
-        """One threshold an answer type, for every look before the last; other types wait for the whole latent."""
+        """One threshold an answer type, for every pass before the last; other types wait for the whole latent."""
         early = len(ladder) - 1
 
         def rows(limits: Mapping[AnswerType, float]) -> dict[AnswerType, tuple[float, ...]]:

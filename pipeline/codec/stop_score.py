@@ -3,7 +3,7 @@
 An additive logistic model for each answer type (a generalised additive model, Hastie and Tibshirani 1986): the log odds
 are a sum of one piecewise linear curve a feature. ``latentbus codec calibrate-stop`` fits it without labels: what it
 estimates is agreement with the answer from the whole latent. The guarantee of the stop rule does not depend on its
-quality, only the savings do. Everything that it reads belongs to the look itself, so that a worker that takes a frame
+quality, only the savings do. Everything that it reads belongs to the pass itself, so that a worker that takes a frame
 over scores as the one before it did.
 """
 
@@ -119,7 +119,7 @@ class StopScore:
         latent_count: Latents of a whole frame.
         errors: Prediction of the feature error.
         models: For each answer type its model.
-        by_frame: Whether the answers of a look are judged together, by the mean of their scores. A frame that needs
+        by_frame: Whether the answers of a pass are judged together, by the mean of their scores. A frame that needs
             more for one question needs it for all, so it stops where its expected share of wrong answers is small.
     """
 
@@ -175,8 +175,8 @@ class StopScore:
         model = self.models.get(answer_type)
         return np.zeros(len(features)) if model is None else model.chance(features)
 
-    def of_look(self, scores: Sequence[float], answer_types: Sequence[AnswerType]) -> list[float]:
-        """Scores of the answers of one look as the stop rule judges them, see `by_frame`.
+    def of_pass(self, scores: Sequence[float], answer_types: Sequence[AnswerType]) -> list[float]:
+        """Scores of the answers of one pass as the stop rule judges them, see `by_frame`.
 
         Args:
             scores: Of each answer.

@@ -21,9 +21,9 @@ from schemas.types import AnswerType
 
 FALSE_ALARM_RATE: Final = 0.001
 """Chance that one window of frames like those of the calibration raises the alarm, at most."""
-WINDOW_LOOKS: Final = 200
+WINDOW_PASSES: Final = 200
 READ_AGAIN_EVERY: Final = 8
-"""First looks for one that is read again: an eighth more work for the model at most."""
+"""First passes for one that is read again: an eighth more work for the model at most."""
 QUANTILES: Final = 41
 
 
@@ -56,7 +56,7 @@ class ScoreQuantiles:
         """Distance of a window from which on the alarm is raised."""
         # Each sample's own distribution function strays by its share of the rate; the quantiles add their step.
         stray = math.sqrt(math.log(4 / FALSE_ALARM_RATE) / 2)
-        return stray / math.sqrt(WINDOW_LOOKS) + stray / math.sqrt(self.frames) + 1 / (QUANTILES - 1)
+        return stray / math.sqrt(WINDOW_PASSES) + stray / math.sqrt(self.frames) + 1 / (QUANTILES - 1)
 
     def as_json(self) -> dict[str, Any]:
         """What :meth:`from_json` reads."""
@@ -115,7 +115,7 @@ class ShiftDetector:
         if place is None or not math.isfinite(place):
             return False
         self._window.append(place)
-        if len(self._window) < WINDOW_LOOKS:
+        if len(self._window) < WINDOW_PASSES:
             return False
         found = np.sort(np.array(self._window))
         self._window.clear()

@@ -1,4 +1,4 @@
-"""How often looks were safe when the stop rule was calibrated; the edge plans first prefixes with it."""
+"""How often passes were safe when the stop rule was calibrated; the edge plans first prefixes with it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from schemas.types import AnswerType
 
 @dataclass(frozen=True, slots=True)
 class StopStatistics:
-    """Shares of safe looks, by answer type, rung of the ladder and size of the frame.
+    """Shares of safe passes, by answer type, rung of the ladder and size of the frame.
 
     Attributes:
-        ladder: prefix lengths of the looks, in latents.
+        ladder: prefix lengths of the passes, in latents.
         size_edges_bytes: ascending sizes of whole latents that part the frames into bins. A frame of many bytes shows
             much, and its answers settle later.
         safe_share: [rung][bin] for each answer type.
-        by_frame: the answers of a look were judged together: safe all, or none.
+        by_frame: the answers of a pass were judged together: safe all, or none.
     """
 
     ladder: tuple[int, ...]
@@ -49,11 +49,11 @@ class StopStatistics:
         return kind in self.safe_share
 
     def share(self, kind: AnswerType, rung: int, whole_bytes: int) -> float:
-        """How often a look was safe; 0 for an answer type that the calibration did not meet.
+        """How often a pass was safe; 0 for an answer type that the calibration did not meet.
 
         Args:
             kind: answer type of the question.
-            rung: place of the look in the ladder.
+            rung: place of the pass in the ladder.
             whole_bytes: coded size of the frame's whole latent.
         """
         rows = self.safe_share.get(kind)

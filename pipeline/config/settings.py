@@ -189,7 +189,7 @@ class EdgeRecordingSettings(RecordingSettings):
     """The log of an edge."""
 
     full_latents: bool = False
-    """Deposit the whole latent of every frame that is asked about, in the log only: the uplink does not carry it."""
+    """Store the whole latent of every frame that is asked about, in the log only: the uplink does not carry it."""
 
 
 class ClientBudgetSettings(_Section):

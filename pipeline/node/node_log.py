@@ -18,10 +18,10 @@ from pipeline.config.logs import get_logger
 from pipeline.config.settings import LatentbusSettings, RecordingSettings
 from pipeline.node.metrics import Metrics
 from pipeline.recording.bus_tap import TappedBus
-from pipeline.recording.deposit import Deposit, encode_deposit, latent_topic
 from pipeline.recording.format import LOG_METADATA, Compression
 from pipeline.recording.recorder import Recorder, RecorderOptions
 from pipeline.recording.series import SeriesOptions
+from pipeline.recording.stored_latent import StoredLatent, encode_stored_latent, latent_topic
 from schemas.errors import ConfigError, RecordingError
 
 RETRY_S: Final = 10.0
@@ -122,9 +122,9 @@ class NodeLog:
             topic, payload, qos=qos, retain=retain, properties=properties, received_s=received_s
         )
 
-    def deposit(self, deposit: Deposit) -> None:
+    def store_latent(self, stored: StoredLatent) -> None:
         """Keep the whole latent of a frame; nothing is sent."""
-        self.offer(latent_topic(deposit.camera), encode_deposit(deposit))
+        self.offer(latent_topic(stored.camera), encode_stored_latent(stored))
 
     def counts(self) -> dict[str, float]:
         """Messages by what became of them, for metrics."""

@@ -2,9 +2,9 @@
 
 The order (docs/decisions/0005-fair-uplink.md):
 
-1. *Gone* and question texts first: they are tiny, and a worker waits for them. While anything else waits they have
+1. *Revoke* and question texts first: they are tiny, and a worker waits for them. While anything else waits they have
    every second turn at most: an edge that comes back from a freeze finds a flood of claims to refuse.
-2. Open messages and chunks compete by what they offer (:class:`~pipeline.protocol.effects.Bid`). The bids that can
+2. Open messages and chunks compete by what they offer (:class:`~pipeline.protocol.effects.Utility`). Those that can
    leave in time are taken in the order of their deadlines; when they do not all fit, the one that gains least for its
    bytes is left out until they do (Moore and Hodgson, 1968). Of those that are kept, the one that gains most for its
    bytes goes next, provided that the others stay in time behind it; in need (:data:`NEED_S`), those that gain at least
@@ -12,7 +12,7 @@ The order (docs/decisions/0005-fair-uplink.md):
 3. A camera that was not served for :data:`MAX_WAIT_S`, or a message that has waited for that long, may go before them
    at every :data:`LONG_WAIT_TURN`-th departure at most: nothing starves, and not everything becomes first come, first
    served when everything has waited long.
-4. Reports (outcomes, replies, status, standing questions) take turns with the bids, first come first served: all of
+4. Reports (outcomes, replies, status, standing questions) take turns with them, first come first served: all of
    them are due at once.
 5. What cannot be in time any more goes when nothing else waits; what nobody wants any more is withdrawn and counted.
 
@@ -30,8 +30,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from pipeline.protocol.departures import LANE_LIMITS, Departure, Lane
-from pipeline.protocol.effects import Bid
+from pipeline.protocol.departures import TRAFFIC_CLASS_LIMITS, Departure, TrafficClass
+from pipeline.protocol.effects import Utility
 from schemas.wire_cost import publish_wire_bytes
 
 MAX_WAIT_S: Final = 5.0
@@ -39,17 +39,17 @@ MAX_WAIT_S: Final = 5.0
 LONG_WAIT_TURN: Final = 4
 """One departure in so many may go to what has waited longest."""
 NEED_S: Final = 2.0
-"""The uplink is in need for so long after a bid had to be left out."""
+"""The uplink is in need for so long after a message had to be left out."""
 AS_MUCH: Final = 0.5
-"""In need, a bid may make another one late that gains less than this share of its own gain for a byte: what is worth
-more is banked early, since new bids will come before its deadline does."""
-COMPARED_BIDS: Final = 64
-"""Bids that one choice compares: those that gain most for their bytes. It bounds the work for each departure."""
+"""In need, a message may make another one late that gains less than this share of its own gain for a byte: what is
+worth more is banked early, since new messages will come before its deadline does."""
+COMPARED_MESSAGES: Final = 64
+"""Messages that one choice compares: those that gain most for their bytes. It bounds the work for each departure."""
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """A departure that competes, with its latest bid."""
+    """A departure that competes, with its latest utility."""
 
     departure: Departure
     number: int
@@ -58,11 +58,11 @@ class _Waiting:
     leave_by_s: float = 0.0
     ends_s: float = 0.0
 
-    def take(self, bid: Bid, bytes_per_s: float) -> None:
-        size_bytes = publish_wire_bytes(self.departure.topic, bid.message_bytes, self.departure.qos)
-        self.gain_per_byte = bid.gain / size_bytes
+    def take(self, utility: Utility, bytes_per_s: float) -> None:
+        size_bytes = publish_wire_bytes(self.departure.topic, utility.message_bytes, self.departure.qos)
+        self.gain_per_byte = utility.gain / size_bytes
         self.takes_s = size_bytes / bytes_per_s
-        self.leave_by_s, self.ends_s = bid.leave_by_s, bid.ends_s
+        self.leave_by_s, self.ends_s = utility.leave_by_s, utility.ends_s
 
     def is_in_time(self, now_s: float) -> bool:
         return now_s + self.takes_s <= self.leave_by_s
@@ -117,11 +117,11 @@ class DepartureQueue:
     def __init__(self, rate_kbps: float | None) -> None:
         self.counters: Counter[str] = Counter()
         self._bytes_per_s = float("inf") if rate_kbps is None else rate_kbps * 1000 / 8
-        self._counts: Counter[Lane] = Counter()
+        self._counts: Counter[TrafficClass] = Counter()
         self._next_number = 0
         self._urgent: dict[int, Departure] = {}
         self._reports: deque[Departure] = deque()
-        self._bidders: dict[int, _Waiting] = {}  # all that compete
+        self._competing: dict[int, _Waiting] = {}  # all that compete
         self._timely: dict[int, _Waiting] = {}  # in time when they were last looked at; the oldest first
         self._ranked: list[tuple[float, int]] = []  # the same, sorted: minus the gain for a byte, number
         self._late: list[tuple[float, int]] = []  # what cannot be in time, sorted: when it ends, number
@@ -135,45 +135,45 @@ class DepartureQueue:
         self._turns_since_long_wait = LONG_WAIT_TURN
 
     def __len__(self) -> int:
-        return len(self._urgent) + len(self._bidders) + len(self._reports)
+        return len(self._urgent) + len(self._competing) + len(self._reports)
 
-    def count(self, lane: Lane) -> int:
-        """Messages that wait in a lane."""
-        return self._counts[lane]
+    def count(self, traffic_class: TrafficClass) -> int:
+        """Messages that wait in a traffic class."""
+        return self._counts[traffic_class]
 
     def put(self, departure: Departure, now_s: float) -> bool:
-        """Queue a message; false when its lane is full."""
+        """Queue a message; false when its traffic class is full."""
         if departure.same_as in self._same:
             self.counters[f"merged_{departure.label}"] += 1
             return True
-        lane = departure.lane
-        if departure.bid is not None:
+        traffic_class = departure.traffic_class
+        if departure.utility is not None:
             self._withdraw_unwanted(departure.camera, now_s)
-        if self._counts[lane] >= LANE_LIMITS[lane]:
+        if self._counts[traffic_class] >= TRAFFIC_CLASS_LIMITS[traffic_class]:
             return False
         departure.queued_s = now_s
-        self._counts[lane] += 1
+        self._counts[traffic_class] += 1
         self._next_number += 1
         if departure.same_as is not None:
             self._same.add(departure.same_as)
-        if lane is Lane.REPORT:
+        if traffic_class is TrafficClass.REPORT:
             self._reports.append(departure)
-        elif departure.bid is None:
+        elif departure.utility is None:
             self._urgent[self._next_number] = departure
         else:
-            self._put_bidder(_Waiting(departure, self._next_number), now_s)
+            self._put_competing(_Waiting(departure, self._next_number), now_s)
         return True
 
     def pop(self, now_s: float) -> Departure | None:
         """The message that goes next, None when nothing waits."""
-        if self._urgent and not (self._urgent_was_last and (self._bidders or self._reports)):
+        if self._urgent and not (self._urgent_was_last and (self._competing or self._reports)):
             self._urgent_was_last = True
             return self._pop_urgent(next(iter(self._urgent)), now_s)
         self._urgent_was_last = False
-        if self._reports and (self._report_is_next or not self._bidders):
+        if self._reports and (self._report_is_next or not self._competing):
             return self._pop_report()
         self._withdraw_ended(now_s)
-        self._look_again(now_s)
+        self._rank_late_again(now_s)
         while (waiting := self._choose(now_s)) is not None:
             if (number := self._earlier_urgent(waiting)) is not None:
                 return self._pop_urgent(number, now_s)
@@ -182,12 +182,12 @@ class DepartureQueue:
             if self._wanted(waiting, now_s):
                 self._serve(waiting, now_s)
                 return waiting.departure
-        # All bids were withdrawn; what gave way to them goes now.
+        # All that competed were withdrawn; what gave way to them goes now.
         if self._reports:
             return self._pop_report()
         return self._pop_urgent(next(iter(self._urgent)), now_s) if self._urgent else None
 
-    # ---- lanes ------------------------------------------------------------------------------------------------------
+    # ---- traffic classes --------------------------------------------------------------------------------------------
 
     def _pop_urgent(self, number: int, now_s: float) -> Departure:
         departure = self._urgent[number]
@@ -206,19 +206,19 @@ class DepartureQueue:
         return departure
 
     def _forget(self, departure: Departure) -> None:
-        self._counts[departure.lane] -= 1
+        self._counts[departure.traffic_class] -= 1
         self._same.discard(departure.same_as)
 
-    def _put_bidder(self, waiting: _Waiting, now_s: float) -> None:
+    def _put_competing(self, waiting: _Waiting, now_s: float) -> None:
         departure = waiting.departure
-        self._bidders[waiting.number] = waiting
+        self._competing[waiting.number] = waiting
         self._of_camera.setdefault(departure.camera, {})[waiting.number] = waiting
         self._unserved_since_s.setdefault(departure.camera, now_s)
         self._rank(waiting, now_s)
 
     def _remove(self, waiting: _Waiting) -> None:
         departure = waiting.departure
-        del self._bidders[waiting.number]
+        del self._competing[waiting.number]
         self._timely.pop(waiting.number, None)
         mine = self._of_camera[departure.camera]
         del mine[waiting.number]
@@ -229,16 +229,19 @@ class DepartureQueue:
 
     def _first_chunk(self, departure: Departure) -> _Waiting | None:
         """The first message to a worker that waits about the same frame: they leave in order."""
-        if departure.lane is not Lane.FRAME_UNDER_WAY:
+        if departure.traffic_class is not TrafficClass.FRAME_UNDER_WAY:
             return None
         for waiting in self._of_camera.get(departure.camera, {}).values():
-            if waiting.departure.frame == departure.frame and waiting.departure.lane is Lane.FRAME_UNDER_WAY:
+            if (
+                waiting.departure.frame == departure.frame
+                and waiting.departure.traffic_class is TrafficClass.FRAME_UNDER_WAY
+            ):
                 return waiting
         return None
 
     def _earlier_urgent(self, waiting: _Waiting) -> int | None:
         """What goes to a worker about the same frame and was queued before."""
-        if waiting.departure.lane is Lane.FRAME_UNDER_WAY:
+        if waiting.departure.traffic_class is TrafficClass.FRAME_UNDER_WAY:
             for number, departure in self._urgent.items():
                 if number > waiting.number:
                     break
@@ -254,14 +257,14 @@ class DepartureQueue:
         if camera in self._of_camera:
             self._unserved_since_s[camera] = now_s
 
-    # ---- bids -------------------------------------------------------------------------------------------------------
+    # ---- utilities --------------------------------------------------------------------------------------------------
 
     def _wanted(self, waiting: _Waiting, now_s: float) -> bool:
-        """Ask for the bid anew; what nobody wants any more is counted."""
-        assert waiting.departure.bid is not None  # noqa: S101
-        bid = waiting.departure.bid(now_s)
-        if bid is not None:
-            waiting.take(bid, self._bytes_per_s)
+        """Ask for the utility anew; what nobody wants any more is counted."""
+        assert waiting.departure.utility is not None  # noqa: S101
+        utility = waiting.departure.utility(now_s)
+        if utility is not None:
+            waiting.take(utility, self._bytes_per_s)
             return True
         reason = "too_late" if waiting.ends_s and now_s >= waiting.ends_s else "decided"
         self.counters[f"withdrawn_{waiting.departure.label}_{reason}"] += 1
@@ -273,8 +276,8 @@ class DepartureQueue:
         Where it has superseded some queries of a frame, the others may have more time than those had.
         """
         for waiting in list(self._of_camera.get(camera, {}).values()):
-            assert waiting.departure.bid is not None  # noqa: S101
-            if waiting.departure.bid(now_s) is None:
+            assert waiting.departure.utility is not None  # noqa: S101
+            if waiting.departure.utility(now_s) is None:
                 self._remove(waiting)
                 self._wanted(waiting, now_s)
             elif waiting.number not in self._timely:
@@ -282,12 +285,12 @@ class DepartureQueue:
 
     def _withdraw_ended(self, now_s: float) -> None:
         while self._late and self._late[0][0] <= now_s:
-            waiting = self._bidders[self._late[0][1]]
+            waiting = self._competing[self._late[0][1]]
             self._remove(waiting)
             self.counters[f"withdrawn_{waiting.departure.label}_too_late"] += 1
 
     def _rank(self, waiting: _Waiting, now_s: float) -> bool:
-        """Ask for a bid and give it its place in the order; whether it can be in time."""
+        """Ask for its utility and give it its place in the order; whether it can be in time."""
         self._unrank(waiting)
         if not self._wanted(waiting, now_s):
             self._remove(waiting)
@@ -307,8 +310,8 @@ class DepartureQueue:
     # ---- the choice -------------------------------------------------------------------------------------------------
 
     def _choose(self, now_s: float) -> _Waiting | None:
-        if len(self._bidders) == 1:
-            return next(iter(self._bidders.values()))
+        if len(self._competing) == 1:
+            return next(iter(self._competing.values()))
         chosen = self._long_waiting(now_s) or self._most_gain(now_s) or self._best_of_late()
         if chosen is None:
             return None
@@ -320,12 +323,12 @@ class DepartureQueue:
         if self._turns_since_long_wait < LONG_WAIT_TURN:
             return None
         longest, since_s = None, now_s - MAX_WAIT_S
-        for waiting in list(islice(self._timely.values(), COMPARED_BIDS)):
+        for waiting in list(islice(self._timely.values(), COMPARED_MESSAGES)):
             if waiting.is_in_time(now_s) or self._rank(waiting, now_s):
                 if waiting.departure.queued_s < since_s:
                     longest, since_s = waiting, waiting.departure.queued_s
                 break
-        for camera, unserved_since_s in islice(self._unserved_since_s.items(), COMPARED_BIDS):
+        for camera, unserved_since_s in islice(self._unserved_since_s.items(), COMPARED_MESSAGES):
             if unserved_since_s >= since_s:
                 break
             mine = self._of_camera.get(camera, {}).values()
@@ -337,19 +340,19 @@ class DepartureQueue:
             self._turns_since_long_wait = 0
         return longest
 
-    def _look_again(self, now_s: float) -> None:
+    def _rank_late_again(self, now_s: float) -> None:
         """One of those that were late, in turn: what made it late may be over."""
         if self._late:
             self._late_turn = (self._late_turn + 1) % len(self._late)
-            self._rank(self._bidders[self._late[self._late_turn][1]], now_s)
+            self._rank(self._competing[self._late[self._late_turn][1]], now_s)
 
     def _most_gain(self, now_s: float) -> _Waiting | None:
         candidates: list[_Waiting] = []
         stale: list[_Waiting] = []
         for _, number in self._ranked:
-            waiting = self._bidders[number]
+            waiting = self._competing[number]
             (candidates if waiting.is_in_time(now_s) else stale).append(waiting)
-            if len(candidates) == COMPARED_BIDS:
+            if len(candidates) == COMPARED_MESSAGES:
                 break
         # The query with the first deadline is lost; the others of the frame may still be in time.
         candidates += [waiting for waiting in stale if self._rank(waiting, now_s)]
@@ -361,7 +364,7 @@ class DepartureQueue:
         return goes_next(kept, now_s, AS_MUCH if now_s < self._need_until_s else 0.0)
 
     def _best_of_late(self) -> _Waiting | None:
-        late = [self._bidders[number] for _, number in self._late[:COMPARED_BIDS]]
+        late = [self._competing[number] for _, number in self._late[:COMPARED_MESSAGES]]
         return max(late, key=lambda waiting: waiting.gain_per_byte, default=None)
 
 

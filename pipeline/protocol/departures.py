@@ -8,26 +8,26 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from pipeline.protocol.effects import Bidder
+from pipeline.protocol.effects import UtilityFunction
 from pipeline.protocol.ports import Delivery, Qos
 from schemas.messages import Message
 from schemas.types import FrameId
 
 
-class Lane(StrEnum):
+class TrafficClass(StrEnum):
     """Which messages wait in line with one another."""
 
     FRAME_UNDER_WAY = "under way"
-    """Chunks, *gone*, question texts: a worker waits for them, and an answer is near."""
+    """Chunks, *revoke*, question texts: a worker waits for them, and an answer is near."""
     OPEN = "open"
     """Frames that nobody works on yet."""
     REPORT = "report"
     """Outcomes, replies, status, standing questions."""
 
 
-LANE_LIMITS = {Lane.FRAME_UNDER_WAY: 1024, Lane.OPEN: 2048, Lane.REPORT: 4096}
-"""Messages that may wait in each lane. A worker repeats a request for a lost chunk, an open that finds no room expires
-at its deadline; reports hold about 400 bytes each."""
+TRAFFIC_CLASS_LIMITS = {TrafficClass.FRAME_UNDER_WAY: 1024, TrafficClass.OPEN: 2048, TrafficClass.REPORT: 4096}
+"""Messages that may wait in each traffic class. A worker repeats a request for a lost chunk, an open that finds no room
+expires at its deadline; reports hold about 400 bytes each."""
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class Departure:
     """One publish that waits for the uplink.
 
     Attributes:
-        lane: its line.
+        traffic_class: what it waits in line with.
         camera: camera that it is about, None for what concerns the site.
         label: kind of message, for counters.
         topic: where to.
@@ -47,12 +47,12 @@ class Departure:
         correlation_data: MQTT 5 CorrelationData.
         until_sent: send it again after a lost connection; what nobody else would repeat.
         done: told what became of it, and when.
-        bid: what it offers; None for what does not compete.
+        utility: what it is worth; None for what does not compete.
         same_as: equal for two departures that say the same; the second one is not queued.
         queued_s: since when it waits; the queue sets it.
     """
 
-    lane: Lane
+    traffic_class: TrafficClass
     camera: str | None
     label: str
     topic: str
@@ -64,7 +64,7 @@ class Departure:
     correlation_data: bytes | None = None
     until_sent: bool = False
     done: Callable[[Delivery, float], None] | None = field(default=None, repr=False, compare=False)
-    bid: Bidder | None = field(default=None, repr=False, compare=False)
+    utility: UtilityFunction | None = field(default=None, repr=False, compare=False)
     same_as: Hashable = None
     queued_s: float = field(default=0.0, compare=False)
 
@@ -79,7 +79,7 @@ class DepartureOrder(Protocol):
         ...
 
     def put(self, departure: Departure, now_s: float) -> bool:
-        """Queue a message; false when its lane is full."""
+        """Queue a message; false when its traffic class is full."""
         ...
 
     def pop(self, now_s: float) -> Departure | None:

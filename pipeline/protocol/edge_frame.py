@@ -28,7 +28,7 @@ class EdgeStage(StrEnum):
     BACKOFF = "backoff"
     """The attempt came to nothing; the next one waits."""
     DONE = "done"
-    """All queries are decided; only *gone* is said about it."""
+    """All queries are decided; only *revoke* is said about it."""
 
 
 class EdgeEvent(StrEnum):
@@ -160,12 +160,12 @@ class EdgeFrame:
         self.sent = max(self.sent, stop)
         return again
 
-    def due_s(self, *, leases_are_judged: bool) -> float:
+    def due_s(self, *, leases_count: bool) -> float:
         """When time will next change something: the first deadline, or the end of the stage."""
         due_s = min(query.deadline_s for query in self.queries.values())
-        return min(due_s, self.timer_s) if leases_are_judged and self.timer_s is not None else due_s
+        return min(due_s, self.timer_s) if leases_count and self.timer_s is not None else due_s
 
-    def judge_by(self, time_s: float) -> None:
+    def lease_ends_by(self, time_s: float) -> None:
         """The connection is back: whoever has the frame speaks at once, so silence until then will do."""
         if self.stage in (EdgeStage.OPENED, EdgeStage.OWNED):
             self.timer_s = time_s

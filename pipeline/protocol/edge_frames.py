@@ -23,7 +23,7 @@ QUEUED      left uplink            OPENED      attempt + 1, remaining times stam
 QUEUED      claim                  OWNED       the queued open is dropped: the owner before is only slow
 OPENED      claim                  OWNED       first word for (frame, attempt): accept, refine, answer, ...
 OWNED       renewal                OWNED       lease starts again; refine sends a chunk, need text sends texts
-OWNED       claim of another       OWNED       *gone* to the other one
+OWNED       claim of another       OWNED       *revoke* to the other one
 OWNED       busy                   BACKOFF     retry after the time that the worker names
 OPENED      silence                BACKOFF     base lease over
 OWNED       silence, owner lost    BACKOFF     lease over, or the owner's last will
@@ -34,18 +34,18 @@ OWNED       missing
 any         terminal answer        same        the query is decided; DONE when it was the last
 any         deadline               same        the query is *expired*; DONE when it was the last
 any         attempts over, reject  DONE        the remaining queries are decided: *failed*
-(unknown)   any control message    -           *gone*
+(unknown)   any control message    -           *revoke*
 ==========  =====================  ==========  ==================================================================
 
 A frame may be coded given an earlier one of its camera, its key frame, or become one itself; then its open waits until
 the key frame has left. Every attempt but the first is coded by itself, since its worker may lack the key frame.
 
 While the connection is down no lease is judged; after a reconnect each is judged by one grace period. What connection
-and statuses tell beside the leases is in :mod:`~pipeline.protocol.edge_reach`.
+and statuses tell beside the leases is in :mod:`~pipeline.protocol.edge_connectivity`.
 
 Here are the inputs, time, claims and decisions. The table and the state of one frame are in ``edge_frame``, what is
 said in ``edge_messages``, how opens and key frames get out in ``edge_opens``, what is remembered beside frames in
-``edge_memory``, and what a message offers the uplink in ``expected_gain``.
+``edge_caches``, and what a message offers the uplink in ``expected_gain``.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pipeline.protocol.departures import Departure
+from pipeline.protocol.edge_caches import AdHocQueries
+from pipeline.protocol.edge_connectivity import EdgeConnectivity
 from pipeline.protocol.edge_frame import EdgeEvent, EdgeFrame, EdgeStage, queries_by_id
-from pipeline.protocol.edge_memory import AdHocQueries
 from pipeline.protocol.edge_messages import Control, EdgeMessages
 from pipeline.protocol.edge_names import CameraNames
 from pipeline.protocol.edge_opens import EdgeOpens
-from pipeline.protocol.edge_reach import EdgeReach
 from pipeline.protocol.effects import AskedQuery, Decision, GivenKey, KeyFrameLost, Latent
 from pipeline.protocol.expected_gain import ExpectedGain
 from pipeline.protocol.ports import Delivery
@@ -108,7 +108,9 @@ class EdgeFrames:
         self._timers: Timers[Key] = Timers(self._due_s)
         self._messages = EdgeMessages(site, pool, fingerprint)
         self._ad_hoc = AdHocQueries(settings.terminal_cache)
-        self._reach = EdgeReach(settings, pool, self._frames, self._timers, self.counters, self._lose_attempt)
+        self._connectivity = EdgeConnectivity(
+            settings, pool, self._frames, self._timers, self.counters, self._lose_attempt
+        )
         self._gain = ExpectedGain(priorities or {})
         self._opens = EdgeOpens(
             settings,
@@ -159,7 +161,7 @@ class EdgeFrames:
             "timers": len(self._timers),
             "ad_hoc_running": running,
             "ad_hoc_decided": decided,
-            "workers": self._reach.known_workers(),
+            "workers": self._connectivity.known_workers(),
         }
 
     def undecided(self) -> list[EdgeFrame]:
@@ -236,7 +238,7 @@ class EdgeFrames:
         Raises:
             CameraNameError: it has refused one, of this site or of another one, because both have a camera of the name.
         """
-        self._reach.heard()
+        self._connectivity.heard()
         frame = self._find((camera, message.frame))
         if isinstance(message, Reject) and message.reason is RejectReason.CAMERA:
             if frame is not None:
@@ -246,13 +248,13 @@ class EdgeFrames:
         if frame is None:
             self.counters["control_unknown_frame"] += 1
             if not self._names.foreign(camera, message.frame, now_s):
-                self._say_gone(camera, message)
+                self._revoke(camera, message)
             return
         if isinstance(message, Reject):
             self._reject(frame, message)
             return
         if not self._claim(frame, message.worker, message.attempt):
-            self._say_gone(camera, message)
+            self._revoke(camera, message)
             return
         if isinstance(message, Busy):
             frame.move(EdgeEvent.BUSY)
@@ -300,11 +302,11 @@ class EdgeFrames:
             retained: the broker had kept it. Then a birth proves nothing: the worker may have died with the broker.
         """
         if status.kind == "worker":
-            self._reach.worker_status(status, now_s, retained=retained)
+            self._connectivity.worker_status(status, now_s, retained=retained)
 
     def connection(self, connected: bool, now_s: float) -> None:
         """The connection came or went: no lease is judged without one, and one grace period later when it is back."""
-        self._reach.connection(connected, now_s)
+        self._connectivity.connection(connected, now_s)
 
     def tick(self, now_s: float) -> None:
         """Let time pass: deadlines, leases, back-off."""
@@ -313,7 +315,7 @@ class EdgeFrames:
             if frame is None:
                 continue
             self._expire(frame, now_s)
-            if not frame.queries or frame.timer_s is None or not self._reach.connected or frame.timer_s > now_s:
+            if not frame.queries or frame.timer_s is None or not self._connectivity.connected or frame.timer_s > now_s:
                 continue
             if frame.stage is EdgeStage.BACKOFF:
                 self._open_again(frame, EdgeEvent.BACKOFF_OVER)
@@ -335,9 +337,9 @@ class EdgeFrames:
     def _open_delivered(self, key: Key, delivery: Delivery, now_s: float) -> None:
         """What became of an open message. That nobody subscribes is only counted: a recorder on all topics hides it."""
         if delivery is Delivery.NO_SUBSCRIBERS:
-            self._reach.nobody_subscribed()
+            self._connectivity.nobody_subscribed()
         elif delivery is Delivery.CONNECTION_LOST:
-            self._reach.open_lost(key, now_s)
+            self._connectivity.open_lost(key, now_s)
 
     def _key_frame_delivered(self, key: Key, delivery: Delivery, _now_s: float) -> None:
         """A key frame that found no way out: its frame stands by itself, if it can still be told."""
@@ -358,7 +360,7 @@ class EdgeFrames:
 
     def _due_s(self, key: Key) -> float | None:
         frame = self._frames.get(key)
-        return None if frame is None else frame.due_s(leases_are_judged=self._reach.connected)
+        return None if frame is None else frame.due_s(leases_count=self._connectivity.connected)
 
     # ---- moves ------------------------------------------------------------------------------------------------------
 
@@ -383,11 +385,11 @@ class EdgeFrames:
             self.counters["refine_out_of_range"] += 1
             return
         try:
-            self._messages.chunk(frame, message, self._gain.bid_chunk)
+            self._messages.chunk(frame, message, self._gain.chunk_utility)
         except RecordingGapError as gap:  # a replayed frame, and a worker that wants more than its log holds
             self.counters["latents_not_recorded"] += 1
             self._fail(frame, str(gap))
-            self._say_gone(frame.camera, message)
+            self._revoke(frame.camera, message)
             return
         self.counters["refines"] += 1
         self.counters["latents_sent_again_refine"] += frame.send(message.start, message.stop)
@@ -477,6 +479,6 @@ class EdgeFrames:
             if query.deadline_s <= now_s:
                 self._decide(frame, query_id, Outcome.EXPIRED, reason=f"deadline while {frame.stage}", say=True)
 
-    def _say_gone(self, camera: str, message: Control) -> None:
-        self.counters["gone"] += 1
-        self._messages.gone(camera, message)
+    def _revoke(self, camera: str, message: Control) -> None:
+        self.counters["revoke"] += 1
+        self._messages.revoke(camera, message)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from pipeline.protocol.departures import Departure, Lane
+from pipeline.protocol.departures import Departure, TrafficClass
 from pipeline.protocol.edge_frame import EdgeFrame
-from pipeline.protocol.effects import AskedQuery, Bid, Bidder, Decision
+from pipeline.protocol.effects import AskedQuery, Decision, Utility, UtilityFunction
 from pipeline.protocol.ports import Delivery
 from schemas import topics
 from schemas.messages import (
@@ -15,7 +15,6 @@ from schemas.messages import (
     Answer,
     Busy,
     Chunk,
-    Gone,
     KeyFrame,
     Message,
     NeedText,
@@ -25,6 +24,7 @@ from schemas.messages import (
     Refine,
     Reject,
     RejectReason,
+    Revoke,
     Text,
 )
 from schemas.printable import as_reason
@@ -66,19 +66,21 @@ class EdgeMessages:
         decisions, self._decisions = self._decisions, []
         return decisions
 
-    def open(self, frame: EdgeFrame, stamp: Callable[[float], Open | None], bid: Bidder, done: Done) -> None:
+    def open(
+        self, frame: EdgeFrame, stamp: Callable[[float], Open | None], utility: UtilityFunction, done: Done
+    ) -> None:
         """Open a frame when the uplink has room; ``stamp`` makes the message then."""
         topic = topics.open_topic(self._pool, frame.camera)
         self._departures.append(
             Departure(
-                Lane.OPEN,
+                TrafficClass.OPEN,
                 frame.camera,
                 "open",
                 topic,
                 stamp,
                 qos=1,
                 frame=frame.frame,
-                bid=bid,
+                utility=utility,
                 same_as=(topic, frame.frame),
                 done=done,
             )
@@ -121,7 +123,7 @@ class EdgeMessages:
         topic = topics.key_topic(self._pool, frame.camera)
         self._departures.append(
             Departure(
-                Lane.FRAME_UNDER_WAY,
+                TrafficClass.FRAME_UNDER_WAY,
                 frame.camera,
                 "key_frame",
                 topic,
@@ -134,7 +136,9 @@ class EdgeMessages:
             )
         )
 
-    def chunk(self, frame: EdgeFrame, request: Refine, bid: Callable[[EdgeFrame, Chunk, float], Bid | None]) -> None:
+    def chunk(
+        self, frame: EdgeFrame, request: Refine, utility: Callable[[EdgeFrame, Chunk, float], Utility | None]
+    ) -> None:
         """The latents that the owner asked for."""
         chunk = Chunk(
             camera=frame.camera,
@@ -145,7 +149,7 @@ class EdgeMessages:
             payload=frame.payload(request.start, request.stop),
             key=frame.key,
         )
-        self._to_worker(request.worker, frame.camera, chunk, partial(bid, frame, chunk))
+        self._to_worker(request.worker, frame.camera, chunk, partial(utility, frame, chunk))
 
     def texts(self, frame: EdgeFrame, request: NeedText) -> int:
         """The texts of questions that a worker lacks; how many of them the frame has."""
@@ -164,9 +168,9 @@ class EdgeMessages:
             self._to_worker(request.worker, frame.camera, text)
         return len(known)
 
-    def gone(self, camera: str, claim: Control) -> None:
+    def revoke(self, camera: str, claim: Control) -> None:
         """The frame has another owner or its outcome."""
-        self._to_worker(claim.worker, camera, Gone(camera=camera, frame=claim.frame, attempt=claim.attempt))
+        self._to_worker(claim.worker, camera, Revoke(camera=camera, frame=claim.frame, attempt=claim.attempt))
 
     def decision(
         self,
@@ -205,17 +209,19 @@ class EdgeMessages:
             return "another site has a camera of this name: camera names are unique in a fleet, rename one of the two"
         return RejectReason(message.reason).name.lower().replace("_", " ")
 
-    def _to_worker(self, worker: str, camera: str, message: Chunk | Gone | Text, bid: Bidder | None = None) -> None:
+    def _to_worker(
+        self, worker: str, camera: str, message: Chunk | Revoke | Text, utility: UtilityFunction | None = None
+    ) -> None:
         topic = topics.chunk_topic(worker, camera)
         self._departures.append(
             Departure(
-                Lane.FRAME_UNDER_WAY,
+                TrafficClass.FRAME_UNDER_WAY,
                 camera,
                 type(message).__name__.lower(),
                 topic,
                 always(message),
                 frame=getattr(message, "frame", None),
-                bid=bid,
+                utility=utility,
                 same_as=(topic, message),
             )
         )

@@ -13,7 +13,7 @@ from schemas.identity import owner_of
 from schemas.messages import Answer
 from schemas.types import FrameId
 
-CONTESTED_S: Final = 60.0
+NAME_CONFLICT_S: Final = 60.0
 """So long after the last sign of another site, what is said of unknown frames of the camera may be meant for it."""
 
 
@@ -49,4 +49,4 @@ class CameraNames:
     def foreign(self, camera: str, frame: FrameId, now_s: float) -> bool:
         """Whether an unknown frame of a camera may be another site's; else it is of an earlier process of this one."""
         known = self._others.get(camera)
-        return frame.boot != self._boot and known is not None and now_s - known[1] < CONTESTED_S
+        return frame.boot != self._boot and known is not None and now_s - known[1] < NAME_CONFLICT_S

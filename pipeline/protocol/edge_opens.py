@@ -80,7 +80,7 @@ class EdgeOpens:
         self._messages.open(
             frame,
             partial(self._leaves, frame),
-            partial(self._gain.bid_open, frame),
+            partial(self._gain.open_utility, frame),
             partial(self._delivered, (frame.camera, frame.frame)),
         )
 

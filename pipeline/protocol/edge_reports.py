@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.protocol.departures import Departure, Lane
+from pipeline.protocol.departures import Departure, TrafficClass
 from pipeline.protocol.edge_messages import Done, always
 from pipeline.protocol.effects import ReplyTo
 from pipeline.protocol.uplink import CHARGE_TLS
@@ -46,7 +46,7 @@ class EdgeReports:
         """
         self._departures.append(
             Departure(
-                Lane.REPORT,
+                TrafficClass.REPORT,
                 outcome.camera,
                 "outcome",
                 topics.outcome_topic(outcome.camera),
@@ -62,7 +62,7 @@ class EdgeReports:
         """Tell the client of an ad-hoc question how it ended."""
         self._departures.append(
             Departure(
-                Lane.REPORT,
+                TrafficClass.REPORT,
                 message.camera,
                 "reply",
                 reply_to.topic,
@@ -78,7 +78,7 @@ class EdgeReports:
         """Tell a client what became of its message."""
         self._departures.append(
             Departure(
-                Lane.REPORT,
+                TrafficClass.REPORT,
                 None,
                 "receipt",
                 reply_to.topic,
@@ -93,7 +93,7 @@ class EdgeReports:
         """Publish the retained status, as it is when it leaves."""
         self._departures.append(
             Departure(
-                Lane.FRAME_UNDER_WAY,
+                TrafficClass.FRAME_UNDER_WAY,
                 None,
                 "status",
                 topics.status_topic("edge", site),
@@ -114,7 +114,7 @@ class EdgeReports:
         """
         self._departures.append(
             Departure(
-                Lane.REPORT,
+                TrafficClass.REPORT,
                 None,
                 "question",
                 topics.question_topic(question.site, question.question_id),

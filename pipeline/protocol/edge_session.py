@@ -9,7 +9,7 @@ and outputs, and what each message that comes means. The parts:
 - :mod:`~pipeline.protocol.standing_questions`, :mod:`~pipeline.protocol.question_sync`: questions that are asked of
   every frame, and the broker that keeps them.
 - :mod:`~pipeline.protocol.client_budgets`: what each client may cost.
-- :mod:`~pipeline.protocol.thinning`: standing frames that are left out while the pool is overloaded.
+- :mod:`~pipeline.protocol.load_shedding`: standing frames that are left out while the pool is overloaded.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from pipeline.protocol.edge_frames import EdgeFrames
 from pipeline.protocol.edge_reports import EdgeReports
 from pipeline.protocol.effects import AskedQuery, Decision, GivenKey, KeyFrameLost, Latent, TakeFrame
 from pipeline.protocol.journal_requests import JournalRequest, JournalResult
+from pipeline.protocol.load_shedding import LoadShedding, LoadSheddingSettings
 from pipeline.protocol.ports import Contained, Delivery, Heard, Notice, Problem, Received, Subscription, Will
 from pipeline.protocol.question_sync import QuestionSync
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.standing_questions import StandingQuestions
-from pipeline.protocol.thinning import Thinning, ThinningSettings
 from pipeline.protocol.uplink import Uplink, UplinkOutput
 from schemas import topics, wire
 from schemas.errors import CameraNameError, RemoteError
@@ -98,7 +98,7 @@ class EdgeSession:
         boot: random id of this process start; part of every frame id.
         fingerprint: first 4 bytes of the codec's fingerprint.
         now_s: the edge's monotonic time.
-        thinning: how it gives way to an overloaded pool.
+        load_shedding: how it gives way to an overloaded pool.
         order: makes what decides which message leaves the uplink next, from its rate.
 
     Attributes:
@@ -108,7 +108,7 @@ class EdgeSession:
         standing: standing questions.
         sync: keeps the broker of one mind about them.
         budgets: what each client may cost.
-        thinning: share of the standing frames that is taken.
+        load_shedding: share of the standing frames that is taken.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class EdgeSession:
         boot: int,
         fingerprint: bytes,
         now_s: float = 0.0,
-        thinning: ThinningSettings | None = None,
+        load_shedding: LoadSheddingSettings | None = None,
         order: Callable[[float | None], DepartureOrder] = DepartureQueue,
     ) -> None:
         self.site = site
@@ -132,7 +132,7 @@ class EdgeSession:
         self.uplink = Uplink(site.uplink_kbps, order=order)
         self.budgets = ClientBudgets(site.client_budget, site.client_budgets)
         self.standing = StandingQuestions(site.questions, site.asked_of)
-        self.thinning = Thinning(thinning)
+        self.load_shedding = LoadShedding(load_shedding)
         self._reports = EdgeReports()
         self.ad_hoc = AdHocQuestions(boot=boot, cameras=site.asked_of, budgets=self.budgets, reports=self._reports)
         self._intake = AskIntake(
@@ -251,7 +251,7 @@ class EdgeSession:
 
         Asked once a slot.
         """
-        return self.standing.asks(camera) and self.thinning.takes(camera, now_s)
+        return self.standing.asks(camera) and self.load_shedding.takes(camera, now_s)
 
     def take_queries(self, camera: str, captured_s: float, *, standing: bool) -> list[AskedQuery]:
         """What is asked of a frame: its standing questions, if it is their time, and the ad-hoc ones that wait.
@@ -286,7 +286,7 @@ class EdgeSession:
         """Ask questions of a new frame, see :meth:`EdgeFrames.offer`."""
         offered = self.frames.offer(camera, latent, base_latents, queries, now_s, frame=frame, given_key=given_key)
         if any(not query.ad_hoc for query in queries):
-            self.thinning.offered(camera, offered)
+            self.load_shedding.offered(camera, offered)
         return offered
 
     # ---- inputs: the end --------------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ class EdgeSession:
                 elif isinstance(message, NeedText):
                     self.ad_hoc.texts_requested(message.digests)
                 elif isinstance(message, Busy) and message.frame.boot == self.boot:  # not of another site's frame
-                    self.thinning.busy(camera, message.frame, now_s)
+                    self.load_shedding.busy(camera, message.frame, now_s)
                 self.frames.receive_control(camera, message, now_s)
             case Answer():
                 # Raises where it is an answer to another site's frame, from which nothing is to be learned.
@@ -435,7 +435,7 @@ class EdgeSession:
     # ---- what is decided --------------------------------------------------------------------------------------------
 
     def _decided(self, decision: Decision, now_s: float) -> None:
-        self.thinning.ended(decision, now_s)
+        self.load_shedding.ended(decision, now_s)
         self._outputs.append(decision)
         if decision.ad_hoc:
             self._end_ad_hoc(decision)

@@ -85,8 +85,8 @@ class AskedQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class Bid:
-    """What a message offers for its place on the uplink.
+class Utility:
+    """What a message is worth to those that wait for its answers.
 
     Attributes:
         gain: queries that are expected to be safely answered because of it, each counted by its weight.
@@ -102,8 +102,8 @@ class Bid:
     ends_s: float
 
 
-Bidder = Callable[[float], Bid | None]
-"""What a message offers at a time in seconds; None when nobody wants it any more. Asked anew, because queries end and
+UtilityFunction = Callable[[float], Utility | None]
+"""What a message is worth at a time in seconds; None when nobody wants it any more. Asked anew, because queries end and
 scores come in while it waits."""
 
 
@@ -224,8 +224,8 @@ class ChunkData:
 
 
 @dataclass(frozen=True, slots=True)
-class LookQuery:
-    """One query that a look is to answer."""
+class PassQuery:
+    """One query that a pass is to answer."""
 
     query_id: str
     question: QuestionContent
@@ -242,7 +242,7 @@ class LookQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class InferencePass:
     """One pass of the model over a prefix of a frame.
 
     Attributes:
@@ -252,7 +252,7 @@ class Look:
         chunks: coded latents, contiguous from 0 to ``stop``.
         stop: prefix length.
         queries: what to answer.
-        number: 1 for the first prefix of the frame that is looked at, whatever questions it takes more passes for.
+        number: 1 for the first prefix of the frame that is read, whatever questions it takes more passes for.
         work: of the model, see :class:`~pipeline.protocol.worker_work.WorkCosts`.
         batch: number of the batch that it was taken in, within its session.
     """
@@ -262,15 +262,15 @@ class Look:
     attempt: int
     chunks: tuple[ChunkData, ...]
     stop: int
-    queries: tuple[LookQuery, ...]
+    queries: tuple[PassQuery, ...]
     number: int
     work: int = 1
     batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class LookAnswer:
-    """The model's answer to one query of a look.
+class PassAnswer:
+    """The model's answer to one query of a pass.
 
     Attributes:
         query_id: the query.

@@ -3,8 +3,8 @@
 The estimate for one query, before its weight:
 
 - The message brings the whole latent: 1. The stop rule calls every answer from the whole latent safe.
-- A first look, at the base prefix: the share of this camera's queries that the base prefix was enough for so far.
-- A further look after an answer of score s: s times how well scores kept that promise so far. A score is the estimated
+- A first pass, at the base prefix: the share of this camera's queries that the base prefix was enough for so far.
+- A further pass after an answer of score s: s times how well scores kept that promise so far. A score is the estimated
   chance that the whole latent gives the same answer. Were it exact, it would be a martingale along the ladder, and by
   Markov's inequality its chance to reach a threshold at the next rung is at most s over that threshold. The ratio of
   what came to what the scores said makes an estimate of the bound; it absorbs the threshold, which the edge
@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pipeline.protocol.edge_frame import EdgeFrame, EdgeStage
-from pipeline.protocol.effects import AskedQuery, Bid
+from pipeline.protocol.effects import AskedQuery, Utility
 from schemas.messages import Answer, Chunk, QueryRef
 from schemas.types import Outcome
 
@@ -94,7 +94,7 @@ class ResponseTime:
 
 
 class ExpectedGain:
-    """Learns from the answers that an edge reads, and bids for the messages that wait for its uplink.
+    """Learns from the answers that an edge reads, and values the messages that wait for its uplink.
 
     Args:
         priorities: by camera; 1 for one that is not named.
@@ -136,24 +136,24 @@ class ExpectedGain:
                 self._base_share(frame.camera).note(safe)
         frame.read[answer.query_id] = (answer.latents, answer.score)
 
-    def bid_open(self, frame: EdgeFrame, now_s: float) -> Bid | None:
-        """What the open message of a frame offers; None when it does not wait any more."""
+    def open_utility(self, frame: EdgeFrame, now_s: float) -> Utility | None:
+        """What the open message of a frame is worth; None when it does not wait any more."""
         if frame.stage is not EdgeStage.QUEUED:
             return None
         size_bytes = open_message_bytes(frame.queries.values(), len(frame.coded_prefix()))
-        bid = self._bid(frame, frame.prefix, size_bytes, now_s)
-        if bid is not None and now_s < frame.newer_s < bid.leave_by_s:
-            return replace(bid, leave_by_s=frame.newer_s)
-        return bid
+        utility = self._utility(frame, frame.prefix, size_bytes, now_s)
+        if utility is not None and now_s < frame.newer_s < utility.leave_by_s:
+            return replace(utility, leave_by_s=frame.newer_s)
+        return utility
 
-    def bid_chunk(self, frame: EdgeFrame, chunk: Chunk, now_s: float) -> Bid | None:
-        """What a chunk of a frame offers; None when the frame was decided or opened again since."""
+    def chunk_utility(self, frame: EdgeFrame, chunk: Chunk, now_s: float) -> Utility | None:
+        """What a chunk of a frame is worth; None when the frame was decided or opened again since."""
         if frame.stage is EdgeStage.DONE or chunk.attempt != frame.attempt:
             return None
         size_bytes = chunk_message_bytes(chunk.camera, len(chunk.payload))
-        return self._bid(frame, chunk.stop, size_bytes, now_s)
+        return self._utility(frame, chunk.stop, size_bytes, now_s)
 
-    def _bid(self, frame: EdgeFrame, prefix: int, message_bytes: int, now_s: float) -> Bid | None:
+    def _utility(self, frame: EdgeFrame, prefix: int, message_bytes: int, now_s: float) -> Utility | None:
         margin_s = self._response.margin_s
         asked = [(query_id, query) for query_id, query in frame.queries.items() if query.deadline_s > now_s]
         if not asked:
@@ -161,7 +161,7 @@ class ExpectedGain:
         # Those that can still be in time; when none can, an answer that comes too late to be safe is better than none.
         asked = [entry for entry in asked if entry[1].deadline_s - margin_s > now_s] or asked
         gain = sum(self._chance(frame, key, prefix) * (AD_HOC_WEIGHT if query.ad_hoc else 1.0) for key, query in asked)
-        return Bid(
+        return Utility(
             gain * self._priorities.get(frame.camera, 1.0),
             message_bytes,
             min(query.deadline_s for _, query in asked) - margin_s,
@@ -169,7 +169,7 @@ class ExpectedGain:
         )
 
     def _chance(self, frame: EdgeFrame, query_id: str, prefix: int) -> float:
-        """Chance that a look at this prefix is safe for a query."""
+        """Chance that a pass over this prefix is safe for a query."""
         if prefix >= frame.latent.latent_count:
             return 1.0
         latents, score = frame.read.get(query_id, (0, 0.0))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from pipeline.protocol.effects import Look, LookAnswer
+from pipeline.protocol.effects import InferencePass, PassAnswer
 from schemas import wire
 from schemas.messages import Message, RejectReason
 from schemas.topics import Topic
@@ -124,8 +124,8 @@ class Delivery(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class LookFailure:
-    """What became of a look that has no answers; the others of its batch are not touched.
+class PassFailure:
+    """What became of a pass that has no answers; the others of its batch are not touched.
 
     Attributes:
         reason: BITSTREAM where its latents do not decode, MODEL where the model failed on them.
@@ -136,8 +136,8 @@ class LookFailure:
     problem: str
 
 
-LookResult = Sequence[LookAnswer] | LookFailure
-"""The answers of a look, or why it has none."""
+PassResult = Sequence[PassAnswer] | PassFailure
+"""The answers of a pass, or why it has none."""
 
 
 # ---- out of a machine -----------------------------------------------------------------------------------------------
@@ -200,15 +200,15 @@ class Unsubscribe:
 
 @dataclass(frozen=True, slots=True)
 class RunBatch:
-    """Let the model answer these looks. The shell answers once with ``batch_done(token, results, now_s)``.
+    """Let the model answer these passes. The shell answers once with ``batch_done(token, results, now_s)``.
 
     Attributes:
         token: names this batch; no other one of the machine has it.
-        looks: what to look at and to answer, at least one.
+        passes: what to read and to answer, at least one.
     """
 
     token: int
-    looks: tuple[Look, ...]
+    passes: tuple[InferencePass, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ class Sent:
         latent_bytes: coded latents in it.
         wire_bytes: bytes on the wire with all headers.
         at_s: when, on the machine's monotonic clock.
-        lane: line that it waited in, None when it left without waiting.
+        traffic_class: line that it waited in, None when it left without waiting.
         waited_s: how long.
     """
 
@@ -232,7 +232,7 @@ class Sent:
     latent_bytes: int
     wire_bytes: int
     at_s: float
-    lane: str | None = None
+    traffic_class: str | None = None
     waited_s: float = 0.0
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 BASE_LEASE_S: Final = 3.0
 """How long an edge waits for a first word after an open message has left its uplink. A worker that will need longer
-says so with *accept*; three seconds are a few round trips of a satellite link and far above the time of one look."""
+says so with *accept*; three seconds are a few round trips of a satellite link and far above the time of one pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class WorkerProtocolSettings:
         refine_timeout_s: silence after a refine request before it is repeated.
         refine_tries: refine requests for the same latents.
         text_timeout_s: silence after a request for question texts before it is repeated.
-        standing_wait_share: of the time that a standing question has left, what it may spend until its first look; a
+        standing_wait_share: of the time that a standing question has left, what it may spend until its first pass; a
             frame that would wait longer is not admitted. The rest is for refines.
         handover_wait_s: expected wait from which a parked frame is offered to a less loaded worker.
         max_hops: hand-overs of one frame.

@@ -31,7 +31,7 @@ class StopRule:
         risk: accepted chance that an early answer differs from the whole latent's.
         by_risk: thresholds by answer type for other accepted risks, each a promise of its own.
         at_once: a prefix length, no rung of the ladder, that keeps the promise whatever the scores are: a frame that
-            opens with it is answered from it. Nothing else is ever looked at there.
+            opens with it is answered from it. Nothing else is ever read there.
     """
 
     ladder: tuple[int, ...]
@@ -60,7 +60,7 @@ class StopRule:
                 raise ValueError(f"thresholds of {name}: {len(self.ladder)} finite numbers expected, got {row}")
 
     def is_safe(self, answer_type: AnswerType, prefix: int, score: float, risk: float | None = None) -> bool:
-        """Whether to stop at this look.
+        """Whether to stop at this pass.
 
         Args:
             answer_type: of the question.

@@ -104,7 +104,7 @@ class Uplink:
     # ---- inputs -----------------------------------------------------------------------------------------------------
 
     def put(self, departure: Departure, now_s: float) -> None:
-        """Queue a message. When its lane is full it is counted and dropped."""
+        """Queue a message. When its traffic class is full it is counted and dropped."""
         if not self._queue.put(departure, now_s):
             self.counters[f"dropped_{departure.label}"] += 1
             self._problem(departure, "the uplink's queue is full")
@@ -192,7 +192,7 @@ class Uplink:
                 _latent_bytes(message),
                 wire_bytes,
                 now_s,
-                departure.lane,
+                departure.traffic_class,
                 now_s - departure.queued_s,
             )
         )

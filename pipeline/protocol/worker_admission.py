@@ -6,13 +6,13 @@ from collections import Counter
 
 from pipeline.protocol.effects import ChunkData, KeyData
 from pipeline.protocol.settings import WorkerProtocolSettings
+from pipeline.protocol.worker_caches import KeyFrames, Peers
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerQuery, WorkerStage
-from pipeline.protocol.worker_memory import KeyFrames, Peers
-from pipeline.protocol.worker_pace import WorkerPace
+from pipeline.protocol.worker_messages import WorkerMessages
 from pipeline.protocol.worker_progress import Progress
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_store import FrameStore
-from pipeline.protocol.worker_voice import WorkerVoice
+from pipeline.protocol.worker_throughput import ThroughputEstimate
 from schemas.identity import owner_of
 from schemas.messages import Open, RejectReason
 
@@ -26,9 +26,9 @@ class Admission:
     Args:
         settings: times and bounds.
         frames: the frames held.
-        pace: how fast the model is.
+        throughput: how fast the model is.
         schedule: what goes first.
-        voice: what the worker says.
+        messages: what the worker says.
         progress: what becomes of a frame that was admitted.
         peers: the other workers.
         keys: key frames of the pool's cameras.
@@ -42,9 +42,9 @@ class Admission:
         self,
         settings: WorkerProtocolSettings,
         frames: FrameStore,
-        pace: WorkerPace,
+        throughput: ThroughputEstimate,
         schedule: Schedule,
-        voice: WorkerVoice,
+        messages: WorkerMessages,
         progress: Progress,
         peers: Peers,
         keys: KeyFrames,
@@ -53,9 +53,9 @@ class Admission:
         self.draining = False
         self._settings = settings
         self._frames = frames
-        self._pace = pace
+        self._throughput = throughput
         self._schedule = schedule
-        self._voice = voice
+        self._messages = messages
         self._progress = progress
         self._peers = peers
         self._keys = keys
@@ -72,7 +72,7 @@ class Admission:
             return
         if message.key is not None and self._key(camera, message) is None:
             self._counters["key_frame_missing"] += 1
-            self._voice.reject(camera, message, RejectReason.KEY_FRAME)
+            self._messages.reject(camera, message, RejectReason.KEY_FRAME)
             return
         if not self._schedule.admits(queries.values(), self._frames.at_the_model(), now_s):
             self._counters["standing_not_admitted"] += 1
@@ -102,7 +102,7 @@ class Admission:
 
         The latest deadline goes first; ad-hoc questions, which go first at the model, last.
         """
-        if not self.draining and self._pace.wait_s(len(self._frames)) <= self._settings.handover_wait_s:
+        if not self.draining and self._throughput.wait_s(len(self._frames)) <= self._settings.handover_wait_s:
             return
         if self._less_loaded(now_s) is None:
             return
@@ -119,7 +119,7 @@ class Admission:
                 return
             self._counters["handovers_sent"] += 1
             self._peers.note_sent(peer)
-            self._voice.hand_over_frame(peer, frame, now_s)
+            self._messages.hand_over_frame(peer, frame, now_s)
             self._frames.forget(frame, WorkerEvent.GIVEN_UP)
 
     def _key(self, camera: str, message: Open) -> KeyData | None:
@@ -137,13 +137,13 @@ class Admission:
             decided = self._progress.decided.get(query_id, ref.digest)
             if decided is not None:
                 self._counters["terminal_repeated"] += 1
-                self._voice.repeat(decided, query)
+                self._messages.repeat(decided, query)
             elif ref.remaining_ms > 0:
                 queries[query_id] = query
         return queries
 
     def _make_room(self, camera: str, message: Open, queries: dict[str, WorkerQuery]) -> bool:
-        """A full worker takes an ad-hoc question in place of standing ones that nobody has looked at.
+        """A full worker takes an ad-hoc question in place of standing ones that nobody has read.
 
         Not of cameras that hold less than the asking one: what an edge calls ad hoc is its own word.
         """
@@ -183,10 +183,10 @@ class Admission:
         if peer is not None:
             self._counters["handovers_sent"] += 1
             self._peers.note_sent(peer)
-            self._voice.hand_over(peer, camera, message, hops)
+            self._messages.hand_over(peer, camera, message, hops)
             return
         self._counters["busy"] += 1
-        self._voice.busy(camera, message, self._pace.wait_s(len(self._frames)))
+        self._messages.busy(camera, message, self._throughput.wait_s(len(self._frames)))
 
     def _admit(self, camera: str, message: Open, queries: dict[str, WorkerQuery], now_s: float, hops: int) -> None:
         frame = WorkerFrame(

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from pipeline.protocol.effects import Look
-from pipeline.protocol.ports import LookFailure, LookResult, RunBatch
+from pipeline.protocol.effects import InferencePass
+from pipeline.protocol.ports import PassFailure, PassResult, RunBatch
 from pipeline.protocol.worker_frames import WorkerFrames
 from schemas.errors import StateError
 from schemas.messages import RejectReason
 
-_NO_RESULT = LookFailure(RejectReason.MODEL, "the model gave no result")
+_NO_RESULT = PassFailure(RejectReason.MODEL, "the model gave no result")
 
 
 @dataclass(frozen=True, slots=True)
 class _InHand:
-    looks: tuple[Look, ...]
+    passes: tuple[InferencePass, ...]
     started_s: float
 
 
@@ -49,15 +49,15 @@ class Batches:
         if len(self._in_hand) >= self._max_batches:
             return None
         token = self._tokens + 1
-        looks = tuple(self._frames.looks.take(self._max_frames, now_s, self._max_work, batch=token))
-        if not looks:
+        passes = tuple(self._frames.passes.take(self._max_frames, now_s, self._max_work, batch=token))
+        if not passes:
             return None
         self._tokens = token
-        self._in_hand[token] = _InHand(looks, now_s)
-        return RunBatch(token, looks)
+        self._in_hand[token] = _InHand(passes, now_s)
+        return RunBatch(token, passes)
 
-    def done(self, token: int, results: Sequence[LookResult], now_s: float) -> None:
-        """What became of a batch. A look without a result has failed.
+    def done(self, token: int, results: Sequence[PassResult], now_s: float) -> None:
+        """What became of a batch. A pass without a result has failed.
 
         Raises:
             StateError: no batch of this token is at the model.
@@ -65,20 +65,20 @@ class Batches:
         batch = self._in_hand.pop(token, None)
         if batch is None:
             raise StateError(f"batch {token} is not at the model")
-        looks = self._frames.looks
+        passes = self._frames.passes
         counted_s = now_s - max(batch.started_s, self._last_done_s)
         self._last_done_s = now_s
-        pairs = list(zip_longest(batch.looks, results[: len(batch.looks)]))
-        work = sum(look.work for look, result in pairs if _is_answered(result))
-        looks.note_batch(now_s - batch.started_s, work, counted_s=counted_s, batch=token)
-        for look, result in pairs:
-            with self._frames.alone("look", look.camera, look.frame):
-                if isinstance(given := _NO_RESULT if result is None else result, LookFailure):
-                    looks.fail(look, given.reason, given.problem, batch=token)
+        pairs = list(zip_longest(batch.passes, results[: len(batch.passes)]))
+        work = sum(inference_pass.work for inference_pass, result in pairs if _is_answered(result))
+        passes.note_batch(now_s - batch.started_s, work, counted_s=counted_s, batch=token)
+        for inference_pass, result in pairs:
+            with self._frames.alone("pass", inference_pass.camera, inference_pass.frame):
+                if isinstance(given := _NO_RESULT if result is None else result, PassFailure):
+                    passes.fail(inference_pass, given.reason, given.problem, batch=token)
                 else:
-                    looks.finish(look, given, now_s, batch=token)
+                    passes.finish(inference_pass, given, now_s, batch=token)
 
 
-def _is_answered(result: LookResult | None) -> bool:
-    """Whether the model has read a look: one that failed at once says nothing about its speed."""
-    return not (result is None or isinstance(result, LookFailure) or all(answer.problem for answer in result))
+def _is_answered(result: PassResult | None) -> bool:
+    """Whether the model has read a pass: one that failed at once says nothing about its speed."""
+    return not (result is None or isinstance(result, PassFailure) or all(answer.problem for answer in result))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pipeline.protocol.effects import ChunkData, KeyData, Look, LookQuery, ReplyTo
+from pipeline.protocol.effects import ChunkData, InferencePass, KeyData, PassQuery, ReplyTo
 from schemas.errors import StateError
 from schemas.identity import QuestionContent
 from schemas.messages import QueryRef
@@ -23,7 +23,7 @@ class WorkerStage(StrEnum):
     """The text of a question is unknown here; the edge was asked for it."""
     PARKED = "parked"
     """Waits for the model."""
-    LOOKING = "looking"
+    INFERRING = "inferring"
     """The model reads the prefix."""
     WAITING = "waiting"
     """Further latents were asked for."""
@@ -35,26 +35,26 @@ class WorkerEvent(StrEnum):
     """What moves a frame at its worker."""
 
     TEXTS_KNOWN = "texts known"
-    LOOK_TAKEN = "look taken"
+    TAKEN = "pass taken"
     LONGER_PREFIX = "longer prefix"
     NOT_SAFE = "not safe"
-    OVERTAKEN = "prefix grew while looking"
+    OVERTAKEN = "prefix grew during the pass"
     PARTLY_ASKED = "questions left for another pass"
     DECIDED = "all queries decided"
-    GIVEN_UP = "gone, handed over, failed or past its deadlines"
+    GIVEN_UP = "revoked, handed over, failed or past its deadlines"
 
 
 S, E = WorkerStage, WorkerEvent
 WORKER_TRANSITIONS: dict[tuple[WorkerStage, WorkerEvent], WorkerStage] = {
     (S.NEED_TEXT, E.TEXTS_KNOWN): S.PARKED,
     (S.NEED_TEXT, E.GIVEN_UP): S.DONE,
-    (S.PARKED, E.LOOK_TAKEN): S.LOOKING,
+    (S.PARKED, E.TAKEN): S.INFERRING,
     (S.PARKED, E.GIVEN_UP): S.DONE,
-    (S.LOOKING, E.NOT_SAFE): S.WAITING,
-    (S.LOOKING, E.OVERTAKEN): S.PARKED,
-    (S.LOOKING, E.PARTLY_ASKED): S.PARKED,
-    (S.LOOKING, E.DECIDED): S.DONE,
-    (S.LOOKING, E.GIVEN_UP): S.DONE,
+    (S.INFERRING, E.NOT_SAFE): S.WAITING,
+    (S.INFERRING, E.OVERTAKEN): S.PARKED,
+    (S.INFERRING, E.PARTLY_ASKED): S.PARKED,
+    (S.INFERRING, E.DECIDED): S.DONE,
+    (S.INFERRING, E.GIVEN_UP): S.DONE,
     (S.WAITING, E.LONGER_PREFIX): S.PARKED,
     (S.WAITING, E.GIVEN_UP): S.DONE,
 }
@@ -70,7 +70,7 @@ class WorkerQuery:
         owner: whose question it is.
         deadline_s: on the worker's monotonic clock, from the remaining time that the message carried.
         question: the question as it was when the frame was opened; None while its text is unknown here.
-        text: best answer so far, None before the first look.
+        text: best answer so far, None before the first pass.
         score: its score.
         prefix: latents it was read from.
         work: of asking it once; None until its text is known.
@@ -119,11 +119,11 @@ class WorkerFrame:
         chunks: coded latents, contiguous from 0.
         early: chunks that start past the prefix.
         stage: where it stands.
-        batch: while it is looked at, the batch that it is in.
+        batch: while it is at the model, the batch that it is in.
         hops: hand-overs so far.
-        looks: prefixes looked at so far.
-        looked_prefix: the longest of them.
-        batch: number of the batch that it was looked at in last.
+        passes: prefixes read so far.
+        passed_prefix: the longest of them.
+        batch: number of the batch that it was read in last.
         target: prefix that was asked for.
         tries: requests for it, or for texts, since the last of them came.
         missing: digests of the texts that it waits for.
@@ -148,8 +148,8 @@ class WorkerFrame:
     early: dict[int, ChunkData] = field(default_factory=dict)
     batch: int = 0
     hops: int = 0
-    looks: int = 0
-    looked_prefix: int = 0
+    passes: int = 0
+    passed_prefix: int = 0
     target: int = 0
     tries: int = 0
     missing: frozenset[bytes] = frozenset()
@@ -175,14 +175,16 @@ class WorkerFrame:
         keys = (chunk.key for chunk in (*self.chunks, *self.early.values()))
         return next((key for key in keys if key is not None and key.sequence == sequence), None)
 
-    def look(self, queries: Sequence[LookQuery], work: int = 1, batch: int = 0) -> Look:
-        """A look at what is here."""
+    def inference_pass(self, queries: Sequence[PassQuery], work: int = 1, batch: int = 0) -> InferencePass:
+        """A pass over what is here."""
         self.batch = batch
-        if self.prefix > self.looked_prefix:
-            self.looked_prefix = self.prefix
-            self.looks += 1
+        if self.prefix > self.passed_prefix:
+            self.passed_prefix = self.prefix
+            self.passes += 1
         chunks, asked = tuple(self.chunks), tuple(queries)
-        return Look(self.camera, self.frame, self.attempt, chunks, self.prefix, asked, self.looks, work, batch)
+        return InferencePass(
+            self.camera, self.frame, self.attempt, chunks, self.prefix, asked, self.passes, work, batch
+        )
 
     def to_ask(self) -> list[tuple[str, WorkerQuery]]:
         """Queries that were not asked of the present prefix, ad-hoc ones first, then by deadline; all, if none."""
@@ -206,7 +208,7 @@ class WorkerFrame:
         """Whether another worker may still take the frame.
 
         Not after the edge has heard from here: one word makes this worker the owner, and the next one would be told
-        *gone*.
+        *revoke*.
         """
         return self.stage is WorkerStage.PARKED and self.spoke_s is None and self.hops < max_hops
 

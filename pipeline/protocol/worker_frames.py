@@ -4,14 +4,14 @@ Life of a frame (the code obeys the table
 :data:`~pipeline.protocol.worker_frame.WORKER_TRANSITIONS`)::
 
        open, hand-over
-             v         look taken           not safe -> refine
-     +--- PARKED ----------------> LOOKING -------------------> WAITING
+             v         pass taken           not safe -> refine
+     +--- PARKED ----------------> INFERRING -----------------> WAITING
      |       ^  ^                     |                            |
      |       |  +---------------------+ prefix grew meanwhile      |
      |       +-----------------------------------------------------+ longer prefix
     NEED_TEXT (until the texts are known)
 
-    from any stage: all queries decided -> DONE; gone, handed over, failed, past its deadlines -> DONE
+    from any stage: all queries decided -> DONE; revoked, handed over, failed, past its deadlines -> DONE
 
 ==========  =====================  ==========  ==================================================================
 stage       event                  next        effect
@@ -19,17 +19,17 @@ stage       event                  next        effect
 (new)       open, texts known      PARKED      *accept* only if the answer will take longer than the base lease
 (new)       open, text unknown     NEED_TEXT   *need text*
 (new)       open, no room or time  -           hand-over to a less loaded worker, else *busy*
-(new)       ad-hoc open, no room   PARKED      a standing frame that was not looked at goes: *busy* to its edge
+(new)       ad-hoc open, no room   PARKED      a standing frame that was not given to the model goes: *busy* to its edge
 (new)       open, wrong codec      -           *reject*: never decoded
 (new)       open, key frame not    -           *reject*: the edge opens it again, coded by itself
             here
 (new)       open, all decided      -           the kept terminal answers again
-PARKED      look taken             LOOKING
+PARKED      pass taken             INFERRING
 PARKED      cannot be in time      DONE        standing only: best answer so far as *degraded*, else *busy*
-LOOKING     safe or whole latent   DONE        terminal answer; with queries left, the row below
-LOOKING     not safe               WAITING     provisional answer, *refine* for the next rung of the ladder
-LOOKING     prefix grew meanwhile  PARKED      provisional answer
-LOOKING     not all questions      PARKED      answers of those that were asked
+INFERRING   safe or whole latent   DONE        terminal answer; with queries left, the row below
+INFERRING   not safe               WAITING     provisional answer, *refine* for the next rung of the ladder
+INFERRING   prefix grew meanwhile  PARKED      provisional answer
+INFERRING   not all questions      PARKED      answers of those that were asked
             asked
 WAITING     longer prefix          PARKED
 WAITING     silence, reconnect     WAITING     *refine* again, a bounded number of times
@@ -37,15 +37,15 @@ any         lease half over        same        *accept*: progress renews it
 any         margin before deadline same        best answer so far as *degraded*; DONE when it was the last
 any         deadline               same        no answer: nothing is said; DONE when it was the last
 any         deadline, edge is lost same        *degraded* or, without an answer, *failed*: ``edge_lost``
-any         gone                   DONE
+any         revoke                 DONE
 ==========  =====================  ==========  ==================================================================
 
 A query without any answer at its deadline is dropped in silence: the edge, whose clock the deadline is on, says
 *expired*. Only when that edge is over, by its last will or by a later birth, does the worker speak in its place.
 
 Who does what: :mod:`~pipeline.protocol.worker_admission` takes frames in and passes them on,
-:mod:`~pipeline.protocol.worker_schedule` says what goes first and what is not worth a look,
-:mod:`~pipeline.protocol.worker_looks` gives them to the model and takes its answers,
+:mod:`~pipeline.protocol.worker_schedule` says what goes first and what is not worth a pass,
+:mod:`~pipeline.protocol.worker_passes` gives them to the model and takes its answers,
 :mod:`~pipeline.protocol.worker_progress` speaks to edges and decides queries. This module feeds them.
 """
 
@@ -59,27 +59,27 @@ from pipeline.protocol.effects import ChunkData, ReplyTo, WorkerEffect
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_admission import Admission
+from pipeline.protocol.worker_caches import CameraSites, KeyFrames, Peers
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
-from pipeline.protocol.worker_looks import Looks
-from pipeline.protocol.worker_memory import CameraSites, KeyFrames, Peers
-from pipeline.protocol.worker_pace import WorkerPace
+from pipeline.protocol.worker_messages import WorkerMessages
+from pipeline.protocol.worker_passes import InferencePasses
 from pipeline.protocol.worker_progress import Progress
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_store import FrameStore
 from pipeline.protocol.worker_texts import Texts
-from pipeline.protocol.worker_voice import WorkerVoice
+from pipeline.protocol.worker_throughput import ThroughputEstimate
 from pipeline.protocol.worker_work import WorkCosts
 from schemas.errors import BitstreamError, CameraNameError, FingerprintError, RemoteError, TopicError
 from schemas.identity import ad_hoc_query_id
 from schemas.messages import (
     Ask,
     Chunk,
-    Gone,
     Handover,
     KeyFrame,
     Open,
     Question,
     RejectReason,
+    Revoke,
     Status,
     Text,
 )
@@ -95,15 +95,15 @@ class WorkerFrames:
         pool: its pool.
         fingerprint: first 4 bytes of the codec's fingerprint.
         stop_rule: when an answer is safe; its ladder ends at the whole latent.
-        schedule: makes the rule of what goes first from the settings and the pace.
-        costs: work of a look; by default that of one frame.
+        schedule: makes the rule of what goes first from the settings and the throughput.
+        costs: work of a pass; by default that of one frame.
         max_batches: batches that the model takes at a time.
         contain: called with an error that nobody has handled, and where it arose, after the frame that met it was
             ended; raises it by default.
 
     Attributes:
         counters: what happened, by reason.
-        looks: what goes to the model, and what comes back.
+        passes: what goes to the model, and what comes back.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class WorkerFrames:
         pool: str,
         fingerprint: bytes,
         stop_rule: StopRule,
-        schedule: Callable[[WorkerProtocolSettings, WorkerPace], Schedule] = Schedule,
+        schedule: Callable[[WorkerProtocolSettings, ThroughputEstimate], Schedule] = Schedule,
         costs: WorkCosts | None = None,
         max_batches: int = 1,
         contain: Callable[[str, Exception], None] | None = None,
@@ -125,34 +125,34 @@ class WorkerFrames:
         self._fingerprint = fingerprint
         self._latent_count = stop_rule.ladder[-1]
         costs = costs or WorkCosts.by_frames()
-        self.pace = WorkerPace(settings, frame_work=costs.usual, max_batches=max_batches)
-        self._frames = FrameStore(self.pace.due_s)
+        self.throughput = ThroughputEstimate(settings, frame_work=costs.usual, max_batches=max_batches)
+        self._frames = FrameStore(self.throughput.due_s)
         self._texts = Texts(settings.text_cache, settings.text_cache_bytes)
         self._sites = CameraSites()
         self._keys = KeyFrames(settings.key_frame_bytes)
-        self._voice = WorkerVoice(worker, fingerprint, self._texts)
+        self._messages = WorkerMessages(worker, fingerprint, self._texts)
         self._peers = Peers(worker, pool, fingerprint.hex())
-        self._schedule = schedule(settings, self.pace)
-        self._progress = Progress(settings, self._frames, self.pace, self._voice, self._texts, self.counters)
+        self._schedule = schedule(settings, self.throughput)
+        self._progress = Progress(settings, self._frames, self.throughput, self._messages, self._texts, self.counters)
         self._admission = Admission(
             settings,
             self._frames,
-            self.pace,
+            self.throughput,
             self._schedule,
-            self._voice,
+            self._messages,
             self._progress,
             self._peers,
             self._keys,
             self.counters,
         )
-        self.looks = Looks(
+        self.passes = InferencePasses(
             settings,
             stop_rule,
             costs,
             frames=self._frames,
-            pace=self.pace,
+            throughput=self.throughput,
             schedule=self._schedule,
-            voice=self._voice,
+            messages=self._messages,
             progress=self._progress,
             keys=self._keys,
             counters=self.counters,
@@ -163,7 +163,7 @@ class WorkerFrames:
 
     def take_effects(self) -> list[WorkerEffect]:
         """Effects since the last call, in order."""
-        return self._voice.take()
+        return self._messages.take()
 
     def next_wake_s(self) -> float | None:
         """When :meth:`tick` is due next, None while nothing can time out."""
@@ -222,16 +222,16 @@ class WorkerFrames:
         """
         if message.fingerprint != self._fingerprint:
             self.counters["rejected"] += 1
-            self._voice.reject(camera, message, RejectReason.FINGERPRINT)
+            self._messages.reject(camera, message, RejectReason.FINGERPRINT)
             raise FingerprintError(message.fingerprint, self._fingerprint)
         if message.stop > self._latent_count:
             self.counters["rejected"] += 1
-            self._voice.reject(camera, message, RejectReason.BITSTREAM)
+            self._messages.reject(camera, message, RejectReason.BITSTREAM)
             raise BitstreamError(0, message.stop, f"this codec has {self._latent_count} latents")
         other = self._sites.claim(camera, message.site, now_s)
         if other is not None:
             self.counters["rejected"] += 1
-            self._voice.reject(camera, message, RejectReason.CAMERA)
+            self._messages.reject(camera, message, RejectReason.CAMERA)
             raise CameraNameError(camera, message.site, other)
         self._admission.open(camera, message, now_s, hops)
 
@@ -288,14 +288,14 @@ class WorkerFrames:
         self.counters["key_frames"] += 1
         self._keys.learn(camera, message.frame, message.payload)
 
-    def receive_gone(self, camera: str, message: Gone) -> None:
+    def receive_revoke(self, camera: str, message: Revoke) -> None:
         """The frame has another owner or its outcome."""
         if message.camera != camera:
             raise TopicError("chunk", f"topic names camera {camera!r}, payload {message.camera!r}")
         frame = self._frames.find(camera, message.frame)
         if frame is not None and message.attempt >= frame.attempt:
-            self.counters["gone"] += 1
-            self._progress.gone(frame)
+            self.counters["revoke"] += 1
+            self._progress.revoke(frame)
 
     def receive_text(self, message: Text) -> None:
         """The text of a question, on request. The frames that wait for it keep it; a site's is kept for later ones."""
@@ -360,7 +360,7 @@ class WorkerFrames:
     def connection_made(self, now_s: float) -> None:
         """The connection is back: what was said meanwhile may have fallen into the hole, so it is said again.
 
-        An edge that has given the frame to another worker answers *gone*, and nothing contradictory is said later.
+        An edge that has given the frame to another worker answers *revoke*, and nothing contradictory is said later.
         """
         self._peers.connection_made()
         for frame in self._frames:

@@ -38,7 +38,7 @@ class OverloadNotices:
         self._told_s = -math.inf
         self._overloaded = False
 
-    def look(self, frames: int, now_s: float) -> Notice | None:
+    def check(self, frames: int, now_s: float) -> Notice | None:
         """What has changed since the last line, if it is time for one.
 
         Args:

@@ -12,12 +12,12 @@ from contextlib import suppress
 from pipeline.protocol.effects import ReplyTo
 from pipeline.protocol.reasons import EDGE_LOST, OVERLOAD
 from pipeline.protocol.settings import WorkerProtocolSettings
+from pipeline.protocol.worker_caches import DecidedQueries, Edges
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerQuery, WorkerStage
-from pipeline.protocol.worker_memory import DecidedQueries, Edges
-from pipeline.protocol.worker_pace import WorkerPace
+from pipeline.protocol.worker_messages import WorkerMessages
 from pipeline.protocol.worker_store import FrameStore
 from pipeline.protocol.worker_texts import Texts
-from pipeline.protocol.worker_voice import WorkerVoice
+from pipeline.protocol.worker_throughput import ThroughputEstimate
 from schemas.identity import QuestionContent
 from schemas.messages import RejectReason
 from schemas.types import Outcome
@@ -29,8 +29,8 @@ class Progress:
     Args:
         settings: times and bounds.
         frames: the frames held.
-        pace: how fast the model is.
-        voice: what the worker says.
+        throughput: how fast the model is.
+        messages: what the worker says.
         texts: what is known of questions.
         counters: what happened, by reason.
 
@@ -44,8 +44,8 @@ class Progress:
         self,
         settings: WorkerProtocolSettings,
         frames: FrameStore,
-        pace: WorkerPace,
-        voice: WorkerVoice,
+        throughput: ThroughputEstimate,
+        messages: WorkerMessages,
         texts: Texts,
         counters: Counter[str],
     ) -> None:
@@ -54,8 +54,8 @@ class Progress:
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self._settings = settings
         self._frames = frames
-        self._pace = pace
-        self._voice = voice
+        self._throughput = throughput
+        self._messages = messages
         self._texts = texts
         self._counters = counters
 
@@ -63,7 +63,7 @@ class Progress:
 
     def keep_alive(self, frame: WorkerFrame, now_s: float) -> None:
         """Say *accept*, unless the edge has heard from us a moment ago or never had to."""
-        if self._pace.must_speak(frame, len(self._frames), now_s):
+        if self._throughput.must_speak(frame, len(self._frames), now_s):
             self._accept(frame, now_s)
 
     def speak_again(self, frame: WorkerFrame, now_s: float) -> None:
@@ -81,7 +81,7 @@ class Progress:
             frame.timer_s = due_s if frame.timer_s is None else min(due_s, frame.timer_s)
             if due_s <= now_s:
                 self.ask_again(frame, now_s)
-        elif due_s <= now_s and not self._pace.stalled(frame, now_s):
+        elif due_s <= now_s and not self._throughput.stalled(frame, now_s):
             self._accept(frame, now_s)
 
     def refine(self, frame: WorkerFrame, now_s: float) -> None:
@@ -89,9 +89,9 @@ class Progress:
         frame.tries += 1
         frame.timer_s = now_s + self._settings.refine_timeout_s
         frame.spoke_s = now_s
-        frame.lease_s = self._pace.lease_s(len(self._frames)) + self._settings.refine_timeout_s
+        frame.lease_s = self._throughput.lease_s(len(self._frames)) + self._settings.refine_timeout_s
         self._counters["refines" if frame.tries == 1 else "refines_repeated"] += 1
-        self._voice.refine(frame)
+        self._messages.refine(frame)
 
     def look_up(self, camera: str, query_id: str, query: WorkerQuery) -> bool:
         """Let a query keep its text, if that is known here; whether it has one.
@@ -154,7 +154,7 @@ class Progress:
         frame.timer_s = now_s + self._settings.text_timeout_s
         frame.spoke_s = now_s
         self._counters["texts_asked"] += 1
-        frame.texts_asked = set(self._voice.need_text(frame, missing))
+        frame.texts_asked = set(self._messages.need_text(frame, missing))
 
     def repeat(self, frame: WorkerFrame, now_s: float) -> None:
         """A request went unanswered: ask again a bounded number of times, then let the lease run out."""
@@ -179,9 +179,9 @@ class Progress:
 
     def _accept(self, frame: WorkerFrame, now_s: float) -> None:
         frame.spoke_s = now_s
-        frame.lease_s = self._pace.lease_s(len(self._frames))
+        frame.lease_s = self._throughput.lease_s(len(self._frames))
         self._counters["accepts"] += 1
-        self._voice.accept(frame)
+        self._messages.accept(frame)
 
     # ---- outcomes ---------------------------------------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ class Progress:
             return
         self._counters[f"outcome_{outcome}"] += 1
         self.outcomes[str(outcome), "ad_hoc" if query.ad_hoc else "standing"] += 1
-        self.decided.add(self._voice.answer(frame, query_id, query, outcome, reason), query.ref.digest)
+        self.decided.add(self._messages.answer(frame, query_id, query, outcome, reason), query.ref.digest)
 
     def drop_decided(self, frame: WorkerFrame) -> None:
         """Ask nothing that was decided here: an edge that came back asks a client's question of another frame."""
@@ -207,7 +207,7 @@ class Progress:
         for query_id, query in list(frame.queries.items()):
             if now_s >= query.deadline_s:
                 self.drop_late(frame, query_id)
-            elif now_s >= self._pace.decided_by_s(query):
+            elif now_s >= self._throughput.decided_by_s(query):
                 self.degrade(frame, query_id)
         if not frame.queries:
             self._frames.forget(frame, WorkerEvent.GIVEN_UP)
@@ -232,7 +232,7 @@ class Progress:
         else:
             del frame.queries[query_id]
 
-    def gone(self, frame: WorkerFrame) -> None:
+    def revoke(self, frame: WorkerFrame) -> None:
         """The edge does not know the frame any more.
 
         One that came after the frame's own edge says so as well, but can say nothing about standing questions: those
@@ -259,7 +259,7 @@ class Progress:
         """Forget a frame whose key frame is of no use; its edge opens it again, coded by itself, unless it is gone."""
         self._end_orphaned(frame)
         if frame.queries:
-            self._voice.reject(frame.camera, frame, RejectReason.KEY_FRAME)
+            self._messages.reject(frame.camera, frame, RejectReason.KEY_FRAME)
         self._frames.forget(frame, WorkerEvent.GIVEN_UP)
 
     def abandon(self, frame: WorkerFrame, reason: str) -> None:
@@ -284,7 +284,7 @@ class Progress:
                 self._counters["standing_finalised_early"] += 1
                 self.degrade(frame, query_id)
         if frame.queries:
-            self._voice.busy(frame.camera, frame, self._pace.wait_s(len(self._frames)))
+            self._messages.busy(frame.camera, frame, self._throughput.wait_s(len(self._frames)))
         self._frames.forget(frame, WorkerEvent.GIVEN_UP)
 
     def _is_decided(self, query_id: str, query: WorkerQuery) -> bool:

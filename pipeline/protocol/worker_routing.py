@@ -7,7 +7,7 @@ from pipeline.protocol.reply_to import reply_to
 from pipeline.protocol.worker_frames import WorkerFrames
 from schemas import topics
 from schemas.errors import TopicError, WireError
-from schemas.messages import Ask, Chunk, Gone, Handover, KeyFrame, Open, Question, Status, Text
+from schemas.messages import Ask, Chunk, Handover, KeyFrame, Open, Question, Revoke, Status, Text
 from schemas.topics import Family
 
 
@@ -77,8 +77,8 @@ def route(frames: WorkerFrames, received: Received, now_s: float) -> None:
                 frames.receive_chunk(topic.name("camera"), message, now_s)
         case KeyFrame():
             frames.receive_key_frame(topic.name("camera"), message)
-        case Gone():
-            frames.receive_gone(topic.name("camera"), message)
+        case Revoke():
+            frames.receive_revoke(topic.name("camera"), message)
         case Text():
             frames.receive_text(message)
         case Question():

@@ -4,16 +4,17 @@ A batch is bounded in work, the tokens that the model reads and writes, and in f
 
 1. Ad-hoc questions go first, the earliest deadline first; a batch shrinks when a full one would end too late for them.
 2. Standing questions fill the batch, the earliest deadline first, as long as they can still be in time at the measured
-   pace. Plain earliest-deadline-first would serve each frame at the last moment, or just after it, once it is behind.
+   throughput. Plain earliest-deadline-first would serve each frame at the last moment, or just after it, once it is
+   behind.
 3. While others wait, one frame takes a quarter of a batch at most, whoever asks; its other questions come in later
    passes over the same prefix, or in what the others have left of the batch.
 4. A standing frame that cannot be in time any more is dropped, or finalised with the answer that it has.
-5. A standing frame whose first look would begin too late is not admitted. The rest of its time is for refines.
+5. A standing frame whose first pass would begin too late is not admitted. The rest of its time is for refines.
 6. A full worker makes room for an ad-hoc question: a parked standing frame has to go, of a camera that holds no less.
 7. A full worker makes room for a camera that holds few frames: one of the camera that holds most has to go.
 
-The model never idles for it: when nothing can be in time, one frame is looked at all the same, and its batch corrects
-the pace.
+The model never idles for it: when nothing can be in time, one frame is read all the same, and its batch corrects
+the throughput.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from typing import Self
 
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery, WorkerStage
-from pipeline.protocol.worker_pace import WorkerPace
+from pipeline.protocol.worker_throughput import ThroughputEstimate
 
 _FRAME_SHARE = 0.25
 """Of a batch, what one frame takes at most while others wait."""
 
 
 @dataclass(slots=True)
-class Pass:
-    """One look at one frame: some of its queries, or all.
+class PlannedPass:
+    """One pass over one frame: some of its queries, or all.
 
     Attributes:
         frame: the frame.
@@ -77,7 +78,7 @@ class Picked:
         hopeless: standing frames that not even a batch of one would answer in time.
     """
 
-    batch: list[Pass]
+    batch: list[PlannedPass]
     hopeless: list[WorkerFrame]
 
 
@@ -86,12 +87,12 @@ class Schedule:
 
     Args:
         settings: times and bounds.
-        pace: measured time of a batch.
+        throughput: measured time of a batch.
     """
 
-    def __init__(self, settings: WorkerProtocolSettings, pace: WorkerPace) -> None:
+    def __init__(self, settings: WorkerProtocolSettings, throughput: ThroughputEstimate) -> None:
         self._settings = settings
-        self._pace = pace
+        self._throughput = throughput
 
     def pick(
         self,
@@ -114,12 +115,12 @@ class Schedule:
         if not parked:
             return Picked([], [])
         share = _FRAME_SHARE * max_work if len(parked) > 1 else max_work
-        urgent: list[Pass] = []
-        worth: list[Pass] = []
-        late: list[Pass] = []
-        hopeless: list[Pass] = []
+        urgent: list[PlannedPass] = []
+        worth: list[PlannedPass] = []
+        late: list[PlannedPass] = []
+        hopeless: list[PlannedPass] = []
         for frame in sorted(parked, key=WorkerFrame.first_deadline_s):
-            part = Pass.first(frame, frame_work)
+            part = PlannedPass.first(frame, frame_work)
             in_time = self._in_time(part, part.work, now_s)
             part.grow(share)
             if frame.ad_hoc:
@@ -150,15 +151,15 @@ class Schedule:
         return Picked(batch, [part.frame for part in hopeless])
 
     def admits(self, queries: Iterable[WorkerQuery], ahead: int, now_s: float) -> bool:
-        """Whether a frame would be looked at soon enough, with so many frames before it."""
+        """Whether a frame would be read soon enough, with so many frames before it."""
         if ahead == 0 or any(query.ad_hoc for query in queries):
             return True
         left_s = min(query.deadline_s for query in queries) - now_s
-        begins_in_time = self._pace.begins_s(ahead) <= self._settings.standing_wait_share * left_s
-        return begins_in_time and self._pace.wait_s(ahead) <= left_s - self._settings.finalise_margin_s
+        begins_in_time = self._throughput.begins_s(ahead) <= self._settings.standing_wait_share * left_s
+        return begins_in_time and self._throughput.wait_s(ahead) <= left_s - self._settings.finalise_margin_s
 
     def displaced(self, frames: Iterable[WorkerFrame]) -> WorkerFrame | None:
-        """The standing frame that has to go for an ad-hoc question: parked, never looked at, with most time left.
+        """The standing frame that has to go for an ad-hoc question: parked, not read yet, with most time left.
 
         One that its edge has not heard of from here goes first.
         """
@@ -168,40 +169,47 @@ class Schedule:
     def least_missed(self, frames: Iterable[WorkerFrame]) -> WorkerFrame | None:
         """The frame of a camera that it can best do without; none that is at the model.
 
-        First one that its edge does not answer for, then one that was never looked at, the latest deadline first.
+        First one that its edge does not answer for, then one that was not read yet, the latest deadline first.
         """
-        held = [frame for frame in frames if frame.stage is not WorkerStage.LOOKING]
-        return max(held, key=lambda frame: (frame.given_up, frame.looks == 0, frame.first_deadline_s()), default=None)
+        held = [frame for frame in frames if frame.stage is not WorkerStage.INFERRING]
+        return max(held, key=lambda frame: (frame.given_up, frame.passes == 0, frame.first_deadline_s()), default=None)
 
-    def _fits(self, urgent: list[Pass], worth: list[Pass], count: int, max_work: float, now_s: float) -> bool:
+    def _fits(
+        self, urgent: list[PlannedPass], worth: list[PlannedPass], count: int, max_work: float, now_s: float
+    ) -> bool:
         """Whether a batch of so many frames is in time for all ad-hoc questions in it, or for some standing one."""
         work = self._work(urgent, worth, count, max_work)
         if urgent:
             return all(self._in_time(part, work, now_s) for part in _within(urgent, count, max_work))
         return any(self._in_time(part, work, now_s) for part in worth)
 
-    def _work(self, urgent: list[Pass], worth: list[Pass], count: int, max_work: float) -> float:
+    def _work(self, urgent: list[PlannedPass], worth: list[PlannedPass], count: int, max_work: float) -> float:
         """Work of a batch of so many frames; one with room left is expected to be filled."""
         batch = _within([*urgent, *worth], count, max_work)
-        usual = _work_of(batch) / len(batch) if batch else self._pace.frame_work
+        usual = _work_of(batch) / len(batch) if batch else self._throughput.frame_work
         return min(max_work, _work_of(batch) + usual * (count - len(batch))) if batch else usual * count
 
     def _use_room(
-        self, batch: list[Pass], urgent: list[Pass], worth: list[Pass], max_work: float, now_s: float
+        self,
+        batch: list[PlannedPass],
+        urgent: list[PlannedPass],
+        worth: list[PlannedPass],
+        max_work: float,
+        now_s: float,
     ) -> None:
         """Ask more of the frames in a batch, when no other frame that can be in time is left out of it."""
         if any(part not in batch for part in (*urgent, *worth)):
             return
-        judged = [part for part in batch if part in urgent or part in worth]
+        timely = [part for part in batch if part in urgent or part in worth]
         for part in batch:
             while part.rest:
                 more = part.rest[0][1].work or 0
                 work = _work_of(batch) + more
-                if work > max_work or not all(self._in_time(other, work, now_s) for other in judged):
+                if work > max_work or not all(self._in_time(other, work, now_s) for other in timely):
                     return
                 part.grow(part.work + more)
 
-    def _shortened(self, part: Pass, now_s: float) -> Pass:
+    def _shortened(self, part: PlannedPass, now_s: float) -> PlannedPass:
         """A pass with as many of its queries as are in time, one at least."""
         while len(part.query_ids) > 1 and not self._in_time(part, part.work, now_s):
             query_id = part.query_ids.pop()
@@ -210,17 +218,17 @@ class Schedule:
             part.work -= query.work or 0
         return part
 
-    def _in_time(self, part: Pass, work: float, now_s: float) -> bool:
-        return self._slack_s(part.frame, now_s) >= self._pace.batch_s(work)
+    def _in_time(self, part: PlannedPass, work: float, now_s: float) -> bool:
+        return self._slack_s(part.frame, now_s) >= self._throughput.batch_s(work)
 
     def _slack_s(self, frame: WorkerFrame, now_s: float) -> float:
-        """Time in which a look must be over to be of use to the query with most time."""
+        """Time in which a pass must be over to be of use to the query with most time."""
         return frame.last_deadline_s() - self._settings.finalise_margin_s - now_s
 
 
-def _within(parts: list[Pass], count: int, most: float, *, first: bool = True) -> list[Pass]:
+def _within(parts: list[PlannedPass], count: int, most: float, *, first: bool = True) -> list[PlannedPass]:
     """The first so many passes whose work together is under a bound; the first one in any case, unless told not."""
-    chosen: list[Pass] = []
+    chosen: list[PlannedPass] = []
     work = 0.0
     for part in parts[: max(0, count)]:
         if work + part.work > most and (chosen or not first):
@@ -230,9 +238,9 @@ def _within(parts: list[Pass], count: int, most: float, *, first: bool = True) -
     return chosen
 
 
-def _work_of(batch: Iterable[Pass]) -> int:
+def _work_of(batch: Iterable[PlannedPass]) -> int:
     return sum(part.work for part in batch)
 
 
 def _may_be_displaced(frame: WorkerFrame) -> bool:
-    return frame.stage is WorkerStage.PARKED and frame.looks == 0 and not frame.ad_hoc
+    return frame.stage is WorkerStage.PARKED and frame.passes == 0 and not frame.ad_hoc

@@ -16,8 +16,8 @@ from pipeline.protocol.ports import (
     Acknowledge,
     Contained,
     Delivery,
-    LookResult,
     Notice,
+    PassResult,
     Problem,
     Publish,
     Received,
@@ -33,10 +33,10 @@ from pipeline.protocol.worker_frame import WorkerFrame
 from pipeline.protocol.worker_frames import WorkerFrames
 from pipeline.protocol.worker_outgoing import WorkerOutgoing
 from pipeline.protocol.worker_overload import OverloadNotices
-from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_routing import route, subscriptions
 from pipeline.protocol.worker_schedule import Schedule
-from pipeline.protocol.worker_status import StatusPace, WorkerIdentity
+from pipeline.protocol.worker_status import StatusSchedule, WorkerIdentity
+from pipeline.protocol.worker_throughput import ThroughputEstimate
 from pipeline.protocol.worker_work import WorkCosts
 from schemas import topics
 from schemas.errors import RemoteError
@@ -51,8 +51,8 @@ class WorkerSession:
         settings: times and bounds.
         identity: who it is.
         stop_rule: when an answer is safe; its ladder ends at the whole latent.
-        schedule: makes the rule of what goes first from the settings and the pace.
-        costs: work of a look; by default that of one frame.
+        schedule: makes the rule of what goes first from the settings and the throughput.
+        costs: work of a pass; by default that of one frame.
         max_batches: batches that the model takes at a time.
         max_batch_frames: frames in one of them.
         max_batch_work: work of one of them.
@@ -69,7 +69,7 @@ class WorkerSession:
         *,
         identity: WorkerIdentity,
         stop_rule: StopRule,
-        schedule: Callable[[WorkerProtocolSettings, WorkerPace], Schedule] = Schedule,
+        schedule: Callable[[WorkerProtocolSettings, ThroughputEstimate], Schedule] = Schedule,
         costs: WorkCosts | None = None,
         max_batches: int = 1,
         max_batch_frames: int = 16,
@@ -93,13 +93,13 @@ class WorkerSession:
         )
         self._outgoing = WorkerOutgoing()
         self.publishes: Counter[str] = self._outgoing.counters
-        self._status = StatusPace(settings, identity.drawn)
+        self._status = StatusSchedule(settings, identity.drawn)
         self._overload = OverloadNotices(self.counters, self._frames.outcomes())
         self._connected = False
         self._handled: list[int] = []
         self._outputs: list[WorkerOutput] = []
         self._draining = self._left = self._ending = self._gone = False
-        self._farewell: set[int] = set()
+        self._offline_status: set[int] = set()
 
     # ---- what the process reads -------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ class WorkerSession:
 
     def throughput(self) -> float:
         """Measured work of the model a second, while it has any."""
-        return self._frames.pace.throughput
+        return self._frames.throughput.work_per_s
 
     def waiting(self) -> int:
         """Messages that wait for the broker, or for its word."""
@@ -141,12 +141,12 @@ class WorkerSession:
         return {**self._frames.sizes(), "outgoing_messages": messages, "outgoing_bytes": message_bytes}
 
     def drained(self) -> bool:
-        """Whether a drain has come to its end: nothing is held, and everything is said but the farewell."""
+        """Whether a drain has come to its end: nothing is held, and everything is said but the offline status."""
         return self._left and not self._frames.unfinished() and not len(self._outgoing)
 
     def finished(self) -> bool:
-        """Whether the farewell is said, or there is no connection to say it on: the process may end."""
-        return self._gone and not self._farewell
+        """Whether the offline status is said, or there is no connection to say it on: the process may end."""
+        return self._gone and not self._offline_status
 
     def next_wake_s(self) -> float | None:
         """When :meth:`poll` is due at the latest; None while nothing can time out."""
@@ -176,7 +176,7 @@ class WorkerSession:
         """The connection came up with every subscription granted, or went down.
 
         What was said meanwhile may have fallen into the hole, so it is said again. An edge that has given the frame to
-        another worker answers *gone*, and nothing contradictory is said later.
+        another worker answers *revoke*, and nothing contradictory is said later.
         """
         self._connected = connected
         self._outgoing.connection(connected, now_s)
@@ -184,7 +184,7 @@ class WorkerSession:
             self._status.birth_due = True
             self._frames.connection_made(now_s)
         else:
-            self._farewell.clear()
+            self._offline_status.clear()
 
     def published(self, token: int, delivery: Delivery, now_s: float) -> None:
         """What became of a publish.
@@ -192,15 +192,15 @@ class WorkerSession:
         Raises:
             StateError: it was answered already, or never given.
         """
-        self._farewell.discard(token)
+        self._offline_status.discard(token)
         self._outgoing.published(token, delivery, now_s)
 
-    def batch_done(self, token: int, results: Sequence[LookResult], now_s: float) -> None:
+    def batch_done(self, token: int, results: Sequence[PassResult], now_s: float) -> None:
         """What became of a batch.
 
         Args:
             token: of the batch.
-            results: one a look, in order; a look without one has failed.
+            results: one a pass, in order; a pass without one has failed.
             now_s: the worker's monotonic time.
 
         Raises:
@@ -252,15 +252,15 @@ class WorkerSession:
         self._outputs += self._outgoing.take_problems()
 
     def _speak_of_itself(self, now_s: float) -> None:
-        """Birth, load and farewell. Nothing that says "online" may follow the farewell."""
+        """Birth, load and offline status. Nothing that says "online" may follow the offline status."""
         if self._gone:
             return
         if self._ending or self.drained():
             self._gone = True
             if self._connected:
-                self._farewell = set(self._say_goodbye())
+                self._offline_status = set(self._say_goodbye())
         elif self._connected and self._status.due_s(load := self._frames.load()) <= now_s:
-            notice = self._overload.look(self._frames.unfinished(), now_s)
+            notice = self._overload.check(self._frames.unfinished(), now_s)
             if notice is not None:
                 self._outputs.append(notice)
             status, identity = self.identity.status(load), self.identity
@@ -271,10 +271,10 @@ class WorkerSession:
     def _say_goodbye(self) -> Iterator[int]:
         """Tell that this worker goes. Under a drawn name nobody comes back, so nothing of it stays on the broker."""
         identity = self.identity
-        farewell = identity.status(online=False)
-        yield self._outgoing.put_status(identity.topic, farewell, qos=1, retain=not identity.drawn)
+        offline_status = identity.status(online=False)
+        yield self._outgoing.put_status(identity.topic, offline_status, qos=1, retain=not identity.drawn)
         if identity.drawn:
-            yield self._outgoing.put_status(identity.topic, farewell, qos=1, retain=True, delete=True)
+            yield self._outgoing.put_status(identity.topic, offline_status, qos=1, retain=True, delete=True)
 
     def _note_contained(self, where: str, error: Exception) -> None:
         self._outputs.append(Contained(where, error))

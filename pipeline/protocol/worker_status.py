@@ -81,7 +81,7 @@ class WorkerIdentity:
 
 
 @dataclass(slots=True)
-class StatusPace:
+class StatusSchedule:
     """When birth and load are said: the birth at each connection, the load soon after it changed, and regularly.
 
     Attributes:

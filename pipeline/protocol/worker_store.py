@@ -11,7 +11,7 @@ from schemas.types import FrameId
 
 Key = tuple[str, FrameId]
 
-_AT_THE_MODEL = (WorkerStage.PARKED, WorkerStage.LOOKING)
+_AT_THE_MODEL = (WorkerStage.PARKED, WorkerStage.INFERRING)
 
 
 class FrameStore:
@@ -43,7 +43,7 @@ class FrameStore:
         return [frame for frame in self._frames.values() if frame.stage is stage]
 
     def at_the_model(self) -> int:
-        """Frames that the model looks at, or that wait for it."""
+        """Frames that the model reads, or that wait for it."""
         return sum(frame.stage in _AT_THE_MODEL for frame in self._frames.values())
 
     def of_camera(self, camera: str) -> int:

@@ -1,4 +1,4 @@
-"""What a look costs, so that a batch can be bounded in work: the tokens that the model reads and writes."""
+"""What a pass costs, so that a batch can be bounded in work: the tokens that the model reads and writes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ ANSWER_TOKENS: Final[Mapping[AnswerType, int]] = {
 """Tokens that an answer may have, the end token included; a chatty model is cut there."""
 
 _CHARS_A_TOKEN: Final = 4
-"""Of a question in ASCII: about what tokenizers make of prose. The pace measures what is left of the error. What is not
-ASCII has as many tokens as bytes in the worst case, and whoever asks may write that: 500 rare characters are 2,000."""
+"""Of a question in ASCII: about what tokenizers make of prose. The throughput measures what is left of the error. What
+is not ASCII has as many tokens as bytes in the worst case, and whoever asks may write that: 500 rare characters are
+2,000."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkCosts:
-    """Work of a look: a part for its frame and a part for each of its questions.
+    """Work of a pass: a part for its frame and a part for each of its questions.
 
     Attributes:
         frame: reading the frame.

@@ -36,7 +36,7 @@ PROPERTIES_TOPIC = f"{LOCAL_ROOT}mqtt/properties"
 GAP_TOPIC = f"{LOCAL_ROOT}recorder/gap"
 """Messages that the recorder had to drop."""
 LATENT_ROOT = f"{LOCAL_ROOT}latent/"
-"""Whole latents that an edge deposited, one topic a camera."""
+"""Whole latents that an edge stored, one topic a camera."""
 BOOKKEEPING_TOPICS = frozenset({PROPERTIES_TOPIC, GAP_TOPIC})
 """Topics that a reader understands itself and does not give out."""
 

@@ -49,7 +49,7 @@ def published(clock_ns: int, *, later_ns: int = 0, answered_ns: int = 0) -> list
     return [replace(message, sequence=number) for number, message in enumerate(found)]
 
 
-def deposits(clock_ns: int) -> list[LoggedMessage]:
+def stored_latents(clock_ns: int) -> list[LoggedMessage]:
     """What only the edge has: a latent 0.1 s before each frame leaves."""
     return [
         LoggedMessage(clock_ns + number * NS - NS // 10, "$local/latent/gate", b"latent %d" % number)
@@ -71,7 +71,7 @@ def at_broker(tmp_path: Path) -> Path:
 
 def edge(folder: Path, clock_ns: int) -> Path:
     """The edge sees its frames at once and the answers 0.1 s after the broker."""
-    return write(folder / "site.mcap", published(clock_ns, answered_ns=NS // 10) + deposits(clock_ns))
+    return write(folder / "site.mcap", published(clock_ns, answered_ns=NS // 10) + stored_latents(clock_ns))
 
 
 @pytest.mark.parametrize("wrong_ns", [5 * NS, WITHOUT_BATTERY_NS - EPOCH_NS, 400 * 86_400 * NS, -NS])

@@ -15,10 +15,10 @@ from analysis.redact.redacted_copy import copy_redacted
 from analysis.redact.redaction import Redaction, redacted
 from analysis.traffic import read_traffic
 from latentbus.cli import app
-from pipeline.recording.deposit import Deposit, encode_deposit, latent_topic
 from pipeline.recording.format import Compression
 from pipeline.recording.message import Gap, LoggedMessage, MqttProperties
 from pipeline.recording.reader import LogReader
+from pipeline.recording.stored_latent import StoredLatent, encode_stored_latent, latent_topic
 from pipeline.recording.writer import LogWriter
 from schemas import topics
 from schemas.errors import ConfigError, RecordingError
@@ -57,7 +57,7 @@ def private_messages(text: str, latent: bytes) -> Iterator[tuple[str, bytes]]:
     )
     yield topics.answer_topic("c"), encode(answer)
     yield topics.reply_topic("n", "c", "q"), encode(answer)
-    yield latent_topic("c"), encode_deposit(Deposit("c", FRAME, base=8, stop=32, payload=latent))
+    yield latent_topic("c"), encode_stored_latent(StoredLatent("c", FRAME, base=8, stop=32, payload=latent))
     yield "elsewhere/note", text.encode()
     yield topics.answer_topic("c"), b"{" + text.encode() + latent
 

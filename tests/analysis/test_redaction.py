@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from analysis.redact.redaction import PLACEHOLDERS, Redaction, redacted, redaction_value, redactor
 from analysis.traffic import Traffic, read_traffic
-from pipeline.recording.deposit import Deposit, decode_deposit, encode_deposit, latent_topic
 from pipeline.recording.message import LoggedMessage, MqttProperties
 from pipeline.recording.reader import LogReader
+from pipeline.recording.stored_latent import StoredLatent, decode_stored_latent, encode_stored_latent, latent_topic
 from schemas import topics
 from schemas.messages import Answer, Ask, Message, NeedText, Open, Question, Text
 from schemas.types import AnswerType, FrameId
@@ -163,12 +163,12 @@ def test_properties_of_clients_are_text() -> None:
     assert redactor([Redaction.LATENTS])(logged).properties == properties
 
 
-def test_a_deposited_latent_is_redacted_too() -> None:
-    deposit = Deposit("gate", FrameId(1, 2), base=8, stop=64, payload=b"whole latent")
-    logged = LoggedMessage(0, latent_topic("gate"), encode_deposit(deposit))
+def test_a_stored_latent_is_redacted_too() -> None:
+    stored = StoredLatent("gate", FrameId(1, 2), base=8, stop=64, payload=b"whole latent")
+    logged = LoggedMessage(0, latent_topic("gate"), encode_stored_latent(stored))
     after = redactor([Redaction.LATENTS])(logged)
     assert len(after.payload) == len(logged.payload)
-    assert decode_deposit(after.topic, after.payload) == Deposit("gate", FrameId(1, 2), 8, 64, bytes(12))
+    assert decode_stored_latent(after.topic, after.payload) == StoredLatent("gate", FrameId(1, 2), 8, 64, bytes(12))
     assert redactor([Redaction.TEXT])(logged) == logged
 
 

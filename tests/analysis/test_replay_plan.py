@@ -131,8 +131,8 @@ def test_whatever_was_recorded_gives_the_longest_prefix_without_a_gap(ranges: li
     assert latent.payload(0, latent.available) == log.latent(4).payload(0, latent.available)
 
 
-def test_a_deposit_makes_the_latent_whole() -> None:
-    (frame,) = frames(plan_of(one_frame(lambda log: log.deposit(0.9, "gate", 4))))
+def test_a_stored_latent_makes_the_latent_whole() -> None:
+    (frame,) = frames(plan_of(one_frame(lambda log: log.store_latent(0.9, "gate", 4))))
 
     assert frame.latent.whole
     assert frame.base_latents == 3, "opened as it was recorded"

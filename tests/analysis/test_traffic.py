@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.traffic import read_traffic
-from pipeline.recording.deposit import Deposit, decode_deposit, encode_deposit, latent_topic
 from pipeline.recording.message import LoggedMessage, MqttProperties, wire_bytes
+from pipeline.recording.stored_latent import StoredLatent, decode_stored_latent, encode_stored_latent, latent_topic
 from schemas import topics
 from schemas.errors import WireError
 from schemas.messages import Handover, QueryRef, Text
@@ -63,7 +63,7 @@ def test_an_ad_hoc_query_begins_with_its_ask() -> None:
 
 def test_a_frame_has_what_was_sent_and_said_about_it() -> None:
     log = demo_log()
-    log.gone(1.4, "gate", 1, "w2")
+    log.revoke(1.4, "gate", 1, "w2")
     frame = read_traffic(log.messages).frames["gate", FRAME]
     assert frame.pool == "main"
     assert [(ns - START_NS, opened.attempt) for ns, opened in frame.opens] == [(1_000_000_000, 1)]
@@ -182,13 +182,13 @@ def test_a_handover_belongs_to_its_frame_and_costs_no_uplink() -> None:
     assert not traffic.uplink_bytes
 
 
-def test_a_deposited_latent_belongs_to_its_frame() -> None:
+def test_a_stored_latent_belongs_to_its_frame() -> None:
     log = demo_log()
-    deposit = Deposit("gate", FRAME, base=8, stop=64, payload=b"whole")
-    log.put(1.0, latent_topic("gate"), encode_deposit(deposit))
+    stored = StoredLatent("gate", FRAME, base=8, stop=64, payload=b"whole")
+    log.put(1.0, latent_topic("gate"), encode_stored_latent(stored))
     log.put(1.0, latent_topic("gate"), b"\x91\x01")
     traffic = read_traffic(log.messages)
-    assert traffic.frames["gate", FRAME].deposited == deposit
+    assert traffic.frames["gate", FRAME].stored_latent == stored
     assert traffic.undecodable == {"latent/malformed": 1}
 
 
@@ -197,15 +197,15 @@ def test_a_deposited_latent_belongs_to_its_frame() -> None:
     [
         b"",
         b"\xc1",
-        encode_deposit(Deposit("gate", FRAME, base=9, stop=8, payload=b"x")),
-        encode_deposit(Deposit("gate", FRAME, base=0, stop=8, payload=b"x")),
-        encode_deposit(Deposit("gate", FRAME, base=8, stop=8, payload=b"")),
-        b"\x96\x02" + encode_deposit(Deposit("gate", FRAME, base=8, stop=8, payload=b"x"))[2:],
+        encode_stored_latent(StoredLatent("gate", FRAME, base=9, stop=8, payload=b"x")),
+        encode_stored_latent(StoredLatent("gate", FRAME, base=0, stop=8, payload=b"x")),
+        encode_stored_latent(StoredLatent("gate", FRAME, base=8, stop=8, payload=b"")),
+        b"\x96\x02" + encode_stored_latent(StoredLatent("gate", FRAME, base=8, stop=8, payload=b"x"))[2:],
     ],
 )  # fmt: skip
-def test_a_deposit_that_is_none_raises(data: bytes) -> None:
+def test_a_stored_latent_that_is_none_raises(data: bytes) -> None:
     with pytest.raises(WireError):
-        decode_deposit(latent_topic("gate"), data)
+        decode_stored_latent(latent_topic("gate"), data)
 
 
 hostile = st.one_of(

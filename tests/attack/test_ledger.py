@@ -85,10 +85,10 @@ def test_what_is_not_answered_in_time_is_late(ledger: BystanderLedger, ended: Ou
     ledger.bystander_asks("gate/@alice/q1", "gate", QUESTION, 10.0, DEADLINE_S)
     if ended is not None:
         ledger.observe(outcome("gate/@alice/q1", ended), 11.0)
-    ledger.look(10.0 + DEADLINE_S + READ_LAG_S)
+    ledger.check(10.0 + DEADLINE_S + READ_LAG_S)
     assert ledger.counts == ({} if ended is None else {Verdict.LATE: 1})
     assert ledger.waits_since_s(12.0) == (2.0 if ended is None else 0.0)
-    ledger.look(10.0 + DEADLINE_S + READ_LAG_S + 0.1)
+    ledger.check(10.0 + DEADLINE_S + READ_LAG_S + 0.1)
     assert ledger.counts == {Verdict.LATE: 1}
     # Too late is too late.
     ledger.observe(answer("gate/@alice/q1", "yes"), 40.0)

@@ -36,8 +36,8 @@ async def test_of_two_processes_with_one_client_id_one_works_and_the_other_says_
     broker_settings: BrokerSettings,
 ) -> None:
     async with (
-        connected(broker_settings, "edge-north", backoff=FAST, contested=NEVER) as one,
-        connected(broker_settings, "edge-north", "t", backoff=FAST, contested=NEVER) as other,
+        connected(broker_settings, "edge-north", backoff=FAST, takeover_backoff=NEVER) as one,
+        connected(broker_settings, "edge-north", "t", backoff=FAST, takeover_backoff=NEVER) as other,
     ):
         # Mosquitto 2.0.12 and later give the reason at once, 2.0.11 never: the third time in a row it is guessed.
         changes = [await take_change(one)]
@@ -58,7 +58,7 @@ async def test_of_two_processes_with_one_client_id_one_works_and_the_other_says_
 @pytest.mark.parametrize("code", [129, 130, 135, 137, 139, 141, 142, 147, 149, 150, 151, 152, 156, 157, 159, 160])
 async def test_the_broker_s_reason_code_is_in_the_event_and_in_the_error(broker: LocalBroker, code: int) -> None:
     name = str(ReasonCode(PacketTypes.DISCONNECT, identifier=code))
-    async with Relay(broker) as relay, connected(relay.settings, "a", backoff=NEVER, contested=NEVER) as bus:
+    async with Relay(broker) as relay, connected(relay.settings, "a", backoff=NEVER, takeover_backoff=NEVER) as bus:
         relay.replace = lambda packet: bytes([DISCONNECT << 4, 1, code]) if packet.kind == PUBACK else None
         with pytest.raises(ConnectionLostError):
             await bus.publish("t", b"", qos=1)

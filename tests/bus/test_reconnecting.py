@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipeline.bus.backoff import Backoff
-from pipeline.bus.reconnecting import CONTESTED, SILENT_ENDS, Ending, Reconnecting
+from pipeline.bus.reconnecting import SILENT_ENDS, TAKEOVER_BACKOFF, Ending, Reconnecting
 
 SOON = Backoff(initial_s=1.0, maximum_s=8.0, growth=2.0, stable_s=10.0)
-RIVAL = Backoff(initial_s=100.0, maximum_s=400.0, growth=2.0, stable_s=1000.0)
+TAKEOVER = Backoff(initial_s=100.0, maximum_s=400.0, growth=2.0, stable_s=1000.0)
 LONGEST = 1.0
 
 
 def waits() -> Reconnecting:
-    return Reconnecting(SOON, RIVAL)
+    return Reconnecting(SOON, TAKEOVER)
 
 
 def after(state: Reconnecting, ending: Ending, lived_s: float) -> float:
@@ -31,8 +31,10 @@ def test_who_was_thrown_out_waits_long_and_longer_also_when_its_connections_live
     state = waits()
     lives_s = [5000.0, 0.1, 120.0, 500.0, 999.0]
     assert [after(state, Ending.TAKEN_OVER, lived_s) for lived_s in lives_s] == [100, 200, 400, 400, 400]
-    assert after(state, Ending.TAKEN_OVER, RIVAL.stable_s) == 100
-    assert CONTESTED.stable_s > CONTESTED.maximum_s, "a series ends only when the other had its turn and did not come"
+    assert after(state, Ending.TAKEN_OVER, TAKEOVER.stable_s) == 100
+    assert TAKEOVER_BACKOFF.stable_s > TAKEOVER_BACKOFF.maximum_s, (
+        "a series ends only when the other had its turn and did not come"
+    )
 
 
 def test_silent_ends_in_a_row_mean_another_process_and_a_broker_that_was_away_does_not() -> None:

@@ -20,9 +20,9 @@ from rich.console import Console
 
 from latentbus.demo import image_search
 from latentbus.demo.cameras import DemoCamera, edge_settings, guess_answer_type, prepare_cameras
+from latentbus.demo.evaluation import accuracy_of_run
 from latentbus.demo.headline import FIRST_ANSWERS, Headline
 from latentbus.demo.image_search import STRIDE, ImageSearch, Score
-from latentbus.demo.judge import accuracy_of_run
 from latentbus.demo.ledger import DemoLedger
 from latentbus.demo.options import DemoOptions
 from latentbus.demo.picture import write_picture

@@ -36,5 +36,5 @@ def test_a_late_phase_is_named_with_its_share(capsys: pytest.CaptureFixture[str]
 
     tally = {"asked": 4, "answered_of_asked": 0.5}
     with pytest.raises(Exit):
-        simulate_overload.judge({"with_rule": {"ad_hoc": {"peak": tally}, "recovery_s": 1.0}})
+        simulate_overload.check_promises({"with_rule": {"ad_hoc": {"peak": tally}, "recovery_s": 1.0}})
     assert "answered in time 50.0% in the peak phase; at least 99% is promised" in capsys.readouterr().out

@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from broker_config.launcher import LocalBroker
-from latentbus.broker.retained import Entry, Held, Kind, State, judge
+from latentbus.broker.retained import Entry, Held, Kind, State, classify
 from latentbus.cli import app
-from latentbus.commands.retained import Janitor
+from latentbus.commands.retained import RetainedStore
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.settings import BrokerSettings
 from schemas import topics, wire
@@ -81,8 +81,8 @@ DEAD = {
 KEPT = {"lb/v2/question/south/bus"}
 
 
-def judged(left: dict[str, bytes], heard: set[str] | None = None) -> dict[str, Entry]:
-    return {entry.held.topic: entry for entry in judge([Held.of(*one) for one in left.items()], heard)}
+def classified(left: dict[str, bytes], heard: set[str] | None = None) -> dict[str, Entry]:
+    return {entry.held.topic: entry for entry in classify([Held.of(*one) for one in left.items()], heard)}
 
 
 def of_state(entries: dict[str, Entry], state: State) -> set[str]:
@@ -90,7 +90,7 @@ def of_state(entries: dict[str, Entry], state: State) -> set[str]:
 
 
 def test_what_is_dead_is_told_from_what_somebody_stands_for() -> None:
-    entries = judged(LEFT)
+    entries = classified(LEFT)
     assert of_state(entries, State.DEAD) == DEAD
     assert of_state(entries, State.KEPT) == KEPT
     assert of_state(entries, State.LIVE) == set(LEFT) - DEAD - KEPT
@@ -102,17 +102,17 @@ def test_what_is_dead_is_told_from_what_somebody_stands_for() -> None:
 
 
 def test_once_the_status_of_a_site_is_gone_its_operator_s_questions_are_dead() -> None:
-    entries = judged({topic: payload for topic, payload in LEFT.items() if topic != "lb/v2/status/edge/south"})
+    entries = classified({topic: payload for topic, payload in LEFT.items() if topic != "lb/v2/status/edge/south"})
     assert of_state(entries, State.KEPT) == set()
     assert entries["lb/v2/question/south/bus"].state is State.DEAD
 
 
 def test_who_says_it_is_online_and_was_not_heard_is_dead_with_all_that_it_left() -> None:
-    entries = judged(LEFT, {"edge/north"})
+    entries = classified(LEFT, {"edge/north"})
     assert entries["lb/v2/status/worker/w1"].why == "worker/w1 says it is online and was not heard"
     assert {"lb/v2/status/worker/w1", "lb/v2/load/main/w1"} <= of_state(entries, State.DEAD)
     assert "lb/v2/key/main/gate" in of_state(entries, State.LIVE)
-    entries = judged(LEFT, {"worker/w1"})
+    entries = classified(LEFT, {"worker/w1"})
     assert {"lb/v2/status/edge/north", "lb/v2/key/main/gate", "lb/v2/question/north/car"} <= of_state(
         entries, State.DEAD
     )
@@ -137,7 +137,7 @@ async def publish(port: int, messages: dict[str, bytes], *, retain: bool = True)
 async def remaining(port: int) -> set[str]:
     async with MqttBus(BrokerSettings(port=port), client_id="looker") as bus:
         await bus.wait_connected(WAIT_S)
-        return {held.topic for held in await Janitor(bus).look()}
+        return {held.topic for held in await RetainedStore(bus).read()}
 
 
 def command(*arguments: object, status: int = 0, text: str = "") -> Any:
@@ -186,13 +186,13 @@ async def test_what_changed_or_came_back_since_the_list_stays() -> None:
         await publish(running.port, LEFT)
         async with MqttBus(BrokerSettings(port=running.port), client_id="looker") as bus:
             await bus.wait_connected(WAIT_S)
-            janitor = Janitor(bus)
-            entries = [entry for entry in judge(await janitor.look()) if entry.state is State.DEAD]
+            store = RetainedStore(bus)
+            entries = [entry for entry in classify(await store.read()) if entry.state is State.DEAD]
             back = status("edge", "south", cameras=("yard",))
             await publish(
                 running.port, {**dict([back, key("gate", "old")]), "lb/elsewhere": b"", "lb/v2/load/main/w3": b"y"}
             )
-            results = await janitor.remove(entries)
+            results = await store.remove(entries)
         assert {topic: why for topic, why in results.items() if why} == {
             "lb/v2/status/edge/south": "it has changed since it was listed",
             "lb/v2/key/main/yard": "by now edge/south has camera yard",
@@ -209,8 +209,8 @@ async def test_a_process_that_speaks_is_heard() -> None:
         await publish(running.port, LEFT)
         async with MqttBus(BrokerSettings(port=running.port), client_id="listener") as bus:
             await bus.wait_connected(WAIT_S)
-            janitor = Janitor(bus)
-            listening = asyncio.create_task(janitor.listen(3.0))
+            store = RetainedStore(bus)
+            listening = asyncio.create_task(store.listen(3.0))
             async with MqttBus(BrokerSettings(port=running.port), client_id="speaker") as speaker:
                 await speaker.wait_connected(WAIT_S)
                 while not listening.done():
@@ -227,12 +227,12 @@ async def test_more_than_a_broker_sends_at_once_is_found_in_rounds() -> None:
         await publish(running.port, {f"lb/v2/ask/gate/c{number}": payload for number in range(count)})
         async with MqttBus(BrokerSettings(port=running.port), client_id="looker", receive_maximum=256) as bus:
             await bus.wait_connected(WAIT_S)
-            janitor = Janitor(bus)
+            store = RetainedStore(bus)
             removed, rounds = 0, 0
-            while found := judge(await janitor.look()):
+            while found := classify(await store.read()):
                 rounds += 1
                 assert rounds < 5
-                results = await janitor.remove(found)
+                results = await store.remove(found)
                 assert set(results.values()) == {""}
                 removed += len(results)
         assert removed == count

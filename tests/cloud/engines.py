@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from cloud_workers.inference.adapter import AnswerModel
 from cloud_workers.inference.in_process import InProcessBackend
-from cloud_workers.look_engine import LookResult, VlmLookEngine
-from cloud_workers.look_scores import LookScores
 from cloud_workers.model_thread import model_thread
+from cloud_workers.pass_engine import PassResult, VlmPassEngine
+from cloud_workers.pass_scores import PassScores
 from cloud_workers.prefix_store import PrefixStore
-from pipeline.protocol.effects import Look
+from pipeline.protocol.effects import InferencePass
 
 THREAD = model_thread(1)
 
@@ -19,9 +19,9 @@ THREAD = model_thread(1)
 class BlockingEngine:
     """The engine of a worker, waited for."""
 
-    def __init__(self, store: PrefixStore, model: AnswerModel, scores: LookScores | None = None) -> None:
-        self._engine = VlmLookEngine(store, InProcessBackend(model, THREAD), THREAD, scores)
+    def __init__(self, store: PrefixStore, model: AnswerModel, scores: PassScores | None = None) -> None:
+        self._engine = VlmPassEngine(store, InProcessBackend(model, THREAD), THREAD, scores)
 
-    def run(self, looks: Sequence[Look]) -> list[LookResult]:
-        """Results of the looks."""
-        return asyncio.run(self._engine.run(looks))
+    def run(self, passes: Sequence[InferencePass]) -> list[PassResult]:
+        """Results of the passes."""
+        return asyncio.run(self._engine.run(passes))

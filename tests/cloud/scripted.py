@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Self, TypeVar
 
 from broker_config.launcher import LocalBroker
-from cloud_workers.look_engine import LookDone, LookResult
 from cloud_workers.node import WorkerNode
+from cloud_workers.pass_engine import PassDone, PassResult
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.settings import BrokerSettings
 from pipeline.node.metrics import Metrics
 from pipeline.node.runtime import Stop
-from pipeline.protocol.effects import Look, LookAnswer
+from pipeline.protocol.effects import InferencePass, PassAnswer
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_session import WorkerSession
@@ -50,21 +50,22 @@ class ScriptedEngine:
         self.gate = asyncio.Event()
         self.gate.set()
         self.entered = asyncio.Event()
-        self.batches: list[list[Look]] = []
+        self.batches: list[list[InferencePass]] = []
 
-    async def run(self, looks: Sequence[Look]) -> list[LookResult]:
-        self.batches.append(list(looks))
+    async def run(self, passes: Sequence[InferencePass]) -> list[PassResult]:
+        self.batches.append(list(passes))
         self.entered.set()
         async with asyncio.timeout(WAIT_S):
             await self.gate.wait()
         return [
-            LookDone(
-                look,
+            PassDone(
+                inference_pass,
                 tuple(
-                    LookAnswer(query.query_id, f"seen {look.stop}", look.stop / LADDER[-1]) for query in look.queries
+                    PassAnswer(query.query_id, f"seen {inference_pass.stop}", inference_pass.stop / LADDER[-1])
+                    for query in inference_pass.queries
                 ),
             )
-            for look in looks
+            for inference_pass in passes
         ]
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from broker_config.launcher import LocalBroker
-from cloud_workers.look_engine import LookResult
-from pipeline.protocol.effects import Look
+from cloud_workers.pass_engine import PassResult
+from pipeline.protocol.effects import InferencePass
 from pipeline.protocol.worker_admission import Admission
 from pipeline.protocol.worker_frame import WorkerFrame
-from pipeline.protocol.worker_looks import Looks
+from pipeline.protocol.worker_messages import WorkerMessages
+from pipeline.protocol.worker_passes import InferencePasses
 from pipeline.protocol.worker_progress import Progress
-from pipeline.protocol.worker_voice import WorkerVoice
 from schemas.types import Outcome
 from tests.cloud.scripted import RunningWorker, ScriptedEdge, ScriptedEngine, running_worker
 
@@ -50,10 +50,10 @@ async def both_frames(edge: ScriptedEdge, worker: RunningWorker) -> None:
     ("where", "owner", "name", "number_of"),
     [
         ("receive/open", Admission, "_admit", lambda camera, message, *_: message.frame.sequence),
-        ("look taken", WorkerFrame, "look", None),
-        ("look", Looks, "finish", lambda look, *_: look.frame.sequence),
-        ("look", Progress, "refine", lambda frame, *_: frame.frame.sequence),
-        ("look", WorkerVoice, "refine", lambda frame, *_: frame.frame.sequence),
+        ("pass taken", WorkerFrame, "inference_pass", None),
+        ("pass", InferencePasses, "finish", lambda inference_pass, *_: inference_pass.frame.sequence),
+        ("pass", Progress, "refine", lambda frame, *_: frame.frame.sequence),
+        ("pass", WorkerMessages, "refine", lambda frame, *_: frame.frame.sequence),
     ],
 )
 async def test_a_bug_at_one_frame_ends_that_frame_alone(
@@ -67,12 +67,12 @@ async def test_a_bug_at_one_frame_ends_that_frame_alone(
     method = getattr(owner, name)
     if number_of is None:
 
-        def look(self: WorkerFrame, *args: Any) -> Any:
+        def inference_pass(self: WorkerFrame, *args: Any) -> Any:
             if self.frame.sequence == POISONED:
                 raise KeyError("a bug")
             return method(self, *args)
 
-        monkeypatch.setattr(owner, name, look)
+        monkeypatch.setattr(owner, name, inference_pass)
     else:
         monkeypatch.setattr(owner, name, meets_a_bug(method, number_of))
     async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:
@@ -95,7 +95,7 @@ async def test_a_timer_that_fails_at_one_frame_leaves_those_of_the_others(
     async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:
         worker.engine.gate.clear()
         await edge.question()
-        # The first look stays at the model; deadlines come all the same.
+        # The first pass stays at the model; deadlines come all the same.
         await edge.open(POISONED, remaining_ms=1_000)
         answer = await edge.answer(POISONED)
         assert (answer.outcome, answer.reason) == (Outcome.FAILED, "internal: KeyError")
@@ -109,10 +109,10 @@ async def test_a_batch_that_raises_as_a_whole_fails_its_frames_and_the_next_one_
 ) -> None:
     run = ScriptedEngine.run
 
-    async def raising(self: ScriptedEngine, looks: Sequence[Look]) -> list[LookResult]:
-        if looks[0].frame.sequence == POISONED:
+    async def raising(self: ScriptedEngine, passes: Sequence[InferencePass]) -> list[PassResult]:
+        if passes[0].frame.sequence == POISONED:
             raise KeyError("a bug")
-        return await run(self, looks)
+        return await run(self, passes)
 
     monkeypatch.setattr(ScriptedEngine, "run", raising)
     async with ScriptedEdge(broker) as edge, running_worker(broker) as worker:

@@ -18,7 +18,7 @@ from cloud_workers.model_thread import model_thread
 from schemas.errors import EngineError, FeatureShapeError, ModelError
 from schemas.types import AnswerType
 from tests.cloud.engines import THREAD
-from tests.cloud.test_look_engine import PickyVlm
+from tests.cloud.test_pass_engine import PickyVlm
 from tests.cloud.tiny_models import FAMILIES, IMAGE_SIZE_PX, TOKEN_COUNT, TOKEN_DIM
 
 WORD = AnswerType.WORD

@@ -13,12 +13,12 @@ from cloud_workers.inference import in_process
 from cloud_workers.inference.backend import Capabilities, InferenceItem, InferenceResult
 from cloud_workers.inference.registry import load_model
 from cloud_workers.loading import WorkerModel, load_worker_model
-from cloud_workers.look_engine import LookDone
+from cloud_workers.pass_engine import PassDone
 from pipeline.codec.klt_torch import KltTransform, LatentShape
 from pipeline.codec.prefix_decoder_torch import save_transform
 from pipeline.codec.spec import STOP_FILE, WEIGHTS_FILE, hash_file, load_codec_spec
 from pipeline.config.settings import WorkerSettings
-from pipeline.protocol.effects import ChunkData, Look, LookQuery
+from pipeline.protocol.effects import ChunkData, InferencePass, PassQuery
 from schemas.errors import ArtifactError, ConfigError
 from schemas.types import AnswerType, FrameId
 from tests.cloud.engines import THREAD
@@ -39,10 +39,12 @@ def test_codec_and_model_that_belong_together_answer(vlm_dir: Path, codec_dir: P
     assert model.spec == load_codec_spec(codec_dir)
     assert model.stop_rule.ladder == LADDER
     payload = encode(random_symbols(1, seed=1)[0], codec_dir).payload(0, LATENT_COUNT)
-    query = LookQuery("q", content("q", "Is there a car?", AnswerType.YES_NO))
-    look = Look("gate", FrameId(1, 1), 1, (ChunkData(0, LATENT_COUNT, payload),), LATENT_COUNT, (query,), 1)
-    (result,) = asyncio.run(model.engine.run([look]))
-    assert isinstance(result, LookDone)
+    query = PassQuery("q", content("q", "Is there a car?", AnswerType.YES_NO))
+    inference_pass = InferencePass(
+        "gate", FrameId(1, 1), 1, (ChunkData(0, LATENT_COUNT, payload),), LATENT_COUNT, (query,), 1
+    )
+    (result,) = asyncio.run(model.engine.run([inference_pass]))
+    assert isinstance(result, PassDone)
     assert 0 < result.answers[0].score < 1
 
 

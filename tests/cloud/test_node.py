@@ -78,7 +78,11 @@ async def test_a_question_that_is_deleted_or_changed_while_its_frames_wait_is_an
             await edge.expect(Refine, lambda refine, at=sequence: refine.frame.sequence == at)  # type: ignore[misc]
             await edge.chunk("w-1", sequence, 3, 5)
             assert (await edge.answer(sequence)).outcome is Outcome.ANSWERED
-        asked = {look.frame.sequence: look.queries[0].text for batch in worker.engine.batches for look in batch}
+        asked = {
+            inference_pass.frame.sequence: inference_pass.queries[0].text
+            for batch in worker.engine.batches
+            for inference_pass in batch
+        }
         assert asked == {**dict.fromkeys(range(1, 5), "Is there a car?"), 5: "Is it raining?"}
 
 
@@ -205,7 +209,7 @@ async def test_frames_that_wait_for_the_model_go_in_one_batch(broker: LocalBroke
         sizes = [len(batch) for batch in worker.engine.batches]
         assert sizes == [1, 4, 2]
         # The earliest deadline first.
-        assert [look.frame.sequence for look in worker.engine.batches[1]] == [7, 6, 5, 4]
+        assert [inference_pass.frame.sequence for inference_pass in worker.engine.batches[1]] == [7, 6, 5, 4]
 
 
 async def test_a_deadline_finds_the_best_answer_so_far(broker: LocalBroker) -> None:

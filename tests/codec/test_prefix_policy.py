@@ -39,7 +39,7 @@ def test_small_latents_go_whole_since_headers_weigh_more() -> None:
     assert PrefixPolicy(statistics(0.7, 0.8)).choose("gate", (60, 100, 150), [YES_NO], Link()).latents == 128
 
 
-def test_the_expectation_is_that_of_the_looks() -> None:
+def test_the_expectation_is_that_of_the_passes() -> None:
     choice = PrefixPolicy(statistics(0.8, 0.9)).choose("gate", SIZES, [YES_NO], Link())
     expected = open_wire_bytes(200, 1) + 0.2 * refine_wire_bytes(501) + 0.1 * refine_wire_bytes(1301)
     assert choice.latents == 8
@@ -110,7 +110,7 @@ def test_a_camera_that_needs_more_gets_more_and_recovers() -> None:
     assert policy.choose("gate", SIZES, [YES_NO], Link()).latents == 8
 
 
-def test_only_first_looks_teach() -> None:
+def test_only_first_passes_teach() -> None:
     policy = PrefixPolicy(statistics(0.8, 0.95))
     choice = policy.choose("gate", SIZES, [YES_NO], Link())
     policy.offered("gate", ["q"], choice)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.codec.stop_file import StopFile, load_stop_file, save_stop_file
 from pipeline.codec.stop_score import FEATURES, AdditiveScore, ErrorModel, StopScore
-from pipeline.codec.stop_shift import WINDOW_LOOKS, ScoreQuantiles, ShiftDetector
+from pipeline.codec.stop_shift import WINDOW_PASSES, ScoreQuantiles, ShiftDetector
 from pipeline.codec.stop_statistics import StopStatistics
 from schemas.errors import ArtifactError
 from schemas.types import AnswerType
@@ -69,7 +69,7 @@ def quantiles() -> ScoreQuantiles:
 def test_frames_like_those_of_the_calibration_raise_no_alarm() -> None:
     detector = ShiftDetector(quantiles())
     rng = np.random.default_rng(1)
-    for _ in range(60 * WINDOW_LOOKS):
+    for _ in range(60 * WINDOW_PASSES):
         kind = YES_NO if rng.random() < 0.8 else COUNT  # another mix of types than in the calibration
         detector.note(kind, float(rng.beta(5, 1) if kind is YES_NO else rng.beta(2, 2)))
         assert not detector.shifted
@@ -79,18 +79,18 @@ def test_frames_like_those_of_the_calibration_raise_no_alarm() -> None:
 def test_other_scores_raise_it_and_their_return_lifts_it() -> None:
     detector = ShiftDetector(quantiles())
     rng = np.random.default_rng(2)
-    changes = [detector.note(YES_NO, float(rng.beta(2, 2))) for _ in range(WINDOW_LOOKS)]
+    changes = [detector.note(YES_NO, float(rng.beta(2, 2))) for _ in range(WINDOW_PASSES)]
     alarmed = detector.shifted
     assert alarmed
-    assert changes == [False] * (WINDOW_LOOKS - 1) + [True]
-    changes = [detector.note(YES_NO, float(rng.beta(5, 1))) for _ in range(WINDOW_LOOKS)]
+    assert changes == [False] * (WINDOW_PASSES - 1) + [True]
+    changes = [detector.note(YES_NO, float(rng.beta(5, 1))) for _ in range(WINDOW_PASSES)]
     assert detector.shifted != alarmed
     assert changes[-1]
 
 
 def test_a_type_that_was_never_calibrated_says_nothing() -> None:
     detector = ShiftDetector(quantiles())
-    assert not any(detector.note(AnswerType.TEXT, 0.0) for _ in range(3 * WINDOW_LOOKS))
+    assert not any(detector.note(AnswerType.TEXT, 0.0) for _ in range(3 * WINDOW_PASSES))
 
 
 CURVE: dict[str, object] = {"knots": [0.0, 1.0], "values": [0.0, 1.0]}

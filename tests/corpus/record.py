@@ -1,4 +1,4 @@
-"""Records the regression corpus: a small fleet with the bundled models, whole latents deposited.
+"""Records the regression corpus: a small fleet with the bundled models, whole latents stored.
 
 ``python -m tests.corpus.record`` writes :data:`CORPUS` anew. That is needed when the bundled model, codec or stop rule
 changes on purpose, and only then: the tests replay the file and expect the same answers and the same bytes.
@@ -193,7 +193,7 @@ def unfit(traffic: Traffic) -> list[str]:
             }
             if len(near) > 1:
                 found.append(f"{query.query_id}: score {answer.score} is too near to its threshold")
-    found += [f"{name}: no whole latent" for name, frame in traffic.frames.items() if frame.deposited is None]
+    found += [f"{name}: no whole latent" for name, frame in traffic.frames.items() if frame.stored_latent is None]
     refined = sum(bool(frame.chunks) for frame in traffic.frames.values())
     if refined < MIN_REFINED:
         found.append(f"{refined} frames were refined, {MIN_REFINED} are wanted")

@@ -26,7 +26,7 @@ from pipeline.codec.tables import FrequencyTables
 from pipeline.config.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.identity import owner_of
-from schemas.messages import Accept, Answer, BinaryMessage, Chunk, Gone, Open, Refine, Text
+from schemas.messages import Accept, Answer, BinaryMessage, Chunk, Open, Refine, Revoke, Text
 from schemas.types import FrameId, Outcome
 
 IMAGE_PX, LATENTS, LATENT_DIM = 32, 8, 4
@@ -188,10 +188,10 @@ class ScriptedWorker:
             if isinstance(message, Open):
                 return camera, message
 
-    async def next_in_inbox(self) -> Chunk | Gone | Text:
+    async def next_in_inbox(self) -> Chunk | Revoke | Text:
         while True:
             _, message = await self._next()
-            if isinstance(message, Chunk | Gone | Text):
+            if isinstance(message, Chunk | Revoke | Text):
                 return message
 
     async def control(self, camera: str, message: BinaryMessage) -> None:

@@ -181,7 +181,7 @@ async def test_a_question_takes_a_frame_at_once_and_leaves_the_interval_as_it_is
     assert await rig.until(3) == [(0.0, True), (0.25, False), (1.0, True)]
 
 
-async def test_a_slot_that_thinning_leaves_out_passes_without_a_frame() -> None:
+async def test_a_slot_that_load_shedding_skips_passes_without_a_frame() -> None:
     rig = Rig()
     rig.taker.grants = iter([True, False, False, True, True])
     assert await rig.until(3) == [(0.0, True), (3.0, True), (4.0, True)]

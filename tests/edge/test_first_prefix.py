@@ -31,7 +31,7 @@ QUESTIONS = [AnswerType.YES_NO]
 
 
 def codec_with(codec_dir: Path, folder: Path, share: float | None) -> Path:
-    """The codec with a stop rule whose first look is safe in this share of the questions; None has no statistics."""
+    """The codec with a stop rule whose first pass is safe in this share of the questions; None has no statistics."""
     shutil.copytree(codec_dir, folder)
     statistics = None
     if share is not None:
@@ -71,7 +71,7 @@ def test_damaged_statistics_are_refused_at_start(codec_dir: Path, tmp_path: Path
 
 
 def test_workers_teach_it(codec_dir: Path, latent: EncodedLatent, tmp_path: Path) -> None:
-    """First looks that are not safe make the first prefixes of this camera longer."""
+    """First passes that are not safe make the first prefixes of this camera longer."""
     folder = codec_with(codec_dir, tmp_path / "hopeful", 0.99)
     first = FirstPrefix("bytes", folder, load_codec_spec(folder), None)
     session = EdgeFrames(EdgeProtocolSettings(), site=SITE, pool="main", boot=7, fingerprint=b"\0" * 4)

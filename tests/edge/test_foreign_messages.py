@@ -12,7 +12,7 @@ from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.pool_problems import PoolProblems
 from pipeline.config.logs import OncePerKind
 from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
-from pipeline.protocol.thinning import Thinning
+from pipeline.protocol.load_shedding import LoadShedding
 from schemas.messages import Busy, Open
 from schemas.types import FrameId
 from tests.edge.running import listening, running
@@ -52,7 +52,7 @@ async def test_an_edge_learns_nothing_from_the_answers_and_the_busy_of_another_s
 
     noted(FirstPrefix, "answered")
     noted(PoolProblems, "answer")
-    noted(Thinning, "busy")
+    noted(LoadShedding, "busy")
     async with (
         asyncio.timeout(30),
         ScriptedWorker(broker_settings) as worker,

@@ -23,18 +23,18 @@ from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.types import Outcome
 from tests.edge.running import listening, running
 from tests.edge.support import ScriptedWorker
-from tests.protocol.test_ad_hoc_questions import OTHER, REPLY, Desk, answer, ask, key
+from tests.protocol.test_ad_hoc_questions import OTHER, REPLY, AdHocSite, answer, ask, key
 
 LONG = "yes " * 500
 
 
 class SmallDisk:
-    """A desk whose journal's file can be kept from growing, as on a disk that is full."""
+    """A site whose journal's file can be kept from growing, as on a disk that is full."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.journal = AskJournal(path)
-        self.site = Desk(self.journal)
+        self.site = AdHocSite(self.journal)
 
     def fill(self) -> None:
         database = self.journal._database
@@ -44,9 +44,9 @@ class SmallDisk:
     def free(self) -> None:
         self.journal._database.execute("PRAGMA max_page_count = 1000000")
 
-    def restarted(self) -> Desk:
+    def restarted(self) -> AdHocSite:
         """The next process, after this one was killed."""
-        return Desk(AskJournal(self.path))
+        return AdHocSite(AskJournal(self.path))
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_a_journal_in_memory_moves_to_its_file_once_it_can_be_opened(
     with monkeypatch.context() as full:
         full.setattr(AskJournal, "_opened", cannot_open)
         journal = AskJournal.open_or_in_memory(path)
-        site = Desk(journal)
+        site = AdHocSite(journal)
         site.receive("gate", ask("new"), REPLY)
         site.receive("gate", ask("done"), REPLY)
         site.decided(answer("done"), published=True)

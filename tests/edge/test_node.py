@@ -35,11 +35,11 @@ from schemas.messages import (
     Answer,
     Ask,
     Chunk,
-    Gone,
     NeedText,
     Open,
     QueryOutcome,
     Question,
+    Revoke,
     Status,
     Text,
 )
@@ -403,9 +403,9 @@ async def test_a_slow_encoder_does_not_hold_up_the_broker(
             assert await asyncio.to_thread(encoding.wait, 10)
             stranger = FrameId(1, 1)
             await worker.control("gate", Accept(worker="w-1", frame=stranger, attempt=1, lease_ms=100))
-            gone = await worker.next_in_inbox()
-            assert isinstance(gone, Gone)
-            assert gone.frame == stranger
+            revoke = await worker.next_in_inbox()
+            assert isinstance(revoke, Revoke)
+            assert revoke.frame == stranger
             assert edge.watcher.frames == {}
         finally:
             go_on.set()

@@ -9,13 +9,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.protocol.effects import GivenKey, LookAnswer
+from pipeline.protocol.effects import GivenKey, PassAnswer
 from pipeline.protocol.ports import (
     Acknowledge,
     Contained,
     Delivery,
-    LookFailure,
-    LookResult,
+    PassFailure,
+    PassResult,
     Publish,
     Received,
     RunBatch,
@@ -31,7 +31,6 @@ from schemas.messages import (
     Ask,
     Busy,
     Chunk,
-    Gone,
     Handover,
     KeyFrame,
     Message,
@@ -41,6 +40,7 @@ from schemas.messages import (
     Refine,
     Reject,
     RejectReason,
+    Revoke,
     Status,
     Text,
 )
@@ -57,7 +57,7 @@ from tests.schemas.strategies import BY_MESSAGE
 CAMERA = "gate"
 QUESTIONS = (content("q0"), content("q1"), content("q2", ad_hoc=True))
 TO_EDGE = (Accept, Refine, Busy, Reject, NeedText, Answer, Status, Question, Ask)
-TO_WORKER = (Open, Chunk, KeyFrame, Gone, Handover, Text, Question, Ask, Status)
+TO_WORKER = (Open, Chunk, KeyFrame, Revoke, Handover, Text, Question, Ask, Status)
 
 
 def likely(message: Message, data: st.DataObject) -> Message:
@@ -243,13 +243,13 @@ class WorkerShell:
         if not self.batches:
             return
         batch = self.batches.pop(self._data.draw(st.integers(0, len(self.batches) - 1)))
-        results: list[LookResult] = []
-        for look in batch.looks:
+        results: list[PassResult] = []
+        for inference_pass in batch.passes:
             if self._data.draw(st.booleans()):
                 score = self._data.draw(st.floats(0.0, 1.0))
-                results.append([LookAnswer(query.query_id, "a", score) for query in look.queries])
+                results.append([PassAnswer(query.query_id, "a", score) for query in inference_pass.queries])
             else:
-                results.append(LookFailure(RejectReason.BITSTREAM, "x" * 500))
+                results.append(PassFailure(RejectReason.BITSTREAM, "x" * 500))
         self._worker.batch_done(batch.token, results[: self._data.draw(st.integers(0, len(results)))], now_s)
 
 
@@ -261,7 +261,7 @@ TOPICS: dict[type[Message], list[Topic]] = {
     Open: [_topic(Family.OPEN, "main", CAMERA)],
     Chunk: [_topic(Family.CHUNK, "w0", CAMERA)],
     KeyFrame: [_topic(Family.KEY, "main", CAMERA)],
-    Gone: [_topic(Family.CHUNK, "w0", CAMERA)],
+    Revoke: [_topic(Family.CHUNK, "w0", CAMERA)],
     Handover: [_topic(Family.HANDOVER, "w0")],
     Text: [_topic(Family.CHUNK, "w0", CAMERA)],
     Question: [_topic(Family.QUESTION, SITE, "q0")],

@@ -26,7 +26,7 @@ class FakeLatent:
 
 
 def read(chunks: Iterable[ChunkData]) -> None:
-    """What decoding comes to: asserts that a look reads contiguous latents from 0, each given the key frame it names.
+    """What decoding comes to: asserts that a pass reads contiguous latents from 0, each given the key frame it names.
 
     Raises:
         BitstreamError: a key frame is damaged.

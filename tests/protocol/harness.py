@@ -14,14 +14,14 @@ from pipeline.node.ask_journal import AskJournal
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import Departure
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
-from pipeline.protocol.effects import Decision, GivenKey, Look, LookAnswer
+from pipeline.protocol.effects import Decision, GivenKey, InferencePass, PassAnswer
 from pipeline.protocol.journal_requests import Admit, Decide, MarkTold, MoveToFile, ReadUnfinished
 from pipeline.protocol.ports import (
     Acknowledge,
     Contained,
     Delivery,
-    LookFailure,
-    LookResult,
+    PassFailure,
+    PassResult,
     Problem,
     Publish,
     Received,
@@ -66,14 +66,14 @@ def scores_at(*scores: float) -> Callable[[int], float]:
 
 @dataclass
 class Worker:
-    """A worker session with a model that takes ``look_s`` and answers by the prefix it reads."""
+    """A worker session with a model that takes ``pass_s`` and answers by the prefix it reads."""
 
     session: WorkerSession
     name: str
     boot: int
     score: Callable[[int], float]
     score_of: dict[str, float] = field(default_factory=dict)
-    look_s: float = 0.05
+    pass_s: float = 0.05
     alive: bool = True
     frozen: bool = False
     backlog: list[tuple[str, bytes]] = field(default_factory=list)
@@ -373,7 +373,7 @@ class Fleet:
                     else:
                         self._puback(worker, output.token)
                 case RunBatch():
-                    self.at(self.now_s + worker.look_s, partial(self._looked, worker, output))
+                    self.at(self.now_s + worker.pass_s, partial(self._batch_done, worker, output))
                 case Problem():
                     self.errors[type(output.error).__name__] += 1
                 case Unsubscribe():
@@ -398,23 +398,27 @@ class Fleet:
                 self.reducer.observe(publish.message)
             self._publish(publish.topic, publish.message)
 
-    def _looked(self, worker: Worker, batch: RunBatch) -> None:
+    def _batch_done(self, worker: Worker, batch: RunBatch) -> None:
         if not worker.alive:
             return
         if worker.frozen:
-            self.at(self.now_s + 0.1, partial(self._looked, worker, batch))
+            self.at(self.now_s + 0.1, partial(self._batch_done, worker, batch))
             return
-        worker.session.batch_done(batch.token, [self._result(worker, look) for look in batch.looks], self.now_s)
+        worker.session.batch_done(
+            batch.token, [self._result(worker, inference_pass) for inference_pass in batch.passes], self.now_s
+        )
 
-    def _result(self, worker: Worker, look: Look) -> LookResult:
+    def _result(self, worker: Worker, inference_pass: InferencePass) -> PassResult:
         try:
-            read(look.chunks)
+            read(inference_pass.chunks)
         except BitstreamError as error:
-            return LookFailure(RejectReason.BITSTREAM, str(error))
-        score = worker.score(look.stop)
+            return PassFailure(RejectReason.BITSTREAM, str(error))
+        score = worker.score(inference_pass.stop)
         return [
-            LookAnswer(q.query_id, f"answer at {look.stop}", worker.score_of.get(q.question.question_id, score))
-            for q in look.queries
+            PassAnswer(
+                q.query_id, f"answer at {inference_pass.stop}", worker.score_of.get(q.question.question_id, score)
+            )
+            for q in inference_pass.queries
         ]
 
     def _carry_out(self, output: EdgeOutput) -> None:

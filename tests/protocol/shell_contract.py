@@ -18,7 +18,7 @@ from pipeline.protocol.client_session import ClientSession
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession
 from pipeline.protocol.effects import AskedQuery, Decision, GivenKey, Latent
 from pipeline.protocol.journal_requests import Admit, Decide, JournalResult, MarkTold, MoveToFile, ReadUnfinished
-from pipeline.protocol.ports import Acknowledge, Delivery, LookResult, Publish, Received, RunBatch, Sent, Unsubscribe
+from pipeline.protocol.ports import Acknowledge, Delivery, PassResult, Publish, Received, RunBatch, Sent, Unsubscribe
 from pipeline.protocol.worker_session import WorkerOutput, WorkerSession
 from schemas.messages import Ask, Message
 from schemas.types import FrameId
@@ -132,7 +132,7 @@ class RecordingWorker(Recorded, WorkerSession):
         self.note("published", now_s, (token, delivery))
         super().published(token, delivery, now_s)
 
-    def batch_done(self, token: int, results: Sequence[LookResult], now_s: float) -> None:
+    def batch_done(self, token: int, results: Sequence[PassResult], now_s: float) -> None:
         self.note("batch_done", now_s, (token, results))
         super().batch_done(token, results, now_s)
 

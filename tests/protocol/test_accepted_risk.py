@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.protocol.effects import LookAnswer, SendAnswer, SendControl
+from pipeline.protocol.effects import PassAnswer, SendAnswer, SendControl
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_frames import WorkerFrames
@@ -26,7 +26,7 @@ def worker_with(risk: float | None) -> WorkerFrames:
 
 
 def outcome_of(worker: WorkerFrames, score: float, stop: int = 4, *, risk: float | None = None) -> Outcome | None:
-    """What becomes of the question at the first look; None when more is asked for."""
+    """What becomes of the question at the first pass; None when more is asked for."""
     query = ref(content("q0", risk=risk), 9_000)
     opened = Open(
         frame=FrameId(1, 1),
@@ -38,8 +38,8 @@ def outcome_of(worker: WorkerFrames, score: float, stop: int = 4, *, risk: float
         payload=b"\1" * stop,
     )
     worker.receive_open("gate", opened, 0.0)
-    (look,) = worker.looks.take(8, 0.1)
-    worker.looks.finish(look, [LookAnswer(look.queries[0].query_id, "yes", score)], 0.2)
+    (inference_pass,) = worker.passes.take(8, 0.1)
+    worker.passes.finish(inference_pass, [PassAnswer(inference_pass.queries[0].query_id, "yes", score)], 0.2)
     effects = worker.take_effects()
     (outcome,) = {effect.message.outcome for effect in effects if isinstance(effect, SendAnswer)}
     asks = [effect for effect in effects if isinstance(effect, SendControl) and isinstance(effect.message, Refine)]

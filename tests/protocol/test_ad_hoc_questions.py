@@ -48,7 +48,7 @@ def answer(query_id: str = "q1") -> Answer:
     )
 
 
-class Desk:
+class AdHocSite:
     """The ad-hoc questions of a site, a journal, and what the site says."""
 
     def __init__(
@@ -131,11 +131,11 @@ class Wall:
 
 
 @pytest.fixture
-def site() -> Desk:
-    return Desk(AskJournal(None))
+def site() -> AdHocSite:
+    return AdHocSite(AskJournal(None))
 
 
-def test_a_question_wakes_its_camera_and_is_taken_once(site: Desk) -> None:
+def test_a_question_wakes_its_camera_and_is_taken_once(site: AdHocSite) -> None:
     site.receive("gate", ask(), REPLY)
     assert site.woken == ["gate"]
     assert site.questions.waiting("gate")
@@ -149,21 +149,21 @@ def test_a_question_wakes_its_camera_and_is_taken_once(site: Desk) -> None:
     assert site.questions.waiting("gate")
 
 
-def test_the_most_urgent_go_first_when_a_frame_has_no_room_for_all(site: Desk) -> None:
+def test_the_most_urgent_go_first_when_a_frame_has_no_room_for_all(site: AdHocSite) -> None:
     for number, deadline_ms in enumerate((9_000, 3_000, 6_000)):
         site.receive("gate", ask(f"q{number}", deadline_ms), None)
     assert [query.question_id for query in site.questions.take("gate", 2)] == ["q1", "q2"]
     assert [query.question_id for query in site.questions.take("gate", 2)] == ["q0"]
 
 
-def test_a_worker_that_saw_the_question_replies_itself(site: Desk) -> None:
+def test_a_worker_that_saw_the_question_replies_itself(site: AdHocSite) -> None:
     site.receive("gate", ask(), REPLY)
     site.questions.take("gate", 1)
     site.decided(answer(), published=True)
     assert (site.reported, site.replied) == ([], [])
 
 
-def test_the_edge_replies_for_a_worker_that_had_to_ask_for_the_text(site: Desk) -> None:
+def test_the_edge_replies_for_a_worker_that_had_to_ask_for_the_text(site: AdHocSite) -> None:
     site.receive("gate", ask(), REPLY)
     site.questions.take("gate", 1)
     site.questions.texts_requested([ask().content("client").digest])
@@ -171,7 +171,7 @@ def test_the_edge_replies_for_a_worker_that_had_to_ask_for_the_text(site: Desk) 
     assert site.replied == [(REPLY, answer())]
 
 
-def test_what_only_the_edge_knows_goes_to_everyone_and_to_the_client(site: Desk) -> None:
+def test_what_only_the_edge_knows_goes_to_everyone_and_to_the_client(site: AdHocSite) -> None:
     site.receive("gate", ask(deadline_ms=1_000), REPLY)
     assert site.questions.next_wake_s() == site.now_s + 1
     asked_s = site.now_s
@@ -187,7 +187,7 @@ def test_what_only_the_edge_knows_goes_to_everyone_and_to_the_client(site: Desk)
     assert site.questions.next_wake_s() is None
 
 
-def test_asking_again_repeats_the_terminal_and_not_the_question(site: Desk) -> None:
+def test_asking_again_repeats_the_terminal_and_not_the_question(site: AdHocSite) -> None:
     site.receive("gate", ask(), REPLY)
     site.questions.take("gate", 1)
     site.receive("gate", ask(), OTHER)
@@ -199,7 +199,7 @@ def test_asking_again_repeats_the_terminal_and_not_the_question(site: Desk) -> N
     assert not site.questions.waiting("gate")
 
 
-def test_a_query_id_for_two_questions_of_a_client_is_refused_on_its_reply_topic_alone(site: Desk) -> None:
+def test_a_query_id_for_two_questions_of_a_client_is_refused_on_its_reply_topic_alone(site: AdHocSite) -> None:
     site.receive("gate", ask(), REPLY)
     site.receive("gate", ask().model_copy(update={"text": "Another?"}), OTHER)
     ((address, refusal),) = site.replied
@@ -209,7 +209,7 @@ def test_a_query_id_for_two_questions_of_a_client_is_refused_on_its_reply_topic_
     assert site.questions.waiting("gate")
 
 
-def test_a_repeat_beyond_the_budget_is_no_second_end_of_its_question(site: Desk) -> None:
+def test_a_repeat_beyond_the_budget_is_no_second_end_of_its_question(site: AdHocSite) -> None:
     def repeat(question: Ask, address: ReplyTo) -> list[tuple[ReplyTo, Message]]:
         """It comes while the client is over its budget; what is said then."""
         replied = len(site.replied)
@@ -237,7 +237,7 @@ def test_a_repeat_beyond_the_budget_is_no_second_end_of_its_question(site: Desk)
     assert len(site.reported) == 1
 
 
-def test_equal_ids_of_two_clients_and_two_cameras_are_three_questions(site: Desk) -> None:
+def test_equal_ids_of_two_clients_and_two_cameras_are_three_questions(site: AdHocSite) -> None:
     """Each is asked with its own text of its own camera, and ends for its own client."""
     theirs = ReplyTo("lb/v2/reply/other/gate/q1")
     site.receive("gate", ask(), REPLY)
@@ -256,7 +256,7 @@ def test_equal_ids_of_two_clients_and_two_cameras_are_three_questions(site: Desk
     assert {query.client for query in site.questions.take("yard", 64)} == {"client"}
 
 
-def test_a_disk_that_fails_is_told_to_the_client(site: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_is_told_to_the_client(site: AdHocSite, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
@@ -267,7 +267,7 @@ def test_a_disk_that_fails_is_told_to_the_client(site: Desk, monkeypatch: pytest
     assert site.replied[0][0] == REPLY
 
 
-def test_closing_ends_what_waits_and_refuses_what_comes(site: Desk) -> None:
+def test_closing_ends_what_waits_and_refuses_what_comes(site: AdHocSite) -> None:
     site.receive("gate", ask("taken"), None)
     site.questions.take("gate", 1)
     site.receive("gate", ask("waits"), None)
@@ -282,7 +282,7 @@ def test_closing_ends_what_waits_and_refuses_what_comes(site: Desk) -> None:
 def test_a_restart_takes_up_what_was_open() -> None:
     wall = Wall()
     journal = AskJournal(None, wall_s=wall)
-    first = Desk(journal)
+    first = AdHocSite(journal)
     first.receive("gate", ask("open", 30_000), REPLY)
     first.receive("gate", ask("over", 5_000), REPLY)
     first.receive("yard", ask("moved", 30_000), None)
@@ -302,7 +302,7 @@ def test_a_restart_takes_up_what_was_open() -> None:
     first.decided(untold, published=False)
 
     wall.time_s += 10
-    second = Desk(journal, cameras=("gate",))
+    second = AdHocSite(journal, cameras=("gate",))
     assert [query.question_id for query in second.questions.take("gate", 64)] == ["open"]
     assert second.questions._open[key("open")].deadline_s == pytest.approx(second.now_s + 20)
     assert {(outcome.query_id, outcome.outcome) for outcome in second.reported} == {
@@ -317,7 +317,7 @@ def test_a_restart_takes_up_what_was_open() -> None:
     for told in second.broker_has_it:
         told()
     second.pump()
-    third = Desk(journal)
+    third = AdHocSite(journal)
     assert third.reported == []
     journal.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.protocol.answer_form import fits
-from pipeline.protocol.effects import LookAnswer, SendAnswer
+from pipeline.protocol.effects import PassAnswer, SendAnswer
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_frames import WorkerFrames
 from schemas.identity import QuestionContent
@@ -70,10 +70,10 @@ def test_a_choice_of_nothing_is_none() -> None:
     assert not fits(CHOICE, "red")
 
 
-def _looked_at(
+def _answered(
     question: QuestionContent, said: str, prefix: int, score: float = 1.0
 ) -> tuple[WorkerFrames, Answer | None]:
-    """What a worker says of a look at which its model says this, sure of it."""
+    """What a worker says of a pass in which its model says this, sure of it."""
     worker = WorkerFrames(
         WorkerProtocolSettings(), worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE
     )
@@ -88,8 +88,8 @@ def _looked_at(
         payload=bytes(4),
     )
     worker.receive_open("gate", message, 0.0)
-    (look,) = worker.looks.take(8, 0.0)
-    worker.looks.finish(look, [LookAnswer(look.queries[0].query_id, said, score)], 0.1)
+    (inference_pass,) = worker.passes.take(8, 0.0)
+    worker.passes.finish(inference_pass, [PassAnswer(inference_pass.queries[0].query_id, said, score)], 0.1)
     answers = [effect.message for effect in worker.take_effects() if isinstance(effect, SendAnswer)]
     assert len(answers) <= 1
     return worker, answers[0] if answers else None
@@ -105,13 +105,13 @@ FORMS = [
 
 @pytest.mark.parametrize(("question", "fitting", "unfit"), FORMS, ids=lambda value: str(value)[:0])
 def test_a_sure_answer_of_the_wrong_form_is_never_answered(question: QuestionContent, fitting: str, unfit: str) -> None:
-    _, answer = _looked_at(question, fitting, 4)
+    _, answer = _answered(question, fitting, 4)
     assert answer is not None
     assert (answer.outcome, answer.text) == (Outcome.ANSWERED, fitting)
-    worker, answer = _looked_at(question, unfit, 4)
+    worker, answer = _answered(question, unfit, 4)
     assert answer is not None
     assert (answer.outcome, answer.text, worker.unfinished()) == (None, unfit, 1), "refined further"
-    worker, answer = _looked_at(question, unfit, WHOLE)
+    worker, answer = _answered(question, unfit, WHOLE)
     assert answer is not None
     assert (answer.outcome, answer.text) == (Outcome.DEGRADED, unfit)
     assert answer.reason == f"form: no {question.answer_type} answer"
@@ -124,17 +124,17 @@ def test_an_answer_without_words_is_shown_to_nobody_and_fails_from_the_whole_lat
     kind: AnswerType, said: str
 ) -> None:
     question = content("q", "What is here?", kind)
-    worker, answer = _looked_at(question, said, 4)
+    worker, answer = _answered(question, said, 4)
     assert (answer, worker.unfinished()) == (None, 1), "refined further, without a provisional answer"
     worker.tick(8.9)
     assert [effect for effect in worker.take_effects() if isinstance(effect, SendAnswer)] == []
-    worker, answer = _looked_at(question, said, WHOLE)
+    worker, answer = _answered(question, said, WHOLE)
     assert answer is not None
     assert (answer.outcome, answer.text, answer.reason) == (Outcome.FAILED, "", "form: the answer has no words")
     assert worker.unfinished() == 0
 
 
 def test_a_sure_text_is_answered_early() -> None:
-    _, answer = _looked_at(content("q", "What is here?"), "At night: a car stands in the yard.", 4)
+    _, answer = _answered(content("q", "What is here?"), "At night: a car stands in the yard.", 4)
     assert answer is not None
     assert answer.outcome is Outcome.ANSWERED

@@ -6,8 +6,8 @@ import pytest
 
 from pipeline.protocol.effects import SendControl
 from pipeline.protocol.settings import WorkerProtocolSettings
+from pipeline.protocol.worker_caches import SITE_RECENT_S
 from pipeline.protocol.worker_frames import WorkerFrames
-from pipeline.protocol.worker_memory import SITE_RECENT_S
 from schemas.errors import CameraNameError
 from schemas.messages import Open, Reject, RejectReason, Status
 from schemas.types import FrameId

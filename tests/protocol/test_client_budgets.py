@@ -79,7 +79,7 @@ class Flood:
 
     site: Site
     bystander_s: float | None
-    """From the bystander's answer at the desk to its departure; None when it did not leave within the flood."""
+    """From the bystander's answer at the edge to its departure; None when it did not leave within the flood."""
 
 
 def flood(budget: ClientBudget) -> Flood:

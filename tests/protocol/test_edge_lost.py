@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.protocol.reasons import EDGE_LOST
 from pipeline.protocol.settings import WorkerProtocolSettings
-from pipeline.protocol.worker_memory import Edges
+from pipeline.protocol.worker_caches import Edges
 from schemas.messages import Answer, Chunk, Status
 from schemas.types import FrameId, Outcome
 from tests.protocol.harness import POOL, Fleet, finals, scores_at
@@ -40,7 +40,7 @@ def test_an_answer_at_hand_is_degraded_at_the_deadline() -> None:
 
 def test_without_any_answer_it_is_failed() -> None:
     fleet = Fleet()
-    fleet.workers["w0"].look_s = 100.0
+    fleet.workers["w0"].pass_s = 100.0
     fleet.ask("q0", "q1", deadline_s=5.0)
     fleet.run(1.0)
     fleet.kill_edge()
@@ -51,7 +51,7 @@ def test_without_any_answer_it_is_failed() -> None:
 
 def test_a_safe_answer_is_said_as_always() -> None:
     fleet = Fleet(score=scores_at(0.99))
-    fleet.workers["w0"].look_s = 1.0
+    fleet.workers["w0"].pass_s = 1.0
     fleet.ask("q0", deadline_s=5.0)
     fleet.run(0.5)
     fleet.kill_edge()
@@ -62,7 +62,7 @@ def test_a_safe_answer_is_said_as_always() -> None:
 
 def test_while_the_edge_is_there_it_has_the_word() -> None:
     fleet = Fleet()
-    fleet.workers["w0"].look_s = 100.0
+    fleet.workers["w0"].pass_s = 100.0
     fleet.edge_status(online=True, cameras=("gate",))
     fleet.ask("q0", deadline_s=5.0)
     fleet.run(60.0)
@@ -72,7 +72,7 @@ def test_while_the_edge_is_there_it_has_the_word() -> None:
 
 def test_an_edge_that_is_back_by_the_deadline_has_the_word_again() -> None:
     fleet = Fleet()
-    fleet.workers["w0"].look_s = 100.0
+    fleet.workers["w0"].pass_s = 100.0
     fleet.ask("q0", deadline_s=5.0)
     fleet.run(1.0)
     fleet.edge_status(online=False)
@@ -85,7 +85,7 @@ def test_an_edge_that_is_back_by_the_deadline_has_the_word_again() -> None:
 
 def test_a_stale_will_does_not_count() -> None:
     fleet = Fleet()
-    fleet.workers["w0"].look_s = 100.0
+    fleet.workers["w0"].pass_s = 100.0
     fleet.edge_status(boot=7, online=True, cameras=("gate",))
     fleet.ask("q0", deadline_s=5.0)
     fleet.run(1.0)
@@ -96,7 +96,7 @@ def test_a_stale_will_does_not_count() -> None:
 
 def test_after_a_restart_standing_questions_of_the_old_process_are_lost_and_ad_hoc_ones_are_not() -> None:
     fleet = Fleet()
-    fleet.workers["w0"].look_s = 100.0
+    fleet.workers["w0"].pass_s = 100.0
     fleet.edge_status(boot=7, online=True, cameras=("gate",))
     fleet.ask("q0", deadline_s=5.0)
     fleet.ask("a1", ad_hoc=True, camera="gate", deadline_s=5.0)
@@ -113,7 +113,7 @@ def test_after_a_restart_standing_questions_of_the_old_process_are_lost_and_ad_h
 @pytest.mark.parametrize("followed", [False, True], ids=["last will", "another boot"])
 def test_no_other_site_can_say_that_an_edge_is_gone(followed: bool) -> None:
     fleet = Fleet()
-    fleet.workers["w0"].look_s = 100.0
+    fleet.workers["w0"].pass_s = 100.0
     fleet.edge_status(online=True, cameras=("gate",))
     fleet.ask("q0", deadline_s=5.0)
     fleet.run(1.0)
@@ -169,7 +169,7 @@ def test_with_faults_around_it_every_query_that_a_worker_holds_ends_by_its_deadl
     draw = random.Random(seed)
     fleet = Fleet(workers=draw.randint(1, 3), score=lambda prefix: draw.random())
     for worker in fleet.workers.values():
-        worker.look_s = draw.choice([0.02, 0.5, 4.0])
+        worker.pass_s = draw.choice([0.02, 0.5, 4.0])
     loss = draw.choice([0.0, 0.2])
     fleet.drop = lambda topic, message: draw.random() < loss
     fleet.delay_s = lambda topic, message: draw.random() * 0.2

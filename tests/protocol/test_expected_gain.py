@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.protocol.departures import Departure, Lane
+from pipeline.protocol.departures import Departure, TrafficClass
 from pipeline.protocol.edge_frames import EdgeFrames
-from pipeline.protocol.effects import Bid
+from pipeline.protocol.effects import Utility
 from pipeline.protocol.expected_gain import (
     AD_HOC_WEIGHT,
     DECISION_MARGIN_S,
@@ -48,7 +48,9 @@ class Edge:
         return self.open()
 
     def open(self) -> Departure:
-        (departure,) = [departure for departure in self.frames.take_departures() if departure.lane is Lane.OPEN]
+        (departure,) = [
+            departure for departure in self.frames.take_departures() if departure.traffic_class is TrafficClass.OPEN
+        ]
         return departure
 
     def refine(self, opened: Departure, stop: int, now_s: float, attempt: int = 1) -> Departure:
@@ -81,18 +83,18 @@ def camera_of(departure: Departure) -> str:
     return departure.camera
 
 
-def bid_of(effect: Departure, now_s: float = 0.0) -> Bid:
-    assert effect.bid is not None
-    bid = effect.bid(now_s)
-    assert bid is not None
-    return bid
+def utility_of(effect: Departure, now_s: float = 0.0) -> Utility:
+    assert effect.utility is not None
+    utility = effect.utility(now_s)
+    assert utility is not None
+    return utility
 
 
 def test_a_first_open_offers_the_prior_share_of_its_queries() -> None:
-    bid = bid_of(Edge().offer(10.0, 10.0, 20.0))
-    assert bid.gain == pytest.approx(3 * FIRST_BASE_SHARE)
-    assert bid.leave_by_s == pytest.approx(10.0 - FIRST_MARGIN_S)
-    assert bid.ends_s == 20.0
+    utility = utility_of(Edge().offer(10.0, 10.0, 20.0))
+    assert utility.gain == pytest.approx(3 * FIRST_BASE_SHARE)
+    assert utility.leave_by_s == pytest.approx(10.0 - FIRST_MARGIN_S)
+    assert utility.ends_s == 20.0
 
 
 def test_the_edge_learns_for_which_camera_the_base_prefix_is_enough() -> None:
@@ -104,7 +106,7 @@ def test_the_edge_learns_for_which_camera_the_base_prefix_is_enough() -> None:
             edge.answer(opened, 0.6, safe=safe, now_s=number + 0.1)
             edge.frames.tick(now_s)
             edge.frames.take_departures()
-    easy, hard = (bid_of(edge.offer(100.0, camera=camera, now_s=60.0), 60.0).gain for camera in ("easy", "hard"))
+    easy, hard = (utility_of(edge.offer(100.0, camera=camera, now_s=60.0), 60.0).gain for camera in ("easy", "hard"))
     assert easy > 0.9
     assert hard < 0.1
 
@@ -116,8 +118,8 @@ def test_a_refinement_that_completes_the_latent_offers_one_a_query_and_another_i
     edge.answer(opened, 0.8)
     edge.answer(opened, 0.3, question="q1")
     edge.frames.take_departures()
-    assert bid_of(edge.refine(opened, LATENTS // 2, 0.2)).gain == pytest.approx(1.1)
-    assert bid_of(edge.refine(opened, LATENTS, 0.2)).gain == pytest.approx(2.0)
+    assert utility_of(edge.refine(opened, LATENTS // 2, 0.2)).gain == pytest.approx(1.1)
+    assert utility_of(edge.refine(opened, LATENTS, 0.2)).gain == pytest.approx(2.0)
 
 
 def test_scores_that_promise_too_much_are_believed_less() -> None:
@@ -133,15 +135,15 @@ def test_scores_that_promise_too_much_are_believed_less() -> None:
     opened.stamp(60.0)
     edge.answer(opened, 0.9, now_s=60.1)
     edge.frames.take_departures()
-    assert bid_of(edge.refine(opened, 2 * BASE, 60.2), 60.2).gain < 0.2
+    assert utility_of(edge.refine(opened, 2 * BASE, 60.2), 60.2).gain < 0.2
 
 
 def test_priority_and_ad_hoc_questions_weigh_more() -> None:
     edge = Edge(gate=3.0)
     plain, gate, ad_hoc = (
-        bid_of(edge.offer(10.0, camera="yard")).gain,
-        bid_of(edge.offer(10.0, camera="gate")).gain,
-        bid_of(edge.offer(10.0, camera="dock", ad_hoc=True)).gain,
+        utility_of(edge.offer(10.0, camera="yard")).gain,
+        utility_of(edge.offer(10.0, camera="gate")).gain,
+        utility_of(edge.offer(10.0, camera="dock", ad_hoc=True)).gain,
     )
     assert gate == pytest.approx(3.0 * plain)
     assert ad_hoc == pytest.approx(AD_HOC_WEIGHT * plain)
@@ -149,40 +151,40 @@ def test_priority_and_ad_hoc_questions_weigh_more() -> None:
 
 def test_queries_that_cannot_be_in_time_any_more_offer_nothing_while_others_can() -> None:
     opened = Edge().offer(2.0, 30.0)
-    bid = bid_of(opened, 1.9)
-    assert bid.gain == pytest.approx(FIRST_BASE_SHARE)
-    assert bid.leave_by_s == pytest.approx(30.0 - FIRST_MARGIN_S)
-    assert bid_of(opened, 29.9).leave_by_s < 29.9, "late, and still worth a degraded answer"
-    assert opened.bid is not None
-    assert opened.bid(30.0) is None
+    utility = utility_of(opened, 1.9)
+    assert utility.gain == pytest.approx(FIRST_BASE_SHARE)
+    assert utility.leave_by_s == pytest.approx(30.0 - FIRST_MARGIN_S)
+    assert utility_of(opened, 29.9).leave_by_s < 29.9, "late, and still worth a degraded answer"
+    assert opened.utility is not None
+    assert opened.utility(30.0) is None
 
 
 def test_what_is_decided_or_opened_again_offers_nothing() -> None:
     edge = Edge()
     opened = edge.offer(10.0)
     opened.stamp(0.0)
-    assert opened.bid is not None
-    assert opened.bid(0.1) is None, "it has left"
+    assert opened.utility is not None
+    assert opened.utility(0.1) is None, "it has left"
     chunk = edge.refine(opened, LATENTS, 0.2)
-    assert chunk.bid is not None
-    assert chunk.bid(0.3) is not None
+    assert chunk.utility is not None
+    assert chunk.utility(0.3) is not None
     edge.frames.tick(3.5)
     edge.frames.tick(4.5)
     again = edge.open()
-    assert bid_of(again, 4.5).gain == pytest.approx(1.0), "the further open carries the whole latent"
+    assert utility_of(again, 4.5).gain == pytest.approx(1.0), "the further open carries the whole latent"
     again.stamp(4.5)
-    assert chunk.bid(4.6) is None, "it was for an owner that is silent"
+    assert chunk.utility(4.6) is None, "it was for an owner that is silent"
     edge.answer(opened, 0.9, safe=True, now_s=4.6)
-    assert again.bid is not None
-    assert again.bid(4.7) is None
+    assert again.utility is not None
+    assert again.utility(4.7) is None
 
 
 def test_the_next_frame_of_a_camera_is_foreseen() -> None:
     edge = Edge()
     edge.offer(20.0, now_s=0.0)
     opened = edge.offer(24.0, now_s=2.0)
-    assert bid_of(opened, 2.0).leave_by_s == pytest.approx(4.0), "a newer frame would supersede it"
-    assert bid_of(opened, 4.1).leave_by_s == pytest.approx(24.0 - FIRST_MARGIN_S), "none came: the deadline counts"
+    assert utility_of(opened, 2.0).leave_by_s == pytest.approx(4.0), "a newer frame would supersede it"
+    assert utility_of(opened, 4.1).leave_by_s == pytest.approx(24.0 - FIRST_MARGIN_S), "none came: the deadline counts"
 
 
 def test_the_margin_follows_the_round_trip() -> None:
@@ -192,8 +194,8 @@ def test_the_margin_follows_the_round_trip() -> None:
         opened.stamp(number * 5.0)
         edge.answer(opened, 0.9, safe=True, now_s=number * 5.0 + 2.0)
         edge.frames.take_departures()
-    bid = bid_of(edge.offer(170.0, ad_hoc=True, now_s=150.0), 150.0)
-    assert 170.0 - bid.leave_by_s == pytest.approx(DECISION_MARGIN_S + 2.0, abs=0.2)
+    utility = utility_of(edge.offer(170.0, ad_hoc=True, now_s=150.0), 150.0)
+    assert 170.0 - utility.leave_by_s == pytest.approx(DECISION_MARGIN_S + 2.0, abs=0.2)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), max_size=200))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.protocol.effects import LookAnswer, SendAnswer, SendControl
+from pipeline.protocol.effects import PassAnswer, SendAnswer, SendControl
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WorkerStage
 from pipeline.protocol.worker_frames import WorkerFrames
@@ -60,10 +60,12 @@ def _held(worker: WorkerFrames) -> int:
 
 
 def _leave_unanswered(worker: WorkerFrames) -> None:
-    """Look at every frame once; what the worker asks for then never comes."""
-    while looks := worker.looks.take(64, 0.0):
-        for look in looks:
-            worker.looks.finish(look, [LookAnswer(query.query_id, "car", 0.0) for query in look.queries], 0.0)
+    """Read every frame once; what the worker asks for then never comes."""
+    while passes := worker.passes.take(64, 0.0):
+        for inference_pass in passes:
+            worker.passes.finish(
+                inference_pass, [PassAnswer(query.query_id, "car", 0.0) for query in inference_pass.queries], 0.0
+            )
     for now_s in range(1, 30):
         worker.tick(float(now_s))
     assert {frame.stage for frame in worker.frames()} == {WorkerStage.WAITING}

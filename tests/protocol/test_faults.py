@@ -25,7 +25,7 @@ LONGEST_DEADLINE_S = 25.0
 LAST_OFFER_S = 12.0
 
 ONLY_BY_SCENARIO = {
-    (WorkerStage.LOOKING, WorkerEvent.OVERTAKEN),
+    (WorkerStage.INFERRING, WorkerEvent.OVERTAKEN),
 }
 """Moves that these faults do not reach; test_sessions.py makes each of them."""
 
@@ -47,7 +47,7 @@ def _faulty_fleet(seed: int) -> Fleet:
     if draw.random() < 0.2:
         fleet.add_worker("stranger", lambda prefix: 1.0, fingerprint=b"\xff\xff\xff\xff")
     for worker in fleet.workers.values():
-        worker.look_s = draw.choice([0.02, 0.5, 4.0])
+        worker.pass_s = draw.choice([0.02, 0.5, 4.0])
     loss, doubled, slow = draw.choice([0.0, 0.1, 0.4]), draw.choice([0.0, 0.3]), draw.choice([0.02, 0.5, 5.0])
     uplink = draw.choice([0.0, 0.0, 1.0, 4.0])
     fleet.says_no_subscribers = draw.random() < 0.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.protocol.departure_queue import DepartureQueue
-from pipeline.protocol.effects import Bid
+from pipeline.protocol.effects import Utility
 from tests.protocol.test_departures import FAR_S, RATE_KBPS, always, opens
 
 
@@ -14,7 +14,7 @@ def test_an_open_with_a_clients_question_goes_when_its_standing_ones_are_superse
     """It stood behind everything that was in time until nothing else waited: 20 s on a thin uplink."""
     queue = DepartureQueue(RATE_KBPS)
     leave_by_s = 0.5
-    opens(queue, "shared", lambda _now_s: Bid(4.0, 100, leave_by_s, FAR_S), camera="gate")
+    opens(queue, "shared", lambda _now_s: Utility(4.0, 100, leave_by_s, FAR_S), camera="gate")
     for number in range(10):
         opens(queue, f"other {number}", always(1.0), camera="yard")
     left = [queue.pop(1.0 + 0.2 * number) for number in range(3)]

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from pipeline.protocol.departures import Lane
+from pipeline.protocol.departures import TrafficClass
 from pipeline.protocol.edge_frames import EdgeFrames
 from pipeline.protocol.effects import GivenKey, KeyFrameLost
 from pipeline.protocol.ports import Delivery
@@ -105,8 +105,8 @@ def test_a_worker_without_the_key_frame_costs_one_attempt_and_no_back_off() -> N
     ]
     assert [chunk.key for chunk in _chunks(fleet)] == [None]
     assert set(fleet.outcomes().values()) == {"answered"}
-    looks_s = 2 * fleet.workers["w0"].look_s
-    assert fleet.decided_s[0] == pytest.approx(3 * ROUND_TRIP_S + looks_s)
+    passes_s = 2 * fleet.workers["w0"].pass_s
+    assert fleet.decided_s[0] == pytest.approx(3 * ROUND_TRIP_S + passes_s)
     assert fleet.decided_s[0] < EdgeProtocolSettings().backoff_s
     assert fleet.edge.counters["key_frame_missing"] == fleet.workers["w0"].session.counters["key_frame_missing"] == 1
     assert fleet.edge.counters["latents_sent_again_reopen"] == 4
@@ -183,7 +183,7 @@ def test_a_frame_that_is_opened_again_after_silence_stands_by_itself() -> None:
 def test_a_slow_owner_keeps_its_key_frame() -> None:
     """It claims a frame that waits to be opened again: what it has is given the key frame, what comes may be alone."""
     fleet = Fleet(workers=0)
-    fleet.add_worker("w0", scores_at(0.5, 0.99), WorkerProtocolSettings(base_lease_s=100.0)).look_s = 3.9
+    fleet.add_worker("w0", scores_at(0.5, 0.99), WorkerProtocolSettings(base_lease_s=100.0)).pass_s = 3.9
     fleet.uplink_s = iter([0.0, 0.0, 1.0]).__next__
     fleet.ask("q0", as_key=True)
     fleet.run()
@@ -195,8 +195,8 @@ def test_a_slow_owner_keeps_its_key_frame() -> None:
 def test_a_handover_names_the_key_frame() -> None:
     fleet = Fleet(workers=2, score=scores_at(0.99))
     loaded = fleet.workers["w0"]
-    loaded.look_s = 4.0
-    loaded.frames.looks.note_batch(8.0, 1)
+    loaded.pass_s = 4.0
+    loaded.frames.passes.note_batch(8.0, 1)
     status = Status(kind="worker", id="w1", boot=1, online=True, pool=POOL, fingerprint=FINGERPRINT.hex(),
                     capacity=100)  # fmt: skip
     loaded.frames.receive_load(status, 0.0)
@@ -285,7 +285,7 @@ def test_a_key_frame_that_was_lost_on_its_way_is_not_named_by_an_open_that_still
     assert key_frame.done is not None
     key_frame.stamp(0.0)
     (departure,) = edge.take_departures()
-    assert departure.lane is Lane.OPEN
+    assert departure.traffic_class is TrafficClass.OPEN
     if open_has_left:
         departure.stamp(0.0)
     key_frame.done(Delivery.CONNECTION_LOST, 0.0)
@@ -305,7 +305,7 @@ def test_a_key_frame_that_leaves_twice_opens_its_frame_once() -> None:
     assert key_frame.label == "key_frame"
     assert key_frame.stamp(0.0) == key_frame.stamp(0.0)
     (departure,) = edge.take_departures()
-    assert departure.lane is Lane.OPEN
+    assert departure.traffic_class is TrafficClass.OPEN
 
 
 def test_a_damaged_key_frame_is_forgotten_and_the_frame_comes_by_itself() -> None:
@@ -322,7 +322,7 @@ def test_a_damaged_key_frame_is_forgotten_and_the_frame_comes_by_itself() -> Non
     assert session._frames.held_bytes == 0
     assert set(fleet.outcomes().values()) == {"answered"}
     assert len(finals(fleet.messages(Answer))) == 2
-    assert session.counters["look_failed_bitstream"] == 1
+    assert session.counters["pass_failed_bitstream"] == 1
 
 
 def test_an_owner_may_find_the_key_frame_damaged() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.protocol.edge_frames import EdgeFrames
-from pipeline.protocol.effects import Look, LookAnswer, SendAnswer, SendHandover
+from pipeline.protocol.effects import InferencePass, PassAnswer, SendAnswer, SendHandover
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.worker_frames import WorkerFrames
 from schemas import wire
@@ -27,7 +27,7 @@ def _worker() -> WorkerFrames:
     return WorkerFrames(WorkerProtocolSettings(), worker="w0", pool=POOL, fingerprint=FINGERPRINT, stop_rule=STOP_RULE)
 
 
-def _looking(worker: WorkerFrames) -> Look:
+def _taken_pass(worker: WorkerFrames) -> InferencePass:
     question = content("q")
     worker.receive_question(published(question))
     payload = FakeLatent().payload(0, LADDER[0])
@@ -36,8 +36,8 @@ def _looking(worker: WorkerFrames) -> Look:
         stop=LADDER[0], payload=payload,
     )  # fmt: skip
     worker.receive_open("gate", message, 0.0)
-    (look,) = worker.looks.take(8, 0.0)
-    return look
+    (inference_pass,) = worker.passes.take(8, 0.0)
+    return inference_pass
 
 
 def _failed(worker: WorkerFrames) -> str:
@@ -50,15 +50,15 @@ def _failed(worker: WorkerFrames) -> str:
 @given(problem=any_text)
 def test_whatever_a_model_says_in_its_error_its_queries_fail_with_it(problem: str) -> None:
     worker = _worker()
-    worker.looks.fail(_looking(worker), RejectReason.MODEL, problem)
+    worker.passes.fail(_taken_pass(worker), RejectReason.MODEL, problem)
     assert _failed(worker).startswith("model: ")
 
 
 @given(problem=any_text.filter(bool))
 def test_whatever_is_wrong_with_one_answer_its_query_fails_with_it(problem: str) -> None:
     worker = _worker()
-    look = _looking(worker)
-    worker.looks.finish(look, [LookAnswer(look.queries[0].query_id, "", 0.0, problem)], 0.1)
+    inference_pass = _taken_pass(worker)
+    worker.passes.finish(inference_pass, [PassAnswer(inference_pass.queries[0].query_id, "", 0.0, problem)], 0.1)
     assert _failed(worker).startswith("model: ")
 
 
@@ -95,7 +95,7 @@ def test_the_largest_frame_of_an_edge_can_be_handed_over(client: str | None) -> 
         kind="worker", id="w1", boot=1, online=True, pool=POOL, fingerprint=FINGERPRINT.hex(), parked=0, capacity=99
     )
     worker.receive_load(idle, 0.0)
-    _looking(worker)
+    _taken_pass(worker)
     worker.take_effects()
     worker.receive_open(camera, message, 0.0)
     (sent,) = [effect.message for effect in worker.take_effects() if isinstance(effect, SendHandover)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.protocol.effects import LookAnswer, SendAnswer
+from pipeline.protocol.effects import PassAnswer, SendAnswer
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_frames import WorkerFrames
@@ -39,28 +39,28 @@ def _answers(worker: WorkerFrames) -> list[tuple[str, Outcome | None]]:
     return [(answer.query_id, answer.outcome) for answer in said]
 
 
-def test_what_was_answered_in_one_frame_is_not_looked_at_in_another() -> None:
+def test_what_was_answered_in_one_frame_is_not_read_in_another() -> None:
     worker = _worker()
     worker.receive_open("gate", _open(1, 8_000), 0.0)
     worker.receive_open("gate", _open(2, 4_000), 0.0)
-    (look,) = worker.looks.take(1, 0.1)
-    query_id = look.queries[0].query_id
-    worker.looks.finish(look, [LookAnswer(query_id, "two", 0.99)], 0.2)
+    (inference_pass,) = worker.passes.take(1, 0.1)
+    query_id = inference_pass.queries[0].query_id
+    worker.passes.finish(inference_pass, [PassAnswer(query_id, "two", 0.99)], 0.2)
     assert _answers(worker) == [(query_id, Outcome.ANSWERED)]
-    assert worker.looks.take(1, 0.3) == []
+    assert worker.passes.take(1, 0.3) == []
     assert worker.unfinished() == 0
     assert worker.next_wake_s() is None
     assert worker.sizes()["timers"] == 0
 
 
-def test_two_looks_at_once_say_one_terminal_answer() -> None:
+def test_two_passes_at_once_say_one_terminal_answer() -> None:
     worker = _worker()
     worker.receive_open("gate", _open(1, 8_000), 0.0)
     worker.receive_open("gate", _open(2, 4_000), 0.0)
-    looks = worker.looks.take(2, 0.1)
-    assert len(looks) == 2
-    for look, text in zip(looks, ("two", "three"), strict=True):
-        worker.looks.finish(look, [LookAnswer(look.queries[0].query_id, text, 0.99)], 0.2)
+    passes = worker.passes.take(2, 0.1)
+    assert len(passes) == 2
+    for inference_pass, text in zip(passes, ("two", "three"), strict=True):
+        worker.passes.finish(inference_pass, [PassAnswer(inference_pass.queries[0].query_id, text, 0.99)], 0.2)
     assert [outcome for _, outcome in _answers(worker)] == [Outcome.ANSWERED]
     assert worker.unfinished() == 0
 
@@ -70,8 +70,8 @@ def test_the_other_questions_of_the_frame_go_on() -> None:
     worker.receive_question(published(STANDING))
     worker.receive_open("gate", _open(1, 8_000, standing=True), 0.0)
     worker.receive_open("gate", _open(2, 4_000), 0.0)
-    (look,) = worker.looks.take(1, 0.1)
-    assert look.frame.boot == 2
-    worker.looks.finish(look, [LookAnswer(look.queries[0].query_id, "two", 0.99)], 0.2)
-    (rest,) = worker.looks.take(1, 0.3)
+    (inference_pass,) = worker.passes.take(1, 0.1)
+    assert inference_pass.frame.boot == 2
+    worker.passes.finish(inference_pass, [PassAnswer(inference_pass.queries[0].query_id, "two", 0.99)], 0.2)
+    (rest,) = worker.passes.take(1, 0.3)
     assert [query.question for query in rest.queries] == [STANDING]

@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from pipeline.protocol.departures import Departure, Lane
+from pipeline.protocol.departures import Departure, TrafficClass
 from pipeline.protocol.edge_frames import EdgeFrames
-from pipeline.protocol.effects import Decision, LookAnswer, ReplyTo, SendAnswer
+from pipeline.protocol.effects import Decision, PassAnswer, ReplyTo, SendAnswer
 from pipeline.protocol.ports import Delivery
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from schemas.errors import StateError, TopicError
@@ -18,13 +18,13 @@ from schemas.messages import (
     Answer,
     Busy,
     Chunk,
-    Gone,
     Handover,
     NeedText,
     Open,
     Refine,
     Reject,
     RejectReason,
+    Revoke,
     Status,
 )  # fmt: skip
 from schemas.types import FrameId, Outcome
@@ -46,8 +46,8 @@ def test_a_safe_base_prefix_costs_one_open_and_one_answer() -> None:
 def test_a_long_wait_is_announced_by_accept_and_no_frame_is_opened_twice() -> None:
     fleet = Fleet(score=scores_at(0.95))
     worker = fleet.workers["w0"]
-    worker.look_s = 8.0
-    worker.frames.looks.note_batch(40.0, 8)
+    worker.pass_s = 8.0
+    worker.frames.passes.note_batch(40.0, 8)
     fleet.ask("q0", deadline_s=30.0)
     fleet.run()
     assert set(fleet.outcomes().values()) == {"answered"}
@@ -146,8 +146,8 @@ def test_a_last_will_shortens_the_wait() -> None:
     times = []
     for will in (True, False):
         fleet = Fleet(workers=2, score=scores_at(0.99))
-        fleet.workers["w0"].look_s = 5.0
-        fleet.workers["w0"].frames.looks.note_batch(100.0, 1)
+        fleet.workers["w0"].pass_s = 5.0
+        fleet.workers["w0"].frames.passes.note_batch(100.0, 1)
         fleet.ask("q0", deadline_s=60.0)
         fleet.run(0.5)
         fleet.kill("w0", will=will)
@@ -179,20 +179,20 @@ def test_the_first_of_two_claimants_owns_the_frame_and_the_other_is_told() -> No
     late = Refine(worker="w9", frame=frame, attempt=1, start=4, stop=8, lease_ms=1000)
     fleet.edge.frames.receive_control("gate", late, fleet.now_s)
     fleet._settle()
-    assert ("lb/v2/chunk/w9/gate", Gone(camera="gate", frame=frame, attempt=1)) in fleet.sent
+    assert ("lb/v2/chunk/w9/gate", Revoke(camera="gate", frame=frame, attempt=1)) in fleet.sent
     fleet.run()
     assert list(fleet.outcomes().values()) == ["answered"]
     assert {topic for topic, m in fleet.sent if isinstance(m, Chunk)} == {"lb/v2/chunk/w0/gate"}
 
 
-def test_gone_makes_a_worker_forget_the_frame() -> None:
+def test_revoke_makes_a_worker_forget_the_frame() -> None:
     fleet = Fleet(score=scores_at(0.1))
     fleet.drop = lambda topic, message: isinstance(message, Refine)
     frame = fleet.ask("q0")
     fleet.run(0.5)
     session = fleet.workers["w0"].frames
     assert session.unfinished() == 1
-    session.receive_gone("gate", Gone(camera="gate", frame=frame, attempt=1))
+    session.receive_revoke("gate", Revoke(camera="gate", frame=frame, attempt=1))
     assert session.unfinished() == 0
     assert session._frames.held_bytes == 0
 
@@ -245,7 +245,7 @@ def test_a_frozen_worker_that_wakes_late_decides_nothing_twice() -> None:
     fleet.wake("w0")
     fleet.run(60.0)
     assert len(fleet.outcomes()) == 1
-    assert fleet.edge.counters["gone"] >= 1, "the late claimant is told"
+    assert fleet.edge.counters["revoke"] >= 1, "the late claimant is told"
     assert fleet.reducer.conflicts == 0
     assert fleet.workers["w0"].session.unfinished() == 0
 
@@ -264,7 +264,7 @@ def test_a_worker_that_wakes_after_the_deadline_says_nothing_terminal() -> None:
 
 def test_a_worker_whose_model_is_stalled_renews_no_lease() -> None:
     fleet = Fleet(workers=2, score=scores_at(0.99))
-    fleet.workers["w0"].look_s = 1000.0
+    fleet.workers["w0"].pass_s = 1000.0
     fleet.ask("q0", deadline_s=40.0)
     fleet.run(50.0)
     assert list(fleet.outcomes().values()) == ["answered"]
@@ -274,7 +274,7 @@ def test_a_worker_whose_model_is_stalled_renews_no_lease() -> None:
 
 def test_a_slow_owner_that_speaks_before_the_next_open_keeps_the_frame() -> None:
     fleet = Fleet(workers=0)
-    fleet.add_worker("w0", scores_at(0.99), WorkerProtocolSettings(base_lease_s=100.0)).look_s = 3.3
+    fleet.add_worker("w0", scores_at(0.99), WorkerProtocolSettings(base_lease_s=100.0)).pass_s = 3.3
     fleet.add_worker("w1", scores_at(0.99))
     fleet.ask("q0", deadline_s=30.0)
     fleet.run()
@@ -341,7 +341,7 @@ def test_a_missing_question_text_is_asked_from_the_edge() -> None:
 def test_a_full_worker_says_busy_and_the_frame_is_opened_again_later() -> None:
     settings = WorkerProtocolSettings(capacity_frames=1)
     fleet = Fleet(score=scores_at(0.99), worker_settings=settings)
-    fleet.workers["w0"].look_s = 0.4
+    fleet.workers["w0"].pass_s = 0.4
     fleet.ask("q0", camera="gate")
     fleet.ask("q0", camera="yard")
     fleet.run()
@@ -352,8 +352,8 @@ def test_a_full_worker_says_busy_and_the_frame_is_opened_again_later() -> None:
 def test_a_loaded_worker_hands_parked_frames_to_an_idle_one() -> None:
     fleet = Fleet(workers=2, score=scores_at(0.99))
     loaded = fleet.workers["w0"]
-    loaded.look_s = 4.0
-    loaded.frames.looks.note_batch(8.0, 1)
+    loaded.pass_s = 4.0
+    loaded.frames.passes.note_batch(8.0, 1)
     for worker in fleet.workers.values():
         status = Status(kind="worker", id="w1", boot=1, online=True, pool=POOL, fingerprint=FINGERPRINT.hex(),
                         capacity=100)  # fmt: skip
@@ -470,9 +470,9 @@ def test_abandon_leaves_no_query_without_an_outcome() -> None:
     assert set(fleet.outcomes().values()) == {"failed"}
 
 
-def test_latents_that_arrive_while_the_model_looks_are_looked_at_next() -> None:
+def test_latents_that_arrive_while_the_model_runs_are_read_next() -> None:
     fleet = Fleet(score=scores_at(0.1))
-    fleet.workers["w0"].look_s = 0.5
+    fleet.workers["w0"].pass_s = 0.5
     frame = fleet.ask("q0")
     fleet.run(0.1)
     session = fleet.workers["w0"].frames
@@ -483,7 +483,7 @@ def test_latents_that_arrive_while_the_model_looks_are_looked_at_next() -> None:
     assert not fleet.messages(Refine)
 
 
-def test_after_a_reconnect_the_worker_asks_again_and_learns_that_the_frame_is_gone() -> None:
+def test_after_a_reconnect_the_worker_asks_again_and_learns_that_the_frame_is_revoked() -> None:
     fleet = Fleet(workers=2, score=scores_at(0.5, 0.99))
     fleet.drop = lambda topic, message: isinstance(message, Refine) and message.worker == "w0"
     fleet.ask("q0", deadline_s=30.0)
@@ -495,7 +495,7 @@ def test_after_a_reconnect_the_worker_asks_again_and_learns_that_the_frame_is_go
     session.connection_made(fleet.now_s)
     fleet._settle()
     fleet.run(13.0)
-    assert session.counters["gone"] == 1
+    assert session.counters["revoke"] == 1
     assert session.unfinished() == 0
     assert fleet.reducer.conflicts == 0
 
@@ -513,7 +513,7 @@ def test_an_owner_may_reject_and_nobody_else() -> None:
     assert list(fleet.outcomes().values()) == ["failed"]
 
 
-def test_a_look_that_fails_fails_its_frame_alone() -> None:
+def test_a_pass_that_fails_fails_its_frame_alone() -> None:
     fleet = Fleet(score=scores_at(0.99))
     session = fleet.workers["w0"].frames
     for camera in ("gate", "yard"):
@@ -527,9 +527,9 @@ def test_a_look_that_fails_fails_its_frame_alone() -> None:
             payload=b"\x00\x01\x02\x03",
         )
         session.receive_open(camera, message, 0.0)
-    first, second = session.looks.take(8, 0.0)
-    session.looks.fail(first, RejectReason.BITSTREAM, "latents 0..4: no stream")
-    session.looks.finish(second, [LookAnswer(second.queries[0].query_id, "yes", 0.99)], 0.1)
+    first, second = session.passes.take(8, 0.0)
+    session.passes.fail(first, RejectReason.BITSTREAM, "latents 0..4: no stream")
+    session.passes.finish(second, [PassAnswer(second.queries[0].query_id, "yes", 0.99)], 0.1)
     answers = [effect.message for effect in session.take_effects() if isinstance(effect, SendAnswer)]
     assert [(a.camera, a.outcome) for a in answers] == [("gate", Outcome.FAILED), ("yard", Outcome.ANSWERED)]
     assert "no stream" in answers[0].reason
@@ -539,5 +539,5 @@ def test_a_look_that_fails_fails_its_frame_alone() -> None:
 def _only_open(edge: EdgeFrames) -> Departure:
     """The one message that wants to leave, an open."""
     (departure,) = edge.take_departures()
-    assert departure.lane is Lane.OPEN
+    assert departure.traffic_class is TrafficClass.OPEN
     return departure

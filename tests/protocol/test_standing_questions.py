@@ -22,8 +22,8 @@ CAR = QuestionSettings(text="Is there a car?", answer_type=AnswerType.YES_NO, de
 BUS = QuestionSettings(text="Where is the bus?", answer_type=AnswerType.WORD, risk=0.05)
 
 
-def board(**questions: QuestionSettings) -> StandingQuestions:
-    """The board of a site whose camera ``gate`` asks everything, and ``yard`` nothing."""
+def site_questions(**questions: QuestionSettings) -> StandingQuestions:
+    """The standing questions of a site whose camera ``gate`` asks everything, and ``yard`` nothing."""
     cameras = {
         "gate": CameraSettings(source="test:1", questions=tuple(questions)),
         "yard": CameraSettings(source="test:2"),
@@ -34,7 +34,7 @@ def board(**questions: QuestionSettings) -> StandingQuestions:
 
 def settled(**questions: QuestionSettings) -> StandingQuestions:
     """The same, after the broker has taken its questions."""
-    standing = board(**questions)
+    standing = site_questions(**questions)
     agree(standing, standing.settle())
     return standing
 
@@ -72,7 +72,7 @@ def texts(standing: StandingQuestions, camera: str) -> list[str]:
 
 
 def test_only_what_the_broker_does_not_have_is_published() -> None:
-    standing = board(car=CAR, bus=BUS, new=CAR)
+    standing = site_questions(car=CAR, bus=BUS, new=CAR)
     standing.receive("car", message("car", CAR, set_by="settings"), retained=True)
     standing.receive("bus", message("bus", CAR, set_by="settings"), retained=True)
     assert agree(standing, standing.settle()) == [
@@ -83,7 +83,7 @@ def test_only_what_the_broker_does_not_have_is_published() -> None:
 
 
 def test_a_question_that_the_settings_have_no_more_is_deleted_on_the_broker() -> None:
-    standing = board(car=CAR)
+    standing = site_questions(car=CAR)
     standing.receive("old", message("old", BUS, set_by="settings"), retained=True)
     standing.receive("car", message("car", CAR, set_by="settings"), retained=True)
     assert agree(standing, standing.settle()) == [("old", None)]
@@ -151,7 +151,7 @@ def test_a_change_on_the_bus_reaches_the_next_frame_whole() -> None:
 
 
 def test_an_operators_question_survives_a_restart_and_a_change_of_the_settings() -> None:
-    standing = board(car=BUS, other=CAR)
+    standing = site_questions(car=BUS, other=CAR)
     standing.receive("car", message("car", CAR, text="Is there a red car?"), retained=True)
     assert [(notice.event, notice.context["differs_from_settings"]) for notice in standing.take_outputs()] == [
         ("a standing question was set on the bus", True)
@@ -213,7 +213,7 @@ def test_a_camera_takes_as_many_questions_as_fit_a_frame() -> None:
 
 
 def test_questions_that_fit_no_frame_after_a_change_of_the_settings_are_named() -> None:
-    standing = board(**{f"q{number:02d}": CAR for number in range(MAX_QUERIES_PER_FRAME - 1)})
+    standing = site_questions(**{f"q{number:02d}": CAR for number in range(MAX_QUERIES_PER_FRAME - 1)})
     for question_id in ("x", "y"):
         standing.operator_questions[question_id] = message(question_id, BUS, cameras=("gate",))
     standing.settle()
@@ -243,7 +243,7 @@ def test_deleting_a_question_of_the_settings_pauses_it_for_good_and_deleting_the
     ((_, paused),) = agree(standing, ["car"])
     assert paused == message("car", CAR, cameras=())
 
-    restarted = board(car=CAR)
+    restarted = site_questions(car=CAR)
     restarted.receive("car", paused, retained=True)
     assert restarted.settle() == []
     assert texts(restarted, "gate") == []
@@ -269,7 +269,7 @@ def test_deleting_a_question_that_only_an_operator_has_ends_it() -> None:
 
 
 def test_a_deletion_before_everything_retained_has_come_counts() -> None:
-    standing = board(car=CAR)
+    standing = site_questions(car=CAR)
     standing.receive("car", message("car", CAR, set_by="settings"), retained=True)
     standing.receive("car", None)
     assert agree(standing, standing.settle()) == [("car", message("car", CAR, cameras=()))]
@@ -280,7 +280,7 @@ def test_a_deletion_before_everything_retained_has_come_counts() -> None:
 
 @pytest.mark.parametrize("operator_first", [True, False])
 def test_an_operator_wins_against_what_the_edge_publishes_at_the_same_time(operator_first: bool) -> None:
-    standing = board(car=CAR)
+    standing = site_questions(car=CAR)
     assert standing.settle() == ["car"]
     mine, theirs = standing.publishes("car"), message("car", BUS)
     assert mine is not None
@@ -294,7 +294,7 @@ def test_an_operator_wins_against_what_the_edge_publishes_at_the_same_time(opera
 
 
 def test_a_broker_that_takes_no_questions_of_the_edge_is_not_tried_for_ever() -> None:
-    standing = board(car=CAR)
+    standing = site_questions(car=CAR)
     assert standing.settle() == ["car"]
     standing.published("car", standing.publishes("car"), refused=True)
     assert not standing.differs("car")
@@ -344,7 +344,7 @@ def test_what_came_after_the_own_word_is_not_forgotten_with_its_acknowledgement(
 def test_a_missing_question_was_deleted_only_where_the_broker_surely_remembers(
     last_will: bytes | None, resumed: bool, complete: bool, put_back: bool
 ) -> None:
-    standing, reports = board(car=CAR), EdgeReports()
+    standing, reports = site_questions(car=CAR), EdgeReports()
     sync = QuestionSync("depot", standing, reports, ClientBudgets(ClientBudget()))
 
     def settle(now_s: float, *, read_back: bool) -> list[str]:

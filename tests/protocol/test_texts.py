@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.protocol.effects import LookAnswer, ReplyTo, SendAnswer, SendControl
+from pipeline.protocol.effects import PassAnswer, ReplyTo, SendAnswer, SendControl
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery
 from pipeline.protocol.worker_frames import WorkerFrames
@@ -63,8 +63,10 @@ def _requests(worker: WorkerFrames) -> list[tuple[bytes, ...]]:
 
 
 def _answer(worker: WorkerFrames) -> list[SendAnswer]:
-    for look in worker.looks.take(8, 0.0):
-        worker.looks.finish(look, [LookAnswer(query.query_id, query.text, 1.0) for query in look.queries], 0.1)
+    for inference_pass in worker.passes.take(8, 0.0):
+        worker.passes.finish(
+            inference_pass, [PassAnswer(query.query_id, query.text, 1.0) for query in inference_pass.queries], 0.1
+        )
     return [effect for effect in worker.take_effects() if isinstance(effect, SendAnswer)]
 
 
@@ -90,8 +92,8 @@ def test_texts_that_trickle_in_restart_the_count_of_requests() -> None:
         requests = _requests(worker)
         assert len(requests) >= 2, "two requests stay without an answer before each text"
         worker.receive_text(_text(UNKNOWN[requests[-1][0]]))
-    (look,) = worker.looks.take(8, now_s)
-    assert len(look.queries) == MAX_QUERIES_PER_FRAME
+    (inference_pass,) = worker.passes.take(8, now_s)
+    assert len(inference_pass.queries) == MAX_QUERIES_PER_FRAME
     assert worker.counters["texts_never_came"] == 0
 
 
@@ -117,7 +119,7 @@ def test_a_frame_that_names_a_text_under_another_id_or_owner_does_not_get_it() -
     _open(worker, QueryRef("q1", 9_000, Q1.digest), sequence=2)
     for question in (content("q0"), Q1):
         worker.receive_text(_text(question))
-    assert worker.looks.take(8, 0.0) == []
+    assert worker.passes.take(8, 0.0) == []
     assert _requests(worker) == [(content("q0").digest,), (Q1.digest,), (Q1.digest,)]
 
 
@@ -163,11 +165,11 @@ def test_what_is_learned_costs_nothing_of_the_frames_that_wait_for_other_texts(
                 sequence=sequence,
             )
     assert worker.unfinished() == WorkerProtocolSettings().capacity_frames
-    looked_at: list[object] = []
-    monkeypatch.setattr(WorkerQuery, "take", lambda query, *_: looked_at.append(query))
+    taken: list[object] = []
+    monkeypatch.setattr(WorkerQuery, "take", lambda query, *_: taken.append(query))
 
     def all_frames(store: FrameStore) -> Iterator[WorkerFrame]:
-        looked_at.append(store)
+        taken.append(store)
         yield from ()
 
     monkeypatch.setattr(FrameStore, "__iter__", all_frames)
@@ -176,7 +178,7 @@ def test_what_is_learned_costs_nothing_of_the_frames_that_wait_for_other_texts(
         worker.receive_ask("gate", "eve", Ask(query_id=f"a{number}", text="?"), None)
         worker.receive_question(published(f"s{number}"))
         worker.receive_text(_text(content(f"t{number}")))
-    assert looked_at == []
+    assert taken == []
 
 
 def test_an_id_that_is_used_again_for_another_text_gets_another_answer() -> None:

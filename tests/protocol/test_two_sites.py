@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from pipeline.protocol.edge_frames import EdgeFrames
-from pipeline.protocol.edge_names import CONTESTED_S
-from pipeline.protocol.effects import AskedQuery, Decision, LookAnswer, SendAnswer, SendControl
+from pipeline.protocol.edge_names import NAME_CONFLICT_S
+from pipeline.protocol.effects import AskedQuery, Decision, PassAnswer, SendAnswer, SendControl
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.worker_frames import WorkerFrames
 from schemas.errors import CameraNameError
-from schemas.messages import Accept, Chunk, Gone, Open, Reject, RejectReason
+from schemas.messages import Accept, Chunk, Open, Reject, RejectReason, Revoke
 from schemas.types import FrameId, Outcome
 from tests.protocol.fake_latents import FakeLatent
 from tests.protocol.harness import FINGERPRINT, POOL, STOP_RULE
@@ -38,7 +38,7 @@ class Sites:
         )
     )
     terminals: list[Decision] = field(default_factory=list)
-    gone: int = 0
+    revoked: int = 0
     told: dict[str, list[str]] = field(default_factory=lambda: {"north": [], "south": [], "worker": []})
     """What each one logs."""
 
@@ -63,14 +63,16 @@ class Sites:
                     case Open() as message:
                         with self._log("worker"):
                             self.worker.receive_open("gate", message, now_s)
-                    case Gone() as gone:
-                        self.gone += 1
-                        self.worker.receive_gone("gate", gone)
+                    case Revoke() as revoked:
+                        self.revoked += 1
+                        self.worker.receive_revoke("gate", revoked)
                     case Chunk() as chunk:
                         self.worker.receive_chunk("gate", chunk, now_s)
-        for look in self.worker.looks.take(8, now_s):
-            score = look.stop / STOP_RULE.ladder[-1]
-            self.worker.looks.finish(look, [LookAnswer(query.query_id, "yes", score) for query in look.queries], now_s)
+        for inference_pass in self.worker.passes.take(8, now_s):
+            score = inference_pass.stop / STOP_RULE.ladder[-1]
+            self.worker.passes.finish(
+                inference_pass, [PassAnswer(query.query_id, "yes", score) for query in inference_pass.queries], now_s
+            )
         for said in self.worker.take_effects():
             spoke = True
             for site, edge in (("north", self.north), ("south", self.south)):
@@ -123,23 +125,23 @@ def test_the_second_site_does_not_end_the_frames_of_the_first_once_it_has_heard_
     sites = Sites()
     sites.ask("north", 0.0)
     sites.ask("south", 0.5)
-    sites.gone = 0
+    sites.revoked = 0
     sites.ask("north", 1.0)
-    assert sites.gone == 0
+    assert sites.revoked == 0
     assert sites.terminals[-1].outcome is Outcome.ANSWERED
 
 
-def test_frames_of_an_earlier_process_of_the_site_are_still_gone() -> None:
+def test_frames_of_an_earlier_process_of_the_site_are_still_revoked() -> None:
     edge = _edge("north", NORTH)
     accept = Accept(worker="w0", frame=FrameId(3, 1), attempt=1, lease_ms=1_000)
     edge.receive_control("gate", accept, 0.0)
     assert [departure.stamp(0.0) for departure in edge.take_departures()] == [
-        Gone(camera="gate", frame=FrameId(3, 1), attempt=1)
+        Revoke(camera="gate", frame=FrameId(3, 1), attempt=1)
     ]
 
 
-@pytest.mark.parametrize(("later_s", "gone"), [(CONTESTED_S - 1, 0), (CONTESTED_S, 1)])
-def test_unknown_frames_are_left_alone_while_the_name_is_contested(later_s: float, gone: int) -> None:
+@pytest.mark.parametrize(("later_s", "revoked"), [(NAME_CONFLICT_S - 1, 0), (NAME_CONFLICT_S, 1)])
+def test_unknown_frames_are_left_alone_while_the_name_is_in_conflict(later_s: float, revoked: int) -> None:
     edge = _edge("north", NORTH)
     reject = Reject(worker="w0", frame=FrameId(SOUTH, 1), attempt=1, reason=RejectReason.CAMERA, fingerprint=bytes(4))
     with pytest.raises(CameraNameError):
@@ -148,7 +150,7 @@ def test_unknown_frames_are_left_alone_while_the_name_is_contested(later_s: floa
     for boot in (SOUTH, NORTH):
         accept = Accept(worker="w0", frame=FrameId(boot, 5), attempt=1, lease_ms=1_000)
         edge.receive_control("gate", accept, later_s)
-    assert len(edge.take_departures()) == gone + 1, "its own boot's unknown frames are gone in any case"
+    assert len(edge.take_departures()) == revoked + 1, "its own boot's unknown frames are gone in any case"
 
 
 def test_a_query_of_the_site_ends_once_when_its_name_is_refused() -> None:

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.protocol.departures import LANE_LIMITS, Departure, Lane
-from pipeline.protocol.effects import Bid
+from pipeline.protocol.departures import TRAFFIC_CLASS_LIMITS, Departure, TrafficClass
+from pipeline.protocol.effects import Utility
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, Publish, Sent
 from pipeline.protocol.uplink import ACKNOWLEDGE_WAIT_S, CHARGE_TLS, MAX_UNDER_WAY, Uplink, UplinkOutput
 from schemas import wire
-from schemas.messages import Chunk, Gone, Message
+from schemas.messages import Chunk, Message, Revoke
 from schemas.types import FrameId
 from schemas.wire_cost import PUBACK_BYTES, publish_wire_bytes, transport_wire_bytes
 
@@ -36,12 +36,12 @@ class Site:
 
     def send(self, message: Message | None = None, **fields: object) -> None:
         values: dict[str, object] = {
-            "lane": Lane.FRAME_UNDER_WAY,
+            "traffic_class": TrafficClass.FRAME_UNDER_WAY,
             "camera": "gate",
             "label": "chunk",
             "topic": TOPIC,
             "stamp": lambda _now_s: message or chunk(),
-            "bid": lambda now_s: None if now_s > self.ends_s else Bid(1.0, 100, self.ends_s - 1.0, self.ends_s),
+            "utility": lambda now_s: None if now_s > self.ends_s else Utility(1.0, 100, self.ends_s - 1.0, self.ends_s),
             "done": lambda delivery, _now_s: self.results.append(delivery),
         }
         self.uplink.put(Departure(**{**values, **fields}), self.now_s)  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ def test_a_message_is_stamped_when_it_leaves_and_not_when_it_is_queued() -> None
 
 def test_what_is_withdrawn_costs_nothing() -> None:
     site = Site(rate_kbps=8)
-    site.send(stamp=lambda _now_s: None, lane=Lane.OPEN, label="open")
+    site.send(stamp=lambda _now_s: None, traffic_class=TrafficClass.OPEN, label="open")
     site.send()
     site.run()
     assert [sent.label for sent in site.sent] == ["chunk"]
@@ -136,8 +136,8 @@ def test_what_is_withdrawn_costs_nothing() -> None:
 def test_what_waits_past_its_end_is_withdrawn_and_makes_room() -> None:
     site = Site(rate_kbps=8, connected=False)
     ends_s = site.now_s + 1.0
-    bid = Bid(1.0, 100, ends_s - 0.5, ends_s)
-    site.send(lane=Lane.OPEN, label="open", bid=lambda now_s: None if now_s > ends_s else bid)
+    utility = Utility(1.0, 100, ends_s - 0.5, ends_s)
+    site.send(traffic_class=TrafficClass.OPEN, label="open", utility=lambda now_s: None if now_s > ends_s else utility)
     site.send(chunk(200))
     site.now_s += 2.0
     site.uplink.connection(True)
@@ -149,11 +149,11 @@ def test_what_waits_past_its_end_is_withdrawn_and_makes_room() -> None:
 def test_what_left_says_where_and_how_long_it_waited() -> None:
     site = Site(rate_kbps=8)
     site.send(chunk(1000))
-    site.send(chunk(1000), lane=Lane.OPEN, label="open")
+    site.send(chunk(1000), traffic_class=TrafficClass.OPEN, label="open")
     site.run()
     first, second = site.sent
-    assert (first.lane, first.waited_s) == (Lane.FRAME_UNDER_WAY, 0.0)
-    assert second.lane is Lane.OPEN
+    assert (first.traffic_class, first.waited_s) == (TrafficClass.FRAME_UNDER_WAY, 0.0)
+    assert second.traffic_class is TrafficClass.OPEN
     assert second.waited_s == pytest.approx(first.wire_bytes / 1000 - 0.02)
 
 
@@ -171,12 +171,12 @@ def test_nothing_leaves_without_a_connection() -> None:
 def test_what_nobody_else_repeats_is_sent_again_after_a_lost_connection() -> None:
     site = Site()
     site.deliveries = [Delivery.CONNECTION_LOST] * 3
-    site.send(lane=Lane.REPORT, label="outcome", qos=1, until_sent=True)
+    site.send(traffic_class=TrafficClass.REPORT, label="outcome", qos=1, until_sent=True)
     site.run()
     assert site.results == [Delivery.DELIVERED]
     assert site.uplink.counters["again_outcome"] == 3
     site.deliveries = [Delivery.CONNECTION_LOST]
-    site.send(lane=Lane.OPEN, label="open", qos=1)
+    site.send(traffic_class=TrafficClass.OPEN, label="open", qos=1)
     site.run()
     assert site.results[1:] == [Delivery.CONNECTION_LOST]
     assert len(site.published) == 1
@@ -195,14 +195,14 @@ def test_a_refusal_is_told_and_not_repeated() -> None:
 def test_no_subscribers_is_passed_on() -> None:
     site = Site()
     site.deliveries = [Delivery.NO_SUBSCRIBERS]
-    site.send(lane=Lane.OPEN, label="open", qos=1)
+    site.send(traffic_class=TrafficClass.OPEN, label="open", qos=1)
     site.run()
     assert site.results == [Delivery.NO_SUBSCRIBERS]
 
 
 def test_a_full_queue_drops_counts_and_tells() -> None:
     site = Site(connected=False)
-    for _ in range(LANE_LIMITS[Lane.FRAME_UNDER_WAY]):
+    for _ in range(TRAFFIC_CLASS_LIMITS[TrafficClass.FRAME_UNDER_WAY]):
         site.send()
     assert site.results == []
     site.send()
@@ -224,7 +224,7 @@ def test_no_more_publishes_are_under_way_than_the_bound() -> None:
     uplink = Uplink(None)
     uplink.connection(True)
     for number in range(MAX_UNDER_WAY + 5):
-        uplink.put(Departure(Lane.REPORT, "gate", "chunk", TOPIC, lambda _now_s: chunk(), qos=1), float(number))
+        uplink.put(Departure(TrafficClass.REPORT, "gate", "chunk", TOPIC, lambda _now_s: chunk(), qos=1), float(number))
     while uplink.send_next(100.0):
         pass
     publishes = [output for output in uplink.take_outputs() if isinstance(output, Publish)]
@@ -248,12 +248,12 @@ def test_acknowledgements_are_charged_together() -> None:
     assert site.uplink.next_wake_s() == site.now_s + ACKNOWLEDGE_WAIT_S
 
 
-def test_gone_overtakes_opens_that_wait_for_the_rate() -> None:
+def test_revoke_overtakes_opens_that_wait_for_the_rate() -> None:
     site = Site(rate_kbps=8)
     site.send(chunk(1000))
     site.pump()
     for _ in range(3):
-        site.send(lane=Lane.OPEN, label="open")
-    site.send(Gone(camera="gate", frame=FRAME, attempt=1), label="gone", frame=FRAME, bid=None)
+        site.send(traffic_class=TrafficClass.OPEN, label="open")
+    site.send(Revoke(camera="gate", frame=FRAME, attempt=1), label="revoke", frame=FRAME, utility=None)
     site.run()
-    assert [sent.label for sent in site.sent] == ["chunk", "gone", "open", "open", "open"]
+    assert [sent.label for sent in site.sent] == ["chunk", "revoke", "open", "open", "open"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.protocol.edge_frames import EdgeFrames
-from pipeline.protocol.effects import LookAnswer, ReplyTo, SendAnswer, SendControl
+from pipeline.protocol.effects import PassAnswer, ReplyTo, SendAnswer, SendControl
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.worker_frames import WorkerFrames
 from schemas import topics
@@ -55,7 +55,7 @@ def _answers(worker: WorkerFrames) -> list[SendAnswer]:
 
 
 def _asked_texts(worker: WorkerFrames) -> list[str]:
-    return [query.text for look in worker.looks.take(8, 0.0) for query in look.queries]
+    return [query.text for inference_pass in worker.passes.take(8, 0.0) for query in inference_pass.queries]
 
 
 def _missing(worker: WorkerFrames) -> list[tuple[bytes, ...]]:
@@ -71,9 +71,9 @@ def test_an_ask_under_the_id_of_a_standing_question_changes_nothing_of_it() -> N
     reply = ReplyTo(topics.reply_topic("eve", "gate", "people"), b"")
     worker.receive_ask("gate", "eve", Ask(query_id="people", text="Is it raining?"), reply)
     worker.receive_open("yard", _open(0, ref(PEOPLE, 9_000)), 0.0)
-    (look,) = worker.looks.take(8, 0.0)
-    assert [query.text for query in look.queries] == ["Are there people?"]
-    worker.looks.finish(look, [LookAnswer(look.queries[0].query_id, "yes", 1.0)], 0.1)
+    (inference_pass,) = worker.passes.take(8, 0.0)
+    assert [query.text for query in inference_pass.queries] == ["Are there people?"]
+    worker.passes.finish(inference_pass, [PassAnswer(inference_pass.queries[0].query_id, "yes", 1.0)], 0.1)
     (answer,) = _answers(worker)
     assert answer.message.outcome is Outcome.ANSWERED
     assert answer.message.owner == f"site/{SITE}"
@@ -89,9 +89,9 @@ def test_two_clients_with_one_query_id_get_each_its_own_answer() -> None:
         worker.receive_ask(camera, client, ask_message(mine[camera]), reply)
     for camera in ("gate", "dock"):
         worker.receive_open(camera, _open(0, ref(mine[camera], 9_000)), 0.0)
-    for look in worker.looks.take(8, 0.0):
-        (query,) = look.queries
-        worker.looks.finish(look, [LookAnswer(query.query_id, query.text, 1.0)], 0.1)
+    for inference_pass in worker.passes.take(8, 0.0):
+        (query,) = inference_pass.queries
+        worker.passes.finish(inference_pass, [PassAnswer(query.query_id, query.text, 1.0)], 0.1)
     sent = {
         answer.reply_to.topic: (answer.message.camera, answer.message.text)
         for answer in _answers(worker)
@@ -114,8 +114,10 @@ def test_two_clients_with_one_query_id_at_one_camera_get_each_its_own_answer() -
         reply = ReplyTo(topics.reply_topic(question.client, "gate", "q1"))
         worker.receive_ask("gate", question.client, ask_message(question), reply)
     worker.receive_open("gate", _open(0, *(ref(question, 9_000) for question in mine)), 0.0)
-    (look,) = worker.looks.take(8, 0.0)
-    worker.looks.finish(look, [LookAnswer(query.query_id, query.text, 1.0) for query in look.queries], 0.1)
+    (inference_pass,) = worker.passes.take(8, 0.0)
+    worker.passes.finish(
+        inference_pass, [PassAnswer(query.query_id, query.text, 1.0) for query in inference_pass.queries], 0.1
+    )
     assert {(answer.message.owner, answer.message.text, answer.reply_to) for answer in _answers(worker)} == {
         (f"client/{client}", f"What does {client} see?", ReplyTo(topics.reply_topic(client, "gate", "q1")))
         for client in ("alice", "bob")
@@ -129,7 +131,10 @@ def test_two_sites_with_one_question_id_are_answered_each_by_its_own_text() -> N
         worker.receive_question(published(question))
     for site, question in texts.items():
         worker.receive_open(f"{site}-gate", _open(0, ref(question, 9_000), site=site), 0.0)
-    seen = {look.camera: [query.text for query in look.queries] for look in worker.looks.take(8, 0.0)}
+    seen = {
+        inference_pass.camera: [query.text for query in inference_pass.queries]
+        for inference_pass in worker.passes.take(8, 0.0)
+    }
     assert seen == {"north-gate": ["People at north?"], "south-gate": ["People at south?"]}
 
 
@@ -141,9 +146,9 @@ def test_a_second_ask_under_a_query_id_of_a_camera_does_not_change_the_first() -
     eve = ReplyTo(topics.reply_topic("eve", "gate", "q1"), b"")
     worker.receive_ask("gate", "eve", Ask(query_id="q1", text="third?"), eve)
     worker.receive_open("gate", _open(0, ref(first, 9_000)), 0.0)
-    (look,) = worker.looks.take(8, 0.0)
-    assert [query.text for query in look.queries] == ["first?"]
-    worker.looks.finish(look, [LookAnswer(look.queries[0].query_id, "yes", 1.0)], 0.1)
+    (inference_pass,) = worker.passes.take(8, 0.0)
+    assert [query.text for query in inference_pass.queries] == ["first?"]
+    worker.passes.finish(inference_pass, [PassAnswer(inference_pass.queries[0].query_id, "yes", 1.0)], 0.1)
     assert [answer.reply_to for answer in _answers(worker)] == [None]
 
 
@@ -184,9 +189,9 @@ def test_a_question_that_changes_while_its_frames_are_parked_is_answered_for_the
     worker.receive_question(published(STILL_ASKED))
     worker.receive_open("gate", _open(0, ref(STILL_ASKED, 9_000), stop=LATENTS), 0.0)
     worker.receive_question(published(content("q0", "asked otherwise?")))
-    (look,) = worker.looks.take(8, 0.0)
-    assert [query.text for query in look.queries] == ["still asked?"]
-    worker.looks.finish(look, [LookAnswer(look.queries[0].query_id, "yes", 1.0)], 0.1)
+    (inference_pass,) = worker.passes.take(8, 0.0)
+    assert [query.text for query in inference_pass.queries] == ["still asked?"]
+    worker.passes.finish(inference_pass, [PassAnswer(inference_pass.queries[0].query_id, "yes", 1.0)], 0.1)
     assert worker.unfinished() == 0
 
 
@@ -210,8 +215,8 @@ def test_a_model_that_leaves_a_query_out_of_the_whole_latent_fails_it() -> None:
     worker = _worker()
     worker.receive_question(published(STILL_ASKED))
     worker.receive_open("gate", _open(0, ref(STILL_ASKED, 9_000), stop=LATENTS), 0.0)
-    (look,) = worker.looks.take(8, 0.0)
-    worker.looks.finish(look, [], 0.1)
+    (inference_pass,) = worker.passes.take(8, 0.0)
+    worker.passes.finish(inference_pass, [], 0.1)
     assert [(answer.message.outcome, answer.message.reason) for answer in _answers(worker)] == [
         (Outcome.FAILED, "model: no answer")
     ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.protocol.effects import Look, SendAnswer, SendControl
+from pipeline.protocol.effects import InferencePass, SendAnswer, SendControl
+from pipeline.protocol.worker_caches import KeyFrames
 from pipeline.protocol.worker_frames import WorkerFrames
-from pipeline.protocol.worker_memory import KeyFrames
 from schemas.errors import FingerprintError
 from schemas.messages import KeyFrame, Open, Reject, RejectReason, Status
 from schemas.types import FrameId, Outcome
@@ -21,7 +21,7 @@ GIVEN = FakeLatent(GIVEN_KEY + LATENTS)
 def test_latents_by_themselves_that_do_not_decode_fail_their_frame() -> None:
     session = Fleet().workers["w0"].frames
     session.receive_open("gate", _given(None), 0.0)
-    session.looks.fail(_look(session.looks.take(1, 0.0)), RejectReason.BITSTREAM, "latents 0..4: no stream")
+    session.passes.fail(_only(session.passes.take(1, 0.0)), RejectReason.BITSTREAM, "latents 0..4: no stream")
     (answer,) = session.take_effects()
     assert isinstance(answer, SendAnswer)
     assert answer.message.outcome is Outcome.FAILED
@@ -31,7 +31,7 @@ def test_latents_by_themselves_that_do_not_decode_fail_their_frame() -> None:
 def test_only_a_stream_that_does_not_decode_puts_a_key_frame_in_doubt(reason: RejectReason) -> None:
     session = _with_key_frame()
     session.receive_open("gate", _given(0), 0.0)
-    session.looks.fail(_look(session.looks.take(1, 0.0)), reason, "broken")
+    session.passes.fail(_only(session.passes.take(1, 0.0)), reason, "broken")
     (effect,) = session.take_effects()
     doubted = reason is RejectReason.BITSTREAM
     assert isinstance(effect, SendControl if doubted else SendAnswer)
@@ -43,9 +43,9 @@ def test_a_worker_speaks_for_a_lost_edge_whose_key_frame_is_damaged() -> None:
     """Nobody would open the frame again."""
     session = _with_key_frame()
     session.receive_open("gate", _given(0), 0.0)
-    look = _look(session.looks.take(1, 0.0))
+    inference_pass = _only(session.passes.take(1, 0.0))
     session.receive_edge_status(Status(kind="edge", id="north", boot=7, online=False), 0.1)
-    session.looks.fail(look, RejectReason.BITSTREAM, "damaged")
+    session.passes.fail(inference_pass, RejectReason.BITSTREAM, "damaged")
     (answer,) = session.take_effects()
     assert isinstance(answer, SendAnswer)
     assert (answer.message.outcome, answer.message.reason) == (Outcome.FAILED, "edge_lost")
@@ -114,6 +114,6 @@ def _given(key: int | None) -> Open:
     )
 
 
-def _look(looks: list[Look]) -> Look:
-    (look,) = looks
-    return look
+def _only(passes: list[InferencePass]) -> InferencePass:
+    (inference_pass,) = passes
+    return inference_pass

@@ -11,11 +11,11 @@ def test_an_overload_is_told_now_and_then_and_its_end_once() -> None:
     counters: Counter[str] = Counter()
     outcomes: Counter[tuple[str, str]] = Counter()
     log = OverloadNotices(counters, outcomes)
-    assert log.look(0, 0.0) is None
+    assert log.check(0, 0.0) is None
     counters["busy"] += 3
     outcomes["degraded", "standing"] += 1
     outcomes["answered", "ad_hoc"] += 3
-    first = log.look(5, 1.0)
+    first = log.check(5, 1.0)
     assert first is not None
     assert (first.level, first.context["busy"], first.context["degraded_percent"], first.context["frames"]) == (
         "warning",
@@ -24,11 +24,11 @@ def test_an_overload_is_told_now_and_then_and_its_end_once() -> None:
         5,
     )
     counters["busy"] += 1
-    assert log.look(5, 2.0) is None
-    second = log.look(5, 1.0 + REPEAT_S)
+    assert log.check(5, 2.0) is None
+    second = log.check(5, 1.0 + REPEAT_S)
     assert second is not None
     assert (second.level, second.context["busy"]) == ("warning", 1)
-    over = log.look(0, 1.0 + 2 * REPEAT_S)
+    over = log.check(0, 1.0 + 2 * REPEAT_S)
     assert over is not None
     assert over.level == "info"
-    assert log.look(0, 1.0 + 3 * REPEAT_S) is None
+    assert log.check(0, 1.0 + 3 * REPEAT_S) is None

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.protocol.effects import Look
-from pipeline.protocol.ports import Acknowledge, Contained, Delivery, LookFailure, Problem, Publish, Received, RunBatch
+from pipeline.protocol.effects import InferencePass
+from pipeline.protocol.ports import Acknowledge, Contained, Delivery, PassFailure, Problem, Publish, Received, RunBatch
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_routing import subscriptions
@@ -18,7 +18,7 @@ from pipeline.protocol.worker_status import WorkerIdentity
 from schemas import topics, wire
 from schemas.errors import LatentbusError, RemoteError, SchemaVersionError, TopicError, WireError
 from schemas.identity import QuestionContent
-from schemas.messages import Answer, Gone, Message, NeedText, Open, RejectReason, Status, Text
+from schemas.messages import Answer, Message, NeedText, Open, RejectReason, Revoke, Status, Text
 from schemas.topics import Family
 from schemas.types import AnswerType, FrameId
 from tests.protocol.questions import SITE, ask_message, content, published, ref
@@ -63,7 +63,7 @@ class Worker:
         identity = WorkerIdentity("w-1", "main", 77, FINGERPRINT)
         self.session = WorkerSession(WorkerProtocolSettings(), identity=identity, stop_rule=RULE)
         self.session.connection(True, 0.0)
-        self.looks: list[tuple[int, Look]] = []
+        self.passes: list[tuple[int, InferencePass]] = []
         self.poll(0.0)
 
     def receive(self, received: Received, now_s: float = 0.0) -> list[Message]:
@@ -89,7 +89,7 @@ class Worker:
             if isinstance(output, Publish):
                 self.session.published(output.token, Delivery.DELIVERED, now_s)
             elif isinstance(output, RunBatch):
-                self.looks += [(output.token, look) for look in output.looks]
+                self.passes += [(output.token, inference_pass) for inference_pass in output.passes]
             elif isinstance(output, Contained):
                 raise output.error
         return outputs
@@ -127,8 +127,11 @@ def test_a_frame_keeps_the_text_that_it_was_opened_with_when_its_question_is_wit
     worker.receive(received(topics.question_topic(SITE, "car"), published(CAR)))
     assert open_frame(worker) == []
     worker.receive(received(topics.question_topic(SITE, "car"), b""))
-    ((_, look),) = worker.looks
-    assert (look.queries[0].text, look.queries[0].answer_type) == ("Is there a car?", AnswerType.YES_NO)
+    ((_, inference_pass),) = worker.passes
+    assert (inference_pass.queries[0].text, inference_pass.queries[0].answer_type) == (
+        "Is there a car?",
+        AnswerType.YES_NO,
+    )
 
 
 def test_a_frame_with_another_text_than_the_retained_one_asks_for_its_own(worker: Worker) -> None:
@@ -140,16 +143,16 @@ def test_a_frame_with_another_text_than_the_retained_one_asks_for_its_own(worker
 
 def test_a_text_ends_the_wait_for_it(worker: Worker) -> None:
     open_frame(worker)
-    assert not worker.looks
+    assert not worker.passes
     worker.receive(received(topics.chunk_topic("w-1", "gate"), text_of(CAR)))
-    assert len(worker.looks) == 1
+    assert len(worker.passes) == 1
 
 
-def test_gone_ends_a_frame(worker: Worker) -> None:
+def test_revoke_ends_a_frame(worker: Worker) -> None:
     open_frame(worker)
     assert worker.session.unfinished() == 1
-    gone = Gone(camera="gate", frame=FrameId(1, 1), attempt=1)
-    worker.receive(received(topics.chunk_topic("w-1", "gate"), gone))
+    revoke = Revoke(camera="gate", frame=FrameId(1, 1), attempt=1)
+    worker.receive(received(topics.chunk_topic("w-1", "gate"), revoke))
     assert worker.session.unfinished() == 0
 
 
@@ -157,8 +160,8 @@ def test_an_ask_is_kept_with_its_reply_topic(worker: Worker) -> None:
     reply = topics.reply_topic(CLIENT, "gate", "who-1")
     worker.receive(received(topics.ask_topic("gate", CLIENT), ask_message(WHO_1), reply))
     open_frame(worker, WHO_1)
-    ((batch, _),) = worker.looks
-    worker.session.batch_done(batch, [LookFailure(RejectReason.MODEL, "broken")], 0.0)
+    ((batch, _),) = worker.passes
+    worker.session.batch_done(batch, [PassFailure(RejectReason.MODEL, "broken")], 0.0)
     public, mine = [publish for publish in said(worker.poll(0.0)) if isinstance(publish.message, Answer)]
     assert (public.topic, public.correlation_data) == (topics.answer_topic("gate"), None)
     assert (mine.topic, mine.correlation_data) == (reply, b"42")
@@ -175,7 +178,7 @@ def test_an_ask_is_kept_with_its_reply_topic(worker: Worker) -> None:
         (topics.status_topic("worker", "w-2"), Status(kind="edge", id="w-2", boot=1, online=True)),
         (topics.load_topic("main", "w-2"), Status(kind="worker", id="w-2", boot=1, online=True, pool="other")),
         (topics.chunk_topic("w-1", "gate"), text_of(CAR, camera="yard")),
-        (topics.chunk_topic("w-1", "gate"), Gone(camera="yard", frame=FrameId(1, 1), attempt=1)),
+        (topics.chunk_topic("w-1", "gate"), Revoke(camera="yard", frame=FrameId(1, 1), attempt=1)),
         (topics.answer_topic("gate"), b"{}"),
         ("something/else", b"{}"),
     ],

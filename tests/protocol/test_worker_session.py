@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 import pytest
 
-from pipeline.protocol.effects import LookAnswer
+from pipeline.protocol.effects import PassAnswer
 from pipeline.protocol.ports import (
     Acknowledge,
     Contained,
     Delivery,
-    LookFailure,
     Notice,
+    PassFailure,
     Problem,
     Publish,
     Received,
@@ -24,15 +24,15 @@ from pipeline.protocol.ports import (
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_admission import Admission
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerStage
-from pipeline.protocol.worker_looks import Looks
+from pipeline.protocol.worker_messages import WorkerMessages
 from pipeline.protocol.worker_outgoing import MAX_UNDER_WAY
+from pipeline.protocol.worker_passes import InferencePasses
 from pipeline.protocol.worker_progress import Progress
 from pipeline.protocol.worker_session import WorkerOutput, WorkerSession
 from pipeline.protocol.worker_status import STATUS_EXPIRY_S, STATUS_REFRESH_S, WorkerIdentity
-from pipeline.protocol.worker_voice import WorkerVoice
 from schemas import topics, wire
 from schemas.errors import StateError
-from schemas.messages import Accept, Answer, Busy, Gone, Message, Open, RejectReason, Status
+from schemas.messages import Accept, Answer, Busy, Message, Open, RejectReason, Revoke, Status
 from schemas.topics import Family
 from schemas.types import FrameId, Outcome
 from tests.protocol.fake_latents import LATENTS, FakeLatent
@@ -94,7 +94,10 @@ class Worker:
         return batch
 
     def done(self, batch: RunBatch, now_s: float) -> None:
-        results = [[LookAnswer(query.query_id, "yes", 1.0) for query in look.queries] for look in batch.looks]
+        results = [
+            [PassAnswer(query.query_id, "yes", 1.0) for query in inference_pass.queries]
+            for inference_pass in batch.passes
+        ]
         self.session.batch_done(batch.token, results, now_s)
 
 
@@ -139,7 +142,7 @@ def test_what_is_due_is_done_though_messages_come_faster_than_any_timer() -> Non
     said: list[Message] = []
     for step in range(1, 200):
         worker.receive(
-            topics.chunk_topic("w0", "yard"), Gone(camera="yard", frame=FrameId(9, 9), attempt=1), step / 100
+            topics.chunk_topic("w0", "yard"), Revoke(camera="yard", frame=FrameId(9, 9), attempt=1), step / 100
         )
         said += [publish.message for publish in of(Publish, worker.poll(step / 100))]
     assert [type(message) for message in said if not isinstance(message, Status)] == [Accept], (
@@ -162,7 +165,7 @@ def test_between_inputs_the_session_says_when_it_is_due() -> None:
     assert now_s == WorkerProtocolSettings().base_lease_s / 2
 
 
-# ---- birth, load, farewell -------------------------------------------------------------------------------------------
+# ---- birth, load, offline status ------------------------------------------------------------------------------------
 
 
 def test_a_worker_is_born_at_each_connection_and_silent_without_one() -> None:
@@ -203,7 +206,7 @@ def test_a_birth_under_a_drawn_name_is_said_again_before_it_expires() -> None:
 
 
 @pytest.mark.parametrize("drawn", [False, True])
-def test_the_end_of_a_drain_is_a_farewell_after_everything_else(drawn: bool) -> None:
+def test_the_end_of_a_drain_is_an_offline_status_after_everything_else(drawn: bool) -> None:
     worker = Worker(drawn=drawn)
     worker.open(1)
     batch = worker.batch(0.0)
@@ -224,9 +227,9 @@ def test_the_end_of_a_drain_is_a_farewell_after_everything_else(drawn: bool) -> 
     assert not worker.session.drained(), "the broker has not said that it has the answer"
     worker.session.published(answer.token, Delivery.DELIVERED, 1.4)
     assert worker.session.drained()
-    farewell, *cleared = of(Publish, worker.poll(1.4, deliver=False))
-    assert isinstance(farewell.message, Status)
-    assert (farewell.topic, farewell.message.online, farewell.retain, farewell.qos) == (
+    offline_status, *cleared = of(Publish, worker.poll(1.4, deliver=False))
+    assert isinstance(offline_status.message, Status)
+    assert (offline_status.topic, offline_status.message.online, offline_status.retain, offline_status.qos) == (
         STATUS_TOPIC,
         False,
         not drawn,
@@ -235,14 +238,14 @@ def test_the_end_of_a_drain_is_a_farewell_after_everything_else(drawn: bool) -> 
     assert [(publish.topic, publish.payload, publish.retain) for publish in cleared] == [
         (STATUS_TOPIC, b"", True)
     ] * drawn
-    for publish in (farewell, *cleared):
+    for publish in (offline_status, *cleared):
         assert not worker.session.finished()
         worker.session.published(publish.token, Delivery.DELIVERED, 1.5)
     assert worker.session.finished()
     assert worker.poll(100.0) == [], "nothing that says online may follow"
 
 
-def test_a_drain_that_takes_too_long_ends_with_a_farewell_all_the_same() -> None:
+def test_a_drain_that_takes_too_long_ends_with_an_offline_status_all_the_same() -> None:
     worker = Worker()
     worker.open(1)
     worker.batch(0.0)
@@ -267,13 +270,13 @@ def test_without_a_connection_there_is_nobody_to_say_goodbye_to() -> None:
     assert worker.session.finished()
 
 
-def test_a_farewell_that_is_lost_is_not_waited_for() -> None:
+def test_an_offline_status_that_is_lost_is_not_waited_for() -> None:
     worker = Worker()
     worker.session.drain(0.0)
     worker.poll(0.0)
     worker.session.unsubscribed(SHARE, 0.1)
-    (farewell,) = of(Publish, worker.poll(0.1, deliver=False))
-    worker.session.published(farewell.token, Delivery.CONNECTION_LOST, 0.2)
+    (offline_status,) = of(Publish, worker.poll(0.1, deliver=False))
+    worker.session.published(offline_status.token, Delivery.CONNECTION_LOST, 0.2)
     assert worker.session.finished()
 
 
@@ -295,11 +298,11 @@ def test_the_model_gets_a_batch_whenever_it_has_room_for_one() -> None:
     for number in range(8):
         worker.open(number, camera=f"c{number}")
     first, second = of(RunBatch, worker.poll(0.0))
-    assert [len(batch.looks) for batch in (first, second)] == [3, 3]
+    assert [len(batch.passes) for batch in (first, second)] == [3, 3]
     assert of(RunBatch, worker.poll(0.1)) == []
     worker.done(second, 0.2)
     third = worker.batch(0.2)
-    assert len(third.looks) == 2
+    assert len(third.passes) == 2
     assert len({first.token, second.token, third.token}) == 3
     worker.done(first, 0.3)
     worker.done(third, 0.3)
@@ -309,12 +312,12 @@ def test_the_model_gets_a_batch_whenever_it_has_room_for_one() -> None:
         worker.session.batch_done(third.token, [], 0.4)
 
 
-def test_a_look_without_a_result_fails() -> None:
+def test_a_pass_without_a_result_fails() -> None:
     worker = Worker()
     worker.open(1)
     worker.open(2, camera="yard")
     batch = worker.batch(0.0)
-    worker.session.batch_done(batch.token, [LookFailure(RejectReason.BITSTREAM, "no stream")], 0.1)
+    worker.session.batch_done(batch.token, [PassFailure(RejectReason.BITSTREAM, "no stream")], 0.1)
     answers = [publish.message for publish in of(Publish, worker.poll(0.1)) if isinstance(publish.message, Answer)]
     assert [(answer.outcome, answer.reason) for answer in answers] == [
         (Outcome.FAILED, "bitstream: no stream"),
@@ -326,15 +329,15 @@ def test_what_comes_of_a_frame_that_has_ended_since_is_nothing_to_the_same_frame
     worker = Worker(max_batches=2)
     worker.open(1)
     first = worker.batch(0.0)
-    worker.receive(topics.chunk_topic("w0", "gate"), Gone(camera="gate", frame=FrameId(1, 1), attempt=1), 0.1)
+    worker.receive(topics.chunk_topic("w0", "gate"), Revoke(camera="gate", frame=FrameId(1, 1), attempt=1), 0.1)
     worker.open(1, 0.2)
     second = worker.batch(0.2)
-    worker.session.batch_done(first.token, [LookFailure(RejectReason.MODEL, "out of memory")], 0.3)
-    assert [frame.stage for frame in worker.session.frames()] == [WorkerStage.LOOKING]
+    worker.session.batch_done(first.token, [PassFailure(RejectReason.MODEL, "out of memory")], 0.3)
+    assert [frame.stage for frame in worker.session.frames()] == [WorkerStage.INFERRING]
     worker.done(second, 0.4)
     (answer,) = [publish.message for publish in of(Publish, worker.poll(0.4)) if isinstance(publish.message, Answer)]
     assert answer.outcome is Outcome.ANSWERED
-    assert worker.session.counters["look_in_vain"] == 1
+    assert worker.session.counters["pass_discarded"] == 1
 
 
 @pytest.mark.parametrize(("max_batches", "batch_s"), [(1, 0.25), (4, 1.0)])
@@ -350,10 +353,10 @@ def test_the_expected_wait_follows_from_what_gets_done_not_from_how_long_one_bat
             worker.done(running.pop(0)[1], now_s)
         worker.open(step, now_s, camera=f"c{step}")
         running += [(now_s + batch_s, batch) for batch in of(RunBatch, worker.poll(now_s))]
-    pace = worker.session._frames.pace
-    assert pace.batch_s(1) == pytest.approx(batch_s, rel=0.01)
-    assert pace.wait_s(40) == pytest.approx(40 * 0.25 + batch_s, rel=0.05)
-    assert pace.begins_s(40) == pytest.approx(40 * 0.25, rel=0.05)
+    throughput = worker.session._frames.throughput
+    assert throughput.batch_s(1) == pytest.approx(batch_s, rel=0.01)
+    assert throughput.wait_s(40) == pytest.approx(40 * 0.25 + batch_s, rel=0.05)
+    assert throughput.begins_s(40) == pytest.approx(40 * 0.25, rel=0.05)
 
 
 def test_batches_that_end_together_share_their_time() -> None:
@@ -365,8 +368,8 @@ def test_batches_that_end_together_share_their_time() -> None:
         assert len(batches) == 2
         for batch in batches:
             worker.done(batch, round_ + 1.0)
-    pace = worker.session._frames.pace
-    assert pace.wait_s(40) == pytest.approx(40 * 0.5 + 1.0, rel=0.15)
+    throughput = worker.session._frames.throughput
+    assert throughput.wait_s(40) == pytest.approx(40 * 0.5 + 1.0, rel=0.15)
 
 
 def test_a_batch_that_hangs_costs_the_leases_of_its_own_frames_alone() -> None:
@@ -374,7 +377,7 @@ def test_a_batch_that_hangs_costs_the_leases_of_its_own_frames_alone() -> None:
     for camera in ("hung", "fine", "waits"):
         worker.open(1, camera=camera)
     hung, _ = of(RunBatch, worker.poll(0.0))
-    assert [look.camera for look in hung.looks] == ["hung"]
+    assert [inference_pass.camera for inference_pass in hung.passes] == ["hung"]
     accepted: dict[str, float] = {}
     for step in range(1, 400):
         now_s = step / 10
@@ -385,8 +388,8 @@ def test_a_batch_that_hangs_costs_the_leases_of_its_own_frames_alone() -> None:
                 accepted[publish.topic.rsplit("/", 1)[1]] = now_s
         if step == 200:
             fine = next(frame for frame in worker.session.frames() if frame.camera == "fine")
-            assert fine.stage is WorkerStage.LOOKING
-            worker.session.batch_done(2, [LookFailure(RejectReason.MODEL, "slow")], now_s)
+            assert fine.stage is WorkerStage.INFERRING
+            worker.session.batch_done(2, [PassFailure(RejectReason.MODEL, "slow")], now_s)
     assert accepted["hung"] < 15.0, "its edge opens it elsewhere"
     assert worker.session.unfinished() == 1
 
@@ -436,9 +439,9 @@ def fails_at(method: Callable[..., Any], camera_of: Callable[..., str]) -> Calla
     ("where", "owner", "name", "camera_of"),
     [
         ("receive/open", Admission, "_admit", lambda _, camera, *__: camera),
-        ("look taken", WorkerFrame, "look", lambda frame, *_: frame.camera),
-        ("look", Looks, "finish", lambda _, look, *__: look.camera),
-        ("look", WorkerVoice, "answer", lambda _, frame, *__: frame.camera),
+        ("pass taken", WorkerFrame, "inference_pass", lambda frame, *_: frame.camera),
+        ("pass", InferencePasses, "finish", lambda _, inference_pass, *__: inference_pass.camera),
+        ("pass", WorkerMessages, "answer", lambda _, frame, *__: frame.camera),
         ("tick", Progress, "finalise_late", lambda _, frame, *__: frame.camera),
     ],
 )

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from cloud_workers.look_engine import LookDone
-from cloud_workers.look_engine import LookResult as EngineResult
 from cloud_workers.node import WorkerNode
+from cloud_workers.pass_engine import PassDone
+from cloud_workers.pass_engine import PassResult as EngineResult
 from pipeline.bus.base import ConnectionChange, Inbound
 from pipeline.node.metrics import Metrics
 from pipeline.node.runtime import Stop
-from pipeline.protocol.effects import Look, LookAnswer
+from pipeline.protocol.effects import InferencePass, PassAnswer
 from pipeline.protocol.ports import RunBatch
 from pipeline.protocol.reasons import EDGE_LOST
 from pipeline.protocol.settings import WorkerProtocolSettings
@@ -26,13 +26,13 @@ from schemas.messages import (
     Answer,
     Ask,
     Chunk,
-    Gone,
     Message,
     NeedText,
     Open,
     QueryRef,
     Refine,
     Reject,
+    Revoke,
     Status,
     Text,
 )
@@ -73,9 +73,10 @@ SCORES = {4: 0.5, 8: 0.95}
 """Safe from the second rung on."""
 
 
-def answers_to(look: Look) -> tuple[LookAnswer, ...]:
+def answers_to(inference_pass: InferencePass) -> tuple[PassAnswer, ...]:
     return tuple(
-        LookAnswer(query.query_id, f"answer at {look.stop}", SCORES.get(look.stop, 1.0)) for query in look.queries
+        PassAnswer(query.query_id, f"answer at {inference_pass.stop}", SCORES.get(inference_pass.stop, 1.0))
+        for query in inference_pass.queries
     )
 
 
@@ -100,7 +101,7 @@ def opened(time_s: float, number: int, *refs: QueryRef, attempt: int = 1, finger
     return Hear(time_s, topics.open_topic(POOL, CAMERA), message, qos=1)
 
 
-def inbox(time_s: float, message: Chunk | Gone | Text) -> Hear:
+def inbox(time_s: float, message: Chunk | Revoke | Text) -> Hear:
     return Hear(time_s, topics.chunk_topic(WORKER, CAMERA), message)
 
 
@@ -148,7 +149,7 @@ SCRIPT = Script(
         # Of another codec; taken away.
         opened(15.0, 3, ref(KNOWN, 6_000), fingerprint=bytes(4)),
         opened(15.2, 4, ref(KNOWN, 6_000)),
-        inbox(15.4, Gone(camera=CAMERA, frame=frame(4), attempt=1)),
+        inbox(15.4, Revoke(camera=CAMERA, frame=frame(4), attempt=1)),
         # The connection goes while the model looks at a frame, and comes back. The next time it takes an answer along.
         opened(18.0, 5, ref(KNOWN, 6_000)),
         Link(18.02, connected=False),
@@ -177,9 +178,9 @@ class ScriptedEngine:
 
     max_concurrent_batches = 1
 
-    async def run(self, looks: Sequence[Look]) -> list[EngineResult]:
+    async def run(self, passes: Sequence[InferencePass]) -> list[EngineResult]:
         await asyncio.sleep(BATCH_S)
-        return [LookDone(look, answers_to(look)) for look in looks]
+        return [PassDone(inference_pass, answers_to(inference_pass)) for inference_pass in passes]
 
 
 class Process(Shell[RecordingWorker]):
@@ -213,8 +214,8 @@ class Process(Shell[RecordingWorker]):
 
 
 class SimulatedModel:
-    def answer(self, look: Look) -> list[LookAnswer]:
-        return list(answers_to(look))
+    def answer(self, inference_pass: InferencePass) -> list[PassAnswer]:
+        return list(answers_to(inference_pass))
 
 
 class NoDelay(random.Random):
@@ -278,7 +279,7 @@ class Harness(Shell[RecordingWorker]):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(harness, "WorkerSession", RecordingWorker)
             worker = fleet.add_worker(WORKER, lambda prefix: SCORES.get(prefix, 1.0), know_questions=False, boot=1)
-        worker.look_s, worker.puback_s = BATCH_S, PUBACK_S
+        worker.pass_s, worker.puback_s = BATCH_S, PUBACK_S
         fleet.settle()
         for step in script.steps:
             fleet.at(step.time_s, lambda step=step: self._step(fleet, worker, step))  # type: ignore[misc]
@@ -316,7 +317,15 @@ SHELLS: dict[str, Callable[[], Shell[RecordingWorker]]] = {
 def batches(session: RecordingWorker) -> list[list[tuple[str, FrameId, int, tuple[str, ...]]]]:
     """Looks of each batch: camera, frame, prefix and queries."""
     return [
-        [(look.camera, look.frame, look.stop, tuple(query.query_id for query in look.queries)) for look in output.looks]
+        [
+            (
+                inference_pass.camera,
+                inference_pass.frame,
+                inference_pass.stop,
+                tuple(query.query_id for query in inference_pass.queries),
+            )
+            for inference_pass in output.passes
+        ]
         for output in session.outputs()
         if isinstance(output, RunBatch)
     ]

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.protocol.effects import Look, LookAnswer, SendAnswer, SendControl
+from pipeline.protocol.effects import InferencePass, PassAnswer, SendAnswer, SendControl
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_frame import WorkerFrame, WorkerQuery, WorkerStage
 from pipeline.protocol.worker_frames import WorkerFrames
-from pipeline.protocol.worker_pace import WorkerPace
 from pipeline.protocol.worker_schedule import Schedule
+from pipeline.protocol.worker_throughput import ThroughputEstimate
 from pipeline.protocol.worker_work import ANSWER_TOKENS, WorkCosts, question_tokens
 from schemas.messages import Open, Refine
 from schemas.types import AnswerType, FrameId, Outcome
@@ -52,8 +52,8 @@ def receive(worker: WorkerFrames, camera: str, now_s: float, questions: list[str
     worker.receive_open(camera, message, now_s)
 
 
-def answers(look: Look, score: float) -> list[LookAnswer]:
-    return [LookAnswer(query.query_id, "yes", score) for query in look.queries]
+def answers(inference_pass: InferencePass, score: float) -> list[PassAnswer]:
+    return [PassAnswer(query.query_id, "yes", score) for query in inference_pass.queries]
 
 
 @pytest.mark.parametrize("ad_hoc", [False, True])
@@ -66,13 +66,13 @@ def test_frames_with_a_hundred_text_questions_make_no_standing_one_of_others_lat
     now_s, answered_s = 0.0, {}
     while worker.unfinished() and now_s < 30.0:
         worker.tick(now_s)
-        looks = worker.looks.take(16, now_s, MAX_WORK)
-        work = sum(look.work for look in looks)
+        passes = worker.passes.take(16, now_s, MAX_WORK)
+        work = sum(inference_pass.work for inference_pass in passes)
         assert work <= MAX_WORK
         now_s += 0.02 + TOKEN_S * work
-        worker.looks.note_batch(0.02 + TOKEN_S * work, work)
-        for look in looks:
-            worker.looks.finish(look, answers(look, 1.0), now_s)
+        worker.passes.note_batch(0.02 + TOKEN_S * work, work)
+        for inference_pass in passes:
+            worker.passes.finish(inference_pass, answers(inference_pass, 1.0), now_s)
         for effect in worker.take_effects():
             if isinstance(effect, SendAnswer) and effect.message.outcome is Outcome.ANSWERED:
                 answered_s[effect.message.query_id] = now_s
@@ -89,12 +89,12 @@ def test_the_questions_of_a_frame_are_asked_once_each_over_several_passes_then_m
     numbers = set()
     passes = 0
     while not refines:
-        (look,) = worker.looks.take(16, 0.0, 400.0)
-        assert look.work <= 400
+        (inference_pass,) = worker.passes.take(16, 0.0, 400.0)
+        assert inference_pass.work <= 400
         passes += 1
-        seen += [query.question.question_id for query in look.queries]
-        numbers.add(look.number)
-        worker.looks.finish(look, answers(look, 0.0), 0.1)
+        seen += [query.question.question_id for query in inference_pass.queries]
+        numbers.add(inference_pass.number)
+        worker.passes.finish(inference_pass, answers(inference_pass, 0.0), 0.1)
         refines = [
             effect.message
             for effect in worker.take_effects()
@@ -102,21 +102,21 @@ def test_the_questions_of_a_frame_are_asked_once_each_over_several_passes_then_m
         ]
     assert sorted(seen) == sorted(f"t{number}" for number in range(20))
     assert passes == 5
-    assert numbers == {1}, "one prefix is one look, in however many passes"
+    assert numbers == {1}, "one prefix is one pass, in however many passes"
 
 
 def test_one_question_that_is_more_than_a_batch_is_asked_alone() -> None:
     worker = session()
     receive(worker, "a", 0.0, ["t0"])
     receive(worker, "b", 0.0, ["t1"])
-    assert [len(worker.looks.take(16, 0.0, 10.0)) for _ in range(2)] == [1, 1]
+    assert [len(worker.passes.take(16, 0.0, 10.0)) for _ in range(2)] == [1, 1]
 
 
 def test_the_time_of_a_batch_is_expected_by_its_work() -> None:
-    pace = WorkerPace(WorkerProtocolSettings(), max_frames=16, frame_work=100)
+    throughput = ThroughputEstimate(WorkerProtocolSettings(), max_frames=16, frame_work=100)
     for work in (100, 1_600, 800) * 30:
-        pace.note_batch(0.05 + TOKEN_S * work, work)
-    assert pace.batch_s(5_000) == pytest.approx(0.05 + TOKEN_S * 5_000, rel=0.02)
+        throughput.note_batch(0.05 + TOKEN_S * work, work)
+    assert throughput.batch_s(5_000) == pytest.approx(0.05 + TOKEN_S * 5_000, rel=0.02)
 
 
 @given(
@@ -137,7 +137,7 @@ def test_a_batch_is_never_over_its_bounds_and_asks_nothing_twice(
         }
         frames.append(WorkerFrame(f"c{index}", FrameId(7, 0), 1, "north", queries, WorkerStage.PARKED, 3.0, 0.0))
     settings = WorkerProtocolSettings()
-    picked = Schedule(settings, WorkerPace(settings, max_frames=max_frames, frame_work=100)).pick(
+    picked = Schedule(settings, ThroughputEstimate(settings, max_frames=max_frames, frame_work=100)).pick(
         frames, max_frames, 0.0, max_work=max_work, frame_work=64
     )
     assert 1 <= len(picked.batch) <= max_frames

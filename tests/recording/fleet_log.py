@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pipeline.recording.message import LoggedMessage, MqttProperties
 from schemas import topics
 from schemas.identity import DIGEST_BYTES, QuestionContent, ad_hoc_query_id, owner_of, standing_query_id
-from schemas.messages import Answer, Ask, Chunk, Gone, Message, Open, QueryOutcome, QueryRef, Question, Refine, Status
+from schemas.messages import Answer, Ask, Chunk, Message, Open, QueryOutcome, QueryRef, Question, Refine, Revoke, Status
 from schemas.types import AnswerType, FrameId, Outcome
 from schemas.wire import encode
 
@@ -104,8 +104,8 @@ class FleetLog:
         chunk = Chunk(camera=camera, frame=frame, attempt=1, start=8, stop=24, payload=CHUNK_PAYLOAD)
         self.put(at_s + 0.02, topics.chunk_topic(worker, camera), chunk)
 
-    def gone(self, at_s: float, camera: str, sequence: int, worker: str) -> None:
-        message = Gone(camera=camera, frame=self.frame(sequence), attempt=1)
+    def revoke(self, at_s: float, camera: str, sequence: int, worker: str) -> None:
+        message = Revoke(camera=camera, frame=self.frame(sequence), attempt=1)
         self.put(at_s, topics.chunk_topic(worker, camera), message)
 
     def answer(

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from pipeline.recording.deposit import Deposit, encode_deposit, latent_topic
 from pipeline.recording.format import Compression, encode_properties
 from pipeline.recording.message import Gap, LoggedMessage, MqttProperties
+from pipeline.recording.stored_latent import StoredLatent, encode_stored_latent, latent_topic
 from pipeline.recording.writer import LogWriter
 from schemas.topics import ROUTES, parse
 from schemas.types import FrameId
@@ -84,9 +84,9 @@ def golden_messages() -> list[LoggedMessage]:
 
 def _beside_the_wire() -> list[tuple[str, bytes]]:
     """What a log holds beside messages of the wire."""
-    deposit = Deposit("gate", FrameId(7, 9), base=8, stop=64, payload=bytes(range(100)))
+    stored = StoredLatent("gate", FrameId(7, 9), base=8, stop=64, payload=bytes(range(100)))
     return [
-        (latent_topic("gate"), encode_deposit(deposit)),
+        (latent_topic("gate"), encode_stored_latent(stored)),
         ("lb/v2/question/harbour/q1", b""),
         ("home/kitchen/temperature", b"21.5"),
         ("lb/v2/open/main/gate", b"\xc1 no message"),

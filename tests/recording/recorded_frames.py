@@ -9,8 +9,8 @@ import numpy as np
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prediction import CONTEXTS
 from pipeline.codec.tables import FrequencyTables
-from pipeline.recording.deposit import Deposit, encode_deposit, latent_topic
 from pipeline.recording.message import LoggedMessage
+from pipeline.recording.stored_latent import StoredLatent, encode_stored_latent, latent_topic
 from schemas import topics, wire
 from schemas.identity import QuestionContent, owner_of
 from schemas.messages import Ask, Chunk, KeyFrame, Message, Open, QueryRef, Question, Status
@@ -103,7 +103,7 @@ class FrameLog:
         )  # fmt: skip
         self.put(at_s, topics.chunk_topic("w1", camera), message)
 
-    def deposit(self, at_s: float, camera: str, sequence: int, base: int = 3) -> None:
+    def store_latent(self, at_s: float, camera: str, sequence: int, base: int = 3) -> None:
         whole = self.latent(sequence).payload(0, LATENTS)
-        deposit = Deposit(camera, FrameId(self.boot, sequence), base, LATENTS, whole)
-        self.put(at_s, latent_topic(camera), encode_deposit(deposit))
+        stored = StoredLatent(camera, FrameId(self.boot, sequence), base, LATENTS, whole)
+        self.put(at_s, latent_topic(camera), encode_stored_latent(stored))

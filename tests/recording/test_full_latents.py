@@ -11,8 +11,8 @@ from analysis.traffic import read_traffic
 from pipeline.codec.spec import TABLES_FILE
 from pipeline.codec.tables import FrequencyTables
 from pipeline.config.settings import BrokerSettings, EdgeRecordingSettings
-from pipeline.recording.deposit import Deposit, decode_deposit, encode_deposit, latent_topic
 from pipeline.recording.reader import LogReader
+from pipeline.recording.stored_latent import StoredLatent, decode_stored_latent, encode_stored_latent, latent_topic
 from schemas.errors import WireError
 from schemas.types import FrameId
 from tests.edge.conftest import codec_dir
@@ -21,21 +21,21 @@ from tests.recording.recorded_edge import ask_and_answer, edge_settings
 
 __all__ = ["codec_dir"]
 
-DEPOSIT = Deposit("gate", FrameId(0x1A2B3C4D, 417), 8, 32, bytes(range(20)))
+STORED = StoredLatent("gate", FrameId(0x1A2B3C4D, 417), 8, 32, bytes(range(20)))
 GOLDEN = bytes.fromhex("9601ce1a2b3c4dcd01a10820c414") + bytes(range(20))
 """The format of version 1; it never changes."""
 
 
-def test_the_bytes_of_a_deposit_are_those_of_version_1() -> None:
-    assert encode_deposit(DEPOSIT) == GOLDEN
-    assert decode_deposit("$local/latent/gate", GOLDEN) == DEPOSIT
+def test_the_bytes_of_a_stored_latent_are_those_of_version_1() -> None:
+    assert encode_stored_latent(STORED) == GOLDEN
+    assert decode_stored_latent("$local/latent/gate", GOLDEN) == STORED
     assert latent_topic("gate") == "$local/latent/gate"
 
 
 @pytest.mark.parametrize("cut", range(len(GOLDEN)))
-def test_a_cut_deposit_is_an_error(cut: int) -> None:
+def test_a_cut_stored_latent_is_an_error(cut: int) -> None:
     with pytest.raises(WireError):
-        decode_deposit("$local/latent/gate", GOLDEN[:cut])
+        decode_stored_latent("$local/latent/gate", GOLDEN[:cut])
 
 
 @pytest.mark.broker
@@ -64,10 +64,10 @@ async def test_whole_latents_are_in_the_log_and_not_on_the_uplink(
         traffic = read_traffic(reader.messages())
     assert len(traffic.frames) == len(kept.latents) == 3
     for (_, frame), trace in traffic.frames.items():
-        assert trace.deposited is not None
-        assert trace.deposited_ns is not None
-        assert (trace.deposited.base, trace.deposited.stop) == (trace.opens[0][1].stop, LATENTS)
-        assert trace.deposited_ns <= trace.opens[0][0]
+        assert trace.stored_latent is not None
+        assert trace.stored_ns is not None
+        assert (trace.stored_latent.base, trace.stored_latent.stop) == (trace.opens[0][1].stop, LATENTS)
+        assert trace.stored_ns <= trace.opens[0][0]
         latent = recorded_latent(trace, tables)
         assert latent.whole
         assert latent.payload(0, LATENTS) == kept.latents[frame].payload(0, LATENTS)

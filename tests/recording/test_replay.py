@@ -231,7 +231,7 @@ def hand_log(fingerprint: bytes | None = None) -> FrameLog:
     log.edge("north", "gate")
     log.question("car", "Is there a car?", deadline_ms=60_000, answer_type=AnswerType.TEXT)
     for number in (1, 2):
-        log.deposit(float(number), "gate", number)
+        log.store_latent(float(number), "gate", number)
         log.open(float(number), "gate", number, ref("car", 59_900))
     return log
 

@@ -10,8 +10,8 @@ import pytest
 
 from analysis.latents import RecordedLatent
 from analysis.replay.plan import ReplayFrame, ReplayQuery, SitePlan
+from latentbus.replay.in_flight import Room, room
 from latentbus.replay.keyboard import Key
-from latentbus.replay.pace import Room, room
 from latentbus.replay.player import Player
 from latentbus.replay.virtual_site import VirtualSite, same_question, virtual_session
 from pipeline.bus.base import ConnectionChange, Inbound
@@ -21,7 +21,19 @@ from pipeline.protocol.settings import EdgeProtocolSettings
 from schemas import topics, wire
 from schemas.errors import StateError
 from schemas.identity import QuestionContent, standing_query_id
-from schemas.messages import Answer, Chunk, Gone, Message, NeedText, Open, QueryOutcome, Question, Refine, Status, Text
+from schemas.messages import (
+    Answer,
+    Chunk,
+    Message,
+    NeedText,
+    Open,
+    QueryOutcome,
+    Question,
+    Refine,
+    Revoke,
+    Status,
+    Text,
+)
 from schemas.types import AnswerType, FrameId, Outcome
 from tests.edge.support import RecordingBus, SkippingClock
 from tests.recording.recorded_frames import FINGERPRINT, LATENTS, TABLES, symbols_of
@@ -73,10 +85,10 @@ def test_recorded_latents_are_sent_and_missing_ones_end_the_frame_at_once() -> N
     assert chunk.payload == latent(5).payload(3, 5)
 
     frames.receive_control("gate", refine(5, 8), 2.0)
-    (ended,), (gone,) = frames.take_decisions(), frames.take_departures()
+    (ended,), (revoke,) = frames.take_decisions(), frames.take_departures()
     assert (ended.outcome, ended.reason) == (Outcome.FAILED, "recording lacks latents 5..8")
     assert ended.publish is not None
-    assert gone.stamp(2.0) == Gone(camera="gate", frame=FRAME, attempt=1)
+    assert revoke.stamp(2.0) == Revoke(camera="gate", frame=FRAME, attempt=1)
     assert (frames.unfinished(), frames.counters["latents_not_recorded"], frames.counters["refines"]) == (0, 1, 1)
 
 
@@ -92,7 +104,7 @@ def test_only_the_owner_can_ask_for_what_is_missing() -> None:
 # ---- the site -------------------------------------------------------------------------------------------------------
 
 
-class Desk:
+class Rig:
     """A virtual site on a bus that remembers, with what it published taken apart."""
 
     def __init__(self, *, uplink_kbps: float | None = None) -> None:
@@ -133,72 +145,72 @@ class Desk:
 
 
 async def test_a_site_opens_frames_sends_what_is_asked_and_says_who_it_is() -> None:
-    desk = Desk()
-    running = asyncio.create_task(desk.site.send())
-    frame = desk.offer(41)
-    await desk.site.left("gate")
-    desk.hear(topics.control_topic("gate"), refine(3, 8))
-    desk.hear(topics.control_topic("gate"), NeedText(worker="w1", frame=frame, attempt=1, digests=(CAR.digest,)))
-    await desk.site.until(desk.site.session.idle)  # what is not wanted any more when it could leave is withdrawn
-    desk.answer(frame)
-    await desk.site.finished()
-    await desk.site.leave("the end")
+    rig = Rig()
+    running = asyncio.create_task(rig.site.send())
+    frame = rig.offer(41)
+    await rig.site.left("gate")
+    rig.hear(topics.control_topic("gate"), refine(3, 8))
+    rig.hear(topics.control_topic("gate"), NeedText(worker="w1", frame=frame, attempt=1, digests=(CAR.digest,)))
+    await rig.site.until(rig.site.session.idle)  # what is not wanted any more when it could leave is withdrawn
+    rig.answer(frame)
+    await rig.site.finished()
+    await rig.site.leave("the end")
     running.cancel()
 
-    (opened,) = desk.said(Open)
+    (opened,) = rig.said(Open)
     assert isinstance(opened, Open)
     assert opened.payload == latent(8).payload(0, 3)
     assert opened.queries[0].remaining_ms == 5_000, "ten seconds at twice the speed"
-    (chunk,) = desk.said(Chunk)
+    (chunk,) = rig.said(Chunk)
     assert isinstance(chunk, Chunk)
     assert (chunk.start, chunk.stop, chunk.payload) == (3, 8, latent(8).payload(3, 8))
-    (text,) = desk.said(Text)
+    (text,) = rig.said(Text)
     assert isinstance(text, Text)
     assert text.text == "Is there a car?"
-    statuses = desk.said(Status)
+    statuses = rig.said(Status)
     assert [(status.id, status.online, status.cameras) for status in statuses if isinstance(status, Status)] == [
         ("replay-north", True, ("gate",)), ("replay-north", False, ("gate",))
     ]  # fmt: skip
-    assert desk.outcomes == {Outcome.ANSWERED: 1}
+    assert rig.outcomes == {Outcome.ANSWERED: 1}
 
 
 async def test_what_is_under_way_at_the_end_is_said_to_have_failed() -> None:
-    desk = Desk()
-    running = asyncio.create_task(desk.site.send())
-    desk.offer(41)
-    await desk.site.leave("the replay was stopped")
+    rig = Rig()
+    running = asyncio.create_task(rig.site.send())
+    rig.offer(41)
+    await rig.site.leave("the replay was stopped")
     running.cancel()
-    (outcome,) = desk.said(QueryOutcome)
+    (outcome,) = rig.said(QueryOutcome)
     assert isinstance(outcome, QueryOutcome)
     assert (outcome.outcome, outcome.reason) == (Outcome.FAILED, "the replay was stopped")
 
 
 async def test_a_camera_has_room_while_few_of_its_frames_are_under_way() -> None:
-    desk = Desk()
-    running = asyncio.create_task(desk.site.send())
+    rig = Rig()
+    running = asyncio.create_task(rig.site.send())
     frames = []
     for number in range(3):
-        await asyncio.wait_for(desk.site.room("gate", Room(2, None)), 5)
-        frames.append(desk.offer(number))
-        await desk.site.left("gate")
-    waiting = asyncio.create_task(desk.site.room("gate", Room(2, None)))
+        await asyncio.wait_for(rig.site.room("gate", Room(2, None)), 5)
+        frames.append(rig.offer(number))
+        await rig.site.left("gate")
+    waiting = asyncio.create_task(rig.site.room("gate", Room(2, None)))
     await asyncio.sleep(0)
     assert not waiting.done()
-    desk.answer(frames[0])
+    rig.answer(frames[0])
     await asyncio.wait_for(waiting, 5)
     running.cancel()
-    assert desk.outcomes == {Outcome.ANSWERED: 1}, "nothing was superseded for the speed of the replay"
+    assert rig.outcomes == {Outcome.ANSWERED: 1}, "nothing was superseded for the speed of the replay"
 
 
 async def test_all_cameras_together_have_room_for_what_the_workers_can_take() -> None:
-    desk = Desk()
-    running = asyncio.create_task(desk.site.send())
-    frame = desk.offer(0)
-    await desk.site.left("gate")
-    waiting = asyncio.create_task(desk.site.room("yard", Room(3, 0)))
+    rig = Rig()
+    running = asyncio.create_task(rig.site.send())
+    frame = rig.offer(0)
+    await rig.site.left("gate")
+    waiting = asyncio.create_task(rig.site.room("yard", Room(3, 0)))
     await asyncio.sleep(0)
     assert not waiting.done()
-    desk.answer(frame)
+    rig.answer(frame)
     await asyncio.wait_for(waiting, 5)
     running.cancel()
 
@@ -217,16 +229,16 @@ def test_room_shrinks_as_deadlines_do() -> None:
 
 
 async def test_a_question_is_published_only_if_the_broker_has_another_one() -> None:
-    desk = Desk()
-    running = asyncio.create_task(desk.site.send())
+    rig = Rig()
+    running = asyncio.create_task(rig.site.send())
     asked = Question(site=SITE.name, question_id="car", text="Is there a car?", answer_type=AnswerType.YES_NO)
-    desk.hear(topics.question_topic(SITE.name, "car"), asked.model_copy(update={"risk": 0.1}))
-    await desk.site.publish_question(asked)
-    assert desk.said(Question) == []
+    rig.hear(topics.question_topic(SITE.name, "car"), asked.model_copy(update={"risk": 0.1}))
+    await rig.site.publish_question(asked)
+    assert rig.said(Question) == []
     other = asked.model_copy(update={"text": "Is there a bus?"})
-    await desk.site.publish_question(other)
+    await rig.site.publish_question(other)
     running.cancel()
-    assert desk.said(Question) == [other]
+    assert rig.said(Question) == [other]
     assert not same_question(None, asked)
 
 

@@ -20,7 +20,6 @@ from schemas.messages import (
     BinaryMessage,
     Busy,
     Chunk,
-    Gone,
     Handover,
     KeyFrame,
     Message,
@@ -33,6 +32,7 @@ from schemas.messages import (
     Refine,
     Reject,
     RejectReason,
+    Revoke,
     Status,
     Text,
 )
@@ -134,7 +134,7 @@ GOLDEN: tuple[Golden, ...] = (
         chunk_topic("w-01", "gate"),
         Chunk(camera="gate", frame=_FRAME, attempt=1, start=8, stop=24, payload=bytes(range(255, 220, -1))),
     ),
-    Golden("gone", chunk_topic("w-02", "gate"), Gone(camera="gate", frame=_FRAME, attempt=2)),
+    Golden("gone", chunk_topic("w-02", "gate"), Revoke(camera="gate", frame=_FRAME, attempt=2)),
     Golden(
         "text",
         chunk_topic("w-01", "gate"),

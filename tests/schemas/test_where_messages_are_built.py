@@ -19,8 +19,8 @@ PLACES: dict[str, str] = {
     "attempts end at MAX_ATTEMPTS, remaining times at a day, ranges at the latent count, queries at 64; the encoder "
     "refuses latents that no message carries; reasons through as_reason (tests.protocol.test_message_bounds, "
     "tests.fuzz)",
-    "pipeline.protocol.worker_voice": "names, frames and attempts are those of the open; leases and waits are clamped, "
-    "looks capped, scores checked and texts cut before; targets are rungs above the prefix; requests name texts; "
+    "pipeline.protocol.worker_messages": "names, frames and attempts are those of the open; leases and waits clamped, "
+    "passes capped, scores checked and texts cut before; targets are rungs above the prefix; requests name texts; "
     "reasons through as_reason (tests.protocol.test_message_bounds, tests.fuzz)",
     "pipeline.protocol.ad_hoc_questions": "identities from the ask's topic, reasons through as_reason",
     "pipeline.protocol.ask_intake": "receipts: ids that have the form of a name, reasons through as_reason",

@@ -187,13 +187,13 @@ def test_oversize_is_refused_before_it_is_read(family: Family) -> None:
 
 
 def test_small_kind_keeps_its_own_limit_on_a_topic_with_larger_ones() -> None:
-    gone = next(case for case in GOLDEN if case.name == "gone")
-    padded = msgpack.packb([SCHEMA_VERSION, int(Kind.GONE), "g" * 2_000, [1, 2], 1])
+    revoke = next(case for case in GOLDEN if case.name == "gone")
+    padded = msgpack.packb([SCHEMA_VERSION, int(Kind.REVOKE), "g" * 2_000, [1, 2], 1])
 
-    assert isinstance(wire.decode(Family.CHUNK, gone.path.read_bytes()), type(gone.message))
+    assert isinstance(wire.decode(Family.CHUNK, revoke.path.read_bytes()), type(revoke.message))
     with pytest.raises(WireSizeError) as caught:
         wire.decode(Family.CHUNK, padded)
-    assert caught.value.where == "Gone"
+    assert caught.value.where == "Revoke"
 
 
 def test_version_beyond_any_digit_limit_does_not_break_the_error() -> None:

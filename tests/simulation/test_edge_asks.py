@@ -16,7 +16,7 @@ from schemas.types import FrameId, Outcome
 from simulation.clock import VirtualClock
 from simulation.disk import Disk
 from simulation.edge_asks import EdgeAsks
-from simulation.judge import EdgeState, Judge
+from simulation.invariant_checker import EdgeState, InvariantChecker
 
 ASK = Ask(query_id="q", text="Who?", deadline_ms=10_000)
 QUERY = ad_hoc_query_id("gate", "me", "q")
@@ -127,13 +127,13 @@ def test_a_question_that_expires_in_a_calm_fleet_is_lost_unless_it_could_meet_no
     site = Site()
     site.ask()
     site.settle()
-    judge = Judge(2, 1.0, lambda _site: EdgeState(0.0, 0.0, 0.0))
-    judge.asked("north", QUERY, 0.0, 40.0, ad_hoc=True)
+    checker = InvariantChecker(2, 1.0, lambda _site: EdgeState(0.0, 0.0, 0.0))
+    checker.asked("north", QUERY, 0.0, 40.0, ad_hoc=True)
     site.expire()
     (end,) = site.ends
-    judge.edge_decided("north", end, 40.0)
+    checker.edge_decided("north", end, 40.0)
     if none:
-        judge.had_no_frame(QUERY)
+        checker.had_no_frame(QUERY)
     assert end.publish is not None
-    judge.published(end.publish, 40.1, 0.0)
-    assert [violation.rule for violation in judge.violations] == ([] if none else ["no recovery"])
+    checker.published(end.publish, 40.1, 0.0)
+    assert [violation.rule for violation in checker.violations] == ([] if none else ["no recovery"])

@@ -9,7 +9,7 @@ import pytest
 from schemas.messages import Message, Open, Question
 from simulation.draw_plan import draw_plan
 from simulation.episode import Episode
-from simulation.mutations import MUTATIONS, hunt
+from simulation.mutations import MUTATIONS, detect
 from simulation.mutations_of_disk import DISK_MUTATIONS
 from simulation.mutations_of_questions import QUESTION_MUTATIONS
 
@@ -69,4 +69,4 @@ def test_episodes_ask_what_clients_sites_and_operators_ask() -> None:
 @pytest.mark.parametrize("name", [mutation.name for mutation in (*QUESTION_MUTATIONS, *DISK_MUTATIONS)])
 def test_the_simulator_finds_what_was_broken_about_questions(name: str) -> None:
     (mutation,) = [mutation for mutation in MUTATIONS if mutation.name == name]
-    assert hunt(mutation, events=QUICK).caught_by is not None
+    assert detect(mutation, events=QUICK).caught_by is not None

@@ -27,7 +27,7 @@ from simulation.draw_plan import draw_plan
 from simulation.encoder import SimulatedEncoder
 from simulation.episode import Episode, EpisodeReport
 from simulation.faults import Fault, FaultKind
-from simulation.mutations import MUTATIONS, hunt
+from simulation.mutations import MUTATIONS, detect
 from simulation.plan import EpisodePlan, WorkerPlan
 from simulation.questions import ad_hoc
 from simulation.run import record_moves
@@ -157,7 +157,7 @@ def test_damaged_key_frames_cost_an_attempt_and_no_outcome() -> None:
     damage = tuple(Fault(time_s, FaultKind.WORKER_KEYS, "w0", 1.0, 0.0) for time_s in (5.0, 9.0, 13.0))
     with record_moves() as visited:
         report = _run(_plan(faults=damage, batch_s=3.0))
-    assert report.counters["worker_look_failed_bitstream"] > 0
+    assert report.counters["worker_pass_failed_bitstream"] > 0
     assert report.counters["edge_reopens"] > 0
     assert {(EdgeStage.OPENED, EdgeEvent.KEY_MISSING), (EdgeStage.OWNED, EdgeEvent.KEY_MISSING)} & visited
     assert report.outcomes["failed"] == 0
@@ -169,4 +169,4 @@ def test_damaged_key_frames_cost_an_attempt_and_no_outcome() -> None:
 )
 def test_the_simulator_finds_what_was_broken_about_key_frames(name: str) -> None:
     (mutation,) = [mutation for mutation in MUTATIONS if mutation.name.startswith(name)]
-    assert hunt(mutation, events=60_000).caught_by is not None
+    assert detect(mutation, events=60_000).caught_by is not None

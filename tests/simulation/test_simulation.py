@@ -23,7 +23,7 @@ from simulation.faults import Fault, FaultKind
 from simulation.injector import GONE_S
 from simulation.links import LinkFaults
 from simulation.mutation import Mutation
-from simulation.mutations import MUTATIONS, hunt
+from simulation.mutations import MUTATIONS, detect
 from simulation.plan import AskPlan
 from simulation.questions import standing
 from simulation.run import record_moves, simulate
@@ -149,12 +149,12 @@ def test_where_nothing_breaks_and_nothing_is_short_most_queries_are_answered() -
 
 
 @pytest.mark.parametrize("number", [7_000_051, 7_000_358])
-def test_a_frame_comes_back_with_more_latents_to_a_worker_that_still_looks_at_it(number: int) -> None:
+def test_a_frame_comes_back_with_more_latents_to_a_worker_that_still_reads_it(number: int) -> None:
     plan = draw_plan(number)
     with record_moves() as visited:
         report = Episode(plan).run()
     assert report.violations == []
-    assert (WorkerStage.LOOKING, WorkerEvent.OVERTAKEN) in visited
+    assert (WorkerStage.INFERRING, WorkerEvent.OVERTAKEN) in visited
     assert len(plan.sites) == 1
     assert {worker.name for worker in plan.workers} == {"w0", "w1"}
 
@@ -170,7 +170,7 @@ def test_an_outcome_that_died_with_its_edge_is_told_when_the_edge_is_back(number
 @pytest.mark.parametrize("name", ["no lease", "no boot id", "no stop rule", "no hop limit", "no deadline at the edge"])
 def test_the_simulator_finds_what_was_broken_on_purpose(name: str) -> None:
     (mutation,) = [mutation for mutation in MUTATIONS if mutation.name.startswith(name)]
-    found = hunt(mutation, events=250_000)
+    found = detect(mutation, events=250_000)
     assert found.caught_by is not None
 
 
@@ -184,7 +184,7 @@ def test_a_mutation_ends_with_its_context() -> None:
 
 def test_a_failing_episode_shrinks_to_a_trace_that_a_person_can_read() -> None:
     (mutation,) = [mutation for mutation in MUTATIONS if mutation.name.startswith("no stop rule")]
-    found = hunt(mutation, events=60_000)
+    found = detect(mutation, events=60_000)
     assert found.episode is not None
     plan = draw_plan(found.episode)
     with mutation.applied():

@@ -1,4 +1,4 @@
-"""The simulator's questions: whose they are, what becomes of them under way, and the books that judge their answers."""
+"""The simulator's questions: whose they are, what becomes of them under way, and the ledgers of their answers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pipeline.protocol.effects import (
     AskedQuery,
     ChunkData,
     Decision,
-    Look,
-    LookQuery,
+    InferencePass,
+    PassQuery,
 )
 from pipeline.protocol.ports import Publish, Received
 from pipeline.protocol.reasons import EDGE_LOST
@@ -28,23 +28,23 @@ from schemas.messages import (
     Accept,
     Answer,
     Busy,
-    Gone,
     Handover,
     Message,
     Open,
     QueryRef,
     Reject,
     RejectReason,
+    Revoke,
     Status,
 )
 from schemas.types import AnswerType, FrameId, Outcome
-from simulation.asked_books import AskedBooks
 from simulation.bounds import edge_leaks, worker_leaks
 from simulation.content import FINGERPRINT, LADDER, RULE, WHOLE, SimulatedLatent, SimulatedModel, seen
-from simulation.edge_books import EdgeBooks
+from simulation.edge_ledger import EdgeLedger
+from simulation.query_ledger import QueryLedger
 from simulation.questions import ad_hoc, echo, question_text, read_echo, standing
-from simulation.uplink_books import UplinkBooks
-from simulation.worker_books import WorkerBooks
+from simulation.uplink_ledger import UplinkLedger
+from simulation.worker_ledger import WorkerLedger
 
 GATE, FRAME = "gate", FrameId(7, 0)
 OTHER_FRAME = FrameId(7, 1)
@@ -73,15 +73,15 @@ def problems() -> Problems:
 
 
 @pytest.fixture
-def asked(problems: Problems) -> AskedBooks:
-    books = AskedBooks(problems)
-    books.offered(GATE, FRAME, seen(MARK), [AskedQuery(q, 60.0) for q in (CARS, BOATS, ALICE, BOB)])
-    return books
+def asked(problems: Problems) -> QueryLedger:
+    ledger = QueryLedger(problems)
+    ledger.offered(GATE, FRAME, seen(MARK), [AskedQuery(q, 60.0) for q in (CARS, BOATS, ALICE, BOB)])
+    return ledger
 
 
 @pytest.fixture
-def worker(problems: Problems, asked: AskedBooks) -> WorkerBooks:
-    return WorkerBooks("w0", WorkerProtocolSettings(terminal_cache=2), WorkCosts.by_frames(), asked, problems)
+def worker(problems: Problems, asked: QueryLedger) -> WorkerLedger:
+    return WorkerLedger("w0", WorkerProtocolSettings(terminal_cache=2), WorkCosts.by_frames(), asked, problems)
 
 
 def opened(
@@ -97,9 +97,9 @@ def opened(
     )
 
 
-def look(*questions: QuestionContent, frame: FrameId = FRAME, stop: int = 8) -> Look:
-    queries = tuple(LookQuery(question.query_id(GATE, frame), question) for question in questions)
-    return Look(GATE, frame, 1, (ChunkData(0, stop, WHOLE[: 6 * stop]),), stop, queries, 1)
+def inference_pass(*questions: QuestionContent, frame: FrameId = FRAME, stop: int = 8) -> InferencePass:
+    queries = tuple(PassQuery(question.query_id(GATE, frame), question) for question in questions)
+    return InferencePass(GATE, frame, 1, (ChunkData(0, stop, WHOLE[: 6 * stop]),), stop, queries, 1)
 
 
 def answer(
@@ -149,10 +149,10 @@ def receive(session: WorkerSession, topic: str, message: Message, now_s: float =
     session.receive(Received(topic, decoded=(topics.parse(topic), message)), now_s)
 
 
-def hear(books: WorkerBooks, topic: str, message: Message, now_s: float = 0.0) -> None:
+def hear(ledger: WorkerLedger, topic: str, message: Message, now_s: float = 0.0) -> None:
     """A worker whose session makes nothing of the message hears it."""
     session = worker_session()
-    with books.hears(session, topic, message, now_s):
+    with ledger.hears(session, topic, message, now_s):
         pass
 
 
@@ -165,8 +165,8 @@ OPEN_TOPIC, INBOX = topics.open_topic("main", GATE), topics.chunk_topic("w0", GA
 @pytest.mark.parametrize("answer_type", [kind for kind in AnswerType if kind is not AnswerType.CHOICE])
 def test_a_simulated_answer_has_the_form_of_its_type_and_says_what_it_is_about(answer_type: AnswerType) -> None:
     question = QuestionContent("site/north", "q0", question_text("north", "q0", length=40), answer_type)
-    query = LookQuery(question.query_id(GATE, FRAME), question)
-    (got,) = SimulatedModel(1).answer(Look(GATE, FRAME, 1, (ChunkData(0, 32, WHOLE),), 32, (query,), 1))
+    query = PassQuery(question.query_id(GATE, FRAME), question)
+    (got,) = SimulatedModel(1).answer(InferencePass(GATE, FRAME, 1, (ChunkData(0, 32, WHOLE),), 32, (query,), 1))
     assert fits(answer_type, got.text)
     heard = read_echo(got.text)
     assert heard is not None
@@ -177,8 +177,8 @@ def test_a_simulated_answer_has_the_form_of_its_type_and_says_what_it_is_about(a
 # ---- what was asked --------------------------------------------------------------------------------------------------
 
 
-def test_what_was_asked_is_looked_at_and_answered(problems: Problems, asked: AskedBooks) -> None:
-    asked.looked("w0", look(CARS, ALICE))
+def test_what_was_asked_is_read_and_answered(problems: Problems, asked: QueryLedger) -> None:
+    asked.passes_taken("w0", inference_pass(CARS, ALICE))
     for question in (CARS, BOATS, ALICE, BOB):
         asked.published(answer(question))
     asked.replied("w0", said(answer(ALICE), topics.reply_topic("alice", "gate", "cars")))
@@ -186,11 +186,11 @@ def test_what_was_asked_is_looked_at_and_answered(problems: Problems, asked: Ask
     assert problems.rules == []
 
 
-def test_a_look_that_asks_another_text_is_found(problems: Problems, asked: AskedBooks) -> None:
-    queries = (LookQuery(CARS.query_id(GATE, FRAME), BOATS),)
-    asked.looked("w0", replace(look(CARS), queries=queries))
+def test_a_pass_that_asks_another_text_is_found(problems: Problems, asked: QueryLedger) -> None:
+    queries = (PassQuery(CARS.query_id(GATE, FRAME), BOATS),)
+    asked.passes_taken("w0", replace(inference_pass(CARS), queries=queries))
     edited = replace(CARS, text="cars of north today?")
-    asked.looked("w0", replace(look(CARS), queries=(LookQuery(CARS.query_id(GATE, FRAME), edited),)))
+    asked.passes_taken("w0", replace(inference_pass(CARS), queries=(PassQuery(CARS.query_id(GATE, FRAME), edited),)))
     asked.opened("north", GATE, opened(edited))
     assert problems.rules == ["another text was asked"] * 3
 
@@ -207,12 +207,12 @@ def test_a_look_that_asks_another_text_is_found(problems: Problems, asked: Asked
         answer(CARS, text="yes"),
     ],
 )
-def test_an_answer_of_another_query_is_found(problems: Problems, asked: AskedBooks, wrong: Answer) -> None:
+def test_an_answer_of_another_query_is_found(problems: Problems, asked: QueryLedger, wrong: Answer) -> None:
     asked.published(wrong)
     assert problems.rules == ["answer of another query"]
 
 
-def test_an_unsafe_answer_is_found(problems: Problems, asked: AskedBooks) -> None:
+def test_an_unsafe_answer_is_found(problems: Problems, asked: QueryLedger) -> None:
     guess = echo(AnswerType.TEXT, False, CARS.prompt, seen(MARK))
     asked.published(answer(CARS, text=guess, outcome=Outcome.DEGRADED))
     assert problems.rules == []
@@ -220,13 +220,13 @@ def test_an_unsafe_answer_is_found(problems: Problems, asked: AskedBooks) -> Non
     assert problems.rules == ["unsafe answer called safe"]
 
 
-def test_an_answer_that_goes_to_another_client_is_found(problems: Problems, asked: AskedBooks) -> None:
+def test_an_answer_that_goes_to_another_client_is_found(problems: Problems, asked: QueryLedger) -> None:
     asked.replied("w0", said(answer(ALICE), topics.reply_topic("bob", "gate", "cars")))
     asked.replied("w0", replace(said(answer(ALICE)), topic=topics.answer_topic("yard")))
     assert problems.rules == ["answer sent to somebody else"] * 2
 
 
-def test_an_edge_that_opens_or_decides_wrongly_is_found(problems: Problems, asked: AskedBooks) -> None:
+def test_an_edge_that_opens_or_decides_wrongly_is_found(problems: Problems, asked: QueryLedger) -> None:
     query_id = CARS.query_id(GATE, FRAME)
     asked.opened("north", GATE, opened(CARS, attempt=2).model_copy(update={"key": 3}))
     assert problems.take() == ["opened again given a key frame"]
@@ -243,9 +243,9 @@ def test_an_edge_that_opens_or_decides_wrongly_is_found(problems: Problems, aske
 # ---- what a worker does with what it is given ------------------------------------------------------------------------
 
 
-def test_a_worker_may_answer_repeat_and_pass_on(problems: Problems, worker: WorkerBooks) -> None:
+def test_a_worker_may_answer_repeat_and_pass_on(problems: Problems, worker: WorkerLedger) -> None:
     hear(worker, OPEN_TOPIC, opened(CARS, ALICE))
-    worker.looked([look(CARS, ALICE)], 1.0, lambda _work: 1.0)
+    worker.passes_taken([inference_pass(CARS, ALICE)], 1.0, lambda _work: 1.0)
     for question in (CARS, ALICE):
         worker.said(said(answer(question)), 2.0)
     hear(worker, OPEN_TOPIC, opened(CARS, ALICE, attempt=2), 3.0)
@@ -256,18 +256,18 @@ def test_a_worker_may_answer_repeat_and_pass_on(problems: Problems, worker: Work
     assert problems.rules == []
 
 
-def test_what_was_answered_and_is_remembered_is_not_computed_again(problems: Problems, worker: WorkerBooks) -> None:
+def test_what_was_answered_and_is_remembered_is_not_computed_again(problems: Problems, worker: WorkerLedger) -> None:
     hear(worker, OPEN_TOPIC, opened(ALICE, BOB, CARS))
     worker.said(said(answer(ALICE)), 1.0)
-    worker.looked([look(ALICE)], 2.0, lambda _work: 1.0)
+    worker.passes_taken([inference_pass(ALICE)], 2.0, lambda _work: 1.0)
     assert problems.take() == ["decided query computed again"]
     for question in (BOB, CARS):  # two answers are remembered
         worker.said(said(answer(question)), 3.0)
-    worker.looked([look(ALICE)], 4.0, lambda _work: 1.0)
+    worker.passes_taken([inference_pass(ALICE)], 4.0, lambda _work: 1.0)
     assert problems.rules == []
 
 
-def test_a_second_answer_and_one_to_another_question_are_found(problems: Problems, worker: WorkerBooks) -> None:
+def test_a_second_answer_and_one_to_another_question_are_found(problems: Problems, worker: WorkerLedger) -> None:
     hear(worker, OPEN_TOPIC, opened(ALICE, BOB))
     worker.said(said(answer(ALICE)), 1.0)
     worker.said(said(answer(ALICE, outcome=Outcome.DEGRADED)), 2.0)
@@ -277,23 +277,23 @@ def test_a_second_answer_and_one_to_another_question_are_found(problems: Problem
     assert problems.take() == ["answer of another query"]
 
 
-def test_a_worker_that_goes_on_after_gone_is_found(problems: Problems, worker: WorkerBooks) -> None:
+def test_a_worker_that_goes_on_after_revoke_is_found(problems: Problems, worker: WorkerLedger) -> None:
     hear(worker, OPEN_TOPIC, opened(CARS, attempt=2))
-    hear(worker, INBOX, Gone(camera=GATE, frame=FRAME, attempt=1))
+    hear(worker, INBOX, Revoke(camera=GATE, frame=FRAME, attempt=1))
     accept = control(Accept(worker="w0", frame=FRAME, attempt=2, lease_ms=3_000))
     worker.said(accept, 1.0)
     assert problems.take() == [], "it speaks of an earlier attempt"
-    hear(worker, INBOX, Gone(camera=GATE, frame=FRAME, attempt=2))
+    hear(worker, INBOX, Revoke(camera=GATE, frame=FRAME, attempt=2))
     worker.said(accept, 2.0)
-    worker.looked([look(CARS)], 2.0, lambda _work: 1.0)
-    assert problems.take() == ["gone ignored"] * 2
+    worker.passes_taken([inference_pass(CARS)], 2.0, lambda _work: 1.0)
+    assert problems.take() == ["revoke ignored"] * 2
     hear(worker, OPEN_TOPIC, opened(CARS, attempt=3))
     worker.said(accept, 3.0)
     assert problems.take() == [], "it was given the frame again"
 
 
 def test_what_waited_for_the_broker_when_a_frame_was_gone_may_still_leave(
-    problems: Problems, worker: WorkerBooks
+    problems: Problems, worker: WorkerLedger
 ) -> None:
     busy = worker_session()
     busy.connection(True, 0.0)
@@ -302,21 +302,21 @@ def test_what_waited_for_the_broker_when_a_frame_was_gone_may_still_leave(
         busy.poll(0.0)
     assert busy.sizes()["outgoing_messages"] == 1
     hear(worker, OPEN_TOPIC, opened(CARS))
-    gone = Gone(camera=GATE, frame=FRAME, attempt=1)
+    gone = Revoke(camera=GATE, frame=FRAME, attempt=1)
     with worker.hears(busy, INBOX, gone, 1.0):
         pass
     accept = control(Accept(worker="w0", frame=FRAME, attempt=1, lease_ms=3_000))
     worker.said(accept, 2.0)
     assert problems.take() == []
     worker.said(accept, 2.0)
-    assert problems.take() == ["gone ignored"]
+    assert problems.take() == ["revoke ignored"]
 
 
 def edge_status(boot: int, *, online: bool) -> Status:
     return Status(kind="edge", id="north", boot=boot, online=online, pool="main", cameras=(GATE,) if online else ())
 
 
-def test_a_word_for_an_edge_that_lives_is_found(problems: Problems, worker: WorkerBooks) -> None:
+def test_a_word_for_an_edge_that_lives_is_found(problems: Problems, worker: WorkerLedger) -> None:
     topic = topics.status_topic("edge", "north")
     for boot, online in ((7, True), (8, True), (7, False)):
         hear(worker, topic, edge_status(boot, online=online))
@@ -332,7 +332,7 @@ def test_a_word_for_an_edge_that_lives_is_found(problems: Problems, worker: Work
 
 @pytest.mark.parametrize("believes", [False, True])
 def test_the_will_of_an_earlier_start_must_change_nothing(
-    problems: Problems, worker: WorkerBooks, believes: bool
+    problems: Problems, worker: WorkerLedger, believes: bool
 ) -> None:
     session = worker_session()
     topic = topics.status_topic("edge", "north")
@@ -345,14 +345,14 @@ def test_the_will_of_an_earlier_start_must_change_nothing(
     assert problems.rules == (["stale will believed"] if believes else [])
 
 
-def test_a_rejection_that_leaves_nobody_to_speak_is_found(problems: Problems, worker: WorkerBooks) -> None:
+def test_a_rejection_that_leaves_nobody_to_speak_is_found(problems: Problems, worker: WorkerLedger) -> None:
     hear(worker, topics.status_topic("edge", "north"), edge_status(7, online=True))
     reject = control(
         Reject(worker="w0", frame=FRAME, attempt=1, reason=RejectReason.KEY_FRAME, fingerprint=FINGERPRINT)
     )
     for ends in (False, True):
         hear(worker, OPEN_TOPIC, opened(CARS))
-        worker.looked([look(CARS)], 1.0, lambda _work: 1.0)
+        worker.passes_taken([inference_pass(CARS)], 1.0, lambda _work: 1.0)
         if ends:
             hear(worker, topics.status_topic("edge", "north"), edge_status(7, online=False))
         worker.said(reject, 2.0)
@@ -361,7 +361,7 @@ def test_a_rejection_that_leaves_nobody_to_speak_is_found(problems: Problems, wo
 
 @pytest.mark.parametrize(("over_s", "told", "found"), [(5.0, False, True), (5.0, True, False), (20.0, False, False)])
 def test_a_worker_that_says_nothing_for_a_lost_edge_is_found(
-    problems: Problems, worker: WorkerBooks, over_s: float, told: bool, found: bool
+    problems: Problems, worker: WorkerLedger, over_s: float, told: bool, found: bool
 ) -> None:
     topic = topics.status_topic("edge", "north")
     hear(worker, topic, edge_status(7, online=True))
@@ -376,7 +376,7 @@ def test_a_worker_that_says_nothing_for_a_lost_edge_is_found(
     assert problems.rules == (["nobody speaks for a lost edge"] if found else [])
 
 
-def test_a_frame_that_is_handed_over_after_a_word_is_found(problems: Problems, worker: WorkerBooks) -> None:
+def test_a_frame_that_is_handed_over_after_a_word_is_found(problems: Problems, worker: WorkerLedger) -> None:
     hear(worker, OPEN_TOPIC, opened(CARS, BOATS))
     worker.said(said(answer(CARS)), 1.0)
     fields = {name: getattr(opened(BOATS), name) for name in Open.model_fields}
@@ -384,32 +384,32 @@ def test_a_frame_that_is_handed_over_after_a_word_is_found(problems: Problems, w
     assert problems.rules == ["claimed frame handed over"]
 
 
-def test_a_client_waits_for_no_standing_question_of_its_frame(problems: Problems, worker: WorkerBooks) -> None:
+def test_a_client_waits_for_no_standing_question_of_its_frame(problems: Problems, worker: WorkerLedger) -> None:
     hear(worker, OPEN_TOPIC, opened(CARS, ALICE))
-    worker.looked([look(ALICE)], 1.0, lambda _work: 1.0)
-    worker.looked([look(CARS)], 2.0, lambda _work: 1.0)
+    worker.passes_taken([inference_pass(ALICE)], 1.0, lambda _work: 1.0)
+    worker.passes_taken([inference_pass(CARS)], 2.0, lambda _work: 1.0)
     assert problems.take() == [], "the client's question came first"
-    worker.looked([look(CARS, stop=16)], 3.0, lambda _work: 1.0)
+    worker.passes_taken([inference_pass(CARS, stop=16)], 3.0, lambda _work: 1.0)
     assert problems.take() == ["standing before ad-hoc"]
-    worker.looked([look(CARS, stop=24)], 70.0, lambda _work: 1.0)
+    worker.passes_taken([inference_pass(CARS, stop=24)], 70.0, lambda _work: 1.0)
     assert problems.take() == [], "the client's time is over"
 
 
 def test_a_client_waits_for_no_standing_question_of_another_frame(
-    problems: Problems, asked: AskedBooks, worker: WorkerBooks
+    problems: Problems, asked: QueryLedger, worker: WorkerLedger
 ) -> None:
     asked.offered(GATE, OTHER_FRAME, seen(MARK), [AskedQuery(BOATS, 60.0)])
-    other = look(BOATS, frame=OTHER_FRAME)
+    other = inference_pass(BOATS, frame=OTHER_FRAME)
 
-    def batch(*looks: Look, takes_s: float = 1.0) -> list[str]:
-        worker.looked(looks, 1.0, lambda _work: takes_s)
+    def batch(*passes: InferencePass, takes_s: float = 1.0) -> list[str]:
+        worker.passes_taken(passes, 1.0, lambda _work: takes_s)
         return problems.take()
 
     hear(worker, OPEN_TOPIC, opened(ALICE))
     hear(worker, OPEN_TOPIC, opened(BOATS, frame=OTHER_FRAME))
     assert batch(other, takes_s=100.0) == [], "nobody could be in time"
     assert batch(other) == ["standing before ad-hoc"]
-    assert batch(look(ALICE), other) == []
+    assert batch(inference_pass(ALICE), other) == []
     assert batch(other) == [], "it waits for latents, for all that is known"
 
 
@@ -427,12 +427,12 @@ def edge_session(boot: int = 7) -> EdgeSession:
 def test_an_open_that_leaves_before_a_clients_is_found(
     problems: Problems, left_s: float, backlog_s: float, found: bool
 ) -> None:
-    books, session = UplinkBooks(problems), edge_session()
+    ledger, session = UplinkLedger(problems), edge_session()
     for question in (ALICE, CARS):
         queries = [AskedQuery(question, 60.0)]
-        books.offered(GATE, session.offer(GATE, SimulatedLatent(), LADDER[0], queries, 0.0), queries, 0.0)
+        ledger.offered(GATE, session.offer(GATE, SimulatedLatent(), LADDER[0], queries, 0.0), queries, 0.0)
     first = opened(CARS, frame=OTHER_FRAME)
-    books.left(session, Publish(OPEN_TOPIC, first, b"", 1, 1, "open"), left_s, backlog_s)
+    ledger.left(session, Publish(OPEN_TOPIC, first, b"", 1, 1, "open"), left_s, backlog_s)
     assert problems.rules == (["standing before ad-hoc"] if found else [])
 
 
@@ -453,18 +453,18 @@ def test_tables_of_finished_frames_are_empty() -> None:
     assert edge.sizes()["ad_hoc_decided"] == 1
 
 
-def test_an_edge_book_starts_anew_with_its_process(problems: Problems, asked: AskedBooks) -> None:
-    books = EdgeBooks("north", asked, problems)
+def test_an_edge_ledger_starts_anew_with_its_process(problems: Problems, asked: QueryLedger) -> None:
+    ledger = EdgeLedger("north", asked, problems)
 
     def hears(session: EdgeSession, boot: int, *, online: bool) -> None:
         status = Status(kind="worker", id="w0", boot=boot, online=online, pool="main")
         topic = topics.status_topic("worker", "w0")
-        books.hears(session, Received(topic, decoded=(topics.parse(topic), status)), status, 0.0)
+        ledger.hears(session, Received(topic, decoded=(topics.parse(topic), status)), status, 0.0)
 
     session = edge_session()
     for boot, online in ((1, True), (2, True), (1, False)):
         hears(session, boot, online=online)
     assert problems.rules == []
-    books.started()
+    ledger.started()
     hears(edge_session(8), 1, online=False)
     assert problems.rules == [], "the new process has read no birth yet"

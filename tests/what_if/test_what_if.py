@@ -39,11 +39,11 @@ from pipeline.config.settings import (
     WorkerSettings,
 )
 from pipeline.node.runtime import Stop
-from pipeline.protocol.effects import ChunkData, Look, LookQuery
+from pipeline.protocol.effects import ChunkData, InferencePass, PassQuery
 from pipeline.protocol.stop_rule import StopRule
-from pipeline.recording.deposit import Deposit, encode_deposit, latent_topic
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import open_logs
+from pipeline.recording.stored_latent import StoredLatent, encode_stored_latent, latent_topic
 from pipeline.recording.writer import LogWriter
 from schemas.errors import ConfigError
 from schemas.types import AnswerType, FrameId, Outcome
@@ -59,7 +59,7 @@ RULE = StopRule(LADDER, (0.9, 0.0), {}, 0.02)
 KBPS = {"north": 64.0}
 
 
-def steady_log(frames: int = 20, *, every_s: float = 1.0, hard: int = 4, deposit: bool = False) -> FleetLog:
+def steady_log(frames: int = 20, *, every_s: float = 1.0, hard: int = 4, stored: bool = False) -> FleetLog:
     """One camera, one question; each ``hard``-th frame needs its chunk."""
     log = FleetLog()
     log.edge("north", "gate")
@@ -67,9 +67,9 @@ def steady_log(frames: int = 20, *, every_s: float = 1.0, hard: int = 4, deposit
     log.question("car", "Is there a red car?")
     for number in range(frames):
         at_s = 1.0 + number * every_s
-        if deposit:
-            whole = Deposit("gate", log.frame(number), 8, 24, OPEN_PAYLOAD + CHUNK_PAYLOAD)
-            log.put(at_s - 0.01, latent_topic("gate"), encode_deposit(whole))
+        if stored:
+            whole = StoredLatent("gate", log.frame(number), 8, 24, OPEN_PAYLOAD + CHUNK_PAYLOAD)
+            log.put(at_s - 0.01, latent_topic("gate"), encode_stored_latent(whole))
         log.open(at_s, "gate", number, "car")
         if number % hard:
             log.answer(at_s + 0.05, "gate", number, "car", "yes", score=0.97)
@@ -100,7 +100,10 @@ def test_a_frame_was_captured_as_long_before_its_open_as_its_queries_had_lost() 
     assert frame.offered_s == pytest.approx(1.0)  # every frame waited so long: that is the encoder
     assert frame.queries[0].deadline_s == pytest.approx(0.5 + 8.0)
     assert frame.base_latents == 8
-    assert [(look.prefix, look.text) for look in frame.queries[0].looks] == [(8, "no"), (24, "yes")]
+    assert [(inference_pass.prefix, inference_pass.text) for inference_pass in frame.queries[0].passes] == [
+        (8, "no"),
+        (24, "yes"),
+    ]
     assert not workload.lacks
 
 
@@ -117,10 +120,10 @@ def test_what_a_log_cannot_give_is_counted() -> None:
     )
 
 
-def test_a_deposit_makes_up_for_an_open_that_never_left() -> None:
+def test_a_stored_latent_makes_up_for_an_open_that_never_left() -> None:
     log = steady_log(2)
     log.outcome(5.0, "gate", 9, "car", Outcome.SUPERSEDED)
-    log.put(4.0, latent_topic("gate"), encode_deposit(Deposit("gate", log.frame(9), 8, 24, bytes(30))))
+    log.put(4.0, latent_topic("gate"), encode_stored_latent(StoredLatent("gate", log.frame(9), 8, 24, bytes(30))))
     workload, _ = understood(log.sorted())
     assert len(workload.frames) == 3
     assert workload.frames[-1].offered_s == pytest.approx(4.0)
@@ -209,8 +212,8 @@ def test_recorded_ranges_weigh_what_they_weighed() -> None:
     assert not gaps.ranges
 
 
-def test_a_deposit_gives_the_rest_of_a_latent() -> None:
-    sizes, workload = sizes_of(steady_log(4, deposit=True))
+def test_a_stored_latent_gives_the_rest_of_a_latent() -> None:
+    sizes, workload = sizes_of(steady_log(4, stored=True))
     gaps = Gaps()
     unrefined = sizes.latent(1, workload.frames[1].trace, Bound.PESSIMISTIC, gaps)
     assert len(unrefined.payload(8, 24)) == len(CHUNK_PAYLOAD)
@@ -219,8 +222,8 @@ def test_a_deposit_gives_the_rest_of_a_latent() -> None:
 
 def test_unknown_sizes_lie_between_those_of_other_frames_and_are_counted() -> None:
     log = steady_log(4)
-    larger = Deposit("gate", log.frame(3), 8, 24, bytes(len(OPEN_PAYLOAD) + 2 * len(CHUNK_PAYLOAD)))
-    log.put(9.0, latent_topic("gate"), encode_deposit(larger))
+    larger = StoredLatent("gate", log.frame(3), 8, 24, bytes(len(OPEN_PAYLOAD) + 2 * len(CHUNK_PAYLOAD)))
+    log.put(9.0, latent_topic("gate"), encode_stored_latent(larger))
     sizes, workload = sizes_of(log)
     gaps = Gaps()
     known = {}
@@ -245,7 +248,7 @@ def test_unknown_sizes_lie_between_those_of_other_frames_and_are_counted() -> No
         (Bound.PESSIMISTIC, 24, "no", 1.0, True),  # the whole latent is safe, whatever it says
     ],
 )
-def test_an_unknown_look_is_marked_and_bounded(
+def test_an_unknown_pass_is_marked_and_bounded(
     bound: Bound, prefix: int, text: str, score: float, unknown: bool
 ) -> None:
     log = FleetLog()
@@ -257,10 +260,12 @@ def test_an_unknown_look_is_marked_and_bounded(
     gaps = Gaps()
     model = RecordedModel(24, bound, gaps)
     model.know("simulated", workload.frames[0].queries[0])
-    asked = LookQuery("simulated", content("car", answer_type=AnswerType.YES_NO))
-    (answer,) = model.answer(Look("gate", FrameId(1, 1), 1, (ChunkData(0, prefix, b"x"),), prefix, (asked,), number=1))
+    asked = PassQuery("simulated", content("car", answer_type=AnswerType.YES_NO))
+    (answer,) = model.answer(
+        InferencePass("gate", FrameId(1, 1), 1, (ChunkData(0, prefix, b"x"),), prefix, (asked,), number=1)
+    )
     assert (answer.text, answer.score) == (text, score)
-    assert gaps.looks == ({prefix: 1} if unknown else {})
+    assert gaps.passes == ({prefix: 1} if unknown else {})
     assert gaps.queries == ({"simulated"} if unknown else set())
 
 
@@ -312,7 +317,7 @@ def test_fewer_workers_and_slower_models_answer_later() -> None:
 
 
 def test_whole_latents_at_once_need_no_refine() -> None:
-    workload, traffic = understood(steady_log(deposit=True).sorted())
+    workload, traffic = understood(steady_log(stored=True).sorted())
     runs = simulate_log(workload, Changes(base_latents=24).apply(parameters(workload, traffic)))
     assert [run.bound for run in runs] == [Bound.PESSIMISTIC, Bound.OPTIMISTIC]  # 15 answers at 24 are not in the log
     for run in runs:
@@ -320,7 +325,7 @@ def test_whole_latents_at_once_need_no_refine() -> None:
         assert run.figures.refines == 0
         assert run.figures.latent_bytes == 20 * (len(OPEN_PAYLOAD) + len(CHUNK_PAYLOAD))
         assert run.figures.texts_unknown == 15
-        assert run.gaps.looks == {24: 15}
+        assert run.gaps.passes == {24: 15}
         assert not run.gaps.ranges
 
 
@@ -333,7 +338,7 @@ def test_a_shorter_base_is_bounded_from_both_sides() -> None:
     assert optimistic.figures.refines == 5 + 5
     assert pessimistic.figures.refines == 20 + 5
     assert optimistic.figures.uplink_bytes < pessimistic.figures.uplink_bytes
-    assert optimistic.gaps.looks[4] == pessimistic.gaps.looks[4] == 20
+    assert optimistic.gaps.passes[4] == pessimistic.gaps.passes[4] == 20
 
 
 def test_an_ad_hoc_question_is_asked_again_and_never_skipped() -> None:

@@ -39,7 +39,7 @@ class ImageAnswers:
     payload_bytes: NDArray[np.int64]
 
 
-class Judge(NamedTuple):
+class Criterion(NamedTuple):
     """What answers are judged by.
 
     Attributes:
@@ -75,7 +75,7 @@ class ImageBaseline:
         settings: Sequence[ImageSetting],
         data: AskedFrames,
         tokens: Tensor,
-        judges: Sequence[Judge],
+        criteria: Sequence[Criterion],
         *,
         keep: int,
         progress: Progress,
@@ -90,7 +90,7 @@ class ImageBaseline:
             settings: To choose from.
             data: The selection's frames and questions.
             tokens: Their uncompressed tokens [F, N, D].
-            judges: What is looked for in turn, at least one.
+            criteria: What is looked for in turn, at least one.
             keep: How many settings at most; one more for each format that none of them is of.
             progress: Called with a line of text now and then.
         """
@@ -109,18 +109,18 @@ class ImageBaseline:
             max(1.0, size - container_bytes(answers.setting)) for size, answers in zip(whole, found, strict=True)
         ]
         orders = []
-        for quality, target in judges:
+        for quality, target in criteria:
             reached = [quality(answers.texts) for answers in found]
             orders.append(_nearest({*front(whole, reached), *front(without, reached)}, reached, target))
         # The ends of the curve, then what lies around the targets.
         ends = [0, min(range(len(kept)), key=lambda row: errors[kept[row]])]
         in_turn = [row for rows in zip_longest(*orders) for row in rows if row is not None]
         chosen = [*dict.fromkeys([*ends, *in_turn])][:keep]
-        reached = [judges[0].quality(answers.texts) for answers in found]
+        reached = [criteria[0].quality(answers.texts) for answers in found]
         for name in sorted({answers.setting.format for answers in found}):
             mine = [row for row, answers in enumerate(found) if answers.setting.format == name]
             if not set(mine) & set(chosen):
-                enough = [row for row in mine if reached[row] >= judges[0].target]
+                enough = [row for row in mine if reached[row] >= criteria[0].target]
                 chosen.append(min(enough, key=whole.__getitem__) if enough else max(mine, key=reached.__getitem__))
         settings_kept = [settings[kept[row]] for row in sorted(chosen, key=whole.__getitem__)]
         progress(f"images: {', '.join(map(str, settings_kept))} chosen on {len(data)} frames")

@@ -36,7 +36,7 @@ class PrefixAnswers:
 
     Attributes:
         lengths: Prefix lengths in latents, ascending, the last one whole [P].
-        looks: Answers at each length [P].
+        passes: Answers at each length [P].
         blind: Answers from an empty prefix.
         payload_bytes: Size of each prefix as one chunk, from the real bitstream [P, F].
         code_bits: Code length of each prefix under the tables [P, F].
@@ -45,7 +45,7 @@ class PrefixAnswers:
     """
 
     lengths: tuple[int, ...]
-    looks: tuple[Answers, ...]
+    passes: tuple[Answers, ...]
     blind: Answers
     payload_bytes: NDArray[np.int64]
     code_bits: NDArray[np.float64]
@@ -55,19 +55,19 @@ class PrefixAnswers:
     @property
     def texts(self) -> NDArray[np.str_]:
         """All answers, str [P, Q]."""
-        return np.stack([look.texts for look in self.looks])
+        return np.stack([inference_pass.texts for inference_pass in self.passes])
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
         """Of all answers [P, Q]."""
-        return np.stack([look.probabilities for look in self.looks])
+        return np.stack([inference_pass.probabilities for inference_pass in self.passes])
 
     def rows(self, lengths: Sequence[int]) -> Self:
         """The same for some of the lengths."""
         kept = [self.lengths.index(length) for length in lengths]
         return type(self)(
             tuple(lengths),
-            tuple(self.looks[row] for row in kept),
+            tuple(self.passes[row] for row in kept),
             self.blind,
             self.payload_bytes[kept],
             self.code_bits[kept],
@@ -77,10 +77,10 @@ class PrefixAnswers:
 
     def save(self, path: Path) -> None:
         """Keep the table in an ``.npz`` without pickles."""
-        names = [f"look{number}" for number in range(len(self.looks))]
+        names = [f"look{number}" for number in range(len(self.passes))]
         arrays: dict[str, Any] = {
-            f"{name}_{row}": getattr(look, row)
-            for name, look in (*zip(names, self.looks, strict=True), ("blind", self.blind))
+            f"{name}_{row}": getattr(inference_pass, row)
+            for name, inference_pass in (*zip(names, self.passes, strict=True), ("blind", self.blind))
             for row in _ROWS
         }
         partial = path.with_suffix(".partial.npz")
@@ -100,9 +100,11 @@ class PrefixAnswers:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as data:
             lengths = tuple(int(length) for length in data["lengths"])
-            looks = tuple(Answers(*(data[f"look{number}_{row}"] for row in _ROWS)) for number in range(len(lengths)))
+            passes = tuple(Answers(*(data[f"look{number}_{row}"] for row in _ROWS)) for number in range(len(lengths)))
             blind = Answers(*(data[f"blind_{row}"] for row in _ROWS))
-            return cls(lengths, looks, blind, data["payload_bytes"], data["code_bits"], data["errors"], data["cosines"])
+            return cls(
+                lengths, passes, blind, data["payload_bytes"], data["code_bits"], data["errors"], data["cosines"]
+            )
 
 
 def measure_prefixes(
@@ -148,17 +150,17 @@ def measure_prefixes(
     latents = [EncodedLatent(frame, tables) for frame in symbols]
     bits = tables.symbol_bits(symbols, 0, spec.latent_count).sum(axis=2).cumsum(axis=1)
     variance = float((tokens.float() - tokens.float().mean(0)).square().mean())
-    looks, errors, cosines = [], [], []
+    passes, errors, cosines = [], [], []
     for length in ladder:
         decoded = decode_prefixes(transform, symbols, length)
-        looks.append(answers_of(vlm, decoded, asked))
+        passes.append(answers_of(vlm, decoded, asked))
         error, cosine = _fidelity(decoded, tokens)
         errors.append(error / variance)
         cosines.append(cosine)
         progress(f"{spec.name}: answers from {length} of {spec.latent_count} latents")
     table = PrefixAnswers(
         tuple(ladder),
-        tuple(looks),
+        tuple(passes),
         blind_answers(vlm, decode_prefixes(transform, symbols[:1], 0), asked),
         np.array([[latent.size_bytes(length) for latent in latents] for length in ladder]),
         np.stack([bits[:, length - 1] for length in ladder]),

@@ -16,7 +16,7 @@ from training.baselines import stills
 from training.baselines.features import FeatureSetting, best_features, code_features, still_settings, video_settings
 from training.baselines.fronts import best_of_each_size, front
 from training.baselines.planes import PlanePacking
-from training.baselines.still_choice import ImageBaseline, Judge
+from training.baselines.still_choice import Criterion, ImageBaseline
 from training.baselines.stills import StillCoder, formats, full_grid, missing_formats
 from training.baselines.tokens import average_neighbours, merge, round_to_bits, token_baselines, zstd_bytes
 from training.baselines.trivial import balanced_weights, constant_answers, first_answers
@@ -234,7 +234,9 @@ def test_settings_are_chosen_around_their_targets_with_both_ends_and_every_forma
 
     baseline = ImageBaseline(cast(PixelsToTokens, path), answer, 1)
     grid = full_grid(64)
-    chosen = baseline.choose(grid, data, tokens, [Judge(near, 0.01), Judge(near, 0.2)], keep=4, progress=lambda _: None)
+    chosen = baseline.choose(
+        grid, data, tokens, [Criterion(near, 0.01), Criterion(near, 0.2)], keep=4, progress=lambda _: None
+    )
     assert {setting.format for setting in chosen} == {"JPEG", "WEBP", "AVIF", "JXL"}
     assert 4 <= len(chosen) <= 7
     measured = [baseline.measure(setting, data) for setting in chosen]

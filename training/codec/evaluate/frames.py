@@ -149,30 +149,33 @@ class _Bench:
         report = frames.report
         tokens = self.frozen.image_path.of_frames(report.frames).half()
         chosen = self.frozen.image_path.of_frames(frames.selection.frames).half()
-        board = Scoreboard(report, self.answer(tokens, report), self.wanted.run.seed, values=tokens[0].numel())
+        scoreboard = Scoreboard(report, self.answer(tokens, report), self.wanted.run.seed, values=tokens[0].numel())
         whole = np.full(len(report), 2 * tokens[0].numel())
-        full = board.point(board.reference, whole)
+        full = scoreboard.point(scoreboard.reference, whole)
         mean = chosen.float().mean(0)
-        blind = board.point(self.answer(mean.expand(len(report), -1, -1), report), np.zeros(len(report)))
+        blind = scoreboard.point(self.answer(mean.expand(len(report), -1, -1), report), np.zeros(len(report)))
         self.progress(f"{frames.domain}: {len(report)} frames, {len(report.asked)} questions")
 
         codecs = [
-            self._codec(folder, spec, tokens, chosen, report, board)
+            self._codec(folder, spec, tokens, chosen, report, scoreboard)
             for folder, spec in zip(self.wanted.codec_dirs, self.specs, strict=True)
         ]
-        trivial = board.trivial(codecs[0][0].blind.texts)
-        baselines = [*self._tokens(tokens, mean, report, board), *self._features(tokens, chosen, report, board)]
-        images = self._images(frames.selection, chosen, report, board)
+        trivial = scoreboard.trivial(codecs[0][0].blind.texts)
+        baselines = [
+            *self._tokens(tokens, mean, report, scoreboard),
+            *self._features(tokens, chosen, report, scoreboard),
+        ]
+        images = self._images(frames.selection, chosen, report, scoreboard)
 
         answers, prefixes, oracle = codecs[0]
         others = {spec.name: points for spec, (_, points, _) in zip(self.specs[1:], codecs[1:], strict=True)}
         klt = others.get("klt", [])
-        ratio = partial(board.ratio, trivial=list(trivial.values()))
+        ratio = partial(scoreboard.ratio, trivial=list(trivial.values()))
         result: dict[str, Any] = {
             "domain": frames.domain,
             "frames": len(report),
             "questions": len(report.asked),
-            "ratios_measured_at": f"{SHARE_OF_FULL:.0%} of the full {board.measure}",
+            "ratios_measured_at": f"{SHARE_OF_FULL:.0%} of the full {scoreboard.measure}",
             "full": full.row,
             "nothing": blind.row,
             **{name: point.row for name, point in trivial.items()},
@@ -185,9 +188,9 @@ class _Bench:
             "ratio_vs_best_image_wire_at_95": ratio(prefixes, images, full, size="wire_bytes"),
             "ratio_vs_best_features_at_95": ratio(prefixes, baselines, full),
             "ratio_vs_klt_at_95": ratio(prefixes, klt, full),
-            "delay": delay_rows(board, answers, self.specs[0].ladder, images),
+            "delay": delay_rows(scoreboard, answers, self.specs[0].ladder, images),
             "predicted_quality": predicted_quality_rows(
-                board, answers, self._fidelity_only(self.wanted.codec_dirs[0], chosen, answers.lengths)
+                scoreboard, answers, self._fidelity_only(self.wanted.codec_dirs[0], chosen, answers.lengths)
             ),
         }
         for name, points in others.items():
@@ -196,7 +199,7 @@ class _Bench:
         return result
 
     def _codec(
-        self, folder: Path, spec: CodecSpec, tokens: Tensor, chosen: Tensor, data: AskedFrames, board: Scoreboard
+        self, folder: Path, spec: CodecSpec, tokens: Tensor, chosen: Tensor, data: AskedFrames, scoreboard: Scoreboard
     ) -> tuple[PrefixAnswers, list[Point], dict[str, Point]]:
         symbols = encode_all(load_transform(folder, spec), chosen)
         bits = FrequencyTables.load(folder / TABLES_FILE).symbol_bits(symbols, 0, spec.latent_count)
@@ -212,7 +215,7 @@ class _Bench:
             cache_dir=self.wanted.run.cache_dir,
         )
         points = [
-            board.point(
+            scoreboard.point(
                 answers.texts[row],
                 answers.payload_bytes[row],
                 latents=length,
@@ -221,22 +224,22 @@ class _Bench:
             )
             for row, length in enumerate(answers.lengths)
         ]
-        return answers, points, oracle_rows(board, answers.texts, answers.payload_bytes, answers.lengths)
+        return answers, points, oracle_rows(scoreboard, answers.texts, answers.payload_bytes, answers.lengths)
 
     def _fidelity_only(self, folder: Path, tokens: Tensor, lengths: Sequence[int]) -> PrefixAnswers:
         """Errors and code lengths on the selection, for the model that predicts one from the other."""
         return measure_prefixes(self.vlm, folder, tokens, (), lengths, lambda _: None)
 
-    def _tokens(self, tokens: Tensor, mean: Tensor, data: AskedFrames, board: Scoreboard) -> list[Point]:
+    def _tokens(self, tokens: Tensor, mean: Tensor, data: AskedFrames, scoreboard: Scoreboard) -> list[Point]:
         points = []
         tiles = self.specs[0].tiles_per_edge
         for found in token_baselines(tokens, mean, tiles_per_edge=tiles, few=self.wanted.size.quick):
             texts = self.answer(found.tokens, data)
-            points.append(board.point(texts, found.payload_bytes, family="tokens", setting=found.name))
-            self._said(points[-1], board)
+            points.append(scoreboard.point(texts, found.payload_bytes, family="tokens", setting=found.name))
+            self._said(points[-1], scoreboard)
         return points
 
-    def _features(self, tokens: Tensor, chosen: Tensor, data: AskedFrames, board: Scoreboard) -> list[Point]:
+    def _features(self, tokens: Tensor, chosen: Tensor, data: AskedFrames, scoreboard: Scoreboard) -> list[Point]:
         """Planes are learned and settings chosen on the selection."""
         size, tiles = self.wanted.size, self.specs[0].tiles_per_edge
         settings = still_settings(tokens.shape[2], few=size.quick)
@@ -244,23 +247,23 @@ class _Bench:
         for setting in best_features(settings, chosen, chosen, keep=size.feature_settings, tiles_per_edge=tiles):
             found = code_features(tokens, setting, chosen, tiles_per_edge=tiles)
             texts = self.answer(found.tokens, data)
-            points.append(board.point(texts, found.payload_bytes, family="features", setting=str(setting)))
-            self._said(points[-1], board)
+            points.append(scoreboard.point(texts, found.payload_bytes, family="features", setting=str(setting)))
+            self._said(points[-1], scoreboard)
         return points
 
-    def _said(self, point: Point, board: Scoreboard) -> None:
+    def _said(self, point: Point, scoreboard: Scoreboard) -> None:
         row = point.row
-        self.progress(f"{row['setting']}: {row['payload_bytes']} bytes, {board.measure} {row[board.measure]}")
+        self.progress(f"{row['setting']}: {row['payload_bytes']} bytes, {scoreboard.measure} {row[scoreboard.measure]}")
 
-    def _images(self, selection: AskedFrames, tokens: Tensor, data: AskedFrames, board: Scoreboard) -> list[Point]:
+    def _images(self, selection: AskedFrames, tokens: Tensor, data: AskedFrames, scoreboard: Scoreboard) -> list[Point]:
         size = self.wanted.size
         pixels = self.frozen.image_size_px
-        judge = Scoreboard(selection, self.answer(tokens, selection))
+        selection_scores = Scoreboard(selection, self.answer(tokens, selection))
         settings = self.baseline.choose(
             quick_grid(pixels) if size.quick else full_grid(pixels),
             selection,
             tokens,
-            judge.judges(),
+            selection_scores.criteria(),
             keep=size.image_settings,
             progress=self.progress,
         )
@@ -268,7 +271,7 @@ class _Bench:
         for setting in settings:
             found = self.baseline.measure(setting, data)
             points.append(
-                board.point(
+                scoreboard.point(
                     found.texts,
                     found.payload_bytes,
                     container_bytes=container_bytes(setting),
@@ -276,5 +279,5 @@ class _Bench:
                     setting=str(setting),
                 )
             )
-            self._said(points[-1], board)
+            self._said(points[-1], scoreboard)
         return points

@@ -19,16 +19,16 @@ _QUALITY_BINS: Final = 10
 
 
 def delay_rows(
-    board: Scoreboard, answers: PrefixAnswers, ladder: Sequence[int], images: Sequence[Point]
+    scoreboard: Scoreboard, answers: PrefixAnswers, ladder: Sequence[int], images: Sequence[Point]
 ) -> list[dict[str, Any]]:
     """How long it takes until so many answers are those of the uncompressed tokens.
 
     Bytes of a frame over the rate of the link, plus a round trip for every message; no queue, no time to compute.
 
     Args:
-        board: Of the questions.
+        scoreboard: Of the questions.
         answers: From the prefixes.
-        ladder: Prefix lengths at which a worker looks.
+        ladder: Prefix lengths at which a worker asks its model.
         images: Scored image files.
 
     Returns:
@@ -37,19 +37,21 @@ def delay_rows(
     """
     rows = []
     for row, length in enumerate(answers.lengths):
-        agreement = float((answers.texts[row] == board.reference).mean())
-        rows.append(_delay("at_once", length, agreement, float(board.wire_bytes(answers.payload_bytes[row]).mean()), 1))
+        agreement = float((answers.texts[row] == scoreboard.reference).mean())
+        rows.append(
+            _delay("at_once", length, agreement, float(scoreboard.wire_bytes(answers.payload_bytes[row]).mean()), 1)
+        )
     known = [length for length in sorted(ladder) if length in answers.lengths]
     total = np.zeros(answers.payload_bytes.shape[1])
     for rung, length in enumerate(known):
         row = answers.lengths.index(length)
         if rung == 0:
-            total = total + board.wire_bytes(answers.payload_bytes[row])
+            total = total + scoreboard.wire_bytes(answers.payload_bytes[row])
         else:
             more = answers.payload_bytes[row] - answers.payload_bytes[answers.lengths.index(known[rung - 1])]
             # A chunk costs up to a byte more than the difference of two prefixes.
             total = total + np.array([refine_wire_bytes(max(0, int(size)) + 1) for size in more])
-        agreement = float((answers.texts[row] == board.reference).mean())
+        agreement = float((answers.texts[row] == scoreboard.reference).mean())
         rows.append(_delay("ladder", length, agreement, float(total.mean()), rung + 1))
     rows += [
         _delay("image", point.row["setting"], point.row["agreement"], point.row["wire_bytes"], 1) for point in images
@@ -57,13 +59,15 @@ def delay_rows(
     return rows
 
 
-def predicted_quality_rows(board: Scoreboard, answers: PrefixAnswers, fitted_on: PrefixAnswers) -> list[dict[str, Any]]:
+def predicted_quality_rows(
+    scoreboard: Scoreboard, answers: PrefixAnswers, fitted_on: PrefixAnswers
+) -> list[dict[str, Any]]:
     """Agreement by predicted feature error: what the receiver can tell of a prefix before it asks the model.
 
     The error is predicted from the code length of what has arrived (`ErrorModel`), fitted on other frames.
 
     Args:
-        board: Of the questions.
+        scoreboard: Of the questions.
         answers: From the prefixes.
         fitted_on: The same prefixes of the selection.
 
@@ -75,14 +79,14 @@ def predicted_quality_rows(board: Scoreboard, answers: PrefixAnswers, fitted_on:
     predicted = np.stack(
         [np.exp(model.log_error(length, bits)) for length, bits in zip(answers.lengths, answers.code_bits, strict=True)]
     )
-    owner = board.owner
+    owner = scoreboard.owner
     at = predicted[:, owner].ravel()
-    agrees = (answers.texts == board.reference).ravel()
+    agrees = (answers.texts == scoreboard.reference).ravel()
     errors, cosines = answers.errors[:, owner].ravel(), answers.cosines[:, owner].ravel()
     frame = np.tile(owner, len(answers.lengths))
     rows = []
     for part in np.array_split(np.argsort(at, kind="stable"), min(_QUALITY_BINS, len(at))):
-        resampled = board.resamples.mean_of_questions(agrees[part], frame[part])
+        resampled = scoreboard.resamples.mean_of_questions(agrees[part], frame[part])
         known = resampled[1:][np.isfinite(resampled[1:])]
         low, high = np.quantile(known, [0.025, 0.975])
         rows.append(

@@ -98,7 +98,7 @@ def _delay_plot(report: dict[str, Any]) -> Figure:
     panels = figure.subplots(2, 2, sharey=True).ravel()
     styles = {
         "image": ("image file", _IMAGE, "s"),
-        "ladder": ("up the ladder, a look at each rung", _TOKENS, "^"),
+        "ladder": ("up the ladder, a pass over each rung", _TOKENS, "^"),
         "at_once": ("prefix in one message", _OURS, "o"),
     }
     for axes, rate in zip(panels, LINK_RATES_KBPS, strict=True):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.codec.wire_bytes import open_wire_bytes
 from schemas.limits import MAX_LATENT_PAYLOAD_BYTES, MAX_QUERIES_PER_FRAME
-from training.baselines.still_choice import Judge
+from training.baselines.still_choice import Criterion
 from training.baselines.trivial import MARGIN, balanced_weights, constant_answers
 from training.codec.data import AskedFrames
 from training.codec.evaluate.intervals import Resamples, bytes_at, interval
@@ -119,11 +119,11 @@ class Scoreboard:
             return float((texts == self._truth)[self._known].mean())
         return float((texts == self.reference).mean())
 
-    def judges(self) -> list[Judge]:
+    def criteria(self) -> list[Criterion]:
         """By what settings of baselines are chosen: accuracy where truths are known, and agreement, at their shares."""
-        found = [Judge(self.quality, SHARE_OF_FULL * self.quality(self.reference))]
+        found = [Criterion(self.quality, SHARE_OF_FULL * self.quality(self.reference))]
         if self.measure == "accuracy":
-            found.append(Judge(lambda texts: float((texts == self.reference).mean()), SHARE_OF_FULL))
+            found.append(Criterion(lambda texts: float((texts == self.reference).mean()), SHARE_OF_FULL))
         return found
 
     def wire_bytes(self, payload_bytes: NDArray[Any]) -> NDArray[np.float64]:
@@ -244,12 +244,12 @@ class Scoreboard:
 
 
 def oracle_rows(
-    board: Scoreboard, texts: NDArray[np.str_], payload_bytes: NDArray[np.int64], lengths: Sequence[int]
+    scoreboard: Scoreboard, texts: NDArray[np.str_], payload_bytes: NDArray[np.int64], lengths: Sequence[int]
 ) -> dict[str, Point]:
     """The best that any stop rule could do with these prefixes: the shortest that already agrees.
 
     Args:
-        board: Of the questions.
+        scoreboard: Of the questions.
         texts: Answers from each prefix, the whole latent last, str [P, Q].
         payload_bytes: Of each prefix [P, F].
         lengths: Of the prefixes [P].
@@ -262,21 +262,21 @@ def oracle_rows(
     """
     columns = np.arange(texts.shape[1])
     rows = {}
-    for suffix, reference in (("", board.reference), ("_whole", texts[-1])):
+    for suffix, reference in (("", scoreboard.reference), ("_whole", texts[-1])):
         agrees = texts == reference
         agrees[-1] = True
         stop = agrees.argmax(axis=0)
-        rows[f"question{suffix}"] = board.point(
+        rows[f"question{suffix}"] = scoreboard.point(
             texts[stop, columns],
-            payload_bytes[stop, board.owner],
+            payload_bytes[stop, scoreboard.owner],
             sized_by_question=True,
             mean_latents=_round(np.array(lengths)[stop].mean(), 2),
         )
         frames = payload_bytes.shape[1]
-        wrong = np.stack([np.bincount(board.owner[~row], minlength=frames) for row in agrees])
+        wrong = np.stack([np.bincount(scoreboard.owner[~row], minlength=frames) for row in agrees])
         frame_stop = (wrong == 0).argmax(axis=0)
-        rows[f"frame{suffix}"] = board.point(
-            texts[frame_stop[board.owner], columns],
+        rows[f"frame{suffix}"] = scoreboard.point(
+            texts[frame_stop[scoreboard.owner], columns],
             payload_bytes[frame_stop, np.arange(frames)],
             mean_latents=_round(np.array(lengths)[frame_stop].mean(), 2),
         )

@@ -119,8 +119,8 @@ class SequenceBench:
             codec_dirs: Folders of the opened codecs; the first is compared with all others.
             known: Tokens of drawn frames that feature baselines learn on, as codecs did [G, N, D].
         """
-        board, size = self._board, self._size
-        full = board.point(board.reference, np.full(len(self._data), 2 * self._tokens[0].numel()))
+        scoreboard, size = self._board, self._size
+        full = scoreboard.point(scoreboard.reference, np.full(len(self._data), 2 * self._tokens[0].numel()))
         ours = [self._codec(*each) for each in zip(codec_dirs, self._specs, strict=True)]
         trivial = self._trivial(ours[0].blind)
         images = self._images()
@@ -153,13 +153,13 @@ class SequenceBench:
 
     def _trivial(self, nothing: NDArray[np.str_]) -> dict[str, Point]:
         """What needs no byte, or one frame and nothing more: constant is one answer to each question of each camera."""
-        board = self._board
+        scoreboard = self._board
         texts = np.array([item.text for item in self._data.asked], dtype=np.str_)
-        cameras = np.searchsorted(self._sequences.starts, board.owner, side="right")
+        cameras = np.searchsorted(self._sequences.starts, scoreboard.owner, side="right")
         groups = np.array([f"{camera} {text}" for camera, text in zip(cameras, texts, strict=True)], dtype=np.str_)
-        first = first_answers(board.reference, groups)
+        first = first_answers(scoreboard.reference, groups)
         none = np.zeros(len(self._data))
-        return board.trivial(nothing, groups) | {"first_answer": board.point(first, none, wire_bytes=none)}
+        return scoreboard.trivial(nothing, groups) | {"first_answer": scoreboard.point(first, none, wire_bytes=none)}
 
     def _answer(self, tokens: Tensor, data: AskedFrames) -> NDArray[np.str_]:
         return answers_of(self._vlm, tokens, data.asked).texts
@@ -210,12 +210,12 @@ class SequenceBench:
         baseline = ImageBaseline(self._frozen.image_path, self._answer, self._run.threads)
         chosen_on = self._sequences.spread(size.selection)
         tokens = self._frozen.image_path.of_frames(chosen_on.frames).half()
-        judge = Scoreboard(chosen_on, self._answer(tokens, chosen_on))
+        selection_scores = Scoreboard(chosen_on, self._answer(tokens, chosen_on))
         settings = baseline.choose(
             quick_grid(pixels) if size.quick else full_grid(pixels),
             chosen_on,
             tokens,
-            judge.judges(),
+            selection_scores.criteria(),
             keep=size.settings,
             progress=self._progress,
         )

@@ -106,7 +106,7 @@ class LanguageView:
         Args:
             questions: Texts about each frame; those beyond `count` are left out.
             count: Questions a frame, Q.
-            suffix: From a question to the token ids that follow the prefix, `PromptBook.suffix`.
+            suffix: From a question to the token ids that follow the prefix, `PromptTemplate.suffix`.
         """
         known: dict[str, int] = {}
         texts = torch.zeros(len(questions), count, dtype=torch.long)

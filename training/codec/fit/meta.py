@@ -223,8 +223,8 @@ class MetaTrainer:
         generator.manual_seed(hash((self._seed, self.step)) & 0x7FFF_FFFF)
         for group in self._optimiser.param_groups:
             group["lr"] = group["share"] * _learning_rate(done, budget.learning_rate)
-        looks = self._view is not None and done >= budget.view_from
-        shown = self._draw(len(material.frames), budget.view_frames if looks else 0)
+        viewing = self._view is not None and done >= budget.view_from
+        shown = self._draw(len(material.frames), budget.view_frames if viewing else 0)
         others = self._draw(len(material.tokens), max(budget.batch - len(shown), 0))
         tokens = material.tokens[torch.cat([material.frames[shown], others])].float()
         lengths = draw_prefix_lengths(generator, len(tokens), model.latent_count, budget.full_share)
@@ -239,7 +239,7 @@ class MetaTrainer:
         whole_bytes = self._control(symbols, done)
         loss = (error + self._factor * self._price[lengths] * bits).mean()
         divergence = self._zero
-        if looks and self._view is not None:
+        if viewing and self._view is not None:
             asked = material.questions.of(shown)
             each = self._view.divergence(decoded[: len(shown)], asked, material.reference.of(shown))
             count = asked.asked.sum().clamp_min(1)

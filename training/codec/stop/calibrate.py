@@ -19,7 +19,7 @@ from schemas.types import AnswerType
 from training.codec.own_frames import OwnFrames
 from training.codec.stop.bench import CodecBench
 from training.codec.stop.learn_then_test import Promise, calibrate_thresholds, check_frames
-from training.codec.stop.look_table import LookTable
+from training.codec.stop.pass_table import PassTable
 from training.codec.stop.policy import (
     at_once_length,
     best_fixed_length,
@@ -125,7 +125,7 @@ def calibrate_stop(
     name = bench.spec.name
     run.progress(f"{name}: area under the ROC curve {choice.rankings}, ladder {choice.ladder}")
     asked, answers = bench.measure("calibration", frames, fixed_lengths(bench.rungs()))
-    single = LookTable.of(answers, asked, choice.score)
+    single = PassTable.of(answers, asked, choice.score)
     measured = single.with_questions(wanted.questions_a_frame, rng).judged(by_frame=promise.by_frame)
     found = _calibrate(measured, choice.ladder, promise)
     source = _source(bench, wanted, choice, found, questions=len(measured.owner), frames=frames)
@@ -167,10 +167,10 @@ def _choose(bench: CodecBench, wanted: StopCalibration, rng: np.random.Generator
     sets = [bench.measure(name, few, rungs) for name in ("score", "policy")]
     # Each set is scored by the model of the other, so that the ladder is chosen on the frames of both.
     halves = [fit_score([one], by_frame=promise.by_frame) for one in sets]
-    single = LookTable.joined(
-        [LookTable.of(answers, asked, score) for (asked, answers), score in zip(sets, reversed(halves), strict=True)]
+    single = PassTable.joined(
+        [PassTable.of(answers, asked, score) for (asked, answers), score in zip(sets, reversed(halves), strict=True)]
     )
-    plain = LookTable.joined([LookTable.of(answers, asked, None) for asked, answers in sets])
+    plain = PassTable.joined([PassTable.of(answers, asked, None) for asked, answers in sets])
     table = single.with_questions(wanted.questions_a_frame, rng).judged(by_frame=promise.by_frame)
     everything = np.ones(table.frames, dtype=np.bool_)
     ladder, considered = choose_ladder(table, everything, promise, as_if=wanted.frames)
@@ -182,7 +182,7 @@ def _choose(bench: CodecBench, wanted: StopCalibration, rng: np.random.Generator
     return _Choice(few, fit_score(sets, by_frame=promise.by_frame), ladder, considered, rankings)
 
 
-def _calibrate(measured: LookTable, ladder: tuple[int, ...], promise: Promise) -> _Calibrated:
+def _calibrate(measured: PassTable, ladder: tuple[int, ...], promise: Promise) -> _Calibrated:
     """Thresholds and statistics on one ladder, and what they do on the same frames."""
     table = measured.rows(ladder)
     everything = np.ones(table.frames, dtype=np.bool_)
@@ -229,7 +229,7 @@ def _source(
         "domain": bench.domain,
         "seed": bench.run.seed,
         "delta": wanted.promise.delta,
-        "guarantee": "Learn-then-Test, fixed sequence, p-values by betting, frames as samples, any safe look",
+        "guarantee": "Learn-then-Test, fixed sequence, p-values by betting, frames as samples, any safe pass",
         "scope": f"{scope}, on average over frames like these; not for every camera or question",
         "ranking": choice.rankings,
         "result": found.result,
@@ -237,7 +237,7 @@ def _source(
     }
 
 
-def _first_scores(table: LookTable) -> dict[AnswerType, Sequence[float]]:
+def _first_scores(table: PassTable) -> dict[AnswerType, Sequence[float]]:
     """Scores of single answers at the shortest prefix: of each frame the first question of a type."""
     found: dict[AnswerType, dict[int, float]] = {kind: {} for kind in set(table.types)}
     for question, (frame, kind) in enumerate(zip(table.owner.tolist(), table.types, strict=True)):

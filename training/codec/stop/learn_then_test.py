@@ -2,9 +2,9 @@
 
 Learn-then-Test (Angelopoulos, Bates, Candes, Jordan, Lei; arXiv 2110.01052) by fixed-sequence testing: from the
 strictest threshold down, the hypothesis "the risk is above the accepted one" is tested at level delta, and the walk
-ends at the first that cannot be rejected. Every look before the last is a chance to stop wrongly, so a question counts
-as lost as soon as *any* look that the threshold calls safe differs from the whole latent's answer. That loss falls as
-the threshold rises, and it bounds the risk wherever the looks begin: the first prefix of a frame may be chosen freely.
+ends at the first that cannot be rejected. Every pass before the last is a chance to stop wrongly, so a question counts
+as lost as soon as *any* pass that the threshold calls safe differs from the whole latent's answer. That loss falls as
+the threshold rises, and it bounds the risk wherever the passes begin: the first prefix of a frame may be chosen freely.
 Frames are the samples, since questions about one frame are not independent.
 """
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.protocol.stop_rule import NEVER
 from schemas.errors import ConfigError
 from schemas.types import AnswerType
-from training.codec.stop.look_table import LookTable
+from training.codec.stop.pass_table import PassTable
 
 _BOLDNESS: Final = (0.5, 0.99)
 """Largest stakes, as shares of what a loss of 1 would take everything of."""
@@ -45,23 +45,23 @@ class Promise:
 
     @property
     def by_frame(self) -> bool:
-        """Whether all answers of a look are judged together."""
+        """Whether all answers of a pass are judged together."""
         return not self.by_type
 
 
 def calibrate_thresholds(
-    table: LookTable, frames: NDArray[np.bool_], promise: Promise, *, as_if: int | None = None
+    table: PassTable, frames: NDArray[np.bool_], promise: Promise, *, as_if: int | None = None
 ) -> dict[AnswerType, float]:
     """The lowest thresholds that are proven safe.
 
     Args:
-        table: Looks at every prefix of the ladder, the whole latent last.
+        table: Passes over every prefix of the ladder, the whole latent last.
         frames: Which frames to use [F].
         promise: What has to be kept.
         as_if: Test as if the frames were so many, for plans only: what another set of that size will probably allow.
 
     Returns:
-        For each answer type of the table its threshold, for every look before the last.
+        For each answer type of the table its threshold, for every pass before the last.
     """
     kinds = sorted(set(table.types))
     risk, delta = promise.risk, promise.delta
@@ -70,7 +70,7 @@ def calibrate_thresholds(
     return {kind: _walk_down(table.of_type(kind), frames, risk, delta / len(kinds), as_if) for kind in kinds}
 
 
-def _walk_down(table: LookTable, frames: NDArray[np.bool_], risk: float, delta: float, as_if: int | None) -> float:
+def _walk_down(table: PassTable, frames: NDArray[np.bool_], risk: float, delta: float, as_if: int | None) -> float:
     used = frames[table.owner]
     if len(table.lengths) < 2 or not used.any():
         return NEVER

@@ -16,9 +16,9 @@ from pipeline.codec.wire_bytes import open_uplink_bytes, open_wire_bytes, refine
 from pipeline.protocol.stop_rule import NEVER
 from schemas.types import AnswerType
 from training.codec.stop.learn_then_test import Promise, betting_p_value, calibrate_thresholds
-from training.codec.stop.look_table import LookTable
+from training.codec.stop.pass_table import PassTable
 
-_MAX_LOOKS: Final = 4
+_MAX_PASSES: Final = 4
 _SIZE_BINS: Final = 5
 _LINK: Final = Link()
 
@@ -29,12 +29,12 @@ class RunResult:
 
     Attributes:
         risk: Share of answers that differ from the whole latent's, mean over frames.
-        early_share: Share of questions answered before the last look.
+        early_share: Share of questions answered before the last pass.
         refined_share: Share of frames that need a refinement, all their questions together.
         wire_bytes: Mean bytes a frame both ways, headers included.
         uplink_bytes: Those on the way up.
         payload_bytes: Mean latent bytes a frame.
-        looks: Mean looks a frame.
+        looks: Mean passes a frame.
         rounds: Mean refinements a frame.
     """
 
@@ -48,7 +48,7 @@ class RunResult:
     rounds: float
 
     def delay_s(self, link: Link) -> float:
-        """Mean time on a link from the departure of a frame to its last answer; the looks themselves not counted."""
+        """Mean time on a link from the departure of a frame to its last answer; the passes themselves not counted."""
         transfer_s = 0.0 if link.bytes_per_s is None else self.wire_bytes / link.bytes_per_s
         return self.looks * link.round_trip_s + transfer_s
 
@@ -58,18 +58,18 @@ class RunResult:
 
 
 def run_policy(
-    table: LookTable,
+    table: PassTable,
     thresholds: Mapping[AnswerType, float],
     frames: NDArray[np.bool_],
     first: NDArray[np.int64] | int = 0,
 ) -> RunResult:
-    """Run the stop rule over measured looks.
+    """Run the stop rule over measured passes.
 
     A frame is refined, a rung at a time, as long as one of its questions has no safe answer, as workers do it.
 
     Args:
-        table: Looks at the rungs of the ladder, the whole latent last.
-        thresholds: By answer type, for every look before the last; a type that is missing waits for the whole.
+        table: Passes over the rungs of the ladder, the whole latent last.
+        thresholds: By answer type, for every pass before the last; a type that is missing waits for the whole.
         frames: Which frames to use [F].
         first: Rung of the first prefix, of each frame [F] or of all.
     """
@@ -79,10 +79,10 @@ def run_policy(
     safe = table.scores >= limits
     safe[-1] = True
     safe &= np.arange(rungs)[:, None] >= start[table.owner]
-    look = safe.argmax(axis=0)  # first safe look of each question
-    wrong = table.wrong[look, np.arange(len(table.owner))]
+    first_safe = safe.argmax(axis=0)  # first safe pass of each question
+    wrong = table.wrong[first_safe, np.arange(len(table.owner))]
     last = start.copy()
-    np.maximum.at(last, table.owner, look)
+    np.maximum.at(last, table.owner, first_safe)
     questions = np.bincount(table.owner, minlength=count)
     chosen = np.flatnonzero(frames & (questions > 0))
     sent = [
@@ -95,7 +95,7 @@ def run_policy(
     rounds = (last - start)[chosen]
     return RunResult(
         risk=float(by_frame.mean()),
-        early_share=float((look[used] < rungs - 1).mean()),
+        early_share=float((first_safe[used] < rungs - 1).mean()),
         refined_share=float((rounds > 0).mean()),
         wire_bytes=float(wire.mean()),
         uplink_bytes=float(uplink.mean()),
@@ -127,9 +127,9 @@ def _bytes_of(sizes: Sequence[int], start: int, last: int, questions: int) -> tu
 
 
 def statistics_of(
-    table: LookTable, thresholds: Mapping[AnswerType, float], frames: NDArray[np.bool_], *, by_frame: bool
+    table: PassTable, thresholds: Mapping[AnswerType, float], frames: NDArray[np.bool_], *, by_frame: bool
 ) -> StopStatistics:
-    """How often looks are safe, by answer type, rung and size of the frame in fifths: what the prefix policy reads."""
+    """How often passes are safe, by answer type, rung and size of the frame in fifths: what the prefix policy reads."""
     whole = table.payload_bytes[-1]
     edges = sorted(set(np.quantile(whole[frames], np.arange(1, _SIZE_BINS) / _SIZE_BINS).round(1).tolist()))
     bins = np.searchsorted(np.array(edges), whole, side="right")
@@ -142,7 +142,7 @@ def statistics_of(
         mine = bins[table.owner[chosen]]
         share[kind] = tuple(
             tuple(
-                # One look of either outcome more, so that a bin of few frames says nothing extreme.
+                # One pass of either outcome more, so that a bin of few frames says nothing extreme.
                 round(float((row[mine == size].sum() + 1) / ((mine == size).sum() + 2)), 4) if rung < last else 1.0
                 for size in range(len(edges) + 1)
             )
@@ -153,7 +153,7 @@ def statistics_of(
 
 
 def first_rungs(
-    table: LookTable, statistics: StopStatistics, *, objective: Objective = "bytes", link: Link = _LINK
+    table: PassTable, statistics: StopStatistics, *, objective: Objective = "bytes", link: Link = _LINK
 ) -> NDArray[np.int64]:
     """Rung of the first prefix that the edge would choose for each frame [F], cameras being all alike."""
     policy = PrefixPolicy(statistics, objective=objective)
@@ -170,12 +170,12 @@ def first_rungs(
 
 
 def choose_ladder(
-    table: LookTable, frames: NDArray[np.bool_], promise: Promise, *, as_if: int | None = None
+    table: PassTable, frames: NDArray[np.bool_], promise: Promise, *, as_if: int | None = None
 ) -> tuple[tuple[int, ...], list[dict[str, Any]]]:
-    """The ladder of two to four looks that needs the fewest wire bytes, first prefixes chosen for each frame.
+    """The ladder of two to four passes that needs the fewest wire bytes, first prefixes chosen for each frame.
 
     Args:
-        table: Looks at candidate prefixes, the whole latent last.
+        table: Passes over candidate prefixes, the whole latent last.
         frames: Which frames to use [F].
         promise: What has to be kept.
         as_if: Frames of the calibration that will follow.
@@ -185,8 +185,8 @@ def choose_ladder(
     """
     *shorter, whole = table.lengths
     rows: list[dict[str, Any]] = []
-    for looks in range(1, min(_MAX_LOOKS, len(table.lengths))):
-        for some in combinations(shorter, looks):
+    for count in range(1, min(_MAX_PASSES, len(table.lengths))):
+        for some in combinations(shorter, count):
             part = table.rows((*some, whole))
             thresholds = calibrate_thresholds(part, frames, promise, as_if=as_if)
             first = first_rungs(part, statistics_of(part, thresholds, frames, by_frame=promise.by_frame))
@@ -206,11 +206,11 @@ def fixed_lengths(rungs: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted({*rungs, *between}))
 
 
-def best_fixed_length(table: LookTable, frames: NDArray[np.bool_], promise: Promise) -> int:
+def best_fixed_length(table: PassTable, frames: NDArray[np.bool_], promise: Promise) -> int:
     """The shortest prefix that, sent to every frame and never refined, is proven to keep the same promise.
 
     Args:
-        table: Looks at candidate prefixes, the whole latent last.
+        table: Passes over candidate prefixes, the whole latent last.
         frames: Which frames to use [F].
         promise: What has to be kept.
     """
@@ -230,13 +230,13 @@ def best_fixed_length(table: LookTable, frames: NDArray[np.bool_], promise: Prom
 
 
 def at_once_length(
-    table: LookTable, ladder: tuple[int, ...], frames: NDArray[np.bool_], promise: Promise
+    table: PassTable, ladder: tuple[int, ...], frames: NDArray[np.bool_], promise: Promise
 ) -> int | None:
     """The shortest length off the ladder that keeps the promise whatever is answered, see `StopRule`; None for none.
 
     Args:
-        table: Looks at candidate prefixes, the whole latent last.
-        ladder: Prefix lengths of the looks.
+        table: Passes over candidate prefixes, the whole latent last.
+        ladder: Prefix lengths of the passes.
         frames: Which frames to use [F].
         promise: What has to be kept.
     """
@@ -250,16 +250,17 @@ class CalibratedPolicy:
     """A ladder with thresholds and first prefixes, and the one length off the ladder, as an edge has them.
 
     Attributes:
-        table: Looks at the rungs of the ladder, see `run_policy`.
+        table: Passes over the rungs of the ladder, see `run_policy`.
         thresholds: By answer type.
         first: Rung of the first prefix of each frame [F].
-        at_once: Looks at the length of `at_once_length`, and at the whole latent; None where there is no such length.
+        at_once: Passes over the length of `at_once_length`, and at the whole latent; None where there is no such
+            length.
     """
 
-    table: LookTable
+    table: PassTable
     thresholds: Mapping[AnswerType, float]
     first: NDArray[np.int64]
-    at_once: LookTable | None
+    at_once: PassTable | None
 
     def run(
         self, frames: NDArray[np.bool_], earlier: NDArray[np.bool_], cost: Callable[[RunResult], float]
@@ -281,7 +282,7 @@ class CalibratedPolicy:
         return run_policy(self.table, self.thresholds, frames, self.first), False
 
 
-def oracle_rungs(table: LookTable) -> NDArray[np.int64]:
+def oracle_rungs(table: PassTable) -> NDArray[np.int64]:
     """For each frame the rung from which on all its questions have the whole latent's answers [F].
 
     The best that any rule could do.
@@ -293,6 +294,6 @@ def oracle_rungs(table: LookTable) -> NDArray[np.int64]:
     return rungs
 
 
-def sent_at_once(table: LookTable, frames: NDArray[np.bool_], rungs: NDArray[np.int64] | int) -> RunResult:
+def sent_at_once(table: PassTable, frames: NDArray[np.bool_], rungs: NDArray[np.int64] | int) -> RunResult:
     """What happens to frames that go out in one message each, at a rung of each frame [F] or of all."""
     return run_policy(table, dict.fromkeys(table.types, 0.0), frames, rungs)

@@ -12,23 +12,23 @@ from pipeline.codec.stop_score import FEATURES, AdditiveScore, ErrorModel, StopS
 from schemas.types import AnswerType
 from training.codec.data import Asked
 from training.codec.measure import PrefixAnswers
-from training.codec.stop.look_table import look_features
+from training.codec.stop.pass_table import pass_features
 
 _KNOTS: Final = 8
 """Of each curve, at quantiles of its feature."""
 _RIDGE: Final = 1.0
-"""On values at knots, against the sum over all looks."""
+"""On values at knots, against the sum over all passes."""
 _SMOOTHNESS: Final = 10.0
 """On their second differences."""
 _STEPS: Final = 40
 
 
 def fit_score(sets: Sequence[tuple[Sequence[Asked], PrefixAnswers]], *, by_frame: bool) -> StopScore:
-    """Fit error model and score on the looks before the last.
+    """Fit error model and score on the passes before the last.
 
     Args:
         sets: Questions about sets of frames, and their answers from all prefixes, the whole latent last.
-        by_frame: Whether a look's answers will be judged together.
+        by_frame: Whether a pass's answers will be judged together.
     """
     lengths = sets[0][1].lengths
     errors = fit_errors(
@@ -50,13 +50,13 @@ def fit_score(sets: Sequence[tuple[Sequence[Asked], PrefixAnswers]], *, by_frame
 
 
 def _early_features(score: StopScore, answers: PrefixAnswers, asked: Sequence[Asked]) -> NDArray[np.float64]:
-    """Features of all looks before the last [P - 1, Q, features]."""
+    """Features of all passes before the last [P - 1, Q, features]."""
     owner = np.array([item.frame for item in asked], dtype=np.int64)
-    early = list(zip(answers.lengths, answers.looks, strict=True))[:-1]
+    early = list(zip(answers.lengths, answers.passes, strict=True))[:-1]
     return np.stack(
         [
-            look_features(score, length, look, answers.blind, answers.code_bits[row, owner])
-            for row, (length, look) in enumerate(early)
+            pass_features(score, length, inference_pass, answers.blind, answers.code_bits[row, owner])
+            for row, (length, inference_pass) in enumerate(early)
         ]
     )
 

@@ -16,7 +16,7 @@ from training.codec.own_frames import OwnFrames
 from training.codec.stop.bench import CodecBench
 from training.codec.stop.calibrate import QUESTIONS_A_FRAME
 from training.codec.stop.learn_then_test import Promise, calibrate_thresholds, check_frames
-from training.codec.stop.look_table import LookTable
+from training.codec.stop.pass_table import PassTable
 from training.codec.stop.policy import (
     CalibratedPolicy,
     at_once_length,
@@ -96,11 +96,11 @@ def verify_stop(
     frames = bench.count("report", wanted.frames)
     asked, answers = bench.measure("report", frames, fixed_lengths(bench.rungs()))
     check_frames(frames // 2, len({item.answer_type for item in asked}), promise)
-    table = LookTable.of(answers, asked, load_stop_file(codec_dir).score)
+    table = PassTable.of(answers, asked, load_stop_file(codec_dir).score)
     run.progress(f"{wanted.resplits} resplits of {frames} frames")
     ladder = bench.spec.ladder
 
-    def drawn(count: int) -> LookTable:
+    def drawn(count: int) -> PassTable:
         return table.with_questions(count, np.random.default_rng([run.seed, 6]))
 
     def results(count: int, times: int) -> dict[str, Any]:
@@ -135,20 +135,20 @@ def _named(count: int) -> str:
 
 
 def resplit_results(
-    measured: LookTable,
+    measured: PassTable,
     ladder: tuple[int, ...],
     promise: Promise,
     resplits: int,
     rng: np.random.Generator,
     *,
-    others: Mapping[str, LookTable] | None = None,
+    others: Mapping[str, PassTable] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Calibrate and test on random halves.
 
     Args:
-        measured: Looks at all prefixes of the ladder, and at those that a fixed prefix may have.
-        ladder: Prefix lengths of the looks, the last one whole.
+        measured: Passes over all prefixes of the ladder, and at those that a fixed prefix may have.
+        ladder: Prefix lengths of the passes, the last one whole.
         promise: What has to be kept.
         resplits: How often.
         rng: Draws the halves.
@@ -158,7 +158,7 @@ def resplit_results(
     Returns:
         `realised`: mean risk on the test halves, `realised_ci95`: where 95 % of the splits lie, `resplits_above`:
         splits whose realised risk exceeds the accepted one, overall and for each answer type; mean wire bytes a frame
-        of the rule with first prefixes chosen by frame, or with the one length that needs no further look where that
+        of the rule with first prefixes chosen by frame, or with the one length that needs no further pass where that
         costs less on the calibration's half, of the rule with its base prefix for all, of the best fixed
         prefix that keeps the same promise (chosen on the same half), of the whole latent, and of the oracle: the
         shortest prefix from which on a frame's answers are settled, in one message. Bytes both ways, and those on
@@ -177,28 +177,28 @@ class _Split:
     """What every split of the frames is measured with.
 
     Attributes:
-        measured: Looks at all prefixes.
-        ladder: Prefix lengths of the looks.
+        measured: Passes over all prefixes.
+        ladder: Prefix lengths of the passes.
         promise: What has to be kept.
-        table: Looks at the ladder.
+        table: Passes over the ladder.
         parts: The same for the questions of each answer type.
         others: The same with more or fewer questions.
         oracle: Rung of each frame from which on its answers are settled [F].
     """
 
-    measured: LookTable
+    measured: PassTable
     ladder: tuple[int, ...]
     promise: Promise
-    table: LookTable
-    parts: dict[AnswerType, LookTable]
-    others: dict[str, LookTable]
+    table: PassTable
+    parts: dict[AnswerType, PassTable]
+    others: dict[str, PassTable]
     oracle: NDArray[np.int64]
 
     @classmethod
     def of(
-        cls, measured: LookTable, ladder: tuple[int, ...], promise: Promise, others: Mapping[str, LookTable]
+        cls, measured: PassTable, ladder: tuple[int, ...], promise: Promise, others: Mapping[str, PassTable]
     ) -> _Split:
-        """Judge the looks as the promise has them."""
+        """Judge the passes as the promise has them."""
         measured = measured.judged(by_frame=promise.by_frame)
         table = measured.rows(ladder)
         return cls(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.codec.prefix_policy import Link
 from training.codec.stop.learn_then_test import Promise, calibrate_thresholds
-from training.codec.stop.look_table import LookTable
+from training.codec.stop.pass_table import PassTable
 from training.codec.stop.policy import (
     CalibratedPolicy,
     at_once_length,
@@ -51,7 +51,7 @@ def half_of(frames: int, rng: np.random.Generator) -> NDArray[np.bool_]:
 
 
 def link_rows(
-    measured: LookTable,
+    measured: PassTable,
     ladder: tuple[int, ...],
     promise: Promise,
     resplits: int,
@@ -64,8 +64,8 @@ def link_rows(
     Transfer at the link's rate and one round trip a message; no queue, no time to compute.
 
     Args:
-        measured: Looks at all prefixes, scores of single answers.
-        ladder: Prefix lengths of the looks, the last one whole.
+        measured: Passes over all prefixes, scores of single answers.
+        ladder: Prefix lengths of the passes, the last one whole.
         promise: What every way has to keep.
         resplits: How often the frames are split; each link sees the same splits.
         rng: Draws the halves.
@@ -74,7 +74,7 @@ def link_rows(
     Returns:
         A row for each link: mean seconds a frame of the policy, of the ladder from its base prefix, of the best fixed
         prefix and of the whole latent; the share of frames that it would send whole on the ladder; the share of splits
-        in which it leaves the ladder for the one length that needs no further look; and `against_best`: the policy's
+        in which it leaves the ladder for the one length that needs no further pass; and `against_best`: the policy's
         time over that of the better of the two fixed baselines.
     """
     measured = measured.judged(by_frame=promise.by_frame)

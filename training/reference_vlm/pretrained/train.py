@@ -51,7 +51,7 @@ from training.run import RunSettings
 
 RECIPE: Final = 3
 REPORT_FILE: Final = "training.json"
-_LOOKING: Final = frozenset({"watched", "watch_every", "evaluated"})
+_WATCHING: Final = frozenset({"watched", "watch_every", "evaluated"})
 """What a budget says of measuring: a run goes on whatever it is."""
 _DETAIL_SHARE: Final = 4
 """A frame in detail has four times the visual tokens: a step shows a quarter as many."""
@@ -95,7 +95,7 @@ class ThirdBudget:
 
     def learned(self) -> dict[str, Any]:
         """What decides about the weights; a run that goes on must have the same."""
-        kept = {name: value for name, value in self.as_dict().items() if name not in _LOOKING}
+        kept = {name: value for name, value in self.as_dict().items() if name not in _WATCHING}
         if not self.detail_every:
             # Runs from before there were frames in detail keep their name.
             del kept["detail_every"]

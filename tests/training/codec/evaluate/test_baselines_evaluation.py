@@ -196,23 +196,23 @@ def test_a_model_of_another_family_is_evaluated(made: Path, tmp_path: Path, fami
 def test_no_ratio_is_claimed_where_nothing_does_nearly_as_well() -> None:
     asked = [Asked(frame, "Is there a car?", AnswerType.YES_NO, "car", None) for frame in range(100)]
     reference = np.array(["no"] * 80 + ["yes"] * 20)
-    board = Scoreboard(AskedFrames(np.zeros((100, 8, 8, 3), dtype=np.uint8), tuple(asked)), reference)
-    full = board.point(reference, np.full(100, 1000))
-    ours, theirs = board.point(reference, np.full(100, 50)), board.point(reference, np.full(100, 200))
-    trivial = board.trivial(np.array(["no"] * 100))
+    scoreboard = Scoreboard(AskedFrames(np.zeros((100, 8, 8, 3), dtype=np.uint8), tuple(asked)), reference)
+    full = scoreboard.point(reference, np.full(100, 1000))
+    ours, theirs = scoreboard.point(reference, np.full(100, 50)), scoreboard.point(reference, np.full(100, 200))
+    trivial = scoreboard.trivial(np.array(["no"] * 100))
     assert trivial["constant_answer"].row["agreement"] == 0.8
     assert trivial["constant_answer"].row["balanced_agreement"] == 0.5
     nothing = list(trivial.values())
-    claimed = board.ratio([ours], [theirs], full, trivial=nothing, measure="agreement")
+    claimed = scoreboard.ratio([ours], [theirs], full, trivial=nothing, measure="agreement")
     assert (claimed["ratio"], claimed["not_claimed"]) == (4.0, None)
-    nearer = board.ratio([ours], [theirs], full, trivial=nothing, measure="agreement", share=0.9)
+    nearer = scoreboard.ratio([ours], [theirs], full, trivial=nothing, measure="agreement", share=0.9)
     assert nearer["ratio"] is None
     assert nearer["ci95"] is None
     assert nearer["not_claimed"] == "sending nothing reaches 80.0%, within 10 points of 90.0%"
     assert nearer["baseline_payload_bytes"] == 200
-    balanced = board.ratio([ours], [theirs], full, trivial=nothing, measure="balanced_agreement", share=0.9)
+    balanced = scoreboard.ratio([ours], [theirs], full, trivial=nothing, measure="balanced_agreement", share=0.9)
     assert balanced["ratio"] == 4.0
-    wire = board.ratio([ours], [theirs], full, trivial=nothing, size="wire_bytes")
+    wire = scoreboard.ratio([ours], [theirs], full, trivial=nothing, size="wire_bytes")
     assert wire["baseline_wire_bytes"] - wire["wire_bytes"] == pytest.approx(150, abs=2)
 
 

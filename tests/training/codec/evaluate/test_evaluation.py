@@ -62,7 +62,7 @@ def asked(frame: int, truth: str | None = "yes", kind: str = "existence") -> Ask
     return Asked(frame, "Is there a car?", AnswerType.YES_NO, kind, truth)
 
 
-def board(truths: list[list[str | None]], reference: list[str]) -> Scoreboard:
+def scoreboard(truths: list[list[str | None]], reference: list[str]) -> Scoreboard:
     questions = tuple(asked(frame, truth) for frame, row in enumerate(truths) for truth in row)
     frames = np.zeros((len(truths), 8, 8, 3), dtype=np.uint8)
     return Scoreboard(AskedFrames(frames, questions), np.array(reference))
@@ -100,7 +100,7 @@ def test_crossings_are_linear_in_the_logarithm_of_the_size() -> None:
 
 
 def test_the_oracle_sends_the_shortest_prefix_that_agrees() -> None:
-    scores = board([["yes", "no"], ["yes"]], ["yes", "no", "yes"])
+    scores = scoreboard([["yes", "no"], ["yes"]], ["yes", "no", "yes"])
     texts = np.array([["yes", "yes", "no"], ["no", "no", "no"], ["no", "no", "maybe"]])
     sizes = np.array([[10, 11], [20, 21], [40, 41]])
     rows = oracle_rows(scores, texts, sizes, (1, 2, 4))
@@ -115,7 +115,7 @@ def test_the_oracle_sends_the_shortest_prefix_that_agrees() -> None:
 
 
 def test_ratios_are_one_against_oneself_and_two_against_twice_the_bytes() -> None:
-    scores = board([["yes"], ["yes"], ["no"], ["no"]], ["yes", "yes", "no", "no"])
+    scores = scoreboard([["yes"], ["yes"], ["no"], ["no"]], ["yes", "yes", "no", "no"])
     full = scores.point(scores.reference, np.full(4, 1000))
     half = scores.point(np.array(["yes", "no", "no", "no"]), np.full(4, 50))
     good = scores.point(scores.reference, np.full(4, 100))
@@ -127,7 +127,7 @@ def test_ratios_are_one_against_oneself_and_two_against_twice_the_bytes() -> Non
 
 
 def test_without_truths_agreement_is_what_counts() -> None:
-    scores = board([[None], [None]], ["a", "b"])
+    scores = scoreboard([[None], [None]], ["a", "b"])
     point = scores.point(np.array(["a", "c"]), np.full(2, 10))
     assert scores.measure == "agreement"
     assert point.row["accuracy"] is None
@@ -136,7 +136,7 @@ def test_without_truths_agreement_is_what_counts() -> None:
 
 
 def test_a_file_costs_more_on_the_wire_than_it_holds() -> None:
-    scores = board([["yes"], ["yes"]], ["yes", "yes"])
+    scores = scoreboard([["yes"], ["yes"]], ["yes", "yes"])
     wire = scores.wire_bytes(np.array([100, 20_000]))
     assert wire[0] > 200
     assert 20_000 < wire[1] < 22_000

@@ -101,7 +101,7 @@ def test_with_the_stop_rule_as_many_bytes_as_its_policy_expects(tables: Frequenc
     policy = row(clips(1.0, 1), tables, 10, stop)["policy"]
     assert policy["saved_percent_wire_with_stop_rule"] == 0
     still = row(clips(0.01, 1) * 4, tables, 10, stop)["policy"]
-    # Half of the looks are safe: cheaper to send the whole at once, with three questions.
+    # Half of the passes are safe: cheaper to send the whole at once, with three questions.
     whole_bytes = still["wire_bytes_by_itself"] + open_wire_bytes(20, 3) - open_wire_bytes(20, 1)
     assert still["wire_bytes_by_itself_with_stop_rule"] == pytest.approx(whole_bytes, abs=1)
     keys_cost = still["wire_bytes"] - still["wire_bytes_by_itself"]

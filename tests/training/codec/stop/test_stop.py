@@ -1,4 +1,4 @@
-"""Calibration of the stop rule: the test statistic, the guarantee in simulation, policies over looks, the fit."""
+"""Calibration of the stop rule: the test statistic, the guarantee in simulation, policies over passes, the fit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from training.codec.stop.learn_then_test import (
     check_frames,
     frames_needed,
 )
-from training.codec.stop.look_table import LookTable
+from training.codec.stop.pass_table import PassTable
 from training.codec.stop.policy import (
     at_once_length,
     best_fixed_length,
@@ -43,8 +43,8 @@ PROMISE = Promise(RISK, DELTA)
 YES_NO, COUNT = AnswerType.YES_NO, AnswerType.COUNT
 
 
-def simulated(frames: int, *, seed: int, honest: bool = True, lengths: tuple[int, ...] = (4, 8)) -> LookTable:
-    """Two questions a frame; at a look an answer is right with its own score as probability, or one is always as sure
+def simulated(frames: int, *, seed: int, honest: bool = True, lengths: tuple[int, ...] = (4, 8)) -> PassTable:
+    """Two questions a frame; at a pass an answer is right with its own score as probability, or one is always as sure
     as the other."""
     rng = np.random.default_rng(seed)
     questions = 2 * frames
@@ -57,7 +57,7 @@ def simulated(frames: int, *, seed: int, honest: bool = True, lengths: tuple[int
     wrong.append(np.zeros(questions, dtype=np.bool_))
     payload = np.repeat(np.array(lengths)[:, None] * 20, frames, axis=1)
     owner = np.repeat(np.arange(frames), 2)
-    return LookTable(lengths, np.array(scores), np.array(wrong), owner, (YES_NO,) * questions, payload)
+    return PassTable(lengths, np.array(scores), np.array(wrong), owner, (YES_NO,) * questions, payload)
 
 
 def everything(frames: int) -> NDArray[np.bool_]:
@@ -95,7 +95,7 @@ def test_a_low_risk_is_seen_and_the_sooner_the_more_questions_a_frame_has() -> N
 @pytest.mark.parametrize("lengths", [(4, 8), (2, 4, 8)])
 @pytest.mark.parametrize("start", [0, "chosen"])
 def test_thresholds_keep_their_promise_on_new_frames(lengths: tuple[int, ...], start: int | str) -> None:
-    """At most `DELTA` of calibrations may exceed the risk, wherever the looks begin; each is judged on many frames."""
+    """At most `DELTA` of calibrations may exceed the risk, wherever the passes begin; each is judged on many frames."""
     new = simulated(4_000, seed=1_000, lengths=lengths)
     broken, early = 0, []
     for seed in range(25):
@@ -125,7 +125,7 @@ def test_a_promise_by_type_is_kept_by_each_type() -> None:
     types = tuple(YES_NO if index % 2 else COUNT for index in range(len(table.types)))
     wrong = table.wrong.copy()
     wrong[0, ::2] = True
-    mixed = LookTable(table.lengths, table.scores, wrong, table.owner, types, table.payload_bytes)
+    mixed = PassTable(table.lengths, table.scores, wrong, table.owner, types, table.payload_bytes)
     thresholds = calibrate_thresholds(mixed, everything(600), Promise(RISK, DELTA, by_type=True))
     assert thresholds[COUNT] > 0.999
     assert thresholds[YES_NO] < 0.999
@@ -138,19 +138,19 @@ def test_without_questions_everything_waits_for_the_whole() -> None:
     assert calibrate_thresholds(table, nobody, PROMISE) == {YES_NO: NEVER}
 
 
-def test_any_safe_look_that_is_wrong_counts() -> None:
-    """The first look is right and the second wrong: a frame that begins at the second would be lost."""
+def test_any_safe_pass_that_is_wrong_counts() -> None:
+    """The first pass is right and the second wrong: a frame that begins at the second would be lost."""
     table = simulated(400, seed=0, lengths=(2, 4, 8))
     wrong = table.wrong.copy()
     wrong[0], wrong[1] = False, True
-    flawed = LookTable(table.lengths, table.scores, wrong, table.owner, table.types, table.payload_bytes)
+    flawed = PassTable(table.lengths, table.scores, wrong, table.owner, table.types, table.payload_bytes)
     (threshold,) = calibrate_thresholds(flawed, everything(400), PROMISE).values()
     assert run_policy(flawed, {YES_NO: threshold}, everything(400), 1).risk <= RISK
 
 
-def by_hand() -> LookTable:
+def by_hand() -> PassTable:
     """Two frames of two questions: one is done at once, the other refines because one of its answers is not safe."""
-    return LookTable(
+    return PassTable(
         lengths=(4, 8),
         scores=np.array([[0.95, 0.99, 0.95, 0.2], [1.0, 1.0, 1.0, 1.0]]),
         wrong=np.array([[False, True, False, True], [False] * 4]),
@@ -180,7 +180,7 @@ def test_policy_figures_add_up_by_hand() -> None:
 def test_the_oracle_stops_where_answers_are_settled() -> None:
     table = by_hand()
     assert oracle_rungs(table).tolist() == [1, 1]
-    settled = LookTable(
+    settled = PassTable(
         table.lengths, table.scores, np.zeros_like(table.wrong), table.owner, table.types, table.payload_bytes
     )
     assert oracle_rungs(settled).tolist() == [0, 0]
@@ -201,7 +201,7 @@ def test_the_best_fixed_prefix_is_the_shortest_that_is_proven() -> None:
     wrong[1] = False
     assert (
         best_fixed_length(
-            LookTable(table.lengths, table.scores, wrong, table.owner, table.types, table.payload_bytes),
+            PassTable(table.lengths, table.scores, wrong, table.owner, table.types, table.payload_bytes),
             everything(600),
             PROMISE,
         )
@@ -213,13 +213,13 @@ def test_the_length_at_once_is_proven_and_no_rung() -> None:
     table = simulated(600, seed=2, lengths=(2, 4, 6, 8))
     wrong = table.wrong.copy()
     wrong[1:] = False
-    proven = LookTable(table.lengths, table.scores, wrong, table.owner, table.types, table.payload_bytes)
+    proven = PassTable(table.lengths, table.scores, wrong, table.owner, table.types, table.payload_bytes)
 
-    def found(of: LookTable, ladder: tuple[int, ...]) -> int | None:
+    def found(of: PassTable, ladder: tuple[int, ...]) -> int | None:
         return at_once_length(of, ladder, everything(600), PROMISE)
 
     assert found(proven, (2, 8)) == 4
-    assert found(proven, (4, 8)) == 6, "a look of the ladder would take it for its own"
+    assert found(proven, (4, 8)) == 6, "a pass of the ladder would take it for its own"
     assert found(proven, (4, 6, 8)) is None
     assert found(table, (2, 8)) is None, "nothing shorter than the whole is proven"
 
@@ -228,9 +228,9 @@ def test_where_one_length_is_cheaper_it_is_taken_and_keeps_the_promise() -> None
     table = simulated(1_200, seed=5, lengths=(2, 4, 6, 8))
     wrong, scores = table.wrong.copy(), table.scores.copy()
     wrong[2:] = False
-    scores[0] = 0.0  # a ladder of which the first look never helps
+    scores[0] = 0.0  # a ladder of which the first pass never helps
     payload = np.repeat(np.array([20, 40, 50, 400])[:, None], 1_200, axis=1)
-    measured = LookTable(table.lengths, scores, wrong, table.owner, table.types, payload)
+    measured = PassTable(table.lengths, scores, wrong, table.owner, table.types, payload)
     found = resplit_results(measured, (2, 8), PROMISE, 10, np.random.default_rng(1))
     assert found["mean_wire_bytes"] == found["best_fixed_wire_bytes"] < found["base_wire_bytes"]
     assert found["realised"] == found["realised_at_once"] == 0
@@ -239,11 +239,11 @@ def test_where_one_length_is_cheaper_it_is_taken_and_keeps_the_promise() -> None
         assert row["against_best"] == 1
 
 
-def test_statistics_say_how_often_looks_are_safe() -> None:
+def test_statistics_say_how_often_passes_are_safe() -> None:
     table = simulated(900, seed=4)
     payload = table.payload_bytes.copy()
     payload[-1] += np.arange(900) // 300 * 50
-    sized = LookTable(table.lengths, table.scores, table.wrong, table.owner, table.types, payload)
+    sized = PassTable(table.lengths, table.scores, table.wrong, table.owner, table.types, payload)
     found = statistics_of(sized, {YES_NO: 0.9}, everything(900), by_frame=False)
     assert found.size_edges_bytes == (160.0, 210.0, 260.0)
     true = float((table.scores[0] >= 0.9).mean())
@@ -282,7 +282,7 @@ def test_judging_frames_as_a_whole_saves_bytes_at_the_same_promise() -> None:
     frames, questions = 1_500, 6
     owner = np.repeat(np.arange(frames), questions)
     score = 1 - rng.beta(0.15, 2.0, len(owner))
-    table = LookTable(
+    table = PassTable(
         (4, 8),
         np.stack([score, np.ones(len(owner))]),
         np.stack([rng.random(len(owner)) >= score, np.zeros(len(owner), dtype=np.bool_)]),

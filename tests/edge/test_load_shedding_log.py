@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
+from edge_nodes.load_shedding_log import REPEAT_S, LoadSheddingLog
 from edge_nodes.pool_problems import PoolProblems
-from edge_nodes.thinning_log import REPEAT_S, ThinningLog
 from pipeline.protocol.effects import Decision
-from pipeline.protocol.thinning import Thinning
+from pipeline.protocol.load_shedding import LoadShedding
 from schemas.messages import Status
 from schemas.types import FrameId, Outcome
 from tests.protocol.questions import content
@@ -32,7 +32,7 @@ def lines() -> Iterator[list[dict[str, object]]]:
         yield logs  # type: ignore[misc]
 
 
-def end(log: ThinningLog, outcome: Outcome, *, ad_hoc: bool = False) -> None:
+def end(log: LoadSheddingLog, outcome: Outcome, *, ad_hoc: bool = False) -> None:
     log.query_ended(Decision("gate", FrameId(1, 0), "q", content("q", ad_hoc=ad_hoc), outcome), 1.0)
 
 
@@ -41,9 +41,9 @@ def worker(*, online: bool) -> Status:
 
 
 def test_an_empty_pool_is_no_overloaded_one(lines: list[dict[str, object]]) -> None:
-    thinning, clock, pool = Thinning(), SetClock(), PoolProblems("main", "aabbccdd")
-    log = ThinningLog(thinning, clock, pool)
-    thinning.share = 0.5
+    load_shedding, clock, pool = LoadShedding(), SetClock(), PoolProblems("main", "aabbccdd")
+    log = LoadSheddingLog(load_shedding, clock, pool)
+    load_shedding.share = 0.5
     end(log, Outcome.EXPIRED)
     pool.worker_status(worker(online=True))
     clock.time_s = REPEAT_S
@@ -58,23 +58,23 @@ def test_an_empty_pool_is_no_overloaded_one(lines: list[dict[str, object]]) -> N
 def test_an_operator_reads_when_an_overload_begins_how_deep_it_is_and_when_it_is_over(
     lines: list[dict[str, object]],
 ) -> None:
-    thinning, clock = Thinning(), SetClock()
+    load_shedding, clock = LoadShedding(), SetClock()
     pool = PoolProblems("main", "aabbccdd")
     pool.worker_status(worker(online=True))
-    log = ThinningLog(thinning, clock, pool)
+    log = LoadSheddingLog(load_shedding, clock, pool)
     for _ in range(2):
         end(log, Outcome.ANSWERED)
-    thinning.share = 0.95
+    load_shedding.share = 0.95
     end(log, Outcome.ANSWERED)
     assert lines == [], "a small cut on a good day is no news"
-    thinning.share = 0.375
+    load_shedding.share = 0.375
     end(log, Outcome.EXPIRED, ad_hoc=True)
     end(log, Outcome.DEGRADED)
-    assert [line["thinned_to_percent"] for line in lines] == [38], "once, however many outcomes follow"
+    assert [line["standing_share_percent"] for line in lines] == [38], "once, however many outcomes follow"
     clock.time_s = REPEAT_S
     end(log, Outcome.DEGRADED)
     assert (lines[1]["log_level"], lines[1]["degraded_percent"], lines[1]["expired_percent"]) == ("warning", 100, 0)
-    thinning.share = 1.0
+    load_shedding.share = 1.0
     end(log, Outcome.ANSWERED)
     end(log, Outcome.ANSWERED)
     assert [line["log_level"] for line in lines] == ["warning", "warning", "info"]

@@ -1,7 +1,7 @@
 """What one worker process was sent and what it says and does, to judge the one by the other.
 
-Nothing here looks into a session: a book is kept of the messages that reach it, of what it publishes, and of the looks
-that its model is given. Where these do not tell what it holds, nothing is judged.
+Nothing here looks into a session: a ledger is kept of the messages that reach it, of what it publishes, and of the
+passes that its model is given. Where these do not tell what it holds, nothing is judged.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from pipeline.protocol.effects import Look
+from pipeline.protocol.effects import InferencePass
 from pipeline.protocol.ports import Publish
 from pipeline.protocol.reasons import EDGE_LOST
 from pipeline.protocol.settings import WorkerProtocolSettings
@@ -23,20 +23,20 @@ from schemas.messages import (
     Accept,
     Answer,
     Busy,
-    Gone,
     Handover,
     Message,
     NeedText,
     Open,
     Refine,
     Reject,
+    Revoke,
     Status,
 )
 from schemas.types import FrameId, Outcome
-from simulation.asked_books import ANOTHER_QUERY, COMPUTED_AGAIN, AskedBooks, Problem
+from simulation.query_ledger import ANOTHER_QUERY, COMPUTED_AGAIN, Problem, QueryLedger
 from simulation.wills import STALE_WILL, WillsRead, seen_outside
 
-GONE_IGNORED = "gone ignored"
+REVOKE_IGNORED = "revoke ignored"
 TWO_ANSWERS = "one worker, two answers"
 STANDING_FIRST = "standing before ad-hoc"
 
@@ -57,8 +57,8 @@ class _Held:
         deadlines_s: undecided queries.
         latest_s: the same, where it was given the frame more than once and may count from the last time.
         ad_hoc: those among all queries that a client asked.
-        ready: it waits for its first look, and lacks nothing.
-        judged: what it is asked is known for sure.
+        ready: it waits for its first pass, and lacks nothing.
+        certain: what it is asked is known for sure.
         spoke: its edge has heard of this attempt from here.
         asked_at: prefix at which each query was asked last.
     """
@@ -68,7 +68,7 @@ class _Held:
     ad_hoc: frozenset[str]
     latest_s: dict[str, float]
     ready: bool = True
-    judged: bool = True
+    certain: bool = True
     spoke: bool = False
     asked_at: dict[str, int] = field(default_factory=dict)
 
@@ -77,19 +77,19 @@ class _Held:
         return {query_id: due_s for query_id, due_s in self.deadlines_s.items() if due_s > now_s}
 
 
-class WorkerBooks:
-    """Book of one worker process.
+class WorkerLedger:
+    """Ledger of one worker process.
 
     Args:
         worker: its name.
         settings: of its session.
-        costs: of its looks.
+        costs: of its passes.
         asked: what was asked of every frame.
         on_problem: told what is broken.
     """
 
     def __init__(
-        self, worker: str, settings: WorkerProtocolSettings, costs: WorkCosts, asked: AskedBooks, on_problem: Problem
+        self, worker: str, settings: WorkerProtocolSettings, costs: WorkCosts, asked: QueryLedger, on_problem: Problem
     ) -> None:
         self._worker = worker
         self._settings = settings
@@ -100,7 +100,7 @@ class WorkerBooks:
         self._peers = WillsRead()
         self._held: dict[_Key, _Held] = {}
         self._said = 0
-        self._gone: dict[_Key, int] = {}
+        self._revoked: dict[_Key, int] = {}
         """Messages that it may say in all, those that waited for the broker when it was told."""
         self._named: Counter[str] = Counter()
         """How often each query was asked for and not answered since."""
@@ -128,7 +128,7 @@ class WorkerBooks:
                 self._given(topic.rsplit("/", 1)[1], message, now_s)
             case Handover():
                 self._given(message.camera, message.to_open(), now_s)
-            case Gone():
+            case Revoke():
                 self._take_away(message, session.sizes()["outgoing_messages"])
             case Status(kind="edge"):
                 self._edges.learn(message, now_s)
@@ -140,7 +140,7 @@ class WorkerBooks:
         key = (camera, message.frame)
         refs = dict(zip(message.query_ids(camera), message.queries, strict=True))
         self._named.update({*refs})
-        self._gone.pop(key, None)
+        self._revoked.pop(key, None)
         held = self._held.get(key)
         if held is not None and held.left(now_s) and (held.ready or held.asked_at):
             if message.attempt > held.attempt:
@@ -159,9 +159,9 @@ class WorkerBooks:
             # One that waited for texts may have been let go of in silence, or may wait still.
             known = held is None or not held.left(now_s)
             attempt = message.attempt if held is None else max(message.attempt, held.attempt)
-            self._held[key] = _Held(attempt, undecided, ad_hoc, dict(undecided), ready=known, judged=known)
+            self._held[key] = _Held(attempt, undecided, ad_hoc, dict(undecided), ready=known, certain=known)
 
-    def _take_away(self, message: Gone, waiting: int) -> None:
+    def _take_away(self, message: Revoke, waiting: int) -> None:
         key = (message.camera, message.frame)
         held = self._held.get(key)
         if held is None or message.attempt < held.attempt:
@@ -172,10 +172,10 @@ class WorkerBooks:
             for query_id in held.ad_hoc:
                 held.deadlines_s.pop(query_id, None)
         elif message.frame.boot in self._edges.ended:
-            held.judged = held.ready = False
+            held.certain = held.ready = False
         else:
             del self._held[key]
-            self._gone[key] = self._said + waiting
+            self._revoked[key] = self._said + waiting
 
     # ---- what the worker says ---------------------------------------------------------------------------------------
 
@@ -209,11 +209,11 @@ class WorkerBooks:
     def disconnected(self) -> None:
         """The worker has lost its connection: what it wants to say from now on does not show."""
         for held in self._held.values():
-            held.judged = held.ready = False
+            held.certain = held.ready = False
 
     def _speaks_of(self, key: _Key, *, queued: bool = True) -> None:
-        if key in self._gone and not (queued and self._said <= self._gone[key]):
-            self._on_problem(GONE_IGNORED, f"{key[0]}/{key[1]}", f"{self._worker} goes on with it")
+        if key in self._revoked and not (queued and self._said <= self._revoked[key]):
+            self._on_problem(REVOKE_IGNORED, f"{key[0]}/{key[1]}", f"{self._worker} goes on with it")
 
     def _answers(self, message: Answer) -> None:
         if message.outcome is None:
@@ -247,9 +247,9 @@ class WorkerBooks:
             del self._held[key]
 
     def _check_orphans(self, key: _Key, held: _Held, now_s: float) -> None:
-        """A frame that was looked at may not be rejected where nobody is left to open it again."""
+        """A frame that was read may not be rejected where nobody is left to open it again."""
         orphans = [query_id for query_id in held.left(now_s) if query_id not in held.ad_hoc]
-        if held.judged and held.asked_at and orphans and key[1].boot in self._edges.over_since_s:
+        if held.certain and held.asked_at and orphans and key[1].boot in self._edges.over_since_s:
             self._on_problem("nobody speaks for a lost edge", orphans[0], f"{self._worker} rejects its frame")
 
     def check_time(self, now_s: float) -> None:
@@ -258,54 +258,56 @@ class WorkerBooks:
             late = [query_id for query_id in held.deadlines_s if held.latest_s[query_id] < now_s - _SPEAKS_IN_S]
             over_s = self._edges.over_since_s.get(key[1].boot, math.inf)
             # A frame whose texts never came was let go of in silence, perhaps while its edge lived.
-            judged = held.judged and (held.ready or held.asked_at)
+            certain = held.certain and (held.ready or held.asked_at)
             for query_id in late:
-                if judged and query_id not in held.ad_hoc and over_s < held.deadlines_s[query_id] - _KNOWS_IN_S:
+                if certain and query_id not in held.ad_hoc and over_s < held.deadlines_s[query_id] - _KNOWS_IN_S:
                     problem = f"{self._worker} had the frame, and knew"
                     self._on_problem("nobody speaks for a lost edge", query_id, problem)
                 self._ends(key, held, query_id)
 
     # ---- what its model is given ------------------------------------------------------------------------------------
 
-    def looked(self, looks: Sequence[Look], now_s: float, takes_s: Callable[[float], float]) -> None:
+    def passes_taken(self, passes: Sequence[InferencePass], now_s: float, takes_s: Callable[[float], float]) -> None:
         """The worker's model begins with a batch.
 
         Args:
-            looks: the batch.
+            passes: the batch.
             now_s: virtual time.
             takes_s: the longest that the worker can expect of a batch with so much work.
         """
-        for look in looks:
-            self._speaks_of((look.camera, look.frame), queued=False)
-            self._asked.looked(self._worker, look)
-            for query in look.queries:
+        for inference_pass in passes:
+            self._speaks_of((inference_pass.camera, inference_pass.frame), queued=False)
+            self._asked.passes_taken(self._worker, inference_pass)
+            for query in inference_pass.queries:
                 if (query.query_id, query.question.digest) in self._decided:
                     self._on_problem(COMPUTED_AGAIN, query.query_id, f"{self._worker} has answered it already")
-            self._check_within(look, now_s)
-        self._check_batch(looks, now_s, takes_s)
-        for look in looks:
-            held = self._held.get((look.camera, look.frame))
+            self._check_within(inference_pass, now_s)
+        self._check_batch(passes, now_s, takes_s)
+        for inference_pass in passes:
+            held = self._held.get((inference_pass.camera, inference_pass.frame))
             if held is not None:
                 held.ready = False
-                held.asked_at.update((query.query_id, look.stop) for query in look.queries)
+                held.asked_at.update((query.query_id, inference_pass.stop) for query in inference_pass.queries)
 
-    def _check_within(self, look: Look, now_s: float) -> None:
+    def _check_within(self, inference_pass: InferencePass, now_s: float) -> None:
         """In a frame: no standing question is asked while a client's waits for the same latents."""
-        held = self._held.get((look.camera, look.frame))
-        if held is None or not held.judged:
+        held = self._held.get((inference_pass.camera, inference_pass.frame))
+        if held is None or not held.certain:
             return
-        asked = {query.query_id for query in look.queries}
+        asked = {query.query_id for query in inference_pass.queries}
         waits = [
             query_id
             for query_id in held.left(now_s)
-            if query_id in held.ad_hoc and query_id not in asked and held.asked_at.get(query_id, 0) < look.stop
+            if query_id in held.ad_hoc
+            and query_id not in asked
+            and held.asked_at.get(query_id, 0) < inference_pass.stop
         ]
         if waits and not asked <= held.ad_hoc:
             self._on_problem(STANDING_FIRST, waits[0], f"{self._worker} asks the frame something else first")
 
-    def _check_batch(self, looks: Sequence[Look], now_s: float, takes_s: Callable[[float], float]) -> None:
+    def _check_batch(self, passes: Sequence[InferencePass], now_s: float, takes_s: Callable[[float], float]) -> None:
         """Between frames: the client's question that is due first waits for nobody's standing question."""
-        batch = {(look.camera, look.frame): look for look in looks}
+        batch = {(inference_pass.camera, inference_pass.frame): inference_pass for inference_pass in passes}
         with_client = [
             (min(left.values()), key, held, left)
             for key, held in self._held.items()
@@ -316,16 +318,18 @@ class WorkerBooks:
         due_s, key, held, left = min(with_client, key=lambda entry: entry[0])
         if key in batch or not held.ready or sum(entry[0] == due_s for entry in with_client) > 1:
             return
-        standing = [other for other, look in batch.items() if not self._may_be_a_clients(other, look)]
+        standing = [
+            other for other, inference_pass in batch.items() if not self._may_be_a_clients(other, inference_pass)
+        ]
         clients = [query_id for query_id in left if query_id in held.ad_hoc]
         last_s = max(left[query_id] for query_id in clients)
         if standing and last_s - self._settings.finalise_margin_s - now_s > takes_s(self._work(key, left)):
             camera, frame = standing[0]
-            self._on_problem(STANDING_FIRST, clients[0], f"{self._worker} looks at {camera}/{frame} instead")
+            self._on_problem(STANDING_FIRST, clients[0], f"{self._worker} reads {camera}/{frame} instead")
 
-    def _may_be_a_clients(self, key: _Key, look: Look) -> bool:
+    def _may_be_a_clients(self, key: _Key, inference_pass: InferencePass) -> bool:
         held = self._held.get(key)
-        return held is None or bool(held.ad_hoc) or any(query.question.ad_hoc for query in look.queries)
+        return held is None or bool(held.ad_hoc) or any(query.question.ad_hoc for query in inference_pass.queries)
 
     def _work(self, key: _Key, query_ids: Iterable[str]) -> int:
         """Work of a frame with the dearest of its questions."""

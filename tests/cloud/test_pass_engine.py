@@ -12,13 +12,13 @@ import torch
 from cloud_workers.inference.adapter import AnswerModel
 from cloud_workers.inference.backend import InferenceAnswer
 from cloud_workers.inference.registry import load_model
-from cloud_workers.look_engine import LookDone, LookFailed
 from cloud_workers.model_thread import model_thread
+from cloud_workers.pass_engine import PassDone, PassFailed
 from cloud_workers.prefix_store import PrefixStore
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
 from pipeline.codec.spec import TABLES_FILE
 from pipeline.codec.tables import FrequencyTables
-from pipeline.protocol.effects import ChunkData, Look, LookQuery
+from pipeline.protocol.effects import ChunkData, InferencePass, PassQuery
 from schemas.messages import RejectReason
 from schemas.types import AnswerType, FrameId
 from tests.cloud.engines import BlockingEngine
@@ -55,12 +55,12 @@ class PickyVlm:
         return [InferenceAnswer(text, 0.5, 1, 0.1, 1.0) for text in sums]
 
 
-def look(codec_dir: Path, index: int, questions: int = 1) -> Look:
+def inference_pass(codec_dir: Path, index: int, questions: int = 1) -> InferencePass:
     payload = encode(SYMBOLS[index], codec_dir).payload(0, LATENT_COUNT)
     queries = tuple(
-        LookQuery(f"q{index}-{n}", content(f"q{n}", f"text {n}", AnswerType.WORD)) for n in range(questions)
+        PassQuery(f"q{index}-{n}", content(f"q{n}", f"text {n}", AnswerType.WORD)) for n in range(questions)
     )
-    return Look("gate", FrameId(1, index), 1, (ChunkData(0, LATENT_COUNT, payload),), LATENT_COUNT, queries, 1)
+    return InferencePass("gate", FrameId(1, index), 1, (ChunkData(0, LATENT_COUNT, payload),), LATENT_COUNT, queries, 1)
 
 
 def expected(index: int, question: int) -> str:
@@ -75,12 +75,12 @@ def engine(codec_dir: Path, vlm: AnswerModel) -> BlockingEngine:
 
 def test_each_query_gets_the_answer_of_its_own_frame(codec_dir: Path) -> None:
     vlm = PickyVlm()
-    looks = [look(codec_dir, index, questions=index) for index in (2, 1, 3, 0)]
-    results = engine(codec_dir, vlm).run(looks)
+    passes = [inference_pass(codec_dir, index, questions=index) for index in (2, 1, 3, 0)]
+    results = engine(codec_dir, vlm).run(passes)
     assert vlm.calls == [3], "all at once; a frame of which nothing is asked is not read"
-    for source, result in zip(looks, results, strict=True):
-        assert isinstance(result, LookDone)
-        assert result.look is source
+    for source, result in zip(passes, results, strict=True):
+        assert isinstance(result, PassDone)
+        assert result.inference_pass is source
         index = source.frame.sequence
         assert [answer.query_id for answer in result.answers] == [query.query_id for query in source.queries]
         assert [answer.text for answer in result.answers] == [expected(index, n) for n in range(index)]
@@ -88,12 +88,12 @@ def test_each_query_gets_the_answer_of_its_own_frame(codec_dir: Path) -> None:
 
 
 def test_latents_that_do_not_decode_fail_alone(codec_dir: Path) -> None:
-    looks = [look(codec_dir, index) for index in range(3)]
-    broken = Look("yard", FrameId(1, 9), 1, (ChunkData(0, 3, b"\xff" * 50),), 3, looks[0].queries, 1)
-    results = engine(codec_dir, PickyVlm()).run([looks[0], broken, *looks[1:]])
-    assert [type(result) for result in results] == [LookDone, LookFailed, LookDone, LookDone]
+    passes = [inference_pass(codec_dir, index) for index in range(3)]
+    broken = InferencePass("yard", FrameId(1, 9), 1, (ChunkData(0, 3, b"\xff" * 50),), 3, passes[0].queries, 1)
+    results = engine(codec_dir, PickyVlm()).run([passes[0], broken, *passes[1:]])
+    assert [type(result) for result in results] == [PassDone, PassFailed, PassDone, PassDone]
     failed = results[1]
-    assert isinstance(failed, LookFailed)
+    assert isinstance(failed, PassFailed)
     assert failed.reason is RejectReason.BITSTREAM
     assert "0..3" in failed.problem
 
@@ -103,26 +103,26 @@ def test_a_frame_that_the_model_fails_on_fails_alone(codec_dir: Path, poisoned: 
     vlm = PickyVlm(decode_whole(SYMBOLS[poisoned]))
     subject = engine(codec_dir, vlm)
     with structlog.testing.capture_logs() as logs:
-        results = subject.run([look(codec_dir, index) for index in range(4)])
-        subject.run([look(codec_dir, poisoned)])
+        results = subject.run([inference_pass(codec_dir, index) for index in range(4)])
+        subject.run([inference_pass(codec_dir, poisoned)])
     # One trace for a kind of error, however often it comes.
     assert [entry["problem"] for entry in logs] == ["RuntimeError: out of memory"]
     for index, result in enumerate(results):
         if index == poisoned:
-            assert isinstance(result, LookDone)
+            assert isinstance(result, PassDone)
             assert [(answer.failed, answer.problem) for answer in result.answers] == [
                 ("model", "RuntimeError: out of memory")
             ]
         else:
-            assert isinstance(result, LookDone)
+            assert isinstance(result, PassDone)
             assert result.answers[0].text == expected(index, 0)
 
 
 def test_the_real_model_answers_from_decoded_prefixes(codec_dir: Path, vlm_dir: Path) -> None:
     vlm = load_model(vlm_dir)
-    results = engine(codec_dir, vlm).run([look(codec_dir, index, questions=2) for index in range(3)])
+    results = engine(codec_dir, vlm).run([inference_pass(codec_dir, index, questions=2) for index in range(3)])
     for index, result in enumerate(results):
-        assert isinstance(result, LookDone)
+        assert isinstance(result, PassDone)
         alone = vlm.answer(decode_whole(SYMBOLS[index])[None], [("text 1", AnswerType.WORD)])[0]
         assert result.answers[1].text == alone.text
         assert result.answers[1].score == pytest.approx(alone.probability, rel=1e-3)

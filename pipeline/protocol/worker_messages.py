@@ -27,10 +27,10 @@ _MAX_LEASE_MS = 600_000
 _MAX_RETRY_MS = 5_000
 """A worker that was slow a moment ago may not send frames away for long: the next open may go to another one."""
 _TEXTS_A_REQUEST = 16
-_MAX_LOOKS = 1_000
+_MAX_PASSES = 1_000
 
 
-class WorkerVoice:
+class WorkerMessages:
     """One worker's outgoing messages.
 
     Args:
@@ -121,7 +121,7 @@ class WorkerVoice:
                 "score": query.score,
                 "latents": query.prefix,
                 "payload_bytes": frame.payload_bytes,
-                "looks": min(frame.looks, _MAX_LOOKS),
+                "looks": min(frame.passes, _MAX_PASSES),
                 "age_ms": frame.age_ms,
                 "reason": as_reason(reason),
             }
@@ -148,7 +148,7 @@ class WorkerVoice:
         self._effects.append(SendHandover(topics.handover_topic(peer), handover))
 
     def hand_over_frame(self, peer: str, frame: WorkerFrame, now_s: float) -> None:
-        """Pass a parked frame on that nobody has looked at; remaining times are stamped again."""
+        """Pass a parked frame on that nobody has read; remaining times are stamped again."""
         first = frame.chunks[0]
         refs = tuple(
             query.ref._replace(remaining_ms=max(1, round((query.deadline_s - now_s) * 1000)))

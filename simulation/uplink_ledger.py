@@ -19,8 +19,8 @@ from pipeline.protocol.ports import Publish
 from schemas.messages import Chunk, Open
 from schemas.types import FrameId
 from schemas.wire_cost import publish_wire_bytes
-from simulation.asked_books import Problem
-from simulation.worker_books import STANDING_FIRST
+from simulation.query_ledger import Problem
+from simulation.worker_ledger import STANDING_FIRST
 
 AD_HOC_COUNTS = 4.0
 """A client's question counts as much as so many standing ones."""
@@ -43,7 +43,7 @@ class _Waiting:
         return AD_HOC_COUNTS * self.ad_hoc + self.standing
 
 
-class UplinkBooks:
+class UplinkLedger:
     """First opens of one edge process that wait.
 
     Args:

@@ -6,7 +6,7 @@ again by a constant step, as DCTCP (RFC 8257) does with its window: many sites s
 between them, a few late answers on a good day cost nothing, and after a peak the full rate comes back by itself. What
 was taken before the last cut says nothing about the share since (RFC 6582), so one burst cuts once.
 
-Ad-hoc questions are never thinned. No camera falls silent: the share has a floor, and of ``1 / floor`` slots in a row
+Ad-hoc questions are never shed. No camera falls silent: the share has a floor, and of ``1 / floor`` slots in a row
 at least one is taken.
 """
 
@@ -23,7 +23,7 @@ from schemas.types import FrameId, Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class ThinningSettings:
+class LoadSheddingSettings:
     """How a site gives way and comes back.
 
     Attributes:
@@ -39,7 +39,7 @@ class ThinningSettings:
     least_results: int = 4
 
 
-class Thinning:
+class LoadShedding:
     """Share of the standing frames that a site takes.
 
     Args:
@@ -51,11 +51,11 @@ class Thinning:
         counters: results that were weighed, and cuts.
     """
 
-    def __init__(self, settings: ThinningSettings | None = None) -> None:
+    def __init__(self, settings: LoadSheddingSettings | None = None) -> None:
         self.share = 1.0
         self.skipped: Counter[str] = Counter()
         self.counters: Counter[str] = Counter()
-        self._settings = settings or ThinningSettings()
+        self._settings = settings or LoadSheddingSettings()
         self._credit: dict[str, float] = {}
         self._since: dict[str, int] = {}
         self._good = 0

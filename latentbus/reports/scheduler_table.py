@@ -1,4 +1,4 @@
-"""Tables of ``latentbus simulate --uplink-contest``."""
+"""Tables of ``latentbus simulate --compare-schedulers``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
     """One table for each uplink: the orders, and how ours compares with each of the others.
 
     Args:
-        rows: what :func:`simulation.uplink_contest.compare` returns.
+        rows: what :func:`simulation.scheduler_comparison.compare` returns.
     """
     console = SafeConsole()
     for row in rows:

@@ -16,7 +16,7 @@ from pipeline.codec.stop_score import StopScore
 from pipeline.codec.stop_shift import READ_AGAIN_EVERY, ShiftDetector
 from pipeline.codec.tables import FrequencyTables
 from pipeline.config.logs import get_logger
-from pipeline.protocol.effects import Look
+from pipeline.protocol.effects import InferencePass
 from schemas.types import AnswerType
 
 _log = get_logger(__name__)
@@ -25,8 +25,8 @@ MAX_BLIND_ANSWERS: Final = 4_096
 """Questions whose answer from an empty prefix is remembered; one that was dropped costs one more answer."""
 
 
-class LookScores:
-    """Scores the answers of looks.
+class PassScores:
+    """Scores the answers of passes.
 
     Args:
         stop: the codec's stop rule with its score.
@@ -43,16 +43,21 @@ class LookScores:
         self._whole = stop.rule.ladder[-1]
         self._tables = tables
         self._blind: OrderedDict[Question, InferenceAnswer] = OrderedDict()
-        self._first_looks = 0
+        self._first_passes = 0
         self.shift = None if stop.shift is None else ShiftDetector(stop.shift)
         self.nothing = np.zeros((tables.latent_count, tables.latent_dim), dtype=np.int32)
 
-    def reads_again(self, look: Look) -> bool:
-        """Whether this first look is one of those whose frame is read once more from the shortest prefix."""
-        if self.shift is None or look.number != 1 or look.stop < self._base or not look.queries:
+    def reads_again(self, inference_pass: InferencePass) -> bool:
+        """Whether this first pass is one of those whose frame is read once more from the shortest prefix."""
+        if (
+            self.shift is None
+            or inference_pass.number != 1
+            or inference_pass.stop < self._base
+            or not inference_pass.queries
+        ):
             return False
-        self._first_looks += 1
-        return self._first_looks % READ_AGAIN_EVERY == 0
+        self._first_passes += 1
+        return self._first_passes % READ_AGAIN_EVERY == 0
 
     def shortest(self, symbols: NDArray[np.int32]) -> tuple[NDArray[np.int32], int]:
         """Symbols of the shortest prefix of a frame, and its length."""
@@ -60,9 +65,9 @@ class LookScores:
         short[self._base :] = 0
         return short, self._base
 
-    def reads_blind(self, look: Look) -> bool:
-        """Whether the scores of a look need what the model says to its questions without seeing anything."""
-        return self._score is not None and look.stop < self._whole and not self._distrusts(look)
+    def reads_blind(self, inference_pass: InferencePass) -> bool:
+        """Whether the scores of a pass need what the model says to its questions without seeing anything."""
+        return self._score is not None and inference_pass.stop < self._whole and not self._distrusts(inference_pass)
 
     def blind_answers(self, questions: Sequence[Question]) -> tuple[dict[Question, InferenceAnswer], list[Question]]:
         """Answers to an empty prefix that are known, and the questions that have to be asked of it."""
@@ -86,32 +91,32 @@ class LookScores:
         self._blind.move_to_end(question)
         self._forget_oldest()
 
-    def of_look(
+    def of_pass(
         self,
-        look: Look,
+        inference_pass: InferencePass,
         symbols: NDArray[np.int32],
         questions: Sequence[Question],
         answers: Sequence[InferenceAnswer],
         blind: Mapping[Question, InferenceAnswer],
     ) -> list[float]:
-        """Scores of the answers of a look; of a whole latent the probability of the answer, since agreement is certain.
+        """Scores of the answers of a pass; of a whole latent the probability of the answer, since agreement is certain.
 
-        After a shift no first look before the whole latent is safe, so that every answer comes from a longer prefix
+        After a shift no first pass before the whole latent is safe, so that every answer comes from a longer prefix
         than the rule would have been content with.
 
         Args:
-            look: the look.
+            inference_pass: the pass.
             symbols: of its prefix.
             questions: that were answered.
             answers: to them.
             blind: answers to an empty prefix; without its own no answer is safe before the whole latent.
         """
-        if look.stop >= self._whole:
+        if inference_pass.stop >= self._whole:
             return [answer.probability for answer in answers]
-        if self._distrusts(look):
+        if self._distrusts(inference_pass):
             return [0.0] * len(answers)
-        scores = self._scores(symbols, look.stop, questions, answers, blind)
-        return scores if self._score is None else self._score.of_look(scores, [kind for _, kind in questions])
+        scores = self._scores(symbols, inference_pass.stop, questions, answers, blind)
+        return scores if self._score is None else self._score.of_pass(scores, [kind for _, kind in questions])
 
     def note_again(
         self,
@@ -139,8 +144,8 @@ class LookScores:
         while len(self._blind) > MAX_BLIND_ANSWERS:
             self._blind.popitem(last=False)
 
-    def _distrusts(self, look: Look) -> bool:
-        return self.shift is not None and self.shift.shifted and look.number == 1
+    def _distrusts(self, inference_pass: InferencePass) -> bool:
+        return self.shift is not None and self.shift.shifted and inference_pass.number == 1
 
     def _scores(
         self,

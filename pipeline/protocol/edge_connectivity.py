@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol
 
+from pipeline.protocol.edge_caches import WorkerBoots
 from pipeline.protocol.edge_frame import EdgeEvent, EdgeFrame, EdgeStage
-from pipeline.protocol.edge_memory import WorkerBoots
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.timers import Timers
 from schemas.messages import Status
@@ -27,7 +27,7 @@ class LoseAttempt(Protocol):
         """The next attempt waits so long; there is none after the last."""
 
 
-class EdgeReach:
+class EdgeConnectivity:
     """Whether an edge reaches the broker, and a worker through it.
 
     Args:
@@ -74,7 +74,7 @@ class EdgeReach:
         if connected and not self.connected:
             self._heard = False
             for frame in self._frames.values():
-                frame.judge_by(now_s + self._settings.grace_s)
+                frame.lease_ends_by(now_s + self._settings.grace_s)
         self.connected = connected
         for key in self._frames:
             self._timers.touch(key)

@@ -1,4 +1,4 @@
-"""What one site is asked, says and hears, to judge its sessions by; one book over all of its processes."""
+"""What one site is asked, says and hears, to judge its sessions by; one ledger over all of its processes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pipeline.protocol.effects import AskedQuery, Decision
 from pipeline.protocol.ports import Publish, Received
 from schemas.messages import Message, Open, Status
 from schemas.types import FrameId
-from simulation.asked_books import AskedBooks, Problem
 from simulation.content import seen
-from simulation.uplink_books import UplinkBooks
+from simulation.query_ledger import Problem, QueryLedger
+from simulation.uplink_ledger import UplinkLedger
 from simulation.wills import STALE_WILL, WillsRead, seen_outside
 
 
-class EdgeBooks:
-    """Book of a site.
+class EdgeLedger:
+    """Ledger of a site.
 
     Args:
         site: its name.
@@ -24,16 +24,16 @@ class EdgeBooks:
         on_problem: told what is broken.
     """
 
-    def __init__(self, site: str, asked: AskedBooks, on_problem: Problem) -> None:
+    def __init__(self, site: str, asked: QueryLedger, on_problem: Problem) -> None:
         self._site = site
         self._asked = asked
         self._on_problem = on_problem
-        self._uplink = UplinkBooks(on_problem)
+        self._uplink = UplinkLedger(on_problem)
         self._workers = WillsRead()
 
     def started(self) -> None:
         """Another process of the site starts."""
-        self._uplink = UplinkBooks(self._on_problem)
+        self._uplink = UplinkLedger(self._on_problem)
         self._workers = WillsRead()
 
     def offered(self, camera: str, frame: FrameId, mark: bytes, queries: Sequence[AskedQuery], now_s: float) -> None:

@@ -13,7 +13,7 @@ FRAMES_OF_A_CAMERA: Final = 8
 """Enough to keep workers busy, and under the number at which a session begins to drop the oldest."""
 FRAMES_OF_A_WORKER: Final = 16
 LEAST: Final = 2
-"""Of a worker: one frame is looked at, one is on its way."""
+"""Of a worker: one frame is at the model, one is on its way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.protocol.departures import Lane
+from pipeline.protocol.departures import TrafficClass
 from pipeline.protocol.edge_frame import EdgeStage
 from pipeline.protocol.edge_frames import EdgeFrames
-from pipeline.protocol.effects import LookAnswer
+from pipeline.protocol.effects import PassAnswer
 from pipeline.protocol.ports import Delivery
 from pipeline.protocol.settings import EdgeProtocolSettings
 from schemas.messages import Accept, Chunk, Open, Refine, Status
@@ -28,7 +28,7 @@ class Edge:
         self.frames = EdgeFrames(settings, site="north", pool=POOL, boot=1, fingerprint=FINGERPRINT)
         self.frame = self.frames.offer("gate", FakeLatent(), 4, [asked("q0", 100.0)], 0.0)
         (self.departure,) = self.frames.take_departures()
-        assert self.departure.lane is Lane.OPEN
+        assert self.departure.traffic_class is TrafficClass.OPEN
         self.departure.stamp(0.0)
 
     def lost(self, now_s: float) -> None:
@@ -51,7 +51,9 @@ class Edge:
     def reopened(self, now_s: float) -> Open | None:
         """What leaves now."""
         self.frames.tick(now_s)
-        opens = [departure for departure in self.frames.take_departures() if departure.lane is Lane.OPEN]
+        opens = [
+            departure for departure in self.frames.take_departures() if departure.traffic_class is TrafficClass.OPEN
+        ]
         message = opens[0].stamp(now_s) if opens else None
         assert message is None or isinstance(message, Open)
         return message
@@ -191,9 +193,9 @@ def test_a_worker_whose_model_is_busy_says_accept_when_the_edge_is_back() -> Non
                        queries=(ref("q0", 30_000),), stop=4,
                        payload=bytes(range(4)))  # fmt: skip
         session.receive_open("gate", message, 0.0)
-    looks = {look.frame: look for look in session.looks.take(8, 0.0)}
-    query = looks[heard].queries[0]
-    session.looks.finish(looks[heard], [LookAnswer(query.query_id, "yes", 0.5)], 0.1)
+    passes = {inference_pass.frame: inference_pass for inference_pass in session.passes.take(8, 0.0)}
+    query = passes[heard].queries[0]
+    session.passes.finish(passes[heard], [PassAnswer(query.query_id, "yes", 0.5)], 0.1)
     chunk = Chunk(camera="gate", frame=heard, attempt=1, start=4, stop=8, payload=bytes(range(4, 8)))
     session.receive_chunk("gate", chunk, 0.2)
     session.take_effects()
@@ -216,7 +218,7 @@ def test_a_worker_whose_model_is_stalled_claims_nothing() -> None:
              payload=bytes(range(4))),
         0.0,
     )  # fmt: skip
-    session.looks.take(8, 0.0)
+    session.passes.take(8, 0.0)
     session.tick(2.0)
     assert [type(effect.message) for effect in session.take_effects()] == [Accept], "half of the base lease is over"
     session.receive_edge_status(edge_status(fleet, frame), 60.0)

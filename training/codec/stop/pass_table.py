@@ -1,4 +1,4 @@
-"""Measured looks as the stop rule sees them: a score, and whether stopping there would have been wrong."""
+"""Measured passes as the stop rule sees them: a score, and whether stopping there would have been wrong."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from training.codec.measure import PrefixAnswers
 
 
 @dataclass(frozen=True, slots=True)
-class LookTable:
-    """Looks at P prefixes for Q questions about F frames; the last prefix is the whole latent.
+class PassTable:
+    """Passes over P prefixes for Q questions about F frames; the last prefix is the whole latent.
 
     Attributes:
         lengths: Prefix lengths in latents [P].
@@ -55,7 +55,7 @@ class LookTable:
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """Looks at the frames of several sets, at the same lengths."""
+        """Passes over the frames of several sets, at the same lengths."""
         offsets = np.cumsum([0, *(part.frames for part in parts[:-1])])
         return cls(
             parts[0].lengths,
@@ -79,7 +79,7 @@ class LookTable:
         )
 
     def judged(self, *, by_frame: bool) -> Self:
-        """The same as the stop rule sees it: each answer by itself, or all of a look by the mean of their scores."""
+        """The same as the stop rule sees it: each answer by itself, or all of a pass by the mean of their scores."""
         if not by_frame:
             return self
         asked = np.maximum(np.bincount(self.owner, minlength=self.frames), 1)
@@ -119,24 +119,24 @@ class LookTable:
         )
 
 
-def look_features(
-    score: StopScore, length: int, look: Answers, blind: Answers, code_bits: NDArray[np.float64]
+def pass_features(
+    score: StopScore, length: int, inference_pass: Answers, blind: Answers, code_bits: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Features of all answers from one prefix length [Q, features].
 
     Args:
         score: Holds the model of the feature error.
         length: Latents of the prefixes.
-        look: The answers.
+        inference_pass: The answers.
         blind: Those from an empty prefix.
         code_bits: Of the prefix of each question's frame [Q].
     """
     return score.features(
         length,
-        probability=look.probabilities,
-        margin=look.margins,
-        entropy_nats=look.entropies_nats,
-        agrees_with_blind=look.texts == blind.texts,
+        probability=inference_pass.probabilities,
+        margin=inference_pass.margins,
+        entropy_nats=inference_pass.entropies_nats,
+        agrees_with_blind=inference_pass.texts == blind.texts,
         blind_probability=blind.probabilities,
         code_bits=code_bits,
     )
@@ -154,8 +154,8 @@ def scores_of(
         types: Its answer type [Q].
     """
     scores = np.zeros((len(answers.lengths), len(owner)))
-    for row, (length, look) in enumerate(zip(answers.lengths, answers.looks, strict=True)):
-        features = look_features(score, length, look, answers.blind, answers.code_bits[row, owner])
+    for row, (length, inference_pass) in enumerate(zip(answers.lengths, answers.passes, strict=True)):
+        features = pass_features(score, length, inference_pass, answers.blind, answers.code_bits[row, owner])
         for kind in set(types):
             chosen = np.array([item == kind for item in types], dtype=np.bool_)
             scores[row, chosen] = score.score(features[chosen], kind)

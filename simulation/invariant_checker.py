@@ -6,7 +6,8 @@
   the time that its uplink needs, counted from the decision, or from when the edge has its connection back.
 - A query whose edge died while a worker held its frame, and still held it when it knew, ends within
   :data:`ORPHAN_GRACE_S` of its deadline all the same.
-- No answer from latents of another codec, no look at anything but a prefix of its frame, no unsafe answer called safe.
+- No answer from latents of another codec, no pass over anything but a prefix of its frame, no unsafe answer called
+  safe.
 - No buffer over its bound, and no lease renewed while a model is stalled.
 - No latent sent twice without a counted reason, and none of one attempt to two workers.
 - Recovery: once faults are over and the pool is idle, no query expires or fails that had time to be answered. A
@@ -44,7 +45,7 @@ decided may take four times its own time."""
 ORPHAN_GRACE_S = 2.0
 """A worker's deadline counts from the arrival of the open message, which a slow delivery and a hand-over put off."""
 RECOVERY_S = 10.0
-"""A lost attempt costs the base lease and a back-off, twice if the next one is lost as well. The looks come on top."""
+"""A lost attempt costs the base lease and a back-off, twice if the next one is lost as well. The passes come on top."""
 _EXACT_S = 1e-6
 
 
@@ -67,7 +68,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class EdgeState:
-    """What the judge must know about an edge.
+    """What the invariant checker must know about an edge.
 
     Attributes:
         awake_since_s: since when its process runs; infinite while it does not.
@@ -95,12 +96,12 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Judge:
+class InvariantChecker:
     """Reads what the broker accepts and what the sessions decide.
 
     Attributes:
         max_hops: hand-overs that a frame may see.
-        looks_s: what the slowest worker needs for a look on every rung of the ladder.
+        passes_s: what the slowest worker needs for a pass on every rung of the ladder.
         edge: state of a site's edge.
         violations: what was broken.
         outcomes: terminals by kind, after the reducer.
@@ -111,7 +112,7 @@ class Judge:
     """
 
     max_hops: int
-    looks_s: float
+    passes_s: float
     edge: Callable[[str], EdgeState]
     violations: list[Violation] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -246,7 +247,7 @@ class Judge:
             self._break("ad-hoc query superseded", now_s, message.query_id, asked.site)
         calm_s = now_s - max(asked.asked_s, calm_since_s)
         lost = message.outcome in (Outcome.EXPIRED, Outcome.FAILED) and not asked.had_no_frame
-        if lost and calm_s > RECOVERY_S + self.looks_s:
+        if lost and calm_s > RECOVERY_S + self.passes_s:
             self._break("no recovery", now_s, message.query_id, f"{message.outcome} after {calm_s:.1f} calm seconds")
         self._check_said(message.query_id, asked, now_s)
 

@@ -1,4 +1,4 @@
-"""Scores of looks by a calibrated model, blind answers that are asked once, and what follows a shift."""
+"""Scores of passes by a calibrated model, blind answers that are asked once, and what follows a shift."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import pytest
 import structlog
 import torch
 
-from cloud_workers import look_scores
+from cloud_workers import pass_scores
 from cloud_workers.inference.adapter import AnswerModel, ModelAdapter, Question
 from cloud_workers.inference.backend import InferenceAnswer
 from cloud_workers.inference.registry import load_model
-from cloud_workers.look_engine import LookDone
-from cloud_workers.look_scores import LookScores
+from cloud_workers.pass_engine import PassDone
+from cloud_workers.pass_scores import PassScores
 from cloud_workers.prefix_store import PrefixStore
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
 from pipeline.codec.spec import TABLES_FILE
 from pipeline.codec.stop_file import StopFile
 from pipeline.codec.stop_score import FEATURES, AdditiveScore, ErrorModel, StopScore
-from pipeline.codec.stop_shift import READ_AGAIN_EVERY, WINDOW_LOOKS, ScoreQuantiles
+from pipeline.codec.stop_shift import READ_AGAIN_EVERY, WINDOW_PASSES, ScoreQuantiles
 from pipeline.codec.tables import FrequencyTables
-from pipeline.protocol.effects import ChunkData, Look, LookQuery
+from pipeline.protocol.effects import ChunkData, InferencePass, PassQuery
 from pipeline.protocol.stop_rule import StopRule
 from schemas.types import AnswerType, FrameId
 from tests.cloud.engines import BlockingEngine
@@ -68,29 +68,31 @@ def stop_file(*, score: StopScore | None = SCORE, shift: ScoreQuantiles | None =
     return StopFile(StopRule.never_early(LADDER), score, shift)
 
 
-def engine_of(codec_dir: Path, vlm: AnswerModel, stop: StopFile) -> tuple[BlockingEngine, LookScores]:
+def engine_of(codec_dir: Path, vlm: AnswerModel, stop: StopFile) -> tuple[BlockingEngine, PassScores]:
     tables = FrequencyTables.load(codec_dir / TABLES_FILE)
     store = PrefixStore(tables, load_prefix_decoder(codec_dir))
-    scores = LookScores(stop, tables)
+    scores = PassScores(stop, tables)
     return BlockingEngine(store, vlm, scores), scores
 
 
-def look(codec_dir: Path, index: int, stop: int, *, number: int = 1, text: str = "Is it red?") -> Look:
+def inference_pass(
+    codec_dir: Path, index: int, stop: int, *, number: int = 1, text: str = "Is it red?"
+) -> InferencePass:
     payload = encode(SYMBOLS[index], codec_dir).payload(0, stop)
-    query = LookQuery(f"q{index}", content("q", text, YES_NO))
-    return Look("gate", FrameId(1, index), 1, (ChunkData(0, stop, payload),), stop, (query,), number)
+    query = PassQuery(f"q{index}", content("q", text, YES_NO))
+    return InferencePass("gate", FrameId(1, index), 1, (ChunkData(0, stop, payload),), stop, (query,), number)
 
 
-def scores_of(engine: BlockingEngine, *looks: Look) -> list[float]:
+def scores_of(engine: BlockingEngine, *passes: InferencePass) -> list[float]:
     found = []
-    for result in engine.run(looks):
-        assert isinstance(result, LookDone)
+    for result in engine.run(passes):
+        assert isinstance(result, PassDone)
         found += [answer.score for answer in result.answers]
     return found
 
 
 def test_scores_are_those_of_the_calibration(codec_dir: Path, vlm: ModelAdapter) -> None:
-    """The worker reads of a look what the calibration reads of the same answers."""
+    """The worker reads of a pass what the calibration reads of the same answers."""
     engine, _ = engine_of(codec_dir, vlm, stop_file())
     tables = FrequencyTables.load(codec_dir / TABLES_FILE)
     decoder = load_prefix_decoder(codec_dir)
@@ -110,20 +112,20 @@ def test_scores_are_those_of_the_calibration(codec_dir: Path, vlm: ModelAdapter)
         )
         assert features.shape == (1, len(FEATURES))
         expected = float(SCORE.score(features, YES_NO)[0])
-        assert scores_of(engine, look(codec_dir, 0, length)) == [pytest.approx(expected, rel=1e-3)]
+        assert scores_of(engine, inference_pass(codec_dir, 0, length)) == [pytest.approx(expected, rel=1e-3)]
 
 
 def test_a_whole_latent_and_a_stop_rule_without_a_score_show_the_probability(codec_dir: Path) -> None:
     engine, _ = engine_of(codec_dir, CountingVlm(), stop_file())
-    assert scores_of(engine, look(codec_dir, 0, LATENT_COUNT)) == [0.8]
+    assert scores_of(engine, inference_pass(codec_dir, 0, LATENT_COUNT)) == [0.8]
     plain, _ = engine_of(codec_dir, CountingVlm(), stop_file(score=None))
-    assert scores_of(plain, look(codec_dir, 0, LADDER[0])) == [0.8]
+    assert scores_of(plain, inference_pass(codec_dir, 0, LADDER[0])) == [0.8]
 
 
 def test_answers_of_a_frame_share_their_mean_where_it_is_judged_as_a_whole(codec_dir: Path, vlm: ModelAdapter) -> None:
-    one = look(codec_dir, 0, LADDER[0])
-    other = look(codec_dir, 0, LADDER[0], text="Is it blue?")
-    text = LookQuery("q9", content("q", "What is it?", AnswerType.TEXT))
+    one = inference_pass(codec_dir, 0, LADDER[0])
+    other = inference_pass(codec_dir, 0, LADDER[0], text="Is it blue?")
+    text = PassQuery("q9", content("q", "What is it?", AnswerType.TEXT))
     both = replace(one, queries=(*one.queries, *other.queries, text))
     single, _ = engine_of(codec_dir, vlm, stop_file())
     together, _ = engine_of(codec_dir, vlm, stop_file(score=replace(SCORE, by_frame=True)))
@@ -137,14 +139,14 @@ def test_answers_of_a_frame_share_their_mean_where_it_is_judged_as_a_whole(codec
 def test_a_question_is_asked_blindly_once(codec_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vlm = CountingVlm()
     engine, _ = engine_of(codec_dir, vlm, stop_file())
-    scores_of(engine, look(codec_dir, 0, LADDER[0]), look(codec_dir, 1, LADDER[0]))
-    scores_of(engine, look(codec_dir, 2, LADDER[1], text="Is it blue?"))
-    scores_of(engine, look(codec_dir, 3, LADDER[0]))
+    scores_of(engine, inference_pass(codec_dir, 0, LADDER[0]), inference_pass(codec_dir, 1, LADDER[0]))
+    scores_of(engine, inference_pass(codec_dir, 2, LADDER[1], text="Is it blue?"))
+    scores_of(engine, inference_pass(codec_dir, 3, LADDER[0]))
     blind = [text for text, size in vlm.asked if size == 0]
     assert blind == ["Is it red?", "Is it blue?"]
-    monkeypatch.setattr(look_scores, "MAX_BLIND_ANSWERS", 1)
+    monkeypatch.setattr(pass_scores, "MAX_BLIND_ANSWERS", 1)
     for text in ("Is it blue?", "Is it red?", "Is it blue?"):
-        scores_of(engine, look(codec_dir, 4, LADDER[0], text=text))
+        scores_of(engine, inference_pass(codec_dir, 4, LADDER[0], text=text))
     assert sum(size == 0 for _, size in vlm.asked) == 4, "one that was forgotten is asked again"
 
 
@@ -158,8 +160,8 @@ def test_frames_are_read_again_from_the_shortest_prefix_now_and_then(codec_dir: 
     vlm = CountingVlm()
     engine, _ = engine_of(codec_dir, vlm, stop_file(shift=calibrated(0.5)))
     for count in range(2 * READ_AGAIN_EVERY):
-        scores_of(engine, look(codec_dir, count % 6, LATENT_COUNT))
-        scores_of(engine, look(codec_dir, count % 6, LATENT_COUNT, number=2))
+        scores_of(engine, inference_pass(codec_dir, count % 6, LATENT_COUNT))
+        scores_of(engine, inference_pass(codec_dir, count % 6, LATENT_COUNT, number=2))
     whole = {
         round(float(load_prefix_decoder(codec_dir).decode(SYMBOLS[i : i + 1], np.array([8])).abs().sum()), 2)
         for i in range(6)
@@ -168,18 +170,18 @@ def test_frames_are_read_again_from_the_shortest_prefix_now_and_then(codec_dir: 
     assert len(shorter) == 2
 
 
-def test_after_a_shift_no_first_look_is_trusted_until_it_is_over(codec_dir: Path) -> None:
+def test_after_a_shift_no_first_pass_is_trusted_until_it_is_over(codec_dir: Path) -> None:
     vlm = CountingVlm()
     engine, _ = engine_of(codec_dir, vlm, stop_file())
-    (usual,) = scores_of(engine, look(codec_dir, 0, LADDER[0]))
+    (usual,) = scores_of(engine, inference_pass(codec_dir, 0, LADDER[0]))
     engine, scores = engine_of(codec_dir, vlm, stop_file(shift=calibrated(usual + 0.2)))
-    first = look(codec_dir, 0, LADDER[0])
+    first = inference_pass(codec_dir, 0, LADDER[0])
     assert scores_of(engine, first) == [pytest.approx(usual)]
     question = ("Is it red?", YES_NO)
     with structlog.testing.capture_logs() as logs:
-        for _ in range(WINDOW_LOOKS * READ_AGAIN_EVERY):
+        for _ in range(WINDOW_PASSES * READ_AGAIN_EVERY):
             scores.reads_again(first)
-        for _ in range(WINDOW_LOOKS):
+        for _ in range(WINDOW_PASSES):
             scores.note_again(
                 SYMBOLS[0] * (np.arange(LATENT_COUNT) < LADDER[0])[:, None], question, _yes(), {question: _yes()}
             )
@@ -187,8 +189,8 @@ def test_after_a_shift_no_first_look_is_trusted_until_it_is_over(codec_dir: Path
     assert scores.shift is not None
     assert scores.shift.shifted
     assert scores_of(engine, first) == [0.0]
-    assert scores_of(engine, look(codec_dir, 0, LADDER[1], number=2))[0] > 0
-    assert scores_of(engine, look(codec_dir, 0, LATENT_COUNT)) == [0.8]
+    assert scores_of(engine, inference_pass(codec_dir, 0, LADDER[1], number=2))[0] > 0
+    assert scores_of(engine, inference_pass(codec_dir, 0, LATENT_COUNT)) == [0.8]
     scores.shift.shifted = False
     assert scores_of(engine, first) == [pytest.approx(usual)]
 

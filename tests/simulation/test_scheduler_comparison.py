@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from pipeline.protocol.departure_queue import DepartureQueue
-from pipeline.protocol.departures import Departure, Lane
-from pipeline.protocol.effects import Look, LookQuery
+from pipeline.protocol.departures import Departure, TrafficClass
+from pipeline.protocol.effects import InferencePass, PassQuery
 from schemas.types import FrameId
 from simulation.content import LADDER, LATENTS
 from simulation.questions import standing
-from simulation.uplink_contest import BASELINES, ORDERS, OURS, Workload, compare, ratio_with_interval
+from simulation.scheduler_comparison import BASELINES, ORDERS, OURS, Workload, compare, ratio_with_interval
 from simulation.uplink_orders import FirstComeFirstServed, RoundRobin
-from simulation.uplink_workload import ContestPlan, ScoredModel
+from simulation.uplink_workload import ComparisonPlan, ScoredModel
 
-SMALL = ContestPlan(sites=2, cameras_per_site=8, duration_s=20.0, seed=5)
+SMALL = ComparisonPlan(sites=2, cameras_per_site=8, duration_s=20.0, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_a_thin_uplink_answers_more_safely_and_in_time(workload: Workload) -> No
 
 
 def test_a_wide_uplink_makes_all_orders_equal(workload: Workload) -> None:
-    wide = Workload(ContestPlan(sites=2, cameras_per_site=8, duration_s=20.0, seed=5, uplink_share=20.0),
+    wide = Workload(ComparisonPlan(sites=2, cameras_per_site=8, duration_s=20.0, seed=5, uplink_share=20.0),
                     workload.need_kbps)  # fmt: skip
     results = [wide.run(order) for order in ORDERS.values()]
     assert len({(result.answered, result.wire_bytes) for result in results}) == 1
@@ -46,7 +46,7 @@ def test_a_seed_gives_the_same_result(workload: Workload) -> None:
 
 
 def test_the_comparison_reports_every_order_with_intervals() -> None:
-    plans = [ContestPlan(sites=1, cameras_per_site=6, duration_s=10.0, seed=seed) for seed in (1, 2)]
+    plans = [ComparisonPlan(sites=1, cameras_per_site=6, duration_s=10.0, seed=seed) for seed in (1, 2)]
     told: list[None] = []
     rows = compare(plans, [0.5, 5.0], lambda: told.append(None))
     assert len(told) == len(plans) * (1 + 2 * len(ORDERS))
@@ -69,13 +69,13 @@ def test_the_interval_of_a_ratio() -> None:
 
 def _answers(stop: int, queries: int) -> list[tuple[str, float]]:
     model = ScoredModel(3, {"gate": 1.0})
-    asked = tuple(LookQuery(f"id{index}", standing("site", "q0")) for index in range(queries))
-    look = Look("gate", FrameId(1, 0), 1, (), stop, asked, 1)
-    return [(answer.text, answer.score) for answer in model.answer(look)]
+    asked = tuple(PassQuery(f"id{index}", standing("site", "q0")) for index in range(queries))
+    inference_pass = InferencePass("gate", FrameId(1, 0), 1, (), stop, asked, 1)
+    return [(answer.text, answer.score) for answer in model.answer(inference_pass)]
 
 
-def test_the_scores_of_the_contest_are_honest() -> None:
-    """A score is the chance that the last rung says the same: the contest must not flatter who believes it."""
+def test_the_scores_of_the_comparison_are_honest() -> None:
+    """A score is the chance that the last rung says the same: the comparison must not flatter who believes it."""
     final = _answers(LATENTS, 4000)
     first = _answers(LADDER[0], 4000)
     agree = [early[0] == late[0] for early, late in zip(first, final, strict=True)]
@@ -89,9 +89,15 @@ def test_the_scores_of_the_contest_are_honest() -> None:
 @pytest.mark.parametrize("order", [FirstComeFirstServed, RoundRobin])
 def test_the_baselines_keep_everything(order: type[FirstComeFirstServed | RoundRobin]) -> None:
     queue = order(64.0)
-    lanes = [Lane.REPORT, Lane.OPEN, Lane.OPEN, Lane.FRAME_UNDER_WAY, Lane.REPORT]
-    for number, lane in enumerate(lanes):
-        assert queue.put(Departure(lane, "gate", str(number), "topic", lambda _now_s: None), 0.0)
+    classes = [
+        TrafficClass.REPORT,
+        TrafficClass.OPEN,
+        TrafficClass.OPEN,
+        TrafficClass.FRAME_UNDER_WAY,
+        TrafficClass.REPORT,
+    ]
+    for number, traffic_class in enumerate(classes):
+        assert queue.put(Departure(traffic_class, "gate", str(number), "topic", lambda _now_s: None), 0.0)
     left = []
     while (departure := queue.pop(0.0)) is not None:
         left.append(departure.label)

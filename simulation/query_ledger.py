@@ -1,6 +1,6 @@
-"""What was asked of every frame, and whether looks and answers are about just that.
+"""What was asked of every frame, and whether passes and answers are about just that.
 
-A simulated model repeats what it was asked and which frame it looked at. So an answer shows whose question it is, and
+A simulated model repeats what it was asked and which frame it read. So an answer shows whose question it is, and
 of which frame it tells, however the texts, the answers or the frames were mixed up on the way.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.protocol.ad_hoc_questions import NO_FRAME_SEQUENCE
-from pipeline.protocol.effects import AskedQuery, Decision, Look
+from pipeline.protocol.effects import AskedQuery, Decision, InferencePass
 from pipeline.protocol.ports import Publish
 from schemas import topics
 from schemas.identity import QuestionContent
@@ -32,7 +32,7 @@ class _Frame:
     questions: dict[str, QuestionContent] = field(default_factory=dict)
 
 
-class AskedBooks:
+class QueryLedger:
     """Questions by the frame that they were asked of, as they were when it was taken.
 
     Args:
@@ -57,12 +57,12 @@ class AskedBooks:
         asked = self._frames.get((camera, frame))
         return None if asked is None else asked.questions.get(query_id)
 
-    def looked(self, worker: str, look: Look) -> None:
+    def passes_taken(self, worker: str, inference_pass: InferencePass) -> None:
         """A worker's model is asked this."""
-        if look.camera == CROWD:
+        if inference_pass.camera == CROWD:
             return
-        for query in look.queries:
-            asked = self.question(look.camera, look.frame, query.query_id)
+        for query in inference_pass.queries:
+            asked = self.question(inference_pass.camera, inference_pass.frame, query.query_id)
             if query.question != asked:
                 was = "nothing" if asked is None else repr(asked.text)
                 problem = f"{worker} asks {query.question.text!r} of {query.question.owner}, the frame was asked {was}"

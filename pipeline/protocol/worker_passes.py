@@ -1,4 +1,4 @@
-"""Looks: which frames the model reads next, and what follows from its answers."""
+"""Inference passes: which frames the model reads next, and what follows from its answers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from contextlib import AbstractContextManager
 from math import inf, isfinite
 
 from pipeline.protocol.answer_form import fits, says_something
-from pipeline.protocol.effects import Look, LookAnswer, LookQuery
+from pipeline.protocol.effects import InferencePass, PassAnswer, PassQuery
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
+from pipeline.protocol.worker_caches import KeyFrames
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerQuery, WorkerStage
-from pipeline.protocol.worker_memory import KeyFrames
-from pipeline.protocol.worker_pace import WorkerPace
+from pipeline.protocol.worker_messages import WorkerMessages
 from pipeline.protocol.worker_progress import Progress
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_store import FrameStore
-from pipeline.protocol.worker_voice import WorkerVoice
+from pipeline.protocol.worker_throughput import ThroughputEstimate
 from pipeline.protocol.worker_work import WorkCosts
 from schemas.messages import RejectReason
 from schemas.types import FrameId, Outcome
@@ -26,17 +26,17 @@ Alone = Callable[[str, str, FrameId], AbstractContextManager[None]]
 """Work on one frame: where, its camera and its id; an error that nobody has handled ends this frame and no other."""
 
 
-class Looks:
+class InferencePasses:
     """What goes to the model, and what comes back.
 
     Args:
         settings: times and bounds.
         stop_rule: when an answer is safe; its ladder ends at the whole latent.
-        costs: work of a look.
+        costs: work of a pass.
         frames: the frames held.
-        pace: how fast the model is.
+        throughput: how fast the model is.
         schedule: what goes first.
-        voice: what the worker says.
+        messages: what the worker says.
         progress: what becomes of a frame that was admitted.
         keys: key frames of the pool's cameras.
         counters: what happened, by reason.
@@ -50,9 +50,9 @@ class Looks:
         costs: WorkCosts,
         *,
         frames: FrameStore,
-        pace: WorkerPace,
+        throughput: ThroughputEstimate,
         schedule: Schedule,
-        voice: WorkerVoice,
+        messages: WorkerMessages,
         progress: Progress,
         keys: KeyFrames,
         counters: Counter[str],
@@ -63,16 +63,16 @@ class Looks:
         self._latent_count = stop_rule.ladder[-1]
         self._costs = costs
         self._frames = frames
-        self._pace = pace
+        self._throughput = throughput
         self._schedule = schedule
-        self._voice = voice
+        self._messages = messages
         self._progress = progress
         self._keys = keys
         self._counters = counters
         self._alone = alone
 
-    def take(self, max_frames: int, now_s: float, max_work: float = inf, *, batch: int = 0) -> list[Look]:
-        """Frames for the model to look at next, by the rule of :mod:`~pipeline.protocol.worker_schedule`.
+    def take(self, max_frames: int, now_s: float, max_work: float = inf, *, batch: int = 0) -> list[InferencePass]:
+        """Frames for the model to read next, by the rule of :mod:`~pipeline.protocol.worker_schedule`.
 
         Args:
             max_frames: frames of a batch.
@@ -80,7 +80,7 @@ class Looks:
             max_work: work of a batch.
             batch: names the batch.
         """
-        self._pace.max_frames, self._pace.max_work = max_frames, max_work
+        self._throughput.max_frames, self._throughput.max_work = max_frames, max_work
         for frame in self._frames.in_stage(WorkerStage.PARKED):
             self._progress.drop_decided(frame)
         if not (parked := self._frames.in_stage(WorkerStage.PARKED)):
@@ -91,30 +91,32 @@ class Looks:
         for frame in picked.hopeless:
             self._counters["standing_too_late"] += 1
             self._progress.give_up(frame)
-        looks = []
+        passes = []
         for part in picked.batch:
             frame = part.frame
-            with self._alone("look taken", frame.camera, frame.frame):
-                frame.move(WorkerEvent.LOOK_TAKEN)
+            with self._alone("pass taken", frame.camera, frame.frame):
+                frame.move(WorkerEvent.TAKEN)
                 known = [
-                    LookQuery(query_id, query.question)
+                    PassQuery(query_id, query.question)
                     for query_id in part.query_ids
                     if (query := frame.queries.get(query_id)) is not None and query.question is not None
                 ]
-                look = frame.look(known, part.work, batch)
+                inference_pass = frame.inference_pass(known, part.work, batch)
                 self._progress.keep_alive(frame, now_s)
-                looks.append(look)
-                self._pace.note_look(part.work)
-        if looks:
-            self._pace.batch_starts(sum(look.work for look in looks), now_s, batch)
-        return looks
+                passes.append(inference_pass)
+                self._throughput.note_pass(part.work)
+        if passes:
+            self._throughput.batch_starts(sum(inference_pass.work for inference_pass in passes), now_s, batch)
+        return passes
 
-    def finish(self, look: Look, answers: Sequence[LookAnswer], now_s: float, *, batch: int = 0) -> None:
-        """The model has answered a look: say what is safe, ask for more where it is not."""
-        frame = self._looked_at(look, batch)
+    def finish(
+        self, inference_pass: InferencePass, answers: Sequence[PassAnswer], now_s: float, *, batch: int = 0
+    ) -> None:
+        """The model has answered a pass: say what is safe, ask for more where it is not."""
+        frame = self._frame_of(inference_pass, batch)
         if frame is None:
             return
-        asked = {query.query_id: query for query in look.queries}
+        asked = {query.query_id: query for query in inference_pass.queries}
         for answer in answers:
             query = frame.queries.get(answer.query_id)
             if query is None:
@@ -123,16 +125,16 @@ class Looks:
                 self._progress.drop_late(frame, answer.query_id)
                 continue
             frame.spoke_s = now_s  # whatever is said now makes this worker the owner
-            self._answered(frame, query, asked[answer.query_id], look.stop, answer, now_s)
+            self._answered(frame, query, asked[answer.query_id], inference_pass.stop, answer, now_s)
         more = self._has_more_to_ask(frame, asked)
-        if look.stop >= self._latent_count and frame.prefix == look.stop and not more:
+        if inference_pass.stop >= self._latent_count and frame.prefix == inference_pass.stop and not more:
             # There is nothing further to ask the edge for.
             for query_id in list(frame.queries):
                 self._progress.decide(frame, query_id, Outcome.FAILED, "model: no answer")
         if not frame.queries:
-            self._pace.note_frame(frame.looks)
+            self._throughput.note_frame(frame.passes)
             self._frames.forget(frame, WorkerEvent.DECIDED)
-        elif frame.prefix > look.stop:
+        elif frame.prefix > inference_pass.stop:
             frame.move(WorkerEvent.OVERTAKEN)
         elif more:
             frame.move(WorkerEvent.PARTLY_ASKED)
@@ -143,7 +145,7 @@ class Looks:
             self._progress.refine(frame, now_s)
 
     def _answered(
-        self, frame: WorkerFrame, query: WorkerQuery, asked: LookQuery, prefix: int, answer: LookAnswer, now_s: float
+        self, frame: WorkerFrame, query: WorkerQuery, asked: PassQuery, prefix: int, answer: PassAnswer, now_s: float
     ) -> None:
         """Decide a query by the model's answer, or publish it as provisional."""
         whole = prefix >= self._latent_count
@@ -172,17 +174,17 @@ class Looks:
             self._progress.degrade(frame, answer.query_id)
         else:
             self._counters["provisional_answers"] += 1
-            self._voice.answer(frame, answer.query_id, query, None)
+            self._messages.answer(frame, answer.query_id, query, None)
 
-    def fail(self, look: Look, reason: RejectReason, problem: str, *, batch: int = 0) -> None:
-        """The look raised: these latents do not decode, or the model failed on them. Nothing else is touched."""
-        frame = self._looked_at(look, batch)
+    def fail(self, inference_pass: InferencePass, reason: RejectReason, problem: str, *, batch: int = 0) -> None:
+        """The pass raised: these latents do not decode, or the model failed on them. Nothing else is touched."""
+        frame = self._frame_of(inference_pass, batch)
         if frame is None:
             return
-        self._counters[f"look_failed_{reason.name.lower()}"] += 1
-        if reason is RejectReason.BITSTREAM and any(chunk.key is not None for chunk in look.chunks):
+        self._counters[f"pass_failed_{reason.name.lower()}"] += 1
+        if reason is RejectReason.BITSTREAM and any(chunk.key is not None for chunk in inference_pass.chunks):
             # Perhaps the key frame is damaged. The frame by itself will tell.
-            self._keys.forget(look.camera)
+            self._keys.forget(inference_pass.camera)
             self._progress.reject_key(frame)
             return
         for query_id in list(frame.queries):
@@ -190,17 +192,17 @@ class Looks:
         self._frames.forget(frame, WorkerEvent.DECIDED)
 
     def note_batch(self, batch_s: float, work: float, *, counted_s: float | None = None, batch: int = 0) -> None:
-        """Time of a batch, from which the wait of the next ones is expected, see :class:`WorkerPace`."""
-        self._pace.note_batch(batch_s, work, counted_s=counted_s, batch=batch)
+        """Time of a batch, from which the wait of the next ones is expected, see :class:`ThroughputEstimate`."""
+        self._throughput.note_batch(batch_s, work, counted_s=counted_s, batch=batch)
         self._frames.touch_all()  # leases that a stalled model let lie are renewed again
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
-    def _looked_at(self, look: Look, batch: int) -> WorkerFrame | None:
-        """The frame of a look, unless it has ended since; one that came again meanwhile is in another batch."""
-        frame = self._frames.find(look.camera, look.frame)
-        if frame is None or frame.stage is not WorkerStage.LOOKING or frame.batch != batch:
-            self._counters["look_in_vain"] += 1
+    def _frame_of(self, inference_pass: InferencePass, batch: int) -> WorkerFrame | None:
+        """The frame of a pass, unless it has ended since; one that came again meanwhile is in another batch."""
+        frame = self._frames.find(inference_pass.camera, inference_pass.frame)
+        if frame is None or frame.stage is not WorkerStage.INFERRING or frame.batch != batch:
+            self._counters["pass_discarded"] += 1
             return None
         return frame
 
@@ -211,5 +213,5 @@ class Looks:
                 query.work = self._costs.question(query.question.prompt, query.question.answer_type)
 
     def _has_more_to_ask(self, frame: WorkerFrame, asked: Collection[str]) -> bool:
-        """Whether a look has left out queries of its prefix."""
+        """Whether a pass has left out queries of its prefix."""
         return any(query_id not in asked and query.prefix < frame.prefix for query_id, query in frame.queries.items())

@@ -68,7 +68,7 @@ class Stage:
     tally: Tally
 
     @asynccontextmanager
-    async def enemy(self, device: str, filters: Sequence[str] = ()) -> AsyncIterator[Enemy]:
+    async def attacker(self, device: str, filters: Sequence[str] = ()) -> AsyncIterator[Attacker]:
         """A connection with the certificate of a device.
 
         Args:
@@ -83,16 +83,16 @@ class Stage:
         )
         async with bus:
             await bus.wait_connected(CONNECT_TIMEOUT_S)
-            enemy = Enemy(device, bus, self.tally, self.ledger)
-            reading = asyncio.create_task(enemy.read(), name=f"{device} reads")
+            attacker = Attacker(device, bus, self.tally, self.ledger)
+            reading = asyncio.create_task(attacker.read(), name=f"{device} reads")
             try:
-                yield enemy
+                yield attacker
             finally:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
 
 
-class Enemy:
+class Attacker:
     """A connection of an attacker.
 
     Args:

@@ -1,7 +1,7 @@
 """Which order of departure answers more questions safely and in time on the same thin uplinks.
 
 Sites whose cameras ask more than their uplink carries; one seeded workload, run once under each order. The pool is
-never short: what is compared is the uplink alone. Thinning of standing questions is off, so that every order is asked
+never short: what is compared is the uplink alone. Load shedding is off, so that every order is asked
 the same.
 
 A query counts as answered when its edge heard the safe answer before the deadline.
@@ -21,8 +21,8 @@ from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import DepartureOrder
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.expected_gain import AD_HOC_WEIGHT
+from pipeline.protocol.load_shedding import LoadSheddingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
-from pipeline.protocol.thinning import ThinningSettings
 from schemas.types import Outcome
 from simulation.broker import BrokerModel
 from simulation.clock import VirtualClock
@@ -30,7 +30,7 @@ from simulation.edge_actor import EdgeActor
 from simulation.links import LinkFaults
 from simulation.questions import published
 from simulation.uplink_orders import FirstComeFirstServed, RoundRobin
-from simulation.uplink_workload import DEADLINES_S, ContestPlan, ScoredModel, draw_sites, schedule
+from simulation.uplink_workload import DEADLINES_S, ComparisonPlan, ScoredModel, draw_sites, schedule
 from simulation.worker_actor import WorkerActor
 
 ORDERS: Final[dict[str, Callable[[float | None], DepartureOrder]]] = {
@@ -50,7 +50,7 @@ _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
 
 
 @dataclass(slots=True)
-class ContestResult:
+class ComparisonResult:
     """What one order came to on one workload.
 
     Attributes:
@@ -90,7 +90,7 @@ class ContestResult:
 
 
 @dataclass(slots=True)
-class _Books:
+class _Ledger:
     """What became of the queries; counts by camera and whether they were ad-hoc."""
 
     priorities: dict[str, float]
@@ -137,30 +137,30 @@ class Workload:
         need_kbps: what each site sends when its uplink has no limit, over the time in which frames are captured.
     """
 
-    plan: ContestPlan
+    plan: ComparisonPlan
     need_kbps: tuple[float, ...]
 
     @classmethod
-    def measured(cls, plan: ContestPlan) -> Self:
+    def measured(cls, plan: ComparisonPlan) -> Self:
         """Run the plan once on wide uplinks."""
         _, edges = _simulate(plan, [_WIDE_KBPS] * plan.sites, DepartureQueue)
         return cls(plan, tuple(edge.wire_bytes * 8 / 1000 / plan.duration_s for edge in edges))
 
-    def run(self, order: Callable[[float | None], DepartureOrder]) -> ContestResult:
+    def run(self, order: Callable[[float | None], DepartureOrder]) -> ComparisonResult:
         """Run it on thin uplinks under an order, which is made from the rate of its uplink in kbps."""
         rates_kbps = [self.plan.uplink_share * kbps for kbps in self.need_kbps]
         return _result(self.plan, sum(rates_kbps), *_simulate(self.plan, rates_kbps, order))
 
 
 def _simulate(
-    plan: ContestPlan, rates_kbps: list[float], order: Callable[[float | None], DepartureOrder]
-) -> tuple[_Books, list[EdgeActor]]:
+    plan: ComparisonPlan, rates_kbps: list[float], order: Callable[[float | None], DepartureOrder]
+) -> tuple[_Ledger, list[EdgeActor]]:
     clock = VirtualClock()
     broker = BrokerModel(clock, random.Random(plan.seed + 1), LinkFaults(delay_s=0.03))
     sites = draw_sites(plan)
     cameras = [camera for site in sites for camera in site]
     model = ScoredModel(plan.seed, {camera.name: camera.evidence for camera in cameras})
-    books = _Books({camera.name: camera.priority for camera in cameras})
+    ledger = _Ledger({camera.name: camera.priority for camera in cameras})
     questions = sorted({question for camera in cameras for question, _ in camera.questions})
     known = published((_site(index) for index in range(plan.sites)), questions)
     workers = [
@@ -191,10 +191,10 @@ def _simulate(
             cameras=tuple(camera.name for camera in members),
             uplink_kbps=rates_kbps[index],
             settings=EdgeProtocolSettings(),
-            on_terminal=lambda _site, decision: books.take(decision),
+            on_terminal=lambda _site, decision: ledger.take(decision),
             on_query=lambda *_: None,
             on_problem=lambda rule, about, problem: _raise(f"{rule}: {about}: {problem}"),
-            thinning=ThinningSettings(floor=1.0),
+            load_shedding=LoadSheddingSettings(floor=1.0),
             priorities={camera.name: camera.priority for camera in members},
             order=order,
         )
@@ -204,27 +204,27 @@ def _simulate(
             schedule(clock, edge, camera, plan.duration_s)
     while (next_s := clock.next_s()) is not None and next_s <= _end_s(plan):
         clock.step()
-    return books, edges
+    return ledger, edges
 
 
-def _end_s(plan: ContestPlan) -> float:
+def _end_s(plan: ComparisonPlan) -> float:
     """When every deadline is over."""
     return plan.duration_s + max(DEADLINES_S) + 1.0
 
 
-def _result(plan: ContestPlan, rate_kbps: float, books: _Books, edges: list[EdgeActor]) -> ContestResult:
-    shares = books.by_camera()
+def _result(plan: ComparisonPlan, rate_kbps: float, ledger: _Ledger, edges: list[EdgeActor]) -> ComparisonResult:
+    shares = ledger.by_camera()
     squares = sum(share**2 for share in shares)
     wire_bytes = sum(edge.wire_bytes for edge in edges)
-    return ContestResult(
-        asked=books.asked.total(),
-        answered=books.outcomes["answered"],
-        degraded=books.outcomes["degraded"],
-        expired=books.outcomes["expired"],
-        superseded=books.outcomes["superseded"],
-        failed=books.outcomes["failed"],
-        weighted=books.weighted(),
-        ad_hoc=books.ad_hoc(),
+    return ComparisonResult(
+        asked=ledger.asked.total(),
+        answered=ledger.outcomes["answered"],
+        degraded=ledger.outcomes["degraded"],
+        expired=ledger.outcomes["expired"],
+        superseded=ledger.outcomes["superseded"],
+        failed=ledger.outcomes["failed"],
+        weighted=ledger.weighted(),
+        ad_hoc=ledger.ad_hoc(),
         wire_bytes=wire_bytes,
         uplink_use=wire_bytes * 8 / 1000 / (rate_kbps * _end_s(plan)),
         longest_wait_s=max(edge.longest_wait_s for edge in edges),
@@ -245,13 +245,13 @@ def _raise(problem: str) -> None:
 
 
 def compare(
-    plans: Sequence[ContestPlan], shares: Iterable[float], progress: Callable[[], None] | None = None
+    plans: Sequence[ComparisonPlan], shares: Iterable[float], progress: Callable[[], None] | None = None
 ) -> list[dict[str, Any]]:
     """Run every order on every plan, at every share of what the sites need.
 
     Args:
         plans: at least two that differ in their seeds, for the confidence intervals.
-        shares: see :class:`ContestPlan`.
+        shares: see :class:`ComparisonPlan`.
         progress: called after each run; there are ``len(plans) * (1 + len(shares) * len(ORDERS))`` of them.
 
     Returns:
@@ -265,7 +265,7 @@ def compare(
         told()
     rows = []
     for share in shares:
-        results: dict[str, list[ContestResult]] = {name: [] for name in ORDERS}
+        results: dict[str, list[ComparisonResult]] = {name: [] for name in ORDERS}
         for workload in workloads:
             for name, order in ORDERS.items():
                 results[name].append(replace(workload, plan=replace(workload.plan, uplink_share=share)).run(order))
@@ -280,7 +280,7 @@ def compare(
     return rows
 
 
-def _means(runs: list[ContestResult]) -> dict[str, float]:
+def _means(runs: list[ComparisonResult]) -> dict[str, float]:
     figures = [{**asdict(run), "answered_per_kb": run.answered_per_kb} for run in runs]
     means = {name: statistics.fmean(figure[name] for figure in figures) for name in figures[0]}
     means["longest_wait_s"] = max(run.longest_wait_s for run in runs)
@@ -288,7 +288,7 @@ def _means(runs: list[ContestResult]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in means.items()}
 
 
-def _ratios(ours: list[ContestResult], theirs: list[ContestResult]) -> dict[str, dict[str, float] | None]:
+def _ratios(ours: list[ComparisonResult], theirs: list[ComparisonResult]) -> dict[str, dict[str, float] | None]:
     return {
         name: ratio_with_interval(
             [getattr(run, name) for run in ours],

@@ -21,7 +21,7 @@ _PATIENCE = 4.0
 
 
 @dataclass(slots=True)
-class WorkerPace:
+class ThroughputEstimate:
     """Measured time of a batch: a fixed part and a part for its work, by weighted least squares over the last ones.
 
     A model that takes several batches at a time gets more done than the time of one batch says: of what its batches
@@ -32,8 +32,8 @@ class WorkerPace:
         max_frames: frames that one batch may have.
         max_work: work that one batch may have.
         max_batches: batches that the model takes at a time.
-        frame_work: moving average of the work of one look.
-        looks: moving average of the looks that a frame needs until its queries are decided.
+        frame_work: moving average of the work of one pass.
+        passes: moving average of the passes that a frame needs until its queries are decided.
     """
 
     settings: WorkerProtocolSettings
@@ -41,7 +41,7 @@ class WorkerPace:
     max_work: float = math.inf
     max_batches: int = 1
     frame_work: float = 1.0
-    looks: float = 1.0
+    passes: float = 1.0
     _work: float = 0.0
     _seconds: float = _FIRST_GUESS_S
     _work_squared: float = 0.0
@@ -60,7 +60,7 @@ class WorkerPace:
         self._stalls_at_s[batch] = now_s + self.settings.max_lease_s + _PATIENCE * self.batch_s(work)
 
     @property
-    def throughput(self) -> float:
+    def work_per_s(self) -> float:
         """Work done a second of the time in which the model had any."""
         return self._work / self._counted_s if self._counted_s > 0 else math.inf
 
@@ -81,13 +81,13 @@ class WorkerPace:
             self._work_squared += _WEIGHT * (work**2 - self._work_squared)
             self._work_seconds += _WEIGHT * (work * batch_s - self._work_seconds)
 
-    def note_look(self, work: float) -> None:
-        """A look with so much work was taken."""
+    def note_pass(self, work: float) -> None:
+        """A pass with so much work was taken."""
         self.frame_work += _FRAME_WEIGHT * (work - self.frame_work)
 
-    def note_frame(self, looks: int) -> None:
-        """A frame was decided after so many looks."""
-        self.looks += _FRAME_WEIGHT * (looks - self.looks)
+    def note_frame(self, passes: int) -> None:
+        """A frame was decided after so many passes."""
+        self.passes += _FRAME_WEIGHT * (passes - self.passes)
 
     def batch_s(self, work: float) -> float:
         """Expected time of a batch with so much work."""
@@ -101,12 +101,12 @@ class WorkerPace:
         return self._seconds + unit_s * (work - self._work)
 
     def begins_s(self, ahead: int) -> float:
-        """Expected wait until the first look at a frame that has so many before it, each with all its looks.
+        """Expected wait until the first pass over a frame that has so many before it, each with all its passes.
 
         What fills no batch leaves it room in one.
         """
         size = self._frames_a_batch()
-        return ahead * self.looks // size * self.batch_s(size * self.frame_work) * self._time_share()
+        return ahead * self.passes // size * self.batch_s(size * self.frame_work) * self._time_share()
 
     def wait_s(self, frames: int) -> float:
         """Expected wait for the answer of one more frame when so many are held."""
@@ -145,7 +145,7 @@ class WorkerPace:
 
     def _stalls_s(self, frame: WorkerFrame) -> float:
         """When a frame's batch counts as stalled; for one that waits, all that the model takes at a time."""
-        if frame.stage is WorkerStage.LOOKING:
+        if frame.stage is WorkerStage.INFERRING:
             return self._stalls_at_s.get(frame.batch, math.inf)
         return max(self._stalls_at_s.values()) if len(self._stalls_at_s) >= self.max_batches else math.inf
 

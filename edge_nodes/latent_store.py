@@ -6,11 +6,11 @@ from edge_nodes.observer import OfferedFrame
 from pipeline.node.node_log import NodeLog
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.ports import Sent
-from pipeline.recording.deposit import Deposit
+from pipeline.recording.stored_latent import StoredLatent
 
 
-class LatentDeposit:
-    """An :class:`~edge_nodes.observer.EdgeObserver` that deposits; the uplink carries none of it.
+class LatentStore:
+    """An :class:`~edge_nodes.observer.EdgeObserver` that stores; the uplink carries none of it.
 
     Args:
         log: the edge's own log.
@@ -23,7 +23,9 @@ class LatentDeposit:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
         count = offered.latent.latent_count
         payload = offered.latent.payload(0, count)
-        self._log.deposit(Deposit(offered.captured.camera, offered.frame, offered.base_latents, count, payload))
+        self._log.store_latent(
+            StoredLatent(offered.captured.camera, offered.frame, offered.base_latents, count, payload)
+        )
 
     def message_sent(self, sent: Sent) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
