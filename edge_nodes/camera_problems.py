@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from edge_nodes.sources import redacted
 from pipeline.config.logs import get_logger
-from schemas.errors import LatentbusError
+from schemas.errors import LatentbusError, SourceError
 
 _log = get_logger(__name__)
 
@@ -50,7 +50,9 @@ class CameraProblems:
             mistakes.popitem(last=False)
         if count == 10 ** (len(str(count)) - 1):
             words = _WORDS.get(kind, "camera blocked")
-            _log.error(words, camera=camera, kind=kind, problem=problem, count=count, **_place(error), **context)
+            reason = {"reason": str(error.reason)} if isinstance(error, SourceError) else {}
+            fields = {**reason, **_place(error), **context}
+            _log.error(words, camera=camera, kind=kind, problem=problem, count=count, **fields)
 
     def forget(self, camera: str) -> None:
         """The camera was well for a while: what happens now is new."""

@@ -8,18 +8,20 @@ before it returns, so that a camera blocks one thread at most.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
 from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture_policy import CapturePolicy
-from edge_nodes.sources import CapturedFrame, FrameSource, redacted
+from edge_nodes.sources import CapturedFrame, FrameSource, SourceMachine, WatchedSource, redacted
 from pipeline.bus.backoff import Backoff
 from pipeline.config.logs import get_logger
 from pipeline.node.clock import Clock
 from pipeline.node.containment import Containment
 from pipeline.node.tasks import first_of
 from schemas.errors import LatentbusError, SourceError
+from schemas.types import SourceReason
 
 T = TypeVar("T")
 
@@ -34,6 +36,8 @@ CLOSE_LIMIT_S: Final = 1.0
 
 REOPEN = Backoff(initial_s=1.0, maximum_s=30.0, growth=2.0, stable_s=10.0)
 """Waits between attempts to open a source that failed: cameras reboot, file shares come back."""
+REOPEN_REFUSED = Backoff(initial_s=15.0, maximum_s=300.0, growth=2.0, stable_s=10.0)
+"""The same after a refused password: many cameras lock an account after a few attempts."""
 
 
 class FrameTaker(Protocol):
@@ -60,9 +64,11 @@ class CameraCapture:
         clock: the edge's clock.
         problems: told what goes wrong.
         containment: takes what nobody else has handled.
+        draw: a random number in [0, 1), for the waits.
 
     Attributes:
         policy: as given.
+        machine: what the source is doing.
         first_open: result of the first attempt to open the source: None, or the error. An attempt that blocks has
             failed for now.
     """
@@ -77,8 +83,10 @@ class CameraCapture:
         clock: Clock,
         problems: CameraProblems,
         containment: Containment,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         self.policy = policy
+        self.machine = SourceMachine()
         self.first_open: asyncio.Future[SourceError | None] = asyncio.get_running_loop().create_future()
         self._camera = camera
         self._source = source
@@ -86,6 +94,7 @@ class CameraCapture:
         self._clock = clock
         self._problems = problems
         self._containment = containment
+        self._draw = draw
         self._up: bool | None = None
         self._woken = asyncio.Event()
 
@@ -99,10 +108,11 @@ class CameraCapture:
         try:
             while True:
                 opened_s = self._clock.now_s()
+                self.machine.opening()
                 try:
                     await self._call("open", self._source.open(), OPEN_LIMIT_S)
                     self._opened(None)
-                    self._changed(True)
+                    self._shows()
                     await self._sample()
                 except SourceError as error:
                     self._opened(error)
@@ -110,16 +120,19 @@ class CameraCapture:
                         failures = 0
                         self._problems.forget(self._camera)
                     failures += 1
-                    delay_s = REOPEN.delay_s(failures, 1.0)
-                    self._problems.report(self._camera, "lost", error, next_try_s=delay_s)
+                    backoff = REOPEN_REFUSED if error.reason is SourceReason.AUTH else REOPEN
+                    delay_s = backoff.delay_s(failures, self._draw())
+                    self._problems.report(self._camera, "lost", error, next_try_s=round(delay_s, 1))
+                    self.machine.lost(error.reason)
+                    self._told()
                 else:
+                    self.machine.ended()
                     _log.info("camera ended", camera=self._camera)
                     return
-                self._changed(False)
                 await self._close()
                 await self._clock.sleep(delay_s)
         finally:
-            self._changed(False)
+            self._told(up=False)
             await self._leave()
 
     async def _sample(self) -> None:
@@ -136,7 +149,7 @@ class CameraCapture:
             else:
                 failures += 1
                 # What was asked of this frame is asked of the next one, but not without a pause.
-                await self._clock.sleep(REOPEN.delay_s(failures, 1.0))
+                await self._clock.sleep(REOPEN.delay_s(failures, self._draw()))
 
     async def _take(self, captured: CapturedFrame, *, standing: bool) -> bool:
         """Whether a frame was asked about; one that cannot be fails by itself."""
@@ -162,9 +175,11 @@ class CameraCapture:
         try:
             await asyncio.wait({task}, timeout=limit_s)
             if blocked := not task.done():
-                problem = SourceError(self._camera, f"{step} has not returned for {limit_s:g} s; still waiting")
+                said = f"{step} has not returned for {limit_s:g} s; still waiting"
+                problem = SourceError(self._camera, said, SourceReason.TIMEOUT)
                 self._opened(problem)
-                self._changed(False)
+                self.machine.silent()
+                self._told()
                 self._problems.report(self._camera, f"{step}_blocked", problem)
                 await asyncio.wait({task})
         except BaseException:
@@ -175,11 +190,11 @@ class CameraCapture:
         error = task.exception()
         if error is None:
             if blocked and step == "read":
-                self._changed(True)
+                self._shows()
             return task.result()
         if isinstance(error, SourceError):
             raise error
-        raise SourceError(self._camera, f"{step}: {type(error).__name__}: {redacted(str(error))}") from error
+        raise _foreign(self._camera, step, error) from error
 
     async def _close(self) -> None:
         """Close the source, however long it takes: it is not opened again before."""
@@ -200,7 +215,12 @@ class CameraCapture:
         elif not task.cancelled() and (error := task.exception()) is not None:
             self._problems.report(self._camera, "close", error)
 
-    def _changed(self, up: bool) -> None:
+    def _shows(self) -> None:
+        self.machine.shows()
+        self._told()
+
+    def _told(self, *, up: bool | None = None) -> None:
+        up = self.machine.up if up is None else up
         if up is not self._up:
             if up and self._up is False:
                 _log.info("camera back", camera=self._camera)
@@ -212,14 +232,34 @@ class CameraCapture:
         while not self.policy.due(self._clock.now_s()):
             self._woken.clear()
             due_s = self.policy.next_due_s()
-            if due_s is None:
-                await self._woken.wait()
-            elif (wait_s := due_s - self._clock.now_s()) > 0:
-                await first_of(self._clock.sleep(wait_s), self._woken.wait())
+            waits: list[Coroutine[Any, Any, object]] = [self._woken.wait()]
+            if due_s is not None:
+                wait_s = due_s - self._clock.now_s()
+                if wait_s <= 0:
+                    waits[0].close()
+                    continue
+                waits.append(self._clock.sleep(wait_s))
+            if isinstance(self._source, WatchedSource):
+                waits.append(self._watch(self._source))
+            await first_of(*waits)
+
+    async def _watch(self, source: WatchedSource) -> None:
+        """Raises when the source is lost; what has only ended is noticed by who reads it."""
+        try:
+            await source.watch()
+        except SourceError:
+            raise
+        except Exception as error:  # a source is a foreign library
+            raise _foreign(self._camera, "watch", error) from error
+        await asyncio.Event().wait()
 
     def _opened(self, error: SourceError | None) -> None:
         if not self.first_open.done():
             self.first_open.set_result(error)
+
+
+def _foreign(camera: str, step: str, error: BaseException) -> SourceError:
+    return SourceError(camera, f"{step}: {type(error).__name__}: {redacted(str(error))}")
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pipeline.codec.latent import EncodedLatent
@@ -26,12 +26,22 @@ class FirstPrefix:
         codec_dir: codec folder; its stop rule's statistics feed the first two rules.
         spec: of that folder.
         uplink_kbps: rate of the uplink in 1000 bits a second; None has no limit.
+        whole: cameras that always send everything: the codec was not calibrated for their frames.
 
     Raises:
         ArtifactError: ``stop.json`` is there but damaged.
     """
 
-    def __init__(self, rule: FirstPrefixRule, codec_dir: Path, spec: CodecSpec, uplink_kbps: float | None) -> None:
+    def __init__(
+        self,
+        rule: FirstPrefixRule,
+        codec_dir: Path,
+        spec: CodecSpec,
+        uplink_kbps: float | None,
+        *,
+        whole: Collection[str] = (),
+    ) -> None:
+        self._whole = dict.fromkeys(whole, spec.latent_count)
         self._fixed = spec.latent_count if rule == "whole" else spec.base_latents
         self._bytes_per_s = None if uplink_kbps is None else uplink_kbps * 125
         self._policy: PrefixPolicy | None = None
@@ -65,8 +75,8 @@ class FirstPrefix:
             round_trip_s: from the departure of an open message to the first answer, as it was lately.
             given: the same latent as it is sent, if it is coded given a key frame.
         """
-        if self._policy is None:
-            return self._fixed
+        if self._policy is None or camera in self._whole:
+            return self._whole.get(camera, self._fixed)
         return self._policy.choose_for(camera, latent, questions, Link(self._bytes_per_s, round_trip_s), given=given)
 
     def offered(self, camera: str, query_ids: Sequence[str], choice: PrefixChoice | int) -> None:

@@ -33,10 +33,12 @@ from edge_nodes.observer import EdgeObserver
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.site import Site
 from edge_nodes.sources import FrameSource, make_source, redacted
+from edge_nodes.sources.view import viewed
 from edge_nodes.telemetry import EdgeTelemetry, watch_cameras, watch_site
 from pipeline.bus.base import Bus, ConnectionChange, Inbound, Subscription
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.key_frame_policy import KeyFramePolicy
+from pipeline.codec.spec import FitMode
 from pipeline.config.logs import get_logger
 from pipeline.config.settings import ClientBudgetSettings, EdgeSettings, LatentbusSettings
 from pipeline.node.ask_journal import AskJournal
@@ -131,9 +133,18 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             edge,
             session,
             await owned.enter_async_context(bus),
-            sources=sources,
+            sources={
+                name: viewed(name, source, edge.cameras[name], encoder.spec.fit.mode)
+                for name, source in sources.items()
+            },
             encoder=encoder,
-            first_prefix=FirstPrefix(edge.first_prefix, codec_dir, encoder.spec, edge.uplink_kbps),
+            first_prefix=FirstPrefix(
+                edge.first_prefix,
+                codec_dir,
+                encoder.spec,
+                edge.uplink_kbps,
+                whole=cameras_of_another_fit(edge, encoder.spec.fit.mode),
+            ),
             journal=journal,
             journal_thread=journal_thread,
             clock=clock,
@@ -327,6 +338,21 @@ def _without_credentials(edge: EdgeSettings) -> EdgeSettings:
         name: camera.model_copy(update={"source": redacted(camera.source)}) for name, camera in edge.cameras.items()
     }
     return edge.model_copy(update={"cameras": cameras})
+
+
+def cameras_of_another_fit(edge: EdgeSettings, mode: FitMode) -> list[str]:
+    """Cameras whose frames are fitted in another way than those that the codec was calibrated with.
+
+    Args:
+        edge: section of the settings.
+        mode: the codec's.
+    """
+    others = [name for name, camera in edge.cameras.items() if camera.fit not in (None, mode)]
+    for name in others:
+        fit = edge.cameras[name].fit
+        words = "the codec was not calibrated for this fit: whole latents are sent"
+        _log.warning(words, camera=name, fit=fit, calibrated=mode)
+    return others
 
 
 def _journal_path(edge: EdgeSettings) -> Path | None:

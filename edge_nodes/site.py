@@ -121,7 +121,7 @@ class Site(EdgeShell):
 
     async def take(self, captured: CapturedFrame, *, standing: bool) -> None:
         """Encode a frame and ask its questions."""
-        camera, captured_s = captured.camera, self.clock.now_s()
+        camera, captured_s = captured.camera, self.clock.now_s() - captured.age_s
         queries = self.session.take_queries(camera, captured_s, standing=standing)
         try:
             await self._ask(captured, queries, captured_s)

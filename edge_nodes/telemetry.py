@@ -11,7 +11,7 @@ from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture import CameraCapture
 from edge_nodes.observer import OfferedFrame
 from edge_nodes.pool_problems import PoolProblems
-from edge_nodes.sources import FrameSource
+from edge_nodes.sources import FrameSource, SourceState
 from pipeline.node.metrics import Metrics
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import Decision
@@ -129,6 +129,16 @@ def watch_cameras(
             found.update({(camera, kind): count for kind, count in source.counters.items()})
         return found
 
+    metrics.watch_gauges(
+        "source_state",
+        "1 for what the source of a camera is doing, 0 for what it is not",
+        ("camera", "state"),
+        lambda: {
+            (name, state.value): float(capture.machine.state is state)
+            for name, capture in captures.items()
+            for state in SourceState
+        },
+    )
     metrics.watch_counters("source_problems", "What went wrong at a camera, by kind", ("camera", "kind"), counts)
     metrics.watch_counters(
         "captures_missed",

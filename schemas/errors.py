@@ -46,6 +46,7 @@ from __future__ import annotations
 from typing import Any
 
 from schemas.counting import counted
+from schemas.types import SourceReason
 
 
 class LatentbusError(Exception):
@@ -135,12 +136,14 @@ class SourceError(LocalError):
     Attributes:
         source: the source as configured, credentials redacted.
         problem: what the decoder said.
+        reason: the kind of problem.
     """
 
-    def __init__(self, source: str, problem: str) -> None:
+    def __init__(self, source: str, problem: str, reason: SourceReason = SourceReason.OTHER) -> None:
         super().__init__(f"{source}: {problem}")
         self.source = source
         self.problem = problem
+        self.reason = reason
 
 
 class BrokerStartError(LocalError):

@@ -81,3 +81,23 @@ class Outcome(StrEnum):
     """No answer is possible; the reason says why."""
     UNCHANGED = "unchanged"
     """The scene is as it was at the last answer of the same standing question, which holds on."""
+
+
+class SourceReason(StrEnum):
+    """Why a source cannot be read, as far as it is known."""
+
+    AUTH = "auth"
+    """It refuses user name or password."""
+    NOT_FOUND = "not_found"
+    """No such file, host, path or device."""
+    UNREACHABLE = "unreachable"
+    """The host is there and refuses, or no way leads to it."""
+    CODEC = "codec"
+    """What it sends is no video, or of a codec or format that is not known."""
+    TIMEOUT = "timeout"
+    """Nothing comes."""
+    TLS = "tls"
+    """The connection cannot be encrypted, or its certificate is not trusted."""
+    ENDED = "ended"
+    """The other side ended the stream."""
+    OTHER = "other"

@@ -6,12 +6,18 @@ bin=$1
 PATH=$PATH:/usr/sbin:/sbin
 command -v nft >/dev/null 2>&1 || sh "$(dirname "$0")/apt_install.sh" nftables
 command -v mosquitto_pub >/dev/null 2>&1 || sh "$(dirname "$0")/apt_install.sh" mosquitto-clients
+/usr/bin/python3 -c 'import gi; gi.require_version("GstRtspServer", "1.0")' 2>/dev/null ||
+    for package in python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
+        gstreamer1.0-plugins-ugly; do
+        sh "$(dirname "$0")/apt_install.sh" "$package"
+    done
 for tool in nft mosquitto mosquitto_pub; do
     command -v "$tool" >/dev/null 2>&1 || { echo "test-extras: no $tool on PATH" >&2; exit 1; }
 done
 export LATENTBUS_NO_SKIPS=1
-echo "test-extras: tests that need nft, the dynamic-security plug-in, mosquitto_pub, npm or the ImageNet weights"
-"$bin/python" -m pytest -q tests/broker tests/bus tests/edge/test_frame_log.py tests/edge/test_full_disk.py tests/recording/test_bench.py \
+echo "test-extras: tests that need nft, the dynamic-security plug-in, mosquitto_pub, npm, GStreamer or the ImageNet weights"
+"$bin/python" -m pytest -q tests/broker tests/bus tests/edge/test_frame_log.py tests/edge/test_full_disk.py tests/edge/test_rtsp.py \
+    tests/recording/test_bench.py \
     tests/recording/test_foreign_reader.py tests/recording/test_recorder.py tests/recording/test_writer.py \
     tests/test_wheel.py tests/training/reference_vlm/test_reference_vlm_pretrained.py
 echo "test-extras: every mutation of the protocol is found"

@@ -5,12 +5,22 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-_CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/@\s]*@", re.IGNORECASE)
+# The last @ before the path ends the password: some have one in them, not escaped.
+_CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/?#\s]*@", re.IGNORECASE)
+# What follows the host is no port, so it is a password with a slash or the like in it.
+_ODD_PASSWORD = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/?#\s:@]*:(?!\d*(?:[/?#\s'\"]|$))[^\s@]*@", re.IGNORECASE
+)
+_SECRET_PARAMETERS = re.compile(
+    r"(?P<name>[?&;](?:user(?:name)?|usr|u|pass(?:word|wd)?|pwd|p|token|auth|api_?key|key|secret|session|sid|signature)=)"
+    r"[^&;#\s'\"]*",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +32,14 @@ class CapturedFrame:
         index: number of the frame in its source: position in the file, or count since a live source was opened.
         time_s: time of the frame within its source.
         pixels: RGB, uint8 [H, W, 3].
+        age_s: how long ago the camera saw it, as far as the source can tell.
     """
 
     camera: str
     index: int
     time_s: float
     pixels: NDArray[np.uint8]
+    age_s: float = 0.0
 
 
 class FrameSource(Protocol):
@@ -66,6 +78,19 @@ class FrameSource(Protocol):
         """Release everything, after a failed ``open`` as well. Harmless when it is not open."""
 
 
+@runtime_checkable
+class WatchedSource(FrameSource, Protocol):
+    """A source that can be lost while nobody asks it for a frame, and knows."""
+
+    async def watch(self) -> None:
+        """Wait until the source has ended. Cancelled when a frame is wanted.
+
+        Raises:
+            SourceError: it is lost.
+        """
+
+
 def redacted(source: str) -> str:
-    """A source as it may be shown: without user name and password."""
-    return _CREDENTIALS.sub(r"\g<scheme>***@", source)
+    """A source as it may be shown: without user name and password, wherever they stand in an address."""
+    shown = _ODD_PASSWORD.sub(r"\g<scheme>***@", _CREDENTIALS.sub(r"\g<scheme>***@", source))
+    return _SECRET_PARAMETERS.sub(r"\g<name>***", shown)

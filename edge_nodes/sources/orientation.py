@@ -36,3 +36,15 @@ def upright(pixels: NDArray[np.uint8], display_matrix: bytes | None) -> NDArray[
     if down < 0:
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
+
+
+def one_field(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The upper field of an interlaced frame at full height: its two fields are of different moments.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+
+    Returns:
+        uint8 [H, W, 3], each line of the field twice.
+    """
+    return np.repeat(pixels[::2], 2, axis=0)[: len(pixels)]

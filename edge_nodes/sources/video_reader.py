@@ -1,4 +1,4 @@
-"""Decodes a video file, frame by frame."""
+"""Decodes a video, frame by frame: a file, or a live stream as it comes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from typing import Final
 import av
 import numpy as np
 from av.sidedata.sidedata import SideData
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 from numpy.typing import NDArray
 
-from edge_nodes.sources.orientation import upright
+from edge_nodes.sources.address import Address, file_address
+from edge_nodes.sources.key_frames import KeyFrames
+from edge_nodes.sources.orientation import one_field, upright
+from edge_nodes.sources.reasons import LOST, find_cause, source_error, words_of
+from edge_nodes.sources.stream_decoder import StreamDecoder
 from edge_nodes.sources.timeline import Timeline
 from schemas.errors import SourceError
+from schemas.types import SourceReason
 
-OPEN_TIMEOUT_S: Final = 15.0
-READ_TIMEOUT_S: Final = 30.0
-"""What grows while it plays, such as a live playlist, may be silent for so long."""
 MAX_CORRUPT_STAMPS: Final = 64
 """Damaged packets whose frames the decoder still holds."""
+_CAUSE_TIMEOUT_S: Final = 3.0
 
 Note = Callable[[str, str], None]
-"""Told what is wrong with a file and does not end it: the kind, and words."""
+"""Told what is wrong with a video and does not end it: the kind, and words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class DecodedFrame:
     """A frame out of the decoder, not yet converted.
 
     Attributes:
-        index: position in the file, 0 for the first.
+        index: position in the video, 0 for the first.
         time_s: when it is shown, from the first frame on.
         picture: the decoder's frame.
     """
@@ -46,36 +49,31 @@ class DecodedFrame:
     def pixels(self) -> NDArray[np.uint8]:
         """RGB, uint8 [H, W, 3], as it is meant to be seen."""
         pixels = np.asarray(self.picture.to_ndarray(format="rgb24"), dtype=np.uint8)
+        if self.picture.interlaced_frame:
+            pixels = one_field(pixels)
         matrix = self.picture.side_data.get("DISPLAYMATRIX")
         return upright(pixels, bytes(matrix) if isinstance(matrix, SideData) else None)
 
 
 class VideoReader:
-    """One pass through the video of a file. Blocking; one thread at a time.
+    """One pass through a video. Blocking; one thread at a time.
 
-    The file is never sought in: raw streams, pipes and live playlists cannot do that.
+    It is never sought in: raw streams, pipes, live streams and playlists cannot do that.
 
     Args:
-        path: the file.
+        video: a file, or what else FFmpeg opens.
         note: told of ``damaged_packet``, ``corrupt_frame`` and ``splice``.
+        keys: which packets are decoded; None for all.
 
     Raises:
-        SourceError: no such file, or no video in it.
+        SourceError: there is nothing, or no video in it.
     """
 
-    def __init__(self, path: Path, note: Note | None = None) -> None:
-        self._path = path
+    def __init__(self, video: Path | Address, note: Note | None = None, *, keys: KeyFrames | None = None) -> None:
+        self._address = video if isinstance(video, Address) else file_address(video)
         self._note: Note = note or (lambda _kind, _problem: None)
-        try:
-            self._container = av.open(
-                str(path.absolute()),
-                mode="r",
-                # A playlist must not make the edge fetch from the network.
-                options={"protocol_whitelist": "file,crypto,data"},
-                timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S),
-            )
-        except (OSError, av.FFmpegError) as error:
-            raise SourceError(str(path), f"cannot be opened: {_words(error)}") from error
+        self._keys = keys
+        self._container = _open(self._address)
         try:
             self._stream = self._choose_stream()
         except BaseException:
@@ -83,6 +81,7 @@ class VideoReader:
             raise
         # One thread a camera: frame threads would multiply the memory of the decoder by the number of cores.
         self._stream.codec_context.thread_count = 1
+        self._decoder = StreamDecoder(self._stream)
         rate = self._stream.average_rate
         self._timeline = Timeline(float(1 / rate) if rate else None)
 
@@ -91,11 +90,17 @@ class VideoReader:
         """Time between frames, as last seen."""
         return self._timeline.period_s
 
+    @property
+    def finite(self) -> bool:
+        """Whether it says how long it is, as a recording does and a live stream does not."""
+        return self._container.duration is not None and self._container.duration > 0
+
     def frames(self) -> Iterator[DecodedFrame]:
-        """The frames of the file; those that the decoder calls corrupt are left out.
+        """The frames; those that the decoder calls corrupt are left out.
 
         Raises:
-            SourceError: not one frame decodes, or nothing has come for :data:`READ_TIMEOUT_S`.
+            SourceError: not one frame decodes, nothing has come for as long as the address allows, or a live stream
+                is lost. The end of a live stream is its loss.
         """
         index = shown = 0
         problem = "no frame in it"
@@ -105,9 +110,9 @@ class VideoReader:
                 if packet.is_corrupt and packet.pts is not None:
                     corrupt_stamps.append(packet.pts)
                 try:
-                    pictures = packet.decode()
+                    pictures = self._decoded(packet)
                 except av.FFmpegError as error:
-                    problem = _words(error)
+                    problem = words_of(error)
                     self._note("damaged_packet", problem)
                     continue
                 for picture in pictures:
@@ -121,26 +126,46 @@ class VideoReader:
                     index += 1
         except (OSError, av.FFmpegError) as error:
             # The end of a file that was cut off in the middle: what came before it is good.
-            problem = _words(error)
+            problem = words_of(error)
             self._note("damaged_packet", problem)
         if shown == 0:
-            raise SourceError(str(self._path), f"no frame decodes: {problem}")
+            raise SourceError(self._address.shown, f"no frame decodes: {problem}", SourceReason.CODEC)
+        if self._address.live and not self.finite:
+            raise SourceError(self._address.shown, "the other side ended the stream", SourceReason.ENDED)
 
     def close(self) -> None:
-        """Release the file."""
+        """Release it."""
         self._container.close()
 
     def _packets(self) -> Iterator[av.Packet[av.VideoStream]]:
         packets = self._container.demux(self._stream)
+        limit_s = self._address.read_timeout_s
         while True:
             began_s = monotonic()
-            packet = next(packets, None)
-            if monotonic() - began_s >= READ_TIMEOUT_S:
+            try:
+                packet = next(packets, None)
+            except (OSError, av.FFmpegError) as error:
+                if not self._address.live:
+                    raise
+                waited_s = monotonic() - began_s
+                raise source_error(self._address.shown, LOST, error, waited_s=waited_s, limit_s=limit_s) from error
+            if monotonic() - began_s >= 0.9 * limit_s:
                 # FFmpeg was interrupted; what it says then is not always an error.
-                raise SourceError(str(self._path), f"no data for {READ_TIMEOUT_S:g} s")
+                raise SourceError(self._address.shown, f"no data for {limit_s:g} s", SourceReason.TIMEOUT)
             if packet is None:
                 return
             yield packet
+
+    def _decoded(self, packet: av.Packet[av.VideoStream]) -> list[av.VideoFrame]:
+        keys = self._keys
+        if keys is None or packet.size == 0:
+            return self._decoder.decode(packet)
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        stamp_s = None if stamp is None or packet.time_base is None else float(stamp * packet.time_base)
+        if not keys.wanted(packet.is_keyframe, stamp_s):
+            return []
+        # A decoder gives a frame out when later ones have come; among key frames the next one may be seconds away.
+        return self._decoder.decode(packet, at_once=keys.only)
 
     def _time_of(self, picture: av.VideoFrame) -> float:
         splices = self._timeline.splices
@@ -155,11 +180,17 @@ class VideoReader:
         moving = [stream for stream in streams if not stream.disposition & _STILL]
         if not moving:
             found = "has no video stream" + (", only a cover picture" if streams else "")
-            raise SourceError(str(self._path), found)
+            raise SourceError(self._address.shown, found, SourceReason.CODEC)
         best = self._container.streams.best("video")
         chosen = next((stream for stream in moving if best is not None and stream.index == best.index), moving[0])
         if chosen.codec_context is None:
-            raise SourceError(str(self._path), "has a video stream of a codec that FFmpeg does not know")
+            raise SourceError(
+                self._address.shown, "has a video stream of a codec that FFmpeg does not know", SourceReason.CODEC
+            )
+        for stream in self._container.streams:
+            # What is not shown is not fetched either: sound, and the other qualities of a playlist.
+            if stream.index != chosen.index:
+                stream.discard = Discard.all
         return chosen
 
 
@@ -176,9 +207,24 @@ def check_video(path: Path) -> None:
         reader.close()
 
 
+def _open(address: Address) -> av.container.InputContainer:
+    began_s = monotonic()
+    try:
+        return av.open(
+            address.url,
+            mode="r",
+            format=address.format,
+            options=dict(address.options),
+            timeout=(address.open_timeout_s, address.read_timeout_s),
+        )
+    except (OSError, ValueError, av.FFmpegError) as error:
+        limit_s = address.open_timeout_s
+        found = source_error(address.shown, "cannot be opened", error, waited_s=monotonic() - began_s, limit_s=limit_s)
+        if found.reason is SourceReason.OTHER:
+            cause = find_cause(address.url, timeout_s=_CAUSE_TIMEOUT_S, verify=address.verify_tls)
+            if cause is not None:
+                found = SourceError(address.shown, f"cannot be opened: {cause[1]}", cause[0])
+        raise found from error
+
+
 _STILL: Final = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-
-
-def _words(error: Exception) -> str:
-    """What the library says, without the path that it repeats."""
-    return getattr(error, "strerror", None) or str(error)

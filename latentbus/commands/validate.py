@@ -21,7 +21,9 @@ def validate(
     if show:
         import yaml
 
-        typer.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), nl=False)
+        from edge_nodes.sources import redacted
+
+        typer.echo(redacted(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)), nl=False)
     else:
         sections = [name for name in ("edge", "worker") if getattr(settings, name) is not None]
         typer.echo(f"{file}: good ({', '.join(['broker', *sections])})")

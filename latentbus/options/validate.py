@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import load_codec_spec
-from pipeline.config.settings import LatentbusSettings, is_url_or_kind, load_settings, section
+from pipeline.config.settings import LatentbusSettings, is_url_or_kind, load_settings, section, source_below
 from pipeline.config.settings_file import Location
 from schemas.errors import ArtifactError
 
@@ -77,19 +77,26 @@ def _camera_problems(folder: Path, values: Mapping[str, Any]) -> Iterator[Proble
         if not isinstance(source, str) or not source:
             continue
         location = ("edge", "cameras", name, "source")
-        if not is_url_or_kind(source):
-            path = folder / Path(source).expanduser()
-            if not path.exists() or path.is_dir():
-                yield location, f"no such file: {path}"
-            continue
-        try:
-            make_source(name, CameraSettings(source=source))
-        except SourceError as error:
-            yield location, str(error)
-            continue
-        path = Path(source.removeprefix("file:"))
-        if source.startswith("file:") and (not path.exists() or path.is_dir()):
-            yield location, f"no such file: {path}"
+        absolute = source_below(source, folder)
+        if is_url_or_kind(source):
+            try:
+                make_source(name, CameraSettings(source=absolute))
+            except SourceError as error:
+                yield location, str(error)
+                continue
+        problem = _path_of_source(absolute)
+        if problem is not None:
+            yield location, problem
+
+
+def _path_of_source(source: str) -> str | None:
+    scheme, _, path = source.partition(":") if is_url_or_kind(source) else ("file", "", source)
+    scheme, found = scheme.lower(), Path(path)
+    if scheme in ("folder", "images"):
+        return None if found.is_dir() else f"no such folder: {found}"
+    if scheme == "file" and found.is_dir():
+        return f"{found} is a folder: write folder:PATH for the newest picture in it, images:PATH to play all"
+    return f"no such file: {found}" if scheme == "file" and not found.exists() else None
 
 
 def _codec_problem(folder: Path, values: Mapping[str, Any], side: str) -> Iterator[Problem]:

@@ -11,10 +11,21 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from pipeline.codec.spec import FitMode
 from pipeline.config.settings_file import CHECKED, Check, Location, SettingsFile
 from pipeline.protocol.journal_requests import MAX_OPEN_ASKS
 from schemas.errors import ConfigError
@@ -33,8 +44,32 @@ MAX_UPLINK_KBPS = 10_000_000.0
 MAX_BATCH_FRAMES = 1_024
 MAX_NAMED_BUDGETS = 256
 
+PATH_SCHEMES = ("file", "folder", "images")
+"""Kinds of sources whose rest is a path of this machine."""
+MAX_MASKS = 32
+MAX_CORNERS = 64
+
+
+def _with_area(sides: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = sides
+    if left >= right or top >= bottom:
+        raise ValueError(f"{list(sides)} has no area: give left, top, right, bottom")
+    return sides
+
+
+def _shape(mask: object) -> str:
+    corners = isinstance(mask, list | tuple) and any(isinstance(entry, list | tuple) for entry in mask)
+    return "polygon" if corners else "rectangle"
+
+
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Threads = Annotated[int, Field(ge=1, le=256)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Polygon: TypeAlias = Annotated[tuple[tuple[Share, Share], ...], Field(min_length=3, max_length=MAX_CORNERS)]
+Rectangle: TypeAlias = Annotated[tuple[Share, Share, Share, Share], AfterValidator(_with_area)]
+Mask: TypeAlias = Annotated[
+    Annotated[Rectangle, Tag("rectangle")] | Annotated[Polygon, Tag("polygon")], Discriminator(_shape)
+]
 FirstPrefixRule: TypeAlias = Literal["bytes", "delay", "base", "whole"]
 _Recording = TypeVar("_Recording", bound="RecordingSettings")
 
@@ -107,7 +142,8 @@ class CameraSettings(_Section):
     """A camera of the site."""
 
     source: Annotated[str, Field(min_length=1)]
-    """Path of a video file, or ``test:SEED`` for a rendered camera."""
+    """Path of a video file, the address of a stream, or a kind and what belongs to it: ``snapshot:http://...``,
+    ``v4l2:/dev/video0``, ``folder:PATH``, ``images:PATH``, ``test:SEED``."""
     interval_s: Annotated[float, Field(ge=0.02, le=MAX_INTERVAL_S)] = 1.0
     """Time from one analysed frame to the next."""
     questions: Annotated[tuple[Name, ...], Field(max_length=MAX_QUERIES_PER_FRAME)] = ()
@@ -116,6 +152,16 @@ class CameraSettings(_Section):
     """Weight of its questions where cameras compete for the uplink: 2 counts each of them twice."""
     loop: bool = True
     """Start a video file again at its end."""
+    stall_s: Annotated[float, Field(ge=1, le=3600)] = 10.0
+    """A live source that shows no new frame for so long is opened again."""
+    verify_tls: bool = True
+    """The certificate of an ``https://`` or ``rtsps://`` source must be trusted."""
+    fit: FitMode | None = None
+    """How a frame becomes the model's square; null takes what the codec was calibrated for."""
+    region: Rectangle | None = None
+    """Part of the frame that is looked at: left, top, right, bottom, as shares of width and height."""
+    masks: Annotated[tuple[Mask, ...], Field(max_length=MAX_MASKS)] = ()
+    """Parts that are blacked out on the device: rectangles like ``region``, or lists of corners ``[x, y]``."""
 
     @field_validator("questions")
     @classmethod
@@ -363,9 +409,7 @@ def _with_absolute_paths(settings: LatentbusSettings, folder: Path) -> Latentbus
         broker = broker.model_copy(update={"tls": broker.tls.model_copy(update=files)})
     if edge is not None:
         cameras = {
-            name: camera
-            if is_url_or_kind(camera.source)
-            else camera.model_copy(update={"source": str(absolute(Path(camera.source)))})
+            name: camera.model_copy(update={"source": source_below(camera.source, folder)})
             for name, camera in edge.cameras.items()
         }
         files = {name: absolute(getattr(edge, name)) for name in ("codec", "state_dir", "frame_log")}
@@ -384,6 +428,16 @@ def _recording_below(recording: _Recording | None, folder: Path) -> _Recording |
     if recording is None:
         return None
     return recording.model_copy(update={"file": folder / recording.file.expanduser()})
+
+
+def source_below(source: str, folder: Path) -> str:
+    """A source whose path, if it has one, counts from a folder."""
+    if not is_url_or_kind(source):
+        return str(folder / Path(source).expanduser())
+    scheme, _, path = source.partition(":")
+    if scheme.lower() not in PATH_SCHEMES or not path:
+        return source
+    return f"{scheme}:{folder / Path(path).expanduser()}"
 
 
 def is_url_or_kind(source: str) -> bool:

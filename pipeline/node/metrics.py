@@ -66,8 +66,10 @@ class Metrics:
         """
         self.registry.register(_Watch(f"{NAMESPACE}_{name}", documentation, label, read))
 
-    def watch_gauges(self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
-        """Serve values by label that are read at each scrape, from the HTTP thread."""
+    def watch_gauges(
+        self, name: str, documentation: str, label: str | tuple[str, ...], read: Callable[[], Mapping[Any, float]]
+    ) -> None:
+        """Serve values by label, or by several, that are read at each scrape, from the HTTP thread."""
         self.registry.register(_WatchGauges(f"{NAMESPACE}_{name}", documentation, label, read))
 
     def watch_gauge(self, name: str, documentation: str, read: Callable[[], float]) -> None:
@@ -129,11 +131,14 @@ class _WatchGauge(Collector):
 
 
 class _WatchGauges(Collector):
-    def __init__(self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
-        self._name, self._documentation, self._label, self._read = name, documentation, label, read
+    def __init__(
+        self, name: str, documentation: str, label: str | tuple[str, ...], read: Callable[[], Mapping[Any, float]]
+    ) -> None:
+        self._name, self._documentation, self._read = name, documentation, read
+        self._labels = (label,) if isinstance(label, str) else label
 
     def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily(self._name, self._documentation, labels=[self._label])
+        family = GaugeMetricFamily(self._name, self._documentation, labels=self._labels)
         for key, value in sorted(self._read().items()):
-            family.add_metric([key], value)
+            family.add_metric([key] if isinstance(key, str) else key, value)
         yield family

@@ -112,8 +112,11 @@ def test_validate_looks_at_the_files_too(
 @pytest.mark.parametrize(
     ("source", "problem"),
     [
-        ("rtsp://user:secret@cam.example/1", "no source of kind 'rtsp'"),
-        ("http://cam.example/live.m3u8", "no source of kind 'http'"),
+        ("rtmp://user:secret@cam.example/1", "no source of kind 'rtmp'"),
+        ("rtsp://user:secret@/1", "names no host"),
+        ("snapshot:ftp://user:secret@cam.example/a.jpg", "is no address of a picture"),
+        ("v4l2:video0", "names no device"),
+        ("folder:nowhere", "no such folder"),
         ("test:abc", "'abc' is no whole number; write test:SEED"),
         ("test:7?colour=red", "unknown option 'colour'"),
         ("file:/nowhere/a.mp4", "no such file: /nowhere/a.mp4"),
@@ -154,7 +157,7 @@ def test_validate_reports_all_it_finds_in_one_list(
         "  recording: {file: log/run.mcap}\n"
         "  cameras:\n"
         "    gate: {source: gate.mp4, questions: [q9], interval_s: 0}\n"
-        "    yard: {source: 'rtsp://yard', questions: [q]}\n"
+        "    yard: {source: 'rtmp://yard', questions: [q]}\n"
         "  questions: {q: {text: ' '}}\n"
         "worker: {vlm: ./vlm, codec: elsewhere, recording: {file: log/w.mcap}}\n"
     )
@@ -171,10 +174,14 @@ def test_validate_reports_all_it_finds_in_one_list(
 
 
 def test_validate_shows_settings_without_secrets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "site.yaml"
-    file.write_text("broker: {username: u, password: hunter2}\n")
+    file.write_text(
+        "broker: {username: u, password: hunter2}\n"
+        "edge: {site: north, cameras: {gate: {source: 'rtsp://admin:hunter2@cam/1'}}}\n"
+    )
+    monkeypatch.setenv("LATENTBUS_MODELS_DIR", str(models_dir))
     assert run_main(monkeypatch, "validate", str(file), "--show") == 0
     shown = capsys.readouterr().out
     assert "hunter2" not in shown

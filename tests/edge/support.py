@@ -301,12 +301,20 @@ class TurnedClock:
         self.time_s = now_s
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._number = 0
+        self._asleep = asyncio.Event()
 
     def now_s(self) -> float:
         return self.time_s
 
+    async def waited_for(self) -> None:
+        """Wait until somebody sleeps."""
+        while not self._sleepers:
+            self._asleep.clear()
+            await self._asleep.wait()
+
     async def sleep(self, delay_s: float) -> None:
         self._number += 1
+        self._asleep.set()
         wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self.time_s + max(0.0, delay_s), self._number, wake))
         await wake

@@ -15,10 +15,11 @@ from edge_nodes import capture
 from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture import CameraCapture
 from edge_nodes.capture_policy import CapturePolicy
-from edge_nodes.sources import CapturedFrame
+from edge_nodes.sources import CapturedFrame, SourceState
 from pipeline.config.logs import get_logger
 from pipeline.node.containment import Containment
 from schemas.errors import ArtifactError, SourceError
+from schemas.types import SourceReason
 from tests.edge.support import SkippingClock
 
 
@@ -131,6 +132,7 @@ class Rig:
             clock=self.clock,
             problems=self.problems,
             containment=self.containment,
+            draw=lambda: 1.0,
         )
 
     async def problems_seen(self, kind: str | None = None) -> None:
@@ -357,3 +359,89 @@ async def test_a_source_that_ends_ends_the_camera() -> None:
     await rig.capture.run()
     assert rig.taker.taken == []
     assert rig.taker.ups == [True, False]
+
+
+class WatchedFake(FakeSource):
+    """Is lost while nobody asks, when the test says so."""
+
+    def __init__(self, clock: SkippingClock) -> None:
+        super().__init__(clock)
+        self.loss: BaseException | None = None
+        self.lose = asyncio.Event()
+
+    async def watch(self) -> None:
+        await self.lose.wait()
+        if self.loss is not None:
+            self.lose.clear()
+            raise self.loss
+
+
+@pytest.mark.parametrize("loss", [SourceError("gate", "gone", SourceReason.ENDED), RuntimeError("rtsp://u:secret@h/")])
+async def test_a_source_that_is_lost_while_nobody_asks_is_opened_again_at_once(loss: Exception) -> None:
+    rig = Rig(interval_s=None)
+    rig.source = rig.capture._source = WatchedFake(rig.clock)
+    rig.source.loss = loss
+    rig.source.lose.set()
+    task = asyncio.create_task(rig.until(1))
+    await rig.problems_seen("lost")
+    while rig.source.opened < 2:
+        rig.source.entered["open"].clear()
+        await rig.source.entered["open"].wait()
+    rig.taker.ask_waits = True
+    rig.capture.wake()
+    await task
+    assert rig.taker.ups == [True, False, True, False]
+
+
+async def test_a_source_that_has_ended_while_nobody_asks_is_read_once_more() -> None:
+    rig = Rig(interval_s=None)
+    rig.source = rig.capture._source = WatchedFake(rig.clock)
+    rig.source.lose.set()
+    task = asyncio.create_task(rig.until(1))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not task.done()
+    rig.taker.ask_waits = True
+    rig.capture.wake()
+    await task
+    assert rig.source.opened == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "state", "waits_s"),
+    [
+        (SourceReason.TIMEOUT, SourceState.STALLED, 1.0),
+        (SourceReason.ENDED, SourceState.FAILED, 1.0),
+        (SourceReason.AUTH, SourceState.FAILED, 15.0),
+    ],
+)
+async def test_a_loss_has_a_state_a_reason_and_a_wait(reason: SourceReason, state: SourceState, waits_s: float) -> None:
+    rig = Rig()
+    rig.source.script = [SourceError("gate", "gone", reason)]
+    seen: list[tuple[SourceState, SourceReason | None]] = []
+    changed = rig.taker.source_changed
+
+    def watch(camera: str, up: bool) -> None:
+        seen.append((rig.capture.machine.state, rig.capture.machine.reason))
+        changed(camera, up)
+
+    rig.taker.source_changed = watch  # type: ignore[method-assign]
+    with structlog.testing.capture_logs() as lines:
+        assert await rig.until(1) == [(waits_s, True)]
+    assert seen[:3] == [(SourceState.RUNNING, None), (state, reason), (SourceState.RUNNING, None)]
+    assert [line["reason"] for line in lines if line["event"] == "camera lost"] == [reason.value]
+
+
+async def test_waits_are_spread_so_that_cameras_do_not_come_back_in_one_instant() -> None:
+    rig = Rig()
+    draws = iter([0.0, 0.5])
+    rig.capture._draw = lambda: next(draws)
+    rig.source.open_errors = [SourceError("gate", "gone"), SourceError("gate", "gone")]
+    assert await rig.until(1) == [(0.5 + 1.5, True)]
+
+
+async def test_a_file_that_ends_leaves_its_camera_ended() -> None:
+    rig = Rig()
+    rig.source.script = [None]
+    await rig.capture.run()
+    assert rig.capture.machine.state is SourceState.ENDED

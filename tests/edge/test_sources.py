@@ -24,11 +24,11 @@ def test_kinds_of_sources() -> None:
 
 
 def test_an_unknown_kind_is_named_without_its_password() -> None:
-    with pytest.raises(SourceError, match="no source of kind 'rtsp'") as caught:
-        make_source("gate", source("rtsp://admin:hunter2@10.0.0.7/stream"))
+    with pytest.raises(SourceError, match="no source of kind 'rtmp'") as caught:
+        make_source("gate", source("rtmp://admin:hunter2@10.0.0.7/stream"))
     assert "hunter2" not in str(caught.value)
     assert "admin" not in str(caught.value)
-    assert caught.value.source == "rtsp://***@10.0.0.7/stream"
+    assert caught.value.source == "rtmp://***@10.0.0.7/stream"
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,11 @@ def test_an_unknown_kind_is_named_without_its_password() -> None:
         ("rtsp://u:p@host/x", "rtsp://***@host/x"),
         ("http://u@host:80/x?a=b@c", "http://***@host:80/x?a=b@c"),
         ("clips/a@b.mp4", "clips/a@b.mp4"),
+        ("rtsp://admin:p@ss@host/x", "rtsp://***@host/x"),
+        ("rtsp://admin:p/w#1@host/x", "rtsp://***@host/x"),
+        ("http://host:8080/a@b http://host/c:d@e", "http://host:8080/a@b http://host/c:d@e"),
+        ("http://cam/cgi?cmd=Snap&user=admin&password=hunter2", "http://cam/cgi?cmd=Snap&user=***&password=***"),
+        ("snapshot:https://u:p@cam/now.jpg?token=abc#x", "snapshot:https://***@cam/now.jpg?token=***#x"),
     ],
 )
 def test_credentials_are_not_shown(text: str, shown: str) -> None:

@@ -17,8 +17,9 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from edge_nodes.sources import video_reader
+from edge_nodes.sources.address import READ_TIMEOUT_S
 from edge_nodes.sources.video_file import VideoFile
-from edge_nodes.sources.video_reader import READ_TIMEOUT_S, DecodedFrame, VideoReader
+from edge_nodes.sources.video_reader import DecodedFrame, VideoReader
 from schemas.errors import SourceError
 from tests.edge.support import SkippingClock, grey, raw_video, write_video
 

@@ -36,6 +36,7 @@ from schemas.errors import (
     WireError,
     WireSizeError,
 )
+from schemas.types import SourceReason
 from tests.source_names import PACKAGES, ROOT
 
 CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass) if value.__module__ == errors.__name__]
@@ -114,6 +115,7 @@ SAMPLES: dict[object, object] = {
     frozenset[int]: frozenset({1, 2}),
     tuple[int, ...]: (3,), tuple[int, int]: (64, 32),
     dict[str, object]: {"command": "x", "error": "y"}, str | None: "why",
+    SourceReason: SourceReason.AUTH,
 }  # fmt: skip
 
 
