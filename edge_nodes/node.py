@@ -47,7 +47,7 @@ from pipeline.node.connection import node_bus
 from pipeline.node.containment import Containment
 from pipeline.node.metrics import Metrics
 from pipeline.node.node import Node, Work
-from pipeline.node.node_log import node_log
+from pipeline.node.node_log import NodeLog, node_log
 from pipeline.node.runtime import Stop
 from pipeline.node.tasks import first_of
 from pipeline.node.work_thread import WorkThread
@@ -103,14 +103,7 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             frame_log = FrameLog(edge.frame_log, clock)
             owned.push_async_callback(frame_log.close)
         metrics = Metrics()
-        log, watchers = None, list(observers)
-        if edge.recording is not None:
-            shown = settings.model_copy(update={"edge": _without_credentials(edge)})
-            log = await owned.enter_async_context(
-                node_log(edge.recording, shown, kind="edge", name=edge.site, codec_dir=codec_dir, metrics=metrics)
-            )
-            if edge.recording.full_latents:
-                watchers.append(LatentStore(log))
+        log, latent_stores = await _begin_log(owned, settings, edge, codec_dir, metrics)
         session = EdgeSession(
             EdgeProtocolSettings(),
             site_settings(edge),
@@ -149,10 +142,23 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             journal_thread=journal_thread,
             clock=clock,
             frame_log=frame_log,
-            observers=[*watchers, EdgeTelemetry(metrics), *([frame_log] if frame_log else [])],
+            observers=[*observers, *latent_stores, EdgeTelemetry(metrics), *([frame_log] if frame_log else [])],
             metrics=metrics,
         )
         return await node.run(stop)
+
+
+async def _begin_log(
+    owned: AsyncExitStack, settings: LatentbusSettings, edge: EdgeSettings, codec_dir: Path, metrics: Metrics
+) -> tuple[NodeLog | None, list[EdgeObserver]]:
+    """The edge's own log, where its settings want one, and who keeps whole latents in it."""
+    if edge.recording is None:
+        return None, []
+    shown = settings.model_copy(update={"edge": _without_credentials(edge)})
+    log = await owned.enter_async_context(
+        node_log(edge.recording, shown, kind="edge", name=edge.site, codec_dir=codec_dir, metrics=metrics)
+    )
+    return log, [LatentStore(log)] if edge.recording.full_latents else []
 
 
 class EdgeNode(Node):

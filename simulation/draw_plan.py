@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
@@ -54,25 +55,8 @@ def draw_plan(seed: int) -> EpisodePlan:
     duration_s = draw.uniform(20.0, 60.0)
     base_lease_s = draw.choice([1.0, 3.0])
     sites = tuple(_draw_site(draw, index) for index in range(draw.randint(1, 3)))
-    hiccups = draw.choice([0.0, 0.0, 0.0, 0.2])
-    batch_times_s = draw.choice([(0.02,), (0.5,), (3.0,), (3.0,), (0.02, 0.1, 0.5, 3.0)])  # machines alike, or not
-    workers = tuple(
-        WorkerPlan(f"w{index}", draw.choice(batch_times_s), draw.choice([0.002, 0.05]), hiccups=hiccups)
-        for index in range(draw.choice([1, 2, 2, 2, 3, 5]))
-    )
-    if draw.random() < 0.1:
-        workers += (WorkerPlan(_FOREIGN, 0.02, 0.002, foreign=True),)
-    frames: list[FramePlan] = []
-    asks: list[AskPlan] = []
-    changes: list[ChangePlan] = []
-    changes_a_site = draw.choice([0, 0, 2, 6])
-    for site in sites:
-        mine: list[FramePlan] = []
-        for camera in site.cameras:
-            mine += _draw_frames(draw, site.name, camera, duration_s)
-            asks += _draw_asks(draw, camera, [frame.time_s for frame in mine], duration_s)
-        frames += mine
-        changes += (_draw_change(draw, site, mine) for _ in range(draw.randint(0, changes_a_site)))
+    workers = _draw_workers(draw)
+    frames, asks, changes = _draw_workload(draw, sites, duration_s)
     plan = EpisodePlan(
         seed=seed,
         duration_s=duration_s,
@@ -83,26 +67,13 @@ def draw_plan(seed: int) -> EpisodePlan:
         easy_share=draw.choice([0.8, 0.4, 0.1]),
         crowd_known=draw.random() < 0.8,
         batch_tokens=draw.choice([math.inf, math.inf, 200.0, 600.0]),
-        edge=EdgeProtocolSettings(
-            base_lease_s=base_lease_s,
-            attempts=draw.choice([3, 6]),
-            max_frames_per_camera=draw.choice([2, 16]),
-            terminal_cache=draw.choice([2, 1024]),
-        ),
-        worker=WorkerProtocolSettings(
-            base_lease_s=base_lease_s,
-            max_lease_s=draw.choice([2.0, 10.0]),
-            capacity_frames=draw.choice([2, 8, 64, 1024]),
-            finalise_margin_s=draw.choice([0.1, 0.3]),
-            terminal_cache=draw.choice([4, 4096, 4096]),
-            text_cache=draw.choice([4, 8, 4096]),
-            text_cache_bytes=draw.choice([2_000, 4 * 1024 * 1024]),
-        ),
+        edge=_draw_edge_settings(draw, base_lease_s),
+        worker=_draw_worker_settings(draw, base_lease_s),
         sites=sites,
         workers=workers,
-        frames=tuple(frames),
-        changes=tuple(sorted(changes, key=lambda change: change.time_s)),
-        asks=tuple(asks),
+        frames=frames,
+        changes=changes,
+        asks=asks,
         faults=tuple(
             draw_faults(
                 draw,
@@ -161,6 +132,57 @@ def _with_key_frames(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
         )
         faults = tuple(sorted((*faults, *added), key=lambda fault: fault.start_s))
     return replace(plan, sites=sites, worker=worker, faults=faults)
+
+
+def _draw_workers(draw: random.Random) -> tuple[WorkerPlan, ...]:
+    hiccups = draw.choice([0.0, 0.0, 0.0, 0.2])
+    batch_times_s = draw.choice([(0.02,), (0.5,), (3.0,), (3.0,), (0.02, 0.1, 0.5, 3.0)])  # machines alike, or not
+    workers = tuple(
+        WorkerPlan(f"w{index}", draw.choice(batch_times_s), draw.choice([0.002, 0.05]), hiccups=hiccups)
+        for index in range(draw.choice([1, 2, 2, 2, 3, 5]))
+    )
+    if draw.random() < 0.1:
+        workers += (WorkerPlan(_FOREIGN, 0.02, 0.002, foreign=True),)
+    return workers
+
+
+def _draw_edge_settings(draw: random.Random, base_lease_s: float) -> EdgeProtocolSettings:
+    return EdgeProtocolSettings(
+        base_lease_s=base_lease_s,
+        attempts=draw.choice([3, 6]),
+        max_frames_per_camera=draw.choice([2, 16]),
+        terminal_cache=draw.choice([2, 1024]),
+    )
+
+
+def _draw_worker_settings(draw: random.Random, base_lease_s: float) -> WorkerProtocolSettings:
+    return WorkerProtocolSettings(
+        base_lease_s=base_lease_s,
+        max_lease_s=draw.choice([2.0, 10.0]),
+        capacity_frames=draw.choice([2, 8, 64, 1024]),
+        finalise_margin_s=draw.choice([0.1, 0.3]),
+        terminal_cache=draw.choice([4, 4096, 4096]),
+        text_cache=draw.choice([4, 8, 4096]),
+        text_cache_bytes=draw.choice([2_000, 4 * 1024 * 1024]),
+    )
+
+
+def _draw_workload(
+    draw: random.Random, sites: Iterable[SitePlan], duration_s: float
+) -> tuple[tuple[FramePlan, ...], tuple[AskPlan, ...], tuple[ChangePlan, ...]]:
+    """Frames, clients' questions, and operators' changes in time order."""
+    frames: list[FramePlan] = []
+    asks: list[AskPlan] = []
+    changes: list[ChangePlan] = []
+    changes_a_site = draw.choice([0, 0, 2, 6])
+    for site in sites:
+        mine: list[FramePlan] = []
+        for camera in site.cameras:
+            mine += _draw_frames(draw, site.name, camera, duration_s)
+            asks += _draw_asks(draw, camera, [frame.time_s for frame in mine], duration_s)
+        frames += mine
+        changes += (_draw_change(draw, site, mine) for _ in range(draw.randint(0, changes_a_site)))
+    return tuple(frames), tuple(asks), tuple(sorted(changes, key=lambda change: change.time_s))
 
 
 def _draw_site(draw: random.Random, index: int) -> SitePlan:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
-from pipeline.protocol.departure_queue import DepartureQueue
-from pipeline.protocol.departures import DepartureOrder, TrafficClass
-from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
+from pipeline.protocol.departures import TrafficClass
+from pipeline.protocol.edge_session import EdgeOutput, EdgeSession
 from pipeline.protocol.effects import AskedQuery, Decision, KeyFrameLost, Latent, TakeFrame
 from pipeline.protocol.journal_requests import (
     Admit,
@@ -25,11 +24,9 @@ from pipeline.protocol.journal_requests import (
     MoveToFile,
     ReadUnfinished,
 )
-from pipeline.protocol.load_shedding import LoadSheddingSettings
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, Publish, Received, Sent
-from pipeline.protocol.settings import EdgeProtocolSettings
 from schemas import topics
-from schemas.messages import Answer, Ask, Busy, Chunk, Message, Open, QueryOutcome, Question, Refine
+from schemas.messages import Answer, Ask, Busy, Chunk, Message, Open, QueryOutcome, Refine
 from simulation.broker import BrokerModel
 from simulation.clock import VirtualClock
 from simulation.content import FINGERPRINT, LADDER
@@ -39,6 +36,7 @@ from simulation.edge_ledger import EdgeLedger
 from simulation.encoder import SimulatedEncoder
 from simulation.process import SimulatedProcess
 from simulation.sent_latents import SentLatents
+from simulation.specs import EdgeCallbacks, EdgeSpec
 
 LARGEST_WIRE_BYTES = 800
 """An open message with the whole latent and many queries, or a long question."""
@@ -51,24 +49,8 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
     Args:
         clock: virtual clock.
         broker: model of the broker.
-        site: name of the process.
-        pool: worker pool that it asks.
-        cameras: cameras of the site.
-        uplink_kbps: budget of the site.
-        settings: of the protocol machine.
-        on_terminal: called with each decision of the session.
-        on_query: called with each query id that the session took on.
-        on_problem: called with what breaks a rule at this edge: the rule, what it is about, what was seen.
-        on_reply: called with each terminal that a client is told on its reply topic.
-        on_forgotten: called with queries whose decisions died with a process before the disk had them.
-        load_shedding: how it gives way to an overloaded pool.
-        priorities: weight of cameras on the uplink.
-        order: makes what decides which message leaves the uplink next, from its rate in kbps.
-        on_sent: called with each message that leaves.
-        key_every: frames of a camera from one key frame to the next; 0 has no key frames.
-        questions: standing questions of its settings.
-        publishes: the broker takes them; else workers have to ask for their texts.
-        join_s: an ad-hoc question waits so long for a frame of its camera, then one is taken for it.
+        spec: what it is.
+        callbacks: who is told what it does.
         ledger: of the site, where it is judged.
 
     Attributes:
@@ -84,30 +66,13 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self,
         clock: VirtualClock,
         broker: BrokerModel,
-        *,
-        site: str,
-        pool: str,
-        cameras: tuple[str, ...],
-        uplink_kbps: float,
-        settings: EdgeProtocolSettings,
-        on_terminal: Callable[[str, Decision], None],
-        on_query: Callable[[str, str, float, bool], None],
-        on_problem: Callable[[str, str, str], None],
-        on_reply: Callable[[Answer | QueryOutcome], None] | None = None,
-        on_forgotten: Callable[[list[str]], None] | None = None,
-        load_shedding: LoadSheddingSettings | None = None,
-        priorities: Mapping[str, float] | None = None,
-        order: Callable[[float | None], DepartureOrder] = DepartureQueue,
-        on_sent: Callable[[Sent], None] | None = None,
-        key_every: int = 0,
-        questions: Iterable[Question] = (),
-        publishes: bool = True,
-        join_s: float = 0.0,
+        spec: EdgeSpec,
+        callbacks: EdgeCallbacks,
         ledger: EdgeLedger | None = None,
     ) -> None:
-        super().__init__(clock, broker, site)
-        self.site = site
-        self.cameras = cameras
+        super().__init__(clock, broker, spec.site)
+        self.site = spec.site
+        self.cameras = spec.cameras
         self.awake_since_s = math.inf
         self.linked_since_s = math.inf
         self.counters: Counter[str] = Counter()
@@ -117,33 +82,18 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self.session: EdgeSession
         self.disk = Disk(clock, self._on_disk)
         self.asks = EdgeAsks(
-            site,
+            spec.site,
             self.disk,
-            join_s,
-            on_query=lambda query_id, deadline_s: on_query(site, query_id, deadline_s, True),
-            on_terminal=partial(on_terminal, site),
-            on_problem=on_problem,
+            spec.join_s,
+            on_query=lambda query_id, deadline_s: callbacks.on_query(spec.site, query_id, deadline_s, True),
+            on_terminal=partial(callbacks.on_terminal, spec.site),
+            on_problem=callbacks.on_problem,
         )
-        own = {question.question_id: question for question in questions}
-        self._settings = settings
-        self._site_settings = SiteSettings(
-            site, pool, dict.fromkeys(cameras, tuple(own)), own, uplink_kbps, priorities or {}
-        )
-        self._load_shedding_settings = load_shedding
-        self._uplink_kbps = uplink_kbps
-        self._order = order
-        self._on_sent = on_sent
-        self._key_every = key_every
-        self._publishes = publishes
-        self._join_s = join_s
+        self._spec = spec
+        self._callbacks = callbacks
         self._ledger = ledger
-        self._on_terminal = on_terminal
-        self._on_query = on_query
-        self._on_problem = on_problem
-        self._on_reply = on_reply
-        self._on_forgotten = on_forgotten
         self._encoder: SimulatedEncoder
-        self._latents = SentLatents(partial(on_problem, "one attempt, two owners"))
+        self._latents = SentLatents(partial(callbacks.on_problem, "one attempt, two owners"))
         self._unsaid: set[str] = set()
         self._saying: dict[int, str] = {}
 
@@ -158,15 +108,15 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self.asks.restart()
         self.counters["latents_sent_again_before"] = self.counters["latents_sent_again"]
         self.session = EdgeSession(
-            self._settings,
-            self._site_settings,
+            self._spec.settings,
+            self._spec.site_settings(),
             boot=self.boot,
             fingerprint=FINGERPRINT,
             now_s=self._clock.now_s,
-            load_shedding=self._load_shedding_settings,
-            order=self._order,
+            load_shedding=self._spec.load_shedding,
+            order=self._spec.order,
         )
-        self._encoder = SimulatedEncoder(self.session, f"{self.site}/{self.starts}", self._key_every)
+        self._encoder = SimulatedEncoder(self.session, f"{self.site}/{self.starts}", self._spec.key_every)
         if self._ledger is not None:
             self._ledger.started()
         self._connect()
@@ -216,9 +166,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
     def _end(self) -> list[str]:
         self._ended()
         self.awake_since_s = self.linked_since_s = math.inf
-        forgotten = self.asks.restart()
-        if self._on_forgotten is not None:
-            self._on_forgotten(forgotten)
+        self._callbacks.on_forgotten(self.asks.restart())
         undecided = [query_id for frame in self.session.frames.undecided() for query_id in frame.queries]
         return [query_id for query_id in (*undecided, *self._unsaid) if query_id not in self.asks]
 
@@ -235,7 +183,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
 
     def backlog_s(self) -> float:
         """How long the uplink is busy with what has left, what waits and one message more, at most."""
-        waiting_s = (1 + self.backlog()) * LARGEST_WIRE_BYTES / (self._uplink_kbps * 125)
+        waiting_s = (1 + self.backlog()) * LARGEST_WIRE_BYTES / (self._spec.uplink_kbps * 125)
         return waiting_s + self.session.uplink.busy_s(self._clock.now_s)
 
     # ---- frames -----------------------------------------------------------------------------------------------------
@@ -288,7 +236,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             if self._ledger is not None:
                 self._ledger.offered(camera, frame, mark, both, now_s)
             for query in queries:
-                self._on_query(self.site, query.query_id(camera, frame), query.deadline_s, query.ad_hoc)
+                self._callbacks.on_query(self.site, query.query_id(camera, frame), query.deadline_s, query.ad_hoc)
         self._after()
 
     def _take_for_asks(self, camera: str, starts: int) -> None:
@@ -334,7 +282,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             case Decision():
                 self._decided(output)
             case TakeFrame():
-                self._clock.after(self._join_s, partial(self._take_for_asks, output.camera, self.starts))
+                self._clock.after(self._spec.join_s, partial(self._take_for_asks, output.camera, self.starts))
             case KeyFrameLost():
                 self._encoder.lost(output.camera, output.sequence)
             case Problem():
@@ -354,7 +302,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         if self._ledger is not None and isinstance(message, Open | Chunk):
             self._ledger.left(self.session, publish, now_s, self.backlog_s())
         self.counters["latents_sent_again"] += self._latents.sent(publish.topic, message)
-        if publish.label == "question" and not self._publishes:
+        if publish.label == "question" and not self._spec.publishes:
             self._wire.refuse(publish)
         else:
             self._wire.put(publish, self.session.uplink.busy_s(now_s) + _TO_BROKER_S)
@@ -363,8 +311,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self.wire_bytes += sent.wire_bytes
         if sent.traffic_class is TrafficClass.OPEN or sent.label == "chunk":
             self.longest_wait_s = max(self.longest_wait_s, sent.waited_s)
-        if self._on_sent is not None:
-            self._on_sent(sent)
+        self._callbacks.on_sent(sent)
 
     def _told(self, token: int, delivery: Delivery) -> None:
         super()._told(token, delivery)
@@ -375,10 +322,10 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
     def _replied(self, topic: str, message: Answer | QueryOutcome) -> None:
         client = message.owner.removeprefix("client/")
         if topic != topics.reply_topic(client, message.camera, message.question_id):
-            self._on_problem("answer sent to somebody else", message.query_id, f"{self.site} sends it to {topic}")
+            problem = f"{self.site} sends it to {topic}"
+            self._callbacks.on_problem("answer sent to somebody else", message.query_id, problem)
         self.counters["replied"] += 1
-        if self._on_reply is not None:
-            self._on_reply(message)
+        self._callbacks.on_reply(message)
 
     def _decided(self, decision: Decision) -> None:
         if self._ledger is not None:
@@ -386,7 +333,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self.asks.ended(decision.query_id)
         if decision.publish is not None and not decision.ad_hoc:
             self._unsaid.add(decision.query_id)
-        self._on_terminal(self.site, decision)
+        self._callbacks.on_terminal(self.site, decision)
 
     def _on_disk(self, request: JournalRequest, result: JournalResult) -> None:
         now_s = self._clock.now_s

@@ -22,17 +22,10 @@ from simulation.edge_ledger import EdgeLedger
 from simulation.injector import GONE_S, Injector
 from simulation.invariant_checker import EdgeState, InvariantChecker, Violation
 from simulation.links import LinkFaults
-from simulation.plan import (
-    LONGEST_DEADLINE_S,
-    AskPlan,
-    ChangePlan,
-    EpisodePlan,
-    FramePlan,
-    SitePlan,
-    WorkerPlan,
-)
+from simulation.plan import LONGEST_DEADLINE_S, AskPlan, ChangePlan, EpisodePlan, FramePlan, SitePlan, WorkerPlan
 from simulation.query_ledger import QueryLedger
 from simulation.questions import CROWD, CROWD_QUESTION, published
+from simulation.specs import EdgeCallbacks, EdgeSpec, WorkerCallbacks, WorkerSpec
 from simulation.trace import Trace, frame_key
 from simulation.worker_actor import WorkerActor
 from simulation.worker_ledger import WorkerLedger
@@ -135,46 +128,47 @@ class Episode:
         if worker.foreign:
             self.checker.foreign_worker(worker.name)
         rule = "foreign latents decoded" if worker.foreign else "pass reads no prefix"
-        return WorkerActor(
-            self.clock,
-            self.broker,
-            random.Random(f"{self.plan.seed}/{worker.name}"),
-            name=worker.name,
-            pool=POOL,
-            settings=self.plan.worker,
-            model=model,
+        spec = WorkerSpec(
+            worker.name,
+            POOL,
             batch_s=worker.batch_s,
             frame_s=worker.frame_s,
+            settings=self.plan.worker,
             questions=published((CROWD,), (CROWD_QUESTION.question_id,)) if self.plan.crowd_known else (),
-            on_problem=partial(self._problem, rule, worker.name),
-            hiccups=worker.hiccups,
-            on_stall=partial(self._problem, "stalled model keeps its leases", worker.name),
             fingerprint=b"none" if worker.foreign else FINGERPRINT,
             costs=self._costs,
-            max_work=self.plan.batch_tokens,
-            ledger=partial(WorkerLedger, worker.name, self.plan.worker, self._costs, self._query_ledger, self._problem),
+            max_batch_work=self.plan.batch_tokens,
+            hiccups=worker.hiccups,
         )
+        callbacks = WorkerCallbacks(
+            on_problem=partial(self._problem, rule, worker.name),
+            on_stall=partial(self._problem, "stalled model keeps its leases", worker.name),
+        )
+        draw = random.Random(f"{self.plan.seed}/{worker.name}")
+        ledger = partial(WorkerLedger, worker.name, self.plan.worker, self._costs, self._query_ledger, self._problem)
+        return WorkerActor(self.clock, self.broker, draw, spec, model, callbacks, ledger)
 
     def _edge(self, site: SitePlan) -> EdgeActor:
-        return EdgeActor(
-            self.clock,
-            self.broker,
-            site=site.name,
-            pool=POOL,
-            cameras=site.cameras,
+        spec = EdgeSpec(
+            site.name,
+            POOL,
+            site.cameras,
             uplink_kbps=site.uplink_kbps,
             settings=self.plan.edge,
-            on_terminal=self._terminal,
+            questions=site.questions,
+            key_every=site.key_every,
+            publishes=site.publishes,
+            join_s=site.join_s,
+        )
+        callbacks = EdgeCallbacks(
             on_query=self._query,
+            on_terminal=self._terminal,
             on_problem=self._problem,
             on_reply=partial(self._replied, site.name),
             on_forgotten=partial(self._forgotten, site.name),
-            key_every=site.key_every,
-            questions=site.questions,
-            publishes=site.publishes,
-            join_s=site.join_s,
-            ledger=EdgeLedger(site.name, self._query_ledger, self._problem),
         )
+        ledger = EdgeLedger(site.name, self._query_ledger, self._problem)
+        return EdgeActor(self.clock, self.broker, spec, callbacks, ledger)
 
     # ---- run --------------------------------------------------------------------------------------------------------
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from pipeline.protocol.effects import AskedQuery, Decision
 from pipeline.protocol.load_shedding import LoadSheddingSettings
-from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_throughput import ThroughputEstimate
 from schemas.errors import ConfigError
-from schemas.messages import Message
+from schemas.messages import Message, Question
 from schemas.types import Outcome
 from simulation.broker import BrokerModel
 from simulation.clock import VirtualClock
@@ -25,6 +25,7 @@ from simulation.content import SimulatedModel
 from simulation.edge_actor import EdgeActor
 from simulation.links import LinkFaults
 from simulation.questions import published, standing
+from simulation.specs import EdgeCallbacks, EdgeSpec, WorkerCallbacks, WorkerSpec
 from simulation.worker_actor import WorkerActor
 
 _POOL = "main"
@@ -87,8 +88,7 @@ class SimulatedFleet:
 
     Args:
         plan: the fleet.
-        on_query: called with site, query id, deadline and whether it is ad-hoc, for each query that an edge takes on.
-        on_terminal: called with the site and each terminal of its edge.
+        callbacks: of every edge.
         schedule: makes the rule by which workers order their frames.
         load_shedding: how edges give way to an overloaded pool.
     """
@@ -96,9 +96,8 @@ class SimulatedFleet:
     def __init__(
         self,
         plan: FleetPlan,
+        callbacks: EdgeCallbacks,
         *,
-        on_query: Callable[[str, str, float, bool], None],
-        on_terminal: Callable[[str, Decision], None],
         schedule: Callable[[WorkerProtocolSettings, ThroughputEstimate], Schedule] = Schedule,
         load_shedding: LoadSheddingSettings | None = None,
     ) -> None:
@@ -107,44 +106,43 @@ class SimulatedFleet:
         self.clock = VirtualClock()
         self.broker = BrokerModel(self.clock, random.Random(plan.seed + 1), LinkFaults(delay_s=0.02))
         self.questions = tuple(f"q{index}" for index in range(plan.questions))
-        firsts = range(0, plan.cameras, plan.cameras_per_site)
-        known = published((_site(first) for first in firsts), self.questions)
-        self.workers = [
-            WorkerActor(
-                self.clock,
-                self.broker,
-                random.Random(self.draw.random()),
-                name=f"w{index}",
-                pool=_POOL,
-                settings=WorkerProtocolSettings(load_interval_s=_LOAD_EVERY_S, load_on_change_s=_LOAD_EVERY_S),
-                model=SimulatedModel(plan.seed),
-                batch_s=plan.batch_ms / 1000,
-                frame_s=plan.frame_ms / 1000,
-                questions=known,
-                on_problem=_refuse,
-                max_batch=MAX_BATCH_FRAMES,
-                schedule=schedule,
+        sites = {
+            f"site{first}": tuple(
+                f"cam{index}" for index in range(first, min(first + plan.cameras_per_site, plan.cameras))
             )
-            for index in range(plan.workers)
-        ]
+            for first in range(0, plan.cameras, plan.cameras_per_site)
+        }
+        known = published(sites, self.questions)
+        self.workers = [self._worker(plan, index, known, schedule) for index in range(plan.workers)]
         self.edges = [
             EdgeActor(
                 self.clock,
                 self.broker,
-                site=_site(first),
-                pool=_POOL,
-                cameras=tuple(
-                    f"cam{index}" for index in range(first, min(first + plan.cameras_per_site, plan.cameras))
-                ),
-                uplink_kbps=plan.site_kbps,
-                settings=EdgeProtocolSettings(),
-                on_terminal=on_terminal,
-                on_query=on_query,
-                on_problem=lambda rule, about, problem: _refuse(f"{rule}: {about}: {problem}"),
-                load_shedding=load_shedding,
+                EdgeSpec(site, _POOL, cameras, uplink_kbps=plan.site_kbps, load_shedding=load_shedding),
+                callbacks,
             )
-            for first in firsts
+            for site, cameras in sites.items()
         ]
+
+    def _worker(
+        self,
+        plan: FleetPlan,
+        index: int,
+        known: tuple[Question, ...],
+        schedule: Callable[[WorkerProtocolSettings, ThroughputEstimate], Schedule],
+    ) -> WorkerActor:
+        spec = WorkerSpec(
+            f"w{index}",
+            _POOL,
+            batch_s=plan.batch_ms / 1000,
+            frame_s=plan.frame_ms / 1000,
+            settings=WorkerProtocolSettings(load_interval_s=_LOAD_EVERY_S, load_on_change_s=_LOAD_EVERY_S),
+            questions=known,
+            schedule=schedule,
+            max_batch_frames=MAX_BATCH_FRAMES,
+        )
+        draw = random.Random(self.draw.random())
+        return WorkerActor(self.clock, self.broker, draw, spec, SimulatedModel(plan.seed), WorkerCallbacks())
 
     def start(self) -> None:
         """Every process starts."""
@@ -167,14 +165,6 @@ class SimulatedFleet:
                 next_progress_s = self.clock.now_s + 1.0
 
 
-def _site(first_camera: int) -> str:
-    return f"site{first_camera}"
-
-
-def _refuse(problem: str) -> None:
-    raise AssertionError(problem)
-
-
 class FleetSimulation:
     """One run of a plan, with standing questions alone.
 
@@ -186,7 +176,7 @@ class FleetSimulation:
     def __init__(self, plan: FleetPlan, progress: Callable[[float], None] | None = None) -> None:
         self._plan = plan
         self._progress = progress
-        self._fleet = SimulatedFleet(plan, on_query=self._query, on_terminal=self._terminal)
+        self._fleet = SimulatedFleet(plan, EdgeCallbacks(on_query=self._query, on_terminal=self._terminal))
         self._clock = self._fleet.clock
         self._fleet.broker.observers.append(self._count)
         self._published = 0

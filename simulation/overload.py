@@ -28,6 +28,7 @@ from schemas.types import Outcome
 from simulation.content import LADDER, SimulatedModel
 from simulation.edge_actor import EdgeActor
 from simulation.fleet import MAX_BATCH_FRAMES, FleetPlan, SimulatedFleet
+from simulation.specs import EdgeCallbacks
 
 PHASES: Final = ("before", "peak", "after")
 WARM_UP_S: Final = 15.0
@@ -141,8 +142,7 @@ class OverloadSimulation:
         self._progress = progress
         self._fleet = SimulatedFleet(
             plan.fleet,
-            on_query=self._query,
-            on_terminal=self._terminal,
+            EdgeCallbacks(on_query=self._query, on_terminal=self._terminal),
             schedule=Schedule if plan.rule else EarliestDeadlineFirst,
             load_shedding=None if plan.rule else LoadSheddingSettings(floor=1.0),
         )

@@ -22,15 +22,15 @@ from pipeline.protocol.departures import DepartureOrder
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.expected_gain import AD_HOC_WEIGHT
 from pipeline.protocol.load_shedding import LoadSheddingSettings
-from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from schemas.types import Outcome
 from simulation.broker import BrokerModel
 from simulation.clock import VirtualClock
 from simulation.edge_actor import EdgeActor
 from simulation.links import LinkFaults
 from simulation.questions import published
+from simulation.specs import EdgeCallbacks, EdgeSpec, WorkerCallbacks, WorkerSpec
 from simulation.uplink_orders import FirstComeFirstServed, RoundRobin
-from simulation.uplink_workload import DEADLINES_S, ComparisonPlan, ScoredModel, draw_sites, schedule
+from simulation.uplink_workload import DEADLINES_S, ComparisonPlan, ScoredModel, WorkloadCamera, draw_sites, schedule
 from simulation.worker_actor import WorkerActor
 
 ORDERS: Final[dict[str, Callable[[float | None], DepartureOrder]]] = {
@@ -163,41 +163,14 @@ def _simulate(
     ledger = _Ledger({camera.name: camera.priority for camera in cameras})
     questions = sorted({question for camera in cameras for question, _ in camera.questions})
     known = published((_site(index) for index in range(plan.sites)), questions)
-    workers = [
-        WorkerActor(
-            clock,
-            broker,
-            random.Random(plan.seed + 2 + index),
-            name=f"w{index}",
-            pool=_POOL,
-            settings=WorkerProtocolSettings(),
-            model=model,
-            batch_s=0.02,
-            frame_s=0.002,
-            questions=known,
-            on_problem=_raise,
-        )
-        for index in range(2 + plan.sites)
-    ]
-    for worker in workers:
-        worker.start()
+    for index in range(2 + plan.sites):
+        draw = random.Random(plan.seed + 2 + index)
+        spec = WorkerSpec(f"w{index}", _POOL, batch_s=0.02, frame_s=0.002, questions=known)
+        WorkerActor(clock, broker, draw, spec, model, WorkerCallbacks()).start()
+    callbacks = EdgeCallbacks(on_terminal=lambda _site, decision: ledger.take(decision))
     edges = []
     for index, members in enumerate(sites):
-        edge = EdgeActor(
-            clock,
-            broker,
-            site=_site(index),
-            pool=_POOL,
-            cameras=tuple(camera.name for camera in members),
-            uplink_kbps=rates_kbps[index],
-            settings=EdgeProtocolSettings(),
-            on_terminal=lambda _site, decision: ledger.take(decision),
-            on_query=lambda *_: None,
-            on_problem=lambda rule, about, problem: _raise(f"{rule}: {about}: {problem}"),
-            load_shedding=LoadSheddingSettings(floor=1.0),
-            priorities={camera.name: camera.priority for camera in members},
-            order=order,
-        )
+        edge = EdgeActor(clock, broker, _edge_spec(index, members, rates_kbps[index], order), callbacks)
         edge.start()
         edges.append(edge)
         for camera in members:
@@ -205,6 +178,23 @@ def _simulate(
     while (next_s := clock.next_s()) is not None and next_s <= _end_s(plan):
         clock.step()
     return ledger, edges
+
+
+def _edge_spec(
+    index: int,
+    cameras: Sequence[WorkloadCamera],
+    uplink_kbps: float,
+    order: Callable[[float | None], DepartureOrder],
+) -> EdgeSpec:
+    return EdgeSpec(
+        _site(index),
+        _POOL,
+        tuple(camera.name for camera in cameras),
+        uplink_kbps=uplink_kbps,
+        priorities={camera.name: camera.priority for camera in cameras},
+        load_shedding=LoadSheddingSettings(floor=1.0),
+        order=order,
+    )
 
 
 def _end_s(plan: ComparisonPlan) -> float:
@@ -235,10 +225,6 @@ def _result(plan: ComparisonPlan, rate_kbps: float, ledger: _Ledger, edges: list
 
 def _site(index: int) -> str:
     return f"site{index}"
-
-
-def _raise(problem: str) -> None:
-    raise AssertionError(problem)
 
 
 # ---- many seeds ------------------------------------------------------------------------------------------------------

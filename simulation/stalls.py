@@ -23,7 +23,7 @@ class StallWatch:
         on_stall: called when it renews a lease although its model is stalled.
     """
 
-    def __init__(self, max_lease_s: float, usual_work: float, on_stall: Callable[[str], None] | None) -> None:
+    def __init__(self, max_lease_s: float, usual_work: float, on_stall: Callable[[str], None]) -> None:
         self._max_lease_s = max_lease_s
         self._on_stall = on_stall
         self._longest_s = _FIRST_BATCH_S
@@ -54,6 +54,6 @@ class StallWatch:
         """A stalled model's worker may claim what is opened now, once; its leases must run out."""
         claim = (camera, accept.frame, accept.attempt)
         if now_s > self._stalls_at_s:
-            if claim in self._claimed and self._on_stall is not None:
+            if claim in self._claimed:
                 self._on_stall(f"{camera}/{accept.frame}, attempt {accept.attempt}")
             self._claimed.add(claim)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 
@@ -21,20 +20,16 @@ from pipeline.protocol.ports import (
     RunBatch,
     Unsubscribe,
 )
-from pipeline.protocol.settings import WorkerProtocolSettings
-from pipeline.protocol.stop_rule import StopRule
-from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_session import WorkerOutput, WorkerSession
 from pipeline.protocol.worker_status import WorkerIdentity
-from pipeline.protocol.worker_throughput import ThroughputEstimate
-from pipeline.protocol.worker_work import WorkCosts
 from schemas import topics
 from schemas.errors import BitstreamError
-from schemas.messages import Accept, KeyFrame, Message, Open, Question, RejectReason
+from schemas.messages import Accept, KeyFrame, Message, Open, RejectReason
 from simulation.broker import BrokerModel, Deleted
 from simulation.clock import VirtualClock
-from simulation.content import FINGERPRINT, RULE, PassModel, damaged
+from simulation.content import PassModel, damaged
 from simulation.process import RECONNECT_S, SimulatedProcess, parse_topic
+from simulation.specs import WorkerCallbacks, WorkerSpec
 from simulation.stalls import StallWatch
 from simulation.worker_ledger import WorkerLedger
 
@@ -54,22 +49,9 @@ class WorkerActor(SimulatedProcess[WorkerOutput]):
         clock: virtual clock.
         broker: model of the broker.
         draw: random numbers of this worker's speed.
-        name: its name.
-        pool: its pool.
-        settings: of the protocol machine.
+        spec: what it is.
         model: what answers passes.
-        batch_s: time of a batch beside its frames.
-        frame_s: time of a frame in a batch.
-        questions: standing questions that it knows from the start.
-        fingerprint: codec that it decodes.
-        stop_rule: when an answer is safe.
-        on_problem: called when a pass reads what it must not.
-        max_batch: frames in a batch.
-        schedule: makes the rule of what goes first.
-        hiccups: share of the batches that take far too long.
-        on_stall: called when a worker renews a lease although its model is stalled.
-        costs: work of a pass; by default that of one frame.
-        max_work: work in a batch.
+        callbacks: who is told what it does wrong.
         ledger: makes the ledger of a process, where it is judged.
 
     Attributes:
@@ -83,48 +65,23 @@ class WorkerActor(SimulatedProcess[WorkerOutput]):
         clock: VirtualClock,
         broker: BrokerModel,
         draw: random.Random,
-        *,
-        name: str,
-        pool: str,
-        settings: WorkerProtocolSettings,
+        spec: WorkerSpec,
         model: PassModel,
-        batch_s: float,
-        frame_s: float,
-        questions: Sequence[Question],
-        on_problem: Callable[[str], None],
-        fingerprint: bytes = FINGERPRINT,
-        stop_rule: StopRule = RULE,
-        max_batch: int = 16,
-        schedule: Callable[[WorkerProtocolSettings, ThroughputEstimate], Schedule] = Schedule,
-        hiccups: float = 0.0,
-        on_stall: Callable[[str], None] | None = None,
-        costs: WorkCosts | None = None,
-        max_work: float = math.inf,
+        callbacks: WorkerCallbacks,
         ledger: Callable[[], WorkerLedger] | None = None,
     ) -> None:
-        super().__init__(clock, broker, name)
+        super().__init__(clock, broker, spec.name)
         self.slowness = 1.0
         self.slow_until_s = 0.0
         self.damages_keys = False
         self.errors: Counter[str] = Counter()
-        self.settings = settings
+        self.settings = spec.settings
         self.busy_s = 0.0
         self.session: WorkerSession
         self._draw = draw
-        self._pool = pool
+        self._spec = spec
         self._model = model
-        self._batch_s = batch_s
-        self._frame_s = frame_s
-        self._questions = questions
-        self._on_problem = on_problem
-        self._fingerprint = fingerprint
-        self._stop_rule = stop_rule
-        self._max_batch = max_batch
-        self._schedule = schedule
-        self._hiccups = hiccups
-        self._on_stall = on_stall
-        self._costs = costs or WorkCosts.by_frames()
-        self._max_work = max_work
+        self._callbacks = callbacks
         self._new_ledger = ledger
         self._ledger: WorkerLedger | None = None
         self._stalls: StallWatch
@@ -140,19 +97,20 @@ class WorkerActor(SimulatedProcess[WorkerOutput]):
     def start(self) -> None:
         """The process starts and joins the pool."""
         self._started()
-        self._stalls = StallWatch(self.settings.max_lease_s, self._costs.usual, self._on_stall)
+        spec = self._spec
+        self._stalls = StallWatch(spec.settings.max_lease_s, spec.costs.usual, self._callbacks.on_stall)
         self._keys.clear()
         self.session = WorkerSession(
-            self.settings,
-            identity=WorkerIdentity(self.name, self._pool, self.boot, self._fingerprint),
-            stop_rule=self._stop_rule,
-            schedule=self._schedule,
-            costs=self._costs,
-            max_batch_frames=self._max_batch,
-            max_batch_work=self._max_work,
+            spec.settings,
+            identity=WorkerIdentity(spec.name, spec.pool, self.boot, spec.fingerprint),
+            stop_rule=spec.stop_rule,
+            schedule=spec.schedule,
+            costs=spec.costs,
+            max_batch_frames=spec.max_batch_frames,
+            max_batch_work=spec.max_batch_work,
         )
         self._ledger = None if self._new_ledger is None else self._new_ledger()
-        for question in self._questions:
+        for question in spec.questions:
             self.tell(topics.question_topic(question.site, question.question_id), question)
         self._connect()
         self._after()
@@ -202,7 +160,7 @@ class WorkerActor(SimulatedProcess[WorkerOutput]):
         """What it keeps of key frames is damaged, and what comes from now on as well."""
         self.damages_keys = True
         for camera, message in list(self._keys.items()):
-            self.tell(topics.key_topic(self._pool, camera), self._as_kept(message))
+            self.tell(topics.key_topic(self._spec.pool, camera), self._as_kept(message))
         self._after()
 
     def _disconnected(self) -> None:
@@ -264,9 +222,9 @@ class WorkerActor(SimulatedProcess[WorkerOutput]):
         self._clock.after(took_s, partial(self._batch_done, self.boot, batch, now_s))
 
     def _batch_time_s(self, work: int) -> float:
-        usual_s = self._batch_s + self._frame_s * work / self._costs.usual
+        usual_s = self._spec.batch_s + self._spec.frame_s * work / self._spec.costs.usual
         slow = self.slowness > 1.0
-        share = _SLOW_SHARE if slow else self._hiccups
+        share = _SLOW_SHARE if slow else self._spec.hiccups
         if not share or self._draw.random() >= share:
             return usual_s
         took_s = max(usual_s, min(_LONGEST_BATCH_S, usual_s * (self.slowness if slow else _HICCUP)))
@@ -291,7 +249,7 @@ class WorkerActor(SimulatedProcess[WorkerOutput]):
         except BitstreamError as error:
             return PassFailure(RejectReason.BITSTREAM, str(error))
         except ValueError as error:
-            self._on_problem(str(error))
+            self._callbacks.on_problem(str(error))
             return PassFailure(RejectReason.BITSTREAM, str(error))
 
     def _publish(self, publish: Publish) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from analysis.compare.compared_log import ComparedLog, SideFigures, has_answer, outcome_name, side_figures
@@ -158,6 +158,46 @@ class Comparison:
         }
 
 
+@dataclass(slots=True)
+class _Tally:
+    """What differs between queries that are in both logs, counted as in :class:`Comparison`.
+
+    Attributes:
+        texts_known: answers can be compared; else outcomes alone.
+    """
+
+    texts_known: bool
+    answers_differ: int = 0
+    outcomes_differ: int = 0
+    latents_differ: int = 0
+    changes: list[Change] = field(default_factory=list)
+    matrix: dict[str, Counter[str]] = field(default_factory=dict)
+    by_type: dict[str, Share] = field(default_factory=dict)
+    by_camera: dict[str, Share] = field(default_factory=dict)
+    by_confidence: dict[str, Share] = field(default_factory=dict)
+
+    def take(self, before: QueryTrace, after: QueryTrace) -> None:
+        """Count a query that the first log has an outcome of."""
+        outcome_differs = before.outcome != after.outcome
+        both_answered = has_answer(before) and has_answer(after)
+        answer_differs = self.texts_known and both_answered and before.answer_text != after.answer_text
+        changed = outcome_differs or answer_differs
+        self.outcomes_differ += outcome_differs
+        self.answers_differ += answer_differs
+        self.latents_differ += not changed and before.latents != after.latents
+        self.matrix.setdefault(outcome_name(before.outcome), Counter())[outcome_name(after.outcome)] += 1
+        for shares, group in (
+            (self.by_type, str(before.answer_type or after.answer_type or "unknown")),
+            (self.by_camera, before.camera),
+            (self.by_confidence, _bucket(before.score)),
+        ):
+            share = shares.setdefault(group, Share())
+            share.compared += 1
+            share.changed += changed
+        if changed:
+            self.changes.append(_change(before, after))
+
+
 def compare_logs(a: ComparedLog, b: ComparedLog) -> Comparison:
     """Compare two logs.
 
@@ -170,46 +210,28 @@ def compare_logs(a: ComparedLog, b: ComparedLog) -> Comparison:
     """
     origins = a.origin(), b.origin()
     matched = match_queries(a.traffic, b.traffic, *origins)
-    texts_known = not any(Redaction.TEXT in redacted(log.metadata) for log in (a, b))
     pairs = [(before, after) for before, after in matched.pairs if before.outcome is not None]
-    changes: list[Change] = []
-    counts: Counter[str] = Counter()
-    matrix: dict[str, Counter[str]] = {}
-    groups: tuple[dict[str, Share], ...] = ({}, {}, {})
+    tally = _Tally(texts_known=not any(Redaction.TEXT in redacted(log.metadata) for log in (a, b)))
     for before, after in pairs:
-        outcome_differs = before.outcome != after.outcome
-        answer_differs = texts_known and has_answer(before) and has_answer(after) and _texts_differ(before, after)
-        changed = outcome_differs or answer_differs
-        counts["outcomes"] += outcome_differs
-        counts["answers"] += answer_differs
-        counts["latents"] += not changed and before.latents != after.latents
-        matrix.setdefault(outcome_name(before.outcome), Counter())[outcome_name(after.outcome)] += 1
-        keys = (str(before.answer_type or after.answer_type or "unknown"), before.camera, _bucket(before.score))
-        for shares, key in zip(groups, keys, strict=True):
-            share = shares.setdefault(key, Share())
-            share.compared += 1
-            share.changed += changed
-        if changed:
-            changes.append(_change(before, after))
+        tally.take(before, after)
     only_a = [query for query in matched.only_a if query.outcome is not None]
     rates = [1.0 if origin is None else origin.rate for origin in origins]
-    by_type, by_camera, by_confidence = groups
     return Comparison(
         a=side_figures(a, [before for before, _ in pairs], rates[0]),
         b=side_figures(b, [after for _, after in pairs], rates[1]),
         matched_by=matched.by,
         compared=len(pairs),
-        answers_differ=counts["answers"],
-        outcomes_differ=counts["outcomes"],
-        latents_differ=counts["latents"],
+        answers_differ=tally.answers_differ,
+        outcomes_differ=tally.outcomes_differ,
+        latents_differ=tally.latents_differ,
         only_a=len(only_a),
         only_b=len(matched.only_b),
         undecided_a=len(matched.pairs) - len(pairs) + len(matched.only_a) - len(only_a),
-        changes=tuple(changes),
-        matrix={name: dict(row) for name, row in sorted(matrix.items())},
-        by_type=dict(sorted(by_type.items())),
-        by_camera=dict(sorted(by_camera.items())),
-        by_confidence={name: by_confidence[name] for name in (*BUCKETS, NO_SCORE) if name in by_confidence},
+        changes=tuple(tally.changes),
+        matrix={name: dict(row) for name, row in sorted(tally.matrix.items())},
+        by_type=dict(sorted(tally.by_type.items())),
+        by_camera=dict(sorted(tally.by_camera.items())),
+        by_confidence={name: tally.by_confidence[name] for name in (*BUCKETS, NO_SCORE) if name in tally.by_confidence},
         latency_ms=tuple(
             (before.latency_ms, after.latency_ms)
             for before, after in pairs
@@ -220,10 +242,6 @@ def compare_logs(a: ComparedLog, b: ComparedLog) -> Comparison:
         ),
         notes=tuple(_notes(a, b, matched, rates, compared=len(pairs))),
     )
-
-
-def _texts_differ(a: QueryTrace, b: QueryTrace) -> bool:
-    return a.answer_text != b.answer_text
 
 
 def _change(before: QueryTrace, after: QueryTrace) -> Change:

@@ -22,7 +22,6 @@ from pipeline.codec.tables import FrequencyTables
 from pipeline.protocol.edge_frame import EdgeStage
 from pipeline.protocol.effects import AskedQuery
 from pipeline.protocol.load_shedding import LoadSheddingSettings
-from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from schemas import topics
 from schemas.errors import ConfigError
@@ -31,6 +30,7 @@ from simulation.clock import VirtualClock
 from simulation.edge_actor import EdgeActor
 from simulation.links import LinkFaults
 from simulation.scheduler_comparison import ORDERS, OURS
+from simulation.specs import EdgeCallbacks, EdgeSpec, WorkerCallbacks, WorkerSpec
 from simulation.worker_actor import WorkerActor
 
 UNLIMITED_KBPS = 10_000_000.0
@@ -320,40 +320,29 @@ class _Run:
 
     def _worker(self, number: int, draw: random.Random) -> WorkerActor:
         parameters = self._parameters
-        return WorkerActor(
-            self._clock,
-            self._broker,
-            draw,
-            name=f"w{number}",
-            pool=_POOL,
-            settings=WorkerProtocolSettings(),
-            model=self._model,
+        spec = WorkerSpec(
+            f"w{number}",
+            _POOL,
             batch_s=parameters.batch_s,
             frame_s=parameters.frame_s,
-            questions=(),
-            on_problem=_broken,
             stop_rule=parameters.stop_rule,
-            max_batch=parameters.max_batch_frames,
+            max_batch_frames=parameters.max_batch_frames,
         )
+        return WorkerActor(self._clock, self._broker, draw, spec, self._model, WorkerCallbacks())
 
     def _edge(self, site: str, cameras: tuple[str, ...]) -> EdgeActor:
-        return EdgeActor(
-            self._clock,
-            self._broker,
-            site=site,
-            pool=_POOL,
-            cameras=cameras,
+        spec = EdgeSpec(
+            site,
+            _POOL,
+            cameras,
             uplink_kbps=self._parameters.site_kbps.get(site) or UNLIMITED_KBPS,
-            settings=EdgeProtocolSettings(),
-            on_terminal=lambda _site, decision: self._room(decision.camera),
-            on_query=self._query,
-            on_problem=lambda rule, about, problem: _broken(f"{rule}: {about}: {problem}"),
-            load_shedding=_NO_LOAD_SHEDDING,
             priorities=self._parameters.priorities,
+            load_shedding=_NO_LOAD_SHEDDING,
             order=ORDERS[self._parameters.order],
+        )
+        callbacks = EdgeCallbacks(
+            on_query=self._query,
+            on_terminal=lambda _site, decision: self._room(decision.camera),
             on_sent=lambda sent: self._room(sent.camera),
         )
-
-
-def _broken(problem: str) -> None:
-    raise AssertionError(problem)
+        return EdgeActor(self._clock, self._broker, spec, callbacks)

@@ -34,6 +34,7 @@ from simulation.broker import BrokerModel
 from simulation.clock import VirtualClock
 from simulation.content import FINGERPRINT
 from simulation.links import LinkFaults
+from simulation.specs import EdgeCallbacks, EdgeSpec
 from tests.edge.support import RecordingBus, TurnedClock, settle
 from tests.protocol import harness
 from tests.protocol.fake_latents import FakeLatent
@@ -263,16 +264,8 @@ class Simulator(Shell[RecordingEdge]):
             actor = edge_actor.EdgeActor(
                 clock,
                 broker,
-                site=SITE,
-                pool=POOL,
-                cameras=(CAMERA,),
-                uplink_kbps=1e9,
-                settings=EdgeProtocolSettings(),
-                on_terminal=lambda _site, _decision: None,
-                on_query=lambda *_: None,
-                on_problem=_broken,
-                questions=(QUESTION,),
-                join_s=1e6,
+                EdgeSpec(SITE, POOL, (CAMERA,), uplink_kbps=1e9, questions=(QUESTION,), join_s=1e6),
+                EdgeCallbacks(),
             )
             actor.start()
         acknowledged: Counter[int] = Counter()
@@ -330,10 +323,6 @@ class Harness(Shell[RecordingEdge]):
                 fleet.settle()
             case Link():
                 fleet.edge_connection(step.connected)
-
-
-def _broken(rule: str, about: str, problem: str) -> None:
-    raise AssertionError(f"{rule}: {about}: {problem}")
 
 
 SHELLS: dict[str, Callable[[], Shell[RecordingEdge]]] = {

@@ -41,6 +41,7 @@ from simulation import worker_actor
 from simulation.broker import BrokerModel
 from simulation.clock import VirtualClock
 from simulation.links import LinkFaults
+from simulation.specs import WorkerCallbacks, WorkerSpec
 from tests.protocol import harness
 from tests.protocol.fake_latents import FakeLatent
 from tests.protocol.harness import FINGERPRINT, POOL, STOP_RULE
@@ -228,24 +229,18 @@ class Simulator(Shell[RecordingWorker]):
         clock = VirtualClock()
         broker = BrokerModel(clock, random.Random(1), LinkFaults())
         broker.recorder = True  # nobody else is there
+        spec = WorkerSpec(
+            WORKER,
+            POOL,
+            batch_s=BATCH_S,
+            frame_s=0.0,
+            fingerprint=FINGERPRINT,
+            stop_rule=STOP_RULE,
+            max_batch_frames=MAX_BATCH_FRAMES,
+        )
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(worker_actor, "WorkerSession", RecordingWorker)
-            actor = worker_actor.WorkerActor(
-                clock,
-                broker,
-                NoDelay(),
-                name=WORKER,
-                pool=POOL,
-                settings=WorkerProtocolSettings(),
-                model=SimulatedModel(),
-                batch_s=BATCH_S,
-                frame_s=0.0,
-                questions=(),
-                on_problem=_broken,
-                fingerprint=FINGERPRINT,
-                stop_rule=STOP_RULE,
-                max_batch=MAX_BATCH_FRAMES,
-            )
+            actor = worker_actor.WorkerActor(clock, broker, NoDelay(), spec, SimulatedModel(), WorkerCallbacks())
             actor.start()
         acknowledged: Counter[int] = Counter()
         acknowledge = broker.acknowledge
@@ -301,10 +296,6 @@ class Harness(Shell[RecordingWorker]):
 
 def _to_acknowledge(script: Script) -> int:
     return sum(step.qos for step in script.steps if isinstance(step, Hear))
-
-
-def _broken(problem: str) -> None:
-    raise AssertionError(problem)
 
 
 SHELLS: dict[str, Callable[[], Shell[RecordingWorker]]] = {
