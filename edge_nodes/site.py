@@ -95,7 +95,8 @@ class Site(EdgeShell):
         while True:
             request = await self._requests.get()
             result = await self._perform(request)
-            self.session.stored(request.token, result, self.clock.now_s())
+            with self.containment.around("stored"):
+                self.session.stored(request.token, result, self.clock.now_s())
             self.pump()
 
     async def _perform(self, request: JournalRequest) -> JournalResult:

@@ -166,6 +166,6 @@ def _polygon(corners: Rectangle | Polygon, height: int, width: int) -> NDArray[n
         crossed = (y1 > row + 0.5) != (y2 > row + 0.5)
         crossings = np.sort((x1 + (row + 0.5 - y1) * slope)[crossed])
         for left, right in (*spans, *zip(crossings[::2], crossings[1::2], strict=True)):
-            first = min(math.floor(left), width - 1)
+            first = min(max(0, math.floor(left)), width - 1)  # a side at the edge may end below 0 by rounding
             hidden[row, first : max(first + 1, math.ceil(right))] = True
     return hidden

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -31,6 +31,7 @@ from pipeline.protocol.journal_requests import (
     Unfinished,
 )
 from pipeline.protocol.ports import Delivery, Notice
+from schemas.errors import StateError
 from schemas.identity import owner_of
 from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.printable import as_reason
@@ -45,6 +46,11 @@ ANOTHER_QUESTION: Final = "the query id stands for another question"
 """Why a client is refused that asks something else under an id of its own."""
 MAX_ENDED_REMEMBERED: Final = 1_024
 """Questions that have ended, whose repeats beyond a client's budget are not refused; older ones are."""
+MAX_UNTOLD: Final = 1_024
+"""Outcomes that are said again later because queue or broker refused them, and marks *told* that the disk has not
+taken."""
+MAX_TELLS: Final = 6
+"""Times that an outcome is said before it is left to the next process."""
 RETRY_S: Final = 10.0
 """Between two attempts to store what a disk did not take."""
 
@@ -65,11 +71,29 @@ class _OpenAsk:
 class _Unstored:
     """An end that the disk has not taken. Memory answers who asks again; a further restart would not know it.
 
-    There is at most one for each question that is undecided on disk, of which the journal has a bounded number.
+    There is one for each question that is undecided on disk, of which the journal has a bounded number, and some for
+    ends whose mark *told* the disk has not taken.
     """
 
     terminal: TerminalMessage
     told: bool
+
+
+@dataclass(slots=True)
+class _Arriving:
+    """A question on its way to the disk: how often, and who else waits for the last of these."""
+
+    admits: int = 0
+    done: list[Callable[[], None]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Untold:
+    """An outcome that the uplink's queue or the broker has refused."""
+
+    outcome: QueryOutcome
+    reply_to: ReplyTo | None
+    tries: int
 
 
 class AdHocQuestions:
@@ -93,13 +117,15 @@ class AdHocQuestions:
         self._reports = reports
         self._open: dict[str, _OpenAsk] = {}
         self._unstored: dict[str, _Unstored] = {}
-        self._arriving: set[str] = set()
+        self._arriving: dict[str, _Arriving] = {}
+        self._untold: dict[str, _Untold] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._closed_because = ""
         self._outputs: list[JournalRequest | TakeFrame | Notice] = []
         self._pending: dict[int, Then] = {}
         self._next_token = 1
         self._in_memory = False
+        self._unread = False
         self._retry_s: float | None = None
         self._retrying = 0
         self._request(ReadUnfinished(self._token()), self._restored)
@@ -115,6 +141,7 @@ class AdHocQuestions:
             "asks": len(self._open),
             "asks_ended": len(self._ended),
             "asks_unstored": len(self._unstored),
+            "asks_untold": len(self._untold),
             "journal_requests": len(self._pending),
         }
 
@@ -126,8 +153,15 @@ class AdHocQuestions:
         return len(self._pending)
 
     def stored(self, token: int, result: JournalResult, now_s: float) -> None:
-        """What became of a request."""
-        self._pending.pop(token)(result, now_s)
+        """What became of a request.
+
+        Raises:
+            StateError: the token is not under way: the shell has answered twice.
+        """
+        then = self._pending.pop(token, None)
+        if then is None:
+            raise StateError(f"journal request {token} has no answer to come")
+        then(result, now_s)
 
     def _token(self) -> int:
         self._next_token += 1
@@ -152,38 +186,45 @@ class AdHocQuestions:
             done: called when it is on disk, or its client knows why not.
         """
         asked = StoredAsk(ask, camera, client, ask.deadline_ms / 1000, reply_to, None)
-        self._arriving.add(asked.query_id)
+        self._arriving.setdefault(asked.query_id, _Arriving()).admits += 1
         request = Admit(self._token(), camera, client, ask, reply_to, self._budgets.of(client).open_asks)
         self._request(request, partial(self._admitted, asked, request.max_of_client, done))
 
     def _admitted(
         self, asked: StoredAsk, max_of_client: int, done: Callable[[], None], result: JournalResult, now_s: float
     ) -> None:
+        arriving = self._arriving[asked.query_id]
+        arriving.admits -= 1
         try:
             if isinstance(result, Admitted):
                 self._admit(asked, max_of_client, result, now_s)
             else:
                 self._not_admitted(asked, result, now_s)
         finally:
-            self._arriving.discard(asked.query_id)
             done()
+            if not arriving.admits:
+                del self._arriving[asked.query_id]
+                for further in arriving.done:
+                    further()
 
     def _not_admitted(self, asked: StoredAsk, result: JournalResult, now_s: float) -> None:
         self._not_stored("an ad-hoc question cannot be stored", asked.query_id, result)
         if asked.query_id in self._open or asked.query_id in self._unstored:
             self._running(asked, now_s)  # a refusal would be a second end of it
         else:
-            self._refuse(asked, "the edge cannot store questions", now_s)
+            self._not_taken(asked, "the edge cannot store questions", now_s)
+
+    def _not_taken(self, asked: StoredAsk, reason: str, now_s: float) -> None:
+        """Refuse a question, unless it is on its way to the disk once more: then that decides."""
+        if not self._arriving[asked.query_id].admits:
+            self._refuse(asked, reason, now_s)
 
     def _admit(self, asked: StoredAsk, max_of_client: int, result: Admitted, now_s: float) -> None:
         self.counters[result.admission.value] += 1
         stored = result.stored
         match result.admission:
             case Admission.NEW:
-                if self._closed_because:
-                    self._end(stored, Outcome.FAILED, self._closed_because)
-                else:
-                    self._enter(stored, now_s)
+                self._enter(stored, now_s)
             case Admission.RUNNING:
                 self._running(stored, now_s)
             case Admission.DECIDED:
@@ -192,15 +233,35 @@ class AdHocQuestions:
             case Admission.CONFLICT:
                 self._refuse(asked, ANOTHER_QUESTION, now_s, public=False)
             case Admission.FULL:
-                self._refuse(asked, "too many open questions", now_s)
+                self._not_taken(asked, "too many open questions", now_s)
             case Admission.CLIENT_FULL:
                 reason = f"{max_of_client} questions of this client have no outcome yet: wait for some"
-                self._refuse(asked, reason, now_s)
+                self._not_taken(asked, reason, now_s)
 
-    def refuse(self, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None, reason: str, now_s: float) -> None:
+    def refuse(
+        self,
+        camera: str,
+        client: str,
+        ask: Ask,
+        reply_to: ReplyTo | None,
+        reason: str,
+        now_s: float,
+        *,
+        done: Callable[[], None],
+    ) -> None:
         """Tell a client that its question is not taken in, if its budget still allows that.
 
-        One that runs, or has ended, is the same question asked again: a refusal would be a second end of it.
+        One that runs, or has ended, is the same question asked again: a refusal would be a second end of it. Whatever
+        is said then costs the client's budget too.
+
+        Args:
+            camera: whom it is asked of.
+            client: who asks.
+            ask: the question.
+            reply_to: where the client wants the answer.
+            reason: why it is not taken in.
+            now_s: the edge's monotonic time.
+            done: called at once, or when the same question is on disk, if it is on its way there.
         """
         asked = StoredAsk(ask, camera, client, 0.0, reply_to, None)
         known = self._open.get(asked.query_id)
@@ -208,11 +269,16 @@ class AdHocQuestions:
             self._refuse(asked, ANOTHER_QUESTION, now_s, public=False)
         elif known is not None or asked.query_id in self._unstored:
             self.counters["refused_repeats"] += 1
-            self._running(asked, now_s)
-        elif asked.query_id in self._ended or asked.query_id in self._arriving:
+            self._running(asked, now_s, within_budget=True)
+        elif asked.query_id in self._arriving:
+            self.counters["refused_repeats"] += 1
+            self._arriving[asked.query_id].done.append(done)
+            return
+        elif asked.query_id in self._ended:
             self.counters["refused_repeats"] += 1
         else:
             self._refuse(asked, reason, now_s)
+        done()
 
     def refuse_unreadable(self, camera: str, client: str, query_id: str, reason: str, now_s: float) -> None:
         """Say on the outcome topic that a message was no question, under the id that it seems to have."""
@@ -228,11 +294,16 @@ class AdHocQuestions:
         """Open questions wait for a frame again, untold outcomes are told."""
         if not isinstance(result, Unfinished):
             self._not_stored("what an earlier process left cannot be read", "", result)
+            self._unread = True
+            self._retry_s = self._retry_s or now_s + RETRY_S
             return
+        self._unread = False
         if result.in_memory:
             self._in_memory = True
             self._retry_s = now_s + RETRY_S
         for stored in result.asks:
+            if self._known(stored.query_id) or stored.query_id in self._arriving:
+                continue  # asked again meanwhile
             self.counters["restored"] += 1
             if isinstance(stored.terminal, QueryOutcome):
                 self._tell(stored.terminal, stored.reply_to, now_s)
@@ -263,7 +334,9 @@ class AdHocQuestions:
         """A frame of this camera came to nothing; its ad-hoc questions wait for the next one."""
         for query in queries:
             ask = self._open.get(query.query_id(camera, _NO_FRAME)) if query.ad_hoc else None
-            if ask is not None:
+            if ask is not None and self._closed_because:
+                self._end(ask.stored, Outcome.FAILED, self._closed_because)
+            elif ask is not None:
                 ask.taken = False
 
     def texts_requested(self, digests: Collection[bytes]) -> None:
@@ -332,10 +405,15 @@ class AdHocQuestions:
             self._end(ask.stored, Outcome.EXPIRED, "deadline before a frame")
         if self._retry_s is not None and self._retry_s <= now_s:
             self._retry_s = None
-            self._store_again()
+            self._store_again(now_s)
 
-    def _store_again(self) -> None:
-        """Try once more to store what the disk did not take; one failure is enough to wait for the next time."""
+    def _store_again(self, now_s: float) -> None:
+        """Try once more what disk, queue or broker did not take; one failure is enough to wait for the next time."""
+        untold, self._untold = self._untold, {}
+        for entry in untold.values():
+            self._tell(entry.outcome, entry.reply_to, now_s, tries=entry.tries)
+        if self._unread:
+            self._request(ReadUnfinished(self._token()), self._restored)
         if self._in_memory:
             self._request(MoveToFile(self._token()), self._moved)
         if self._retrying:
@@ -354,28 +432,39 @@ class AdHocQuestions:
 
     def _stored_late(self, request: Decide, unstored: _Unstored, result: JournalResult, now_s: float) -> None:
         self._retrying -= 1
-        if not isinstance(result, Decided):
-            self._retry_s = now_s + RETRY_S
-            return
-        if unstored.told:
-            self._request(MarkTold(self._token(), request.query_id), lambda _result, _now_s: None)
         # One that was only on its way to the disk has arrived meanwhile.
-        if self._unstored.get(request.query_id) is unstored:
+        if isinstance(result, Decided) and self._unstored.get(request.query_id) is unstored:
             del self._unstored[request.query_id]
             self.counters["stored_late"] += 1
+        if isinstance(result, Decided) and unstored.told:
+            self._mark_told(request.terminal)
+        if not self._retrying and self._unstored:
+            self._retry_s = self._retry_s or now_s + RETRY_S
 
     # ---- internals --------------------------------------------------------------------------------------------------
 
-    def _running(self, stored: StoredAsk, now_s: float) -> None:
-        """A question is asked again that has no end on disk."""
+    def _running(self, stored: StoredAsk, now_s: float, *, within_budget: bool = False) -> None:
+        """A question is asked again that has no end on disk.
+
+        Args:
+            stored: the question.
+            now_s: the edge's monotonic time.
+            within_budget: what the client has had already is said again only if its budget allows that.
+        """
         known, unstored = self._open.get(stored.query_id), self._unstored.get(stored.query_id)
         if known is not None:
             # The workers know the reply topic of the first time; only the edge knows this one for sure.
             known.edge_replies = known.edge_replies or known.stored.reply_to != stored.reply_to
             known.stored = replace(known.stored, reply_to=stored.reply_to or known.stored.reply_to)
         elif unstored is not None:
-            if stored.reply_to is not None:
+            if stored.reply_to is None:
+                return
+            if not within_budget:
                 self._reply(unstored.terminal, stored.reply_to, now_s)
+            elif self._budgets.say(stored.client, reply_wire_bytes(unstored.terminal, stored.reply_to), now_s):
+                self._reports.reply(unstored.terminal, stored.reply_to)
+            else:
+                self.counters["refused_silently"] += 1
         else:
             self._enter(stored, now_s, edge_replies=True)
 
@@ -388,6 +477,9 @@ class AdHocQuestions:
             self._outputs.append(Notice("error", what, {**context, "fix": "free space on the disk of state_dir"}))
 
     def _enter(self, stored: StoredAsk, now_s: float, *, edge_replies: bool = False) -> None:
+        if self._closed_because:
+            self._end(stored, Outcome.FAILED, self._closed_because)
+            return
         self._open[stored.query_id] = _OpenAsk(stored, now_s + stored.remaining_s, edge_replies=edge_replies)
         self._outputs.append(TakeFrame(stored.camera))
 
@@ -426,9 +518,9 @@ class AdHocQuestions:
             }
         )
 
-    def _tell(self, outcome: QueryOutcome, reply_to: ReplyTo | None, now_s: float) -> None:
+    def _tell(self, outcome: QueryOutcome, reply_to: ReplyTo | None, now_s: float, *, tries: int = 0) -> None:
         self._budgets.charge(_client_of(outcome), outcome_wire_bytes(outcome), now_s)
-        self._reports.outcome(outcome, done=partial(self._told, outcome))
+        self._reports.outcome(outcome, done=partial(self._told, outcome, reply_to, tries + 1))
         if reply_to is not None:
             self._reply(outcome, reply_to, now_s)
 
@@ -436,19 +528,32 @@ class AdHocQuestions:
         self._budgets.charge(_client_of(terminal), reply_wire_bytes(terminal, reply_to), now_s)
         self._reports.reply(terminal, reply_to)
 
-    def _told(self, outcome: QueryOutcome, delivery: Delivery, _now_s: float) -> None:
+    def _told(
+        self, outcome: QueryOutcome, reply_to: ReplyTo | None, tries: int, delivery: Delivery, now_s: float
+    ) -> None:
         if not delivery.arrived:
-            return
-        if (unstored := self._unstored.get(outcome.query_id)) is not None:
+            # A full queue of the uplink has room again some time; a broker that refuses it does so for ever.
+            if tries < MAX_TELLS and len(self._untold) < MAX_UNTOLD:
+                self._untold[outcome.query_id] = _Untold(outcome, reply_to, tries)
+                self._retry_s = self._retry_s or now_s + RETRY_S
+            else:
+                self.counters["never_told"] += 1
+        elif (unstored := self._unstored.get(outcome.query_id)) is not None:
             unstored.told = True
         else:
-            self._request(MarkTold(self._token(), outcome.query_id), partial(self._told_stored, outcome))
+            self._mark_told(outcome)
 
-    def _told_stored(self, outcome: QueryOutcome, result: JournalResult, now_s: float) -> None:
-        if not isinstance(result, Decided):
-            self._not_stored("the end of an ad-hoc question cannot be stored", outcome.query_id, result)
-            self._unstored[outcome.query_id] = _Unstored(outcome, told=True)
-            self._retry_s = self._retry_s or now_s + RETRY_S
+    def _mark_told(self, terminal: TerminalMessage) -> None:
+        self._request(MarkTold(self._token(), terminal.query_id), partial(self._told_stored, terminal))
+
+    def _told_stored(self, terminal: TerminalMessage, result: JournalResult, now_s: float) -> None:
+        if isinstance(result, Decided):
+            return
+        self._not_stored("the end of an ad-hoc question cannot be stored", terminal.query_id, result)
+        # Beyond the bound the row stays as it is: the next process tells it again.
+        if len(self._unstored) < MAX_UNTOLD:
+            self._unstored.setdefault(terminal.query_id, _Unstored(terminal, told=True))
+        self._retry_s = self._retry_s or now_s + RETRY_S
 
 
 def _client_of(terminal: TerminalMessage) -> str:

@@ -96,15 +96,19 @@ class AskIntake:
             self._outputs.append(Problem("ask/retained", problem, context={"camera": camera}))
         else:
             address = reply_to(received.response_topic, received.correlation_data, camera, client, ask.query_id)
-            if self._may_ask(camera, client, ask, address, now_s):
+            refusal = self._refusal(camera, client, ask, now_s)
+            if refusal is None:
                 self._being_stored += 1
                 done = partial(self._stored, received.token)
                 self._questions.receive(camera, client, ask, address, done=done)
-                return
+            else:
+                done = partial(self._acknowledge, received.token)
+                self._questions.refuse(camera, client, ask, address, refusal, now_s, done=done)
+            return
         self._acknowledge(received.token)
 
-    def _may_ask(self, camera: str, client: str, ask: Ask, address: ReplyTo | None, now_s: float) -> bool:
-        """Whether a question may be stored; else its client is told why not, within its budget."""
+    def _refusal(self, camera: str, client: str, ask: Ask, now_s: float) -> str | None:
+        """Why a question may not be stored now; None when it may."""
         tokens = question_tokens(ask.content(client).prompt, ask.answer_type)
         if not self._budgets.ask(client, now_s, tokens):
             budget = self._budgets.of(client)
@@ -117,9 +121,8 @@ class AskIntake:
             problem = "more questions at once than the edge can store"
             self._outputs.append(Problem("ask/flood", problem, context={"camera": camera}))
         else:
-            return True
-        self._questions.refuse(camera, client, ask, address, problem, now_s)
-        return False
+            return None
+        return problem
 
     def _stored(self, token: int | None) -> None:
         self._being_stored -= 1

@@ -106,6 +106,7 @@ class EdgeReports:
                 qos=1,
                 retain=True,
                 until_sent=True,
+                same_as=("status", site),  # on a link that flaps one for each connection would wait
             )
         )
 

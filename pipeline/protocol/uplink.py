@@ -16,7 +16,7 @@ from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import Departure, DepartureOrder
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, Publish, Sent
 from schemas import wire
-from schemas.errors import WireSizeError
+from schemas.errors import StateError, WireSizeError
 from schemas.messages import Chunk, KeyFrame, Message, Open
 from schemas.wire_cost import PUBACK_BYTES, publish_property_bytes, publish_wire_bytes, transport_wire_bytes
 
@@ -117,8 +117,14 @@ class Uplink:
             self._unacknowledged.clear()  # the next connection brings them again
 
     def published(self, token: int, delivery: Delivery, now_s: float) -> None:
-        """What became of a publish."""
-        departure = self._under_way.pop(token)
+        """What became of a publish.
+
+        Raises:
+            StateError: the token is not under way: the shell has answered twice.
+        """
+        departure = self._under_way.pop(token, None)
+        if departure is None:
+            raise StateError(f"publish {token} has no answer to come")
         if delivery is Delivery.CONNECTION_LOST and departure.until_sent and self._queue.put(departure, now_s):
             self.counters[f"again_{departure.label}"] += 1
             return

@@ -85,7 +85,7 @@ def test_fingerprint_changes_with_what_symbols_mean_and_only_then(folder: Path) 
         ({"format": 2}, "format"),
         ({"vlm_sha256": "xyz"}, "vlm_sha256"),
         ({"surprise": 1}, "surprise"),
-        ({"fit": {"mode": "crop"}}, "fit.mode"),
+        ({"fit": {"mode": "squash"}}, "fit.mode"),
         ({"fit": {"filter": "nearest"}}, "fit.filter"),
     ],
 )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -117,6 +117,7 @@ def inside(corners: Polygon, x: float, y: float) -> bool:
 
 
 @given(sizes, sizes, triangles())
+@example(3, 3, ((0.5859375, 0.5625), (0.0, 0.0), (0.0, 1.0)))
 def test_a_polygon_hides_every_pixel_of_which_a_corner_or_the_middle_is_in_it(
     height: int, width: int, corners: Polygon
 ) -> None:

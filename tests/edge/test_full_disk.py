@@ -164,7 +164,7 @@ def test_an_end_that_is_on_its_way_to_the_disk_when_the_disk_is_tried_again_is_s
     disk.site.disk_is_slow = True
     disk.site.decided(answer("q1"), published=True)
     disk.site.decided(answer("q2"), published=True)
-    disk.site.questions._store_again()
+    disk.site.questions._store_again(disk.site.now_s)
     disk.site.disk_is_slow = False
     disk.site.pump()
     assert disk.site.questions._unstored == {}

@@ -213,7 +213,7 @@ def test_a_repeat_beyond_the_budget_is_no_second_end_of_its_question(site: AdHoc
     def repeat(question: Ask, address: ReplyTo) -> list[tuple[ReplyTo, Message]]:
         """It comes while the client is over its budget; what is said then."""
         replied = len(site.replied)
-        site.questions.refuse("gate", "client", question, address, "over the budget", site.now_s)
+        site.questions.refuse("gate", "client", question, address, "over the budget", site.now_s, done=lambda: None)
         site.pump()
         return site.replied[replied:]
 
@@ -238,13 +238,13 @@ def test_a_repeat_beyond_the_budget_is_no_second_end_of_its_question(site: AdHoc
 
 
 def test_a_refusal_that_still_waits_is_withdrawn_when_the_question_is_taken_in(site: AdHocSite) -> None:
-    site.questions.refuse("gate", "client", ask(), REPLY, "the edge cannot store questions", site.now_s)
+    site.questions.refuse("gate", "client", ask(), REPLY, "the disk is full", site.now_s, done=lambda: None)
     waiting = site.reports.take_departures()
     assert [departure.label for departure in waiting] == ["outcome", "reply"]
     site.receive("gate", ask(), OTHER)
     assert [departure.stamp(site.now_s) for departure in waiting] == [None, None]
     # One that nobody asks again is told.
-    site.questions.refuse("gate", "client", ask("q2"), REPLY, "the edge cannot store questions", site.now_s)
+    site.questions.refuse("gate", "client", ask("q2"), REPLY, "the disk is full", site.now_s, done=lambda: None)
     assert all(departure.stamp(site.now_s) for departure in site.reports.take_departures())
 
 
