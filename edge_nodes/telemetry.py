@@ -104,7 +104,7 @@ def watch_site(metrics: Metrics, session: EdgeSession, pool_problems: PoolProble
         lambda: session.load_shedding.skipped,
     )
     metrics.watch_counters(
-        "load_shedding_events", "What load shedding goes by", "kind", lambda: session.load_shedding.counters
+        "load_shedding_events", "What load shedding reacts to", "kind", lambda: session.load_shedding.counters
     )
     metrics.watch_gauge(
         "standing_share",

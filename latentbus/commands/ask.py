@@ -22,7 +22,9 @@ def ask(
     deadline: Annotated[float, typer.Option(help="Seconds until the terminal outcome.", min=0.5, max=3600)] = 30,
     query_id: Annotated[
         str | None,
-        typer.Option(help="Key of the question; asked again under it by the same client, the same answer comes."),
+        typer.Option(
+            help="Key of the question; asked again under it by the same client, the same answer comes. On a broker without user names each command is a client of its own."
+        ),
     ] = None,
     check: Annotated[
         bool, typer.Option(help="Ask only where an edge that is online serves the camera; --no-check waits for one.")

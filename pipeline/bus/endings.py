@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from typing import Final
 
@@ -118,6 +119,22 @@ def tls_failure(error: BaseException) -> TlsError | None:
     if isinstance(error, ssl.SSLEOFError) or reason in _NO_TLS:
         return _no_tls(error)
     return TlsError(f"broker.tls: {_words(error)}", setting="broker.tls")
+
+
+def unreachable(error: BaseException) -> str:
+    """Why no connection can be made, with the setting to look at.
+
+    Args:
+        error: what the socket raised.
+    """
+    if isinstance(error, ConnectionRefusedError):
+        return (
+            f"nothing listens there ({_words(error)}): check broker.host and broker.port; `latentbus broker run` "
+            "starts a broker"
+        )
+    if isinstance(error, socket.gaierror):
+        return f"no such host ({_words(error)}): check broker.host"
+    return str(error)
 
 
 def plain_client_refused(problem: str) -> TlsError:

@@ -33,7 +33,14 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from pipeline.bus.base import Inbound, Qos, Subscription
 from pipeline.bus.buffer import AcknowledgeWindow, SendWindow
-from pipeline.bus.endings import TAKEN_OVER_CODE, plain_client_refused, tls_client_refused, tls_failure, told_by_broker
+from pipeline.bus.endings import (
+    TAKEN_OVER_CODE,
+    plain_client_refused,
+    tls_client_refused,
+    tls_failure,
+    told_by_broker,
+    unreachable,
+)
 from pipeline.bus.mqtt_socket import SocketClient
 from pipeline.bus.mqtt_terms import (
     FIRST_ERROR_CODE,
@@ -141,7 +148,7 @@ class MqttLink(SocketClient):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except (OSError, ValueError) as error:
             failed = None if self._settings.tls_context is None else tls_failure(error)
-            raise failed or ConnectionLostError(str(error)) from error
+            raise failed or ConnectionLostError(unreachable(error)) from error
         await asyncio.wait({self._connected}, timeout=self._settings.timeout_s)
         if not self._connected.done():
             raise ConnectionLostError(f"no CONNACK within {self._settings.timeout_s} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from broker_config.certificates import DEVICE_DAYS, CertificateAuthority, Issued, utc_now
 from broker_config.launcher import LocalBroker
 from pipeline.bus.backoff import Backoff
-from pipeline.bus.endings import TAKEN_OVER_CODE, tls_failure, told_by_broker
+from pipeline.bus.endings import TAKEN_OVER_CODE, tls_failure, told_by_broker, unreachable
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.settings import BrokerSettings, TlsSettings
 from schemas.errors import ConnectionLostError, SessionTakenOverError, TlsError
@@ -164,6 +165,18 @@ async def test_tls_to_a_plain_port_is_said_to_be_that(broker: LocalBroker, sides
 
 def test_what_is_no_matter_of_tls_is_not_said_to_be_one() -> None:
     assert tls_failure(ConnectionRefusedError(111, "Connection refused")) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        (ConnectionRefusedError(111, "Connection refused"), "check broker.host and broker.port"),
+        (socket.gaierror(-2, "Name or service not known"), "check broker.host"),
+        (TimeoutError("timed out"), "timed out"),
+    ],
+)
+def test_a_broker_that_cannot_be_reached_names_the_setting(error: OSError, fix: str) -> None:
+    assert fix in unreachable(error)
     assert tls_failure(TimeoutError("timed out")) is None
 
 

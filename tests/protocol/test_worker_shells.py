@@ -306,7 +306,7 @@ SHELLS: dict[str, Callable[[], Shell[RecordingWorker]]] = {
 
 
 def batches(session: RecordingWorker) -> list[list[tuple[str, FrameId, int, tuple[str, ...]]]]:
-    """Looks of each batch: camera, frame, prefix and queries."""
+    """Passes of each batch: camera, frame, prefix and queries."""
     return [
         [
             (
