@@ -23,7 +23,8 @@ def ask(
     query_id: Annotated[
         str | None,
         typer.Option(
-            help="Key of the question; asked again under it by the same client, the same answer comes. On a broker without user names each command is a client of its own."
+            help="Key of the question; asked again under it by the same client, the same answer comes. On a broker "
+            "without user names each command is a client of its own."
         ),
     ] = None,
     check: Annotated[
