@@ -302,7 +302,7 @@ class AdHocQuestions:
             self._in_memory = True
             self._retry_s = now_s + RETRY_S
         for stored in result.asks:
-            if self._known(stored.query_id) or stored.query_id in self._arriving:
+            if self._known(stored.query_id):
                 continue  # asked again meanwhile
             self.counters["restored"] += 1
             if isinstance(stored.terminal, QueryOutcome):
