@@ -30,6 +30,8 @@ _FILTERS: Final[dict[FitFilter, Image.Resampling]] = {
 }
 _REDUCING_GAP: Final = 3.0
 """A frame more than three times as large is first reduced by whole steps; part of the rule, as it changes pixels."""
+_LEVEL_PX: Final = 1e-9
+"""A side of a polygon that rises less is level: its slope has no number."""
 
 
 def fit_frame(frame: NDArray[np.uint8], size_px: int, fit: FrameFit) -> NDArray[np.uint8]:
@@ -152,13 +154,14 @@ def _polygon(corners: Rectangle | Polygon, height: int, width: int) -> NDArray[n
     points = np.array(corners, dtype=np.float64) * (width, height)
     (x1, y1), (x2, y2) = points.T, np.roll(points, -1, axis=0).T
     low, high = np.minimum(y1, y2), np.maximum(y1, y2)
-    slope = np.divide(x2 - x1, y2 - y1, out=np.zeros_like(x1), where=y1 != y2)
+    level = high - low < _LEVEL_PX
+    slope = np.divide(x2 - x1, y2 - y1, out=np.zeros_like(x1), where=~level)
     hidden = np.zeros((height, width), dtype=bool)
     for row in range(min(math.floor(low.min()), height - 1), min(math.floor(high.max()) + 1, height)):
         # The part of each side that lies in this row; of a level side, all.
         ends = [
-            np.where(y1 == y2, level, x1 + (np.clip(edge, low, high) - y1) * slope)
-            for edge, level in ((row, x1), (row + 1, x2))
+            np.where(level, end, x1 + (np.clip(edge, low, high) - y1) * slope)
+            for edge, end in ((row, x1), (row + 1, x2))
         ]
         here = (high >= row) & (low <= row + 1)
         spans = [*zip(np.minimum(*ends)[here], np.maximum(*ends)[here], strict=True)]

@@ -118,6 +118,7 @@ def inside(corners: Polygon, x: float, y: float) -> bool:
 
 @given(sizes, sizes, triangles())
 @example(3, 3, ((0.5859375, 0.5625), (0.0, 0.0), (0.0, 1.0)))
+@example(1, 1, ((0.0, 0.0), (0.0, 0.0), (1.0, 2.225073858507e-311)))
 def test_a_polygon_hides_every_pixel_of_which_a_corner_or_the_middle_is_in_it(
     height: int, width: int, corners: Polygon
 ) -> None:
