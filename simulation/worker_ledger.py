@@ -187,7 +187,8 @@ class WorkerLedger:
             case Answer():
                 self._asked.replied(self._worker, publish)
                 if publish.topic == topics.answer_topic(message.camera):
-                    self._speaks_of((message.camera, message.frame))
+                    if not self._is_repeat(message):
+                        self._speaks_of((message.camera, message.frame))
                     self._answers(message)
             case Handover():
                 key = (message.camera, message.frame)
@@ -214,6 +215,12 @@ class WorkerLedger:
     def _speaks_of(self, key: _Key, *, queued: bool = True) -> None:
         if key in self._revoked and not (queued and self._said <= self._revoked[key]):
             self._on_problem(REVOKE_IGNORED, f"{key[0]}/{key[1]}", f"{self._worker} goes on with it")
+
+    def _is_repeat(self, message: Answer) -> bool:
+        """Whether a decided query is answered once more, for who asks again; that goes on with nothing."""
+        question = self._asked.question(message.camera, message.frame, message.query_id)
+        decided = question is not None and (message.query_id, question.digest) in self._decided
+        return decided and message.outcome is not None
 
     def _answers(self, message: Answer) -> None:
         if message.outcome is None:

@@ -144,6 +144,11 @@ def test_a_refusal_that_waited_for_a_thin_uplink_ends_nothing() -> None:
     assert Episode(draw_plan(920_014_000_007)).run().violations == []
 
 
+def test_an_answer_that_is_repeated_after_a_revoke_goes_on_with_nothing() -> None:
+    """The edge came back and asks again; the worker decided the question before it was told."""
+    assert Episode(draw_plan(500_038_000_009)).run().violations == []
+
+
 def test_where_nothing_breaks_and_nothing_is_short_most_queries_are_answered() -> None:
     plans = [plan for number in range(400) if (plan := draw_plan(7_000_000 + number)).healthy]
     reports = [Episode(plan).run() for plan in plans]
