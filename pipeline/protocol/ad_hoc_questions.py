@@ -71,8 +71,7 @@ class _OpenAsk:
 class _Unstored:
     """An end that the disk has not taken. Memory answers who asks again; a further restart would not know it.
 
-    There is one for each question that is undecided on disk, of which the journal has a bounded number, and some for
-    ends whose mark *told* the disk has not taken.
+    There is at most one for each question that is undecided on disk, of which the journal has a bounded number.
     """
 
     terminal: TerminalMessage
@@ -119,6 +118,7 @@ class AdHocQuestions:
         self._unstored: dict[str, _Unstored] = {}
         self._arriving: dict[str, _Arriving] = {}
         self._untold: dict[str, _Untold] = {}
+        self._unmarked: dict[str, TerminalMessage] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._closed_because = ""
         self._outputs: list[JournalRequest | TakeFrame | Notice] = []
@@ -142,6 +142,7 @@ class AdHocQuestions:
             "asks_ended": len(self._ended),
             "asks_unstored": len(self._unstored),
             "asks_untold": len(self._untold),
+            "asks_unmarked": len(self._unmarked),
             "journal_requests": len(self._pending),
         }
 
@@ -412,6 +413,9 @@ class AdHocQuestions:
         untold, self._untold = self._untold, {}
         for entry in untold.values():
             self._tell(entry.outcome, entry.reply_to, now_s, tries=entry.tries)
+        unmarked, self._unmarked = self._unmarked, {}
+        for terminal in unmarked.values():
+            self._mark_told(terminal)
         if self._unread:
             self._request(ReadUnfinished(self._token()), self._restored)
         if self._in_memory:
@@ -551,8 +555,8 @@ class AdHocQuestions:
             return
         self._not_stored("the end of an ad-hoc question cannot be stored", terminal.query_id, result)
         # Beyond the bound the row stays as it is: the next process tells it again.
-        if len(self._unstored) < MAX_UNTOLD:
-            self._unstored.setdefault(terminal.query_id, _Unstored(terminal, told=True))
+        if len(self._unmarked) < MAX_UNTOLD:
+            self._unmarked[terminal.query_id] = terminal
         self._retry_s = self._retry_s or now_s + RETRY_S
 
 

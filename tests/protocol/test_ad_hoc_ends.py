@@ -162,7 +162,6 @@ def test_a_mark_that_the_disk_does_not_take_is_made_later() -> None:
     site.broker_has_it.pop()()
     site.disk(MarkTold, LOCKED)
     site.tick(site.now_s + RETRY_S)
-    site.disk(Decide)
     site.disk(MarkTold, LOCKED)
     site.disk_is_slow = False
     site.tick(site.now_s + RETRY_S)

@@ -149,6 +149,11 @@ def test_an_answer_that_is_repeated_after_a_revoke_goes_on_with_nothing() -> Non
     assert Episode(draw_plan(500_038_000_009)).run().violations == []
 
 
+def test_a_mark_that_a_disk_refused_is_no_second_end() -> None:
+    """An outcome of an earlier process is told, and the disk does not take that at first."""
+    assert Episode(draw_plan(600_009_000_006)).run().violations == []
+
+
 def test_where_nothing_breaks_and_nothing_is_short_most_queries_are_answered() -> None:
     plans = [plan for number in range(400) if (plan := draw_plan(7_000_000 + number)).healthy]
     reports = [Episode(plan).run() for plan in plans]
