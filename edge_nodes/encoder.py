@@ -105,7 +105,11 @@ class OnnxEncoder:
             ("input", self._session.get_inputs(), "pixels", "tensor(uint8)", [size_px, size_px, 3]),
             ("output", self._session.get_outputs(), "symbols", "tensor(int32)", [latents, dim]),
         ):
-            found = [f"{value.name} {value.type} {value.shape}" for value in values]
+            try:
+                found = [f"{value.name} {value.type} {value.shape}" for value in values]
+            except UnicodeDecodeError as error:
+                problem = f"{kind} has a name that is no text: the file is damaged; export it again"
+                raise ArtifactError(str(self._path), problem) from error
             if len(values) != 1 or values[0].name != name or values[0].type != dtype or values[0].shape[1:] != shape:
                 raise ArtifactError(
                     str(self._path),

@@ -352,6 +352,17 @@ def test_a_damaged_encoder(folder: Path, scratch: Path, data: st.DataObject) -> 
         refused(error)
 
 
+def test_an_encoder_whose_names_are_no_text(folder: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(folder, tmp_path / "codec"))
+    content = (broken / ENCODER_FILE).read_bytes()
+    (broken / ENCODER_FILE).write_bytes(content.replace(b"pixels", b"\x80ixels"))
+    spec = json.loads((broken / SPEC_FILE).read_text())
+    spec["encoder_sha256"] = hash_file(broken / ENCODER_FILE)
+    (broken / SPEC_FILE).write_text(json.dumps(spec))
+    with pytest.raises(ArtifactError, match="encoder.onnx"):
+        OnnxEncoder(broken)
+
+
 @pytest.mark.parametrize("name", [SPEC_FILE, "tables.safetensors", ENCODER_FILE, STOP_FILE])
 def test_a_folder_in_the_place_of_a_file(folder: Path, tmp_path: Path, name: str) -> None:
     broken = Path(shutil.copytree(folder, tmp_path / "codec"))
