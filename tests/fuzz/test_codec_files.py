@@ -359,7 +359,7 @@ def test_an_encoder_whose_names_are_no_text(folder: Path, tmp_path: Path) -> Non
     spec = json.loads((broken / SPEC_FILE).read_text())
     spec["encoder_sha256"] = hash_file(broken / ENCODER_FILE)
     (broken / SPEC_FILE).write_text(json.dumps(spec))
-    with pytest.raises(ArtifactError, match="encoder.onnx"):
+    with pytest.raises(ArtifactError, match=r"encoder\.onnx"):
         OnnxEncoder(broken)
 
 
