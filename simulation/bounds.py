@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from pipeline.protocol.ad_hoc_questions import MAX_ENDED_REMEMBERED, MAX_REPEATS_WAITING, MAX_UNTOLD
+from pipeline.protocol.ask_intake import MAX_ASKS_BEING_STORED
 from pipeline.protocol.edge_caches import KNOWN_WORKERS
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
@@ -30,6 +32,10 @@ def edge_buffers(session: EdgeSession, settings: EdgeProtocolSettings) -> Iterat
     sizes = session.sizes()
     yield "decided ad-hoc queries", sizes["ad_hoc_decided"], settings.terminal_cache
     yield "boot ids of workers", sizes["workers"], KNOWN_WORKERS
+    yield "ended ad-hoc questions", sizes["asks_ended"], MAX_ENDED_REMEMBERED
+    yield "outcomes to say again", sizes["asks_untold"], MAX_UNTOLD
+    yield "marks to make again", sizes["asks_unmarked"], MAX_UNTOLD
+    yield "asks that wait for their disk", sizes["asks_repeated"], MAX_ASKS_BEING_STORED * MAX_REPEATS_WAITING
 
 
 def edge_leaks(session: EdgeSession) -> Iterator[tuple[str, int]]:

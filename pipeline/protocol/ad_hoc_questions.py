@@ -46,6 +46,9 @@ ANOTHER_QUESTION: Final = "the query id stands for another question"
 """Why a client is refused that asks something else under an id of its own."""
 MAX_ENDED_REMEMBERED: Final = 1_024
 """Questions that have ended, whose repeats beyond a client's budget are not refused; older ones are."""
+MAX_REPEATS_WAITING: Final = 256
+"""Repeats of a question on its way to the disk that wait for it: what a broker may deliver unacknowledged. A further
+one is settled at once."""
 MAX_UNTOLD: Final = 1_024
 """Outcomes that are said again later because queue or broker refused them, and marks *told* that the disk has not
 taken."""
@@ -139,6 +142,7 @@ class AdHocQuestions:
         """Entries of every table that it keeps."""
         return {
             "asks": len(self._open),
+            "asks_repeated": sum(len(arriving.done) for arriving in self._arriving.values()),
             "asks_ended": len(self._ended),
             "asks_unstored": len(self._unstored),
             "asks_untold": len(self._untold),
@@ -273,8 +277,10 @@ class AdHocQuestions:
             self._running(asked, now_s, within_budget=True)
         elif asked.query_id in self._arriving:
             self.counters["refused_repeats"] += 1
-            self._arriving[asked.query_id].done.append(done)
-            return
+            waiting = self._arriving[asked.query_id].done
+            if len(waiting) < MAX_REPEATS_WAITING:
+                waiting.append(done)
+                return
         elif asked.query_id in self._ended:
             self.counters["refused_repeats"] += 1
         else:

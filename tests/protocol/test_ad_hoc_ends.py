@@ -8,12 +8,20 @@ from typing import Any
 import pytest
 
 from pipeline.node.ask_journal import AskJournal
-from pipeline.protocol.ad_hoc_questions import MAX_TELLS, RETRY_S
+from pipeline.protocol.ad_hoc_questions import MAX_REPEATS_WAITING, MAX_TELLS, RETRY_S
 from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.departures import Departure
 from pipeline.protocol.edge_reports import EdgeReports
 from pipeline.protocol.effects import ReplyTo
-from pipeline.protocol.journal_requests import Admit, Decide, MarkTold, NotStored, ReadUnfinished
+from pipeline.protocol.journal_requests import (
+    Admit,
+    Decide,
+    JournalRequest,
+    JournalResult,
+    MarkTold,
+    NotStored,
+    ReadUnfinished,
+)
 from pipeline.protocol.ports import Delivery
 from pipeline.protocol.uplink import Uplink
 from schemas.errors import StateError
@@ -76,6 +84,18 @@ def test_a_question_that_is_asked_twice_before_the_disk_answers_ends_once() -> N
     assert site.ends() == [(key("q1"), Outcome.EXPIRED)]
 
 
+def test_repeats_that_wait_for_a_slow_disk_are_bounded() -> None:
+    site = SlowSite()
+    site.ask("first", ask())
+    for number in range(MAX_REPEATS_WAITING + 10):
+        site.refuse(f"repeat {number}", ask())
+    assert site.questions.sizes()["asks_repeated"] == MAX_REPEATS_WAITING
+    assert len(site.acknowledged) == 10
+    site.disk(Admit)
+    assert len(site.acknowledged) == len(set(site.acknowledged)) == MAX_REPEATS_WAITING + 11
+    assert site.questions.sizes()["asks_repeated"] == 0
+
+
 def test_a_question_that_is_stored_neither_time_is_refused_once() -> None:
     site = SlowSite()
     site.ask("first", ask())
@@ -107,26 +127,40 @@ def test_an_end_is_stored_though_one_round_of_attempts_takes_longer_than_the_nex
     assert site.journal.unfinished() == []
 
 
+class LockedAtFirst(AskJournal):
+    """A journal that cannot be read when the process begins."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.locked = True
+
+    def perform(self, request: JournalRequest) -> JournalResult:
+        return LOCKED if self.locked and isinstance(request, ReadUnfinished) else super().perform(request)
+
+
 def test_questions_of_an_earlier_process_are_read_again_when_the_disk_failed_at_first() -> None:
-    journal = AskJournal(None)
+    journal = LockedAtFirst()
     for query_id in ("q1", "q2"):
         journal.admit("gate", "client", ask(query_id), REPLY)
-    site = SlowSite.__new__(SlowSite)
-    failing, site_journal = True, journal
-    perform = journal.perform
-
-    def sometimes(request: Any) -> Any:
-        return LOCKED if failing and isinstance(request, ReadUnfinished) else perform(request)
-
-    site_journal.perform = sometimes  # type: ignore[method-assign]
-    SlowSite.__init__(site, site_journal)
-    site.disk_is_slow = False
+    site = SlowSite(journal)
+    site.disk_is_slow = journal.locked = False
     assert not site.questions.waiting("gate")
-    failing = False
     site.ask("again", ask("q2"))
     site.tick(site.now_s + RETRY_S)
     assert {query.question_id for query in site.questions.take("gate", 64)} == {"q1", "q2"}
     assert site.questions.sizes()["asks"] == 2
+
+
+def test_what_an_earlier_process_left_ends_though_it_is_read_during_the_drain() -> None:
+    journal = LockedAtFirst()
+    journal.admit("gate", "client", ask(), REPLY)
+    site = SlowSite(journal)
+    site.disk_is_slow = journal.locked = False
+    site.close("the edge stops")
+    assert site.ends() == []
+    site.tick(site.now_s + RETRY_S)
+    assert site.ends() == [(key("q1"), Outcome.FAILED)]
+    assert not site.questions.waiting("gate")
 
 
 def test_an_outcome_that_finds_the_queue_full_is_told_later_and_not_for_ever() -> None:
