@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from pipeline.protocol.ad_hoc_questions import MAX_ENDED_REMEMBERED, MAX_REPEATS_WAITING, MAX_UNTOLD
+from pipeline.protocol.ad_hoc_questions import MAX_REPEATS_WAITING
+from pipeline.protocol.ask_ends import MAX_ENDED_REMEMBERED, MAX_UNTOLD
 from pipeline.protocol.ask_intake import MAX_ASKS_BEING_STORED
 from pipeline.protocol.edge_caches import KNOWN_WORKERS
 from pipeline.protocol.edge_session import EdgeSession

@@ -15,8 +15,8 @@ import pytest
 from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings
 from pipeline.node.ask_journal import AskJournal
 from pipeline.node.disk_reserve import RESERVE_BYTES, DiskReserve
-from pipeline.protocol import ad_hoc_questions
-from pipeline.protocol.ad_hoc_questions import RETRY_S
+from pipeline.protocol import journal_link
+from pipeline.protocol.journal_link import RETRY_S
 from pipeline.protocol.journal_requests import MAX_OPEN_ASKS, Admission
 from schemas.errors import ArtifactError
 from schemas.messages import Answer, Ask, QueryOutcome
@@ -131,7 +131,7 @@ def test_what_a_full_disk_did_not_take_is_stored_once_there_is_room_and_decided_
     disk.site.tick(disk.site.now_s + RETRY_S)
     disk.free()
     disk.site.tick(disk.site.now_s + RETRY_S)
-    assert disk.site.questions._unstored == {}
+    assert disk.site.questions.sizes()["asks_unstored"] == 0
     after = disk.restarted()
     assert not after.questions.waiting("gate")
     assert after.reported == []
@@ -151,10 +151,10 @@ def test_it_is_tried_again_and_again_while_the_process_runs(disk: SmallDisk) -> 
         due_s = disk.site.questions.next_wake_s()
         assert due_s == disk.site.now_s + RETRY_S
         disk.site.tick(due_s)
-    assert disk.site.questions._unstored
+    assert disk.site.questions.sizes()["asks_unstored"]
     disk.free()
     disk.site.tick(disk.site.now_s + RETRY_S)
-    assert not disk.site.questions._unstored
+    assert disk.site.questions.sizes()["asks_unstored"] == 0
     assert disk.site.questions.next_wake_s() is None
 
 
@@ -164,10 +164,10 @@ def test_an_end_that_is_on_its_way_to_the_disk_when_the_disk_is_tried_again_is_s
     disk.site.disk_is_slow = True
     disk.site.decided(answer("q1"), published=True)
     disk.site.decided(answer("q2"), published=True)
-    disk.site.questions._store_again(disk.site.now_s)
+    disk.site.questions.try_again(disk.site.now_s)
     disk.site.disk_is_slow = False
     disk.site.pump()
-    assert disk.site.questions._unstored == {}
+    assert disk.site.questions.sizes()["asks_unstored"] == 0
     assert disk.site.questions.counters["stored_late"] == 0
     disk.site.replied.clear()
     disk.site.receive("gate", ask("q1"), OTHER)
@@ -230,7 +230,7 @@ async def test_an_edge_starts_without_its_journal_and_opens_it_when_the_disk_has
         return open_file(self, path)
 
     monkeypatch.setattr(AskJournal, "_opened", full_at_first)
-    monkeypatch.setattr(ad_hoc_questions, "RETRY_S", 0.01)
+    monkeypatch.setattr(journal_link, "RETRY_S", 0.01)
     edge = EdgeSettings(
         site="depot", codec=codec_dir, cameras={"gate": CameraSettings(source="test:1")}, state_dir=tmp_path
     )

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from pipeline.node.ask_journal import AskJournal
-from pipeline.protocol.ad_hoc_questions import MAX_REPEATS_WAITING, MAX_TELLS, RETRY_S
+from pipeline.protocol.ad_hoc_questions import MAX_REPEATS_WAITING
+from pipeline.protocol.ask_ends import MAX_TELLS
 from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.departures import Departure
 from pipeline.protocol.edge_reports import EdgeReports
 from pipeline.protocol.effects import ReplyTo
+from pipeline.protocol.journal_link import RETRY_S
 from pipeline.protocol.journal_requests import (
     Admit,
     Decide,
