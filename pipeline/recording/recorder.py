@@ -30,8 +30,6 @@ MAX_QUEUED_MESSAGES = 65_536
 """Messages between the process and the disk: some seconds at full rate."""
 MAX_QUEUED_BYTES = 67_108_864
 """Their topics and payloads."""
-RETRY_S = 10.0
-"""Time until a recorder that must go on tries a new file, after the present one could not be written."""
 
 _log = get_logger(__name__)
 
