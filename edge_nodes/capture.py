@@ -232,12 +232,11 @@ class CameraCapture:
         while not self.policy.due(self._clock.now_s()):
             self._woken.clear()
             due_s = self.policy.next_due_s()
+            wait_s = None if due_s is None else due_s - self._clock.now_s()
+            if wait_s is not None and wait_s <= 0:
+                continue
             waits: list[Coroutine[Any, Any, object]] = [self._woken.wait()]
-            if due_s is not None:
-                wait_s = due_s - self._clock.now_s()
-                if wait_s <= 0:
-                    waits[0].close()
-                    continue
+            if wait_s is not None:
                 waits.append(self._clock.sleep(wait_s))
             if isinstance(self._source, WatchedSource):
                 waits.append(self._watch(self._source))
