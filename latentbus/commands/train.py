@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,13 +62,6 @@ def train_reference_vlm_command(
             help="2 trains the bundled model; 3 the next one, whose tower starts from ImageNet.", min=2, max=3
         ),
     ] = 2,
-    detail_every: Annotated[
-        int,
-        typer.Option(
-            help="Generation 3: every so many-th step shows frames of 512 px. 0 shows none; a run keeps its number.",
-            min=0,
-        ),
-    ] = 0,
     overwrite: OverwriteOption = False,
     json_file: JsonOption = None,
 ) -> None:
@@ -84,11 +76,8 @@ def train_reference_vlm_command(
     if generation == 3:
         if start_from is not None:
             raise ConfigError("--start-from", "a model of generation 3 starts from ImageNet: leave it out")
-        wanted = replace(THIRD_BUDGETS[budget], detail_every=detail_every)
-        write_report(train_third_reference_vlm(output, run, photos=photos, budget=wanted), json_file)
+        write_report(train_third_reference_vlm(output, run, photos=photos, budget=budget), json_file)
         return
-    if detail_every:
-        raise ConfigError("--detail-every", "is for generation 3; the second one has its share of detail already")
     report = train_reference_vlm(output, run, photos=photos, start_from=start_from, budget=budget)
     report["accuracy"] = _evaluate_vlm(output, frames, photos, seed)
     write_report(report, json_file)

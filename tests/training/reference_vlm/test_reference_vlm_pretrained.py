@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import EfficientNetModel, FastVlmForConditionalGeneration, LlavaProcessor
 
+from pipeline.scenes.catalogue import COLORS
 from pipeline.scenes.everyday import sample_everyday_scene
 from pipeline.scenes.questions import RELATION_MARGIN
 from schemas.errors import ConfigError
@@ -25,7 +26,7 @@ from training.codec.image_path import PixelsToTokens
 from training.reference_vlm import loop
 from training.reference_vlm.config import StageBudget
 from training.reference_vlm.dense_labels import IGNORE, dense_labels
-from training.reference_vlm.pretrained import imagenet, train
+from training.reference_vlm.pretrained import imagenet, losses, train
 from training.reference_vlm.pretrained.batches import SceneMix, TextPacker, draw_frames
 from training.reference_vlm.pretrained.losses import language_states, visual_tokens
 from training.reference_vlm.pretrained.model import (
@@ -51,6 +52,7 @@ TINY = replace(
     tower=StageBudget(3, 2, 1e-3),
     pairs=StageBudget(2, 2, 1e-3),
     joint=StageBudget(2, 2, 1e-3),
+    detail_every=0,
 )
 
 
@@ -147,10 +149,10 @@ def test_a_question_is_read_as_if_it_were_asked_alone() -> None:
     frames = draw_frames(0, 1, 0, 1, SceneMix(), SIZE, None).frames
     tokens = visual_tokens(model, normalise(frames))
     together = pack.pack([scene], [texts])
-    _, _, states = language_states(model, together, tokens)
+    states = language_states(model, together, tokens).last
     for number, text in enumerate(texts, start=1):
         alone = pack.pack([scene], [[text]])
-        _, _, expected = language_states(model, alone, tokens)
+        expected = language_states(model, alone, tokens).last
         mine, theirs = together.owners[0] == number, alone.owners[0] == 1
         assert torch.equal(together.targets[0][mine], alone.targets[0][theirs])
         assert (alone.targets[0][theirs] != IGNORE).any()
@@ -173,8 +175,8 @@ def test_words_that_name_an_object_know_where_it_is() -> None:
             for (column, row, number, *_), (kind, color), item in zip(named.tolist(), pairs, items, strict=True):
                 assert scene.count(kind, color) == 1
                 assert (column, row, number) == (int(item.x * PLACES), int(item.y * PLACES), 1)
-            assert named[0, 3:].tolist() == [IGNORE, IGNORE]
-            across, along = named[1, 3:].tolist()
+            assert named[0, 3:5].tolist() == [IGNORE, IGNORE]
+            across, along = named[1, 3:5].tolist()
             first, second = items
             yes = {
                 "left of": across == 0, "right of": across == 2, "above": along == 0, "below": along == 2
@@ -183,6 +185,41 @@ def test_words_that_name_an_object_know_where_it_is() -> None:
             assert (across == 1) == (abs(first.x - second.x) <= RELATION_MARGIN)
             told += 1
     assert told > 20
+
+
+def test_words_that_name_an_object_point_at_those_that_fit_in_kind_and_colour() -> None:
+    pack, rng = packer(), np.random.default_rng(1)
+    edge = SIZE.grid
+    told = absent = several = 0
+    for seed in range(40):
+        scene = sample_everyday_scene(seed)
+        for text in pack.texts(scene, rng, 8):
+            question = text[2]
+            if question is None or question.kind not in ("existence", "count", "position"):
+                continue
+            batch = pack.pack([scene], [[text]])
+            (named,) = batch.mentions[0][batch.mentions[0, :, 2] != IGNORE]
+            (pointed,) = batch.pointed
+            assert named[5] == (list(COLORS).index(question.color) if question.color else len(COLORS))
+            fitting = scene.matching(question.object_kind, question.color)
+            cells = {int(item.y * edge) * edge + int(item.x * edge) for item in fitting}
+            assert set(pointed.nonzero()[:, 0].tolist()) == (cells or {edge * edge})
+            assert pointed.sum().item() == pytest.approx(1)
+            told, absent, several = told + 1, absent + (not cells), several + (len(cells) > 1)
+    assert min(told, absent, several) > 10
+
+
+def test_a_pointing_that_finds_the_object_costs_less_than_one_that_does_not() -> None:
+    head = losses.MentionHead(8)
+    torch.nn.init.eye_(head.query.weight)
+    torch.nn.init.eye_(head.key.weight)
+    tokens = 6 * torch.eye(8)[None, :4].repeat(2, 1, 1)
+    pointed = torch.tensor([[0.0, 1, 0, 0, 0], [0.0, 0, 0, 1, 0]])
+    right, wrong = (
+        head._pointing(6 * torch.eye(8)[rows], tokens, pointed) for rows in (torch.tensor([1, 3]), torch.tensor([2, 0]))
+    )
+    assert right[0] < wrong[0]
+    assert (right[1]["pointed"], wrong[1]["pointed"]) == (1, 0)
 
 
 def run(
@@ -219,14 +256,14 @@ def test_a_run_that_is_cut_off_ends_as_one_that_is_not(tmp_path: Path, monkeypat
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
 
 
-def test_runs_of_the_full_budget_keep_their_name_whatever_is_added_as_an_option() -> None:
+def test_runs_of_the_full_budget_keep_their_name() -> None:
     """Hours of training lie in folders of these names."""
     full = train.THIRD_BUDGETS["full"]
     names = {
         train.run_name(replace(full, **changes), None, seed=0, pretrained=True)  # type: ignore[arg-type]
-        for changes in ({}, {"watched": 1}, {"watch_every": 1}, {"evaluated": 1}, {"detail_every": 0})
+        for changes in ({}, {"watched": 1}, {"watch_every": 1}, {"evaluated": 1})
     }
-    assert names == {"third-90398d08d335"}
+    assert names == {"third-c7791190462d"}
     assert train.run_name(replace(full, detail_every=4), None, seed=0, pretrained=True) not in names
 
 

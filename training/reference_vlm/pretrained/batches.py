@@ -6,16 +6,18 @@ needs its step only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.scenes.catalogue import QuestionKind
+from pipeline.scenes.catalogue import COLORS, QuestionKind
 from pipeline.scenes.everyday import EVERYDAY_TRAIN_SEEDS, sample_everyday_scene, training_question
 from pipeline.scenes.photographs import PhotoLibrary, sample_photo_scene
 from pipeline.scenes.phrasings import DESCRIBE_PHRASINGS, with_color
@@ -43,9 +45,11 @@ _HARD_SEED_OFFSET: Final = 100_000_000
 """Scenes that the second reference VLM was trained with come first; its held-out ones are never drawn."""
 _PREFIX: Final = 0
 _PADDING: Final = -1
+_MENTIONED: Final = 6
 
-Mention: TypeAlias = tuple[int, tuple[int, int, int, int, int]]
-"""Place of a word that names an object in its sequence, and what `TextBatch.mentions` says of it."""
+Mention: TypeAlias = tuple[int, tuple[int, int, int, int, int, int], tuple[int, ...]]
+"""Place of a word that names an object in its sequence, what `TextBatch.mentions` says of it, and the visual tokens
+that hold the centres of the objects that fit."""
 Text: TypeAlias = tuple[str, str, QuestionSpec | None]
 """Prompt, answer, and the question where it is one."""
 
@@ -89,9 +93,11 @@ class TextBatch:
         positions: Position ids int64 [B, L]; every text starts anew behind the image.
         owners: Which text a token belongs to, int64 [B, L]; 0 is the image prefix, -1 padding.
         targets: The next token where the model must say it, -100 elsewhere, int64 [B, L].
-        mentions: Of the object that a token names: its column, its row, how many there are, and how the object that
-            was named before lies to it, horizontally and vertically (0 less, 1 too near to tell, 2 more), -100 where
-            unknown, int64 [B, L, 5].
+        mentions: Of the object that a token names: its column, its row, how many there are, how the object that
+            was named before lies to it, horizontally and vertically (0 less, 1 too near to tell, 2 more), and the
+            colour that it is named with (after the last: none), -100 where unknown, int64 [B, L, 6].
+        pointed: The visual tokens that hold the centre of an object that fits, of every token that names one, in the
+            order of rows and places, float32 [M, N + 1]: shares that add up to one, the last for no such object.
     """
 
     ids: Tensor
@@ -99,10 +105,11 @@ class TextBatch:
     owners: Tensor
     targets: Tensor
     mentions: Tensor
+    pointed: Tensor
 
     def to(self, device: torch.device) -> TextBatch:
         """The same on a device."""
-        parts = (self.ids, self.positions, self.owners, self.targets, self.mentions)
+        parts = (self.ids, self.positions, self.owners, self.targets, self.mentions, self.pointed)
         return TextBatch(*(part.to(device) for part in parts))
 
     @property
@@ -159,11 +166,18 @@ class TextPacker:
     Args:
         tokenizer: From `third_tokenizer`.
         prefix: Token ids up to the last placeholder, from `image_prefix`.
+
+    Raises:
+        ValueError: The placeholders of the prefix are those of no square grid.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, prefix: Sequence[int]) -> None:
         self._tokenizer = tokenizer
         self._prefix = list(prefix)
+        places = self._prefix.count(self._prefix[-1])
+        self._grid = math.isqrt(places)
+        if self._grid**2 != places:
+            raise ValueError(f"the prefix has {places} placeholders of visual tokens, not a square number")
         self._known: dict[str, list[int]] = {}
         vocabulary = third_vocabulary()
         self._kind_ids = {
@@ -214,15 +228,20 @@ class TextPacker:
         positions = np.tile(np.arange(length), (len(rows), 1))
         owners = np.full((len(rows), length), _PADDING, dtype=np.int64)
         targets = np.full((len(rows), length), IGNORE, dtype=np.int64)
-        mentions = np.full((len(rows), length, 5), IGNORE, dtype=np.int64)
+        mentions = np.full((len(rows), length, _MENTIONED), IGNORE, dtype=np.int64)
+        pointed: list[NDArray[np.float32]] = []
         for index, (row_ids, row_positions, row_owners, row_targets, row_mentions) in enumerate(rows):
             stop = len(row_ids)
             ids[index, :stop], positions[index, :stop] = row_ids, row_positions
             owners[index, :stop], targets[index, :stop] = row_owners, row_targets
-            for place, found in row_mentions:
+            for place, found, cells in row_mentions:
                 mentions[index, place] = found
+                shares = np.zeros(self._grid**2 + 1, dtype=np.float32)
+                shares[list(cells) or [-1]] = 1
+                pointed.append(shares / shares.sum())
         owners[:, :start] = _PREFIX
-        tensors = (torch.from_numpy(array) for array in (ids, positions, owners, targets, mentions))
+        shown = np.stack(pointed) if pointed else np.zeros((0, self._grid**2 + 1), dtype=np.float32)
+        tensors = (torch.from_numpy(array) for array in (ids, positions, owners, targets, mentions, shown))
         return TextBatch(*tensors)
 
     def _row(
@@ -238,7 +257,8 @@ class TextPacker:
             if len(whole) > _TEXT_TOKENS:
                 continue
             if question is not None:
-                mentions += [(len(ids) + place, found) for place, found in self._mentions(question, scene, asked)]
+                found = self._mentions(question, scene, asked)
+                mentions += [(len(ids) + place, known, cells) for place, known, cells in found]
             ids += whole
             positions += range(start, start + len(whole))
             owners += [number] * len(whole)
@@ -267,7 +287,10 @@ class TextPacker:
                 if before is not None:
                     across, along = _order(before.x, item.x), _order(before.y, item.y)
             before = item
-            found.append((place, (column, row, min(len(objects), MOST_COUNTED), across, along)))
+            said = len(COLORS) if color is None else list(COLORS).index(color)
+            cells = {int(item.y * self._grid) * self._grid + int(item.x * self._grid) for item in objects}
+            known = (column, row, min(len(objects), MOST_COUNTED), across, along, said)
+            found.append((place, known, tuple(sorted(cells))))
         return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -90,10 +91,12 @@ class DenseHead(nn.Module):
 
 
 class MentionHead(nn.Module):
-    """Reads off the words that name objects where those are: what a comparison needs before it can be learned.
+    """Reads off the words that name objects which objects those are and where: what an answer needs before its own.
 
-    It is used in training only. Places are read in the middle of the language model, so that the layers behind can
-    compare; how the object that was named before lies to this one is read before the last layer.
+    It is used in training only. After the first third of the language model a word is told by the colour before it and
+    points at the objects that fit both; without this a model learns to look for the kind alone, is right most of the
+    time, and stays there. Places are read in the middle, so that the layers behind can compare; how the object that
+    was named before lies to this one is read before the last layer.
 
     Args:
         width: Of the language model.
@@ -103,24 +106,34 @@ class MentionHead(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.late_norm = nn.LayerNorm(width)
-        sizes = {"column": PLACES, "row": PLACES, "number": MOST_COUNTED + 1, "across": 3, "along": 3}
+        self.early_norm = nn.LayerNorm(width)
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        self.nothing = nn.Parameter(torch.zeros(width))
+        sizes = {
+            "column": PLACES,
+            "row": PLACES,
+            "number": MOST_COUNTED + 1,
+            "across": 3,
+            "along": 3,
+            "color": len(COLORS) + 1,
+        }
         self.layers = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
 
-    def forward(self, middle: Tensor, late: Tensor, mentions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, states: LanguageStates, batch: TextBatch, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and accuracies; a column or row counts as right when it is off by one at most.
 
         Args:
-            middle: States of the middle layer [B, L, D].
-            late: States before the last layer [B, L, D].
-            mentions: int64 [B, L, 5], from `TextBatch`.
+            states: Of the language model.
+            batch: The texts that it read.
+            tokens: Visual tokens [B, N, D].
         """
-        named = mentions[..., 2] != IGNORE
-        wanted = mentions[named]
-        states, late_states = self.norm(middle[named]), self.late_norm(late[named])
-        total = states.new_zeros(())
-        figures: dict[str, Tensor] = {}
+        named = batch.mentions[..., 2] != IGNORE
+        wanted = batch.mentions[named]
+        early = self.early_norm(states.early[named])
+        middle, late = self.norm(states.middle[named]), self.late_norm(states.late[named])
+        total, figures = self._pointing(early, tokens[named.nonzero()[:, 0]], batch.pointed)
         for (name, layer), target in zip(self.layers.items(), wanted.unbind(1), strict=True):
-            logits = layer(late_states if name in ("across", "along") else states)
+            logits = layer({"across": late, "along": late, "color": early}.get(name, middle))
             valid = target != IGNORE
             loss = nnf.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum") / valid.sum().clamp_min(1)
             total = total + loss
@@ -129,17 +142,41 @@ class MentionHead(nn.Module):
             figures[f"named_{name}"] = (right.sum() / valid.sum().clamp_min(1)).detach()
         return total, figures
 
+    def _pointing(self, early: Tensor, tokens: Tensor, pointed: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross entropy of the visual tokens that words point at: early states [M, D], tokens [M, N, D]."""
+        if not len(early):
+            return early.new_zeros(()), {}
+        query = self.query(early) * early.shape[-1] ** -0.5
+        scores = torch.einsum("md,mnd->mn", query @ self.key.weight, tokens)
+        logits = torch.cat([scores, (query @ self.nothing)[:, None]], dim=1)
+        right = pointed.gather(1, logits.argmax(1, keepdim=True)) > 0
+        return nnf.cross_entropy(logits, pointed), {"pointed": right.float().mean().detach()}
 
-def language_states(model: Any, batch: TextBatch, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+
+@dataclass(frozen=True, slots=True)
+class LanguageStates:
+    """States of the language model, [B, L, D] each.
+
+    Attributes:
+        early: After the first third of its layers.
+        middle: After half of them.
+        late: Before the last layer.
+        last: After the last layer, normalised.
+    """
+
+    early: Tensor
+    middle: Tensor
+    late: Tensor
+    last: Tensor
+
+
+def language_states(model: Any, batch: TextBatch, tokens: Tensor) -> LanguageStates:
     """Run the language model over packed texts.
 
     Args:
         model: The VLM.
         batch: Packed texts.
         tokens: Visual tokens [B, N, D].
-
-    Returns:
-        States of the middle layer, of the one before the last, and of the last, normalised one, [B, L, D] each.
     """
     language, image_id = model.model.language_model, model.config.image_token_id
     embedded = language.get_input_embeddings()(batch.ids)
@@ -153,8 +190,13 @@ def language_states(model: Any, batch: TextBatch, tokens: Tensor) -> tuple[Tenso
             use_cache=False,
             output_hidden_states=True,
         )
-    middle = out.hidden_states[(len(out.hidden_states) - 1) // 2]
-    return middle.float(), out.hidden_states[-2].float(), out.last_hidden_state.float()
+    layers = len(out.hidden_states) - 1
+    return LanguageStates(
+        early=out.hidden_states[max(layers // 3, 1)].float(),
+        middle=out.hidden_states[layers // 2].float(),
+        late=out.hidden_states[-2].float(),
+        last=out.last_hidden_state.float(),
+    )
 
 
 def answer_loss(model: Any, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

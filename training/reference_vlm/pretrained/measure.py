@@ -87,8 +87,8 @@ def _accuracy(
                 of_scene[item.scene - first].append(item)
         texts = [[(item.question.text, f" {item.truth}", item.question) for item in items] for items in of_scene]
         batch = packer.pack(scenes, texts)
-        _, _, states = language_states(model, batch, tokens[first : first + len(scenes)])
-        wrong = (model.lm_head(states).argmax(-1) != batch.targets) & (batch.targets != IGNORE)
+        states = language_states(model, batch, tokens[first : first + len(scenes)])
+        wrong = (model.lm_head(states.last).argmax(-1) != batch.targets) & (batch.targets != IGNORE)
         for row, items in enumerate(of_scene):
             for number, item in enumerate(items, start=1):
                 right[item.question.kind].append(not bool(wrong[row][batch.owners[row] == number].any()))
