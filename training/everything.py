@@ -129,14 +129,14 @@ class _Plan:
 
     def of_vlm(self) -> list[Stage]:
         wanted, seed = self.wanted, self.run.seed
+        shown = None if wanted.photos is None else library_of(wanted.photos).sha256
         if wanted.vlm_dir is not None:
             vlm = Stage(VLM, f"copy of {wanted.vlm_dir}", {"vlm": hash_vlm(wanted.vlm_dir)}, (), self._copy_vlm, 0.0)
         else:
-            shown = None if wanted.photos is None else library_of(wanted.photos).sha256
             settings = {**wanted.budget.vlm.as_dict(), "photos": shown, "pretrained": wanted.pretrained, "seed": seed}
             vlm = Stage(VLM, "the vision-language model", settings, (), self._train_vlm, 5.5)
-        frames = {"frames": wanted.budget.vlm_frames, "seed": seed}
-        what = "what the model knows: everyday and hard scenes, unseen wordings, blind"
+        frames = {"frames": wanted.budget.vlm_frames, "photos": shown, "seed": seed}
+        what = "what the model knows: everyday, hard and detailed scenes, photographs, unseen wordings, blind"
         return [vlm, Stage("vlm-evaluation", what, frames, (VLM,), self._evaluate_vlm, 0.2)]
 
     def of_point(self, point: str) -> list[Stage]:
@@ -186,8 +186,10 @@ class _Plan:
             shutil.copytree(self.wanted.vlm_dir, folder, dirs_exist_ok=True)
 
     def _evaluate_vlm(self, folder: Path) -> None:
-        frames, progress = self.wanted.budget.vlm_frames, self.run.progress
-        report = evaluate_everyday(self._vlm, frames=frames, seed=self.run.seed, progress=progress)
+        wanted, run = self.wanted, self.run
+        report = evaluate_everyday(
+            self._vlm, frames=wanted.budget.vlm_frames, photos=wanted.photos, seed=run.seed, progress=run.progress
+        )
         _write(folder / "evaluation.json", report)
 
     def _fit(self, point: str, name: CodecName, folder: Path) -> None:

@@ -84,6 +84,26 @@ def one_tile(model: Any, processor: Any, size_px: int) -> None:
         part.image_grid_pinpoints = [[size_px, size_px]]
 
 
+def one_square(model: Any, processor: Any, size_px: int) -> None:
+    """Let the processor of a convolutional tower take a square frame of this size as it is.
+
+    Args:
+        model: as it is.
+        processor: changed in memory.
+        size_px: edge of the frame.
+
+    Raises:
+        ConfigError: it is no multiple of what one visual token shows.
+    """
+    usual_px, stride_px = int(model.config.vision_config.image_size), int(processor.patch_size)
+    if size_px % stride_px:
+        raise ConfigError("image_size_px", f"{size_px} is no multiple of {stride_px} px, a token of this model")
+    if size_px != usual_px:
+        images = processor.image_processor
+        images.size = type(images.size)(height=size_px, width=size_px)
+        images.crop_size = type(images.crop_size)(height=size_px, width=size_px)
+
+
 def paligemma_prompt(processor: Any, question: str) -> str:  # noqa: ARG001 - as all have it
     """Its checkpoints have no chat template; those that answer questions want this."""
     return f"<image>answer en {question}"

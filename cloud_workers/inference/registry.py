@@ -22,6 +22,7 @@ from cloud_workers.inference.family_parts import (
     merged_grid_size,
     one_grid,
     one_rope_delta,
+    one_square,
     one_tile,
     opt_only,
     paligemma_ids,
@@ -57,7 +58,14 @@ FAMILIES: Final[dict[str, ModelFamily]] = {
             frame_inputs=_PIXELS | {"image_sizes", "batch_num_images"},
             pin_size=one_tile,
         ),
-        ModelFamily("fast_vlm", "FastVLM", "checkpoints whose tower is of timm do not load", inject=as_tensor),
+        ModelFamily(
+            "fast_vlm",
+            "FastVLM",
+            "checkpoints whose tower is of timm do not load",
+            inject=as_tensor,
+            any_size=True,
+            pin_size=one_square,
+        ),
         ModelFamily(
             "qwen2_5_vl",
             "Qwen2.5-VL",

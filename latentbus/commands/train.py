@@ -95,7 +95,8 @@ def evaluate_vlm_command(
     frames: Annotated[int, typer.Option(help="Held-out frames of each domain.", min=1)] = 300,
     seed: SeedOption = 0,
     everyday: Annotated[
-        bool, typer.Option("--everyday", help="Everyday and hard scenes with balanced answers, and nothing else.")
+        bool,
+        typer.Option("--everyday", help="Scenes of each kind and photographs with balanced answers, and nothing else."),
     ] = False,
     json_file: JsonOption = None,
 ) -> None:
@@ -106,9 +107,10 @@ def evaluate_vlm_command(
     from training.reference_vlm.evaluate import evaluate_everyday, evaluate_reference_vlm
 
     if everyday:
-        write_report(
-            evaluate_everyday(vlm_or_bundled(model), frames=frames, seed=seed, progress=show_progress), json_file
+        report = evaluate_everyday(
+            vlm_or_bundled(model), frames=frames, photos=photos, seed=seed, progress=show_progress
         )
+        write_report(report, json_file)
         return
     if model is not None:
         write_report(_evaluate_vlm(model, frames, photos, seed), json_file)

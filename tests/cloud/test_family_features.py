@@ -137,7 +137,9 @@ def test_each_deepstack_level_counts() -> None:
         assert found.probability != pytest.approx(right.probability, rel=1e-3), level
 
 
-@pytest.mark.parametrize(("family", "size_px", "tokens"), [("qwen2_5_vl", 32, 64), ("qwen3_vl", 96, 36)])
+@pytest.mark.parametrize(
+    ("family", "size_px", "tokens"), [("qwen2_5_vl", 32, 64), ("qwen3_vl", 96, 36), ("fast_vlm", 192, 36)]
+)
 def test_a_family_that_reads_any_size_answers_as_from_pixels_of_it(family: str, size_px: int, tokens: int) -> None:
     vlm = tiny(family, frame_size_px=size_px)
     assert (vlm.frame_size_px, vlm.token_count) == (size_px, tokens)
@@ -152,6 +154,7 @@ def test_a_family_that_reads_any_size_answers_as_from_pixels_of_it(family: str, 
     ("family", "how", "problem"),
     [
         ("qwen3_vl", {"frame_size_px": 40}, "Qwen3-VL: it cannot read such frames .*40 is no multiple of 16 px"),
+        ("fast_vlm", {"frame_size_px": 200}, "FastVLM: it cannot read such frames .*200 is no multiple of 32 px"),
         ("llava", {"frame_size_px": 64}, "LLaVA: it reads frames of 32 px, not of 64 px"),
         ("internvl", {"tiles_per_edge": 2}, "InternVL: it cannot read such frames .*cuts no tiles"),
         ("llava_next", {"tiles_per_edge": 2}, "LLaVA-NeXT: it cannot read such frames .*cuts no tiles"),

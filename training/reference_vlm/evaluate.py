@@ -23,6 +23,7 @@ from pipeline.scenes.renderer import render
 from pipeline.scenes.scene import sample_scene
 from schemas.types import AnswerType
 from training.reference_vlm.frames import HELD_OUT_SEEDS, SEED_STRIDE
+from training.reference_vlm.pool import library_of
 from training.reference_vlm.text_blocks import AnyScene
 
 ANSWER_TYPES: Final[dict[QuestionKind, AnswerType]] = {
@@ -205,36 +206,60 @@ def evaluate_reference_vlm(
 
 
 def evaluate_everyday(
-    model_dir: Path, *, frames: int, seed: int = 0, progress: Callable[[str], None] = lambda _: None
+    model_dir: Path,
+    *,
+    frames: int,
+    photos: Path | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure a saved model on everyday and on hard scenes, with questions whose answers are balanced.
+    """Measure a saved model on scenes of each kind, with questions whose answers are balanced.
 
     Args:
         model_dir: Folder in the format of `save_pretrained`.
         frames: Number of held-out frames of each kind of scene; up to six questions are asked about each.
+        photos: Class folder of photographs, or a zip of one; the validation part is shown.
         seed: Chooses the scenes.
         progress: Called with a line of text now and then.
 
     Returns:
-        Accuracy and number of questions by kind: `everyday` and `hard`; both with the suffix `_unseen` in wordings that
-        no training uses, and with the suffix `_blind` without the image.
+        Accuracy and number of questions by kind: `everyday`, `hard` and, of frames of twice the size, `detail`, each
+        also with the suffix `_unseen` in wordings that no training uses, and with the suffix `_blind` without the
+        image; `photographs` and `photographs_blind`.
     """
     vlm = load_model(model_dir)
-    size = int(vlm.model.config.vision_config.image_size)
-    first = seed * SEED_STRIDE
-    drawn = {
-        "everyday": [sample_everyday_scene(EVERYDAY_HELD_OUT_SEEDS + first + index) for index in range(frames)],
-        "hard": [sample_scene(HELD_OUT_SEEDS + first + index) for index in range(frames)],
-    }
+    size, first = vlm.frame_size_px, seed * SEED_STRIDE
     report: dict[str, Any] = {}
-    for name, scenes in drawn.items():
-        pixels = [render(scene, size) for scene in scenes]
-        for suffix, blind in (("", False), ("_unseen", False), ("_blind", True)):
+
+    def measure(
+        name: str, shown: ModelAdapter, scenes: Sequence[AnyScene], pixels: list[NDArray[np.uint8]], *suffixes: str
+    ) -> None:
+        for suffix in ("", *suffixes):
             asked = balanced_questions(scenes, seed, held_out=suffix == "_unseen")
             examples = [Example(item.scene, item.question, item.truth) for item in asked]
-            report[name + suffix] = _figures(answer_examples(vlm, pixels, examples, blind=blind))
+            report[name + suffix] = _figures(answer_examples(shown, pixels, examples, blind=suffix == "_blind"))
             progress(f"{name}{suffix}: {report[name + suffix]['all']['accuracy']:.1%} of the answers are right")
+
+    everyday = [sample_everyday_scene(EVERYDAY_HELD_OUT_SEEDS + first + index) for index in range(frames)]
+    hard = [sample_scene(HELD_OUT_SEEDS + first + index) for index in range(frames)]
+    detail = [sample_scene(HELD_OUT_SEEDS + first + SEED_STRIDE // 2 + index, detail=True) for index in range(frames)]
+    measure("everyday", vlm, everyday, [render(scene, size) for scene in everyday], "_unseen", "_blind")
+    measure("hard", vlm, hard, [render(scene, size) for scene in hard], "_unseen", "_blind")
+    large = _in_detail(model_dir, vlm)
+    measure("detail", large, detail, [render(scene, 2 * size) for scene in detail], "_unseen", "_blind")
+    if photos is not None:
+        library = library_of(photos)
+        first_photo = HELD_OUT_SEEDS + first
+        drawn = [sample_photo_scene(first_photo + index, library, "validation", size=size) for index in range(frames)]
+        measure("photographs", vlm, [scene for _, scene in drawn], [image for image, _ in drawn], "_blind")
     return report
+
+
+def _in_detail(model_dir: Path, vlm: ModelAdapter) -> ModelAdapter:
+    """The model for frames of twice the size: as they are where it reads any size, or else as tiles and a whole."""
+    if vlm.model.config.model_type == "fast_vlm":
+        return load_model(model_dir, frame_size_px=2 * vlm.frame_size_px)
+    return load_model(model_dir, tiles_per_edge=2)
 
 
 def _video_frames(count: int, *, size: int, seed: int) -> tuple[list[AnyScene], list[NDArray[np.uint8]]]:

@@ -253,10 +253,13 @@ def test_evaluation_counts_questions_of_every_kind(saved: Path, tmp_path: Path) 
         assert 0 <= table["calibration_error"] <= 1
 
 
-def test_everyday_and_hard_scenes_are_asked_the_same_questions_in_both_wordings_and_blind(saved: Path) -> None:
-    report = evaluate_everyday(saved, frames=4, seed=1)
-    assert list(report) == [f"{name}{suffix}" for name in ("everyday", "hard") for suffix in ("", "_unseen", "_blind")]
-    for name in ("everyday", "hard"):
+def test_scenes_of_each_kind_are_asked_the_same_questions_in_both_wordings_and_blind(
+    saved: Path, tmp_path: Path
+) -> None:
+    report = evaluate_everyday(saved, frames=4, photos=write_photo_folder(tmp_path / "photos"), seed=1)
+    scenes = [f"{name}{suffix}" for name in ("everyday", "hard", "detail") for suffix in ("", "_unseen", "_blind")]
+    assert list(report) == [*scenes, "photographs", "photographs_blind"]
+    for name in ("everyday", "hard", "detail"):
         asked = [
             {kind: report[name + suffix][kind]["questions"] for kind in ("existence", "count", "all")}
             for suffix in ("", "_unseen", "_blind")
