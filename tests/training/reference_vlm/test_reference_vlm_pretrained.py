@@ -209,6 +209,39 @@ def test_words_that_name_an_object_point_at_those_that_fit_in_kind_and_colour() 
     assert min(told, absent, several) > 10
 
 
+def test_the_attention_on_a_colour_is_that_of_the_model_and_can_be_learned() -> None:
+    model = build_model(SIZE, TOKENIZER, seed=0, pretrained=False)
+    scenes = [sample_everyday_scene(seed) for seed in range(4)]
+    pack, rng = packer(), np.random.default_rng(3)
+    batch = pack.pack(scenes, [pack.texts(scene, rng, 6) for scene in scenes])
+    tokens = torch.randn(4, SIZE.image_tokens, SIZE.width)
+    language = model.model.language_model
+    color = batch.mentions[..., 5]
+    row, place = ((color != IGNORE) & (color < len(COLORS))).nonzero(as_tuple=True)
+    assert len(row) > 5
+
+    def loss() -> tuple[Tensor, Tensor]:
+        return losses.modifier_loss(model, batch, language_states(model, batch, tokens).embedded)
+
+    language.set_attn_implementation("eager")
+    states = language_states(model, batch, tokens)
+    hidden = torch.zeros(batch.visible.shape).masked_fill(~batch.visible, torch.finfo(torch.float32).min)
+    with torch.no_grad():
+        out = language(
+            inputs_embeds=states.embedded, attention_mask=hidden, position_ids=batch.positions, output_attentions=True
+        )
+        before = out.attentions[0][row, :, place, place - 1]
+    assert loss()[1].item() == pytest.approx(before.mean(0).max().item(), rel=1e-3)
+    assert loss()[0].item() == pytest.approx(-before.mean(1).log().mean().item(), rel=1e-3)
+    first = loss()[0].item()
+    optimiser = torch.optim.Adam(language.layers[0].self_attn.parameters(), lr=0.02)
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss()[0].backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    assert loss()[0].item() < first - 0.5
+
+
 def test_a_pointing_that_finds_the_object_costs_less_than_one_that_does_not() -> None:
     head = losses.MentionHead(8)
     torch.nn.init.eye_(head.query.weight)

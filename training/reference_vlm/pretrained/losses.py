@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 from transformers import PreTrainedTokenizerFast
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from pipeline.scenes.catalogue import COLORS
 from training.reference_vlm.dense_labels import IGNORE, LABELS
@@ -20,6 +21,8 @@ from training.reference_vlm.vocabulary import ANCHOR_WORD, BACKGROUND_WORD, MOVI
 _WEIGHTS: Final = {"kind": 1.0, "color": 1.0, "row": 0.3, "column": 0.3, "anchor": 0.6, "moving": 0.5}
 _BACKGROUND_WEIGHT: Final = 0.25
 """Most tokens show background; this keeps it from being most of the loss."""
+_ENOUGH: Final = 0.9
+"""Of the attention of one head."""
 
 
 def to_imagenet(pixels: Tensor) -> Tensor:
@@ -158,12 +161,14 @@ class LanguageStates:
     """States of the language model, [B, L, D] each.
 
     Attributes:
+        embedded: What the first layer reads: words and visual tokens.
         early: After the first third of its layers.
         middle: After half of them.
         late: Before the last layer.
         last: After the last layer, normalised.
     """
 
+    embedded: Tensor
     early: Tensor
     middle: Tensor
     late: Tensor
@@ -192,11 +197,48 @@ def language_states(model: Any, batch: TextBatch, tokens: Tensor) -> LanguageSta
         )
     layers = len(out.hidden_states) - 1
     return LanguageStates(
+        embedded=embedded,
         early=out.hidden_states[max(layers // 3, 1)].float(),
         middle=out.hidden_states[layers // 2].float(),
         late=out.hidden_states[-2].float(),
         last=out.last_hidden_state.float(),
     )
+
+
+def modifier_loss(model: Any, batch: TextBatch, embedded: Tensor) -> tuple[Tensor, Tensor]:
+    """How far the first layer is from having one head that looks from a noun at the colour before it.
+
+    Most of a sequence is visual tokens, and the word before a noun starts with a hundredth of the attention, so that
+    its gradient is as small; a model left alone needs thousands of steps to read two words together.
+
+    Args:
+        model: The VLM; its language model is a Llama.
+        batch: Packed texts.
+        embedded: What the first layer reads [B, L, D].
+
+    Returns:
+        Mean negative logarithm of the attention on the colour, averaged over the heads and capped where one of them
+        gives it nearly all of its own; the mean attention of the head that gives most.
+    """
+    language = model.model.language_model
+    attention, heads = language.layers[0].self_attn, language.config.num_attention_heads
+    color = batch.mentions[..., 5]
+    row, place = ((color != IGNORE) & (color < len(COLORS))).nonzero(as_tuple=True)
+    if not len(row):
+        return embedded.new_zeros(()), embedded.new_zeros(())
+    normed = language.layers[0].input_layernorm(embedded)
+    split = (*embedded.shape[:2], heads, attention.head_dim)
+    query, key = (
+        projection(normed).reshape(split).transpose(1, 2) for projection in (attention.q_proj, attention.k_proj)
+    )
+    cos, sin = language.rotary_emb(embedded, batch.positions)
+    query, key = apply_rotary_pos_emb(query, key, cos, sin)
+    scores = torch.einsum("mhd,mhld->mhl", query.transpose(1, 2)[row, place], key[row]) * attention.scaling
+    seen = batch.visible[row, 0, place][:, None]
+    found = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+    before = found[torch.arange(len(row)), :, place - 1]
+    loss = -before.mean(1).clamp_max(_ENOUGH / heads).log().mean()
+    return loss, before.mean(0).max().detach()
 
 
 def answer_loss(model: Any, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,7 @@ from training.reference_vlm.pretrained.losses import (
     MentionHead,
     answer_loss,
     language_states,
+    modifier_loss,
     visual_tokens,
 )
 from training.reference_vlm.pretrained.measure import HeldOut, held_out, held_out_photographs, line_of, measure
@@ -218,8 +219,9 @@ class ThirdRun:
             states = language_states(self.model, texts, tokens)
             answers, right = answer_loss(self.model, states.last, texts.targets)
             named, places = self.mention(states, texts, tokens)
-            total = answers + self.budget.dense_weight * dense + self.budget.mention_weight * named
-            return total, {"answers": answers, "said": right, **figures, **places}
+            apart, looked = modifier_loss(self.model, texts, states.embedded)
+            total = answers + self.budget.dense_weight * dense + self.budget.mention_weight * (named + apart)
+            return total, {"answers": answers, "said": right, **figures, **places, "looked": looked}
 
         modules = {
             "trunk": self.model.model.vision_tower,
