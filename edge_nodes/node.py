@@ -24,6 +24,7 @@ import structlog
 from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture import CameraCapture
 from edge_nodes.capture_policy import CapturePolicy
+from edge_nodes.change_gate import make_change_gate
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.frame_log import FrameLog
@@ -110,6 +111,7 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             boot=secrets.randbits(32),
             fingerprint=encoder.spec.fingerprint4,
             now_s=clock.now_s(),
+            gate=await journal_thread.call(make_change_gate, edge, codec_dir, encoder.spec),
         )
         bus = node_bus(
             settings.broker,

@@ -139,6 +139,12 @@ class Site(EdgeShell):
         if not queries:
             return
         now_s = self.clock.now_s()
+        sifted, renewed = self.session.sift(camera, latent, queries, captured_s)
+        if renewed is not None:
+            self._in_work[camera, renewed] = _FrameInWork(captured_s, len(sifted.renewals))
+        queries = sifted.asked
+        if not queries:
+            return
         key = self._key_frames.choose(camera, latent) if self._key_frames is not None else None
         choice = self._first_prefix.choose(
             camera,
@@ -148,10 +154,12 @@ class Site(EdgeShell):
             given=None if key is None else key.latent,
         )
         base_latents = first_latents(choice)
-        frame = self.session.offer(camera, latent, base_latents, queries, now_s, given_key=key)
+        frame = self.session.offer(
+            camera, latent, base_latents, queries, now_s, frame=renewed, given_key=key, captured_s=captured_s
+        )
         if self._key_frames is not None:
             self._key_frames.offered(camera, key, frame.sequence)
-        self._in_work[camera, frame] = _FrameInWork(captured_s, len(queries))
+        self._in_work[camera, frame] = _FrameInWork(captured_s, len(queries) + len(sifted.renewals))
         query_ids = [query.query_id(camera, frame) for query in queries]
         self._first_prefix.offered(camera, query_ids, choice)
         offered = OfferedFrame(captured, frame, latent, base_latents, query_ids, captured_s, now_s - captured_s)

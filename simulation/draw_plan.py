@@ -10,6 +10,7 @@ from dataclasses import replace
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from schemas.messages import Ask, Question
 from schemas.types import AnswerType
+from simulation.change_gate import GatePlan
 from simulation.faults import draw_faults, draw_key_faults, draw_relay
 from simulation.plan import (
     CLIENTS,
@@ -41,6 +42,8 @@ _RELAY_SHARE = 0.03
 _RELAY_ASKS = 8
 _KEY_SITE_SHARE = 0.4
 """Edges that use key frames."""
+_GATE_SHARE = 0.25
+"""Episodes whose edges have a change gate."""
 _FEW_KEY_BYTES = 500
 """Room for two key frames, in a pool of up to nine cameras."""
 
@@ -88,7 +91,8 @@ def draw_plan(seed: int) -> EpisodePlan:
     relay = random.Random(f"{seed}/relay")
     if relay.random() < _RELAY_SHARE:
         plan = _as_relay(plan, relay)
-    return _with_key_frames(plan, random.Random(f"{seed}/key frames"))
+    plan = _with_key_frames(plan, random.Random(f"{seed}/key frames"))
+    return _with_gates(plan, random.Random(f"{seed}/gates"))
 
 
 def _as_relay(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
@@ -111,6 +115,17 @@ def _as_relay(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
         asks=tuple(sorted(asks, key=lambda ask: ask.time_s)),
         faults=tuple(draw_relay(draw, duration_s=plan.duration_s)),
     )
+
+
+def _with_gates(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
+    """The plan with a change gate at its edges, now and then."""
+    if draw.random() >= _GATE_SHARE:
+        return plan
+    gates = [
+        GatePlan(draw.choice([2, 4, 9, 100]), draw.choice([6.0, 20.0, 600.0]), draw.choice([1.0, 5.0, 15.0]))
+        for _ in plan.sites
+    ]
+    return replace(plan, sites=tuple(replace(site, gate=gate) for site, gate in zip(plan.sites, gates, strict=True)))
 
 
 def _with_key_frames(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:

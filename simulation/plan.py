@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from schemas.messages import Ask, Question
+from simulation.change_gate import GatePlan
 from simulation.faults import HEIR, Fault
 
 QUESTIONS = ("q0", "q1", "q2")
@@ -50,6 +51,7 @@ class SitePlan:
         key_every: frames of a camera from one key frame to the next; 0 codes every frame by itself.
         join_s: an ad-hoc question waits so long for the next frame of its camera.
         publishes: workers get the texts of its standing questions by the broker; else they have to ask.
+        gate: of its change gate; None asks standing questions of every frame.
     """
 
     name: str
@@ -59,6 +61,7 @@ class SitePlan:
     key_every: int = 0
     join_s: float = 0.0
     publishes: bool = True
+    gate: GatePlan | None = None
 
 
 @dataclass(frozen=True, slots=True)

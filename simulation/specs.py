@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from pipeline.protocol.change_gate import ChangeGate, GateSettings
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import DepartureOrder
 from pipeline.protocol.edge_session import SiteSettings
@@ -18,6 +19,7 @@ from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_throughput import ThroughputEstimate
 from pipeline.protocol.worker_work import WorkCosts
 from schemas.messages import Answer, QueryOutcome, Question
+from simulation.change_gate import GatePlan, SceneRule
 from simulation.content import FINGERPRINT, RULE
 from simulation.query_ledger import Problem
 
@@ -48,6 +50,7 @@ class EdgeSpec:
         key_every: frames of a camera from one key frame to the next; 0 has no key frames.
         publishes: the broker takes its questions; else workers have to ask for their texts.
         join_s: an ad-hoc question waits so many seconds for a frame of its camera, then one is taken for it.
+        gate: of its change gate; None asks standing questions of every frame.
     """
 
     site: str
@@ -62,6 +65,13 @@ class EdgeSpec:
     key_every: int = 0
     publishes: bool = True
     join_s: float = 0.0
+    gate: GatePlan | None = None
+
+    def change_gate(self) -> ChangeGate | None:
+        """A gate for its session."""
+        if self.gate is None:
+            return None
+        return ChangeGate(SceneRule(), GateSettings(max_age_s=self.gate.max_age_s, renew_s=self.gate.renew_s))
 
     def site_settings(self) -> SiteSettings:
         """What its session is told of the site."""

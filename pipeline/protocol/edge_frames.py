@@ -53,6 +53,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from pipeline.protocol.change_gate import Renewal
 from pipeline.protocol.departures import Departure
 from pipeline.protocol.edge_caches import AdHocQueries
 from pipeline.protocol.edge_connectivity import EdgeConnectivity
@@ -178,6 +179,24 @@ class EdgeFrames:
 
     # ---- inputs -----------------------------------------------------------------------------------------------------
 
+    def next_frame(self, camera: str) -> FrameId:
+        """The id of a camera's next frame; each is given once."""
+        frame = FrameId(self._boot, self._sequence[camera])
+        self._sequence[camera] = (self._sequence[camera] + 1) % _SEQUENCES
+        return frame
+
+    def renew(self, camera: str, frame: FrameId, renewals: Sequence[Renewal]) -> None:
+        """Answers to earlier frames hold on for this one.
+
+        Args:
+            camera: its camera.
+            frame: its id.
+            renewals: what holds on.
+        """
+        for renewal in renewals:
+            self._messages.unchanged(camera, frame, renewal)
+            self.counters[f"outcome_{Outcome.UNCHANGED}"] += 1
+
     def offer(
         self,
         camera: str,
@@ -212,8 +231,7 @@ class EdgeFrames:
         if not 1 <= base_latents <= latent.latent_count:
             raise StateError(f"base prefix of {base_latents} latents, the frame has {latent.latent_count}")
         if frame is None:
-            frame = FrameId(self._boot, self._sequence[camera])
-            self._sequence[camera] = (self._sequence[camera] + 1) % _SEQUENCES
+            frame = self.next_frame(camera)
         elif (camera, frame) in self._frames:
             raise StateError(f"frame {camera}/{frame} runs already")
         by_id = queries_by_id(camera, frame, queries)

@@ -10,6 +10,7 @@ and outputs, and what each message that comes means. The parts:
   every frame, and the broker that keeps them.
 - :mod:`~pipeline.protocol.client_budgets`: what each client may cost.
 - :mod:`~pipeline.protocol.load_shedding`: standing frames that are left out while the pool is overloaded.
+- :mod:`~pipeline.protocol.change_gate`: standing questions that are not asked, because the scene is as it was.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Final
 
 from pipeline.protocol.ad_hoc_questions import AdHocQuestions
 from pipeline.protocol.ask_intake import AskIntake
+from pipeline.protocol.change_gate import ChangeGate, Sifted
 from pipeline.protocol.client_budgets import ClientBudget, ClientBudgets
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import DepartureOrder
@@ -100,6 +102,7 @@ class EdgeSession:
         now_s: the edge's monotonic time.
         load_shedding: how it gives way to an overloaded pool.
         order: makes what decides which message leaves the uplink next, from its rate.
+        gate: holds standing questions back while the scene does not change; None asks them of every frame.
 
     Attributes:
         frames: frames that are under way.
@@ -109,6 +112,7 @@ class EdgeSession:
         sync: keeps the broker of one mind about them.
         budgets: what each client may cost.
         load_shedding: share of the standing frames that is taken.
+        gate: as given.
     """
 
     def __init__(
@@ -121,6 +125,7 @@ class EdgeSession:
         now_s: float = 0.0,
         load_shedding: LoadSheddingSettings | None = None,
         order: Callable[[float | None], DepartureOrder] = DepartureQueue,
+        gate: ChangeGate | None = None,
     ) -> None:
         self.site = site
         self.boot = boot
@@ -131,8 +136,9 @@ class EdgeSession:
         self.frames.connection(False, now_s)
         self.uplink = Uplink(site.uplink_kbps, order=order)
         self.budgets = ClientBudgets(site.client_budget, site.client_budgets)
-        self.standing = StandingQuestions(site.questions, site.asked_of)
+        self.standing = StandingQuestions(site.questions, site.asked_of, None if gate is None else gate.share)
         self.load_shedding = LoadShedding(load_shedding)
+        self.gate = gate
         self._reports = EdgeReports()
         self.ad_hoc = AdHocQuestions(boot=boot, cameras=site.asked_of, budgets=self.budgets, reports=self._reports)
         self._intake = AskIntake(
@@ -193,7 +199,8 @@ class EdgeSession:
 
     def sizes(self) -> dict[str, int]:
         """Entries of every table that it keeps; most are empty when nothing is under way."""
-        return {**self.frames.sizes(), **self.ad_hoc.sizes(), "under_way": self.uplink.under_way}
+        gate = {} if self.gate is None else self.gate.sizes()
+        return {**self.frames.sizes(), **self.ad_hoc.sizes(), "under_way": self.uplink.under_way, **gate}
 
     # ---- inputs: connection, broker, disk ---------------------------------------------------------------------------
 
@@ -272,6 +279,30 @@ class EdgeSession:
         """A frame came to nothing: its ad-hoc questions wait for the next one."""
         self.ad_hoc.give_back(camera, queries)
 
+    def sift(
+        self, camera: str, latent: Latent, queries: Sequence[AskedQuery], captured_s: float
+    ) -> tuple[Sifted, FrameId | None]:
+        """Which queries of a frame are asked, and which answers hold on because the scene is as it was.
+
+        Args:
+            camera: its camera.
+            latent: its latent.
+            queries: what it would be asked.
+            captured_s: when it was taken.
+
+        Returns:
+            What becomes of the queries, and the id of the frame if everybody is told of it; it is the one to offer it
+            under if some of the queries are asked.
+        """
+        if self.gate is None:
+            return Sifted(list(queries)), None
+        sifted = self.gate.sift(camera, latent, queries, captured_s, tells=self._connected)
+        if not sifted.renewals:
+            return sifted, None
+        frame = self.frames.next_frame(camera)
+        self.frames.renew(camera, frame, sifted.renewals)
+        return sifted, frame
+
     def offer(
         self,
         camera: str,
@@ -282,9 +313,23 @@ class EdgeSession:
         *,
         frame: FrameId | None = None,
         given_key: GivenKey[Latent] | None = None,
+        captured_s: float | None = None,
     ) -> FrameId:
-        """Ask questions of a new frame, see :meth:`EdgeFrames.offer`."""
+        """Ask questions of a new frame, see :meth:`EdgeFrames.offer`.
+
+        Args:
+            camera: its camera.
+            latent: its coded latent.
+            base_latents: prefix that the first open carries.
+            queries: at least one.
+            now_s: the edge's monotonic time.
+            frame: its id; None takes this boot's next one.
+            given_key: the same latent, coded given a key frame or as one.
+            captured_s: when it was taken; None for now.
+        """
         offered = self.frames.offer(camera, latent, base_latents, queries, now_s, frame=frame, given_key=given_key)
+        if self.gate is not None:
+            self.gate.offered(camera, offered, latent, queries, now_s if captured_s is None else captured_s)
         if any(not query.ad_hoc for query in queries):
             self.load_shedding.offered(camera, offered)
         return offered
@@ -436,6 +481,8 @@ class EdgeSession:
 
     def _decided(self, decision: Decision, now_s: float) -> None:
         self.load_shedding.ended(decision, now_s)
+        if self.gate is not None:
+            self.gate.ended(decision, now_s)
         self._outputs.append(decision)
         if decision.ad_hoc:
             self._end_ad_hoc(decision)
