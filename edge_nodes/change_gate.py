@@ -8,8 +8,8 @@ from pipeline.codec.gate_file import GateFile, find_gate_file
 from pipeline.codec.spec import CodecSpec
 from pipeline.codec.stop_file import find_stop_file
 from pipeline.config.logs import get_logger
-from pipeline.config.settings import EdgeSettings
-from pipeline.protocol.change_gate import ChangeGate, GateSettings
+from pipeline.config.settings import EdgeSettings, QuestionSettings
+from pipeline.protocol.change_gate import GATE_SHARE, ChangeGate, GateSettings
 from schemas.errors import ArtifactError
 
 _log = get_logger(__name__)
@@ -58,7 +58,7 @@ def make_change_gate(edge: EdgeSettings, codec_dir: Path, spec: CodecSpec) -> Ch
 def _accepted_risk(rule: GateFile, codec_dir: Path) -> float:
     """What the pool accepts where a question says nothing: its stop rule's, from the same codec folder."""
     stop = find_stop_file(codec_dir)
-    return stop.rule.risk if stop is not None and stop.rule.risk > 0 else 2 * rule.risk
+    return stop.rule.risk if stop is not None and stop.rule.risk > 0 else rule.risk / GATE_SHARE
 
 
 def _tell_closed(edge: EdgeSettings, rule: GateFile, settings: GateSettings) -> None:
@@ -66,8 +66,11 @@ def _tell_closed(edge: EdgeSettings, rule: GateFile, settings: GateSettings) -> 
     asked = {
         name: rule.closed.get(question.answer_type, "nothing is proved for this answer type and risk")
         for name, question in edge.questions.items()
-        if question.change_gate
-        and rule.limit(question.answer_type, (settings.risk if question.risk is None else question.risk) / 2) is None
+        if question.change_gate and rule.limit(question.answer_type, GATE_SHARE * _risk(question, settings)) is None
     }
     if asked:
         _log.info("some standing questions are asked of every frame", questions=asked, fix=_FIX)
+
+
+def _risk(question: QuestionSettings, settings: GateSettings) -> float:
+    return settings.risk if question.risk is None else question.risk

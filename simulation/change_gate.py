@@ -154,7 +154,7 @@ class GateLedger:
             (last is not None and last.scene != scene, "another scene was answered"),
             (last is not None and now_s - last.captured_s > self._plan.max_age_s, "its answer is too old"),
             (query.answer_type is _CLOSED, "nothing is proved for its answer type"),
-            (risk is None or risk < _LEAST_RISK or risk > 0.01, f"the pool is left a risk of {risk}"),
+            (risk is None or not 0.004 < risk < 0.006, f"the pool is left a risk of {risk}"),
         ):
             if wrong:
                 self._on_problem(HELD_WRONGLY, f"{camera}/{query.question_id}", f"{self._site}: {what}")

@@ -31,6 +31,7 @@ GATE_WEIGHTS_FILE: Final = "gate.safetensors"
 VERSION: Final = 1
 NOISE_FLOOR: Final = 0.05
 """Variance in steps that every coefficient has at least: one that never moved on still clips may move a little."""
+_ROUNDING: Final = 1e-9
 _MAX_PROBLEM_CHARS: Final = 200
 _FIX: Final = "run `latentbus codec calibrate-gate`"
 
@@ -167,8 +168,13 @@ class GateFile:
 
     def limit(self, answer_type: AnswerType, risk: float) -> float | None:
         """See :class:`~pipeline.protocol.change_gate.GateRule`."""
-        found = [limits.by_type[answer_type] for limits in self.limits
-                 if limits.risk <= risk and answer_type in limits.by_type]  # fmt: skip
+        # A share of a risk that a person has written down may miss the number that it means by its last bit.
+        accepted = risk * (1 + _ROUNDING)
+        found = [
+            limits.by_type[answer_type]
+            for limits in self.limits
+            if limits.risk <= accepted and answer_type in limits.by_type
+        ]
         return max(found, default=None)
 
     def save(self, codec_dir: Path) -> None:

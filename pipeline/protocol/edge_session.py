@@ -52,7 +52,7 @@ from schemas.messages import (
     Status,
 )
 from schemas.topics import Family, Topic
-from schemas.types import FrameId
+from schemas.types import Age, FrameId
 
 HEARTBEAT_S: Final = 60.0
 """Between two statuses of an edge that nothing happened to; each costs the uplink some 400 bytes."""
@@ -313,6 +313,7 @@ class EdgeSession:
         *,
         frame: FrameId | None = None,
         given_key: GivenKey[Latent] | None = None,
+        age_ms: Age | None = None,
         captured_s: float | None = None,
     ) -> FrameId:
         """Ask questions of a new frame, see :meth:`EdgeFrames.offer`.
@@ -325,10 +326,13 @@ class EdgeSession:
             now_s: the edge's monotonic time.
             frame: its id; None takes this boot's next one.
             given_key: the same latent, coded given a key frame or as one.
+            age_ms: how old it is, if it waited for a link; its answers are history, and renewed by nothing.
             captured_s: when it was taken; None for now.
         """
-        offered = self.frames.offer(camera, latent, base_latents, queries, now_s, frame=frame, given_key=given_key)
-        if self.gate is not None:
+        offered = self.frames.offer(
+            camera, latent, base_latents, queries, now_s, frame=frame, given_key=given_key, age_ms=age_ms
+        )
+        if self.gate is not None and age_ms is None:
             self.gate.offered(camera, offered, latent, queries, now_s if captured_s is None else captured_s)
         if any(not query.ad_hoc for query in queries):
             self.load_shedding.offered(camera, offered)

@@ -204,11 +204,11 @@ def test_where_nothing_is_proved_every_frame_is_asked_with_the_whole_risk() -> N
     assert gate.frame(0, 1.0, word, strict) == ["color", "strict"]
 
 
-def test_half_of_the_accepted_risk_is_left_to_the_stop_rule() -> None:
+def test_gate_and_stop_rule_share_the_accepted_risk() -> None:
     gate = ChangeGate(rule := Levels(), GateSettings(risk=0.04))
-    assert gate.share(question("a")).risk == 0.02
-    assert gate.share(question("b", risk=0.01)).risk == 0.005
-    assert rule.asked_risks == [0.02, 0.005], "the gate's half"
+    shared = [gate.share(question("a")).risk, gate.share(question("b", risk=0.02)).risk]
+    assert shared == [0.01, 0.005]
+    assert rule.asked_risks == [pytest.approx(0.03), pytest.approx(0.015)]
 
 
 def test_an_answer_is_renewed_after_a_while_of_silence_and_not_before() -> None:
@@ -307,7 +307,7 @@ class Edge(EdgeDriver):
                     frame=opened.frame, attempt=1, question_id=ref.question_id, worker="w0", outcome=outcome,
                     text=text, score=1.0, latents=LATENTS, payload_bytes=10, looks=1,
                 )  # fmt: skip
-                self.reducer.observe(answer)
+                self.reducer.observe(answer, self.now_s)
                 self.receive(topics.answer_topic(CAMERA), answer)
 
     def said(self) -> list[Any]:
@@ -362,11 +362,14 @@ def test_readers_take_a_renewal_for_the_answer_that_it_renews() -> None:
     edge.turn_to(edge.now_s + 61)
     edge.take(0)
     for message in edge.renewals():
-        decided = edge.reducer.observe(message)
+        decided = edge.reducer.observe(message, edge.now_s)
         assert decided is not None
         assert (decided.outcome, decided.text) == (Outcome.UNCHANGED, "two")
         assert decided.renewed is not None
-        assert edge.reducer.observe(message) is None
+        assert edge.reducer.observe(message, edge.now_s) is None
+        latest = edge.reducer.latest(CAMERA, message.owner, message.question_id)
+        assert latest is not None
+        assert (latest.frame, latest.captured_s, latest.decided.text) == (message.frame, edge.now_s, "two")
     assert (edge.reducer.renewals, edge.reducer.renewals_unknown) == (2, 0)
     assert (edge.reducer.repeats, edge.reducer.conflicts) == (2, 0)
 
@@ -378,7 +381,7 @@ def test_a_reader_that_never_saw_the_answer_knows_only_that_it_holds_on() -> Non
     edge.turn_to(edge.now_s + 61)
     edge.take(0)
     late = OutcomeReducer()
-    decided = late.observe(edge.renewals()[0])
+    decided = late.observe(edge.renewals()[0], edge.now_s)
     assert decided is not None
     assert (decided.text, decided.renewed) == ("", None)
     assert (late.renewals, late.renewals_unknown) == (1, 1)
@@ -401,13 +404,13 @@ def test_a_renewed_answer_outlives_others_in_a_reader_of_bounded_memory() -> Non
             outcome=Outcome.UNCHANGED, age_ms=1, reason=same_as(FrameId(BOOT, of)),
         )  # fmt: skip
 
-    reducer.observe(answer(1))
+    reducer.observe(answer(1), 1.0)
     for number in range(2, 9):
-        decided = reducer.observe(renewal(number, 1))
+        decided = reducer.observe(renewal(number, 1), float(number))
         assert decided is not None
         assert decided.text == "yes"
-    reducer.observe(answer(9, Outcome.DEGRADED))
-    decided = reducer.observe(renewal(10, 9))
+    reducer.observe(answer(9, Outcome.DEGRADED), 9.0)
+    decided = reducer.observe(renewal(10, 9), 10.0)
     assert decided is not None
     assert decided.renewed is None, "no edge renews an answer that was not safe"
 
@@ -431,7 +434,7 @@ def test_a_silent_camera_renews_nothing() -> None:
     assert edge.renewals() == []
 
 
-def test_an_operators_question_is_asked_with_its_half_of_the_risk_and_held_too() -> None:
+def test_an_operators_question_is_asked_with_a_part_of_its_risk_and_held_too() -> None:
     edge = Edge()
     edge.turn_to(edge.now_s + 5)
     operators = Question(
@@ -441,7 +444,7 @@ def test_an_operators_question_is_asked_with_its_half_of_the_risk_and_held_too()
     assert edge.take(0) == ["bus", "car"]
     (query,) = [query for frame in edge.session.frames.undecided() for query in frame.queries.values()
                 if query.question_id == "car"]  # fmt: skip
-    assert (query.question.text, query.question.risk) == ("A van?", 0.02)
+    assert (query.question.text, query.question.risk) == ("A van?", 0.01)
     edge.answer("bus", "car")
     assert edge.take(0) == []
     edge.receive(topics.question_topic(SITE, "car"), operators.model_copy(update={"text": "A truck?"}))
@@ -452,7 +455,7 @@ def test_questions_of_the_settings_are_published_with_the_risk_that_they_are_ask
     edge = Edge()
     edge.turn_to(edge.now_s + 5)
     published = {message.question_id: message.risk for message in edge.said() if isinstance(message, Question)}
-    assert published == {"bus": 0.01, "car": 0.01}
+    assert published == {"bus": 0.005, "car": 0.005}
     edge.take(0)
     (opened,) = [message for message in edge.said() if isinstance(message, Open)]
     assert {ref.digest for ref in opened.queries} == {

@@ -99,7 +99,7 @@ def _ledger() -> tuple[GateLedger, Problems]:
     return GateLedger("site0", GatePlan(1, 60.0, 10.0), problems), problems
 
 
-CAR = QuestionContent(owner_of("site", "site0"), "car", "car?", AnswerType.YES_NO, (), 0.01)
+CAR = QuestionContent(owner_of("site", "site0"), "car", "car?", AnswerType.YES_NO, (), 0.005)
 ASKED = AskedQuery(CAR, 1e9)
 
 

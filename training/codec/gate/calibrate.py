@@ -22,10 +22,10 @@ from training.codec.stop.learn_then_test import Promise, frames_needed
 from training.codec.vlm import open_vlm
 from training.run import RunSettings
 
-GATE_RISK: Final = 0.01
-"""Half of what an operator accepts by default; the other half is the stop rule's (docs/change-gate.md)."""
-OTHER_RISKS: Final = (0.0025, 0.005, 0.01, 0.025, 0.05)
-"""Risks that limits are kept for besides: halves of what operators may ask for. Each is a promise of its own."""
+GATE_RISK: Final = 0.015
+"""The gate's part of the 2 % that an operator accepts by default; the rest is the stop rule's (docs/change-gate.md)."""
+OTHER_RISKS: Final = (0.00375, 0.0075, 0.0375, 0.075)
+"""The gate's part of 0.5, 1, 5 and 10 %, which operators may ask for besides. Each is a promise of its own."""
 CALIBRATED_TYPES: Final = (AnswerType.YES_NO, AnswerType.COUNT, AnswerType.WORD)
 """Those that rendered clips are asked; the confidence is shared between them."""
 LARGEST_SHARE: Final = 0.02

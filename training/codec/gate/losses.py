@@ -1,11 +1,11 @@
 """What a limit of the change gate costs on clips: the gate is played, and what it holds is compared with what it skips.
 
-The loss of a clip is the share of its answers that differ because of the gate. One that holds on is compared with
-the answer that the skipped frame itself would have got. Where a model is unsure, noise alone changes answers from one
+The loss of a clip is the share of its answers that differ because of the gate. One that holds on is compared with the
+answer that the skipped frame itself would have got. Where a model is unsure, noise alone changes its answer from one
 frame to the next although nothing happens. That is not the gate's doing, and asking would not have helped, so it is
-subtracted: in a frame in which nothing happens, what its answers differ by from those of the nearest other such frame.
-In an event nothing is subtracted. A clip's loss is at most 1, and below 0 where holding on happened to differ less than
-asking again. Clips are the samples, since frames of a clip resemble one another.
+subtracted: for each question, how often its answer differs between neighbouring frames in which nothing happens. A
+clip's loss is at most 1, and below 0 where holding on happened to differ less than asking again. Clips are the samples,
+since frames of a clip resemble one another.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _clip_losses(
             still += quiet
             for kind, questions in members.items():
                 wrong = differs[answered, now][:, questions].mean(axis=1)
-                excess = wrong - noise[now, questions].mean()
+                excess = wrong - noise[questions].mean()
                 row = np.stack([excess, wrong, np.ones_like(wrong), np.full_like(wrong, quiet)])
                 totals[kind] += holds * row
             answered = np.where(holds, answered, now)
@@ -126,20 +126,17 @@ def _clip_losses(
     return totals
 
 
-def noise_of(clip: Clip) -> NDArray[np.bool_]:
-    """Whether an answer differs from that of the nearest other frame in which nothing happens; false in events.
+def noise_of(clip: Clip) -> NDArray[np.float64]:
+    """How often each question's answer differs between neighbouring frames in which nothing happens.
 
     Args:
         clip: With answers.
 
     Returns:
-        bool [F, Q].
+        float64 [Q]; 0 where a clip has no two such frames.
     """
-    noise = np.zeros(clip.texts.shape, dtype=np.bool_)
     quiet = np.flatnonzero(~clip.event)
-    if len(quiet) > 1:
-        for frame in quiet:
-            others = quiet[quiet != frame]
-            nearest = others[np.abs(others - frame).argmin()]
-            noise[frame] = clip.texts[frame] != clip.texts[nearest]
-    return noise
+    if len(quiet) < 2:
+        return np.zeros(clip.texts.shape[1])
+    texts = clip.texts[quiet]
+    return np.asarray((texts[1:] != texts[:-1]).mean(axis=0), dtype=np.float64)
