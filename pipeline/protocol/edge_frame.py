@@ -43,6 +43,7 @@ class EdgeEvent(StrEnum):
     OWNER_LOST = "owner lost"
     BACKOFF_OVER = "back-off over"
     KEY_MISSING = "key frame missing"
+    NOT_HELD = "frame of a follow-up not held"
     DECIDED = "all queries decided"
 
 
@@ -61,6 +62,7 @@ EDGE_TRANSITIONS: dict[tuple[EdgeStage, EdgeEvent], EdgeStage] = {
     (S.OWNED, E.SILENCE): S.BACKOFF,
     (S.OWNED, E.OWNER_LOST): S.BACKOFF,
     (S.OWNED, E.KEY_MISSING): S.QUEUED,
+    (S.OWNED, E.NOT_HELD): S.QUEUED,
     (S.OWNED, E.DECIDED): S.DONE,
     (S.BACKOFF, E.CLAIM): S.OWNED,  # slow, not dead: cheaper than opening again
     (S.BACKOFF, E.BACKOFF_OVER): S.QUEUED,
@@ -90,6 +92,9 @@ class EdgeFrame:
         read: by undecided query, the prefix that its last answer was read from, and the answer's score.
         given_key: how its first attempt is coded; None codes it by itself, as every further attempt is.
         key_waits: its first open waits until its own key frame has left.
+        attempts_before: opens of the frame before the questions that it is asked now.
+        untold: queries that the last open has not named, and its owner was not told of.
+        age_ms: how old the frame was when its latest question was asked; None for one that was taken to be asked.
     """
 
     camera: str
@@ -108,6 +113,9 @@ class EdgeFrame:
     read: dict[str, tuple[int, float]] = field(default_factory=dict)
     given_key: GivenKey[Latent] | None = None
     key_waits: bool = False
+    attempts_before: int = 0
+    untold: set[str] = field(default_factory=set)
+    age_ms: int | None = None
     _coded: tuple[int, bytes] = (0, b"")
 
     @property
@@ -150,9 +158,15 @@ class EdgeFrame:
         self.move(EdgeEvent.LEFT_UPLINK)
         self.attempt += 1
         self.owner = None
+        self.untold.clear()
         self.lease_s = lease_s
         self.timer_s = now_s + lease_s
         self.left_s = now_s
+
+    @property
+    def tries(self) -> int:
+        """Opens for the questions that it is asked now."""
+        return self.attempt - self.attempts_before
 
     def send(self, start: int, stop: int) -> int:
         """Latents ``start..stop`` go to the uplink; how many of them were sent before."""
