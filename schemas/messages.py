@@ -44,6 +44,7 @@ from schemas.limits import (
     MAX_RECEIPT_CHARS,
 )
 from schemas.types import (
+    Age,
     AnswerType,
     Attempt,
     FingerprintPrefix,
@@ -199,8 +200,9 @@ class Open(BinaryMessage):
     """Coded symbols of those latents."""
     key: UInt32 | None = None
     """Sequence number of the key frame that the latents are coded given; left out when they stand by themselves."""
-    age_ms: Milliseconds | None = None
-    """How old the frame was when its latest question was asked; left out for a frame that was taken to be asked."""
+    age_ms: Age | None = None
+    """How old the frame was when its latest question was asked, ``unknown`` after a power cut; left out for a frame of
+    now."""
 
     def query_ids(self, camera: str) -> tuple[str, ...]:
         """Keys of the queries, in the order of ``queries``."""
@@ -260,7 +262,7 @@ class FollowUp(BinaryMessage):
     """Attempt that the worker owns, or owned last."""
     queries: Queries
     """What is asked of the frame beside what it was asked before."""
-    age_ms: Milliseconds
+    age_ms: Age
     """How old the frame was when these questions were asked."""
 
     def query_ids(self, camera: str) -> tuple[str, ...]:
@@ -364,8 +366,9 @@ class Handover(BinaryMessage):
     """Coded symbols of latents ``0..stop``."""
     key: UInt32 | None = None
     """Sequence number of the key frame that the latents are coded given; left out when they stand by themselves."""
-    age_ms: Milliseconds | None = None
-    """How old the frame was when its latest question was asked; left out for a frame that was taken to be asked."""
+    age_ms: Age | None = None
+    """How old the frame was when its latest question was asked, ``unknown`` after a power cut; left out for a frame of
+    now."""
 
     def to_open(self) -> Open:
         """The open message inside."""
@@ -511,8 +514,8 @@ class Answer(JsonMessage):
     """Latent payload that reached this worker for the frame so far."""
     looks: Annotated[int, Field(ge=0, le=1_000)]
     """How many prefixes the model has read."""
-    age_ms: Milliseconds | None = None
-    """How old the frame was when the question was asked; null for a frame that was taken to be asked."""
+    age_ms: Age | None = None
+    """How old the frame was when the question was asked, ``unknown`` after a power cut; null for a frame of now."""
     reason: Annotated[str, Field(max_length=MAX_REASON_CHARS)] = ""
     """Why, when ``outcome`` is degraded or failed."""
 
@@ -520,6 +523,11 @@ class Answer(JsonMessage):
     def ad_hoc(self) -> bool:
         """Asked once by a client; else a standing question."""
         return is_ad_hoc(self.owner)
+
+    @property
+    def history(self) -> bool:
+        """Of a frame that waited on its edge for the link to come back; else of a frame of its time."""
+        return self.age_ms is not None and not self.ad_hoc
 
 
 class QueryOutcome(JsonMessage):
@@ -539,9 +547,9 @@ class QueryOutcome(JsonMessage):
     outcome: Literal[Outcome.EXPIRED, Outcome.SUPERSEDED, Outcome.FAILED, Outcome.UNCHANGED]
     """``expired``: the deadline passed without an answer. ``superseded``: a newer frame took its place. ``failed``: see
     ``reason``. ``unchanged``: the last answer of the same standing question holds on."""
-    age_ms: Milliseconds | None = None
-    """How old the frame was when the question was asked, or the answer that holds on; null for a frame that was taken
-    to be asked. With the reason ``not_held``: how old the oldest kept frame is; null where the edge keeps none."""
+    age_ms: Age | None = None
+    """How old the frame was when the question was asked, or the answer that holds on, ``unknown`` after a power cut;
+    null for a frame of now. With the reason ``not_held``: how old the oldest kept frame is; null where none is kept."""
     reason: Annotated[str, Field(max_length=MAX_REASON_CHARS)] = ""
     """Why, in words."""
 
@@ -549,6 +557,11 @@ class QueryOutcome(JsonMessage):
     def ad_hoc(self) -> bool:
         """Asked once by a client; else a standing question."""
         return is_ad_hoc(self.owner)
+
+    @property
+    def history(self) -> bool:
+        """Of a frame that waited on its edge for the link to come back; else of a frame of its time."""
+        return self.age_ms is not None and not self.ad_hoc and self.outcome is not Outcome.UNCHANGED
 
 
 class Question(JsonMessage):

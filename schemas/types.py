@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Annotated, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field
 
@@ -38,6 +38,12 @@ def milliseconds(duration_s: float) -> int:
     """A duration as messages carry it; one that is longer than a day is cut."""
     return min(_DAY_MS, max(0, round(1000 * duration_s)))
 
+
+UNKNOWN_AGE: Final = "unknown"
+MAX_AGE_MS: Final = 2_678_400_000
+"""31 days."""
+Age: TypeAlias = Annotated[int, Field(ge=0, le=MAX_AGE_MS)] | Literal["unknown"]
+"""Milliseconds from the capture of a frame; ``unknown`` when the device lost its clock since, as in a power cut."""
 
 LatentIndex = Annotated[int, Field(ge=0, le=MAX_LATENTS)]
 PrefixLength = Annotated[int, Field(ge=1, le=MAX_LATENTS)]

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from pipeline.protocol.edge_follow_ups import EdgeFollowUps
-from pipeline.protocol.edge_frame import EdgeFrame
 from pipeline.protocol.frame_ring import FrameRing, HeldFrame
-from pipeline.protocol.worker_admission import Admission
 from pipeline.protocol.worker_frame import WorkerFrame
 from pipeline.protocol.worker_kept import KeptFrame, KeptFrames
-from schemas.messages import FollowUp
 from schemas.types import FrameId
 from simulation.mutation import Mutation
 
 _find = KeptFrames.find
-_follow_up = Admission.follow_up
 
 
 def _newest(self: FrameRing, camera: str, _time_s: float) -> HeldFrame | None:
@@ -33,19 +28,8 @@ def _keep_all(self: KeptFrames, frame: WorkerFrame) -> None:
     self.held_bytes += kept.held_bytes
 
 
-def _no_lease(self: EdgeFollowUps, _frame: EdgeFrame, _now_s: float) -> None:
-    self.counters["follow_ups"] += 1
-
-
-def _silent(self: Admission, camera: str, message: FollowUp, now_s: float) -> None:
-    if self._frames.find(camera, message.frame) is None:
-        _follow_up(self, camera, message, now_s)
-
-
 PAST_MUTATIONS: tuple[Mutation, ...] = (
     Mutation("a question of the past is asked of the newest frame", 1, FrameRing, "as_of", _newest),
     Mutation("any kept frame of the camera will do", 1, KeptFrames, "find", _any_kept),
     Mutation("no bound on kept frames", 1, KeptFrames, "keep", _keep_all),
-    Mutation("silence after a follow-up is never judged", 1, EdgeFollowUps, "_left", _no_lease),
-    Mutation("a follow-up on a frame under way is ignored", 1, Admission, "follow_up", _silent),
 )

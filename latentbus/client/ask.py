@@ -173,7 +173,8 @@ def _line(message: Told) -> str:
     cost = f"{counted(message.latents, 'latent')}, {counted(message.payload_bytes, 'byte')}"
     detail = f"score {message.score:.2f}, {cost}, {message.worker}, frame {message.frame}"
     if message.age_ms is not None:
-        detail += f", {message.age_ms / 1000:.1f} s old"
+        age = "of unknown age" if isinstance(message.age_ms, str) else f"{message.age_ms / 1000:.1f} s old"
+        detail += f", {age}"
     if message.reason:
         detail += f", {message.reason}"
     return f"[{style}]{kind}[/]  {escape(message.text or '-')}  [dim]({escape(detail)})[/]"

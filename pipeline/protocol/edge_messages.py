@@ -70,14 +70,14 @@ class EdgeMessages:
         topic = topics.open_topic(self._pool, frame.camera)
         self._departures.append(
             Departure(
-                TrafficClass.OPEN,
+                TrafficClass.HISTORY if frame.history else TrafficClass.OPEN,
                 frame.camera,
                 "open",
                 topic,
                 stamp,
                 qos=1,
                 frame=frame.frame,
-                utility=utility,
+                utility=None if frame.history else utility,
                 same_as=(topic, frame.frame),
                 done=done,
             )
@@ -85,16 +85,17 @@ class EdgeMessages:
 
     def open_message(self, frame: EdgeFrame, now_s: float) -> Open:
         """The open message of a frame as it leaves now."""
+        named = frame.named(now_s)
         return Open(
             frame=frame.frame,
             attempt=frame.attempt,
             site=self._site,
             fingerprint=self._fingerprint,
-            queries=_refs(frame, frame.queries, now_s),
+            queries=_refs(frame, named, now_s),
             stop=frame.prefix,
             payload=frame.coded_prefix(),
             key=frame.key,
-            age_ms=frame.age_ms,
+            age_ms=frame.age_for(named[0]),
         )
 
     def follow_up(
@@ -110,7 +111,7 @@ class EdgeMessages:
             if not refs or not owned:
                 return None  # decided, or opened again with all its questions
             left(now_s)
-            return FollowUp(frame=frame.frame, attempt=attempt, queries=refs, age_ms=frame.age_ms or 0)
+            return FollowUp(frame=frame.frame, attempt=attempt, queries=refs, age_ms=frame.later_age_ms)
 
         self._departures.append(
             Departure(
@@ -164,7 +165,10 @@ class EdgeMessages:
             payload=frame.payload(request.start, request.stop),
             key=frame.key,
         )
-        self._to_worker(request.worker, frame.camera, chunk, partial(utility, frame, chunk))
+        if frame.history:
+            self._to_worker(request.worker, frame.camera, chunk, traffic_class=TrafficClass.HISTORY)
+        else:
+            self._to_worker(request.worker, frame.camera, chunk, partial(utility, frame, chunk))
 
     def texts(self, frame: EdgeFrame, request: NeedText) -> int:
         """The texts of questions that a worker lacks; how many of them the frame has."""
@@ -209,6 +213,7 @@ class EdgeMessages:
                 frame=frame.frame,
                 question_id=query.question_id,
                 outcome=outcome,
+                age_ms=frame.age_for(query_id),
                 reason=as_reason(reason),
             )
         decision = Decision(frame.camera, frame.frame, query_id, query.question, outcome, reason, answer, publish)
@@ -225,12 +230,18 @@ class EdgeMessages:
         return RejectReason(message.reason).name.lower().replace("_", " ")
 
     def _to_worker(
-        self, worker: str, camera: str, message: Chunk | Revoke | Text, utility: UtilityFunction | None = None
+        self,
+        worker: str,
+        camera: str,
+        message: Chunk | Revoke | Text,
+        utility: UtilityFunction | None = None,
+        *,
+        traffic_class: TrafficClass = TrafficClass.FRAME_UNDER_WAY,
     ) -> None:
         topic = topics.chunk_topic(worker, camera)
         self._departures.append(
             Departure(
-                TrafficClass.FRAME_UNDER_WAY,
+                traffic_class,
                 camera,
                 type(message).__name__.lower(),
                 topic,

@@ -10,7 +10,7 @@ from pipeline.protocol.effects import ChunkData, InferencePass, KeyData, PassQue
 from schemas.errors import StateError
 from schemas.identity import QuestionContent
 from schemas.messages import QueryRef
-from schemas.types import FrameId
+from schemas.types import Age, FrameId
 
 MAX_EARLY_CHUNKS = 8
 """Chunks that overtook another one and wait for it; a worker asks for one range at a time, so few can be under way."""
@@ -87,7 +87,7 @@ class WorkerQuery:
     prefix: int = 0
     work: int | None = None
     reply_to: ReplyTo | None = None
-    age_ms: int | None = None
+    age_ms: Age | None = None
 
     def take(self, question: QuestionContent, reply_to: ReplyTo | None = None) -> bool:
         """Take a text, if it is the one that the open message names and no other owner's; whether it is."""
@@ -194,9 +194,9 @@ class WorkerFrame:
         return sorted(waiting, key=lambda entry: (not entry[1].ad_hoc, entry[1].deadline_s))
 
     @property
-    def age_ms(self) -> int | None:
-        """How old the frame was when its latest question was asked; None for one that was taken to be asked."""
-        return max((query.age_ms for query in self.queries.values() if query.age_ms is not None), default=None)
+    def age_ms(self) -> Age | None:
+        """How old the frame was when it was opened; all queries that an open names agree about it."""
+        return next((query.age_ms for query in self.queries.values()), None)
 
     def first_deadline_s(self) -> float:
         """Deadline of the most urgent query."""

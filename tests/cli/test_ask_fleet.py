@@ -193,7 +193,7 @@ def test_a_question_about_the_past_is_asked_with_an_age_or_a_frame() -> None:
         (
             {"frame": "1a2b3c4d-9999999999"},
             "--frame",
-            "frame 1a2b3c4d-9999999999 has a sequence number over 4294967295",
+            "frame 1a2b3c4d-9999999999 has a sequence number over 429",
         ),
         ({"ago_s": 1.0, "frame": "1a2b3c4d-17"}, "--ago", "leave it out, or --frame: each of them says which frame"),
         ({"ago_s": float("nan")}, "--ago", "nan is no finite number"),

@@ -94,7 +94,7 @@ def test_several_questions_on_one_frame_share_one_open_message() -> None:
     assert opened.frame == frame
 
 
-def test_a_question_that_comes_while_the_open_waits_for_the_uplink_leaves_with_it() -> None:
+def test_a_question_that_comes_while_the_open_waits_for_the_uplink_costs_no_second_open() -> None:
     fleet = Past()
     fleet.uplink_s = lambda: 0.5
     frame = fleet.keep("q0")
@@ -102,9 +102,27 @@ def test_a_question_that_comes_while_the_open_waits_for_the_uplink_leaves_with_i
     fleet.run(5.0)
 
     (opened,) = fleet.all(Open)
-    assert [ref.question_id for ref in opened.queries] == ["q0", "more"]
-    assert fleet.to_workers() == ["Open"]
+    (follow_up,) = fleet.all(FollowUp)
+    # They do not agree about the age of the frame, which an open says once.
+    assert ([ref.question_id for ref in opened.queries], opened.age_ms) == (["q0"], None)
+    assert ([ref.question_id for ref in follow_up.queries], follow_up.age_ms) == (["more"], 0)
     assert fleet.outcomes()[second] == "answered"
+    assert fleet.latent_bytes() == opened.stop
+
+
+def test_questions_about_the_past_that_come_while_the_open_waits_share_it() -> None:
+    fleet = Past()
+    frame = fleet.keep()
+    fleet.run(3.0)
+    fleet.uplink_s = lambda: 0.5
+    for query_id in ("a", "b", "c"):
+        fleet.client_asks(query_id, frame=frame)
+    fleet.run(9.0)
+
+    (opened,) = fleet.all(Open)
+    assert ([ref.question_id for ref in opened.queries], opened.age_ms) == (["a", "b", "c"], 3_000)
+    assert fleet.to_workers() == ["Open"]
+    assert set(fleet.outcomes().values()) == {"answered"}
 
 
 def test_a_question_about_an_answered_frame_costs_no_latent_byte() -> None:
@@ -324,7 +342,7 @@ def test_a_restart_has_no_frames_of_the_past_and_says_so() -> None:
 
     after = EdgeDriver(journal=before.journal, boot=2)
     after.connect()
-    (said,) = [outcome for outcome in after.messages(QueryOutcome)]
+    (said,) = after.messages(QueryOutcome)
     assert said.reason == "not_held: no frame of camera gate is kept that is 0 s old; none is kept"
 
 
