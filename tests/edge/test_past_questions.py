@@ -45,7 +45,7 @@ async def test_a_frame_that_nobody_asked_about_is_asked_later_and_again_without_
             found = message
             assert found.reason.startswith("not_held: no frame of camera gate is kept that is 0.3 s old")
         camera, opened = asked.result()
-        assert opened.age_ms is not None
+        assert isinstance(opened.age_ms, int)
         assert opened.age_ms >= 300
         await worker.answer_all(camera, opened, "a van")
         _, answer = await client.next(Answer)
@@ -55,6 +55,7 @@ async def test_a_frame_that_nobody_asked_about_is_asked_later_and_again_without_
         await client.ask("gate", Ask(query_id="more", text="What colour?", frame=opened.frame))
         follow_up = await worker.next_follow_up()
         assert isinstance(follow_up, FollowUp)
+        assert isinstance(follow_up.age_ms, int)
         assert (follow_up.frame, follow_up.attempt) == (opened.frame, opened.attempt)
         assert follow_up.age_ms >= opened.age_ms
         assert [sent.label for sent in edge.watcher.sent if sent.frame == opened.frame] == ["open", "follow_up"]

@@ -72,7 +72,8 @@ class Past(Fleet):
 
     def latent_bytes(self) -> int:
         """Coded latents on the wire, so far."""
-        return sum(len(message.payload) for message in (*self.all(Open), *self.all(Chunk)))
+        opens = sum(len(message.payload) for message in self.all(Open))
+        return opens + sum(len(message.payload) for message in self.all(Chunk))
 
     def to_workers(self) -> list[str]:
         """What the edge has sent to the pool, as kinds of messages."""
