@@ -13,6 +13,7 @@ from pipeline.protocol.effects import AskedQuery, GivenKey, Latent
 from schemas.types import FrameId
 from simulation.content import LADDER, LATENTS, MARK_BYTES, LatentGivenKey, SimulatedLatent
 
+_KEPT_BYTES = 200
 _ALONE = 4
 """One frame in so many is coded by itself, as after a change of the scene."""
 
@@ -22,13 +23,13 @@ class Taken:
     """What became of a frame.
 
     Attributes:
-        frame: its id; None where nothing is said of it.
+        frame: its id.
         mark: its mark, if its latent has one.
         scene: what it shows.
         sifted: what is asked of it, and what is not.
     """
 
-    frame: FrameId | None
+    frame: FrameId
     mark: bytes
     scene: int
     sifted: Sifted
@@ -68,11 +69,11 @@ class SimulatedEncoder:
         latent: Latent | None = None,
         base_latents: int = LADDER[0],
     ) -> Taken:
-        """Ask the session's pool questions of a new frame, as far as they are asked.
+        """Keep a new frame, and ask the session's pool questions of it, as far as they are asked.
 
         Args:
             camera: its camera.
-            queries: what is asked.
+            queries: what is asked; nothing where it is kept alone.
             now_s: virtual time.
             latent: of the frame; None makes one of its own.
             base_latents: prefix that the first open carries.
@@ -87,11 +88,12 @@ class SimulatedEncoder:
         scene = self._scene(number)
         own = SimulatedLatent(mark, scene)
         shown: Latent = own if latent is None else latent
-        sifted, frame = self._session.sift(camera, shown, queries, now_s)
+        given = self._given(camera, number, own) if latent is None and queries else None
+        frame = self._session.keep(camera, shown, base_latents, now_s, now_s, size_bytes=_KEPT_BYTES)
+        sifted, _ = self._session.sift(camera, shown, queries, now_s, frame=frame)
         if not sifted.asked:
             return Taken(frame, mark, scene, sifted)
-        given = self._given(camera, number, own) if latent is None else None
-        frame = self._session.offer(camera, shown, base_latents, sifted.asked, now_s, frame=frame, given_key=given)
+        self._session.offer(camera, shown, base_latents, sifted.asked, now_s, frame=frame, given_key=given)
         if given is not None and given.sequence is None:
             self._keys[camera] = (frame.sequence, shown.payload(0, LATENTS))
         return Taken(frame, mark, scene, sifted)
