@@ -128,7 +128,9 @@ class AlertRuleSettings(Section):
         if len(given) != 1:
             raise ValueError(f"needs one condition of {', '.join(conditions)}; has {', '.join(given) or 'none'}")
         if not self.of / 2 < self.n <= self.of:
-            raise ValueError(f"{self.n} of {self.of}: n must be more than half of it, or it would alert and end at once")
+            raise ValueError(
+                f"{self.n} of {self.of}: n must be more than half of it, or it would alert and end at once"
+            )
         return self
 
 
@@ -163,7 +165,7 @@ class AlertSettings(Section):
     addresses: Annotated[dict[Name, SecretStr], Field(max_length=MAX_CHANNELS)] = Field(default_factory=dict)
     """Addresses as Apprise writes them, by name: ``mailto://``, ``ntfy://``, ``tgram://`` and a hundred others."""
     allow: Annotated[tuple[Annotated[str, AfterValidator(_host_or_network)], ...], Field(max_length=256)] = ()
-    """Hosts and networks that webhooks may reach though their address is not a public one: ``10.0.0.0/8``, ``hub.lan``."""
+    """Hosts and networks that webhooks may reach though they are not public: ``10.0.0.0/8``, ``hub.lan``."""
 
     @model_validator(mode="after")
     def _channels_exist(self) -> Self:
@@ -181,7 +183,7 @@ class GatewaySettings(Section):
     """The HTTP gateway and its dashboard."""
 
     name: Name = "gateway"
-    """Its name on the broker: it asks under it, and the broker keeps what comes while it is away. One process a name."""
+    """Its name on the broker, which keeps what comes while it is away. One process a name."""
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """Address that it listens on; ``0.0.0.0`` opens it to the network."""
     port: _Port = 8080
@@ -208,6 +210,15 @@ class GatewaySettings(Section):
     """What one client may cost."""
     alerts: AlertSettings = Field(default_factory=AlertSettings)
     """Rules, and who is told."""
+
+    def below(self, folder: Path) -> Self:
+        """The same with paths that count from a folder."""
+        tls = self.tls and self.tls.model_copy(
+            update={name: folder / path.expanduser() for name, path in dict(self.tls).items()}
+        )
+        state_dir = self.state_dir and folder / self.state_dir.expanduser()
+        codecs = tuple(folder / path.expanduser() for path in self.codecs)
+        return self.model_copy(update={"tls": tls, "state_dir": state_dir, "codecs": codecs})
 
     @model_validator(mode="after")
     def _distinct_tokens(self) -> Self:

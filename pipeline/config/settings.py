@@ -428,13 +428,7 @@ def _with_absolute_paths(settings: LatentbusSettings, folder: Path) -> Latentbus
             vlm = str(absolute(Path(vlm)))
         recording = _recording_below(worker.recording, folder)
         worker = worker.model_copy(update={"codec": absolute(worker.codec), "vlm": vlm, "recording": recording})
-    gateway = settings.gateway
-    if gateway is not None:
-        update = {"state_dir": absolute(gateway.state_dir), "codecs": tuple(folder / path for path in gateway.codecs)}
-        if gateway.tls is not None:
-            files = {name: absolute(getattr(gateway.tls, name)) for name in ("cert_file", "key_file")}
-            update["tls"] = gateway.tls.model_copy(update=files)
-        gateway = gateway.model_copy(update=update)
+    gateway = None if settings.gateway is None else settings.gateway.below(folder)
     return settings.model_copy(update={"broker": broker, "edge": edge, "worker": worker, "gateway": gateway})
 
 

@@ -102,7 +102,7 @@ class ClientTopics:
         return self._granted(WORKERS)
 
     def first(self) -> list[Subscription]:
-        """What to subscribe to with the connection, granted with it; what may be refused is subscribed to afterwards."""
+        """What to subscribe to with the connection, granted with it. What may be refused comes afterwards."""
         wanted = [entry for entry in self._wanted() if entry.filter not in _OPTIONAL]
         self._held.update((entry.filter, _Held(None)) for entry in wanted)
         return wanted

@@ -98,6 +98,17 @@ class FleetView:
         """Cameras of the edges that are online, sorted."""
         return sorted(self._serving)
 
+    def edge(self, site: str) -> Status | None:
+        """A site as it last described itself."""
+        return self._edges.get(site)
+
+    def site_of(self, camera: str) -> str | None:
+        """The site of a camera, if exactly one that is online serves it; else the last one that did."""
+        serving = self._serving.get(camera)
+        if serving:
+            return min(serving)
+        return next((edge.id for edge in self._edges.values() if camera in edge.cameras), None)
+
     def serves(self, camera: str) -> bool:
         """Whether an edge that is online serves a camera."""
         return camera in self._serving
