@@ -127,13 +127,13 @@ class AlertBook:
     # ---- answers ----------------------------------------------------------------------------------------------------
 
     def observe(self, answer: AnswerView, now_s: float) -> list[Change]:
-        """A final answer came; what has none, or only an ad-hoc question, is no matter of a rule.
+        """A final answer came. Ad-hoc questions are no matter of a rule, and a frame that waited says nothing of now.
 
         Args:
             answer: it.
             now_s: monotonic time.
         """
-        if answer.ad_hoc or answer.outcome not in (Outcome.ANSWERED, Outcome.DEGRADED):
+        if answer.ad_hoc or answer.late or answer.outcome not in (Outcome.ANSWERED, Outcome.DEGRADED):
             return []
         found: list[Change] = []
         for name, rule in self.rules.items():

@@ -61,6 +61,8 @@ STATIC: Final = Path(str(files("latentbus.gateway") / "static"))
 PING_S: Final = 15.0
 SEND_TIMEOUT_S: Final = 20.0
 """A client that takes nothing for so long is gone."""
+FIRST_STATUS_S: Final = 2.0
+"""So long a question may end with a status of its own; a stream that has begun can only say so as an event."""
 COOKIE_S: Final = 30 * 86_400
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -110,7 +112,35 @@ class Api:
             return await self._asked(request, answers)
         client = request.scope[CLIENT]
         self._rates.open_stream(client)
-        return _EventStream(self._events_of(answers), lambda: self._rates.close_stream(client))
+        try:
+            first = await self._first_of(answers)
+        except BaseException:
+            self._rates.close_stream(client)
+            raise
+
+        def leave() -> None:
+            first.cancel()
+            self._rates.close_stream(client)
+
+        return _EventStream(self._events_of(first, answers), leave)
+
+    async def _first_of(self, answers: AsyncGenerator[AnswerView, None]) -> asyncio.Task[AnswerView]:
+        """The first answer, which may not be there yet: a question that ends before it has a status of its own.
+
+        Raises:
+            LatentbusError: why it has ended.
+        """
+        first = asyncio.create_task(_next(answers), name="first answer")
+        try:
+            await asyncio.wait({first}, timeout=FIRST_STATUS_S)
+        except BaseException:
+            first.cancel()
+            await answers.aclose()
+            raise
+        if first.done() and (error := first.exception()) is not None:
+            await answers.aclose()
+            raise error
+        return first
 
     async def _asked(self, request: Request, answers: AsyncGenerator[AnswerView, None]) -> Response:
         """All answers at once; whoever hangs up does not wait for them any more."""
@@ -134,12 +164,14 @@ class Api:
         *provisional, final = collected
         return json_response(AskResult(final=final, provisional=tuple(provisional)))
 
-    async def _events_of(self, answers: AsyncGenerator[AnswerView, None]) -> AsyncIterator[bytes]:
+    async def _events_of(
+        self, first: asyncio.Task[AnswerView], answers: AsyncGenerator[AnswerView, None]
+    ) -> AsyncIterator[bytes]:
         try:
             async with aclosing(answers):
+                yield _event_of(await first)
                 async for answer in answers:
-                    event = "answer" if answer.outcome is None else "final"
-                    yield encoded(event, json_line(answer.model_dump(mode="json")))
+                    yield _event_of(answer)
         except LatentbusError as error:
             refused = as_request_error(error)
             problem = ProblemView(code=refused.code, problem=refused.problem)
@@ -387,6 +419,15 @@ def _counted(
         return response
 
     return counted
+
+
+def _event_of(answer: AnswerView) -> bytes:
+    event = "answer" if answer.outcome is None else "final"
+    return encoded(event, json_line(answer.model_dump(mode="json")))
+
+
+async def _next(answers: AsyncGenerator[AnswerView, None]) -> AnswerView:
+    return await anext(answers)
 
 
 async def _hung_up(request: Request) -> None:

@@ -31,42 +31,45 @@ MAX_PAGE: Final = 1_000
 MAX_SEARCH_CHARS: Final = 200
 
 
-class HistoryQuery(BaseModel):
+class _Query(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class HistoryQuery(_Query):
     """What is looked for."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    camera: Name | None = None
+    """Name of a camera."""
+    question: Name | None = None
+    """Id of a standing question."""
+    outcome: Outcome | None = None
+    """How it ended."""
+    text: Annotated[str, Field(min_length=1, max_length=MAX_SEARCH_CHARS)] | None = None
+    """Part of the question or of the answer."""
+    since: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Received at this time or later, in seconds since 1970."""
+    until: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Received before this time, in seconds since 1970."""
+    before: Annotated[int, Field(ge=1, le=2**62)] | None = None
+    """`next_before` of the page before."""
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
+    """Outcomes of one page."""
 
-    camera: Name | None = Field(None, description="Name of a camera.")
-    question: Name | None = Field(None, description="Id of a standing question.")
-    outcome: Outcome | None = Field(None, description="How it ended.")
-    text: Annotated[str, Field(min_length=1, max_length=MAX_SEARCH_CHARS)] | None = Field(
-        None, description="Part of the question or of the answer."
-    )
-    since: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
-        None, description="Received at this time or later, in seconds since 1970."
-    )
-    until: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
-        None, description="Received before this time, in seconds since 1970."
-    )
-    before: Annotated[int, Field(ge=1, le=2**62)] | None = Field(None, description="`next_before` of the page before.")
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = Field(100, description="Outcomes of one page.")
 
-
-class AlertsQuery(BaseModel):
+class AlertsQuery(_Query):
     """Which alerts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    before: Annotated[int, Field(ge=1, le=2**62)] | None = None
+    """Alerts with smaller numbers alone."""
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
+    """How many."""
 
-    before: Annotated[int, Field(ge=1, le=2**62)] | None = Field(None, description="Alerts with smaller numbers alone.")
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = Field(100, description="How many.")
 
-
-class AnswersQuery(BaseModel):
+class AnswersQuery(_Query):
     """Whose answers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    camera: Name | None = Field(None, description="Name of a camera; all of them unless given.")
+    camera: Name | None = None
+    """Name of a camera; all of them unless given."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,13 @@ from schemas.types import AnswerType, Name, Outcome, QuestionText
 
 
 class _View(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
 
 class AskRequest(BaseModel):
     """A question to a camera."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     camera: Name
     """Name of the camera."""
@@ -76,8 +76,10 @@ class AnswerView(_View):
     """Who answered."""
     frame: str
     """Identity of the frame within its camera."""
-    age_ms: int | None = None
-    """How old the frame was when it was sent first; null for a frame of now."""
+    age_ms: int | Literal["unknown"] | None = None
+    """How old the frame was when it was sent first, unknown after a power cut; null for a frame of now."""
+    late: bool = False
+    """Of a frame that waited on its edge for the link to come back: it says nothing about now."""
     elapsed_ms: int | None = None
     """Time since it was asked, for a question that was asked here."""
 
@@ -227,7 +229,7 @@ class HealthView(_View):
 class SessionRequest(BaseModel):
     """A token, for a browser that keeps it as a cookie."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     token: Annotated[str, Field(min_length=1, max_length=512)]
     """The token."""

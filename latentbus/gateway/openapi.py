@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from typing import Any, Final
 
@@ -38,7 +37,6 @@ def document() -> dict[str, Any]:
     named = sorted({*models, *_BESIDE}, key=lambda model: model.__name__)
     _, definitions = models_json_schema([(model, "validation") for model in named], ref_template=_REF)
     schemas = definitions["$defs"]
-    _describe(named, schemas)
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in ENDPOINTS:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
@@ -125,41 +123,3 @@ def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
             return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
         return {key: _inlined(value, definitions) for key, value in schema.items()}
     return [_inlined(entry, definitions) for entry in schema] if isinstance(schema, list) else schema
-
-
-def _describe(models: list[type[BaseModel]], schemas: dict[str, Any]) -> None:
-    """Give each field the text that stands below it in the source, as the models of messages have it."""
-    seen = {model.__name__: model for model in models}
-    pending = list(models)
-    while pending:
-        model = pending.pop()
-        for found in _models_in(model):
-            if found.__name__ not in seen:
-                seen[found.__name__] = found
-                pending.append(found)
-    for name, model in seen.items():
-        properties = schemas.get(name, {}).get("properties", {})
-        for field, text in field_texts(model).items():
-            if field in properties:
-                properties[field].setdefault("description", text)
-
-
-def _models_in(model: type[BaseModel]) -> list[type[BaseModel]]:
-    found = []
-    for field in model.model_fields.values():
-        pending = [field.annotation]
-        while pending:
-            annotation: Any = pending.pop()
-            if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-                found.append(annotation)
-            pending += getattr(annotation, "__args__", ())
-    return found
-
-
-def field_texts(model: type[BaseModel]) -> dict[str, str]:
-    """The docstring below each field of a model."""
-    found: dict[str, str] = {}
-    source = inspect.getsource(model)
-    for match in re.finditer(r'^    (\w+): [^\n]+\n    """(.*?)"""', source, re.MULTILINE | re.DOTALL):
-        found[match[1]] = " ".join(match[2].split())
-    return found

@@ -7,7 +7,8 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import uvicorn
@@ -45,6 +46,30 @@ class _Server(uvicorn.Server):
         yield
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A gateway that serves.
+
+    Attributes:
+        gateway: it.
+        access: its tokens.
+        url: where it is.
+    """
+
+    gateway: Gateway
+    access: Access
+    url: str
+    _http: asyncio.Task[None]
+
+    async def failed(self) -> None:
+        """Wait, for ever in the best case, until a part of it ends on its own.
+
+        Raises:
+            LatentbusError: why it did.
+        """
+        await first_of(_ended(self._http), self.gateway.failed())
+
+
 async def run_gateway(broker: BrokerSettings, settings: GatewaySettings, stop: Stop) -> int:
     """Run the gateway until it is asked to stop.
 
@@ -57,9 +82,26 @@ async def run_gateway(broker: BrokerSettings, settings: GatewaySettings, stop: S
         Exit status.
 
     Raises:
+        LatentbusError: see :func:`serving`, or the connection to the broker ended for good.
+    """
+    async with serving(broker, settings) as served:
+        _say(settings, served)
+        stop.set_ready()
+        await first_of(stop.wait(), served.failed())
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def serving(broker: BrokerSettings, settings: GatewaySettings) -> AsyncIterator[Serving]:
+    """Serve while the context lasts.
+
+    Args:
+        broker: where the fleet is.
+        settings: of the gateway.
+
+    Raises:
         ConfigError: it cannot listen, or a certificate, token or address cannot be used.
         HistoryError: the history can be neither read nor replaced.
-        LatentbusError: the connection to the broker ended for good.
     """
     access = access_of(settings)
     metrics = GatewayMetrics()
@@ -69,16 +111,13 @@ async def run_gateway(broker: BrokerSettings, settings: GatewaySettings, stop: S
         gateway = Gateway(broker, settings, metrics, notifier)
         async with notifier, gateway.running():
             server = _Server(_config(make_app(gateway, settings, access, metrics), settings))
-            serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+            http = asyncio.create_task(server.serve(sockets=[listener]), name="http")
             try:
-                _say(settings, access, listener.getsockname()[1])
-                stop.set_ready()
-                await first_of(stop.wait(), _ended(serving), gateway.failed())
+                yield Serving(gateway, access, _url(settings, listener.getsockname()[1]), http)
             finally:
                 gateway.stop_streams()
                 server.should_exit = True
-                await serving
-    return 0
+                await http
 
 
 async def _ended(serving: asyncio.Task[None]) -> None:
@@ -146,10 +185,15 @@ def _listening(settings: GatewaySettings) -> Iterator[socket.socket]:
         yield listener
 
 
-def _say(settings: GatewaySettings, access: Access, port: int) -> None:
+def _url(settings: GatewaySettings, port: int) -> str:
     scheme = "http" if settings.tls is None else "https"
     host = "localhost" if is_loopback(settings.host) else settings.hosts[0] if settings.hosts else settings.host
-    _log.info("listening", url=f"{scheme}://{host}:{port}/", token_needed=access.required)
+    return f"{scheme}://{host}:{port}"
+
+
+def _say(settings: GatewaySettings, served: Serving) -> None:
+    access = served.access
+    _log.info("listening", url=f"{served.url}/", token_needed=access.required)
     if access.generated is not None:
         kept = "in memory alone" if settings.state_dir is None else str(settings.state_dir / TOKEN_FILE)
         _log.warning("a token was made; it is shown this once", token=access.generated, kept=kept)

@@ -71,6 +71,7 @@ class Gateway:
         hub: who listens.
         state: the latest answers.
         store: what it remembers.
+        tick_s: time between two looks at the fleet.
         alerts: the alerts that go on, and the latest that are over.
     """
 
@@ -108,6 +109,7 @@ class Gateway:
         self._told: dict[tuple[Principal, str], str] = {}
         self._last_heard: float | None = None
         self._connections: asyncio.Queue[ConnectionChange] = asyncio.Queue()
+        self.tick_s = TICK_S
         self._stopped = False
         self._tasks: list[asyncio.Task[None]] = []
         self._containment = Containment(_log)
@@ -260,7 +262,7 @@ class Gateway:
     async def _ticks(self) -> None:
         trimmed_s = self._now_s()
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(self.tick_s)
             with self._containment.around("tick"):
                 await self.tick()
                 if self._now_s() - trimmed_s >= TRIM_S:

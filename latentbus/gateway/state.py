@@ -99,6 +99,8 @@ class FleetState:
                 questions.popitem(last=False)
         if answer.question is not None or answer.ad_hoc:
             question.text = answer.question
+        if question.latest is not None and _captured_s(answer) < _captured_s(question.latest):
+            return  # of a frame that waited for the link: it is in the history
         if answer.outcome is None:
             question.provisional = answer
             return
@@ -198,6 +200,13 @@ def _replaces(final: AnswerView, provisional: AnswerView) -> bool:
     boot, _, sequence = final.frame.partition("-")
     other_boot, _, other = provisional.frame.partition("-")
     return boot != other_boot or int(sequence) >= int(other)
+
+
+def _captured_s(answer: AnswerView) -> float:
+    """When the frame was taken, in seconds since 1970; minus infinity where nobody knows."""
+    if answer.age_ms is None or not answer.late:
+        return answer.at
+    return float("-inf") if isinstance(answer.age_ms, str) else answer.at - answer.age_ms / 1000
 
 
 def _view(key: str, question: _Question) -> QuestionView:

@@ -73,6 +73,7 @@ class Views:
             "reason": message.reason,
             "frame": str(message.frame),
             "age_ms": message.age_ms,
+            "late": message.history,
         }
         if isinstance(message, Answer):
             given |= {

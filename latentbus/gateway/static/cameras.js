@@ -44,6 +44,7 @@ export function takeAnswer(answer) {
     question = { question_id: id, question: answer.question, answer: null, latest: null, provisional: null, strip: [] };
     card.questions.set(id, question);
   }
+  if (answer.late && question.latest !== null) return; // of a frame that waited for the link: it is in the history
   if (answer.question !== null || answer.ad_hoc) question.question = answer.question;
   if (answer.outcome === null) {
     question.provisional = answer;
