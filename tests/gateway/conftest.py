@@ -74,7 +74,9 @@ class Web:
         async with self.http.post("/v1/ask", json={"camera": camera, "question": question, **more}) as response:
             assert response.status == 200, await response.text()
             blocks = (await response.text()).strip().split("\n\n")
-        return [(block.split("\n")[0][7:], json.loads(block.split("\n")[1][6:])) for block in blocks if "event: " in block]
+        return [
+            (block.split("\n")[0][7:], json.loads(block.split("\n")[1][6:])) for block in blocks if "event: " in block
+        ]
 
     @asynccontextmanager
     async def events(self, **options: Any) -> AsyncIterator[Events]:
@@ -103,7 +105,9 @@ async def gateway_of(broker: BrokerSettings, token: str | None = None, **setting
     async with serving(broker, given) as served:
         served.gateway.tick_s = TICK_S
         # A session that is closed before the gateway: its connections would keep the server for seconds.
-        async with aiohttp.ClientSession(served.url, headers=headers, timeout=aiohttp.ClientTimeout(PATIENCE_S)) as http:
+        async with aiohttp.ClientSession(
+            served.url, headers=headers, timeout=aiohttp.ClientTimeout(PATIENCE_S)
+        ) as http:
             yield Web(served, http)
 
 

@@ -120,7 +120,17 @@ def hold(alerts: AlertBook, *steps: tuple[float, bool]) -> list[str]:
 
 def test_a_state_must_last() -> None:
     alerts = AlertBook({}, patience_s=30.0)
-    steps = [(0, True), (29, True), (30, True), (60, True), (61, False), (80, True), (81, False), (110, False), (111, False)]
+    steps = [
+        (0, True),
+        (29, True),
+        (30, True),
+        (60, True),
+        (61, False),
+        (80, True),
+        (81, False),
+        (110, False),
+        (111, False),
+    ]
     assert hold(alerts, *steps) == ["", "", "+", "", "", "", "", "", "-"]
     assert alerts.held() == []
 

@@ -97,7 +97,9 @@ async def test_what_goes_wrong_has_a_status_and_a_reason(
 
     async def status(**body: Any) -> tuple[int, str, str]:
         accept = {"Accept": "application/json"}
-        found, answer = await web.status("POST", "/v1/ask", json={"camera": "gate", "question": "?", **body}, headers=accept)
+        found, answer = await web.status(
+            "POST", "/v1/ask", json={"camera": "gate", "question": "?", **body}, headers=accept
+        )
         return found, answer.get("code", ""), answer.get("problem", "")
 
     async with (
@@ -151,7 +153,10 @@ async def test_what_goes_wrong_has_a_status_and_a_reason(
 
 async def test_without_a_broker_it_says_so(nowhere: BrokerSettings) -> None:
     async with gateway_of(nowhere) as web:
-        assert await web.status("GET", "/readyz") == (503, {"ready": False, "problems": ["the broker is not connected"]})
+        assert await web.status("GET", "/readyz") == (
+            503,
+            {"ready": False, "problems": ["the broker is not connected"]},
+        )
         assert (await web.status("GET", "/healthz"))[0] == 200
         status, problem = await web.status("POST", "/v1/ask", json={"camera": "gate", "question": "a car?"})
         assert (status, problem["code"]) == (503, "unavailable")
@@ -204,7 +209,12 @@ async def test_standing_answers_are_the_latest_of_their_camera(broker_settings: 
         answers = (await web.get("/v1/answers"))["answers"]
         assert [(one["camera"], one["text"]) for one in answers] == [("gate", "yes"), ("yard", "no")]
         found = (await web.get("/v1/history?camera=gate&question=car"))["outcomes"]
-        assert [(one["text"], one["late"]) for one in found] == [("old", True), ("", False), ("yes", False), ("no", False)]
+        assert [(one["text"], one["late"]) for one in found] == [
+            ("old", True),
+            ("", False),
+            ("yes", False),
+            ("no", False),
+        ]
         fleet = await web.get("/v1/workers")
         assert [(site["site"], site["frames_per_minute"]) for site in fleet["sites"]] == [("north", 6)]
         assert [(worker["worker"], worker["capacity"]) for worker in fleet["workers"]] == [("w1", 8)]
@@ -273,7 +283,14 @@ async def test_scripts_in_answers_questions_and_reasons_are_text(broker_settings
             assert final["text"] == f"{SCRIPT}\r\n\r\nevent: final\u2028"
             await publish(far, standing(1, SCRIPT))
             await events.until("answer", lambda data: data["question_id"] == "car")
-        for path in ("/v1/cameras", "/v1/history", "/v1/answers", "/v1/cameras/gate", f"/v1/cameras/{SCRIPT}", f"/{SCRIPT}"):
+        for path in (
+            "/v1/cameras",
+            "/v1/history",
+            "/v1/answers",
+            "/v1/cameras/gate",
+            f"/v1/cameras/{SCRIPT}",
+            f"/{SCRIPT}",
+        ):
             async with web.http.get(path) as response:
                 body = await response.text()
                 assert "<" not in body, path

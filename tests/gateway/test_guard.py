@@ -26,9 +26,19 @@ QUESTION = {"camera": "gate", "question": "a car?"}
 
 async def test_a_host_name_that_is_not_known_is_refused(nowhere: BrokerSettings) -> None:
     async with gateway_of(nowhere, hosts=["screens.example"]) as web:
-        known = ("localhost", "LOCALHOST:80", "127.0.0.1:1", "[::1]:8080", "192.0.2.7", "screens.example", "screens.example.:1")
+        known = (
+            "localhost",
+            "LOCALHOST:80",
+            "127.0.0.1:1",
+            "[::1]:8080",
+            "192.0.2.7",
+            "screens.example",
+            "screens.example.:1",
+        )
         foreign = ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "[", "evil.example:80")
-        assert [(await web.status("GET", "/healthz", headers={"Host": host}))[0] for host in known] == [200] * len(known)
+        assert [(await web.status("GET", "/healthz", headers={"Host": host}))[0] for host in known] == [200] * len(
+            known
+        )
         for host in foreign:
             status, problem = await web.status("GET", "/healthz", headers={"Host": host})
             assert (status, problem["code"]) == (421, "misdirected"), host
@@ -65,7 +75,12 @@ async def test_without_a_token_nothing_but_the_page_is_shown(nowhere: BrokerSett
     async with gateway_of(nowhere, **TOKENS) as web:
         for path in ("/v1/cameras", "/v1/events", "/v1/history", "/v1/alerts", "/v1/workers", "/v1/answers", "/metrics",
                      "/v1/session", "/v1/cameras/gate"):  # fmt: skip
-            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}, {"Cookie": f"{COOKIE}=no"}):
+            for headers in (
+                {},
+                {"Authorization": "Bearer wrong"},
+                {"Authorization": TOKEN},
+                {"Cookie": f"{COOKIE}=no"},
+            ):
                 status, problem = await web.status("GET", path, headers=headers)
                 assert (status, problem["code"]) == (401, "unauthenticated"), (path, headers)
         status, _ = await web.status("POST", "/v1/ask", json=QUESTION)
@@ -105,7 +120,7 @@ async def test_a_browser_keeps_its_token_as_a_cookie(nowhere: BrokerSettings) ->
         assert (status, session["name"]) == (200, "ann")
         async with web.http.delete("/v1/session", headers={"Cookie": value}) as response:
             assert response.status == 204
-            assert 'Max-Age=0' in response.headers["Set-Cookie"]
+            assert "Max-Age=0" in response.headers["Set-Cookie"]
 
 
 async def test_a_client_that_asks_too_much_is_told_when_to_come_back(nowhere: BrokerSettings) -> None:
@@ -164,7 +179,12 @@ async def test_headers_of_every_response(nowhere: BrokerSettings) -> None:
 async def test_what_is_no_http_ends_its_connection_alone(nowhere: BrokerSettings) -> None:
     async with gateway_of(nowhere) as web:
         port = int(web.served.url.rpartition(":")[2])
-        for garbage in (b"\x16\x03\x01\x00", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"G" * 100_000, b"\0" * 64):
+        for garbage in (
+            b"\x16\x03\x01\x00",
+            b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            b"G" * 100_000,
+            b"\0" * 64,
+        ):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, family=socket.AF_INET)
             writer.write(garbage)
             writer.write_eof()

@@ -125,7 +125,9 @@ def test_a_damaged_file_is_set_aside_and_a_new_one_begun(tmp_path: Path, damage:
         path.write_bytes(b"x" * 5000)
     else:
         data = bytearray(path.read_bytes())
-        data[0 if damage == "a header" else 3 * 4096 : (0 if damage == "a header" else 3 * 4096) + 3000] = b"\xff" * 3000
+        data[0 if damage == "a header" else 3 * 4096 : (0 if damage == "a header" else 3 * 4096) + 3000] = (
+            b"\xff" * 3000
+        )
         path.write_bytes(data)
     again = history(path)
     assert again.add([view(1)]) == 1
