@@ -122,7 +122,7 @@ class Api:
             first.cancel()
             self._rates.close_stream(client)
 
-        return _EventStream(self._events_of(first, answers), leave)
+        return _EventStream(self._events_of(first, answers), leave, self._gateway.hub.note_stuck)
 
     async def _first_of(self, answers: AsyncGenerator[AnswerView, None]) -> asyncio.Task[AnswerView]:
         """The first answer, which may not be there yet: a question that ends before it has a status of its own.
@@ -189,7 +189,7 @@ class Api:
             self._gateway.hub.leave(subscriber)
             self._rates.close_stream(client)
 
-        return _EventStream(subscriber.chunks(), leave)
+        return _EventStream(subscriber.chunks(), leave, self._gateway.hub.note_stuck)
 
     async def cameras(self, request: Request) -> Response:
         """All cameras."""
@@ -374,9 +374,10 @@ def _bad_request(error: ValidationError) -> BadRequestError:
 class _EventStream(EventSourceResponse):
     """A stream of events that is left in good order, whatever ends it: its end, its client, or nobody who reads."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], leave: Callable[[], None]) -> None:
-        super().__init__(chunks, ping=PING_S, send_timeout=SEND_TIMEOUT_S, sep="\n")
+    def __init__(self, chunks: AsyncIterator[bytes], leave: Callable[[], None], stuck: Callable[[], None]) -> None:
+        super().__init__(chunks, ping=PING_S, send_timeout=SEND_TIMEOUT_S, sep="\n", cleanup_timeout=SEND_TIMEOUT_S)
         self._leave = leave
+        self._stuck = stuck
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -384,6 +385,7 @@ class _EventStream(EventSourceResponse):
         except TimeoutError:
             # Not completed, so that the server closes the connection.
             _log.info("a stream was dropped: its client takes nothing", client=scope.get(CLIENT))
+            self._stuck()
         finally:
             self._leave()
 

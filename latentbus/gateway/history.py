@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -215,11 +215,12 @@ class History:
 
     # ---- questions that were asked here -----------------------------------------------------------------------------
 
-    def asked(self, query_id: str, question: str) -> None:
-        """A question is about to be asked: should this process end, its outcome still has the text."""
+    def asked(self, questions: Mapping[str, str]) -> None:
+        """Texts of questions that are asked, by query: should this process end, their outcomes still have them."""
+        now_s = self._wall_s()
         with self._transaction():
-            self._database.execute(
-                "INSERT OR REPLACE INTO asked VALUES (?, ?, ?)", (query_id, question, self._wall_s())
+            self._database.executemany(
+                "INSERT OR REPLACE INTO asked VALUES (?, ?, ?)", [(*entry, now_s) for entry in questions.items()]
             )
 
     def questions(self, query_ids: Iterable[str]) -> dict[str, str]:

@@ -69,11 +69,11 @@ class Subscriber:
                 self._size_bytes = 0
             self._changed.set()
 
-    async def chunks(self, flush_s: float = FLUSH_S) -> AsyncIterator[bytes]:
+    async def chunks(self, flush_s: float | None = None) -> AsyncIterator[bytes]:
         """What to send, up to the end; the last event says why it ends.
 
         Args:
-            flush_s: least time between two chunks.
+            flush_s: least time between two chunks; :data:`FLUSH_S` unless given.
         """
         while True:
             await self._changed.wait()
@@ -84,7 +84,7 @@ class Subscriber:
             if self.ended is not None:
                 yield encoded("end", json_line({"reason": self.ended}))
                 return
-            await asyncio.sleep(flush_s)
+            await asyncio.sleep(FLUSH_S if flush_s is None else flush_s)
 
 
 class Hub:
@@ -144,6 +144,10 @@ class Hub:
     def principals(self) -> set[Principal]:
         """Who listens."""
         return {subscriber.principal for subscriber in self._subscribers}
+
+    def note_stuck(self) -> None:
+        """A stream was cut off: its client takes nothing."""
+        self.counters["takes_nothing"] += 1
 
     def close(self, reason: str) -> None:
         """Nothing more comes for anybody, those who come later included."""

@@ -32,6 +32,8 @@ GRACE_S: Final = 5
 """Time that open requests have when the process stops."""
 DEAD_PEER_MS: Final = 30_000
 """A peer that takes nothing of what was sent for so long is cut off by the system."""
+SEND_BUFFER_BYTES: Final = 131_072
+"""What the system holds for one client that does not read; Linux takes twice as much."""
 MAX_HEADER_BYTES: Final = 16_384
 
 _log = get_logger(__name__)
@@ -176,6 +178,7 @@ def _listening(settings: GatewaySettings) -> Iterator[socket.socket]:
             if hasattr(socket, "TCP_USER_TIMEOUT"):
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PEER_MS)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             listener.bind(address)
             listener.listen(BACKLOG)
             listener.setblocking(False)

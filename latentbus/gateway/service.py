@@ -188,7 +188,7 @@ class Gateway:
             if known is not None:
                 yield known
                 return
-        await self.store.remember_text(query_id, request.question)
+        self.store.remember_text(query_id, request.question)
         answers = self.client.follow(request.camera, message)
         try:
             async for told in answers:

@@ -13,7 +13,7 @@ from latentbus.gateway.models import AnswerView
 from pipeline.config.gateway_settings import HistorySettings
 from pipeline.config.logs import get_logger
 from pipeline.node.work_thread import WorkThread
-from schemas.errors import HistoryError, UnavailableError
+from schemas.errors import HistoryError, StateError, UnavailableError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,6 +48,8 @@ class Store:
         self._thread = WorkThread("history")
         self._history: History | None = None
         self._texts: OrderedDict[str, str] = OrderedDict()
+        self._unstored: OrderedDict[str, str] = OrderedDict()
+        self._storing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Open the file.
@@ -59,6 +61,8 @@ class Store:
 
     async def close(self) -> None:
         """Close the file after all calls."""
+        if self._storing is not None:
+            await asyncio.wait({self._storing})
         history = self._history
         await self._thread.close(None if history is None else history.close)
 
@@ -114,15 +118,23 @@ class Store:
         for outcome in outcomes:
             self._texts.pop(outcome.query_id, None)
 
-    async def remember_text(self, query_id: str, question: str) -> None:
-        """A question is about to be asked; its text is on disk when this returns, or the disk does not work."""
-        self._texts[query_id] = question
+    def remember_text(self, query_id: str, question: str) -> None:
+        """A question is about to be asked; its text is on disk soon, together with others."""
+        self._texts[query_id] = self._unstored[query_id] = question
         if len(self._texts) > MAX_TEXTS:
             self._texts.popitem(last=False)
-        try:
-            await self.call(History.asked, query_id, question)
-        except HistoryError as error:
-            _log.debug("the text of a question is not stored", problem=error.problem)
+        if len(self._unstored) > MAX_TEXTS:
+            self._unstored.popitem(last=False)
+        if self._storing is None or self._storing.done():
+            self._storing = asyncio.create_task(self._store_texts(), name="texts")
+
+    async def _store_texts(self) -> None:
+        while self._unstored:
+            texts, self._unstored = self._unstored, OrderedDict()
+            try:
+                await self.call(History.asked, texts)
+            except (HistoryError, StateError) as error:
+                _log.debug("texts of questions are not stored", problem=str(error))
 
     def text(self, query_id: str) -> str | None:
         """Text of a question that this process has asked and whose outcome is not stored yet."""

@@ -83,7 +83,7 @@ def test_a_file_of_a_token_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / TOKEN_FILE).touch()
     with pytest.raises(ConfigError, match="is empty: delete it"):
         access_of(settings(host="0.0.0.0", state_dir=tmp_path))
-    with pytest.raises(ConfigError, match="gateway.state_dir"):
+    with pytest.raises(ConfigError, match=r"gateway\.state_dir"):
         access_of(settings(host="0.0.0.0", state_dir=tmp_path / TOKEN_FILE))
 
 

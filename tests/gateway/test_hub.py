@@ -42,15 +42,19 @@ async def test_one_who_does_not_read_is_dropped_and_told_why(monkeypatch: pytest
     stalled, quick = hub.subscribe(ANYBODY), hub.subscribe(ANYBODY)
     read: list[bytes] = []
 
+    heard = asyncio.Condition()
+
     async def follow() -> None:
         async for chunk in quick.chunks(0):
-            read.append(chunk)
+            async with heard:
+                read.append(chunk)
+                heard.notify_all()
 
     task = asyncio.create_task(follow())
     for number in range(1, 101):
         hub.publish("answer", "1")
-        while b"".join(read).count(b"answer") < number:
-            await asyncio.sleep(0)
+        async with heard:
+            await heard.wait_for(lambda: b"".join(read).count(b"answer") >= number)  # noqa: B023 - awaited here
     assert len(hub) == 1
     assert (stalled.ended, quick.ended) == ("too_slow", None)
     assert stalled._size_bytes == 0, "what waited is not kept"
