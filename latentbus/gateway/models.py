@@ -30,6 +30,10 @@ class AskRequest(BaseModel):
     """Answers to choose from, for answer type choice."""
     deadline_s: Annotated[float, Field(ge=0.5, le=3_600, allow_inf_nan=False)] = 30.0
     """Time to the final answer, in seconds."""
+    ago_s: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] | None = None
+    """Ask the newest kept frame that is at least so old, in seconds, in place of the next one."""
+    frame: Annotated[str, Field(max_length=32)] | None = None
+    """Ask this frame, which an earlier answer names, in place of the next one."""
     id: Name | None = None
     """Key of the question among those to this camera: asked again under it, the same answer comes."""
 

@@ -181,6 +181,8 @@ class Gateway:
             deadline_s=request.deadline_s,
             query_id=request.id,
             options=request.options,
+            ago_s=request.ago_s,
+            frame=request.frame,
         )
         query_id = ad_hoc_query_id(request.camera, self.client.name, message.query_id)
         if request.id is not None:

@@ -72,6 +72,18 @@ async def test_who_wants_json_waits_for_the_final_answer(broker_settings: Broker
     assert (client, ask.options, ask.deadline_ms) == ("gateway", ("a", "b"), 9000)
 
 
+async def test_a_question_about_the_past_says_which_frame(broker_settings: BrokerSettings) -> None:
+    async with standing_in(broker_settings) as far, gateway_of(broker_settings) as web, asyncio.timeout(PATIENCE_S):
+        await web.until_ready("gate")
+        *_, (_, final) = await web.ask("gate", "a car?", ago_s=5)
+        await web.ask("gate", "which colour?", frame=final["frame"])
+        status, problem = await web.status(
+            "POST", "/v1/ask", json={"camera": "gate", "question": "?", "ago_s": 1, "frame": final["frame"]}
+        )
+    assert [(ask.ago_ms, ask.frame) for _, _, ask in far.asked] == [(5000, None), (None, FrameId(1, 0))]
+    assert (status, problem["code"]) == (400, "bad_request")
+
+
 async def test_asked_again_the_same_answer_comes_and_nobody_is_asked(broker_settings: BrokerSettings) -> None:
     async with standing_in(broker_settings) as far, gateway_of(broker_settings) as web, asyncio.timeout(PATIENCE_S):
         await web.until_ready("gate")
