@@ -69,13 +69,13 @@ def test_what_the_broker_refuses_is_done_without_until_the_next_connection() -> 
 def test_every_change_can_be_seen() -> None:
     driver = fleet()
     view, seen = driver.session.fleet, []
-    for step in (
-        lambda: driver.status(EDGE.model_copy(update={"online": False})),
-        lambda: driver.give(topics.load_topic("p", "w1"), WORKER.model_copy(update={"parked": 1})),
-        lambda: driver.give(topics.question_topic("north", "car"), CAR),
-        lambda: driver.give(topics.status_topic("worker", "w1"), b""),
+    for topic, message in (
+        (topics.status_topic("edge", "north"), EDGE.model_copy(update={"online": False})),
+        (topics.load_topic("p", "w1"), WORKER.model_copy(update={"parked": 1})),
+        (topics.question_topic("north", "car"), CAR),
+        (topics.status_topic("worker", "w1"), b""),
     ):
-        step()
+        driver.give(topic, message)
         seen.append(view.changes)
     assert seen == sorted(set(seen))
     assert (view.edges[0].online, view.edges[0].cameras, view.workers) == (False, EDGE.cameras, [])
