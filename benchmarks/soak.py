@@ -33,6 +33,7 @@ from latentbus.fleet.client import FleetClient, reading
 from latentbus.fleet.launcher import Launcher
 from latentbus.fleet.ledger import OutcomeLedger
 from latentbus.fleet.settings import (
+    EVERY_FRAME,
     QUESTIONS,
     camera_names,
     edge_node,
@@ -250,6 +251,7 @@ def edge_settings(arguments: argparse.Namespace, site: str, folder: Path) -> Edg
         uplink_kbps=arguments.uplink_kbps,
         cameras=rendered_cameras(names, list(questions), arguments.interval),
         questions=questions,
+        change_gate=EVERY_FRAME,
         state_dir=folder / f"{site}-state",
         threads=1,
     )

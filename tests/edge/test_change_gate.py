@@ -118,8 +118,8 @@ async def test_what_holds_on_is_told_with_the_answer_that_it_renews(
         serving.cancel()
         assert isinstance(told, QueryOutcome)
         assert (told.outcome, told.question_id, told.owner) == (Outcome.UNCHANGED, "car", "site/depot")
-        (answered,) = [end for end in edge.watcher.ended if end.question.question_id == "car" and end.answer]
-        assert renewed_query_id(told) == answered.query_id
+        answered = [end.query_id for end in edge.watcher.ended if end.question.question_id == "car" and end.answer]
+        assert renewed_query_id(told) in answered
         assert told.age_ms is not None
         assert isinstance(told.age_ms, int)
         assert told.age_ms >= 1000
