@@ -29,6 +29,7 @@ class OnnxEncoder:
 
     Attributes:
         spec: what the folder says about itself.
+        tables: of its symbols.
 
     Raises:
         ArtifactError: a file is missing, damaged, or does not belong to the others.
@@ -37,11 +38,11 @@ class OnnxEncoder:
     def __init__(self, folder: Path, *, threads: int = 1) -> None:
         self.spec: CodecSpec = load_codec_spec(folder)
         self._path = folder / ENCODER_FILE
-        self._tables = FrequencyTables.load(folder / TABLES_FILE)
-        if (self._tables.latent_count, self._tables.latent_dim) != (self.spec.latent_count, self.spec.latent_dim):
+        self.tables = FrequencyTables.load(folder / TABLES_FILE)
+        if (self.tables.latent_count, self.tables.latent_dim) != (self.spec.latent_count, self.spec.latent_dim):
             raise ArtifactError(
                 str(folder / TABLES_FILE),
-                f"tables for {self._tables.latent_count} x {self._tables.latent_dim} symbols, codec.json says "
+                f"tables for {self.tables.latent_count} x {self.tables.latent_dim} symbols, codec.json says "
                 f"{self.spec.latent_count} x {self.spec.latent_dim}; copy the whole codec folder",
             )
         self._session = self._load(threads)
@@ -60,7 +61,7 @@ class OnnxEncoder:
             return []
         pixels = np.stack([fit_frame(frame, self.spec.image_size_px, self.spec.fit) for frame in frames])
         symbols = self._run(pixels)
-        latents = [EncodedLatent(frame_symbols, self._tables) for frame_symbols in symbols]
+        latents = [EncodedLatent(frame_symbols, self.tables) for frame_symbols in symbols]
         for latent in latents:
             size_bytes = latent.size_bytes(latent.latent_count)
             if size_bytes > MAX_LATENT_PAYLOAD_BYTES:
@@ -148,6 +149,11 @@ class EncoderThread:
         except BaseException:
             thread.end()
             raise
+
+    @property
+    def tables(self) -> FrequencyTables:
+        """Of the codec's symbols."""
+        return self._encoder.tables
 
     @property
     def spec(self) -> CodecSpec:

@@ -41,6 +41,10 @@ class EdgeLedger:
         self._asked.offered(camera, frame, seen(mark), queries)
         self._uplink.offered(camera, frame, queries, now_s)
 
+    def offered_history(self, camera: str, frame: FrameId, mark: bytes, queries: Sequence[AskedQuery]) -> None:
+        """The session asks about a frame that it had stored."""
+        self._asked.offered(camera, frame, seen(mark), queries)
+
     def hears(self, session: EdgeSession, received: Received, message: Message, now_s: float) -> None:
         """The session reads a message; the last will of an earlier start of a worker must change nothing."""
         if not isinstance(message, Status) or message.kind != "worker":

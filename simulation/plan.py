@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass, replace
 
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.store_settings import StoreSettings
 from schemas.messages import Ask, Question
 from simulation.faults import HEIR, Fault
+from simulation.specs import NO_STORE
 
 QUESTIONS = ("q0", "q1", "q2")
 CLIENTS = ("alice", "bob", "site0")
@@ -50,6 +52,7 @@ class SitePlan:
         key_every: frames of a camera from one key frame to the next; 0 codes every frame by itself.
         join_s: an ad-hoc question waits so long for the next frame of its camera.
         publishes: workers get the texts of its standing questions by the broker; else they have to ask.
+        store: which frames it keeps while it has no link.
     """
 
     name: str
@@ -59,6 +62,7 @@ class SitePlan:
     key_every: int = 0
     join_s: float = 0.0
     publishes: bool = True
+    store: StoreSettings = NO_STORE
 
 
 @dataclass(frozen=True, slots=True)
