@@ -175,6 +175,7 @@ class FrameStore:
         self._slots.clear()
         self._kept_s.clear()
         self._paused_until_s = None
+        self.entries.begin_anew()
         if not connected:
             self._offline_since_s = now_s
         return was

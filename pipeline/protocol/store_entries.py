@@ -65,6 +65,7 @@ class StoreEntries:
         self.under_way = 0
         self._settings = settings
         self._entries: dict[int, StoreEntry] = {}
+        self._served: set[tuple[str, str]] = set()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -96,7 +97,9 @@ class StoreEntries:
 
     def begin(self, entry_id: int) -> None:
         """A frame is being read, to be sent."""
-        self._entries[entry_id].reading = True
+        entry = self._entries[entry_id]
+        entry.reading = True
+        self._served.update((entry.camera, question_id) for question_id in entry.digests)
         self.under_way += 1
 
     def asked(self, entry_id: int, frame: FrameId, queries: int) -> None:
@@ -112,18 +115,27 @@ class StoreEntries:
 
     # ---- order ------------------------------------------------------------------------------------------------------
 
-    def newest(self) -> set[int]:
-        """Frames that are the newest of one of their questions."""
+    def newest(self, *, besides: Collection[tuple[str, str]] = ()) -> set[int]:
+        """Frames that are the newest of one of their questions.
+
+        Args:
+            besides: cameras and ids of questions that do not count.
+        """
         newest: dict[tuple[str, str], int] = {}
         for entry_id, entry in self._entries.items():
             for question_id in entry.digests:
                 key = (entry.camera, question_id)
-                newest[key] = max(entry_id, newest.get(key, 0))
+                if key not in besides:
+                    newest[key] = max(entry_id, newest.get(key, 0))
         return set(newest.values())
 
+    def begin_anew(self) -> None:
+        """There is a link again: of each question the newest goes first."""
+        self._served.clear()
+
     def next_out(self) -> int | None:
-        """What is sent next: the newest of a question, then the rest; of each the latest that was tried least."""
-        newest = self.newest()
+        """What is sent next: one of each question, then the rest; of both the newest that was tried least."""
+        newest = self.newest(besides=self._served)
         waiting = (entry_id for entry_id, entry in self._entries.items() if entry.idle)
         return max(waiting, key=lambda i: (i in newest, -self._entries[i].tries, i), default=None)
 

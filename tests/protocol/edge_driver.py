@@ -62,7 +62,7 @@ class EdgeDriver:
             now_s=now_s,
         )
         self.journal = journal or AskJournal(None)
-        self.frames = frames or FrameRows(lambda: self.now_s)
+        self.frames = FrameRows(lambda: self.now_s) if frames is None else frames
         self.history: list[HistoryOffered] = []
         self.published: list[tuple[str, bytes, int]] = []
         self.publishes: list[Publish] = []
