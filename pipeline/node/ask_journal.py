@@ -43,14 +43,15 @@ from schemas.errors import ArtifactError, WireError
 from schemas.identity import ad_hoc_query_id
 from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.topics import Family
-from schemas.types import AnswerType
+from schemas.types import AnswerType, FrameId
 
 _log = get_logger(__name__)
 
 MAX_DECIDED = 1024
 """Decided ones that are kept to answer a client that asks again."""
 
-_VERSION = 2
+_VERSION = 3
+_ADDED_IN_3 = ("ago_ms INTEGER", "frame TEXT")
 _SCHEMA = """
 CREATE TABLE ask (
     query_id TEXT PRIMARY KEY,         -- of camera, client and ask_id
@@ -65,19 +66,22 @@ CREATE TABLE ask (
     reply_topic TEXT,
     correlation_data BLOB,
     terminal BLOB,                     -- JSON of Answer or QueryOutcome; null while undecided
-    told INTEGER NOT NULL DEFAULT 0    -- 1 once the terminal is known to be with the broker
+    told INTEGER NOT NULL DEFAULT 0,   -- 1 once the terminal is known to be with the broker
+    ago_ms INTEGER,                    -- it is asked of a frame that was so old when it came
+    frame TEXT                         -- it is asked of this frame, boot-sequence as names and logs have it
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX undecided ON ask (asked_s) WHERE terminal IS NULL;
 """
 
 _COLUMNS = (
     "query_id", "camera", "client", "ask_id", "text", "answer_type", "options", "deadline_ms", "asked_s", "reply_topic",
-    "correlation_data", "terminal", "told",
+    "correlation_data", "terminal", "told", "ago_ms", "frame",
 )  # fmt: skip
 """In the order of the table."""
 
-_FILE: Final = TableFile("the journal of ad-hoc questions", "ask", _COLUMNS, _SCHEMA, _VERSION)
-_Row = tuple[str, str, str, str, str, str, str, int, float, str | None, bytes | None, bytes | None, int]
+_FILE: Final = TableFile("the journal of ad-hoc questions", "ask", _COLUMNS, _SCHEMA, _VERSION, added={3: _ADDED_IN_3})
+_Row = tuple[str, str, str, str, str, str, str, int, float, str | None, bytes | None, bytes | None, int,
+             int | None, str | None]  # fmt: skip
 
 
 class AskJournal:
@@ -210,7 +214,7 @@ class AskJournal:
                 return Admission.CLIENT_FULL, stored
             self._insert(stored)
             return Admission.NEW, stored
-        if known.ask.content(client) != ask.content(client):
+        if not known.ask.same_question(ask, client):
             return Admission.CONFLICT, StoredAsk(ask, camera, client, 0.0, reply_to, None)
         if reply_to is not None and reply_to != known.reply_to:
             try:
@@ -276,7 +280,8 @@ class AskJournal:
             self._database.execute(
                 # One that could not be read stands there no more.
                 "INSERT OR REPLACE INTO ask (query_id, camera, client, ask_id, text, answer_type, options, deadline_ms,"
-                " asked_s, reply_topic, correlation_data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " asked_s, reply_topic, correlation_data, ago_ms, frame)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     stored.query_id,
                     stored.camera,
@@ -289,6 +294,8 @@ class AskJournal:
                     self._wall_s(),
                     reply_to.topic if reply_to else None,
                     reply_to.correlation_data if reply_to else None,
+                    ask.ago_ms,
+                    None if ask.frame is None else str(ask.frame),
                 ),
             )
 
@@ -328,6 +335,8 @@ class AskJournal:
             correlation,
             end,
             _,
+            ago_ms,
+            frame,
         ) = row
         ask = Ask(
             query_id=ask_id,
@@ -335,6 +344,8 @@ class AskJournal:
             answer_type=AnswerType(kind),
             options=tuple(json.loads(options)),
             deadline_ms=deadline_ms,
+            ago_ms=ago_ms,
+            frame=None if frame is None else FrameId.parse(frame),
         )
         # A wall clock that was set back must not give a question more time than it was asked with.
         age_s = max(0.0, self._wall_s() - asked_s)

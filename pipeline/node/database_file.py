@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -36,6 +36,7 @@ class TableFile:
         columns: in their order.
         schema: statements that make table and indexes.
         version: of the table; a file of another one is set aside.
+        added: columns that each version has more than the one before, where that is all: such a file is gone on with.
     """
 
     what: str
@@ -43,6 +44,7 @@ class TableFile:
     columns: tuple[str, ...]
     schema: str
     version: int
+    added: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def in_memory(self) -> sqlite3.Connection:
         """A table that nothing survives."""
@@ -71,7 +73,7 @@ class TableFile:
             problem = ""
             try:
                 version = _version(str(path))
-                if version in (0, self.version):
+                if version in (0, self.version) or self._upgrade(str(path), version):
                     return self._open(str(path)), reserve
                 suffix, problem = f"v{version}", "is of another version"
             except sqlite3.OperationalError as error:
@@ -87,6 +89,17 @@ class TableFile:
             return self._open(str(path)), reserve
         except (OSError, sqlite3.Error) as error:
             raise ArtifactError(str(path), f"cannot be opened: {error}; give a writable edge.state_dir") from error
+
+    def _upgrade(self, path: str, version: int) -> bool:
+        """Add the columns that a file of an earlier version lacks, all at once; whether that is all it lacks."""
+        later = range(version + 1, self.version + 1)
+        if not later or not all(number in self.added for number in later):
+            return False
+        columns = [column for number in later for column in self.added[number]]
+        added = " ".join(f"ALTER TABLE {self.table} ADD COLUMN {column};" for column in columns)
+        with closing(sqlite3.connect(path, timeout=5.0)) as database:
+            database.executescript(f"BEGIN; {added} PRAGMA user_version = {self.version}; COMMIT;")
+        return True
 
     def _open(self, path: str) -> sqlite3.Connection:
         database = sqlite3.connect(path, check_same_thread=False, timeout=5.0)

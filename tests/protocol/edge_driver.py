@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TypeVar
 
 from pipeline.node.ask_journal import AskJournal
 from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
-from pipeline.protocol.effects import Decision, HistoryOffered, KeyFrameLost, TakeFrame
+from pipeline.protocol.effects import Decision, HeldFrameAsked, HistoryOffered, KeyFrameLost, TakeFrame
+from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Heard, Notice, Problem, Publish, Received, Sent
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.store_requests import DropFrames, PutFrame, ReadFrame, ReadStored
@@ -16,6 +18,7 @@ from schemas import wire
 from schemas.messages import Message, Question
 from simulation.frame_disk import FrameRows
 
+M = TypeVar("M", bound=Message)
 FINGERPRINT = b"\x01\x02\x03\x04"
 
 
@@ -43,6 +46,7 @@ class EdgeDriver:
         questions: tuple[Question, ...] = (),
         store: StoreSettings | None = None,
         frames: FrameRows | None = None,
+        ring: RingSettings | None = None,
     ) -> None:
         self.now_s = now_s
         self.session = EdgeSession(
@@ -56,6 +60,7 @@ class EdgeDriver:
                 client_budget=budget or ClientBudget(),
                 client_budgets=budgets or {},
                 store=store or StoreSettings(StorePolicy.OFF),
+                ring=ring or RingSettings(),
             ),
             boot=boot,
             fingerprint=FINGERPRINT,
@@ -74,6 +79,7 @@ class EdgeDriver:
         self.problems: Counter[str] = Counter()
         self.notices: list[Notice] = []
         self.heard: list[Message] = []
+        self.asked_again: list[HeldFrameAsked] = []
         self.lost_keys: list[KeyFrameLost] = []
         self._token = 0
 
@@ -112,6 +118,10 @@ class EdgeDriver:
         self.pump()
         return token
 
+    def messages(self, kind: type[M]) -> list[M]:
+        """Messages of a kind that have left."""
+        return [publish.message for publish in self.publishes if isinstance(publish.message, kind)]
+
     def turn_to(self, time_s: float) -> None:
         """Let time pass; every wake-up is kept."""
         while (due_s := self.session.next_wake_s()) is not None and due_s <= time_s:
@@ -148,6 +158,8 @@ class EdgeDriver:
                 self.notices.append(output)
             case Heard():
                 self.heard.append(output.message)
+            case HeldFrameAsked():
+                self.asked_again.append(output)
             case KeyFrameLost():
                 self.lost_keys.append(output)
             case Contained():

@@ -104,7 +104,7 @@ class Site(EdgeDriver):
         assert not self.session.has_room(camera)
         self.taken += 1
         latent = SimulatedLatent(self.taken.to_bytes(MARK_BYTES, "big"))
-        kept = self.session.keep(camera, latent, 8, queries, captured_s, self.now_s)
+        kept = self.session.store_frame(camera, latent, 8, queries, captured_s, self.now_s)
         self.pump()
         return kept
 
@@ -244,7 +244,7 @@ def test_questions_of_clients_wait_for_a_frame_that_can_be_sent() -> None:
     assert {query.question_id for query in queries} == {"car", "bus"}
     mixed = [*queries, *site.session.ad_hoc.take("gate", 5)]
     assert len(mixed) == 3, "taken before the link was lost"
-    site.session.keep("gate", SimulatedLatent(), 8, mixed, site.now_s, site.now_s)
+    site.session.store_frame("gate", SimulatedLatent(), 8, mixed, site.now_s, site.now_s)
     assert site.session.ad_hoc.waiting("gate")
     wanted = len(site.frames_wanted)
     site.connect()
@@ -736,7 +736,7 @@ def test_a_frame_that_cannot_be_asked_about_ends_alone() -> None:
     site.cut()
     for base_latents in (LATENTS + 1, 8):
         queries: Sequence[AskedQuery] = site.session.take_queries("gate", site.now_s, standing=True)
-        site.session.keep("gate", SimulatedLatent(), base_latents, queries, site.now_s, site.now_s)
+        site.session.store_frame("gate", SimulatedLatent(), base_latents, queries, site.now_s, site.now_s)
     contained = []
     site.session.connection(True, site.now_s)
     carry_out = site._carry_out

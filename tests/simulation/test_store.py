@@ -1,4 +1,4 @@
-"""Frames that simulated edges store without a link: the episodes meet all that can become of them, and break no rule."""
+"""Frames that simulated edges store without a link: episodes meet all that can become of them, and break no rule."""
 
 from __future__ import annotations
 
