@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 import structlog
 
 from pipeline.node.disk_reserve import DiskReserve
+from pipeline.node.set_aside import set_aside
 from schemas.errors import ArtifactError
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class TableFile:
                 suffix, problem = "damaged", "is damaged"
             except (sqlite3.DatabaseError, ValueError, TypeError, OverflowError):
                 suffix, problem = "damaged", "is damaged"
-            aside = _set_aside(path, suffix)
+            aside = set_aside(path, suffix)
             counters["files_set_aside"] += 1
             log.error(f"{self.what} {problem}: starting a new one", kept_as=str(aside))
             return self._open(str(path)), reserve
@@ -148,19 +149,6 @@ def write_with_reserve(write: Callable[[], T], reserve: DiskReserve | None, coun
 def is_full(error: Exception) -> bool:
     """Whether a write failed because the disk, or the file by its bound, has no room."""
     return isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL
-
-
-def _set_aside(path: Path, suffix: str) -> Path:
-    """Keep a file, with its log, for whoever wants to look; where."""
-    aside, number = path.with_suffix(f".{suffix}"), 1
-    while aside.exists():
-        number += 1
-        aside = path.with_suffix(f".{suffix}-{number}")
-    for ending in ("", "-wal", "-shm"):
-        part = path.with_name(f"{path.name}{ending}")
-        if part.exists():
-            part.replace(aside.with_name(f"{aside.name}{ending}"))
-    return aside
 
 
 def _version(path: str) -> int:
