@@ -27,10 +27,12 @@ from edge_nodes.capture_policy import CapturePolicy
 from edge_nodes.change_gate import make_change_gate
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix
+from edge_nodes.frame_file import FrameFile
 from edge_nodes.frame_log import FrameLog
 from edge_nodes.frame_ring import RingKeeper
 from edge_nodes.health import edge_health
 from edge_nodes.load_shedding_log import LoadSheddingLog
+from edge_nodes.machine_clock import MachineClock
 from edge_nodes.observer import EdgeObserver
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.site import Site
@@ -57,6 +59,7 @@ from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.edge_session import EdgeSession, SiteSettings
 from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from schemas import topics
 from schemas.errors import BusError, ConfigError, SourceError
 from schemas.messages import Question
@@ -104,6 +107,17 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
         journal_thread = WorkThread("journal")
         journal = await journal_thread.call(AskJournal.open_or_in_memory, _journal_path(edge))
         owned.push_async_callback(journal_thread.close, journal.close)
+        frame_thread = WorkThread("frames")
+        frame_file = None
+        if edge.store.policy is not StorePolicy.OFF:
+            frame_file = await frame_thread.call(
+                FrameFile.open_or_in_memory,
+                None if edge.state_dir is None else edge.state_dir / f"frames-{edge.site}.sqlite3",
+                encoder.tables,
+                MachineClock.of_this_machine(),
+                max_bytes=edge.store.max_bytes,
+            )
+        owned.push_async_callback(frame_thread.close, (lambda: None) if frame_file is None else frame_file.close)
         frame_log = None
         if edge.frame_log is not None:
             frame_log = FrameLog(edge.frame_log, clock)
@@ -147,6 +161,8 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             ),
             journal=journal,
             journal_thread=journal_thread,
+            frame_file=frame_file,
+            frame_thread=frame_thread,
             clock=clock,
             frame_log=frame_log,
             observers=[*observers, *latent_stores, EdgeTelemetry(metrics), *([frame_log] if frame_log else [])],
@@ -184,6 +200,8 @@ class EdgeNode(Node):
         first_prefix: what the first message of each frame carries.
         journal: ad-hoc questions on disk.
         journal_thread: where the disk is waited for.
+        frame_file: frames that are kept while there is no link, None for none.
+        frame_thread: where their disk is waited for.
         clock: monotonic time.
         frame_log: log of the frames, None for none.
         observers: who watches.
@@ -201,6 +219,8 @@ class EdgeNode(Node):
         first_prefix: FirstPrefix,
         journal: AskJournal,
         journal_thread: WorkThread,
+        frame_file: FrameFile | None,
+        frame_thread: WorkThread,
         clock: Clock,
         frame_log: FrameLog | None,
         observers: Sequence[EdgeObserver],
@@ -214,6 +234,8 @@ class EdgeNode(Node):
         self._first_prefix = first_prefix
         self._journal = journal
         self._journal_thread = journal_thread
+        self._frame_file = frame_file
+        self._frame_thread = frame_thread
         self._frame_log = frame_log
         self._pool_problems = PoolProblems(edge.pool, encoder.spec.fingerprint4.hex())
         self._observers = [*observers, LoadSheddingLog(session.load_shedding, clock, self._pool_problems)]
@@ -234,6 +256,8 @@ class EdgeNode(Node):
             observers=self._observers,
             wake_camera=lambda camera: self._captures[camera].wake(),
             containment=self._containment,
+            frame_file=self._frame_file,
+            frame_thread=self._frame_thread,
             ring=RingKeeper(self._session, self._encoder.spec.base_latents, self._clock),
         )
         self._problems = site.problems
@@ -246,6 +270,7 @@ class EdgeNode(Node):
         return {
             "send": site.send,
             "store": site.store,
+            **({} if site.frame_disk is None else {"frame store": site.frame_disk.run}),
             "timers": site.timers,
             **({} if self._frame_log is None else {"frame log": self._frame_log.run}),
             **{f"capture[{name}]": capture.run for name, capture in self._captures.items()},
@@ -350,6 +375,13 @@ def site_settings(edge: EdgeSettings) -> SiteSettings:
         },
         uplink_kbps=edge.uplink_kbps,
         priorities={name: camera.priority for name, camera in edge.cameras.items()},
+        store=StoreSettings(
+            policy=edge.store.policy,
+            nth=edge.store.nth,
+            max_entries=edge.store.max_frames,
+            max_bytes=edge.store.max_bytes,
+            max_age_s=edge.store.max_age_s,
+        ),
         client_budget=_budget(edge.client_budget),
         client_budgets={name: _budget(budget) for name, budget in edge.client_budgets.items()},
         ring=RingSettings(edge.ring.history_s, round(edge.ring.memory_mb * 1_000_000)),

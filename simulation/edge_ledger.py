@@ -50,6 +50,10 @@ class EdgeLedger:
         if taken.sifted.asked:  # else it is only kept
             self._uplink.offered(camera, taken.frame, taken.sifted.asked, now_s)
 
+    def offered_history(self, camera: str, frame: FrameId, mark: bytes, queries: Sequence[AskedQuery]) -> None:
+        """The session asks about a frame that it had stored."""
+        self._asked.offered(camera, frame, seen(mark), queries)
+
     def asked_again(self, camera: str, frame: FrameId, queries: Sequence[AskedQuery]) -> None:
         """The session asks more of a frame of the past."""
         self._asked.asked_again(camera, frame, queries)
