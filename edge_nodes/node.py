@@ -120,6 +120,7 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             log=log,
             receive_maximum=ASK_WINDOW,
             session_expiry_s=SESSION_EXPIRY_S,
+            topic_aliases=True,
         )
         owned.enter_context(metrics.serve(edge.metrics_port, edge.metrics_host))
         node = EdgeNode(
@@ -292,13 +293,13 @@ class EdgeNode(Node):
         return unsent == 0
 
     def _make_captures(self, site: Site) -> dict[str, CameraCapture]:
-        count = len(self._sources)
+        # Spread over the interval: cameras that fire together would queue for the uplink together.
+        spread = 0.0 if self._edge.uplink_gather_ms else 1.0 / len(self._sources)
         return {
             name: CameraCapture(
                 name,
                 source,
-                # Spread over the interval: cameras that fire together would queue for the uplink together.
-                policy=CapturePolicy(name, interval_s, interval_s * index / count, site),
+                policy=CapturePolicy(name, interval_s, interval_s * index * spread, site),
                 taker=site,
                 clock=self._clock,
                 problems=self._camera_problems,
@@ -329,6 +330,7 @@ def site_settings(edge: EdgeSettings) -> SiteSettings:
             for question_id, question in edge.questions.items()
         },
         uplink_kbps=edge.uplink_kbps,
+        gather_s=edge.uplink_gather_ms / 1000,
         priorities={name: camera.priority for name, camera in edge.cameras.items()},
         client_budget=_budget(edge.client_budget),
         client_budgets={name: _budget(budget) for name, budget in edge.client_budgets.items()},

@@ -213,6 +213,9 @@ class EdgeSettings(_Section):
     """Pool of workers that answers; edge and workers of a pool carry the same codec."""
     uplink_kbps: Annotated[float, Field(ge=1, le=MAX_UPLINK_KBPS)] | None = None
     """Rate that this process may put on the uplink, all bytes on the wire counted; null leaves it unlimited."""
+    uplink_gather_ms: Annotated[int, Field(ge=0, le=5_000)] = 0
+    """Longest wait of a frame with standing questions for those of the other cameras, in milliseconds: what leaves
+    together shares its headers. The cameras then take their frames at the same time, not one after the other."""
     codec: Path | None = None
     """Codec folder; null takes the bundled one."""
     first_prefix: FirstPrefixRule = "bytes"

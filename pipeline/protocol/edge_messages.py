@@ -82,6 +82,7 @@ class EdgeMessages:
                 frame=frame.frame,
                 utility=utility,
                 same_as=(topic, frame.frame),
+                patient=_is_patient(frame),
                 done=done,
             )
         )
@@ -132,6 +133,7 @@ class EdgeMessages:
                 retain=True,
                 frame=frame.frame,
                 same_as=(topic, frame.frame),
+                patient=_is_patient(frame),
                 done=done,
             )
         )
@@ -230,3 +232,8 @@ class EdgeMessages:
 def always(message: Message) -> Callable[[float], Message]:
     """A stamp for what says the same whenever it leaves."""
     return lambda _now_s: message
+
+
+def _is_patient(frame: EdgeFrame) -> bool:
+    """Nobody waits for its answers by the second."""
+    return not any(query.ad_hoc for query in frame.queries.values())

@@ -75,6 +75,7 @@ class SiteSettings:
         client_budgets: by client, where it is something else.
         takes_asks: clients may ask its cameras.
         deletes_questions: what it does not ask is deleted on the broker.
+        gather_s: wait of standing frames for those of the other cameras, to leave with them.
     """
 
     site: str
@@ -87,6 +88,7 @@ class SiteSettings:
     client_budgets: Mapping[str, ClientBudget] = field(default_factory=dict)
     takes_asks: bool = True
     deletes_questions: bool = True
+    gather_s: float = 0.0
 
 
 class EdgeSession:
@@ -129,7 +131,8 @@ class EdgeSession:
             settings, site=site.site, pool=site.pool, boot=boot, fingerprint=fingerprint, priorities=site.priorities
         )
         self.frames.connection(False, now_s)
-        self.uplink = Uplink(site.uplink_kbps, order=order)
+        asking = sum(1 for questions in site.asked_of.values() if questions)
+        self.uplink = Uplink(site.uplink_kbps, order=order, gather_s=site.gather_s, company=asking)
         self.budgets = ClientBudgets(site.client_budget, site.client_budgets)
         self.standing = StandingQuestions(site.questions, site.asked_of)
         self.load_shedding = LoadShedding(load_shedding)
@@ -197,7 +200,9 @@ class EdgeSession:
 
     # ---- inputs: connection, broker, disk ---------------------------------------------------------------------------
 
-    def connection(self, connected: bool, now_s: float, *, generation: int = 0, resumed: bool = True) -> None:
+    def connection(
+        self, connected: bool, now_s: float, *, generation: int = 0, resumed: bool = True, topic_aliases: int = 0
+    ) -> None:
         """The connection came up with every subscription granted, or went down.
 
         Args:
@@ -205,10 +210,11 @@ class EdgeSession:
             now_s: the edge's monotonic time.
             generation: its number; later ones have larger numbers. The last will carries it.
             resumed: the broker kept the session of the connection before.
+            topic_aliases: that the broker grants on it, if the shell uses them.
         """
         self._connected = connected
         self.frames.connection(connected, now_s)
-        self.uplink.connection(connected)
+        self.uplink.connection(connected, topic_aliases)
         self.sync.connection(connected, now_s, generation=generation, resumed=resumed)
         if connected:
             self._say_status(now_s)
