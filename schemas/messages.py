@@ -35,6 +35,7 @@ from schemas.limits import (
     MAX_RECEIPT_CHARS,
 )
 from schemas.types import (
+    Age,
     AnswerType,
     Attempt,
     FingerprintPrefix,
@@ -171,8 +172,8 @@ class Open(BinaryMessage):
     """Coded symbols of those latents."""
     key: UInt32 | None = None
     """Sequence number of the key frame that the latents are coded given; left out when they stand by themselves."""
-    age_ms: Milliseconds | None = None
-    """How old the frame was when it was opened first; left out for a frame of now."""
+    age_ms: Age | None = None
+    """How old the frame was when it was opened first, ``unknown`` after a power cut; left out for a frame of now."""
 
     def query_ids(self, camera: str) -> tuple[str, ...]:
         """Keys of the queries, in the order of ``queries``."""
@@ -316,8 +317,8 @@ class Handover(BinaryMessage):
     """Coded symbols of latents ``0..stop``."""
     key: UInt32 | None = None
     """Sequence number of the key frame that the latents are coded given; left out when they stand by themselves."""
-    age_ms: Milliseconds | None = None
-    """How old the frame was when it was opened first; left out for a frame of now."""
+    age_ms: Age | None = None
+    """How old the frame was when it was opened first, ``unknown`` after a power cut; left out for a frame of now."""
 
     def to_open(self) -> Open:
         """The open message inside."""
@@ -461,8 +462,8 @@ class Answer(JsonMessage):
     """Latent payload that reached this worker for the frame so far."""
     looks: Annotated[int, Field(ge=0, le=1_000)]
     """How many prefixes the model has read."""
-    age_ms: Milliseconds | None = None
-    """How old the frame was when it was opened first; null for a frame of now."""
+    age_ms: Age | None = None
+    """How old the frame was when it was opened first, ``unknown`` after a power cut; null for a frame of now."""
     reason: Annotated[str, Field(max_length=MAX_REASON_CHARS)] = ""
     """Why, when ``outcome`` is degraded or failed."""
 
@@ -470,6 +471,11 @@ class Answer(JsonMessage):
     def ad_hoc(self) -> bool:
         """Asked once by a client; else a standing question."""
         return is_ad_hoc(self.owner)
+
+    @property
+    def history(self) -> bool:
+        """Of a frame that waited on its edge for the link to come back; else of a frame of its time."""
+        return self.age_ms is not None and not self.ad_hoc
 
 
 class QueryOutcome(JsonMessage):
@@ -489,8 +495,9 @@ class QueryOutcome(JsonMessage):
     outcome: Literal[Outcome.EXPIRED, Outcome.SUPERSEDED, Outcome.FAILED, Outcome.UNCHANGED]
     """``expired``: the deadline passed without an answer. ``superseded``: a newer frame took its place. ``failed``: see
     ``reason``. ``unchanged``: the last answer of the same standing question holds on."""
-    age_ms: Milliseconds | None = None
-    """How old the frame was when it was opened first, or the answer that holds on; null for a frame of now."""
+    age_ms: Age | None = None
+    """How old the frame was when it was opened first, or the answer that holds on, ``unknown`` after a power cut; null
+    for a frame of now."""
     reason: Annotated[str, Field(max_length=MAX_REASON_CHARS)] = ""
     """Why, in words."""
 
@@ -498,6 +505,11 @@ class QueryOutcome(JsonMessage):
     def ad_hoc(self) -> bool:
         """Asked once by a client; else a standing question."""
         return is_ad_hoc(self.owner)
+
+    @property
+    def history(self) -> bool:
+        """Of a frame that waited on its edge for the link to come back; else of a frame of its time."""
+        return self.age_ms is not None and not self.ad_hoc and self.outcome is not Outcome.UNCHANGED
 
 
 class Question(JsonMessage):

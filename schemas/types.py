@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field
 
@@ -30,6 +30,12 @@ QuestionText = Annotated[str, Field(min_length=1, max_length=MAX_QUESTION_CHARS,
 UInt32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
 """A duration, at most one day. Durations, never clock times, cross the wire: no two hosts' clocks are compared."""
+
+UNKNOWN_AGE: Final = "unknown"
+MAX_AGE_MS: Final = 2_678_400_000
+"""31 days."""
+Age: TypeAlias = Annotated[int, Field(ge=0, le=MAX_AGE_MS)] | Literal["unknown"]
+"""Milliseconds from the capture of a frame; ``unknown`` when the device lost its clock since, as in a power cut."""
 
 LatentIndex = Annotated[int, Field(ge=0, le=MAX_LATENTS)]
 PrefixLength = Annotated[int, Field(ge=1, le=MAX_LATENTS)]

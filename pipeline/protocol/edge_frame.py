@@ -10,7 +10,7 @@ from enum import StrEnum
 from pipeline.protocol.effects import AskedQuery, GivenKey, Latent
 from schemas.errors import StateError
 from schemas.limits import MAX_QUERIES_PER_FRAME
-from schemas.types import FrameId
+from schemas.types import Age, FrameId
 
 _DOUBT_AFTER = 2 / 3
 """Share of the base lease: half of it, when a worker speaks at the latest, and some time for the way."""
@@ -90,6 +90,8 @@ class EdgeFrame:
         read: by undecided query, the prefix that its last answer was read from, and the answer's score.
         given_key: how its first attempt is coded; None codes it by itself, as every further attempt is.
         key_waits: its first open waits until its own key frame has left.
+        age_ms: how old it was when it was offered; None for a frame of now.
+        history: it waited on this edge for the link to come back, and gives way to everything else.
     """
 
     camera: str
@@ -108,6 +110,8 @@ class EdgeFrame:
     read: dict[str, tuple[int, float]] = field(default_factory=dict)
     given_key: GivenKey[Latent] | None = None
     key_waits: bool = False
+    age_ms: Age | None = None
+    history: bool = False
     _coded: tuple[int, bytes] = (0, b"")
 
     @property

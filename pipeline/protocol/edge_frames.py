@@ -67,7 +67,7 @@ from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.timers import Timers
 from schemas.errors import RecordingGapError, StateError
 from schemas.messages import Accept, Answer, Busy, NeedText, Refine, Reject, RejectReason, Status
-from schemas.types import MAX_ATTEMPTS, FrameId, Outcome
+from schemas.types import MAX_ATTEMPTS, Age, FrameId, Outcome
 
 Key = tuple[str, FrameId]
 
@@ -170,7 +170,8 @@ class EdgeFrames:
 
     def waits_for_uplink(self, camera: str) -> bool:
         """Whether a frame of this camera has still to leave: another one, taken now, would wait behind it."""
-        return any(frame.camera == camera and frame.stage is EdgeStage.QUEUED for frame in self._frames.values())
+        mine = (frame for frame in self._frames.values() if frame.camera == camera and not frame.history)
+        return any(frame.stage is EdgeStage.QUEUED for frame in mine)
 
     def ad_hoc_state(self, query_id: str) -> Decision | FrameId | None:
         """What became of an ad-hoc query: its decision, the frame that carries it, or None if it was never seen."""
@@ -188,6 +189,8 @@ class EdgeFrames:
         *,
         frame: FrameId | None = None,
         given_key: GivenKey[Latent] | None = None,
+        age_ms: Age | None = None,
+        history: bool = False,
     ) -> FrameId:
         """Ask questions of a new frame.
 
@@ -199,6 +202,8 @@ class EdgeFrames:
             now_s: the edge's monotonic time.
             frame: its id; None takes this boot's next one. Who plays recorded frames keeps their sequence numbers.
             given_key: the same latent, coded given a key frame or as one; None codes it by itself.
+            age_ms: how old it is; None for a frame of now.
+            history: it waited for the link to come back: it takes no other frame's place, and gives way to all.
 
         Returns:
             The id of the frame.
@@ -220,13 +225,15 @@ class EdgeFrames:
         for query_id, query in by_id.items():
             if query.ad_hoc and self.ad_hoc_state(query_id) is not None:
                 raise StateError(f"ad-hoc query {query_id} is known already")
-        self._supersede(camera, {query.question_id for query in queries if not query.ad_hoc})
+        if not history:
+            self._supersede(camera, {query.question_id for query in queries if not query.ad_hoc})
         state = EdgeFrame(camera, frame, latent, by_id, base_latents, self._settings.base_lease_s)
-        state.given_key = given_key
+        state.given_key, state.age_ms, state.history = given_key, age_ms, history
         self._frames[camera, frame] = state
         self._timers.touch((camera, frame))
         self._ad_hoc.carried_by(state)
-        self._gain.offered(state, now_s)
+        if not history:
+            self._gain.offered(state, now_s)
         self._opens.begin(state)
         self._bound(camera)
         self._expire(state, now_s)
@@ -287,7 +294,8 @@ class EdgeFrames:
         if frame is None or answer.query_id not in frame.queries:
             self.counters["answer_repeated" if answer.outcome else "answer_late"] += 1
             return
-        self._gain.answered(frame, answer, now_s)
+        if not frame.history:
+            self._gain.answered(frame, answer, now_s)
         if answer.outcome is not None:
             self._decide(frame, answer.query_id, answer.outcome, reason=answer.reason, answer=answer)
         if frame.queries and frame.frame == answer.frame and self._claim(frame, answer.worker, answer.attempt):
@@ -436,12 +444,13 @@ class EdgeFrames:
     def _supersede(self, camera: str, question_ids: set[str]) -> None:
         """Standing queries that still wait for the uplink make room for the same question of a newer frame."""
         for frame in list(self._frames.values()):
-            if frame.camera == camera and frame.stage in (EdgeStage.QUEUED, EdgeStage.BACKOFF):
+            waits = frame.stage in (EdgeStage.QUEUED, EdgeStage.BACKOFF) and not frame.history
+            if frame.camera == camera and waits:
                 self._drop_standing(frame, question_ids, "newer frame")
 
     def _bound(self, camera: str) -> None:
         """Keep the number of unfinished frames of a camera; ad-hoc queries are never dropped for it."""
-        mine = [frame for frame in self._frames.values() if frame.camera == camera]
+        mine = [frame for frame in self._frames.values() if frame.camera == camera and not frame.history]
         for frame in mine[: max(0, len(mine) - self._settings.max_frames_per_camera)]:
             self._drop_standing(frame, None, "too many unfinished frames")
 

@@ -73,14 +73,14 @@ class EdgeMessages:
         topic = topics.open_topic(self._pool, frame.camera)
         self._departures.append(
             Departure(
-                TrafficClass.OPEN,
+                TrafficClass.HISTORY if frame.history else TrafficClass.OPEN,
                 frame.camera,
                 "open",
                 topic,
                 stamp,
                 qos=1,
                 frame=frame.frame,
-                utility=utility,
+                utility=None if frame.history else utility,
                 same_as=(topic, frame.frame),
                 patient=_is_patient(frame),
                 done=done,
@@ -108,6 +108,7 @@ class EdgeMessages:
             stop=frame.prefix,
             payload=frame.coded_prefix(),
             key=frame.key,
+            age_ms=frame.age_ms,
         )
 
     def key_frame(self, frame: EdgeFrame, left: Callable[[], None], done: Done) -> None:
@@ -151,7 +152,10 @@ class EdgeMessages:
             payload=frame.payload(request.start, request.stop),
             key=frame.key,
         )
-        self._to_worker(request.worker, frame.camera, chunk, partial(utility, frame, chunk))
+        if frame.history:
+            self._to_worker(request.worker, frame.camera, chunk, traffic_class=TrafficClass.HISTORY)
+        else:
+            self._to_worker(request.worker, frame.camera, chunk, partial(utility, frame, chunk))
 
     def texts(self, frame: EdgeFrame, request: NeedText) -> int:
         """The texts of questions that a worker lacks; how many of them the frame has."""
@@ -196,6 +200,7 @@ class EdgeMessages:
                 frame=frame.frame,
                 question_id=query.question_id,
                 outcome=outcome,
+                age_ms=frame.age_ms,
                 reason=as_reason(reason),
             )
         decision = Decision(frame.camera, frame.frame, query_id, query.question, outcome, reason, answer, publish)
@@ -212,12 +217,18 @@ class EdgeMessages:
         return RejectReason(message.reason).name.lower().replace("_", " ")
 
     def _to_worker(
-        self, worker: str, camera: str, message: Chunk | Revoke | Text, utility: UtilityFunction | None = None
+        self,
+        worker: str,
+        camera: str,
+        message: Chunk | Revoke | Text,
+        utility: UtilityFunction | None = None,
+        *,
+        traffic_class: TrafficClass = TrafficClass.FRAME_UNDER_WAY,
     ) -> None:
         topic = topics.chunk_topic(worker, camera)
         self._departures.append(
             Departure(
-                TrafficClass.FRAME_UNDER_WAY,
+                traffic_class,
                 camera,
                 type(message).__name__.lower(),
                 topic,

@@ -50,7 +50,7 @@ from schemas.messages import (
     Status,
 )
 from schemas.topics import Family, Topic
-from schemas.types import FrameId
+from schemas.types import Age, FrameId
 
 HEARTBEAT_S: Final = 60.0
 """Between two statuses of an edge that nothing happened to; each costs the uplink some 400 bytes."""
@@ -288,9 +288,12 @@ class EdgeSession:
         *,
         frame: FrameId | None = None,
         given_key: GivenKey[Latent] | None = None,
+        age_ms: Age | None = None,
     ) -> FrameId:
         """Ask questions of a new frame, see :meth:`EdgeFrames.offer`."""
-        offered = self.frames.offer(camera, latent, base_latents, queries, now_s, frame=frame, given_key=given_key)
+        offered = self.frames.offer(
+            camera, latent, base_latents, queries, now_s, frame=frame, given_key=given_key, age_ms=age_ms
+        )
         if any(not query.ad_hoc for query in queries):
             self.load_shedding.offered(camera, offered)
         return offered

@@ -10,7 +10,7 @@ from pipeline.protocol.effects import ChunkData, InferencePass, KeyData, PassQue
 from schemas.errors import StateError
 from schemas.identity import QuestionContent
 from schemas.messages import QueryRef
-from schemas.types import FrameId
+from schemas.types import Age, FrameId
 
 MAX_EARLY_CHUNKS = 8
 """Chunks that overtook another one and wait for it; a worker asks for one range at a time, so few can be under way."""
@@ -158,7 +158,7 @@ class WorkerFrame:
     timer_s: float | None = None
     spoke_s: float | None = None
     payload_bytes: int = 0
-    age_ms: int | None = None
+    age_ms: Age | None = None
 
     @property
     def prefix(self) -> int:

@@ -395,7 +395,7 @@ class Fleet:
             self.replies.append(publish.topic)
         elif family not in (topics.Family.STATUS, topics.Family.LOAD):
             if isinstance(publish.message, Answer):
-                self.reducer.observe(publish.message)
+                self.reducer.observe(publish.message, self.now_s)
             self._publish(publish.topic, publish.message)
 
     def _batch_done(self, worker: Worker, batch: RunBatch) -> None:
@@ -442,7 +442,7 @@ class Fleet:
     def _leaves(self, publish: Publish) -> None:
         delivery = Delivery.DELIVERED
         if isinstance(publish.message, QueryOutcome):
-            self.reducer.observe(publish.message)
+            self.reducer.observe(publish.message, self.now_s)
             self.sent.append((publish.topic, publish.message))
         elif isinstance(publish.message, Status):
             # Read back, as from a broker; workers hear of it by edge_status.

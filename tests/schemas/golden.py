@@ -51,7 +51,7 @@ from schemas.topics import (
     reply_topic,
     status_topic,
 )
-from schemas.types import AnswerType, FrameId, Outcome
+from schemas.types import UNKNOWN_AGE, AnswerType, FrameId, Outcome
 from schemas.wire import encode
 
 FOLDER = Path(__file__).parents[1] / "golden" / "wire"
@@ -127,6 +127,20 @@ GOLDEN: tuple[Golden, ...] = (
             stop=8,
             payload=bytes(range(20)),
             age_ms=12_000,
+        ),
+    ),
+    Golden(
+        "open_of_a_frame_of_unknown_age",
+        open_topic("main", "gate"),
+        Open(
+            frame=_FRAME,
+            attempt=1,
+            site=_SITE,
+            fingerprint=_FINGERPRINT,
+            queries=(_ref(_OPEN_GATE, 60_000),),
+            stop=8,
+            payload=bytes(range(20)),
+            age_ms=UNKNOWN_AGE,
         ),
     ),
     Golden(
@@ -306,6 +320,25 @@ GOLDEN: tuple[Golden, ...] = (
             looks=1_000,
             age_ms=12_000,
             reason="deadline",
+        ),
+    ),
+    Golden(
+        "answer_of_a_frame_of_unknown_age",
+        answer_topic("gate"),
+        Answer(
+            **_STANDING,
+            camera="gate",
+            frame=_FRAME,
+            attempt=1,
+            question_id="q1",
+            worker="w-01",
+            outcome=Outcome.ANSWERED,
+            text="yes",
+            score=1.0,
+            latents=24,
+            payload_bytes=55,
+            looks=1,
+            age_ms=UNKNOWN_AGE,
         ),
     ),
     Golden(

@@ -38,7 +38,7 @@ from schemas.messages import (
     Status,
     Text,
 )
-from schemas.types import AnswerType, FrameId, Outcome
+from schemas.types import MAX_AGE_MS, UNKNOWN_AGE, AnswerType, FrameId, Outcome
 
 uint32 = st.integers(0, 2**32 - 1)
 _LOWER = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -67,7 +67,7 @@ queries = (
     st.lists(refs, min_size=1, max_size=5, unique_by=lambda ref: (ref.question_id, ref.client)).map(tuple) | many_refs
 )
 keys = st.none() | uint32
-ages = st.none() | milliseconds
+ages = st.none() | st.just(UNKNOWN_AGE) | st.integers(0, MAX_AGE_MS)
 prefix_lengths = st.integers(1, MAX_LATENTS)
 cameras = st.lists(names, max_size=4).map(tuple) | st.just(("n" * 32,) * 128)
 
