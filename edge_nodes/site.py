@@ -31,6 +31,7 @@ from pipeline.protocol.journal_requests import (
     ReadUnfinished,
 )
 from pipeline.protocol.ports import Heard, Sent
+from pipeline.protocol.uplink_budget import StoreSpending
 from schemas.messages import Answer, Reject, Status
 from schemas.types import FrameId
 
@@ -58,6 +59,8 @@ class Site(EdgeShell):
         wake_camera: called with a camera that shall take a frame now.
         containment: takes what nobody else has handled.
 
+    Attributes:
+        store_spending: called with what was spent of the uplink's budget, to be written.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Site(EdgeShell):
         self._pool_problems = pool_problems
         self._observers = observers
         self._wake_camera = wake_camera
+        self.store_spending: Callable[[StoreSpending], None] = lambda _spending: None
         self._requests: asyncio.Queue[JournalRequest] = asyncio.Queue()
         self._in_work: dict[tuple[str, FrameId], _FrameInWork] = {}
 
@@ -203,6 +207,8 @@ class Site(EdgeShell):
                     self._key_frames.lost(output.camera, output.sequence)
             case Heard():
                 self._learn(output)
+            case StoreSpending():
+                self.store_spending(output)
             case Admit() | Decide() | MarkTold() | MoveToFile() | ReadUnfinished():
                 self._requests.put_nowait(output)
 

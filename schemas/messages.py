@@ -49,6 +49,7 @@ from schemas.types import (
     QueryId,
     QuestionText,
     UInt32,
+    UplinkStage,
 )
 
 SCHEMA_VERSION = 2
@@ -603,6 +604,8 @@ class Status(JsonMessage):
     """Frames that it may hold; 0 while it drains."""
     cameras: Annotated[tuple[Name, ...], Field(max_length=128)] = ()
     """Cameras of an edge."""
+    uplink: UplinkStage = UplinkStage.NORMAL
+    """What an edge leaves out because of the budget of its uplink."""
     versions: Annotated[tuple[UInt32, ...], Field(min_length=1, max_length=8)] = (SCHEMA_VERSION,)
     """Schema versions that the process understands."""
 

@@ -57,6 +57,7 @@ class Departure:
         utility: what it is worth; None for what does not compete.
         same_as: equal for two departures that say the same; the second one is not queued.
         patient: it may wait for others to share their headers with, see :class:`~pipeline.protocol.uplink.Uplink`.
+        last_word: it leaves although the budget of the uplink is spent.
         queued_s: since when it waits; the queue sets it.
     """
 
@@ -75,6 +76,7 @@ class Departure:
     utility: UtilityFunction | None = field(default=None, repr=False, compare=False)
     same_as: Hashable = None
     patient: bool = False
+    last_word: bool = False
     queued_s: float = field(default=0.0, compare=False)
 
 

@@ -4,7 +4,8 @@ One session is one site: its frames, its standing and ad-hoc questions, and ever
 and outputs, and what each message that comes means. The parts:
 
 - :mod:`~pipeline.protocol.edge_frames`: frames from their offer to their outcomes.
-- :mod:`~pipeline.protocol.uplink`: the one way out, with its queue and its rate.
+- :mod:`~pipeline.protocol.uplink`, :mod:`~pipeline.protocol.uplink_budget`: the one way out, with its queue, its rate
+  and what it may spend.
 - :mod:`~pipeline.protocol.ask_intake`, :mod:`~pipeline.protocol.ad_hoc_questions`: clients' questions, kept on disk.
 - :mod:`~pipeline.protocol.standing_questions`, :mod:`~pipeline.protocol.question_sync`: questions that are asked of
   every frame, and the broker that keeps them.
@@ -34,6 +35,7 @@ from pipeline.protocol.question_sync import QuestionSync
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.standing_questions import StandingQuestions
 from pipeline.protocol.uplink import Uplink, UplinkOutput
+from pipeline.protocol.uplink_budget import BudgetSettings, StoreSpending, UplinkBudget
 from schemas import topics, wire
 from schemas.errors import CameraNameError, RemoteError
 from schemas.limits import MAX_QUERIES_PER_FRAME
@@ -52,12 +54,10 @@ from schemas.messages import (
 from schemas.topics import Family, Topic
 from schemas.types import Age, FrameId
 
-HEARTBEAT_S: Final = 60.0
-"""Between two statuses of an edge that nothing happened to; each costs the uplink some 400 bytes."""
 _LONGEST_PAUSE_S: Final = 30.0
 """A timer that fails for ever is tried again after so long at most."""
 
-EdgeOutput = UplinkOutput | JournalRequest | TakeFrame | Decision | KeyFrameLost | Heard | Notice
+EdgeOutput = UplinkOutput | JournalRequest | StoreSpending | TakeFrame | Decision | KeyFrameLost | Heard | Notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,7 @@ class SiteSettings:
         takes_asks: clients may ask its cameras.
         deletes_questions: what it does not ask is deleted on the broker.
         gather_s: wait of standing frames for those of the other cameras, to leave with them.
+        budget: of its uplink, a day and a month.
     """
 
     site: str
@@ -89,6 +90,7 @@ class SiteSettings:
     takes_asks: bool = True
     deletes_questions: bool = True
     gather_s: float = 0.0
+    budget: BudgetSettings | None = None
 
 
 class EdgeSession:
@@ -102,10 +104,12 @@ class EdgeSession:
         now_s: the edge's monotonic time.
         load_shedding: how it gives way to an overloaded pool.
         order: makes what decides which message leaves the uplink next, from its rate.
+        spending: what earlier processes have spent of the uplink's budget.
 
     Attributes:
         frames: frames that are under way.
         uplink: the way out.
+        budget: what may be spent of it.
         ad_hoc: clients' questions.
         standing: standing questions.
         sync: keeps the broker of one mind about them.
@@ -123,6 +127,7 @@ class EdgeSession:
         now_s: float = 0.0,
         load_shedding: LoadSheddingSettings | None = None,
         order: Callable[[float | None], DepartureOrder] = DepartureQueue,
+        spending: StoreSpending | None = None,
     ) -> None:
         self.site = site
         self.boot = boot
@@ -131,8 +136,9 @@ class EdgeSession:
             settings, site=site.site, pool=site.pool, boot=boot, fingerprint=fingerprint, priorities=site.priorities
         )
         self.frames.connection(False, now_s)
+        self.budget = UplinkBudget(site.budget, spending)
         asking = sum(1 for questions in site.asked_of.values() if questions)
-        self.uplink = Uplink(site.uplink_kbps, order=order, gather_s=site.gather_s, company=asking)
+        self.uplink = Uplink(site.uplink_kbps, order=order, gather_s=site.gather_s, company=asking, budget=self.budget)
         self.budgets = ClientBudgets(site.client_budget, site.client_budgets)
         self.standing = StandingQuestions(site.questions, site.asked_of)
         self.load_shedding = LoadShedding(load_shedding)
@@ -145,6 +151,7 @@ class EdgeSession:
             self.budgets,
             self._reports,
             acknowledge=self._acknowledge,
+            spent=self.budget.refusal,
             now_s=now_s,
         )
         self.sync = QuestionSync(
@@ -153,7 +160,7 @@ class EdgeSession:
         self._outputs: list[EdgeOutput] = []
         self._connected = False
         self._online = True
-        self._heartbeat_s: float | None = None
+        self._said_stage = self.budget.stage
         self._failures = 0
         self._paused_until_s: float | None = None
 
@@ -217,7 +224,7 @@ class EdgeSession:
         self.uplink.connection(connected, topic_aliases)
         self.sync.connection(connected, now_s, generation=generation, resumed=resumed)
         if connected:
-            self._say_status(now_s)
+            self._say_status()
 
     def receive(self, received: Received, now_s: float) -> None:
         """A publish came. Whatever is wrong with it ends it alone."""
@@ -242,6 +249,10 @@ class EdgeSession:
         """So many acknowledgements were written."""
         self.uplink.acknowledged(count, now_s)
 
+    def wall_clock(self, utc_s: float, uptime_s: float) -> None:
+        """What the device's clock says; see :meth:`UplinkBudget.wall_clock`."""
+        self.budget.wall_clock(utc_s, uptime_s)
+
     def stored(self, token: int, result: JournalResult, now_s: float) -> None:
         """What became of a request to the journal."""
         self.ad_hoc.stored(token, result, now_s)
@@ -250,14 +261,19 @@ class EdgeSession:
 
     def has_room(self, camera: str) -> bool:
         """Whether a frame of this camera that is taken now would leave soon."""
-        return self._connected and self.sync.out and not self.frames.waits_for_uplink(camera)
+        open_ = self._connected and not self.budget.is_closed
+        return open_ and self.sync.out and not self.frames.waits_for_uplink(camera)
 
     def takes_standing(self, camera: str, now_s: float) -> bool:
-        """Whether the standing questions of a slot that has come are asked, or left out because the pool is overloaded.
+        """Whether the standing questions of a slot that has come are asked.
 
-        Asked once a slot.
+        They are left out where the pool is overloaded, or the budget of the uplink comes to its end. Asked once a slot.
         """
-        return self.standing.asks(camera) and self.load_shedding.takes(camera, now_s)
+        return self.standing.asks(camera) and self.slot_is_taken(camera, now_s)
+
+    def slot_is_taken(self, camera: str, now_s: float) -> bool:
+        """The same, whatever is asked."""
+        return self.budget.takes(camera) and self.load_shedding.takes(camera, now_s)
 
     def take_queries(self, camera: str, captured_s: float, *, standing: bool) -> list[AskedQuery]:
         """What is asked of a frame: its standing questions, if it is their time, and the ad-hoc ones that wait.
@@ -313,7 +329,7 @@ class EdgeSession:
     def leave(self, now_s: float) -> None:
         """Say that this process goes: the last word on its status topic."""
         self._online = False
-        self._say_status(now_s)
+        self._say_status()
         self.uplink.acknowledge_due(now_s, at_once=True)
 
     # ---- output -----------------------------------------------------------------------------------------------------
@@ -328,7 +344,6 @@ class EdgeSession:
             self.ad_hoc.next_wake_s(),
             self.sync.next_wake_s(),
             self.uplink.next_wake_s(),
-            self._heartbeat_s if self._connected else None,
         )
         return min((time_s for time_s in times if time_s is not None), default=None)
 
@@ -354,8 +369,8 @@ class EdgeSession:
                 self._outputs.append(Contained("timers", error))
         self.ad_hoc.tick(now_s)
         self.sync.tick(now_s)
-        if self._connected and self._heartbeat_s is not None and self._heartbeat_s <= now_s:
-            self._say_status(now_s)
+        if self._connected and self._said_stage is not self.budget.stage:
+            self._say_status()
 
     def _pass_on(self, now_s: float) -> None:
         """Decisions to whoever has asked, messages to the uplink; what does not fit there may cause more of both."""
@@ -380,6 +395,9 @@ class EdgeSession:
         self._outputs += self.sync.take_outputs()
         self._outputs += self.standing.take_outputs()
         self._outputs += self.uplink.take_outputs()
+        if not self._online:
+            self.budget.close()
+        self._outputs += self.budget.take_outputs()
 
     # ---- what comes from peers --------------------------------------------------------------------------------------
 
@@ -467,8 +485,8 @@ class EdgeSession:
 
     # ---- status -----------------------------------------------------------------------------------------------------
 
-    def _say_status(self, now_s: float) -> None:
-        self._heartbeat_s = now_s + HEARTBEAT_S
+    def _say_status(self) -> None:
+        self._said_stage = self.budget.stage
         self._reports.status(self.site.site, self._status)
 
     def _status(self, _now_s: float) -> Status:
@@ -481,4 +499,5 @@ class EdgeSession:
             fingerprint=self._fingerprint.hex(),
             parked=self.unfinished(),
             cameras=tuple(self.site.asked_of),
+            uplink=self.budget.stage,
         )

@@ -16,6 +16,7 @@ from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import Departure, DepartureOrder
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, Publish, Sent
 from pipeline.protocol.topic_aliases import TopicAliases
+from pipeline.protocol.uplink_budget import UplinkBudget
 from schemas import wire
 from schemas.errors import StateError, WireSizeError
 from schemas.messages import Chunk, KeyFrame, Message, Open
@@ -66,6 +67,7 @@ class Uplink:
         order: makes what decides which message leaves next, from the rate.
         gather_s: longest wait of a patient message for others.
         company: patient messages that need not wait any longer once there are so many; 0 for any number.
+        budget: of a day and a month; charged with all that leaves. While it is closed everything waits.
 
     Attributes:
         counters: what did not go as planned, by reason; what the queue withdrew or merged is among them.
@@ -78,8 +80,10 @@ class Uplink:
         order: Callable[[float | None], DepartureOrder] = DepartureQueue,
         gather_s: float = 0.0,
         company: int = 0,
+        budget: UplinkBudget | None = None,
     ) -> None:
         self._bucket = UplinkBucket(rate_kbps)
+        self._budget = budget or UplinkBudget()
         self._queue = order(rate_kbps)
         self.counters: Counter[str] = self._queue.counters
         self._tokens = itertools.count(1)
@@ -92,13 +96,14 @@ class Uplink:
         self._together_bytes, self._together_s = 0, -math.inf
         self._gather_s, self._company = gather_s, company
         self._gathers_until_s = -math.inf
+        self._last_words: dict[str, Departure] = {}
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
     @property
     def unsent(self) -> int:
         """Messages that wait, or wait for the broker's word."""
-        return len(self._queue) + len(self._under_way)
+        return len(self._queue) + len(self._last_words) + len(self._under_way)
 
     @property
     def waiting(self) -> int:
@@ -124,7 +129,7 @@ class Uplink:
         due_s = []
         if self._may_send():
             due_s.append(max(self._bucket.free_s, self._gathers_until_s))
-        if self._unacknowledged:
+        if self._unacknowledged and not self._budget.is_closed:
             due_s.append(self._acknowledge_due_s())
         return min(due_s, default=None)
 
@@ -133,7 +138,12 @@ class Uplink:
     def put(self, departure: Departure, now_s: float) -> None:
         """Queue a message. When its traffic class is full it is counted and dropped."""
         alone = not len(self._queue)
-        if self._queue.put(departure, now_s):
+        if departure.last_word and self._budget.is_empty:
+            self.counters[f"dropped_{departure.label}"] += 1
+            self._done(departure, Delivery.REFUSED, now_s)
+        elif departure.last_word and self._budget.is_closed:
+            self._last_words[departure.topic] = departure
+        elif self._queue.put(departure, now_s):
             self._gather(departure, alone, now_s)
         else:
             self.counters[f"dropped_{departure.label}"] += 1
@@ -190,12 +200,17 @@ class Uplink:
 
     def acknowledge_due(self, now_s: float, *, at_once: bool = False) -> None:
         """Acknowledge what waits, if it is time."""
+        if self._budget.is_closed:
+            return  # the broker waits, whose queue is bounded
         if self._unacknowledged and (at_once or now_s >= self._acknowledge_due_s()):
             due, self._unacknowledged = self._unacknowledged, []
             self._outputs.append(Acknowledge(tuple(due)))
 
     def send_next(self, now_s: float) -> bool:
         """Let the next message leave, if one may; whether there may be another one."""
+        if self._last_words and self._connected:
+            self._send(self._last_words.pop(next(iter(self._last_words))), now_s)
+            return True
         if not self._may_send() or now_s < self._gathers_until_s:
             return False
         if self._bucket.wait_s(now_s) > _TICK_S and not self._joins(now_s):
@@ -210,7 +225,8 @@ class Uplink:
         return True
 
     def _may_send(self) -> bool:
-        return self._connected and len(self._queue) > 0 and len(self._under_way) < MAX_UNDER_WAY
+        open_ = self._connected and not self._budget.is_closed
+        return open_ and len(self._queue) > 0 and len(self._under_way) < MAX_UNDER_WAY
 
     def _gather(self, departure: Departure, alone: bool, now_s: float) -> None:
         """Whether what waits goes on waiting for company, now that one more message does."""
@@ -281,6 +297,7 @@ class Uplink:
 
     def _left(self, sent: Sent) -> None:
         self._bucket.charge(sent.wire_bytes, sent.at_s)
+        self._budget.charge(sent.wire_bytes)
         self._outputs.append(sent)
 
     def _done(self, departure: Departure, delivery: Delivery, now_s: float) -> None:
