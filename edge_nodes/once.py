@@ -149,12 +149,10 @@ class OnceRun:
                 end.cancel()
 
     def _settled(self, cameras: Mapping[str, asyncio.Task[None]]) -> bool:
-        def over(name: str) -> bool:
-            asked = self._session.ad_hoc.waiting(name)
-            return cameras[name].done() or (self.policies[name].done and not asked)
-
-        busy = self._session.unfinished() or self._session.ad_hoc.pending
-        return not busy and all(over(name) for name in self.policies)
+        ad_hoc = self._session.ad_hoc
+        if self._session.unfinished() or ad_hoc.pending or ad_hoc.sizes()["asks"]:
+            return False
+        return all(policy.done or cameras[name].done() for name, policy in self.policies.items())
 
     def abandoned(self, count: int) -> None:
         """So many queries had no outcome when the time was over."""

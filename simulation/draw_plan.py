@@ -26,6 +26,7 @@ from simulation.plan import (
     without,
 )
 from simulation.questions import question_text
+from simulation.uplink_budgets import BudgetPlan
 
 NEVER_S = 1_000.0
 """A camera that takes no frame for an ad-hoc question alone."""
@@ -39,6 +40,8 @@ _FOREIGN = "stranger"
 _RELAY_SHARE = 0.03
 """Episodes in which frames come back to a worker whose pass over them still runs; chance alone hardly ever does it."""
 _RELAY_ASKS = 8
+_BUDGET_SHARE = 0.05
+"""Episodes whose sites have a budget of the uplink."""
 _KEY_SITE_SHARE = 0.4
 """Edges that use key frames."""
 _FEW_KEY_BYTES = 500
@@ -88,7 +91,9 @@ def draw_plan(seed: int) -> EpisodePlan:
     relay = random.Random(f"{seed}/relay")
     if relay.random() < _RELAY_SHARE:
         plan = _as_relay(plan, relay)
-    return _with_key_frames(plan, random.Random(f"{seed}/key frames"))
+    plan = _with_key_frames(plan, random.Random(f"{seed}/key frames"))
+    budgets = random.Random(f"{seed}/budgets")
+    return with_budgets(plan, budgets) if budgets.random() < _BUDGET_SHARE else plan
 
 
 def _as_relay(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
@@ -111,6 +116,22 @@ def _as_relay(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
         asks=tuple(sorted(asks, key=lambda ask: ask.time_s)),
         faults=tuple(draw_relay(draw, duration_s=plan.duration_s)),
     )
+
+
+def with_budgets(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
+    """The plan with a budget for each site, which it spends, on short days, with clocks of all kinds."""
+    sites = tuple(
+        replace(
+            site,
+            budget=BudgetPlan(
+                day_bytes=draw.choice([8_000, 15_000, 30_000]),
+                day_s=draw.choice([12.0, 20.0, 30.0]),
+                clock_set_s=draw.choice([0.0, 0.0, 2.5, 7.0]),
+            ),
+        )
+        for site in plan.sites
+    )
+    return replace(plan, sites=sites)
 
 
 def _with_key_frames(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:

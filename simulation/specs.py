@@ -20,6 +20,10 @@ from pipeline.protocol.worker_work import WorkCosts
 from schemas.messages import Answer, QueryOutcome, Question
 from simulation.content import FINGERPRINT, RULE
 from simulation.query_ledger import Problem
+from simulation.uplink_budgets import BudgetPlan
+
+LARGEST_WIRE_BYTES = 800
+"""An open message with the whole latent and many queries, or a long question."""
 
 
 def _ignore(*_: object) -> None:
@@ -48,6 +52,7 @@ class EdgeSpec:
         key_every: frames of a camera from one key frame to the next; 0 has no key frames.
         publishes: the broker takes its questions; else workers have to ask for their texts.
         join_s: an ad-hoc question waits so many seconds for a frame of its camera, then one is taken for it.
+        budget: of its uplink, with its clock; None has no limit.
     """
 
     site: str
@@ -62,12 +67,14 @@ class EdgeSpec:
     key_every: int = 0
     publishes: bool = True
     join_s: float = 0.0
+    budget: BudgetPlan | None = None
 
     def site_settings(self) -> SiteSettings:
         """What its session is told of the site."""
         questions = {question.question_id: question for question in self.questions}
         asked_of = dict.fromkeys(self.cameras, tuple(questions))
-        return SiteSettings(self.site, self.pool, asked_of, questions, self.uplink_kbps, self.priorities)
+        budget = None if self.budget is None else self.budget.settings(LARGEST_WIRE_BYTES)
+        return SiteSettings(self.site, self.pool, asked_of, questions, self.uplink_kbps, self.priorities, budget=budget)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from pipeline.protocol.journal_requests import (
     Unfinished,
 )
 from pipeline.protocol.ports import Notice
+from pipeline.protocol.reasons import UPLINK_BUDGET
 from schemas.identity import owner_of
 from schemas.messages import Ask, QueryOutcome
 from schemas.printable import as_reason
@@ -71,17 +72,27 @@ class AdHocQuestions:
         cameras: cameras of the site.
         budgets: what each client may cost.
         reports: what the edge says beside its frames.
+        spent: why the uplink's budget allows no question now; None when it does.
 
     Attributes:
         counters: what happened to asks, by kind.
     """
 
-    def __init__(self, *, boot: int, cameras: Collection[str], budgets: ClientBudgets, reports: EdgeReports) -> None:
+    def __init__(
+        self,
+        *,
+        boot: int,
+        cameras: Collection[str],
+        budgets: ClientBudgets,
+        reports: EdgeReports,
+        spent: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.counters: Counter[str] = Counter()
         self._boot = boot
         self._cameras = cameras
         self._budgets = budgets
         self._reports = reports
+        self._spent = spent
         self._open: dict[str, _OpenAsk] = {}
         self._arriving: dict[str, _Arriving] = {}
         self._closed_because = ""
@@ -382,6 +393,10 @@ class AdHocQuestions:
     def _enter(self, stored: StoredAsk, now_s: float, *, edge_replies: bool = False) -> None:
         if self._closed_because:
             self._end(stored, Outcome.FAILED, self._closed_because)
+            return
+        if (spent := self._spent()) is not None:
+            self.counters["uplink_budget"] += 1
+            self._end(stored, Outcome.FAILED, f"{UPLINK_BUDGET}: {spent}")
             return
         self._open[stored.query_id] = _OpenAsk(stored, now_s + stored.remaining_s, edge_replies=edge_replies)
         self._journal.take_frame(stored.camera)

@@ -18,7 +18,6 @@ from pipeline.protocol.client_budgets import ASK_TOKENS, ClientBudgets
 from pipeline.protocol.edge_reports import EdgeReports, reply_wire_bytes
 from pipeline.protocol.effects import ReplyTo
 from pipeline.protocol.ports import Notice, Problem, Received
-from pipeline.protocol.reasons import UPLINK_BUDGET
 from pipeline.protocol.reply_to import reply_to
 from pipeline.protocol.token_bucket import TokenBucket
 from pipeline.protocol.worker_work import question_tokens
@@ -51,7 +50,6 @@ class AskIntake:
         budgets: what each client may cost.
         reports: what the edge says.
         acknowledge: called with the token of a message that is done with.
-        spent: why the budget of the uplink allows no question now; None when it does.
         now_s: the edge's monotonic time.
     """
 
@@ -64,7 +62,6 @@ class AskIntake:
         reports: EdgeReports,
         *,
         acknowledge: Callable[[int | None], None],
-        spent: Callable[[], str | None] = lambda: None,
         now_s: float = 0.0,
     ) -> None:
         self._site = site
@@ -73,7 +70,6 @@ class AskIntake:
         self._budgets = budgets
         self._reports = reports
         self._acknowledge = acknowledge
-        self._spent = spent
         self._being_stored = 0
         self._mistakes: OrderedDict[tuple[str, str, str], int] = OrderedDict()
         self._lines = TokenBucket(MISTAKE_LINES_PER_S, MISTAKE_LINES, now_s)
@@ -121,9 +117,6 @@ class AskIntake:
                 f"{budget.burst_asks} at once; one of more than {ASK_TOKENS} tokens counts as several"
             )
             self._mistake("budget", client, problem, camera, now_s)
-        elif (spent := self._spent()) is not None:
-            problem = f"{UPLINK_BUDGET}: {spent}"
-            self._outputs.append(Problem("ask/uplink_budget", problem, logged=False))
         elif self._being_stored >= MAX_ASKS_BEING_STORED:
             problem = "more questions at once than the edge can store"
             self._outputs.append(Problem("ask/flood", problem, context={"camera": camera}))

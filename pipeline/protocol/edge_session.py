@@ -143,7 +143,13 @@ class EdgeSession:
         self.standing = StandingQuestions(site.questions, site.asked_of)
         self.load_shedding = LoadShedding(load_shedding)
         self._reports = EdgeReports()
-        self.ad_hoc = AdHocQuestions(boot=boot, cameras=site.asked_of, budgets=self.budgets, reports=self._reports)
+        self.ad_hoc = AdHocQuestions(
+            boot=boot,
+            cameras=site.asked_of,
+            budgets=self.budgets,
+            reports=self._reports,
+            spent=self.budget.refusal,
+        )
         self._intake = AskIntake(
             site.site,
             site.asked_of,
@@ -151,7 +157,6 @@ class EdgeSession:
             self.budgets,
             self._reports,
             acknowledge=self._acknowledge,
-            spent=self.budget.refusal,
             now_s=now_s,
         )
         self.sync = QuestionSync(

@@ -38,7 +38,7 @@ LARGEST_MESSAGE_BYTES: Final = transport_wire_bytes(max(MAX_BINARY_BYTES, MAX_JS
 """No message costs more on the wire."""
 STEP_BYTES: Final = 65_536
 """What is written to disk is ahead of what was spent by so much at most, or by :data:`STEP_SHARE` of the budget."""
-STEP_SHARE: Final = 1 / 256
+STEP_SHARE: Final = 0.004
 JUMP_S: Final = 300.0
 """A clock that moves by so much more or less than time has passed was set."""
 LOOK_S: Final = 60.0

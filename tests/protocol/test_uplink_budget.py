@@ -52,11 +52,9 @@ class Device:
         self.budget.wall_clock(self.utc_s, self.uptime_s)
         self.take()
 
-    @property
     def stage(self) -> UplinkStage:
         return self.budget.stage
 
-    @property
     def is_closed(self) -> bool:
         return self.budget.is_closed
 
@@ -90,7 +88,7 @@ def test_without_a_budget_everything_is_allowed_and_nothing_is_said() -> None:
     device = Device(BudgetSettings())
     device.spend(10**12)
     device.pass_s(DAY_S)
-    assert (device.stage, device.budget.share, device.is_closed) == (UplinkStage.NORMAL, 1.0, False)
+    assert (device.stage(), device.budget.share, device.is_closed()) == (UplinkStage.NORMAL, 1.0, False)
     assert device.budget.takes(CAMERA)
     assert device.budget.refusal() is None
     assert device.disk is None
@@ -100,8 +98,8 @@ def test_without_a_budget_everything_is_allowed_and_nothing_is_said() -> None:
 def test_near_its_end_a_budget_stretches_then_keeps_the_rest_for_ad_hoc_then_refuses_then_closes() -> None:
     device = Device()
     seen: list[tuple[UplinkStage, bool]] = []
-    while not device.is_closed:
-        state = (device.stage, device.budget.refusal() is not None)
+    while not device.is_closed():
+        state = (device.stage(), device.budget.refusal() is not None)
         if state not in seen:
             seen.append(state)
         device.spend(1_000)
@@ -119,8 +117,8 @@ def test_near_its_end_a_budget_stretches_then_keeps_the_rest_for_ad_hoc_then_ref
     )
     device.look()
     device.pass_s(DAY_S)
-    assert device.stage is UplinkStage.NORMAL
-    assert not device.is_closed
+    assert device.stage() is UplinkStage.NORMAL
+    assert not device.is_closed()
     assert [notice.level for notice in device.notices] == ["warning"] * 3 + ["info"]
 
 
@@ -176,13 +174,13 @@ def test_the_worse_of_two_budgets_counts_and_says_until_when() -> None:
     for _ in range(3):
         device.spend(round(0.6 * DAY_BYTES))
         device.pass_s(DAY_S)
-    assert device.stage is UplinkStage.AD_HOC_ONLY
+    assert device.stage() is UplinkStage.AD_HOC_ONLY
     device.spend(round(0.2 * DAY_BYTES))
     assert "of this month is spent; the next one begins 2026-12-15 00:00 UTC" in str(device.budget.refusal())
     device.pass_s(DAY_S)
-    assert device.stage is UplinkStage.SPENT
+    assert device.stage() is UplinkStage.SPENT
     device.pass_s(DAY_S)
-    assert device.stage is UplinkStage.NORMAL
+    assert device.stage() is UplinkStage.NORMAL
 
 
 # ---- restarts and power cuts -----------------------------------------------------------------------------------------
@@ -259,10 +257,10 @@ def test_a_clock_that_was_ahead_once_darkens_no_more_than_a_day() -> None:
     device.spend(DAY_BYTES)
     device.utc_s = at("2026-11-30 12:00")
     device.start()
-    assert device.stage is UplinkStage.SPENT
+    assert device.stage() is UplinkStage.SPENT
     device.start()
     device.pass_s(13 * 3600)
-    assert device.stage is UplinkStage.NORMAL
+    assert device.stage() is UplinkStage.NORMAL
     assert Days().number(device.utc_s) == Days().number(at("2026-12-01 01:00"))
 
 
@@ -315,7 +313,7 @@ def test_no_true_day_has_more_than_its_budget(events: list[tuple[str, int]]) -> 
         match kind:
             case "spend":
                 for _ in range(4):
-                    if not device.is_closed:
+                    if not device.is_closed():
                         device.spend(value)
                         spent[int(true_s // DAY_S)] += value
             case "pass":
