@@ -28,6 +28,7 @@ from edge_nodes.capture_policy import CapturePolicy
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.frame_log import FrameLog
+from edge_nodes.frame_ring import RingKeeper
 from edge_nodes.latent_store import LatentStore
 from edge_nodes.load_shedding_log import LoadSheddingLog
 from edge_nodes.observer import EdgeObserver
@@ -56,6 +57,7 @@ from pipeline.node.tasks import first_of
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.edge_session import EdgeSession, SiteSettings
+from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings
 from schemas import topics
 from schemas.errors import BusError, ConfigError, SourceError
@@ -255,6 +257,7 @@ class EdgeNode(Node):
             observers=self._observers,
             wake_camera=lambda camera: self._captures[camera].wake(),
             containment=self._containment,
+            ring=RingKeeper(self._session, self._encoder.spec.base_latents, self._clock),
         )
         if self._spending_file is not None:
             self._spending = UplinkSpending(
@@ -370,10 +373,16 @@ class EdgeNode(Node):
             return self._once.policies, OnceTaker(site, self._once.policies)
         # Spread over the interval: cameras that fire together would queue for the uplink together.
         spread = 0.0 if self._edge.uplink_gather_ms else 1.0 / len(self._sources)
-        intervals_s = [self._edge.cameras[name].interval_s for name in self._sources]
+        cameras = [self._edge.cameras[name] for name in self._sources]
         policies = {
-            name: CapturePolicy(name, interval_s, interval_s * index * spread, site)
-            for index, (name, interval_s) in enumerate(zip(self._sources, intervals_s, strict=True))
+            name: CapturePolicy(
+                name,
+                camera.interval_s,
+                camera.interval_s * index * spread,
+                site,
+                ring_interval_s=camera.ring.interval_s,
+            )
+            for index, (name, camera) in enumerate(zip(self._sources, cameras, strict=True))
         }
         return policies, site
 
@@ -403,6 +412,7 @@ def site_settings(edge: EdgeSettings) -> SiteSettings:
         priorities={name: camera.priority for name, camera in edge.cameras.items()},
         client_budget=_budget(edge.client_budget),
         client_budgets={name: _budget(budget) for name, budget in edge.client_budgets.items()},
+        ring=RingSettings(edge.ring.history_s, round(edge.ring.memory_mb * 1_000_000)),
     )
 
 

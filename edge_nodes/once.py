@@ -76,6 +76,10 @@ class OnceTaker:
         if standing:
             self._policies[captured.camera].done = True
 
+    async def keep(self, captured: CapturedFrame) -> None:
+        """See :class:`~edge_nodes.capture.FrameTaker`."""
+        await self._site.keep(captured)
+
     def source_changed(self, camera: str, up: bool) -> None:
         """See :class:`~edge_nodes.capture.FrameTaker`."""
         self._site.source_changed(camera, up)

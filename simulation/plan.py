@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from schemas.messages import Ask, Question
 from simulation.faults import HEIR, Fault
@@ -52,6 +53,7 @@ class SitePlan:
         join_s: an ad-hoc question waits so long for the next frame of its camera.
         publishes: workers get the texts of its standing questions by the broker; else they have to ask.
         budget: of its uplink; None has no limit.
+        ring: which frames it keeps for questions about the past.
     """
 
     name: str
@@ -62,6 +64,7 @@ class SitePlan:
     join_s: float = 0.0
     publishes: bool = True
     budget: BudgetPlan | None = None
+    ring: RingSettings = field(default_factory=RingSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +110,14 @@ class AskPlan:
         camera: camera that it is about.
         client: who asks.
         ask: the question.
+        of_kept: it is asked of a frame that the edge keeps then: from 0, the oldest, to 1; None takes the ask as it is.
     """
 
     time_s: float
     camera: str
     client: str
     ask: Ask
+    of_kept: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

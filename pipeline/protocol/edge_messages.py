@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from pipeline.protocol.departures import Departure, TrafficClass
-from pipeline.protocol.edge_frame import EdgeFrame
+from pipeline.protocol.edge_frame import EdgeFrame, EdgeStage
 from pipeline.protocol.effects import AskedQuery, Decision, Utility, UtilityFunction
 from pipeline.protocol.ports import Delivery
 from schemas import topics
@@ -15,6 +15,7 @@ from schemas.messages import (
     Answer,
     Busy,
     Chunk,
+    FollowUp,
     KeyFrame,
     Message,
     NeedText,
@@ -28,13 +29,9 @@ from schemas.messages import (
     Text,
 )
 from schemas.printable import as_reason
-from schemas.types import Outcome
+from schemas.types import Outcome, milliseconds
 
 Control = Accept | Refine | Busy | Reject | NeedText
-
-_MAX_REMAINING_MS = 86_400_000
-"""The longest duration that the wire has."""
-
 
 Done = Callable[[Delivery, float], None]
 """Told what became of a message, and when."""
@@ -89,26 +86,44 @@ class EdgeMessages:
 
     def open_message(self, frame: EdgeFrame, now_s: float) -> Open:
         """The open message of a frame as it leaves now."""
-        refs = tuple(
-            QueryRef(
-                query.question_id,
-                min(round((query.deadline_s - now_s) * 1000), _MAX_REMAINING_MS),
-                query.question.digest,
-                query.question.client,
-            )
-            for query in frame.queries.values()
-            if query.deadline_s > now_s
-        )
+        named = frame.named(now_s)
         return Open(
             frame=frame.frame,
             attempt=frame.attempt,
             site=self._site,
             fingerprint=self._fingerprint,
-            queries=refs,
+            queries=_refs(frame, named, now_s),
             stop=frame.prefix,
             payload=frame.coded_prefix(),
             key=frame.key,
-            age_ms=frame.age_ms,
+            age_ms=frame.age_for(named[0]),
+        )
+
+    def follow_up(
+        self, frame: EdgeFrame, query_ids: Collection[str], left: Callable[[float], None], done: Done
+    ) -> None:
+        """Tell the owner of a frame what it is asked more; ``left`` is called when the message leaves."""
+        worker, attempt = frame.owner, frame.attempt
+        assert worker is not None  # noqa: S101 - an owned frame has one
+
+        def stamp(now_s: float) -> FollowUp | None:
+            refs = _refs(frame, query_ids, now_s)
+            owned = frame.stage is EdgeStage.OWNED and (frame.owner, frame.attempt) == (worker, attempt)
+            if not refs or not owned:
+                return None  # decided, or opened again with all its questions
+            left(now_s)
+            return FollowUp(frame=frame.frame, attempt=attempt, queries=refs, age_ms=frame.later_age_ms)
+
+        self._departures.append(
+            Departure(
+                TrafficClass.FRAME_UNDER_WAY,
+                frame.camera,
+                "follow_up",
+                topics.chunk_topic(worker, frame.camera),
+                stamp,
+                frame=frame.frame,
+                done=done,
+            )
         )
 
     def key_frame(self, frame: EdgeFrame, left: Callable[[], None], done: Done) -> None:
@@ -200,7 +215,7 @@ class EdgeMessages:
                 frame=frame.frame,
                 question_id=query.question_id,
                 outcome=outcome,
-                age_ms=frame.age_ms,
+                age_ms=frame.age_for(query_id),
                 reason=as_reason(reason),
             )
         decision = Decision(frame.camera, frame.frame, query_id, query.question, outcome, reason, answer, publish)
@@ -238,6 +253,20 @@ class EdgeMessages:
                 same_as=(topic, message),
             )
         )
+
+
+def _refs(frame: EdgeFrame, query_ids: Collection[str], now_s: float) -> tuple[QueryRef, ...]:
+    """Those of these queries that are undecided and not late, with the time that they have left."""
+    return tuple(
+        QueryRef(
+            query.question_id,
+            milliseconds(query.deadline_s - now_s),
+            query.question.digest,
+            query.question.client,
+        )
+        for query_id in query_ids
+        if (query := frame.queries.get(query_id)) is not None and query.deadline_s > now_s
+    )
 
 
 def always(message: Message) -> Callable[[float], Message]:

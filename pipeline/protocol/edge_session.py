@@ -7,6 +7,8 @@ and outputs, and what each message that comes means. The parts:
 - :mod:`~pipeline.protocol.uplink`, :mod:`~pipeline.protocol.uplink_budget`: the one way out, with its queue, its rate
   and what it may spend.
 - :mod:`~pipeline.protocol.ask_intake`, :mod:`~pipeline.protocol.ad_hoc_questions`: clients' questions, kept on disk.
+- :mod:`~pipeline.protocol.frame_ring`, :mod:`~pipeline.protocol.past_questions`: kept frames, and clients' questions
+  about them.
 - :mod:`~pipeline.protocol.standing_questions`, :mod:`~pipeline.protocol.question_sync`: questions that are asked of
   every frame, and the broker that keeps them.
 - :mod:`~pipeline.protocol.client_budgets`: what each client may cost.
@@ -27,9 +29,19 @@ from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import DepartureOrder
 from pipeline.protocol.edge_frames import EdgeFrames
 from pipeline.protocol.edge_reports import EdgeReports
-from pipeline.protocol.effects import AskedQuery, Decision, GivenKey, KeyFrameLost, Latent, TakeFrame
+from pipeline.protocol.effects import (
+    AskedQuery,
+    Decision,
+    GivenKey,
+    HeldFrameAsked,
+    KeyFrameLost,
+    Latent,
+    TakeFrame,
+)
+from pipeline.protocol.frame_ring import FrameRing, HeldFrame, RingSettings
 from pipeline.protocol.journal_requests import JournalRequest, JournalResult
 from pipeline.protocol.load_shedding import LoadShedding, LoadSheddingSettings
+from pipeline.protocol.past_questions import PastQuestions
 from pipeline.protocol.ports import Contained, Delivery, Heard, Notice, Problem, Received, Subscription, Will
 from pipeline.protocol.question_sync import QuestionSync
 from pipeline.protocol.settings import EdgeProtocolSettings
@@ -57,7 +69,17 @@ from schemas.types import Age, FrameId
 _LONGEST_PAUSE_S: Final = 30.0
 """A timer that fails for ever is tried again after so long at most."""
 
-EdgeOutput = UplinkOutput | JournalRequest | StoreSpending | TakeFrame | Decision | KeyFrameLost | Heard | Notice
+EdgeOutput = (
+    UplinkOutput
+    | JournalRequest
+    | StoreSpending
+    | TakeFrame
+    | HeldFrameAsked
+    | Decision
+    | KeyFrameLost
+    | Heard
+    | Notice
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +97,7 @@ class SiteSettings:
         client_budgets: by client, where it is something else.
         takes_asks: clients may ask its cameras.
         deletes_questions: what it does not ask is deleted on the broker.
+        ring: which frames are kept for questions about the past.
         gather_s: wait of standing frames for those of the other cameras, to leave with them.
         budget: of its uplink, a day and a month.
     """
@@ -89,6 +112,7 @@ class SiteSettings:
     client_budgets: Mapping[str, ClientBudget] = field(default_factory=dict)
     takes_asks: bool = True
     deletes_questions: bool = True
+    ring: RingSettings = field(default_factory=RingSettings)
     gather_s: float = 0.0
     budget: BudgetSettings | None = None
 
@@ -108,6 +132,7 @@ class EdgeSession:
 
     Attributes:
         frames: frames that are under way.
+        ring: kept frames.
         uplink: the way out.
         budget: what may be spent of it.
         ad_hoc: clients' questions.
@@ -132,8 +157,15 @@ class EdgeSession:
         self.site = site
         self.boot = boot
         self._fingerprint = fingerprint
+        self.ring = FrameRing(site.ring)
         self.frames = EdgeFrames(
-            settings, site=site.site, pool=site.pool, boot=boot, fingerprint=fingerprint, priorities=site.priorities
+            settings,
+            site=site.site,
+            pool=site.pool,
+            boot=boot,
+            fingerprint=fingerprint,
+            priorities=site.priorities,
+            ring=self.ring,
         )
         self.frames.connection(False, now_s)
         self.budget = UplinkBudget(site.budget, spending)
@@ -150,6 +182,7 @@ class EdgeSession:
             reports=self._reports,
             spent=self.budget.refusal,
         )
+        self._past = PastQuestions(self.ring, self.frames, self.ad_hoc, self._is_known, self.frames.counters)
         self._intake = AskIntake(
             site.site,
             site.asked_of,
@@ -208,7 +241,12 @@ class EdgeSession:
 
     def sizes(self) -> dict[str, int]:
         """Entries of every table that it keeps; most are empty when nothing is under way."""
-        return {**self.frames.sizes(), **self.ad_hoc.sizes(), "under_way": self.uplink.under_way}
+        return {
+            **self.frames.sizes(),
+            **self.ad_hoc.sizes(),
+            "under_way": self.uplink.under_way,
+            "ring": len(self.ring),
+        }
 
     # ---- inputs: connection, broker, disk ---------------------------------------------------------------------------
 
@@ -299,6 +337,35 @@ class EdgeSession:
         """A frame came to nothing: its ad-hoc questions wait for the next one."""
         self.ad_hoc.give_back(camera, queries)
 
+    def keep(
+        self,
+        camera: str,
+        latent: Latent,
+        base_latents: int,
+        captured_s: float,
+        now_s: float,
+        *,
+        size_bytes: int,
+        picture: bytes | None = None,
+    ) -> FrameId:
+        """Keep a frame for questions about the past, whether it is asked about or not.
+
+        Args:
+            camera: its camera.
+            latent: its latent, coded by itself.
+            base_latents: prefix that an open message of it carries.
+            captured_s: when it was taken.
+            now_s: the edge's monotonic time.
+            size_bytes: memory that latent and picture take.
+            picture: the masked frame as a JPEG, where the settings of its camera allow that.
+
+        Returns:
+            The id to offer it under.
+        """
+        frame = self.frames.next_id(camera)
+        self.ring.keep(HeldFrame(camera, frame, captured_s, latent, base_latents, size_bytes, picture), now_s)
+        return frame
+
     def offer(
         self,
         camera: str,
@@ -348,6 +415,7 @@ class EdgeSession:
             frames_s,
             self.ad_hoc.next_wake_s(),
             self.sync.next_wake_s(),
+            self.ring.next_expiry_s(),
             self.uplink.next_wake_s(),
         )
         return min((time_s for time_s in times if time_s is not None), default=None)
@@ -374,6 +442,9 @@ class EdgeSession:
                 self._outputs.append(Contained("timers", error))
         self.ad_hoc.tick(now_s)
         self.sync.tick(now_s)
+        expiry_s = self.ring.next_expiry_s()
+        if expiry_s is not None and expiry_s <= now_s:
+            self.ring.expire(now_s)
         if self._connected and self._said_stage is not self.budget.stage:
             self._say_status()
 
@@ -381,6 +452,7 @@ class EdgeSession:
         """Decisions to whoever has asked, messages to the uplink; what does not fit there may cause more of both."""
         moved = True
         while moved:
+            self._outputs += self._past.ask(now_s)
             decisions = self.frames.take_decisions()
             for decision in decisions:
                 try:

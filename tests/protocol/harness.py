@@ -241,7 +241,8 @@ class Fleet:
             given_key = GivenKey(FakeLatent(GIVEN_KEY + latent.mark), None)
         elif given is not None:
             given_key = GivenKey(FakeLatent(GIVEN_KEY + self._marks[camera, given]), given.sequence)
-        frame = self.edge.offer(camera, latent, base, queries, self.now_s, given_key=given_key)
+        kept_as = self.edge.keep(camera, latent, base, self.now_s, self.now_s, size_bytes=LATENTS)
+        frame = self.edge.offer(camera, latent, base, queries, self.now_s, frame=kept_as, given_key=given_key)
         if as_key:
             self._marks[camera, frame] = latent.mark
         self._settle()

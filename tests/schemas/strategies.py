@@ -22,6 +22,7 @@ from schemas.messages import (
     Ask,
     Busy,
     Chunk,
+    FollowUp,
     Handover,
     KeyFrame,
     Message,
@@ -120,6 +121,7 @@ BY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
     Open: st.builds(Open, **_open),
     Chunk: _ranged(Chunk, camera=names, frame=frames, attempt=attempts, payload=payloads, key=keys),
     KeyFrame: st.builds(KeyFrame, frame=frames, fingerprint=fingerprints, payload=payloads),
+    FollowUp: st.builds(FollowUp, frame=frames, attempt=attempts, queries=queries, age_ms=milliseconds),
     Revoke: st.builds(Revoke, camera=names, frame=frames, attempt=attempts),
     Text: _asked(Text, camera=names, owner=owners, question_id=names, risk=st.none() | probabilities),
     Handover: st.builds(Handover, camera=names, hops=st.integers(1, 8), **_open),
@@ -166,7 +168,8 @@ BY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
         cameras=st.none() | cameras,
         set_by=st.sampled_from(["operator", "settings"]),
     ),
-    Ask: _asked(Ask, query_id=names, deadline_ms=milliseconds),
+    Ask: _asked(Ask, query_id=names, deadline_ms=milliseconds, ago_ms=st.none() | milliseconds)
+    | _asked(Ask, query_id=names, deadline_ms=milliseconds, frame=st.none() | frames),
     Receipt: st.builds(
         Receipt,
         site=names,
