@@ -8,38 +8,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
 from latentbus import __version__
+from latentbus.bench.uplink_options import UplinkBenchOptions
 from latentbus.bench.uplink_sites import BEFORE, CAMERAS, VARIANTS, SiteCount, Variant, site
 from latentbus.fleet.launcher import Launcher
-from latentbus.reports.output_files import json_target, write_json
-from latentbus.reports.results_page import MarkdownOption
+from latentbus.reports.output_files import write_json
 
 _AFTER: Final = VARIANTS[-1]
-
-
-@dataclass(frozen=True, slots=True)
-class UplinkBenchOptions:
-    """How much is measured.
-
-    Attributes:
-        json_file: where every figure is written.
-        markdown: where they are written as a page.
-        duration_s: of each count.
-        interval_s: of each camera.
-    """
-
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write every figure to this file.", callback=json_target)
-    ] = None
-    markdown: MarkdownOption = None
-    duration_s: Annotated[float, typer.Option("--duration", help="Seconds of each count.", min=1, max=3_600)] = 60.0
-    interval_s: Annotated[float, typer.Option("--interval", help="Seconds between frames.", min=0.1, max=600)] = 1.0
 
 
 @dataclass(frozen=True, slots=True)

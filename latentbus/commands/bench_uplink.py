@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from latentbus.bench.uplink import UplinkBenchOptions
+from latentbus.bench.uplink_options import UplinkBenchOptions
 from latentbus.options.option_set import with_option_sets
 from latentbus.reports.results_page import write_page
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentbus.bench.uplink import UplinkBenchOptions, UplinkReport, UplinkRow
+from latentbus.bench.uplink import UplinkReport, UplinkRow
+from latentbus.bench.uplink_options import UplinkBenchOptions
 from latentbus.bench.uplink_sites import BEFORE, VARIANTS, SiteCount
 from latentbus.bench.wire_counter import WireCount, _Records
 from schemas.wire_cost import TCP_IP_BYTES
