@@ -12,6 +12,7 @@ from pipeline.protocol.effects import Decision, HeldFrameAsked, KeyFrameLost, Ta
 from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Heard, Notice, Problem, Publish, Received, Sent
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.uplink_budget import StoreSpending
 from schemas import wire
 from schemas.messages import Message
 
@@ -154,5 +155,7 @@ class EdgeDriver:
                 self.lost_keys.append(output)
             case Contained():
                 raise output.error
+            case StoreSpending():
+                pass
             case _:
                 self.session.stored(output.token, self.journal.perform(output), self.now_s)
