@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipeline.codec.spec import FitMode
+from pipeline.codec.spec import FitMode, Precision
 from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.section import Section as _Section
 from pipeline.config.settings_file import CHECKED, Check, Location, SettingsFile
@@ -280,6 +280,8 @@ class EdgeSettings(_Section):
     """Log of what this process sends and receives; null writes none."""
     threads: Threads = 1
     """Threads of the encoder."""
+    precision: Precision = "fp32"
+    """Arithmetic of the encoder: ``fp32``, or ``int8`` where the codec folder has an encoder in 8-bit integers."""
 
     @model_validator(mode="after")
     def _budget_is_kept(self) -> Self:
