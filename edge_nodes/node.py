@@ -27,10 +27,12 @@ from edge_nodes.capture import CameraCapture, FrameTaker
 from edge_nodes.capture_policy import CapturePolicy
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix
+from edge_nodes.frame_file import FrameFile
 from edge_nodes.frame_log import FrameLog
 from edge_nodes.frame_ring import RingKeeper
 from edge_nodes.health import edge_health
 from edge_nodes.load_shedding_log import LoadSheddingLog
+from edge_nodes.machine_clock import MachineClock
 from edge_nodes.observer import EdgeObserver
 from edge_nodes.once import OncePolicy, OnceRun, OnceTaker
 from edge_nodes.pool_problems import PoolProblems
@@ -59,6 +61,7 @@ from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.edge_session import EdgeSession, SiteSettings
 from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from schemas import topics
 from schemas.errors import BusError, ConfigError, SourceError
 from schemas.messages import Question
@@ -114,6 +117,17 @@ async def run_edge(
         journal_thread = WorkThread("journal")
         journal = await journal_thread.call(AskJournal.open_or_in_memory, _journal_path(edge))
         owned.push_async_callback(journal_thread.close, journal.close)
+        frame_thread = WorkThread("frames")
+        frame_file = None
+        if edge.store.policy is not StorePolicy.OFF:
+            frame_file = await frame_thread.call(
+                FrameFile.open_or_in_memory,
+                None if edge.state_dir is None else edge.state_dir / f"frames-{edge.site}.sqlite3",
+                encoder.tables,
+                MachineClock.of_this_machine(),
+                max_bytes=edge.store.max_bytes,
+            )
+        owned.push_async_callback(frame_thread.close, (lambda: None) if frame_file is None else frame_file.close)
         frame_log = None
         if edge.frame_log is not None:
             frame_log = FrameLog(edge.frame_log, clock)
@@ -161,6 +175,8 @@ async def run_edge(
             journal=journal,
             journal_thread=journal_thread,
             spending_file=spending_file,
+            frame_file=frame_file,
+            frame_thread=frame_thread,
             clock=clock,
             frame_log=frame_log,
             observers=[*observers, *latent_stores, EdgeTelemetry(metrics), *([frame_log] if frame_log else [])],
@@ -200,6 +216,8 @@ class EdgeNode(Node):
         journal: ad-hoc questions on disk.
         journal_thread: where the disk is waited for.
         spending_file: what was spent of the uplink's budget; None where it has none.
+        frame_file: frames that are kept while there is no link, None for none.
+        frame_thread: where their disk is waited for.
         clock: monotonic time.
         frame_log: log of the frames, None for none.
         observers: who watches.
@@ -219,6 +237,8 @@ class EdgeNode(Node):
         journal: AskJournal,
         journal_thread: WorkThread,
         spending_file: SpendingFile | None,
+        frame_file: FrameFile | None,
+        frame_thread: WorkThread,
         clock: Clock,
         frame_log: FrameLog | None,
         observers: Sequence[EdgeObserver],
@@ -235,6 +255,8 @@ class EdgeNode(Node):
         self._journal_thread = journal_thread
         self._spending_file = spending_file
         self._spending: UplinkSpending | None = None
+        self._frame_file = frame_file
+        self._frame_thread = frame_thread
         self._frame_log = frame_log
         self._pool_problems = PoolProblems(edge.pool, encoder.spec.fingerprint4.hex())
         self._once = None if once_limit_s is None else OnceRun(session)
@@ -264,6 +286,8 @@ class EdgeNode(Node):
             observers=self._observers,
             wake_camera=lambda camera: self._captures[camera].wake(),
             containment=self._containment,
+            frame_file=self._frame_file,
+            frame_thread=self._frame_thread,
             ring=RingKeeper(self._session, self._encoder.spec.base_latents, self._clock),
         )
         if self._spending_file is not None:
@@ -281,6 +305,7 @@ class EdgeNode(Node):
         return {
             "send": site.send,
             "store": site.store,
+            **({} if site.frame_disk is None else {"frame store": site.frame_disk.run}),
             "timers": site.timers,
             **({} if self._frame_log is None else {"frame log": self._frame_log.run}),
             **self._spending_work(),
@@ -422,6 +447,13 @@ def site_settings(edge: EdgeSettings) -> SiteSettings:
         gather_s=edge.uplink_gather_ms / 1000,
         budget=uplink_budget(edge.uplink_budget),
         priorities={name: camera.priority for name, camera in edge.cameras.items()},
+        store=StoreSettings(
+            policy=edge.store.policy,
+            nth=edge.store.nth,
+            max_entries=edge.store.max_frames,
+            max_bytes=edge.store.max_bytes,
+            max_age_s=edge.store.max_age_s,
+        ),
         client_budget=_budget(edge.client_budget),
         client_budgets={name: _budget(budget) for name, budget in edge.client_budgets.items()},
         ring=RingSettings(edge.ring.history_s, round(edge.ring.memory_mb * 1_000_000)),

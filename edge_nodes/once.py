@@ -108,7 +108,7 @@ class OnceRun:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
         self._wire_bytes += sent.wire_bytes
 
-    def query_ended(self, decision: Decision, delay_s: float) -> None:  # noqa: ARG002 - one interface for all observers
+    def query_ended(self, decision: Decision, delay_s: float | None) -> None:  # noqa: ARG002 - one interface for all observers
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
         self._outcomes[decision.outcome.value] += 1
 

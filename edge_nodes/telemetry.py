@@ -60,7 +60,7 @@ class EdgeTelemetry:
         )
 
         self._outcomes = metrics.counter(
-            "query_outcomes", "Queries by terminal outcome and by who asked", ["outcome", "asked"]
+            "query_outcomes", "Queries by terminal outcome and by who asked, or of stored frames", ["outcome", "asked"]
         )
 
     def frame_offered(self, offered: OfferedFrame) -> None:
@@ -77,10 +77,12 @@ class EdgeTelemetry:
         if sent.traffic_class is not None:
             self._wait_seconds.labels(sent.traffic_class.replace(" ", "_")).observe(sent.waited_s)
 
-    def query_ended(self, decision: Decision, delay_s: float) -> None:
+    def query_ended(self, decision: Decision, delay_s: float | None) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
-        self._delay_seconds.labels(decision.outcome.value).observe(delay_s)
-        self._outcomes.labels(decision.outcome.value, "ad_hoc" if decision.ad_hoc else "standing").inc()
+        if delay_s is not None:
+            self._delay_seconds.labels(decision.outcome.value).observe(delay_s)
+        asked = "history" if decision.history else "ad_hoc" if decision.ad_hoc else "standing"
+        self._outcomes.labels(decision.outcome.value, asked).inc()
 
     def source_changed(self, camera: str, up: bool) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
@@ -137,6 +139,15 @@ def watch_site(metrics: Metrics, session: EdgeSession, pool_problems: PoolProble
         "camera",
         lambda: session.budget.skipped,
     )
+    metrics.watch_counters(
+        "frame_store_events",
+        "What became of frames that were stored without a link",
+        "kind",
+        lambda: session.store.counters,
+    )
+    metrics.watch_gauge("stored_frames", "Frames that wait for the link", lambda: float(len(session.store.entries)))
+    metrics.watch_gauge("stored_bytes", "Size of their latents", lambda: float(session.store.entries.size_bytes))
+    metrics.watch_gauge("storing", "1 while there is no link and frames are stored", lambda: float(session.storing))
     metrics.watch_gauge("unfinished_queries", "Queries without an outcome", lambda: float(session.unfinished()))
     metrics.watch_gauge("uplink_waiting_messages", "Messages that wait for the uplink", lambda: session.uplink.unsent)
 

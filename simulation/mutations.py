@@ -28,6 +28,7 @@ from simulation.mutations_of_budgets import BUDGET_MUTATIONS
 from simulation.mutations_of_disk import DISK_MUTATIONS
 from simulation.mutations_of_past import PAST_MUTATIONS
 from simulation.mutations_of_questions import QUESTION_MUTATIONS
+from simulation.mutations_of_store import STORE_MUTATIONS
 from simulation.run import simulate
 
 
@@ -182,6 +183,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *QUESTION_MUTATIONS,
     *DISK_MUTATIONS,
     *BUDGET_MUTATIONS,
+    *STORE_MUTATIONS,
     *PAST_MUTATIONS,
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import DepartureOrder
@@ -15,6 +16,7 @@ from pipeline.protocol.load_shedding import LoadSheddingSettings
 from pipeline.protocol.ports import Sent
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
+from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_throughput import ThroughputEstimate
 from pipeline.protocol.worker_work import WorkCosts
@@ -25,6 +27,8 @@ from simulation.uplink_budgets import BudgetPlan
 
 LARGEST_WIRE_BYTES = 800
 """An open message with the whole latent and many queries, or a long question."""
+
+NO_STORE: Final = StoreSettings(StorePolicy.OFF)
 
 
 def _ignore(*_: object) -> None:
@@ -54,6 +58,7 @@ class EdgeSpec:
         publishes: the broker takes its questions; else workers have to ask for their texts.
         join_s: an ad-hoc question waits so many seconds for a frame of its camera, then one is taken for it.
         budget: of its uplink, with its clock; None has no limit.
+        store: which frames it keeps while it has no link.
         ring: which frames it keeps for questions about the past.
     """
 
@@ -70,6 +75,7 @@ class EdgeSpec:
     publishes: bool = True
     join_s: float = 0.0
     budget: BudgetPlan | None = None
+    store: StoreSettings = NO_STORE
     ring: RingSettings = field(default_factory=lambda: RingSettings(history_s=0.0))
 
     def site_settings(self) -> SiteSettings:
@@ -86,6 +92,7 @@ class EdgeSpec:
             self.priorities,
             ring=self.ring,
             budget=budget,
+            store=self.store,
         )
 
 
@@ -96,6 +103,8 @@ class EdgeCallbacks:
     Attributes:
         on_query: called with site, query id, deadline in s of virtual time and whether the query is ad-hoc, for each
             query that the session took on.
+        on_history: called with site, query id, deadline in s of virtual time and capture of the frame, for each query
+            of a stored frame.
         on_terminal: called with the site and each decision of the session.
         on_problem: called with what breaks a rule at this edge: the rule, what it is about, what was seen.
         on_reply: called with each terminal that a client is told on its reply topic.
@@ -104,6 +113,7 @@ class EdgeCallbacks:
     """
 
     on_query: Callable[[str, str, float, bool], None] = _ignore
+    on_history: Callable[[str, str, float, float], None] = _ignore
     on_terminal: Callable[[str, Decision], None] = _ignore
     on_problem: Problem = _raise
     on_reply: Callable[[Answer | QueryOutcome], None] = _ignore

@@ -101,7 +101,7 @@ class _Tally:
         self.messages += sent.label != "puback"
         self.charged_bytes += sent.wire_bytes
 
-    def query_ended(self, decision: Decision, delay_s: float) -> None:  # noqa: ARG002
+    def query_ended(self, decision: Decision, delay_s: float | None) -> None:  # noqa: ARG002
         self.outcomes[decision.outcome.value] += 1
 
     def source_changed(self, camera: str, up: bool) -> None:
