@@ -25,6 +25,7 @@ import structlog
 from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture import CameraCapture, FrameTaker
 from edge_nodes.capture_policy import CapturePolicy
+from edge_nodes.change_gate import make_change_gate
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.frame_file import FrameFile
@@ -142,6 +143,7 @@ async def run_edge(
             fingerprint=encoder.spec.fingerprint4,
             now_s=clock.now_s(),
             spending=None if spending_file is None else await journal_thread.call(spending_file.read),
+            gate=await journal_thread.call(make_change_gate, edge, codec_dir, encoder.spec),
         )
         session.wall_clock(*wall_clock())
         bus = node_bus(

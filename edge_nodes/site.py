@@ -173,6 +173,12 @@ class Site(EdgeShell):
         if not queries:
             return
         now_s = self.clock.now_s()
+        sifted, told_as = self.session.sift(camera, latent, queries, captured_s, frame=kept_as)
+        if told_as is not None and sifted.renewals:
+            self._in_work[camera, told_as] = _FrameInWork(captured_s, len(sifted.renewals))
+        queries = sifted.asked
+        if not queries:
+            return
         key = None
         if self._key_frames is not None and not self.session.storing:
             key = self._key_frames.choose(camera, latent)
@@ -187,10 +193,12 @@ class Site(EdgeShell):
         if self.session.storing:
             self.session.store_frame(camera, latent, base_latents, queries, captured_s, now_s)
             return
-        frame = self.session.offer(camera, latent, base_latents, queries, now_s, frame=kept_as, given_key=key)
+        frame = self.session.offer(
+            camera, latent, base_latents, queries, now_s, frame=told_as, given_key=key, captured_s=captured_s
+        )
         if self._key_frames is not None:
             self._key_frames.offered(camera, key, frame.sequence)
-        self._in_work[camera, frame] = _FrameInWork(captured_s, len(queries))
+        self._in_work[camera, frame] = _FrameInWork(captured_s, len(queries) + len(sifted.renewals))
         query_ids = [query.query_id(camera, frame) for query in queries]
         self._first_prefix.offered(camera, query_ids, choice)
         offered = OfferedFrame(captured, frame, latent, base_latents, query_ids, captured_s, now_s - captured_s)

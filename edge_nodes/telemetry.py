@@ -110,6 +110,12 @@ def watch_site(metrics: Metrics, session: EdgeSession, pool_problems: PoolProble
     metrics.watch_counters(
         "load_shedding_events", "What load shedding reacts to", "kind", lambda: session.load_shedding.counters
     )
+    metrics.watch_counters(
+        "change_gate",
+        "Standing questions of frames: why they were asked, or that their last answer holds on",
+        "kind",
+        lambda: {} if session.gate is None else session.gate.counters,
+    )
     metrics.watch_gauge(
         "standing_share",
         "Share of the standing slots that is taken; under 1: overload",

@@ -12,6 +12,7 @@ from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSetti
 from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from schemas.messages import Ask, Question
 from schemas.types import AnswerType
+from simulation.change_gate import GatePlan
 from simulation.faults import draw_faults, draw_key_faults, draw_relay, draw_store_faults
 from simulation.plan import (
     CLIENTS,
@@ -49,6 +50,8 @@ _STORE_SHARE = 0.4
 """Episodes with edges that store frames."""
 _KEY_SITE_SHARE = 0.4
 """Edges that use key frames."""
+_GATE_SHARE = 0.25
+"""Episodes whose edges have a change gate."""
 _FEW_KEY_BYTES = 500
 """Room for two key frames, in a pool of up to nine cameras."""
 
@@ -99,6 +102,7 @@ def draw_plan(seed: int) -> EpisodePlan:
     plan = _with_key_frames(plan, random.Random(f"{seed}/key frames"))
     plan = _with_questions_of_the_past(plan, random.Random(f"{seed}/past"))
     plan = _with_store(plan, random.Random(f"{seed}/store"))
+    plan = _with_gates(plan, random.Random(f"{seed}/gates"))
     budgets = random.Random(f"{seed}/budgets")
     return with_budgets(plan, budgets) if budgets.random() < _BUDGET_SHARE else plan
 
@@ -139,6 +143,17 @@ def with_budgets(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
         for site in plan.sites
     )
     return replace(plan, sites=sites)
+
+
+def _with_gates(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
+    """The plan with a change gate at its edges, now and then."""
+    if draw.random() >= _GATE_SHARE:
+        return plan
+    gates = [
+        GatePlan(draw.choice([2, 4, 9, 100]), draw.choice([6.0, 20.0, 600.0]), draw.choice([1.0, 5.0, 15.0]))
+        for _ in plan.sites
+    ]
+    return replace(plan, sites=tuple(replace(site, gate=gate) for site, gate in zip(plan.sites, gates, strict=True)))
 
 
 def _with_key_frames(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:

@@ -135,11 +135,14 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             load_shedding=self._spec.load_shedding,
             order=self._spec.order,
             spending=None if self._budget is None else self._budget.stored,
+            gate=self._spec.change_gate(),
         )
         if self._budget is not None:
             self._budget.started(self._clock.now_s)
             self._look(self.starts)
-        self._encoder = SimulatedEncoder(self.session, f"{self.site}/{self.starts}", self._spec.key_every)
+        process = f"{self.site}/{self.starts}"
+        scenes = {} if self._spec.gate is None else {"scene": self._spec.gate.scene}
+        self._encoder = SimulatedEncoder(self.session, process, self._spec.key_every, **scenes)
         if self._ledger is not None:
             self._ledger.started()
         self._connect()
@@ -295,12 +298,14 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self.asks.framed(camera, waiting, now_s)
         both = [*queries, *self.session.still_asked(camera, waiting)]
         if both or self._spec.ring.history_s:
-            frame, mark = self._encoder.offer(camera, both, now_s, latent=latent, base_latents=base_latents)
-            self._past.taken(camera, frame, now_s)
+            taken = self._encoder.offer(camera, both, now_s, latent=latent, base_latents=base_latents)
+            self._past.taken(camera, taken.frame, now_s)
             if self._ledger is not None:
-                self._ledger.offered(camera, frame, mark, both, now_s)
+                self._ledger.taken(camera, both, taken, now_s)
             for query in queries:
-                self._callbacks.on_query(self.site, query.query_id(camera, frame), query.deadline_s, query.ad_hoc)
+                if query in taken.told:
+                    query_id = query.query_id(camera, taken.frame)
+                    self._callbacks.on_query(self.site, query_id, query.deadline_s, query.ad_hoc)
         self._after()
 
     def _take_for_asks(self, camera: str, starts: int) -> None:
@@ -434,7 +439,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
 
     def _decided(self, decision: Decision) -> None:
         if self._ledger is not None:
-            self._ledger.decided(decision)
+            self._ledger.decided(decision, self._clock.now_s)
         self.asks.ended(decision.query_id)
         self.stored.decided(decision)
         if decision.publish is not None and not decision.ad_hoc:

@@ -165,6 +165,7 @@ class Episode:
             publishes=site.publishes,
             join_s=site.join_s,
             budget=site.budget,
+            gate=site.gate,
             store=site.store,
             ring=site.ring,
         )
@@ -176,7 +177,7 @@ class Episode:
             on_reply=partial(self._replied, site.name),
             on_forgotten=partial(self._forgotten, site.name),
         )
-        ledger = EdgeLedger(site.name, self._query_ledger, self._problem)
+        ledger = EdgeLedger(site.name, self._query_ledger, self._problem, site.gate)
         return EdgeActor(self.clock, self.broker, spec, callbacks, ledger)
 
     # ---- run --------------------------------------------------------------------------------------------------------
@@ -420,6 +421,8 @@ class Episode:
         for edge in self.edges.values():
             counters.update({f"edge_{name}": count for name, count in edge.session.counters.items()})
             counters.update({f"edge_{name}": edge.asks.counters[name] for name in ("asked_again", "told_again")})
+            gate = edge.session.gate
+            counters.update({} if gate is None else {f"gate_{name}": count for name, count in gate.counters.items()})
             counters.update({f"store_{name}": count for name, count in edge.session.store.counters.items()})
             counters["edge_replied"] += edge.counters["replied"]
         counters.update({f"broker_{name}": count for name, count in self.broker.counters.items()})
@@ -428,6 +431,8 @@ class Episode:
         counters["let_go_before_will"] = self.checker.let_go
         counters["repeats"] = self.checker.reducer.repeats
         counters["conflicts"] = self.checker.reducer.conflicts
+        counters["renewals"] = self.checker.reducer.renewals
+        counters["renewals_unknown"] = self.checker.reducer.renewals_unknown
         return EpisodeReport(
             self.plan.seed,
             self.plan.healthy,

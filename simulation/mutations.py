@@ -26,6 +26,7 @@ from schemas.types import FrameId, Outcome
 from simulation.mutation import Mutation, nothing
 from simulation.mutations_of_budgets import BUDGET_MUTATIONS
 from simulation.mutations_of_disk import DISK_MUTATIONS
+from simulation.mutations_of_gate import GATE_MUTATIONS
 from simulation.mutations_of_past import PAST_MUTATIONS
 from simulation.mutations_of_questions import QUESTION_MUTATIONS
 from simulation.mutations_of_store import STORE_MUTATIONS
@@ -183,6 +184,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *QUESTION_MUTATIONS,
     *DISK_MUTATIONS,
     *BUDGET_MUTATIONS,
+    *GATE_MUTATIONS,
     *STORE_MUTATIONS,
     *PAST_MUTATIONS,
 )

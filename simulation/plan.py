@@ -9,6 +9,7 @@ from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.store_settings import StoreSettings
 from schemas.messages import Ask, Question
+from simulation.change_gate import GatePlan
 from simulation.faults import HEIR, Fault
 from simulation.specs import NO_STORE
 from simulation.uplink_budgets import BudgetPlan
@@ -55,6 +56,7 @@ class SitePlan:
         join_s: an ad-hoc question waits so long for the next frame of its camera.
         publishes: workers get the texts of its standing questions by the broker; else they have to ask.
         budget: of its uplink; None has no limit.
+        gate: of its change gate; None asks standing questions of every frame.
         store: which frames it keeps while it has no link.
         ring: which frames it keeps for questions about the past.
     """
@@ -67,6 +69,7 @@ class SitePlan:
     join_s: float = 0.0
     publishes: bool = True
     budget: BudgetPlan | None = None
+    gate: GatePlan | None = None
     store: StoreSettings = NO_STORE
     ring: RingSettings = field(default_factory=RingSettings)
 

@@ -127,7 +127,10 @@ class QuestionSettings(_Section):
     deadline_ms: Annotated[Milliseconds, Field(ge=100)] = 10_000
     """Time from the frame to the terminal outcome."""
     risk: Probability | None = None
-    """Accepted chance that an early answer differs from the whole latent's; left out takes the pool's."""
+    """Accepted chance that an early answer differs from the whole latent's, or one that holds on from the frame's own;
+    left out takes the pool's."""
+    change_gate: bool = True
+    """Not asked of frames that show what the last answered one showed; false asks it of every frame."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -175,6 +178,8 @@ class CameraSettings(_Section):
     """Part of the frame that is looked at: left, top, right, bottom, as shares of width and height."""
     masks: Annotated[tuple[Mask, ...], Field(max_length=MAX_MASKS)] = ()
     """Parts that are blacked out on the device: rectangles like ``region``, or lists of corners ``[x, y]``."""
+    change_gate: bool = True
+    """Its questions are not asked of frames that show what the last answered one showed; false asks all frames."""
 
     ring: CameraRingSettings = Field(default_factory=CameraRingSettings)
     """Which frames are kept for questions about the past."""
@@ -238,6 +243,26 @@ class UplinkBudgetSettings(_Section):
         return self
 
 
+class ChangeGateSettings(_Section):
+    """When standing questions are not asked, because the scene is as it was."""
+
+    enabled: bool = True
+    """False asks them of every frame."""
+    max_age_s: Annotated[float, Field(ge=1, le=MAX_INTERVAL_S)] = 600.0
+    """From the capture of a frame, its answer holds on so long at most; then a frame is asked, whatever it shows."""
+    renew_s: Annotated[float, Field(ge=1, le=MAX_INTERVAL_S)] = 180.0
+    """Silence about a question after which an *unchanged* outcome says that its answer holds on. A camera that is
+    silent for longer shows nothing."""
+
+    @model_validator(mode="after")
+    def _renews_in_time(self) -> Self:
+        if self.renew_s > self.max_age_s:
+            raise ValueError(
+                f"renew_s {self.renew_s:g} is above max_age_s {self.max_age_s:g}: nothing would be renewed"
+            )
+        return self
+
+
 class StoreSettings(_Section):
     """Frames that a site keeps while it has no link, for its standing questions."""
 
@@ -278,6 +303,8 @@ class EdgeSettings(_Section):
     expected time, until all is answered; always the codec's base prefix; or always the whole latent."""
     key_frames: bool = True
     """Code frames given an earlier one of their camera, wherever that saves bytes; false codes each by itself."""
+    change_gate: ChangeGateSettings = Field(default_factory=ChangeGateSettings)
+    """When standing questions are not asked, because the scene is as it was."""
     cameras: Annotated[dict[Name, CameraSettings], Field(min_length=1, max_length=MAX_CAMERAS_PER_SITE)]
     questions: dict[Name, QuestionSettings] = Field(default_factory=dict)
     """Standing questions by id. The id travels with every frame, the text only once: keep ids short."""

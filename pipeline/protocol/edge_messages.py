@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from functools import partial
 
+from pipeline.protocol.change_gate import Renewal
 from pipeline.protocol.departures import Departure, TrafficClass
 from pipeline.protocol.edge_frame import EdgeFrame, EdgeStage
 from pipeline.protocol.effects import AskedQuery, Decision, Utility, UtilityFunction
 from pipeline.protocol.ports import Delivery
+from pipeline.protocol.renewals import same_as
 from schemas import topics
 from schemas.messages import (
     Accept,
@@ -29,7 +31,7 @@ from schemas.messages import (
     Text,
 )
 from schemas.printable import as_reason
-from schemas.types import Outcome, milliseconds
+from schemas.types import FrameId, Outcome, milliseconds
 
 Control = Accept | Refine | Busy | Reject | NeedText
 
@@ -223,6 +225,22 @@ class EdgeMessages:
         )
         self._decisions.append(decision)
         return decision
+
+    def unchanged(self, camera: str, frame: FrameId, renewal: Renewal) -> None:
+        """The answer to an earlier frame holds on for this one, which is not sent."""
+        question = renewal.query.question
+        query_id, reason = renewal.query.query_id(camera, frame), same_as(renewal.frame)
+        publish = QueryOutcome(
+            query_id=query_id,
+            owner=question.owner,
+            camera=camera,
+            frame=frame,
+            question_id=question.question_id,
+            outcome=Outcome.UNCHANGED,
+            age_ms=milliseconds(renewal.age_s),
+            reason=reason,
+        )
+        self._decisions.append(Decision(camera, frame, query_id, question, Outcome.UNCHANGED, reason, None, publish))
 
     def why_rejected(self, message: Reject) -> str:
         """The reason of a rejection, for the outcome of the queries."""

@@ -13,6 +13,7 @@ and outputs, and what each message that comes means. The parts:
   every frame, and the broker that keeps them.
 - :mod:`~pipeline.protocol.client_budgets`: what each client may cost.
 - :mod:`~pipeline.protocol.load_shedding`: standing frames that are left out while the pool is overloaded.
+- :mod:`~pipeline.protocol.change_gate`: standing questions that are not asked, because the scene is as it was.
 - :mod:`~pipeline.protocol.frame_store`: frames that are kept while there is no link, and sent when it is back.
 """
 
@@ -25,6 +26,7 @@ from typing import Final
 
 from pipeline.protocol.ad_hoc_questions import AdHocQuestions
 from pipeline.protocol.ask_intake import AskIntake
+from pipeline.protocol.change_gate import ChangeGate, Sifted
 from pipeline.protocol.client_budgets import ClientBudget, ClientBudgets
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import DepartureOrder
@@ -129,6 +131,7 @@ class EdgeSession:
         load_shedding: how it gives way to an overloaded pool.
         order: makes what decides which message leaves the uplink next, from its rate.
         spending: what earlier processes have spent of the uplink's budget.
+        gate: holds standing questions back while the scene does not change; None asks them of every frame.
 
     Attributes:
         frames: frames that are under way.
@@ -140,6 +143,7 @@ class EdgeSession:
         sync: keeps the broker of one mind about them.
         budgets: what each client may cost.
         load_shedding: share of the standing frames that is taken.
+        gate: as given.
         store: frames that are kept while there is no link.
     """
 
@@ -154,6 +158,7 @@ class EdgeSession:
         load_shedding: LoadSheddingSettings | None = None,
         order: Callable[[float | None], DepartureOrder] = DepartureQueue,
         spending: StoreSpending | None = None,
+        gate: ChangeGate | None = None,
     ) -> None:
         self.site = site
         self.boot = boot
@@ -173,8 +178,9 @@ class EdgeSession:
         asking = sum(1 for questions in site.asked_of.values() if questions)
         self.uplink = Uplink(site.uplink_kbps, order=order, gather_s=site.gather_s, company=asking, budget=self.budget)
         self.budgets = ClientBudgets(site.client_budget, site.client_budgets)
-        self.standing = StandingQuestions(site.questions, site.asked_of)
+        self.standing = StandingQuestions(site.questions, site.asked_of, None if gate is None else gate.share)
         self.load_shedding = LoadShedding(load_shedding)
+        self.gate = gate
         self._reports = EdgeReports()
         self.ad_hoc = AdHocQuestions(
             boot=boot,
@@ -259,6 +265,7 @@ class EdgeSession:
             **self.store.sizes(),
             "under_way": self.uplink.under_way,
             "ring": len(self.ring),
+            **({} if self.gate is None else self.gate.sizes()),
         }
 
     # ---- inputs: connection, broker, disk ---------------------------------------------------------------------------
@@ -396,6 +403,36 @@ class EdgeSession:
         self.ring.keep(HeldFrame(camera, frame, captured_s, latent, base_latents, size_bytes, picture), now_s)
         return frame
 
+    def sift(
+        self,
+        camera: str,
+        latent: Latent,
+        queries: Sequence[AskedQuery],
+        captured_s: float,
+        *,
+        frame: FrameId | None = None,
+    ) -> tuple[Sifted, FrameId | None]:
+        """Which queries of a frame are asked, and which answers hold on because the scene is as it was.
+
+        Args:
+            camera: its camera.
+            latent: its latent.
+            queries: what it would be asked.
+            captured_s: when it was taken.
+            frame: its id, if it has one; see :meth:`keep`.
+
+        Returns:
+            What becomes of the queries, and the id of the frame to offer it under; it has one from now on if everybody
+            is told of it.
+        """
+        if self.gate is None or self.storing:
+            return Sifted(list(queries)), frame
+        sifted = self.gate.sift(camera, latent, queries, captured_s, tells=self._connected)
+        if sifted.renewals:
+            frame = self.frames.next_id(camera) if frame is None else frame
+            self.frames.renew(camera, frame, sifted.renewals)
+        return sifted, frame
+
     def offer(
         self,
         camera: str,
@@ -407,11 +444,26 @@ class EdgeSession:
         frame: FrameId | None = None,
         given_key: GivenKey[Latent] | None = None,
         age_ms: Age | None = None,
+        captured_s: float | None = None,
     ) -> FrameId:
-        """Ask questions of a new frame, see :meth:`EdgeFrames.offer`."""
+        """Ask questions of a new frame, see :meth:`EdgeFrames.offer`.
+
+        Args:
+            camera: its camera.
+            latent: its coded latent.
+            base_latents: prefix that the first open carries.
+            queries: at least one.
+            now_s: the edge's monotonic time.
+            frame: its id; None takes this boot's next one.
+            given_key: the same latent, coded given a key frame or as one.
+            age_ms: how old it is, if it waited for a link; its answers are history, and renewed by nothing.
+            captured_s: when it was taken; None for now.
+        """
         offered = self.frames.offer(
             camera, latent, base_latents, queries, now_s, frame=frame, given_key=given_key, age_ms=age_ms
         )
+        if self.gate is not None and age_ms is None:
+            self.gate.offered(camera, offered, latent, queries, now_s if captured_s is None else captured_s)
         if any(not query.ad_hoc for query in queries):
             self.load_shedding.offered(camera, offered)
         return offered
@@ -653,6 +705,8 @@ class EdgeSession:
             self.store.ended(decision, now_s)
         else:
             self.load_shedding.ended(decision, now_s)
+            if self.gate is not None:
+                self.gate.ended(decision, now_s)
         self._outputs.append(decision)
         if decision.ad_hoc:
             self._end_ad_hoc(decision)

@@ -104,10 +104,19 @@ class RecordingEdge(Recorded, EdgeSession):
         frame: FrameId | None = None,
         given_key: GivenKey[Latent] | None = None,
         age_ms: Age | None = None,
+        captured_s: float | None = None,
     ) -> FrameId:
         self.note("offer", now_s, camera)
         return super().offer(
-            camera, latent, base_latents, queries, now_s, frame=frame, given_key=given_key, age_ms=age_ms
+            camera,
+            latent,
+            base_latents,
+            queries,
+            now_s,
+            frame=frame,
+            given_key=given_key,
+            age_ms=age_ms,
+            captured_s=captured_s,
         )
 
     def poll(self, now_s: float) -> list[EdgeOutput]:
