@@ -35,6 +35,7 @@ from pipeline.protocol.journal_requests import (
 )
 from pipeline.protocol.ports import Heard, Sent
 from pipeline.protocol.store_requests import DropFrames, PutFrame, ReadFrame, ReadStored, StoreRequest, StoreResult
+from pipeline.protocol.uplink_budget import StoreSpending
 from schemas.messages import Answer, Reject, Status
 from schemas.types import FrameId
 
@@ -67,6 +68,7 @@ class Site(EdgeShell):
 
     Attributes:
         frame_disk: does what the session wants done with those frames.
+        store_spending: called with what was spent of the uplink's budget, to be written.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Site(EdgeShell):
         self._pool_problems = pool_problems
         self._observers = observers
         self._wake_camera = wake_camera
+        self.store_spending: Callable[[StoreSpending], None] = lambda _spending: None
         self._ring = ring
         self._requests: asyncio.Queue[JournalRequest] = asyncio.Queue()
         self._in_work: dict[tuple[str, FrameId], _FrameInWork] = {}
@@ -251,6 +254,8 @@ class Site(EdgeShell):
                     self._key_frames.lost(output.camera, output.sequence)
             case Heard():
                 self._learn(output)
+            case StoreSpending():
+                self.store_spending(output)
             case Admit() | Decide() | MarkTold() | MoveToFile() | ReadUnfinished():
                 self._requests.put_nowait(output)
             case ReadStored() | PutFrame() | ReadFrame() | DropFrames():

@@ -30,6 +30,7 @@ from simulation.plan import (
 )
 from simulation.questions import question_text
 from simulation.specs import NO_STORE
+from simulation.uplink_budgets import BudgetPlan
 
 NEVER_S = 1_000.0
 """A camera that takes no frame for an ad-hoc question alone."""
@@ -43,6 +44,8 @@ _FOREIGN = "stranger"
 _RELAY_SHARE = 0.03
 """Episodes in which frames come back to a worker whose pass over them still runs; chance alone hardly ever does it."""
 _RELAY_ASKS = 8
+_BUDGET_SHARE = 0.05
+"""Episodes whose sites have a budget of the uplink."""
 _STORE_SHARE = 0.4
 """Episodes with edges that store frames."""
 _KEY_SITE_SHARE = 0.4
@@ -99,7 +102,9 @@ def draw_plan(seed: int) -> EpisodePlan:
     plan = _with_key_frames(plan, random.Random(f"{seed}/key frames"))
     plan = _with_questions_of_the_past(plan, random.Random(f"{seed}/past"))
     plan = _with_store(plan, random.Random(f"{seed}/store"))
-    return _with_gates(plan, random.Random(f"{seed}/gates"))
+    plan = _with_gates(plan, random.Random(f"{seed}/gates"))
+    budgets = random.Random(f"{seed}/budgets")
+    return with_budgets(plan, budgets) if budgets.random() < _BUDGET_SHARE else plan
 
 
 def _as_relay(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
@@ -122,6 +127,22 @@ def _as_relay(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
         asks=tuple(sorted(asks, key=lambda ask: ask.time_s)),
         faults=tuple(draw_relay(draw, duration_s=plan.duration_s)),
     )
+
+
+def with_budgets(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
+    """The plan with a budget for each site, which it spends, on short days, with clocks of all kinds."""
+    sites = tuple(
+        replace(
+            site,
+            budget=BudgetPlan(
+                day_bytes=draw.choice([8_000, 15_000, 30_000]),
+                day_s=draw.choice([12.0, 20.0, 30.0]),
+                clock_set_s=draw.choice([0.0, 0.0, 2.5, 7.0]),
+            ),
+        )
+        for site in plan.sites
+    )
+    return replace(plan, sites=sites)
 
 
 def _with_gates(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:

@@ -98,7 +98,7 @@ class Episode:
         self._query_ledger = QueryLedger(self._problem)
         tokens = not math.isinf(plan.batch_tokens)
         self._costs = WorkCosts.by_tokens(_VISUAL_TOKENS) if tokens else WorkCosts.by_frames()
-        self._all_fit = plan.all_fit
+        self._all_fit = plan.all_fit and not plan.budgeted
         self._trace = Trace() if trace else None
         self._stop_at_first = stop_at_first
         self._asked = 0
@@ -164,6 +164,7 @@ class Episode:
             key_every=site.key_every,
             publishes=site.publishes,
             join_s=site.join_s,
+            budget=site.budget,
             gate=site.gate,
             store=site.store,
             ring=site.ring,
@@ -359,6 +360,7 @@ class Episode:
     def _edge_state(self, site: str) -> EdgeState:
         edge, up = self.edges[site], self.broker.is_up(site)
         linked_since_s = max(edge.linked_since_s, self.injector.reachable_since_s(site)) if up else math.inf
+        linked_since_s = max(linked_since_s, edge.open_since_s)
         return EdgeState(edge.awake_since_s, linked_since_s, edge.backlog_s())
 
     def _calm_since_s(self) -> float:

@@ -43,6 +43,7 @@ MAX_CAMERAS_PER_SITE = 128
 
 MAX_INTERVAL_S = 86_400.0
 MAX_UPLINK_KBPS = 10_000_000.0
+MAX_BUDGET_MB = 1_000_000_000.0
 MAX_BATCH_FRAMES = 1_024
 MAX_NAMED_BUDGETS = 256
 
@@ -225,6 +226,23 @@ class ClientBudgetSettings(_Section):
     """Rate of what it causes on the uplink: acknowledgements, refusals, replies. Beyond it refusals are silent."""
 
 
+class UplinkBudgetSettings(_Section):
+    """What a site may send in a day and in a month, in megabytes (1,000,000 bytes on the wire)."""
+
+    day_mb: Annotated[float, Field(ge=1, le=MAX_BUDGET_MB)] | None = None
+    """From midnight to midnight of UTC; null has no limit."""
+    month_mb: Annotated[float, Field(ge=1, le=MAX_BUDGET_MB)] | None = None
+    """In a month of the contract; null has no limit."""
+    month_begins: Annotated[int, Field(ge=1, le=28)] = 1
+    """Day on which the month begins, at midnight of UTC."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.day_mb is None and self.month_mb is None:
+            raise ValueError("a budget without day_mb and month_mb: give one of them")
+        return self
+
+
 class ChangeGateSettings(_Section):
     """When standing questions are not asked, because the scene is as it was."""
 
@@ -273,6 +291,11 @@ class EdgeSettings(_Section):
     """Pool of workers that answers; edge and workers of a pool carry the same codec."""
     uplink_kbps: Annotated[float, Field(ge=1, le=MAX_UPLINK_KBPS)] | None = None
     """Rate that this process may put on the uplink, all bytes on the wire counted; null leaves it unlimited."""
+    uplink_gather_ms: Annotated[int, Field(ge=0, le=5_000)] = 0
+    """Longest wait of a frame with standing questions for those of the other cameras, in milliseconds: what leaves
+    together shares its headers. The cameras then take their frames at the same time, not one after the other."""
+    uplink_budget: UplinkBudgetSettings | None = None
+    """What may be sent in a day and in a month; null has no limit. Needs ``state_dir``."""
     codec: Path | None = None
     """Codec folder; null takes the bundled one."""
     first_prefix: FirstPrefixRule = "bytes"
@@ -309,6 +332,12 @@ class EdgeSettings(_Section):
     """Threads of the encoder."""
     precision: Precision = "fp32"
     """Arithmetic of the encoder: ``fp32``, or ``int8`` where the codec folder has an encoder in 8-bit integers."""
+
+    @model_validator(mode="after")
+    def _budget_is_kept(self) -> Self:
+        if self.uplink_budget is not None and self.state_dir is None:
+            raise ValueError("uplink_budget without state_dir: a restart would forget what was spent")
+        return self
 
     @model_validator(mode="after")
     def _questions_exist(self) -> Self:

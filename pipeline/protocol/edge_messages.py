@@ -81,6 +81,7 @@ class EdgeMessages:
                 frame=frame.frame,
                 utility=None if frame.history else utility,
                 same_as=(topic, frame.frame),
+                patient=_is_patient(frame),
                 done=done,
             )
         )
@@ -150,6 +151,7 @@ class EdgeMessages:
                 retain=True,
                 frame=frame.frame,
                 same_as=(topic, frame.frame),
+                patient=_is_patient(frame),
                 done=done,
             )
         )
@@ -290,3 +292,8 @@ def _refs(frame: EdgeFrame, query_ids: Collection[str], now_s: float) -> tuple[Q
 def always(message: Message) -> Callable[[float], Message]:
     """A stamp for what says the same whenever it leaves."""
     return lambda _now_s: message
+
+
+def _is_patient(frame: EdgeFrame) -> bool:
+    """Nobody waits for its answers by the second."""
+    return not any(query.ad_hoc for query in frame.queries.values())
