@@ -5,7 +5,7 @@ import * as cameras from "./cameras.js";
 import { ago, bar, bytes, count, element, find, hasPrefix, isRecent, prefix, setAttribute, setClock, setText, time } from "./dom.js";
 import { follow } from "./stream.js";
 
-const SHOWN_OVER = 5;
+const SHOWN_OVER = 3;
 const PAGE = 25;
 let alerts = new Map();
 let gaps = [];
@@ -90,7 +90,8 @@ function showAlerts() {
     const over = alert.ended !== null;
     const when = over ? `over since ${time(alert.ended)}` : `since ${time(alert.began)}`;
     const basis = hasPrefix(alert.answer) ? `, ${prefix(alert.answer)}` : "";
-    return element("li", { class: "alert", "data-level": alert.severity, "data-over": String(over) }, sentence(alert.text),
+    return element("li", { class: "alert", "data-level": alert.severity, "data-over": String(over) },
+      alert.source === "system" ? sentence(alert.text) : alert.text,
       element("span", { class: "when", text: `${alert.rule}, ${over ? "" : `${alert.severity}, `}${when}${basis}` }));
   }));
 }
