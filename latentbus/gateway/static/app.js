@@ -7,6 +7,12 @@ import { follow } from "./stream.js";
 
 const SHOWN_OVER = 3;
 const PAGE = 25;
+const LEFT_OUT = {
+  normal: "",
+  stretched: ", budget low: standing questions less often",
+  ad_hoc_only: ", budget low: no standing questions",
+  spent: ", budget spent: no questions",
+};
 let alerts = new Map();
 let gaps = [];
 let health = { ready: true, problems: [] };
@@ -101,7 +107,7 @@ function showSites() {
   const kbps = (site) => `${(site.latent_bytes_per_minute * 8 / 60 / 1000).toFixed(2)} kbps`;
   replace(find("sites"), sites.map((site) => element("li", {},
     element("span", { class: "who" }, site.site,
-      element("span", { class: "more", text: `${count(site.cameras.length, "camera")}${site.online ? "" : ", offline"}` })),
+      element("span", { class: "more", text: `${count(site.cameras.length, "camera")}${site.online ? LEFT_OUT[site.uplink] : ", offline"}` })),
     sites.length > 1 ? bar(site.latent_bytes_per_minute / most) : element("span"),
     element("span", { class: "number" }, kbps(site), element("span", { class: "more", text: `${count(site.frames_per_minute, "frame")} a minute` })))));
 }
