@@ -62,13 +62,13 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     program.chmod(0o755)
     copy = tmp_path / UNIT.name
     copy.write_text(UNIT.read_text().replace("/opt/latentbus/bin/latentbus", str(program)))
-    done = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, check=False)
+    done = subprocess.run(["systemd-analyze", "verify", str(copy)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) == (0, "")
 
 
 @needs_systemd
 def test_the_service_is_exposed_little() -> None:
-    command = ["systemd-analyze", "security", "--offline=yes", "--no-pager", UNIT]
+    command = ["systemd-analyze", "security", "--offline=yes", "--no-pager", str(UNIT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
     assert found is not None, done.stdout + done.stderr

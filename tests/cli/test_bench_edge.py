@@ -211,7 +211,7 @@ def test_a_report_has_the_keys_that_are_promised_and_says_what_is_missed() -> No
         ({"edge": replace(GOOD.edge, torch=True)}, "imports torch"),
         ({"agreement": 0.98}, "fp32_int8_answer_agreement below"),
     ):
-        found = replace(GOOD, **change).missed()  # type: ignore[arg-type]
+        found = replace(GOOD, **change).missed()
         assert len(found) == 1
         assert missed in found[0]
 
