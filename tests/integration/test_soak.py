@@ -16,28 +16,9 @@ from pipeline.node.runtime import Stop
 
 @pytest.mark.timeout(300)
 async def test_after_faults_nothing_is_stuck_and_every_question_has_its_end() -> None:
-    arguments = parsed(
-        [
-            "--duration",
-            "75",
-            "--settle",
-            "35",
-            "--warm-up",
-            "5",
-            "--faults",
-            "1",
-            "--sites",
-            "1",
-            "--cameras",
-            "1",
-            "--workers",
-            "1",
-            "--interval",
-            "1",
-            "--ask-every",
-            "2",
-        ]
-    )
+    times = ["--duration", "75", "--settle", "35", "--warm-up", "5", "--faults", "1"]
+    fleet = ["--sites", "1", "--cameras", "1", "--workers", "1", "--interval", "1", "--ask-every", "2"]
+    arguments = parsed([*times, *fleet])
     report = await soak(arguments, Stop(60.0), Console(quiet=True))
     assert report.faults == dict.fromkeys(Fault, 1)
     assert (report.ended, report.overdue, report.not_drained) == ([], 0, [])
