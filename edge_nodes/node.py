@@ -25,6 +25,7 @@ from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture import CameraCapture
 from edge_nodes.capture_policy import CapturePolicy
 from edge_nodes.encoder import EncoderThread
+from edge_nodes.event_file import EventFile
 from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.frame_log import FrameLog
 from edge_nodes.frame_ring import RingKeeper
@@ -54,6 +55,7 @@ from pipeline.node.tasks import first_of
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.edge_session import EdgeSession, SiteSettings
+from pipeline.protocol.event_keeper import EventSettings
 from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings
 from schemas import topics
@@ -100,6 +102,7 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
         journal_thread = WorkThread("journal")
         journal = await journal_thread.call(AskJournal.open_or_in_memory, _journal_path(edge))
         owned.push_async_callback(journal_thread.close, journal.close)
+        events = await _open_events(owned, edge, encoder.spec.fingerprint4)
         frame_log = None
         if edge.frame_log is not None:
             frame_log = FrameLog(edge.frame_log, clock)
@@ -142,12 +145,27 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             ),
             journal=journal,
             journal_thread=journal_thread,
+            events=events,
             clock=clock,
             frame_log=frame_log,
             observers=[*observers, *latent_stores, EdgeTelemetry(metrics), *([frame_log] if frame_log else [])],
             metrics=metrics,
         )
         return await node.run(stop)
+
+
+async def _open_events(
+    owned: AsyncExitStack, edge: EdgeSettings, fingerprint: bytes
+) -> tuple[EventFile, WorkThread] | None:
+    """The file of events, where a camera keeps any."""
+    if not any(camera.ring.before_s or camera.ring.after_s for camera in edge.cameras.values()):
+        return None
+    path = None if edge.state_dir is None else edge.state_dir / f"events-{edge.site}.sqlite3"
+    megabytes = edge.ring.memory_mb if path is None else edge.ring.disk_mb
+    thread = WorkThread("events")
+    file = await thread.call(EventFile.open_or_in_memory, path, fingerprint, max_bytes=round(megabytes * 1_000_000))
+    owned.push_async_callback(thread.close, file.close)
+    return file, thread
 
 
 async def _begin_log(
@@ -175,6 +193,7 @@ class EdgeNode(Node):
         first_prefix: what the first message of each frame carries.
         journal: ad-hoc questions on disk.
         journal_thread: where the disk is waited for.
+        events: events on disk, and the thread for them; None where no camera keeps any.
         clock: monotonic time.
         frame_log: log of the frames, None for none.
         observers: who watches.
@@ -192,6 +211,7 @@ class EdgeNode(Node):
         first_prefix: FirstPrefix,
         journal: AskJournal,
         journal_thread: WorkThread,
+        events: tuple[EventFile, WorkThread] | None,
         clock: Clock,
         frame_log: FrameLog | None,
         observers: Sequence[EdgeObserver],
@@ -205,6 +225,7 @@ class EdgeNode(Node):
         self._first_prefix = first_prefix
         self._journal = journal
         self._journal_thread = journal_thread
+        self._events = events
         self._frame_log = frame_log
         self._pool_problems = PoolProblems(edge.pool, encoder.spec.fingerprint4.hex())
         self._observers = [*observers, LoadSheddingLog(session.load_shedding, clock, self._pool_problems)]
@@ -212,6 +233,9 @@ class EdgeNode(Node):
         self._camera_problems = CameraProblems()
 
     async def _begin(self, group: asyncio.TaskGroup) -> Work:  # noqa: ARG002 - one interface for all nodes
+        pictures_of = [name for name, camera in self._edge.cameras.items() if camera.ring.pictures_for]
+        base_latents = self._encoder.spec.base_latents
+        self._ring = RingKeeper(self._session, base_latents, self._clock, pictures_of=pictures_of)
         self._site = site = Site(
             self._session,
             bus=self._bus,
@@ -225,7 +249,8 @@ class EdgeNode(Node):
             observers=self._observers,
             wake_camera=lambda camera: self._captures[camera].wake(),
             containment=self._containment,
-            ring=RingKeeper(self._session, self._encoder.spec.base_latents, self._clock),
+            ring=self._ring,
+            events=self._events,
         )
         self._problems = site.problems
         self._captures = self._make_captures(site)
@@ -236,6 +261,7 @@ class EdgeNode(Node):
         return {
             "send": site.send,
             "store": site.store,
+            "events": site.keep_events,
             "timers": site.timers,
             **({} if self._frame_log is None else {"frame log": self._frame_log.run}),
             **{f"capture[{name}]": capture.run for name, capture in self._captures.items()},
@@ -286,6 +312,7 @@ class EdgeNode(Node):
         if self._bus.statistics().connected:
             work_s = limit_s - FLUSH_RESERVE_S - self._clock.now_s()
             await first_of(site.finished(), self._clock.sleep(work_s))
+        await self._ring.close()
         left = self._session.unfinished()
         await site.leave("the edge was stopped")
         flush_s = FLUSH_RESERVE_S / 2 if self._bus.statistics().connected else 0.0
@@ -331,6 +358,7 @@ def site_settings(edge: EdgeSettings) -> SiteSettings:
                 deadline_ms=question.deadline_ms,
                 risk=question.risk,
                 set_by="settings",
+                keep_when=question.keep_when,
             )
             for question_id, question in edge.questions.items()
         },
@@ -339,6 +367,11 @@ def site_settings(edge: EdgeSettings) -> SiteSettings:
         client_budget=_budget(edge.client_budget),
         client_budgets={name: _budget(budget) for name, budget in edge.client_budgets.items()},
         ring=RingSettings(edge.ring.history_s, round(edge.ring.memory_mb * 1_000_000)),
+        events={
+            name: EventSettings(camera.ring.before_s, camera.ring.after_s, frozenset(camera.ring.pictures_for))
+            for name, camera in edge.cameras.items()
+        },
+        event_max_age_s=edge.ring.max_age_s,
     )
 
 

@@ -9,6 +9,13 @@ from pipeline.node.ask_journal import AskJournal
 from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
 from pipeline.protocol.effects import Decision, HeldFrameAsked, KeyFrameLost, TakeFrame
+from pipeline.protocol.event_requests import (
+    EraseKeptEvents,
+    EventRequest,
+    KeepEventFrame,
+    ListKeptEvents,
+    ReadEventFrame,
+)
 from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Heard, Notice, Problem, Publish, Received, Sent
 from pipeline.protocol.settings import EdgeProtocolSettings
@@ -41,11 +48,13 @@ class EdgeDriver:
         now_s: float = 1000.0,
         boot: int = 1,
         ring: RingSettings | None = None,
+        site_settings: SiteSettings | None = None,
     ) -> None:
         self.now_s = now_s
         self.session = EdgeSession(
             settings or EdgeProtocolSettings(),
-            SiteSettings(
+            site_settings
+            or SiteSettings(
                 site=site,
                 pool="main",
                 asked_of=dict.fromkeys(cameras, ()),
@@ -124,6 +133,9 @@ class EdgeDriver:
             for output in outputs:
                 self._carry_out(output)
 
+    def perform_event(self, request: EventRequest) -> None:
+        raise AssertionError(f"no events are kept here: {request}")
+
     def _carry_out(self, output: EdgeOutput) -> None:
         match output:
             case Publish():
@@ -154,5 +166,7 @@ class EdgeDriver:
                 self.lost_keys.append(output)
             case Contained():
                 raise output.error
+            case KeepEventFrame() | ListKeptEvents() | ReadEventFrame() | EraseKeptEvents():
+                self.perform_event(output)
             case _:
                 self.session.stored(output.token, self.journal.perform(output), self.now_s)
