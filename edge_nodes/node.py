@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -29,14 +29,14 @@ from edge_nodes.event_file import EventFile
 from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.frame_log import FrameLog
 from edge_nodes.frame_ring import RingKeeper
-from edge_nodes.latent_store import LatentStore
+from edge_nodes.health import edge_health
 from edge_nodes.load_shedding_log import LoadSheddingLog
 from edge_nodes.observer import EdgeObserver
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.site import Site
 from edge_nodes.sources import FrameSource, make_source, redacted
 from edge_nodes.sources.view import viewed
-from edge_nodes.telemetry import EdgeTelemetry, watch_cameras, watch_site
+from edge_nodes.telemetry import EdgeTelemetry, watch_cameras, watch_encoder, watch_site
 from pipeline.bus.base import Bus, ConnectionChange, Inbound, Subscription
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.key_frame_policy import KeyFramePolicy
@@ -49,8 +49,8 @@ from pipeline.node.connection import node_bus
 from pipeline.node.containment import Containment
 from pipeline.node.metrics import Metrics
 from pipeline.node.node import Node, Work
-from pipeline.node.node_log import NodeLog, node_log
 from pipeline.node.runtime import Stop
+from pipeline.node.service_manager import Health
 from pipeline.node.tasks import first_of
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.client_budgets import ClientBudget
@@ -61,6 +61,9 @@ from pipeline.protocol.settings import EdgeProtocolSettings
 from schemas import topics
 from schemas.errors import BusError, ConfigError, SourceError
 from schemas.messages import Question
+
+if TYPE_CHECKING:
+    from pipeline.node.node_log import NodeLog
 
 _log = get_logger(__name__)
 
@@ -97,7 +100,7 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
     sources = {name: make_source(name, camera) for name, camera in edge.cameras.items()}
     async with AsyncExitStack() as owned:
         codec_dir = edge.codec or bundled_codec_dir()
-        encoder = await EncoderThread.load(codec_dir, threads=edge.threads)
+        encoder = await EncoderThread.load(codec_dir, precision=edge.precision, threads=edge.threads)
         owned.push_async_callback(encoder.close)
         journal_thread = WorkThread("journal")
         journal = await journal_thread.call(AskJournal.open_or_in_memory, _journal_path(edge))
@@ -174,6 +177,10 @@ async def _begin_log(
     """The edge's own log, where its settings want one, and who keeps whole latents in it."""
     if edge.recording is None:
         return None, []
+    # Logs need the extra `recording`, which most edges do without.
+    from edge_nodes.latent_store import LatentStore
+    from pipeline.node.node_log import node_log
+
     shown = settings.model_copy(update={"edge": _without_credentials(edge)})
     log = await owned.enter_async_context(
         node_log(edge.recording, shown, kind="edge", name=edge.site, codec_dir=codec_dir, metrics=metrics)
@@ -255,6 +262,7 @@ class EdgeNode(Node):
         self._problems = site.problems
         self._captures = self._make_captures(site)
         watch_site(self._metrics, self._session, self._pool_problems)
+        watch_encoder(self._metrics, self._encoder)
         watch_cameras(self._metrics, self._captures, self._sources, self._camera_problems)
         self._watch_session(self._session)
         site.pump()
@@ -274,10 +282,14 @@ class EdgeNode(Node):
     def _fits(self) -> bool:
         return self._pool_problems.fits
 
+    def _health(self) -> Health:
+        return edge_health(list(self._captures.values()), self._encoder, connected=self._bus.statistics().connected)
+
     async def _prepare(self) -> Mapping[str, Any]:
         await warn_of_other_sites(self._bus)
         await self._first_camera()
-        return {"cameras": list(self._captures), "boot": f"{self._session.boot:08x}"}
+        boot = f"{self._session.boot:08x}"
+        return {"cameras": list(self._captures), "encoder": self._encoder.precision, "boot": boot}
 
     async def _first_camera(self) -> None:
         """Wait until a camera is open; one that blocks keeps nobody waiting.

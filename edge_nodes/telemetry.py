@@ -9,6 +9,7 @@ from typing import Final
 
 from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture import CameraCapture
+from edge_nodes.encoder import EncoderThread
 from edge_nodes.observer import OfferedFrame
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.sources import FrameSource, SourceState
@@ -114,6 +115,13 @@ def watch_site(metrics: Metrics, session: EdgeSession, pool_problems: PoolProble
     )
     metrics.watch_gauge("unfinished_queries", "Queries without an outcome", lambda: float(session.unfinished()))
     metrics.watch_gauge("uplink_waiting_messages", "Messages that wait for the uplink", lambda: session.uplink.unsent)
+
+
+def watch_encoder(metrics: Metrics, encoder: EncoderThread) -> None:
+    """Serve which encoder makes the symbols: those of two of one codec are not all the same."""
+    metrics.watch_gauges(
+        "encoder", "1 for the arithmetic of the encoder", "precision", lambda: {encoder.precision: 1.0}
+    )
 
 
 def watch_cameras(

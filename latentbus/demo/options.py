@@ -32,6 +32,7 @@ class DemoOptions:
         record: log of everything on the broker, None for none.
         batch_frames: frames in one batch of a worker's model at most.
         first_prefix: what the first message of a frame carries, as in the edge's settings.
+        dashboard: serve the dashboard beside it, and open it in a browser.
     """
 
     duration_s: Annotated[
@@ -80,3 +81,6 @@ class DemoOptions:
             "expected delay, always the base prefix, or everything."
         ),
     ] = "base"
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Serve the dashboard beside it, and open it in a browser.")
+    ] = False

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Discriminator,
     Field,
@@ -25,7 +24,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipeline.codec.spec import FitMode
+from pipeline.codec.spec import FitMode, Precision
+from pipeline.config.gateway_settings import GatewaySettings
+from pipeline.config.section import Section as _Section
 from pipeline.config.settings_file import CHECKED, Check, Location, SettingsFile
 from pipeline.protocol.journal_requests import MAX_OPEN_ASKS
 from schemas.errors import ConfigError
@@ -74,12 +75,6 @@ Mask: TypeAlias = Annotated[
 ]
 FirstPrefixRule: TypeAlias = Literal["bytes", "delay", "base", "whole"]
 _Recording = TypeVar("_Recording", bound="RecordingSettings")
-
-
-class _Section(BaseModel):
-    """A part of the settings: immutable, and a key that nobody reads is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TlsSettings(_Section):
@@ -277,6 +272,8 @@ class EdgeSettings(_Section):
     """Log of what this process sends and receives; null writes none."""
     threads: Threads = 1
     """Threads of the encoder."""
+    precision: Precision = "fp32"
+    """Arithmetic of the encoder: ``fp32``, or ``int8`` where the codec folder has an encoder in 8-bit integers."""
 
     @model_validator(mode="after")
     def _ring_reaches_back(self) -> Self:
@@ -346,6 +343,7 @@ class LatentbusSettings(BaseSettings):
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
     edge: EdgeSettings | None = None
     worker: WorkerSettings | None = None
+    gateway: GatewaySettings | None = None
     log: LogSettings = Field(default_factory=LogSettings)
 
     @classmethod
@@ -443,6 +441,17 @@ def require_worker(settings: LatentbusSettings, path: Path) -> WorkerSettings:
     return settings.worker
 
 
+def require_gateway(settings: LatentbusSettings, path: Path) -> GatewaySettings:
+    """The gateway section.
+
+    Raises:
+        ConfigError: the file has none.
+    """
+    if settings.gateway is None:
+        raise ConfigError(str(path), "no gateway section: add `gateway: {}` for the defaults")
+    return settings.gateway
+
+
 def _with_absolute_paths(settings: LatentbusSettings, folder: Path) -> LatentbusSettings:
     def absolute(path: Path | None) -> Path | None:
         return None if path is None else folder / path.expanduser()
@@ -465,7 +474,8 @@ def _with_absolute_paths(settings: LatentbusSettings, folder: Path) -> Latentbus
             vlm = str(absolute(Path(vlm)))
         recording = _recording_below(worker.recording, folder)
         worker = worker.model_copy(update={"codec": absolute(worker.codec), "vlm": vlm, "recording": recording})
-    return settings.model_copy(update={"broker": broker, "edge": edge, "worker": worker})
+    gateway = None if settings.gateway is None else settings.gateway.below(folder)
+    return settings.model_copy(update={"broker": broker, "edge": edge, "worker": worker, "gateway": gateway})
 
 
 def _recording_below(recording: _Recording | None, folder: Path) -> _Recording | None:
