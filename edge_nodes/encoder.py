@@ -43,6 +43,7 @@ class OnnxEncoder:
 
     Attributes:
         spec: what the folder says about itself.
+        tables: of its symbols.
         precision: as given.
 
     Raises:
@@ -53,11 +54,11 @@ class OnnxEncoder:
         self.spec: CodecSpec = load_codec_spec(folder)
         self.precision: Precision = precision
         self._path = folder / ENCODER_FILES[precision]
-        self._tables = FrequencyTables.load(folder / TABLES_FILE)
-        if (self._tables.latent_count, self._tables.latent_dim) != (self.spec.latent_count, self.spec.latent_dim):
+        self.tables = FrequencyTables.load(folder / TABLES_FILE)
+        if (self.tables.latent_count, self.tables.latent_dim) != (self.spec.latent_count, self.spec.latent_dim):
             raise ArtifactError(
                 str(folder / TABLES_FILE),
-                f"tables for {self._tables.latent_count} x {self._tables.latent_dim} symbols, codec.json says "
+                f"tables for {self.tables.latent_count} x {self.tables.latent_dim} symbols, codec.json says "
                 f"{self.spec.latent_count} x {self.spec.latent_dim}; copy the whole codec folder",
             )
         self._session = self._load(threads)
@@ -77,7 +78,7 @@ class OnnxEncoder:
         if not frames:
             return []
         symbols = self._run(self._fitted(frames))
-        latents = [EncodedLatent(frame_symbols, self._tables) for frame_symbols in symbols]
+        latents = [EncodedLatent(frame_symbols, self.tables) for frame_symbols in symbols]
         for latent in latents:
             size_bytes = latent.size_bytes(latent.latent_count)
             if size_bytes > MAX_LATENT_PAYLOAD_BYTES:
@@ -197,6 +198,11 @@ class EncoderThread:
         except BaseException:
             thread.end()
             raise
+
+    @property
+    def tables(self) -> FrequencyTables:
+        """Of the codec's symbols."""
+        return self._encoder.tables
 
     @property
     def spec(self) -> CodecSpec:

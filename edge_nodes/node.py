@@ -16,27 +16,33 @@ import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from edge_nodes.camera_problems import CameraProblems
-from edge_nodes.capture import CameraCapture
+from edge_nodes.capture import CameraCapture, FrameTaker
 from edge_nodes.capture_policy import CapturePolicy
+from edge_nodes.change_gate import make_change_gate
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.event_file import EventFile
 from edge_nodes.first_prefix import FirstPrefix
+from edge_nodes.frame_file import FrameFile
 from edge_nodes.frame_log import FrameLog
 from edge_nodes.frame_ring import RingKeeper
 from edge_nodes.health import edge_health
 from edge_nodes.load_shedding_log import LoadSheddingLog
+from edge_nodes.machine_clock import MachineClock
 from edge_nodes.observer import EdgeObserver
+from edge_nodes.once import OncePolicy, OnceRun, OnceTaker
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.site import Site
 from edge_nodes.sources import FrameSource, make_source, redacted
 from edge_nodes.sources.view import viewed
 from edge_nodes.telemetry import EdgeTelemetry, watch_cameras, watch_encoder, watch_site
+from edge_nodes.uplink_spending import SpendingFile, UplinkSpending, spending_file_of, uplink_budget, wall_clock
 from pipeline.bus.base import Bus, ConnectionChange, Inbound, Subscription
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.key_frame_policy import KeyFramePolicy
@@ -58,6 +64,7 @@ from pipeline.protocol.edge_session import EdgeSession, SiteSettings
 from pipeline.protocol.event_keeper import EventSettings
 from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from schemas import topics
 from schemas.errors import BusError, ConfigError, SourceError
 from schemas.messages import Question
@@ -75,16 +82,24 @@ FLUSH_RESERVE_S: Final = 3.0
 """Of the drain time, for the outcomes of what did not finish."""
 
 
-async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequence[EdgeObserver] = ()) -> int:
+async def run_edge(
+    settings: LatentbusSettings,
+    stop: Stop,
+    *,
+    observers: Sequence[EdgeObserver] = (),
+    once_limit_s: float | None = None,
+) -> int:
     """Run the edge of a site until it is asked to stop, or all its cameras have ended.
 
     Args:
         settings: broker and edge sections are read.
         stop: set ready once the edge is connected and has a camera.
         observers: who watches, beside the metrics and the frame log of the settings.
+        once_limit_s: ask about one frame of each camera, and end when all is answered, or after so long.
 
     Returns:
-        Exit status: 0, or EXIT_NOT_DRAINED when outcomes could not be told.
+        Exit status: 0, EXIT_NOT_DRAINED when outcomes could not be told, or EXIT_INCOMPLETE
+        (:mod:`edge_nodes.once`).
 
     Raises:
         ConfigError: there is no edge section, or a file or port of it cannot be used.
@@ -106,19 +121,34 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
         journal = await journal_thread.call(AskJournal.open_or_in_memory, _journal_path(edge))
         owned.push_async_callback(journal_thread.close, journal.close)
         events = await _open_events(owned, edge, encoder.spec.fingerprint4)
+        frame_thread = WorkThread("frames")
+        frame_file = None
+        if edge.store.policy is not StorePolicy.OFF:
+            frame_file = await frame_thread.call(
+                FrameFile.open_or_in_memory,
+                None if edge.state_dir is None else edge.state_dir / f"frames-{edge.site}.sqlite3",
+                encoder.tables,
+                MachineClock.of_this_machine(),
+                max_bytes=edge.store.max_bytes,
+            )
+        owned.push_async_callback(frame_thread.close, (lambda: None) if frame_file is None else frame_file.close)
         frame_log = None
         if edge.frame_log is not None:
             frame_log = FrameLog(edge.frame_log, clock)
             owned.push_async_callback(frame_log.close)
         metrics = Metrics()
         log, latent_stores = await _begin_log(owned, settings, edge, codec_dir, metrics)
+        spending_file = spending_file_of(edge)
         session = EdgeSession(
             EdgeProtocolSettings(),
             site_settings(edge),
             boot=secrets.randbits(32),
             fingerprint=encoder.spec.fingerprint4,
             now_s=clock.now_s(),
+            spending=None if spending_file is None else await journal_thread.call(spending_file.read),
+            gate=await journal_thread.call(make_change_gate, edge, codec_dir, encoder.spec),
         )
+        session.wall_clock(*wall_clock())
         bus = node_bus(
             settings.broker,
             "edge",
@@ -128,6 +158,7 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             log=log,
             receive_maximum=ASK_WINDOW,
             session_expiry_s=SESSION_EXPIRY_S,
+            topic_aliases=True,
         )
         owned.enter_context(metrics.serve(edge.metrics_port, edge.metrics_host))
         node = EdgeNode(
@@ -149,10 +180,14 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             journal=journal,
             journal_thread=journal_thread,
             events=events,
+            spending_file=spending_file,
+            frame_file=frame_file,
+            frame_thread=frame_thread,
             clock=clock,
             frame_log=frame_log,
             observers=[*observers, *latent_stores, EdgeTelemetry(metrics), *([frame_log] if frame_log else [])],
             metrics=metrics,
+            once_limit_s=once_limit_s,
         )
         return await node.run(stop)
 
@@ -201,10 +236,14 @@ class EdgeNode(Node):
         journal: ad-hoc questions on disk.
         journal_thread: where the disk is waited for.
         events: events on disk, and the thread for them; None where no camera keeps any.
+        spending_file: what was spent of the uplink's budget; None where it has none.
+        frame_file: frames that are kept while there is no link, None for none.
+        frame_thread: where their disk is waited for.
         clock: monotonic time.
         frame_log: log of the frames, None for none.
         observers: who watches.
         metrics: where it counts.
+        once_limit_s: see :func:`run_edge`.
     """
 
     def __init__(
@@ -219,10 +258,14 @@ class EdgeNode(Node):
         journal: AskJournal,
         journal_thread: WorkThread,
         events: tuple[EventFile, WorkThread] | None,
+        spending_file: SpendingFile | None,
+        frame_file: FrameFile | None,
+        frame_thread: WorkThread,
         clock: Clock,
         frame_log: FrameLog | None,
         observers: Sequence[EdgeObserver],
         metrics: Metrics,
+        once_limit_s: float | None = None,
     ) -> None:
         super().__init__(bus, metrics, _log, clock=clock, containment=Containment(_log, sleep=clock.sleep))
         self._edge = edge
@@ -233,11 +276,24 @@ class EdgeNode(Node):
         self._journal = journal
         self._journal_thread = journal_thread
         self._events = events
+        self._spending_file = spending_file
+        self._spending: UplinkSpending | None = None
+        self._frame_file = frame_file
+        self._frame_thread = frame_thread
         self._frame_log = frame_log
         self._pool_problems = PoolProblems(edge.pool, encoder.spec.fingerprint4.hex())
-        self._observers = [*observers, LoadSheddingLog(session.load_shedding, clock, self._pool_problems)]
+        self._once = None if once_limit_s is None else OnceRun(session)
+        self._once_limit_s = once_limit_s or 0.0
+        once: list[EdgeObserver] = [] if self._once is None else [self._once]
+        self._observers = [*observers, LoadSheddingLog(session.load_shedding, clock, self._pool_problems), *once]
         self._captures: dict[str, CameraCapture] = {}
         self._camera_problems = CameraProblems()
+
+    async def run(self, stop: Stop) -> int:
+        """See :class:`~pipeline.node.node.Node`."""
+        self._stop = stop
+        status = await super().run(stop)
+        return status if self._once is None else self._once.status() or status
 
     async def _begin(self, group: asyncio.TaskGroup) -> Work:  # noqa: ARG002 - one interface for all nodes
         pictures_of = [name for name, camera in self._edge.cameras.items() if camera.ring.pictures_for]
@@ -256,9 +312,16 @@ class EdgeNode(Node):
             observers=self._observers,
             wake_camera=lambda camera: self._captures[camera].wake(),
             containment=self._containment,
+            frame_file=self._frame_file,
+            frame_thread=self._frame_thread,
             ring=self._ring,
             events=self._events,
         )
+        if self._spending_file is not None:
+            self._spending = UplinkSpending(
+                self._session, self._spending_file, self._journal_thread, self._clock, site.pump
+            )
+            site.store_spending = self._spending.store
         self._problems = site.problems
         self._captures = self._make_captures(site)
         watch_site(self._metrics, self._session, self._pool_problems)
@@ -270,10 +333,24 @@ class EdgeNode(Node):
             "send": site.send,
             "store": site.store,
             "events": site.keep_events,
+            **({} if site.frame_disk is None else {"frame store": site.frame_disk.run}),
             "timers": site.timers,
             **({} if self._frame_log is None else {"frame log": self._frame_log.run}),
+            **self._spending_work(),
+            **({} if self._once is None else {"limit": self._limit}),
             **{f"capture[{name}]": capture.run for name, capture in self._captures.items()},
         }
+
+    def _spending_work(self) -> Work:
+        if self._spending is None:
+            return {}
+        look = partial(self._containment.repeat, "clock", self._spending.look_once)
+        return {"clock": look, "spending": self._spending.write}
+
+    async def _limit(self) -> None:
+        await self._clock.sleep(self._once_limit_s)
+        _log.warning("the time for one frame of each camera is over", limit_s=self._once_limit_s)
+        self._stop.request()
 
     def _receive(self, events: Sequence[Inbound | ConnectionChange]) -> None:
         for event in events:
@@ -308,7 +385,11 @@ class EdgeNode(Node):
         raise problems[0]
 
     async def _exhausted(self, tasks: Mapping[str, asyncio.Task[None]]) -> None:
-        await asyncio.wait(self._cameras(tasks))
+        if self._once is not None:
+            loops = {name: tasks[f"capture[{name}]"] for name in self._captures}
+            await self._once.finished(self._site, self._captures, loops)
+        else:
+            await asyncio.wait(self._cameras(tasks))
 
     def _cameras(self, tasks: Mapping[str, asyncio.Task[None]]) -> list[asyncio.Task[None]]:
         return [tasks[f"capture[{name}]"] for name in self._captures]
@@ -326,32 +407,50 @@ class EdgeNode(Node):
             await first_of(site.finished(), self._clock.sleep(work_s))
         await self._ring.close()
         left = self._session.unfinished()
+        if self._once is not None:
+            self._once.abandoned(left)
         await site.leave("the edge was stopped")
         flush_s = FLUSH_RESERVE_S / 2 if self._bus.statistics().connected else 0.0
         await first_of(site.idle(), self._clock.sleep(flush_s))
+        if self._spending is not None:
+            await first_of(self._spending.flush(), self._clock.sleep(FLUSH_RESERVE_S / 2))
         unsent = self._session.uplink.unsent
         _log.info("drained", abandoned_queries=left, unsent_messages=unsent)
         return unsent == 0
 
     def _make_captures(self, site: Site) -> dict[str, CameraCapture]:
-        count = len(self._sources)
+        policies, taker = self._policies(site)
         return {
             name: CameraCapture(
                 name,
                 source,
-                # Spread over the interval: cameras that fire together would queue for the uplink together.
-                policy=CapturePolicy(
-                    name, interval_s, interval_s * index / count, site, ring_interval_s=camera.ring.interval_s
-                ),
-                taker=site,
+                policy=policies[name],
+                taker=taker,
                 clock=self._clock,
                 problems=self._camera_problems,
                 containment=self._containment,
             )
-            for index, (name, source) in enumerate(self._sources.items())
-            for camera in (self._edge.cameras[name],)
-            for interval_s in (camera.interval_s,)
+            for name, source in self._sources.items()
         }
+
+    def _policies(self, site: Site) -> tuple[Mapping[str, CapturePolicy], FrameTaker]:
+        if self._once is not None:
+            self._once.policies = {name: OncePolicy(name, site) for name in self._sources}
+            return self._once.policies, OnceTaker(site, self._once.policies)
+        # Spread over the interval: cameras that fire together would queue for the uplink together.
+        spread = 0.0 if self._edge.uplink_gather_ms else 1.0 / len(self._sources)
+        cameras = [self._edge.cameras[name] for name in self._sources]
+        policies = {
+            name: CapturePolicy(
+                name,
+                camera.interval_s,
+                camera.interval_s * index * spread,
+                site,
+                ring_interval_s=camera.ring.interval_s,
+            )
+            for index, (name, camera) in enumerate(zip(self._sources, cameras, strict=True))
+        }
+        return policies, site
 
 
 def site_settings(edge: EdgeSettings) -> SiteSettings:
@@ -375,7 +474,16 @@ def site_settings(edge: EdgeSettings) -> SiteSettings:
             for question_id, question in edge.questions.items()
         },
         uplink_kbps=edge.uplink_kbps,
+        gather_s=edge.uplink_gather_ms / 1000,
+        budget=uplink_budget(edge.uplink_budget),
         priorities={name: camera.priority for name, camera in edge.cameras.items()},
+        store=StoreSettings(
+            policy=edge.store.policy,
+            nth=edge.store.nth,
+            max_entries=edge.store.max_frames,
+            max_bytes=edge.store.max_bytes,
+            max_age_s=edge.store.max_age_s,
+        ),
         client_budget=_budget(edge.client_budget),
         client_budgets={name: _budget(budget) for name, budget in edge.client_budgets.items()},
         ring=RingSettings(edge.ring.history_s, round(edge.ring.memory_mb * 1_000_000)),

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
 import structlog
 
 from pipeline.node.disk_reserve import DiskReserve
+from pipeline.node.set_aside import set_aside
 from schemas.errors import ArtifactError
 
 T = TypeVar("T")
@@ -36,6 +37,7 @@ class TableFile:
         columns: in their order.
         schema: statements that make table and indexes.
         version: of the table; a file of another one is set aside.
+        added: columns that each version has more than the one before, where that is all: such a file is gone on with.
     """
 
     what: str
@@ -43,6 +45,7 @@ class TableFile:
     columns: tuple[str, ...]
     schema: str
     version: int
+    added: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def in_memory(self) -> sqlite3.Connection:
         """A table that nothing survives."""
@@ -71,7 +74,7 @@ class TableFile:
             problem = ""
             try:
                 version = _version(str(path))
-                if version in (0, self.version):
+                if version in (0, self.version) or self._upgrade(str(path), version):
                     return self._open(str(path)), reserve
                 suffix, problem = f"v{version}", "is of another version"
             except sqlite3.OperationalError as error:
@@ -81,12 +84,23 @@ class TableFile:
                 suffix, problem = "damaged", "is damaged"
             except (sqlite3.DatabaseError, ValueError, TypeError, OverflowError):
                 suffix, problem = "damaged", "is damaged"
-            aside = _set_aside(path, suffix)
+            aside = set_aside(path, suffix)
             counters["files_set_aside"] += 1
             log.error(f"{self.what} {problem}: starting a new one", kept_as=str(aside))
             return self._open(str(path)), reserve
         except (OSError, sqlite3.Error) as error:
             raise ArtifactError(str(path), f"cannot be opened: {error}; give a writable edge.state_dir") from error
+
+    def _upgrade(self, path: str, version: int) -> bool:
+        """Add the columns that a file of an earlier version lacks, all at once; whether that is all it lacks."""
+        later = range(version + 1, self.version + 1)
+        if not later or not all(number in self.added for number in later):
+            return False
+        columns = [column for number in later for column in self.added[number]]
+        added = " ".join(f"ALTER TABLE {self.table} ADD COLUMN {column};" for column in columns)
+        with closing(sqlite3.connect(path, timeout=5.0)) as database:
+            database.executescript(f"BEGIN; {added} PRAGMA user_version = {self.version}; COMMIT;")
+        return True
 
     def _open(self, path: str) -> sqlite3.Connection:
         database = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
@@ -135,19 +149,6 @@ def write_with_reserve(write: Callable[[], T], reserve: DiskReserve | None, coun
 def is_full(error: Exception) -> bool:
     """Whether a write failed because the disk, or the file by its bound, has no room."""
     return isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL
-
-
-def _set_aside(path: Path, suffix: str) -> Path:
-    """Keep a file, with its log, for whoever wants to look; where."""
-    aside, number = path.with_suffix(f".{suffix}"), 1
-    while aside.exists():
-        number += 1
-        aside = path.with_suffix(f".{suffix}-{number}")
-    for ending in ("", "-wal", "-shm"):
-        part = path.with_name(f"{path.name}{ending}")
-        if part.exists():
-            part.replace(aside.with_name(f"{aside.name}{ending}"))
-    return aside
 
 
 def _version(path: str) -> int:
