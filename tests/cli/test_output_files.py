@@ -32,6 +32,7 @@ REPORTING = [
     ["compare", "A.mcap", "B.mcap"], ["bench", "replay"], ["codec", "eval"], ["codec", "ablate"],
     ["codec", "temporal"], ["codec", "verify-stop"], ["codec", "calibrate-stop", "--codec", "c"],
     ["codec", "export", "--codec", "c"], ["train", "codec", "OUT"],
+    ["codec", "calibrate", "--vlm", "v", "--images", "i", "--output", "OUT"],
     ["train", "decoder", "c", "OUT"], ["train", "reference-vlm", "OUT"], ["train", "evaluate-vlm"],
     ["train", "all", "OUT"],
 ]  # fmt: skip

@@ -41,6 +41,16 @@ class Answers:
             self.entropies_nats[questions],
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Answers of several parts of a set, one after the other."""
+        return cls(
+            np.concatenate([part.texts for part in parts]),
+            np.concatenate([part.probabilities for part in parts]),
+            np.concatenate([part.margins for part in parts]),
+            np.concatenate([part.entropies_nats for part in parts]),
+        )
+
 
 def answers_of(vlm: ModelAdapter, tokens: Tensor, asked: Sequence[Asked]) -> Answers:
     """Answers to all questions.
