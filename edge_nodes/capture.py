@@ -49,6 +49,9 @@ class FrameTaker(Protocol):
     async def take(self, captured: CapturedFrame, *, standing: bool) -> None:
         """Ask questions of a frame: the ad-hoc ones that wait, and the standing ones if it is their time."""
 
+    async def keep(self, captured: CapturedFrame) -> None:
+        """Keep a frame for questions about the past, and ask nothing of it."""
+
     def source_changed(self, camera: str, up: bool) -> None:
         """The source was opened, or was lost."""
 
@@ -140,22 +143,39 @@ class CameraCapture:
         failures = 0
         while True:
             await self._occasion()
-            await self._taker.until(self.policy.has_room)
+            asks = await self._room()
             captured = await self._call("read", self._source.newest(), SILENCE_LIMIT_S)
             if captured is None:
                 return
-            if await self._take(captured, standing=self.policy.standing(self._clock.now_s())):
+            now_s = self._clock.now_s()
+            self.policy.kept(now_s)
+            if await self._take(captured, asks=asks, standing=asks and self.policy.standing(now_s)):
                 failures = 0
             else:
                 failures += 1
                 # What was asked of this frame is asked of the next one, but not without a pause.
                 await self._clock.sleep(REOPEN.delay_s(failures, self._draw()))
 
-    async def _take(self, captured: CapturedFrame, *, standing: bool) -> bool:
-        """Whether a frame was asked about; one that cannot be fails by itself."""
+    async def _room(self) -> bool:
+        """Wait for room on the uplink; False where a frame for the ring is due first, of which nothing is asked."""
+        while not self.policy.has_room():
+            ring_s, now_s = self.policy.ring_due_s(), self._clock.now_s()
+            if ring_s is not None and ring_s <= now_s:
+                return False
+            waits: list[Coroutine[Any, Any, object]] = [self._taker.until(self.policy.has_room)]
+            if ring_s is not None:
+                waits.append(self._clock.sleep(ring_s - now_s))
+            await first_of(*waits)
+        return True
+
+    async def _take(self, captured: CapturedFrame, *, asks: bool, standing: bool) -> bool:
+        """Whether a frame was asked about, or kept; one that cannot be fails by itself."""
         try:
             self.policy.check(captured)
-            await self._taker.take(captured, standing=standing)
+            if asks:
+                await self._taker.take(captured, standing=standing)
+            else:
+                await self._taker.keep(captured)
         except LatentbusError as error:
             self._problems.report(self._camera, "frame", error, index=captured.index)
         except Exception as error:  # noqa: BLE001 - it ends this frame, not the site

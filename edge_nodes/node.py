@@ -27,6 +27,7 @@ from edge_nodes.capture_policy import CapturePolicy
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.frame_log import FrameLog
+from edge_nodes.frame_ring import RingKeeper
 from edge_nodes.latent_store import LatentStore
 from edge_nodes.load_shedding_log import LoadSheddingLog
 from edge_nodes.observer import EdgeObserver
@@ -53,6 +54,7 @@ from pipeline.node.tasks import first_of
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.edge_session import EdgeSession, SiteSettings
+from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings
 from schemas import topics
 from schemas.errors import BusError, ConfigError, SourceError
@@ -223,6 +225,7 @@ class EdgeNode(Node):
             observers=self._observers,
             wake_camera=lambda camera: self._captures[camera].wake(),
             containment=self._containment,
+            ring=RingKeeper(self._session, self._encoder.spec.base_latents, self._clock),
         )
         self._problems = site.problems
         self._captures = self._make_captures(site)
@@ -298,14 +301,17 @@ class EdgeNode(Node):
                 name,
                 source,
                 # Spread over the interval: cameras that fire together would queue for the uplink together.
-                policy=CapturePolicy(name, interval_s, interval_s * index / count, site),
+                policy=CapturePolicy(
+                    name, interval_s, interval_s * index / count, site, ring_interval_s=camera.ring.interval_s
+                ),
                 taker=site,
                 clock=self._clock,
                 problems=self._camera_problems,
                 containment=self._containment,
             )
             for index, (name, source) in enumerate(self._sources.items())
-            for interval_s in (self._edge.cameras[name].interval_s,)
+            for camera in (self._edge.cameras[name],)
+            for interval_s in (camera.interval_s,)
         }
 
 
@@ -332,6 +338,7 @@ def site_settings(edge: EdgeSettings) -> SiteSettings:
         priorities={name: camera.priority for name, camera in edge.cameras.items()},
         client_budget=_budget(edge.client_budget),
         client_budgets={name: _budget(budget) for name, budget in edge.client_budgets.items()},
+        ring=RingSettings(edge.ring.history_s, round(edge.ring.memory_mb * 1_000_000)),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix, first_latents
+from edge_nodes.frame_ring import RingKeeper
 from edge_nodes.observer import EdgeObserver, OfferedFrame
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.shell import EdgeShell
@@ -19,7 +20,7 @@ from pipeline.node.clock import Clock
 from pipeline.node.containment import Containment
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession
-from pipeline.protocol.effects import AskedQuery, Decision, KeyFrameLost, TakeFrame
+from pipeline.protocol.effects import AskedQuery, Decision, HeldFrameAsked, KeyFrameLost, TakeFrame
 from pipeline.protocol.journal_requests import (
     Admit,
     Decide,
@@ -57,7 +58,7 @@ class Site(EdgeShell):
         observers: who watches.
         wake_camera: called with a camera that shall take a frame now.
         containment: takes what nobody else has handled.
-
+        ring: keeps frames for questions about the past; None keeps none.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Site(EdgeShell):
         observers: Sequence[EdgeObserver],
         wake_camera: Callable[[str], None],
         containment: Containment,
+        ring: RingKeeper | None = None,
     ) -> None:
         super().__init__(session, bus, clock, containment)
         self._encoder = encoder
@@ -85,6 +87,7 @@ class Site(EdgeShell):
         self._pool_problems = pool_problems
         self._observers = observers
         self._wake_camera = wake_camera
+        self._ring = ring
         self._requests: asyncio.Queue[JournalRequest] = asyncio.Queue()
         self._in_work: dict[tuple[str, FrameId], _FrameInWork] = {}
 
@@ -132,9 +135,17 @@ class Site(EdgeShell):
             raise
         self.pump()
 
+    async def keep(self, captured: CapturedFrame) -> None:
+        """Encode a frame for the ring, and ask nothing of it."""
+        captured_s = self.clock.now_s() - captured.age_s
+        latent = await self._encoder.encode(captured.pixels)
+        if self._ring is not None:
+            await self._ring.keep(captured, latent, captured_s)
+
     async def _ask(self, captured: CapturedFrame, queries: Sequence[AskedQuery], captured_s: float) -> None:
         camera = captured.camera
         latent = await self._encoder.encode(captured.pixels)
+        kept_as = None if self._ring is None else await self._ring.keep(captured, latent, captured_s)
         queries = self.session.still_asked(camera, queries)
         if not queries:
             return
@@ -148,7 +159,7 @@ class Site(EdgeShell):
             given=None if key is None else key.latent,
         )
         base_latents = first_latents(choice)
-        frame = self.session.offer(camera, latent, base_latents, queries, now_s, given_key=key)
+        frame = self.session.offer(camera, latent, base_latents, queries, now_s, frame=kept_as, given_key=key)
         if self._key_frames is not None:
             self._key_frames.offered(camera, key, frame.sequence)
         self._in_work[camera, frame] = _FrameInWork(captured_s, len(queries))
@@ -196,6 +207,10 @@ class Site(EdgeShell):
                     observer.message_sent(output)
             case Decision():
                 self._ended(output)
+            case HeldFrameAsked():
+                key = (output.camera, output.frame)
+                work = self._in_work.setdefault(key, _FrameInWork(self.clock.now_s(), 0))
+                work.undecided += len(output.queries)
             case TakeFrame():
                 self._wake_camera(output.camera)
             case KeyFrameLost():

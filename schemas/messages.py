@@ -9,9 +9,18 @@ client would read is JSON with its version in ``v``. Encoding and decoding are i
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from schemas.identity import (
     Digest,
@@ -35,6 +44,7 @@ from schemas.limits import (
     MAX_RECEIPT_CHARS,
 )
 from schemas.types import (
+    Age,
     AnswerType,
     Attempt,
     FingerprintPrefix,
@@ -73,10 +83,10 @@ class Kind(IntEnum):
     REJECT = 9
     NEED_TEXT = 10
     KEY_FRAME = 11
+    FOLLOW_UP = 12
 
 
 RESERVED_KINDS: dict[int, str] = {
-    12: "a further question on a frame that a worker still holds",
     13: "fetch from the ring of an edge",
     14: "latents from the ring of an edge",
 }
@@ -106,6 +116,25 @@ class JsonMessage(Message):
 
     v: Literal[2] = 2
     """Schema version; 2 when left out, so that a question can be typed by hand."""
+
+
+class _Grown(BaseModel):
+    """Of a JSON message that got fields after the first release of its version.
+
+    Where they have their default they are left out, so that an older process reads whatever does not use them.
+    """
+
+    grown: ClassVar[frozenset[str]]
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        values: dict[str, Any] = usual(self)
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in self.grown or getattr(self, name) != fields[name].default
+        }
 
 
 class QueryRef(NamedTuple):
@@ -171,8 +200,9 @@ class Open(BinaryMessage):
     """Coded symbols of those latents."""
     key: UInt32 | None = None
     """Sequence number of the key frame that the latents are coded given; left out when they stand by themselves."""
-    age_ms: Milliseconds | None = None
-    """How old the frame was when it was opened first; left out for a frame of now."""
+    age_ms: Age | None = None
+    """How old the frame was when its latest question was asked, ``unknown`` after a power cut; left out for a frame of
+    now."""
 
     def query_ids(self, camera: str) -> tuple[str, ...]:
         """Keys of the queries, in the order of ``queries``."""
@@ -218,6 +248,26 @@ class KeyFrame(BinaryMessage):
     """First 4 bytes of the hash of model, codec and tables that made the latents."""
     payload: LatentPayload
     """Coded symbols of all its latents, by themselves."""
+
+
+class FollowUp(BinaryMessage):
+    """Edge to the worker that owns a frame, or answered its questions last: further questions, and no latents."""
+
+    kind: ClassVar[Kind] = Kind.FOLLOW_UP
+    limit_bytes: ClassVar[int] = MAX_BINARY_BYTES
+
+    frame: FrameId
+    """Boot id of the edge and sequence number within the camera."""
+    attempt: Attempt
+    """Attempt that the worker owns, or owned last."""
+    queries: Queries
+    """What is asked of the frame beside what it was asked before."""
+    age_ms: Age
+    """How old the frame was when these questions were asked."""
+
+    def query_ids(self, camera: str) -> tuple[str, ...]:
+        """Keys of the queries, in the order of ``queries``."""
+        return tuple(ref.query_id(camera, self.frame) for ref in self.queries)
 
 
 class Revoke(BinaryMessage):
@@ -316,8 +366,9 @@ class Handover(BinaryMessage):
     """Coded symbols of latents ``0..stop``."""
     key: UInt32 | None = None
     """Sequence number of the key frame that the latents are coded given; left out when they stand by themselves."""
-    age_ms: Milliseconds | None = None
-    """How old the frame was when it was opened first; left out for a frame of now."""
+    age_ms: Age | None = None
+    """How old the frame was when its latest question was asked, ``unknown`` after a power cut; left out for a frame of
+    now."""
 
     def to_open(self) -> Open:
         """The open message inside."""
@@ -396,6 +447,8 @@ class RejectReason(IntEnum):
     """Coded given a key frame that is not here: open it again, coded by itself."""
     CAMERA = 5
     """Another site that is online has a camera of this name."""
+    FRAME = 6
+    """A follow-up on a frame that is not here, or not any more: open it."""
 
 
 def _reject_reason(value: object) -> object:
@@ -409,7 +462,7 @@ class Reject(_Control):
     kind: ClassVar[Kind] = Kind.REJECT
 
     reason: Annotated[RejectReason, BeforeValidator(_reject_reason)]
-    """1 fingerprint, 2 bitstream, 3 model, 4 key frame, 5 camera."""
+    """1 fingerprint, 2 bitstream, 3 model, 4 key frame, 5 camera, 6 frame."""
     fingerprint: FingerprintPrefix
     """What this pool decodes."""
 
@@ -461,8 +514,8 @@ class Answer(JsonMessage):
     """Latent payload that reached this worker for the frame so far."""
     looks: Annotated[int, Field(ge=0, le=1_000)]
     """How many prefixes the model has read."""
-    age_ms: Milliseconds | None = None
-    """How old the frame was when it was opened first; null for a frame of now."""
+    age_ms: Age | None = None
+    """How old the frame was when the question was asked, ``unknown`` after a power cut; null for a frame of now."""
     reason: Annotated[str, Field(max_length=MAX_REASON_CHARS)] = ""
     """Why, when ``outcome`` is degraded or failed."""
 
@@ -470,6 +523,11 @@ class Answer(JsonMessage):
     def ad_hoc(self) -> bool:
         """Asked once by a client; else a standing question."""
         return is_ad_hoc(self.owner)
+
+    @property
+    def history(self) -> bool:
+        """Of a frame that waited on its edge for the link to come back; else of a frame of its time."""
+        return self.age_ms is not None and not self.ad_hoc
 
 
 class QueryOutcome(JsonMessage):
@@ -489,8 +547,9 @@ class QueryOutcome(JsonMessage):
     outcome: Literal[Outcome.EXPIRED, Outcome.SUPERSEDED, Outcome.FAILED, Outcome.UNCHANGED]
     """``expired``: the deadline passed without an answer. ``superseded``: a newer frame took its place. ``failed``: see
     ``reason``. ``unchanged``: the last answer of the same standing question holds on."""
-    age_ms: Milliseconds | None = None
-    """How old the frame was when it was opened first, or the answer that holds on; null for a frame of now."""
+    age_ms: Age | None = None
+    """How old the frame was when the question was asked, or the answer that holds on, ``unknown`` after a power cut;
+    null for a frame of now. With the reason ``not_held``: how old the oldest kept frame is; null where none is kept."""
     reason: Annotated[str, Field(max_length=MAX_REASON_CHARS)] = ""
     """Why, in words."""
 
@@ -498,6 +557,11 @@ class QueryOutcome(JsonMessage):
     def ad_hoc(self) -> bool:
         """Asked once by a client; else a standing question."""
         return is_ad_hoc(self.owner)
+
+    @property
+    def history(self) -> bool:
+        """Of a frame that waited on its edge for the link to come back; else of a frame of its time."""
+        return self.age_ms is not None and not self.ad_hoc and self.outcome is not Outcome.UNCHANGED
 
 
 class Question(JsonMessage):
@@ -533,8 +597,10 @@ class Question(JsonMessage):
         return QuestionContent(owner, self.question_id, self.text, self.answer_type, self.options, self.risk)
 
 
-class Ask(JsonMessage):
+class Ask(_Grown, JsonMessage):
     """Anyone to an edge: one ad-hoc question. The query id makes asking again harmless."""
+
+    grown: ClassVar[frozenset[str]] = frozenset({"ago_ms", "frame"})
 
     query_id: Name
     """Chosen by the client, unique among its questions to this camera."""
@@ -546,11 +612,27 @@ class Ask(JsonMessage):
     """Answers to choose from, for answer type ``choice``."""
     deadline_ms: Milliseconds = 30_000
     """Time from its arrival at the edge to its outcome."""
+    ago_ms: Milliseconds | None = None
+    """Ask the newest kept frame that is at least so old; null asks the next frame, unless ``frame`` names one."""
+    frame: FrameId | None = None
+    """Ask this frame, which an earlier answer names; null asks the next one, unless ``ago_ms`` is given."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         check_options(self.answer_type, self.options)
+        if self.ago_ms is not None and self.frame is not None:
+            raise ValueError("ago_ms and frame exclude each other")
         return self
+
+    @property
+    def of_the_past(self) -> bool:
+        """Whether it is asked of a frame that was taken before; else of the next one."""
+        return self.ago_ms is not None or self.frame is not None
+
+    def same_question(self, other: Ask, client: str) -> bool:
+        """Whether another ask of the same client asks the same of the same frame."""
+        moment = (self.ago_ms, self.frame) == (other.ago_ms, other.frame)
+        return moment and self.content(client) == other.content(client)
 
     def content(self, client: str) -> QuestionContent:
         """The question as the client of its topic owns it, with its digest."""
@@ -596,6 +678,6 @@ class Status(JsonMessage):
 
 
 BINARY_MESSAGES: tuple[type[BinaryMessage], ...] = (
-    Open, Chunk, KeyFrame, Revoke, Text, Handover, Accept, Refine, Busy, Reject, NeedText,
+    Open, Chunk, KeyFrame, FollowUp, Revoke, Text, Handover, Accept, Refine, Busy, Reject, NeedText,
 )  # fmt: skip
 JSON_MESSAGES: tuple[type[JsonMessage], ...] = (Answer, QueryOutcome, Question, Ask, Receipt, Status)

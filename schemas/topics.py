@@ -17,6 +17,7 @@ from schemas.messages import (
     Ask,
     Busy,
     Chunk,
+    FollowUp,
     Handover,
     KeyFrame,
     Message,
@@ -97,8 +98,8 @@ ROUTES: dict[Family, Route] = {
         "A frame with its questions and base prefix, dealt to one worker of the pool by the share group.",
     ),
     Family.CHUNK: Route(
-        ("worker", "camera"), (Chunk, Revoke, Text), (Role.EDGE,), (Role.WORKER,), 0, False,
-        "A worker's inbox: further latents of a frame, its end, or the text of a question.",
+        ("worker", "camera"), (Chunk, Revoke, Text, FollowUp), (Role.EDGE,), (Role.WORKER,), 0, False,
+        "A worker's inbox: further latents of a frame, further questions, its end, or the text of a question.",
     ),
     Family.KEY: Route(
         ("pool", "camera"), (KeyFrame,), (Role.EDGE,), (Role.WORKER,), 1, True,

@@ -32,6 +32,7 @@ def edge_buffers(session: EdgeSession, settings: EdgeProtocolSettings) -> Iterat
         yield f"frames of {camera}", frames, settings.max_frames_per_camera
     sizes = session.sizes()
     yield "decided ad-hoc queries", sizes["ad_hoc_decided"], settings.terminal_cache
+    yield "kept frames, in bytes", session.ring.held_bytes, session.site.ring.max_bytes
     yield "boot ids of workers", sizes["workers"], KNOWN_WORKERS
     yield "ended ad-hoc questions", sizes["asks_ended"], MAX_ENDED_REMEMBERED
     yield "outcomes to say again", sizes["asks_untold"], MAX_UNTOLD
@@ -56,6 +57,8 @@ def worker_buffers(session: WorkerSession, settings: WorkerProtocolSettings) -> 
     yield "latent bytes", sum(frame.held_bytes for frame in frames), settings.capacity_bytes
     yield "early chunks of a frame", max((len(frame.early) for frame in frames), default=0), MAX_EARLY_CHUNKS
     yield "key frame bytes", sizes["key_frame_bytes"], settings.key_frame_bytes
+    yield "kept frames", sizes["kept_frames"], settings.kept_frames
+    yield "kept bytes", sizes["kept_bytes"], settings.kept_bytes
     yield "texts", sizes["texts"], 2 * settings.text_cache
     yield "text bytes", sizes["text_bytes"], 2 * settings.text_cache_bytes
     yield "decided queries", sizes["decided_queries"], settings.terminal_cache

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import replace
 
+from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from schemas.messages import Ask, Question
 from schemas.types import AnswerType
@@ -88,7 +89,8 @@ def draw_plan(seed: int) -> EpisodePlan:
     relay = random.Random(f"{seed}/relay")
     if relay.random() < _RELAY_SHARE:
         plan = _as_relay(plan, relay)
-    return _with_key_frames(plan, random.Random(f"{seed}/key frames"))
+    plan = _with_key_frames(plan, random.Random(f"{seed}/key frames"))
+    return _with_questions_of_the_past(plan, random.Random(f"{seed}/past"))
 
 
 def _as_relay(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
@@ -132,6 +134,30 @@ def _with_key_frames(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
         )
         faults = tuple(sorted((*faults, *added), key=lambda fault: fault.start_s))
     return replace(plan, sites=sites, worker=worker, faults=faults)
+
+
+def _with_questions_of_the_past(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
+    """The plan with clients that ask about frames that were taken before, and rings and workers that keep few."""
+    sites = tuple(
+        replace(site, ring=RingSettings(draw.choice([4.0, 15.0, 60.0]), draw.choice([4_000, 1_000_000])))
+        for site in plan.sites
+    )
+    kept = draw.choice([0, 2, 4096, 4096])
+    plan = replace(plan, sites=sites, worker=replace(plan.worker, kept_frames=kept))
+    asks = list(plan.asks)
+    for camera in (camera for site in sites for camera in site.cameras):
+        for number in range(draw.choice([0, 0, 4, 10])):
+            time_s = draw.uniform(0.0, plan.duration_s)
+            asked = _ask(draw, camera, draw.choice(CLIENTS), f"p{number}", time_s, draw.choice([3.0, 12.0, 12.0]))
+            if draw.random() < 0.5:
+                asked = replace(asked, of_kept=draw.random() ** 0.5)
+            else:
+                message = asked.ask.model_copy(update={"ago_ms": draw.choice([0, 500, 2_000, 5_000, 20_000])})
+                asked = replace(asked, ask=message)
+            asks.append(asked)
+            if draw.random() < 0.2:
+                asks.append(replace(asked, time_s=min(plan.duration_s, time_s + 1.0)))
+    return replace(plan, asks=tuple(sorted(asks, key=lambda ask: ask.time_s)))
 
 
 def _draw_workers(draw: random.Random) -> tuple[WorkerPlan, ...]:

@@ -14,7 +14,7 @@ from functools import partial
 
 from pipeline.protocol.departures import TrafficClass
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession
-from pipeline.protocol.effects import AskedQuery, Decision, KeyFrameLost, Latent, TakeFrame
+from pipeline.protocol.effects import AskedQuery, Decision, HeldFrameAsked, KeyFrameLost, Latent, TakeFrame
 from pipeline.protocol.journal_requests import (
     Admit,
     Decide,
@@ -26,7 +26,7 @@ from pipeline.protocol.journal_requests import (
 )
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, Publish, Received, Sent
 from schemas import topics
-from schemas.messages import Answer, Ask, Busy, Chunk, Message, Open, QueryOutcome, Refine
+from schemas.messages import Answer, Ask, Busy, Chunk, FollowUp, Message, Open, QueryOutcome, Refine
 from simulation.broker import BrokerModel
 from simulation.clock import VirtualClock
 from simulation.content import FINGERPRINT, LADDER
@@ -34,6 +34,7 @@ from simulation.disk import Disk
 from simulation.edge_asks import EdgeAsks
 from simulation.edge_ledger import EdgeLedger
 from simulation.encoder import SimulatedEncoder
+from simulation.past_ledger import PastLedger
 from simulation.process import SimulatedProcess
 from simulation.sent_latents import SentLatents
 from simulation.specs import EdgeCallbacks, EdgeSpec
@@ -85,6 +86,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             spec.site,
             self.disk,
             spec.join_s,
+            clock,
             on_query=lambda query_id, deadline_s: callbacks.on_query(spec.site, query_id, deadline_s, True),
             on_terminal=partial(callbacks.on_terminal, spec.site),
             on_problem=callbacks.on_problem,
@@ -96,6 +98,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self._latents = SentLatents(partial(callbacks.on_problem, "one attempt, two owners"))
         self._unsaid: set[str] = set()
         self._saying: dict[int, str] = {}
+        self._past = PastLedger(spec.ring, callbacks.on_problem)
 
     # ---- life -------------------------------------------------------------------------------------------------------
 
@@ -106,6 +109,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self._unsaid.clear()
         self._saying.clear()
         self.asks.restart()
+        self._past.started()
         self.counters["latents_sent_again_before"] = self.counters["latents_sent_again"]
         self.session = EdgeSession(
             self._spec.settings,
@@ -231,8 +235,9 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         waiting = self.session.take_queries(camera, now_s, standing=False)
         self.asks.framed(camera, waiting, now_s)
         both = [*queries, *self.session.still_asked(camera, waiting)]
-        if both:
+        if both or self._spec.ring.history_s:
             frame, mark = self._encoder.offer(camera, both, now_s, latent=latent, base_latents=base_latents)
+            self._past.taken(camera, frame, now_s)
             if self._ledger is not None:
                 self._ledger.offered(camera, frame, mark, both, now_s)
             for query in queries:
@@ -281,6 +286,8 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
                 self._after()
             case Decision():
                 self._decided(output)
+            case HeldFrameAsked():
+                self._asked_again(output)
             case TakeFrame():
                 self._clock.after(self._spec.join_s, partial(self._take_for_asks, output.camera, self.starts))
             case KeyFrameLost():
@@ -292,6 +299,21 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             case Admit() | Decide() | MarkTold() | MoveToFile() | ReadUnfinished():
                 self.asks.store(output)
 
+    def _asked_again(self, asked: HeldFrameAsked) -> None:
+        camera, frame = asked.camera, asked.frame
+        self.asks.check(camera, asked.queries)
+        for query in asked.queries:
+            query_id = query.query_id(camera, frame)
+            ask, arrived_s = self.asks.of_the_past(query_id)
+            self._past.asked(camera, frame, query_id, ask, arrived_s)
+        if self._ledger is not None:
+            self._ledger.asked_again(camera, frame, asked.queries)
+
+    def not_held(self, camera: str, query_id: str) -> None:
+        """The session refuses a question about the past."""
+        ask, arrived_s = self.asks.of_the_past(query_id)
+        self._past.refused(camera, query_id, ask, arrived_s, self._clock.now_s)
+
     def _publish(self, publish: Publish) -> None:
         message, now_s = publish.message, self._clock.now_s
         if isinstance(message, QueryOutcome) and publish.label == "outcome":
@@ -299,7 +321,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             self.asks.says(message.query_id)
         elif publish.label == "reply" and isinstance(message, Answer | QueryOutcome):
             self._replied(publish.topic, message)
-        if self._ledger is not None and isinstance(message, Open | Chunk):
+        if self._ledger is not None and isinstance(message, Open | Chunk | FollowUp):
             self._ledger.left(self.session, publish, now_s, self.backlog_s())
         self.counters["latents_sent_again"] += self._latents.sent(publish.topic, message)
         if publish.label == "question" and not self._spec.publishes:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import AskedQuery, Decision
 from pipeline.protocol.ports import Publish, Received
-from schemas.messages import Message, Open, Status
+from schemas.messages import FollowUp, Message, Open, Status
 from schemas.types import FrameId
 from simulation.content import seen
 from simulation.query_ledger import Problem, QueryLedger
@@ -39,7 +39,14 @@ class EdgeLedger:
     def offered(self, camera: str, frame: FrameId, mark: bytes, queries: Sequence[AskedQuery], now_s: float) -> None:
         """The session was given a frame."""
         self._asked.offered(camera, frame, seen(mark), queries)
+        if not queries:
+            return  # it is only kept
         self._uplink.offered(camera, frame, queries, now_s)
+
+    def asked_again(self, camera: str, frame: FrameId, queries: Sequence[AskedQuery]) -> None:
+        """The session asks more of a frame of the past."""
+        self._asked.asked_again(camera, frame, queries)
+        self._uplink.asked_again(camera, frame)
 
     def hears(self, session: EdgeSession, received: Received, message: Message, now_s: float) -> None:
         """The session reads a message; the last will of an earlier start of a worker must change nothing."""
@@ -59,7 +66,7 @@ class EdgeLedger:
 
     def left(self, session: EdgeSession, publish: Publish, now_s: float, backlog_s: float) -> None:
         """A message leaves."""
-        if isinstance(publish.message, Open):
+        if isinstance(publish.message, Open | FollowUp):
             self._asked.opened(self._site, publish.topic.rsplit("/", 1)[1], publish.message)
         self._uplink.left(session, publish, now_s, backlog_s)
 

@@ -11,6 +11,7 @@ from pipeline.protocol.effects import AskedQuery, GivenKey, Latent
 from schemas.types import FrameId
 from simulation.content import LADDER, LATENTS, MARK_BYTES, LatentGivenKey, SimulatedLatent
 
+_KEPT_BYTES = 200
 _ALONE = 4
 """One frame in so many is coded by itself, as after a change of the scene."""
 
@@ -40,11 +41,11 @@ class SimulatedEncoder:
         latent: Latent | None = None,
         base_latents: int = LADDER[0],
     ) -> tuple[FrameId, bytes]:
-        """Ask the session's pool questions of a new frame.
+        """Keep a new frame, and ask the session's pool questions of it.
 
         Args:
             camera: its camera.
-            queries: what is asked.
+            queries: what is asked; nothing where it is kept alone.
             now_s: virtual time.
             latent: of the frame; None makes one of its own.
             base_latents: prefix that the first open carries.
@@ -59,8 +60,11 @@ class SimulatedEncoder:
         given = None
         if latent is None:
             latent = SimulatedLatent(mark)
-            given = self._given(camera, number, latent)
-        frame = self._session.offer(camera, latent, base_latents, queries, now_s, given_key=given)
+            given = self._given(camera, number, latent) if queries else None
+        frame = self._session.keep(camera, latent, base_latents, now_s, now_s, size_bytes=_KEPT_BYTES)
+        if not queries:
+            return frame, mark
+        self._session.offer(camera, latent, base_latents, queries, now_s, frame=frame, given_key=given)
         if given is not None and given.sequence is None:
             self._keys[camera] = (frame.sequence, latent.payload(0, LATENTS))
         return frame, mark

@@ -10,6 +10,7 @@ from functools import partial
 
 from pipeline.protocol.ad_hoc_questions import NO_FRAME_SEQUENCE
 from pipeline.protocol.effects import Decision
+from pipeline.protocol.reasons import NOT_HELD
 from pipeline.protocol.worker_work import WorkCosts
 from schemas import topics
 from schemas.messages import Answer, Message, QueryOutcome, Question, Status
@@ -159,6 +160,7 @@ class Episode:
             key_every=site.key_every,
             publishes=site.publishes,
             join_s=site.join_s,
+            ring=site.ring,
         )
         callbacks = EdgeCallbacks(
             on_query=self._query,
@@ -217,8 +219,14 @@ class Episode:
         self.edges[frame.site].capture_standing(frame.camera, frame.questions)
 
     def _ask(self, ask: AskPlan) -> None:
+        message = ask.ask
+        if ask.of_kept is not None:
+            edge = self.edges[self._site_of[ask.camera]]
+            kept = [held.frame for held in edge.session.ring.of(ask.camera)]
+            if kept:
+                message = message.model_copy(update={"frame": kept[int(ask.of_kept * len(kept)) % len(kept)]})
         if self.broker.up:
-            self.broker.publish(ask.client, topics.ask_topic(ask.camera, ask.client), ask.ask, qos=1)
+            self.broker.publish(ask.client, topics.ask_topic(ask.camera, ask.client), message, qos=1)
 
     def _change(self, change: ChangePlan) -> None:
         if self.broker.up:
@@ -252,7 +260,10 @@ class Episode:
     def _terminal(self, site: str, decision: Decision) -> None:
         self.checker.edge_decided(site, decision, self.clock.now_s)
         met_none = decision.frame.sequence == NO_FRAME_SEQUENCE
-        if met_none and self.edges[site].asks.had_no_frame(decision.camera, decision.query_id):
+        if met_none and decision.reason.startswith(NOT_HELD):
+            self.edges[site].not_held(decision.camera, decision.query_id)
+            self.checker.had_no_frame(decision.query_id)
+        elif met_none and self.edges[site].asks.had_no_frame(decision.camera, decision.query_id):
             self.checker.had_no_frame(decision.query_id)
         frame = frame_key(decision.camera, decision.frame)
         self._line(

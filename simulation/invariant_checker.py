@@ -232,7 +232,7 @@ class InvariantChecker:
             self._break("answer of a foreign codec", now_s, message.query_id, message.worker)
         if message.outcome is Outcome.FAILED and message.reason.startswith(KEY_FAILURES):
             self._break("a key frame failed a query", now_s, message.query_id, message.reason)
-        if self.reducer.observe(message) is None:
+        if self.reducer.observe(message, now_s) is None:
             return
         self.outcomes[str(message.outcome)] += 1
         if self._orphans.pop(message.query_id, None) is not None:

@@ -25,6 +25,7 @@ from schemas.messages import Chunk, Open, Refine, Reject, RejectReason, Revoke, 
 from schemas.types import FrameId, Outcome
 from simulation.mutation import Mutation, nothing
 from simulation.mutations_of_disk import DISK_MUTATIONS
+from simulation.mutations_of_past import PAST_MUTATIONS
 from simulation.mutations_of_questions import QUESTION_MUTATIONS
 from simulation.run import simulate
 
@@ -179,6 +180,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("rejected though the edge is lost", 5, Progress, "reject_key", _reject_orphans_too),
     *QUESTION_MUTATIONS,
     *DISK_MUTATIONS,
+    *PAST_MUTATIONS,
 )
 
 

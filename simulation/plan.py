@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from schemas.messages import Ask, Question
 from simulation.faults import HEIR, Fault
@@ -50,6 +51,7 @@ class SitePlan:
         key_every: frames of a camera from one key frame to the next; 0 codes every frame by itself.
         join_s: an ad-hoc question waits so long for the next frame of its camera.
         publishes: workers get the texts of its standing questions by the broker; else they have to ask.
+        ring: which frames it keeps for questions about the past.
     """
 
     name: str
@@ -59,6 +61,7 @@ class SitePlan:
     key_every: int = 0
     join_s: float = 0.0
     publishes: bool = True
+    ring: RingSettings = field(default_factory=RingSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +107,14 @@ class AskPlan:
         camera: camera that it is about.
         client: who asks.
         ask: the question.
+        of_kept: it is asked of a frame that the edge keeps then: from 0, the oldest, to 1; None takes the ask as it is.
     """
 
     time_s: float
     camera: str
     client: str
     ask: Ask
+    of_kept: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

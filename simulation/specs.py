@@ -10,6 +10,7 @@ from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import DepartureOrder
 from pipeline.protocol.edge_session import SiteSettings
 from pipeline.protocol.effects import Decision
+from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.load_shedding import LoadSheddingSettings
 from pipeline.protocol.ports import Sent
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
@@ -48,6 +49,7 @@ class EdgeSpec:
         key_every: frames of a camera from one key frame to the next; 0 has no key frames.
         publishes: the broker takes its questions; else workers have to ask for their texts.
         join_s: an ad-hoc question waits so many seconds for a frame of its camera, then one is taken for it.
+        ring: which frames it keeps for questions about the past.
     """
 
     site: str
@@ -62,12 +64,15 @@ class EdgeSpec:
     key_every: int = 0
     publishes: bool = True
     join_s: float = 0.0
+    ring: RingSettings = field(default_factory=lambda: RingSettings(history_s=0.0))
 
     def site_settings(self) -> SiteSettings:
         """What its session is told of the site."""
         questions = {question.question_id: question for question in self.questions}
         asked_of = dict.fromkeys(self.cameras, tuple(questions))
-        return SiteSettings(self.site, self.pool, asked_of, questions, self.uplink_kbps, self.priorities)
+        return SiteSettings(
+            self.site, self.pool, asked_of, questions, self.uplink_kbps, self.priorities, ring=self.ring
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ from schemas.errors import (
     StateError,
 )
 from schemas.messages import Answer, Ask, QueryOutcome, check_options
-from schemas.types import NAME_PATTERN, AnswerType
+from schemas.types import NAME_PATTERN, AnswerType, FrameId
 
 CONNECT_TIMEOUT_S: Final = 10.0
 RECEIVE_BATCH: Final = 256
@@ -59,7 +59,14 @@ MAX_UNREAD_ANSWERS: Final = 4_096
 Told: TypeAlias = Answer | QueryOutcome
 """An answer, provisional or terminal, or a terminal outcome without one."""
 
-_PARAMETERS: Final = {"query_id": "query_id", "text": "text", "deadline_ms": "deadline_s", "options": "options"}
+_PARAMETERS: Final = {
+    "query_id": "query_id",
+    "text": "text",
+    "deadline_ms": "deadline_s",
+    "options": "options",
+    "ago_ms": "ago_s",
+    "frame": "frame",
+}
 _log = get_logger(__name__)
 
 
@@ -78,6 +85,8 @@ def ask_of(
     deadline_s: float = 30.0,
     query_id: str | None = None,
     options: Sequence[str] = (),
+    ago_s: float | None = None,
+    frame: FrameId | str | None = None,
     named: Mapping[str, str] = _PARAMETERS,
 ) -> Ask:
     """A question as it is published.
@@ -88,6 +97,8 @@ def ask_of(
         deadline_s: time to the terminal outcome.
         query_id: id of the question among those of this client to this camera; drawn unless given.
         options: answers to choose from, for answer type ``choice``.
+        ago_s: ask the newest kept frame that is at least so old, in place of the next one.
+        frame: ask this frame, which an earlier answer names, in place of the next one.
         named: what the user calls each field of the message.
 
     Raises:
@@ -99,6 +110,14 @@ def ask_of(
         check_options(answer_type, tuple(options))
     except ValueError as error:
         raise ConfigError(named["options"], str(error)) from None
+    if ago_s is not None and not math.isfinite(ago_s):
+        raise ConfigError(named["ago_ms"], f"{ago_s} is no finite number")
+    if ago_s is not None and frame is not None:
+        raise ConfigError(named["ago_ms"], f"leave it out, or {named['frame']}: each of them says which frame is meant")
+    try:
+        asked_of = FrameId.parse(frame) if isinstance(frame, str) else frame
+    except ValueError as error:
+        raise ConfigError(named["frame"], str(error)) from None
     return made_of(
         Ask,
         named,
@@ -107,6 +126,8 @@ def ask_of(
         answer_type=answer_type,
         options=tuple(options),
         deadline_ms=round(deadline_s * 1000),
+        ago_ms=None if ago_s is None else round(ago_s * 1000),
+        frame=asked_of,
     )
 
 
@@ -249,6 +270,8 @@ class Client:
         options: Sequence[str] = (),
         deadline_s: float = 30.0,
         query_id: str | None = None,
+        ago_s: float | None = None,
+        frame: FrameId | str | None = None,
         check: bool = True,
     ) -> AsyncGenerator[Told, None]:
         """Ask a camera, and yield each answer that is new: provisional ones as they get better, then the terminal one.
@@ -263,6 +286,9 @@ class Client:
             options: answers to choose from, for answer type ``choice``.
             deadline_s: time to the terminal outcome.
             query_id: id of the question; asked again under it by the same client, the same outcome comes.
+            ago_s: ask the newest kept frame that is at least so old, in place of the next one. ``age_ms`` of an answer
+                says how old it was.
+            frame: ask this frame, which an earlier answer names, in place of the next one: a follow-up.
             check: ask only where an edge that is online serves the camera.
 
         Raises:
@@ -275,7 +301,15 @@ class Client:
             ConnectionLostError: the client was closed meanwhile.
             StateError: the client is not entered, or a question of this id has no outcome yet.
         """
-        message = ask_of(text, answer_type, deadline_s=deadline_s, query_id=query_id, options=options)
+        message = ask_of(
+            text,
+            answer_type,
+            deadline_s=deadline_s,
+            query_id=query_id,
+            options=options,
+            ago_s=ago_s,
+            frame=frame,
+        )
         return self.follow(camera, message, check=check)
 
     def follow(self, camera: str, message: Ask, *, check: bool = True) -> AsyncGenerator[Told, None]:

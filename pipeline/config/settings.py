@@ -138,6 +138,22 @@ class QuestionSettings(_Section):
         return self
 
 
+class CameraRingSettings(_Section):
+    """Which frames of a camera are kept."""
+
+    interval_s: Annotated[float, Field(ge=0.02, le=MAX_INTERVAL_S)] | None = None
+    """Encode a frame so often for the ring, asked about or not; null keeps only those that are analysed anyway."""
+
+
+class RingSettings(_Section):
+    """The last frames of every camera, kept in memory as latents for questions about the past."""
+
+    history_s: Annotated[float, Field(ge=0, le=3_600)] = 60.0
+    """Age up to which a frame is kept; 0 keeps none."""
+    memory_mb: Annotated[float, Field(ge=0.1, le=4_096)] = 16.0
+    """Memory that the kept frames of all cameras take at most, in megabytes (1,000,000 bytes)."""
+
+
 class CameraSettings(_Section):
     """A camera of the site."""
 
@@ -162,6 +178,9 @@ class CameraSettings(_Section):
     """Part of the frame that is looked at: left, top, right, bottom, as shares of width and height."""
     masks: Annotated[tuple[Mask, ...], Field(max_length=MAX_MASKS)] = ()
     """Parts that are blacked out on the device: rectangles like ``region``, or lists of corners ``[x, y]``."""
+
+    ring: CameraRingSettings = Field(default_factory=CameraRingSettings)
+    """Which frames are kept for questions about the past."""
 
     @field_validator("questions")
     @classmethod
@@ -229,6 +248,8 @@ class EdgeSettings(_Section):
         default_factory=dict
     )
     """Budgets of clients that ask for many people, by name: gateways and operators."""
+    ring: RingSettings = Field(default_factory=RingSettings)
+    """How many frames are kept for questions about the past."""
     state_dir: Path | None = None
     """Folder of what must survive a restart (ad-hoc questions not yet answered); null keeps nothing."""
     metrics_port: Port | None = None

@@ -41,14 +41,15 @@ from schemas.errors import ArtifactError, WireError
 from schemas.identity import ad_hoc_query_id
 from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.topics import Family
-from schemas.types import AnswerType
+from schemas.types import AnswerType, FrameId
 
 _log = get_logger(__name__)
 
 MAX_DECIDED = 1024
 """Decided ones that are kept to answer a client that asks again."""
 
-_VERSION = 2
+_VERSION = 3
+_ADDED_IN_3 = ("ago_ms INTEGER", "frame TEXT")
 _SCHEMA = """
 CREATE TABLE ask (
     query_id TEXT PRIMARY KEY,         -- of camera, client and ask_id
@@ -63,18 +64,21 @@ CREATE TABLE ask (
     reply_topic TEXT,
     correlation_data BLOB,
     terminal BLOB,                     -- JSON of Answer or QueryOutcome; null while undecided
-    told INTEGER NOT NULL DEFAULT 0    -- 1 once the terminal is known to be with the broker
+    told INTEGER NOT NULL DEFAULT 0,   -- 1 once the terminal is known to be with the broker
+    ago_ms INTEGER,                    -- it is asked of a frame that was so old when it came
+    frame TEXT                         -- it is asked of this frame, boot-sequence as names and logs have it
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX undecided ON ask (asked_s) WHERE terminal IS NULL;
 """
 
 _COLUMNS = (
     "query_id", "camera", "client", "ask_id", "text", "answer_type", "options", "deadline_ms", "asked_s", "reply_topic",
-    "correlation_data", "terminal", "told",
+    "correlation_data", "terminal", "told", "ago_ms", "frame",
 )  # fmt: skip
 """In the order of the table."""
 
-_Row = tuple[str, str, str, str, str, str, str, int, float, str | None, bytes | None, bytes | None, int]
+_Row = tuple[str, str, str, str, str, str, str, int, float, str | None, bytes | None, bytes | None, int,
+             int | None, str | None]  # fmt: skip
 
 
 class AskJournal:
@@ -185,6 +189,9 @@ class AskJournal:
             self._reserve.room_to_open()
             try:
                 version = _version(str(path))
+                if version == 2:
+                    _from_2(str(path))
+                    version = _VERSION
                 if version in (0, _VERSION):
                     return _open(str(path))
                 return self._set_aside(path, f"v{version}", "the journal of ad-hoc questions is of another version")
@@ -239,7 +246,7 @@ class AskJournal:
                 return Admission.CLIENT_FULL, stored
             self._insert(stored)
             return Admission.NEW, stored
-        if known.ask.content(client) != ask.content(client):
+        if not known.ask.same_question(ask, client):
             return Admission.CONFLICT, StoredAsk(ask, camera, client, 0.0, reply_to, None)
         if reply_to is not None and reply_to != known.reply_to:
             try:
@@ -317,7 +324,8 @@ class AskJournal:
             self._database.execute(
                 # One that could not be read stands there no more.
                 "INSERT OR REPLACE INTO ask (query_id, camera, client, ask_id, text, answer_type, options, deadline_ms,"
-                " asked_s, reply_topic, correlation_data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " asked_s, reply_topic, correlation_data, ago_ms, frame)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     stored.query_id,
                     stored.camera,
@@ -330,6 +338,8 @@ class AskJournal:
                     self._wall_s(),
                     reply_to.topic if reply_to else None,
                     reply_to.correlation_data if reply_to else None,
+                    ask.ago_ms,
+                    None if ask.frame is None else str(ask.frame),
                 ),
             )
 
@@ -369,6 +379,8 @@ class AskJournal:
             correlation,
             end,
             _,
+            ago_ms,
+            frame,
         ) = row
         ask = Ask(
             query_id=ask_id,
@@ -376,6 +388,8 @@ class AskJournal:
             answer_type=AnswerType(kind),
             options=tuple(json.loads(options)),
             deadline_ms=deadline_ms,
+            ago_ms=ago_ms,
+            frame=None if frame is None else FrameId.parse(frame),
         )
         # A wall clock that was set back must not give a question more time than it was asked with.
         age_s = max(0.0, self._wall_s() - asked_s)
@@ -403,6 +417,13 @@ def _version(path: str) -> int:
     with closing(sqlite3.connect(path, timeout=5.0)) as database:
         (version,) = database.execute("PRAGMA user_version").fetchone()
     return int(version)
+
+
+def _from_2(path: str) -> None:
+    """Add what version 3 has more, all at once."""
+    with closing(sqlite3.connect(path, timeout=5.0)) as database:
+        added = " ".join(f"ALTER TABLE ask ADD COLUMN {column};" for column in _ADDED_IN_3)
+        database.executescript(f"BEGIN; {added} PRAGMA user_version = {_VERSION}; COMMIT;")
 
 
 def _text(data: bytes) -> str:

@@ -369,7 +369,7 @@ class ClientSession:
             assert isinstance(message, Answer)  # noqa: S101 - outcomes of the edge are terminal by their type
             self._provisional(message, question, watched)
         else:
-            decided = self.reducer.observe(message)
+            decided = self.reducer.observe(message, now_s)
             new = watched and decided is not None
             first = decided or self.reducer.get(query_id)
             self._watched.pop(query_id, None)

@@ -23,9 +23,16 @@ class TrafficClass(StrEnum):
     """Frames that nobody works on yet."""
     REPORT = "report"
     """Outcomes, replies, status, standing questions."""
+    HISTORY = "history"
+    """Frames that waited for the link to come back: they leave when nothing else waits."""
 
 
-TRAFFIC_CLASS_LIMITS = {TrafficClass.FRAME_UNDER_WAY: 1024, TrafficClass.OPEN: 2048, TrafficClass.REPORT: 4096}
+TRAFFIC_CLASS_LIMITS = {
+    TrafficClass.FRAME_UNDER_WAY: 1024,
+    TrafficClass.OPEN: 2048,
+    TrafficClass.REPORT: 4096,
+    TrafficClass.HISTORY: 64,
+}
 """Messages that may wait in each traffic class. A worker repeats a request for a lost chunk, an open that finds no room
 expires at its deadline; reports hold about 400 bytes each."""
 

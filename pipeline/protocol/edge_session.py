@@ -6,6 +6,8 @@ and outputs, and what each message that comes means. The parts:
 - :mod:`~pipeline.protocol.edge_frames`: frames from their offer to their outcomes.
 - :mod:`~pipeline.protocol.uplink`: the one way out, with its queue and its rate.
 - :mod:`~pipeline.protocol.ask_intake`, :mod:`~pipeline.protocol.ad_hoc_questions`: clients' questions, kept on disk.
+- :mod:`~pipeline.protocol.frame_ring`, :mod:`~pipeline.protocol.past_questions`: kept frames, and clients' questions
+  about them.
 - :mod:`~pipeline.protocol.standing_questions`, :mod:`~pipeline.protocol.question_sync`: questions that are asked of
   every frame, and the broker that keeps them.
 - :mod:`~pipeline.protocol.client_budgets`: what each client may cost.
@@ -26,9 +28,19 @@ from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import DepartureOrder
 from pipeline.protocol.edge_frames import EdgeFrames
 from pipeline.protocol.edge_reports import EdgeReports
-from pipeline.protocol.effects import AskedQuery, Decision, GivenKey, KeyFrameLost, Latent, TakeFrame
+from pipeline.protocol.effects import (
+    AskedQuery,
+    Decision,
+    GivenKey,
+    HeldFrameAsked,
+    KeyFrameLost,
+    Latent,
+    TakeFrame,
+)
+from pipeline.protocol.frame_ring import FrameRing, HeldFrame, RingSettings
 from pipeline.protocol.journal_requests import JournalRequest, JournalResult
 from pipeline.protocol.load_shedding import LoadShedding, LoadSheddingSettings
+from pipeline.protocol.past_questions import PastQuestions
 from pipeline.protocol.ports import Contained, Delivery, Heard, Notice, Problem, Received, Subscription, Will
 from pipeline.protocol.question_sync import QuestionSync
 from pipeline.protocol.settings import EdgeProtocolSettings
@@ -50,14 +62,14 @@ from schemas.messages import (
     Status,
 )
 from schemas.topics import Family, Topic
-from schemas.types import FrameId
+from schemas.types import Age, FrameId
 
 HEARTBEAT_S: Final = 60.0
 """Between two statuses of an edge that nothing happened to; each costs the uplink some 400 bytes."""
 _LONGEST_PAUSE_S: Final = 30.0
 """A timer that fails for ever is tried again after so long at most."""
 
-EdgeOutput = UplinkOutput | JournalRequest | TakeFrame | Decision | KeyFrameLost | Heard | Notice
+EdgeOutput = UplinkOutput | JournalRequest | TakeFrame | HeldFrameAsked | Decision | KeyFrameLost | Heard | Notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +87,7 @@ class SiteSettings:
         client_budgets: by client, where it is something else.
         takes_asks: clients may ask its cameras.
         deletes_questions: what it does not ask is deleted on the broker.
+        ring: which frames are kept for questions about the past.
     """
 
     site: str
@@ -87,6 +100,7 @@ class SiteSettings:
     client_budgets: Mapping[str, ClientBudget] = field(default_factory=dict)
     takes_asks: bool = True
     deletes_questions: bool = True
+    ring: RingSettings = field(default_factory=RingSettings)
 
 
 class EdgeSession:
@@ -103,6 +117,7 @@ class EdgeSession:
 
     Attributes:
         frames: frames that are under way.
+        ring: kept frames.
         uplink: the way out.
         ad_hoc: clients' questions.
         standing: standing questions.
@@ -125,8 +140,15 @@ class EdgeSession:
         self.site = site
         self.boot = boot
         self._fingerprint = fingerprint
+        self.ring = FrameRing(site.ring)
         self.frames = EdgeFrames(
-            settings, site=site.site, pool=site.pool, boot=boot, fingerprint=fingerprint, priorities=site.priorities
+            settings,
+            site=site.site,
+            pool=site.pool,
+            boot=boot,
+            fingerprint=fingerprint,
+            priorities=site.priorities,
+            ring=self.ring,
         )
         self.frames.connection(False, now_s)
         self.uplink = Uplink(site.uplink_kbps, order=order)
@@ -135,6 +157,7 @@ class EdgeSession:
         self.load_shedding = LoadShedding(load_shedding)
         self._reports = EdgeReports()
         self.ad_hoc = AdHocQuestions(boot=boot, cameras=site.asked_of, budgets=self.budgets, reports=self._reports)
+        self._past = PastQuestions(self.ring, self.frames, self.ad_hoc, self._is_known, self.frames.counters)
         self._intake = AskIntake(
             site.site,
             site.asked_of,
@@ -193,7 +216,12 @@ class EdgeSession:
 
     def sizes(self) -> dict[str, int]:
         """Entries of every table that it keeps; most are empty when nothing is under way."""
-        return {**self.frames.sizes(), **self.ad_hoc.sizes(), "under_way": self.uplink.under_way}
+        return {
+            **self.frames.sizes(),
+            **self.ad_hoc.sizes(),
+            "under_way": self.uplink.under_way,
+            "ring": len(self.ring),
+        }
 
     # ---- inputs: connection, broker, disk ---------------------------------------------------------------------------
 
@@ -272,6 +300,35 @@ class EdgeSession:
         """A frame came to nothing: its ad-hoc questions wait for the next one."""
         self.ad_hoc.give_back(camera, queries)
 
+    def keep(
+        self,
+        camera: str,
+        latent: Latent,
+        base_latents: int,
+        captured_s: float,
+        now_s: float,
+        *,
+        size_bytes: int,
+        picture: bytes | None = None,
+    ) -> FrameId:
+        """Keep a frame for questions about the past, whether it is asked about or not.
+
+        Args:
+            camera: its camera.
+            latent: its latent, coded by itself.
+            base_latents: prefix that an open message of it carries.
+            captured_s: when it was taken.
+            now_s: the edge's monotonic time.
+            size_bytes: memory that latent and picture take.
+            picture: the masked frame as a JPEG, where the settings of its camera allow that.
+
+        Returns:
+            The id to offer it under.
+        """
+        frame = self.frames.next_id(camera)
+        self.ring.keep(HeldFrame(camera, frame, captured_s, latent, base_latents, size_bytes, picture), now_s)
+        return frame
+
     def offer(
         self,
         camera: str,
@@ -282,9 +339,12 @@ class EdgeSession:
         *,
         frame: FrameId | None = None,
         given_key: GivenKey[Latent] | None = None,
+        age_ms: Age | None = None,
     ) -> FrameId:
         """Ask questions of a new frame, see :meth:`EdgeFrames.offer`."""
-        offered = self.frames.offer(camera, latent, base_latents, queries, now_s, frame=frame, given_key=given_key)
+        offered = self.frames.offer(
+            camera, latent, base_latents, queries, now_s, frame=frame, given_key=given_key, age_ms=age_ms
+        )
         if any(not query.ad_hoc for query in queries):
             self.load_shedding.offered(camera, offered)
         return offered
@@ -318,6 +378,7 @@ class EdgeSession:
             frames_s,
             self.ad_hoc.next_wake_s(),
             self.sync.next_wake_s(),
+            self.ring.next_expiry_s(),
             self.uplink.next_wake_s(),
             self._heartbeat_s if self._connected else None,
         )
@@ -345,6 +406,9 @@ class EdgeSession:
                 self._outputs.append(Contained("timers", error))
         self.ad_hoc.tick(now_s)
         self.sync.tick(now_s)
+        expiry_s = self.ring.next_expiry_s()
+        if expiry_s is not None and expiry_s <= now_s:
+            self.ring.expire(now_s)
         if self._connected and self._heartbeat_s is not None and self._heartbeat_s <= now_s:
             self._say_status(now_s)
 
@@ -352,6 +416,7 @@ class EdgeSession:
         """Decisions to whoever has asked, messages to the uplink; what does not fit there may cause more of both."""
         moved = True
         while moved:
+            self._outputs += self._past.ask(now_s)
             decisions = self.frames.take_decisions()
             for decision in decisions:
                 try:

@@ -162,6 +162,23 @@ class TakeFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldFrameAsked:
+    """A frame of the past is asked more. Comes before the decisions of these queries.
+
+    Attributes:
+        camera: its camera.
+        frame: the frame.
+        queries: what it is asked beside what it was asked before.
+        age_s: how old it was when they were asked.
+    """
+
+    camera: str
+    frame: FrameId
+    queries: tuple[AskedQuery, ...]
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReplyTo:
     """Where the client of an ad-hoc question wants its answers (MQTT 5 ResponseTopic and CorrelationData)."""
 

@@ -1,16 +1,22 @@
 """The one reducer from messages on the wire to outcomes: the first terminal of a query wins, repeats are counted.
 
 On the wire a terminal is at-least-once: a worker that was frozen may wake and repeat one. Client, gateway and recorder
-all read through this class, so that they agree.
+all read through this class, so that they agree. It also keeps the latest answer of each standing question: one that
+tells of an old frame, which waited for a link, never takes the place of one that tells of a newer frame.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import math
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from typing import Final
 
 from schemas.messages import Answer, QueryOutcome
-from schemas.types import Outcome
+from schemas.types import FrameId, Outcome
+
+MAX_LATEST: Final = 16_384
+"""Standing questions, each of one camera, whose latest answer is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,30 @@ class Decided:
     text: str
     source: Answer | QueryOutcome
 
+    @property
+    def history(self) -> bool:
+        """It tells of a frame that waited for the link to come back."""
+        return self.source.history
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """The answer to a standing question that tells of the newest frame.
+
+    Attributes:
+        decided: the answer.
+        captured_s: when its frame was taken, by the clock of who reads; the time at which an answer came that tells of
+            a frame of its time, and minus infinity when nobody knows.
+    """
+
+    decided: Decided
+    captured_s: float
+
+    @property
+    def frame(self) -> FrameId:
+        """Its frame."""
+        return self.decided.source.frame
+
 
 @dataclass(slots=True)
 class OutcomeReducer:
@@ -38,15 +68,24 @@ class OutcomeReducer:
         capacity: decided queries that are remembered; the oldest is forgotten first.
         repeats: terminals that came after the first with the same outcome and text.
         conflicts: terminals that came after the first and say something else.
+        live: outcomes of queries about frames of their time.
+        history: outcomes of queries about frames that waited for a link.
     """
 
     capacity: int = 65_536
     repeats: int = 0
     conflicts: int = 0
+    live: Counter[Outcome] = field(default_factory=Counter)
+    history: Counter[Outcome] = field(default_factory=Counter)
     _decided: OrderedDict[str, Decided] = field(default_factory=OrderedDict)
+    _latest: OrderedDict[tuple[str, str, str], Latest] = field(default_factory=OrderedDict)
 
-    def observe(self, message: Answer | QueryOutcome) -> Decided | None:
+    def observe(self, message: Answer | QueryOutcome, now_s: float) -> Decided | None:
         """Take a message in.
+
+        Args:
+            message: it.
+            now_s: when it came, on a monotonic clock.
 
         Returns:
             The outcome if this message decides its query, None if it is provisional or late.
@@ -64,8 +103,34 @@ class OutcomeReducer:
         self._decided[message.query_id] = decided
         if len(self._decided) > self.capacity:
             self._decided.popitem(last=False)
+        (self.history if decided.history else self.live)[decided.outcome] += 1
+        if isinstance(message, Answer) and text and not message.ad_hoc:
+            self._note_latest(message, decided, now_s)
         return decided
 
     def get(self, query_id: str) -> Decided | None:
         """The outcome of a query, if it is decided and remembered."""
         return self._decided.get(query_id)
+
+    def latest(self, camera: str, owner: str, question_id: str) -> Latest | None:
+        """The answer of a standing question that tells of the newest frame, None while there is none."""
+        return self._latest.get((camera, owner, question_id))
+
+    def _note_latest(self, answer: Answer, decided: Decided, now_s: float) -> None:
+        key = (answer.camera, answer.owner, answer.question_id)
+        age_ms = answer.age_ms
+        captured_s = now_s if age_ms is None else -math.inf if isinstance(age_ms, str) else now_s - age_ms / 1000
+        known = self._latest.get(key)
+        if known is not None and self._is_older(decided, captured_s, known):
+            return
+        self._latest[key] = Latest(decided, captured_s)
+        self._latest.move_to_end(key)
+        if len(self._latest) > MAX_LATEST:
+            self._latest.popitem(last=False)
+
+    @staticmethod
+    def _is_older(decided: Decided, captured_s: float, known: Latest) -> bool:
+        frame = decided.source.frame
+        if not decided.history and not known.decided.history and frame.boot == known.frame.boot:
+            return frame.sequence < known.frame.sequence
+        return captured_s <= known.captured_s

@@ -26,7 +26,7 @@ from pipeline.codec.tables import FrequencyTables
 from pipeline.config.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.identity import owner_of
-from schemas.messages import Accept, Answer, BinaryMessage, Chunk, Open, Refine, Revoke, Text
+from schemas.messages import Accept, Answer, BinaryMessage, Chunk, FollowUp, Open, Refine, Revoke, Text
 from schemas.types import FrameId, Outcome
 
 IMAGE_PX, LATENTS, LATENT_DIM = 32, 8, 4
@@ -192,6 +192,12 @@ class ScriptedWorker:
         while True:
             _, message = await self._next()
             if isinstance(message, Chunk | Revoke | Text):
+                return message
+
+    async def next_follow_up(self) -> FollowUp:
+        while True:
+            _, message = await self._next()
+            if isinstance(message, FollowUp):
                 return message
 
     async def control(self, camera: str, message: BinaryMessage) -> None:

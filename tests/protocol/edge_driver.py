@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TypeVar
 
 from pipeline.node.ask_journal import AskJournal
 from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
-from pipeline.protocol.effects import Decision, KeyFrameLost, TakeFrame
+from pipeline.protocol.effects import Decision, HeldFrameAsked, KeyFrameLost, TakeFrame
+from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Heard, Notice, Problem, Publish, Received, Sent
 from pipeline.protocol.settings import EdgeProtocolSettings
 from schemas import wire
 from schemas.messages import Message
 
+M = TypeVar("M", bound=Message)
 FINGERPRINT = b"\x01\x02\x03\x04"
 
 
@@ -37,6 +40,7 @@ class EdgeDriver:
         site: str = "depot",
         now_s: float = 1000.0,
         boot: int = 1,
+        ring: RingSettings | None = None,
     ) -> None:
         self.now_s = now_s
         self.session = EdgeSession(
@@ -48,6 +52,7 @@ class EdgeDriver:
                 uplink_kbps=uplink_kbps,
                 client_budget=budget or ClientBudget(),
                 client_budgets=budgets or {},
+                ring=ring or RingSettings(),
             ),
             boot=boot,
             fingerprint=FINGERPRINT,
@@ -64,6 +69,7 @@ class EdgeDriver:
         self.problems: Counter[str] = Counter()
         self.notices: list[Notice] = []
         self.heard: list[Message] = []
+        self.asked_again: list[HeldFrameAsked] = []
         self.lost_keys: list[KeyFrameLost] = []
         self._token = 0
 
@@ -102,6 +108,10 @@ class EdgeDriver:
         self.pump()
         return token
 
+    def messages(self, kind: type[M]) -> list[M]:
+        """Messages of a kind that have left."""
+        return [publish.message for publish in self.publishes if isinstance(publish.message, kind)]
+
     def turn_to(self, time_s: float) -> None:
         """Let time pass; every wake-up is kept."""
         while (due_s := self.session.next_wake_s()) is not None and due_s <= time_s:
@@ -138,6 +148,8 @@ class EdgeDriver:
                 self.notices.append(output)
             case Heard():
                 self.heard.append(output.message)
+            case HeldFrameAsked():
+                self.asked_again.append(output)
             case KeyFrameLost():
                 self.lost_keys.append(output)
             case Contained():

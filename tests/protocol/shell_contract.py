@@ -21,7 +21,7 @@ from pipeline.protocol.journal_requests import Admit, Decide, JournalResult, Mar
 from pipeline.protocol.ports import Acknowledge, Delivery, PassResult, Publish, Received, RunBatch, Sent, Unsubscribe
 from pipeline.protocol.worker_session import WorkerOutput, WorkerSession
 from schemas.messages import Ask, Message
-from schemas.types import FrameId
+from schemas.types import Age, FrameId
 
 ANSWERS: dict[str, tuple[Any, ...]] = {
     "published": (Publish,),
@@ -101,9 +101,12 @@ class RecordingEdge(Recorded, EdgeSession):
         *,
         frame: FrameId | None = None,
         given_key: GivenKey[Latent] | None = None,
+        age_ms: Age | None = None,
     ) -> FrameId:
         self.note("offer", now_s, camera)
-        return super().offer(camera, latent, base_latents, queries, now_s, frame=frame, given_key=given_key)
+        return super().offer(
+            camera, latent, base_latents, queries, now_s, frame=frame, given_key=given_key, age_ms=age_ms
+        )
 
     def poll(self, now_s: float) -> list[EdgeOutput]:
         outputs = super().poll(now_s)

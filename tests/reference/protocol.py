@@ -179,6 +179,8 @@ def outcomes_table() -> str:
 REASONS: Final = {
     "overload": "degraded: the frame waited for the model, since the pool has more work than time",
     "deadline while": "degraded or expired: the deadline came first, in this stage of the frame",
+    "not_held": "failed: a question about the past, and the edge does not keep the frame; `age_ms` of the outcome says "
+    "how old the oldest kept frame is",
     "edge_lost": "degraded or failed: the edge is gone, so its worker ended the query at the deadline",
     "form: no": "degraded: even the whole latent gave no answer of the form that was asked for",
     "form: the answer has no words": "failed: the answer has no letter and no digit",

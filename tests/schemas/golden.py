@@ -20,6 +20,7 @@ from schemas.messages import (
     BinaryMessage,
     Busy,
     Chunk,
+    FollowUp,
     Handover,
     KeyFrame,
     Message,
@@ -51,7 +52,7 @@ from schemas.topics import (
     reply_topic,
     status_topic,
 )
-from schemas.types import AnswerType, FrameId, Outcome
+from schemas.types import UNKNOWN_AGE, AnswerType, FrameId, Outcome
 from schemas.wire import encode
 
 FOLDER = Path(__file__).parents[1] / "golden" / "wire"
@@ -130,9 +131,28 @@ GOLDEN: tuple[Golden, ...] = (
         ),
     ),
     Golden(
+        "open_of_a_frame_of_unknown_age",
+        open_topic("main", "gate"),
+        Open(
+            frame=_FRAME,
+            attempt=1,
+            site=_SITE,
+            fingerprint=_FINGERPRINT,
+            queries=(_ref(_OPEN_GATE, 60_000),),
+            stop=8,
+            payload=bytes(range(20)),
+            age_ms=UNKNOWN_AGE,
+        ),
+    ),
+    Golden(
         "chunk",
         chunk_topic("w-01", "gate"),
         Chunk(camera="gate", frame=_FRAME, attempt=1, start=8, stop=24, payload=bytes(range(255, 220, -1))),
+    ),
+    Golden(
+        "follow_up",
+        chunk_topic("w-01", "gate"),
+        FollowUp(frame=_FRAME, attempt=1, queries=(_ref(_ASKED, 25_000),), age_ms=5_200),
     ),
     Golden("gone", chunk_topic("w-02", "gate"), Revoke(camera="gate", frame=_FRAME, attempt=2)),
     Golden(
@@ -309,6 +329,25 @@ GOLDEN: tuple[Golden, ...] = (
         ),
     ),
     Golden(
+        "answer_of_a_frame_of_unknown_age",
+        answer_topic("gate"),
+        Answer(
+            **_STANDING,
+            camera="gate",
+            frame=_FRAME,
+            attempt=1,
+            question_id="q1",
+            worker="w-01",
+            outcome=Outcome.ANSWERED,
+            text="yes",
+            score=1.0,
+            latents=24,
+            payload_bytes=55,
+            looks=1,
+            age_ms=UNKNOWN_AGE,
+        ),
+    ),
+    Golden(
         "answer_failed",
         answer_topic("gate"),
         Answer(
@@ -383,9 +422,32 @@ GOLDEN: tuple[Golden, ...] = (
         Ask(query_id="ask-7f", text="How many cars wait?", answer_type=AnswerType.COUNT, deadline_ms=20_000),
     ),
     Golden(
+        "ask_of_the_past",
+        ask_topic("gate", _CLIENT),
+        Ask(query_id="ask-80", text="Was the gate open?", answer_type=AnswerType.YES_NO, ago_ms=5_000),
+    ),
+    Golden(
+        "ask_of_a_frame",
+        ask_topic("gate", _CLIENT),
+        Ask(query_id="ask-81", text="What colour is it?", frame=_FRAME),
+    ),
+    Golden(
         "ask_with_options",
         ask_topic("gate", _CLIENT),
         Ask(query_id="ask-80", text="How is the gate?", answer_type=AnswerType.CHOICE, options=_STATE),
+    ),
+    Golden(
+        "outcome_not_held",
+        outcome_topic("gate"),
+        QueryOutcome(
+            **_AD_HOC,
+            camera="gate",
+            frame=_FRAME,
+            question_id="ask-7f",
+            outcome=Outcome.FAILED,
+            age_ms=12_300,
+            reason="not_held: no frame of camera gate is kept that is 30 s old; the oldest that is kept is 12.3 s old",
+        ),
     ),
     Golden(
         "receipt_accepted",

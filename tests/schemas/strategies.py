@@ -22,6 +22,7 @@ from schemas.messages import (
     Ask,
     Busy,
     Chunk,
+    FollowUp,
     Handover,
     KeyFrame,
     Message,
@@ -38,7 +39,7 @@ from schemas.messages import (
     Status,
     Text,
 )
-from schemas.types import AnswerType, FrameId, Outcome
+from schemas.types import MAX_AGE_MS, UNKNOWN_AGE, AnswerType, FrameId, Outcome
 
 uint32 = st.integers(0, 2**32 - 1)
 _LOWER = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -67,7 +68,7 @@ queries = (
     st.lists(refs, min_size=1, max_size=5, unique_by=lambda ref: (ref.question_id, ref.client)).map(tuple) | many_refs
 )
 keys = st.none() | uint32
-ages = st.none() | milliseconds
+ages = st.none() | st.just(UNKNOWN_AGE) | st.integers(0, MAX_AGE_MS)
 prefix_lengths = st.integers(1, MAX_LATENTS)
 cameras = st.lists(names, max_size=4).map(tuple) | st.just(("n" * 32,) * 128)
 
@@ -120,6 +121,7 @@ BY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
     Open: st.builds(Open, **_open),
     Chunk: _ranged(Chunk, camera=names, frame=frames, attempt=attempts, payload=payloads, key=keys),
     KeyFrame: st.builds(KeyFrame, frame=frames, fingerprint=fingerprints, payload=payloads),
+    FollowUp: st.builds(FollowUp, frame=frames, attempt=attempts, queries=queries, age_ms=milliseconds),
     Revoke: st.builds(Revoke, camera=names, frame=frames, attempt=attempts),
     Text: _asked(Text, camera=names, owner=owners, question_id=names, risk=st.none() | probabilities),
     Handover: st.builds(Handover, camera=names, hops=st.integers(1, 8), **_open),
@@ -166,7 +168,8 @@ BY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
         cameras=st.none() | cameras,
         set_by=st.sampled_from(["operator", "settings"]),
     ),
-    Ask: _asked(Ask, query_id=names, deadline_ms=milliseconds),
+    Ask: _asked(Ask, query_id=names, deadline_ms=milliseconds, ago_ms=st.none() | milliseconds)
+    | _asked(Ask, query_id=names, deadline_ms=milliseconds, frame=st.none() | frames),
     Receipt: st.builds(
         Receipt,
         site=names,

@@ -35,6 +35,7 @@ class Site:
             "north",
             self.disk,
             join_s,
+            self.clock,
             on_query=lambda _query_id, _deadline_s: None,
             on_terminal=self.ends.append,
             on_problem=lambda rule, _subject, _problem: self.problems.append(rule),
