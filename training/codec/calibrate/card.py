@@ -194,8 +194,8 @@ def _parity(parity: Report | None) -> str:
     if parity is None:
         return "none"
     return (
-        f"ONNX, {parity['size_bytes'] / 1e6:.1f} MB; {parity['differing']} of {parity['symbols']:,} symbols differ "
-        "from torch, each at a rounding boundary"
+        f"ONNX, opset {parity['graph']['opset']}, {parity['size_bytes'] / 1e6:.1f} MB; "
+        f"{parity['differing']} of {parity['symbols']:,} symbols differ from torch, each at a rounding boundary"
     )
 
 
