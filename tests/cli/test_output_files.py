@@ -30,6 +30,7 @@ REPORTING = [
     ["demo"], ["chaos"], ["attack"], ["simulate", "--events", "1"], ["replay", "IN.mcap"],
     ["replay-cameras", "IN.mcap"], ["what-if", "IN.mcap"],
     ["compare", "A.mcap", "B.mcap"], ["bench", "replay"], ["codec", "eval"], ["codec", "ablate"],
+    ["codec", "eval-set", "pope", "--questions", "q", "--images", "i"],
     ["codec", "temporal"], ["codec", "verify-stop"], ["codec", "calibrate-stop", "--codec", "c"],
     ["codec", "export", "--codec", "c"], ["train", "codec", "OUT"],
     ["codec", "calibrate", "--vlm", "v", "--images", "i", "--output", "OUT"],

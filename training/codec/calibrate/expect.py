@@ -6,15 +6,11 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
-from cloud_workers.inference.adapter import ModelAdapter
 from pipeline.codec.stop_file import StopFile, load_stop_file
 from pipeline.protocol.stop_rule import NEVER
-from training.codec.answers import answers_of
+from training.codec.answers import answers_in_parts
 from training.codec.calibrate.sets import fewest_of
-from training.codec.chunks import frames_at_once
 from training.codec.data import Asked
 from training.codec.evaluate.scoreboard import Scoreboard
 from training.codec.measure import PrefixAnswers
@@ -45,7 +41,7 @@ def expectations(bench: CodecBench, sets: dict[str, TokenSet], promise: Promise,
     report = sets["report"]
     lengths = sorted({*bench.rungs(), *bench.spec.ladder})
     asked, answers = bench.measure("report", len(report.tokens), lengths)
-    reference = _uncompressed(bench.vlm, report.tokens, asked)
+    reference = answers_in_parts(bench.vlm, report.tokens, asked).texts
     scoreboard = Scoreboard(
         _Asked(asked, len(report.tokens)), reference, bench.run.seed, values=report.tokens[0].numel()
     )
@@ -83,16 +79,6 @@ class _Asked:
 
     def __len__(self) -> int:
         return self._frames
-
-
-def _uncompressed(vlm: ModelAdapter, tokens: Tensor, asked: tuple[Asked, ...]) -> NDArray[np.str_]:
-    """Answers from uncompressed tokens, some frames at a time; questions are sorted by frame."""
-    together = frames_at_once(tokens[0].numel())
-    found = []
-    for start in range(0, len(tokens), together):
-        mine = [replace(item, frame=item.frame - start) for item in asked if start <= item.frame < start + together]
-        found.append(answers_of(vlm, tokens[start : start + together], mine).texts)
-    return np.concatenate(found)
 
 
 def _stopped(
