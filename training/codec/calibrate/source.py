@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from edge_nodes.sources.still_picture import MAX_PICTURE_BYTES, read_picture
 from edge_nodes.sources.video_reader import VideoReader
 from schemas.errors import ConfigError, SourceError
 
+_ROUNDING: Final = 1e-6
+"""Of a span: times that are meant to be whole numbers of spans may come a rounding below."""
 _DAMAGED_MEMBER: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 """What a member of a zip raises that is damaged, encrypted or packed in a way that is not known."""
 
@@ -79,11 +82,12 @@ class PictureSource:
         """
         reader = VideoReader(self.path)
         try:
-            due_s = 0.0
+            last = -1
             for frame in reader.frames():
-                if frame.time_s >= due_s:
+                span = math.floor(frame.time_s / every_s + _ROUNDING)
+                if span > last:
                     yield Picture(f"{frame.time_s:.2f} s", frame.pixels())
-                    due_s = (frame.time_s // every_s + 1) * every_s
+                    last = span
         finally:
             reader.close()
 

@@ -18,15 +18,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typer.testing import CliRunner
 
 from cloud_workers.loading import load_worker_model
 from cloud_workers.pass_engine import PassDone
 from edge_nodes.encoder import OnnxEncoder
+from latentbus.cli import app
 from pipeline.codec.bundled import models_in
 from pipeline.codec.spec import load_codec_spec
 from pipeline.codec.stop_file import load_stop_file
 from pipeline.config.settings import WorkerSettings
 from pipeline.protocol.effects import ChunkData, InferencePass, PassQuery
+from pipeline.scenes.video import write_clip
 from schemas.errors import ArtifactError, ConfigError, TooFewPicturesError
 from schemas.types import AnswerType, FrameId
 from tests.cloud.engines import THREAD
@@ -188,6 +191,41 @@ def test_models_of_other_families_are_calibrated_alike(root: Path, family: str, 
     text, problem = answered(tmp_path / "out", picture(5))
     assert problem == ""
     assert text
+
+
+def test_a_video_is_calibrated_on_stretches_of_time(root: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "gate.mp4"
+    write_clip(clip, seed=4, duration_s=14.0, fps=5.0, questions={}, camera="gate")
+    wanted = CodecCalibration(promise=Promise(0.3), every_s=0.2)
+    report = calibrate_codec(str(root / "vlm"), clip, tmp_path / "out", run(tmp_path / "cache"), wanted)
+    pictures = report["pictures"]
+    assert (pictures["video"], pictures["source"], pictures["usable"]) == (True, "gate.mp4", 70)
+    assert sum(pictures["sets"].values()) == 70 - 10
+    (saved,) = report["key_frames"]
+    assert saved["change"] == "frames of the video"
+    assert saved["saved_percent"] > 0
+    card = (tmp_path / "out" / "codec" / "README.md").read_text()
+    assert "each one stretch of time" in card
+    assert "Frames of one video resemble each other" in card
+    asks_pictures = tmp_path / "questions.jsonl"
+    asks_pictures.write_text('{"frame": "a.png", "text": "A car?", "answer_type": "yes_no"}\n')
+    with pytest.raises(ConfigError, match="of a video every frame is asked the same"):
+        calibrate_codec(
+            str(root / "vlm"), clip, tmp_path / "no", run(tmp_path / "cache"), CodecCalibration(questions=asks_pictures)
+        )
+
+
+def test_the_command_says_how_to_go_on_after_ctrl_c(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_arguments: object) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.codec.calibrate.work.calibrate_codec", interrupted)
+    arguments = ["codec", "calibrate", "--vlm", "v", "--images", str(root / "photos"), "--output", str(tmp_path / "o")]
+    found = CliRunner().invoke(app, arguments)
+    assert found.exit_code == 130
+    assert "the same command goes on" in found.output
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_codec(root: Path, made: dict[str, Any], tmp_path: Path) -> None:
