@@ -24,6 +24,8 @@ from latentbus.commands.codec import codec_app
 from latentbus.commands.compare import COMPARE_EPILOG, REDACT_EPILOG, compare, redact
 from latentbus.commands.demo import EPILOG as DEMO_EPILOG
 from latentbus.commands.demo import demo
+from latentbus.commands.gateway import EPILOG as GATEWAY_EPILOG
+from latentbus.commands.gateway import gateway
 from latentbus.commands.nodes import EDGE_EPILOG, WORKER_EPILOG, edge, worker
 from latentbus.commands.recording import INSPECT_EPILOG, RECORD_EPILOG, RECOVER_EPILOG, inspect, record, recover
 from latentbus.commands.replay import EPILOG as REPLAY_EPILOG
@@ -90,6 +92,7 @@ for command, epilog in (
     (ask, ASK_EPILOG),
     (edge, EDGE_EPILOG),
     (worker, WORKER_EPILOG),
+    (gateway, GATEWAY_EPILOG),
     (validate, VALIDATE_EPILOG),
     (record, RECORD_EPILOG),
     (recover, RECOVER_EPILOG),
@@ -146,4 +149,6 @@ def _extra_of(module: str) -> str | None:
         return "edge"
     if top in {"jinja2", "matplotlib"}:
         return "report"
+    if top in {"aiohttp", "apprise", "sse_starlette", "starlette", "uvicorn"}:
+        return "gateway"
     return "cloud" if top in {"torch", "transformers", "tokenizers", "onnx", "onnxscript"} else None

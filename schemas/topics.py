@@ -122,7 +122,8 @@ ROUTES: dict[Family, Route] = {
         "Terminal outcomes that only the edge can know.",
     ),
     Family.QUESTION: Route(
-        ("site", "question_id"), (Question,), (Role.CLIENT, Role.EDGE), (Role.EDGE, Role.WORKER), 1, True,
+        ("site", "question_id"), (Question,), (Role.CLIENT, Role.EDGE), (Role.EDGE, Role.WORKER, Role.CLIENT),
+        1, True,
         "A standing question of a site; the uplink carries only its id and a digest. An empty payload deletes it.",
     ),
     Family.ASK: Route(

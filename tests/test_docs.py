@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -229,7 +230,7 @@ def settings_keys(model: type[BaseModel]) -> set[str]:
     for name, field in model.model_fields.items():
         found.add(field.alias or name)
         for annotation in re.findall(r"\b\w+Settings\b", repr(field.annotation)):
-            found |= settings_keys(getattr(pipeline.config.settings, annotation))
+            found |= settings_keys(getattr(sys.modules[model.__module__], annotation))
     return found
 
 

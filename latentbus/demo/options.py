@@ -33,6 +33,7 @@ class DemoOptions:
         batch_frames: frames in one batch of a worker's model at most.
         first_prefix: what the first message of a frame carries, as in the edge's settings.
         models: directory with the model and its codec; None for the bundled ones.
+        dashboard: serve the dashboard beside it, and open it in a browser.
     """
 
     duration_s: Annotated[
@@ -89,3 +90,6 @@ class DemoOptions:
             file_okay=False,
         ),
     ] = None
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Serve the dashboard beside it, and open it in a browser.")
+    ] = False

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from latentbus.demo.cameras import DemoCamera, edge_settings, prepare_cameras, question_texts
+from latentbus.demo.dashboard import show, start_dashboard
 from latentbus.demo.evaluation import accuracy_of_run, compare
 from latentbus.demo.headline import Headline
 from latentbus.demo.ledger import DemoLedger
@@ -146,6 +147,11 @@ class DemoRun:
                     f"[dim]broker on {broker.host}:{broker.port}; starting {counted(options.workers, 'worker')} "
                     f"(logs in {options.work_dir / 'run'})[/]"
                 )
+                dashboard = None
+                if options.dashboard:
+                    dashboard, url = await start_dashboard(launcher, broker, run_dir)
+                    self._console.print(f"[bold]dashboard on {url}[/]", soft_wrap=True)
+                    await show(url)
                 workers = [await launcher.start_node(name, one) for name, one in settings.items()]
                 await launcher.wait_ready(*workers)
                 edge = await launcher.start_node("edge", site)
@@ -155,7 +161,7 @@ class DemoRun:
                 await edge.drain()
                 self.ledger.read(self._log)
                 await client.wait_until(lambda: not self.ledger.unfinished, LAST_WORD_S)
-                await launcher.drain(*workers)
+                await launcher.drain(*workers, *(() if dashboard is None else (dashboard,)))
                 if recorder is not None and await recorder.drain():
                     raise recorder.error()
         return last

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Discriminator,
     Field,
@@ -26,6 +25,8 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipeline.codec.spec import FitMode
+from pipeline.config.gateway_settings import GatewaySettings
+from pipeline.config.section import Section as _Section
 from pipeline.config.settings_file import CHECKED, Check, Location, SettingsFile
 from pipeline.protocol.journal_requests import MAX_OPEN_ASKS
 from schemas.errors import ConfigError
@@ -72,12 +73,6 @@ Mask: TypeAlias = Annotated[
 ]
 FirstPrefixRule: TypeAlias = Literal["bytes", "delay", "base", "whole"]
 _Recording = TypeVar("_Recording", bound="RecordingSettings")
-
-
-class _Section(BaseModel):
-    """A part of the settings: immutable, and a key that nobody reads is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TlsSettings(_Section):
@@ -323,6 +318,7 @@ class LatentbusSettings(BaseSettings):
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
     edge: EdgeSettings | None = None
     worker: WorkerSettings | None = None
+    gateway: GatewaySettings | None = None
     log: LogSettings = Field(default_factory=LogSettings)
 
     @classmethod
@@ -420,6 +416,17 @@ def require_worker(settings: LatentbusSettings, path: Path) -> WorkerSettings:
     return settings.worker
 
 
+def require_gateway(settings: LatentbusSettings, path: Path) -> GatewaySettings:
+    """The gateway section.
+
+    Raises:
+        ConfigError: the file has none.
+    """
+    if settings.gateway is None:
+        raise ConfigError(str(path), "no gateway section: add `gateway: {}` for the defaults")
+    return settings.gateway
+
+
 def _with_absolute_paths(settings: LatentbusSettings, folder: Path) -> LatentbusSettings:
     def absolute(path: Path | None) -> Path | None:
         return None if path is None else folder / path.expanduser()
@@ -442,7 +449,8 @@ def _with_absolute_paths(settings: LatentbusSettings, folder: Path) -> Latentbus
             vlm = str(absolute(Path(vlm)))
         recording = _recording_below(worker.recording, folder)
         worker = worker.model_copy(update={"codec": absolute(worker.codec), "vlm": vlm, "recording": recording})
-    return settings.model_copy(update={"broker": broker, "edge": edge, "worker": worker})
+    gateway = None if settings.gateway is None else settings.gateway.below(folder)
+    return settings.model_copy(update={"broker": broker, "edge": edge, "worker": worker, "gateway": gateway})
 
 
 def _recording_below(recording: _Recording | None, folder: Path) -> _Recording | None:

@@ -94,7 +94,7 @@ class SettingsFile:
             if root is None:
                 return cls(path, {}, content_of.lines)
             if not isinstance(root, yaml.MappingNode):
-                raise ConfigError(f"{path}:1", "must be a mapping with broker, edge, worker or log")
+                raise ConfigError(f"{path}:1", "must be a mapping with broker, edge, worker, gateway or log")
             content_of.check(root, ())
             _raise(path, content_of.problems, len(content_of.problems))
             values = content_of.fill_in(loader.construct_document(root))
@@ -366,7 +366,7 @@ def _dotted(location: Location) -> str:
 
 
 def _is_secret(location: Location) -> bool:
-    return any("password" in str(part) for part in location)
+    return any("password" in str(part) or part in ("token", "secret", "url", "addresses") for part in location)
 
 
 def _keys_at(settings: type[BaseModel], location: Location) -> list[str]:

@@ -19,6 +19,7 @@ import structlog
 
 from pipeline.config.logs import get_logger
 from pipeline.node.disk_reserve import DiskReserve
+from pipeline.node.set_aside import set_aside
 from pipeline.protocol.effects import ReplyTo
 from pipeline.protocol.journal_requests import (
     MAX_OPEN_ASKS,
@@ -207,16 +208,9 @@ class AskJournal:
 
     def _set_aside(self, path: Path, suffix: str, what: str) -> sqlite3.Connection:
         """Keep a file for whoever wants to look, and begin a new one: it must not keep a site dark."""
-        aside, number = path.with_suffix(f".{suffix}"), 1
-        while aside.exists():
-            number += 1
-            aside = path.with_suffix(f".{suffix}-{number}")
+        aside = set_aside(path, suffix)
         self.counters["files_set_aside"] += 1
         self._log.error(f"{what}: starting a new one", kept_as=str(aside))
-        for ending in ("", "-wal", "-shm"):
-            part = path.with_name(f"{path.name}{ending}")
-            if part.exists():
-                part.replace(aside.with_name(f"{aside.name}{ending}"))
         return _open(str(path))
 
     def admit(

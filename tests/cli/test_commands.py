@@ -23,7 +23,7 @@ runner = CliRunner()
 HELP_PACKAGES = {
     "latentbus", "analysis", "pipeline", "schemas", "broker_config", "typer", "rich", "markdown_it", "mdurl",
     "pygments", "shellingham", "annotated_doc", "pydantic", "pydantic_core", "pydantic_settings", "annotated_types",
-    "typing_extensions", "typing_inspection", "dotenv", "yaml", "cython_runtime",
+    "typing_extensions", "typing_inspection", "dotenv", "yaml", "cython_runtime", "attr",
 }  # fmt: skip
 GOOD = (
     'edge:\n  site: north\n  cameras: {gate: {source: "test:1", questions: [q]}}\n  questions: {q: {text: "a car?"}}\n'

@@ -32,6 +32,8 @@ PLACES: dict[str, str] = {
     "pipeline.node.ask_journal": "a row of the disk: what fails is dropped with its row (tests.node.test_ask_journal)",
     "pipeline.protocol.worker_status": "names and numbers of settings",
     "latentbus.logs.record": "a checked name",
+    "latentbus.client.client": "its own status: a checked name",
+    "latentbus.gateway.service": "copies of views; messages are only read",
     "analysis.replay.planner": "a question or ask of the log with names that have the types of the message",
     "analysis.workload": "a question of the log, or a text of one of its messages",
     "analysis.replay.remap": "a message of the log with another checked camera name",

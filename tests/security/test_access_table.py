@@ -79,14 +79,16 @@ STATUSES = (
     "status/edge/north status/edge/south status/worker/w1 status/worker/w2 status/worker/north status/gateway/web "
     "status/recorder/tape"
 )
-PUBLIC = f"answer/gate answer/yard outcome/gate outcome/yard {STATUSES}"
 ASKS_AT_GATE = "ask/gate/alice ask/gate/guard ask/gate/web ask/gate/olga ask/gate/screen ask/gate/north"
 ASKS_AT_YARD = "ask/yard/alice ask/yard/guard ask/yard/web ask/yard/olga"
 QUESTIONS = "question/north/car question/north/fire question/south/car question/west/car"
+PUBLIC = f"answer/gate answer/yard outcome/gate outcome/yard {STATUSES} {QUESTIONS}"
 QUESTION_FILTERS = "question/+/+ question/north/+ question/south/+"
 ASK_FILTERS = "ask/+/+ ask/gate/+ ask/yard/+ ask/+/alice"
 LOADS = "load/main/w1 load/main/w2 load/other/w2"
-PUBLIC_FILTERS = "answer/+ outcome/+ status/+/+ status/worker/+ status/edge/+ load/+/+ load/main/+"
+PUBLIC_FILTERS = (
+    f"answer/+ outcome/+ status/+/+ status/worker/+ status/edge/+ load/+/+ load/main/+ {QUESTION_FILTERS}"
+)
 REPLIES_AT_GATE = "reply/alice/gate/q1 reply/guard/gate/q1 reply/web/gate/q1 reply/olga/gate/q1 reply/screen/gate/q1"
 REPLIES_AT_YARD = "reply/alice/yard/q1 reply/guard/yard/q1"
 RECEIPTS_OF_NORTH = "receipt/olga/north/car receipt/alice/north/car receipt/web/north/car"
