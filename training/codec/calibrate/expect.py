@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -114,7 +116,7 @@ def _risks(
     table = table.rows(bench.spec.ladder)
     everything = np.ones(table.frames, dtype=np.bool_)
 
-    def proven(risk: float, as_if: int | None = None) -> bool:
+    def proven(risk: float, as_if: int | None) -> bool:
         limits = calibrate_thresholds(table, everything, replace(promise, risk=risk), as_if=as_if)
         return any(limit < NEVER for limit in limits.values())
 
@@ -122,8 +124,8 @@ def _risks(
     for risk in sorted({*RISKS, promise.risk}, reverse=True):
         fewest = fewest_of(replace(promise, risk=risk))
         estimate: int | None = frames
-        if not proven(risk):
-            estimate = _estimated(lambda count, risk=risk: proven(risk, count), max(frames, fewest["calibration"]))
+        if not proven(risk, None):
+            estimate = _estimated(partial(proven, risk), max(frames, fewest["calibration"]))
         rows.append(
             {
                 "risk": risk,
@@ -136,7 +138,7 @@ def _risks(
     return rows
 
 
-def _estimated(proven: Any, frames: int) -> int | None:
+def _estimated(proven: Callable[[int], bool], frames: int) -> int | None:
     """Pictures of a calibration like this one that would prove a risk; None if not even many times as many."""
     count = float(frames)
     while count <= _MOST_TIMES * frames:
