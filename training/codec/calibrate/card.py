@@ -79,7 +79,7 @@ def _risk_lines(report: Report) -> Iterator[str]:
         estimate = row["calibration_pictures_estimated"]
         more = max(row["pictures_at_least"] - have, 0)
         if row["early_answers_proven"]:
-            needs = "proven on these pictures"
+            needs = f"proven on these pictures; {_percent(row['early_share'])} of the questions answered early"
         elif estimate is None:
             needs = "not with answers that change so often: larger latents (`--bytes`) or easier questions"
         else:

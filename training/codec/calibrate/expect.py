@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.codec.stop_file import StopFile, load_stop_file
 from pipeline.protocol.stop_rule import NEVER
+from schemas.types import AnswerType
 from training.codec.answers import answers_in_parts
 from training.codec.calibrate.sets import fewest_of
 from training.codec.data import Asked
@@ -116,20 +117,25 @@ def _risks(
     table = table.rows(bench.spec.ladder)
     everything = np.ones(table.frames, dtype=np.bool_)
 
-    def proven(risk: float, as_if: int | None) -> bool:
-        limits = calibrate_thresholds(table, everything, replace(promise, risk=risk), as_if=as_if)
-        return any(limit < NEVER for limit in limits.values())
+    def limits_at(risk: float, as_if: int | None = None) -> dict[AnswerType, float]:
+        return calibrate_thresholds(table, everything, replace(promise, risk=risk), as_if=as_if)
+
+    def proven(risk: float, as_if: int) -> bool:
+        return any(limit < NEVER for limit in limits_at(risk, as_if).values())
 
     rows = []
     for risk in sorted({*RISKS, promise.risk}, reverse=True):
         fewest = fewest_of(replace(promise, risk=risk))
         estimate: int | None = frames
-        if not proven(risk, None):
+        limits = limits_at(risk)
+        is_proven = any(limit < NEVER for limit in limits.values())
+        if not is_proven:
             estimate = _estimated(partial(proven, risk), max(frames, fewest["calibration"]))
         rows.append(
             {
                 "risk": risk,
-                "early_answers_proven": estimate == frames,
+                "early_answers_proven": is_proven,
+                "early_share": round(run_policy(table, limits, everything).early_share, 4),
                 "pictures_at_least": sum(fewest.values()),
                 "calibration_pictures_at_least": fewest["calibration"],
                 "calibration_pictures_estimated": estimate,
