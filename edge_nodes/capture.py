@@ -99,7 +99,18 @@ class CameraCapture:
         self._containment = containment
         self._draw = draw
         self._up: bool | None = None
+        self._called: tuple[str, float] | None = None
         self._woken = asyncio.Event()
+
+    def held_s(self) -> float:
+        """How long the source has not come back from being opened or closed; 0 when it is neither.
+
+        A source may wait for a frame without end, as that of a folder does. What opens and closes it has limits of its
+        own, so one that stays away is stuck, and nothing but the end of the process frees its thread.
+        """
+        if self._called is None or self._called[0] == "read":
+            return 0.0
+        return self._clock.now_s() - self._called[1]
 
     def wake(self) -> None:
         """Somebody asks: take a frame now."""
@@ -192,6 +203,7 @@ class CameraCapture:
         """
         task = asyncio.ensure_future(work)
         task.add_done_callback(_seen)
+        self._called = step, self._clock.now_s()
         try:
             await asyncio.wait({task}, timeout=limit_s)
             if blocked := not task.done():
@@ -205,6 +217,8 @@ class CameraCapture:
         except BaseException:
             task.cancel()
             raise
+        finally:
+            self._called = None
         if task.cancelled():
             raise SourceError(self._camera, f"{step} was cancelled from within")
         error = task.exception()

@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -26,16 +26,18 @@ from edge_nodes.capture import CameraCapture
 from edge_nodes.capture_policy import CapturePolicy
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix
+from edge_nodes.frame_file import FrameFile
 from edge_nodes.frame_log import FrameLog
 from edge_nodes.frame_ring import RingKeeper
-from edge_nodes.latent_store import LatentStore
+from edge_nodes.health import edge_health
 from edge_nodes.load_shedding_log import LoadSheddingLog
+from edge_nodes.machine_clock import MachineClock
 from edge_nodes.observer import EdgeObserver
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.site import Site
 from edge_nodes.sources import FrameSource, make_source, redacted
 from edge_nodes.sources.view import viewed
-from edge_nodes.telemetry import EdgeTelemetry, watch_cameras, watch_site
+from edge_nodes.telemetry import EdgeTelemetry, watch_cameras, watch_encoder, watch_site
 from pipeline.bus.base import Bus, ConnectionChange, Inbound, Subscription
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.key_frame_policy import KeyFramePolicy
@@ -48,17 +50,21 @@ from pipeline.node.connection import node_bus
 from pipeline.node.containment import Containment
 from pipeline.node.metrics import Metrics
 from pipeline.node.node import Node, Work
-from pipeline.node.node_log import NodeLog, node_log
 from pipeline.node.runtime import Stop
+from pipeline.node.service_manager import Health
 from pipeline.node.tasks import first_of
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.edge_session import EdgeSession, SiteSettings
 from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from schemas import topics
 from schemas.errors import BusError, ConfigError, SourceError
 from schemas.messages import Question
+
+if TYPE_CHECKING:
+    from pipeline.node.node_log import NodeLog
 
 _log = get_logger(__name__)
 
@@ -95,11 +101,22 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
     sources = {name: make_source(name, camera) for name, camera in edge.cameras.items()}
     async with AsyncExitStack() as owned:
         codec_dir = edge.codec or bundled_codec_dir()
-        encoder = await EncoderThread.load(codec_dir, threads=edge.threads)
+        encoder = await EncoderThread.load(codec_dir, precision=edge.precision, threads=edge.threads)
         owned.push_async_callback(encoder.close)
         journal_thread = WorkThread("journal")
         journal = await journal_thread.call(AskJournal.open_or_in_memory, _journal_path(edge))
         owned.push_async_callback(journal_thread.close, journal.close)
+        frame_thread = WorkThread("frames")
+        frame_file = None
+        if edge.store.policy is not StorePolicy.OFF:
+            frame_file = await frame_thread.call(
+                FrameFile.open_or_in_memory,
+                None if edge.state_dir is None else edge.state_dir / f"frames-{edge.site}.sqlite3",
+                encoder.tables,
+                MachineClock.of_this_machine(),
+                max_bytes=edge.store.max_bytes,
+            )
+        owned.push_async_callback(frame_thread.close, (lambda: None) if frame_file is None else frame_file.close)
         frame_log = None
         if edge.frame_log is not None:
             frame_log = FrameLog(edge.frame_log, clock)
@@ -142,6 +159,8 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             ),
             journal=journal,
             journal_thread=journal_thread,
+            frame_file=frame_file,
+            frame_thread=frame_thread,
             clock=clock,
             frame_log=frame_log,
             observers=[*observers, *latent_stores, EdgeTelemetry(metrics), *([frame_log] if frame_log else [])],
@@ -156,6 +175,10 @@ async def _begin_log(
     """The edge's own log, where its settings want one, and who keeps whole latents in it."""
     if edge.recording is None:
         return None, []
+    # Logs need the extra `recording`, which most edges do without.
+    from edge_nodes.latent_store import LatentStore
+    from pipeline.node.node_log import node_log
+
     shown = settings.model_copy(update={"edge": _without_credentials(edge)})
     log = await owned.enter_async_context(
         node_log(edge.recording, shown, kind="edge", name=edge.site, codec_dir=codec_dir, metrics=metrics)
@@ -175,6 +198,8 @@ class EdgeNode(Node):
         first_prefix: what the first message of each frame carries.
         journal: ad-hoc questions on disk.
         journal_thread: where the disk is waited for.
+        frame_file: frames that are kept while there is no link, None for none.
+        frame_thread: where their disk is waited for.
         clock: monotonic time.
         frame_log: log of the frames, None for none.
         observers: who watches.
@@ -192,6 +217,8 @@ class EdgeNode(Node):
         first_prefix: FirstPrefix,
         journal: AskJournal,
         journal_thread: WorkThread,
+        frame_file: FrameFile | None,
+        frame_thread: WorkThread,
         clock: Clock,
         frame_log: FrameLog | None,
         observers: Sequence[EdgeObserver],
@@ -205,6 +232,8 @@ class EdgeNode(Node):
         self._first_prefix = first_prefix
         self._journal = journal
         self._journal_thread = journal_thread
+        self._frame_file = frame_file
+        self._frame_thread = frame_thread
         self._frame_log = frame_log
         self._pool_problems = PoolProblems(edge.pool, encoder.spec.fingerprint4.hex())
         self._observers = [*observers, LoadSheddingLog(session.load_shedding, clock, self._pool_problems)]
@@ -225,17 +254,21 @@ class EdgeNode(Node):
             observers=self._observers,
             wake_camera=lambda camera: self._captures[camera].wake(),
             containment=self._containment,
+            frame_file=self._frame_file,
+            frame_thread=self._frame_thread,
             ring=RingKeeper(self._session, self._encoder.spec.base_latents, self._clock),
         )
         self._problems = site.problems
         self._captures = self._make_captures(site)
         watch_site(self._metrics, self._session, self._pool_problems)
+        watch_encoder(self._metrics, self._encoder)
         watch_cameras(self._metrics, self._captures, self._sources, self._camera_problems)
         self._watch_session(self._session)
         site.pump()
         return {
             "send": site.send,
             "store": site.store,
+            **({} if site.frame_disk is None else {"frame store": site.frame_disk.run}),
             "timers": site.timers,
             **({} if self._frame_log is None else {"frame log": self._frame_log.run}),
             **{f"capture[{name}]": capture.run for name, capture in self._captures.items()},
@@ -248,10 +281,14 @@ class EdgeNode(Node):
     def _fits(self) -> bool:
         return self._pool_problems.fits
 
+    def _health(self) -> Health:
+        return edge_health(list(self._captures.values()), self._encoder, connected=self._bus.statistics().connected)
+
     async def _prepare(self) -> Mapping[str, Any]:
         await warn_of_other_sites(self._bus)
         await self._first_camera()
-        return {"cameras": list(self._captures), "boot": f"{self._session.boot:08x}"}
+        boot = f"{self._session.boot:08x}"
+        return {"cameras": list(self._captures), "encoder": self._encoder.precision, "boot": boot}
 
     async def _first_camera(self) -> None:
         """Wait until a camera is open; one that blocks keeps nobody waiting.
@@ -336,6 +373,13 @@ def site_settings(edge: EdgeSettings) -> SiteSettings:
         },
         uplink_kbps=edge.uplink_kbps,
         priorities={name: camera.priority for name, camera in edge.cameras.items()},
+        store=StoreSettings(
+            policy=edge.store.policy,
+            nth=edge.store.nth,
+            max_entries=edge.store.max_frames,
+            max_bytes=edge.store.max_bytes,
+            max_age_s=edge.store.max_age_s,
+        ),
         client_budget=_budget(edge.client_budget),
         client_budgets={name: _budget(budget) for name, budget in edge.client_budgets.items()},
         ring=RingSettings(edge.ring.history_s, round(edge.ring.memory_mb * 1_000_000)),

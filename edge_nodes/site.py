@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix, first_latents
+from edge_nodes.frame_disk import FrameDisk
+from edge_nodes.frame_file import FrameFile
 from edge_nodes.frame_ring import RingKeeper
 from edge_nodes.observer import EdgeObserver, OfferedFrame
 from edge_nodes.pool_problems import PoolProblems
@@ -32,6 +34,7 @@ from pipeline.protocol.journal_requests import (
     ReadUnfinished,
 )
 from pipeline.protocol.ports import Heard, Sent
+from pipeline.protocol.store_requests import DropFrames, PutFrame, ReadFrame, ReadStored, StoreRequest, StoreResult
 from schemas.messages import Answer, Reject, Status
 from schemas.types import FrameId
 
@@ -59,6 +62,11 @@ class Site(EdgeShell):
         wake_camera: called with a camera that shall take a frame now.
         containment: takes what nobody else has handled.
         ring: keeps frames for questions about the past; None keeps none.
+        frame_file: frames that are kept while there is no link; None where the session keeps none.
+        frame_thread: where their disk is waited for.
+
+    Attributes:
+        frame_disk: does what the session wants done with those frames.
     """
 
     def __init__(
@@ -76,9 +84,14 @@ class Site(EdgeShell):
         observers: Sequence[EdgeObserver],
         wake_camera: Callable[[str], None],
         containment: Containment,
+        frame_file: FrameFile | None = None,
+        frame_thread: WorkThread | None = None,
         ring: RingKeeper | None = None,
     ) -> None:
         super().__init__(session, bus, clock, containment)
+        self.frame_disk: FrameDisk | None = None
+        if frame_file is not None and frame_thread is not None:
+            self.frame_disk = FrameDisk(frame_file, frame_thread, containment, self._frame_stored)
         self._encoder = encoder
         self._first_prefix = first_prefix
         self._key_frames = key_frames
@@ -109,6 +122,11 @@ class Site(EdgeShell):
             self.containment.note("journal", error)
             return NotStored(str(error))
 
+    def _frame_stored(self, request: StoreRequest, result: StoreResult) -> None:
+        with self.containment.around("frame stored"):
+            self.session.frame_stored(request.token, result, self.clock.now_s())
+        self.pump()
+
     # ---- from the cameras (FrameTaker, SiteView) --------------------------------------------------------------------
 
     def has_room(self, camera: str) -> bool:
@@ -116,8 +134,8 @@ class Site(EdgeShell):
         return self.session.has_room(camera)
 
     def asked(self, camera: str) -> bool:
-        """Whether an ad-hoc question waits for a frame of this camera."""
-        return self.session.ad_hoc.waiting(camera)
+        """Whether an ad-hoc question waits for a frame of this camera that could be sent."""
+        return not self.session.storing and self.session.ad_hoc.waiting(camera)
 
     def takes_standing(self, camera: str) -> bool:
         """Whether the standing questions of this slot are asked, or left out because the pool is overloaded."""
@@ -144,13 +162,17 @@ class Site(EdgeShell):
 
     async def _ask(self, captured: CapturedFrame, queries: Sequence[AskedQuery], captured_s: float) -> None:
         camera = captured.camera
+        if not queries:
+            return
         latent = await self._encoder.encode(captured.pixels)
         kept_as = None if self._ring is None else await self._ring.keep(captured, latent, captured_s)
         queries = self.session.still_asked(camera, queries)
         if not queries:
             return
         now_s = self.clock.now_s()
-        key = self._key_frames.choose(camera, latent) if self._key_frames is not None else None
+        key = None
+        if self._key_frames is not None and not self.session.storing:
+            key = self._key_frames.choose(camera, latent)
         choice = self._first_prefix.choose(
             camera,
             latent,
@@ -159,6 +181,9 @@ class Site(EdgeShell):
             given=None if key is None else key.latent,
         )
         base_latents = first_latents(choice)
+        if self.session.storing:
+            self.session.store_frame(camera, latent, base_latents, queries, captured_s, now_s)
+            return
         frame = self.session.offer(camera, latent, base_latents, queries, now_s, frame=kept_as, given_key=key)
         if self._key_frames is not None:
             self._key_frames.offered(camera, key, frame.sequence)
@@ -189,7 +214,7 @@ class Site(EdgeShell):
         """Decide what is left as failed; returns when all that is stored and the edge has said that it goes."""
         self.session.abandon(reason)
         self.pump()
-        await self.until(lambda: not self.session.ad_hoc.pending)
+        await self.until(self.session.is_stored)
         self.session.leave(self.clock.now_s())
         self.pump()
 
@@ -220,6 +245,9 @@ class Site(EdgeShell):
                 self._learn(output)
             case Admit() | Decide() | MarkTold() | MoveToFile() | ReadUnfinished():
                 self._requests.put_nowait(output)
+            case ReadStored() | PutFrame() | ReadFrame() | DropFrames():
+                assert self.frame_disk is not None  # noqa: S101 - without one the session keeps nothing
+                self.frame_disk.put(output)
 
     def _learn(self, heard: Heard) -> None:
         match heard.message:
@@ -234,11 +262,13 @@ class Site(EdgeShell):
                 pass
 
     def _ended(self, decision: Decision) -> None:
-        key = (decision.camera, decision.frame)
-        frame = self._in_work[key]
-        frame.undecided -= 1
-        if frame.undecided == 0:
-            del self._in_work[key]
-        delay_s = self.clock.now_s() - frame.captured_s
+        delay_s = None
+        if not decision.history:
+            key = (decision.camera, decision.frame)
+            frame = self._in_work[key]
+            frame.undecided -= 1
+            if frame.undecided == 0:
+                del self._in_work[key]
+            delay_s = self.clock.now_s() - frame.captured_s
         for observer in self._observers:
             observer.query_ended(decision, delay_s)

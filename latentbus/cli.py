@@ -149,6 +149,10 @@ def _extra_of(module: str) -> str | None:
         return "edge"
     if top in {"jinja2", "matplotlib"}:
         return "report"
+    if top in {"lz4", "mcap", "zstandard"}:
+        return "recording"
+    if top == "cryptography":
+        return "certificates"
     if top in {"aiohttp", "apprise", "sse_starlette", "starlette", "uvicorn"}:
         return "gateway"
     return "cloud" if top in {"torch", "transformers", "tokenizers", "onnx", "onnxscript"} else None

@@ -27,7 +27,7 @@ def edge_buffers(session: EdgeSession, settings: EdgeProtocolSettings) -> Iterat
     """
     standing: Counter[str] = Counter()
     for frame in session.frames.undecided():
-        standing[frame.camera] += any(not query.ad_hoc for query in frame.queries.values())
+        standing[frame.camera] += not frame.history and any(not query.ad_hoc for query in frame.queries.values())
     for camera, frames in standing.items():
         yield f"frames of {camera}", frames, settings.max_frames_per_camera
     sizes = session.sizes()
@@ -37,6 +37,13 @@ def edge_buffers(session: EdgeSession, settings: EdgeProtocolSettings) -> Iterat
     yield "ended ad-hoc questions", sizes["asks_ended"], MAX_ENDED_REMEMBERED
     yield "outcomes to say again", sizes["asks_untold"], MAX_UNTOLD
     yield "marks to make again", sizes["asks_unmarked"], MAX_UNTOLD
+    store = session.store
+    yield "stored frames under way", sizes["stored_under_way"], store.settings.under_way
+    kept = [entry for _, entry in store.entries if not entry.replaced]
+    # Nothing that is under way goes for want of room.
+    yield "stored frames", len(kept), store.settings.max_entries + sizes["stored_under_way"]
+    room_bytes = store.settings.max_bytes + sum(entry.size_bytes for entry in kept if not entry.idle)
+    yield "stored bytes", sum(entry.size_bytes for entry in kept), room_bytes
     yield "asks that wait for their disk", sizes["asks_repeated"], MAX_ASKS_BEING_STORED * MAX_REPEATS_WAITING
 
 

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from schemas.messages import Ask, Question
 from schemas.types import AnswerType
-from simulation.faults import draw_faults, draw_key_faults, draw_relay
+from simulation.faults import draw_faults, draw_key_faults, draw_relay, draw_store_faults
 from simulation.plan import (
     CLIENTS,
     LONGEST_DEADLINE_S,
@@ -27,6 +28,7 @@ from simulation.plan import (
     without,
 )
 from simulation.questions import question_text
+from simulation.specs import NO_STORE
 
 NEVER_S = 1_000.0
 """A camera that takes no frame for an ad-hoc question alone."""
@@ -40,6 +42,8 @@ _FOREIGN = "stranger"
 _RELAY_SHARE = 0.03
 """Episodes in which frames come back to a worker whose pass over them still runs; chance alone hardly ever does it."""
 _RELAY_ASKS = 8
+_STORE_SHARE = 0.4
+"""Episodes with edges that store frames."""
 _KEY_SITE_SHARE = 0.4
 """Edges that use key frames."""
 _FEW_KEY_BYTES = 500
@@ -90,7 +94,8 @@ def draw_plan(seed: int) -> EpisodePlan:
     if relay.random() < _RELAY_SHARE:
         plan = _as_relay(plan, relay)
     plan = _with_key_frames(plan, random.Random(f"{seed}/key frames"))
-    return _with_questions_of_the_past(plan, random.Random(f"{seed}/past"))
+    plan = _with_questions_of_the_past(plan, random.Random(f"{seed}/past"))
+    return _with_store(plan, random.Random(f"{seed}/store"))
 
 
 def _as_relay(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
@@ -134,6 +139,34 @@ def _with_key_frames(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
         )
         faults = tuple(sorted((*faults, *added), key=lambda fault: fault.start_s))
     return replace(plan, sites=sites, worker=worker, faults=faults)
+
+
+def _with_store(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
+    """The plan with frames stored at some of its edges, and times without a link."""
+    if draw.random() >= _STORE_SHARE:
+        return plan
+    sites = tuple(replace(site, store=_draw_store(draw)) if draw.random() < 0.7 else site for site in plan.sites)
+    storing = [site.name for site in sites if site.store != NO_STORE]
+    if not storing:
+        return plan
+    added = draw_store_faults(draw, duration_s=plan.duration_s, sites=storing)
+    faults = tuple(sorted((*plan.faults, *added), key=lambda fault: fault.start_s))
+    return replace(plan, sites=sites, faults=faults)
+
+
+def _draw_store(draw: random.Random) -> StoreSettings:
+    return StoreSettings(
+        policy=draw.choice([StorePolicy.NEWEST, StorePolicy.EVERY_NTH]),
+        nth=draw.choice([1, 2]),
+        newest_every_s=draw.choice([0.0, 3.0]),
+        max_entries=draw.choice([2, 6]),
+        max_bytes=draw.choice([1_500, 1_000_000]),
+        max_age_s=draw.choice([20.0, 10_000.0]),
+        offline_after_s=draw.choice([0.0, 0.5, 3.0]),
+        least_deadline_s=draw.choice([5.0, 20.0]),
+        under_way=draw.choice([1, 4]),
+        retry_s=2.0,
+    )
 
 
 def _with_questions_of_the_past(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:

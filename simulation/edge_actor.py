@@ -14,7 +14,15 @@ from functools import partial
 
 from pipeline.protocol.departures import TrafficClass
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession
-from pipeline.protocol.effects import AskedQuery, Decision, HeldFrameAsked, KeyFrameLost, Latent, TakeFrame
+from pipeline.protocol.effects import (
+    AskedQuery,
+    Decision,
+    HeldFrameAsked,
+    HistoryOffered,
+    KeyFrameLost,
+    Latent,
+    TakeFrame,
+)
 from pipeline.protocol.journal_requests import (
     Admit,
     Decide,
@@ -25,11 +33,12 @@ from pipeline.protocol.journal_requests import (
     ReadUnfinished,
 )
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, Publish, Received, Sent
+from pipeline.protocol.store_requests import DropFrames, PutFrame, ReadFrame, ReadStored, StoreRequest, StoreResult
 from schemas import topics
 from schemas.messages import Answer, Ask, Busy, Chunk, FollowUp, Message, Open, QueryOutcome, Refine
 from simulation.broker import BrokerModel
 from simulation.clock import VirtualClock
-from simulation.content import FINGERPRINT, LADDER
+from simulation.content import FINGERPRINT, LADDER, SimulatedLatent
 from simulation.disk import Disk
 from simulation.edge_asks import EdgeAsks
 from simulation.edge_ledger import EdgeLedger
@@ -38,6 +47,7 @@ from simulation.past_ledger import PastLedger
 from simulation.process import SimulatedProcess
 from simulation.sent_latents import SentLatents
 from simulation.specs import EdgeCallbacks, EdgeSpec
+from simulation.store_ledger import StoreLedger
 
 LARGEST_WIRE_BYTES = 800
 """An open message with the whole latent and many queries, or a long question."""
@@ -57,6 +67,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
     Attributes:
         disk: of the site.
         asks: clients' questions.
+        stored: frames that were stored without a link, as they are judged.
         longest_wait_s: longest wait for the uplink, of what competed for it and left.
         boot: id of the running process, another one for each start on any site.
         awake_since_s: since when the process runs without a break and knows its disk, infinite while it does not.
@@ -81,7 +92,8 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self.longest_wait_s = 0.0
         self.boot = 0
         self.session: EdgeSession
-        self.disk = Disk(clock, self._on_disk)
+        self.disk = Disk(clock, self._on_disk, self._frame_on_disk)
+        self.stored = StoreLedger(spec.site, callbacks.on_problem)
         self.asks = EdgeAsks(
             spec.site,
             self.disk,
@@ -109,6 +121,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self._unsaid.clear()
         self._saying.clear()
         self.asks.restart()
+        self.stored.started()
         self._past.started()
         self.counters["latents_sent_again_before"] = self.counters["latents_sent_again"]
         self.session = EdgeSession(
@@ -211,10 +224,26 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         if not self.alive or self.frozen or self.draining:
             return
         standing = any(not query.ad_hoc for query in queries)
+        if self.session.storing:
+            if standing and self.session.takes_standing(camera, self._clock.now_s):
+                self._keep(camera, queries)
+            return
         if standing and not self.session.load_shedding.takes(camera, self._clock.now_s):
             queries = [query for query in queries if query.ad_hoc]
         self._clock.handled += 1
         self._take(camera, queries, latent=latent, base_latents=base_latents)
+
+    def _keep(self, camera: str, queries: Sequence[AskedQuery]) -> None:
+        """A frame is taken without a link."""
+        now_s = self._clock.now_s
+        self._clock.handled += 1
+        if not self.session.has_room(camera):
+            self._callbacks.on_problem("a slot without room", camera, "it is to be kept, and there is no room")
+        self.session.take_queries(camera, now_s, standing=True)
+        entry_id, mark = self._encoder.keep(camera, queries, now_s)
+        if entry_id is not None:
+            self.stored.kept(camera, mark, queries, now_s, self.disk.frames.power)
+        self._after()
 
     def capture_standing(self, camera: str, question_ids: Iterable[str]) -> None:
         """A slot for some of the site's standing questions."""
@@ -246,7 +275,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
 
     def _take_for_asks(self, camera: str, starts: int) -> None:
         able = starts == self.starts and self.alive and not self.frozen and not self.draining
-        if able and self.session.ad_hoc.waiting(camera):
+        if able and self.session.ad_hoc.waiting(camera) and not self.session.storing:
             self._clock.handled += 1
             self._take(camera, ())
 
@@ -296,8 +325,26 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
                 self.counters[type(output.error).__name__ if output.error else output.kind] += 1
             case Contained():
                 raise output.error
+            case HistoryOffered():
+                self._asks_stored(output)
+            case ReadFrame():
+                self.stored.reads(self.session, output)
+                self.disk.put(output)
+            case ReadStored() | PutFrame() | DropFrames():
+                self.disk.put(output)
             case Admit() | Decide() | MarkTold() | MoveToFile() | ReadUnfinished():
                 self.asks.store(output)
+
+    def _asks_stored(self, history: HistoryOffered) -> None:
+        now_s = self._clock.now_s
+        self.stored.offered(self.session, history, now_s, self.disk.frames.power)
+        assert isinstance(history.latent, SimulatedLatent)  # noqa: S101
+        if self._ledger is not None:
+            self._ledger.offered_history(history.camera, history.frame, history.latent.mark, history.queries)
+        captured_s = self.stored.captured_s(history.latent.mark)
+        for query in history.queries:
+            query_id = query.query_id(history.camera, history.frame)
+            self._callbacks.on_history(self.site, query_id, query.deadline_s, captured_s)
 
     def _asked_again(self, asked: HeldFrameAsked) -> None:
         camera, frame = asked.camera, asked.frame
@@ -330,6 +377,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             self._wire.put(publish, self.session.uplink.busy_s(now_s) + _TO_BROKER_S)
 
     def _sent(self, sent: Sent) -> None:
+        self.stored.sent(sent)
         self.wire_bytes += sent.wire_bytes
         if sent.traffic_class is TrafficClass.OPEN or sent.label == "chunk":
             self.longest_wait_s = max(self.longest_wait_s, sent.waited_s)
@@ -353,6 +401,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         if self._ledger is not None:
             self._ledger.decided(decision)
         self.asks.ended(decision.query_id)
+        self.stored.decided(decision)
         if decision.publish is not None and not decision.ad_hoc:
             self._unsaid.add(decision.query_id)
         self._callbacks.on_terminal(self.site, decision)
@@ -363,4 +412,8 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         if isinstance(request, ReadUnfinished):
             self.awake_since_s = now_s
         self.session.stored(request.token, result, now_s)
+        self._after()
+
+    def _frame_on_disk(self, request: StoreRequest, result: StoreResult) -> None:
+        self.session.frame_stored(request.token, result, self._clock.now_s)
         self._after()

@@ -43,6 +43,10 @@ class EdgeLedger:
             return  # it is only kept
         self._uplink.offered(camera, frame, queries, now_s)
 
+    def offered_history(self, camera: str, frame: FrameId, mark: bytes, queries: Sequence[AskedQuery]) -> None:
+        """The session asks about a frame that it had stored."""
+        self._asked.offered(camera, frame, seen(mark), queries)
+
     def asked_again(self, camera: str, frame: FrameId, queries: Sequence[AskedQuery]) -> None:
         """The session asks more of a frame of the past."""
         self._asked.asked_again(camera, frame, queries)

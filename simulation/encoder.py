@@ -53,10 +53,7 @@ class SimulatedEncoder:
         Returns:
             The frame, and its mark if the latent has one.
         """
-        number = self._coded[camera]
-        self._coded[camera] += 1
-        name = zlib.crc32(f"{self._process}/{camera}/{number}".encode())
-        mark = name.to_bytes(MARK_BYTES, "big")
+        number, mark = self._next(camera)
         given = None
         if latent is None:
             latent = SimulatedLatent(mark)
@@ -68,6 +65,20 @@ class SimulatedEncoder:
         if given is not None and given.sequence is None:
             self._keys[camera] = (frame.sequence, latent.payload(0, LATENTS))
         return frame, mark
+
+    def keep(
+        self, camera: str, queries: Sequence[AskedQuery], now_s: float, *, base_latents: int = LADDER[0]
+    ) -> tuple[int | None, bytes]:
+        """Let the session keep a new frame until there is a link; its number there, and its mark."""
+        _, mark = self._next(camera)
+        return self._session.store_frame(camera, SimulatedLatent(mark), base_latents, queries, now_s, now_s), mark
+
+    def _next(self, camera: str) -> tuple[int, bytes]:
+        """Number and mark of a camera's next frame."""
+        number = self._coded[camera]
+        self._coded[camera] += 1
+        name = zlib.crc32(f"{self._process}/{camera}/{number}".encode())
+        return number, name.to_bytes(MARK_BYTES, "big")
 
     def lost(self, camera: str, sequence: int) -> None:
         """A worker lacks a key frame, or it found no way out: nothing more is coded given it."""

@@ -41,6 +41,8 @@ _QUIET_S = GONE_S + LONGEST_DEADLINE_S + _GRACE_S + _SILENCE_S
 from its arrival."""
 _LONGEST_BACKLOG_S = 200.0
 """A client that floods a site on a thin uplink may ask 64 questions at once: an end and a reply of 600 bytes each."""
+_HISTORY_S = 40.0
+"""From the last stored frame to the last word about it: a slow worker may speak when another one has answered."""
 _SILENT_KEEPALIVES = 1.5
 """MQTT 5, 3.1.2.10."""
 _WILL_S = 2.0
@@ -100,6 +102,8 @@ class Episode:
         self._trace = Trace() if trace else None
         self._stop_at_first = stop_at_first
         self._asked = 0
+        self._captured_s: dict[str, float] = {}
+        self._latest: dict[tuple[str, str, str], str] = {}
         self._busy_until_s = 0.0
         self._spoke_s = 0.0
         draw = random.Random(plan.seed)
@@ -160,10 +164,12 @@ class Episode:
             key_every=site.key_every,
             publishes=site.publishes,
             join_s=site.join_s,
+            store=site.store,
             ring=site.ring,
         )
         callbacks = EdgeCallbacks(
             on_query=self._query,
+            on_history=self._history,
             on_terminal=self._terminal,
             on_problem=self._problem,
             on_reply=partial(self._replied, site.name),
@@ -205,6 +211,8 @@ class Episode:
             if self.clock.now_s >= check_s:
                 check_s = self.clock.now_s + 1.0
                 self._check()
+                if any(edge.alive and edge.session.store.entries for edge in self.edges.values()):
+                    end_s = min(latest_end_s, max(end_s, self.clock.now_s + _HISTORY_S))
                 if any(edge.alive and edge.backlog() for edge in self.edges.values()):
                     end_s = min(latest_end_s, max(end_s, self.clock.now_s + _GRACE_S + _SILENCE_S))
             if self._stop_at_first and self.checker.violations:
@@ -247,6 +255,8 @@ class Episode:
             self._query_ledger.published(message)
         calm_since_s = self._calm_since_s() if isinstance(message, Answer | QueryOutcome) else math.inf
         self.checker.published(message, now_s, calm_since_s)
+        if isinstance(message, Answer) and not message.ad_hoc:
+            self._check_latest(message)
         self.injector.published(message)
         if not isinstance(message, Status | Question | Deleted):
             self._spoke_s = now_s
@@ -272,10 +282,30 @@ class Episode:
 
     def _query(self, site: str, query_id: str, deadline_s: float, ad_hoc: bool) -> None:
         self._asked += 1
+        self._captured_s[query_id] = self.clock.now_s
         self.checker.asked(site, query_id, self.clock.now_s, deadline_s, ad_hoc=ad_hoc)
         # A standing query's id begins with its frame.
         frame = () if ad_hoc else (f"frame {query_id.rpartition('/')[0]}",)
         self._line(f"{site} takes on {query_id}, deadline {deadline_s:.3f}", query_id, *frame)
+
+    def _history(self, site: str, query_id: str, deadline_s: float, captured_s: float) -> None:
+        self._asked += 1
+        self._captured_s[query_id] = captured_s
+        self.checker.asked(site, query_id, self.clock.now_s, deadline_s, ad_hoc=False, history=True)
+        self._line(f"{site} takes on {query_id} of a stored frame, deadline {deadline_s:.3f}", query_id)
+
+    def _check_latest(self, message: Answer) -> None:
+        """An answer about an old frame must not have taken the place of one about a newer frame."""
+        key = (message.camera, message.owner, message.question_id)
+        found = self.checker.reducer.latest(*key)
+        before, self._latest[key] = self._latest.get(key), "" if found is None else found.decided.query_id
+        if not before or found is None or found.decided.query_id == before:
+            return
+        boots = {query_id.split("/")[1].split("-")[0] for query_id in (before, found.decided.query_id)}
+        was_s, is_s = (self._captured_s.get(query_id, -math.inf) for query_id in (before, found.decided.query_id))
+        if is_s < was_s and (found.decided.history or len(boots) == 1):
+            problem = f"its frame was taken at {is_s:.3f}, that of {before} at {was_s:.3f}"
+            self._problem("the latest answer is older", found.decided.query_id, problem)
 
     def _replied(self, site: str, message: Answer | QueryOutcome) -> None:
         self.checker.replied(site, message, self.clock.now_s)
@@ -357,6 +387,7 @@ class Episode:
     def _check_edge(self, edge: EdgeActor, now_s: float) -> None:
         for buffer, size, bound in edge_buffers(edge.session, self.plan.edge):
             self.checker.check_bound(now_s, f"{edge.site}: {buffer}", size, bound)
+        edge.stored.check(edge.session)
         for table, size in edge_leaks(edge.session):
             self._problem("a table leaks", f"{edge.site}: {table}", f"{size} more than there are queries")
         counters = edge.session.counters
@@ -369,6 +400,9 @@ class Episode:
         for edge in self.edges.values():
             if edge.alive and edge.session.unfinished():
                 self._problem("queries left at an edge", edge.site, str(edge.session.unfinished()))
+            if edge.alive and (edge.session.store.entries or edge.disk.frames) and self._all_fit:
+                there = f"{len(edge.session.store.entries)} known, {len(edge.disk.frames)} on disk"
+                self._problem("stored frames left at an edge", edge.site, there)
         for worker in self.workers.values():
             if worker.alive and not worker.frozen and worker.session.unfinished():
                 self._problem("frames left at a worker", worker.name, str(worker.session.unfinished()))
@@ -384,6 +418,7 @@ class Episode:
         for edge in self.edges.values():
             counters.update({f"edge_{name}": count for name, count in edge.session.counters.items()})
             counters.update({f"edge_{name}": edge.asks.counters[name] for name in ("asked_again", "told_again")})
+            counters.update({f"store_{name}": count for name, count in edge.session.store.counters.items()})
             counters["edge_replied"] += edge.counters["replied"]
         counters.update({f"broker_{name}": count for name, count in self.broker.counters.items()})
         counters["died_with_edge"] = self.checker.with_edge

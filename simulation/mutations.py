@@ -27,6 +27,7 @@ from simulation.mutation import Mutation, nothing
 from simulation.mutations_of_disk import DISK_MUTATIONS
 from simulation.mutations_of_past import PAST_MUTATIONS
 from simulation.mutations_of_questions import QUESTION_MUTATIONS
+from simulation.mutations_of_store import STORE_MUTATIONS
 from simulation.run import simulate
 
 
@@ -180,6 +181,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("rejected though the edge is lost", 5, Progress, "reject_key", _reject_orphans_too),
     *QUESTION_MUTATIONS,
     *DISK_MUTATIONS,
+    *STORE_MUTATIONS,
     *PAST_MUTATIONS,
 )
 

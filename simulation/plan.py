@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.store_settings import StoreSettings
 from schemas.messages import Ask, Question
 from simulation.faults import HEIR, Fault
+from simulation.specs import NO_STORE
 
 QUESTIONS = ("q0", "q1", "q2")
 CLIENTS = ("alice", "bob", "site0")
@@ -51,6 +53,7 @@ class SitePlan:
         key_every: frames of a camera from one key frame to the next; 0 codes every frame by itself.
         join_s: an ad-hoc question waits so long for the next frame of its camera.
         publishes: workers get the texts of its standing questions by the broker; else they have to ask.
+        store: which frames it keeps while it has no link.
         ring: which frames it keeps for questions about the past.
     """
 
@@ -61,6 +64,7 @@ class SitePlan:
     key_every: int = 0
     join_s: float = 0.0
     publishes: bool = True
+    store: StoreSettings = NO_STORE
     ring: RingSettings = field(default_factory=RingSettings)
 
 

@@ -3,9 +3,10 @@
 ::
 
     reference-vlm -+- vlm-evaluation
-                   +- <point>-klt --------------+
-                   +- <point>-meta_autoencoder -+- <point>-key-frames - <point>-stop -+- <point>-evaluation
-                          +- <point>-int8                                             +- models
+                   +- <point>-klt -----------------------------+
+                   +- <point>-meta_autoencoder - <point>-int8 -+- <point>-key-frames - <point>-stop
+                                                                    <point>-stop -+- <point>-evaluation
+                                                                                  +- models
 """
 
 from __future__ import annotations
@@ -149,23 +150,16 @@ class _Plan:
 
         learned = partial(self._fit, point, "meta_autoencoder")
         check = partial(self._evaluate, point)
-        quantise = partial(self._int8, point)
-        int8 = Stage(f"{point}-int8", "the encoder in 8-bit integers", {"seed": seed}, (VLM, meta), quantise, 0.1)
+        quantise, given_key = partial(self._int8, point), partial(self._key_frames, point)
+        int8 = Stage(f"{point}-int8", "its encoder in 8-bit integers", {"seed": seed}, (VLM, meta), quantise, 0.1)
         return [
             Stage(klt, "the closed-form codec", codec, (VLM,), partial(self._fit, point, "klt"), 0.2),
             Stage(meta, "the learned codec", codec, (VLM, klt), learned, 1.2),
-            *([int8] if self._convolutional else []),
-            Stage(keys, "tables given a key frame", clips, (VLM, klt, meta), partial(self._key_frames, point), 0.1),
+            int8,
+            Stage(keys, "tables given a key frame", clips, (VLM, klt, int8.name), given_key, 0.1),
             Stage(stop, "ladders and thresholds", calibration, (VLM, keys), partial(self._calibrate, point), 0.7),
             Stage(f"{point}-evaluation", "bytes, accuracy, the promise", evaluation, (VLM, stop), check, 0.7),
         ]
-
-    @property
-    def _convolutional(self) -> bool:
-        """Whether the VLM's tower can be put into 8-bit integers."""
-        if self.wanted.vlm_dir is None:
-            return True
-        return bool(json.loads((self.wanted.vlm_dir / "config.json").read_bytes()).get("model_type") == "fast_vlm")
 
     def models(self) -> Stage:
         inputs = (VLM, *(f"{point}-stop" for point in self.wanted.points))
@@ -202,7 +196,8 @@ class _Plan:
 
     def _key_frames(self, point: str, folder: Path) -> None:
         for kind, name in FOLDERS[point].items():
-            shutil.copytree(self.root / f"{point}-{kind}" / name, folder / name)
+            made = "int8" if kind == "meta_autoencoder" else kind
+            shutil.copytree(self.root / f"{point}-{made}" / name, folder / name)
             report = measure_temporal(self._vlm, folder / name, self.run, self.wanted.budget.clips, write=True)
             _write(folder / f"{name}.json", report)
 

@@ -326,7 +326,7 @@ def codec_verify_stop(
     write_page(markdown, "The stop rule's promise", figures(report))
 
 
-@codec_app.command("export", epilog="Example: latentbus codec export --codec my-codecs/klt --vlm my-vlm")
+@codec_app.command("export", epilog="Example: latentbus codec export --codec my-codecs/klt --vlm my-vlm --int8")
 def codec_export(
     codec: WrittenCodecOption = None,
     vlm: VlmOption = None,
@@ -334,15 +334,21 @@ def codec_export(
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Vision tower in 8-bit integers, for FastVLM models; answers are compared.")
+        bool, typer.Option("--int8", help="Write encoder.int8.onnx too: the vision tower in 8-bit integers.")
     ] = False,
+    frames: Annotated[
+        Path | None,
+        typer.Option(help="Images of your cameras to calibrate --int8 on, instead of drawn frames.", file_okay=False),
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Write encoder.onnx anew from the weights, and compare it with torch symbol by symbol."""
+    """Write encoder.onnx anew from the weights, and compare it with torch: every symbol, and the answers."""
     from training.codec.fit.train import export_codec
 
     run = run_settings(cache, seed, threads)
-    write_report(export_codec(vlm_or_bundled(vlm), codec_to_write(codec), run, int8=int8), json_file)
+    if frames is not None and not int8:
+        raise ConfigError("--frames", "is for --int8, whose ranges are calibrated on them: add --int8, or leave it out")
+    write_report(export_codec(vlm_or_bundled(vlm), codec_to_write(codec), run, int8=int8, frames=frames), json_file)
 
 
 def _own_frames(frames: Path | None, questions: Path | None) -> OwnFrames | None:

@@ -105,6 +105,7 @@ async def serving(broker: BrokerSettings, settings: GatewaySettings) -> AsyncIte
         ConfigError: it cannot listen, or a certificate, token or address cannot be used.
         HistoryError: the history can be neither read nor replaced.
     """
+    await asyncio.to_thread(_check_tls, settings)
     access = access_of(settings)
     metrics = GatewayMetrics()
     notifier = Notifier(settings.alerts)
@@ -150,13 +151,26 @@ def _config(app: Guard, settings: GatewaySettings) -> uvicorn.Config:
         ssl_certfile=None if tls is None else tls.cert_file,
         ssl_keyfile=None if tls is None else tls.key_file,
     )
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError("gateway.tls", f"certificate or key cannot be used: {error}") from None
+    config.load()
     if config.ssl is not None:
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
     return config
+
+
+def _check_tls(settings: GatewaySettings) -> None:
+    """Certificate and key are such, and belong together.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if settings.tls is None:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            settings.tls.cert_file, settings.tls.key_file
+        )
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError("gateway.tls", f"certificate or key cannot be used: {error}") from None
 
 
 @contextlib.contextmanager

@@ -43,6 +43,8 @@ from schemas.messages import Answer
 TICK_S: Final = 1.0
 """Between two looks at the fleet: what changed is told, and states that last become alerts."""
 TRIM_S: Final = 600.0
+HEARD_S: Final = 5.0
+"""Between two notes on disk that the broker is heard: an absence may seem longer by so much."""
 RESTORED_ROWS: Final = 20_000
 """Outcomes of the history that are looked at for the latest answers of each camera."""
 RETRY_HINT: Final = b"retry: 1000\n\n"
@@ -110,6 +112,7 @@ class Gateway:
         self._last_heard: float | None = None
         self._connections: asyncio.Queue[ConnectionChange] = asyncio.Queue()
         self.tick_s = TICK_S
+        self._noted_s = float("-inf")
         self._stopped = False
         self._tasks: list[asyncio.Task[None]] = []
         self._containment = Containment(_log)
@@ -273,7 +276,8 @@ class Gateway:
 
     async def tick(self) -> None:
         """Tell what has changed of the fleet, and judge what lasts."""
-        if self.client.connected:
+        if self.client.connected and self._now_s() - self._noted_s >= HEARD_S:
+            self._noted_s = self._now_s()
             try:
                 await self.store.call(History.heard)
             except HistoryError as error:

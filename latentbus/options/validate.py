@@ -40,6 +40,9 @@ def problems_of_files(folder: Path, values: Mapping[str, Any]) -> Iterator[Probl
         yield from _codec_problem(folder, values, "edge")
         for location in (("edge", "state_dir"), ("edge", "frame_log"), ("edge", "recording", "file")):
             yield from _path_problem(folder, values, location, _cannot_be_made)
+    for name in ("cert_file", "key_file"):
+        yield from _path_problem(folder, values, ("gateway", "tls", name), _no_such_file)
+    yield from _path_problem(folder, values, ("gateway", "state_dir"), _cannot_be_made)
     if "worker" in values:
         yield from _codec_problem(folder, values, "worker")
         yield from _vlm_problem(folder, values)

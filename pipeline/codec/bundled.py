@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +14,25 @@ DEFAULT_CODEC = "meta_autoencoder"
 OWN_CODEC = "codec"
 OWN_VLM = "vlm"
 """What ``latentbus codec calibrate`` writes into a directory."""
+_PACKAGE = "latentbus_models"
 _IN_A_CHECKOUT = Path(__file__).resolve().parents[2] / "models"
 _IN_THE_WHEEL = Path(__file__).resolve().parent / "models"
+"""What an edge needs of the default codec."""
 
 
 def models_dir() -> Path:
-    """Folder with ``reference-vlm/`` and ``codecs/``; the environment variable `LATENTBUS_MODELS_DIR` overrides it."""
+    """Folder with ``reference-vlm/`` and ``codecs/``; the environment variable `LATENTBUS_MODELS_DIR` overrides it.
+
+    An installed package looks for the package ``latentbus-models``; without it there is what an edge needs.
+    """
     override = os.environ.get(MODELS_DIR_VARIABLE)
     if override:
         return Path(override)
-    return _IN_THE_WHEEL if _IN_THE_WHEEL.is_dir() else _IN_A_CHECKOUT
+    if not _IN_THE_WHEEL.is_dir():
+        return _IN_A_CHECKOUT
+    package = importlib.util.find_spec(_PACKAGE)
+    folders = [] if package is None else list(package.submodule_search_locations or [])
+    return Path(folders[0]) if folders else _IN_THE_WHEEL
 
 
 def bundled_codec_dir(name: str = DEFAULT_CODEC) -> Path:
@@ -88,6 +98,7 @@ def _existing(folder: Path, command: str) -> Path:
     if not folder.is_dir():
         raise ArtifactError(
             str(folder),
-            f"no such folder; set {MODELS_DIR_VARIABLE} to the folder with the models, or make it: {command}",
+            f"no such folder; install latentbus-models (pip install ./models in a checkout), set {MODELS_DIR_VARIABLE} "
+            f"to the folder with the models, or make it: {command}",
         )
     return folder

@@ -24,16 +24,17 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipeline.codec.spec import FitMode
+from pipeline.codec.spec import FitMode, Precision
 from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.section import Section as _Section
 from pipeline.config.settings_file import CHECKED, Check, Location, SettingsFile
 from pipeline.protocol.journal_requests import MAX_OPEN_ASKS
+from pipeline.protocol.store_settings import StorePolicy
 from schemas.errors import ConfigError
 from schemas.hosts import check_host
 from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.messages import Options, check_options
-from schemas.types import AnswerType, Milliseconds, Name, Probability, QuestionText
+from schemas.types import MAX_AGE_MS, AnswerType, Milliseconds, Name, Probability, QuestionText
 
 ENV_PREFIX = "LATENTBUS_"
 ENV_DELIMITER = "__"
@@ -219,6 +220,26 @@ class ClientBudgetSettings(_Section):
     """Rate of what it causes on the uplink: acknowledgements, refusals, replies. Beyond it refusals are silent."""
 
 
+class StoreSettings(_Section):
+    """Frames that a site keeps while it has no link, for its standing questions."""
+
+    policy: StorePolicy = StorePolicy.NEWEST
+    """``newest`` keeps the newest frame of each question, ``every_nth`` those of every n-th slot, ``off`` none."""
+    nth: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    """With ``every_nth``: slots of a camera from one kept frame to the next."""
+    max_frames: Annotated[int, Field(ge=1, le=100_000)] = 4_096
+    """Frames kept; beyond it the oldest goes first, of each question the newest last."""
+    max_mb: Annotated[float, Field(ge=0.1, le=10_000)] = 16.0
+    """Size of their latents in megabytes (1,000,000 bytes); the file may be twice as large."""
+    max_age_s: Annotated[float, Field(ge=1, le=MAX_AGE_MS / 1000)] = 604_800.0
+    """Older frames are dropped."""
+
+    @property
+    def max_bytes(self) -> int:
+        """Size of the latents."""
+        return round(self.max_mb * 1_000_000)
+
+
 class EdgeSettings(_Section):
     """A site: one edge process, whose cameras share one uplink."""
 
@@ -246,7 +267,9 @@ class EdgeSettings(_Section):
     ring: RingSettings = Field(default_factory=RingSettings)
     """How many frames are kept for questions about the past."""
     state_dir: Path | None = None
-    """Folder of what must survive a restart (ad-hoc questions not yet answered); null keeps nothing."""
+    """Folder of what must survive a restart (ad-hoc questions not yet answered, stored frames); null keeps nothing."""
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    """Frames that are kept while there is no link."""
     metrics_port: Port | None = None
     """Port of the Prometheus endpoint; null opens none."""
     metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
@@ -257,6 +280,8 @@ class EdgeSettings(_Section):
     """Log of what this process sends and receives; null writes none."""
     threads: Threads = 1
     """Threads of the encoder."""
+    precision: Precision = "fp32"
+    """Arithmetic of the encoder: ``fp32``, or ``int8`` where the codec folder has an encoder in 8-bit integers."""
 
     @model_validator(mode="after")
     def _questions_exist(self) -> Self:

@@ -165,7 +165,9 @@ class SettingsFile:
         elif kind == "string_pattern_mismatch" and details["ctx"]["pattern"] == NAME_PATTERN:
             message = f"{echo(value)} {message}"
         elif kind == "string_type" and isinstance(value, bool | int | float):
-            message = f"{message}: put it in quotes, {self.texts.get(path, str(value))[:MAX_ECHO_CHARS]!r}"
+            message += ": put it in quotes"
+            if not _is_secret(path):
+                message += f", {self.texts.get(path, str(value))[:MAX_ECHO_CHARS]!r}"
         elif kind != "value_error" and isinstance(value, bool | int | float | str) and not _is_secret(path):
             message = f"{message} (got {echo(value)})"
         return ConfigError(where, message)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pipeline.bus.base import Bus, Subscription, Will
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.settings import BrokerSettings
-from pipeline.node.node_log import NodeLog
+
+if TYPE_CHECKING:
+    from pipeline.node.node_log import NodeLog
 
 NodeKind: TypeAlias = Literal["edge", "worker"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
@@ -35,14 +36,20 @@ class WorkThread:
         self._prepare = prepare
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._ended = False
-        self._busy = False
+        self._began_s: float | None = None
         threading.Thread(target=self._run, name=name, daemon=True).start()
         _threads.add(self)
 
     @property
     def busy(self) -> bool:
         """Whether a call runs."""
-        return self._busy
+        return self._began_s is not None
+
+    @property
+    def busy_s(self) -> float:
+        """How long the call that runs has taken so far; 0 when none runs."""
+        began_s = self._began_s
+        return 0.0 if began_s is None else time.monotonic() - began_s
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``function`` in the thread and wait for its result.
@@ -108,9 +115,9 @@ class WorkThread:
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
-            self._busy = True
+            self._began_s = time.monotonic()
             call()
-            self._busy = False
+            self._began_s = None
             del call  # neither arguments nor result are kept until the next one
 
 

@@ -216,7 +216,9 @@ class EdgeMessages:
                 age_ms=frame.age_for(query_id),
                 reason=as_reason(reason),
             )
-        decision = Decision(frame.camera, frame.frame, query_id, query.question, outcome, reason, answer, publish)
+        decision = Decision(
+            frame.camera, frame.frame, query_id, query.question, outcome, reason, answer, publish, frame.history
+        )
         self._decisions.append(decision)
         return decision
 

@@ -12,6 +12,7 @@ and outputs, and what each message that comes means. The parts:
   every frame, and the broker that keeps them.
 - :mod:`~pipeline.protocol.client_budgets`: what each client may cost.
 - :mod:`~pipeline.protocol.load_shedding`: standing frames that are left out while the pool is overloaded.
+- :mod:`~pipeline.protocol.frame_store`: frames that are kept while there is no link, and sent when it is back.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ from pipeline.protocol.effects import (
     Decision,
     GivenKey,
     HeldFrameAsked,
+    HistoryOffered,
     KeyFrameLost,
     Latent,
     TakeFrame,
 )
 from pipeline.protocol.frame_ring import FrameRing, HeldFrame, RingSettings
+from pipeline.protocol.frame_store import FrameStore, HistoryFrame
 from pipeline.protocol.journal_requests import JournalRequest, JournalResult
 from pipeline.protocol.load_shedding import LoadShedding, LoadSheddingSettings
 from pipeline.protocol.past_questions import PastQuestions
@@ -45,6 +48,8 @@ from pipeline.protocol.ports import Contained, Delivery, Heard, Notice, Problem,
 from pipeline.protocol.question_sync import QuestionSync
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.standing_questions import StandingQuestions
+from pipeline.protocol.store_requests import StoreRequest, StoreResult
+from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from pipeline.protocol.uplink import Uplink, UplinkOutput
 from schemas import topics, wire
 from schemas.errors import CameraNameError, RemoteError
@@ -66,10 +71,13 @@ from schemas.types import Age, FrameId
 
 HEARTBEAT_S: Final = 60.0
 """Between two statuses of an edge that nothing happened to; each costs the uplink some 400 bytes."""
+HISTORY_AFTER_TROUBLE_S: Final = 20.0
+"""Stored frames wait so long after the pool had too much work, as far as live frames have shown."""
 _LONGEST_PAUSE_S: Final = 30.0
 """A timer that fails for ever is tried again after so long at most."""
 
-EdgeOutput = UplinkOutput | JournalRequest | TakeFrame | HeldFrameAsked | Decision | KeyFrameLost | Heard | Notice
+_ForFrames = TakeFrame | HeldFrameAsked | HistoryOffered | Decision | KeyFrameLost
+EdgeOutput = UplinkOutput | JournalRequest | StoreRequest | _ForFrames | Heard | Notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,7 @@ class SiteSettings:
         client_budgets: by client, where it is something else.
         takes_asks: clients may ask its cameras.
         deletes_questions: what it does not ask is deleted on the broker.
+        store: which frames it keeps while it has no link.
         ring: which frames are kept for questions about the past.
     """
 
@@ -100,6 +109,7 @@ class SiteSettings:
     client_budgets: Mapping[str, ClientBudget] = field(default_factory=dict)
     takes_asks: bool = True
     deletes_questions: bool = True
+    store: StoreSettings = field(default_factory=lambda: StoreSettings(StorePolicy.OFF))
     ring: RingSettings = field(default_factory=RingSettings)
 
 
@@ -124,6 +134,7 @@ class EdgeSession:
         sync: keeps the broker of one mind about them.
         budgets: what each client may cost.
         load_shedding: share of the standing frames that is taken.
+        store: frames that are kept while there is no link.
     """
 
     def __init__(
@@ -170,7 +181,9 @@ class EdgeSession:
         self.sync = QuestionSync(
             site.site, self.standing, self._reports, self.budgets, deletes=site.deletes_questions, now_s=now_s
         )
+        self.store = FrameStore(site.store, site.asked_of, fingerprint, now_s)
         self._outputs: list[EdgeOutput] = []
+        self._changes_seen = 0
         self._connected = False
         self._online = True
         self._heartbeat_s: float | None = None
@@ -212,13 +225,23 @@ class EdgeSession:
 
     def idle(self) -> bool:
         """Whether everything that was said is with the broker, and everything that was stored is on disk."""
-        return not (self.uplink.unsent or self.ad_hoc.pending)
+        return not self.uplink.unsent and self.is_stored()
+
+    def is_stored(self) -> bool:
+        """Whether everything that was stored is on disk."""
+        return not (self.ad_hoc.pending or self.store.pending)
+
+    @property
+    def storing(self) -> bool:
+        """Whether there is no link, and frames are stored: see :meth:`store_frame`."""
+        return self.store.storing
 
     def sizes(self) -> dict[str, int]:
         """Entries of every table that it keeps; most are empty when nothing is under way."""
         return {
             **self.frames.sizes(),
             **self.ad_hoc.sizes(),
+            **self.store.sizes(),
             "under_way": self.uplink.under_way,
             "ring": len(self.ring),
         }
@@ -238,6 +261,9 @@ class EdgeSession:
         self.frames.connection(connected, now_s)
         self.uplink.connection(connected)
         self.sync.connection(connected, now_s, generation=generation, resumed=resumed)
+        if self.store.connection(connected, now_s):
+            waiting = (camera for camera in self.site.asked_of if self.ad_hoc.waiting(camera))
+            self._outputs += (TakeFrame(camera) for camera in waiting)
         if connected:
             self._say_status(now_s)
 
@@ -268,21 +294,31 @@ class EdgeSession:
         """What became of a request to the journal."""
         self.ad_hoc.stored(token, result, now_s)
 
+    def frame_stored(self, token: int, result: StoreResult, now_s: float) -> None:
+        """What became of a request to the store of frames."""
+        self.store.stored(token, result, now_s)
+
     # ---- inputs: frames ---------------------------------------------------------------------------------------------
 
     def has_room(self, camera: str) -> bool:
-        """Whether a frame of this camera that is taken now would leave soon."""
+        """Whether a frame of this camera that is taken now would leave soon, or be kept."""
+        if self.store.storing:
+            return self.store.has_room(camera)
         return self._connected and self.sync.out and not self.frames.waits_for_uplink(camera)
 
     def takes_standing(self, camera: str, now_s: float) -> bool:
         """Whether the standing questions of a slot that has come are asked, or left out because the pool is overloaded.
 
-        Asked once a slot.
+        Without a link, whether a frame is kept for them. Asked once a slot.
         """
-        return self.standing.asks(camera) and self.load_shedding.takes(camera, now_s)
+        if not self.standing.asks(camera):
+            return False
+        return self.store.takes_slot(camera, now_s) if self.store.storing else self.load_shedding.takes(camera, now_s)
 
     def take_queries(self, camera: str, captured_s: float, *, standing: bool) -> list[AskedQuery]:
         """What is asked of a frame: its standing questions, if it is their time, and the ad-hoc ones that wait.
+
+        Without a link ad-hoc ones go on waiting.
 
         Args:
             camera: its camera.
@@ -290,6 +326,9 @@ class EdgeSession:
             standing: it is their time.
         """
         queries = self.standing.asked(camera, captured_s) if standing else []
+        if self.store.storing:
+            self.store.taken(camera)
+            return queries
         return [*queries, *self.ad_hoc.take(camera, MAX_QUERIES_PER_FRAME - len(queries))]
 
     def still_asked(self, camera: str, queries: Sequence[AskedQuery]) -> list[AskedQuery]:
@@ -349,12 +388,39 @@ class EdgeSession:
             self.load_shedding.offered(camera, offered)
         return offered
 
+    def store_frame(
+        self,
+        camera: str,
+        latent: Latent,
+        base_latents: int,
+        queries: Sequence[AskedQuery],
+        captured_s: float,
+        now_s: float,
+    ) -> int | None:
+        """Keep a frame until the link is back; its ad-hoc questions wait for the next one.
+
+        Args:
+            camera: its camera.
+            latent: its latent, coded by itself.
+            base_latents: prefix that its first open shall carry.
+            queries: what was to be asked of it.
+            captured_s: when it was taken, on the edge's clock.
+            now_s: the edge's monotonic time.
+
+        Returns:
+            Its number in the store; None when nothing was kept.
+        """
+        self.give_back(camera, [query for query in queries if query.ad_hoc])
+        questions = [query.question for query in queries if not query.ad_hoc]
+        return self.store.keep(camera, latent, base_latents, questions, captured_s, now_s) if questions else None
+
     # ---- inputs: the end --------------------------------------------------------------------------------------------
 
     def drain(self, reason: str) -> None:
         """Nothing new is taken on; what is under way goes on."""
         self.ad_hoc.close(reason)
         self.frames.drain()
+        self.store.close()
         self.sync.close()
 
     def abandon(self, reason: str) -> None:
@@ -380,6 +446,7 @@ class EdgeSession:
             self.sync.next_wake_s(),
             self.ring.next_expiry_s(),
             self.uplink.next_wake_s(),
+            self.store.next_wake_s(),
             self._heartbeat_s if self._connected else None,
         )
         return min((time_s for time_s in times if time_s is not None), default=None)
@@ -387,9 +454,12 @@ class EdgeSession:
     def poll(self, now_s: float) -> list[EdgeOutput]:
         """Let time pass, and take what the shell must do now, in order."""
         self._tick(now_s)
+        self._open_history(now_s)
         self._pass_on(now_s)
         while self.uplink.send_next(now_s):
             self._pass_on(now_s)
+        while self._may_send_history(now_s) and self.store.forward():
+            pass
         self.uplink.acknowledge_due(now_s)
         self._collect()
         outputs, self._outputs = self._outputs, []
@@ -406,11 +476,56 @@ class EdgeSession:
                 self._outputs.append(Contained("timers", error))
         self.ad_hoc.tick(now_s)
         self.sync.tick(now_s)
+        self.store.tick(now_s)
         expiry_s = self.ring.next_expiry_s()
         if expiry_s is not None and expiry_s <= now_s:
             self.ring.expire(now_s)
         if self._connected and self._heartbeat_s is not None and self._heartbeat_s <= now_s:
             self._say_status(now_s)
+
+    def _may_send_history(self, now_s: float) -> bool:
+        """Whether a stored frame may be sent: everything else goes first, and the pool has time."""
+        return (
+            self.store.wants_out()
+            and self.sync.out
+            and self.standing.settled
+            and not self.uplink.waiting
+            and not any(self.ad_hoc.waiting(camera) for camera in self.site.asked_of)
+            and self._pool_has_time(now_s)
+        )
+
+    def _pool_has_time(self, now_s: float) -> bool:
+        has_time = now_s - self.load_shedding.trouble_s >= HISTORY_AFTER_TROUBLE_S
+        if not has_time:
+            self.store.pause(now_s)
+        return has_time
+
+    def _open_history(self, now_s: float) -> None:
+        """Ask the questions of stored frames that were read; drop those of questions that stand no more."""
+        if self.standing.settled and self._changes_seen != self.standing.changes:
+            self._changes_seen = self.standing.changes
+            self.store.prune(self.standing.asked, now_s)
+        for history in self.store.take_history():
+            try:
+                self._open_stored(history, now_s)
+            except Exception as error:  # noqa: BLE001 - it ends this frame, not the site
+                self._outputs.append(Contained("history", error))
+                self.store.unusable(history.entry_id)
+
+    def _open_stored(self, history: HistoryFrame, now_s: float) -> None:
+        queries = self.store.queries(history.entry_id, self.standing.asked, now_s)
+        if queries:
+            frame = self.frames.offer(
+                history.camera,
+                history.latent,
+                history.base_latents,
+                queries,
+                now_s,
+                age_ms=history.age_ms,
+                history=True,
+            )
+            self.store.offered(history.entry_id, frame, len(queries))
+            self._outputs.append(HistoryOffered(history.camera, frame, history.latent, queries, history.age_ms))
 
     def _pass_on(self, now_s: float) -> None:
         """Decisions to whoever has asked, messages to the uplink; what does not fit there may cause more of both."""
@@ -435,6 +550,7 @@ class EdgeSession:
         self._outputs += self._intake.take_outputs()
         self._outputs += self.sync.take_outputs()
         self._outputs += self.standing.take_outputs()
+        self._outputs += self.store.take_outputs()
         self._outputs += self.uplink.take_outputs()
 
     # ---- what comes from peers --------------------------------------------------------------------------------------
@@ -447,6 +563,8 @@ class EdgeSession:
                     self._outputs.append(Heard(topic, message))
                 elif isinstance(message, NeedText):
                     self.ad_hoc.texts_requested(message.digests)
+                elif isinstance(message, Busy) and self.store.carries(camera, message.frame):
+                    self.store.pause(now_s)
                 elif isinstance(message, Busy) and message.frame.boot == self.boot:  # not of another site's frame
                     self.load_shedding.busy(camera, message.frame, now_s)
                 self.frames.receive_control(camera, message, now_s)
@@ -500,7 +618,10 @@ class EdgeSession:
     # ---- what is decided --------------------------------------------------------------------------------------------
 
     def _decided(self, decision: Decision, now_s: float) -> None:
-        self.load_shedding.ended(decision, now_s)
+        if decision.history:
+            self.store.ended(decision, now_s)
+        else:
+            self.load_shedding.ended(decision, now_s)
         self._outputs.append(decision)
         if decision.ad_hoc:
             self._end_ad_hoc(decision)

@@ -15,6 +15,9 @@ from typing import Final
 from schemas.messages import Answer, QueryOutcome
 from schemas.types import FrameId, Outcome
 
+LATENCY_S: Final = 120.0
+"""Longest way of an old frame from its first open to its answer at a reader, deadline included: the age that the answer
+tells is that of the open."""
 MAX_LATEST: Final = 16_384
 """Standing questions, each of one camera, whose latest answer is remembered."""
 
@@ -47,8 +50,7 @@ class Latest:
 
     Attributes:
         decided: the answer.
-        captured_s: when its frame was taken, by the clock of who reads; the time at which an answer came that tells of
-            a frame of its time, and minus infinity when nobody knows.
+        captured_s: its frame was not taken later, by the clock of who reads; minus infinity when nobody knows.
     """
 
     decided: Decided
@@ -121,16 +123,24 @@ class OutcomeReducer:
         age_ms = answer.age_ms
         captured_s = now_s if age_ms is None else -math.inf if isinstance(age_ms, str) else now_s - age_ms / 1000
         known = self._latest.get(key)
-        if known is not None and self._is_older(decided, captured_s, known):
+        if known is not None and is_older(decided, captured_s, known):
             return
         self._latest[key] = Latest(decided, captured_s)
         self._latest.move_to_end(key)
         if len(self._latest) > MAX_LATEST:
             self._latest.popitem(last=False)
 
-    @staticmethod
-    def _is_older(decided: Decided, captured_s: float, known: Latest) -> bool:
-        frame = decided.source.frame
-        if not decided.history and not known.decided.history and frame.boot == known.frame.boot:
-            return frame.sequence < known.frame.sequence
-        return captured_s <= known.captured_s
+
+def is_older(decided: Decided, captured_s: float, known: Latest) -> bool:
+    """Whether an answer may tell of an older frame than the one that is known.
+
+    Args:
+        decided: the answer.
+        captured_s: its frame was not taken later.
+        known: the latest answer so far.
+    """
+    if decided.history:
+        return captured_s - LATENCY_S < known.captured_s or math.isinf(captured_s)
+    # A frame of its time that was opened later was taken later than all that were opened before.
+    frame = decided.source.frame
+    return frame.boot == known.frame.boot and frame.sequence < known.frame.sequence

@@ -62,6 +62,7 @@ class StandingQuestions:
     Attributes:
         operator_questions: questions that an operator's word rules, by id.
         settled: everything that the broker retains has come.
+        changes: how often what is asked may have changed.
     """
 
     def __init__(self, own: Mapping[str, Question], asked_of: Mapping[str, Collection[str]]) -> None:
@@ -71,6 +72,7 @@ class StandingQuestions:
         self._notices: list[Notice] = []
         self.operator_questions: dict[str, Question] = {}
         self.settled = False
+        self.changes = 0
         # What the broker retains, None where it is no question.
         self._retained: dict[str, Question | None] = {}
         # What this edge has published and not read back.
@@ -122,6 +124,7 @@ class StandingQuestions:
             question: what it says.
             retained: the broker had it before this edge subscribed.
         """
+        self.changes += 1
         self._unheard.discard(question_id)
         if not retained and question_id in self._published and self._published[question_id] == question:
             del self._published[question_id]
@@ -164,6 +167,7 @@ class StandingQuestions:
             Ids of questions that the broker does not have as they are asked; see :meth:`wanted`.
         """
         self.settled = True
+        self.changes += 1
         if remembers and len(self._unheard) + len(self._retained) <= MAX_RETAINED_TO_COMPARE:
             for question_id in sorted(self._unheard):
                 self._deleted(question_id)
@@ -196,6 +200,7 @@ class StandingQuestions:
 
     def overrule(self, question: Question) -> None:
         """The edge publishes this question, whatever operators and settings say, and will read it back."""
+        self.changes += 1
         self.operator_questions.pop(question.question_id, None)
         self._published[question.question_id] = question
 

@@ -47,7 +47,13 @@ class SkippingClock:
 
 
 def write_codec(
-    folder: Path, *, batch_output: str = "symbols", image_px: int = IMAGE_PX, prediction: bool = False
+    folder: Path,
+    *,
+    batch_output: str = "symbols",
+    image_px: int = IMAGE_PX,
+    prediction: bool = False,
+    tokens: bool = False,
+    step: float = 8,
 ) -> Path:
     """A codec folder whose encoder averages stripes of the image: small, real, and different for different frames."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,19 +68,24 @@ def write_codec(
         helper.make_node("Round", ["scaled"], ["rounded"]),
         helper.make_node("Cast", ["rounded"], ["integers"], to=TensorProto.INT32),
         helper.make_node("Reshape", ["integers", "latents"], [batch_output]),
+        *([helper.make_node("Reshape", ["mean", "token_shape"], ["tokens"])] if tokens else []),
     ]
     constants: dict[str, NDArray[np.generic]] = {
         "stripes": np.array([-1, count, stripe], np.int64),
         "last": np.array([2], np.int64),
         "middle": np.array(128, np.float32),
-        "step": np.array(8, np.float32),
+        "step": np.array(step, np.float32),
         "latents": np.array([-1, LATENTS, LATENT_DIM], np.int64),
+        "token_shape": np.array([-1, 4, 8], np.int64),
     }
     graph = helper.make_graph(
         nodes,
         "encoder",
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", image_px, image_px, 3])],
-        [helper.make_tensor_value_info(batch_output, TensorProto.INT32, ["batch", LATENTS, LATENT_DIM])],
+        [
+            helper.make_tensor_value_info(batch_output, TensorProto.INT32, ["batch", LATENTS, LATENT_DIM]),
+            *([helper.make_tensor_value_info("tokens", TensorProto.FLOAT, ["batch", 4, 8])] if tokens else []),
+        ],
         [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

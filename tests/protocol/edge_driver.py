@@ -8,12 +8,15 @@ from typing import TypeVar
 from pipeline.node.ask_journal import AskJournal
 from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
-from pipeline.protocol.effects import Decision, HeldFrameAsked, KeyFrameLost, TakeFrame
+from pipeline.protocol.effects import Decision, HeldFrameAsked, HistoryOffered, KeyFrameLost, TakeFrame
 from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Heard, Notice, Problem, Publish, Received, Sent
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.store_requests import DropFrames, PutFrame, ReadFrame, ReadStored
+from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from schemas import wire
-from schemas.messages import Message
+from schemas.messages import Message, Question
+from simulation.frame_disk import FrameRows
 
 M = TypeVar("M", bound=Message)
 FINGERPRINT = b"\x01\x02\x03\x04"
@@ -40,6 +43,9 @@ class EdgeDriver:
         site: str = "depot",
         now_s: float = 1000.0,
         boot: int = 1,
+        questions: tuple[Question, ...] = (),
+        store: StoreSettings | None = None,
+        frames: FrameRows | None = None,
         ring: RingSettings | None = None,
     ) -> None:
         self.now_s = now_s
@@ -48,10 +54,12 @@ class EdgeDriver:
             SiteSettings(
                 site=site,
                 pool="main",
-                asked_of=dict.fromkeys(cameras, ()),
+                asked_of=dict.fromkeys(cameras, tuple(question.question_id for question in questions)),
+                questions={question.question_id: question for question in questions},
                 uplink_kbps=uplink_kbps,
                 client_budget=budget or ClientBudget(),
                 client_budgets=budgets or {},
+                store=store or StoreSettings(StorePolicy.OFF),
                 ring=ring or RingSettings(),
             ),
             boot=boot,
@@ -59,6 +67,8 @@ class EdgeDriver:
             now_s=now_s,
         )
         self.journal = journal or AskJournal(None)
+        self.frames = FrameRows(lambda: self.now_s) if frames is None else frames
+        self.history: list[HistoryOffered] = []
         self.published: list[tuple[str, bytes, int]] = []
         self.publishes: list[Publish] = []
         self.acknowledged: list[int] = []
@@ -154,5 +164,9 @@ class EdgeDriver:
                 self.lost_keys.append(output)
             case Contained():
                 raise output.error
+            case ReadStored() | PutFrame() | ReadFrame() | DropFrames():
+                self.session.frame_stored(output.token, self.frames.perform(output), self.now_s)
+            case HistoryOffered():
+                self.history.append(output)
             case _:
                 self.session.stored(output.token, self.journal.perform(output), self.now_s)

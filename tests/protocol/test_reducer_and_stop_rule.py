@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.codec.stop_file import load_stop_rule
-from pipeline.protocol.reducer import OutcomeReducer
+from pipeline.protocol.reducer import LATENCY_S, OutcomeReducer
 from pipeline.protocol.stop_rule import NEVER, StopRule
 from schemas.errors import ArtifactError
 from schemas.messages import Answer, QueryOutcome
@@ -114,36 +115,54 @@ def test_history_never_takes_the_place_of_a_newer_answer() -> None:
         assert found is not None
         return found.decided.text
 
-    reducer.observe(_standing(10, "nobody knows when", UNKNOWN_AGE), 100.0)
+    reducer.observe(_standing(10, "nobody knows when", UNKNOWN_AGE), 1_000.0)
     assert latest() == "nobody knows when", "better than nothing"
-    reducer.observe(_standing(11, "older", 60_000), 100.0)
+    reducer.observe(_standing(11, "nobody knows when either", UNKNOWN_AGE), 1_000.0)
+    assert latest() == "nobody knows when", "which of the two is newer, nobody knows"
+    reducer.observe(_standing(12, "older", 600_000), 1_000.0)
     assert latest() == "older"
-    reducer.observe(_standing(12, "still older", 90_000), 101.0)
+    reducer.observe(_standing(13, "still older", 900_000), 1_001.0)
     assert latest() == "older"
-    reducer.observe(_standing(13, "newer", 30_000), 110.0)
+    reducer.observe(_standing(14, "newer", 400_000), 1_010.0)
     assert latest() == "newer"
-    reducer.observe(_standing(14, "now", None), 111.0)
+    reducer.observe(_standing(9, "overtaken", None), 1_010.0)
+    assert latest() == "newer", "opened before, and perhaps taken before"
+    reducer.observe(_standing(15, "now", None), 1_011.0)
     assert latest() == "now"
-    reducer.observe(_standing(15, "a minute before", 60_000), 112.0)
-    reducer.observe(_standing(16, "nobody knows when", UNKNOWN_AGE), 112.0)
+    reducer.observe(_standing(16, "a minute before", 60_000), 1_012.0)
+    reducer.observe(_standing(17, "nobody knows when", UNKNOWN_AGE), 1_012.0)
     assert latest() == "now"
-    reducer.observe(_standing(9, "overtaken", None), 113.0)
-    assert latest() == "now", "of two live answers of one process the later frame counts"
-    reducer.observe(_standing(0, "after a restart", None, boot=2), 114.0)
+    reducer.observe(_standing(8, "overtaken", None), 1_013.0)
+    assert latest() == "now"
+    reducer.observe(_standing(0, "after a restart", None, boot=2), 1_014.0)
     assert latest() == "after a restart"
     assert reducer.latest("yard", "site/north", "q0") is None
 
 
-@given(st.lists(st.tuples(st.integers(0, 100_000), st.integers(0, 100_000)), min_size=1, max_size=12))
-def test_whatever_the_order_the_latest_answer_tells_of_the_newest_frame(frames: list[tuple[int, int]]) -> None:
-    reducer, now_ms, newest_ms = OutcomeReducer(), 0, -1
-    for sequence, (age_ms, pause_ms) in enumerate(frames):
-        now_ms += pause_ms
-        reducer.observe(_standing(sequence, str(now_ms - age_ms), age_ms), now_ms / 1000)
-        newest_ms = now_ms - age_ms if not sequence else max(newest_ms, now_ms - age_ms)
+_FRAMES = st.tuples(st.booleans(), st.floats(0, 500), st.floats(0, LATENCY_S), st.floats(0, 50))
+
+
+@given(st.lists(_FRAMES, min_size=1, max_size=12))
+def test_whatever_the_order_no_answer_of_an_older_frame_becomes_the_latest(
+    frames: list[tuple[bool, float, float, float]],
+) -> None:
+    """Frames of a process are opened one after the other; their answers come when they like."""
+    arrivals, opened_s = [], 0.0
+    for sequence, (history, waited_s, latency_s, pause_s) in enumerate(frames):
+        opened_s += pause_s
+        age_ms = math.ceil(1000 * waited_s) if history else None
+        captured_s = opened_s - (0.0 if age_ms is None else age_ms / 1000)
+        arrivals.append((opened_s + latency_s, captured_s, _standing(sequence, str(sequence), age_ms)))
+    taken_s = {str(sequence): captured_s for sequence, (_, captured_s, _) in enumerate(arrivals)}
+
+    reducer, before = OutcomeReducer(), None
+    for now_s, _, answer in sorted(arrivals, key=lambda arrival: arrival[0]):
+        reducer.observe(answer, now_s)
         found = reducer.latest("gate", "site/north", "q0")
         assert found is not None
-        assert int(found.decided.text) == newest_ms
+        if before is not None:
+            assert taken_s[found.decided.text] >= taken_s[before] - 1e-6
+        before = found.decided.text
 
 
 RULE = StopRule((4, 8, 16), (0.9, 0.8, 0.7), {AnswerType.COUNT: (NEVER, 0.95, 0.0)}, 0.02)

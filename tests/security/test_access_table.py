@@ -86,9 +86,7 @@ PUBLIC = f"answer/gate answer/yard outcome/gate outcome/yard {STATUSES} {QUESTIO
 QUESTION_FILTERS = "question/+/+ question/north/+ question/south/+"
 ASK_FILTERS = "ask/+/+ ask/gate/+ ask/yard/+ ask/+/alice"
 LOADS = "load/main/w1 load/main/w2 load/other/w2"
-PUBLIC_FILTERS = (
-    f"answer/+ outcome/+ status/+/+ status/worker/+ status/edge/+ load/+/+ load/main/+ {QUESTION_FILTERS}"
-)
+PUBLIC_FILTERS = f"answer/+ outcome/+ status/+/+ status/worker/+ status/edge/+ load/+/+ load/main/+ {QUESTION_FILTERS}"
 REPLIES_AT_GATE = "reply/alice/gate/q1 reply/guard/gate/q1 reply/web/gate/q1 reply/olga/gate/q1 reply/screen/gate/q1"
 REPLIES_AT_YARD = "reply/alice/yard/q1 reply/guard/yard/q1"
 RECEIPTS_OF_NORTH = "receipt/olga/north/car receipt/alice/north/car receipt/web/north/car"

@@ -28,7 +28,7 @@ class Site:
 
     def __init__(self, join_s: float = JOIN_S) -> None:
         self.clock = VirtualClock()
-        self.disk = Disk(self.clock, self._done)
+        self.disk = Disk(self.clock, self._done, lambda *_: None)
         self.problems: list[str] = []
         self.ends: list[Decision] = []
         self.asks = EdgeAsks(

@@ -12,8 +12,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from edge_nodes.encoder import OnnxEncoder
 from latentbus.cli import app
-from pipeline.codec.spec import load_codec_spec
+from pipeline.codec.spec import ENCODER_FILES, load_codec_spec
 from pipeline.codec.stop_file import load_stop_rule
 from schemas.errors import ConfigError
 from tests.cloud.tiny_codec import write_vlm
@@ -117,7 +118,8 @@ def test_one_command_makes_everything_and_goes_on_where_it_was_cut_off(
         spec = load_codec_spec(models / "codecs" / name)
         spec.check_vlm(models / "reference-vlm")
         assert load_stop_rule(models / "codecs" / name).ladder == spec.ladder
-    assert (models / "codecs/meta_autoencoder/encoder.onnx").is_file()
+    for precision in ENCODER_FILES:
+        assert OnnxEncoder(models / "codecs/meta_autoencoder", precision=precision).spec == spec
     compared = json.loads((tmp_path / "out/small-int8/int8.json").read_text())["int8"]
     assert 0.5 < compared["cosine"] <= 1
     assert compared["int8_bytes"] < compared["float_bytes"]
@@ -133,7 +135,7 @@ def test_a_plan_says_what_would_run_for_a_model_of_ones_own(tmp_path: Path) -> N
     assert done.exit_code == 0, done.output
     assert "to do" in done.output
     assert "small-meta_autoencoder" in done.output
-    assert "int8" not in done.output, "its tower has no convolutions"
+    assert "small-int8" in done.output
     assert not (tmp_path / "out").exists()
 
 
@@ -153,9 +155,9 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from(tmp_path: Path, monkey
     assert "the same command goes on" in done.output
 
 
-def test_a_tower_without_convolutions_is_not_quantised(tmp_path: Path) -> None:
+def test_a_tower_without_convolutions_and_attention_is_not_quantised(tmp_path: Path) -> None:
     import onnx
 
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Conv", ["x", "w"], ["y"], "patches")], "g", [], [])
-    with pytest.raises(ConfigError, match="no convolutions to quantise"):
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Conv", ["x", "w"], ["tokens"], "patches")], "g", [], [])
+    with pytest.raises(ConfigError, match="neither convolutions nor attention"):
         int8._tower_nodes(onnx.helper.make_model(graph))

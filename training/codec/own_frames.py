@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from edge_nodes.sources.image_folder import SUFFIXES
 from pipeline.codec.frame_fit import fit_frame
 from pipeline.codec.spec import FrameFit
 from schemas.errors import ArtifactError, ConfigError
@@ -92,6 +93,31 @@ class OwnFrames:
                 f"asks about {len(self)} frames; {len(sizes)} parts need {math.ceil(1 / min(shares))} or more",
             )
         return sizes
+
+
+def read_images(folder: Path, most: int, size_px: int, fit: FrameFit) -> NDArray[np.uint8]:
+    """Images of a folder without questions, evenly spread over their names, fitted to the model's input.
+
+    Args:
+        folder: With the images.
+        most: So many at most.
+        size_px: Height and width of the model's input.
+        fit: The codec's rule for frames of another size.
+
+    Returns:
+        uint8 [F, size_px, size_px, 3].
+
+    Raises:
+        ConfigError: There is no image.
+        ArtifactError: One cannot be read.
+    """
+    if not folder.is_dir():
+        raise ConfigError("--frames", f"no such folder: {folder}")
+    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not names:
+        raise ConfigError("--frames", f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})")
+    chosen = [names[index] for index in np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).astype(int))]
+    return np.stack([fit_frame(_read_image(folder, name, "--frames"), size_px, fit) for name in chosen])
 
 
 def read_standing_questions(path: Path) -> list[Asked]:

@@ -2,7 +2,7 @@
 
 import * as ask from "./ask.js";
 import * as cameras from "./cameras.js";
-import { ago, bar, bytes, count, element, find, hasPrefix, prefix, setAttribute, setClock, setText, time } from "./dom.js";
+import { ago, bar, bytes, count, element, find, hasPrefix, isRecent, prefix, setAttribute, setClock, setText, time } from "./dom.js";
 import { follow } from "./stream.js";
 
 const SHOWN_OVER = 5;
@@ -72,7 +72,7 @@ function showTotals() {
 function showNotices() {
   const found = health.problems.map((problem) => element("p", { class: "notice", "data-level": "critical", role: "alert", text: sentence(problem) }));
   const [gap] = gaps;
-  if (gap) {
+  if (gap && isRecent(gap.ended)) {
     const text = `Not heard from ${time(gap.began)} to ${time(gap.ended)}: ${gap.reason}.`;
     found.push(element("p", { class: "notice", "data-level": gap.kept ? "info" : "warning", text }));
   }

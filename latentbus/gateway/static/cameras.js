@@ -63,7 +63,7 @@ export const onlineCount = () => [...cards.values()].filter((card) => card.camer
 
 export function tick() {
   for (const card of cards.values()) {
-    for (const row of card.rows.values()) if (row.at !== null) setText(row.ago, ago(row.at));
+    for (const row of card.rows.values()) setText(row.ago, when(row));
   }
 }
 
@@ -135,6 +135,7 @@ function draw(card) {
 function newRow() {
   const row = {
     at: null,
+    once: false,
     words: element("span", { class: "words" }),
     ago: element("span", { class: "ago" }),
     said: element("span", { class: "said" }),
@@ -144,10 +145,10 @@ function newRow() {
     confidence: element("span", { class: "confidence" }),
     strip: element("div", { class: "strip", role: "img" }),
   };
-  row.facts = element("p", { class: "facts" }, row.bar, row.prefix, row.confidence);
+  row.facts = element("p", { class: "facts" }, row.bar, row.prefix);
   for (let cell = 0; cell < CELLS; cell += 1) row.strip.append(element("span"));
   row.node = element("li", { class: "question" }, element("p", { class: "asked" }, row.words, row.ago),
-    element("p", { class: "answer-line" }, row.said, row.tag), row.facts, row.strip);
+    element("p", { class: "answer-line" }, row.said, row.tag, row.confidence), row.facts, row.strip);
   return row;
 }
 
@@ -157,7 +158,8 @@ function drawRow(row, question) {
   const failed = provisional === null && latest !== null && WITHOUT_ANSWER.has(latest.outcome);
   setText(row.words, question.question ?? (question.question_id === "" ? "Asked once by another client" : question.question_id));
   row.at = shown === null ? null : shown.at;
-  setText(row.ago, row.at === null ? "" : ago(row.at));
+  row.once = question.question_id === "";
+  setText(row.ago, when(row));
   setText(row.said, shown === null ? "…" : shown.text || shown.reason || shown.outcome);
   setAttribute(row.said, "data-state", shown === null || shown.text === "" ? "none" : failed ? "old" : "good");
   const kind = provisional !== null ? "improving" : failed ? latest.outcome : shown !== null && shown.outcome === "degraded" ? "degraded" : "";
@@ -165,7 +167,7 @@ function drawRow(row, question) {
   setText(row.tag, kind === "degraded" ? "not safe" : kind);
   setAttribute(row.tag, "data-kind", kind);
   setAttribute(row.tag, "title", failed ? latest.reason : shown === null ? "" : shown.reason);
-  row.facts.hidden = !hasPrefix(shown);
+  row.facts.hidden = row.confidence.hidden = !hasPrefix(shown);
   if (hasPrefix(shown)) {
     row.bar.hidden = shown.latents_total === null;
     setBar(row.bar, share(shown));
@@ -173,6 +175,11 @@ function drawRow(row, question) {
     setText(row.confidence, `confidence ${percent(shown.confidence)}`);
   }
   drawStrip(row.strip, question.strip, answer);
+}
+
+function when(row) {
+  if (row.at === null) return "";
+  return row.once ? `asked once, ${ago(row.at)}` : ago(row.at);
 }
 
 function drawStrip(strip, outcomes, current) {

@@ -51,8 +51,14 @@ export function ago(at) {
   return `${Math.round(seconds / 86400)} days ago`;
 }
 
+const ofToday = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "medium" });
-export const time = (at) => clock.format(new Date(1000 * at));
+export function time(at) {
+  const date = new Date(1000 * at);
+  return (date.toDateString() === new Date().toDateString() ? ofToday : clock).format(date);
+}
+
+export const isRecent = (at) => Date.now() / 1000 + ahead - at < 3600;
 
 // What the model was given: "prefix 9 of 48, 41 bytes".
 export function prefix(answer) {

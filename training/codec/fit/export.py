@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.codec.spec import PIXELS, SYMBOLS, TOKENS
 from pipeline.codec.transform_torch import LatentTransform
 from schemas.errors import ArtifactError
 from training.codec.fit.graph_check import MOST_OPSET, GraphFacts, check_graph
@@ -44,9 +45,13 @@ class PixelsToSymbols(nn.Module):
         """What is about to be rounded: pixels uint8 [B, H, W, 3] to [B, K, d], in steps."""
         return self.transform.analyse(self.image_path(pixels))
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels uint8 [B, H, W, 3] to symbols int32 [B, K, d]."""
-        return self.transform.quantise(self.coefficients(pixels)).to(torch.int32)
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels uint8 [B, H, W, 3] to symbols int32 [B, K, d], and the visual tokens that they are made of [B, N, D].
+
+        The tokens are for measurements: what the tower costs alone, and what quantising it does to them.
+        """
+        tokens = self.image_path(pixels)
+        return self.transform.quantise(self.transform.analyse(tokens)).to(torch.int32), tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +110,8 @@ def export_encoder(
             dynamo=True,
             external_data=False,
             opset_version=MOST_OPSET,
-            input_names=["pixels"],
-            output_names=["symbols"],
+            input_names=[PIXELS],
+            output_names=[SYMBOLS, TOKENS],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},),
             verbose=False,
         )
@@ -177,8 +182,8 @@ def compare_encoders(encoder: PixelsToSymbols, path: Path, sample: NDArray[np.ui
         ArtifactError: they disagree where no rounding boundary explains it.
     """
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    batched = session.run(["symbols"], {"pixels": sample})[0]
-    single = np.concatenate([session.run(["symbols"], {"pixels": sample[i : i + 1]})[0] for i in range(len(sample))])
+    batched = session.run([SYMBOLS], {PIXELS: sample})[0]
+    single = np.concatenate([session.run([SYMBOLS], {PIXELS: sample[i : i + 1]})[0] for i in range(len(sample))])
     with torch.no_grad():
         coefficients = encoder.coefficients(torch.tensor(np.asarray(sample)))
         expected = encoder.transform.quantise(coefficients).to(torch.int32).numpy()

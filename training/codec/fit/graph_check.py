@@ -8,13 +8,12 @@ from typing import Any, Final
 
 import onnx
 
+from pipeline.codec.spec import PIXELS, SYMBOLS
 from schemas.errors import ArtifactError
 
 MOST_OPSET: Final = 20
 """ONNX Runtime 1.22, the oldest that an edge may have, knows 22 and later ones more; we stay below."""
 MOST_IR_VERSION: Final = 10
-_PIXELS: Final = "pixels"
-_SYMBOLS: Final = "symbols"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +68,8 @@ def check_graph(path: Path, frame_px: int, latents: tuple[int, int]) -> GraphFac
         opsets[""],
         int(model.ir_version),
         len(model.graph.node),
-        _shape(model.graph.input, _PIXELS),
-        _shape(model.graph.output, _SYMBOLS),
+        _shape(model.graph.input, PIXELS),
+        _shape(model.graph.output, SYMBOLS),
     )
     wanted = ((frame_px, frame_px, 3), latents)
     free = all(isinstance(shape[0], str) for shape in (facts.pixels, facts.symbols) if shape)
