@@ -15,6 +15,7 @@ from pathlib import Path
 
 from latentbus.fleet.frame_log import FrameLogReader
 from latentbus.fleet.launcher import Launcher
+from latentbus.fleet.settings import EVERY_FRAME
 from latentbus.fleet.usage import cpu_s, resident_bytes
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
@@ -57,6 +58,7 @@ def edge_settings(folder: Path, codec: Path, interval_s: float, uplink_kbps: flo
     return EdgeSettings(
         site="bench",
         codec=codec,
+        change_gate=EVERY_FRAME,
         uplink_kbps=uplink_kbps,
         cameras=cameras,
         questions={name: QuestionSettings(text=question.text) for name, question in QUESTIONS.items()},

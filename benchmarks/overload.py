@@ -39,6 +39,7 @@ from latentbus.fleet.launcher import Launcher, write_settings
 from latentbus.fleet.ledger import OutcomeLedger
 from latentbus.fleet.process import FleetProcess
 from latentbus.fleet.settings import (
+    EVERY_FRAME,
     QUESTIONS,
     WIDE_BUDGET,
     camera_names,
@@ -136,6 +137,7 @@ def edge(broker: BrokerSettings, site: str, interval_s: float, port: int | None 
         uplink_kbps=4000,
         cameras=rendered_cameras(camera_names(site, CAMERAS), list(questions), interval_s),
         questions=questions,
+        change_gate=EVERY_FRAME,
         threads=1,
         client_budgets={CLIENT: WIDE_BUDGET},
         metrics_port=port,

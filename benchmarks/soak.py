@@ -42,6 +42,7 @@ from latentbus.fleet.client import FleetClient, reading
 from latentbus.fleet.launcher import Launcher
 from latentbus.fleet.ledger import OutcomeLedger
 from latentbus.fleet.settings import (
+    EVERY_FRAME,
     QUESTIONS,
     camera_names,
     edge_node,
@@ -314,6 +315,7 @@ def edge_settings(arguments: argparse.Namespace, site: str, folder: Path, source
         uplink_kbps=arguments.uplink_kbps,
         cameras=rendered_cameras(names, list(questions), arguments.interval) | {_live_camera(site): live},
         questions=questions,
+        change_gate=EVERY_FRAME,
         state_dir=folder / f"{site}-state",
         frame_log=_frame_log(folder, site),
         metrics_port=port,

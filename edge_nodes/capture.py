@@ -226,9 +226,13 @@ class CameraCapture:
             if blocked and step == "read":
                 self._shows()
             return task.result()
-        if isinstance(error, SourceError):
-            raise error
-        raise _foreign(self._camera, step, error) from error
+        try:
+            if isinstance(error, SourceError):
+                raise error
+            raise _foreign(self._camera, step, error) from error
+        finally:
+            # What is raised refers to this frame: a cycle would keep the stream that was lost.
+            del task, error
 
     async def _close(self) -> None:
         """Close the source, however long it takes: it is not opened again before."""

@@ -16,14 +16,16 @@ import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from edge_nodes.camera_problems import CameraProblems
-from edge_nodes.capture import CameraCapture
+from edge_nodes.capture import CameraCapture, FrameTaker
 from edge_nodes.capture_policy import CapturePolicy
+from edge_nodes.change_gate import make_change_gate
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.frame_file import FrameFile
@@ -33,11 +35,13 @@ from edge_nodes.health import edge_health
 from edge_nodes.load_shedding_log import LoadSheddingLog
 from edge_nodes.machine_clock import MachineClock
 from edge_nodes.observer import EdgeObserver
+from edge_nodes.once import OncePolicy, OnceRun, OnceTaker
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.site import Site
 from edge_nodes.sources import FrameSource, make_source, redacted
 from edge_nodes.sources.view import viewed
 from edge_nodes.telemetry import EdgeTelemetry, watch_cameras, watch_encoder, watch_site
+from edge_nodes.uplink_spending import SpendingFile, UplinkSpending, spending_file_of, uplink_budget, wall_clock
 from pipeline.bus.base import Bus, ConnectionChange, Inbound, Subscription
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.key_frame_policy import KeyFramePolicy
@@ -76,16 +80,24 @@ FLUSH_RESERVE_S: Final = 3.0
 """Of the drain time, for the outcomes of what did not finish."""
 
 
-async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequence[EdgeObserver] = ()) -> int:
+async def run_edge(
+    settings: LatentbusSettings,
+    stop: Stop,
+    *,
+    observers: Sequence[EdgeObserver] = (),
+    once_limit_s: float | None = None,
+) -> int:
     """Run the edge of a site until it is asked to stop, or all its cameras have ended.
 
     Args:
         settings: broker and edge sections are read.
         stop: set ready once the edge is connected and has a camera.
         observers: who watches, beside the metrics and the frame log of the settings.
+        once_limit_s: ask about one frame of each camera, and end when all is answered, or after so long.
 
     Returns:
-        Exit status: 0, or EXIT_NOT_DRAINED when outcomes could not be told.
+        Exit status: 0, EXIT_NOT_DRAINED when outcomes could not be told, or EXIT_INCOMPLETE
+        (:mod:`edge_nodes.once`).
 
     Raises:
         ConfigError: there is no edge section, or a file or port of it cannot be used.
@@ -123,13 +135,17 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             owned.push_async_callback(frame_log.close)
         metrics = Metrics()
         log, latent_stores = await _begin_log(owned, settings, edge, codec_dir, metrics)
+        spending_file = spending_file_of(edge)
         session = EdgeSession(
             EdgeProtocolSettings(),
             site_settings(edge),
             boot=secrets.randbits(32),
             fingerprint=encoder.spec.fingerprint4,
             now_s=clock.now_s(),
+            spending=None if spending_file is None else await journal_thread.call(spending_file.read),
+            gate=await journal_thread.call(make_change_gate, edge, codec_dir, encoder.spec),
         )
+        session.wall_clock(*wall_clock())
         bus = node_bus(
             settings.broker,
             "edge",
@@ -139,6 +155,7 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             log=log,
             receive_maximum=ASK_WINDOW,
             session_expiry_s=SESSION_EXPIRY_S,
+            topic_aliases=True,
         )
         owned.enter_context(metrics.serve(edge.metrics_port, edge.metrics_host))
         node = EdgeNode(
@@ -159,12 +176,14 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             ),
             journal=journal,
             journal_thread=journal_thread,
+            spending_file=spending_file,
             frame_file=frame_file,
             frame_thread=frame_thread,
             clock=clock,
             frame_log=frame_log,
             observers=[*observers, *latent_stores, EdgeTelemetry(metrics), *([frame_log] if frame_log else [])],
             metrics=metrics,
+            once_limit_s=once_limit_s,
         )
         return await node.run(stop)
 
@@ -198,12 +217,14 @@ class EdgeNode(Node):
         first_prefix: what the first message of each frame carries.
         journal: ad-hoc questions on disk.
         journal_thread: where the disk is waited for.
+        spending_file: what was spent of the uplink's budget; None where it has none.
         frame_file: frames that are kept while there is no link, None for none.
         frame_thread: where their disk is waited for.
         clock: monotonic time.
         frame_log: log of the frames, None for none.
         observers: who watches.
         metrics: where it counts.
+        once_limit_s: see :func:`run_edge`.
     """
 
     def __init__(
@@ -217,12 +238,14 @@ class EdgeNode(Node):
         first_prefix: FirstPrefix,
         journal: AskJournal,
         journal_thread: WorkThread,
+        spending_file: SpendingFile | None,
         frame_file: FrameFile | None,
         frame_thread: WorkThread,
         clock: Clock,
         frame_log: FrameLog | None,
         observers: Sequence[EdgeObserver],
         metrics: Metrics,
+        once_limit_s: float | None = None,
     ) -> None:
         super().__init__(bus, metrics, _log, clock=clock, containment=Containment(_log, sleep=clock.sleep))
         self._edge = edge
@@ -232,13 +255,24 @@ class EdgeNode(Node):
         self._first_prefix = first_prefix
         self._journal = journal
         self._journal_thread = journal_thread
+        self._spending_file = spending_file
+        self._spending: UplinkSpending | None = None
         self._frame_file = frame_file
         self._frame_thread = frame_thread
         self._frame_log = frame_log
         self._pool_problems = PoolProblems(edge.pool, encoder.spec.fingerprint4.hex())
-        self._observers = [*observers, LoadSheddingLog(session.load_shedding, clock, self._pool_problems)]
+        self._once = None if once_limit_s is None else OnceRun(session)
+        self._once_limit_s = once_limit_s or 0.0
+        once: list[EdgeObserver] = [] if self._once is None else [self._once]
+        self._observers = [*observers, LoadSheddingLog(session.load_shedding, clock, self._pool_problems), *once]
         self._captures: dict[str, CameraCapture] = {}
         self._camera_problems = CameraProblems()
+
+    async def run(self, stop: Stop) -> int:
+        """See :class:`~pipeline.node.node.Node`."""
+        self._stop = stop
+        status = await super().run(stop)
+        return status if self._once is None else self._once.status() or status
 
     async def _begin(self, group: asyncio.TaskGroup) -> Work:  # noqa: ARG002 - one interface for all nodes
         self._site = site = Site(
@@ -258,6 +292,11 @@ class EdgeNode(Node):
             frame_thread=self._frame_thread,
             ring=RingKeeper(self._session, self._encoder.spec.base_latents, self._clock),
         )
+        if self._spending_file is not None:
+            self._spending = UplinkSpending(
+                self._session, self._spending_file, self._journal_thread, self._clock, site.pump
+            )
+            site.store_spending = self._spending.store
         self._problems = site.problems
         self._captures = self._make_captures(site)
         watch_site(self._metrics, self._session, self._pool_problems)
@@ -271,8 +310,21 @@ class EdgeNode(Node):
             **({} if site.frame_disk is None else {"frame store": site.frame_disk.run}),
             "timers": site.timers,
             **({} if self._frame_log is None else {"frame log": self._frame_log.run}),
+            **self._spending_work(),
+            **({} if self._once is None else {"limit": self._limit}),
             **{f"capture[{name}]": capture.run for name, capture in self._captures.items()},
         }
+
+    def _spending_work(self) -> Work:
+        if self._spending is None:
+            return {}
+        look = partial(self._containment.repeat, "clock", self._spending.look_once)
+        return {"clock": look, "spending": self._spending.write}
+
+    async def _limit(self) -> None:
+        await self._clock.sleep(self._once_limit_s)
+        _log.warning("the time for one frame of each camera is over", limit_s=self._once_limit_s)
+        self._stop.request()
 
     def _receive(self, events: Sequence[Inbound | ConnectionChange]) -> None:
         for event in events:
@@ -307,7 +359,11 @@ class EdgeNode(Node):
         raise problems[0]
 
     async def _exhausted(self, tasks: Mapping[str, asyncio.Task[None]]) -> None:
-        await asyncio.wait(self._cameras(tasks))
+        if self._once is not None:
+            loops = {name: tasks[f"capture[{name}]"] for name in self._captures}
+            await self._once.finished(self._site, self._captures, loops)
+        else:
+            await asyncio.wait(self._cameras(tasks))
 
     def _cameras(self, tasks: Mapping[str, asyncio.Task[None]]) -> list[asyncio.Task[None]]:
         return [tasks[f"capture[{name}]"] for name in self._captures]
@@ -324,32 +380,50 @@ class EdgeNode(Node):
             work_s = limit_s - FLUSH_RESERVE_S - self._clock.now_s()
             await first_of(site.finished(), self._clock.sleep(work_s))
         left = self._session.unfinished()
+        if self._once is not None:
+            self._once.abandoned(left)
         await site.leave("the edge was stopped")
         flush_s = FLUSH_RESERVE_S / 2 if self._bus.statistics().connected else 0.0
         await first_of(site.idle(), self._clock.sleep(flush_s))
+        if self._spending is not None:
+            await first_of(self._spending.flush(), self._clock.sleep(FLUSH_RESERVE_S / 2))
         unsent = self._session.uplink.unsent
         _log.info("drained", abandoned_queries=left, unsent_messages=unsent)
         return unsent == 0
 
     def _make_captures(self, site: Site) -> dict[str, CameraCapture]:
-        count = len(self._sources)
+        policies, taker = self._policies(site)
         return {
             name: CameraCapture(
                 name,
                 source,
-                # Spread over the interval: cameras that fire together would queue for the uplink together.
-                policy=CapturePolicy(
-                    name, interval_s, interval_s * index / count, site, ring_interval_s=camera.ring.interval_s
-                ),
-                taker=site,
+                policy=policies[name],
+                taker=taker,
                 clock=self._clock,
                 problems=self._camera_problems,
                 containment=self._containment,
             )
-            for index, (name, source) in enumerate(self._sources.items())
-            for camera in (self._edge.cameras[name],)
-            for interval_s in (camera.interval_s,)
+            for name, source in self._sources.items()
         }
+
+    def _policies(self, site: Site) -> tuple[Mapping[str, CapturePolicy], FrameTaker]:
+        if self._once is not None:
+            self._once.policies = {name: OncePolicy(name, site) for name in self._sources}
+            return self._once.policies, OnceTaker(site, self._once.policies)
+        # Spread over the interval: cameras that fire together would queue for the uplink together.
+        spread = 0.0 if self._edge.uplink_gather_ms else 1.0 / len(self._sources)
+        cameras = [self._edge.cameras[name] for name in self._sources]
+        policies = {
+            name: CapturePolicy(
+                name,
+                camera.interval_s,
+                camera.interval_s * index * spread,
+                site,
+                ring_interval_s=camera.ring.interval_s,
+            )
+            for index, (name, camera) in enumerate(zip(self._sources, cameras, strict=True))
+        }
+        return policies, site
 
 
 def site_settings(edge: EdgeSettings) -> SiteSettings:
@@ -372,6 +446,8 @@ def site_settings(edge: EdgeSettings) -> SiteSettings:
             for question_id, question in edge.questions.items()
         },
         uplink_kbps=edge.uplink_kbps,
+        gather_s=edge.uplink_gather_ms / 1000,
+        budget=uplink_budget(edge.uplink_budget),
         priorities={name: camera.priority for name, camera in edge.cameras.items()},
         store=StoreSettings(
             policy=edge.store.policy,

@@ -35,6 +35,7 @@ from pipeline.protocol.journal_requests import (
 )
 from pipeline.protocol.ports import Heard, Sent
 from pipeline.protocol.store_requests import DropFrames, PutFrame, ReadFrame, ReadStored, StoreRequest, StoreResult
+from pipeline.protocol.uplink_budget import StoreSpending
 from schemas.messages import Answer, Reject, Status
 from schemas.types import FrameId
 
@@ -67,6 +68,7 @@ class Site(EdgeShell):
 
     Attributes:
         frame_disk: does what the session wants done with those frames.
+        store_spending: called with what was spent of the uplink's budget, to be written.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Site(EdgeShell):
         self._pool_problems = pool_problems
         self._observers = observers
         self._wake_camera = wake_camera
+        self.store_spending: Callable[[StoreSpending], None] = lambda _spending: None
         self._ring = ring
         self._requests: asyncio.Queue[JournalRequest] = asyncio.Queue()
         self._in_work: dict[tuple[str, FrameId], _FrameInWork] = {}
@@ -170,6 +173,12 @@ class Site(EdgeShell):
         if not queries:
             return
         now_s = self.clock.now_s()
+        sifted, told_as = self.session.sift(camera, latent, queries, captured_s, frame=kept_as)
+        if told_as is not None and sifted.renewals:
+            self._in_work[camera, told_as] = _FrameInWork(captured_s, len(sifted.renewals))
+        queries = sifted.asked
+        if not queries:
+            return
         key = None
         if self._key_frames is not None and not self.session.storing:
             key = self._key_frames.choose(camera, latent)
@@ -184,10 +193,12 @@ class Site(EdgeShell):
         if self.session.storing:
             self.session.store_frame(camera, latent, base_latents, queries, captured_s, now_s)
             return
-        frame = self.session.offer(camera, latent, base_latents, queries, now_s, frame=kept_as, given_key=key)
+        frame = self.session.offer(
+            camera, latent, base_latents, queries, now_s, frame=told_as, given_key=key, captured_s=captured_s
+        )
         if self._key_frames is not None:
             self._key_frames.offered(camera, key, frame.sequence)
-        self._in_work[camera, frame] = _FrameInWork(captured_s, len(queries))
+        self._in_work[camera, frame] = _FrameInWork(captured_s, len(queries) + len(sifted.renewals))
         query_ids = [query.query_id(camera, frame) for query in queries]
         self._first_prefix.offered(camera, query_ids, choice)
         offered = OfferedFrame(captured, frame, latent, base_latents, query_ids, captured_s, now_s - captured_s)
@@ -243,6 +254,8 @@ class Site(EdgeShell):
                     self._key_frames.lost(output.camera, output.sequence)
             case Heard():
                 self._learn(output)
+            case StoreSpending():
+                self.store_spending(output)
             case Admit() | Decide() | MarkTold() | MoveToFile() | ReadUnfinished():
                 self._requests.put_nowait(output)
             case ReadStored() | PutFrame() | ReadFrame() | DropFrames():

@@ -17,6 +17,7 @@ from pipeline.node.metrics import Metrics
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.ports import Sent
+from schemas.types import UplinkStage
 
 SITE = "-"
 """Label value for what concerns no single camera: status, acknowledgements. No camera can have this name."""
@@ -109,10 +110,40 @@ def watch_site(metrics: Metrics, session: EdgeSession, pool_problems: PoolProble
     metrics.watch_counters(
         "load_shedding_events", "What load shedding reacts to", "kind", lambda: session.load_shedding.counters
     )
+    metrics.watch_counters(
+        "change_gate",
+        "Standing questions of frames: why they were asked, or that their last answer holds on",
+        "kind",
+        lambda: {} if session.gate is None else session.gate.counters,
+    )
     metrics.watch_gauge(
         "standing_share",
         "Share of the standing slots that is taken; under 1: overload",
         lambda: session.load_shedding.share,
+    )
+    metrics.watch_gauges(
+        "uplink_budget_bytes",
+        "What may be sent in a day or a month",
+        ("period",),
+        lambda: {(name,): float(state.limit_bytes) for name, state in session.budget.states().items()},
+    )
+    metrics.watch_gauges(
+        "uplink_spent_bytes",
+        "What was sent in the present day or month, as far as it is known",
+        ("period",),
+        lambda: {(name,): float(state.spent_bytes) for name, state in session.budget.states().items()},
+    )
+    metrics.watch_gauges(
+        "uplink_stage",
+        "1 for what is left out because of the uplink's budget, 0 for what is not",
+        ("stage",),
+        lambda: {(stage.value,): float(session.budget.stage is stage) for stage in UplinkStage},
+    )
+    metrics.watch_counters(
+        "budget_slots_left_out",
+        "Slots without standing questions, because of the uplink's budget",
+        "camera",
+        lambda: session.budget.skipped,
     )
     metrics.watch_counters(
         "frame_store_events",

@@ -18,6 +18,8 @@ from latentbus.commands.ask import ask
 from latentbus.commands.attack import EPILOG as ATTACK_EPILOG
 from latentbus.commands.attack import attack
 from latentbus.commands.bench import bench_app
+from latentbus.commands.bench_uplink import EPILOG as BENCH_UPLINK_EPILOG
+from latentbus.commands.bench_uplink import bench_uplink
 from latentbus.commands.broker import broker_app
 from latentbus.commands.chaos import chaos
 from latentbus.commands.codec import codec_app
@@ -57,6 +59,7 @@ app.add_typer(train_app, name="train")
 app.add_typer(codec_app, name="codec")
 app.add_typer(broker_app, name="broker")
 app.add_typer(bench_app, name="bench")
+bench_app.command("uplink", epilog=BENCH_UPLINK_EPILOG)(bench_uplink)
 
 
 @app.command()

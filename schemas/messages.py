@@ -58,6 +58,7 @@ from schemas.types import (
     QueryId,
     QuestionText,
     UInt32,
+    UplinkStage,
 )
 
 SCHEMA_VERSION = 2
@@ -673,6 +674,8 @@ class Status(JsonMessage):
     """Frames that it may hold; 0 while it drains."""
     cameras: Annotated[tuple[Name, ...], Field(max_length=128)] = ()
     """Cameras of an edge."""
+    uplink: Annotated[UplinkStage, Field(exclude_if=lambda stage: stage is UplinkStage.NORMAL)] = UplinkStage.NORMAL
+    """What an edge leaves out because of the budget of its uplink; not there while that is nothing."""
     versions: Annotated[tuple[UInt32, ...], Field(min_length=1, max_length=8)] = (SCHEMA_VERSION,)
     """Schema versions that the process understands."""
 

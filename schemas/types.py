@@ -115,6 +115,19 @@ class Outcome(StrEnum):
     """The scene is as it was at the last answer of the same standing question, which holds on."""
 
 
+class UplinkStage(StrEnum):
+    """What a site leaves out as the budget of its uplink comes to its end."""
+
+    NORMAL = "normal"
+    """Nothing."""
+    STRETCHED = "stretched"
+    """Standing questions are asked less often."""
+    AD_HOC_ONLY = "ad_hoc_only"
+    """Standing questions are not asked."""
+    SPENT = "spent"
+    """Ad-hoc questions are refused as well."""
+
+
 class SourceReason(StrEnum):
     """Why a source cannot be read, as far as it is known."""
 

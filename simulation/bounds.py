@@ -15,6 +15,7 @@ from pipeline.protocol.worker_caches import CAMERAS_OVER, KNOWN_CAMERAS, KNOWN_E
 from pipeline.protocol.worker_frame import MAX_EARLY_CHUNKS
 from pipeline.protocol.worker_outgoing import MAX_BYTES, MAX_MESSAGES
 from pipeline.protocol.worker_session import WorkerSession
+from schemas.limits import MAX_QUERIES_PER_FRAME
 
 Buffer = tuple[str, int, int]
 """Name, size and bound."""
@@ -37,6 +38,8 @@ def edge_buffers(session: EdgeSession, settings: EdgeProtocolSettings) -> Iterat
     yield "ended ad-hoc questions", sizes["asks_ended"], MAX_ENDED_REMEMBERED
     yield "outcomes to say again", sizes["asks_untold"], MAX_UNTOLD
     yield "marks to make again", sizes["asks_unmarked"], MAX_UNTOLD
+    questions = len(session.site.asked_of) * MAX_QUERIES_PER_FRAME
+    yield "answers that the change gate keeps", sizes.get("gate_answers", 0), questions
     store = session.store
     yield "stored frames under way", sizes["stored_under_way"], store.settings.under_way
     kept = [entry for _, entry in store.entries if not entry.replaced]
@@ -53,6 +56,8 @@ def edge_leaks(session: EdgeSession) -> Iterator[tuple[str, int]]:
     for table in ("frames", "ad_hoc_running"):
         if sizes[table] > unfinished:
             yield table, sizes[table]
+    if sizes.get("gate_frames", 0) > sizes["frames"]:
+        yield "gate_frames", sizes["gate_frames"]
     if not unfinished and sizes["timers"]:
         yield "timers", sizes["timers"]
 

@@ -12,6 +12,7 @@ from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSetti
 from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from schemas.messages import Ask, Question
 from schemas.types import AnswerType
+from simulation.change_gate import GatePlan
 from simulation.faults import draw_faults, draw_key_faults, draw_relay, draw_store_faults
 from simulation.plan import (
     CLIENTS,
@@ -29,6 +30,7 @@ from simulation.plan import (
 )
 from simulation.questions import question_text
 from simulation.specs import NO_STORE
+from simulation.uplink_budgets import BudgetPlan
 
 NEVER_S = 1_000.0
 """A camera that takes no frame for an ad-hoc question alone."""
@@ -42,10 +44,14 @@ _FOREIGN = "stranger"
 _RELAY_SHARE = 0.03
 """Episodes in which frames come back to a worker whose pass over them still runs; chance alone hardly ever does it."""
 _RELAY_ASKS = 8
+_BUDGET_SHARE = 0.05
+"""Episodes whose sites have a budget of the uplink."""
 _STORE_SHARE = 0.4
 """Episodes with edges that store frames."""
 _KEY_SITE_SHARE = 0.4
 """Edges that use key frames."""
+_GATE_SHARE = 0.25
+"""Episodes whose edges have a change gate."""
 _FEW_KEY_BYTES = 500
 """Room for two key frames, in a pool of up to nine cameras."""
 
@@ -95,7 +101,10 @@ def draw_plan(seed: int) -> EpisodePlan:
         plan = _as_relay(plan, relay)
     plan = _with_key_frames(plan, random.Random(f"{seed}/key frames"))
     plan = _with_questions_of_the_past(plan, random.Random(f"{seed}/past"))
-    return _with_store(plan, random.Random(f"{seed}/store"))
+    plan = _with_store(plan, random.Random(f"{seed}/store"))
+    plan = _with_gates(plan, random.Random(f"{seed}/gates"))
+    budgets = random.Random(f"{seed}/budgets")
+    return with_budgets(plan, budgets) if budgets.random() < _BUDGET_SHARE else plan
 
 
 def _as_relay(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
@@ -118,6 +127,33 @@ def _as_relay(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
         asks=tuple(sorted(asks, key=lambda ask: ask.time_s)),
         faults=tuple(draw_relay(draw, duration_s=plan.duration_s)),
     )
+
+
+def with_budgets(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
+    """The plan with a budget for each site, which it spends, on short days, with clocks of all kinds."""
+    sites = tuple(
+        replace(
+            site,
+            budget=BudgetPlan(
+                day_bytes=draw.choice([8_000, 15_000, 30_000]),
+                day_s=draw.choice([12.0, 20.0, 30.0]),
+                clock_set_s=draw.choice([0.0, 0.0, 2.5, 7.0]),
+            ),
+        )
+        for site in plan.sites
+    )
+    return replace(plan, sites=sites)
+
+
+def _with_gates(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
+    """The plan with a change gate at its edges, now and then."""
+    if draw.random() >= _GATE_SHARE:
+        return plan
+    gates = [
+        GatePlan(draw.choice([2, 4, 9, 100]), draw.choice([6.0, 20.0, 600.0]), draw.choice([1.0, 5.0, 15.0]))
+        for _ in plan.sites
+    ]
+    return replace(plan, sites=tuple(replace(site, gate=gate) for site, gate in zip(plan.sites, gates, strict=True)))
 
 
 def _with_key_frames(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:

@@ -34,6 +34,7 @@ from pipeline.protocol.journal_requests import (
 )
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, Publish, Received, Sent
 from pipeline.protocol.store_requests import DropFrames, PutFrame, ReadFrame, ReadStored, StoreRequest, StoreResult
+from pipeline.protocol.uplink_budget import StoreSpending
 from schemas import topics
 from schemas.messages import Answer, Ask, Busy, Chunk, FollowUp, Message, Open, QueryOutcome, Refine
 from simulation.broker import BrokerModel
@@ -46,11 +47,10 @@ from simulation.encoder import SimulatedEncoder
 from simulation.past_ledger import PastLedger
 from simulation.process import SimulatedProcess
 from simulation.sent_latents import SentLatents
-from simulation.specs import EdgeCallbacks, EdgeSpec
+from simulation.specs import LARGEST_WIRE_BYTES, EdgeCallbacks, EdgeSpec
 from simulation.store_ledger import StoreLedger
+from simulation.uplink_budgets import SiteBudget
 
-LARGEST_WIRE_BYTES = 800
-"""An open message with the whole latent and many queries, or a long question."""
 _TO_BROKER_S = 0.01
 
 
@@ -103,6 +103,8 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             on_terminal=partial(callbacks.on_terminal, spec.site),
             on_problem=callbacks.on_problem,
         )
+        self._budget = None if spec.budget is None else SiteBudget(spec.site, spec.budget, callbacks.on_problem)
+        self._open_since_s = -math.inf
         self._spec = spec
         self._callbacks = callbacks
         self._ledger = ledger
@@ -132,8 +134,15 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             now_s=self._clock.now_s,
             load_shedding=self._spec.load_shedding,
             order=self._spec.order,
+            spending=None if self._budget is None else self._budget.stored,
+            gate=self._spec.change_gate(),
         )
-        self._encoder = SimulatedEncoder(self.session, f"{self.site}/{self.starts}", self._spec.key_every)
+        if self._budget is not None:
+            self._budget.started(self._clock.now_s)
+            self._look(self.starts)
+        process = f"{self.site}/{self.starts}"
+        scenes = {} if self._spec.gate is None else {"scene": self._spec.gate.scene}
+        self._encoder = SimulatedEncoder(self.session, process, self._spec.key_every, **scenes)
         if self._ledger is not None:
             self._ledger.started()
         self._connect()
@@ -154,6 +163,8 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         super()._thawed()
         self.disk.freeze(False)
         self.awake_since_s = self._clock.now_s
+        if self._budget is not None:
+            self.session.wall_clock(*self._budget.wall_clock(self._clock.now_s))
 
     def drain(self) -> None:
         """SIGTERM: nothing new is taken on, what is under way goes on."""
@@ -194,6 +205,28 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self.linked_since_s = self._clock.now_s
         self._broker.connect_edge(self.site, self, self.cameras, will)
 
+    @property
+    def open_since_s(self) -> float:
+        """Since when the budget of its uplink lets everything leave; infinite while it does not."""
+        return self._open_since_s
+
+    def _look(self, starts: int) -> None:
+        """The process looks at its clock; one that is frozen does so when it wakes."""
+        if self._budget is None or starts != self.starts or not self.alive:
+            return
+        now_s = self._clock.now_s
+        if not self.frozen:
+            self.session.wall_clock(*self._budget.wall_clock(now_s))
+            self._after()
+        self._clock.after(self._budget.next_look_s(now_s), partial(self._look, starts))
+
+    def _after(self) -> None:
+        super()._after()
+        if self.session.budget.is_closed:
+            self._open_since_s = math.inf
+        elif math.isinf(self._open_since_s) and self._open_since_s > 0:
+            self._open_since_s = self._clock.now_s
+
     def backlog(self) -> int:
         """Messages that wait for the uplink."""
         return self.session.uplink.waiting
@@ -228,7 +261,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             if standing and self.session.takes_standing(camera, self._clock.now_s):
                 self._keep(camera, queries)
             return
-        if standing and not self.session.load_shedding.takes(camera, self._clock.now_s):
+        if standing and not self.session.slot_is_taken(camera, self._clock.now_s):
             queries = [query for query in queries if query.ad_hoc]
         self._clock.handled += 1
         self._take(camera, queries, latent=latent, base_latents=base_latents)
@@ -265,12 +298,14 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self.asks.framed(camera, waiting, now_s)
         both = [*queries, *self.session.still_asked(camera, waiting)]
         if both or self._spec.ring.history_s:
-            frame, mark = self._encoder.offer(camera, both, now_s, latent=latent, base_latents=base_latents)
-            self._past.taken(camera, frame, now_s)
+            taken = self._encoder.offer(camera, both, now_s, latent=latent, base_latents=base_latents)
+            self._past.taken(camera, taken.frame, now_s)
             if self._ledger is not None:
-                self._ledger.offered(camera, frame, mark, both, now_s)
+                self._ledger.taken(camera, both, taken, now_s)
             for query in queries:
-                self._callbacks.on_query(self.site, query.query_id(camera, frame), query.deadline_s, query.ad_hoc)
+                if query in taken.told:
+                    query_id = query.query_id(camera, taken.frame)
+                    self._callbacks.on_query(self.site, query_id, query.deadline_s, query.ad_hoc)
         self._after()
 
     def _take_for_asks(self, camera: str, starts: int) -> None:
@@ -319,6 +354,9 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
                 self._asked_again(output)
             case TakeFrame():
                 self._clock.after(self._spec.join_s, partial(self._take_for_asks, output.camera, self.starts))
+            case StoreSpending():
+                if self._budget is not None:
+                    self._budget.stored = output
             case KeyFrameLost():
                 self._encoder.lost(output.camera, output.sequence)
             case Problem():
@@ -379,6 +417,8 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
     def _sent(self, sent: Sent) -> None:
         self.stored.sent(sent)
         self.wire_bytes += sent.wire_bytes
+        if self._budget is not None:
+            self._budget.sent(sent.wire_bytes, sent.at_s)
         if sent.traffic_class is TrafficClass.OPEN or sent.label == "chunk":
             self.longest_wait_s = max(self.longest_wait_s, sent.waited_s)
         self._callbacks.on_sent(sent)
@@ -399,7 +439,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
 
     def _decided(self, decision: Decision) -> None:
         if self._ledger is not None:
-            self._ledger.decided(decision)
+            self._ledger.decided(decision, self._clock.now_s)
         self.asks.ended(decision.query_id)
         self.stored.decided(decision)
         if decision.publish is not None and not decision.ad_hoc:

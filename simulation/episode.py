@@ -98,7 +98,7 @@ class Episode:
         self._query_ledger = QueryLedger(self._problem)
         tokens = not math.isinf(plan.batch_tokens)
         self._costs = WorkCosts.by_tokens(_VISUAL_TOKENS) if tokens else WorkCosts.by_frames()
-        self._all_fit = plan.all_fit
+        self._all_fit = plan.all_fit and not plan.budgeted
         self._trace = Trace() if trace else None
         self._stop_at_first = stop_at_first
         self._asked = 0
@@ -164,6 +164,8 @@ class Episode:
             key_every=site.key_every,
             publishes=site.publishes,
             join_s=site.join_s,
+            budget=site.budget,
+            gate=site.gate,
             store=site.store,
             ring=site.ring,
         )
@@ -175,7 +177,7 @@ class Episode:
             on_reply=partial(self._replied, site.name),
             on_forgotten=partial(self._forgotten, site.name),
         )
-        ledger = EdgeLedger(site.name, self._query_ledger, self._problem)
+        ledger = EdgeLedger(site.name, self._query_ledger, self._problem, site.gate)
         return EdgeActor(self.clock, self.broker, spec, callbacks, ledger)
 
     # ---- run --------------------------------------------------------------------------------------------------------
@@ -358,6 +360,7 @@ class Episode:
     def _edge_state(self, site: str) -> EdgeState:
         edge, up = self.edges[site], self.broker.is_up(site)
         linked_since_s = max(edge.linked_since_s, self.injector.reachable_since_s(site)) if up else math.inf
+        linked_since_s = max(linked_since_s, edge.open_since_s)
         return EdgeState(edge.awake_since_s, linked_since_s, edge.backlog_s())
 
     def _calm_since_s(self) -> float:
@@ -418,6 +421,8 @@ class Episode:
         for edge in self.edges.values():
             counters.update({f"edge_{name}": count for name, count in edge.session.counters.items()})
             counters.update({f"edge_{name}": edge.asks.counters[name] for name in ("asked_again", "told_again")})
+            gate = edge.session.gate
+            counters.update({} if gate is None else {f"gate_{name}": count for name, count in gate.counters.items()})
             counters.update({f"store_{name}": count for name, count in edge.session.store.counters.items()})
             counters["edge_replied"] += edge.counters["replied"]
         counters.update({f"broker_{name}": count for name, count in self.broker.counters.items()})
@@ -426,6 +431,8 @@ class Episode:
         counters["let_go_before_will"] = self.checker.let_go
         counters["repeats"] = self.checker.reducer.repeats
         counters["conflicts"] = self.checker.reducer.conflicts
+        counters["renewals"] = self.checker.reducer.renewals
+        counters["renewals_unknown"] = self.checker.reducer.renewals_unknown
         return EpisodeReport(
             self.plan.seed,
             self.plan.healthy,

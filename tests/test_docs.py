@@ -53,6 +53,7 @@ NOT_BUFFERS = {
     "schemas.types.MAX_ATTEMPTS": "range of a field",
     "pipeline.config.settings.MAX_BATCH_FRAMES": "range of a setting",
     "pipeline.config.settings.MAX_UPLINK_KBPS": "range of a setting",
+    "pipeline.config.settings.MAX_BUDGET_MB": "range of a setting",
     "pipeline.codec.spec.MAX_VLM_ID_CHARS": "length of a name in codec.json",
     "pipeline.config.settings_file._MAX_PROBLEMS": "length of an error message",
 }

@@ -326,6 +326,36 @@ def codec_verify_stop(
     write_page(markdown, "The stop rule's promise", figures(report))
 
 
+@codec_app.command(
+    "calibrate-gate", epilog="Example: latentbus codec calibrate-gate --codec my-codecs/meta_autoencoder"
+)
+def codec_calibrate_gate(
+    codec: WrittenCodecOption = None,
+    vlm: VlmOption = None,
+    risk: Annotated[
+        float,
+        typer.Option(help="Accepted share of answers that differ because a question was held back.", min=0, max=1),
+    ] = 0.015,
+    delta: DeltaOption = 0.05,
+    clips: Annotated[int, typer.Option(help="Rendered clips that limits are tested on.", min=1)] = 600,
+    cache: CacheOption = DEFAULT_CACHE,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 2,
+    json_file: JsonOption = None,
+) -> None:
+    """Prove limits of the change gate, by answer type; writes gate.json and gate.safetensors of the folder."""
+    from training.codec.gate.calibrate import GateCalibration, calibrate_gate
+    from training.codec.stop.learn_then_test import Promise
+
+    report = calibrate_gate(
+        vlm_or_bundled(vlm),
+        codec_to_write(codec),
+        run_settings(cache, seed, threads),
+        GateCalibration(Promise(risk, delta, by_type=True), clips),
+    )
+    write_report(report, json_file)
+
+
 @codec_app.command("export", epilog="Example: latentbus codec export --codec my-codecs/klt --vlm my-vlm --int8")
 def codec_export(
     codec: WrittenCodecOption = None,

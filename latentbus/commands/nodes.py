@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 EDGE_EPILOG = (
     "Examples: latentbus edge --config site.yaml | latentbus edge -c site.yaml --check | "
-    "latentbus edge -c site.yaml --record site.mcap --full-latents"
+    "latentbus edge -c site.yaml --record site.mcap --full-latents | latentbus edge -c site.yaml --once"
 )
 WORKER_EPILOG = "Example: latentbus worker --config worker.yaml (start it again on any machine to share the load)"
+
+ONCE_LIMIT_S = 120.0
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file; see docs/configuration.md.")]
 RecordOption = Annotated[
@@ -35,6 +37,13 @@ def edge(
     full_latents: Annotated[
         bool, typer.Option("--full-latents", help="Keep the whole latent of every frame in that log, for replays.")
     ] = False,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="Ask about one frame of each camera, get the answers, and end: for a timer."),
+    ] = False,
+    limit_s: Annotated[
+        float, typer.Option("--limit", min=1, max=86_400, help="Seconds that --once may take, from start to stop.")
+    ] = ONCE_LIMIT_S,
     check: Annotated[
         bool, typer.Option("--check", help="Say whether this device can do it, show what the model sees, and end.")
     ] = False,
@@ -49,6 +58,9 @@ def edge(
 
     --check looks at memory, time a frame, each camera and the broker. Stop a running edge of the site first: cameras
     and brokers may take only one of them. Exit status of --check: 0 it can, 1 something is bad, 2 wrong settings.
+
+    Exit status of --once: 0 every question has its outcome, 3 not all of them could be told, 4 a camera showed no
+    frame, or a question found no answer, in time.
     """
     if check:
         raise typer.Exit(_check_edge(config, pictures, json_file))
@@ -61,7 +73,7 @@ def edge(
     settings = load_settings(config)
     site = recorded_edge(require_edge(settings, config), record, full_latents=full_latents)
     settings = settings.model_copy(update={"edge": site})
-    _run_process(settings, lambda stop: run_edge(settings, stop))
+    _run_process(settings, lambda stop: run_edge(settings, stop, once_limit_s=limit_s if once else None))
 
 
 def worker(config: ConfigOption, record: RecordOption = None) -> None:

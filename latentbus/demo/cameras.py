@@ -10,6 +10,7 @@ from typing import Final
 
 from edge_nodes.sources.video_reader import check_video
 from latentbus.demo.options import DemoOptions
+from latentbus.fleet.settings import EVERY_FRAME
 from latentbus.options.arguments import made_of
 from pipeline.config.settings import CameraSettings, EdgeSettings, QuestionSettings
 from pipeline.scenes.catalogue import QuestionKind
@@ -111,6 +112,7 @@ def edge_settings(cameras: list[DemoCamera], options: DemoOptions, run_dir: Path
         uplink_kbps=options.uplink_kbps,
         first_prefix=options.first_prefix,
         codec=codec.absolute(),
+        change_gate=EVERY_FRAME,
         cameras={
             camera.name: made_of(
                 CameraSettings,

@@ -43,6 +43,7 @@ MAX_CAMERAS_PER_SITE = 128
 
 MAX_INTERVAL_S = 86_400.0
 MAX_UPLINK_KBPS = 10_000_000.0
+MAX_BUDGET_MB = 1_000_000_000.0
 MAX_BATCH_FRAMES = 1_024
 MAX_NAMED_BUDGETS = 256
 
@@ -126,7 +127,10 @@ class QuestionSettings(_Section):
     deadline_ms: Annotated[Milliseconds, Field(ge=100)] = 10_000
     """Time from the frame to the terminal outcome."""
     risk: Probability | None = None
-    """Accepted chance that an early answer differs from the whole latent's; left out takes the pool's."""
+    """Accepted chance that an early answer differs from the whole latent's, or one that holds on from the frame's own;
+    left out takes the pool's."""
+    change_gate: bool = True
+    """Not asked of frames that show what the last answered one showed; false asks it of every frame."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -174,6 +178,8 @@ class CameraSettings(_Section):
     """Part of the frame that is looked at: left, top, right, bottom, as shares of width and height."""
     masks: Annotated[tuple[Mask, ...], Field(max_length=MAX_MASKS)] = ()
     """Parts that are blacked out on the device: rectangles like ``region``, or lists of corners ``[x, y]``."""
+    change_gate: bool = True
+    """Its questions are not asked of frames that show what the last answered one showed; false asks all frames."""
 
     ring: CameraRingSettings = Field(default_factory=CameraRingSettings)
     """Which frames are kept for questions about the past."""
@@ -220,6 +226,43 @@ class ClientBudgetSettings(_Section):
     """Rate of what it causes on the uplink: acknowledgements, refusals, replies. Beyond it refusals are silent."""
 
 
+class UplinkBudgetSettings(_Section):
+    """What a site may send in a day and in a month, in megabytes (1,000,000 bytes on the wire)."""
+
+    day_mb: Annotated[float, Field(ge=1, le=MAX_BUDGET_MB)] | None = None
+    """From midnight to midnight of UTC; null has no limit."""
+    month_mb: Annotated[float, Field(ge=1, le=MAX_BUDGET_MB)] | None = None
+    """In a month of the contract; null has no limit."""
+    month_begins: Annotated[int, Field(ge=1, le=28)] = 1
+    """Day on which the month begins, at midnight of UTC."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.day_mb is None and self.month_mb is None:
+            raise ValueError("a budget without day_mb and month_mb: give one of them")
+        return self
+
+
+class ChangeGateSettings(_Section):
+    """When standing questions are not asked, because the scene is as it was."""
+
+    enabled: bool = True
+    """False asks them of every frame."""
+    max_age_s: Annotated[float, Field(ge=1, le=MAX_INTERVAL_S)] = 600.0
+    """From the capture of a frame, its answer holds on so long at most; then a frame is asked, whatever it shows."""
+    renew_s: Annotated[float, Field(ge=1, le=MAX_INTERVAL_S)] = 180.0
+    """Silence about a question after which an *unchanged* outcome says that its answer holds on. A camera that is
+    silent for longer shows nothing."""
+
+    @model_validator(mode="after")
+    def _renews_in_time(self) -> Self:
+        if self.renew_s > self.max_age_s:
+            raise ValueError(
+                f"renew_s {self.renew_s:g} is above max_age_s {self.max_age_s:g}: nothing would be renewed"
+            )
+        return self
+
+
 class StoreSettings(_Section):
     """Frames that a site keeps while it has no link, for its standing questions."""
 
@@ -248,6 +291,11 @@ class EdgeSettings(_Section):
     """Pool of workers that answers; edge and workers of a pool carry the same codec."""
     uplink_kbps: Annotated[float, Field(ge=1, le=MAX_UPLINK_KBPS)] | None = None
     """Rate that this process may put on the uplink, all bytes on the wire counted; null leaves it unlimited."""
+    uplink_gather_ms: Annotated[int, Field(ge=0, le=5_000)] = 0
+    """Longest wait of a frame with standing questions for those of the other cameras, in milliseconds: what leaves
+    together shares its headers. The cameras then take their frames at the same time, not one after the other."""
+    uplink_budget: UplinkBudgetSettings | None = None
+    """What may be sent in a day and in a month; null has no limit. Needs ``state_dir``."""
     codec: Path | None = None
     """Codec folder; null takes the bundled one."""
     first_prefix: FirstPrefixRule = "bytes"
@@ -255,6 +303,8 @@ class EdgeSettings(_Section):
     expected time, until all is answered; always the codec's base prefix; or always the whole latent."""
     key_frames: bool = True
     """Code frames given an earlier one of their camera, wherever that saves bytes; false codes each by itself."""
+    change_gate: ChangeGateSettings = Field(default_factory=ChangeGateSettings)
+    """When standing questions are not asked, because the scene is as it was."""
     cameras: Annotated[dict[Name, CameraSettings], Field(min_length=1, max_length=MAX_CAMERAS_PER_SITE)]
     questions: dict[Name, QuestionSettings] = Field(default_factory=dict)
     """Standing questions by id. The id travels with every frame, the text only once: keep ids short."""
@@ -282,6 +332,12 @@ class EdgeSettings(_Section):
     """Threads of the encoder."""
     precision: Precision = "fp32"
     """Arithmetic of the encoder: ``fp32``, or ``int8`` where the codec folder has an encoder in 8-bit integers."""
+
+    @model_validator(mode="after")
+    def _budget_is_kept(self) -> Self:
+        if self.uplink_budget is not None and self.state_dir is None:
+            raise ValueError("uplink_budget without state_dir: a restart would forget what was spent")
+        return self
 
     @model_validator(mode="after")
     def _questions_exist(self) -> Self:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
@@ -100,17 +101,7 @@ class WorkThread:
     def _submit(self, work: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
 
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = work()
-            except BaseException as error:  # noqa: BLE001 - it belongs to the caller
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        self._calls.put(run)
+        self._calls.put(partial(_perform, work, future))
         return future
 
     def _run(self) -> None:
@@ -119,6 +110,18 @@ class WorkThread:
             call()
             self._began_s = None
             del call  # neither arguments nor result are kept until the next one
+
+
+def _perform(work: Callable[[], T], future: Future[T]) -> None:
+    try:
+        if future.set_running_or_notify_cancel():
+            future.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+        future.set_exception(error)
+    finally:
+        # The traceback of an error holds this frame, and the future holds the error: a cycle would keep all that the
+        # call worked with until the garbage collector looks at old objects.
+        del work, future
 
 
 _threads: WeakSet[WorkThread] = WeakSet()

@@ -29,6 +29,7 @@ from pipeline.protocol.journal_requests import (
     Unfinished,
 )
 from pipeline.protocol.ports import Notice
+from pipeline.protocol.reasons import UPLINK_BUDGET
 from schemas.identity import owner_of
 from schemas.messages import Ask, QueryOutcome
 from schemas.printable import as_reason
@@ -89,17 +90,27 @@ class AdHocQuestions:
         cameras: cameras of the site.
         budgets: what each client may cost.
         reports: what the edge says beside its frames.
+        spent: why the uplink's budget allows no question now; None when it does.
 
     Attributes:
         counters: what happened to asks, by kind.
     """
 
-    def __init__(self, *, boot: int, cameras: Collection[str], budgets: ClientBudgets, reports: EdgeReports) -> None:
+    def __init__(
+        self,
+        *,
+        boot: int,
+        cameras: Collection[str],
+        budgets: ClientBudgets,
+        reports: EdgeReports,
+        spent: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.counters: Counter[str] = Counter()
         self._boot = boot
         self._cameras = cameras
         self._budgets = budgets
         self._reports = reports
+        self._spent = spent
         self._open: dict[str, _OpenAsk] = {}
         self._arriving: dict[str, _Arriving] = {}
         self._past: list[_OpenAsk] = []
@@ -442,6 +453,10 @@ class AdHocQuestions:
     ) -> None:
         if self._closed_because:
             self._end(stored, Outcome.FAILED, self._closed_because)
+            return
+        if (spent := self._spent()) is not None:
+            self.counters["uplink_budget"] += 1
+            self._end(stored, Outcome.FAILED, f"{UPLINK_BUDGET}: {spent}")
             return
         if arrived_s is None:  # in an earlier process
             arrived_s = now_s + stored.remaining_s - stored.ask.deadline_ms / 1000

@@ -58,6 +58,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from pipeline.protocol.change_gate import Renewal
 from pipeline.protocol.departures import Departure
 from pipeline.protocol.edge_caches import AdHocQueries
 from pipeline.protocol.edge_connectivity import EdgeConnectivity
@@ -206,6 +207,18 @@ class EdgeFrames:
         frame = FrameId(self._boot, self._sequence[camera])
         self._sequence[camera] = (self._sequence[camera] + 1) % _SEQUENCES
         return frame
+
+    def renew(self, camera: str, frame: FrameId, renewals: Sequence[Renewal]) -> None:
+        """Answers to earlier frames hold on for this one.
+
+        Args:
+            camera: its camera.
+            frame: its id.
+            renewals: what holds on.
+        """
+        for renewal in renewals:
+            self._messages.unchanged(camera, frame, renewal)
+            self.counters[f"outcome_{Outcome.UNCHANGED}"] += 1
 
     def offer(
         self,

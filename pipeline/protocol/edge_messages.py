@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from functools import partial
 
+from pipeline.protocol.change_gate import Renewal
 from pipeline.protocol.departures import Departure, TrafficClass
 from pipeline.protocol.edge_frame import EdgeFrame, EdgeStage
 from pipeline.protocol.effects import AskedQuery, Decision, Utility, UtilityFunction
 from pipeline.protocol.ports import Delivery
+from pipeline.protocol.renewals import same_as
 from schemas import topics
 from schemas.messages import (
     Accept,
@@ -29,7 +31,7 @@ from schemas.messages import (
     Text,
 )
 from schemas.printable import as_reason
-from schemas.types import Outcome, milliseconds
+from schemas.types import FrameId, Outcome, milliseconds
 
 Control = Accept | Refine | Busy | Reject | NeedText
 
@@ -79,6 +81,7 @@ class EdgeMessages:
                 frame=frame.frame,
                 utility=None if frame.history else utility,
                 same_as=(topic, frame.frame),
+                patient=_is_patient(frame),
                 done=done,
             )
         )
@@ -148,6 +151,7 @@ class EdgeMessages:
                 retain=True,
                 frame=frame.frame,
                 same_as=(topic, frame.frame),
+                patient=_is_patient(frame),
                 done=done,
             )
         )
@@ -222,6 +226,22 @@ class EdgeMessages:
         self._decisions.append(decision)
         return decision
 
+    def unchanged(self, camera: str, frame: FrameId, renewal: Renewal) -> None:
+        """The answer to an earlier frame holds on for this one, which is not sent."""
+        question = renewal.query.question
+        query_id, reason = renewal.query.query_id(camera, frame), same_as(renewal.frame)
+        publish = QueryOutcome(
+            query_id=query_id,
+            owner=question.owner,
+            camera=camera,
+            frame=frame,
+            question_id=question.question_id,
+            outcome=Outcome.UNCHANGED,
+            age_ms=milliseconds(renewal.age_s),
+            reason=reason,
+        )
+        self._decisions.append(Decision(camera, frame, query_id, question, Outcome.UNCHANGED, reason, None, publish))
+
     def why_rejected(self, message: Reject) -> str:
         """The reason of a rejection, for the outcome of the queries."""
         if message.reason is RejectReason.FINGERPRINT:
@@ -272,3 +292,8 @@ def _refs(frame: EdgeFrame, query_ids: Collection[str], now_s: float) -> tuple[Q
 def always(message: Message) -> Callable[[float], Message]:
     """A stamp for what says the same whenever it leaves."""
     return lambda _now_s: message
+
+
+def _is_patient(frame: EdgeFrame) -> bool:
+    """Nobody waits for its answers by the second."""
+    return not any(query.ad_hoc for query in frame.queries.values())

@@ -4,7 +4,8 @@ One session is one site: its frames, its standing and ad-hoc questions, and ever
 and outputs, and what each message that comes means. The parts:
 
 - :mod:`~pipeline.protocol.edge_frames`: frames from their offer to their outcomes.
-- :mod:`~pipeline.protocol.uplink`: the one way out, with its queue and its rate.
+- :mod:`~pipeline.protocol.uplink`, :mod:`~pipeline.protocol.uplink_budget`: the one way out, with its queue, its rate
+  and what it may spend.
 - :mod:`~pipeline.protocol.ask_intake`, :mod:`~pipeline.protocol.ad_hoc_questions`: clients' questions, kept on disk.
 - :mod:`~pipeline.protocol.frame_ring`, :mod:`~pipeline.protocol.past_questions`: kept frames, and clients' questions
   about them.
@@ -12,6 +13,7 @@ and outputs, and what each message that comes means. The parts:
   every frame, and the broker that keeps them.
 - :mod:`~pipeline.protocol.client_budgets`: what each client may cost.
 - :mod:`~pipeline.protocol.load_shedding`: standing frames that are left out while the pool is overloaded.
+- :mod:`~pipeline.protocol.change_gate`: standing questions that are not asked, because the scene is as it was.
 - :mod:`~pipeline.protocol.frame_store`: frames that are kept while there is no link, and sent when it is back.
 """
 
@@ -24,6 +26,7 @@ from typing import Final
 
 from pipeline.protocol.ad_hoc_questions import AdHocQuestions
 from pipeline.protocol.ask_intake import AskIntake
+from pipeline.protocol.change_gate import ChangeGate, Sifted
 from pipeline.protocol.client_budgets import ClientBudget, ClientBudgets
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import DepartureOrder
@@ -51,6 +54,7 @@ from pipeline.protocol.standing_questions import StandingQuestions
 from pipeline.protocol.store_requests import StoreRequest, StoreResult
 from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from pipeline.protocol.uplink import Uplink, UplinkOutput
+from pipeline.protocol.uplink_budget import BudgetSettings, StoreSpending, UplinkBudget
 from schemas import topics, wire
 from schemas.errors import CameraNameError, RemoteError
 from schemas.limits import MAX_QUERIES_PER_FRAME
@@ -67,17 +71,15 @@ from schemas.messages import (
     Status,
 )
 from schemas.topics import Family, Topic
-from schemas.types import Age, FrameId
+from schemas.types import Age, FrameId, UplinkStage
 
-HEARTBEAT_S: Final = 60.0
-"""Between two statuses of an edge that nothing happened to; each costs the uplink some 400 bytes."""
 HISTORY_AFTER_TROUBLE_S: Final = 20.0
 """Stored frames wait so long after the pool had too much work, as far as live frames have shown."""
 _LONGEST_PAUSE_S: Final = 30.0
 """A timer that fails for ever is tried again after so long at most."""
 
 _ForFrames = TakeFrame | HeldFrameAsked | HistoryOffered | Decision | KeyFrameLost
-EdgeOutput = UplinkOutput | JournalRequest | StoreRequest | _ForFrames | Heard | Notice
+EdgeOutput = UplinkOutput | JournalRequest | StoreRequest | StoreSpending | _ForFrames | Heard | Notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ class SiteSettings:
         deletes_questions: what it does not ask is deleted on the broker.
         store: which frames it keeps while it has no link.
         ring: which frames are kept for questions about the past.
+        gather_s: wait of standing frames for those of the other cameras, to leave with them.
+        budget: of its uplink, a day and a month.
     """
 
     site: str
@@ -111,6 +115,8 @@ class SiteSettings:
     deletes_questions: bool = True
     store: StoreSettings = field(default_factory=lambda: StoreSettings(StorePolicy.OFF))
     ring: RingSettings = field(default_factory=RingSettings)
+    gather_s: float = 0.0
+    budget: BudgetSettings | None = None
 
 
 class EdgeSession:
@@ -124,16 +130,20 @@ class EdgeSession:
         now_s: the edge's monotonic time.
         load_shedding: how it gives way to an overloaded pool.
         order: makes what decides which message leaves the uplink next, from its rate.
+        spending: what earlier processes have spent of the uplink's budget.
+        gate: holds standing questions back while the scene does not change; None asks them of every frame.
 
     Attributes:
         frames: frames that are under way.
         ring: kept frames.
         uplink: the way out.
+        budget: what may be spent of it.
         ad_hoc: clients' questions.
         standing: standing questions.
         sync: keeps the broker of one mind about them.
         budgets: what each client may cost.
         load_shedding: share of the standing frames that is taken.
+        gate: as given.
         store: frames that are kept while there is no link.
     """
 
@@ -147,6 +157,8 @@ class EdgeSession:
         now_s: float = 0.0,
         load_shedding: LoadSheddingSettings | None = None,
         order: Callable[[float | None], DepartureOrder] = DepartureQueue,
+        spending: StoreSpending | None = None,
+        gate: ChangeGate | None = None,
     ) -> None:
         self.site = site
         self.boot = boot
@@ -162,12 +174,21 @@ class EdgeSession:
             ring=self.ring,
         )
         self.frames.connection(False, now_s)
-        self.uplink = Uplink(site.uplink_kbps, order=order)
+        self.budget = UplinkBudget(site.budget, spending)
+        asking = sum(1 for questions in site.asked_of.values() if questions)
+        self.uplink = Uplink(site.uplink_kbps, order=order, gather_s=site.gather_s, company=asking, budget=self.budget)
         self.budgets = ClientBudgets(site.client_budget, site.client_budgets)
-        self.standing = StandingQuestions(site.questions, site.asked_of)
+        self.standing = StandingQuestions(site.questions, site.asked_of, None if gate is None else gate.share)
         self.load_shedding = LoadShedding(load_shedding)
+        self.gate = gate
         self._reports = EdgeReports()
-        self.ad_hoc = AdHocQuestions(boot=boot, cameras=site.asked_of, budgets=self.budgets, reports=self._reports)
+        self.ad_hoc = AdHocQuestions(
+            boot=boot,
+            cameras=site.asked_of,
+            budgets=self.budgets,
+            reports=self._reports,
+            spent=self.budget.refusal,
+        )
         self._past = PastQuestions(self.ring, self.frames, self.ad_hoc, self._is_known, self.frames.counters)
         self._intake = AskIntake(
             site.site,
@@ -186,7 +207,7 @@ class EdgeSession:
         self._changes_seen = 0
         self._connected = False
         self._online = True
-        self._heartbeat_s: float | None = None
+        self._said_stage = self.budget.stage
         self._failures = 0
         self._paused_until_s: float | None = None
 
@@ -244,11 +265,14 @@ class EdgeSession:
             **self.store.sizes(),
             "under_way": self.uplink.under_way,
             "ring": len(self.ring),
+            **({} if self.gate is None else self.gate.sizes()),
         }
 
     # ---- inputs: connection, broker, disk ---------------------------------------------------------------------------
 
-    def connection(self, connected: bool, now_s: float, *, generation: int = 0, resumed: bool = True) -> None:
+    def connection(
+        self, connected: bool, now_s: float, *, generation: int = 0, resumed: bool = True, topic_aliases: int = 0
+    ) -> None:
         """The connection came up with every subscription granted, or went down.
 
         Args:
@@ -256,16 +280,17 @@ class EdgeSession:
             now_s: the edge's monotonic time.
             generation: its number; later ones have larger numbers. The last will carries it.
             resumed: the broker kept the session of the connection before.
+            topic_aliases: that the broker grants on it, if the shell uses them.
         """
         self._connected = connected
         self.frames.connection(connected, now_s)
-        self.uplink.connection(connected)
+        self.uplink.connection(connected, topic_aliases)
         self.sync.connection(connected, now_s, generation=generation, resumed=resumed)
         if self.store.connection(connected, now_s):
             waiting = (camera for camera in self.site.asked_of if self.ad_hoc.waiting(camera))
             self._outputs += (TakeFrame(camera) for camera in waiting)
         if connected:
-            self._say_status(now_s)
+            self._say_status()
 
     def receive(self, received: Received, now_s: float) -> None:
         """A publish came. Whatever is wrong with it ends it alone."""
@@ -290,6 +315,10 @@ class EdgeSession:
         """So many acknowledgements were written."""
         self.uplink.acknowledged(count, now_s)
 
+    def wall_clock(self, utc_s: float, uptime_s: float) -> None:
+        """What the device's clock says; see :meth:`UplinkBudget.wall_clock`."""
+        self.budget.wall_clock(utc_s, uptime_s)
+
     def stored(self, token: int, result: JournalResult, now_s: float) -> None:
         """What became of a request to the journal."""
         self.ad_hoc.stored(token, result, now_s)
@@ -304,16 +333,22 @@ class EdgeSession:
         """Whether a frame of this camera that is taken now would leave soon, or be kept."""
         if self.store.storing:
             return self.store.has_room(camera)
-        return self._connected and self.sync.out and not self.frames.waits_for_uplink(camera)
+        open_ = self._connected and not self.budget.is_closed
+        return open_ and self.sync.out and not self.frames.waits_for_uplink(camera)
 
     def takes_standing(self, camera: str, now_s: float) -> bool:
-        """Whether the standing questions of a slot that has come are asked, or left out because the pool is overloaded.
+        """Whether the standing questions of a slot that has come are asked.
 
-        Without a link, whether a frame is kept for them. Asked once a slot.
+        They are left out where the pool is overloaded, or the budget of the uplink comes to its end. Without a link,
+        whether a frame is kept for them. Asked once a slot.
         """
         if not self.standing.asks(camera):
             return False
-        return self.store.takes_slot(camera, now_s) if self.store.storing else self.load_shedding.takes(camera, now_s)
+        return self.store.takes_slot(camera, now_s) if self.store.storing else self.slot_is_taken(camera, now_s)
+
+    def slot_is_taken(self, camera: str, now_s: float) -> bool:
+        """The same with a link, whatever is asked."""
+        return self.budget.takes(camera) and self.load_shedding.takes(camera, now_s)
 
     def take_queries(self, camera: str, captured_s: float, *, standing: bool) -> list[AskedQuery]:
         """What is asked of a frame: its standing questions, if it is their time, and the ad-hoc ones that wait.
@@ -368,6 +403,36 @@ class EdgeSession:
         self.ring.keep(HeldFrame(camera, frame, captured_s, latent, base_latents, size_bytes, picture), now_s)
         return frame
 
+    def sift(
+        self,
+        camera: str,
+        latent: Latent,
+        queries: Sequence[AskedQuery],
+        captured_s: float,
+        *,
+        frame: FrameId | None = None,
+    ) -> tuple[Sifted, FrameId | None]:
+        """Which queries of a frame are asked, and which answers hold on because the scene is as it was.
+
+        Args:
+            camera: its camera.
+            latent: its latent.
+            queries: what it would be asked.
+            captured_s: when it was taken.
+            frame: its id, if it has one; see :meth:`keep`.
+
+        Returns:
+            What becomes of the queries, and the id of the frame to offer it under; it has one from now on if everybody
+            is told of it.
+        """
+        if self.gate is None or self.storing:
+            return Sifted(list(queries)), frame
+        sifted = self.gate.sift(camera, latent, queries, captured_s, tells=self._connected)
+        if sifted.renewals:
+            frame = self.frames.next_id(camera) if frame is None else frame
+            self.frames.renew(camera, frame, sifted.renewals)
+        return sifted, frame
+
     def offer(
         self,
         camera: str,
@@ -379,11 +444,26 @@ class EdgeSession:
         frame: FrameId | None = None,
         given_key: GivenKey[Latent] | None = None,
         age_ms: Age | None = None,
+        captured_s: float | None = None,
     ) -> FrameId:
-        """Ask questions of a new frame, see :meth:`EdgeFrames.offer`."""
+        """Ask questions of a new frame, see :meth:`EdgeFrames.offer`.
+
+        Args:
+            camera: its camera.
+            latent: its coded latent.
+            base_latents: prefix that the first open carries.
+            queries: at least one.
+            now_s: the edge's monotonic time.
+            frame: its id; None takes this boot's next one.
+            given_key: the same latent, coded given a key frame or as one.
+            age_ms: how old it is, if it waited for a link; its answers are history, and renewed by nothing.
+            captured_s: when it was taken; None for now.
+        """
         offered = self.frames.offer(
             camera, latent, base_latents, queries, now_s, frame=frame, given_key=given_key, age_ms=age_ms
         )
+        if self.gate is not None and age_ms is None:
+            self.gate.offered(camera, offered, latent, queries, now_s if captured_s is None else captured_s)
         if any(not query.ad_hoc for query in queries):
             self.load_shedding.offered(camera, offered)
         return offered
@@ -430,7 +510,7 @@ class EdgeSession:
     def leave(self, now_s: float) -> None:
         """Say that this process goes: the last word on its status topic."""
         self._online = False
-        self._say_status(now_s)
+        self._say_status()
         self.uplink.acknowledge_due(now_s, at_once=True)
 
     # ---- output -----------------------------------------------------------------------------------------------------
@@ -447,7 +527,6 @@ class EdgeSession:
             self.ring.next_expiry_s(),
             self.uplink.next_wake_s(),
             self.store.next_wake_s(),
-            self._heartbeat_s if self._connected else None,
         )
         return min((time_s for time_s in times if time_s is not None), default=None)
 
@@ -480,8 +559,8 @@ class EdgeSession:
         expiry_s = self.ring.next_expiry_s()
         if expiry_s is not None and expiry_s <= now_s:
             self.ring.expire(now_s)
-        if self._connected and self._heartbeat_s is not None and self._heartbeat_s <= now_s:
-            self._say_status(now_s)
+        if self._connected and self._said_stage is not self.budget.stage:
+            self._say_status()
 
     def _may_send_history(self, now_s: float) -> bool:
         """Whether a stored frame may be sent: everything else goes first, and the pool has time."""
@@ -491,6 +570,7 @@ class EdgeSession:
             and self.standing.settled
             and not self.uplink.waiting
             and not any(self.ad_hoc.waiting(camera) for camera in self.site.asked_of)
+            and self.budget.stage is UplinkStage.NORMAL
             and self._pool_has_time(now_s)
         )
 
@@ -552,6 +632,9 @@ class EdgeSession:
         self._outputs += self.standing.take_outputs()
         self._outputs += self.store.take_outputs()
         self._outputs += self.uplink.take_outputs()
+        if not self._online:
+            self.budget.close()
+        self._outputs += self.budget.take_outputs()
 
     # ---- what comes from peers --------------------------------------------------------------------------------------
 
@@ -622,6 +705,8 @@ class EdgeSession:
             self.store.ended(decision, now_s)
         else:
             self.load_shedding.ended(decision, now_s)
+            if self.gate is not None:
+                self.gate.ended(decision, now_s)
         self._outputs.append(decision)
         if decision.ad_hoc:
             self._end_ad_hoc(decision)
@@ -644,8 +729,8 @@ class EdgeSession:
 
     # ---- status -----------------------------------------------------------------------------------------------------
 
-    def _say_status(self, now_s: float) -> None:
-        self._heartbeat_s = now_s + HEARTBEAT_S
+    def _say_status(self) -> None:
+        self._said_stage = self.budget.stage
         self._reports.status(self.site.site, self._status)
 
     def _status(self, _now_s: float) -> Status:
@@ -658,4 +743,5 @@ class EdgeSession:
             fingerprint=self._fingerprint.hex(),
             parked=self.unfinished(),
             cameras=tuple(self.site.asked_of),
+            uplink=self.budget.stage,
         )

@@ -16,7 +16,7 @@ is in the order of the broker, its own words included, so both agree in the end.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -58,6 +58,8 @@ class StandingQuestions:
     Args:
         own: questions of the settings, by id.
         asked_of: ids that the settings ask of each camera of the site.
+        share: makes of a question what the pool is asked; a part of its risk may be somebody else's. None leaves all
+            as they are.
 
     Attributes:
         operator_questions: questions that an operator's word rules, by id.
@@ -65,9 +67,16 @@ class StandingQuestions:
         changes: how often what is asked may have changed.
     """
 
-    def __init__(self, own: Mapping[str, Question], asked_of: Mapping[str, Collection[str]]) -> None:
+    def __init__(
+        self,
+        own: Mapping[str, Question],
+        asked_of: Mapping[str, Collection[str]],
+        share: Callable[[Question], Question] | None = None,
+    ) -> None:
         self._cameras = tuple(asked_of)
-        self._own = dict(own)
+        self._share = share or _as_it_is
+        # Published as they are asked, so that workers know their texts.
+        self._own = {question_id: self._share(question) for question_id, question in own.items()}
         self._asked_by_settings = asked_of
         self._notices: list[Notice] = []
         self.operator_questions: dict[str, Question] = {}
@@ -98,8 +107,9 @@ class StandingQuestions:
             camera: its camera.
             captured_s: when the frame was taken; deadlines count from there.
         """
+        operator = self.operator_questions
         questions = (
-            self.operator_questions.get(question_id) or self._own[question_id]
+            self._share(operator[question_id]) if question_id in operator else self._own[question_id]
             for question_id in sorted(self._ids(camera))
         )
         return [
@@ -287,3 +297,7 @@ class StandingQuestions:
 
     def _notice(self, level: Literal["info", "warning"], event: str, **context: object) -> None:
         self._notices.append(Notice(level, event, context))
+
+
+def _as_it_is(question: Question) -> Question:
+    return question

@@ -14,6 +14,7 @@ from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Heard, Not
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.store_requests import DropFrames, PutFrame, ReadFrame, ReadStored
 from pipeline.protocol.store_settings import StorePolicy, StoreSettings
+from pipeline.protocol.uplink_budget import StoreSpending
 from schemas import wire
 from schemas.messages import Message, Question
 from simulation.frame_disk import FrameRows
@@ -164,6 +165,8 @@ class EdgeDriver:
                 self.lost_keys.append(output)
             case Contained():
                 raise output.error
+            case StoreSpending():
+                pass
             case ReadStored() | PutFrame() | ReadFrame() | DropFrames():
                 self.session.frame_stored(output.token, self.frames.perform(output), self.now_s)
             case HistoryOffered():

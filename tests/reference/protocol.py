@@ -191,6 +191,7 @@ REASONS: Final = {
     "fingerprint": "failed: the pool decodes another codec than the edge sends",
     "another site has a camera of this name": "failed: camera names must be unique in a fleet",
     "bitstream": "failed: the latents do not decode",
+    "same as": "unchanged: the answer to the frame that follows holds on",
     "recording lacks": "failed: a replayed log does not hold the latents that were asked for",
 }
 """How reasons of outcomes begin, and what they say; a test finds each of them in the code."""

@@ -52,7 +52,7 @@ from schemas.topics import (
     reply_topic,
     status_topic,
 )
-from schemas.types import UNKNOWN_AGE, AnswerType, FrameId, Outcome
+from schemas.types import UNKNOWN_AGE, AnswerType, FrameId, Outcome, UplinkStage
 from schemas.wire import encode
 
 FOLDER = Path(__file__).parents[1] / "golden" / "wire"
@@ -491,6 +491,11 @@ GOLDEN: tuple[Golden, ...] = (
         "status_edge",
         status_topic("edge", _SITE),
         Status(kind="edge", id=_SITE, boot=7, online=True, pool="main", cameras=("gate", "quay-2"), versions=(2, 3)),
+    ),
+    Golden(
+        "status_edge_without_budget",
+        status_topic("edge", _SITE),
+        Status(kind="edge", id=_SITE, boot=7, online=True, pool="main", cameras=("gate",), uplink=UplinkStage.SPENT),
     ),
     Golden(
         "status_will", status_topic("worker", "w-01"), Status(kind="worker", id="w-01", boot=0x1A2B3C4D, online=False)

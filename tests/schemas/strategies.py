@@ -39,7 +39,7 @@ from schemas.messages import (
     Status,
     Text,
 )
-from schemas.types import MAX_AGE_MS, UNKNOWN_AGE, AnswerType, FrameId, Outcome
+from schemas.types import MAX_AGE_MS, UNKNOWN_AGE, AnswerType, FrameId, Outcome, UplinkStage
 
 uint32 = st.integers(0, 2**32 - 1)
 _LOWER = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -188,6 +188,7 @@ BY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
         parked=uint32,
         capacity=uint32,
         cameras=cameras,
+        uplink=st.sampled_from(UplinkStage),
         versions=st.lists(uint32, min_size=1, max_size=8).map(tuple),
     ),
 }

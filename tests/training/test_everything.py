@@ -14,9 +14,11 @@ from typer.testing import CliRunner
 
 from edge_nodes.encoder import OnnxEncoder
 from latentbus.cli import app
+from pipeline.codec.gate_file import find_gate_file
 from pipeline.codec.spec import ENCODER_FILES, load_codec_spec
 from pipeline.codec.stop_file import load_stop_rule
 from schemas.errors import ConfigError
+from schemas.types import AnswerType
 from tests.cloud.tiny_codec import write_vlm
 from tests.training.reference_vlm.random_lite0 import random_lite0
 from training.codec import data
@@ -24,6 +26,8 @@ from training.codec.config import BUDGETS
 from training.codec.evaluate.frames import QUICK
 from training.codec.fit import int8, temporal, train
 from training.codec.fit.temporal import Clips
+from training.codec.gate import clips
+from training.codec.gate.calibrate import GateCalibration
 from training.codec.stop.calibrate import StopCalibration
 from training.codec.stop.learn_then_test import Promise
 from training.codec.stop.verify import StopVerification
@@ -57,6 +61,7 @@ TINY = WholeBudget(
     clips=Clips(1, 1.0),
     calibration=StopCalibration(Promise(0.3), frames=20),
     verification=StopVerification(Promise(0.3), frames=20, resplits=2),
+    gate=GateCalibration(Promise(0.3, by_type=True), clips=4, frames=3, still_clips=1),
 )
 
 
@@ -67,7 +72,7 @@ class CutOffError(Exception):
 @pytest.fixture(autouse=True)
 def in_one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Drawing processes take seconds to start; what they draw is the same in threads."""
-    for module in (data, temporal):
+    for module in (data, temporal, clips):
         monkeypatch.setattr(module, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count))
     monkeypatch.setattr(train, "PARITY_FRAMES", 4)
     monkeypatch.setattr(train, "CALIBRATION_FRAMES", 8)
@@ -110,7 +115,7 @@ def test_one_command_makes_everything_and_goes_on_where_it_was_cut_off(
     assert list(spent_s) == [
         "reference-vlm",
         "vlm-evaluation",
-        *(f"small-{name}" for name in ("klt", "meta_autoencoder", "int8", "key-frames", "stop", "evaluation")),
+        *(f"small-{name}" for name in ("klt", "meta_autoencoder", "int8", "key-frames", "stop", "gate", "evaluation")),
         "models",
     ]
     models = tmp_path / "out" / "models"
@@ -120,6 +125,9 @@ def test_one_command_makes_everything_and_goes_on_where_it_was_cut_off(
         assert load_stop_rule(models / "codecs" / name).ladder == spec.ladder
     for precision in ENCODER_FILES:
         assert OnnxEncoder(models / "codecs/meta_autoencoder", precision=precision).spec == spec
+    gate = find_gate_file(models / "codecs/meta_autoencoder", load_codec_spec(models / "codecs/meta_autoencoder"))
+    assert gate is not None
+    assert "needs 12 clips at least, here are 4" in gate.closed[AnswerType.COUNT]
     compared = json.loads((tmp_path / "out/small-int8/int8.json").read_text())["int8"]
     assert 0.5 < compared["cosine"] <= 1
     assert compared["int8_bytes"] < compared["float_bytes"]
