@@ -121,7 +121,7 @@ class AlertBook:
     def stored(self, key: str, alert: AlertView) -> None:
         """An alert that has begun got its number."""
         entry = self._windows.get(key) or self._states.get(key)
-        if entry is not None and entry.firing is not None:
+        if entry is not None and entry.firing is not None and entry.firing.began == alert.began:
             entry.firing = alert
 
     # ---- answers ----------------------------------------------------------------------------------------------------

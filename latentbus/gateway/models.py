@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.messages import Options, check_options
-from schemas.types import AnswerType, Name, Outcome, QuestionText
+from schemas.types import AnswerType, Name, Outcome, QuestionText, UplinkStage
 
 
 class _View(BaseModel):
@@ -131,6 +131,8 @@ class SiteView(_View):
     """Pool of workers that it asks."""
     cameras: tuple[str, ...]
     """Its cameras."""
+    uplink: UplinkStage = UplinkStage.NORMAL
+    """What it leaves out because of the budget of its uplink."""
     latent_bytes_per_minute: int
     """Bytes of latents of its cameras that were answered within the last minute; headers come on top."""
     frames_per_minute: int

@@ -19,6 +19,7 @@ from latentbus.gateway.models import AlertView, iso
 from pipeline.bus.backoff import Backoff
 from pipeline.config.gateway_settings import AlertSettings, WebhookSettings
 from pipeline.config.logs import get_logger
+from pipeline.node.work_thread import WorkThread
 from schemas.errors import ConfigError, NotificationError
 from schemas.printable import printable
 
@@ -26,6 +27,7 @@ MAX_WAITING: Final = 256
 """Notifications that wait for one channel; the oldest is dropped for a further one."""
 TRIES: Final = 6
 REQUEST_TIMEOUT_S: Final = 10.0
+APPRISE_TIMEOUT_S: Final = 60.0
 RETRY: Final = Backoff(initial_s=1.0, maximum_s=120.0, growth=3.0)
 MAX_REPLY_BYTES: Final = 4_096
 SIGNATURE_HEADER: Final = "Latentbus-Signature"
@@ -144,17 +146,24 @@ class AppriseChannel:
         from apprise import Apprise  # slow to load, and only who has such addresses needs it
 
         self._name = name
+        self._thread = WorkThread(f"notify {name}")
         self._apprise = Apprise()
         if not self._apprise.add(address):
             raise ConfigError(f"gateway.alerts.addresses.{name}", "is no address that Apprise knows")
 
     async def send(self, alert: AlertView) -> None:
-        """Send it, in a thread.
+        """Send it, in a thread of its own: a library that blocks costs no other channel, and no end of the process.
 
         Raises:
             NotificationError: it did not arrive.
         """
-        sent = await asyncio.to_thread(self._notify, title_of(alert), text_of(alert))
+        try:
+            async with asyncio.timeout(APPRISE_TIMEOUT_S):
+                sent = await self._thread.call(self._notify, title_of(alert), text_of(alert))
+        except TimeoutError:
+            raise NotificationError(
+                self._name, f"Apprise takes more than {APPRISE_TIMEOUT_S:g} s", again=True
+            ) from None
         if not sent:
             raise NotificationError(self._name, "Apprise could not deliver it", again=True)
 

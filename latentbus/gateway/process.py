@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from latentbus.gateway.access import TOKEN_FILE, Access, access_of, is_loopback
 from latentbus.gateway.api import make_app
@@ -28,6 +29,8 @@ from schemas.errors import ConfigError
 
 BACKLOG: Final = 512
 KEEP_ALIVE_S: Final = 30
+IDLE_CHECK_S: Final = 15.0
+"""A connection without a whole request between two looks at it is closed."""
 GRACE_S: Final = 5
 """Time that open requests have when the process stops."""
 DEAD_PEER_MS: Final = 30_000
@@ -37,6 +40,28 @@ SEND_BUFFER_BYTES: Final = 131_072
 MAX_HEADER_BYTES: Final = 16_384
 
 _log = get_logger(__name__)
+
+
+class _Protocol(H11Protocol):
+    """A connection that is closed when no request comes on it, in whole or in part."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._looked_at: object = self
+        self._look = self.loop.call_later(IDLE_CHECK_S, self._look_again)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._look.cancel()
+        super().connection_lost(exc)
+
+    def _look_again(self) -> None:
+        cycle = self.cycle
+        answered = cycle is None or cycle.response_complete
+        if answered and self._looked_at is cycle:
+            self.transport.close()
+            return
+        self._looked_at = cycle
+        self._look = self.loop.call_later(IDLE_CHECK_S, self._look_again)
 
 
 class _Server(uvicorn.Server):
@@ -139,7 +164,7 @@ def _config(app: Guard, settings: GatewaySettings) -> uvicorn.Config:
         access_log=False,
         lifespan="off",
         ws="none",
-        http="h11",
+        http=_Protocol,
         interface="asgi3",
         proxy_headers=False,
         server_header=False,

@@ -50,6 +50,8 @@ RESTORED_ROWS: Final = 20_000
 RETRY_HINT: Final = b"retry: 1000\n\n"
 """A browser whose stream broke asks again after so many milliseconds."""
 SHOWN_ALERTS: Final = 50
+MAX_CHANGES: Final = 1_024
+"""Alerts that began or ended and are not stored yet."""
 SHOWN_GAPS: Final = 20
 SHORT_GAP_S: Final = 2.0
 """A shorter interruption during which the broker kept everything is not worth a line."""
@@ -110,6 +112,9 @@ class Gateway:
         self._gaps: list[GapView] = []
         self._told: dict[tuple[Principal, str], str] = {}
         self._last_heard: float | None = None
+        self._changes: asyncio.Queue[Change] = asyncio.Queue(MAX_CHANGES)
+        self._numbers: dict[str, int] = {}
+        self._unstored = 0
         self._connections: asyncio.Queue[ConnectionChange] = asyncio.Queue()
         self.tick_s = TICK_S
         self._noted_s = float("-inf")
@@ -134,6 +139,7 @@ class Gateway:
                     asyncio.create_task(self._hear(), name="hear"),
                     asyncio.create_task(self._ticks(), name="ticks"),
                     asyncio.create_task(self._note_gaps(), name="gaps"),
+                    asyncio.create_task(self._tell_alerts(), name="alerts"),
                 ]
                 try:
                     yield
@@ -262,7 +268,7 @@ class Gateway:
                 self.state.observe(view, self._now_s())
                 self.hub.publish("answer", _json(view), camera=view.camera)
                 if isinstance(told, Answer) and view.outcome is not None:
-                    await self._apply(self._book.observe(view, self._now_s()))
+                    self._apply(self._book.observe(view, self._now_s()))
 
     async def _ticks(self) -> None:
         trimmed_s = self._now_s()
@@ -272,21 +278,21 @@ class Gateway:
                 await self.tick()
                 if self._now_s() - trimmed_s >= TRIM_S:
                     trimmed_s = self._now_s()
-                    await self.store.call(History.trim)
+                    await self.store.request(History.trim)
 
     async def tick(self) -> None:
         """Tell what has changed of the fleet, and judge what lasts."""
         if self.client.connected and self._now_s() - self._noted_s >= HEARD_S:
             self._noted_s = self._now_s()
             try:
-                await self.store.call(History.heard)
-            except HistoryError as error:
+                await self.store.request(History.heard)
+            except UnavailableError as error:
                 _log.debug("not noted", problem=error.problem)
         if self._settings.alerts.system and self.client.connected:
-            await self._judge_states()
+            self._judge_states()
         self._tell_fleet()
 
-    async def _judge_states(self) -> None:
+    def _judge_states(self) -> None:
         now_s, wall_s = self._now_s(), self._wall_s()
         states = states_of(self.client.fleet)
         holding = {(state.kind, state.about) for state in states}
@@ -298,7 +304,7 @@ class Gateway:
         for kind, about in self._book.held():
             if (kind, about) not in holding:
                 changes += self._book.hold(kind, about, False, now_s=now_s, wall_s=wall_s)
-        await self._apply(changes)
+        self._apply(changes)
 
     def _tell_fleet(self) -> None:
         now_s, health = self._now_s(), self.health()
@@ -320,23 +326,45 @@ class Gateway:
 
     # ---- alerts -----------------------------------------------------------------------------------------------------
 
-    async def _apply(self, changes: Sequence[Change]) -> None:
+    def _apply(self, changes: Sequence[Change]) -> None:
+        """Store and tell alerts, later: hearing waits for no disk."""
         for change in changes:
-            alert = change.alert
-            try:
-                if alert.ended is None:
-                    alert = await self.store.call(History.add_alert, alert)
-                    self._book.stored(change.key, alert)
-                else:
-                    await self.store.call(History.end_alert, alert)
-            except HistoryError as error:
-                _log.error("an alert is not stored", rule=alert.rule, problem=error.problem)
-            self._metrics.alert(alert)
-            rest = [known for known in self.alerts if known.id != alert.id or not alert.id]
-            self.alerts = sorted([alert, *rest], key=lambda one: (one.ended is not None, -one.id))[:SHOWN_ALERTS]
-            self.hub.publish("alert", _json(alert), camera=alert.camera)
-            if change.notify:
-                self._notifier.tell(alert, change.channels)
+            if self._changes.full():
+                dropped = self._changes.get_nowait()
+                _log.error("an alert was dropped: too many wait for the disk", rule=dropped.alert.rule)
+            self._changes.put_nowait(change)
+
+    async def _tell_alerts(self) -> None:
+        while True:
+            change = await self._changes.get()
+            with self._containment.around("alert"):
+                await self._tell_alert(change)
+
+    async def _tell_alert(self, change: Change) -> None:
+        alert = change.alert
+        try:
+            if alert.ended is None:
+                alert = await self.store.request(History.add_alert, alert)
+            else:
+                # One that ended before it was stored has its number by now.
+                alert = alert.model_copy(update={"id": alert.id or self._numbers.pop(change.key, 0)})
+                await self.store.request(History.end_alert, alert)
+        except UnavailableError as error:
+            _log.error("an alert is not stored", rule=alert.rule, problem=error.problem)
+            if not alert.id:
+                self._unstored -= 1
+                alert = alert.model_copy(update={"id": self._unstored})
+        if alert.ended is None:
+            self._numbers[change.key] = alert.id
+            self._book.stored(change.key, alert)
+        else:
+            self._numbers.pop(change.key, None)
+        self._metrics.alert(alert)
+        rest = [known for known in self.alerts if known.id != alert.id]
+        self.alerts = sorted([alert, *rest], key=lambda one: (one.ended is not None, -one.id))[:SHOWN_ALERTS]
+        self.hub.publish("alert", _json(alert), camera=alert.camera)
+        if change.notify:
+            self._notifier.tell(alert, change.channels)
 
     # ---- what was missed --------------------------------------------------------------------------------------------
 
@@ -347,7 +375,7 @@ class Gateway:
         self.alerts = await self.store.call(History.alerts, SHOWN_ALERTS)
         going_on = [alert for alert in self.alerts if alert.ended is None]
         for change in self._book.resume(going_on, self._now_s()):
-            await self._apply([Change(change.alert.model_copy(update={"ended": self._wall_s()}), "", notify=False)])
+            self._apply([Change(change.alert.model_copy(update={"ended": self._wall_s()}), "", notify=False)])
 
     async def _note_gaps(self) -> None:
         while True:

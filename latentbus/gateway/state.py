@@ -157,6 +157,7 @@ class FleetState:
                     online=edge.online,
                     pool=edge.pool,
                     cameras=cameras,
+                    uplink=edge.uplink,
                     latent_bytes_per_minute=size_bytes,
                     frames_per_minute=frames,
                 )

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from latentbus.gateway.alerts import Severity
 from pipeline.protocol.fleet_view import FleetView
 from schemas.counting import counted
+from schemas.types import UplinkStage
+
+_LEFT_OUT: Final = {
+    UplinkStage.STRETCHED: "standing questions are asked less often",
+    UplinkStage.AD_HOC_ONLY: "standing questions are not asked",
+    UplinkStage.SPENT: "no questions are asked",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,17 @@ def states_of(fleet: FleetView) -> list[SystemState]:
         )
         for edge in fleet.edges
         if not edge.online
+    ]
+    found += [
+        SystemState(
+            "uplink-budget",
+            edge.id,
+            f"site {edge.id} has little left of its uplink budget: {_LEFT_OUT[edge.uplink]}. Wait for the next period, "
+            "or raise the budget in its settings",
+            "critical" if edge.uplink is UplinkStage.SPENT else "warning",
+        )
+        for edge in fleet.edges
+        if edge.online and edge.uplink is not UplinkStage.NORMAL
     ]
     if not fleet.workers_are_seen:
         return found

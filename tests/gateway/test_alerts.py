@@ -12,6 +12,7 @@ from latentbus.gateway.system_states import states_of
 from pipeline.config.gateway_settings import AlertRuleSettings, AlertSettings
 from pipeline.protocol.fleet_view import FleetView
 from schemas.messages import Status
+from schemas.types import UplinkStage
 from tests.gateway.views import view
 
 EDGE = Status(kind="edge", id="north", boot=1, online=True, pool="p", fingerprint="00000001", cameras=("gate", "yard"))
@@ -162,6 +163,9 @@ def test_what_is_wrong_with_a_fleet() -> None:
     offline = EDGE.model_copy(update={"online": False})
     foreign = WORKER.model_copy(update={"fingerprint": "00000002"})
     assert states(EDGE, WORKER) == []
+    low = EDGE.model_copy(update={"uplink": UplinkStage.STRETCHED})
+    assert states(low, WORKER) == [("uplink-budget", "north")]
+    assert states(low, low.model_copy(update={"online": False}), WORKER) == [("site-offline", "north")]
     assert states(EDGE, offline, WORKER) == [("site-offline", "north")]
     assert states(EDGE) == [("pool-empty", "p")]
     assert states(EDGE, seen=False) == []

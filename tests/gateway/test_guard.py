@@ -163,6 +163,24 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
         writer.close()
 
 
+async def test_a_connection_without_a_whole_request_is_closed(
+    nowhere: BrokerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentbus.gateway.process.IDLE_CHECK_S", 0.05)
+    async with gateway_of(nowhere) as web:
+        port = int(web.served.url.rpartition(":")[2])
+        whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        for sent in (b"", b"GET /healthz HTTP/1.1\r\nHost: loc", whole + b"GET /healthz HTTP/1.1\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(sent)
+            assert (await reader.read()).count(b"HTTP/1.1 200") == sent.count(whole)
+            writer.close()
+        async with web.events() as events:
+            await events.until("snapshot")
+            web.gateway.hub.publish("answer", "1")
+            assert await events.until("answer") == 1, "one that is being answered stays"
+
+
 async def test_headers_of_every_response(nowhere: BrokerSettings) -> None:
     async with gateway_of(nowhere) as web:
         for path in ("/", "/static/app.js", "/healthz", "/nosuch", "/openapi.json"):

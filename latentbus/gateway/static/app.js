@@ -5,8 +5,14 @@ import * as cameras from "./cameras.js";
 import { ago, bar, bytes, count, element, find, hasPrefix, isRecent, prefix, setAttribute, setClock, setText, time } from "./dom.js";
 import { follow } from "./stream.js";
 
-const SHOWN_OVER = 5;
+const SHOWN_OVER = 3;
 const PAGE = 25;
+const LEFT_OUT = {
+  normal: "",
+  stretched: ", budget low: standing questions less often",
+  ad_hoc_only: ", budget low: no standing questions",
+  spent: ", budget spent: no questions",
+};
 let alerts = new Map();
 let gaps = [];
 let health = { ready: true, problems: [] };
@@ -90,7 +96,8 @@ function showAlerts() {
     const over = alert.ended !== null;
     const when = over ? `over since ${time(alert.ended)}` : `since ${time(alert.began)}`;
     const basis = hasPrefix(alert.answer) ? `, ${prefix(alert.answer)}` : "";
-    return element("li", { class: "alert", "data-level": alert.severity, "data-over": String(over) }, sentence(alert.text),
+    return element("li", { class: "alert", "data-level": alert.severity, "data-over": String(over) },
+      alert.source === "system" ? sentence(alert.text) : alert.text,
       element("span", { class: "when", text: `${alert.rule}, ${over ? "" : `${alert.severity}, `}${when}${basis}` }));
   }));
 }
@@ -100,7 +107,7 @@ function showSites() {
   const kbps = (site) => `${(site.latent_bytes_per_minute * 8 / 60 / 1000).toFixed(2)} kbps`;
   replace(find("sites"), sites.map((site) => element("li", {},
     element("span", { class: "who" }, site.site,
-      element("span", { class: "more", text: `${count(site.cameras.length, "camera")}${site.online ? "" : ", offline"}` })),
+      element("span", { class: "more", text: `${count(site.cameras.length, "camera")}${site.online ? LEFT_OUT[site.uplink] : ", offline"}` })),
     sites.length > 1 ? bar(site.latent_bytes_per_minute / most) : element("span"),
     element("span", { class: "number" }, kbps(site), element("span", { class: "more", text: `${count(site.frames_per_minute, "frame")} a minute` })))));
 }

@@ -145,10 +145,10 @@ function newRow() {
     confidence: element("span", { class: "confidence" }),
     strip: element("div", { class: "strip", role: "img" }),
   };
-  row.facts = element("p", { class: "facts" }, row.bar, row.prefix);
+  row.facts = element("p", { class: "facts" }, row.bar, row.prefix, row.confidence);
   for (let cell = 0; cell < CELLS; cell += 1) row.strip.append(element("span"));
   row.node = element("li", { class: "question" }, element("p", { class: "asked" }, row.words, row.ago),
-    element("p", { class: "answer-line" }, row.said, row.tag, row.confidence), row.facts, row.strip);
+    element("p", { class: "answer-line" }, row.said, row.tag), row.facts, row.strip);
   return row;
 }
 
@@ -167,12 +167,13 @@ function drawRow(row, question) {
   setText(row.tag, kind === "degraded" ? "not safe" : kind);
   setAttribute(row.tag, "data-kind", kind);
   setAttribute(row.tag, "title", failed ? latest.reason : shown === null ? "" : shown.reason);
-  row.facts.hidden = row.confidence.hidden = !hasPrefix(shown);
+  row.facts.hidden = !hasPrefix(shown);
   if (hasPrefix(shown)) {
     row.bar.hidden = shown.latents_total === null;
     setBar(row.bar, share(shown));
     setText(row.prefix, prefix(shown));
-    setText(row.confidence, `confidence ${percent(shown.confidence)}`);
+    setText(row.confidence, `${percent(shown.confidence)} sure`);
+    setAttribute(row.confidence, "title", "Estimated chance that the answer from the whole latent is the same");
   }
   drawStrip(row.strip, question.strip, answer);
 }
