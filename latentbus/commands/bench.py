@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latentbus.bench.options import BenchOptions
+from latentbus.bench.options import BenchOptions, EdgeBenchOptions
 from latentbus.options.option_set import with_option_sets
 from latentbus.reports.results_page import write_page
 
@@ -16,11 +16,6 @@ bench_app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-@bench_app.callback()
-def bench() -> None:
-    """Keeps ``replay`` a command of its own while it is the only one."""
 
 
 @bench_app.command(
@@ -76,3 +71,33 @@ def replay(
         return int(not report.recover_ok or report.recorded_loss > 0)
 
     raise typer.Exit(run(measure, drain_timeout_s=60))
+
+
+@bench_app.command(
+    epilog="Examples: latentbus bench edge --json edge.json | latentbus bench edge --no-install --compared-frames 0"
+)
+@with_option_sets
+def edge(options: EdgeBenchOptions) -> None:
+    """Measure what an edge takes of this device: disk, memory, time and energy of a frame.
+
+    Codec path, upload of a JPEG and the whole model on the device side by side. Figures that need a broker, torch, pip
+    or a counter of energy are left out where there is none, with the reason.
+
+    Exit status: 0 when all that was measured is as it should be, 1 otherwise.
+    """
+    import asyncio
+
+    from analysis.markdown import figures
+    from latentbus.bench.edge.run import bench_edge
+    from latentbus.reports.output_files import write_json
+    from latentbus.reports.plain import plain
+    from pipeline.config.logs import configure_logging
+
+    configure_logging("error")
+    found = asyncio.run(bench_edge(options, lambda what: typer.echo(f"measuring: {what}", err=True)))
+    report = found.as_dict()
+    for name, value in report.items():
+        typer.echo(f"{name:28} {plain(value)}")
+    write_json(options.json_file, report)
+    write_page(options.markdown, "An edge on a device", figures(report))
+    raise typer.Exit(int(bool(found.missed())))

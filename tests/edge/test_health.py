@@ -8,6 +8,7 @@ import socket
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from numpy.typing import NDArray
 
@@ -69,10 +70,10 @@ async def test_an_encoder_that_does_not_come_back_is_stuck(
     entered, leave = threading.Event(), threading.Event()
     plain = encoder._encoder.encode
 
-    def slow(frames: list[NDArray[object]]) -> object:
+    def slow(frames: list[NDArray[np.uint8]]) -> object:
         entered.set()
         leave.wait()
-        return plain(frames)  # type: ignore[arg-type]
+        return plain(frames)
 
     encoder._encoder.encode = slow  # type: ignore[method-assign,assignment]
     assert encoder.busy_s == 0
