@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 from rich.console import Console
@@ -50,6 +51,7 @@ class UplinkRow:
             "uplink_wire_bytes_per_question": round(self.question_bytes, 1),
             "questions": count.questions,
             "answered": count.outcomes["answered"],
+            "delay_ms_p50": round(1000 * median(count.delays_s)) if count.delays_s else None,
             "frames": count.frames,
             "messages": count.messages,
             "tls_records": count.up.records,

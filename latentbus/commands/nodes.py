@@ -57,10 +57,9 @@ def edge(
     """Run a site: read its cameras, encode frames, and see every question to its outcome. Needs no torch.
 
     --check looks at memory, time a frame, each camera and the broker. Stop a running edge of the site first: cameras
-    and brokers may take only one of them. Exit status of --check: 0 it can, 1 something is bad, 2 wrong settings.
-
-    Exit status of --once: 0 every question has its outcome, 3 not all of them could be told, 4 a camera showed no
-    frame, or a question found no answer, in time.
+    and brokers may take only one of them. Exit status of --check: 0 it can, 1 something is bad, 2 wrong settings; of
+    --once: 0 every question has its outcome, 3 not all of them could be told, 4 a camera showed no frame, or a question
+    found no answer, in time.
     """
     if check:
         raise typer.Exit(_check_edge(config, pictures, json_file))
