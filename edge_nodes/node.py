@@ -7,7 +7,7 @@
                                             timers --------+   +--- receive <---+
 
 Everything but decoding, encoding and the disk runs on one event loop, so the session needs no lock. Named tasks:
-``receive``, ``capture[...]``, ``uplink``, ``timers``, ``heartbeat``, ``questions``, ``frame log``.
+``receive``, ``capture[...]``, ``uplink``, ``timers``, ``clock``, ``spending``, ``frame log``.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def _goes_back(self: Period, number: int, **_: Any) -> tuple[Period, bool]:
 
 
 BUDGET_MUTATIONS = (
-    Mutation("a restart forgets what was spent of the uplink's budget", 2, UplinkBudget, "__init__", _forgets),
+    Mutation("a restart forgets what was spent of the uplink's budget", 1, UplinkBudget, "__init__", _forgets),
     Mutation("a day of the uplink's budget goes back with the clock", 2, Period, "at", _goes_back),
     Mutation("a spent budget closes nothing", 1, UplinkBudget, "is_closed", property(lambda _self: False)),
     Mutation("what leaves is not charged to the uplink's budget", 1, UplinkBudget, "charge", nothing),
