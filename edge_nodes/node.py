@@ -27,6 +27,7 @@ from edge_nodes.capture import CameraCapture, FrameTaker
 from edge_nodes.capture_policy import CapturePolicy
 from edge_nodes.change_gate import make_change_gate
 from edge_nodes.encoder import EncoderThread
+from edge_nodes.event_file import EventFile
 from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.frame_file import FrameFile
 from edge_nodes.frame_log import FrameLog
@@ -60,6 +61,7 @@ from pipeline.node.tasks import first_of
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.edge_session import EdgeSession, SiteSettings
+from pipeline.protocol.event_keeper import EventSettings
 from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.store_settings import StorePolicy, StoreSettings
@@ -118,6 +120,7 @@ async def run_edge(
         journal_thread = WorkThread("journal")
         journal = await journal_thread.call(AskJournal.open_or_in_memory, _journal_path(edge))
         owned.push_async_callback(journal_thread.close, journal.close)
+        events = await _open_events(owned, edge, encoder.spec.fingerprint4)
         frame_thread = WorkThread("frames")
         frame_file = None
         if edge.store.policy is not StorePolicy.OFF:
@@ -176,6 +179,7 @@ async def run_edge(
             ),
             journal=journal,
             journal_thread=journal_thread,
+            events=events,
             spending_file=spending_file,
             frame_file=frame_file,
             frame_thread=frame_thread,
@@ -186,6 +190,20 @@ async def run_edge(
             once_limit_s=once_limit_s,
         )
         return await node.run(stop)
+
+
+async def _open_events(
+    owned: AsyncExitStack, edge: EdgeSettings, fingerprint: bytes
+) -> tuple[EventFile, WorkThread] | None:
+    """The file of events, where a camera keeps any."""
+    if not any(camera.ring.before_s or camera.ring.after_s for camera in edge.cameras.values()):
+        return None
+    path = None if edge.state_dir is None else edge.state_dir / f"events-{edge.site}.sqlite3"
+    megabytes = edge.ring.memory_mb if path is None else edge.ring.disk_mb
+    thread = WorkThread("events")
+    file = await thread.call(EventFile.open_or_in_memory, path, fingerprint, max_bytes=round(megabytes * 1_000_000))
+    owned.push_async_callback(thread.close, file.close)
+    return file, thread
 
 
 async def _begin_log(
@@ -217,6 +235,7 @@ class EdgeNode(Node):
         first_prefix: what the first message of each frame carries.
         journal: ad-hoc questions on disk.
         journal_thread: where the disk is waited for.
+        events: events on disk, and the thread for them; None where no camera keeps any.
         spending_file: what was spent of the uplink's budget; None where it has none.
         frame_file: frames that are kept while there is no link, None for none.
         frame_thread: where their disk is waited for.
@@ -238,6 +257,7 @@ class EdgeNode(Node):
         first_prefix: FirstPrefix,
         journal: AskJournal,
         journal_thread: WorkThread,
+        events: tuple[EventFile, WorkThread] | None,
         spending_file: SpendingFile | None,
         frame_file: FrameFile | None,
         frame_thread: WorkThread,
@@ -255,6 +275,7 @@ class EdgeNode(Node):
         self._first_prefix = first_prefix
         self._journal = journal
         self._journal_thread = journal_thread
+        self._events = events
         self._spending_file = spending_file
         self._spending: UplinkSpending | None = None
         self._frame_file = frame_file
@@ -275,6 +296,9 @@ class EdgeNode(Node):
         return status if self._once is None else self._once.status() or status
 
     async def _begin(self, group: asyncio.TaskGroup) -> Work:  # noqa: ARG002 - one interface for all nodes
+        pictures_of = [name for name, camera in self._edge.cameras.items() if camera.ring.pictures_for]
+        base_latents = self._encoder.spec.base_latents
+        self._ring = RingKeeper(self._session, base_latents, self._clock, pictures_of=pictures_of)
         self._site = site = Site(
             self._session,
             bus=self._bus,
@@ -290,7 +314,8 @@ class EdgeNode(Node):
             containment=self._containment,
             frame_file=self._frame_file,
             frame_thread=self._frame_thread,
-            ring=RingKeeper(self._session, self._encoder.spec.base_latents, self._clock),
+            ring=self._ring,
+            events=self._events,
         )
         if self._spending_file is not None:
             self._spending = UplinkSpending(
@@ -307,6 +332,7 @@ class EdgeNode(Node):
         return {
             "send": site.send,
             "store": site.store,
+            "events": site.keep_events,
             **({} if site.frame_disk is None else {"frame store": site.frame_disk.run}),
             "timers": site.timers,
             **({} if self._frame_log is None else {"frame log": self._frame_log.run}),
@@ -379,6 +405,7 @@ class EdgeNode(Node):
         if self._bus.statistics().connected:
             work_s = limit_s - FLUSH_RESERVE_S - self._clock.now_s()
             await first_of(site.finished(), self._clock.sleep(work_s))
+        await self._ring.close()
         left = self._session.unfinished()
         if self._once is not None:
             self._once.abandoned(left)
@@ -442,6 +469,7 @@ def site_settings(edge: EdgeSettings) -> SiteSettings:
                 deadline_ms=question.deadline_ms,
                 risk=question.risk,
                 set_by="settings",
+                keep_when=question.keep_when,
             )
             for question_id, question in edge.questions.items()
         },
@@ -459,6 +487,11 @@ def site_settings(edge: EdgeSettings) -> SiteSettings:
         client_budget=_budget(edge.client_budget),
         client_budgets={name: _budget(budget) for name, budget in edge.client_budgets.items()},
         ring=RingSettings(edge.ring.history_s, round(edge.ring.memory_mb * 1_000_000)),
+        events={
+            name: EventSettings(camera.ring.before_s, camera.ring.after_s, frozenset(camera.ring.pictures_for))
+            for name, camera in edge.cameras.items()
+        },
+        event_max_age_s=edge.ring.max_age_s,
     )
 
 

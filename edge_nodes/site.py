@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_nodes.encoder import EncoderThread
+from edge_nodes.event_file import EventFile
 from edge_nodes.first_prefix import FirstPrefix, first_latents
 from edge_nodes.frame_disk import FrameDisk
 from edge_nodes.frame_file import FrameFile
@@ -23,6 +24,15 @@ from pipeline.node.containment import Containment
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession
 from pipeline.protocol.effects import AskedQuery, Decision, HeldFrameAsked, KeyFrameLost, TakeFrame
+from pipeline.protocol.event_requests import (
+    EraseKeptEvents,
+    EventDiskFailed,
+    EventRequest,
+    EventResult,
+    KeepEventFrame,
+    ListKeptEvents,
+    ReadEventFrame,
+)
 from pipeline.protocol.journal_requests import (
     Admit,
     Decide,
@@ -63,6 +73,7 @@ class Site(EdgeShell):
         wake_camera: called with a camera that shall take a frame now.
         containment: takes what nobody else has handled.
         ring: keeps frames for questions about the past; None keeps none.
+        events: events on disk, with the thread where that is waited for; None where no camera keeps any.
         frame_file: frames that are kept while there is no link; None where the session keeps none.
         frame_thread: where their disk is waited for.
 
@@ -89,6 +100,7 @@ class Site(EdgeShell):
         frame_file: FrameFile | None = None,
         frame_thread: WorkThread | None = None,
         ring: RingKeeper | None = None,
+        events: tuple[EventFile, WorkThread] | None = None,
     ) -> None:
         super().__init__(session, bus, clock, containment)
         self.frame_disk: FrameDisk | None = None
@@ -105,6 +117,8 @@ class Site(EdgeShell):
         self.store_spending: Callable[[StoreSpending], None] = lambda _spending: None
         self._ring = ring
         self._requests: asyncio.Queue[JournalRequest] = asyncio.Queue()
+        self._events = events
+        self._event_requests: asyncio.Queue[EventRequest] = asyncio.Queue()
         self._in_work: dict[tuple[str, FrameId], _FrameInWork] = {}
 
     # ---- disk -------------------------------------------------------------------------------------------------------
@@ -124,6 +138,25 @@ class Site(EdgeShell):
         except Exception as error:  # noqa: BLE001 - a bug of ours in the journal costs this request
             self.containment.note("journal", error)
             return NotStored(str(error))
+
+    async def keep_events(self) -> None:
+        """Do what the session wants done with events on disk, one after the other, until cancelled."""
+        while True:
+            request = await self._event_requests.get()
+            result = await self._perform_event(request)
+            with self.containment.around("event stored"):
+                self.session.event_stored(request.token, result, self.clock.now_s())
+            self.pump()
+
+    async def _perform_event(self, request: EventRequest) -> EventResult:
+        if self._events is None:
+            return EventDiskFailed("this edge keeps no events")
+        file, thread = self._events
+        try:
+            return await thread.call(file.perform, request)
+        except Exception as error:  # noqa: BLE001 - a bug of ours in the file costs this request
+            self.containment.note("events", error)
+            return EventDiskFailed(str(error))
 
     def _frame_stored(self, request: StoreRequest, result: StoreResult) -> None:
         with self.containment.around("frame stored"):
@@ -254,6 +287,8 @@ class Site(EdgeShell):
                     self._key_frames.lost(output.camera, output.sequence)
             case Heard():
                 self._learn(output)
+            case KeepEventFrame() | ListKeptEvents() | ReadEventFrame() | EraseKeptEvents():
+                self._event_requests.put_nowait(output)
             case StoreSpending():
                 self.store_spending(output)
             case Admit() | Decide() | MarkTold() | MoveToFile() | ReadUnfinished():

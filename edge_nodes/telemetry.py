@@ -96,6 +96,7 @@ def watch_site(metrics: Metrics, session: EdgeSession, pool_problems: PoolProble
         metrics.watch_counters(
             f"client_{kind}", documentation, "client", functools.partial(session.budgets.counts, kind)
         )
+    metrics.watch_counters("events", "Events and requests for them", "kind", lambda: session.event_counters)
     metrics.watch_counters(
         "frames_rejected", "Frames that a worker can never answer", "reason", lambda: pool_problems.rejected
     )

@@ -34,6 +34,7 @@ from latentbus.commands.replay import EPILOG as REPLAY_EPILOG
 from latentbus.commands.replay import replay
 from latentbus.commands.replay_cameras import EPILOG as REPLAY_CAMERAS_EPILOG
 from latentbus.commands.replay_cameras import replay_cameras
+from latentbus.commands.ring import ring_app
 from latentbus.commands.simulate import EPILOG as SIMULATE_EPILOG
 from latentbus.commands.simulate import simulate
 from latentbus.commands.train import train_app
@@ -59,6 +60,7 @@ app.add_typer(train_app, name="train")
 app.add_typer(codec_app, name="codec")
 app.add_typer(broker_app, name="broker")
 app.add_typer(bench_app, name="bench")
+app.add_typer(ring_app, name="ring")
 bench_app.command("uplink", epilog=BENCH_UPLINK_EPILOG)(bench_uplink)
 
 

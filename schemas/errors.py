@@ -25,6 +25,7 @@
     │   │   ├── QuestionRefusedError   the edge cannot read it
     │   │   ├── NoOutcomeError         nothing came in time
     │   │   └── TooManyQuestionsError  this client waits for as many answers as it may
+    │   ├── EventError                 events of a camera cannot be had
     │   ├── InferenceError             a question that a model has not answered
     │   │   ├── ModelError             the model failed on this question or its frame
     │   │   │   └── FeatureShapeError  visual features of another shape than the model reads
@@ -357,6 +358,20 @@ class TooManyQuestionsError(QuestionError):
     def __init__(self, camera: str, limit: int) -> None:
         super().__init__(camera, f"{limit} questions of this client have no outcome yet: wait for some")
         self.limit = limit
+
+
+class EventError(LocalError):
+    """Events of a camera cannot be listed, fetched or erased.
+
+    Attributes:
+        camera: the camera.
+        problem: why, in words.
+    """
+
+    def __init__(self, camera: str, problem: str) -> None:
+        super().__init__(f"camera {camera}: {problem}")
+        self.camera = camera
+        self.problem = problem
 
 
 class InferenceError(LocalError):

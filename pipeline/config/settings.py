@@ -31,6 +31,7 @@ from pipeline.config.settings_file import CHECKED, Check, Location, SettingsFile
 from pipeline.protocol.journal_requests import MAX_OPEN_ASKS
 from pipeline.protocol.store_settings import StorePolicy
 from schemas.errors import ConfigError
+from schemas.event_rule import KeepWhen, check_keep_when
 from schemas.hosts import check_host
 from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.messages import Options, check_options
@@ -51,6 +52,7 @@ PATH_SCHEMES = ("file", "folder", "images")
 """Kinds of sources whose rest is a path of this machine."""
 MAX_MASKS = 32
 MAX_CORNERS = 64
+MAX_PICTURE_CLIENTS = 64
 
 
 def _with_area(sides: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
@@ -131,10 +133,13 @@ class QuestionSettings(_Section):
     left out takes the pool's."""
     change_gate: bool = True
     """Not asked of frames that show what the last answered one showed; false asks it of every frame."""
+    keep_when: KeepWhen = ()
+    """Answers that are events: ``yes``, an option, or for a count a comparison as in ``>= 3``."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         check_options(self.answer_type, self.options)
+        check_keep_when(self.answer_type, self.options, self.keep_when)
         return self
 
 
@@ -143,6 +148,12 @@ class CameraRingSettings(_Section):
 
     interval_s: Annotated[float, Field(ge=0.02, le=MAX_INTERVAL_S)] | None = None
     """Encode a frame so often for the ring, asked about or not; null keeps only those that are analysed anyway."""
+    before_s: Annotated[float, Field(ge=0, le=3_600)] = 0.0
+    """Frames so long before an answer that is an event are kept with it."""
+    after_s: Annotated[float, Field(ge=0, le=3_600)] = 0.0
+    """Frames so long after it; with 0 before and after no event of the camera is kept."""
+    pictures_for: Annotated[tuple[Name, ...], Field(max_length=MAX_PICTURE_CLIENTS)] = ()
+    """Clients that may fetch the pictures of events; empty: none are made, and no pixels leave the device."""
 
 
 class RingSettings(_Section):
@@ -152,6 +163,10 @@ class RingSettings(_Section):
     """Age up to which a frame is kept; 0 keeps none."""
     memory_mb: Annotated[float, Field(ge=0.1, le=4_096)] = 16.0
     """Memory that the kept frames of all cameras take at most, in megabytes (1,000,000 bytes)."""
+    disk_mb: Annotated[float, Field(ge=0.1, le=100_000)] = 64.0
+    """Kept events in ``state_dir``; the oldest are dropped."""
+    max_age_s: Annotated[float, Field(ge=60, le=2_678_400)] = 604_800.0
+    """Age from which on an event is dropped."""
 
 
 class CameraSettings(_Section):
@@ -332,6 +347,14 @@ class EdgeSettings(_Section):
     """Threads of the encoder."""
     precision: Precision = "fp32"
     """Arithmetic of the encoder: ``fp32``, or ``int8`` where the codec folder has an encoder in 8-bit integers."""
+
+    @model_validator(mode="after")
+    def _ring_reaches_back(self) -> Self:
+        for name, camera in self.cameras.items():
+            if camera.ring.before_s > self.ring.history_s:
+                problem = f"camera {name}: ring.before_s is longer than edge.ring.history_s, {self.ring.history_s:g} s"
+                raise ValueError(problem)
+        return self
 
     @model_validator(mode="after")
     def _budget_is_kept(self) -> Self:

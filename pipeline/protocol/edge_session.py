@@ -9,6 +9,8 @@ and outputs, and what each message that comes means. The parts:
 - :mod:`~pipeline.protocol.ask_intake`, :mod:`~pipeline.protocol.ad_hoc_questions`: clients' questions, kept on disk.
 - :mod:`~pipeline.protocol.frame_ring`, :mod:`~pipeline.protocol.past_questions`: kept frames, and clients' questions
   about them.
+- :mod:`~pipeline.protocol.event_keeper`, :mod:`~pipeline.protocol.event_fetches`: frames around answers that match a
+  rule, on disk, and who gets them.
 - :mod:`~pipeline.protocol.standing_questions`, :mod:`~pipeline.protocol.question_sync`: questions that are asked of
   every frame, and the broker that keeps them.
 - :mod:`~pipeline.protocol.client_budgets`: what each client may cost.
@@ -42,6 +44,10 @@ from pipeline.protocol.effects import (
     Latent,
     TakeFrame,
 )
+from pipeline.protocol.event_fetches import EventFetches
+from pipeline.protocol.event_keeper import EventKeeper, EventSettings
+from pipeline.protocol.event_link import EventLink
+from pipeline.protocol.event_requests import EventRequest, EventResult
 from pipeline.protocol.frame_ring import FrameRing, HeldFrame, RingSettings
 from pipeline.protocol.frame_store import FrameStore, HistoryFrame
 from pipeline.protocol.journal_requests import JournalRequest, JournalResult
@@ -63,6 +69,10 @@ from schemas.messages import (
     Answer,
     Ask,
     Busy,
+    EraseEvents,
+    FetchEvent,
+    FetchPictures,
+    ListEvents,
     Message,
     NeedText,
     Question,
@@ -79,7 +89,7 @@ _LONGEST_PAUSE_S: Final = 30.0
 """A timer that fails for ever is tried again after so long at most."""
 
 _ForFrames = TakeFrame | HeldFrameAsked | HistoryOffered | Decision | KeyFrameLost
-EdgeOutput = UplinkOutput | JournalRequest | StoreRequest | StoreSpending | _ForFrames | Heard | Notice
+EdgeOutput = UplinkOutput | JournalRequest | StoreRequest | EventRequest | StoreSpending | _ForFrames | Heard | Notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +109,8 @@ class SiteSettings:
         deletes_questions: what it does not ask is deleted on the broker.
         store: which frames it keeps while it has no link.
         ring: which frames are kept for questions about the past.
+        events: what is kept of the events of each camera.
+        event_max_age_s: age from which on an event is dropped.
         gather_s: wait of standing frames for those of the other cameras, to leave with them.
         budget: of its uplink, a day and a month.
     """
@@ -115,6 +127,8 @@ class SiteSettings:
     deletes_questions: bool = True
     store: StoreSettings = field(default_factory=lambda: StoreSettings(StorePolicy.OFF))
     ring: RingSettings = field(default_factory=RingSettings)
+    events: Mapping[str, EventSettings] = field(default_factory=dict)
+    event_max_age_s: float = 604_800.0
     gather_s: float = 0.0
     budget: BudgetSettings | None = None
 
@@ -143,6 +157,7 @@ class EdgeSession:
         sync: keeps the broker of one mind about them.
         budgets: what each client may cost.
         load_shedding: share of the standing frames that is taken.
+        event_counters: what happened to events and to requests for them.
         gate: as given.
         store: frames that are kept while there is no link.
     """
@@ -202,6 +217,21 @@ class EdgeSession:
         self.sync = QuestionSync(
             site.site, self.standing, self._reports, self.budgets, deletes=site.deletes_questions, now_s=now_s
         )
+        self.event_counters: Counter[str] = Counter()
+        self._events = EventLink(self.event_counters)
+        self._keeper = EventKeeper(
+            site.events, self.ring, self._events, site.event_max_age_s, self.event_counters, now_s
+        )
+        self._fetches = EventFetches(
+            site.site,
+            site.asked_of,
+            site.events,
+            self._keeper,
+            self.ring,
+            self._events,
+            self.budgets,
+            self.event_counters,
+        )
         self.store = FrameStore(site.store, site.asked_of, fingerprint, now_s)
         self._outputs: list[EdgeOutput] = []
         self._changes_seen = 0
@@ -217,10 +247,17 @@ class EdgeSession:
         """What it listens to: QoS 0 wherever a loss costs one repeat, as a PUBACK costs the uplink 78 bytes."""
         cameras, site = self.site.asked_of, self.site
         asks = (Subscription(topics.ask_filter(camera), qos=1) for camera in cameras) if site.takes_asks else ()
+        with_events = [camera for camera, settings in site.events.items() if settings.any]
+        requests = (
+            Subscription(topics.request_filter(family, camera), qos=1)
+            for family in (Family.RING, Family.PICTURES, Family.ERASE)
+            for camera in with_events
+        )
         return (
             *(Subscription(topics.control_topic(camera)) for camera in cameras),
             *(Subscription(topics.answer_topic(camera)) for camera in cameras),
             *asks,
+            *requests,
             # At QoS 1, so that a deletion reaches an edge whose link is down for a while; own words come back as well,
             # which tells the order of the broker.
             Subscription(topics.question_filter(site.site), qos=1),
@@ -265,6 +302,9 @@ class EdgeSession:
             **self.store.sizes(),
             "under_way": self.uplink.under_way,
             "ring": len(self.ring),
+            "event_requests": self._events.pending,
+            **self._keeper.sizes(),
+            **self._fetches.sizes(),
             **({} if self.gate is None else self.gate.sizes()),
         }
 
@@ -322,6 +362,10 @@ class EdgeSession:
     def stored(self, token: int, result: JournalResult, now_s: float) -> None:
         """What became of a request to the journal."""
         self.ad_hoc.stored(token, result, now_s)
+
+    def event_stored(self, token: int, result: EventResult, now_s: float) -> None:
+        """What became of a request to the disk that keeps events."""
+        self._events.stored(token, result, now_s)
 
     def frame_stored(self, token: int, result: StoreResult, now_s: float) -> None:
         """What became of a request to the store of frames."""
@@ -400,7 +444,9 @@ class EdgeSession:
             The id to offer it under.
         """
         frame = self.frames.next_id(camera)
-        self.ring.keep(HeldFrame(camera, frame, captured_s, latent, base_latents, size_bytes, picture), now_s)
+        held = HeldFrame(camera, frame, captured_s, latent, base_latents, size_bytes, picture)
+        self.ring.keep(held, now_s)
+        self._keeper.frame_kept(held, now_s)
         return frame
 
     def sift(
@@ -525,6 +571,7 @@ class EdgeSession:
             self.ad_hoc.next_wake_s(),
             self.sync.next_wake_s(),
             self.ring.next_expiry_s(),
+            self._keeper.next_wake_s(),
             self.uplink.next_wake_s(),
             self.store.next_wake_s(),
         )
@@ -555,6 +602,7 @@ class EdgeSession:
                 self._outputs.append(Contained("timers", error))
         self.ad_hoc.tick(now_s)
         self.sync.tick(now_s)
+        self._keeper.tick(now_s)
         self.store.tick(now_s)
         expiry_s = self.ring.next_expiry_s()
         if expiry_s is not None and expiry_s <= now_s:
@@ -618,7 +666,11 @@ class EdgeSession:
                     self._decided(decision, now_s)
                 except Exception as error:  # noqa: BLE001 - it ends this query, not the site
                     self._outputs.append(Contained("decision", error))
-            departures = [*self.frames.take_departures(), *self._reports.take_departures()]
+            departures = [
+                *self.frames.take_departures(),
+                *self._reports.take_departures(),
+                *self._fetches.take_departures(),
+            ]
             for departure in departures:
                 self.uplink.put(departure, now_s)
             moved = bool(decisions or departures)
@@ -628,6 +680,8 @@ class EdgeSession:
         self._outputs += self.frames.take_lost_keys()
         self._outputs += self.ad_hoc.take_outputs()
         self._outputs += self._intake.take_outputs()
+        self._outputs += self._events.take_outputs()
+        self._outputs += self._fetches.take_problems()
         self._outputs += self.sync.take_outputs()
         self._outputs += self.standing.take_outputs()
         self._outputs += self.store.take_outputs()
@@ -655,6 +709,8 @@ class EdgeSession:
                 # Raises where it is an answer to another site's frame, from which nothing is to be learned.
                 self.frames.receive_answer(message, now_s)
                 self._outputs.append(Heard(topic, message))
+            case ListEvents() | FetchEvent() | FetchPictures() | EraseEvents():
+                self._fetches.receive(received, topic, message, now_s)
             case Question():
                 self.sync.receive(received, message.question_id, message, now_s)
             case Status(kind="worker"):
@@ -708,6 +764,9 @@ class EdgeSession:
             if self.gate is not None:
                 self.gate.ended(decision, now_s)
         self._outputs.append(decision)
+        question = None if decision.ad_hoc else self.standing.wanted(decision.question.question_id)
+        if question is not None and decision.answer is not None and decision.answer.text:
+            self._keeper.answered(decision.camera, decision.frame, question, decision.answer.text, now_s)
         if decision.ad_hoc:
             self._end_ad_hoc(decision)
         elif decision.publish is not None:

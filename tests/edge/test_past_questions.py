@@ -18,7 +18,11 @@ pytestmark = pytest.mark.broker
 
 def settings(broker: BrokerSettings, codec_dir: Path, *, ring_s: float | None) -> LatentbusSettings:
     camera = CameraSettings.model_validate({"source": "test:1", "interval_s": 60.0, "ring": {"interval_s": ring_s}})
-    edge = EdgeSettings.model_validate({"site": "depot", "codec": codec_dir, "cameras": {"gate": camera}})
+    # Whoever asks until the ring has a frame asks often.
+    budget = {"asks_per_s": 10_000, "burst_asks": 100_000, "kbps": 1_000_000}
+    edge = EdgeSettings.model_validate(
+        {"site": "depot", "codec": codec_dir, "cameras": {"gate": camera}, "client_budgets": {"me": budget}}
+    )
     return LatentbusSettings(broker=broker, edge=edge)
 
 
@@ -31,7 +35,7 @@ async def test_a_frame_that_nobody_asked_about_is_asked_later_and_again_without_
         running(settings(broker_settings, codec_dir, ring_s=0.1)) as edge,
     ):
         found: QueryOutcome | None = None
-        for number in range(200):  # until the ring has a frame that is old enough
+        for number in range(10_000):  # until the ring has a frame that is old enough
             await client.ask("gate", Ask(query_id=f"q{number}", text="What was there?", ago_ms=300))
             asked, refused = asyncio.ensure_future(worker.next_open()), asyncio.ensure_future(client.next(QueryOutcome))
             done, _ = await asyncio.wait({asked, refused}, return_when=asyncio.FIRST_COMPLETED)

@@ -9,6 +9,13 @@ from pipeline.node.ask_journal import AskJournal
 from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
 from pipeline.protocol.effects import Decision, HeldFrameAsked, HistoryOffered, KeyFrameLost, TakeFrame
+from pipeline.protocol.event_requests import (
+    EraseKeptEvents,
+    EventRequest,
+    KeepEventFrame,
+    ListKeptEvents,
+    ReadEventFrame,
+)
 from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Heard, Notice, Problem, Publish, Received, Sent
 from pipeline.protocol.settings import EdgeProtocolSettings
@@ -48,11 +55,13 @@ class EdgeDriver:
         store: StoreSettings | None = None,
         frames: FrameRows | None = None,
         ring: RingSettings | None = None,
+        site_settings: SiteSettings | None = None,
     ) -> None:
         self.now_s = now_s
         self.session = EdgeSession(
             settings or EdgeProtocolSettings(),
-            SiteSettings(
+            site_settings
+            or SiteSettings(
                 site=site,
                 pool="main",
                 asked_of=dict.fromkeys(cameras, tuple(question.question_id for question in questions)),
@@ -135,6 +144,9 @@ class EdgeDriver:
             for output in outputs:
                 self._carry_out(output)
 
+    def perform_event(self, request: EventRequest) -> None:
+        raise AssertionError(f"no events are kept here: {request}")
+
     def _carry_out(self, output: EdgeOutput) -> None:
         match output:
             case Publish():
@@ -165,6 +177,8 @@ class EdgeDriver:
                 self.lost_keys.append(output)
             case Contained():
                 raise output.error
+            case KeepEventFrame() | ListKeptEvents() | ReadEventFrame() | EraseKeptEvents():
+                self.perform_event(output)
             case StoreSpending():
                 pass
             case ReadStored() | PutFrame() | ReadFrame() | DropFrames():

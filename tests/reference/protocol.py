@@ -107,6 +107,9 @@ def type_words(schema: Mapping[str, Any]) -> str:
                 return "[" + ", ".join(item["title"] for item in schema["items"]) + "]"
             low, high = schema.get("minItems", 0), schema["maxItems"]
             return f"list of {low} to {high}: {type_words(schema['items'])}"
+        case "object":
+            fields = (f"`{name}` {type_words(field)}" for name, field in schema["properties"].items())
+            return f"object of {', '.join(fields)}"
     raise ValueError(f"no words for {schema}")
 
 

@@ -20,9 +20,17 @@ from schemas.messages import (
     BinaryMessage,
     Busy,
     Chunk,
+    EraseEvents,
+    EventEntry,
+    EventLatents,
+    EventList,
+    EventPicture,
+    FetchEvent,
+    FetchPictures,
     FollowUp,
     Handover,
     KeyFrame,
+    ListEvents,
     Message,
     NeedText,
     Open,
@@ -38,10 +46,12 @@ from schemas.messages import (
     Text,
 )
 from schemas.topics import (
+    Family,
     answer_topic,
     ask_topic,
     chunk_topic,
     control_topic,
+    event_topic,
     handover_topic,
     key_topic,
     load_topic,
@@ -50,6 +60,7 @@ from schemas.topics import (
     question_topic,
     receipt_topic,
     reply_topic,
+    request_topic,
     status_topic,
 )
 from schemas.types import UNKNOWN_AGE, AnswerType, FrameId, Outcome, UplinkStage
@@ -399,6 +410,17 @@ GOLDEN: tuple[Golden, ...] = (
         ),
     ),
     Golden(
+        "question_with_a_rule",
+        question_topic(_SITE, "q1"),
+        Question(
+            site=_SITE,
+            question_id="q1",
+            text="How many people are there?",
+            answer_type=AnswerType.COUNT,
+            keep_when=(">= 3",),
+        ),
+    ),
+    Golden(
         "question_defaults",
         question_topic(_SITE, "q2"),
         Question(site=_SITE, question_id="q2", text="What is on the belt?"),
@@ -447,6 +469,61 @@ GOLDEN: tuple[Golden, ...] = (
             outcome=Outcome.FAILED,
             age_ms=12_300,
             reason="not_held: no frame of camera gate is kept that is 30 s old; the oldest that is kept is 12.3 s old",
+        ),
+    ),
+    Golden("list_events", request_topic(Family.RING, "gate", _CLIENT), ListEvents(request_id="r-1")),
+    Golden(
+        "list_events_before", request_topic(Family.RING, "gate", _CLIENT), ListEvents(request_id="r-1", before=_FRAME)
+    ),
+    Golden(
+        "fetch_event",
+        request_topic(Family.RING, "gate", _CLIENT),
+        FetchEvent(request_id="r-2", event=_FRAME, skip=3),
+    ),
+    Golden(
+        "fetch_pictures",
+        request_topic(Family.PICTURES, "gate", _CLIENT),
+        FetchPictures(request_id="r-3", pictures_of=_FRAME),
+    ),
+    Golden(
+        "erase_events",
+        request_topic(Family.ERASE, "gate", _CLIENT),
+        EraseEvents(request_id="r-4", older_than_ms=3_600_000, younger_than_ms=7_200_000),
+    ),
+    Golden(
+        "event_list",
+        event_topic(Family.EVENTS, _CLIENT, "gate", "r-1"),
+        EventList(
+            camera="gate",
+            events=(
+                EventEntry(
+                    event=_FRAME, question_id="q1", text="yes", age_ms=60_000, frames=21, pictures=0, size_bytes=4_321
+                ),
+                EventEntry(
+                    event=_LAST_FRAME, question_id="q1", text="", age_ms="unknown", frames=1, pictures=1, size_bytes=9
+                ),
+            ),
+            more=True,
+        ),
+    ),
+    Golden(
+        "event_latents",
+        event_topic(Family.CLIP, _CLIENT, "gate", "r-2"),
+        EventLatents(
+            event=_FRAME,
+            frame=_LAST_FRAME,
+            index=3,
+            count=21,
+            offset_ms=-7_000,
+            fingerprint=_FINGERPRINT,
+            payload=bytes(range(20)),
+        ),
+    ),
+    Golden(
+        "event_picture",
+        event_topic(Family.PICTURE, _CLIENT, "gate", "r-3"),
+        EventPicture(
+            event=_FRAME, frame=_LAST_FRAME, index=0, count=1, offset_ms=0, part=1, parts=2, payload=b"\xff\xd9"
         ),
     ),
     Golden(

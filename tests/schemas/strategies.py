@@ -10,6 +10,7 @@ from schemas.identity import DIGEST_BYTES, ad_hoc_query_id, owner_of, standing_q
 from schemas.limits import (
     MAX_ANSWER_CHARS,
     MAX_CHOICE_OPTIONS,
+    MAX_EVENT_FRAMES,
     MAX_LATENT_PAYLOAD_BYTES,
     MAX_LATENTS,
     MAX_OPTION_CHARS,
@@ -22,9 +23,17 @@ from schemas.messages import (
     Ask,
     Busy,
     Chunk,
+    EraseEvents,
+    EventEntry,
+    EventLatents,
+    EventList,
+    EventPicture,
+    FetchEvent,
+    FetchPictures,
     FollowUp,
     Handover,
     KeyFrame,
+    ListEvents,
     Message,
     NeedText,
     Open,
@@ -117,6 +126,16 @@ _open = {
 }
 _control = {"worker": names, "frame": frames, "attempt": attempts}
 
+LARGEST_EVENT = EventEntry(
+    event=FrameId(2**32 - 1, 2**32 - 1),
+    question_id="q" * 32,
+    text="\x01" * 32,
+    age_ms=MAX_AGE_MS,
+    frames=MAX_EVENT_FRAMES,
+    pictures=MAX_EVENT_FRAMES,
+    size_bytes=2**32 - 1,
+)
+
 BY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
     Open: st.builds(Open, **_open),
     Chunk: _ranged(Chunk, camera=names, frame=frames, attempt=attempts, payload=payloads, key=keys),
@@ -170,6 +189,58 @@ BY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
     ),
     Ask: _asked(Ask, query_id=names, deadline_ms=milliseconds, ago_ms=st.none() | milliseconds)
     | _asked(Ask, query_id=names, deadline_ms=milliseconds, frame=st.none() | frames),
+    ListEvents: st.builds(ListEvents, request_id=names, before=st.none() | frames),
+    FetchEvent: st.builds(FetchEvent, request_id=names, event=frames, skip=st.integers(0, MAX_EVENT_FRAMES)),
+    FetchPictures: st.builds(
+        FetchPictures, request_id=names, pictures_of=frames, skip=st.integers(0, MAX_EVENT_FRAMES)
+    ),
+    EraseEvents: st.builds(
+        EraseEvents,
+        request_id=names,
+        event=st.none() | frames,
+        older_than_ms=st.integers(0, MAX_AGE_MS),
+        younger_than_ms=st.none() | st.integers(0, MAX_AGE_MS),
+    ),
+    EventList: st.builds(
+        EventList,
+        camera=names,
+        events=st.lists(
+            st.builds(
+                EventEntry,
+                event=frames,
+                question_id=names,
+                text=st.text(characters, max_size=32) | st.just("\x01" * 32),
+                age_ms=st.integers(0, MAX_AGE_MS) | st.just("unknown"),
+                frames=st.integers(1, MAX_EVENT_FRAMES),
+                pictures=st.integers(0, MAX_EVENT_FRAMES),
+                size_bytes=uint32,
+            ),
+            max_size=3,
+        ).map(tuple)
+        | st.just((LARGEST_EVENT,) * 24),
+        more=st.booleans(),
+    ),
+    EventLatents: st.builds(
+        EventLatents,
+        event=frames,
+        frame=frames,
+        index=st.integers(0, MAX_EVENT_FRAMES - 1),
+        count=st.integers(1, MAX_EVENT_FRAMES),
+        offset_ms=st.integers(-MAX_AGE_MS, MAX_AGE_MS),
+        fingerprint=fingerprints,
+        payload=payloads,
+    ),
+    EventPicture: st.builds(
+        EventPicture,
+        event=frames,
+        frame=frames,
+        index=st.integers(0, MAX_EVENT_FRAMES - 1),
+        count=st.integers(1, MAX_EVENT_FRAMES),
+        offset_ms=st.integers(-MAX_AGE_MS, MAX_AGE_MS),
+        part=st.integers(0, 63),
+        parts=st.integers(1, 64),
+        payload=payloads,
+    ),
     Receipt: st.builds(
         Receipt,
         site=names,
