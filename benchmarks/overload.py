@@ -30,7 +30,7 @@ from rich.table import Table
 
 from analysis.markdown import figures as tables
 from analysis.markdown import table, value_text
-from benchmarks.soak import Watched
+from benchmarks.soak_report import Watched
 from cloud_workers.inference.backend import InferenceBackend, InferenceItem, InferenceResult
 from cloud_workers.inference.in_process import open_in_process
 from cloud_workers.node import run_worker

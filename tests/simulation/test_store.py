@@ -8,7 +8,7 @@ from pipeline.protocol.store_settings import DropReason, StorePolicy
 from simulation.draw_plan import draw_plan
 from simulation.episode import Episode
 
-EPISODES = range(5_000_000, 5_000_100)
+EPISODES = range(5_000_000, 5_000_130)
 RARE = {DropReason.CODEC_CHANGED, DropReason.CAMERA_GONE, DropReason.DISK_FAILED}
 """What no episode does: edges keep their codec, their cameras, and a disk that is full at worst."""
 
