@@ -5,6 +5,7 @@
     LatentbusError
     ├── LocalError                     our side: the operator or this process can fix it
     │   ├── ConfigError                a setting is missing or wrong
+    │   │   └── TooFewPicturesError    a codec cannot be calibrated on so few
     │   ├── ArtifactError              a model or codec file is missing, damaged or of another kind
     │   ├── RecordingError             a log cannot be written or read
     │   ├── DamagedRecordError         a record of a log does not hold what it should
@@ -56,6 +57,7 @@ message or frame that met it, see :mod:`pipeline.node.containment`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from schemas.counting import counted
@@ -89,6 +91,27 @@ class ConfigError(LocalError):
         super().__init__(f"{where}: {problem}")
         self.where = where
         self.problem = problem
+
+
+class TooFewPicturesError(ConfigError):
+    """A codec cannot be calibrated on so few pictures.
+
+    Attributes:
+        found: pictures that can be used.
+        needed: fewest pictures in all.
+        needed_by_set: of these, what each disjoint set needs.
+    """
+
+    def __init__(self, where: str, found: int, needed_by_set: Mapping[str, int]) -> None:
+        self.found = found
+        self.needed_by_set = dict(needed_by_set)
+        self.needed = sum(needed_by_set.values())
+        parts = ", ".join(f"{count} for {what}" for what, count in needed_by_set.items())
+        super().__init__(
+            where,
+            f"{counted(found, 'picture')} can be used, {self.needed} are needed: {parts}. "
+            f"Add {self.needed - found}, or accept a higher --risk",
+        )
 
 
 class ArtifactError(LocalError):

@@ -69,7 +69,6 @@ GATE_MUTATIONS: tuple[Mutation, ...] = (
     Mutation("a question under way is held back", 1, change_gate._Camera, "is_under_way", _no),  # noqa: SLF001
     Mutation("an answer to another text holds on", 1, change_gate._Last, "answers", _yes),  # noqa: SLF001
     Mutation("no bounded age of an answer", 1, change_gate._Last, "is_older", _no),  # noqa: SLF001
-    Mutation("an earlier frame's late answer is the last", 1, change_gate._Last, "is_before", _yes),  # noqa: SLF001
     Mutation("any outcome is an answer that holds on", 1, ChangeGate, "ended", _any_outcome_answers),
     Mutation("degraded answers hold on", 1, ChangeGate, "ended", _degraded_answers),
     Mutation("answers are never renewed", 1, ChangeGate, "sift", _never_told),

@@ -330,6 +330,11 @@ class Client:
         """
         return self._session.cause(camera, certain=certain)
 
+    def renewed(self, outcome: QueryOutcome) -> Answer | None:
+        """The answer that an *unchanged* outcome of a watched camera says holds on; None if it never came here."""
+        decided = self._session.reducer.get(outcome.query_id)
+        return None if decided is None else decided.renewed
+
     def ask(
         self,
         camera: str,

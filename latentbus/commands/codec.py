@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from analysis.markdown import figures
+from latentbus.commands.calibrate import CALIBRATE_EPILOG, codec_calibrate
 from latentbus.options.training import (
     DEFAULT_CACHE,
     BudgetOption,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from training.codec.own_frames import OwnFrames
 
 codec_app = typer.Typer(help="Evaluate, calibrate and export a codec.", no_args_is_help=True)
+codec_app.command("calibrate", epilog=CALIBRATE_EPILOG)(codec_calibrate)
 
 WrittenCodecOption = Annotated[Path | None, typer.Option(help="Codec folder; it is written to, so it must be named.")]
 CodecOption = Annotated[Path | None, typer.Option(help="Codec folder; the bundled one unless given.")]
@@ -187,6 +189,38 @@ def _evaluate_video(wanted: VideoEvaluation, markdown: Path | None, json_file: P
     write_report(report, json_file)
     if markdown is not None:
         write_page(markdown, "Codec against other ways to send a fixed camera", video_as_markdown(report))
+
+
+@codec_app.command(
+    "eval-set",
+    epilog="Example: latentbus codec eval-set pope --questions coco_pope_random.json --images val2014 "
+    "--codec my-models/codec --vlm my-models/vlm",
+)
+def codec_eval_set(
+    name: Annotated[str, typer.Argument(help="Form of the files: pope, vqav2 or gqa.")],
+    questions: Annotated[Path, typer.Option(help="File with the questions, as published.", dir_okay=False)],
+    images: Annotated[Path, typer.Option(help="Folder or zip with the images.")],
+    annotations: Annotated[Path | None, typer.Option(help="Of VQAv2: file with the answers.", dir_okay=False)] = None,
+    codec: CodecOption = None,
+    vlm: VlmOption = None,
+    count: Annotated[int | None, typer.Option(help="Most images, evenly spread; all unless given.", min=1)] = None,
+    sentences: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a sentence-transformers model, for the semantic consistency of answers.", file_okay=False
+        ),
+    ] = None,
+    cache: CacheOption = DEFAULT_CACHE,
+    threads: ThreadsOption = 2,
+    json_file: JsonOption = None,
+) -> None:
+    """Score a codec on POPE, VQAv2 or GQA as the field does: uncompressed tokens, an empty prefix, and every rung."""
+    from training.codec.standard_sets.evaluate import StandardSet, evaluate_set
+    from training.codec.standard_sets.readers import set_name
+
+    wanted = StandardSet(set_name(name), questions, images, annotations, count, sentences)
+    report = evaluate_set(vlm_or_bundled(vlm), _codec(codec), run_settings(cache, 0, threads), wanted)
+    write_report(report, json_file)
 
 
 @codec_app.command("fetch-video", epilog="Example: latentbus codec eval --video $(latentbus codec fetch-video)")

@@ -93,8 +93,14 @@ def question_texts(cameras: Iterable[DemoCamera]) -> dict[str, str]:
     return {question_id: question.text for camera in cameras for question_id, question in camera.questions.items()}
 
 
-def edge_settings(cameras: list[DemoCamera], options: DemoOptions, run_dir: Path) -> EdgeSettings:
+def edge_settings(cameras: list[DemoCamera], options: DemoOptions, run_dir: Path, codec: Path) -> EdgeSettings:
     """Settings of the demo's one site.
+
+    Args:
+        cameras: its cameras.
+        options: what was asked for.
+        run_dir: for its state and its log of frames.
+        codec: codec folder.
 
     Raises:
         ConfigError: more videos or questions than one site may have.
@@ -105,6 +111,7 @@ def edge_settings(cameras: list[DemoCamera], options: DemoOptions, run_dir: Path
         site=SITE,
         uplink_kbps=options.uplink_kbps,
         first_prefix=options.first_prefix,
+        codec=codec.absolute(),
         change_gate=EVERY_FRAME,
         cameras={
             camera.name: made_of(

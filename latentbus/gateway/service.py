@@ -36,7 +36,7 @@ from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.logs import get_logger
 from pipeline.config.settings import BrokerSettings
 from pipeline.node.containment import Containment
-from schemas.errors import ConflictError, HistoryError, StateError, UnavailableError
+from schemas.errors import ConflictError, StateError, UnavailableError
 from schemas.identity import ad_hoc_query_id, owner_of
 from schemas.messages import Answer
 
@@ -278,7 +278,13 @@ class Gateway:
                 await self.tick()
                 if self._now_s() - trimmed_s >= TRIM_S:
                     trimmed_s = self._now_s()
-                    await self.store.request(History.trim)
+                    await self._trim()
+
+    async def _trim(self) -> None:
+        try:
+            await self.store.request(History.trim)
+        except UnavailableError as error:
+            _log.warning("the history was not trimmed", problem=error.problem)
 
     async def tick(self) -> None:
         """Tell what has changed of the fleet, and judge what lasts."""
@@ -400,8 +406,8 @@ class Gateway:
         self._gaps = [gap, *self._gaps][:SHOWN_GAPS]
         _log.warning("the broker was not heard", seconds=round(ended - began, 1), kept=kept)
         try:
-            await self.store.call(History.add_gap, gap)
-        except HistoryError as error:
+            await self.store.request(History.add_gap, gap)
+        except UnavailableError as error:
             _log.error("a gap is not stored", problem=error.problem)
 
 

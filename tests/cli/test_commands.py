@@ -60,7 +60,7 @@ def test_help_loads_only_what_draws_it() -> None:
     "command",
     [
         ["demo"], ["ask"], ["edge"], ["worker"], ["validate"], ["broker"], ["version"], ["train", "reference-vlm"],
-        ["train", "codec"], ["codec", "eval"], ["codec", "calibrate-stop"], ["codec", "export"],
+        ["train", "codec"], ["codec", "eval"], ["codec", "calibrate"], ["codec", "calibrate-stop"], ["codec", "export"],
         ["record"], ["recover"], ["inspect"],
     ],
 )  # fmt: skip

@@ -168,3 +168,33 @@ async def test_a_disk_that_does_not_take_outcomes_is_told_and_the_answers_go_on(
             await events.until("fleet", lambda fleet: fleet["health"]["ready"])
         assert web.gateway.store.lost == 2
         assert [one["text"] for one in (await web.get("/v1/history"))["outcomes"]] == ["2"]
+
+
+async def test_a_disk_that_fails_at_everything_costs_only_the_history(
+    broker_settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alerts are still seen, under a number of their own, and the streams go on."""
+
+    def broken(self: History, *_: object, **__: object) -> None:
+        raise HistoryError("history.sqlite", "disk I/O error")
+
+    alerts = {"rules": {"car": {"question": "car", "equals": "yes", "cooldown_s": 0}}}
+    async with (
+        standing_in(broker_settings) as far,
+        gateway_of(broker_settings, alerts=alerts) as web,
+        asyncio.timeout(PATIENCE_S),
+    ):
+        await web.until_ready("gate")
+        for name in ("add", "asked", "add_alert", "end_alert", "heard", "trim", "add_gap", "search"):
+            monkeypatch.setattr(History, name, broken)
+        monkeypatch.setattr("latentbus.gateway.service.TRIM_S", 0.0)
+        monkeypatch.setattr("latentbus.gateway.service.HEARD_S", 0.0)
+        async with web.events() as events:
+            await publish(far, standing(1, "yes"), standing(2, "no"), standing(3, "yes"))
+            began = [await events.until("alert") for _ in range(3)]
+            await events.until("fleet", lambda fleet: fleet["health"]["problems"])
+        assert [(alert["id"], alert["ended"] is None) for alert in began] == [(-1, True), (-1, False), (-2, True)]
+        status, problem = await web.status("GET", "/v1/history")
+        assert (status, problem["problem"]) == (503, "the history cannot be read: disk I/O error")
+        assert [name for name, _ in await web.ask("gate", "a car?")] == ["answer", "final"]
+        assert not web.gateway._containment.counts

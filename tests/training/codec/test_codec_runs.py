@@ -80,6 +80,12 @@ def test_the_image_path_is_the_models_own_and_can_be_exported(family: str, tmp_p
     parity = export_encoder(image_path, fit_klt(tokens, 4, 16, step=0.5), tmp_path / "encoder.onnx", frames)
     assert parity.unexplained == 0
     assert parity.differing < 0.005 * parity.symbols
+    assert (parity.graph.opset, parity.graph.pixels[1:], parity.graph.symbols[1:]) == (
+        20,
+        (edge_px, edge_px, 3),
+        (4, 16),
+    )
+    assert isinstance(parity.graph.pixels[0], str), "the batch is free"
 
 
 def test_weights_that_16_bits_hold_take_two_bytes_and_lose_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,9 +18,9 @@ from torch import Tensor, nn
 from pipeline.codec.spec import PIXELS, SYMBOLS, TOKENS
 from pipeline.codec.transform_torch import LatentTransform
 from schemas.errors import ArtifactError
+from training.codec.fit.graph_check import MOST_OPSET, GraphFacts, check_graph
 from training.codec.image_path import PixelsToTokens
 
-_OPSET = 20
 _NEAR_BOUNDARY = 1e-3
 """Distance to a decision, in steps, at which two correct float computations may round to different symbols."""
 
@@ -64,6 +65,7 @@ class Parity:
         largest_difference: Between two symbols.
         unexplained: Differing symbols whose coefficient is not on a decision boundary; must be 0.
         size_bytes: Size of the ONNX file.
+        graph: Opset, shapes and size of the graph.
     """
 
     frames: int
@@ -72,10 +74,11 @@ class Parity:
     largest_difference: int
     unexplained: int
     size_bytes: int
+    graph: GraphFacts
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self)
+        return {**asdict(self), "graph": self.graph.as_dict()}
 
 
 def export_encoder(
@@ -106,7 +109,7 @@ def export_encoder(
             (pixels[:2],),
             dynamo=True,
             external_data=False,
-            opset_version=_OPSET,
+            opset_version=MOST_OPSET,
             input_names=[PIXELS],
             output_names=[SYMBOLS, TOKENS],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},),
@@ -195,6 +198,7 @@ def compare_encoders(encoder: PixelsToSymbols, path: Path, sample: NDArray[np.ui
         largest_difference=int(difference.max()),
         unexplained=int((differs & ~on_boundary).sum() + (difference > 1).sum()),
         size_bytes=path.stat().st_size,
+        graph=check_graph(path, sample.shape[1], (expected.shape[1], expected.shape[2])),
     )
     if parity.unexplained:
         raise ArtifactError(
