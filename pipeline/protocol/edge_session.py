@@ -764,7 +764,8 @@ class EdgeSession:
             if self.gate is not None:
                 self.gate.ended(decision, now_s)
         self._outputs.append(decision)
-        question = None if decision.ad_hoc else self.standing.wanted(decision.question.question_id)
+        live = not (decision.ad_hoc or decision.history)
+        question = self.standing.wanted(decision.question.question_id) if live else None
         if question is not None and decision.answer is not None and decision.answer.text:
             self._keeper.answered(decision.camera, decision.frame, question, decision.answer.text, now_s)
         if decision.ad_hoc:

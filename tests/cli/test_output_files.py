@@ -27,7 +27,8 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 REPORTING = [
-    ["demo"], ["edge", "--config", "site.yaml", "--check"], ["chaos"], ["attack"], ["simulate", "--events", "1"], ["replay", "IN.mcap"],
+    ["demo"], ["edge", "--config", "site.yaml", "--check"],
+    ["chaos"], ["attack"], ["simulate", "--events", "1"], ["replay", "IN.mcap"],
     ["replay-cameras", "IN.mcap"], ["what-if", "IN.mcap"],
     ["compare", "A.mcap", "B.mcap"], ["bench", "replay"], ["bench", "edge"], ["bench", "uplink"],
     ["codec", "eval"], ["codec", "ablate"], ["codec", "calibrate-gate", "--codec", "c"],
