@@ -274,7 +274,7 @@ class _Reader:
                 return
             self._answers.add(message)
             query.answers.append((logged.time_ns, message))
-        decided = self._reducer.observe(message)
+        decided = self._reducer.observe(message, logged.time_ns / 1e9)
         if decided is None:
             return
         query.outcome, query.answer_text, query.reason = decided.outcome, decided.text, message.reason

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from analysis.markdown import figures as tables
 from analysis.markdown import table, value_text
-from benchmarks.soak import Watched
+from benchmarks.soak_report import Watched
 from cloud_workers.inference.backend import InferenceBackend, InferenceItem, InferenceResult
 from cloud_workers.inference.in_process import open_in_process
 from cloud_workers.node import run_worker
@@ -39,6 +39,7 @@ from latentbus.fleet.launcher import Launcher, write_settings
 from latentbus.fleet.ledger import OutcomeLedger
 from latentbus.fleet.process import FleetProcess
 from latentbus.fleet.settings import (
+    EVERY_FRAME,
     QUESTIONS,
     WIDE_BUDGET,
     camera_names,
@@ -136,6 +137,7 @@ def edge(broker: BrokerSettings, site: str, interval_s: float, port: int | None 
         uplink_kbps=4000,
         cameras=rendered_cameras(camera_names(site, CAMERAS), list(questions), interval_s),
         questions=questions,
+        change_gate=EVERY_FRAME,
         threads=1,
         client_budgets={CLIENT: WIDE_BUDGET},
         metrics_port=port,

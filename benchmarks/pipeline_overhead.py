@@ -79,7 +79,7 @@ class Outcomes:
     def message_sent(self, sent: Sent) -> None:
         """Not counted."""
 
-    def query_ended(self, decision: Decision, delay_s: float) -> None:  # noqa: ARG002 - the observer's interface
+    def query_ended(self, decision: Decision, delay_s: float | None) -> None:  # noqa: ARG002 - the observer's interface
         """One more."""
         self.ended[str(decision.outcome)] += 1
 

@@ -49,6 +49,11 @@ class Right:
     topic: str
 
 
+_REQUESTS = (Family.RING, Family.PICTURES, Family.ERASE)
+"""What a client wants of the events of a camera; only operators may."""
+_OPERATOR_READS = frozenset({Family.EVENTS, Family.CLIP, Family.PICTURE})
+_BY_CLIENT = frozenset({Family.ASK, *_REQUESTS})
+"""Families whose topics name the client that publishes there, and a camera of the fleet."""
 _ROLES = {DeviceKind.EDGE: Role.EDGE, DeviceKind.WORKER: Role.WORKER}
 _SENDS: dict[DeviceKind, frozenset[Family]] = {
     DeviceKind.EDGE: frozenset(Family),
@@ -56,7 +61,7 @@ _SENDS: dict[DeviceKind, frozenset[Family]] = {
     DeviceKind.CLIENT: frozenset({Family.ASK}),
     DeviceKind.DASHBOARD: frozenset(),
     DeviceKind.GATEWAY: frozenset({Family.ASK, Family.STATUS}),
-    DeviceKind.OPERATOR: frozenset({Family.ASK, Family.QUESTION}),
+    DeviceKind.OPERATOR: frozenset({Family.ASK, Family.QUESTION, *_REQUESTS}),
     DeviceKind.RECORDER: frozenset({Family.STATUS}),
 }
 """Of what the table of topics admits for its role, what a kind publishes."""
@@ -85,7 +90,7 @@ def rights_of(device: Device, fleet_cameras: Collection[str] = ()) -> list[Right
         return sorted(
             right for topic in (CONTROL_TOPICS, *cleared) for right in (*_reading(topic), Right(Access.PUBLISH, topic))
         )
-    rights = set(_reading(f"{ROOT}/#")) if device.kind is DeviceKind.RECORDER else set()
+    rights = set(_recording()) if device.kind is DeviceKind.RECORDER else set()
     role = _ROLES.get(device.kind, Role.CLIENT)
     for family, route in ROUTES.items():
         if role in route.senders and family in _SENDS[device.kind]:
@@ -105,6 +110,8 @@ def _reads(kind: DeviceKind, family: Family, route: Route) -> bool:
         return family in _CLIENT_READS
     if kind is DeviceKind.RECORDER:
         return False  # it reads the root already
+    if family in _OPERATOR_READS:
+        return kind is DeviceKind.OPERATOR
     # Replies are for the client that asked.
     return not (kind is DeviceKind.DASHBOARD and "client" in route.levels)
 
@@ -115,7 +122,7 @@ def _sent(device: Device, family: Family, level: str, fleet_cameras: Collection[
         case "pool":
             return (device.pool or ANY,)
         case "camera":
-            if family is Family.ASK:
+            if family in _BY_CLIENT:
                 return tuple(camera for camera in fleet_cameras if not device.cameras or camera in device.cameras)
             # A worker answers for any camera of any edge; what an edge may name is its own list.
             return device.cameras or (ANY,)
@@ -123,12 +130,12 @@ def _sent(device: Device, family: Family, level: str, fleet_cameras: Collection[
             return (device.name,) if device.kind is DeviceKind.EDGE else (ANY,)
         case "client":
             # Whose question it is stands in this level and nowhere else; a reply goes to whoever asked.
-            return (device.name,) if family is Family.ASK else (ANY,)
+            return (device.name,) if family in _BY_CLIENT else (ANY,)
         case "kind":
             return (device.kind,)
         case "id":
             return (device.name,)
-        case "worker" | "query_id" | "question_id":
+        case "worker" | "query_id" | "question_id" | "request_id":
             return (ANY,)
     raise StateError(f"whose name a topic level {level!r} holds is not decided")
 
@@ -144,12 +151,12 @@ def _received(device: Device, family: Family, level: str) -> tuple[str, ...]:
         case "site":
             return (device.name,) if device.kind is DeviceKind.EDGE else (ANY,)
         case "client":
-            return (ANY,) if family is Family.ASK else (device.name,)
+            return (ANY,) if family in _BY_CLIENT else (device.name,)
         case "kind":
             return _STATUS_READ.get(device.kind, (ANY,))
         case "worker":
             return (device.name,)
-        case "id" | "query_id" | "question_id":
+        case "id" | "query_id" | "question_id" | "request_id":
             return (ANY,)
     raise StateError(f"whose name a topic level {level!r} of {family} holds is not decided")
 
@@ -164,6 +171,12 @@ def _receiving(family: Family, names: tuple[str, ...], device: Device) -> list[R
         # Only through the share group: beside it a worker would see the frames of all others too.
         return [Right(Access.READ, topic), Right(Access.SUBSCRIBE_EXACTLY, topics.share_filter(device.pool))]
     return _reading(topic)
+
+
+def _recording() -> list[Right]:
+    """Everything below the root but pictures: no pixels leave a device for a log."""
+    families = [Right(Access.READ, f"{ROOT}/{family}/#") for family in Family if family is not Family.PICTURE]
+    return [Right(Access.SUBSCRIBE, f"{ROOT}/#"), *families]
 
 
 def _reading(topic: str) -> list[Right]:

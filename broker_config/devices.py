@@ -22,7 +22,7 @@ class DeviceKind(StrEnum):
     CLIENT = "client"
     """A person's or program's tool that asks questions of cameras and reads their answers."""
     DASHBOARD = "dashboard"
-    """Reads answers, outcomes, statuses and loads; publishes nothing."""
+    """Reads answers, outcomes, statuses, loads and standing questions; publishes nothing."""
     GATEWAY = "gateway"
     """Asks for many people and reads what a dashboard reads."""
     OPERATOR = "operator"

@@ -38,6 +38,9 @@ LIMITS: Final[dict[str, str]] = {
     "max_keepalive": "3600",
     # Nothing here uses QoS 2, whose exchanges hold messages in the broker until the client goes on.
     "max_qos": "1",
+    # Topics that a client may give a number, to save the bytes of their names: three for each of 20 cameras. Each may
+    # hold as much memory as the largest packet.
+    "max_topic_alias": "64",
     # A small answer must not wait for the acknowledgement of the packet before it.
     "set_tcp_nodelay": "true",
 }

@@ -49,6 +49,9 @@ class FrameTaker(Protocol):
     async def take(self, captured: CapturedFrame, *, standing: bool) -> None:
         """Ask questions of a frame: the ad-hoc ones that wait, and the standing ones if it is their time."""
 
+    async def keep(self, captured: CapturedFrame) -> None:
+        """Keep a frame for questions about the past, and ask nothing of it."""
+
     def source_changed(self, camera: str, up: bool) -> None:
         """The source was opened, or was lost."""
 
@@ -96,7 +99,18 @@ class CameraCapture:
         self._containment = containment
         self._draw = draw
         self._up: bool | None = None
+        self._called: tuple[str, float] | None = None
         self._woken = asyncio.Event()
+
+    def held_s(self) -> float:
+        """How long the source has not come back from being opened or closed; 0 when it is neither.
+
+        A source may wait for a frame without end, as that of a folder does. What opens and closes it has limits of its
+        own, so one that stays away is stuck, and nothing but the end of the process frees its thread.
+        """
+        if self._called is None or self._called[0] == "read":
+            return 0.0
+        return self._clock.now_s() - self._called[1]
 
     def wake(self) -> None:
         """Somebody asks: take a frame now."""
@@ -140,22 +154,39 @@ class CameraCapture:
         failures = 0
         while True:
             await self._occasion()
-            await self._taker.until(self.policy.has_room)
+            asks = await self._room()
             captured = await self._call("read", self._source.newest(), SILENCE_LIMIT_S)
             if captured is None:
                 return
-            if await self._take(captured, standing=self.policy.standing(self._clock.now_s())):
+            now_s = self._clock.now_s()
+            self.policy.kept(now_s)
+            if await self._take(captured, asks=asks, standing=asks and self.policy.standing(now_s)):
                 failures = 0
             else:
                 failures += 1
                 # What was asked of this frame is asked of the next one, but not without a pause.
                 await self._clock.sleep(REOPEN.delay_s(failures, self._draw()))
 
-    async def _take(self, captured: CapturedFrame, *, standing: bool) -> bool:
-        """Whether a frame was asked about; one that cannot be fails by itself."""
+    async def _room(self) -> bool:
+        """Wait for room on the uplink; False where a frame for the ring is due first, of which nothing is asked."""
+        while not self.policy.has_room():
+            ring_s, now_s = self.policy.ring_due_s(), self._clock.now_s()
+            if ring_s is not None and ring_s <= now_s:
+                return False
+            waits: list[Coroutine[Any, Any, object]] = [self._taker.until(self.policy.has_room)]
+            if ring_s is not None:
+                waits.append(self._clock.sleep(ring_s - now_s))
+            await first_of(*waits)
+        return True
+
+    async def _take(self, captured: CapturedFrame, *, asks: bool, standing: bool) -> bool:
+        """Whether a frame was asked about, or kept; one that cannot be fails by itself."""
         try:
             self.policy.check(captured)
-            await self._taker.take(captured, standing=standing)
+            if asks:
+                await self._taker.take(captured, standing=standing)
+            else:
+                await self._taker.keep(captured)
         except LatentbusError as error:
             self._problems.report(self._camera, "frame", error, index=captured.index)
         except Exception as error:  # noqa: BLE001 - it ends this frame, not the site
@@ -172,6 +203,7 @@ class CameraCapture:
         """
         task = asyncio.ensure_future(work)
         task.add_done_callback(_seen)
+        self._called = step, self._clock.now_s()
         try:
             await asyncio.wait({task}, timeout=limit_s)
             if blocked := not task.done():
@@ -185,6 +217,8 @@ class CameraCapture:
         except BaseException:
             task.cancel()
             raise
+        finally:
+            self._called = None
         if task.cancelled():
             raise SourceError(self._camera, f"{step} was cancelled from within")
         error = task.exception()
@@ -192,9 +226,13 @@ class CameraCapture:
             if blocked and step == "read":
                 self._shows()
             return task.result()
-        if isinstance(error, SourceError):
-            raise error
-        raise _foreign(self._camera, step, error) from error
+        try:
+            if isinstance(error, SourceError):
+                raise error
+            raise _foreign(self._camera, step, error) from error
+        finally:
+            # What is raised refers to this frame: a cycle would keep the stream that was lost.
+            del task, error
 
     async def _close(self) -> None:
         """Close the source, however long it takes: it is not opened again before."""

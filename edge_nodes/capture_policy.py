@@ -2,7 +2,7 @@
 
 A frame is due when a slot of the interval has come, unless the pool is overloaded and the slot is shed, or at once
 when an ad-hoc question waits. It is taken once the uplink has room: under load fewer frames are taken, and each is
-fresh when it leaves.
+fresh when it leaves. A camera may take frames for the ring of the edge as well, whether the uplink has room or not.
 """
 
 from __future__ import annotations
@@ -37,32 +37,59 @@ class CapturePolicy:
         interval_s: time between frames for standing questions; None when there are none.
         phase_s: when the first of them is due, from the opening of the source on; spreads the cameras of a site.
         site: what else decides.
+        ring_interval_s: time between frames for the ring; None takes none for it alone.
 
     Attributes:
         missed: slots that passed without a frame, because source, encoder or uplink could not keep up. Those that were
             shed do not count.
     """
 
-    def __init__(self, camera: str, interval_s: float | None, phase_s: float, site: SiteView) -> None:
+    def __init__(
+        self,
+        camera: str,
+        interval_s: float | None,
+        phase_s: float,
+        site: SiteView,
+        *,
+        ring_interval_s: float | None = None,
+    ) -> None:
         self.missed = 0
         self._camera = camera
         self._interval_s = interval_s
         self._phase_s = phase_s
         self._site = site
         self._sampler: Sampler | None = None
+        self._ring_interval_s = ring_interval_s
+        self._ring: Sampler | None = None
 
     def source_opened(self, now_s: float) -> None:
         """The slots begin anew."""
         if self._interval_s is not None:
             self._sampler = Sampler(self._interval_s, now_s + self._phase_s)
+        if self._ring_interval_s is not None:
+            self._ring = Sampler(self._ring_interval_s, now_s)
 
     def due(self, now_s: float) -> bool:
         """Whether a frame shall be taken as soon as there is room."""
-        return self._site.asked(self._camera) or self._slot(now_s) is not None
+        return self._site.asked(self._camera) or self._slot(now_s) is not None or self.ring_due(now_s)
 
     def next_due_s(self) -> float | None:
         """When time alone can make :meth:`due` true; None when only a question can."""
-        return None if self._sampler is None else self._sampler.due_s
+        due_s = [sampler.due_s for sampler in (self._sampler, self._ring) if sampler is not None]
+        return min(due_s, default=None)
+
+    def ring_due_s(self) -> float | None:
+        """When the next frame for the ring is due; None where none is taken for it alone."""
+        return None if self._ring is None else self._ring.due_s
+
+    def ring_due(self, now_s: float) -> bool:
+        """Whether a frame for the ring is due, room on the uplink or not."""
+        return self._ring is not None and self._ring.due_s <= now_s
+
+    def kept(self, now_s: float) -> None:
+        """A frame goes to the ring."""
+        if self._ring is not None and self._ring.due_s <= now_s:
+            self._ring.taken(now_s)
 
     def has_room(self) -> bool:
         """Whether the uplink can take a frame."""

@@ -11,7 +11,8 @@ ended    camera, frame, query_id, question_id, ad_hoc, outcome, reason, text, la
 source   camera, up, at_s
 ======== ============================================================================================================
 
-``at_s`` and ``captured_s`` are on the edge's monotonic clock, ``delay_s`` counts from the capture of the frame.
+``at_s`` and ``captured_s`` are on the edge's monotonic clock, ``delay_s`` counts from the capture of the frame; it is
+null for a frame that was stored while there was no link, and that has no line of its own.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class FrameLog:
             at_s=sent.at_s,
         )
 
-    def query_ended(self, decision: Decision, delay_s: float) -> None:
+    def query_ended(self, decision: Decision, delay_s: float | None) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
         answer = decision.answer
         self._put(
@@ -108,7 +109,7 @@ class FrameLog:
             latents=answer.latents if answer else None,
             looks=answer.looks if answer else None,
             payload_bytes=answer.payload_bytes if answer else None,
-            delay_s=round(delay_s, 6),
+            delay_s=None if delay_s is None else round(delay_s, 6),
             at_s=self._clock.now_s(),
         )
 

@@ -30,7 +30,7 @@ class LatentStore:
     def message_sent(self, sent: Sent) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
 
-    def query_ended(self, decision: Decision, delay_s: float) -> None:
+    def query_ended(self, decision: Decision, delay_s: float | None) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
 
     def source_changed(self, camera: str, up: bool) -> None:

@@ -48,7 +48,7 @@ class LoadSheddingLog:
     def source_changed(self, camera: str, up: bool) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
 
-    def query_ended(self, decision: Decision, delay_s: float) -> None:  # noqa: ARG002 - one interface for all observers
+    def query_ended(self, decision: Decision, delay_s: float | None) -> None:  # noqa: ARG002 - one interface for all observers
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
         if not decision.ad_hoc:
             self._ended[decision.outcome] += 1

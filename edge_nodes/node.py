@@ -7,7 +7,7 @@
                                             timers --------+   +--- receive <---+
 
 Everything but decoding, encoding and the disk runs on one event loop, so the session needs no lock. Named tasks:
-``receive``, ``capture[...]``, ``uplink``, ``timers``, ``heartbeat``, ``questions``, ``frame log``.
+``receive``, ``capture[...]``, ``uplink``, ``timers``, ``clock``, ``spending``, ``frame log``.
 """
 
 from __future__ import annotations
@@ -16,25 +16,33 @@ import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from edge_nodes.camera_problems import CameraProblems
-from edge_nodes.capture import CameraCapture
+from edge_nodes.capture import CameraCapture, FrameTaker
 from edge_nodes.capture_policy import CapturePolicy
+from edge_nodes.change_gate import make_change_gate
 from edge_nodes.encoder import EncoderThread
+from edge_nodes.event_file import EventFile
 from edge_nodes.first_prefix import FirstPrefix
+from edge_nodes.frame_file import FrameFile
 from edge_nodes.frame_log import FrameLog
-from edge_nodes.latent_store import LatentStore
+from edge_nodes.frame_ring import RingKeeper
+from edge_nodes.health import edge_health
 from edge_nodes.load_shedding_log import LoadSheddingLog
+from edge_nodes.machine_clock import MachineClock
 from edge_nodes.observer import EdgeObserver
+from edge_nodes.once import OncePolicy, OnceRun, OnceTaker
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.site import Site
 from edge_nodes.sources import FrameSource, make_source, redacted
 from edge_nodes.sources.view import viewed
-from edge_nodes.telemetry import EdgeTelemetry, watch_cameras, watch_site
+from edge_nodes.telemetry import EdgeTelemetry, watch_cameras, watch_encoder, watch_site
+from edge_nodes.uplink_spending import SpendingFile, UplinkSpending, spending_file_of, uplink_budget, wall_clock
 from pipeline.bus.base import Bus, ConnectionChange, Inbound, Subscription
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.key_frame_policy import KeyFramePolicy
@@ -47,16 +55,22 @@ from pipeline.node.connection import node_bus
 from pipeline.node.containment import Containment
 from pipeline.node.metrics import Metrics
 from pipeline.node.node import Node, Work
-from pipeline.node.node_log import NodeLog, node_log
 from pipeline.node.runtime import Stop
+from pipeline.node.service_manager import Health
 from pipeline.node.tasks import first_of
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.edge_session import EdgeSession, SiteSettings
+from pipeline.protocol.event_keeper import EventSettings
+from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from schemas import topics
 from schemas.errors import BusError, ConfigError, SourceError
 from schemas.messages import Question
+
+if TYPE_CHECKING:
+    from pipeline.node.node_log import NodeLog
 
 _log = get_logger(__name__)
 
@@ -68,16 +82,24 @@ FLUSH_RESERVE_S: Final = 3.0
 """Of the drain time, for the outcomes of what did not finish."""
 
 
-async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequence[EdgeObserver] = ()) -> int:
+async def run_edge(
+    settings: LatentbusSettings,
+    stop: Stop,
+    *,
+    observers: Sequence[EdgeObserver] = (),
+    once_limit_s: float | None = None,
+) -> int:
     """Run the edge of a site until it is asked to stop, or all its cameras have ended.
 
     Args:
         settings: broker and edge sections are read.
         stop: set ready once the edge is connected and has a camera.
         observers: who watches, beside the metrics and the frame log of the settings.
+        once_limit_s: ask about one frame of each camera, and end when all is answered, or after so long.
 
     Returns:
-        Exit status: 0, or EXIT_NOT_DRAINED when outcomes could not be told.
+        Exit status: 0, EXIT_NOT_DRAINED when outcomes could not be told, or EXIT_INCOMPLETE
+        (:mod:`edge_nodes.once`).
 
     Raises:
         ConfigError: there is no edge section, or a file or port of it cannot be used.
@@ -93,24 +115,40 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
     sources = {name: make_source(name, camera) for name, camera in edge.cameras.items()}
     async with AsyncExitStack() as owned:
         codec_dir = edge.codec or bundled_codec_dir()
-        encoder = await EncoderThread.load(codec_dir, threads=edge.threads)
+        encoder = await EncoderThread.load(codec_dir, precision=edge.precision, threads=edge.threads)
         owned.push_async_callback(encoder.close)
         journal_thread = WorkThread("journal")
         journal = await journal_thread.call(AskJournal.open_or_in_memory, _journal_path(edge))
         owned.push_async_callback(journal_thread.close, journal.close)
+        events = await _open_events(owned, edge, encoder.spec.fingerprint4)
+        frame_thread = WorkThread("frames")
+        frame_file = None
+        if edge.store.policy is not StorePolicy.OFF:
+            frame_file = await frame_thread.call(
+                FrameFile.open_or_in_memory,
+                None if edge.state_dir is None else edge.state_dir / f"frames-{edge.site}.sqlite3",
+                encoder.tables,
+                MachineClock.of_this_machine(),
+                max_bytes=edge.store.max_bytes,
+            )
+        owned.push_async_callback(frame_thread.close, (lambda: None) if frame_file is None else frame_file.close)
         frame_log = None
         if edge.frame_log is not None:
             frame_log = FrameLog(edge.frame_log, clock)
             owned.push_async_callback(frame_log.close)
         metrics = Metrics()
         log, latent_stores = await _begin_log(owned, settings, edge, codec_dir, metrics)
+        spending_file = spending_file_of(edge)
         session = EdgeSession(
             EdgeProtocolSettings(),
             site_settings(edge),
             boot=secrets.randbits(32),
             fingerprint=encoder.spec.fingerprint4,
             now_s=clock.now_s(),
+            spending=None if spending_file is None else await journal_thread.call(spending_file.read),
+            gate=await journal_thread.call(make_change_gate, edge, codec_dir, encoder.spec),
         )
+        session.wall_clock(*wall_clock())
         bus = node_bus(
             settings.broker,
             "edge",
@@ -120,6 +158,7 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             log=log,
             receive_maximum=ASK_WINDOW,
             session_expiry_s=SESSION_EXPIRY_S,
+            topic_aliases=True,
         )
         owned.enter_context(metrics.serve(edge.metrics_port, edge.metrics_host))
         node = EdgeNode(
@@ -140,12 +179,31 @@ async def run_edge(settings: LatentbusSettings, stop: Stop, *, observers: Sequen
             ),
             journal=journal,
             journal_thread=journal_thread,
+            events=events,
+            spending_file=spending_file,
+            frame_file=frame_file,
+            frame_thread=frame_thread,
             clock=clock,
             frame_log=frame_log,
             observers=[*observers, *latent_stores, EdgeTelemetry(metrics), *([frame_log] if frame_log else [])],
             metrics=metrics,
+            once_limit_s=once_limit_s,
         )
         return await node.run(stop)
+
+
+async def _open_events(
+    owned: AsyncExitStack, edge: EdgeSettings, fingerprint: bytes
+) -> tuple[EventFile, WorkThread] | None:
+    """The file of events, where a camera keeps any."""
+    if not any(camera.ring.before_s or camera.ring.after_s for camera in edge.cameras.values()):
+        return None
+    path = None if edge.state_dir is None else edge.state_dir / f"events-{edge.site}.sqlite3"
+    megabytes = edge.ring.memory_mb if path is None else edge.ring.disk_mb
+    thread = WorkThread("events")
+    file = await thread.call(EventFile.open_or_in_memory, path, fingerprint, max_bytes=round(megabytes * 1_000_000))
+    owned.push_async_callback(thread.close, file.close)
+    return file, thread
 
 
 async def _begin_log(
@@ -154,6 +212,10 @@ async def _begin_log(
     """The edge's own log, where its settings want one, and who keeps whole latents in it."""
     if edge.recording is None:
         return None, []
+    # Logs need the extra `recording`, which most edges do without.
+    from edge_nodes.latent_store import LatentStore
+    from pipeline.node.node_log import node_log
+
     shown = settings.model_copy(update={"edge": _without_credentials(edge)})
     log = await owned.enter_async_context(
         node_log(edge.recording, shown, kind="edge", name=edge.site, codec_dir=codec_dir, metrics=metrics)
@@ -173,10 +235,15 @@ class EdgeNode(Node):
         first_prefix: what the first message of each frame carries.
         journal: ad-hoc questions on disk.
         journal_thread: where the disk is waited for.
+        events: events on disk, and the thread for them; None where no camera keeps any.
+        spending_file: what was spent of the uplink's budget; None where it has none.
+        frame_file: frames that are kept while there is no link, None for none.
+        frame_thread: where their disk is waited for.
         clock: monotonic time.
         frame_log: log of the frames, None for none.
         observers: who watches.
         metrics: where it counts.
+        once_limit_s: see :func:`run_edge`.
     """
 
     def __init__(
@@ -190,10 +257,15 @@ class EdgeNode(Node):
         first_prefix: FirstPrefix,
         journal: AskJournal,
         journal_thread: WorkThread,
+        events: tuple[EventFile, WorkThread] | None,
+        spending_file: SpendingFile | None,
+        frame_file: FrameFile | None,
+        frame_thread: WorkThread,
         clock: Clock,
         frame_log: FrameLog | None,
         observers: Sequence[EdgeObserver],
         metrics: Metrics,
+        once_limit_s: float | None = None,
     ) -> None:
         super().__init__(bus, metrics, _log, clock=clock, containment=Containment(_log, sleep=clock.sleep))
         self._edge = edge
@@ -203,13 +275,30 @@ class EdgeNode(Node):
         self._first_prefix = first_prefix
         self._journal = journal
         self._journal_thread = journal_thread
+        self._events = events
+        self._spending_file = spending_file
+        self._spending: UplinkSpending | None = None
+        self._frame_file = frame_file
+        self._frame_thread = frame_thread
         self._frame_log = frame_log
         self._pool_problems = PoolProblems(edge.pool, encoder.spec.fingerprint4.hex())
-        self._observers = [*observers, LoadSheddingLog(session.load_shedding, clock, self._pool_problems)]
+        self._once = None if once_limit_s is None else OnceRun(session)
+        self._once_limit_s = once_limit_s or 0.0
+        once: list[EdgeObserver] = [] if self._once is None else [self._once]
+        self._observers = [*observers, LoadSheddingLog(session.load_shedding, clock, self._pool_problems), *once]
         self._captures: dict[str, CameraCapture] = {}
         self._camera_problems = CameraProblems()
 
+    async def run(self, stop: Stop) -> int:
+        """See :class:`~pipeline.node.node.Node`."""
+        self._stop = stop
+        status = await super().run(stop)
+        return status if self._once is None else self._once.status() or status
+
     async def _begin(self, group: asyncio.TaskGroup) -> Work:  # noqa: ARG002 - one interface for all nodes
+        pictures_of = [name for name, camera in self._edge.cameras.items() if camera.ring.pictures_for]
+        base_latents = self._encoder.spec.base_latents
+        self._ring = RingKeeper(self._session, base_latents, self._clock, pictures_of=pictures_of)
         self._site = site = Site(
             self._session,
             bus=self._bus,
@@ -223,20 +312,45 @@ class EdgeNode(Node):
             observers=self._observers,
             wake_camera=lambda camera: self._captures[camera].wake(),
             containment=self._containment,
+            frame_file=self._frame_file,
+            frame_thread=self._frame_thread,
+            ring=self._ring,
+            events=self._events,
         )
+        if self._spending_file is not None:
+            self._spending = UplinkSpending(
+                self._session, self._spending_file, self._journal_thread, self._clock, site.pump
+            )
+            site.store_spending = self._spending.store
         self._problems = site.problems
         self._captures = self._make_captures(site)
         watch_site(self._metrics, self._session, self._pool_problems)
+        watch_encoder(self._metrics, self._encoder)
         watch_cameras(self._metrics, self._captures, self._sources, self._camera_problems)
         self._watch_session(self._session)
         site.pump()
         return {
             "send": site.send,
             "store": site.store,
+            "events": site.keep_events,
+            **({} if site.frame_disk is None else {"frame store": site.frame_disk.run}),
             "timers": site.timers,
             **({} if self._frame_log is None else {"frame log": self._frame_log.run}),
+            **self._spending_work(),
+            **({} if self._once is None else {"limit": self._limit}),
             **{f"capture[{name}]": capture.run for name, capture in self._captures.items()},
         }
+
+    def _spending_work(self) -> Work:
+        if self._spending is None:
+            return {}
+        look = partial(self._containment.repeat, "clock", self._spending.look_once)
+        return {"clock": look, "spending": self._spending.write}
+
+    async def _limit(self) -> None:
+        await self._clock.sleep(self._once_limit_s)
+        _log.warning("the time for one frame of each camera is over", limit_s=self._once_limit_s)
+        self._stop.request()
 
     def _receive(self, events: Sequence[Inbound | ConnectionChange]) -> None:
         for event in events:
@@ -245,10 +359,14 @@ class EdgeNode(Node):
     def _fits(self) -> bool:
         return self._pool_problems.fits
 
+    def _health(self) -> Health:
+        return edge_health(list(self._captures.values()), self._encoder, connected=self._bus.statistics().connected)
+
     async def _prepare(self) -> Mapping[str, Any]:
         await warn_of_other_sites(self._bus)
         await self._first_camera()
-        return {"cameras": list(self._captures), "boot": f"{self._session.boot:08x}"}
+        boot = f"{self._session.boot:08x}"
+        return {"cameras": list(self._captures), "encoder": self._encoder.precision, "boot": boot}
 
     async def _first_camera(self) -> None:
         """Wait until a camera is open; one that blocks keeps nobody waiting.
@@ -267,7 +385,11 @@ class EdgeNode(Node):
         raise problems[0]
 
     async def _exhausted(self, tasks: Mapping[str, asyncio.Task[None]]) -> None:
-        await asyncio.wait(self._cameras(tasks))
+        if self._once is not None:
+            loops = {name: tasks[f"capture[{name}]"] for name in self._captures}
+            await self._once.finished(self._site, self._captures, loops)
+        else:
+            await asyncio.wait(self._cameras(tasks))
 
     def _cameras(self, tasks: Mapping[str, asyncio.Task[None]]) -> list[asyncio.Task[None]]:
         return [tasks[f"capture[{name}]"] for name in self._captures]
@@ -283,30 +405,52 @@ class EdgeNode(Node):
         if self._bus.statistics().connected:
             work_s = limit_s - FLUSH_RESERVE_S - self._clock.now_s()
             await first_of(site.finished(), self._clock.sleep(work_s))
+        await self._ring.close()
         left = self._session.unfinished()
+        if self._once is not None:
+            self._once.abandoned(left)
         await site.leave("the edge was stopped")
         flush_s = FLUSH_RESERVE_S / 2 if self._bus.statistics().connected else 0.0
         await first_of(site.idle(), self._clock.sleep(flush_s))
+        if self._spending is not None:
+            await first_of(self._spending.flush(), self._clock.sleep(FLUSH_RESERVE_S / 2))
         unsent = self._session.uplink.unsent
         _log.info("drained", abandoned_queries=left, unsent_messages=unsent)
         return unsent == 0
 
     def _make_captures(self, site: Site) -> dict[str, CameraCapture]:
-        count = len(self._sources)
+        policies, taker = self._policies(site)
         return {
             name: CameraCapture(
                 name,
                 source,
-                # Spread over the interval: cameras that fire together would queue for the uplink together.
-                policy=CapturePolicy(name, interval_s, interval_s * index / count, site),
-                taker=site,
+                policy=policies[name],
+                taker=taker,
                 clock=self._clock,
                 problems=self._camera_problems,
                 containment=self._containment,
             )
-            for index, (name, source) in enumerate(self._sources.items())
-            for interval_s in (self._edge.cameras[name].interval_s,)
+            for name, source in self._sources.items()
         }
+
+    def _policies(self, site: Site) -> tuple[Mapping[str, CapturePolicy], FrameTaker]:
+        if self._once is not None:
+            self._once.policies = {name: OncePolicy(name, site) for name in self._sources}
+            return self._once.policies, OnceTaker(site, self._once.policies)
+        # Spread over the interval: cameras that fire together would queue for the uplink together.
+        spread = 0.0 if self._edge.uplink_gather_ms else 1.0 / len(self._sources)
+        cameras = [self._edge.cameras[name] for name in self._sources]
+        policies = {
+            name: CapturePolicy(
+                name,
+                camera.interval_s,
+                camera.interval_s * index * spread,
+                site,
+                ring_interval_s=camera.ring.interval_s,
+            )
+            for index, (name, camera) in enumerate(zip(self._sources, cameras, strict=True))
+        }
+        return policies, site
 
 
 def site_settings(edge: EdgeSettings) -> SiteSettings:
@@ -325,13 +469,29 @@ def site_settings(edge: EdgeSettings) -> SiteSettings:
                 deadline_ms=question.deadline_ms,
                 risk=question.risk,
                 set_by="settings",
+                keep_when=question.keep_when,
             )
             for question_id, question in edge.questions.items()
         },
         uplink_kbps=edge.uplink_kbps,
+        gather_s=edge.uplink_gather_ms / 1000,
+        budget=uplink_budget(edge.uplink_budget),
         priorities={name: camera.priority for name, camera in edge.cameras.items()},
+        store=StoreSettings(
+            policy=edge.store.policy,
+            nth=edge.store.nth,
+            max_entries=edge.store.max_frames,
+            max_bytes=edge.store.max_bytes,
+            max_age_s=edge.store.max_age_s,
+        ),
         client_budget=_budget(edge.client_budget),
         client_budgets={name: _budget(budget) for name, budget in edge.client_budgets.items()},
+        ring=RingSettings(edge.ring.history_s, round(edge.ring.memory_mb * 1_000_000)),
+        events={
+            name: EventSettings(camera.ring.before_s, camera.ring.after_s, frozenset(camera.ring.pictures_for))
+            for name, camera in edge.cameras.items()
+        },
+        event_max_age_s=edge.ring.max_age_s,
     )
 
 

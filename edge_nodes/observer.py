@@ -45,8 +45,8 @@ class EdgeObserver(Protocol):
     def message_sent(self, sent: Sent) -> None:
         """A publish left on the uplink."""
 
-    def query_ended(self, decision: Decision, delay_s: float) -> None:
-        """A query has its terminal outcome, ``delay_s`` after its frame was captured."""
+    def query_ended(self, decision: Decision, delay_s: float | None) -> None:
+        """A query has its terminal outcome, ``delay_s`` after its frame was captured; None of one that was stored."""
 
     def source_changed(self, camera: str, up: bool) -> None:
         """A camera's source was opened, or was lost."""

@@ -102,7 +102,13 @@ class EdgeShell(ABC):
         else:
             _log.warning("connection lost", reason=change.reason)
             self._unacknowledged.clear()  # the next connection brings them again
-        self.session.connection(change.connected, now_s, generation=change.generation, resumed=change.session_resumed)
+        self.session.connection(
+            change.connected,
+            now_s,
+            generation=change.generation,
+            resumed=change.session_resumed,
+            topic_aliases=change.topic_aliases,
+        )
 
     def _published(self, token: int, delivery: Delivery) -> None:
         self.session.published(token, delivery, self.clock.now_s())

@@ -7,7 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_nodes.encoder import EncoderThread
+from edge_nodes.event_file import EventFile
 from edge_nodes.first_prefix import FirstPrefix, first_latents
+from edge_nodes.frame_disk import FrameDisk
+from edge_nodes.frame_file import FrameFile
+from edge_nodes.frame_ring import RingKeeper
 from edge_nodes.observer import EdgeObserver, OfferedFrame
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.shell import EdgeShell
@@ -19,7 +23,16 @@ from pipeline.node.clock import Clock
 from pipeline.node.containment import Containment
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession
-from pipeline.protocol.effects import AskedQuery, Decision, KeyFrameLost, TakeFrame
+from pipeline.protocol.effects import AskedQuery, Decision, HeldFrameAsked, KeyFrameLost, TakeFrame
+from pipeline.protocol.event_requests import (
+    EraseKeptEvents,
+    EventDiskFailed,
+    EventRequest,
+    EventResult,
+    KeepEventFrame,
+    ListKeptEvents,
+    ReadEventFrame,
+)
 from pipeline.protocol.journal_requests import (
     Admit,
     Decide,
@@ -31,6 +44,8 @@ from pipeline.protocol.journal_requests import (
     ReadUnfinished,
 )
 from pipeline.protocol.ports import Heard, Sent
+from pipeline.protocol.store_requests import DropFrames, PutFrame, ReadFrame, ReadStored, StoreRequest, StoreResult
+from pipeline.protocol.uplink_budget import StoreSpending
 from schemas.messages import Answer, Reject, Status
 from schemas.types import FrameId
 
@@ -57,7 +72,14 @@ class Site(EdgeShell):
         observers: who watches.
         wake_camera: called with a camera that shall take a frame now.
         containment: takes what nobody else has handled.
+        ring: keeps frames for questions about the past; None keeps none.
+        events: events on disk, with the thread where that is waited for; None where no camera keeps any.
+        frame_file: frames that are kept while there is no link; None where the session keeps none.
+        frame_thread: where their disk is waited for.
 
+    Attributes:
+        frame_disk: does what the session wants done with those frames.
+        store_spending: called with what was spent of the uplink's budget, to be written.
     """
 
     def __init__(
@@ -75,8 +97,15 @@ class Site(EdgeShell):
         observers: Sequence[EdgeObserver],
         wake_camera: Callable[[str], None],
         containment: Containment,
+        frame_file: FrameFile | None = None,
+        frame_thread: WorkThread | None = None,
+        ring: RingKeeper | None = None,
+        events: tuple[EventFile, WorkThread] | None = None,
     ) -> None:
         super().__init__(session, bus, clock, containment)
+        self.frame_disk: FrameDisk | None = None
+        if frame_file is not None and frame_thread is not None:
+            self.frame_disk = FrameDisk(frame_file, frame_thread, containment, self._frame_stored)
         self._encoder = encoder
         self._first_prefix = first_prefix
         self._key_frames = key_frames
@@ -85,7 +114,11 @@ class Site(EdgeShell):
         self._pool_problems = pool_problems
         self._observers = observers
         self._wake_camera = wake_camera
+        self.store_spending: Callable[[StoreSpending], None] = lambda _spending: None
+        self._ring = ring
         self._requests: asyncio.Queue[JournalRequest] = asyncio.Queue()
+        self._events = events
+        self._event_requests: asyncio.Queue[EventRequest] = asyncio.Queue()
         self._in_work: dict[tuple[str, FrameId], _FrameInWork] = {}
 
     # ---- disk -------------------------------------------------------------------------------------------------------
@@ -106,6 +139,30 @@ class Site(EdgeShell):
             self.containment.note("journal", error)
             return NotStored(str(error))
 
+    async def keep_events(self) -> None:
+        """Do what the session wants done with events on disk, one after the other, until cancelled."""
+        while True:
+            request = await self._event_requests.get()
+            result = await self._perform_event(request)
+            with self.containment.around("event stored"):
+                self.session.event_stored(request.token, result, self.clock.now_s())
+            self.pump()
+
+    async def _perform_event(self, request: EventRequest) -> EventResult:
+        if self._events is None:
+            return EventDiskFailed("this edge keeps no events")
+        file, thread = self._events
+        try:
+            return await thread.call(file.perform, request)
+        except Exception as error:  # noqa: BLE001 - a bug of ours in the file costs this request
+            self.containment.note("events", error)
+            return EventDiskFailed(str(error))
+
+    def _frame_stored(self, request: StoreRequest, result: StoreResult) -> None:
+        with self.containment.around("frame stored"):
+            self.session.frame_stored(request.token, result, self.clock.now_s())
+        self.pump()
+
     # ---- from the cameras (FrameTaker, SiteView) --------------------------------------------------------------------
 
     def has_room(self, camera: str) -> bool:
@@ -113,8 +170,8 @@ class Site(EdgeShell):
         return self.session.has_room(camera)
 
     def asked(self, camera: str) -> bool:
-        """Whether an ad-hoc question waits for a frame of this camera."""
-        return self.session.ad_hoc.waiting(camera)
+        """Whether an ad-hoc question waits for a frame of this camera that could be sent."""
+        return not self.session.storing and self.session.ad_hoc.waiting(camera)
 
     def takes_standing(self, camera: str) -> bool:
         """Whether the standing questions of this slot are asked, or left out because the pool is overloaded."""
@@ -132,14 +189,32 @@ class Site(EdgeShell):
             raise
         self.pump()
 
+    async def keep(self, captured: CapturedFrame) -> None:
+        """Encode a frame for the ring, and ask nothing of it."""
+        captured_s = self.clock.now_s() - captured.age_s
+        latent = await self._encoder.encode(captured.pixels)
+        if self._ring is not None:
+            await self._ring.keep(captured, latent, captured_s)
+
     async def _ask(self, captured: CapturedFrame, queries: Sequence[AskedQuery], captured_s: float) -> None:
         camera = captured.camera
+        if not queries:
+            return
         latent = await self._encoder.encode(captured.pixels)
+        kept_as = None if self._ring is None else await self._ring.keep(captured, latent, captured_s)
         queries = self.session.still_asked(camera, queries)
         if not queries:
             return
         now_s = self.clock.now_s()
-        key = self._key_frames.choose(camera, latent) if self._key_frames is not None else None
+        sifted, told_as = self.session.sift(camera, latent, queries, captured_s, frame=kept_as)
+        if told_as is not None and sifted.renewals:
+            self._in_work[camera, told_as] = _FrameInWork(captured_s, len(sifted.renewals))
+        queries = sifted.asked
+        if not queries:
+            return
+        key = None
+        if self._key_frames is not None and not self.session.storing:
+            key = self._key_frames.choose(camera, latent)
         choice = self._first_prefix.choose(
             camera,
             latent,
@@ -148,10 +223,15 @@ class Site(EdgeShell):
             given=None if key is None else key.latent,
         )
         base_latents = first_latents(choice)
-        frame = self.session.offer(camera, latent, base_latents, queries, now_s, given_key=key)
+        if self.session.storing:
+            self.session.store_frame(camera, latent, base_latents, queries, captured_s, now_s)
+            return
+        frame = self.session.offer(
+            camera, latent, base_latents, queries, now_s, frame=told_as, given_key=key, captured_s=captured_s
+        )
         if self._key_frames is not None:
             self._key_frames.offered(camera, key, frame.sequence)
-        self._in_work[camera, frame] = _FrameInWork(captured_s, len(queries))
+        self._in_work[camera, frame] = _FrameInWork(captured_s, len(queries) + len(sifted.renewals))
         query_ids = [query.query_id(camera, frame) for query in queries]
         self._first_prefix.offered(camera, query_ids, choice)
         offered = OfferedFrame(captured, frame, latent, base_latents, query_ids, captured_s, now_s - captured_s)
@@ -178,7 +258,7 @@ class Site(EdgeShell):
         """Decide what is left as failed; returns when all that is stored and the edge has said that it goes."""
         self.session.abandon(reason)
         self.pump()
-        await self.until(lambda: not self.session.ad_hoc.pending)
+        await self.until(self.session.is_stored)
         self.session.leave(self.clock.now_s())
         self.pump()
 
@@ -196,6 +276,10 @@ class Site(EdgeShell):
                     observer.message_sent(output)
             case Decision():
                 self._ended(output)
+            case HeldFrameAsked():
+                key = (output.camera, output.frame)
+                work = self._in_work.setdefault(key, _FrameInWork(self.clock.now_s(), 0))
+                work.undecided += len(output.queries)
             case TakeFrame():
                 self._wake_camera(output.camera)
             case KeyFrameLost():
@@ -203,8 +287,15 @@ class Site(EdgeShell):
                     self._key_frames.lost(output.camera, output.sequence)
             case Heard():
                 self._learn(output)
+            case KeepEventFrame() | ListKeptEvents() | ReadEventFrame() | EraseKeptEvents():
+                self._event_requests.put_nowait(output)
+            case StoreSpending():
+                self.store_spending(output)
             case Admit() | Decide() | MarkTold() | MoveToFile() | ReadUnfinished():
                 self._requests.put_nowait(output)
+            case ReadStored() | PutFrame() | ReadFrame() | DropFrames():
+                assert self.frame_disk is not None  # noqa: S101 - without one the session keeps nothing
+                self.frame_disk.put(output)
 
     def _learn(self, heard: Heard) -> None:
         match heard.message:
@@ -219,11 +310,13 @@ class Site(EdgeShell):
                 pass
 
     def _ended(self, decision: Decision) -> None:
-        key = (decision.camera, decision.frame)
-        frame = self._in_work[key]
-        frame.undecided -= 1
-        if frame.undecided == 0:
-            del self._in_work[key]
-        delay_s = self.clock.now_s() - frame.captured_s
+        delay_s = None
+        if not decision.history:
+            key = (decision.camera, decision.frame)
+            frame = self._in_work[key]
+            frame.undecided -= 1
+            if frame.undecided == 0:
+                del self._in_work[key]
+            delay_s = self.clock.now_s() - frame.captured_s
         for observer in self._observers:
             observer.query_ended(decision, delay_s)

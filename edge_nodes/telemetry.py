@@ -9,6 +9,7 @@ from typing import Final
 
 from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture import CameraCapture
+from edge_nodes.encoder import EncoderThread
 from edge_nodes.observer import OfferedFrame
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.sources import FrameSource, SourceState
@@ -16,6 +17,7 @@ from pipeline.node.metrics import Metrics
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.ports import Sent
+from schemas.types import UplinkStage
 
 SITE = "-"
 """Label value for what concerns no single camera: status, acknowledgements. No camera can have this name."""
@@ -58,7 +60,7 @@ class EdgeTelemetry:
         )
 
         self._outcomes = metrics.counter(
-            "query_outcomes", "Queries by terminal outcome and by who asked", ["outcome", "asked"]
+            "query_outcomes", "Queries by terminal outcome and by who asked, or of stored frames", ["outcome", "asked"]
         )
 
     def frame_offered(self, offered: OfferedFrame) -> None:
@@ -75,10 +77,12 @@ class EdgeTelemetry:
         if sent.traffic_class is not None:
             self._wait_seconds.labels(sent.traffic_class.replace(" ", "_")).observe(sent.waited_s)
 
-    def query_ended(self, decision: Decision, delay_s: float) -> None:
+    def query_ended(self, decision: Decision, delay_s: float | None) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
-        self._delay_seconds.labels(decision.outcome.value).observe(delay_s)
-        self._outcomes.labels(decision.outcome.value, "ad_hoc" if decision.ad_hoc else "standing").inc()
+        if delay_s is not None:
+            self._delay_seconds.labels(decision.outcome.value).observe(delay_s)
+        asked = "history" if decision.history else "ad_hoc" if decision.ad_hoc else "standing"
+        self._outcomes.labels(decision.outcome.value, asked).inc()
 
     def source_changed(self, camera: str, up: bool) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
@@ -92,6 +96,7 @@ def watch_site(metrics: Metrics, session: EdgeSession, pool_problems: PoolProble
         metrics.watch_counters(
             f"client_{kind}", documentation, "client", functools.partial(session.budgets.counts, kind)
         )
+    metrics.watch_counters("events", "Events and requests for them", "kind", lambda: session.event_counters)
     metrics.watch_counters(
         "frames_rejected", "Frames that a worker can never answer", "reason", lambda: pool_problems.rejected
     )
@@ -106,13 +111,59 @@ def watch_site(metrics: Metrics, session: EdgeSession, pool_problems: PoolProble
     metrics.watch_counters(
         "load_shedding_events", "What load shedding reacts to", "kind", lambda: session.load_shedding.counters
     )
+    metrics.watch_counters(
+        "change_gate",
+        "Standing questions of frames: why they were asked, or that their last answer holds on",
+        "kind",
+        lambda: {} if session.gate is None else session.gate.counters,
+    )
     metrics.watch_gauge(
         "standing_share",
         "Share of the standing slots that is taken; under 1: overload",
         lambda: session.load_shedding.share,
     )
+    metrics.watch_gauges(
+        "uplink_budget_bytes",
+        "What may be sent in a day or a month",
+        ("period",),
+        lambda: {(name,): float(state.limit_bytes) for name, state in session.budget.states().items()},
+    )
+    metrics.watch_gauges(
+        "uplink_spent_bytes",
+        "What was sent in the present day or month, as far as it is known",
+        ("period",),
+        lambda: {(name,): float(state.spent_bytes) for name, state in session.budget.states().items()},
+    )
+    metrics.watch_gauges(
+        "uplink_stage",
+        "1 for what is left out because of the uplink's budget, 0 for what is not",
+        ("stage",),
+        lambda: {(stage.value,): float(session.budget.stage is stage) for stage in UplinkStage},
+    )
+    metrics.watch_counters(
+        "budget_slots_left_out",
+        "Slots without standing questions, because of the uplink's budget",
+        "camera",
+        lambda: session.budget.skipped,
+    )
+    metrics.watch_counters(
+        "frame_store_events",
+        "What became of frames that were stored without a link",
+        "kind",
+        lambda: session.store.counters,
+    )
+    metrics.watch_gauge("stored_frames", "Frames that wait for the link", lambda: float(len(session.store.entries)))
+    metrics.watch_gauge("stored_bytes", "Size of their latents", lambda: float(session.store.entries.size_bytes))
+    metrics.watch_gauge("storing", "1 while there is no link and frames are stored", lambda: float(session.storing))
     metrics.watch_gauge("unfinished_queries", "Queries without an outcome", lambda: float(session.unfinished()))
     metrics.watch_gauge("uplink_waiting_messages", "Messages that wait for the uplink", lambda: session.uplink.unsent)
+
+
+def watch_encoder(metrics: Metrics, encoder: EncoderThread) -> None:
+    """Serve which encoder makes the symbols: those of two of one codec are not all the same."""
+    metrics.watch_gauges(
+        "encoder", "1 for the arithmetic of the encoder", "precision", lambda: {encoder.precision: 1.0}
+    )
 
 
 def watch_cameras(

@@ -18,18 +18,23 @@ from latentbus.commands.ask import ask
 from latentbus.commands.attack import EPILOG as ATTACK_EPILOG
 from latentbus.commands.attack import attack
 from latentbus.commands.bench import bench_app
+from latentbus.commands.bench_uplink import EPILOG as BENCH_UPLINK_EPILOG
+from latentbus.commands.bench_uplink import bench_uplink
 from latentbus.commands.broker import broker_app
 from latentbus.commands.chaos import chaos
 from latentbus.commands.codec import codec_app
 from latentbus.commands.compare import COMPARE_EPILOG, REDACT_EPILOG, compare, redact
 from latentbus.commands.demo import EPILOG as DEMO_EPILOG
 from latentbus.commands.demo import demo
+from latentbus.commands.gateway import EPILOG as GATEWAY_EPILOG
+from latentbus.commands.gateway import gateway
 from latentbus.commands.nodes import EDGE_EPILOG, WORKER_EPILOG, edge, worker
 from latentbus.commands.recording import INSPECT_EPILOG, RECORD_EPILOG, RECOVER_EPILOG, inspect, record, recover
 from latentbus.commands.replay import EPILOG as REPLAY_EPILOG
 from latentbus.commands.replay import replay
 from latentbus.commands.replay_cameras import EPILOG as REPLAY_CAMERAS_EPILOG
 from latentbus.commands.replay_cameras import replay_cameras
+from latentbus.commands.ring import ring_app
 from latentbus.commands.simulate import EPILOG as SIMULATE_EPILOG
 from latentbus.commands.simulate import simulate
 from latentbus.commands.train import train_app
@@ -55,6 +60,8 @@ app.add_typer(train_app, name="train")
 app.add_typer(codec_app, name="codec")
 app.add_typer(broker_app, name="broker")
 app.add_typer(bench_app, name="bench")
+app.add_typer(ring_app, name="ring")
+bench_app.command("uplink", epilog=BENCH_UPLINK_EPILOG)(bench_uplink)
 
 
 @app.command()
@@ -90,6 +97,7 @@ for command, epilog in (
     (ask, ASK_EPILOG),
     (edge, EDGE_EPILOG),
     (worker, WORKER_EPILOG),
+    (gateway, GATEWAY_EPILOG),
     (validate, VALIDATE_EPILOG),
     (record, RECORD_EPILOG),
     (recover, RECOVER_EPILOG),
@@ -146,4 +154,10 @@ def _extra_of(module: str) -> str | None:
         return "edge"
     if top in {"jinja2", "matplotlib"}:
         return "report"
+    if top in {"lz4", "mcap", "zstandard"}:
+        return "recording"
+    if top == "cryptography":
+        return "certificates"
+    if top in {"aiohttp", "apprise", "sse_starlette", "starlette", "uvicorn"}:
+        return "gateway"
     return "cloud" if top in {"torch", "transformers", "tokenizers", "onnx", "onnxscript"} else None

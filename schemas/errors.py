@@ -5,12 +5,15 @@
     LatentbusError
     ├── LocalError                     our side: the operator or this process can fix it
     │   ├── ConfigError                a setting is missing or wrong
+    │   │   └── TooFewPicturesError    a codec cannot be calibrated on so few
     │   ├── ArtifactError              a model or codec file is missing, damaged or of another kind
     │   ├── RecordingError             a log cannot be written or read
     │   ├── DamagedRecordError         a record of a log does not hold what it should
     │   ├── RecordingGapError          a log does not hold the latents that a replay is asked for
     │   ├── SourceError                a camera or video file cannot be read
     │   ├── BrokerStartError           the private broker did not come up
+    │   ├── HistoryError               the history of outcomes cannot be read or written
+    │   ├── NotificationError          an alert did not reach a channel
     │   ├── BusError                   the connection to the broker
     │   │   ├── ConnectionLostError    it is gone; a publish in flight has an unknown fate
     │   │   │   ├── SessionTakenOverError  another process uses the same client id
@@ -23,6 +26,7 @@
     │   │   ├── QuestionRefusedError   the edge cannot read it
     │   │   ├── NoOutcomeError         nothing came in time
     │   │   └── TooManyQuestionsError  this client waits for as many answers as it may
+    │   ├── EventError                 events of a camera cannot be had
     │   ├── InferenceError             a question that a model has not answered
     │   │   ├── ModelError             the model failed on this question or its frame
     │   │   │   └── FeatureShapeError  visual features of another shape than the model reads
@@ -35,7 +39,17 @@
         │   └── WireSizeError          larger than the limit of its kind
         ├── BitstreamError             a latent chunk that does not decode under the tables
         ├── FingerprintError           latents of another model or codec than this pool's
-        └── CameraNameError            two sites have a camera of one name
+        ├── CameraNameError            two sites have a camera of one name
+        └── RequestError               an HTTP request that is not answered as asked; has the status
+            ├── BadRequestError        400: it is malformed
+            ├── UnauthenticatedError   401: it shows no valid token
+            ├── ForbiddenError         403: its token or its origin may not do this
+            ├── NotFoundError          404: there is no such thing
+            ├── ConflictError          409: it contradicts another request
+            ├── RequestSizeError       413: its body is too large
+            ├── MisdirectedError       421: it was sent to another host name
+            ├── RateLimitError         429: its client asks too much
+            └── UnavailableError       503: the gateway cannot answer now
 
 The split decides what happens next: a worker drops a peer's bad message and goes on. Its own bug ends the
 message or frame that met it, see :mod:`pipeline.node.containment`.
@@ -43,6 +57,7 @@ message or frame that met it, see :mod:`pipeline.node.containment`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from schemas.counting import counted
@@ -76,6 +91,27 @@ class ConfigError(LocalError):
         super().__init__(f"{where}: {problem}")
         self.where = where
         self.problem = problem
+
+
+class TooFewPicturesError(ConfigError):
+    """A codec cannot be calibrated on so few pictures.
+
+    Attributes:
+        found: pictures that can be used.
+        needed: fewest pictures in all.
+        needed_by_set: of these, what each disjoint set needs.
+    """
+
+    def __init__(self, where: str, found: int, needed_by_set: Mapping[str, int]) -> None:
+        self.found = found
+        self.needed_by_set = dict(needed_by_set)
+        self.needed = sum(needed_by_set.values())
+        parts = ", ".join(f"{count} for {what}" for what, count in needed_by_set.items())
+        super().__init__(
+            where,
+            f"{counted(found, 'picture')} can be used, {self.needed} are needed: {parts}. "
+            f"Add {self.needed - found}, or accept a higher --risk",
+        )
 
 
 class ArtifactError(LocalError):
@@ -156,6 +192,36 @@ class BrokerStartError(LocalError):
     def __init__(self, problem: str, log: str = "") -> None:
         super().__init__(f"{problem}\n{log}" if log else problem)
         self.log = log
+
+
+class HistoryError(LocalError):
+    """The history of outcomes cannot be read or written.
+
+    Attributes:
+        path: the file.
+        problem: what is wrong.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+        self.problem = problem
+
+
+class NotificationError(LocalError):
+    """An alert did not reach a channel.
+
+    Attributes:
+        channel: its name in the settings; the address may hold a secret.
+        problem: what is wrong.
+        again: whether another try may succeed.
+    """
+
+    def __init__(self, channel: str, problem: str, *, again: bool) -> None:
+        super().__init__(f"channel {channel}: {problem}")
+        self.channel = channel
+        self.problem = problem
+        self.again = again
 
 
 class BusError(LocalError):
@@ -315,6 +381,20 @@ class TooManyQuestionsError(QuestionError):
     def __init__(self, camera: str, limit: int) -> None:
         super().__init__(camera, f"{limit} questions of this client have no outcome yet: wait for some")
         self.limit = limit
+
+
+class EventError(LocalError):
+    """Events of a camera cannot be listed, fetched or erased.
+
+    Attributes:
+        camera: the camera.
+        problem: why, in words.
+    """
+
+    def __init__(self, camera: str, problem: str) -> None:
+        super().__init__(f"camera {camera}: {problem}")
+        self.camera = camera
+        self.problem = problem
 
 
 class InferenceError(LocalError):
@@ -499,3 +579,82 @@ class CameraNameError(RemoteError):
         self.camera = self.about = camera
         self.site = site
         self.other = other
+
+
+class RequestError(RemoteError):
+    """An HTTP request that is not answered as asked.
+
+    Attributes:
+        status: HTTP status.
+        code: what kind of problem it is, for programs.
+        problem: what is wrong, and what to do instead.
+        retry_after_s: when to try again; None where that changes nothing.
+    """
+
+    status = 400
+    code = "bad_request"
+
+    def __init__(self, problem: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.retry_after_s = retry_after_s
+
+
+class BadRequestError(RequestError):
+    """The request is malformed."""
+
+
+class UnauthenticatedError(RequestError):
+    """The request shows no valid token."""
+
+    status, code = 401, "unauthenticated"
+
+
+class ForbiddenError(RequestError):
+    """The token or the origin of the request may not do this."""
+
+    status, code = 403, "forbidden"
+
+
+class NotFoundError(RequestError):
+    """There is no such thing, or its token may not know of it."""
+
+    status, code = 404, "not_found"
+
+
+class ConflictError(RequestError):
+    """The request contradicts another one."""
+
+    status, code = 409, "conflict"
+
+
+class RequestSizeError(RequestError):
+    """The body is too large.
+
+    Attributes:
+        limit_bytes: what is taken.
+    """
+
+    status, code = 413, "too_large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"the body is larger than {limit_bytes} bytes")
+        self.limit_bytes = limit_bytes
+
+
+class MisdirectedError(RequestError):
+    """The request was sent to a host name that is not the gateway's."""
+
+    status, code = 421, "misdirected"
+
+
+class RateLimitError(RequestError):
+    """The client asks too much."""
+
+    status, code = 429, "rate_limited"
+
+
+class UnavailableError(RequestError):
+    """The gateway cannot answer now."""
+
+    status, code = 503, "unavailable"

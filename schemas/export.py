@@ -140,6 +140,7 @@ _LEVEL_MEANING = {
     "question_id": "Standing question of the site.",
     "client": "The asking client; a broker rule binds it to the client's identity.",
     "query_id": "The client's own id of its question or message.",
+    "request_id": "The client's own id of its request for events.",
     "kind": "edge, worker, gateway or recorder.",
     "id": "Name of the process.",
 }

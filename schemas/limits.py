@@ -49,3 +49,18 @@ MAX_OPTION_CHARS: Final = 64
 MAX_CORRELATION_BYTES: Final = 128
 """CorrelationData of an ask. Every process that may answer keeps it, and it comes back over the thin link with each
 reply; 128 bytes hold a UUID, a trace context, a short token."""
+
+MAX_EVENTS_A_PAGE: Final = 24
+"""Events of one list: each takes 400 bytes at most, with an answer of control characters."""
+
+MAX_EVENT_TEXT_CHARS: Final = 32
+"""Of the answer that made an event, what a list shows."""
+
+MAX_PICTURE_PART_BYTES: Final = 16_384
+"""One part of a picture: it leaves the uplink in the time of the longest latent."""
+
+MAX_PICTURE_PARTS: Final = 64
+"""A megabyte; the edge makes pictures of a tenth of that."""
+
+MAX_EVENT_FRAMES: Final = 512
+"""Frames of one event: a minute at eight frames a second."""

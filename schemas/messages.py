@@ -9,10 +9,20 @@ client would read is JSON with its version in ``v``. Encoding and decoding are i
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from schemas.event_rule import KeepWhen, check_keep_when
 from schemas.identity import (
     Digest,
     Owner,
@@ -27,14 +37,21 @@ from schemas.limits import (
     MAX_BINARY_BYTES,
     MAX_CHOICE_OPTIONS,
     MAX_CONTROL_BYTES,
+    MAX_EVENT_FRAMES,
+    MAX_EVENT_TEXT_CHARS,
+    MAX_EVENTS_A_PAGE,
     MAX_JSON_BYTES,
     MAX_LATENT_PAYLOAD_BYTES,
     MAX_OPTION_CHARS,
+    MAX_PICTURE_PART_BYTES,
+    MAX_PICTURE_PARTS,
     MAX_QUERIES_PER_FRAME,
     MAX_REASON_CHARS,
     MAX_RECEIPT_CHARS,
 )
 from schemas.types import (
+    MAX_AGE_MS,
+    Age,
     AnswerType,
     Attempt,
     FingerprintPrefix,
@@ -48,6 +65,7 @@ from schemas.types import (
     QueryId,
     QuestionText,
     UInt32,
+    UplinkStage,
 )
 
 SCHEMA_VERSION = 2
@@ -73,12 +91,13 @@ class Kind(IntEnum):
     REJECT = 9
     NEED_TEXT = 10
     KEY_FRAME = 11
+    FOLLOW_UP = 12
+    EVENT_LATENTS = 14
+    EVENT_PICTURE = 15
 
 
 RESERVED_KINDS: dict[int, str] = {
-    12: "a further question on a frame that a worker still holds",
     13: "fetch from the ring of an edge",
-    14: "latents from the ring of an edge",
 }
 """Numbers that later features of version 2 will take; a process that does not know them refuses them by name."""
 
@@ -106,6 +125,25 @@ class JsonMessage(Message):
 
     v: Literal[2] = 2
     """Schema version; 2 when left out, so that a question can be typed by hand."""
+
+
+class _Grown(BaseModel):
+    """Of a JSON message that got fields after the first release of its version.
+
+    Where they have their default they are left out, so that an older process reads whatever does not use them.
+    """
+
+    grown: ClassVar[frozenset[str]]
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        values: dict[str, Any] = usual(self)
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in self.grown or getattr(self, name) != fields[name].default
+        }
 
 
 class QueryRef(NamedTuple):
@@ -171,8 +209,9 @@ class Open(BinaryMessage):
     """Coded symbols of those latents."""
     key: UInt32 | None = None
     """Sequence number of the key frame that the latents are coded given; left out when they stand by themselves."""
-    age_ms: Milliseconds | None = None
-    """How old the frame was when it was opened first; left out for a frame of now."""
+    age_ms: Age | None = None
+    """How old the frame was when its latest question was asked, ``unknown`` after a power cut; left out for a frame of
+    now."""
 
     def query_ids(self, camera: str) -> tuple[str, ...]:
         """Keys of the queries, in the order of ``queries``."""
@@ -218,6 +257,26 @@ class KeyFrame(BinaryMessage):
     """First 4 bytes of the hash of model, codec and tables that made the latents."""
     payload: LatentPayload
     """Coded symbols of all its latents, by themselves."""
+
+
+class FollowUp(BinaryMessage):
+    """Edge to the worker that owns a frame, or answered its questions last: further questions, and no latents."""
+
+    kind: ClassVar[Kind] = Kind.FOLLOW_UP
+    limit_bytes: ClassVar[int] = MAX_BINARY_BYTES
+
+    frame: FrameId
+    """Boot id of the edge and sequence number within the camera."""
+    attempt: Attempt
+    """Attempt that the worker owns, or owned last."""
+    queries: Queries
+    """What is asked of the frame beside what it was asked before."""
+    age_ms: Age
+    """How old the frame was when these questions were asked."""
+
+    def query_ids(self, camera: str) -> tuple[str, ...]:
+        """Keys of the queries, in the order of ``queries``."""
+        return tuple(ref.query_id(camera, self.frame) for ref in self.queries)
 
 
 class Revoke(BinaryMessage):
@@ -316,8 +375,9 @@ class Handover(BinaryMessage):
     """Coded symbols of latents ``0..stop``."""
     key: UInt32 | None = None
     """Sequence number of the key frame that the latents are coded given; left out when they stand by themselves."""
-    age_ms: Milliseconds | None = None
-    """How old the frame was when it was opened first; left out for a frame of now."""
+    age_ms: Age | None = None
+    """How old the frame was when its latest question was asked, ``unknown`` after a power cut; left out for a frame of
+    now."""
 
     def to_open(self) -> Open:
         """The open message inside."""
@@ -396,6 +456,8 @@ class RejectReason(IntEnum):
     """Coded given a key frame that is not here: open it again, coded by itself."""
     CAMERA = 5
     """Another site that is online has a camera of this name."""
+    FRAME = 6
+    """A follow-up on a frame that is not here, or not any more: open it."""
 
 
 def _reject_reason(value: object) -> object:
@@ -409,7 +471,7 @@ class Reject(_Control):
     kind: ClassVar[Kind] = Kind.REJECT
 
     reason: Annotated[RejectReason, BeforeValidator(_reject_reason)]
-    """1 fingerprint, 2 bitstream, 3 model, 4 key frame, 5 camera."""
+    """1 fingerprint, 2 bitstream, 3 model, 4 key frame, 5 camera, 6 frame."""
     fingerprint: FingerprintPrefix
     """What this pool decodes."""
 
@@ -461,8 +523,8 @@ class Answer(JsonMessage):
     """Latent payload that reached this worker for the frame so far."""
     looks: Annotated[int, Field(ge=0, le=1_000)]
     """How many prefixes the model has read."""
-    age_ms: Milliseconds | None = None
-    """How old the frame was when it was opened first; null for a frame of now."""
+    age_ms: Age | None = None
+    """How old the frame was when the question was asked, ``unknown`` after a power cut; null for a frame of now."""
     reason: Annotated[str, Field(max_length=MAX_REASON_CHARS)] = ""
     """Why, when ``outcome`` is degraded or failed."""
 
@@ -470,6 +532,11 @@ class Answer(JsonMessage):
     def ad_hoc(self) -> bool:
         """Asked once by a client; else a standing question."""
         return is_ad_hoc(self.owner)
+
+    @property
+    def history(self) -> bool:
+        """Of a frame that waited on its edge for the link to come back; else of a frame of its time."""
+        return self.age_ms is not None and not self.ad_hoc
 
 
 class QueryOutcome(JsonMessage):
@@ -489,8 +556,9 @@ class QueryOutcome(JsonMessage):
     outcome: Literal[Outcome.EXPIRED, Outcome.SUPERSEDED, Outcome.FAILED, Outcome.UNCHANGED]
     """``expired``: the deadline passed without an answer. ``superseded``: a newer frame took its place. ``failed``: see
     ``reason``. ``unchanged``: the last answer of the same standing question holds on."""
-    age_ms: Milliseconds | None = None
-    """How old the frame was when it was opened first, or the answer that holds on; null for a frame of now."""
+    age_ms: Age | None = None
+    """How old the frame was when the question was asked, or the answer that holds on, ``unknown`` after a power cut;
+    null for a frame of now. With the reason ``not_held``: how old the oldest kept frame is; null where none is kept."""
     reason: Annotated[str, Field(max_length=MAX_REASON_CHARS)] = ""
     """Why, in words."""
 
@@ -499,9 +567,16 @@ class QueryOutcome(JsonMessage):
         """Asked once by a client; else a standing question."""
         return is_ad_hoc(self.owner)
 
+    @property
+    def history(self) -> bool:
+        """Of a frame that waited on its edge for the link to come back; else of a frame of its time."""
+        return self.age_ms is not None and not self.ad_hoc and self.outcome is not Outcome.UNCHANGED
 
-class Question(JsonMessage):
+
+class Question(_Grown, JsonMessage):
     """Operator or edge to pool and edge, retained: a standing question of a site under its short id."""
+
+    grown: ClassVar[frozenset[str]] = frozenset({"keep_when"})
 
     site: Name
     """The site that owns it, the same as in the topic."""
@@ -521,10 +596,14 @@ class Question(JsonMessage):
     """Cameras of the site that are asked it; null leaves those of the site's settings. Empty: none, it is paused."""
     set_by: Literal["operator", "settings"] = "operator"
     """``settings`` in what an edge publishes from its own settings; anything else is an operator's word and wins."""
+    keep_when: KeepWhen = ()
+    """Answers that make an event, whose frames are kept where the settings of the camera say so: ``yes``, an option,
+    or for a count a comparison as in ``>= 3``; left out: none."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         check_options(self.answer_type, self.options)
+        check_keep_when(self.answer_type, self.options, self.keep_when)
         return self
 
     def content(self) -> QuestionContent:
@@ -533,8 +612,10 @@ class Question(JsonMessage):
         return QuestionContent(owner, self.question_id, self.text, self.answer_type, self.options, self.risk)
 
 
-class Ask(JsonMessage):
+class Ask(_Grown, JsonMessage):
     """Anyone to an edge: one ad-hoc question. The query id makes asking again harmless."""
+
+    grown: ClassVar[frozenset[str]] = frozenset({"ago_ms", "frame"})
 
     query_id: Name
     """Chosen by the client, unique among its questions to this camera."""
@@ -546,11 +627,27 @@ class Ask(JsonMessage):
     """Answers to choose from, for answer type ``choice``."""
     deadline_ms: Milliseconds = 30_000
     """Time from its arrival at the edge to its outcome."""
+    ago_ms: Milliseconds | None = None
+    """Ask the newest kept frame that is at least so old; null asks the next frame, unless ``frame`` names one."""
+    frame: FrameId | None = None
+    """Ask this frame, which an earlier answer names; null asks the next one, unless ``ago_ms`` is given."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         check_options(self.answer_type, self.options)
+        if self.ago_ms is not None and self.frame is not None:
+            raise ValueError("ago_ms and frame exclude each other")
         return self
+
+    @property
+    def of_the_past(self) -> bool:
+        """Whether it is asked of a frame that was taken before; else of the next one."""
+        return self.ago_ms is not None or self.frame is not None
+
+    def same_question(self, other: Ask, client: str) -> bool:
+        """Whether another ask of the same client asks the same of the same frame."""
+        moment = (self.ago_ms, self.frame) == (other.ago_ms, other.frame)
+        return moment and self.content(client) == other.content(client)
 
     def content(self, client: str) -> QuestionContent:
         """The question as the client of its topic owns it, with its digest."""
@@ -568,6 +665,133 @@ class Receipt(JsonMessage):
     """Whether it took effect."""
     reason: Annotated[str, Field(max_length=MAX_RECEIPT_CHARS)] = ""
     """Why not, or what it changed."""
+
+
+class ListEvents(JsonMessage):
+    """Operator to an edge: which events of a camera are kept?"""
+
+    request_id: Name
+    """Chosen by the client; names the reply."""
+    before: FrameId | None = None
+    """Only events before this one, the last of the page before; null begins with the latest."""
+
+
+class FetchEvent(JsonMessage):
+    """Operator to an edge: the latents of an event."""
+
+    request_id: Name
+    """Chosen by the client; names the replies."""
+    event: FrameId
+    """The event."""
+    skip: Annotated[int, Field(ge=0, le=MAX_EVENT_FRAMES)] = 0
+    """Frames that have come already."""
+
+
+class FetchPictures(JsonMessage):
+    """Somebody whom the camera's settings name, to an edge: the pictures of an event."""
+
+    request_id: Name
+    """Chosen by the client; names the replies."""
+    pictures_of: FrameId
+    """The event."""
+    skip: Annotated[int, Field(ge=0, le=MAX_EVENT_FRAMES)] = 0
+    """Pictures that have come already."""
+
+
+class EraseEvents(JsonMessage):
+    """Operator to an edge: forget events of a camera, and the frames of that time that are kept in memory."""
+
+    request_id: Name
+    """Chosen by the client; names the receipt."""
+    event: FrameId | None = None
+    """This one alone; null takes all of the time that is named."""
+    older_than_ms: Annotated[int, Field(ge=0, le=MAX_AGE_MS)] = 0
+    """Frames that are at least so old; what has an unknown age counts as old."""
+    younger_than_ms: Annotated[int, Field(ge=0, le=MAX_AGE_MS)] | None = None
+    """Frames that are no older than this; null: however old."""
+
+
+class EventEntry(BaseModel):
+    """An event in a list."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    event: FrameId
+    """The frame whose answer made the event: its name within the camera."""
+    question_id: Name
+    """The question."""
+    text: Annotated[str, Field(max_length=MAX_EVENT_TEXT_CHARS)]
+    """The answer, cut."""
+    age_ms: Age
+    """How long ago that frame was taken, ``unknown`` after a power cut."""
+    frames: Annotated[int, Field(ge=1, le=MAX_EVENT_FRAMES)]
+    """Frames that are kept."""
+    pictures: Annotated[int, Field(ge=0, le=MAX_EVENT_FRAMES)]
+    """Those of them with a picture."""
+    size_bytes: UInt32
+    """Latents and pictures."""
+
+
+class EventList(JsonMessage):
+    """Edge to an operator: events of a camera, the latest first."""
+
+    camera: Name
+    """The camera."""
+    events: Annotated[tuple[EventEntry, ...], Field(max_length=MAX_EVENTS_A_PAGE)]
+    """A page of them."""
+    more: bool
+    """There are older ones."""
+
+
+Offset = Annotated[int, Field(ge=-MAX_AGE_MS, le=MAX_AGE_MS)]
+EventIndex = Annotated[int, Field(ge=0, le=MAX_EVENT_FRAMES - 1)]
+EventCount = Annotated[int, Field(ge=1, le=MAX_EVENT_FRAMES)]
+
+
+class EventLatents(BinaryMessage):
+    """Edge to an operator: the whole latent of one frame of an event."""
+
+    kind: ClassVar[Kind] = Kind.EVENT_LATENTS
+    limit_bytes: ClassVar[int] = MAX_BINARY_BYTES
+
+    event: FrameId
+    """The event."""
+    frame: FrameId
+    """The frame."""
+    index: EventIndex
+    """Its place among the frames of the event, by the time when they were taken."""
+    count: EventCount
+    """Frames of the event."""
+    offset_ms: Offset
+    """When it was taken, from the frame that made the event."""
+    fingerprint: FingerprintPrefix
+    """First 4 bytes of the hash of model, codec and tables that made the latents."""
+    payload: LatentPayload
+    """Coded symbols of all its latents, by themselves."""
+
+
+class EventPicture(BinaryMessage):
+    """Edge to somebody whom the camera's settings name: a part of one picture of an event, a JPEG."""
+
+    kind: ClassVar[Kind] = Kind.EVENT_PICTURE
+    limit_bytes: ClassVar[int] = MAX_BINARY_BYTES
+
+    event: FrameId
+    """The event."""
+    frame: FrameId
+    """The frame."""
+    index: EventIndex
+    """Its place among the pictures of the event, by the time when they were taken."""
+    count: EventCount
+    """Pictures of the event."""
+    offset_ms: Offset
+    """When it was taken, from the frame that made the event."""
+    part: Annotated[int, Field(ge=0, le=MAX_PICTURE_PARTS - 1)]
+    """Which part of the picture this is."""
+    parts: Annotated[int, Field(ge=1, le=MAX_PICTURE_PARTS)]
+    """Parts of the picture."""
+    payload: Annotated[bytes, Field(min_length=1, max_length=MAX_PICTURE_PART_BYTES)]
+    """Bytes of the part."""
 
 
 class Status(JsonMessage):
@@ -591,11 +815,16 @@ class Status(JsonMessage):
     """Frames that it may hold; 0 while it drains."""
     cameras: Annotated[tuple[Name, ...], Field(max_length=128)] = ()
     """Cameras of an edge."""
+    uplink: Annotated[UplinkStage, Field(exclude_if=lambda stage: stage is UplinkStage.NORMAL)] = UplinkStage.NORMAL
+    """What an edge leaves out because of the budget of its uplink; not there while that is nothing."""
     versions: Annotated[tuple[UInt32, ...], Field(min_length=1, max_length=8)] = (SCHEMA_VERSION,)
     """Schema versions that the process understands."""
 
 
 BINARY_MESSAGES: tuple[type[BinaryMessage], ...] = (
-    Open, Chunk, KeyFrame, Revoke, Text, Handover, Accept, Refine, Busy, Reject, NeedText,
+    Open, Chunk, KeyFrame, FollowUp, EventLatents, EventPicture, Revoke, Text, Handover, Accept, Refine, Busy, Reject,
+    NeedText,
 )  # fmt: skip
-JSON_MESSAGES: tuple[type[JsonMessage], ...] = (Answer, QueryOutcome, Question, Ask, Receipt, Status)
+JSON_MESSAGES: tuple[type[JsonMessage], ...] = (
+    Answer, QueryOutcome, Question, Ask, Receipt, ListEvents, FetchEvent, FetchPictures, EraseEvents, EventList, Status,
+)  # fmt: skip

@@ -17,8 +17,16 @@ from schemas.messages import (
     Ask,
     Busy,
     Chunk,
+    EraseEvents,
+    EventLatents,
+    EventList,
+    EventPicture,
+    FetchEvent,
+    FetchPictures,
+    FollowUp,
     Handover,
     KeyFrame,
+    ListEvents,
     Message,
     NeedText,
     Open,
@@ -57,6 +65,12 @@ class Family(StrEnum):
     RECEIPT = "receipt"
     STATUS = "status"
     LOAD = "load"
+    RING = "ring"
+    PICTURES = "pictures"
+    ERASE = "erase"
+    EVENTS = "events"
+    CLIP = "clip"
+    PICTURE = "picture"
 
 
 class Role(StrEnum):
@@ -97,8 +111,8 @@ ROUTES: dict[Family, Route] = {
         "A frame with its questions and base prefix, dealt to one worker of the pool by the share group.",
     ),
     Family.CHUNK: Route(
-        ("worker", "camera"), (Chunk, Revoke, Text), (Role.EDGE,), (Role.WORKER,), 0, False,
-        "A worker's inbox: further latents of a frame, its end, or the text of a question.",
+        ("worker", "camera"), (Chunk, Revoke, Text, FollowUp), (Role.EDGE,), (Role.WORKER,), 0, False,
+        "A worker's inbox: further latents of a frame, further questions, its end, or the text of a question.",
     ),
     Family.KEY: Route(
         ("pool", "camera"), (KeyFrame,), (Role.EDGE,), (Role.WORKER,), 1, True,
@@ -121,7 +135,8 @@ ROUTES: dict[Family, Route] = {
         "Terminal outcomes that only the edge can know.",
     ),
     Family.QUESTION: Route(
-        ("site", "question_id"), (Question,), (Role.CLIENT, Role.EDGE), (Role.EDGE, Role.WORKER), 1, True,
+        ("site", "question_id"), (Question,), (Role.CLIENT, Role.EDGE), (Role.EDGE, Role.WORKER, Role.CLIENT),
+        1, True,
         "A standing question of a site; the uplink carries only its id and a digest. An empty payload deletes it.",
     ),
     Family.ASK: Route(
@@ -146,12 +161,35 @@ ROUTES: dict[Family, Route] = {
         ("pool", "id"), (Status,), (Role.WORKER,), (Role.WORKER, Role.CLIENT), 0, False,
         "Load of a worker, for its peers and for dashboards; no thin link carries it.",
     ),
+    Family.RING: Route(
+        ("camera", "client"), (ListEvents, FetchEvent), (Role.CLIENT,), (Role.EDGE,), 1, False,
+        "An operator's request for the events of a camera: a list, or the latents of one.",
+    ),
+    Family.PICTURES: Route(
+        ("camera", "client"), (FetchPictures,), (Role.CLIENT,), (Role.EDGE,), 1, False,
+        "A request for the pictures of an event, of those whom the camera's settings name.",
+    ),
+    Family.ERASE: Route(
+        ("camera", "client"), (EraseEvents,), (Role.CLIENT,), (Role.EDGE,), 1, False,
+        "An operator's order to forget events of a camera.",
+    ),
+    Family.EVENTS: Route(
+        ("client", "camera", "request_id"), (EventList, Receipt), (Role.EDGE,), (Role.CLIENT,), 1, False,
+        "Events of a camera, or what became of a request for them.",
+    ),
+    Family.CLIP: Route(
+        ("client", "camera", "request_id"), (EventLatents,), (Role.EDGE,), (Role.CLIENT,), 1, False,
+        "Latents of an event, for the operator that fetches them.",
+    ),
+    Family.PICTURE: Route(
+        ("client", "camera", "request_id"), (EventPicture,), (Role.EDGE,), (Role.CLIENT,), 1, False,
+        "Pictures of an event, for who fetches them; recorders do not read them.",
+    ),
 }  # fmt: skip
 """Every topic family."""
 
 RESERVED_FAMILIES: dict[str, str] = {
     "config": "settings of a site from an operator, lb/v2/config/{site}",
-    "ring": "latents around an event from an edge's ring, lb/v2/ring/{client}/{camera}",
 }
 """Families that later features of version 2 will take; until then nothing may be published there."""
 
@@ -264,6 +302,21 @@ def receipt_topic(client: str, site: str, question_id: str) -> str:
     return _build(Family.RECEIPT, client, site, question_id)
 
 
+def request_topic(family: Family, camera: str, client: str) -> str:
+    """Where a client asks an edge for events of a camera: :attr:`Family.RING`, ``PICTURES`` or ``ERASE``."""
+    return _build(family, camera, client)
+
+
+def request_filter(family: Family, camera: str) -> str:
+    """Filter of such requests of all clients to a camera."""
+    return f"{_build(family, camera)}/+"
+
+
+def event_topic(family: Family, client: str, camera: str, request_id: str) -> str:
+    """Where a client gets what it asked for: :attr:`Family.EVENTS`, ``CLIP`` or ``PICTURE``."""
+    return _build(family, client, camera, request_id)
+
+
 def status_topic(kind: str, process_id: str) -> str:
     """Retained status of a process."""
     return _build(Family.STATUS, kind, process_id)
@@ -298,6 +351,11 @@ def inbox_filter(worker: str) -> str:
 def family_filter(family: Family) -> str:
     """Filter of every topic of a family."""
     return "/".join((ROOT, family, *("+" for _ in LEVELS[family])))
+
+
+def carries_pixels(topic: str) -> bool:
+    """Whether pixels are published there: no log keeps them."""
+    return topic.startswith(f"{ROOT}/{Family.PICTURE}/")
 
 
 def label_of(topic: str) -> str:

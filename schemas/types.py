@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
-from typing import Annotated, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field
 
@@ -28,8 +29,21 @@ QuestionText = Annotated[str, Field(min_length=1, max_length=MAX_QUESTION_CHARS,
 """A question, as a person would ask it."""
 
 UInt32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
-Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
+_DAY_MS = 86_400_000
+Milliseconds = Annotated[int, Field(ge=0, le=_DAY_MS)]
 """A duration, at most one day. Durations, never clock times, cross the wire: no two hosts' clocks are compared."""
+
+
+def milliseconds(duration_s: float) -> int:
+    """A duration as messages carry it; one that is longer than a day is cut."""
+    return min(_DAY_MS, max(0, round(1000 * duration_s)))
+
+
+UNKNOWN_AGE: Final = "unknown"
+MAX_AGE_MS: Final = 2_678_400_000
+"""31 days."""
+Age: TypeAlias = Annotated[int, Field(ge=0, le=MAX_AGE_MS)] | Literal["unknown"]
+"""Milliseconds from the capture of a frame; ``unknown`` when the device lost its clock since, as in a power cut."""
 
 LatentIndex = Annotated[int, Field(ge=0, le=MAX_LATENTS)]
 PrefixLength = Annotated[int, Field(ge=1, le=MAX_LATENTS)]
@@ -39,6 +53,10 @@ FingerprintPrefix = Annotated[bytes, Field(min_length=4, max_length=4)]
 """First 4 bytes of the fingerprint of model and codec: one wrong pair in 4 billion passes unnoticed."""
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+
+
+FRAME_PATTERN = r"^[0-9a-f]{8}-[0-9]{1,10}$"
+"""A frame as query ids, logs and the command line name it."""
 
 
 class FrameId(NamedTuple):
@@ -52,6 +70,20 @@ class FrameId(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.boot:08x}-{self.sequence}"
+
+    @classmethod
+    def parse(cls, text: str) -> FrameId:
+        """The frame that a text names, as ``str`` writes it.
+
+        Raises:
+            ValueError: it names none.
+        """
+        if not re.fullmatch(FRAME_PATTERN, text):
+            raise ValueError(f"{text[:40]!r} is no frame: boot id and sequence number, as in 1a2b3c4d-17")
+        boot, _, sequence = text.partition("-")
+        if int(sequence) >= 2**32:
+            raise ValueError(f"frame {text} has a sequence number over {2**32 - 1}")
+        return cls(int(boot, 16), int(sequence))
 
 
 class AnswerType(StrEnum):
@@ -81,6 +113,19 @@ class Outcome(StrEnum):
     """No answer is possible; the reason says why."""
     UNCHANGED = "unchanged"
     """The scene is as it was at the last answer of the same standing question, which holds on."""
+
+
+class UplinkStage(StrEnum):
+    """What a site leaves out as the budget of its uplink comes to its end."""
+
+    NORMAL = "normal"
+    """Nothing."""
+    STRETCHED = "stretched"
+    """Standing questions are asked less often."""
+    AD_HOC_ONLY = "ad_hoc_only"
+    """Standing questions are not asked."""
+    SPENT = "spent"
+    """Ad-hoc questions are refused as well."""
 
 
 class SourceReason(StrEnum):

@@ -26,6 +26,9 @@ TLS_RECORD_PAYLOAD_BYTES: Final = 16_384
 PUBACK_BYTES: Final = 4
 """Fixed header 2, packet identifier 2; reason code 0 is left out (MQTT 5.0 section 3.4.2.1)."""
 
+TOPIC_ALIAS_BYTES: Final = 3
+"""Property of a publish: identifier 1, value 2 (MQTT 5.0 section 3.3.2.3.4)."""
+
 _MAX_REMAINING_LENGTH: Final = 268_435_455
 
 
@@ -48,6 +51,7 @@ def publish_property_bytes(
     content_type: str | None = None,
     payload_format: int | None = None,
     user_properties: Sequence[tuple[str, str]] = (),
+    topic_alias: int | None = None,
 ) -> int:
     """Bytes of a publish's properties, their length field not counted (MQTT 5.0 section 3.3.2.3)."""
     size_bytes = 0
@@ -63,6 +67,8 @@ def publish_property_bytes(
         size_bytes += 1 + 1
     for name, value in user_properties:
         size_bytes += 1 + 2 + len(name.encode()) + 2 + len(value.encode())
+    if topic_alias is not None:
+        size_bytes += TOPIC_ALIAS_BYTES
     return size_bytes
 
 
@@ -70,7 +76,7 @@ def publish_packet_bytes(topic: str, payload_bytes: int, qos: int, *, property_b
     """Exact size of an MQTT 5 PUBLISH packet.
 
     Args:
-        topic: topic name.
+        topic: topic name as it is spelled; empty where an alias stands for it.
         payload_bytes: size of the payload.
         qos: 0, or 1 with a packet identifier.
         property_bytes: see :func:`publish_property_bytes`.
@@ -83,7 +89,7 @@ def publish_packet_bytes(topic: str, payload_bytes: int, qos: int, *, property_b
 
 
 def transport_wire_bytes(packet_bytes: int, *, tls: bool = True) -> int:
-    """Bytes on the wire of one MQTT packet that is written on its own, as TCP_NODELAY does."""
+    """Bytes on the wire of what is written in one go: one MQTT packet or several, which share records and segments."""
     records = -(-packet_bytes // TLS_RECORD_PAYLOAD_BYTES) if tls else 0
     stream_bytes = packet_bytes + records * TLS_RECORD_BYTES
     segments = -(-stream_bytes // TCP_SEGMENT_PAYLOAD_BYTES)
@@ -91,7 +97,7 @@ def transport_wire_bytes(packet_bytes: int, *, tls: bool = True) -> int:
 
 
 def publish_wire_bytes(topic: str, payload_bytes: int, qos: int, *, tls: bool = True, property_bytes: int = 0) -> int:
-    """Bytes on the wire of one publish, in the direction of the publish.
+    """Bytes on the wire of one publish that leaves alone, in the direction of the publish.
 
     Args:
         topic: topic name.

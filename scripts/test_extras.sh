@@ -11,15 +11,19 @@ command -v mosquitto_pub >/dev/null 2>&1 || sh "$(dirname "$0")/apt_install.sh" 
         gstreamer1.0-plugins-ugly; do
         sh "$(dirname "$0")/apt_install.sh" "$package"
     done
-for tool in nft mosquitto mosquitto_pub; do
+command -v systemd-analyze >/dev/null 2>&1 || sh "$(dirname "$0")/apt_install.sh" systemd
+command -v chromium >/dev/null 2>&1 || sh "$(dirname "$0")/apt_install.sh" chromium
+for tool in nft mosquitto mosquitto_pub chromium systemd-analyze; do
     command -v "$tool" >/dev/null 2>&1 || { echo "test-extras: no $tool on PATH" >&2; exit 1; }
 done
 export LATENTBUS_NO_SKIPS=1
-echo "test-extras: tests that need nft, the dynamic-security plug-in, mosquitto_pub, npm, GStreamer or the ImageNet weights"
+echo "test-extras: tests that need nft, the dynamic-security plug-in, mosquitto_pub, npm, GStreamer, Chromium, systemd, a fresh environment or the ImageNet weights"
 "$bin/python" -m pytest -q tests/broker tests/bus tests/edge/test_frame_log.py tests/edge/test_full_disk.py tests/edge/test_rtsp.py \
-    tests/recording/test_bench.py \
+    tests/gateway/test_browser.py tests/recording/test_bench.py \
     tests/recording/test_foreign_reader.py tests/recording/test_recorder.py tests/recording/test_writer.py \
-    tests/test_wheel.py tests/training/reference_vlm/test_reference_vlm_pretrained.py
+    tests/test_systemd_unit.py tests/test_wheel.py tests/training/reference_vlm/test_reference_vlm_pretrained.py
+echo "test-extras: the gateway with 200 streams and 50 questions a second"
+"$bin/python" -m benchmarks.gateway_load --duration 20
 echo "test-extras: every mutation of the protocol is found"
 "$bin/latentbus" simulate --mutations
 echo "test-extras: a million simulated events"

@@ -54,9 +54,11 @@ class SimulatedLatent:
 
     Attributes:
         mark: of its frame.
+        scene: what it shows; only a change gate looks at it.
     """
 
     mark: bytes = bytes(MARK_BYTES)
+    scene: int = 0
 
     @property
     def latent_count(self) -> int:

@@ -1,4 +1,7 @@
-"""The disk of a simulated site: the edge's real journal in memory, which outlives the process and can go wrong."""
+"""The disk of a simulated site: the edge's real journal in memory, and frames that were stored without a link.
+
+Both outlive the process and can go wrong.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from structlog.typing import EventDict
 
 from pipeline.node.ask_journal import AskJournal
 from pipeline.protocol.journal_requests import Decide, JournalRequest, JournalResult, NotStored
+from pipeline.protocol.store_requests import DropFrames, PutFrame, ReadFrame, ReadStored, StoreRequest, StoreResult
 from simulation.clock import VirtualClock
+from simulation.frame_disk import FrameRows
 
 WRITE_S = 0.004
 """One request, with its flush to the medium."""
@@ -24,20 +29,29 @@ class Disk:
 
     Args:
         clock: virtual clock; the wall clock of the site as well.
-        done: told each request that was done, and its result, while its process lives.
+        done: told each request to the journal that was done, and its result, while its process lives.
+        frames_done: the same of requests to the store of frames.
 
     Attributes:
         full: nothing can be written.
-        journal: what is on the disk.
+        journal: what is on the disk of clients' questions.
+        frames: what is on it of stored frames.
     """
 
-    def __init__(self, clock: VirtualClock, done: Callable[[JournalRequest, JournalResult], None]) -> None:
+    def __init__(
+        self,
+        clock: VirtualClock,
+        done: Callable[[JournalRequest, JournalResult], None],
+        frames_done: Callable[[StoreRequest, StoreResult], None],
+    ) -> None:
         self.full = False
         quiet = structlog.wrap_logger(logging.getLogger(__name__), processors=[_drop], wrapper_class=BoundLogger)
         self.journal = AskJournal(None, wall_s=lambda: clock.now_s, log=quiet)
         self._clock = clock
+        self.frames = FrameRows(lambda: clock.now_s)
         self._done = done
-        self._waiting: deque[JournalRequest] = deque()
+        self._frames_done = frames_done
+        self._waiting: deque[JournalRequest | StoreRequest] = deque()
         self._generation = 0
         self._frozen = False
 
@@ -53,7 +67,7 @@ class Disk:
         self._waiting.clear()
         return lost
 
-    def put(self, request: JournalRequest) -> None:
+    def put(self, request: JournalRequest | StoreRequest) -> None:
         """The process wants something done."""
         self._waiting.append(request)
         if len(self._waiting) == 1:
@@ -86,11 +100,15 @@ class Disk:
         if generation != self._generation or self._frozen or not self._waiting:
             return
         request = self._waiting.popleft()
-        result = self._perform(request)
+        self.frames.full = self.full
+        if isinstance(request, ReadStored | PutFrame | ReadFrame | DropFrames):
+            then = partial(self._frames_done, request, self.frames.perform(request))
+        else:
+            then = partial(self._done, request, self._perform(request))
         if self._waiting:
             self._begin()
         self._clock.handled += 1
-        self._done(request, result)
+        then()
 
     def _perform(self, request: JournalRequest) -> JournalResult:
         if not self.full:

@@ -7,10 +7,13 @@ import random
 from collections.abc import Iterable
 from dataclasses import replace
 
+from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from schemas.messages import Ask, Question
 from schemas.types import AnswerType
-from simulation.faults import draw_faults, draw_key_faults, draw_relay
+from simulation.change_gate import GatePlan
+from simulation.faults import draw_faults, draw_key_faults, draw_relay, draw_store_faults
 from simulation.plan import (
     CLIENTS,
     LONGEST_DEADLINE_S,
@@ -26,6 +29,8 @@ from simulation.plan import (
     without,
 )
 from simulation.questions import question_text
+from simulation.specs import NO_STORE
+from simulation.uplink_budgets import BudgetPlan
 
 NEVER_S = 1_000.0
 """A camera that takes no frame for an ad-hoc question alone."""
@@ -39,8 +44,14 @@ _FOREIGN = "stranger"
 _RELAY_SHARE = 0.03
 """Episodes in which frames come back to a worker whose pass over them still runs; chance alone hardly ever does it."""
 _RELAY_ASKS = 8
+_BUDGET_SHARE = 0.05
+"""Episodes whose sites have a budget of the uplink."""
+_STORE_SHARE = 0.4
+"""Episodes with edges that store frames."""
 _KEY_SITE_SHARE = 0.4
 """Edges that use key frames."""
+_GATE_SHARE = 0.25
+"""Episodes whose edges have a change gate."""
 _FEW_KEY_BYTES = 500
 """Room for two key frames, in a pool of up to nine cameras."""
 
@@ -88,7 +99,12 @@ def draw_plan(seed: int) -> EpisodePlan:
     relay = random.Random(f"{seed}/relay")
     if relay.random() < _RELAY_SHARE:
         plan = _as_relay(plan, relay)
-    return _with_key_frames(plan, random.Random(f"{seed}/key frames"))
+    plan = _with_key_frames(plan, random.Random(f"{seed}/key frames"))
+    plan = _with_questions_of_the_past(plan, random.Random(f"{seed}/past"))
+    plan = _with_store(plan, random.Random(f"{seed}/store"))
+    plan = _with_gates(plan, random.Random(f"{seed}/gates"))
+    budgets = random.Random(f"{seed}/budgets")
+    return with_budgets(plan, budgets) if budgets.random() < _BUDGET_SHARE else plan
 
 
 def _as_relay(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
@@ -113,6 +129,33 @@ def _as_relay(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
     )
 
 
+def with_budgets(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
+    """The plan with a budget for each site, which it spends, on short days, with clocks of all kinds."""
+    sites = tuple(
+        replace(
+            site,
+            budget=BudgetPlan(
+                day_bytes=draw.choice([8_000, 15_000, 30_000]),
+                day_s=draw.choice([12.0, 20.0, 30.0]),
+                clock_set_s=draw.choice([0.0, 0.0, 2.5, 7.0]),
+            ),
+        )
+        for site in plan.sites
+    )
+    return replace(plan, sites=sites)
+
+
+def _with_gates(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
+    """The plan with a change gate at its edges, now and then."""
+    if draw.random() >= _GATE_SHARE:
+        return plan
+    gates = [
+        GatePlan(draw.choice([2, 4, 9, 100]), draw.choice([6.0, 20.0, 600.0]), draw.choice([1.0, 5.0, 15.0]))
+        for _ in plan.sites
+    ]
+    return replace(plan, sites=tuple(replace(site, gate=gate) for site, gate in zip(plan.sites, gates, strict=True)))
+
+
 def _with_key_frames(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
     """The plan with key frames at some of its edges, and now and then with what breaks them."""
     sites = tuple(
@@ -132,6 +175,58 @@ def _with_key_frames(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
         )
         faults = tuple(sorted((*faults, *added), key=lambda fault: fault.start_s))
     return replace(plan, sites=sites, worker=worker, faults=faults)
+
+
+def _with_store(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
+    """The plan with frames stored at some of its edges, and times without a link."""
+    if draw.random() >= _STORE_SHARE:
+        return plan
+    sites = tuple(replace(site, store=_draw_store(draw)) if draw.random() < 0.7 else site for site in plan.sites)
+    storing = [site.name for site in sites if site.store != NO_STORE]
+    if not storing:
+        return plan
+    added = draw_store_faults(draw, duration_s=plan.duration_s, sites=storing)
+    faults = tuple(sorted((*plan.faults, *added), key=lambda fault: fault.start_s))
+    return replace(plan, sites=sites, faults=faults)
+
+
+def _draw_store(draw: random.Random) -> StoreSettings:
+    return StoreSettings(
+        policy=draw.choice([StorePolicy.NEWEST, StorePolicy.EVERY_NTH]),
+        nth=draw.choice([1, 2]),
+        newest_every_s=draw.choice([0.0, 3.0]),
+        max_entries=draw.choice([2, 6]),
+        max_bytes=draw.choice([1_500, 1_000_000]),
+        max_age_s=draw.choice([20.0, 10_000.0]),
+        offline_after_s=draw.choice([0.0, 0.5, 3.0]),
+        least_deadline_s=draw.choice([5.0, 20.0]),
+        under_way=draw.choice([1, 4]),
+        retry_s=2.0,
+    )
+
+
+def _with_questions_of_the_past(plan: EpisodePlan, draw: random.Random) -> EpisodePlan:
+    """The plan with clients that ask about frames that were taken before, and rings and workers that keep few."""
+    sites = tuple(
+        replace(site, ring=RingSettings(draw.choice([4.0, 15.0, 60.0]), draw.choice([4_000, 1_000_000])))
+        for site in plan.sites
+    )
+    kept = draw.choice([0, 2, 4096, 4096])
+    plan = replace(plan, sites=sites, worker=replace(plan.worker, kept_frames=kept))
+    asks = list(plan.asks)
+    for camera in (camera for site in sites for camera in site.cameras):
+        for number in range(draw.choice([0, 0, 4, 10])):
+            time_s = draw.uniform(0.0, plan.duration_s)
+            asked = _ask(draw, camera, draw.choice(CLIENTS), f"p{number}", time_s, draw.choice([3.0, 12.0, 12.0]))
+            if draw.random() < 0.5:
+                asked = replace(asked, of_kept=draw.random() ** 0.5)
+            else:
+                message = asked.ask.model_copy(update={"ago_ms": draw.choice([0, 500, 2_000, 5_000, 20_000])})
+                asked = replace(asked, ask=message)
+            asks.append(asked)
+            if draw.random() < 0.2:
+                asks.append(replace(asked, time_s=min(plan.duration_s, time_s + 1.0)))
+    return replace(plan, asks=tuple(sorted(asks, key=lambda ask: ask.time_s)))
 
 
 def _draw_workers(draw: random.Random) -> tuple[WorkerPlan, ...]:

@@ -14,7 +14,15 @@ from functools import partial
 
 from pipeline.protocol.departures import TrafficClass
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession
-from pipeline.protocol.effects import AskedQuery, Decision, KeyFrameLost, Latent, TakeFrame
+from pipeline.protocol.effects import (
+    AskedQuery,
+    Decision,
+    HeldFrameAsked,
+    HistoryOffered,
+    KeyFrameLost,
+    Latent,
+    TakeFrame,
+)
 from pipeline.protocol.journal_requests import (
     Admit,
     Decide,
@@ -25,21 +33,24 @@ from pipeline.protocol.journal_requests import (
     ReadUnfinished,
 )
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, Publish, Received, Sent
+from pipeline.protocol.store_requests import DropFrames, PutFrame, ReadFrame, ReadStored, StoreRequest, StoreResult
+from pipeline.protocol.uplink_budget import StoreSpending
 from schemas import topics
-from schemas.messages import Answer, Ask, Busy, Chunk, Message, Open, QueryOutcome, Refine
+from schemas.messages import Answer, Ask, Busy, Chunk, FollowUp, Message, Open, QueryOutcome, Refine
 from simulation.broker import BrokerModel
 from simulation.clock import VirtualClock
-from simulation.content import FINGERPRINT, LADDER
+from simulation.content import FINGERPRINT, LADDER, SimulatedLatent
 from simulation.disk import Disk
 from simulation.edge_asks import EdgeAsks
 from simulation.edge_ledger import EdgeLedger
 from simulation.encoder import SimulatedEncoder
+from simulation.past_ledger import PastLedger
 from simulation.process import SimulatedProcess
 from simulation.sent_latents import SentLatents
-from simulation.specs import EdgeCallbacks, EdgeSpec
+from simulation.specs import LARGEST_WIRE_BYTES, EdgeCallbacks, EdgeSpec
+from simulation.store_ledger import StoreLedger
+from simulation.uplink_budgets import SiteBudget
 
-LARGEST_WIRE_BYTES = 800
-"""An open message with the whole latent and many queries, or a long question."""
 _TO_BROKER_S = 0.01
 
 
@@ -56,6 +67,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
     Attributes:
         disk: of the site.
         asks: clients' questions.
+        stored: frames that were stored without a link, as they are judged.
         longest_wait_s: longest wait for the uplink, of what competed for it and left.
         boot: id of the running process, another one for each start on any site.
         awake_since_s: since when the process runs without a break and knows its disk, infinite while it does not.
@@ -80,15 +92,19 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self.longest_wait_s = 0.0
         self.boot = 0
         self.session: EdgeSession
-        self.disk = Disk(clock, self._on_disk)
+        self.disk = Disk(clock, self._on_disk, self._frame_on_disk)
+        self.stored = StoreLedger(spec.site, callbacks.on_problem)
         self.asks = EdgeAsks(
             spec.site,
             self.disk,
             spec.join_s,
+            clock,
             on_query=lambda query_id, deadline_s: callbacks.on_query(spec.site, query_id, deadline_s, True),
             on_terminal=partial(callbacks.on_terminal, spec.site),
             on_problem=callbacks.on_problem,
         )
+        self._budget = None if spec.budget is None else SiteBudget(spec.site, spec.budget, callbacks.on_problem)
+        self._open_since_s = -math.inf
         self._spec = spec
         self._callbacks = callbacks
         self._ledger = ledger
@@ -96,6 +112,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self._latents = SentLatents(partial(callbacks.on_problem, "one attempt, two owners"))
         self._unsaid: set[str] = set()
         self._saying: dict[int, str] = {}
+        self._past = PastLedger(spec.ring, callbacks.on_problem)
 
     # ---- life -------------------------------------------------------------------------------------------------------
 
@@ -106,6 +123,8 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self._unsaid.clear()
         self._saying.clear()
         self.asks.restart()
+        self.stored.started()
+        self._past.started()
         self.counters["latents_sent_again_before"] = self.counters["latents_sent_again"]
         self.session = EdgeSession(
             self._spec.settings,
@@ -115,8 +134,15 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             now_s=self._clock.now_s,
             load_shedding=self._spec.load_shedding,
             order=self._spec.order,
+            spending=None if self._budget is None else self._budget.stored,
+            gate=self._spec.change_gate(),
         )
-        self._encoder = SimulatedEncoder(self.session, f"{self.site}/{self.starts}", self._spec.key_every)
+        if self._budget is not None:
+            self._budget.started(self._clock.now_s)
+            self._look(self.starts)
+        process = f"{self.site}/{self.starts}"
+        scenes = {} if self._spec.gate is None else {"scene": self._spec.gate.scene}
+        self._encoder = SimulatedEncoder(self.session, process, self._spec.key_every, **scenes)
         if self._ledger is not None:
             self._ledger.started()
         self._connect()
@@ -137,6 +163,8 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         super()._thawed()
         self.disk.freeze(False)
         self.awake_since_s = self._clock.now_s
+        if self._budget is not None:
+            self.session.wall_clock(*self._budget.wall_clock(self._clock.now_s))
 
     def drain(self) -> None:
         """SIGTERM: nothing new is taken on, what is under way goes on."""
@@ -177,6 +205,28 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self.linked_since_s = self._clock.now_s
         self._broker.connect_edge(self.site, self, self.cameras, will)
 
+    @property
+    def open_since_s(self) -> float:
+        """Since when the budget of its uplink lets everything leave; infinite while it does not."""
+        return self._open_since_s
+
+    def _look(self, starts: int) -> None:
+        """The process looks at its clock; one that is frozen does so when it wakes."""
+        if self._budget is None or starts != self.starts or not self.alive:
+            return
+        now_s = self._clock.now_s
+        if not self.frozen:
+            self.session.wall_clock(*self._budget.wall_clock(now_s))
+            self._after()
+        self._clock.after(self._budget.next_look_s(now_s), partial(self._look, starts))
+
+    def _after(self) -> None:
+        super()._after()
+        if self.session.budget.is_closed:
+            self._open_since_s = math.inf
+        elif math.isinf(self._open_since_s) and self._open_since_s > 0:
+            self._open_since_s = self._clock.now_s
+
     def backlog(self) -> int:
         """Messages that wait for the uplink."""
         return self.session.uplink.waiting
@@ -207,10 +257,26 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         if not self.alive or self.frozen or self.draining:
             return
         standing = any(not query.ad_hoc for query in queries)
-        if standing and not self.session.load_shedding.takes(camera, self._clock.now_s):
+        if self.session.storing:
+            if standing and self.session.takes_standing(camera, self._clock.now_s):
+                self._keep(camera, queries)
+            return
+        if standing and not self.session.slot_is_taken(camera, self._clock.now_s):
             queries = [query for query in queries if query.ad_hoc]
         self._clock.handled += 1
         self._take(camera, queries, latent=latent, base_latents=base_latents)
+
+    def _keep(self, camera: str, queries: Sequence[AskedQuery]) -> None:
+        """A frame is taken without a link."""
+        now_s = self._clock.now_s
+        self._clock.handled += 1
+        if not self.session.has_room(camera):
+            self._callbacks.on_problem("a slot without room", camera, "it is to be kept, and there is no room")
+        self.session.take_queries(camera, now_s, standing=True)
+        entry_id, mark = self._encoder.keep(camera, queries, now_s)
+        if entry_id is not None:
+            self.stored.kept(camera, mark, queries, now_s, self.disk.frames.power)
+        self._after()
 
     def capture_standing(self, camera: str, question_ids: Iterable[str]) -> None:
         """A slot for some of the site's standing questions."""
@@ -231,17 +297,20 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         waiting = self.session.take_queries(camera, now_s, standing=False)
         self.asks.framed(camera, waiting, now_s)
         both = [*queries, *self.session.still_asked(camera, waiting)]
-        if both:
-            frame, mark = self._encoder.offer(camera, both, now_s, latent=latent, base_latents=base_latents)
+        if both or self._spec.ring.history_s:
+            taken = self._encoder.offer(camera, both, now_s, latent=latent, base_latents=base_latents)
+            self._past.taken(camera, taken.frame, now_s)
             if self._ledger is not None:
-                self._ledger.offered(camera, frame, mark, both, now_s)
+                self._ledger.taken(camera, both, taken, now_s)
             for query in queries:
-                self._callbacks.on_query(self.site, query.query_id(camera, frame), query.deadline_s, query.ad_hoc)
+                if query in taken.told:
+                    query_id = query.query_id(camera, taken.frame)
+                    self._callbacks.on_query(self.site, query_id, query.deadline_s, query.ad_hoc)
         self._after()
 
     def _take_for_asks(self, camera: str, starts: int) -> None:
         able = starts == self.starts and self.alive and not self.frozen and not self.draining
-        if able and self.session.ad_hoc.waiting(camera):
+        if able and self.session.ad_hoc.waiting(camera) and not self.session.storing:
             self._clock.handled += 1
             self._take(camera, ())
 
@@ -281,16 +350,54 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
                 self._after()
             case Decision():
                 self._decided(output)
+            case HeldFrameAsked():
+                self._asked_again(output)
             case TakeFrame():
                 self._clock.after(self._spec.join_s, partial(self._take_for_asks, output.camera, self.starts))
+            case StoreSpending():
+                if self._budget is not None:
+                    self._budget.stored = output
             case KeyFrameLost():
                 self._encoder.lost(output.camera, output.sequence)
             case Problem():
                 self.counters[type(output.error).__name__ if output.error else output.kind] += 1
             case Contained():
                 raise output.error
+            case HistoryOffered():
+                self._asks_stored(output)
+            case ReadFrame():
+                self.stored.reads(self.session, output)
+                self.disk.put(output)
+            case ReadStored() | PutFrame() | DropFrames():
+                self.disk.put(output)
             case Admit() | Decide() | MarkTold() | MoveToFile() | ReadUnfinished():
                 self.asks.store(output)
+
+    def _asks_stored(self, history: HistoryOffered) -> None:
+        now_s = self._clock.now_s
+        self.stored.offered(self.session, history, now_s, self.disk.frames.power)
+        assert isinstance(history.latent, SimulatedLatent)  # noqa: S101
+        if self._ledger is not None:
+            self._ledger.offered_history(history.camera, history.frame, history.latent.mark, history.queries)
+        captured_s = self.stored.captured_s(history.latent.mark)
+        for query in history.queries:
+            query_id = query.query_id(history.camera, history.frame)
+            self._callbacks.on_history(self.site, query_id, query.deadline_s, captured_s)
+
+    def _asked_again(self, asked: HeldFrameAsked) -> None:
+        camera, frame = asked.camera, asked.frame
+        self.asks.check(camera, asked.queries)
+        for query in asked.queries:
+            query_id = query.query_id(camera, frame)
+            ask, arrived_s = self.asks.of_the_past(query_id)
+            self._past.asked(camera, frame, query_id, ask, arrived_s)
+        if self._ledger is not None:
+            self._ledger.asked_again(camera, frame, asked.queries)
+
+    def not_held(self, camera: str, query_id: str) -> None:
+        """The session refuses a question about the past."""
+        ask, arrived_s = self.asks.of_the_past(query_id)
+        self._past.refused(camera, query_id, ask, arrived_s, self._clock.now_s)
 
     def _publish(self, publish: Publish) -> None:
         message, now_s = publish.message, self._clock.now_s
@@ -299,7 +406,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             self.asks.says(message.query_id)
         elif publish.label == "reply" and isinstance(message, Answer | QueryOutcome):
             self._replied(publish.topic, message)
-        if self._ledger is not None and isinstance(message, Open | Chunk):
+        if self._ledger is not None and isinstance(message, Open | Chunk | FollowUp):
             self._ledger.left(self.session, publish, now_s, self.backlog_s())
         self.counters["latents_sent_again"] += self._latents.sent(publish.topic, message)
         if publish.label == "question" and not self._spec.publishes:
@@ -308,7 +415,10 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             self._wire.put(publish, self.session.uplink.busy_s(now_s) + _TO_BROKER_S)
 
     def _sent(self, sent: Sent) -> None:
+        self.stored.sent(sent)
         self.wire_bytes += sent.wire_bytes
+        if self._budget is not None:
+            self._budget.sent(sent.wire_bytes, sent.at_s)
         if sent.traffic_class is TrafficClass.OPEN or sent.label == "chunk":
             self.longest_wait_s = max(self.longest_wait_s, sent.waited_s)
         self._callbacks.on_sent(sent)
@@ -329,8 +439,9 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
 
     def _decided(self, decision: Decision) -> None:
         if self._ledger is not None:
-            self._ledger.decided(decision)
+            self._ledger.decided(decision, self._clock.now_s)
         self.asks.ended(decision.query_id)
+        self.stored.decided(decision)
         if decision.publish is not None and not decision.ad_hoc:
             self._unsaid.add(decision.query_id)
         self._callbacks.on_terminal(self.site, decision)
@@ -341,4 +452,8 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         if isinstance(request, ReadUnfinished):
             self.awake_since_s = now_s
         self.session.stored(request.token, result, now_s)
+        self._after()
+
+    def _frame_on_disk(self, request: StoreRequest, result: StoreResult) -> None:
+        self.session.frame_stored(request.token, result, self._clock.now_s)
         self._after()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.protocol.ad_hoc_questions import NO_FRAME_SEQUENCE
@@ -21,8 +21,9 @@ from pipeline.protocol.journal_requests import (
     Unfinished,
 )
 from schemas.identity import QuestionContent, ad_hoc_query_id
-from schemas.messages import QueryOutcome
+from schemas.messages import Ask, QueryOutcome
 from schemas.types import FrameId
+from simulation.clock import VirtualClock
 from simulation.disk import Disk
 
 _EXACT_S = 1e-3
@@ -32,7 +33,9 @@ _EXACT_S = 1e-3
 class _Stored:
     """An ad-hoc question as it was stored for the first time."""
 
+    ask: Ask
     question: QuestionContent
+    arrived_s: float
     deadline_s: float
     stored_s: float
 
@@ -44,6 +47,7 @@ class EdgeAsks:
         site: its name.
         disk: its disk.
         join_s: a question waits so long for a frame of its camera, then one is taken for it.
+        clock: virtual clock.
         on_query: called with the query id and deadline of a question that is stored for the first time.
         on_terminal: called with the end of a question that never met a frame.
         on_problem: told what is broken.
@@ -58,6 +62,7 @@ class EdgeAsks:
         site: str,
         disk: Disk,
         join_s: float,
+        clock: VirtualClock,
         *,
         on_query: Callable[[str, float], None],
         on_terminal: Callable[[Decision], None],
@@ -68,6 +73,7 @@ class EdgeAsks:
         self._site = site
         self._disk = disk
         self._join_s = join_s
+        self._clock = clock
         self._on_query = on_query
         self._on_terminal = on_terminal
         self._on_problem = on_problem
@@ -75,6 +81,7 @@ class EdgeAsks:
         self._frames_s: dict[str, float] = {}
         self._arriving: int | None = None
         self._admits: dict[int, Admit] = {}
+        self._arrived_s: dict[int, float] = {}
         self._ended: set[str] = set()
         self._untold: set[str] = set()
         self._unstored: set[str] = set()
@@ -91,7 +98,7 @@ class EdgeAsks:
         forgotten = [*self._disk.restart(), *self._unstored]
         self.known_since_s = math.inf
         self._arriving = None
-        for table in (self._frames_s, self._admits, self._ended, self._untold, self._unstored):
+        for table in (self._frames_s, self._admits, self._arrived_s, self._ended, self._untold, self._unstored):
             table.clear()
         return forgotten
 
@@ -119,17 +126,22 @@ class EdgeAsks:
                 publish=terminal,
             )
             self._on_terminal(decision)
+        if isinstance(request, Admit):
+            self._arrived_s[request.token] = self._clock.now_s
         if isinstance(request, Admit) and self._arriving is not None:
             self._admits[self._arriving] = request
         self._disk.put(request)
 
     def done(self, request: JournalRequest, result: JournalResult, now_s: float) -> None:
         """The disk has done something."""
+        arrived_s = self._arrived_s.pop(request.token, now_s)
         match request, result:
             case Admit(), Admitted(admission=Admission.NEW):
                 query_id = ad_hoc_query_id(request.camera, request.client, request.ask.query_id)
                 deadline_s = now_s + request.ask.deadline_ms / 1000
-                self._stored[query_id] = _Stored(request.ask.content(request.client), deadline_s, now_s)
+                self._stored[query_id] = _Stored(
+                    request.ask, request.ask.content(request.client), arrived_s, deadline_s, now_s
+                )
                 self._on_query(query_id, deadline_s)
             case Admit(), Admitted():
                 self.counters["asked_again"] += 1
@@ -162,6 +174,10 @@ class EdgeAsks:
     def framed(self, camera: str, queries: list[AskedQuery], now_s: float) -> None:
         """A camera takes a frame; those questions of clients are asked of it: they are what went to the disk."""
         self._frames_s[camera] = now_s
+        self.check(camera, queries)
+
+    def check(self, camera: str, queries: Sequence[AskedQuery]) -> None:
+        """Questions of clients are asked of a frame: they are what went to the disk."""
         for query in queries:
             query_id = query.query_id(camera, FrameId(0, 0))
             stored = self._stored[query_id]
@@ -170,6 +186,11 @@ class EdgeAsks:
                 self._on_problem("another text was asked", query_id, problem)
             if abs(query.deadline_s - stored.deadline_s) > _EXACT_S:
                 self._on_problem("a deadline moved", query_id, f"{query.deadline_s} instead of {stored.deadline_s}")
+
+    def of_the_past(self, query_id: str) -> tuple[Ask, float]:
+        """A question about the past, and when it came."""
+        stored = self._stored[query_id]
+        return stored.ask, stored.arrived_s
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 

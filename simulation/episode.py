@@ -10,6 +10,7 @@ from functools import partial
 
 from pipeline.protocol.ad_hoc_questions import NO_FRAME_SEQUENCE
 from pipeline.protocol.effects import Decision
+from pipeline.protocol.reasons import NOT_HELD
 from pipeline.protocol.worker_work import WorkCosts
 from schemas import topics
 from schemas.messages import Answer, Message, QueryOutcome, Question, Status
@@ -40,6 +41,8 @@ _QUIET_S = GONE_S + LONGEST_DEADLINE_S + _GRACE_S + _SILENCE_S
 from its arrival."""
 _LONGEST_BACKLOG_S = 200.0
 """A client that floods a site on a thin uplink may ask 64 questions at once: an end and a reply of 600 bytes each."""
+_HISTORY_S = 40.0
+"""From the last stored frame to the last word about it: a slow worker may speak when another one has answered."""
 _SILENT_KEEPALIVES = 1.5
 """MQTT 5, 3.1.2.10."""
 _WILL_S = 2.0
@@ -95,10 +98,12 @@ class Episode:
         self._query_ledger = QueryLedger(self._problem)
         tokens = not math.isinf(plan.batch_tokens)
         self._costs = WorkCosts.by_tokens(_VISUAL_TOKENS) if tokens else WorkCosts.by_frames()
-        self._all_fit = plan.all_fit
+        self._all_fit = plan.all_fit and not plan.budgeted
         self._trace = Trace() if trace else None
         self._stop_at_first = stop_at_first
         self._asked = 0
+        self._captured_s: dict[str, float] = {}
+        self._latest: dict[tuple[str, str, str], str] = {}
         self._busy_until_s = 0.0
         self._spoke_s = 0.0
         draw = random.Random(plan.seed)
@@ -159,15 +164,20 @@ class Episode:
             key_every=site.key_every,
             publishes=site.publishes,
             join_s=site.join_s,
+            budget=site.budget,
+            gate=site.gate,
+            store=site.store,
+            ring=site.ring,
         )
         callbacks = EdgeCallbacks(
             on_query=self._query,
+            on_history=self._history,
             on_terminal=self._terminal,
             on_problem=self._problem,
             on_reply=partial(self._replied, site.name),
             on_forgotten=partial(self._forgotten, site.name),
         )
-        ledger = EdgeLedger(site.name, self._query_ledger, self._problem)
+        ledger = EdgeLedger(site.name, self._query_ledger, self._problem, site.gate)
         return EdgeActor(self.clock, self.broker, spec, callbacks, ledger)
 
     # ---- run --------------------------------------------------------------------------------------------------------
@@ -203,6 +213,8 @@ class Episode:
             if self.clock.now_s >= check_s:
                 check_s = self.clock.now_s + 1.0
                 self._check()
+                if any(edge.alive and edge.session.store.entries for edge in self.edges.values()):
+                    end_s = min(latest_end_s, max(end_s, self.clock.now_s + _HISTORY_S))
                 if any(edge.alive and edge.backlog() for edge in self.edges.values()):
                     end_s = min(latest_end_s, max(end_s, self.clock.now_s + _GRACE_S + _SILENCE_S))
             if self._stop_at_first and self.checker.violations:
@@ -217,8 +229,14 @@ class Episode:
         self.edges[frame.site].capture_standing(frame.camera, frame.questions)
 
     def _ask(self, ask: AskPlan) -> None:
+        message = ask.ask
+        if ask.of_kept is not None:
+            edge = self.edges[self._site_of[ask.camera]]
+            kept = [held.frame for held in edge.session.ring.of(ask.camera)]
+            if kept:
+                message = message.model_copy(update={"frame": kept[int(ask.of_kept * len(kept)) % len(kept)]})
         if self.broker.up:
-            self.broker.publish(ask.client, topics.ask_topic(ask.camera, ask.client), ask.ask, qos=1)
+            self.broker.publish(ask.client, topics.ask_topic(ask.camera, ask.client), message, qos=1)
 
     def _change(self, change: ChangePlan) -> None:
         if self.broker.up:
@@ -239,6 +257,8 @@ class Episode:
             self._query_ledger.published(message)
         calm_since_s = self._calm_since_s() if isinstance(message, Answer | QueryOutcome) else math.inf
         self.checker.published(message, now_s, calm_since_s)
+        if isinstance(message, Answer) and not message.ad_hoc:
+            self._check_latest(message)
         self.injector.published(message)
         if not isinstance(message, Status | Question | Deleted):
             self._spoke_s = now_s
@@ -252,7 +272,10 @@ class Episode:
     def _terminal(self, site: str, decision: Decision) -> None:
         self.checker.edge_decided(site, decision, self.clock.now_s)
         met_none = decision.frame.sequence == NO_FRAME_SEQUENCE
-        if met_none and self.edges[site].asks.had_no_frame(decision.camera, decision.query_id):
+        if met_none and decision.reason.startswith(NOT_HELD):
+            self.edges[site].not_held(decision.camera, decision.query_id)
+            self.checker.had_no_frame(decision.query_id)
+        elif met_none and self.edges[site].asks.had_no_frame(decision.camera, decision.query_id):
             self.checker.had_no_frame(decision.query_id)
         frame = frame_key(decision.camera, decision.frame)
         self._line(
@@ -261,10 +284,30 @@ class Episode:
 
     def _query(self, site: str, query_id: str, deadline_s: float, ad_hoc: bool) -> None:
         self._asked += 1
+        self._captured_s[query_id] = self.clock.now_s
         self.checker.asked(site, query_id, self.clock.now_s, deadline_s, ad_hoc=ad_hoc)
         # A standing query's id begins with its frame.
         frame = () if ad_hoc else (f"frame {query_id.rpartition('/')[0]}",)
         self._line(f"{site} takes on {query_id}, deadline {deadline_s:.3f}", query_id, *frame)
+
+    def _history(self, site: str, query_id: str, deadline_s: float, captured_s: float) -> None:
+        self._asked += 1
+        self._captured_s[query_id] = captured_s
+        self.checker.asked(site, query_id, self.clock.now_s, deadline_s, ad_hoc=False, history=True)
+        self._line(f"{site} takes on {query_id} of a stored frame, deadline {deadline_s:.3f}", query_id)
+
+    def _check_latest(self, message: Answer) -> None:
+        """An answer about an old frame must not have taken the place of one about a newer frame."""
+        key = (message.camera, message.owner, message.question_id)
+        found = self.checker.reducer.latest(*key)
+        before, self._latest[key] = self._latest.get(key), "" if found is None else found.decided.query_id
+        if not before or found is None or found.decided.query_id == before:
+            return
+        boots = {query_id.split("/")[1].split("-")[0] for query_id in (before, found.decided.query_id)}
+        was_s, is_s = (self._captured_s.get(query_id, -math.inf) for query_id in (before, found.decided.query_id))
+        if is_s < was_s and (found.decided.history or len(boots) == 1):
+            problem = f"its frame was taken at {is_s:.3f}, that of {before} at {was_s:.3f}"
+            self._problem("the latest answer is older", found.decided.query_id, problem)
 
     def _replied(self, site: str, message: Answer | QueryOutcome) -> None:
         self.checker.replied(site, message, self.clock.now_s)
@@ -317,6 +360,7 @@ class Episode:
     def _edge_state(self, site: str) -> EdgeState:
         edge, up = self.edges[site], self.broker.is_up(site)
         linked_since_s = max(edge.linked_since_s, self.injector.reachable_since_s(site)) if up else math.inf
+        linked_since_s = max(linked_since_s, edge.open_since_s)
         return EdgeState(edge.awake_since_s, linked_since_s, edge.backlog_s())
 
     def _calm_since_s(self) -> float:
@@ -346,6 +390,7 @@ class Episode:
     def _check_edge(self, edge: EdgeActor, now_s: float) -> None:
         for buffer, size, bound in edge_buffers(edge.session, self.plan.edge):
             self.checker.check_bound(now_s, f"{edge.site}: {buffer}", size, bound)
+        edge.stored.check(edge.session)
         for table, size in edge_leaks(edge.session):
             self._problem("a table leaks", f"{edge.site}: {table}", f"{size} more than there are queries")
         counters = edge.session.counters
@@ -358,6 +403,9 @@ class Episode:
         for edge in self.edges.values():
             if edge.alive and edge.session.unfinished():
                 self._problem("queries left at an edge", edge.site, str(edge.session.unfinished()))
+            if edge.alive and (edge.session.store.entries or edge.disk.frames) and self._all_fit:
+                there = f"{len(edge.session.store.entries)} known, {len(edge.disk.frames)} on disk"
+                self._problem("stored frames left at an edge", edge.site, there)
         for worker in self.workers.values():
             if worker.alive and not worker.frozen and worker.session.unfinished():
                 self._problem("frames left at a worker", worker.name, str(worker.session.unfinished()))
@@ -373,6 +421,9 @@ class Episode:
         for edge in self.edges.values():
             counters.update({f"edge_{name}": count for name, count in edge.session.counters.items()})
             counters.update({f"edge_{name}": edge.asks.counters[name] for name in ("asked_again", "told_again")})
+            gate = edge.session.gate
+            counters.update({} if gate is None else {f"gate_{name}": count for name, count in gate.counters.items()})
+            counters.update({f"store_{name}": count for name, count in edge.session.store.counters.items()})
             counters["edge_replied"] += edge.counters["replied"]
         counters.update({f"broker_{name}": count for name, count in self.broker.counters.items()})
         counters["died_with_edge"] = self.checker.with_edge
@@ -380,6 +431,8 @@ class Episode:
         counters["let_go_before_will"] = self.checker.let_go
         counters["repeats"] = self.checker.reducer.repeats
         counters["conflicts"] = self.checker.reducer.conflicts
+        counters["renewals"] = self.checker.reducer.renewals
+        counters["renewals_unknown"] = self.checker.reducer.renewals_unknown
         return EpisodeReport(
             self.plan.seed,
             self.plan.healthy,

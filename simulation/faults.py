@@ -36,6 +36,10 @@ class FaultKind(StrEnum):
     EDGE_DISK_FULL = "edge disk full"
     EDGE_DISK_DAMAGE = "edge disk damage"
     """A row of the journal is overwritten with what means nothing."""
+    EDGE_POWER_CUT = "edge power cut"
+    """The machine loses its power: what is on disk stays, and nobody knows how old it is."""
+    EDGE_STORE_DAMAGE = "edge store damage"
+    """A stored frame is overwritten with what means nothing."""
     HOSTILE_CLIENT = "hostile client"
     """A client floods a site with questions and with what is none."""
     HOSTILE_WORKER = "hostile worker"
@@ -55,6 +59,8 @@ class FaultKind(StrEnum):
 WORKER_FAULTS = frozenset(kind for kind in FaultKind if kind.startswith("worker "))
 EDGE_FAULTS = frozenset(kind for kind in FaultKind if kind.startswith("edge "))
 HOSTILE_PEERS = frozenset((FaultKind.HOSTILE_CLIENT, FaultKind.HOSTILE_WORKER))
+_DRAWN_APART = frozenset((FaultKind.WORKER_KEYS, FaultKind.EDGE_POWER_CUT, FaultKind.EDGE_STORE_DAMAGE))
+"""Those that make sense for some fleets alone."""
 WIRE_FAULTS = frozenset((FaultKind.DELAY, FaultKind.LOSS, FaultKind.DUPLICATE, FaultKind.REORDER))
 
 _CASCADE_SHARE = 0.5
@@ -67,6 +73,13 @@ _LONG_TIMES = 3.0
 
 _ORPHANS_SHARE = 0.3
 HEIR = "heir"
+_AT_THE_STORE = (
+    FaultKind.EDGE_CRASH,
+    FaultKind.EDGE_POWER_CUT,
+    FaultKind.EDGE_STORE_DAMAGE,
+    FaultKind.EDGE_DISK_FULL,
+    FaultKind.BROKER_RESTART,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +120,7 @@ def draw_faults(
     """
     faults: list[Fault] = []
     draw_from = draw.choice([WORKER_FAULTS, WORKER_FAULTS | WIRE_FAULTS, frozenset(FaultKind)])
-    possible = [kind for kind in FaultKind if kind in draw_from and kind is not FaultKind.WORKER_KEYS]
+    possible = [kind for kind in FaultKind if kind in draw_from and kind not in _DRAWN_APART]
     kinds = draw.sample(possible, draw.choice([2, 4, len(possible)]))
     if draw.random() < 0.5:
         # What leaves an owner behind that does not know it reaches most.
@@ -151,6 +164,24 @@ def draw_key_faults(
         if draw.random() < _ORPHANS_SHARE:
             crash_s = time_s + draw.uniform(0.5, 4.0)
             faults.append(Fault(crash_s, FaultKind.EDGE_CRASH, draw.choice(sites), 5.0, draw.random()))
+    return faults
+
+
+def draw_store_faults(draw: random.Random, *, duration_s: float, sites: Sequence[str]) -> list[Fault]:
+    """Times without a link, and what goes wrong with frames that are stored meanwhile.
+
+    Args:
+        draw: random numbers.
+        duration_s: length of the episode.
+        sites: names of the edges that store frames.
+    """
+    faults: list[Fault] = []
+    for _ in range(draw.choice([1, 2, 3])):
+        site, cut_s, lasts_s = draw.choice(sites), draw.uniform(0.0, duration_s), draw.uniform(4.0, 25.0)
+        faults.append(Fault(cut_s, FaultKind.EDGE_PARTITION, site, lasts_s, draw.random()))
+        for kind in draw.sample(_AT_THE_STORE, draw.choice([0, 1, 2])):
+            begins_s = cut_s + draw.uniform(0.0, 1.5 * lasts_s)
+            faults.append(Fault(begins_s, kind, site, draw.uniform(0.5, 6.0), draw.random()))
     return faults
 
 

@@ -241,7 +241,9 @@ class Injector:
             return None
         lasts_s = fault.lasts_s
         match fault.kind:
-            case FaultKind.EDGE_CRASH | FaultKind.EDGE_GONE:
+            case FaultKind.EDGE_CRASH | FaultKind.EDGE_GONE | FaultKind.EDGE_POWER_CUT:
+                if fault.kind is FaultKind.EDGE_POWER_CUT:
+                    edge.disk.frames.cut_power()
                 lasts_s = GONE_S if fault.kind is FaultKind.EDGE_GONE else lasts_s
                 self._on_edge_died(edge.site, edge.crash())
                 self._broker.close(edge.site)
@@ -260,6 +262,9 @@ class Injector:
                 if query_id is None:
                     return None
                 self._on_damage(edge.site, query_id)
+            case FaultKind.EDGE_STORE_DAMAGE:
+                if edge.disk.frames.damage(fault.strength) is None:
+                    return None
             case _:
                 edge.drain()
                 self._poll_edge_drain(edge, edge.boot, self._clock.now_s, lasts_s)

@@ -12,6 +12,8 @@
 - No latent sent twice without a counted reason, and none of one attempt to two workers.
 - Recovery: once faults are over and the pool is idle, no query expires or fails that had time to be answered. A
   client's question is not judged so where its camera took no frame since, and was to take none for it alone.
+- Frames that were stored without a link may wait for all others, so their queries may expire. No answer about one
+  takes the place of an answer about a newer frame.
 - A key frame that is missing or damaged fails no query: its frame comes again, coded by itself.
 - An ad-hoc query is never superseded, is decided once whatever happens to its edge, and who asks again is told that
   decision. A query id is never used for two questions.
@@ -89,6 +91,7 @@ class Asked:
     deadline_s: float
     ad_hoc: bool
     site: str
+    history: bool = False
     undecided: bool = True
     had_no_frame: bool = False
     said_since_s: float = math.inf
@@ -133,14 +136,16 @@ class InvariantChecker:
         """A worker of another codec is in the pool: it must never answer."""
         self._wrong_codec.add(name)
 
-    def asked(self, site: str, query_id: str, now_s: float, deadline_s: float, *, ad_hoc: bool) -> None:
+    def asked(
+        self, site: str, query_id: str, now_s: float, deadline_s: float, *, ad_hoc: bool, history: bool = False
+    ) -> None:
         """An edge took a query on, for the first time."""
         if query_id in self._excused:
             return
         if query_id in self._open or self.reducer.get(query_id) is not None:
             self._break("query id used twice", now_s, query_id, site)
         else:
-            self._open[query_id] = Asked(now_s, deadline_s, ad_hoc, site)
+            self._open[query_id] = Asked(now_s, deadline_s, ad_hoc, site, history)
 
     def edge_died(self, query_ids: list[str], held: Mapping[str, float], now_s: float) -> None:
         """These standing queries die with their edge.
@@ -232,7 +237,7 @@ class InvariantChecker:
             self._break("answer of a foreign codec", now_s, message.query_id, message.worker)
         if message.outcome is Outcome.FAILED and message.reason.startswith(KEY_FAILURES):
             self._break("a key frame failed a query", now_s, message.query_id, message.reason)
-        if self.reducer.observe(message) is None:
+        if self.reducer.observe(message, now_s) is None:
             return
         self.outcomes[str(message.outcome)] += 1
         if self._orphans.pop(message.query_id, None) is not None:
@@ -246,7 +251,7 @@ class InvariantChecker:
         if asked.ad_hoc and message.outcome is Outcome.SUPERSEDED:
             self._break("ad-hoc query superseded", now_s, message.query_id, asked.site)
         calm_s = now_s - max(asked.asked_s, calm_since_s)
-        lost = message.outcome in (Outcome.EXPIRED, Outcome.FAILED) and not asked.had_no_frame
+        lost = message.outcome in (Outcome.EXPIRED, Outcome.FAILED) and not (asked.had_no_frame or asked.history)
         if lost and calm_s > RECOVERY_S + self.passes_s:
             self._break("no recovery", now_s, message.query_id, f"{message.outcome} after {calm_s:.1f} calm seconds")
         self._check_said(message.query_id, asked, now_s)
@@ -291,6 +296,9 @@ class InvariantChecker:
             return
         if since_s > asked.said_since_s:
             asked.said_since_s, asked.backlog_s = since_s, edge.backlog_s
+        if now_s - asked.said_since_s <= GRACE_S:
+            # What was decided at the same moment may have been queued before it.
+            asked.backlog_s = max(asked.backlog_s, edge.backlog_s)
         late_s = now_s - asked.said_since_s - GRACE_S - UPLINK_SHARE * asked.backlog_s
         if late_s > 0:
             self._break("terminal too late", now_s, query_id, f"{late_s:.2f} s after it could have been read")

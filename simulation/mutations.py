@@ -24,8 +24,12 @@ from schemas.identity import QuestionContent
 from schemas.messages import Chunk, Open, Refine, Reject, RejectReason, Revoke, Text
 from schemas.types import FrameId, Outcome
 from simulation.mutation import Mutation, nothing
+from simulation.mutations_of_budgets import BUDGET_MUTATIONS
 from simulation.mutations_of_disk import DISK_MUTATIONS
+from simulation.mutations_of_gate import GATE_MUTATIONS
+from simulation.mutations_of_past import PAST_MUTATIONS
 from simulation.mutations_of_questions import QUESTION_MUTATIONS
+from simulation.mutations_of_store import STORE_MUTATIONS
 from simulation.run import simulate
 
 
@@ -179,6 +183,10 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("rejected though the edge is lost", 5, Progress, "reject_key", _reject_orphans_too),
     *QUESTION_MUTATIONS,
     *DISK_MUTATIONS,
+    *BUDGET_MUTATIONS,
+    *GATE_MUTATIONS,
+    *STORE_MUTATIONS,
+    *PAST_MUTATIONS,
 )
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.store_settings import StoreSettings
 from schemas.messages import Ask, Question
+from simulation.change_gate import GatePlan
 from simulation.faults import HEIR, Fault
+from simulation.specs import NO_STORE
+from simulation.uplink_budgets import BudgetPlan
 
 QUESTIONS = ("q0", "q1", "q2")
 CLIENTS = ("alice", "bob", "site0")
@@ -50,6 +55,10 @@ class SitePlan:
         key_every: frames of a camera from one key frame to the next; 0 codes every frame by itself.
         join_s: an ad-hoc question waits so long for the next frame of its camera.
         publishes: workers get the texts of its standing questions by the broker; else they have to ask.
+        budget: of its uplink; None has no limit.
+        gate: of its change gate; None asks standing questions of every frame.
+        store: which frames it keeps while it has no link.
+        ring: which frames it keeps for questions about the past.
     """
 
     name: str
@@ -59,6 +68,10 @@ class SitePlan:
     key_every: int = 0
     join_s: float = 0.0
     publishes: bool = True
+    budget: BudgetPlan | None = None
+    gate: GatePlan | None = None
+    store: StoreSettings = NO_STORE
+    ring: RingSettings = field(default_factory=RingSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +117,14 @@ class AskPlan:
         camera: camera that it is about.
         client: who asks.
         ask: the question.
+        of_kept: it is asked of a frame that the edge keeps then: from 0, the oldest, to 1; None takes the ask as it is.
     """
 
     time_s: float
     camera: str
     client: str
     ask: Ask
+    of_kept: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +175,11 @@ class EpisodePlan:
         return not any(worker.foreign for worker in self.workers)
 
     @property
+    def budgeted(self) -> bool:
+        """Whether a site may spend its budget: it leaves questions out then, and tells late."""
+        return any(site.budget is not None for site in self.sites)
+
+    @property
     def most_passes(self) -> int:
         """Passes that one prefix of a frame may take: each asks one of its questions at least."""
         return 1 if math.isinf(self.batch_tokens) else len(QUESTIONS) + 1 + len(CLIENTS) * len(QUERY_IDS)
@@ -169,7 +189,7 @@ class EpisodePlan:
         """Whether nothing breaks and nothing is short: most queries must be answered then, even of a loaded fleet."""
         enough = math.isinf(self.batch_tokens) and all(site.uplink_kbps > THIN_KBPS for site in self.sites)
         fast = all(worker.batch_s < 1.0 and not worker.hiccups for worker in self.workers)
-        return not self.faults and self.all_fit and enough and fast
+        return not self.faults and self.all_fit and not self.budgeted and enough and fast
 
 
 def without(

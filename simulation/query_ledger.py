@@ -14,7 +14,7 @@ from pipeline.protocol.effects import AskedQuery, Decision, InferencePass
 from pipeline.protocol.ports import Publish
 from schemas import topics
 from schemas.identity import QuestionContent
-from schemas.messages import Answer, Open, QueryOutcome
+from schemas.messages import Answer, FollowUp, Open, QueryOutcome
 from schemas.types import FrameId, Outcome
 from simulation.questions import CROWD, CROWD_QUESTION, read_echo
 
@@ -49,6 +49,11 @@ class QueryLedger:
         """An edge took a frame and asks this of it."""
         questions = {query.query_id(camera, frame): query.question for query in queries}
         self._frames[camera, frame] = _Frame(mark, questions)
+
+    def asked_again(self, camera: str, frame: FrameId, queries: Sequence[AskedQuery]) -> None:
+        """An edge asks more of a frame that it took before."""
+        known = self._frames[camera, frame].questions
+        known.update({query.query_id(camera, frame): query.question for query in queries})
 
     def question(self, camera: str, frame: FrameId, query_id: str) -> QuestionContent | None:
         """What a query asked."""
@@ -115,9 +120,9 @@ class QueryLedger:
         """A disk has lost this question: asked again, it is another one."""
         self._excused.add(query_id)
 
-    def opened(self, site: str, camera: str, message: Open) -> None:
-        """An open message leaves an edge."""
-        if message.attempt > 1 and message.key is not None:
+    def opened(self, site: str, camera: str, message: Open | FollowUp) -> None:
+        """An open message, or a follow-up, leaves an edge."""
+        if isinstance(message, Open) and message.attempt > 1 and message.key is not None:
             problem = f"{site} gives it key frame {message.key}, which its worker may lack"
             self._on_problem("opened again given a key frame", f"{camera}/{message.frame}", problem)
         for query_id, ref in zip(message.query_ids(camera), message.queries, strict=True):

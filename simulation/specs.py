@@ -5,21 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
+from pipeline.protocol.change_gate import ChangeGate, GateSettings
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import DepartureOrder
 from pipeline.protocol.edge_session import SiteSettings
 from pipeline.protocol.effects import Decision
+from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.load_shedding import LoadSheddingSettings
 from pipeline.protocol.ports import Sent
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
+from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_throughput import ThroughputEstimate
 from pipeline.protocol.worker_work import WorkCosts
 from schemas.messages import Answer, QueryOutcome, Question
+from simulation.change_gate import GatePlan, SceneRule
 from simulation.content import FINGERPRINT, RULE
 from simulation.query_ledger import Problem
+from simulation.uplink_budgets import BudgetPlan
+
+LARGEST_WIRE_BYTES = 800
+"""An open message with the whole latent and many queries, or a long question."""
+
+NO_STORE: Final = StoreSettings(StorePolicy.OFF)
 
 
 def _ignore(*_: object) -> None:
@@ -48,6 +59,10 @@ class EdgeSpec:
         key_every: frames of a camera from one key frame to the next; 0 has no key frames.
         publishes: the broker takes its questions; else workers have to ask for their texts.
         join_s: an ad-hoc question waits so many seconds for a frame of its camera, then one is taken for it.
+        budget: of its uplink, with its clock; None has no limit.
+        gate: of its change gate; None asks standing questions of every frame.
+        store: which frames it keeps while it has no link.
+        ring: which frames it keeps for questions about the past.
     """
 
     site: str
@@ -62,12 +77,33 @@ class EdgeSpec:
     key_every: int = 0
     publishes: bool = True
     join_s: float = 0.0
+    budget: BudgetPlan | None = None
+    gate: GatePlan | None = None
+    store: StoreSettings = NO_STORE
+    ring: RingSettings = field(default_factory=lambda: RingSettings(history_s=0.0))
+
+    def change_gate(self) -> ChangeGate | None:
+        """A gate for its session."""
+        if self.gate is None:
+            return None
+        return ChangeGate(SceneRule(), GateSettings(max_age_s=self.gate.max_age_s, renew_s=self.gate.renew_s))
 
     def site_settings(self) -> SiteSettings:
         """What its session is told of the site."""
         questions = {question.question_id: question for question in self.questions}
         asked_of = dict.fromkeys(self.cameras, tuple(questions))
-        return SiteSettings(self.site, self.pool, asked_of, questions, self.uplink_kbps, self.priorities)
+        budget = None if self.budget is None else self.budget.settings(LARGEST_WIRE_BYTES)
+        return SiteSettings(
+            self.site,
+            self.pool,
+            asked_of,
+            questions,
+            self.uplink_kbps,
+            self.priorities,
+            ring=self.ring,
+            budget=budget,
+            store=self.store,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +113,8 @@ class EdgeCallbacks:
     Attributes:
         on_query: called with site, query id, deadline in s of virtual time and whether the query is ad-hoc, for each
             query that the session took on.
+        on_history: called with site, query id, deadline in s of virtual time and capture of the frame, for each query
+            of a stored frame.
         on_terminal: called with the site and each decision of the session.
         on_problem: called with what breaks a rule at this edge: the rule, what it is about, what was seen.
         on_reply: called with each terminal that a client is told on its reply topic.
@@ -85,6 +123,7 @@ class EdgeCallbacks:
     """
 
     on_query: Callable[[str, str, float, bool], None] = _ignore
+    on_history: Callable[[str, str, float, float], None] = _ignore
     on_terminal: Callable[[str, Decision], None] = _ignore
     on_problem: Problem = _raise
     on_reply: Callable[[Answer | QueryOutcome], None] = _ignore

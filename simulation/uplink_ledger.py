@@ -68,6 +68,10 @@ class UplinkLedger:
             self._standing_s[camera] = now_s
         self._waiting[camera, frame] = _Waiting(now_s, first_s, ad_hoc, len(queries) - ad_hoc, newer_s)
 
+    def asked_again(self, camera: str, frame: FrameId) -> None:
+        """A frame is asked more: what its open is worth is not judged any more."""
+        self._waiting.pop((camera, frame), None)
+
     def wants(self, camera: str, now_s: float) -> None:
         """A message of this camera begins to wait."""
         self._unserved_s.setdefault(camera, now_s)

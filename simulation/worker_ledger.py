@@ -23,6 +23,7 @@ from schemas.messages import (
     Accept,
     Answer,
     Busy,
+    FollowUp,
     Handover,
     Message,
     NeedText,
@@ -128,6 +129,8 @@ class WorkerLedger:
                 self._given(topic.rsplit("/", 1)[1], message, now_s)
             case Handover():
                 self._given(message.camera, message.to_open(), now_s)
+            case FollowUp():
+                self._asked_more(topic.rsplit("/", 1)[1], message, now_s)
             case Revoke():
                 self._take_away(message, session.sizes()["outgoing_messages"])
             case Status(kind="edge"):
@@ -160,6 +163,23 @@ class WorkerLedger:
             known = held is None or not held.left(now_s)
             attempt = message.attempt if held is None else max(message.attempt, held.attempt)
             self._held[key] = _Held(attempt, undecided, ad_hoc, dict(undecided), ready=known, certain=known)
+
+    def _asked_more(self, camera: str, message: FollowUp, now_s: float) -> None:
+        """Further questions: whether the worker has the frame, and knows their texts, does not show."""
+        key = (camera, message.frame)
+        refs = dict(zip(message.query_ids(camera), message.queries, strict=True))
+        self._named.update({*refs})
+        self._revoked.pop(key, None)
+        held = self._held.setdefault(key, _Held(message.attempt, {}, frozenset(), {}))
+        held.certain = held.ready = False
+        held.ad_hoc |= {query_id for query_id, ref in refs.items() if ref.ad_hoc}
+        for query_id, ref in refs.items():
+            if ref.remaining_ms > 0 and (query_id, ref.digest) not in self._decided:
+                due_s = now_s + ref.remaining_ms / 1000
+                held.deadlines_s.setdefault(query_id, due_s)
+                held.latest_s[query_id] = max(held.latest_s.get(query_id, due_s), due_s)
+        if not held.deadlines_s:
+            del self._held[key]
 
     def _take_away(self, message: Revoke, waiting: int) -> None:
         key = (message.camera, message.frame)

@@ -32,6 +32,22 @@ def test_services_and_their_order(compose: dict[str, Any]) -> None:
     assert "healthcheck" in services["broker"]
 
 
+def test_images_are_for_servers_and_for_boards(compose: dict[str, Any]) -> None:
+    for name in ("edge", "worker"):
+        assert compose["services"][name]["build"]["platforms"] == ["linux/amd64", "linux/arm64"]
+    text = (ROOT / "docker/Dockerfile").read_text()
+    # Nothing in the recipe is of one architecture, and no binary is fetched.
+    assert re.findall(r"^(?:FROM --platform|ADD|RUN .*(?:curl|wget))", text, re.MULTILINE) == []
+
+
+def test_the_image_of_the_edge_has_no_models_but_the_encoder(compose: dict[str, Any]) -> None:
+    text = (ROOT / "docker/Dockerfile").read_text()
+    stages = dict(re.findall(r"^FROM \S+ AS (\w+)\n(.*?)(?=^FROM|\Z)", text, re.MULTILINE | re.DOTALL))
+    assert re.findall(r"^COPY (\S+)", stages["edge"], re.MULTILINE) == ["models/codecs/meta_autoencoder"]
+    assert "'.[edge]'" in stages["edge"]
+    assert "./models '.[cloud]'" in stages["worker"], "an installed worker has its models from a package of their own"
+
+
 def test_workers_can_be_scaled(compose: dict[str, Any]) -> None:
     worker = compose["services"]["worker"]
     assert "container_name" not in worker

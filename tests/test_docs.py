@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ NOT_BUFFERS = {
     "schemas.types.MAX_ATTEMPTS": "range of a field",
     "pipeline.config.settings.MAX_BATCH_FRAMES": "range of a setting",
     "pipeline.config.settings.MAX_UPLINK_KBPS": "range of a setting",
+    "pipeline.config.settings.MAX_BUDGET_MB": "range of a setting",
     "pipeline.codec.spec.MAX_VLM_ID_CHARS": "length of a name in codec.json",
     "pipeline.config.settings_file._MAX_PROBLEMS": "length of an error message",
 }
@@ -229,7 +231,7 @@ def settings_keys(model: type[BaseModel]) -> set[str]:
     for name, field in model.model_fields.items():
         found.add(field.alias or name)
         for annotation in re.findall(r"\b\w+Settings\b", repr(field.annotation)):
-            found |= settings_keys(getattr(pipeline.config.settings, annotation))
+            found |= settings_keys(getattr(sys.modules[model.__module__], annotation))
     return found
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from latentbus.cli import app
+from pipeline.config import gateway_settings
 from pipeline.config import settings as all_settings
 from tests import reference
 from tests.reference.commands import all_commands
@@ -79,6 +80,14 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "### `edge.questions.<id>`": all_settings.QuestionSettings,
     "### `edge.client_budget`, `edge.client_budgets.<client>`": all_settings.ClientBudgetSettings,
     "## `worker`": all_settings.WorkerSettings,
+    "## `gateway`": gateway_settings.GatewaySettings,
+    "### `gateway.tls`": gateway_settings.GatewayTlsSettings,
+    "### `gateway.tokens.<name>`": gateway_settings.TokenSettings,
+    "### `gateway.history`": gateway_settings.HistorySettings,
+    "### `gateway.limits`": gateway_settings.GatewayLimitSettings,
+    "### `gateway.alerts`": gateway_settings.AlertSettings,
+    "### `gateway.alerts.rules.<name>`": gateway_settings.AlertRuleSettings,
+    "### `gateway.alerts.webhooks.<name>`": gateway_settings.WebhookSettings,
     "## `recording`": all_settings.EdgeRecordingSettings,
     "## `log`": all_settings.LogSettings,
 }

@@ -26,6 +26,7 @@ AT_THE_ROOT = {
     "broker_config",
     "cloud_workers",
     "constraints.txt",
+    "deploy",
     "docker",
     "docker-compose.yml",
     "docs",

@@ -6,13 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 
 import pytest
 
 from broker_config.launcher import LocalBroker
+from pipeline.codec.spec import ENCODER_FILES, SPEC_FILE, STOP_FILE, TABLES_FILE
 from tests.source_names import ROOT
+
+INSTALL_LIMIT_BYTES = 350_000_000
 
 EDGE = """
 edge:
@@ -20,6 +24,12 @@ edge:
   state_dir: {folder}
   cameras: {{gate: {{source: "test:1", questions: [car]}}}}
   questions: {{car: {{text: "Is there a car?", answer_type: yes_no}}}}
+"""
+
+SIZE = """
+from importlib.metadata import distributions
+files = [d.locate_file(f) for d in distributions() if d.name not in ("pip", "setuptools") for f in d.files]
+print(sum(file.stat().st_size for file in files if file.is_file()))
 """
 
 
@@ -35,8 +45,10 @@ def test_an_edge_starts_from_an_empty_environment_without_torch(broker: LocalBro
     (tmp_path / "edge.yaml").write_text(EDGE.format(folder=tmp_path))
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LATENTBUS_MODELS_DIR")}
     clean |= {"LATENTBUS_BROKER__HOST": broker.host, "LATENTBUS_BROKER__PORT": str(broker.port)}
-    no_torch = "import importlib.util as u, sys; sys.exit(u.find_spec('torch') is not None)"
-    subprocess.run([python, "-c", no_torch], check=True, cwd=tmp_path, timeout=60)
+    absent = "import importlib.util as u, sys; sys.exit(any(u.find_spec(name) for name in ('torch', 'mcap', 'uvloop')))"
+    subprocess.run([python, "-c", absent], check=True, cwd=tmp_path, timeout=60)
+    size = subprocess.run([python, "-c", SIZE], check=True, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert 0 < int(size.stdout) <= INSTALL_LIMIT_BYTES
     edge = subprocess.Popen(
         [environment / "bin/latentbus", "edge", "--config", "edge.yaml"],
         cwd=tmp_path,
@@ -54,6 +66,16 @@ def test_an_edge_starts_from_an_empty_environment_without_torch(broker: LocalBro
     _, rest = edge.communicate(timeout=60)
     assert "ready" in lines[-1], "".join(lines)
     assert edge.returncode == 0, rest
+
+
+def test_the_wheel_carries_what_an_edge_needs_of_the_bundled_codec() -> None:
+    included = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    files = included["force-include"]
+    for source, target in files.items():
+        assert (ROOT / source).is_file(), f"{source}: the wheel cannot be built"
+        assert target == f"pipeline/codec/{source}"
+    needed = {SPEC_FILE, TABLES_FILE, STOP_FILE, *ENCODER_FILES.values()}
+    assert needed <= {Path(source).name for source in files}
 
 
 def test_models_of_a_checkout_are_found_without_a_setting() -> None:

@@ -3,9 +3,10 @@
 ::
 
     reference-vlm -+- vlm-evaluation
-                   +- <point>-klt --------------+
-                   +- <point>-meta_autoencoder -+- <point>-key-frames - <point>-stop -+- <point>-evaluation
-                          +- <point>-int8                                             +- models
+                   +- <point>-klt -----------------------------+
+                   +- <point>-meta_autoencoder - <point>-int8 -+- <point>-key-frames - <point>-stop
+                                                                    <point>-stop -+- <point>-evaluation
+                                                                                  +- <point>-gate - models
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from training.codec.evaluate.frames import QUICK, SIZES, Evaluation, EvaluationS
 from training.codec.evaluate.markdown import as_markdown
 from training.codec.fit.temporal import Clips, measure_temporal
 from training.codec.fit.train import CodecTraining, export_codec, train_codec
+from training.codec.gate.calibrate import GateCalibration, calibrate_gate
 from training.codec.points import DOMAINS, FOLDERS, CodecName
 from training.codec.stop.calibrate import StopCalibration, calibrate_stop
 from training.codec.stop.learn_then_test import Promise
@@ -53,6 +55,7 @@ class WholeBudget:
         clips: Clips that tables of key frames are fitted on.
         calibration: What stop rules are calibrated for, and on.
         verification: How their promise is checked.
+        gate: What change gates are calibrated for, and on.
     """
 
     vlm: ThirdBudget
@@ -62,6 +65,7 @@ class WholeBudget:
     clips: Clips = field(default_factory=Clips)
     calibration: StopCalibration = field(default_factory=StopCalibration)
     verification: StopVerification = field(default_factory=StopVerification)
+    gate: GateCalibration = field(default_factory=GateCalibration)
 
 
 WHOLE_BUDGETS: Final[dict[str, WholeBudget]] = {
@@ -74,6 +78,7 @@ WHOLE_BUDGETS: Final[dict[str, WholeBudget]] = {
         clips=Clips(1, 2.0),
         calibration=StopCalibration(Promise(0.1), frames=60),
         verification=StopVerification(Promise(0.2), frames=40, resplits=5),
+        gate=GateCalibration(Promise(0.3, by_type=True), clips=14, frames=4, still_clips=2),
     ),
 }
 """``full`` takes about ten hours of two CPU cores, most of it for the VLM; ``smoke`` some minutes, and the models of it
@@ -142,33 +147,29 @@ class _Plan:
     def of_point(self, point: str) -> list[Stage]:
         budget, seed = self.wanted.budget, self.run.seed
         codec = {**budget.codecs[point].as_dict(), "seed": seed}
-        klt, meta, keys, stop = (f"{point}-{name}" for name in ("klt", "meta_autoencoder", "key-frames", "stop"))
+        names = ("klt", "meta_autoencoder", "key-frames", "stop", "gate")
+        klt, meta, keys, stop, gate = (f"{point}-{name}" for name in names)
         calibration = {**_plain(budget.calibration), "seed": seed}
         clips = {**asdict(budget.clips), "seed": seed}
+        still = {**asdict(budget.gate), "seed": seed}
         evaluation = {**asdict(budget.evaluations[point]), **_plain(budget.verification), "seed": seed}
 
         learned = partial(self._fit, point, "meta_autoencoder")
         check = partial(self._evaluate, point)
-        quantise = partial(self._int8, point)
-        int8 = Stage(f"{point}-int8", "the encoder in 8-bit integers", {"seed": seed}, (VLM, meta), quantise, 0.1)
+        quantise, given_key = partial(self._int8, point), partial(self._key_frames, point)
+        int8 = Stage(f"{point}-int8", "its encoder in 8-bit integers", {"seed": seed}, (VLM, meta), quantise, 0.1)
         return [
             Stage(klt, "the closed-form codec", codec, (VLM,), partial(self._fit, point, "klt"), 0.2),
             Stage(meta, "the learned codec", codec, (VLM, klt), learned, 1.2),
-            *([int8] if self._convolutional else []),
-            Stage(keys, "tables given a key frame", clips, (VLM, klt, meta), partial(self._key_frames, point), 0.1),
+            int8,
+            Stage(keys, "tables given a key frame", clips, (VLM, klt, int8.name), given_key, 0.1),
             Stage(stop, "ladders and thresholds", calibration, (VLM, keys), partial(self._calibrate, point), 0.7),
+            Stage(gate, "change gates", still, (VLM, stop), partial(self._gate, point), 0.6),
             Stage(f"{point}-evaluation", "bytes, accuracy, the promise", evaluation, (VLM, stop), check, 0.7),
         ]
 
-    @property
-    def _convolutional(self) -> bool:
-        """Whether the VLM's tower can be put into 8-bit integers."""
-        if self.wanted.vlm_dir is None:
-            return True
-        return bool(json.loads((self.wanted.vlm_dir / "config.json").read_bytes()).get("model_type") == "fast_vlm")
-
     def models(self) -> Stage:
-        inputs = (VLM, *(f"{point}-stop" for point in self.wanted.points))
+        inputs = (VLM, *(f"{point}-gate" for point in self.wanted.points))
         return Stage(MODELS, "all of it, laid out as the bundled models/", {}, inputs, self._lay_out, 0.0)
 
     @property
@@ -204,7 +205,8 @@ class _Plan:
 
     def _key_frames(self, point: str, folder: Path) -> None:
         for kind, name in FOLDERS[point].items():
-            shutil.copytree(self.root / f"{point}-{kind}" / name, folder / name)
+            made = "int8" if kind == "meta_autoencoder" else kind
+            shutil.copytree(self.root / f"{point}-{made}" / name, folder / name)
             report = measure_temporal(self._vlm, folder / name, self.run, self.wanted.budget.clips, write=True)
             _write(folder / f"{name}.json", report)
 
@@ -213,6 +215,14 @@ class _Plan:
             shutil.copytree(self.root / f"{point}-key-frames" / name, folder / name)
             report = calibrate_stop(self._vlm, folder / name, self.run, self.wanted.budget.calibration)
             _write(folder / f"{name}.json", report)
+
+    def _gate(self, point: str, folder: Path) -> None:
+        """Of the codec that edges encode with; the other one is what it is compared with."""
+        for kind, name in FOLDERS[point].items():
+            shutil.copytree(self.root / f"{point}-stop" / name, folder / name)
+            if kind == KINDS[0]:
+                report = calibrate_gate(self._vlm, folder / name, self.run, self.wanted.budget.gate)
+                _write(folder / f"{name}.json", report)
 
     def _evaluate(self, point: str, folder: Path) -> None:
         budget = self.wanted.budget
@@ -228,7 +238,7 @@ class _Plan:
         for point in self.wanted.points:
             for kind in KINDS:
                 name = FOLDERS[point][kind]
-                shutil.copytree(self.root / f"{point}-stop" / name, folder / "codecs" / name)
+                shutil.copytree(self.root / f"{point}-gate" / name, folder / "codecs" / name)
 
 
 def _plain(settings: StopCalibration | StopVerification) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Final
 
 import av
 import numpy as np
-from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import SideData, SideDataContainer
 from av.stream import Discard, Disposition
 from numpy.typing import NDArray
 
@@ -51,7 +51,8 @@ class DecodedFrame:
         pixels = np.asarray(self.picture.to_ndarray(format="rgb24"), dtype=np.uint8)
         if self.picture.interlaced_frame:
             pixels = one_field(pixels)
-        matrix = self.picture.side_data.get("DISPLAYMATRIX")
+        # The frame's own container refers back to it, and a cycle keeps the picture until the collector looks.
+        matrix = SideDataContainer(self.picture).get("DISPLAYMATRIX")  # type: ignore[call-arg] # the stub leaves it out
         return upright(pixels, bytes(matrix) if isinstance(matrix, SideData) else None)
 
 

@@ -13,7 +13,7 @@ from broker_config.fleet_folder import FleetFolder
 from broker_config.secured import secured_broker
 from latentbus.fleet.launcher import Launcher
 from latentbus.fleet.process import FleetProcess, NotReadyError, ProcessEndedError
-from latentbus.fleet.settings import edge_node, worker_node, write_patient_codec
+from latentbus.fleet.settings import EVERY_FRAME, edge_node, worker_node, write_patient_codec
 from latentbus.fleet.usage import resident_bytes
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import load_codec_spec
@@ -192,6 +192,7 @@ class SecuredFleet:
             pool=POOL,
             uplink_kbps=UPLINK_KBPS,
             codec=self._codec,
+            change_gate=EVERY_FRAME,
             cameras={
                 camera: CameraSettings(
                     source=str(self._scene(camera)), interval_s=INTERVAL_S, questions=tuple(questions)

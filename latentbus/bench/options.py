@@ -1,4 +1,4 @@
-"""What ``latentbus bench replay`` is asked for."""
+"""What the ``bench`` commands are asked for."""
 
 from __future__ import annotations
 
@@ -55,3 +55,32 @@ class BenchOptions:
     seek_log_bytes: int = 1_100_000_000
     probes: int = 40
     recover_log_bytes: int = 3_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeBenchOptions:
+    """How much is measured.
+
+    Attributes:
+        json_file: where every figure is written.
+        markdown: where they are written as a page.
+        codec: codec folder; None is the bundled one.
+        frames: of each timing.
+        compared_frames: held-out frames whose answers are compared.
+        seconds: that the edge process is watched.
+        install: install an edge into an empty environment.
+    """
+
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write every figure to this file.", callback=json_target)
+    ] = None
+    markdown: MarkdownOption = None
+    codec: Annotated[Path | None, typer.Option(help="Codec folder; the bundled one unless given.")] = None
+    frames: Annotated[int, typer.Option(help="Frames of each timing.", min=2)] = 100
+    compared_frames: Annotated[
+        int, typer.Option(help="Frames whose answers are compared, five questions each; 0 compares none.", min=0)
+    ] = 200
+    seconds: Annotated[float, typer.Option(help="How long a real edge process is watched.", min=1)] = 15.0
+    install: Annotated[
+        bool, typer.Option(help="Install an edge into an empty environment to measure it; takes a minute.")
+    ] = True

@@ -16,6 +16,7 @@ from latentbus.chaos.tcp_proxy import FaultProxy
 from latentbus.fleet.launcher import Launcher
 from latentbus.fleet.process import FleetProcess
 from latentbus.fleet.settings import (
+    EVERY_FRAME,
     WIDE_BUDGET,
     camera_names,
     edge_node,
@@ -179,6 +180,7 @@ class Fleet:
             site=site,
             uplink_kbps=options.uplink_kbps,
             codec=self._codec,
+            change_gate=EVERY_FRAME,
             cameras=rendered_cameras(
                 sorted(self.cameras(site)), list(questions), options.interval_s, seed=options.seed
             ),

@@ -25,7 +25,14 @@ from schemas.types import AnswerType, Outcome
 
 CONNECT_TIMEOUT_S = 10.0
 SETTINGS = ClientProtocolSettings()
-_OPTIONS: Final = {"query_id": "--query-id", "text": "QUESTION", "deadline_ms": "--deadline", "options": "--option"}
+_OPTIONS: Final = {
+    "query_id": "--query-id",
+    "text": "QUESTION",
+    "deadline_ms": "--deadline",
+    "options": "--option",
+    "ago_ms": "--ago",
+    "frame": "--frame",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,8 @@ class Asking:
         query_id: str | None = None,
         client: str | None = None,
         options: Sequence[str] = (),
+        ago_s: float | None = None,
+        frame: str | None = None,
     ) -> Asking:
         """Draw the names that the question goes under.
 
@@ -64,12 +73,23 @@ class Asking:
             query_id: id of the question among those of this client; drawn unless given.
             client: who asks; see :func:`latentbus.client.client_name`.
             options: answers to choose from, for answer type ``choice``.
+            ago_s: ask the newest kept frame that is at least so old, in place of the next one.
+            frame: ask this frame, in place of the next one.
 
         Raises:
-            ConfigError: camera, text or query id cannot be asked.
+            ConfigError: camera, text, query id, age or frame cannot be asked.
         """
         checked_name("CAMERA", camera)
-        message = ask_of(text, answer_type, deadline_s=deadline_s, query_id=query_id, options=options, named=_OPTIONS)
+        message = ask_of(
+            text,
+            answer_type,
+            deadline_s=deadline_s,
+            query_id=query_id,
+            options=options,
+            ago_s=ago_s,
+            frame=frame,
+            named=_OPTIONS,
+        )
         return cls(camera, message, client_name(client))
 
     @property
@@ -151,7 +171,10 @@ def _line(message: Told) -> str:
     kind = message.outcome or "provisional"
     style = {"answered": "green", "provisional": "yellow"}.get(kind, "red")
     cost = f"{counted(message.latents, 'latent')}, {counted(message.payload_bytes, 'byte')}"
-    detail = f"score {message.score:.2f}, {cost}, {message.worker}"
+    detail = f"score {message.score:.2f}, {cost}, {message.worker}, frame {message.frame}"
+    if message.age_ms is not None:
+        age = "of unknown age" if isinstance(message.age_ms, str) else f"{message.age_ms / 1000:.1f} s old"
+        detail += f", {age}"
     if message.reason:
         detail += f", {message.reason}"
     return f"[{style}]{kind}[/]  {escape(message.text or '-')}  [dim]({escape(detail)})[/]"

@@ -17,10 +17,10 @@ from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping, Sequ
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Protocol, Self, TypeAlias
 
 from latentbus.options.arguments import checked_name, made_of
-from pipeline.bus.base import ConnectionChange, Inbound
+from pipeline.bus.base import ConnectionChange, Inbound, Will
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.logs import OncePerKind, get_logger
 from pipeline.config.settings import BrokerSettings
@@ -35,8 +35,11 @@ from pipeline.protocol.client_ports import (
     WatchEnded,
 )
 from pipeline.protocol.client_session import ClientSession
+from pipeline.protocol.fleet_view import FleetView
 from pipeline.protocol.ports import Acknowledge, Delivery, Problem, Publish, Received, Unsubscribe
+from pipeline.protocol.reducer import OutcomeReducer
 from pipeline.protocol.settings import ClientProtocolSettings
+from schemas import topics, wire
 from schemas.errors import (
     BusError,
     CameraUnknownError,
@@ -48,18 +51,41 @@ from schemas.errors import (
     QuestionRefusedError,
     StateError,
 )
-from schemas.messages import Answer, Ask, QueryOutcome, check_options
-from schemas.types import NAME_PATTERN, AnswerType
+from schemas.messages import Answer, Ask, QueryOutcome, Status, check_options
+from schemas.types import NAME_PATTERN, AnswerType, FrameId
 
 CONNECT_TIMEOUT_S: Final = 10.0
 RECEIVE_BATCH: Final = 256
+RECEIVE_MAXIMUM: Final = 128
 MAX_UNREAD_ANSWERS: Final = 4_096
 """Answers that one reader has not taken; the oldest is dropped for a further one. A terminal answer is the newest."""
 
 Told: TypeAlias = Answer | QueryOutcome
 """An answer, provisional or terminal, or a terminal outcome without one."""
 
-_PARAMETERS: Final = {"query_id": "query_id", "text": "text", "deadline_ms": "deadline_s", "options": "options"}
+KEPT_RECEIVE_MAXIMUM: Final = 1_024
+"""Messages that a :class:`Keeper` may be given before the first of them is stored: then the broker waits."""
+MAX_UNKEPT: Final = 4_096
+
+
+class Keeper(Protocol):
+    """Stores how all queries end. What it was given is acknowledged to the broker once it is stored, not before."""
+
+    async def keep(self, messages: Sequence[Told]) -> None:
+        """Store terminal messages, each the first of its query as far as this process knows."""
+
+    def connection(self, change: ConnectionChange) -> None:
+        """The connection came up or went down; ``session_resumed`` says that nothing was missed meanwhile."""
+
+
+_PARAMETERS: Final = {
+    "query_id": "query_id",
+    "text": "text",
+    "deadline_ms": "deadline_s",
+    "options": "options",
+    "ago_ms": "ago_s",
+    "frame": "frame",
+}
 _log = get_logger(__name__)
 
 
@@ -78,6 +104,8 @@ def ask_of(
     deadline_s: float = 30.0,
     query_id: str | None = None,
     options: Sequence[str] = (),
+    ago_s: float | None = None,
+    frame: FrameId | str | None = None,
     named: Mapping[str, str] = _PARAMETERS,
 ) -> Ask:
     """A question as it is published.
@@ -88,6 +116,8 @@ def ask_of(
         deadline_s: time to the terminal outcome.
         query_id: id of the question among those of this client to this camera; drawn unless given.
         options: answers to choose from, for answer type ``choice``.
+        ago_s: ask the newest kept frame that is at least so old, in place of the next one.
+        frame: ask this frame, which an earlier answer names, in place of the next one.
         named: what the user calls each field of the message.
 
     Raises:
@@ -99,6 +129,14 @@ def ask_of(
         check_options(answer_type, tuple(options))
     except ValueError as error:
         raise ConfigError(named["options"], str(error)) from None
+    if ago_s is not None and not math.isfinite(ago_s):
+        raise ConfigError(named["ago_ms"], f"{ago_s} is no finite number")
+    if ago_s is not None and frame is not None:
+        raise ConfigError(named["ago_ms"], f"leave it out, or {named['frame']}: each of them says which frame is meant")
+    try:
+        asked_of = FrameId.parse(frame) if isinstance(frame, str) else frame
+    except ValueError as error:
+        raise ConfigError(named["frame"], str(error)) from None
     return made_of(
         Ask,
         named,
@@ -107,6 +145,8 @@ def ask_of(
         answer_type=answer_type,
         options=tuple(options),
         deadline_ms=round(deadline_s * 1000),
+        ago_ms=None if ago_s is None else round(ago_s * 1000),
+        frame=asked_of,
     )
 
 
@@ -164,7 +204,12 @@ class Client:
         broker: where the broker is, and who this client is to it.
         name: name to ask under; the broker's user name, or a drawn one, unless given.
         settings: times and bounds.
-        connect_timeout_s: longest wait for the first connection.
+        connect_timeout_s: longest wait for the first connection; None does not wait for it.
+        whole_fleet: read loads of workers and texts of standing questions as well, see :attr:`fleet`.
+        keeper: stores how all queries of all cameras end.
+        session_expiry_s: with a keeper: how long the broker keeps what comes while this client is away, under its
+            name as the client id.
+        announce: say as ``status/gateway/NAME`` when it is online and when it is not.
 
     Raises:
         ConfigError: the name cannot stand in a topic.
@@ -176,20 +221,36 @@ class Client:
         *,
         name: str | None = None,
         settings: ClientProtocolSettings | None = None,
-        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        connect_timeout_s: float | None = CONNECT_TIMEOUT_S,
+        whole_fleet: bool = False,
+        keeper: Keeper | None = None,
+        session_expiry_s: int = 0,
+        announce: bool = False,
     ) -> None:
         self.name = checked_name("name", name) or client_name(broker.username)
-        self._session = ClientSession(self.name, settings)
+        self._session = ClientSession(self.name, settings, whole_fleet=whole_fleet)
         self._connect_timeout_s = connect_timeout_s
+        self._keeper = keeper
+        if keeper is not None:
+            # Before the first connection: what the broker has kept comes at once.
+            self._session.watch(None)
+        self._birth = _gateway_status(self.name) if announce else None
         self._bus = MqttBus(
             broker,
-            client_id=f"{self.name}-{secrets.token_hex(4)}",
+            client_id=f"{self.name}-{secrets.token_hex(4)}" if keeper is None else self.name,
             subscriptions=self._session.subscriptions(),
+            will=None if self._birth is None else _will_of(self._birth),
+            receive_maximum=RECEIVE_MAXIMUM if keeper is None else KEPT_RECEIVE_MAXIMUM,
+            clean_start=keeper is None,
+            session_expiry_s=session_expiry_s if keeper is not None else 0,
         )
         self._stack = AsyncExitStack()
         self._questions: dict[str, _Mailbox] = {}
         self._watchers: list[_Watcher] = []
         self._received: dict[int, Inbound] = {}
+        self._unkept: list[Told] = []
+        self._unkept_tokens: list[int] = []
+        self._to_keep = asyncio.Event()
         self._tokens = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -207,18 +268,23 @@ class Client:
         """
         await self._stack.enter_async_context(self._bus)
         try:
-            await self._bus.wait_connected(self._connect_timeout_s)
+            if self._connect_timeout_s is not None:
+                await self._bus.wait_connected(self._connect_timeout_s)
         except BaseException:
             await self._stack.aclose()
             raise
         self._closed = None
         self._start(self._receive(), "receive")
+        if self._keeper is not None:
+            self._start(self._keep(self._keeper), "keep")
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Disconnect; whoever still reads gets :class:`~schemas.errors.ConnectionLostError`."""
+        if self._birth is not None and self.connected:
+            await self._say(self._birth.model_copy(update={"online": False}))
         self._close(ConnectionLostError("the client is closed"))
         tasks = list(self._tasks)
         for task in tasks:
@@ -231,6 +297,30 @@ class Client:
         """Cameras of the edges that are online, as far as their statuses have come."""
         return self._session.fleet.cameras
 
+    @property
+    def fleet(self) -> FleetView:
+        """What edges and workers say of themselves, to be read and not changed."""
+        return self._session.fleet
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is connected, with every subscription granted."""
+        return self._bus.statistics().connected
+
+    @property
+    def reducer(self) -> OutcomeReducer:
+        """Outcomes that were read, with their repeats and conflicts."""
+        return self._session.reducer
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What happened, by reason."""
+        return self._session.counters
+
+    def unfinished(self) -> int:
+        """Questions without an outcome."""
+        return self._session.unfinished()
+
     def cause(self, camera: str, *, certain: bool = False) -> str | None:
         """Why a camera gives no answers, as far as the statuses tell; None where they show nothing wrong.
 
@@ -239,6 +329,11 @@ class Client:
             certain: leave out that this identity may not see the workers.
         """
         return self._session.cause(camera, certain=certain)
+
+    def renewed(self, outcome: QueryOutcome) -> Answer | None:
+        """The answer that an *unchanged* outcome of a watched camera says holds on; None if it never came here."""
+        decided = self._session.reducer.get(outcome.query_id)
+        return None if decided is None else decided.renewed
 
     def ask(
         self,
@@ -249,6 +344,8 @@ class Client:
         options: Sequence[str] = (),
         deadline_s: float = 30.0,
         query_id: str | None = None,
+        ago_s: float | None = None,
+        frame: FrameId | str | None = None,
         check: bool = True,
     ) -> AsyncGenerator[Told, None]:
         """Ask a camera, and yield each answer that is new: provisional ones as they get better, then the terminal one.
@@ -263,6 +360,9 @@ class Client:
             options: answers to choose from, for answer type ``choice``.
             deadline_s: time to the terminal outcome.
             query_id: id of the question; asked again under it by the same client, the same outcome comes.
+            ago_s: ask the newest kept frame that is at least so old, in place of the next one. ``age_ms`` of an answer
+                says how old it was.
+            frame: ask this frame, which an earlier answer names, in place of the next one: a follow-up.
             check: ask only where an edge that is online serves the camera.
 
         Raises:
@@ -275,7 +375,15 @@ class Client:
             ConnectionLostError: the client was closed meanwhile.
             StateError: the client is not entered, or a question of this id has no outcome yet.
         """
-        message = ask_of(text, answer_type, deadline_s=deadline_s, query_id=query_id, options=options)
+        message = ask_of(
+            text,
+            answer_type,
+            deadline_s=deadline_s,
+            query_id=query_id,
+            options=options,
+            ago_s=ago_s,
+            frame=frame,
+        )
         return self.follow(camera, message, check=check)
 
     def follow(self, camera: str, message: Ask, *, check: bool = True) -> AsyncGenerator[Told, None]:
@@ -340,7 +448,7 @@ class Client:
             for event in await self._bus.receive_batch(RECEIVE_BATCH):
                 now_s = time.monotonic()
                 if isinstance(event, ConnectionChange):
-                    self._session.connection(event.connected, now_s)
+                    self._changed(event, now_s)
                     continue
                 token = next(self._tokens) if event.qos else None
                 if token is not None:
@@ -351,6 +459,31 @@ class Client:
                 with self._containment.around("receive"):
                     self._session.receive(received, now_s)
             self._carry_out()
+
+    def _changed(self, change: ConnectionChange, now_s: float) -> None:
+        self._session.connection(change.connected, now_s)
+        if self._keeper is not None:
+            self._keeper.connection(change)
+        if self._birth is not None and change.connected:
+            self._start(self._say(self._birth), "status")
+
+    async def _say(self, status: Status) -> None:
+        topic = topics.status_topic(status.kind, status.id)
+        try:
+            await self._bus.publish(topic, wire.encode(status), qos=1, retain=True)
+        except BusError as error:
+            self._problems.report("client/status", str(error))
+
+    async def _keep(self, keeper: Keeper) -> None:
+        while True:
+            await self._to_keep.wait()
+            self._to_keep.clear()
+            messages, tokens = self._unkept, self._unkept_tokens
+            self._unkept, self._unkept_tokens = [], []
+            if messages:
+                await keeper.keep(messages)
+            for token in tokens:
+                self._bus.acknowledge(self._received.pop(token))
 
     async def _publish(self, publish: Publish) -> None:
         delivery, cause = await deliver(self._bus, publish)
@@ -407,6 +540,9 @@ class Client:
                 self._start(self._subscribe(output), "subscribe")
             case Unsubscribe():
                 self._start(self._unsubscribe(output.filter), "unsubscribe")
+            case Acknowledge() if self._keeper is not None:
+                self._unkept_tokens += output.tokens
+                self._to_keep.set()
             case Acknowledge():
                 for token in output.tokens:
                     self._bus.acknowledge(self._received.pop(token))
@@ -422,12 +558,23 @@ class Client:
                     mailbox.end(_error_of(output, cause))
                 if output.watched and output.message is not None:
                     self._show(output.message)
+                    self._put_away(output.message)
             case WatchEnded():
                 self._end_watchers(output.camera, cause)
             case Problem() if output.logged:
                 self._problems.report(output.kind, output.text, about=output.about, **output.context)
             case Problem():
                 pass
+
+    def _put_away(self, message: Told) -> None:
+        if self._keeper is None:
+            return
+        if len(self._unkept) >= MAX_UNKEPT:
+            # QoS 1 cannot come so far, the receive window is smaller.
+            self._problems.report("client/unkept", "QoS 0 outcomes come faster than they are stored")
+            return
+        self._unkept.append(message)
+        self._to_keep.set()
 
     def _tell(self, mailbox: _Mailbox | None, message: Told) -> None:
         if mailbox is not None and not mailbox.put(message):
@@ -471,6 +618,15 @@ class Client:
         for mailbox in (*self._questions.values(), *(watcher.mailbox for watcher in self._watchers)):
             mailbox.end(error)
         self._problems.summarise()
+
+
+def _gateway_status(name: str) -> Status:
+    return Status(kind="gateway", id=name, boot=secrets.randbits(32), online=True)
+
+
+def _will_of(birth: Status) -> Will:
+    gone = birth.model_copy(update={"online": False})
+    return Will(topics.status_topic(gone.kind, gone.id), wire.encode(gone))
 
 
 def _error_of(ended: QueryEnded, cause: BusError | None) -> LatentbusError | None:

@@ -9,7 +9,11 @@ import typer
 from latentbus.broker.options import BrokerConfigOption, HostOption, PortOption, broker_settings
 from schemas.types import AnswerType
 
-EPILOG = "Example: latentbus ask gate 'is there a red car?' --type yes_no --host broker.example"
+EPILOG = (
+    "Examples: latentbus ask gate 'is there a red car?' --type yes_no --host broker.example; "
+    "latentbus ask gate 'was the gate open?' --ago 5; "
+    "latentbus ask gate 'what colour is it?' --frame 1a2b3c4d-17"
+)
 
 
 def ask(
@@ -26,6 +30,19 @@ def ask(
             help="Key of the question; asked again under it by the same client, the same answer comes. On a broker "
             "without user names each command is a client of its own."
         ),
+    ] = None,
+    ago: Annotated[
+        float | None,
+        typer.Option(
+            help="Ask the newest kept frame that is at least so many seconds old, in place of the next one; the answer "
+            "says how old it was.",
+            min=0,
+            max=86_400,
+        ),
+    ] = None,
+    frame: Annotated[
+        str | None,
+        typer.Option(help="Ask this frame, which an earlier answer names, in place of the next one: a follow-up."),
     ] = None,
     check: Annotated[
         bool, typer.Option(help="Ask only where an edge that is online serves the camera; --no-check waits for one.")
@@ -54,6 +71,8 @@ def ask(
         query_id=query_id,
         client=broker.username,
         options=option or (),
+        ago_s=ago,
+        frame=frame,
     )
     raise typer.Exit(
         run(lambda stop: ask_and_print(broker, asking, stop, as_json=as_json, check=check), drain_timeout_s=2)

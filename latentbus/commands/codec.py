@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from analysis.markdown import figures
+from latentbus.commands.calibrate import CALIBRATE_EPILOG, codec_calibrate
 from latentbus.options.training import (
     DEFAULT_CACHE,
     BudgetOption,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from training.codec.own_frames import OwnFrames
 
 codec_app = typer.Typer(help="Evaluate, calibrate and export a codec.", no_args_is_help=True)
+codec_app.command("calibrate", epilog=CALIBRATE_EPILOG)(codec_calibrate)
 
 WrittenCodecOption = Annotated[Path | None, typer.Option(help="Codec folder; it is written to, so it must be named.")]
 CodecOption = Annotated[Path | None, typer.Option(help="Codec folder; the bundled one unless given.")]
@@ -189,6 +191,38 @@ def _evaluate_video(wanted: VideoEvaluation, markdown: Path | None, json_file: P
         write_page(markdown, "Codec against other ways to send a fixed camera", video_as_markdown(report))
 
 
+@codec_app.command(
+    "eval-set",
+    epilog="Example: latentbus codec eval-set pope --questions coco_pope_random.json --images val2014 "
+    "--codec my-models/codec --vlm my-models/vlm",
+)
+def codec_eval_set(
+    name: Annotated[str, typer.Argument(help="Form of the files: pope, vqav2 or gqa.")],
+    questions: Annotated[Path, typer.Option(help="File with the questions, as published.", dir_okay=False)],
+    images: Annotated[Path, typer.Option(help="Folder or zip with the images.")],
+    annotations: Annotated[Path | None, typer.Option(help="Of VQAv2: file with the answers.", dir_okay=False)] = None,
+    codec: CodecOption = None,
+    vlm: VlmOption = None,
+    count: Annotated[int | None, typer.Option(help="Most images, evenly spread; all unless given.", min=1)] = None,
+    sentences: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a sentence-transformers model, for the semantic consistency of answers.", file_okay=False
+        ),
+    ] = None,
+    cache: CacheOption = DEFAULT_CACHE,
+    threads: ThreadsOption = 2,
+    json_file: JsonOption = None,
+) -> None:
+    """Score a codec on POPE, VQAv2 or GQA as the field does: uncompressed tokens, an empty prefix, and every rung."""
+    from training.codec.standard_sets.evaluate import StandardSet, evaluate_set
+    from training.codec.standard_sets.readers import set_name
+
+    wanted = StandardSet(set_name(name), questions, images, annotations, count, sentences)
+    report = evaluate_set(vlm_or_bundled(vlm), _codec(codec), run_settings(cache, 0, threads), wanted)
+    write_report(report, json_file)
+
+
 @codec_app.command("fetch-video", epilog="Example: latentbus codec eval --video $(latentbus codec fetch-video)")
 def codec_fetch_video(cache: CacheOption = DEFAULT_CACHE) -> None:
     """Fetch vtest.avi, a fixed camera over people who walk, out of Debian's package opencv-doc; prints its path."""
@@ -292,7 +326,37 @@ def codec_verify_stop(
     write_page(markdown, "The stop rule's promise", figures(report))
 
 
-@codec_app.command("export", epilog="Example: latentbus codec export --codec my-codecs/klt --vlm my-vlm")
+@codec_app.command(
+    "calibrate-gate", epilog="Example: latentbus codec calibrate-gate --codec my-codecs/meta_autoencoder"
+)
+def codec_calibrate_gate(
+    codec: WrittenCodecOption = None,
+    vlm: VlmOption = None,
+    risk: Annotated[
+        float,
+        typer.Option(help="Accepted share of answers that differ because a question was held back.", min=0, max=1),
+    ] = 0.015,
+    delta: DeltaOption = 0.05,
+    clips: Annotated[int, typer.Option(help="Rendered clips that limits are tested on.", min=1)] = 600,
+    cache: CacheOption = DEFAULT_CACHE,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 2,
+    json_file: JsonOption = None,
+) -> None:
+    """Prove limits of the change gate, by answer type; writes gate.json and gate.safetensors of the folder."""
+    from training.codec.gate.calibrate import GateCalibration, calibrate_gate
+    from training.codec.stop.learn_then_test import Promise
+
+    report = calibrate_gate(
+        vlm_or_bundled(vlm),
+        codec_to_write(codec),
+        run_settings(cache, seed, threads),
+        GateCalibration(Promise(risk, delta, by_type=True), clips),
+    )
+    write_report(report, json_file)
+
+
+@codec_app.command("export", epilog="Example: latentbus codec export --codec my-codecs/klt --vlm my-vlm --int8")
 def codec_export(
     codec: WrittenCodecOption = None,
     vlm: VlmOption = None,
@@ -300,15 +364,21 @@ def codec_export(
     seed: SeedOption = 0,
     threads: ThreadsOption = 2,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Vision tower in 8-bit integers, for FastVLM models; answers are compared.")
+        bool, typer.Option("--int8", help="Write encoder.int8.onnx too: the vision tower in 8-bit integers.")
     ] = False,
+    frames: Annotated[
+        Path | None,
+        typer.Option(help="Images of your cameras to calibrate --int8 on, instead of drawn frames.", file_okay=False),
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Write encoder.onnx anew from the weights, and compare it with torch symbol by symbol."""
+    """Write encoder.onnx anew from the weights, and compare it with torch: every symbol, and the answers."""
     from training.codec.fit.train import export_codec
 
     run = run_settings(cache, seed, threads)
-    write_report(export_codec(vlm_or_bundled(vlm), codec_to_write(codec), run, int8=int8), json_file)
+    if frames is not None and not int8:
+        raise ConfigError("--frames", "is for --int8, whose ranges are calibrated on them: add --int8, or leave it out")
+    write_report(export_codec(vlm_or_bundled(vlm), codec_to_write(codec), run, int8=int8, frames=frames), json_file)
 
 
 def _own_frames(frames: Path | None, questions: Path | None) -> OwnFrames | None:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latentbus.reports.output_files import json_target, write_json
+from schemas.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -14,9 +17,12 @@ if TYPE_CHECKING:
     from pipeline.node.runtime import Stop
 
 EDGE_EPILOG = (
-    "Examples: latentbus edge --config site.yaml | latentbus edge -c site.yaml --record site.mcap --full-latents"
+    "Examples: latentbus edge --config site.yaml | latentbus edge -c site.yaml --check | "
+    "latentbus edge -c site.yaml --record site.mcap --full-latents | latentbus edge -c site.yaml --once"
 )
 WORKER_EPILOG = "Example: latentbus worker --config worker.yaml (start it again on any machine to share the load)"
+
+ONCE_LIMIT_S = 120.0
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="YAML file; see docs/configuration.md.")]
 RecordOption = Annotated[
@@ -31,8 +37,34 @@ def edge(
     full_latents: Annotated[
         bool, typer.Option("--full-latents", help="Keep the whole latent of every frame in that log, for replays.")
     ] = False,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="Ask about one frame of each camera, get the answers, and end: for a timer."),
+    ] = False,
+    limit_s: Annotated[
+        float, typer.Option("--limit", min=1, max=86_400, help="Seconds that --once may take, from start to stop.")
+    ] = ONCE_LIMIT_S,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say whether this device can do it, show what the model sees, and end.")
+    ] = False,
+    pictures: Annotated[
+        Path, typer.Option(help="With --check: folder of a JPEG for each camera, of what the model sees.")
+    ] = Path("edge-check"),
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="With --check: write what was found.", callback=json_target)
+    ] = None,
 ) -> None:
-    """Run a site: read its cameras, encode frames, and see every question to its outcome. Needs no torch."""
+    """Run a site: read its cameras, encode frames, and see every question to its outcome. Needs no torch.
+
+    --check looks at memory, time a frame, each camera and the broker. Stop a running edge of the site first: cameras
+    and brokers may take only one of them. Exit status of --check: 0 it can, 1 something is bad, 2 wrong settings; of
+    --once: 0 every question has its outcome, 3 not all of them could be told, 4 a camera showed no frame, or a question
+    found no answer, in time.
+    """
+    if check:
+        raise typer.Exit(_check_edge(config, pictures, json_file))
+    if json_file is not None:
+        raise ConfigError("--json", "is for --check: add it, or leave --json out")
     from edge_nodes.node import run_edge
     from latentbus.options.node_recording import recorded_edge
     from pipeline.config.settings import load_settings, require_edge
@@ -40,7 +72,7 @@ def edge(
     settings = load_settings(config)
     site = recorded_edge(require_edge(settings, config), record, full_latents=full_latents)
     settings = settings.model_copy(update={"edge": site})
-    _run_process(settings, lambda stop: run_edge(settings, stop))
+    _run_process(settings, lambda stop: run_edge(settings, stop, once_limit_s=limit_s if once else None))
 
 
 def worker(config: ConfigOption, record: RecordOption = None) -> None:
@@ -52,6 +84,26 @@ def worker(config: ConfigOption, record: RecordOption = None) -> None:
     settings = load_settings(config)
     settings = settings.model_copy(update={"worker": recorded_worker(require_worker(settings, config), record)})
     _run_process(settings, lambda stop: run_worker(settings, stop))
+
+
+def _check_edge(config: Path, pictures: Path, json_file: Path | None) -> int:
+    import asyncio
+
+    from edge_nodes.check.device import check_device
+    from edge_nodes.check.findings import Verdict
+    from latentbus.reports.edge_check import print_findings
+    from pipeline.config.logs import configure_logging
+    from pipeline.config.settings import load_settings, require_edge
+    from pipeline.node.runtime import leave_blocked_threads
+
+    configure_logging("error")
+    settings = load_settings(config)
+    findings = asyncio.run(check_device(settings, require_edge(settings, config), pictures))
+    print_findings(findings)
+    status = int(any(finding.verdict is Verdict.BAD for finding in findings))
+    write_json(json_file, {"can": not status, "findings": [finding.as_dict() for finding in findings]})
+    leave_blocked_threads(status)
+    return status
 
 
 def _run_process(settings: LatentbusSettings, main: Callable[[Stop], Awaitable[int]]) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from latentbus.options.training import (
     DEFAULT_CACHE,
+    INTERRUPTED,
     BudgetOption,
     CacheOption,
     DeviceOption,
@@ -30,9 +31,6 @@ from latentbus.options.training import (
 )
 from latentbus.reports.output_files import write_text
 from schemas.errors import ConfigError
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 train_app = typer.Typer(help="Train the bundled models again, or a codec for your VLM.", no_args_is_help=True)
 

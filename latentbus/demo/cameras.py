@@ -10,6 +10,7 @@ from typing import Final
 
 from edge_nodes.sources.video_reader import check_video
 from latentbus.demo.options import DemoOptions
+from latentbus.fleet.settings import EVERY_FRAME
 from latentbus.options.arguments import made_of
 from pipeline.config.settings import CameraSettings, EdgeSettings, QuestionSettings
 from pipeline.scenes.catalogue import QuestionKind
@@ -92,8 +93,14 @@ def question_texts(cameras: Iterable[DemoCamera]) -> dict[str, str]:
     return {question_id: question.text for camera in cameras for question_id, question in camera.questions.items()}
 
 
-def edge_settings(cameras: list[DemoCamera], options: DemoOptions, run_dir: Path) -> EdgeSettings:
+def edge_settings(cameras: list[DemoCamera], options: DemoOptions, run_dir: Path, codec: Path) -> EdgeSettings:
     """Settings of the demo's one site.
+
+    Args:
+        cameras: its cameras.
+        options: what was asked for.
+        run_dir: for its state and its log of frames.
+        codec: codec folder.
 
     Raises:
         ConfigError: more videos or questions than one site may have.
@@ -104,6 +111,8 @@ def edge_settings(cameras: list[DemoCamera], options: DemoOptions, run_dir: Path
         site=SITE,
         uplink_kbps=options.uplink_kbps,
         first_prefix=options.first_prefix,
+        codec=codec.absolute(),
+        change_gate=EVERY_FRAME,
         cameras={
             camera.name: made_of(
                 CameraSettings,

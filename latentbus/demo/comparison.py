@@ -114,7 +114,9 @@ class Comparison:
         self.frames = frames
         self._encoder = OnnxEncoder(codec_dir)
         self._decoder = load_prefix_decoder(codec_dir)
-        self._vlm = load_model(vlm)
+        self._vlm = load_model(
+            vlm, tiles_per_edge=self._encoder.spec.tiles_per_edge, frame_size_px=self._encoder.spec.tile_px
+        )
         self._pool = pool
         self._site = site
         self._check_stop = check_stop

@@ -20,7 +20,7 @@ from latentbus.demo.ledger import DemoLedger, FrameRow
 from latentbus.demo.scoring import same_answer
 from latentbus.demo.summary import Row, Rows
 from latentbus.fleet.ledger import Entry
-from pipeline.codec.bundled import bundled_codec_dir, bundled_vlm_dir
+from pipeline.codec.bundled import ModelPair
 from pipeline.node.runtime import Stop
 from schemas.errors import LocalError
 from schemas.types import FrameId, Outcome
@@ -46,13 +46,14 @@ def accuracy_of_run(cameras: list[DemoCamera], ledger: DemoLedger) -> tuple[floa
 
 
 async def compare(
-    cameras: list[DemoCamera], ledger: DemoLedger, stop: Stop, progress: Callable[[str], None]
+    cameras: list[DemoCamera], ledger: DemoLedger, models: ModelPair, stop: Stop, progress: Callable[[str], None]
 ) -> Rows | None:
     """Ask the questions of a run the other ways.
 
     Args:
         cameras: its cameras.
         ledger: of the run.
+        models: that it ran with.
         stop: a request that comes while this runs ends it.
         progress: told what is being computed.
 
@@ -65,7 +66,9 @@ async def compare(
         if given_up.is_set():
             raise ComparisonStoppedError
 
-    work = asyncio.create_task(asyncio.to_thread(_compare, cameras, ledger, check_stop, progress), name="comparison")
+    work = asyncio.create_task(
+        asyncio.to_thread(_compare, cameras, ledger, models, check_stop, progress), name="comparison"
+    )
     waited: set[asyncio.Task[object]] = {work}
     interrupted = None
     if not stop.requested:
@@ -85,7 +88,11 @@ async def compare(
 
 
 def _compare(
-    cameras: list[DemoCamera], ledger: DemoLedger, check_stop: Callable[[], None], progress: Callable[[str], None]
+    cameras: list[DemoCamera],
+    ledger: DemoLedger,
+    models: ModelPair,
+    check_stop: Callable[[], None],
+    progress: Callable[[str], None],
 ) -> Rows | None:
     # Several threads that spin for each other are slower than one wherever the machine has something else to do.
     torch.set_num_threads(1)
@@ -96,7 +103,7 @@ def _compare(
         return None
     progress(f"answering about {len(frames)} frames from uncompressed tokens")
     comparison = Comparison(
-        frames, codec_dir=bundled_codec_dir(), vlm=bundled_vlm_dir(), pool=_POOL, site=SITE, check_stop=check_stop
+        frames, codec_dir=models.codec, vlm=models.vlm, pool=_POOL, site=SITE, check_stop=check_stop
     )
     spec = comparison.spec
     progress("answering from the whole latent, and from the base prefix alone")

@@ -32,6 +32,8 @@ class DemoOptions:
         record: log of everything on the broker, None for none.
         batch_frames: frames in one batch of a worker's model at most.
         first_prefix: what the first message of a frame carries, as in the edge's settings.
+        models: directory with the model and its codec; None for the bundled ones.
+        dashboard: serve the dashboard beside it, and open it in a browser.
     """
 
     duration_s: Annotated[
@@ -80,3 +82,14 @@ class DemoOptions:
             "expected delay, always the base prefix, or everything."
         ),
     ] = "base"
+    models: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory of latentbus codec calibrate, or laid out as the bundled models; the bundled ones unless "
+            "given.",
+            file_okay=False,
+        ),
+    ] = None
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Serve the dashboard beside it, and open it in a browser.")
+    ] = False

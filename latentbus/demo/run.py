@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from latentbus.demo.cameras import DemoCamera, edge_settings, prepare_cameras, question_texts
+from latentbus.demo.dashboard import show, start_dashboard
 from latentbus.demo.evaluation import accuracy_of_run, compare
 from latentbus.demo.headline import Headline
 from latentbus.demo.ledger import DemoLedger
@@ -28,7 +29,7 @@ from latentbus.fleet.process import FleetProcess
 from latentbus.fleet.settings import edge_node, worker_node
 from latentbus.reports.output_files import fresh_run_dir
 from latentbus.reports.safe_console import SafeConsole
-from pipeline.codec.bundled import bundled_codec_dir
+from pipeline.codec.bundled import ModelPair, models_in
 from pipeline.codec.spec import SPEC_FILE, STOP_FILE
 from pipeline.config.settings import BrokerSettings, WorkerSettings
 from pipeline.node.runtime import Stop
@@ -80,7 +81,9 @@ async def run_demo(options: DemoOptions, stop: Stop) -> int:
                 "[dim]asking the same questions the other ways, on one thread: some minutes after a long run; "
                 "Ctrl-C skips it[/]"
             )
-            rows = await compare(cameras, ledger, stop, lambda text: console.print(f"[dim]{text}[/]"))
+            rows = await compare(
+                cameras, ledger, models_in(options.models), stop, lambda text: console.print(f"[dim]{text}[/]")
+            )
             summary = replace(summary, comparison=rows or Rows())
     finally:
         # However the comparison ended, the run itself is over and has its summary.
@@ -116,6 +119,7 @@ class DemoRun:
         self._stop = stop
         self._console = console
         self._log = FrameLogReader(run_dir / "frames.jsonl")
+        self._models = models_in(options.models)
 
     async def until_drained(self) -> Heading:
         """Run until all is drained; returns what stood above the table when no more was asked.
@@ -127,14 +131,14 @@ class DemoRun:
         async with Launcher(run_dir) as launcher:
             broker = await launcher.start_broker()
             client = FleetClient(broker, "demo", self.ledger.observe)
-            pool = {f"w{number + 1}": _worker(f"w{number + 1}", options) for number in range(options.workers)}
+            pool = {name: _worker(name, options, self._models) for name in _worker_names(options)}
             settings = {name: worker_node(broker, worker) for name, worker in pool.items()}
-            site = edge_node(broker, edge_settings(self._cameras, options, run_dir))
+            site = edge_node(broker, edge_settings(self._cameras, options, run_dir, self._models.codec))
             async with reading(client):
                 recorder = None
                 if options.record is not None:
                     explained = [write_settings(name, one, run_dir) for name, one in {"edge": site, **settings}.items()]
-                    explained += [bundled_codec_dir() / name for name in (SPEC_FILE, STOP_FILE)]
+                    explained += [self._models.codec / name for name in (SPEC_FILE, STOP_FILE)]
                     recorder = await launcher.start_command(
                         "recorder", _record_arguments(broker, options.record, explained)
                     )
@@ -143,6 +147,11 @@ class DemoRun:
                     f"[dim]broker on {broker.host}:{broker.port}; starting {counted(options.workers, 'worker')} "
                     f"(logs in {options.work_dir / 'run'})[/]"
                 )
+                dashboard = None
+                if options.dashboard:
+                    dashboard, url = await start_dashboard(launcher, broker, run_dir)
+                    self._console.print(f"[bold]dashboard on {url}[/]", soft_wrap=True)
+                    await show(url)
                 workers = [await launcher.start_node(name, one) for name, one in settings.items()]
                 await launcher.wait_ready(*workers)
                 edge = await launcher.start_node("edge", site)
@@ -152,7 +161,7 @@ class DemoRun:
                 await edge.drain()
                 self.ledger.read(self._log)
                 await client.wait_until(lambda: not self.ledger.unfinished, LAST_WORD_S)
-                await launcher.drain(*workers)
+                await launcher.drain(*workers, *(() if dashboard is None else (dashboard,)))
                 if recorder is not None and await recorder.drain():
                     raise recorder.error()
         return last
@@ -250,9 +259,19 @@ def _shown(console: Console) -> Iterator[Live | None]:
         live.stop()
 
 
-def _worker(name: str, options: DemoOptions) -> WorkerSettings:
+def _worker_names(options: DemoOptions) -> list[str]:
+    return [f"w{number + 1}" for number in range(options.workers)]
+
+
+def _worker(name: str, options: DemoOptions, models: ModelPair) -> WorkerSettings:
     # One thread each: the demo's workers share one machine with everything else.
-    return WorkerSettings(name=name, threads=1, max_batch_frames=options.batch_frames)
+    return WorkerSettings(
+        name=name,
+        threads=1,
+        max_batch_frames=options.batch_frames,
+        vlm=str(models.vlm.absolute()),
+        codec=models.codec.absolute(),
+    )
 
 
 def _record_arguments(broker: BrokerSettings, path: Path, explained: Sequence[Path]) -> list[str]:

@@ -21,6 +21,7 @@ _OUTCOME_STYLE = {
     Outcome.ANSWERED: "green",
     Outcome.DEGRADED: "yellow",
     Outcome.SUPERSEDED: "dim",
+    Outcome.UNCHANGED: "dim",
     Outcome.EXPIRED: "red",
     Outcome.FAILED: "bold red",
 }

@@ -151,7 +151,7 @@ class OutcomeLedger:
         if reply and known is not None and known.outcome == message.outcome:
             self.replies += 1
             return None
-        decided = self.reducer.observe(message)
+        decided = self.reducer.observe(message, now_s)
         if known is not None and self.reducer.conflicts > conflicts:
             self.conflicts[f"{known.outcome}, then {message.outcome}"] += 1
         if decided is None and message.outcome is not None:

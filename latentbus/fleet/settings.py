@@ -12,6 +12,7 @@ from pipeline.codec.spec import STOP_FILE, load_codec_spec
 from pipeline.config.settings import (
     BrokerSettings,
     CameraSettings,
+    ChangeGateSettings,
     ClientBudgetSettings,
     EdgeSettings,
     LatentbusSettings,
@@ -32,6 +33,8 @@ QUESTIONS: Final[tuple[tuple[str, AnswerType], ...]] = (
 """What rendered cameras are asked, as standing questions and ad hoc."""
 WIDE_BUDGET: Final = ClientBudgetSettings(asks_per_s=1_000, burst_asks=2_000, open_asks=256, kbps=1_000)
 """Of the one client of a run: it asks for many, as a gateway does."""
+EVERY_FRAME: Final = ChangeGateSettings(enabled=False)
+"""Of runs that count what becomes of every frame."""
 _NEVER_SAFE: Final = 2.0
 """A threshold above every score."""
 

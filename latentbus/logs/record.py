@@ -113,6 +113,8 @@ class _Session:
 
     @staticmethod
     def _offer(message: Inbound, recorder: Recorder) -> None:
+        if topics.carries_pixels(message.topic):
+            return
         recorder.offer(
             message.topic,
             message.payload,

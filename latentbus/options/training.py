@@ -86,6 +86,8 @@ MaxSecondsOption = Annotated[
 ]
 
 DEFAULT_CACHE = Path(".demo/training")
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
 
 
 def run_settings(cache: Path, seed: int, threads: int, *, device: str = "cpu", resume: bool = True) -> RunSettings:

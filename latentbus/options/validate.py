@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.codec.bundled import bundled_codec_dir
+from pipeline.codec.gate_file import find_gate_file
 from pipeline.codec.spec import load_codec_spec
 from pipeline.config.settings import LatentbusSettings, is_url_or_kind, load_settings, section, source_below
 from pipeline.config.settings_file import Location
@@ -40,6 +41,9 @@ def problems_of_files(folder: Path, values: Mapping[str, Any]) -> Iterator[Probl
         yield from _codec_problem(folder, values, "edge")
         for location in (("edge", "state_dir"), ("edge", "frame_log"), ("edge", "recording", "file")):
             yield from _path_problem(folder, values, location, _cannot_be_made)
+    for name in ("cert_file", "key_file"):
+        yield from _path_problem(folder, values, ("gateway", "tls", name), _no_such_file)
+    yield from _path_problem(folder, values, ("gateway", "state_dir"), _cannot_be_made)
     if "worker" in values:
         yield from _codec_problem(folder, values, "worker")
         yield from _vlm_problem(folder, values)
@@ -104,7 +108,10 @@ def _codec_problem(folder: Path, values: Mapping[str, Any], side: str) -> Iterat
     if given is not None and not isinstance(given, str):
         return
     try:
-        load_codec_spec(bundled_codec_dir() if given is None else folder / Path(given).expanduser())
+        codec_dir = bundled_codec_dir() if given is None else folder / Path(given).expanduser()
+        spec = load_codec_spec(codec_dir)
+        if side == "edge" and section(values, "edge", "change_gate").get("enabled") is not False:
+            find_gate_file(codec_dir, spec)
     except ArtifactError as error:
         yield (side, "codec"), str(error)
 

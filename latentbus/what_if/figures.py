@@ -157,7 +157,7 @@ class FiguresOfRun:
         self._counts["uplink_bytes"] += publish_wire_bytes(topic, len(wire.encode(message)), qos)
 
     def _verdict(self, message: Answer | QueryOutcome) -> None:
-        decided = self._reducer.observe(message)
+        decided = self._reducer.observe(message, self._now_s())
         if decided is None:
             return
         self._outcomes[UNDECIDED] -= 1

@@ -78,6 +78,7 @@ class ConnectionChange:
         session_resumed: the broker kept the session: it sends unacknowledged messages again.
         reason_code: MQTT 5 reason code of the broker's DISCONNECT (142: another process uses the client id); None when
             it gave none.
+        topic_aliases: aliases that the broker grants on this connection; 0 also where the bus does not use them.
     """
 
     connected: bool
@@ -85,6 +86,7 @@ class ConnectionChange:
     reason: str
     session_resumed: bool = False
     reason_code: int | None = None
+    topic_aliases: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ from schemas.errors import (
     OversizeError,
     StateError,
 )
-from schemas.wire_cost import publish_packet_bytes, publish_property_bytes
+from schemas.wire_cost import publish_property_bytes
 
 _log = get_logger(__name__)
 
@@ -85,6 +85,8 @@ class MqttBus:
         connect_timeout_s: longest wait for the TCP connection, the CONNACK and each SUBACK.
         all_properties: read every MQTT 5 property of what arrives, see :attr:`Inbound.properties`.
         end_session: let the broker forget the session when this bus is left in good order.
+        topic_aliases: spell the topics of publishes by alias, as far as the broker grants it: fewer bytes for somewhat
+            more work.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class MqttBus:
         connect_timeout_s: float = 10.0,
         all_properties: bool = False,
         end_session: bool = False,
+        topic_aliases: bool = False,
     ) -> None:
         limits = queue_limits or QueueLimits()
         reserved = int((1 - QOS0_SHARE) * limits.incoming_messages)
@@ -123,6 +126,7 @@ class MqttBus:
         self._connect_timeout_s = connect_timeout_s
         self._all_properties = all_properties
         self._end_session = end_session
+        self._topic_aliases = topic_aliases
         self._buffer = InboundBuffer(limits.incoming_messages, limits.incoming_bytes)
         self._generation = 0
         self._link: MqttLink | None = None
@@ -272,13 +276,13 @@ class MqttBus:
             payload_format=payload_format,
             user_properties=user_properties,
         )
-        packet_bytes = publish_packet_bytes(topic, len(payload), qos, property_bytes=property_bytes)
+        packet_bytes = link.largest_packet_bytes(topic, len(payload), qos, property_bytes)
         limit_bytes = min(self._limits.packet_bytes, link.server_packet_bytes)
         if packet_bytes > limit_bytes:
             raise OversizeError(topic, packet_bytes, limit_bytes)
         try:
             async with asyncio.timeout(timeout_s):
-                code = await link.send(topic, payload, qos, retain, properties, packet_bytes)
+                code, packet_bytes = await link.send(topic, payload, qos, retain, properties, property_bytes)
         except TimeoutError:
             self._counters["failed_publishes"] += 1
             raise ConnectionLostError(
@@ -408,7 +412,9 @@ class MqttBus:
         self._clean_start = self._session_expiry_s == 0
         self._counters["connections"] += 1
         reason = "session resumed" if link.session_present else "new session"
-        self._buffer.release(ConnectionChange(True, link.generation, reason, link.session_present))
+        self._buffer.release(
+            ConnectionChange(True, link.generation, reason, link.session_present, topic_aliases=link.topic_aliases)
+        )
         self._notify()
         _log.info(
             "connected",
@@ -453,6 +459,7 @@ class MqttBus:
             timeout_s=self._connect_timeout_s,
             all_properties=self._all_properties,
             end_session=self._end_session,
+            topic_aliases=self._topic_aliases,
         )
 
     def _deliver(self, message: Inbound) -> None:

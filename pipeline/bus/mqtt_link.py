@@ -51,9 +51,12 @@ from pipeline.bus.mqtt_terms import (
     received_properties,
     refusal,
     subscribe_options,
+    with_alias,
 )
 from pipeline.bus.reconnecting import Ending
+from pipeline.protocol.topic_aliases import TopicAliases
 from schemas.errors import ConnectionLostError, StateError
+from schemas.wire_cost import TOPIC_ALIAS_BYTES, publish_packet_bytes
 
 KEEP_ALIVE_CODE = 141
 DISCONNECT_TIMEOUT_S = 1.0
@@ -70,11 +73,11 @@ class _Publish:
 
     outcome: asyncio.Future[int | None]
     window: SendWindow
-    packet_bytes: int
+    room_bytes: int
 
     def decide(self, code: int | None) -> None:
         """Its reason code is known, or (None) the connection is gone."""
-        self.window.release(self.packet_bytes)
+        self.window.release(self.room_bytes)
         if not self.outcome.done():
             self.outcome.set_result(code)
 
@@ -106,6 +109,8 @@ class MqttLink(SocketClient):
         self.ending = Ending.OTHER
         self.session_present = False
         self.server_packet_bytes = MAX_PACKET_BYTES
+        self.topic_aliases = 0
+        self._aliases = TopicAliases()
 
     @property
     def unacknowledged(self) -> int:
@@ -226,9 +231,14 @@ class MqttLink(SocketClient):
         """
         await self._unless_lost(self.unsubscribe(topic_filter))
 
+    def largest_packet_bytes(self, topic: str, payload_bytes: int, qos: Qos, property_bytes: int) -> int:
+        """Largest size that a publish may have on this connection: its name written out, and an alias defined."""
+        property_bytes += TOPIC_ALIAS_BYTES if self.topic_aliases else 0
+        return publish_packet_bytes(topic, payload_bytes, qos, property_bytes=property_bytes)
+
     async def send(
-        self, topic: str, payload: bytes, qos: Qos, retain: bool, properties: Properties | None, packet_bytes: int
-    ) -> int:
+        self, topic: str, payload: bytes, qos: Qos, retain: bool, properties: Properties | None, property_bytes: int
+    ) -> tuple[int, int]:
         """Publish when there is room for it, in line with others of the same QoS.
 
         Args:
@@ -237,34 +247,44 @@ class MqttLink(SocketClient):
             qos: 0 or 1.
             retain: let the broker retain it.
             properties: see :func:`pipeline.bus.mqtt_terms.publish_properties`.
-            packet_bytes: size of the whole packet.
+            property_bytes: their size.
 
         Returns:
-            The reason code when it has left (QoS 0, always 0) or was acknowledged (QoS 1).
+            The reason code when it has left (QoS 0, always 0) or was acknowledged (QoS 1), and the size of its packet.
 
         Raises:
             StateError: the topic is none that one can publish to.
             ConnectionLostError: the connection went away; with QoS 1 its fate is unknown.
         """
         window = self._windows[qos]
-        await window.acquire(packet_bytes)
+        room_bytes = self.largest_packet_bytes(topic, len(payload), qos, property_bytes)
+        await window.acquire(room_bytes)
         try:
-            info = self._client.publish(topic, payload, qos, retain, properties)
+            # Spelled when it is written and not before: an alias must not overtake the publish that defines it.
+            name, alias = self._aliases.spell(topic)
+            if alias is not None:
+                properties = with_alias(properties, alias)
+                property_bytes += TOPIC_ALIAS_BYTES
+            info = self._client.publish(name, payload, qos, retain, properties)
         except ValueError as error:
-            window.release(packet_bytes)
+            self._not_sent(window, room_bytes)
             raise StateError(f"{topic!r}: {error}") from error
         if info.rc != MQTT_ERR_SUCCESS:
-            window.release(packet_bytes)
+            self._not_sent(window, room_bytes)
             raise ConnectionLostError("the connection is gone; nothing was sent")
         # The room stays taken until the packet is done, also when nobody waits for that any more.
-        publish = _Publish(self._loop.create_future(), window, packet_bytes)
+        publish = _Publish(self._loop.create_future(), window, room_bytes)
         self._publishes[info.mid] = publish
         code = await publish.outcome
         if code is None:
             raise ConnectionLostError(
                 "the connection went away before the broker answered; the fate of this publish is unknown"
             )
-        return code
+        return code, publish_packet_bytes(name, len(payload), qos, property_bytes=property_bytes)
+
+    def _not_sent(self, window: SendWindow, room_bytes: int) -> None:
+        window.release(room_bytes)
+        self._aliases = TopicAliases()  # the broker may lack one that this publish was to define
 
     def acknowledge(self, packet_id: int) -> int | None:
         """Settle a QoS 1 message; acknowledgements leave in the order of arrival.
@@ -371,6 +391,9 @@ class MqttLink(SocketClient):
         receive_maximum = getattr(properties, "ReceiveMaximum", 65_535)
         self._windows[1].limit(min(receive_maximum, self._settings.outgoing_messages))
         self.server_packet_bytes = getattr(properties, "MaximumPacketSize", self.server_packet_bytes)
+        if self._settings.topic_aliases:
+            self.topic_aliases = getattr(properties, "TopicAliasMaximum", 0)
+            self._aliases = TopicAliases(self.topic_aliases)
         super()._on_connect(client, userdata, flags, reason_code, properties)
 
     def _on_disconnect(

@@ -48,6 +48,7 @@ class LinkSettings:
         timeout_s: longest wait for the TCP connection, the CONNACK and each SUBACK.
         all_properties: read every MQTT 5 property of what arrives.
         end_session: let the broker forget the session with a goodbye.
+        topic_aliases: spell topics by alias where the broker grants it.
     """
 
     host: str
@@ -67,6 +68,7 @@ class LinkSettings:
     timeout_s: float
     all_properties: bool = False
     end_session: bool = False
+    topic_aliases: bool = False
 
 
 def _properties(packet_type: int) -> Properties:
@@ -89,6 +91,14 @@ def publish_properties(values: MqttProperties) -> Properties | None:
     properties = _properties(PacketTypes.PUBLISH)
     for name, value in given.items():
         setattr(properties, name, value)
+    return properties
+
+
+def with_alias(properties: Properties | None, alias: int) -> Properties:
+    """The properties of a publish, with a topic alias."""
+    if properties is None:
+        properties = _properties(PacketTypes.PUBLISH)
+    properties.TopicAlias = alias
     return properties
 
 

@@ -12,9 +12,8 @@ that length. There is exactly one such string for any symbols; the decoder refus
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,9 +22,17 @@ from pipeline.codec.tables import ESCAPE_LENGTH_CLASSES, MAX_SYMBOL, FrequencyTa
 from schemas.errors import BitstreamError, StateError
 from schemas.limits import MAX_LATENT_PAYLOAD_BYTES
 
-_FAMILY: Final = constriction.stream.model.Categorical(perfect=False)
-_LENGTH: Final = constriction.stream.model.Uniform(ESCAPE_LENGTH_CLASSES)
-_SIGN: Final = constriction.stream.model.Uniform(2)
+model: Any
+queue: Any
+try:
+    import constriction
+except ModuleNotFoundError:  # it has no wheel for this machine
+    from pipeline.codec import range_coder
+
+    model = queue = range_coder
+else:
+    model, queue = constriction.stream.model, constriction.stream.queue
+
 _STATE_BITS: Final = 64
 _WORD_BITS: Final = 32
 
@@ -70,18 +77,18 @@ def _encode(
     """The bytes of symbols under these tables; `level` is that of a key frame, and how many there are."""
     escaped = np.abs(flat) > support
     entries = np.where(escaped, 2 * support + 1, flat + support).astype(np.int32)
-    coder = constriction.stream.queue.RangeEncoder()
+    coder = queue.RangeEncoder()
     if level is not None:
-        coder.encode(level[0], constriction.stream.model.Uniform(level[1]))
-    coder.encode(entries, _FAMILY, weights)
+        coder.encode(level[0], model.Uniform(level[1]))
+    coder.encode(entries, _family(), weights)
     for symbol in flat[escaped].tolist():
         magnitude = abs(symbol) - support
         length = magnitude.bit_length()
-        coder.encode(length, _LENGTH)
+        coder.encode(length, model.Uniform(ESCAPE_LENGTH_CLASSES))
         if length > 1:
             below = 1 << (length - 1)
-            coder.encode(magnitude - below, constriction.stream.model.Uniform(below))
-        coder.encode(int(symbol < 0), _SIGN)
+            coder.encode(magnitude - below, model.Uniform(below))
+        coder.encode(int(symbol < 0), model.Uniform(2))
     return _shortest(coder)
 
 
@@ -108,16 +115,16 @@ def decode_chunk(
     if not 1 <= len(payload) <= MAX_LATENT_PAYLOAD_BYTES:
         raise BitstreamError(start, stop, f"{len(payload)} bytes are not in 1..{MAX_LATENT_PAYLOAD_BYTES}")
     words = np.frombuffer(payload + bytes(-len(payload) % 4), dtype=">u4").astype(np.uint32)
-    decoder = constriction.stream.queue.RangeDecoder(words)
+    decoder = queue.RangeDecoder(words)
     support = tables.support
     level: tuple[int, int] | None = None
     try:
         if given is None:
             weights = tables.coder_weights(start, stop)
         else:
-            level = int(decoder.decode(constriction.stream.model.Uniform(given.levels))), given.levels
+            level = int(decoder.decode(model.Uniform(given.levels))), given.levels
             weights = given.coder_weights(level[0], start, stop)
-        entries: NDArray[np.int32] = decoder.decode(_FAMILY, weights)
+        entries: NDArray[np.int32] = decoder.decode(_family(), weights)
         flat = entries - np.int32(support)
         for place in np.flatnonzero(entries == 2 * support + 1).tolist():
             flat[place] = _decode_escape(decoder, support)
@@ -131,35 +138,23 @@ def decode_chunk(
     return symbols
 
 
-def _decode_escape(decoder: constriction.stream.queue.RangeDecoder, support: int) -> int:
-    length = int(decoder.decode(_LENGTH))
+def _decode_escape(decoder: Any, support: int) -> int:
+    length = int(decoder.decode(model.Uniform(ESCAPE_LENGTH_CLASSES)))
     if length == 0:
         raise ValueError("an escape of length 0")
     magnitude = 1
     if length > 1:
         below = 1 << (length - 1)
-        magnitude = below + int(decoder.decode(constriction.stream.model.Uniform(below)))
+        magnitude = below + int(decoder.decode(model.Uniform(below)))
     magnitude += support
     if magnitude > MAX_SYMBOL:
         raise ValueError(f"an escape to {magnitude}")
-    return -magnitude if decoder.decode(_SIGN) else magnitude
+    return -magnitude if decoder.decode(model.Uniform(2)) else magnitude
 
 
-def _shortest(coder: constriction.stream.queue.RangeEncoder) -> bytes:
-    """The shortest byte string whose value, zeros appended, lies in the coder's interval.
-
-    The coder's state is (lower, range): 64 bits each, which follow `position` words that are final but for a carry.
-    The carry is taken from the sealed stream, a point of the interval: ``lower`` is its distance below that point,
-    modulo 2**64.
-    """
-    state: tuple[int, tuple[int, int]] = coder.pos()
-    position, (lower, width) = state
-    sealed = coder.get_compressed()
-    total_bits = position * _WORD_BITS + _STATE_BITS
-    point = int.from_bytes(sealed.astype(">u4").tobytes(), "big")
-    shift = total_bits - len(sealed) * _WORD_BITS
-    point = point << shift if shift >= 0 else point >> -shift
-    first = point - ((point - lower) % (1 << _STATE_BITS))
+def _shortest(coder: Any) -> bytes:
+    """The shortest byte string whose value, zeros appended, lies in the coder's interval."""
+    first, width, total_bits = _interval(coder)
     if first == 0:
         return b"\0"
     # Some multiple of 2**n lies in first..last exactly when first - 1 and last differ at bit n or above.
@@ -167,6 +162,30 @@ def _shortest(coder: constriction.stream.queue.RangeEncoder) -> bytes:
     unit_bits = highest - highest % 8
     value: int = -(-first >> unit_bits)  # rounded up
     return value.to_bytes((total_bits - unit_bits) // 8, "big")
+
+
+def _interval(coder: Any) -> tuple[int, int, int]:
+    """First number of the coder's interval, its width, and how many bits these numbers have.
+
+    constriction's state is (lower, range): 64 bits each, which follow `position` words that are final but for a carry.
+    The carry is taken from the sealed stream, a point of the interval: ``lower`` is its distance below that point,
+    modulo 2**64.
+    """
+    if hasattr(coder, "interval"):
+        found: tuple[int, int, int] = coder.interval()
+        return found
+    state: tuple[int, tuple[int, int]] = coder.pos()
+    position, (lower, width) = state
+    sealed = coder.get_compressed()
+    total_bits = position * _WORD_BITS + _STATE_BITS
+    point = int.from_bytes(sealed.astype(">u4").tobytes(), "big")
+    shift = total_bits - len(sealed) * _WORD_BITS
+    point = point << shift if shift >= 0 else point >> -shift
+    return point - ((point - lower) % (1 << _STATE_BITS)), width, total_bits
+
+
+def _family() -> Any:
+    return model.Categorical(perfect=False)
 
 
 def _check_range(start: int, stop: int, tables: FrequencyTables) -> None:

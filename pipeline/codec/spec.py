@@ -6,6 +6,7 @@
     codec.safetensors    weights of analysis and synthesis (cloud and training)
     tables.safetensors   integer frequency tables (both sides)
     encoder.onnx         pixels -> symbols (edge)
+    encoder.int8.onnx    the same in 8-bit integers (edges with `precision: int8`)
     stop.json            thresholds of the stop rule (cloud)
     README.md            model card
 """
@@ -29,6 +30,13 @@ SPEC_FILE: Final = "codec.json"
 WEIGHTS_FILE: Final = "codec.safetensors"
 TABLES_FILE: Final = "tables.safetensors"
 ENCODER_FILE: Final = "encoder.onnx"
+INT8_ENCODER_FILE: Final = "encoder.int8.onnx"
+PIXELS: Final = "pixels"
+"""Input of an encoder, uint8 [B, H, W, 3]."""
+SYMBOLS: Final = "symbols"
+"""Its output, int32 [B, K, d]."""
+TOKENS: Final = "tokens"
+"""A second output, float32 [B, N, D]: the visual tokens that the symbols are made of, for measurements."""
 STOP_FILE: Final = "stop.json"
 MAX_JSON_FILE_BYTES: Final = 65_536
 """``codec.json`` and ``stop.json`` have about a kilobyte."""
@@ -38,6 +46,9 @@ _MAX_PROBLEM_CHARS: Final = 200
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FitFilter = Literal["box", "bilinear", "hamming", "bicubic", "lanczos"]
 FitMode = Literal["stretch", "crop", "letterbox"]
+Precision = Literal["fp32", "int8"]
+ENCODER_FILES: Final[dict[Precision, str]] = {"fp32": ENCODER_FILE, "int8": INT8_ENCODER_FILE}
+"""Encoders of a codec by their arithmetic. Their symbols mean the same, though some of them differ."""
 
 
 class FrameFit(BaseModel):
@@ -89,6 +100,8 @@ class CodecSpec(BaseModel):
     encoder_sha256: Sha256 | None = None
     """Not part of the fingerprint: an encoder may be quantised for a device without a change to the symbols'
     meaning."""
+    encoder_int8_sha256: Sha256 | None = None
+    """Of the encoder in 8-bit integers."""
 
     @model_validator(mode="after")
     def _ladder_fits(self) -> Self:
@@ -108,7 +121,7 @@ class CodecSpec(BaseModel):
     def fingerprint(self) -> bytes:
         """32 bytes that differ whenever symbols of one side would mean something else on the other."""
         # What decides how symbols are read; ladder and base prefix only decide how many of them travel.
-        identity = self.model_dump(exclude={"ladder", "base_latents", "encoder_sha256"})
+        identity = self.model_dump(exclude={"ladder", "base_latents", "encoder_sha256", "encoder_int8_sha256"})
         if self.tiles_per_edge == 1:
             # Codecs from before there were tiles keep their fingerprint.
             del identity["tiles_per_edge"]
@@ -136,7 +149,9 @@ class CodecSpec(BaseModel):
 
     def save(self, folder: Path) -> None:
         """Write ``codec.json``."""
-        (folder / SPEC_FILE).write_text(self.model_dump_json(indent=2) + "\n")
+        # A folder without such an encoder reads as it did before there were any.
+        left_out = {"encoder_int8_sha256"} if self.encoder_int8_sha256 is None else None
+        (folder / SPEC_FILE).write_text(self.model_dump_json(indent=2, exclude=left_out) + "\n")
 
 
 def load_codec_spec(folder: Path) -> CodecSpec:
@@ -157,7 +172,12 @@ def load_codec_spec(folder: Path) -> CodecSpec:
         place = ".".join(map(str, first["loc"])) or "content"
         problem = f"{place}: {problem_text(dict(first))}"[:_MAX_PROBLEM_CHARS]
         raise ArtifactError(str(path), f"{problem}; copy the whole folder again") from error
-    expected = {WEIGHTS_FILE: spec.codec_sha256, TABLES_FILE: spec.tables_sha256, ENCODER_FILE: spec.encoder_sha256}
+    expected = {
+        WEIGHTS_FILE: spec.codec_sha256,
+        TABLES_FILE: spec.tables_sha256,
+        ENCODER_FILE: spec.encoder_sha256,
+        INT8_ENCODER_FILE: spec.encoder_int8_sha256,
+    }
     for name, digest in expected.items():
         file = folder / name
         if not file.is_file():

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Discriminator,
     Field,
@@ -25,14 +24,18 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipeline.codec.spec import FitMode
+from pipeline.codec.spec import FitMode, Precision
+from pipeline.config.gateway_settings import GatewaySettings
+from pipeline.config.section import Section as _Section
 from pipeline.config.settings_file import CHECKED, Check, Location, SettingsFile
 from pipeline.protocol.journal_requests import MAX_OPEN_ASKS
+from pipeline.protocol.store_settings import StorePolicy
 from schemas.errors import ConfigError
+from schemas.event_rule import KeepWhen, check_keep_when
 from schemas.hosts import check_host
 from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.messages import Options, check_options
-from schemas.types import AnswerType, Milliseconds, Name, Probability, QuestionText
+from schemas.types import MAX_AGE_MS, AnswerType, Milliseconds, Name, Probability, QuestionText
 
 ENV_PREFIX = "LATENTBUS_"
 ENV_DELIMITER = "__"
@@ -41,6 +44,7 @@ MAX_CAMERAS_PER_SITE = 128
 
 MAX_INTERVAL_S = 86_400.0
 MAX_UPLINK_KBPS = 10_000_000.0
+MAX_BUDGET_MB = 1_000_000_000.0
 MAX_BATCH_FRAMES = 1_024
 MAX_NAMED_BUDGETS = 256
 
@@ -48,6 +52,7 @@ PATH_SCHEMES = ("file", "folder", "images")
 """Kinds of sources whose rest is a path of this machine."""
 MAX_MASKS = 32
 MAX_CORNERS = 64
+MAX_PICTURE_CLIENTS = 64
 
 
 def _with_area(sides: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
@@ -72,12 +77,6 @@ Mask: TypeAlias = Annotated[
 ]
 FirstPrefixRule: TypeAlias = Literal["bytes", "delay", "base", "whole"]
 _Recording = TypeVar("_Recording", bound="RecordingSettings")
-
-
-class _Section(BaseModel):
-    """A part of the settings: immutable, and a key that nobody reads is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TlsSettings(_Section):
@@ -130,12 +129,44 @@ class QuestionSettings(_Section):
     deadline_ms: Annotated[Milliseconds, Field(ge=100)] = 10_000
     """Time from the frame to the terminal outcome."""
     risk: Probability | None = None
-    """Accepted chance that an early answer differs from the whole latent's; left out takes the pool's."""
+    """Accepted chance that an early answer differs from the whole latent's, or one that holds on from the frame's own;
+    left out takes the pool's."""
+    change_gate: bool = True
+    """Not asked of frames that show what the last answered one showed; false asks it of every frame."""
+    keep_when: KeepWhen = ()
+    """Answers that are events: ``yes``, an option, or for a count a comparison as in ``>= 3``."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         check_options(self.answer_type, self.options)
+        check_keep_when(self.answer_type, self.options, self.keep_when)
         return self
+
+
+class CameraRingSettings(_Section):
+    """Which frames of a camera are kept."""
+
+    interval_s: Annotated[float, Field(ge=0.02, le=MAX_INTERVAL_S)] | None = None
+    """Encode a frame so often for the ring, asked about or not; null keeps only those that are analysed anyway."""
+    before_s: Annotated[float, Field(ge=0, le=3_600)] = 0.0
+    """Frames so long before an answer that is an event are kept with it."""
+    after_s: Annotated[float, Field(ge=0, le=3_600)] = 0.0
+    """Frames so long after it; with 0 before and after no event of the camera is kept."""
+    pictures_for: Annotated[tuple[Name, ...], Field(max_length=MAX_PICTURE_CLIENTS)] = ()
+    """Clients that may fetch the pictures of events; empty: none are made, and no pixels leave the device."""
+
+
+class RingSettings(_Section):
+    """The last frames of every camera, kept in memory as latents for questions about the past."""
+
+    history_s: Annotated[float, Field(ge=0, le=3_600)] = 60.0
+    """Age up to which a frame is kept; 0 keeps none."""
+    memory_mb: Annotated[float, Field(ge=0.1, le=4_096)] = 16.0
+    """Memory that the kept frames of all cameras take at most, in megabytes (1,000,000 bytes)."""
+    disk_mb: Annotated[float, Field(ge=0.1, le=100_000)] = 64.0
+    """Kept events in ``state_dir``; the oldest are dropped."""
+    max_age_s: Annotated[float, Field(ge=60, le=2_678_400)] = 604_800.0
+    """Age from which on an event is dropped."""
 
 
 class CameraSettings(_Section):
@@ -162,6 +193,11 @@ class CameraSettings(_Section):
     """Part of the frame that is looked at: left, top, right, bottom, as shares of width and height."""
     masks: Annotated[tuple[Mask, ...], Field(max_length=MAX_MASKS)] = ()
     """Parts that are blacked out on the device: rectangles like ``region``, or lists of corners ``[x, y]``."""
+    change_gate: bool = True
+    """Its questions are not asked of frames that show what the last answered one showed; false asks all frames."""
+
+    ring: CameraRingSettings = Field(default_factory=CameraRingSettings)
+    """Which frames are kept for questions about the past."""
 
     @field_validator("questions")
     @classmethod
@@ -205,6 +241,63 @@ class ClientBudgetSettings(_Section):
     """Rate of what it causes on the uplink: acknowledgements, refusals, replies. Beyond it refusals are silent."""
 
 
+class UplinkBudgetSettings(_Section):
+    """What a site may send in a day and in a month, in megabytes (1,000,000 bytes on the wire)."""
+
+    day_mb: Annotated[float, Field(ge=1, le=MAX_BUDGET_MB)] | None = None
+    """From midnight to midnight of UTC; null has no limit."""
+    month_mb: Annotated[float, Field(ge=1, le=MAX_BUDGET_MB)] | None = None
+    """In a month of the contract; null has no limit."""
+    month_begins: Annotated[int, Field(ge=1, le=28)] = 1
+    """Day on which the month begins, at midnight of UTC."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.day_mb is None and self.month_mb is None:
+            raise ValueError("a budget without day_mb and month_mb: give one of them")
+        return self
+
+
+class ChangeGateSettings(_Section):
+    """When standing questions are not asked, because the scene is as it was."""
+
+    enabled: bool = True
+    """False asks them of every frame."""
+    max_age_s: Annotated[float, Field(ge=1, le=MAX_INTERVAL_S)] = 600.0
+    """From the capture of a frame, its answer holds on so long at most; then a frame is asked, whatever it shows."""
+    renew_s: Annotated[float, Field(ge=1, le=MAX_INTERVAL_S)] = 180.0
+    """Silence about a question after which an *unchanged* outcome says that its answer holds on. A camera that is
+    silent for longer shows nothing."""
+
+    @model_validator(mode="after")
+    def _renews_in_time(self) -> Self:
+        if self.renew_s > self.max_age_s:
+            raise ValueError(
+                f"renew_s {self.renew_s:g} is above max_age_s {self.max_age_s:g}: nothing would be renewed"
+            )
+        return self
+
+
+class StoreSettings(_Section):
+    """Frames that a site keeps while it has no link, for its standing questions."""
+
+    policy: StorePolicy = StorePolicy.NEWEST
+    """``newest`` keeps the newest frame of each question, ``every_nth`` those of every n-th slot, ``off`` none."""
+    nth: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    """With ``every_nth``: slots of a camera from one kept frame to the next."""
+    max_frames: Annotated[int, Field(ge=1, le=100_000)] = 4_096
+    """Frames kept; beyond it the oldest goes first, of each question the newest last."""
+    max_mb: Annotated[float, Field(ge=0.1, le=10_000)] = 16.0
+    """Size of their latents in megabytes (1,000,000 bytes); the file may be twice as large."""
+    max_age_s: Annotated[float, Field(ge=1, le=MAX_AGE_MS / 1000)] = 604_800.0
+    """Older frames are dropped."""
+
+    @property
+    def max_bytes(self) -> int:
+        """Size of the latents."""
+        return round(self.max_mb * 1_000_000)
+
+
 class EdgeSettings(_Section):
     """A site: one edge process, whose cameras share one uplink."""
 
@@ -213,6 +306,11 @@ class EdgeSettings(_Section):
     """Pool of workers that answers; edge and workers of a pool carry the same codec."""
     uplink_kbps: Annotated[float, Field(ge=1, le=MAX_UPLINK_KBPS)] | None = None
     """Rate that this process may put on the uplink, all bytes on the wire counted; null leaves it unlimited."""
+    uplink_gather_ms: Annotated[int, Field(ge=0, le=5_000)] = 0
+    """Longest wait of a frame with standing questions for those of the other cameras, in milliseconds: what leaves
+    together shares its headers. The cameras then take their frames at the same time, not one after the other."""
+    uplink_budget: UplinkBudgetSettings | None = None
+    """What may be sent in a day and in a month; null has no limit. Needs ``state_dir``."""
     codec: Path | None = None
     """Codec folder; null takes the bundled one."""
     first_prefix: FirstPrefixRule = "bytes"
@@ -220,6 +318,8 @@ class EdgeSettings(_Section):
     expected time, until all is answered; always the codec's base prefix; or always the whole latent."""
     key_frames: bool = True
     """Code frames given an earlier one of their camera, wherever that saves bytes; false codes each by itself."""
+    change_gate: ChangeGateSettings = Field(default_factory=ChangeGateSettings)
+    """When standing questions are not asked, because the scene is as it was."""
     cameras: Annotated[dict[Name, CameraSettings], Field(min_length=1, max_length=MAX_CAMERAS_PER_SITE)]
     questions: dict[Name, QuestionSettings] = Field(default_factory=dict)
     """Standing questions by id. The id travels with every frame, the text only once: keep ids short."""
@@ -229,8 +329,12 @@ class EdgeSettings(_Section):
         default_factory=dict
     )
     """Budgets of clients that ask for many people, by name: gateways and operators."""
+    ring: RingSettings = Field(default_factory=RingSettings)
+    """How many frames are kept for questions about the past."""
     state_dir: Path | None = None
-    """Folder of what must survive a restart (ad-hoc questions not yet answered); null keeps nothing."""
+    """Folder of what must survive a restart (ad-hoc questions not yet answered, stored frames); null keeps nothing."""
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    """Frames that are kept while there is no link."""
     metrics_port: Port | None = None
     """Port of the Prometheus endpoint; null opens none."""
     metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
@@ -241,6 +345,22 @@ class EdgeSettings(_Section):
     """Log of what this process sends and receives; null writes none."""
     threads: Threads = 1
     """Threads of the encoder."""
+    precision: Precision = "fp32"
+    """Arithmetic of the encoder: ``fp32``, or ``int8`` where the codec folder has an encoder in 8-bit integers."""
+
+    @model_validator(mode="after")
+    def _ring_reaches_back(self) -> Self:
+        for name, camera in self.cameras.items():
+            if camera.ring.before_s > self.ring.history_s:
+                problem = f"camera {name}: ring.before_s is longer than edge.ring.history_s, {self.ring.history_s:g} s"
+                raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _budget_is_kept(self) -> Self:
+        if self.uplink_budget is not None and self.state_dir is None:
+            raise ValueError("uplink_budget without state_dir: a restart would forget what was spent")
+        return self
 
     @model_validator(mode="after")
     def _questions_exist(self) -> Self:
@@ -302,6 +422,7 @@ class LatentbusSettings(BaseSettings):
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
     edge: EdgeSettings | None = None
     worker: WorkerSettings | None = None
+    gateway: GatewaySettings | None = None
     log: LogSettings = Field(default_factory=LogSettings)
 
     @classmethod
@@ -399,6 +520,17 @@ def require_worker(settings: LatentbusSettings, path: Path) -> WorkerSettings:
     return settings.worker
 
 
+def require_gateway(settings: LatentbusSettings, path: Path) -> GatewaySettings:
+    """The gateway section.
+
+    Raises:
+        ConfigError: the file has none.
+    """
+    if settings.gateway is None:
+        raise ConfigError(str(path), "no gateway section: add `gateway: {}` for the defaults")
+    return settings.gateway
+
+
 def _with_absolute_paths(settings: LatentbusSettings, folder: Path) -> LatentbusSettings:
     def absolute(path: Path | None) -> Path | None:
         return None if path is None else folder / path.expanduser()
@@ -421,7 +553,8 @@ def _with_absolute_paths(settings: LatentbusSettings, folder: Path) -> Latentbus
             vlm = str(absolute(Path(vlm)))
         recording = _recording_below(worker.recording, folder)
         worker = worker.model_copy(update={"codec": absolute(worker.codec), "vlm": vlm, "recording": recording})
-    return settings.model_copy(update={"broker": broker, "edge": edge, "worker": worker})
+    gateway = None if settings.gateway is None else settings.gateway.below(folder)
+    return settings.model_copy(update={"broker": broker, "edge": edge, "worker": worker, "gateway": gateway})
 
 
 def _recording_below(recording: _Recording | None, folder: Path) -> _Recording | None:

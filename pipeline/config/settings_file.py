@@ -94,7 +94,7 @@ class SettingsFile:
             if root is None:
                 return cls(path, {}, content_of.lines)
             if not isinstance(root, yaml.MappingNode):
-                raise ConfigError(f"{path}:1", "must be a mapping with broker, edge, worker or log")
+                raise ConfigError(f"{path}:1", "must be a mapping with broker, edge, worker, gateway or log")
             content_of.check(root, ())
             _raise(path, content_of.problems, len(content_of.problems))
             values = content_of.fill_in(loader.construct_document(root))
@@ -165,7 +165,9 @@ class SettingsFile:
         elif kind == "string_pattern_mismatch" and details["ctx"]["pattern"] == NAME_PATTERN:
             message = f"{echo(value)} {message}"
         elif kind == "string_type" and isinstance(value, bool | int | float):
-            message = f"{message}: put it in quotes, {self.texts.get(path, str(value))[:MAX_ECHO_CHARS]!r}"
+            message += ": put it in quotes"
+            if not _is_secret(path):
+                message += f", {self.texts.get(path, str(value))[:MAX_ECHO_CHARS]!r}"
         elif kind != "value_error" and isinstance(value, bool | int | float | str) and not _is_secret(path):
             message = f"{message} (got {echo(value)})"
         return ConfigError(where, message)
@@ -366,7 +368,7 @@ def _dotted(location: Location) -> str:
 
 
 def _is_secret(location: Location) -> bool:
-    return any("password" in str(part) for part in location)
+    return any("password" in str(part) or part in ("token", "secret", "url", "addresses") for part in location)
 
 
 def _keys_at(settings: type[BaseModel], location: Location) -> list[str]:

@@ -11,14 +11,16 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import structlog
 
 from pipeline.config.logs import get_logger
-from pipeline.node.disk_reserve import DiskReserve
+from pipeline.node.database_file import TableFile, write_with_reserve
+from pipeline.node.disk_reserve import RESERVE_BYTES, DiskReserve
 from pipeline.protocol.effects import ReplyTo
 from pipeline.protocol.journal_requests import (
     MAX_OPEN_ASKS,
@@ -41,14 +43,15 @@ from schemas.errors import ArtifactError, WireError
 from schemas.identity import ad_hoc_query_id
 from schemas.messages import Answer, Ask, QueryOutcome
 from schemas.topics import Family
-from schemas.types import AnswerType
+from schemas.types import AnswerType, FrameId
 
 _log = get_logger(__name__)
 
 MAX_DECIDED = 1024
 """Decided ones that are kept to answer a client that asks again."""
 
-_VERSION = 2
+_VERSION = 3
+_ADDED_IN_3 = ("ago_ms INTEGER", "frame TEXT")
 _SCHEMA = """
 CREATE TABLE ask (
     query_id TEXT PRIMARY KEY,         -- of camera, client and ask_id
@@ -63,18 +66,22 @@ CREATE TABLE ask (
     reply_topic TEXT,
     correlation_data BLOB,
     terminal BLOB,                     -- JSON of Answer or QueryOutcome; null while undecided
-    told INTEGER NOT NULL DEFAULT 0    -- 1 once the terminal is known to be with the broker
+    told INTEGER NOT NULL DEFAULT 0,   -- 1 once the terminal is known to be with the broker
+    ago_ms INTEGER,                    -- it is asked of a frame that was so old when it came
+    frame TEXT                         -- it is asked of this frame, boot-sequence as names and logs have it
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX undecided ON ask (asked_s) WHERE terminal IS NULL;
 """
 
 _COLUMNS = (
     "query_id", "camera", "client", "ask_id", "text", "answer_type", "options", "deadline_ms", "asked_s", "reply_topic",
-    "correlation_data", "terminal", "told",
+    "correlation_data", "terminal", "told", "ago_ms", "frame",
 )  # fmt: skip
 """In the order of the table."""
 
-_Row = tuple[str, str, str, str, str, str, str, int, float, str | None, bytes | None, bytes | None, int]
+_FILE: Final = TableFile("the journal of ad-hoc questions", "ask", _COLUMNS, _SCHEMA, _VERSION, added={3: _ADDED_IN_3})
+_Row = tuple[str, str, str, str, str, str, str, int, float, str | None, bytes | None, bytes | None, int,
+             int | None, str | None]  # fmt: skip
 
 
 class AskJournal:
@@ -101,7 +108,7 @@ class AskJournal:
         self._later: Path | None = None
         self.counters: Counter[str] = Counter()
         self._reserve: DiskReserve | None = None
-        self._database = _open(":memory:") if path is None else self._opened(path)
+        self._database = _FILE.in_memory() if path is None else self._opened(path)
 
     @classmethod
     def open_or_in_memory(cls, path: Path | None, *, wall_s: Callable[[], float] = time.time) -> AskJournal:
@@ -177,40 +184,8 @@ class AskJournal:
         return [stored for stored in self.unfinished() if stored.query_id not in known]
 
     def _opened(self, path: Path) -> sqlite3.Connection:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._reserve = DiskReserve(path.with_suffix(".reserve"))
-            self._reserve.fill()
-            # What an earlier process left has to be read, and to end.
-            self._reserve.room_to_open()
-            try:
-                version = _version(str(path))
-                if version in (0, _VERSION):
-                    return _open(str(path))
-                return self._set_aside(path, f"v{version}", "the journal of ad-hoc questions is of another version")
-            except sqlite3.OperationalError as error:
-                # Locked, read-only, full, a failing device: the file itself may be good.
-                if not any(word in str(error) for word in _DAMAGE):
-                    raise
-                return self._set_aside(path, "damaged", "the journal of ad-hoc questions is damaged")
-            except (sqlite3.DatabaseError, ValueError, TypeError, OverflowError):
-                return self._set_aside(path, "damaged", "the journal of ad-hoc questions is damaged")
-        except (OSError, sqlite3.Error) as error:
-            raise ArtifactError(str(path), f"cannot be opened: {error}; give a writable edge.state_dir") from error
-
-    def _set_aside(self, path: Path, suffix: str, what: str) -> sqlite3.Connection:
-        """Keep a file for whoever wants to look, and begin a new one: it must not keep a site dark."""
-        aside, number = path.with_suffix(f".{suffix}"), 1
-        while aside.exists():
-            number += 1
-            aside = path.with_suffix(f".{suffix}-{number}")
-        self.counters["files_set_aside"] += 1
-        self._log.error(f"{what}: starting a new one", kept_as=str(aside))
-        for ending in ("", "-wal", "-shm"):
-            part = path.with_name(f"{path.name}{ending}")
-            if part.exists():
-                part.replace(aside.with_name(f"{aside.name}{ending}"))
-        return _open(str(path))
+        database, self._reserve = _FILE.open(path, reserve_bytes=RESERVE_BYTES, counters=self.counters, log=self._log)
+        return database
 
     def admit(
         self, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None, *, max_of_client: int = MAX_OPEN_ASKS
@@ -239,7 +214,7 @@ class AskJournal:
                 return Admission.CLIENT_FULL, stored
             self._insert(stored)
             return Admission.NEW, stored
-        if known.ask.content(client) != ask.content(client):
+        if not known.ask.same_question(ask, client):
             return Admission.CONFLICT, StoredAsk(ask, camera, client, 0.0, reply_to, None)
         if reply_to is not None and reply_to != known.reply_to:
             try:
@@ -268,19 +243,7 @@ class AskJournal:
         Raises:
             sqlite3.Error: it could not be stored, not even in the room that is kept for it.
         """
-        for _ in range(_PIECES_A_WRITE):
-            try:
-                return self._decide(query_id, terminal, told=told)
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not self._give_up():
-                    raise
-        return self._decide(query_id, terminal, told=told)
-
-    def _give_up(self) -> bool:
-        """Free some of the room that is kept for a full disk."""
-        freed = self._reserve is not None and self._reserve.give_up()
-        self.counters["reserve_pieces_used"] += freed
-        return freed
+        return write_with_reserve(lambda: self._decide(query_id, terminal, told=told), self._reserve, self.counters)
 
     def _decide(self, query_id: str, terminal: Answer | QueryOutcome, *, told: bool) -> StoredAsk | None:
         with self._database:
@@ -317,7 +280,8 @@ class AskJournal:
             self._database.execute(
                 # One that could not be read stands there no more.
                 "INSERT OR REPLACE INTO ask (query_id, camera, client, ask_id, text, answer_type, options, deadline_ms,"
-                " asked_s, reply_topic, correlation_data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " asked_s, reply_topic, correlation_data, ago_ms, frame)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     stored.query_id,
                     stored.camera,
@@ -330,6 +294,8 @@ class AskJournal:
                     self._wall_s(),
                     reply_to.topic if reply_to else None,
                     reply_to.correlation_data if reply_to else None,
+                    ask.ago_ms,
+                    None if ask.frame is None else str(ask.frame),
                 ),
             )
 
@@ -369,6 +335,8 @@ class AskJournal:
             correlation,
             end,
             _,
+            ago_ms,
+            frame,
         ) = row
         ask = Ask(
             query_id=ask_id,
@@ -376,6 +344,8 @@ class AskJournal:
             answer_type=AnswerType(kind),
             options=tuple(json.loads(options)),
             deadline_ms=deadline_ms,
+            ago_ms=ago_ms,
+            frame=None if frame is None else FrameId.parse(frame),
         )
         # A wall clock that was set back must not give a question more time than it was asked with.
         age_s = max(0.0, self._wall_s() - asked_s)
@@ -391,45 +361,6 @@ class AskJournal:
         if terminal is not None and terminal.query_id != query_id:
             raise ValueError("the outcome of a row is another question's")
         return stored
-
-
-_PIECES_A_WRITE = 4
-"""Of the reserve, for one end: whoever filled the disk may be quicker."""
-_DAMAGE = ("malformed", "corrupt", "not a database", "no such column", "no such table", "Could not decode")
-
-
-def _version(path: str) -> int:
-    """Version of the table in a file; 0 when there is none yet."""
-    with closing(sqlite3.connect(path, timeout=5.0)) as database:
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-    return int(version)
-
-
-def _text(data: bytes) -> str:
-    # One text that is none must not keep the others from being read; its row is dropped when it is understood.
-    return data.decode("utf-8", errors="surrogateescape")
-
-
-def _open(path: str) -> sqlite3.Connection:
-    database = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
-    database.text_factory = _text
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-        # Acknowledged means on disk, power cut or not.
-        database.execute("PRAGMA synchronous = FULL")
-        if database.execute("PRAGMA user_version").fetchone() == (0,):
-            database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
-        (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
-        if found != "ok":
-            raise sqlite3.DatabaseError(found)
-        if {row[1] for row in database.execute("PRAGMA table_info(ask)")} != set(_COLUMNS):
-            raise sqlite3.DatabaseError("the table has other columns")
-        for _ in database.execute("SELECT * FROM ask"):
-            pass
-    except BaseException:
-        database.close()
-        raise
-    return database
 
 
 def _terminal(data: bytes) -> Answer | QueryOutcome:

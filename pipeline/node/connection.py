@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pipeline.bus.base import Bus, Subscription, Will
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.settings import BrokerSettings
-from pipeline.node.node_log import NodeLog
+
+if TYPE_CHECKING:
+    from pipeline.node.node_log import NodeLog
 
 NodeKind: TypeAlias = Literal["edge", "worker"]
 
@@ -30,6 +32,7 @@ async def node_bus(
     log: NodeLog | None,
     receive_maximum: int = 128,
     session_expiry_s: int = 0,
+    topic_aliases: bool = False,
 ) -> AsyncIterator[Bus]:
     """A bus that connects in the background while the context lasts.
 
@@ -43,6 +46,7 @@ async def node_bus(
         receive_maximum: QoS 1 messages that the broker may deliver before one is acknowledged.
         session_expiry_s: how long the broker keeps the session of a broken connection, which is resumed; 0 begins a
             new one each time.
+        topic_aliases: spell topics by alias where the broker grants it.
 
     Raises:
         ConfigError: the TLS files cannot be loaded.
@@ -55,6 +59,7 @@ async def node_bus(
         receive_maximum=receive_maximum,
         clean_start=session_expiry_s == 0,
         session_expiry_s=session_expiry_s,
+        topic_aliases=topic_aliases,
     )
     async with connection:
         yield connection if log is None else log.tap(connection)

@@ -17,6 +17,7 @@ from pipeline.node.containment import Containment
 from pipeline.node.metrics import Metrics
 from pipeline.node.older_peers import listen_for_older_peers
 from pipeline.node.runtime import EXIT_NOT_DRAINED, Stop
+from pipeline.node.service_manager import Health, keep_alive, watchdog_s
 from pipeline.node.tasks import first_of
 from schemas.errors import ConnectionLostError
 
@@ -97,7 +98,7 @@ class Node(ABC):
         """
         try:
             async with asyncio.TaskGroup() as group:
-                work = {"receive": self._receive_all, **await self._begin(group)}
+                work = {"receive": self._receive_all, **await self._begin(group), **self._watchdog(stop)}
                 tasks = {name: group.create_task(task(), name=name) for name, task in work.items()}
                 await first_of(stop.wait(), self._become_ready(stop))
                 await first_of(stop.wait(), self._exhausted(tasks))
@@ -133,6 +134,16 @@ class Node(ABC):
     def _fits(self) -> bool:
         """Whether a process that works is of use; see the metric ``ready``."""
         return True
+
+    def _health(self) -> Health:
+        """How the process is, for systemd. That the event loop runs goes without saying: it is what asks."""
+        return Health("connected" if self._bus.statistics().connected else "not connected")
+
+    def _watchdog(self, stop: Stop) -> Work:
+        limit_s = watchdog_s()
+        if limit_s is None:
+            return {}
+        return {"watchdog": lambda: keep_alive(limit_s, self._clock, self._health, stop.ready.is_set)}
 
     def _watch_session(self, session: ProtocolSession) -> None:
         """Serve what every protocol session counts."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 from pipeline.bus.base import Bus
@@ -61,7 +60,7 @@ class Publisher:
         self._answered = answered
         self._problems = problems
         self._containment = containment
-        self._waiting: deque[Publish] = deque()
+        self._waiting: list[Publish] = []
         self._filled = asyncio.Event()
 
     def put(self, publish: Publish) -> None:
@@ -74,15 +73,17 @@ class Publisher:
         async with asyncio.TaskGroup() as group:
             while True:
                 await self._filled.wait()
-                while self._waiting:
-                    publish = self._waiting.popleft()
-                    if publish.qos:
-                        # The next message must not wait for this one's round trip, only for its turn.
-                        group.create_task(self._publish(publish), name=f"publish[{publish.topic}]")
-                        await asyncio.sleep(0)
-                    else:
-                        await self._publish(publish)
                 self._filled.clear()
+                waiting, self._waiting = self._waiting, []
+                # What waits is handed over in one turn of the loop, so that it leaves in one segment.
+                tasks = [
+                    (publish.qos, group.create_task(self._publish(publish), name=f"publish[{publish.topic}]"))
+                    for publish in waiting
+                ]
+                await asyncio.sleep(0)
+                # At QoS 1 the next messages must not wait for the round trip of these, only for their turn.
+                if unsent := [task for qos, task in tasks if not qos]:
+                    await asyncio.wait(unsent)
 
     async def _publish(self, publish: Publish) -> None:
         delivery = await self._deliver(publish)

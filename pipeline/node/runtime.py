@@ -1,4 +1,4 @@
-"""Runs a process: uvloop, signals, readiness and the two-phase stop.
+"""Runs a process: event loop, signals, readiness and the two-phase stop.
 
 The first SIGTERM or SIGINT asks the process to drain: take nothing new, finish or resolve what is there. The second,
 or the end of the drain time, cancels it.
@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.util
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Awaitable, Callable
 
-import uvloop
-
 from pipeline.config.logs import get_logger
+from pipeline.node.service_manager import notify
 from pipeline.node.work_thread import busy_threads
 from schemas.errors import LatentbusError
 
@@ -49,7 +48,7 @@ class Stop:
     def request(self) -> None:
         """Ask the process to drain; again is harmless."""
         self._requested.set()
-        _notify("STOPPING=1")
+        notify("STOPPING=1")
 
     async def wait(self) -> None:
         """Wait until the process is asked to drain."""
@@ -64,7 +63,7 @@ class Stop:
             gc.freeze()
             gc.set_threshold(10_000, 20, 20)  # messages make few cycles
             self.ready.set()
-            _notify("READY=1")
+            notify("READY=1")
 
 
 def run(main: Callable[[Stop], Awaitable[int]], *, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> int:
@@ -80,7 +79,17 @@ def run(main: Callable[[Stop], Awaitable[int]], *, drain_timeout_s: float = DRAI
     Raises:
         LatentbusError: the first one that ended ``main``, out of any exception group.
     """
-    return uvloop.run(supervise(main, drain_timeout_s=drain_timeout_s))
+    with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
+        return runner.run(supervise(main, drain_timeout_s=drain_timeout_s))
+
+
+def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Uvloop where it is installed, as workers have it; an edge has too few messages to need it."""
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
 
 
 def leave_blocked_threads(status: int) -> None:
@@ -161,17 +170,3 @@ async def _cancel_after_drain(stop: Stop, task: asyncio.Task[int]) -> None:
 
 async def _as_coroutine(awaitable: Awaitable[int]) -> int:
     return await awaitable
-
-
-def _notify(state: str) -> None:
-    """One line to systemd's notify socket (sd_notify(3)), when this process was started with one."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        try:
-            notify.sendto(state.encode(), address)
-        except OSError as error:
-            _log.warning("systemd cannot be told", state=state, problem=str(error))

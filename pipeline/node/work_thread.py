@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
@@ -35,14 +37,20 @@ class WorkThread:
         self._prepare = prepare
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._ended = False
-        self._busy = False
+        self._began_s: float | None = None
         threading.Thread(target=self._run, name=name, daemon=True).start()
         _threads.add(self)
 
     @property
     def busy(self) -> bool:
         """Whether a call runs."""
-        return self._busy
+        return self._began_s is not None
+
+    @property
+    def busy_s(self) -> float:
+        """How long the call that runs has taken so far; 0 when none runs."""
+        began_s = self._began_s
+        return 0.0 if began_s is None else time.monotonic() - began_s
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``function`` in the thread and wait for its result.
@@ -93,25 +101,27 @@ class WorkThread:
     def _submit(self, work: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
 
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = work()
-            except BaseException as error:  # noqa: BLE001 - it belongs to the caller
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        self._calls.put(run)
+        self._calls.put(partial(_perform, work, future))
         return future
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
-            self._busy = True
+            self._began_s = time.monotonic()
             call()
-            self._busy = False
+            self._began_s = None
             del call  # neither arguments nor result are kept until the next one
+
+
+def _perform(work: Callable[[], T], future: Future[T]) -> None:
+    try:
+        if future.set_running_or_notify_cancel():
+            future.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+        future.set_exception(error)
+    finally:
+        # The traceback of an error holds this frame, and the future holds the error: a cycle would keep all that the
+        # call worked with until the garbage collector looks at old objects.
+        del work, future
 
 
 _threads: WeakSet[WorkThread] = WeakSet()

@@ -29,10 +29,11 @@ from pipeline.protocol.journal_requests import (
     Unfinished,
 )
 from pipeline.protocol.ports import Notice
+from pipeline.protocol.reasons import UPLINK_BUDGET
 from schemas.identity import owner_of
 from schemas.messages import Ask, QueryOutcome
 from schemas.printable import as_reason
-from schemas.types import FrameId, Outcome
+from schemas.types import FrameId, Outcome, milliseconds
 
 NO_FRAME_SEQUENCE: Final = 2**32 - 1
 """Sequence in the frame id of an outcome whose question never met a frame."""
@@ -46,10 +47,28 @@ MAX_REPEATS_WAITING: Final = 256
 one is settled at once."""
 
 
+@dataclass(frozen=True, slots=True)
+class PastAsk:
+    """A question about a frame of the past that shall meet it now.
+
+    Attributes:
+        camera: whom it is asked of.
+        ask: the question; it says which frame is meant.
+        query: the same, as it is asked of a frame.
+        arrived_s: when it came, on the edge's monotonic clock.
+    """
+
+    camera: str
+    ask: Ask
+    query: AskedQuery
+    arrived_s: float
+
+
 @dataclass(slots=True)
 class _OpenAsk:
     stored: StoredAsk
     deadline_s: float
+    arrived_s: float
     taken: bool = False
     # Workers reply to clients. One that had to ask for the text has not seen the question: it does not know the client.
     edge_replies: bool = False
@@ -71,19 +90,30 @@ class AdHocQuestions:
         cameras: cameras of the site.
         budgets: what each client may cost.
         reports: what the edge says beside its frames.
+        spent: why the uplink's budget allows no question now; None when it does.
 
     Attributes:
         counters: what happened to asks, by kind.
     """
 
-    def __init__(self, *, boot: int, cameras: Collection[str], budgets: ClientBudgets, reports: EdgeReports) -> None:
+    def __init__(
+        self,
+        *,
+        boot: int,
+        cameras: Collection[str],
+        budgets: ClientBudgets,
+        reports: EdgeReports,
+        spent: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.counters: Counter[str] = Counter()
         self._boot = boot
         self._cameras = cameras
         self._budgets = budgets
         self._reports = reports
+        self._spent = spent
         self._open: dict[str, _OpenAsk] = {}
         self._arriving: dict[str, _Arriving] = {}
+        self._past: list[_OpenAsk] = []
         self._closed_because = ""
         self._in_memory = False
         self._unread = False
@@ -122,7 +152,14 @@ class AdHocQuestions:
     # ---- questions come in ------------------------------------------------------------------------------------------
 
     def receive(
-        self, camera: str, client: str, ask: Ask, reply_to: ReplyTo | None, *, done: Callable[[], None]
+        self,
+        camera: str,
+        client: str,
+        ask: Ask,
+        reply_to: ReplyTo | None,
+        now_s: float,
+        *,
+        done: Callable[[], None],
     ) -> None:
         """Take a question in.
 
@@ -131,6 +168,7 @@ class AdHocQuestions:
             client: who asks, as its topic says.
             ask: the question.
             reply_to: where the client wants the answer.
+            now_s: the edge's monotonic time.
             done: called when it is on disk, or its client knows why not.
         """
         asked = StoredAsk(ask, camera, client, ask.deadline_ms / 1000, reply_to, None)
@@ -138,17 +176,23 @@ class AdHocQuestions:
         max_of_client = self._budgets.of(client).open_asks
         self._journal.request(
             partial(Admit, camera=camera, client=client, ask=ask, reply_to=reply_to, max_of_client=max_of_client),
-            partial(self._admitted, asked, max_of_client, done),
+            partial(self._admitted, asked, max_of_client, now_s, done),
         )
 
     def _admitted(
-        self, asked: StoredAsk, max_of_client: int, done: Callable[[], None], result: JournalResult, now_s: float
+        self,
+        asked: StoredAsk,
+        max_of_client: int,
+        arrived_s: float,
+        done: Callable[[], None],
+        result: JournalResult,
+        now_s: float,
     ) -> None:
         arriving = self._arriving[asked.query_id]
         arriving.admits -= 1
         try:
             if isinstance(result, Admitted):
-                self._admit(asked, max_of_client, result, now_s)
+                self._admit(asked, max_of_client, arrived_s, result, now_s)
             else:
                 self._not_admitted(asked, result, now_s)
         finally:
@@ -170,12 +214,12 @@ class AdHocQuestions:
         if not self._arriving[asked.query_id].admits:
             self._refuse(asked, reason, now_s)
 
-    def _admit(self, asked: StoredAsk, max_of_client: int, result: Admitted, now_s: float) -> None:
+    def _admit(self, asked: StoredAsk, max_of_client: int, arrived_s: float, result: Admitted, now_s: float) -> None:
         self.counters[result.admission.value] += 1
         stored = result.stored
         match result.admission:
             case Admission.NEW:
-                self._enter(stored, now_s)
+                self._enter(stored, now_s, arrived_s=arrived_s)
             case Admission.RUNNING:
                 self._running(stored, now_s)
             case Admission.DECIDED:
@@ -216,7 +260,7 @@ class AdHocQuestions:
         """
         asked = StoredAsk(ask, camera, client, 0.0, reply_to, None)
         known = self._open.get(asked.query_id)
-        if known is not None and known.stored.ask.content(client) != ask.content(client):
+        if known is not None and not known.stored.ask.same_question(ask, client):
             self._refuse(asked, ANOTHER_QUESTION, now_s, public=False)
         elif known is not None or self._ends.unstored(asked.query_id):
             self.counters["refused_repeats"] += 1
@@ -296,6 +340,31 @@ class AdHocQuestions:
         """A worker had to ask for the texts of questions."""
         for ask in self._open.values():
             ask.edge_replies = ask.edge_replies or ask.stored.ask.content(ask.stored.client).digest in digests
+
+    def take_past(self) -> list[PastAsk]:
+        """Questions about frames of the past, since the last call; each is asked now, or :meth:`fail_past` ends it."""
+        past, self._past = self._past, []
+        return [
+            PastAsk(
+                waiting.stored.camera,
+                waiting.stored.ask,
+                AskedQuery(waiting.stored.ask.content(waiting.stored.client), waiting.deadline_s),
+                waiting.arrived_s,
+            )
+            for waiting in past
+        ]
+
+    def fail_past(self, past: PastAsk, reason: str, oldest_age_s: float | None) -> None:
+        """There is no frame for a question of the past.
+
+        Args:
+            past: the question.
+            reason: why.
+            oldest_age_s: how old the oldest kept frame of its camera is; None where none is kept.
+        """
+        ask = self._open.get(past.query.query_id(past.camera, _NO_FRAME))
+        if ask is not None:
+            self._end(ask.stored, Outcome.FAILED, reason, age_s=oldest_age_s)
 
     # ---- questions end ----------------------------------------------------------------------------------------------
 
@@ -379,15 +448,28 @@ class AdHocQuestions:
         elif stored.reply_to is not None:
             self._ends.reply(ended, stored.reply_to, now_s)
 
-    def _enter(self, stored: StoredAsk, now_s: float, *, edge_replies: bool = False) -> None:
+    def _enter(
+        self, stored: StoredAsk, now_s: float, *, edge_replies: bool = False, arrived_s: float | None = None
+    ) -> None:
         if self._closed_because:
             self._end(stored, Outcome.FAILED, self._closed_because)
             return
-        self._open[stored.query_id] = _OpenAsk(stored, now_s + stored.remaining_s, edge_replies=edge_replies)
-        self._journal.take_frame(stored.camera)
+        if (spent := self._spent()) is not None:
+            self.counters["uplink_budget"] += 1
+            self._end(stored, Outcome.FAILED, f"{UPLINK_BUDGET}: {spent}")
+            return
+        if arrived_s is None:  # in an earlier process
+            arrived_s = now_s + stored.remaining_s - stored.ask.deadline_ms / 1000
+        ask = _OpenAsk(stored, now_s + stored.remaining_s, arrived_s, edge_replies=edge_replies)
+        self._open[stored.query_id] = ask
+        if stored.ask.of_the_past:
+            ask.taken = True
+            self._past.append(ask)
+        else:
+            self._journal.take_frame(stored.camera)
 
-    def _end(self, stored: StoredAsk, outcome: Outcome, reason: str) -> None:
-        self.decided(self._outcome(stored, outcome, reason), published=False)
+    def _end(self, stored: StoredAsk, outcome: Outcome, reason: str, *, age_s: float | None = None) -> None:
+        self.decided(self._outcome(stored, outcome, reason, age_s), published=False)
 
     def _refuse(self, asked: StoredAsk, reason: str, now_s: float, *, public: bool = True) -> None:
         self.counters["refused"] += 1
@@ -408,7 +490,7 @@ class AdHocQuestions:
         """Whether a question runs, is ending or has ended."""
         return query_id in self._open or self._ends.known(query_id)
 
-    def _outcome(self, stored: StoredAsk, outcome: Outcome, reason: str) -> QueryOutcome:
+    def _outcome(self, stored: StoredAsk, outcome: Outcome, reason: str, age_s: float | None = None) -> QueryOutcome:
         return QueryOutcome.model_validate(
             {
                 "query_id": stored.query_id,
@@ -417,6 +499,7 @@ class AdHocQuestions:
                 "frame": FrameId(self._boot, NO_FRAME_SEQUENCE),
                 "question_id": stored.ask.query_id,
                 "outcome": outcome,
+                "age_ms": None if age_s is None else milliseconds(age_s),
                 "reason": as_reason(reason),
             }
         )

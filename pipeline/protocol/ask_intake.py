@@ -100,7 +100,7 @@ class AskIntake:
             if refusal is None:
                 self._being_stored += 1
                 done = partial(self._stored, received.token)
-                self._questions.receive(camera, client, ask, address, done=done)
+                self._questions.receive(camera, client, ask, address, now_s, done=done)
             else:
                 done = partial(self._acknowledge, received.token)
                 self._questions.refuse(camera, client, ask, address, refusal, now_s, done=done)

@@ -35,6 +35,7 @@ from schemas import topics, wire
 from schemas.errors import RemoteError, StateError, TooManyQuestionsError
 from schemas.identity import ad_hoc_query_id, owner_of
 from schemas.messages import Answer, Ask, QueryOutcome, Receipt, Status
+from schemas.messages import Question as QuestionMessage
 from schemas.topics import Family, Topic
 from schemas.types import Outcome
 
@@ -47,6 +48,7 @@ class ClientSession:
     Args:
         client: who asks: the last level of its ask topics, and the name below which its replies come.
         settings: times and bounds.
+        whole_fleet: loads of workers and texts of standing questions are read as well, see :attr:`fleet`.
 
     Attributes:
         counters: what happened, by reason.
@@ -54,14 +56,16 @@ class ClientSession:
         reducer: outcomes that were read; its repeats and conflicts are counted there.
     """
 
-    def __init__(self, client: str, settings: ClientProtocolSettings | None = None) -> None:
+    def __init__(
+        self, client: str, settings: ClientProtocolSettings | None = None, *, whole_fleet: bool = False
+    ) -> None:
         self.counters: Counter[str] = Counter()
         self.fleet = FleetView()
         self._settings = settings or ClientProtocolSettings()
         self.reducer = OutcomeReducer(capacity=self._settings.outcome_cache)
         self._client = client
         self._owner = owner_of("client", client)
-        self._topics = ClientTopics(client, self._settings.idle_camera_s)
+        self._topics = ClientTopics(client, self._settings.idle_camera_s, whole_fleet=whole_fleet)
         self._questions: dict[str, Question] = {}
         self._waiting: dict[str, None] = {}
         self._under_way: dict[int, str] = {}
@@ -179,6 +183,7 @@ class ClientSession:
             return
         self._settled_s = now_s + self._settings.status_patience_s
         self._topics.connected()
+        self.fleet.connected()
         for query_id, question in self._questions.items():
             question.token = question.retry_s = None
             self._wait(query_id)
@@ -198,6 +203,10 @@ class ClientSession:
                 self.fleet.observe(message)
             else:
                 self.fleet.forget(topic.name("kind"), topic.name("id"))
+        elif topic.family is Family.LOAD and isinstance(message, Status):
+            self.fleet.observe_load(message)
+        elif topic.family is Family.QUESTION and isinstance(message, QuestionMessage | None):
+            self.fleet.observe_question(topic.name("site"), topic.name("question_id"), message)
         elif isinstance(message, Answer | QueryOutcome | Receipt):
             if received.retained:
                 # Answers are never retained: this one was left there by somebody, before the question.
@@ -369,7 +378,7 @@ class ClientSession:
             assert isinstance(message, Answer)  # noqa: S101 - outcomes of the edge are terminal by their type
             self._provisional(message, question, watched)
         else:
-            decided = self.reducer.observe(message)
+            decided = self.reducer.observe(message, now_s)
             new = watched and decided is not None
             first = decided or self.reducer.get(query_id)
             self._watched.pop(query_id, None)

@@ -19,6 +19,10 @@ MAX_IDLE_CAMERAS: Final = 256
 EDGES: Final = topics.family_filter(Family.STATUS).replace("/+/+", "/edge/+")
 WORKERS: Final = topics.family_filter(Family.STATUS).replace("/+/+", "/worker/+")
 """A client of a secured fleet may read the status of edges alone."""
+LOADS: Final = topics.family_filter(Family.LOAD)
+QUESTIONS: Final = topics.family_filter(Family.QUESTION)
+_OPTIONAL: Final = frozenset({WORKERS, LOADS, QUESTIONS})
+"""What some clients may not read; they do without."""
 _ALL_PUBLIC: Final = (topics.family_filter(Family.ANSWER), topics.family_filter(Family.OUTCOME))
 
 
@@ -38,18 +42,20 @@ class ClientTopics:
     Args:
         client: below whose name the replies come.
         idle_s: a camera's topics are read for so long after the last question to it.
+        whole_fleet: loads of workers and texts of standing questions are read as well.
     """
 
-    def __init__(self, client: str, idle_s: float) -> None:
+    def __init__(self, client: str, idle_s: float, *, whole_fleet: bool = False) -> None:
         self._client = client
         self._idle_s = idle_s
+        self._fleet = (EDGES, WORKERS, LOADS, QUESTIONS) if whole_fleet else (EDGES, WORKERS)
         self._asked: Counter[str] = Counter()
         self._idle: OrderedDict[str, float] = OrderedDict()
         self._watched: Counter[str | None] = Counter()
         self._held: dict[str, _Held] = {}
         self._by_token: dict[int, str] = {}
         self._leaving: set[str] = set()
-        self._workers_refused = False
+        self._refused: set[str] = set()
         self._changed = True
 
     def asked(self, camera: str) -> None:
@@ -96,14 +102,14 @@ class ClientTopics:
         return self._granted(WORKERS)
 
     def first(self) -> list[Subscription]:
-        """What to subscribe to with the connection, granted with it. The status of workers can wait for its own."""
-        wanted = [entry for entry in self._wanted() if entry.filter != WORKERS]
+        """What to subscribe to with the connection, granted with it. What may be refused comes afterwards."""
+        wanted = [entry for entry in self._wanted() if entry.filter not in _OPTIONAL]
         self._held.update((entry.filter, _Held(None)) for entry in wanted)
         return wanted
 
     def connected(self) -> None:
         """A new connection: what was refused or lost is tried again."""
-        self._workers_refused = False
+        self._refused.clear()
         self._changed = True
 
     def changes(self, tokens: Iterator[int]) -> list[Subscribe | Unsubscribe]:
@@ -149,8 +155,8 @@ class ClientTopics:
         if delivery is not Delivery.REFUSED:
             self._changed = True
             return [], []
-        if topic_filter == WORKERS:
-            self._workers_refused = True
+        if topic_filter in _OPTIONAL:
+            self._refused.add(topic_filter)
             return [], []
         self._changed = True
         unread = [watched for watched in self._watched if topic_filter in _public(watched)]
@@ -210,8 +216,7 @@ class ClientTopics:
         return [Subscription(name, qos=1) for name in (topics.reply_filter(self._client, camera), *public)]
 
     def _wanted(self) -> list[Subscription]:
-        names = [EDGES, *(() if self._workers_refused else (WORKERS,))]
-        found = {name: Subscription(name) for name in names}
+        found = {name: Subscription(name) for name in self._fleet if name not in self._refused}
         for camera in (*self._asked, *self._idle):
             found.update((entry.filter, entry) for entry in self._of_question(camera))
         covered = None in self._watched and all(map(self._granted, _ALL_PUBLIC))

@@ -15,6 +15,7 @@ The order (docs/decisions/0005-fair-uplink.md):
 4. Reports (outcomes, replies, status, standing questions) take turns with them, first come first served: all of
    them are due at once.
 5. What cannot be in time any more goes when nothing else waits; what nobody wants any more is withdrawn and counted.
+6. History, opens and chunks of frames that waited for the link to come back, goes last, first come first served.
 
 Messages to a worker about one frame leave in the order in which they were queued. What waits already is not queued
 again when a worker repeats its request.
@@ -121,6 +122,7 @@ class DepartureQueue:
         self._next_number = 0
         self._urgent: dict[int, Departure] = {}
         self._reports: deque[Departure] = deque()
+        self._history: deque[Departure] = deque()
         self._competing: dict[int, _Waiting] = {}  # all that compete
         self._timely: dict[int, _Waiting] = {}  # in time when they were last looked at; the oldest first
         self._ranked: list[tuple[float, int]] = []  # the same, sorted: minus the gain for a byte, number
@@ -135,7 +137,7 @@ class DepartureQueue:
         self._turns_since_long_wait = LONG_WAIT_TURN
 
     def __len__(self) -> int:
-        return len(self._urgent) + len(self._competing) + len(self._reports)
+        return len(self._urgent) + len(self._competing) + len(self._reports) + len(self._history)
 
     def count(self, traffic_class: TrafficClass) -> int:
         """Messages that wait in a traffic class."""
@@ -158,6 +160,8 @@ class DepartureQueue:
             self._same.add(departure.same_as)
         if traffic_class is TrafficClass.REPORT:
             self._reports.append(departure)
+        elif traffic_class is TrafficClass.HISTORY:
+            self._history.append(departure)
         elif departure.utility is None:
             self._urgent[self._next_number] = departure
         else:
@@ -185,7 +189,9 @@ class DepartureQueue:
         # All that competed were withdrawn; what gave way to them goes now.
         if self._reports:
             return self._pop_report()
-        return self._pop_urgent(next(iter(self._urgent)), now_s) if self._urgent else None
+        if self._urgent:
+            return self._pop_urgent(next(iter(self._urgent)), now_s)
+        return self._pop_history() if self._history else None
 
     # ---- traffic classes --------------------------------------------------------------------------------------------
 
@@ -202,6 +208,11 @@ class DepartureQueue:
     def _pop_report(self) -> Departure:
         self._report_is_next = False
         departure = self._reports.popleft()
+        self._forget(departure)
+        return departure
+
+    def _pop_history(self) -> Departure:
+        departure = self._history.popleft()
         self._forget(departure)
         return departure
 

@@ -23,9 +23,16 @@ class TrafficClass(StrEnum):
     """Frames that nobody works on yet."""
     REPORT = "report"
     """Outcomes, replies, status, standing questions."""
+    HISTORY = "history"
+    """Frames that waited for the link to come back: they leave when nothing else waits."""
 
 
-TRAFFIC_CLASS_LIMITS = {TrafficClass.FRAME_UNDER_WAY: 1024, TrafficClass.OPEN: 2048, TrafficClass.REPORT: 4096}
+TRAFFIC_CLASS_LIMITS = {
+    TrafficClass.FRAME_UNDER_WAY: 1024,
+    TrafficClass.OPEN: 2048,
+    TrafficClass.REPORT: 4096,
+    TrafficClass.HISTORY: 64,
+}
 """Messages that may wait in each traffic class. A worker repeats a request for a lost chunk, an open that finds no room
 expires at its deadline; reports hold about 400 bytes each."""
 
@@ -49,6 +56,8 @@ class Departure:
         done: told what became of it, and when.
         utility: what it is worth; None for what does not compete.
         same_as: equal for two departures that say the same; the second one is not queued.
+        patient: it may wait for others to share their headers with, see :class:`~pipeline.protocol.uplink.Uplink`.
+        last_word: it leaves although the budget of the uplink is spent.
         queued_s: since when it waits; the queue sets it.
     """
 
@@ -66,6 +75,8 @@ class Departure:
     done: Callable[[Delivery, float], None] | None = field(default=None, repr=False, compare=False)
     utility: UtilityFunction | None = field(default=None, repr=False, compare=False)
     same_as: Hashable = None
+    patient: bool = False
+    last_word: bool = False
     queued_s: float = field(default=0.0, compare=False)
 
 

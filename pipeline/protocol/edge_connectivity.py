@@ -7,7 +7,7 @@ broker, where each silent loss would cost a lease.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from pipeline.protocol.edge_caches import WorkerBoots
@@ -37,6 +37,7 @@ class EdgeConnectivity:
         timers: when they are due.
         counters: what happened, by reason.
         lose_attempt: of the session.
+        worker_lost: told of a worker that has lost what it held.
 
     Attributes:
         connected: whether the connection is up.
@@ -50,6 +51,7 @@ class EdgeConnectivity:
         timers: Timers[Key],
         counters: Counter[str],
         lose_attempt: LoseAttempt,
+        worker_lost: Callable[[str], None],
     ) -> None:
         self.connected = True
         self._settings = settings
@@ -58,6 +60,7 @@ class EdgeConnectivity:
         self._timers = timers
         self._counters = counters
         self._lose_attempt = lose_attempt
+        self._worker_lost = worker_lost
         self._boots = WorkerBoots()
         self._heard = True
 
@@ -94,6 +97,7 @@ class EdgeConnectivity:
             if not status.online:
                 self._counters["stale_will"] += 1
             return
+        self._worker_lost(status.id)
         for frame in list(self._frames.values()):
             if frame.owner == status.id and frame.stage is EdgeStage.OWNED:
                 self._counters["owner_lost"] += 1
@@ -117,7 +121,7 @@ class EdgeConnectivity:
 
     def _open_again(self, frame: EdgeFrame, reason: str, now_s: float) -> None:
         """An open has met nobody, as far as is known; the last attempt waits for its lease all the same."""
-        if frame.stage is EdgeStage.OPENED and frame.attempt < self._settings.attempts:
+        if frame.stage is EdgeStage.OPENED and frame.tries < self._settings.attempts:
             self._counters[reason] += 1
             self._lose_attempt(frame, EdgeEvent.NO_WORKER, now_s, wait_s=0.0)
             self._timers.touch((frame.camera, frame.frame))

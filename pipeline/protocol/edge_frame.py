@@ -10,7 +10,7 @@ from enum import StrEnum
 from pipeline.protocol.effects import AskedQuery, GivenKey, Latent
 from schemas.errors import StateError
 from schemas.limits import MAX_QUERIES_PER_FRAME
-from schemas.types import FrameId
+from schemas.types import Age, FrameId
 
 _DOUBT_AFTER = 2 / 3
 """Share of the base lease: half of it, when a worker speaks at the latest, and some time for the way."""
@@ -43,6 +43,7 @@ class EdgeEvent(StrEnum):
     OWNER_LOST = "owner lost"
     BACKOFF_OVER = "back-off over"
     KEY_MISSING = "key frame missing"
+    NOT_HELD = "frame of a follow-up not held"
     DECIDED = "all queries decided"
 
 
@@ -61,6 +62,7 @@ EDGE_TRANSITIONS: dict[tuple[EdgeStage, EdgeEvent], EdgeStage] = {
     (S.OWNED, E.SILENCE): S.BACKOFF,
     (S.OWNED, E.OWNER_LOST): S.BACKOFF,
     (S.OWNED, E.KEY_MISSING): S.QUEUED,
+    (S.OWNED, E.NOT_HELD): S.QUEUED,
     (S.OWNED, E.DECIDED): S.DONE,
     (S.BACKOFF, E.CLAIM): S.OWNED,  # slow, not dead: cheaper than opening again
     (S.BACKOFF, E.BACKOFF_OVER): S.QUEUED,
@@ -90,6 +92,12 @@ class EdgeFrame:
         read: by undecided query, the prefix that its last answer was read from, and the answer's score.
         given_key: how its first attempt is coded; None codes it by itself, as every further attempt is.
         key_waits: its first open waits until its own key frame has left.
+        attempts_before: opens of the frame before the questions that it is asked now.
+        later: queries that were asked when the frame was one of the past.
+        untold: queries that the last open has not named, and its owner was not told of.
+        later_age_ms: how old it was when the latest of them was asked.
+        age_ms: how old it was when it was offered; None for a frame of now.
+        history: it waited on this edge for the link to come back, and gives way to everything else.
     """
 
     camera: str
@@ -108,6 +116,12 @@ class EdgeFrame:
     read: dict[str, tuple[int, float]] = field(default_factory=dict)
     given_key: GivenKey[Latent] | None = None
     key_waits: bool = False
+    attempts_before: int = 0
+    later: set[str] = field(default_factory=set)
+    later_age_ms: int = 0
+    untold: set[str] = field(default_factory=set)
+    age_ms: Age | None = None
+    history: bool = False
     _coded: tuple[int, bytes] = (0, b"")
 
     @property
@@ -150,9 +164,28 @@ class EdgeFrame:
         self.move(EdgeEvent.LEFT_UPLINK)
         self.attempt += 1
         self.owner = None
+        self.untold = self.queries.keys() - self.named(now_s)
         self.lease_s = lease_s
         self.timer_s = now_s + lease_s
         self.left_s = now_s
+
+    def age_for(self, query_id: str) -> Age | None:
+        """How old the frame was when a query was asked; None for a frame of now."""
+        return self.later_age_ms if query_id in self.later else self.age_ms
+
+    def named(self, now_s: float) -> list[str]:
+        """Queries that an open message names.
+
+        They agree about the age of the frame: those that were asked when it was taken, or else those that were asked
+        later. The others are told to the owner.
+        """
+        timely = [query_id for query_id, query in self.queries.items() if query.deadline_s > now_s]
+        return [query_id for query_id in timely if query_id not in self.later] or timely
+
+    @property
+    def tries(self) -> int:
+        """Opens for the questions that it is asked now."""
+        return self.attempt - self.attempts_before
 
     def send(self, start: int, stop: int) -> int:
         """Latents ``start..stop`` go to the uplink; how many of them were sent before."""

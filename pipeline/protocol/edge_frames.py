@@ -31,10 +31,15 @@ BACKOFF     claim                  OWNED       slow, not dead
 BACKOFF     back-off over          QUEUED      opened again, with the longest prefix that was ever asked for
 OPENED,     reject: key frame      QUEUED      opened again at once, coded by itself
 OWNED       missing
+OWNED       reject: frame of a     QUEUED      opened again at once
+            follow-up not held
 any         terminal answer        same        the query is decided; DONE when it was the last
 any         deadline               same        the query is *expired*; DONE when it was the last
 any         attempts over, reject  DONE        the remaining queries are decided: *failed*
 (unknown)   any control message    -           *revoke*
+OWNED       asked more             same        *follow-up* to the owner; no latents
+other       asked more             same        the next open names it, or a follow-up to whoever claims
+(past)      asked more             OWNED       *follow-up* to the worker that answered last; with none, QUEUED
 ==========  =====================  ==========  ==================================================================
 
 A frame may be coded given an earlier one of its camera, its key frame, or become one itself; then its open waits until
@@ -53,21 +58,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from pipeline.protocol.change_gate import Renewal
 from pipeline.protocol.departures import Departure
 from pipeline.protocol.edge_caches import AdHocQueries
 from pipeline.protocol.edge_connectivity import EdgeConnectivity
+from pipeline.protocol.edge_follow_ups import EdgeFollowUps
 from pipeline.protocol.edge_frame import EdgeEvent, EdgeFrame, EdgeStage, queries_by_id
 from pipeline.protocol.edge_messages import Control, EdgeMessages
 from pipeline.protocol.edge_names import CameraNames
 from pipeline.protocol.edge_opens import EdgeOpens
 from pipeline.protocol.effects import AskedQuery, Decision, GivenKey, KeyFrameLost, Latent
 from pipeline.protocol.expected_gain import ExpectedGain
+from pipeline.protocol.frame_ring import FrameRing, HeldFrame, PastFrame
 from pipeline.protocol.ports import Delivery
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.timers import Timers
 from schemas.errors import RecordingGapError, StateError
 from schemas.messages import Accept, Answer, Busy, NeedText, Refine, Reject, RejectReason, Status
-from schemas.types import MAX_ATTEMPTS, FrameId, Outcome
+from schemas.types import MAX_ATTEMPTS, Age, FrameId, Outcome, milliseconds
 
 Key = tuple[str, FrameId]
 
@@ -85,6 +93,7 @@ class EdgeFrames:
         boot: random id of this process start; part of every frame id.
         fingerprint: first 4 bytes of the codec's fingerprint.
         priorities: weight of the queries of each camera on the uplink, 1 unless given.
+        ring: kept frames, which may be asked again.
 
     Attributes:
         counters: what happened, by reason; the process exports them.
@@ -99,6 +108,7 @@ class EdgeFrames:
         boot: int,
         fingerprint: bytes,
         priorities: Mapping[str, float] | None = None,
+        ring: FrameRing | None = None,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._settings = settings
@@ -108,8 +118,16 @@ class EdgeFrames:
         self._timers: Timers[Key] = Timers(self._due_s)
         self._messages = EdgeMessages(site, pool, fingerprint)
         self._ad_hoc = AdHocQueries(settings.terminal_cache)
+        self._ring = FrameRing() if ring is None else ring
+        self._follow_ups = EdgeFollowUps(settings, self._timers, self._messages, self.counters)
         self._connectivity = EdgeConnectivity(
-            settings, pool, self._frames, self._timers, self.counters, self._lose_attempt
+            settings,
+            pool,
+            self._frames,
+            self._timers,
+            self.counters,
+            self._lose_attempt,
+            worker_lost=self._ring.worker_lost,
         )
         self._gain = ExpectedGain(priorities or {})
         self._opens = EdgeOpens(
@@ -170,13 +188,37 @@ class EdgeFrames:
 
     def waits_for_uplink(self, camera: str) -> bool:
         """Whether a frame of this camera has still to leave: another one, taken now, would wait behind it."""
-        return any(frame.camera == camera and frame.stage is EdgeStage.QUEUED for frame in self._frames.values())
+        mine = (frame for frame in self._frames.values() if frame.camera == camera and not frame.history)
+        return any(frame.stage is EdgeStage.QUEUED for frame in mine)
 
     def ad_hoc_state(self, query_id: str) -> Decision | FrameId | None:
         """What became of an ad-hoc query: its decision, the frame that carries it, or None if it was never seen."""
         return self._ad_hoc.state(query_id)
 
+    def asked(self, camera: str, frame: FrameId) -> int:
+        """Undecided queries of a frame."""
+        running = self._frames.get((camera, frame))
+        return 0 if running is None else len(running.queries)
+
     # ---- inputs -----------------------------------------------------------------------------------------------------
+
+    def next_id(self, camera: str) -> FrameId:
+        """The id of the next frame of a camera."""
+        frame = FrameId(self._boot, self._sequence[camera])
+        self._sequence[camera] = (self._sequence[camera] + 1) % _SEQUENCES
+        return frame
+
+    def renew(self, camera: str, frame: FrameId, renewals: Sequence[Renewal]) -> None:
+        """Answers to earlier frames hold on for this one.
+
+        Args:
+            camera: its camera.
+            frame: its id.
+            renewals: what holds on.
+        """
+        for renewal in renewals:
+            self._messages.unchanged(camera, frame, renewal)
+            self.counters[f"outcome_{Outcome.UNCHANGED}"] += 1
 
     def offer(
         self,
@@ -188,6 +230,8 @@ class EdgeFrames:
         *,
         frame: FrameId | None = None,
         given_key: GivenKey[Latent] | None = None,
+        age_ms: Age | None = None,
+        history: bool = False,
     ) -> FrameId:
         """Ask questions of a new frame.
 
@@ -199,6 +243,8 @@ class EdgeFrames:
             now_s: the edge's monotonic time.
             frame: its id; None takes this boot's next one. Who plays recorded frames keeps their sequence numbers.
             given_key: the same latent, coded given a key frame or as one; None codes it by itself.
+            age_ms: how old it is; None for a frame of now.
+            history: it waited for the link to come back: it takes no other frame's place, and gives way to all.
 
         Returns:
             The id of the frame.
@@ -212,25 +258,63 @@ class EdgeFrames:
         if not 1 <= base_latents <= latent.latent_count:
             raise StateError(f"base prefix of {base_latents} latents, the frame has {latent.latent_count}")
         if frame is None:
-            frame = FrameId(self._boot, self._sequence[camera])
-            self._sequence[camera] = (self._sequence[camera] + 1) % _SEQUENCES
+            frame = self.next_id(camera)
         elif (camera, frame) in self._frames:
             raise StateError(f"frame {camera}/{frame} runs already")
         by_id = queries_by_id(camera, frame, queries)
         for query_id, query in by_id.items():
             if query.ad_hoc and self.ad_hoc_state(query_id) is not None:
                 raise StateError(f"ad-hoc query {query_id} is known already")
-        self._supersede(camera, {query.question_id for query in queries if not query.ad_hoc})
+        if not history:
+            self._supersede(camera, {query.question_id for query in queries if not query.ad_hoc})
         state = EdgeFrame(camera, frame, latent, by_id, base_latents, self._settings.base_lease_s)
-        state.given_key = given_key
+        state.given_key, state.age_ms, state.history = given_key, age_ms, history
         self._frames[camera, frame] = state
         self._timers.touch((camera, frame))
         self._ad_hoc.carried_by(state)
-        self._gain.offered(state, now_s)
+        if not history:
+            self._gain.offered(state, now_s)
         self._opens.begin(state)
         self._bound(camera)
         self._expire(state, now_s)
         return frame
+
+    def ask_again(self, held: HeldFrame, queries: Sequence[AskedQuery], now_s: float, *, age_s: float) -> None:
+        """Ask a frame of the past more, whether its earlier questions are decided or not.
+
+        Args:
+            held: the frame.
+            queries: ad-hoc ones that no frame was asked yet; with those that are undecided at most 64.
+            now_s: the edge's monotonic time.
+            age_s: how old the frame was when they were asked.
+        """
+        camera, frame_id = held.camera, held.frame
+        by_id = queries_by_id(camera, frame_id, queries)
+        frame = self._find((camera, frame_id))
+        if frame is None:
+            past = held.past or PastFrame(0, None, held.base_latents, 0)
+            prefix = max(held.base_latents, past.prefix)
+            frame = EdgeFrame(camera, frame_id, held.latent, by_id, prefix, self._settings.base_lease_s)
+            frame.attempt = frame.attempts_before = past.attempt
+            frame.sent = past.sent
+            self._frames[camera, frame_id] = frame
+            if past.owner is not None:
+                frame.stage, frame.owner = EdgeStage.OWNED, past.owner
+        else:
+            past = None
+            frame.queries.update(by_id)
+        frame.later.update(by_id)
+        frame.later_age_ms = milliseconds(age_s)
+        self._ad_hoc.carried_by(frame)
+        self.counters["asked_again"] += len(by_id)
+        if frame.stage is EdgeStage.OWNED:
+            self._follow_ups.tell(frame, [*by_id])
+        else:
+            frame.untold.update(by_id)
+            if past is not None:
+                self._opens.begin(frame)
+        self._bound(camera)
+        self._expire(frame, now_s)
 
     def receive_control(self, camera: str, message: Control, now_s: float) -> None:
         """A worker spoke about a frame of this camera.
@@ -287,7 +371,8 @@ class EdgeFrames:
         if frame is None or answer.query_id not in frame.queries:
             self.counters["answer_repeated" if answer.outcome else "answer_late"] += 1
             return
-        self._gain.answered(frame, answer, now_s)
+        if not frame.history:
+            self._gain.answered(frame, answer, now_s)
         if answer.outcome is not None:
             self._decide(frame, answer.query_id, answer.outcome, reason=answer.reason, answer=answer)
         if frame.queries and frame.frame == answer.frame and self._claim(frame, answer.worker, answer.attempt):
@@ -372,12 +457,14 @@ class EdgeFrames:
         if frame.owner is None and frame.can(EdgeEvent.CLAIM):
             frame.move(EdgeEvent.CLAIM)
             frame.owner = worker
+            self._follow_ups.claimed(frame)
             return True
         if frame.owner != worker:
             self.counters["claim_of_second_worker"] += 1
             return False
         # A lost owner that speaks again before the next attempt has left keeps its lease.
         frame.move(EdgeEvent.RENEWAL if frame.stage is EdgeStage.OWNED else EdgeEvent.CLAIM)
+        self._follow_ups.claimed(frame)
         return True
 
     def _refine(self, frame: EdgeFrame, message: Refine) -> None:
@@ -405,13 +492,20 @@ class EdgeFrames:
         if message.reason is RejectReason.KEY_FRAME:
             self.counters["key_frame_missing"] += 1
             # Without a key it still had latents of the first attempt; then the number of attempts is its bound.
-            last = frame.key is None and frame.attempt >= self._settings.attempts
+            last = frame.key is None and frame.tries >= self._settings.attempts
             frame.stand_alone()
             # Where the next open waits already, the broker dealt one open to two workers.
             if frame.can(EdgeEvent.KEY_MISSING) and last:
-                self._fail(frame, f"no worker answered in {frame.attempt} attempts")
+                self._fail(frame, f"no worker answered in {frame.tries} attempts")
             elif frame.can(EdgeEvent.KEY_MISSING):
                 self._open_again(frame, EdgeEvent.KEY_MISSING)
+            return
+        if message.reason is RejectReason.FRAME:
+            self.counters["follow_ups_not_held"] += 1
+            if frame.tries >= self._settings.attempts:
+                self._fail(frame, f"no worker answered in {frame.tries} attempts")
+            elif frame.can(EdgeEvent.NOT_HELD):
+                self._open_again(frame, EdgeEvent.NOT_HELD)
             return
         self.counters["rejected"] += 1
         self._fail(frame, self._messages.why_rejected(message))
@@ -422,13 +516,13 @@ class EdgeFrames:
             return
         frame.move(event)
         frame.timer_s = None
-        if event is EdgeEvent.KEY_MISSING:
+        if event in (EdgeEvent.KEY_MISSING, EdgeEvent.NOT_HELD):
             frame.owner = None
         self._opens.again(frame)
 
     def _lose_attempt(self, frame: EdgeFrame, event: EdgeEvent, now_s: float, *, wait_s: float) -> None:
-        if frame.attempt >= self._settings.attempts:
-            self._fail(frame, f"no worker answered in {frame.attempt} attempts")
+        if frame.tries >= self._settings.attempts:
+            self._fail(frame, f"no worker answered in {frame.tries} attempts")
             return
         frame.move(event)
         frame.timer_s = now_s + wait_s
@@ -436,12 +530,13 @@ class EdgeFrames:
     def _supersede(self, camera: str, question_ids: set[str]) -> None:
         """Standing queries that still wait for the uplink make room for the same question of a newer frame."""
         for frame in list(self._frames.values()):
-            if frame.camera == camera and frame.stage in (EdgeStage.QUEUED, EdgeStage.BACKOFF):
+            waits = frame.stage in (EdgeStage.QUEUED, EdgeStage.BACKOFF) and not frame.history
+            if frame.camera == camera and waits:
                 self._drop_standing(frame, question_ids, "newer frame")
 
     def _bound(self, camera: str) -> None:
         """Keep the number of unfinished frames of a camera; ad-hoc queries are never dropped for it."""
-        mine = [frame for frame in self._frames.values() if frame.camera == camera]
+        mine = [frame for frame in self._frames.values() if frame.camera == camera and not frame.history]
         for frame in mine[: max(0, len(mine) - self._settings.max_frames_per_camera)]:
             self._drop_standing(frame, None, "too many unfinished frames")
 
@@ -471,8 +566,10 @@ class EdgeFrames:
         if query.ad_hoc:
             self._ad_hoc.decide(decision)
         if not frame.queries:
+            past = PastFrame(frame.attempt, _last_owner(frame, answer), frame.prefix, frame.sent)
             frame.move(EdgeEvent.DECIDED)
             del self._frames[frame.camera, frame.frame]
+            self._ring.ended(frame.camera, frame.frame, past)
 
     def _expire(self, frame: EdgeFrame, now_s: float) -> None:
         for query_id, query in list(frame.queries.items()):
@@ -482,3 +579,11 @@ class EdgeFrames:
     def _revoke(self, camera: str, message: Control) -> None:
         self.counters["revoke"] += 1
         self._messages.revoke(camera, message)
+
+
+def _last_owner(frame: EdgeFrame, answer: Answer | None) -> str | None:
+    """Who holds the latents of a frame whose last query is decided; its answer may be the first word of a worker."""
+    spoke = answer is not None and (answer.frame, answer.attempt) == (frame.frame, frame.attempt)
+    if answer is not None and spoke and frame.owner in (None, answer.worker):
+        return answer.worker
+    return frame.owner if frame.stage is EdgeStage.OWNED else None

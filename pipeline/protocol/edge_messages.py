@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
+from pipeline.protocol.change_gate import Renewal
 from pipeline.protocol.departures import Departure, TrafficClass
-from pipeline.protocol.edge_frame import EdgeFrame
+from pipeline.protocol.edge_frame import EdgeFrame, EdgeStage
 from pipeline.protocol.effects import AskedQuery, Decision, Utility, UtilityFunction
 from pipeline.protocol.ports import Delivery
+from pipeline.protocol.renewals import same_as
 from schemas import topics
 from schemas.messages import (
     Accept,
     Answer,
     Busy,
     Chunk,
+    FollowUp,
     KeyFrame,
     Message,
     NeedText,
@@ -28,13 +31,9 @@ from schemas.messages import (
     Text,
 )
 from schemas.printable import as_reason
-from schemas.types import Outcome
+from schemas.types import FrameId, Outcome, milliseconds
 
 Control = Accept | Refine | Busy | Reject | NeedText
-
-_MAX_REMAINING_MS = 86_400_000
-"""The longest duration that the wire has."""
-
 
 Done = Callable[[Delivery, float], None]
 """Told what became of a message, and when."""
@@ -73,40 +72,60 @@ class EdgeMessages:
         topic = topics.open_topic(self._pool, frame.camera)
         self._departures.append(
             Departure(
-                TrafficClass.OPEN,
+                TrafficClass.HISTORY if frame.history else TrafficClass.OPEN,
                 frame.camera,
                 "open",
                 topic,
                 stamp,
                 qos=1,
                 frame=frame.frame,
-                utility=utility,
+                utility=None if frame.history else utility,
                 same_as=(topic, frame.frame),
+                patient=_is_patient(frame),
                 done=done,
             )
         )
 
     def open_message(self, frame: EdgeFrame, now_s: float) -> Open:
         """The open message of a frame as it leaves now."""
-        refs = tuple(
-            QueryRef(
-                query.question_id,
-                min(round((query.deadline_s - now_s) * 1000), _MAX_REMAINING_MS),
-                query.question.digest,
-                query.question.client,
-            )
-            for query in frame.queries.values()
-            if query.deadline_s > now_s
-        )
+        named = frame.named(now_s)
         return Open(
             frame=frame.frame,
             attempt=frame.attempt,
             site=self._site,
             fingerprint=self._fingerprint,
-            queries=refs,
+            queries=_refs(frame, named, now_s),
             stop=frame.prefix,
             payload=frame.coded_prefix(),
             key=frame.key,
+            age_ms=frame.age_for(named[0]),
+        )
+
+    def follow_up(
+        self, frame: EdgeFrame, query_ids: Collection[str], left: Callable[[float], None], done: Done
+    ) -> None:
+        """Tell the owner of a frame what it is asked more; ``left`` is called when the message leaves."""
+        worker, attempt = frame.owner, frame.attempt
+        assert worker is not None  # noqa: S101 - an owned frame has one
+
+        def stamp(now_s: float) -> FollowUp | None:
+            refs = _refs(frame, query_ids, now_s)
+            owned = frame.stage is EdgeStage.OWNED and (frame.owner, frame.attempt) == (worker, attempt)
+            if not refs or not owned:
+                return None  # decided, or opened again with all its questions
+            left(now_s)
+            return FollowUp(frame=frame.frame, attempt=attempt, queries=refs, age_ms=frame.later_age_ms)
+
+        self._departures.append(
+            Departure(
+                TrafficClass.FRAME_UNDER_WAY,
+                frame.camera,
+                "follow_up",
+                topics.chunk_topic(worker, frame.camera),
+                stamp,
+                frame=frame.frame,
+                done=done,
+            )
         )
 
     def key_frame(self, frame: EdgeFrame, left: Callable[[], None], done: Done) -> None:
@@ -132,6 +151,7 @@ class EdgeMessages:
                 retain=True,
                 frame=frame.frame,
                 same_as=(topic, frame.frame),
+                patient=_is_patient(frame),
                 done=done,
             )
         )
@@ -149,7 +169,10 @@ class EdgeMessages:
             payload=frame.payload(request.start, request.stop),
             key=frame.key,
         )
-        self._to_worker(request.worker, frame.camera, chunk, partial(utility, frame, chunk))
+        if frame.history:
+            self._to_worker(request.worker, frame.camera, chunk, traffic_class=TrafficClass.HISTORY)
+        else:
+            self._to_worker(request.worker, frame.camera, chunk, partial(utility, frame, chunk))
 
     def texts(self, frame: EdgeFrame, request: NeedText) -> int:
         """The texts of questions that a worker lacks; how many of them the frame has."""
@@ -194,11 +217,30 @@ class EdgeMessages:
                 frame=frame.frame,
                 question_id=query.question_id,
                 outcome=outcome,
+                age_ms=frame.age_for(query_id),
                 reason=as_reason(reason),
             )
-        decision = Decision(frame.camera, frame.frame, query_id, query.question, outcome, reason, answer, publish)
+        decision = Decision(
+            frame.camera, frame.frame, query_id, query.question, outcome, reason, answer, publish, frame.history
+        )
         self._decisions.append(decision)
         return decision
+
+    def unchanged(self, camera: str, frame: FrameId, renewal: Renewal) -> None:
+        """The answer to an earlier frame holds on for this one, which is not sent."""
+        question = renewal.query.question
+        query_id, reason = renewal.query.query_id(camera, frame), same_as(renewal.frame)
+        publish = QueryOutcome(
+            query_id=query_id,
+            owner=question.owner,
+            camera=camera,
+            frame=frame,
+            question_id=question.question_id,
+            outcome=Outcome.UNCHANGED,
+            age_ms=milliseconds(renewal.age_s),
+            reason=reason,
+        )
+        self._decisions.append(Decision(camera, frame, query_id, question, Outcome.UNCHANGED, reason, None, publish))
 
     def why_rejected(self, message: Reject) -> str:
         """The reason of a rejection, for the outcome of the queries."""
@@ -210,12 +252,18 @@ class EdgeMessages:
         return RejectReason(message.reason).name.lower().replace("_", " ")
 
     def _to_worker(
-        self, worker: str, camera: str, message: Chunk | Revoke | Text, utility: UtilityFunction | None = None
+        self,
+        worker: str,
+        camera: str,
+        message: Chunk | Revoke | Text,
+        utility: UtilityFunction | None = None,
+        *,
+        traffic_class: TrafficClass = TrafficClass.FRAME_UNDER_WAY,
     ) -> None:
         topic = topics.chunk_topic(worker, camera)
         self._departures.append(
             Departure(
-                TrafficClass.FRAME_UNDER_WAY,
+                traffic_class,
                 camera,
                 type(message).__name__.lower(),
                 topic,
@@ -227,6 +275,25 @@ class EdgeMessages:
         )
 
 
+def _refs(frame: EdgeFrame, query_ids: Collection[str], now_s: float) -> tuple[QueryRef, ...]:
+    """Those of these queries that are undecided and not late, with the time that they have left."""
+    return tuple(
+        QueryRef(
+            query.question_id,
+            milliseconds(query.deadline_s - now_s),
+            query.question.digest,
+            query.question.client,
+        )
+        for query_id in query_ids
+        if (query := frame.queries.get(query_id)) is not None and query.deadline_s > now_s
+    )
+
+
 def always(message: Message) -> Callable[[float], Message]:
     """A stamp for what says the same whenever it leaves."""
     return lambda _now_s: message
+
+
+def _is_patient(frame: EdgeFrame) -> bool:
+    """Nobody waits for its answers by the second."""
+    return not any(query.ad_hoc for query in frame.queries.values())

@@ -107,6 +107,7 @@ class EdgeReports:
                 retain=True,
                 until_sent=True,
                 same_as=("status", site),  # on a link that flaps one for each connection would wait
+                last_word=True,
             )
         )
 

@@ -4,12 +4,19 @@ One session is one site: its frames, its standing and ad-hoc questions, and ever
 and outputs, and what each message that comes means. The parts:
 
 - :mod:`~pipeline.protocol.edge_frames`: frames from their offer to their outcomes.
-- :mod:`~pipeline.protocol.uplink`: the one way out, with its queue and its rate.
+- :mod:`~pipeline.protocol.uplink`, :mod:`~pipeline.protocol.uplink_budget`: the one way out, with its queue, its rate
+  and what it may spend.
 - :mod:`~pipeline.protocol.ask_intake`, :mod:`~pipeline.protocol.ad_hoc_questions`: clients' questions, kept on disk.
+- :mod:`~pipeline.protocol.frame_ring`, :mod:`~pipeline.protocol.past_questions`: kept frames, and clients' questions
+  about them.
+- :mod:`~pipeline.protocol.event_keeper`, :mod:`~pipeline.protocol.event_fetches`: frames around answers that match a
+  rule, on disk, and who gets them.
 - :mod:`~pipeline.protocol.standing_questions`, :mod:`~pipeline.protocol.question_sync`: questions that are asked of
   every frame, and the broker that keeps them.
 - :mod:`~pipeline.protocol.client_budgets`: what each client may cost.
 - :mod:`~pipeline.protocol.load_shedding`: standing frames that are left out while the pool is overloaded.
+- :mod:`~pipeline.protocol.change_gate`: standing questions that are not asked, because the scene is as it was.
+- :mod:`~pipeline.protocol.frame_store`: frames that are kept while there is no link, and sent when it is back.
 """
 
 from __future__ import annotations
@@ -21,19 +28,39 @@ from typing import Final
 
 from pipeline.protocol.ad_hoc_questions import AdHocQuestions
 from pipeline.protocol.ask_intake import AskIntake
+from pipeline.protocol.change_gate import ChangeGate, Sifted
 from pipeline.protocol.client_budgets import ClientBudget, ClientBudgets
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import DepartureOrder
 from pipeline.protocol.edge_frames import EdgeFrames
 from pipeline.protocol.edge_reports import EdgeReports
-from pipeline.protocol.effects import AskedQuery, Decision, GivenKey, KeyFrameLost, Latent, TakeFrame
+from pipeline.protocol.effects import (
+    AskedQuery,
+    Decision,
+    GivenKey,
+    HeldFrameAsked,
+    HistoryOffered,
+    KeyFrameLost,
+    Latent,
+    TakeFrame,
+)
+from pipeline.protocol.event_fetches import EventFetches
+from pipeline.protocol.event_keeper import EventKeeper, EventSettings
+from pipeline.protocol.event_link import EventLink
+from pipeline.protocol.event_requests import EventRequest, EventResult
+from pipeline.protocol.frame_ring import FrameRing, HeldFrame, RingSettings
+from pipeline.protocol.frame_store import FrameStore, HistoryFrame
 from pipeline.protocol.journal_requests import JournalRequest, JournalResult
 from pipeline.protocol.load_shedding import LoadShedding, LoadSheddingSettings
+from pipeline.protocol.past_questions import PastQuestions
 from pipeline.protocol.ports import Contained, Delivery, Heard, Notice, Problem, Received, Subscription, Will
 from pipeline.protocol.question_sync import QuestionSync
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.standing_questions import StandingQuestions
+from pipeline.protocol.store_requests import StoreRequest, StoreResult
+from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from pipeline.protocol.uplink import Uplink, UplinkOutput
+from pipeline.protocol.uplink_budget import BudgetSettings, StoreSpending, UplinkBudget
 from schemas import topics, wire
 from schemas.errors import CameraNameError, RemoteError
 from schemas.limits import MAX_QUERIES_PER_FRAME
@@ -42,6 +69,10 @@ from schemas.messages import (
     Answer,
     Ask,
     Busy,
+    EraseEvents,
+    FetchEvent,
+    FetchPictures,
+    ListEvents,
     Message,
     NeedText,
     Question,
@@ -50,14 +81,15 @@ from schemas.messages import (
     Status,
 )
 from schemas.topics import Family, Topic
-from schemas.types import FrameId
+from schemas.types import Age, FrameId, UplinkStage
 
-HEARTBEAT_S: Final = 60.0
-"""Between two statuses of an edge that nothing happened to; each costs the uplink some 400 bytes."""
+HISTORY_AFTER_TROUBLE_S: Final = 20.0
+"""Stored frames wait so long after the pool had too much work, as far as live frames have shown."""
 _LONGEST_PAUSE_S: Final = 30.0
 """A timer that fails for ever is tried again after so long at most."""
 
-EdgeOutput = UplinkOutput | JournalRequest | TakeFrame | Decision | KeyFrameLost | Heard | Notice
+_ForFrames = TakeFrame | HeldFrameAsked | HistoryOffered | Decision | KeyFrameLost
+EdgeOutput = UplinkOutput | JournalRequest | StoreRequest | EventRequest | StoreSpending | _ForFrames | Heard | Notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +107,12 @@ class SiteSettings:
         client_budgets: by client, where it is something else.
         takes_asks: clients may ask its cameras.
         deletes_questions: what it does not ask is deleted on the broker.
+        store: which frames it keeps while it has no link.
+        ring: which frames are kept for questions about the past.
+        events: what is kept of the events of each camera.
+        event_max_age_s: age from which on an event is dropped.
+        gather_s: wait of standing frames for those of the other cameras, to leave with them.
+        budget: of its uplink, a day and a month.
     """
 
     site: str
@@ -87,6 +125,12 @@ class SiteSettings:
     client_budgets: Mapping[str, ClientBudget] = field(default_factory=dict)
     takes_asks: bool = True
     deletes_questions: bool = True
+    store: StoreSettings = field(default_factory=lambda: StoreSettings(StorePolicy.OFF))
+    ring: RingSettings = field(default_factory=RingSettings)
+    events: Mapping[str, EventSettings] = field(default_factory=dict)
+    event_max_age_s: float = 604_800.0
+    gather_s: float = 0.0
+    budget: BudgetSettings | None = None
 
 
 class EdgeSession:
@@ -100,15 +144,22 @@ class EdgeSession:
         now_s: the edge's monotonic time.
         load_shedding: how it gives way to an overloaded pool.
         order: makes what decides which message leaves the uplink next, from its rate.
+        spending: what earlier processes have spent of the uplink's budget.
+        gate: holds standing questions back while the scene does not change; None asks them of every frame.
 
     Attributes:
         frames: frames that are under way.
+        ring: kept frames.
         uplink: the way out.
+        budget: what may be spent of it.
         ad_hoc: clients' questions.
         standing: standing questions.
         sync: keeps the broker of one mind about them.
         budgets: what each client may cost.
         load_shedding: share of the standing frames that is taken.
+        event_counters: what happened to events and to requests for them.
+        gate: as given.
+        store: frames that are kept while there is no link.
     """
 
     def __init__(
@@ -121,20 +172,39 @@ class EdgeSession:
         now_s: float = 0.0,
         load_shedding: LoadSheddingSettings | None = None,
         order: Callable[[float | None], DepartureOrder] = DepartureQueue,
+        spending: StoreSpending | None = None,
+        gate: ChangeGate | None = None,
     ) -> None:
         self.site = site
         self.boot = boot
         self._fingerprint = fingerprint
+        self.ring = FrameRing(site.ring)
         self.frames = EdgeFrames(
-            settings, site=site.site, pool=site.pool, boot=boot, fingerprint=fingerprint, priorities=site.priorities
+            settings,
+            site=site.site,
+            pool=site.pool,
+            boot=boot,
+            fingerprint=fingerprint,
+            priorities=site.priorities,
+            ring=self.ring,
         )
         self.frames.connection(False, now_s)
-        self.uplink = Uplink(site.uplink_kbps, order=order)
+        self.budget = UplinkBudget(site.budget, spending)
+        asking = sum(1 for questions in site.asked_of.values() if questions)
+        self.uplink = Uplink(site.uplink_kbps, order=order, gather_s=site.gather_s, company=asking, budget=self.budget)
         self.budgets = ClientBudgets(site.client_budget, site.client_budgets)
-        self.standing = StandingQuestions(site.questions, site.asked_of)
+        self.standing = StandingQuestions(site.questions, site.asked_of, None if gate is None else gate.share)
         self.load_shedding = LoadShedding(load_shedding)
+        self.gate = gate
         self._reports = EdgeReports()
-        self.ad_hoc = AdHocQuestions(boot=boot, cameras=site.asked_of, budgets=self.budgets, reports=self._reports)
+        self.ad_hoc = AdHocQuestions(
+            boot=boot,
+            cameras=site.asked_of,
+            budgets=self.budgets,
+            reports=self._reports,
+            spent=self.budget.refusal,
+        )
+        self._past = PastQuestions(self.ring, self.frames, self.ad_hoc, self._is_known, self.frames.counters)
         self._intake = AskIntake(
             site.site,
             site.asked_of,
@@ -147,10 +217,27 @@ class EdgeSession:
         self.sync = QuestionSync(
             site.site, self.standing, self._reports, self.budgets, deletes=site.deletes_questions, now_s=now_s
         )
+        self.event_counters: Counter[str] = Counter()
+        self._events = EventLink(self.event_counters)
+        self._keeper = EventKeeper(
+            site.events, self.ring, self._events, site.event_max_age_s, self.event_counters, now_s
+        )
+        self._fetches = EventFetches(
+            site.site,
+            site.asked_of,
+            site.events,
+            self._keeper,
+            self.ring,
+            self._events,
+            self.budgets,
+            self.event_counters,
+        )
+        self.store = FrameStore(site.store, site.asked_of, fingerprint, now_s)
         self._outputs: list[EdgeOutput] = []
+        self._changes_seen = 0
         self._connected = False
         self._online = True
-        self._heartbeat_s: float | None = None
+        self._said_stage = self.budget.stage
         self._failures = 0
         self._paused_until_s: float | None = None
 
@@ -160,10 +247,17 @@ class EdgeSession:
         """What it listens to: QoS 0 wherever a loss costs one repeat, as a PUBACK costs the uplink 78 bytes."""
         cameras, site = self.site.asked_of, self.site
         asks = (Subscription(topics.ask_filter(camera), qos=1) for camera in cameras) if site.takes_asks else ()
+        with_events = [camera for camera, settings in site.events.items() if settings.any]
+        requests = (
+            Subscription(topics.request_filter(family, camera), qos=1)
+            for family in (Family.RING, Family.PICTURES, Family.ERASE)
+            for camera in with_events
+        )
         return (
             *(Subscription(topics.control_topic(camera)) for camera in cameras),
             *(Subscription(topics.answer_topic(camera)) for camera in cameras),
             *asks,
+            *requests,
             # At QoS 1, so that a deletion reaches an edge whose link is down for a while; own words come back as well,
             # which tells the order of the broker.
             Subscription(topics.question_filter(site.site), qos=1),
@@ -189,15 +283,36 @@ class EdgeSession:
 
     def idle(self) -> bool:
         """Whether everything that was said is with the broker, and everything that was stored is on disk."""
-        return not (self.uplink.unsent or self.ad_hoc.pending)
+        return not self.uplink.unsent and self.is_stored()
+
+    def is_stored(self) -> bool:
+        """Whether everything that was stored is on disk."""
+        return not (self.ad_hoc.pending or self.store.pending)
+
+    @property
+    def storing(self) -> bool:
+        """Whether there is no link, and frames are stored: see :meth:`store_frame`."""
+        return self.store.storing
 
     def sizes(self) -> dict[str, int]:
         """Entries of every table that it keeps; most are empty when nothing is under way."""
-        return {**self.frames.sizes(), **self.ad_hoc.sizes(), "under_way": self.uplink.under_way}
+        return {
+            **self.frames.sizes(),
+            **self.ad_hoc.sizes(),
+            **self.store.sizes(),
+            "under_way": self.uplink.under_way,
+            "ring": len(self.ring),
+            "event_requests": self._events.pending,
+            **self._keeper.sizes(),
+            **self._fetches.sizes(),
+            **({} if self.gate is None else self.gate.sizes()),
+        }
 
     # ---- inputs: connection, broker, disk ---------------------------------------------------------------------------
 
-    def connection(self, connected: bool, now_s: float, *, generation: int = 0, resumed: bool = True) -> None:
+    def connection(
+        self, connected: bool, now_s: float, *, generation: int = 0, resumed: bool = True, topic_aliases: int = 0
+    ) -> None:
         """The connection came up with every subscription granted, or went down.
 
         Args:
@@ -205,13 +320,17 @@ class EdgeSession:
             now_s: the edge's monotonic time.
             generation: its number; later ones have larger numbers. The last will carries it.
             resumed: the broker kept the session of the connection before.
+            topic_aliases: that the broker grants on it, if the shell uses them.
         """
         self._connected = connected
         self.frames.connection(connected, now_s)
-        self.uplink.connection(connected)
+        self.uplink.connection(connected, topic_aliases)
         self.sync.connection(connected, now_s, generation=generation, resumed=resumed)
+        if self.store.connection(connected, now_s):
+            waiting = (camera for camera in self.site.asked_of if self.ad_hoc.waiting(camera))
+            self._outputs += (TakeFrame(camera) for camera in waiting)
         if connected:
-            self._say_status(now_s)
+            self._say_status()
 
     def receive(self, received: Received, now_s: float) -> None:
         """A publish came. Whatever is wrong with it ends it alone."""
@@ -236,25 +355,49 @@ class EdgeSession:
         """So many acknowledgements were written."""
         self.uplink.acknowledged(count, now_s)
 
+    def wall_clock(self, utc_s: float, uptime_s: float) -> None:
+        """What the device's clock says; see :meth:`UplinkBudget.wall_clock`."""
+        self.budget.wall_clock(utc_s, uptime_s)
+
     def stored(self, token: int, result: JournalResult, now_s: float) -> None:
         """What became of a request to the journal."""
         self.ad_hoc.stored(token, result, now_s)
 
+    def event_stored(self, token: int, result: EventResult, now_s: float) -> None:
+        """What became of a request to the disk that keeps events."""
+        self._events.stored(token, result, now_s)
+
+    def frame_stored(self, token: int, result: StoreResult, now_s: float) -> None:
+        """What became of a request to the store of frames."""
+        self.store.stored(token, result, now_s)
+
     # ---- inputs: frames ---------------------------------------------------------------------------------------------
 
     def has_room(self, camera: str) -> bool:
-        """Whether a frame of this camera that is taken now would leave soon."""
-        return self._connected and self.sync.out and not self.frames.waits_for_uplink(camera)
+        """Whether a frame of this camera that is taken now would leave soon, or be kept."""
+        if self.store.storing:
+            return self.store.has_room(camera)
+        open_ = self._connected and not self.budget.is_closed
+        return open_ and self.sync.out and not self.frames.waits_for_uplink(camera)
 
     def takes_standing(self, camera: str, now_s: float) -> bool:
-        """Whether the standing questions of a slot that has come are asked, or left out because the pool is overloaded.
+        """Whether the standing questions of a slot that has come are asked.
 
-        Asked once a slot.
+        They are left out where the pool is overloaded, or the budget of the uplink comes to its end. Without a link,
+        whether a frame is kept for them. Asked once a slot.
         """
-        return self.standing.asks(camera) and self.load_shedding.takes(camera, now_s)
+        if not self.standing.asks(camera):
+            return False
+        return self.store.takes_slot(camera, now_s) if self.store.storing else self.slot_is_taken(camera, now_s)
+
+    def slot_is_taken(self, camera: str, now_s: float) -> bool:
+        """The same with a link, whatever is asked."""
+        return self.budget.takes(camera) and self.load_shedding.takes(camera, now_s)
 
     def take_queries(self, camera: str, captured_s: float, *, standing: bool) -> list[AskedQuery]:
         """What is asked of a frame: its standing questions, if it is their time, and the ad-hoc ones that wait.
+
+        Without a link ad-hoc ones go on waiting.
 
         Args:
             camera: its camera.
@@ -262,6 +405,9 @@ class EdgeSession:
             standing: it is their time.
         """
         queries = self.standing.asked(camera, captured_s) if standing else []
+        if self.store.storing:
+            self.store.taken(camera)
+            return queries
         return [*queries, *self.ad_hoc.take(camera, MAX_QUERIES_PER_FRAME - len(queries))]
 
     def still_asked(self, camera: str, queries: Sequence[AskedQuery]) -> list[AskedQuery]:
@@ -271,6 +417,67 @@ class EdgeSession:
     def give_back(self, camera: str, queries: Collection[AskedQuery]) -> None:
         """A frame came to nothing: its ad-hoc questions wait for the next one."""
         self.ad_hoc.give_back(camera, queries)
+
+    def keep(
+        self,
+        camera: str,
+        latent: Latent,
+        base_latents: int,
+        captured_s: float,
+        now_s: float,
+        *,
+        size_bytes: int,
+        picture: bytes | None = None,
+    ) -> FrameId:
+        """Keep a frame for questions about the past, whether it is asked about or not.
+
+        Args:
+            camera: its camera.
+            latent: its latent, coded by itself.
+            base_latents: prefix that an open message of it carries.
+            captured_s: when it was taken.
+            now_s: the edge's monotonic time.
+            size_bytes: memory that latent and picture take.
+            picture: the masked frame as a JPEG, where the settings of its camera allow that.
+
+        Returns:
+            The id to offer it under.
+        """
+        frame = self.frames.next_id(camera)
+        held = HeldFrame(camera, frame, captured_s, latent, base_latents, size_bytes, picture)
+        self.ring.keep(held, now_s)
+        self._keeper.frame_kept(held, now_s)
+        return frame
+
+    def sift(
+        self,
+        camera: str,
+        latent: Latent,
+        queries: Sequence[AskedQuery],
+        captured_s: float,
+        *,
+        frame: FrameId | None = None,
+    ) -> tuple[Sifted, FrameId | None]:
+        """Which queries of a frame are asked, and which answers hold on because the scene is as it was.
+
+        Args:
+            camera: its camera.
+            latent: its latent.
+            queries: what it would be asked.
+            captured_s: when it was taken.
+            frame: its id, if it has one; see :meth:`keep`.
+
+        Returns:
+            What becomes of the queries, and the id of the frame to offer it under; it has one from now on if everybody
+            is told of it.
+        """
+        if self.gate is None or self.storing:
+            return Sifted(list(queries)), frame
+        sifted = self.gate.sift(camera, latent, queries, captured_s, tells=self._connected)
+        if sifted.renewals:
+            frame = self.frames.next_id(camera) if frame is None else frame
+            self.frames.renew(camera, frame, sifted.renewals)
+        return sifted, frame
 
     def offer(
         self,
@@ -282,12 +489,56 @@ class EdgeSession:
         *,
         frame: FrameId | None = None,
         given_key: GivenKey[Latent] | None = None,
+        age_ms: Age | None = None,
+        captured_s: float | None = None,
     ) -> FrameId:
-        """Ask questions of a new frame, see :meth:`EdgeFrames.offer`."""
-        offered = self.frames.offer(camera, latent, base_latents, queries, now_s, frame=frame, given_key=given_key)
+        """Ask questions of a new frame, see :meth:`EdgeFrames.offer`.
+
+        Args:
+            camera: its camera.
+            latent: its coded latent.
+            base_latents: prefix that the first open carries.
+            queries: at least one.
+            now_s: the edge's monotonic time.
+            frame: its id; None takes this boot's next one.
+            given_key: the same latent, coded given a key frame or as one.
+            age_ms: how old it is, if it waited for a link; its answers are history, and renewed by nothing.
+            captured_s: when it was taken; None for now.
+        """
+        offered = self.frames.offer(
+            camera, latent, base_latents, queries, now_s, frame=frame, given_key=given_key, age_ms=age_ms
+        )
+        if self.gate is not None and age_ms is None:
+            self.gate.offered(camera, offered, latent, queries, now_s if captured_s is None else captured_s)
         if any(not query.ad_hoc for query in queries):
             self.load_shedding.offered(camera, offered)
         return offered
+
+    def store_frame(
+        self,
+        camera: str,
+        latent: Latent,
+        base_latents: int,
+        queries: Sequence[AskedQuery],
+        captured_s: float,
+        now_s: float,
+    ) -> int | None:
+        """Keep a frame until the link is back; its ad-hoc questions wait for the next one.
+
+        Args:
+            camera: its camera.
+            latent: its latent, coded by itself.
+            base_latents: prefix that its first open shall carry.
+            queries: what was to be asked of it.
+            captured_s: when it was taken, on the edge's clock.
+            now_s: the edge's monotonic time.
+
+        Returns:
+            Its number in the store; None when nothing was kept.
+        """
+        self.give_back(camera, [query for query in queries if query.ad_hoc])
+        questions = [query.question for query in queries if not query.ad_hoc]
+        return self.store.keep(camera, latent, base_latents, questions, captured_s, now_s) if questions else None
 
     # ---- inputs: the end --------------------------------------------------------------------------------------------
 
@@ -295,6 +546,7 @@ class EdgeSession:
         """Nothing new is taken on; what is under way goes on."""
         self.ad_hoc.close(reason)
         self.frames.drain()
+        self.store.close()
         self.sync.close()
 
     def abandon(self, reason: str) -> None:
@@ -304,7 +556,7 @@ class EdgeSession:
     def leave(self, now_s: float) -> None:
         """Say that this process goes: the last word on its status topic."""
         self._online = False
-        self._say_status(now_s)
+        self._say_status()
         self.uplink.acknowledge_due(now_s, at_once=True)
 
     # ---- output -----------------------------------------------------------------------------------------------------
@@ -318,17 +570,22 @@ class EdgeSession:
             frames_s,
             self.ad_hoc.next_wake_s(),
             self.sync.next_wake_s(),
+            self.ring.next_expiry_s(),
+            self._keeper.next_wake_s(),
             self.uplink.next_wake_s(),
-            self._heartbeat_s if self._connected else None,
+            self.store.next_wake_s(),
         )
         return min((time_s for time_s in times if time_s is not None), default=None)
 
     def poll(self, now_s: float) -> list[EdgeOutput]:
         """Let time pass, and take what the shell must do now, in order."""
         self._tick(now_s)
+        self._open_history(now_s)
         self._pass_on(now_s)
         while self.uplink.send_next(now_s):
             self._pass_on(now_s)
+        while self._may_send_history(now_s) and self.store.forward():
+            pass
         self.uplink.acknowledge_due(now_s)
         self._collect()
         outputs, self._outputs = self._outputs, []
@@ -345,20 +602,75 @@ class EdgeSession:
                 self._outputs.append(Contained("timers", error))
         self.ad_hoc.tick(now_s)
         self.sync.tick(now_s)
-        if self._connected and self._heartbeat_s is not None and self._heartbeat_s <= now_s:
-            self._say_status(now_s)
+        self._keeper.tick(now_s)
+        self.store.tick(now_s)
+        expiry_s = self.ring.next_expiry_s()
+        if expiry_s is not None and expiry_s <= now_s:
+            self.ring.expire(now_s)
+        if self._connected and self._said_stage is not self.budget.stage:
+            self._say_status()
+
+    def _may_send_history(self, now_s: float) -> bool:
+        """Whether a stored frame may be sent: everything else goes first, and the pool has time."""
+        return (
+            self.store.wants_out()
+            and self.sync.out
+            and self.standing.settled
+            and not self.uplink.waiting
+            and not any(self.ad_hoc.waiting(camera) for camera in self.site.asked_of)
+            and self.budget.stage is UplinkStage.NORMAL
+            and self._pool_has_time(now_s)
+        )
+
+    def _pool_has_time(self, now_s: float) -> bool:
+        has_time = now_s - self.load_shedding.trouble_s >= HISTORY_AFTER_TROUBLE_S
+        if not has_time:
+            self.store.pause(now_s)
+        return has_time
+
+    def _open_history(self, now_s: float) -> None:
+        """Ask the questions of stored frames that were read; drop those of questions that stand no more."""
+        if self.standing.settled and self._changes_seen != self.standing.changes:
+            self._changes_seen = self.standing.changes
+            self.store.prune(self.standing.asked, now_s)
+        for history in self.store.take_history():
+            try:
+                self._open_stored(history, now_s)
+            except Exception as error:  # noqa: BLE001 - it ends this frame, not the site
+                self._outputs.append(Contained("history", error))
+                self.store.unusable(history.entry_id)
+
+    def _open_stored(self, history: HistoryFrame, now_s: float) -> None:
+        queries = self.store.queries(history.entry_id, self.standing.asked, now_s)
+        if queries:
+            frame = self.frames.offer(
+                history.camera,
+                history.latent,
+                history.base_latents,
+                queries,
+                now_s,
+                age_ms=history.age_ms,
+                history=True,
+            )
+            self.store.offered(history.entry_id, frame, len(queries))
+            self._outputs.append(HistoryOffered(history.camera, frame, history.latent, queries, history.age_ms))
 
     def _pass_on(self, now_s: float) -> None:
         """Decisions to whoever has asked, messages to the uplink; what does not fit there may cause more of both."""
         moved = True
         while moved:
+            self._outputs += self._past.ask(now_s)
             decisions = self.frames.take_decisions()
             for decision in decisions:
                 try:
                     self._decided(decision, now_s)
                 except Exception as error:  # noqa: BLE001 - it ends this query, not the site
                     self._outputs.append(Contained("decision", error))
-            departures = [*self.frames.take_departures(), *self._reports.take_departures()]
+            departures = [
+                *self.frames.take_departures(),
+                *self._reports.take_departures(),
+                *self._fetches.take_departures(),
+            ]
             for departure in departures:
                 self.uplink.put(departure, now_s)
             moved = bool(decisions or departures)
@@ -368,9 +680,15 @@ class EdgeSession:
         self._outputs += self.frames.take_lost_keys()
         self._outputs += self.ad_hoc.take_outputs()
         self._outputs += self._intake.take_outputs()
+        self._outputs += self._events.take_outputs()
+        self._outputs += self._fetches.take_problems()
         self._outputs += self.sync.take_outputs()
         self._outputs += self.standing.take_outputs()
+        self._outputs += self.store.take_outputs()
         self._outputs += self.uplink.take_outputs()
+        if not self._online:
+            self.budget.close()
+        self._outputs += self.budget.take_outputs()
 
     # ---- what comes from peers --------------------------------------------------------------------------------------
 
@@ -382,6 +700,8 @@ class EdgeSession:
                     self._outputs.append(Heard(topic, message))
                 elif isinstance(message, NeedText):
                     self.ad_hoc.texts_requested(message.digests)
+                elif isinstance(message, Busy) and self.store.carries(camera, message.frame):
+                    self.store.pause(now_s)
                 elif isinstance(message, Busy) and message.frame.boot == self.boot:  # not of another site's frame
                     self.load_shedding.busy(camera, message.frame, now_s)
                 self.frames.receive_control(camera, message, now_s)
@@ -389,6 +709,8 @@ class EdgeSession:
                 # Raises where it is an answer to another site's frame, from which nothing is to be learned.
                 self.frames.receive_answer(message, now_s)
                 self._outputs.append(Heard(topic, message))
+            case ListEvents() | FetchEvent() | FetchPictures() | EraseEvents():
+                self._fetches.receive(received, topic, message, now_s)
             case Question():
                 self.sync.receive(received, message.question_id, message, now_s)
             case Status(kind="worker"):
@@ -435,8 +757,17 @@ class EdgeSession:
     # ---- what is decided --------------------------------------------------------------------------------------------
 
     def _decided(self, decision: Decision, now_s: float) -> None:
-        self.load_shedding.ended(decision, now_s)
+        if decision.history:
+            self.store.ended(decision, now_s)
+        else:
+            self.load_shedding.ended(decision, now_s)
+            if self.gate is not None:
+                self.gate.ended(decision, now_s)
         self._outputs.append(decision)
+        live = not (decision.ad_hoc or decision.history)
+        question = self.standing.wanted(decision.question.question_id) if live else None
+        if question is not None and decision.answer is not None and decision.answer.text:
+            self._keeper.answered(decision.camera, decision.frame, question, decision.answer.text, now_s)
         if decision.ad_hoc:
             self._end_ad_hoc(decision)
         elif decision.publish is not None:
@@ -458,8 +789,8 @@ class EdgeSession:
 
     # ---- status -----------------------------------------------------------------------------------------------------
 
-    def _say_status(self, now_s: float) -> None:
-        self._heartbeat_s = now_s + HEARTBEAT_S
+    def _say_status(self) -> None:
+        self._said_stage = self.budget.stage
         self._reports.status(self.site.site, self._status)
 
     def _status(self, _now_s: float) -> Status:
@@ -472,4 +803,5 @@ class EdgeSession:
             fingerprint=self._fingerprint.hex(),
             parked=self.unfinished(),
             cameras=tuple(self.site.asked_of),
+            uplink=self.budget.stage,
         )

@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 from schemas.identity import QuestionContent
 from schemas.messages import Answer, BinaryMessage, Handover, QueryOutcome
-from schemas.types import AnswerType, FrameId, Outcome
+from schemas.types import Age, AnswerType, FrameId, Outcome
 
 
 class Latent(Protocol):
@@ -120,6 +120,7 @@ class Decision:
         reason: why, when it was not answered.
         answer: the worker's terminal answer, if that is what ended it.
         publish: what the edge must tell everyone (QoS 1), None when the worker has said it already.
+        history: its frame waited for the link to come back.
     """
 
     camera: str
@@ -130,6 +131,7 @@ class Decision:
     reason: str = ""
     answer: Answer | None = None
     publish: QueryOutcome | None = None
+    history: bool = False
 
     @property
     def ad_hoc(self) -> bool:
@@ -151,6 +153,25 @@ class KeyFrameLost:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryOffered:
+    """A stored frame is asked about: for who watches.
+
+    Attributes:
+        camera: its camera.
+        frame: the id under which it is asked.
+        latent: its latent.
+        queries: what it is asked.
+        age_ms: how old it is.
+    """
+
+    camera: str
+    frame: FrameId
+    latent: Latent
+    queries: tuple[AskedQuery, ...]
+    age_ms: Age
+
+
+@dataclass(frozen=True, slots=True)
 class TakeFrame:
     """Take a frame of this camera as soon as its source has one: somebody asks.
 
@@ -159,6 +180,23 @@ class TakeFrame:
     """
 
     camera: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldFrameAsked:
+    """A frame of the past is asked more. Comes before the decisions of these queries.
+
+    Attributes:
+        camera: its camera.
+        frame: the frame.
+        queries: what it is asked beside what it was asked before.
+        age_s: how old it was when they were asked.
+    """
+
+    camera: str
+    frame: FrameId
+    queries: tuple[AskedQuery, ...]
+    age_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from schemas.messages import Status
+from schemas.messages import Question, Status
 
 MAX_EDGES: Final = 4_096
 MAX_WORKERS: Final = 4_096
+MAX_QUESTIONS: Final = 16_384
 
 
 class FleetView:
@@ -16,10 +17,14 @@ class FleetView:
 
     Attributes:
         workers_are_seen: whether this client may read the status of workers; else nothing is said about them.
+        changes: how often something changed.
+        questions: standing questions by site and id, for a client that reads them.
     """
 
     def __init__(self) -> None:
         self.workers_are_seen = False
+        self.changes = 0
+        self.questions: OrderedDict[tuple[str, str], Question] = OrderedDict()
         self._edges: OrderedDict[str, Status] = OrderedDict()
         self._workers: OrderedDict[str, Status] = OrderedDict()
         self._serving: dict[str, set[str]] = {}
@@ -35,6 +40,7 @@ class FleetView:
                 return
             # A last will knows neither cameras nor codec.
             status = before.model_copy(update={"online": False})
+        self.changes += 1
         self.forget(status.kind, status.id)
         kept[status.id] = status
         if status.kind == "edge" and status.online:
@@ -44,10 +50,31 @@ class FleetView:
         if len(kept) > limit:
             self.forget(status.kind, next(iter(kept)))
 
+    def observe_load(self, load: Status) -> None:
+        """A worker says how many frames it holds; one whose status is not known is ignored."""
+        known = self._workers.get(load.id)
+        if known is not None and known.online and known.boot == load.boot:
+            self._workers[load.id] = known.model_copy(update={"parked": load.parked, "capacity": load.capacity})
+            self.changes += 1
+
+    def observe_question(self, site: str, question_id: str, question: Question | None) -> None:
+        """The text of a standing question came; None where it was deleted."""
+        self.changes += 1
+        self.questions.pop((site, question_id), None)
+        if question is not None:
+            self.questions[site, question_id] = question
+            if len(self.questions) > MAX_QUESTIONS:
+                self.questions.popitem(last=False)
+
+    def connected(self) -> None:
+        """A new connection: the broker says again what is retained, and not what was deleted meanwhile."""
+        self.questions.clear()
+
     def forget(self, kind: str, process_id: str) -> None:
         """The status of a process was deleted."""
         kept = self._kept(kind)
         known = None if kept is None else kept.pop(process_id, None)
+        self.changes += known is not None
         if known is None or kind != "edge":
             return
         for camera in known.cameras:
@@ -57,9 +84,30 @@ class FleetView:
                 self._serving.pop(camera, None)
 
     @property
+    def edges(self) -> list[Status]:
+        """Sites as they last described themselves, online or not, by name."""
+        return sorted(self._edges.values(), key=lambda status: status.id)
+
+    @property
+    def workers(self) -> list[Status]:
+        """Workers with their latest load, online or not, by name."""
+        return sorted(self._workers.values(), key=lambda status: status.id)
+
+    @property
     def cameras(self) -> list[str]:
         """Cameras of the edges that are online, sorted."""
         return sorted(self._serving)
+
+    def edge(self, site: str) -> Status | None:
+        """A site as it last described itself."""
+        return self._edges.get(site)
+
+    def site_of(self, camera: str) -> str | None:
+        """The site of a camera, if exactly one that is online serves it; else the last one that did."""
+        serving = self._serving.get(camera)
+        if serving:
+            return min(serving)
+        return next((edge.id for edge in self._edges.values() if camera in edge.cameras), None)
 
     def serves(self, camera: str) -> bool:
         """Whether an edge that is online serves a camera."""
@@ -67,7 +115,7 @@ class FleetView:
 
     def sizes(self) -> dict[str, int]:
         """Entries of its tables."""
-        return {"edges": len(self._edges), "workers": len(self._workers)}
+        return {"edges": len(self._edges), "workers": len(self._workers), "standing_questions": len(self.questions)}
 
     def problem(self, camera: str) -> str | None:
         """Why questions to a camera get no answer, as far as the statuses tell; None where they show nothing wrong."""

@@ -48,12 +48,14 @@ class LoadShedding:
     Attributes:
         share: of the standing slots, in ``[floor, 1]``.
         skipped: slots left out, by camera.
+        trouble_s: when the last result was a bad one; minus infinity before the first.
         counters: results that were weighed, and cuts.
     """
 
     def __init__(self, settings: LoadSheddingSettings | None = None) -> None:
         self.share = 1.0
         self.skipped: Counter[str] = Counter()
+        self.trouble_s = -math.inf
         self.counters: Counter[str] = Counter()
         self._settings = settings or LoadSheddingSettings()
         self._credit: dict[str, float] = {}
@@ -99,6 +101,7 @@ class LoadShedding:
         self.counters[kind] += 1
         self._good += good
         self._bad += not good
+        self.trouble_s = self.trouble_s if good else now_s
         self._weigh(now_s)
 
     def _weigh(self, now_s: float) -> None:

@@ -69,6 +69,8 @@ class WorkerProtocolSettings:
         text_cache_bytes: memory of those texts, about.
         camera_frames: of ``capacity_frames``, what one camera may take: four times what an edge has unfinished.
         key_frame_bytes: key frames that are kept: two of each of 8,000 cameras at 2 KB.
+        kept_frames: answered frames whose latents are kept for follow-ups.
+        kept_bytes: payload of those latents.
         load_interval_s: time between two reports of its load to the other workers.
         load_on_change_s: the same when the load has changed: they hand over by it, so a change is told soon, but not
             with every frame.
@@ -91,6 +93,8 @@ class WorkerProtocolSettings:
     text_cache_bytes: int = 4 * 1024 * 1024
     camera_frames: int = 64
     key_frame_bytes: int = 32 * 1024 * 1024
+    kept_frames: int = 4096
+    kept_bytes: int = 8 * 1024 * 1024
     load_interval_s: float = 2.0
     load_on_change_s: float = 0.5
 

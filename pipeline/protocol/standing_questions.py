@@ -16,7 +16,7 @@ is in the order of the broker, its own words included, so both agree in the end.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -58,19 +58,30 @@ class StandingQuestions:
     Args:
         own: questions of the settings, by id.
         asked_of: ids that the settings ask of each camera of the site.
+        share: makes of a question what the pool is asked; a part of its risk may be somebody else's. None leaves all
+            as they are.
 
     Attributes:
         operator_questions: questions that an operator's word rules, by id.
         settled: everything that the broker retains has come.
+        changes: how often what is asked may have changed.
     """
 
-    def __init__(self, own: Mapping[str, Question], asked_of: Mapping[str, Collection[str]]) -> None:
+    def __init__(
+        self,
+        own: Mapping[str, Question],
+        asked_of: Mapping[str, Collection[str]],
+        share: Callable[[Question], Question] | None = None,
+    ) -> None:
         self._cameras = tuple(asked_of)
-        self._own = dict(own)
+        self._share = share or _as_it_is
+        # Published as they are asked, so that workers know their texts.
+        self._own = {question_id: self._share(question) for question_id, question in own.items()}
         self._asked_by_settings = asked_of
         self._notices: list[Notice] = []
         self.operator_questions: dict[str, Question] = {}
         self.settled = False
+        self.changes = 0
         # What the broker retains, None where it is no question.
         self._retained: dict[str, Question | None] = {}
         # What this edge has published and not read back.
@@ -96,8 +107,9 @@ class StandingQuestions:
             camera: its camera.
             captured_s: when the frame was taken; deadlines count from there.
         """
+        operator = self.operator_questions
         questions = (
-            self.operator_questions.get(question_id) or self._own[question_id]
+            self._share(operator[question_id]) if question_id in operator else self._own[question_id]
             for question_id in sorted(self._ids(camera))
         )
         return [
@@ -122,6 +134,7 @@ class StandingQuestions:
             question: what it says.
             retained: the broker had it before this edge subscribed.
         """
+        self.changes += 1
         self._unheard.discard(question_id)
         if not retained and question_id in self._published and self._published[question_id] == question:
             del self._published[question_id]
@@ -164,6 +177,7 @@ class StandingQuestions:
             Ids of questions that the broker does not have as they are asked; see :meth:`wanted`.
         """
         self.settled = True
+        self.changes += 1
         if remembers and len(self._unheard) + len(self._retained) <= MAX_RETAINED_TO_COMPARE:
             for question_id in sorted(self._unheard):
                 self._deleted(question_id)
@@ -196,6 +210,7 @@ class StandingQuestions:
 
     def overrule(self, question: Question) -> None:
         """The edge publishes this question, whatever operators and settings say, and will read it back."""
+        self.changes += 1
         self.operator_questions.pop(question.question_id, None)
         self._published[question.question_id] = question
 
@@ -282,3 +297,7 @@ class StandingQuestions:
 
     def _notice(self, level: Literal["info", "warning"], event: str, **context: object) -> None:
         self._notices.append(Notice(level, event, context))
+
+
+def _as_it_is(question: Question) -> Question:
+    return question

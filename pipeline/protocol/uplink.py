@@ -15,10 +15,19 @@ from pipeline.protocol.bucket import UplinkBucket
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import Departure, DepartureOrder
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, Publish, Sent
+from pipeline.protocol.topic_aliases import TopicAliases
+from pipeline.protocol.uplink_budget import UplinkBudget
 from schemas import wire
 from schemas.errors import StateError, WireSizeError
 from schemas.messages import Chunk, KeyFrame, Message, Open
-from schemas.wire_cost import PUBACK_BYTES, publish_property_bytes, publish_wire_bytes, transport_wire_bytes
+from schemas.wire_cost import (
+    PUBACK_BYTES,
+    TCP_SEGMENT_PAYLOAD_BYTES,
+    TLS_RECORD_BYTES,
+    publish_packet_bytes,
+    publish_property_bytes,
+    transport_wire_bytes,
+)
 
 MAX_UNDER_WAY: Final = 64
 """Publishes that the shell has not answered at a time: 64 open messages of 400 bytes fill a satellite round trip of
@@ -36,6 +45,11 @@ ACKNOWLEDGE_WAIT_S: Final = 0.25
 CHARGE_TLS: Final = True
 """Bytes are charged as on a TLS connection even when this one is not: production links are, so numbers compare."""
 
+SEGMENT_BYTES: Final = TCP_SEGMENT_PAYLOAD_BYTES - TLS_RECORD_BYTES
+"""Packets that leave together, until they fill one segment."""
+TOGETHER_S: Final = 0.05
+"""Nor shall they take longer than this at the rate: the first of them arrives with the last."""
+
 _TICK_S: Final = 1e-9
 """A shorter wait does not move a clock on."""
 
@@ -45,18 +59,31 @@ UplinkOutput = Publish | Acknowledge | Sent | Problem | Contained
 class Uplink:
     """Queue, rate and publishes under way of one process.
 
+    Messages that leave at one moment share the headers of TLS and TCP. With ``gather_s`` those that nobody waits for by
+    the second stay until the others are there, so that they do.
+
     Args:
         rate_kbps: rate in 1000 bits a second; None has no limit.
         order: makes what decides which message leaves next, from the rate.
+        gather_s: longest wait of a patient message for others.
+        company: patient messages that need not wait any longer once there are so many; 0 for any number.
+        budget: of a day and a month; charged with all that leaves. While it is closed everything waits.
 
     Attributes:
         counters: what did not go as planned, by reason; what the queue withdrew or merged is among them.
     """
 
     def __init__(
-        self, rate_kbps: float | None, *, order: Callable[[float | None], DepartureOrder] = DepartureQueue
+        self,
+        rate_kbps: float | None,
+        *,
+        order: Callable[[float | None], DepartureOrder] = DepartureQueue,
+        gather_s: float = 0.0,
+        company: int = 0,
+        budget: UplinkBudget | None = None,
     ) -> None:
         self._bucket = UplinkBucket(rate_kbps)
+        self._budget = budget or UplinkBudget()
         self._queue = order(rate_kbps)
         self.counters: Counter[str] = self._queue.counters
         self._tokens = itertools.count(1)
@@ -65,13 +92,18 @@ class Uplink:
         self._unacknowledged: list[int] = []
         self._acknowledge_s = self._acknowledge_many_s = -math.inf
         self._outputs: list[UplinkOutput] = []
+        self._aliases = TopicAliases()
+        self._together_bytes, self._together_s = 0, -math.inf
+        self._gather_s, self._company = gather_s, company
+        self._gathers_until_s = -math.inf
+        self._last_words: dict[str, Departure] = {}
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
     @property
     def unsent(self) -> int:
         """Messages that wait, or wait for the broker's word."""
-        return len(self._queue) + len(self._under_way)
+        return len(self._queue) + len(self._last_words) + len(self._under_way)
 
     @property
     def waiting(self) -> int:
@@ -96,8 +128,8 @@ class Uplink:
         """When :meth:`send_next` or :meth:`acknowledge_due` has something to do."""
         due_s = []
         if self._may_send():
-            due_s.append(self._bucket.free_s)
-        if self._unacknowledged:
+            due_s.append(max(self._bucket.free_s, self._gathers_until_s))
+        if self._unacknowledged and not self._budget.is_closed:
             due_s.append(self._acknowledge_due_s())
         return min(due_s, default=None)
 
@@ -105,14 +137,28 @@ class Uplink:
 
     def put(self, departure: Departure, now_s: float) -> None:
         """Queue a message. When its traffic class is full it is counted and dropped."""
-        if not self._queue.put(departure, now_s):
+        alone = not len(self._queue)
+        if departure.last_word and self._budget.is_empty:
+            self.counters[f"dropped_{departure.label}"] += 1
+            self._done(departure, Delivery.REFUSED, now_s)
+        elif departure.last_word and self._budget.is_closed:
+            self._last_words[departure.topic] = departure
+        elif self._queue.put(departure, now_s):
+            self._gather(departure, alone, now_s)
+        else:
             self.counters[f"dropped_{departure.label}"] += 1
             self._problem(departure, "the uplink's queue is full")
             self._done(departure, Delivery.REFUSED, now_s)
 
-    def connection(self, connected: bool) -> None:
-        """The connection came or went; without one everything waits."""
+    def connection(self, connected: bool, topic_aliases: int = 0) -> None:
+        """The connection came or went; without one everything waits.
+
+        Args:
+            connected: it came.
+            topic_aliases: that the broker grants on it.
+        """
         self._connected = connected
+        self._aliases = TopicAliases(topic_aliases)
         if not connected:
             self._unacknowledged.clear()  # the next connection brings them again
 
@@ -154,13 +200,20 @@ class Uplink:
 
     def acknowledge_due(self, now_s: float, *, at_once: bool = False) -> None:
         """Acknowledge what waits, if it is time."""
+        if self._budget.is_closed:
+            return  # the broker waits, whose queue is bounded
         if self._unacknowledged and (at_once or now_s >= self._acknowledge_due_s()):
             due, self._unacknowledged = self._unacknowledged, []
             self._outputs.append(Acknowledge(tuple(due)))
 
     def send_next(self, now_s: float) -> bool:
         """Let the next message leave, if one may; whether there may be another one."""
-        if not self._may_send() or self._bucket.wait_s(now_s) > _TICK_S:
+        if self._last_words and self._connected:
+            self._send(self._last_words.pop(next(iter(self._last_words))), now_s)
+            return True
+        if not self._may_send() or now_s < self._gathers_until_s:
+            return False
+        if self._bucket.wait_s(now_s) > _TICK_S and not self._joins(now_s):
             return False
         departure = self._queue.pop(now_s)
         if departure is None:
@@ -172,7 +225,28 @@ class Uplink:
         return True
 
     def _may_send(self) -> bool:
-        return self._connected and len(self._queue) > 0 and len(self._under_way) < MAX_UNDER_WAY
+        open_ = self._connected and not self._budget.is_closed
+        return open_ and len(self._queue) > 0 and len(self._under_way) < MAX_UNDER_WAY
+
+    def _gather(self, departure: Departure, alone: bool, now_s: float) -> None:
+        """Whether what waits goes on waiting for company, now that one more message does."""
+        if not departure.patient or 0 < self._company <= len(self._queue):
+            self._gathers_until_s = -math.inf
+        elif alone:
+            self._gathers_until_s = now_s + self._gather_s
+
+    def _joins(self, now_s: float) -> bool:
+        """Whether the next message may leave with those that leave at this moment, ahead of the rate."""
+        joined = self._together_bytes if now_s == self._together_s else 0
+        return 0 < joined < SEGMENT_BYTES and self._bucket.time_s(joined) < TOGETHER_S
+
+    def _wire_bytes(self, packet_bytes: int, now_s: float) -> int:
+        """What a packet adds to what leaves at this moment; the first one pays the headers."""
+        if now_s != self._together_s:
+            self._together_bytes, self._together_s = 0, now_s
+        before_bytes = transport_wire_bytes(self._together_bytes, tls=CHARGE_TLS)
+        self._together_bytes += packet_bytes
+        return transport_wire_bytes(self._together_bytes, tls=CHARGE_TLS) - before_bytes
 
     def _send(self, departure: Departure, now_s: float) -> None:
         message = departure.stamp(now_s)
@@ -186,10 +260,10 @@ class Uplink:
             self._problem(departure, str(error))
             self._done(departure, Delivery.REFUSED, now_s)
             return
-        property_bytes = publish_property_bytes(correlation_data=departure.correlation_data)
-        wire_bytes = publish_wire_bytes(
-            departure.topic, len(payload), departure.qos, tls=CHARGE_TLS, property_bytes=property_bytes
-        )
+        name, alias = self._aliases.spell(departure.topic)
+        property_bytes = publish_property_bytes(correlation_data=departure.correlation_data, topic_alias=alias)
+        packet_bytes = publish_packet_bytes(name, len(payload), departure.qos, property_bytes=property_bytes)
+        wire_bytes = self._wire_bytes(packet_bytes, now_s)
         self._left(
             Sent(
                 departure.camera,
@@ -223,6 +297,7 @@ class Uplink:
 
     def _left(self, sent: Sent) -> None:
         self._bucket.charge(sent.wire_bytes, sent.at_s)
+        self._budget.charge(sent.wire_bytes)
         self._outputs.append(sent)
 
     def _done(self, departure: Departure, delivery: Delivery, now_s: float) -> None:

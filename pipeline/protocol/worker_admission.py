@@ -8,13 +8,15 @@ from pipeline.protocol.effects import ChunkData, KeyData
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_caches import KeyFrames, Peers
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerQuery, WorkerStage
+from pipeline.protocol.worker_kept import KeptFrames
 from pipeline.protocol.worker_messages import WorkerMessages
 from pipeline.protocol.worker_progress import Progress
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_store import FrameStore
 from pipeline.protocol.worker_throughput import ThroughputEstimate
 from schemas.identity import owner_of
-from schemas.messages import Open, RejectReason
+from schemas.limits import MAX_QUERIES_PER_FRAME
+from schemas.messages import FollowUp, Open, RejectReason
 
 _ANY_LOAD = 1 << 30
 """What a draining worker holds, as its peers compare: all of it has to go."""
@@ -32,6 +34,7 @@ class Admission:
         progress: what becomes of a frame that was admitted.
         peers: the other workers.
         keys: key frames of the pool's cameras.
+        kept: latents of answered frames.
         counters: what happened, by reason.
 
     Attributes:
@@ -48,6 +51,7 @@ class Admission:
         progress: Progress,
         peers: Peers,
         keys: KeyFrames,
+        kept: KeptFrames,
         counters: Counter[str],
     ) -> None:
         self.draining = False
@@ -59,6 +63,7 @@ class Admission:
         self._progress = progress
         self._peers = peers
         self._keys = keys
+        self._kept = kept
         self._counters = counters
 
     def open(self, camera: str, message: Open, now_s: float, hops: int) -> None:
@@ -67,7 +72,7 @@ class Admission:
         if frame is not None:
             self._reopen(frame, message, now_s)
             return
-        queries = self._undecided(camera, message, now_s)
+        queries = self._undecided(camera, message, message.site, now_s)
         if not queries:
             return
         if message.key is not None and self._key(camera, message) is None:
@@ -89,12 +94,67 @@ class Admission:
         else:
             self._turn_away(camera, message, hops, now_s)
 
+    def follow_up(self, camera: str, message: FollowUp, now_s: float) -> None:
+        """Ask more of a frame that is here, or whose latents are; else its edge opens it."""
+        frame = self._frames.find(camera, message.frame)
+        if frame is not None and frame.attempt == message.attempt:
+            self._join(frame, message, now_s)
+            return
+        kept = self._kept.find(camera, message.frame, message.attempt)
+        queries = self._undecided(camera, message, "" if kept is None else kept.site, now_s)
+        if not queries:
+            return
+        # An open that came meanwhile belongs to a later attempt: its edge has revoked this one, or will.
+        fits = frame is None and self._frames.of_camera(camera) < self._settings.camera_frames
+        if kept is None or not fits or not self._fits(kept.held_bytes):
+            self._counters["follow_ups_not_held"] += 1
+            self._messages.not_held(camera, message)
+            return
+        frame = WorkerFrame(
+            camera,
+            message.frame,
+            message.attempt,
+            kept.site,
+            queries,
+            WorkerStage.NEED_TEXT,
+            self._settings.base_lease_s,
+            now_s,
+        )
+        frame.chunks, frame.payload_bytes = list(kept.chunks), kept.payload_bytes
+        frame.hops = self._settings.max_hops  # its edge knows this worker as the owner
+        self._kept.under_way(camera, message.frame)
+        self._counters["follow_ups_kept"] += 1
+        self._take_in(frame, now_s)
+
+    def _join(self, frame: WorkerFrame, message: FollowUp, now_s: float) -> None:
+        """Further queries of a frame that is under way."""
+        room = MAX_QUERIES_PER_FRAME - len(frame.queries) - len(frame.joining)
+        unknown: list[bytes] = []
+        for query_id, query in self._undecided(frame.camera, message, frame.site, now_s).items():
+            if query_id in frame.queries or room <= 0:
+                continue
+            room -= 1
+            if self._progress.look_up(frame.camera, query_id, query) or frame.stage is WorkerStage.NEED_TEXT:
+                frame.queries[query_id] = query
+            else:
+                frame.joining[query_id] = query
+                unknown.append(query.ref.digest)
+        frame.tries, frame.given_up = 0, False
+        if frame.stage is WorkerStage.NEED_TEXT:
+            self._progress.ask_texts(frame, now_s)
+        elif unknown:
+            self._progress.ask_joining_texts(frame, unknown, now_s)
+        self._progress.keep_alive(frame, now_s)
+
     def has_room(self, message: Open) -> bool:
         """Whether another frame fits."""
+        return self._fits(len(message.payload))
+
+    def _fits(self, payload_bytes: int) -> bool:
         return (
             not self.draining
             and len(self._frames) < self._settings.capacity_frames
-            and self._frames.held_bytes + len(message.payload) <= self._settings.capacity_bytes
+            and self._frames.held_bytes + payload_bytes <= self._settings.capacity_bytes
         )
 
     def pass_on(self, now_s: float) -> None:
@@ -128,12 +188,12 @@ class Admission:
     def _less_loaded(self, now_s: float) -> str | None:
         return self._peers.less_loaded(_ANY_LOAD if self.draining else len(self._frames), now_s)
 
-    def _undecided(self, camera: str, message: Open, now_s: float) -> dict[str, WorkerQuery]:
+    def _undecided(self, camera: str, message: Open | FollowUp, site: str, now_s: float) -> dict[str, WorkerQuery]:
         """The queries that still need work here; kept answers of the others are said again."""
         queries: dict[str, WorkerQuery] = {}
         for query_id, ref in zip(message.query_ids(camera), message.queries, strict=True):
-            owner = owner_of("site", message.site) if ref.client is None else owner_of("client", ref.client)
-            query = WorkerQuery(ref, owner, now_s + ref.remaining_ms / 1000)
+            owner = owner_of("site", site) if ref.client is None else owner_of("client", ref.client)
+            query = WorkerQuery(ref, owner, now_s + ref.remaining_ms / 1000, age_ms=message.age_ms)
             decided = self._progress.decided.get(query_id, ref.digest)
             if decided is not None:
                 self._counters["terminal_repeated"] += 1
@@ -199,14 +259,17 @@ class Admission:
             self._settings.base_lease_s,
             now_s,
         )
-        frame.hops, frame.age_ms = hops, message.age_ms
+        frame.hops = hops
         frame.add_chunk(ChunkData(0, message.stop, message.payload, self._key(camera, message)))
-        self._frames.add(frame)
         self._counters["admitted"] += 1
+        self._take_in(frame, now_s)
+
+    def _take_in(self, frame: WorkerFrame, now_s: float) -> None:
+        self._frames.add(frame)
         self._progress.ask_texts(frame, now_s)
         if frame.stage is WorkerStage.PARKED:
             self.pass_on(now_s)
-        if self._frames.find(camera, message.frame) is not None:
+        if self._frames.find(frame.camera, frame.frame) is not None:
             self._progress.keep_alive(frame, now_s)
 
     def _reopen(self, frame: WorkerFrame, message: Open, now_s: float) -> None:
@@ -218,7 +281,7 @@ class Admission:
         frame.attempt = message.attempt
         frame.spoke_s, frame.admitted_s, frame.lease_s = None, now_s, self._settings.base_lease_s
         frame.tries, frame.given_up = 0, False
-        for query_id, query in self._undecided(frame.camera, message, now_s).items():
+        for query_id, query in self._undecided(frame.camera, message, frame.site, now_s).items():
             # One that comes late joins a frame that has its texts only with its own.
             if self._progress.look_up(frame.camera, query_id, query) or frame.stage is WorkerStage.NEED_TEXT:
                 frame.queries.setdefault(query_id, query)

@@ -10,7 +10,7 @@ from pipeline.protocol.effects import ChunkData, InferencePass, KeyData, PassQue
 from schemas.errors import StateError
 from schemas.identity import QuestionContent
 from schemas.messages import QueryRef
-from schemas.types import FrameId
+from schemas.types import Age, FrameId
 
 MAX_EARLY_CHUNKS = 8
 """Chunks that overtook another one and wait for it; a worker asks for one range at a time, so few can be under way."""
@@ -75,6 +75,7 @@ class WorkerQuery:
         prefix: latents it was read from.
         work: of asking it once; None until its text is known.
         reply_to: where its client wants the answers, as far as it was known with the text.
+        age_ms: how old the frame was when it was asked; None for a frame that was taken to be asked.
     """
 
     ref: QueryRef
@@ -86,6 +87,7 @@ class WorkerQuery:
     prefix: int = 0
     work: int | None = None
     reply_to: ReplyTo | None = None
+    age_ms: Age | None = None
 
     def take(self, question: QuestionContent, reply_to: ReplyTo | None = None) -> bool:
         """Take a text, if it is the one that the open message names and no other owner's; whether it is."""
@@ -133,7 +135,7 @@ class WorkerFrame:
         spoke_s: when the edge last heard from this worker about the frame; None before the first word.
         lease_s: what the edge grants from then.
         payload_bytes: latent payload received.
-        age_ms: how old the frame was when it was opened first; None for a frame of its time.
+        joining: queries of follow-ups that wait for their texts, while the others go on.
     """
 
     camera: str
@@ -158,7 +160,7 @@ class WorkerFrame:
     timer_s: float | None = None
     spoke_s: float | None = None
     payload_bytes: int = 0
-    age_ms: int | None = None
+    joining: dict[str, WorkerQuery] = field(default_factory=dict)
 
     @property
     def prefix(self) -> int:
@@ -190,6 +192,11 @@ class WorkerFrame:
         """Queries that were not asked of the present prefix, ad-hoc ones first, then by deadline; all, if none."""
         waiting = [entry for entry in self.queries.items() if entry[1].prefix < self.prefix] or [*self.queries.items()]
         return sorted(waiting, key=lambda entry: (not entry[1].ad_hoc, entry[1].deadline_s))
+
+    @property
+    def age_ms(self) -> Age | None:
+        """How old the frame was when it was opened; all queries that an open names agree about it."""
+        return next((query.age_ms for query in self.queries.values()), None)
 
     def first_deadline_s(self) -> float:
         """Deadline of the most urgent query."""

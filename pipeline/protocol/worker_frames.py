@@ -24,6 +24,10 @@ stage       event                  next        effect
 (new)       open, key frame not    -           *reject*: the edge opens it again, coded by itself
             here
 (new)       open, all decided      -           the kept terminal answers again
+(new)       follow-up, latents     PARKED      as after an open, without latents on the way
+            kept
+(new)       follow-up, not kept    -           *reject*: the edge opens the frame
+any         follow-up              same        asked in the next pass; *need text* where a text is unknown
 PARKED      pass taken             INFERRING
 PARKED      cannot be in time      DONE        standing only: best answer so far as *degraded*, else *busy*
 INFERRING   safe or whole latent   DONE        terminal answer; with queries left, the row below
@@ -61,6 +65,7 @@ from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_admission import Admission
 from pipeline.protocol.worker_caches import CameraSites, KeyFrames, Peers
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
+from pipeline.protocol.worker_kept import KeptFrames
 from pipeline.protocol.worker_messages import WorkerMessages
 from pipeline.protocol.worker_passes import InferencePasses
 from pipeline.protocol.worker_progress import Progress
@@ -74,6 +79,7 @@ from schemas.identity import ad_hoc_query_id
 from schemas.messages import (
     Ask,
     Chunk,
+    FollowUp,
     Handover,
     KeyFrame,
     Open,
@@ -131,6 +137,7 @@ class WorkerFrames:
         self._sites = CameraSites()
         self._keys = KeyFrames(settings.key_frame_bytes)
         self._messages = WorkerMessages(worker, fingerprint, self._texts)
+        self._kept = KeptFrames(settings.kept_frames, settings.kept_bytes)
         self._peers = Peers(worker, pool, fingerprint.hex())
         self._schedule = schedule(settings, self.throughput)
         self._progress = Progress(settings, self._frames, self.throughput, self._messages, self._texts, self.counters)
@@ -143,6 +150,7 @@ class WorkerFrames:
             self._progress,
             self._peers,
             self._keys,
+            self._kept,
             self.counters,
         )
         self.passes = InferencePasses(
@@ -155,6 +163,7 @@ class WorkerFrames:
             messages=self._messages,
             progress=self._progress,
             keys=self._keys,
+            kept=self._kept,
             counters=self.counters,
             alone=self.alone,
         )
@@ -194,6 +203,8 @@ class WorkerFrames:
             "texts": len(self._texts),
             "text_bytes": self._texts.held_bytes,
             "decided_queries": len(self._progress.decided),
+            "kept_frames": len(self._kept),
+            "kept_bytes": self._kept.held_bytes,
             "key_frames": len(self._keys),
             "key_frame_bytes": self._keys.held_bytes,
             "cameras": len(self._sites),
@@ -239,6 +250,11 @@ class WorkerFrames:
         """Another worker passed on an open message."""
         self.counters["handovers_received"] += 1
         self.receive_open(message.camera, message.to_open(), now_s, hops=message.hops)
+
+    def receive_follow_up(self, camera: str, message: FollowUp, now_s: float) -> None:
+        """An edge asks more of a frame that this worker owns, or answered last."""
+        self.counters["follow_ups"] += 1
+        self._admission.follow_up(camera, message, now_s)
 
     def receive_chunk(self, camera: str, message: Chunk, now_s: float) -> None:
         """Further latents of a frame.

@@ -13,6 +13,7 @@ from schemas.messages import (
     Answer,
     BinaryMessage,
     Busy,
+    FollowUp,
     Handover,
     NeedText,
     Open,
@@ -73,6 +74,19 @@ class WorkerMessages:
             ),
         )
 
+    def not_held(self, camera: str, message: FollowUp) -> None:
+        """A follow-up on a frame that is not here: open it."""
+        self._control(
+            camera,
+            Reject(
+                worker=self._worker,
+                frame=message.frame,
+                attempt=message.attempt,
+                reason=RejectReason.FRAME,
+                fingerprint=self._fingerprint,
+            ),
+        )
+
     def need_text(self, frame: WorkerFrame, digests: Sequence[bytes]) -> tuple[bytes, ...]:
         """The texts of these questions are unknown here; those that the message names."""
         named = tuple(digests[:_TEXTS_A_REQUEST])
@@ -122,7 +136,7 @@ class WorkerMessages:
                 "latents": query.prefix,
                 "payload_bytes": frame.payload_bytes,
                 "looks": min(frame.passes, _MAX_PASSES),
-                "age_ms": frame.age_ms,
+                "age_ms": query.age_ms,
                 "reason": as_reason(reason),
             }
         )

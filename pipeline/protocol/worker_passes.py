@@ -13,6 +13,7 @@ from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_caches import KeyFrames
 from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerQuery, WorkerStage
+from pipeline.protocol.worker_kept import KeptFrames
 from pipeline.protocol.worker_messages import WorkerMessages
 from pipeline.protocol.worker_progress import Progress
 from pipeline.protocol.worker_schedule import Schedule
@@ -39,6 +40,7 @@ class InferencePasses:
         messages: what the worker says.
         progress: what becomes of a frame that was admitted.
         keys: key frames of the pool's cameras.
+        kept: latents of answered frames.
         counters: what happened, by reason.
         alone: contains what arises at one frame.
     """
@@ -55,6 +57,7 @@ class InferencePasses:
         messages: WorkerMessages,
         progress: Progress,
         keys: KeyFrames,
+        kept: KeptFrames,
         counters: Counter[str],
         alone: Alone,
     ) -> None:
@@ -68,6 +71,7 @@ class InferencePasses:
         self._messages = messages
         self._progress = progress
         self._keys = keys
+        self._kept = kept
         self._counters = counters
         self._alone = alone
 
@@ -133,6 +137,7 @@ class InferencePasses:
                 self._progress.decide(frame, query_id, Outcome.FAILED, "model: no answer")
         if not frame.queries:
             self._throughput.note_frame(frame.passes)
+            self._kept.keep(frame)
             self._frames.forget(frame, WorkerEvent.DECIDED)
         elif frame.prefix > inference_pass.stop:
             frame.move(WorkerEvent.OVERTAKEN)

@@ -7,6 +7,7 @@ is dropped in silence, because the edge, whose clock the deadline is on, says *e
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 
 from pipeline.protocol.effects import ReplyTo
@@ -118,6 +119,10 @@ class Progress:
             came = False
             for key, query in frame.queries.items():
                 came |= query.take(question, reply_to if key == query_id else None)
+            for key, query in list(frame.joining.items()):
+                if query.take(question, reply_to if key == query_id else None):
+                    frame.queries[key] = frame.joining.pop(key)
+                    self._frames.touch(frame)
             if not came:
                 continue
             self._frames.touch(frame)
@@ -155,6 +160,14 @@ class Progress:
         frame.spoke_s = now_s
         self._counters["texts_asked"] += 1
         frame.texts_asked = set(self._messages.need_text(frame, missing))
+
+    def ask_joining_texts(self, frame: WorkerFrame, digests: Sequence[bytes], now_s: float) -> None:
+        """Ask for the texts of follow-ups to a frame that goes on without them; once, as the edge opens it again."""
+        self._frames.touch(frame)
+        self._frames.wait_for(frame, frame.missing.union(digests))
+        frame.spoke_s = now_s
+        self._counters["texts_asked"] += 1
+        self._messages.need_text(frame, digests)
 
     def repeat(self, frame: WorkerFrame, now_s: float) -> None:
         """A request went unanswered: ask again a bounded number of times, then let the lease run out."""
@@ -204,6 +217,7 @@ class Progress:
 
     def finalise_late(self, frame: WorkerFrame, now_s: float) -> None:
         """Decide what time has decided; the frame is forgotten when nothing is left."""
+        frame.joining = {key: query for key, query in frame.joining.items() if query.deadline_s > now_s}
         for query_id, query in list(frame.queries.items()):
             if now_s >= query.deadline_s:
                 self.drop_late(frame, query_id)

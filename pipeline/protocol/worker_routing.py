@@ -7,7 +7,7 @@ from pipeline.protocol.reply_to import reply_to
 from pipeline.protocol.worker_frames import WorkerFrames
 from schemas import topics
 from schemas.errors import TopicError, WireError
-from schemas.messages import Ask, Chunk, Handover, KeyFrame, Open, Question, Revoke, Status, Text
+from schemas.messages import Ask, Chunk, FollowUp, Handover, KeyFrame, Open, Question, Revoke, Status, Text
 from schemas.topics import Family
 
 
@@ -77,6 +77,9 @@ def route(frames: WorkerFrames, received: Received, now_s: float) -> None:
                 frames.receive_chunk(topic.name("camera"), message, now_s)
         case KeyFrame():
             frames.receive_key_frame(topic.name("camera"), message)
+        case FollowUp():
+            with frames.alone("receive/follow_up", topic.name("camera"), message.frame):
+                frames.receive_follow_up(topic.name("camera"), message, now_s)
         case Revoke():
             frames.receive_revoke(topic.name("camera"), message)
         case Text():

@@ -14,6 +14,7 @@ from pipeline.bus.base import (
     Qos,
     Subscription,
 )
+from schemas.topics import carries_pixels
 
 
 class Tap(Protocol):
@@ -59,6 +60,8 @@ class TappedBus:
         events = await self._bus.receive_batch(max_count)
         for event in events:
             if isinstance(event, Inbound):
+                if carries_pixels(event.topic):
+                    continue
                 self._tap.offer(
                     event.topic,
                     event.payload,
@@ -90,7 +93,7 @@ class TappedBus:
         timeout_s: float = 10.0,
     ) -> PublishResult:
         """See :class:`~pipeline.bus.base.Bus`."""
-        if self._connected:
+        if self._connected and not carries_pixels(topic):
             properties = _given(response_topic, correlation_data, expiry_s, content_type)
             self._tap.offer(topic, payload, qos=qos, retain=retain, properties=properties)
         return await self._bus.publish(

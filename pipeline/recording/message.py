@@ -53,7 +53,8 @@ class Gap:
 def wire_bytes(logged: LoggedMessage) -> int:
     """Bytes on the wire of a logged publish, charged as on a TLS connection.
 
-    A log does not know how a message was encrypted; an edge charges its uplink in the same way.
+    A log does not know how a message was encrypted; an edge charges its uplink in the same way. Nor does it know what
+    left together and which topics had aliases: each message counts by itself, with its topic written out.
     """
     properties = logged.properties
     return publish_wire_bytes(

@@ -108,6 +108,14 @@ class SceneClip:
         """When each layout begins, in seconds."""
         return tuple(self._starts)
 
+    def tracks(self, shot: int) -> tuple[Track, ...]:
+        """What is in a shot, from 0.
+
+        Raises:
+            IndexError: The clip has no such shot.
+        """
+        return self._shots[shot].tracks
+
     def scene_at(self, t_s: float) -> Scene:
         """The scene at a time.
 

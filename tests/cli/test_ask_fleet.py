@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from latentbus.client.ask import Asking, ask_and_print
+from latentbus.client.ask import Asking, ask_and_print, print_answers
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.settings import BrokerSettings
@@ -19,7 +19,7 @@ from pipeline.protocol.fleet_view import FleetView
 from pipeline.protocol.settings import ClientProtocolSettings
 from schemas import topics, wire
 from schemas.errors import ConfigError, NotAuthorizedError
-from schemas.messages import QueryOutcome, Receipt, Status
+from schemas.messages import Answer, QueryOutcome, Receipt, Status
 from schemas.types import AnswerType, FrameId, Outcome
 
 EDGE = Status(kind="edge", id="north", boot=1, online=True, pool="p", fingerprint="00000001", cameras=("gate", "dock"))
@@ -177,3 +177,46 @@ def test_a_choice_is_asked_with_its_options() -> None:
         Asking.create("gate", "which?", AnswerType.CHOICE, deadline_s=20)
     with pytest.raises(ConfigError, match=r"^--option: options belong to answer type choice"):
         Asking.create("gate", "a car?", AnswerType.YES_NO, deadline_s=20, options=("a", "b"))
+
+
+def test_a_question_about_the_past_is_asked_with_an_age_or_a_frame() -> None:
+    made = Asking.create("gate", "Was it open?", AnswerType.YES_NO, deadline_s=5, ago_s=5.2)
+    assert (made.message.ago_ms, made.message.frame) == (5_200, None)
+    made = Asking.create("gate", "What colour?", AnswerType.WORD, deadline_s=5, frame="1a2b3c4d-17")
+    assert (made.message.ago_ms, made.message.frame) == (None, FrameId(0x1A2B3C4D, 17))
+
+
+@pytest.mark.parametrize(
+    ("moment", "where", "problem"),
+    [
+        ({"frame": "17"}, "--frame", "'17' is no frame: boot id and sequence number, as in 1a2b3c4d-17"),
+        (
+            {"frame": "1a2b3c4d-9999999999"},
+            "--frame",
+            "frame 1a2b3c4d-9999999999 has a sequence number over 429",
+        ),
+        ({"ago_s": 1.0, "frame": "1a2b3c4d-17"}, "--ago", "leave it out, or --frame: each of them says which frame"),
+        ({"ago_s": float("nan")}, "--ago", "nan is no finite number"),
+        ({"ago_s": -1.0}, "--ago", "-1000 "),
+        ({"ago_s": 90_000.0}, "--ago", "90000000 "),
+    ],
+)
+def test_a_moment_that_cannot_be_asked_about_names_its_option(moment: dict[str, Any], where: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        Asking.create("gate", "Was it open?", AnswerType.YES_NO, deadline_s=5, **moment)
+    assert raised.value.where == where
+    assert raised.value.problem.startswith(problem)
+
+
+async def test_the_age_and_the_frame_of_an_answer_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = Answer(
+        query_id="gate/@me/q", owner="client/me", camera="gate", frame=FrameId(0x1A2B3C4D, 17), attempt=1,
+        question_id="q", worker="w-1", outcome=Outcome.ANSWERED, text="yes", score=0.9, latents=8, payload_bytes=20,
+        looks=1, age_ms=5_200,
+    )  # fmt: skip
+
+    async def answers() -> AsyncIterator[Answer]:
+        yield answer
+
+    assert await print_answers(answers(), as_json=False) is Outcome.ANSWERED
+    assert "frame 1a2b3c4d-17, 5.2 s old" in capsys.readouterr().out

@@ -23,7 +23,7 @@ runner = CliRunner()
 HELP_PACKAGES = {
     "latentbus", "analysis", "pipeline", "schemas", "broker_config", "typer", "rich", "markdown_it", "mdurl",
     "pygments", "shellingham", "annotated_doc", "pydantic", "pydantic_core", "pydantic_settings", "annotated_types",
-    "typing_extensions", "typing_inspection", "dotenv", "yaml", "cython_runtime",
+    "typing_extensions", "typing_inspection", "dotenv", "yaml", "cython_runtime", "attr",
 }  # fmt: skip
 GOOD = (
     'edge:\n  site: north\n  cameras: {gate: {source: "test:1", questions: [q]}}\n  questions: {q: {text: "a car?"}}\n'
@@ -60,7 +60,7 @@ def test_help_loads_only_what_draws_it() -> None:
     "command",
     [
         ["demo"], ["ask"], ["edge"], ["worker"], ["validate"], ["broker"], ["version"], ["train", "reference-vlm"],
-        ["train", "codec"], ["codec", "eval"], ["codec", "calibrate-stop"], ["codec", "export"],
+        ["train", "codec"], ["codec", "eval"], ["codec", "calibrate"], ["codec", "calibrate-stop"], ["codec", "export"],
         ["record"], ["recover"], ["inspect"],
     ],
 )  # fmt: skip

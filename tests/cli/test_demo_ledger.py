@@ -226,7 +226,7 @@ def test_own_videos(tmp_path: Path, clip: Path) -> None:
     assert camera.truth_at(3, "v1q1") is None
     (unasked,) = prepare_cameras(DemoOptions(videos=(own,)), print)
     assert len(unasked.questions) == 3
-    settings = edge_settings([camera], DemoOptions(), tmp_path)
+    settings = edge_settings([camera], DemoOptions(), tmp_path, tmp_path / "codec")
     assert settings.cameras["front-door-1-1"].questions == ("v1q1",)
     with pytest.raises(ConfigError, match="several clips bring a question q0"):
         prepare_cameras(DemoOptions(videos=(clip, clip)), print)

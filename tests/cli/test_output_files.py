@@ -27,11 +27,15 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 REPORTING = [
-    ["demo"], ["chaos"], ["attack"], ["simulate", "--events", "1"], ["replay", "IN.mcap"],
+    ["demo"], ["edge", "--config", "site.yaml", "--check"],
+    ["chaos"], ["attack"], ["simulate", "--events", "1"], ["replay", "IN.mcap"],
     ["replay-cameras", "IN.mcap"], ["what-if", "IN.mcap"],
-    ["compare", "A.mcap", "B.mcap"], ["bench", "replay"], ["codec", "eval"], ["codec", "ablate"],
+    ["compare", "A.mcap", "B.mcap"], ["bench", "replay"], ["bench", "edge"], ["bench", "uplink"],
+    ["codec", "eval"], ["codec", "ablate"], ["codec", "calibrate-gate", "--codec", "c"],
+    ["codec", "eval-set", "pope", "--questions", "q", "--images", "i"],
     ["codec", "temporal"], ["codec", "verify-stop"], ["codec", "calibrate-stop", "--codec", "c"],
     ["codec", "export", "--codec", "c"], ["train", "codec", "OUT"],
+    ["codec", "calibrate", "--vlm", "v", "--images", "i", "--output", "OUT"],
     ["train", "decoder", "c", "OUT"], ["train", "reference-vlm", "OUT"], ["train", "evaluate-vlm"],
     ["train", "all", "OUT"],
 ]  # fmt: skip

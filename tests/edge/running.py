@@ -42,7 +42,7 @@ class Watcher:
         self.sent.append(sent)
         self._changed.set()
 
-    def query_ended(self, decision: Decision, delay_s: float) -> None:
+    def query_ended(self, decision: Decision, delay_s: float | None) -> None:
         self.ended.append(decision)
         self._changed.set()
 

@@ -26,7 +26,7 @@ from pipeline.codec.tables import FrequencyTables
 from pipeline.config.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.identity import owner_of
-from schemas.messages import Accept, Answer, BinaryMessage, Chunk, Open, Refine, Revoke, Text
+from schemas.messages import Accept, Answer, BinaryMessage, Chunk, FollowUp, Open, Refine, Revoke, Text
 from schemas.types import FrameId, Outcome
 
 IMAGE_PX, LATENTS, LATENT_DIM = 32, 8, 4
@@ -47,7 +47,13 @@ class SkippingClock:
 
 
 def write_codec(
-    folder: Path, *, batch_output: str = "symbols", image_px: int = IMAGE_PX, prediction: bool = False
+    folder: Path,
+    *,
+    batch_output: str = "symbols",
+    image_px: int = IMAGE_PX,
+    prediction: bool = False,
+    tokens: bool = False,
+    step: float = 8,
 ) -> Path:
     """A codec folder whose encoder averages stripes of the image: small, real, and different for different frames."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,19 +68,24 @@ def write_codec(
         helper.make_node("Round", ["scaled"], ["rounded"]),
         helper.make_node("Cast", ["rounded"], ["integers"], to=TensorProto.INT32),
         helper.make_node("Reshape", ["integers", "latents"], [batch_output]),
+        *([helper.make_node("Reshape", ["mean", "token_shape"], ["tokens"])] if tokens else []),
     ]
     constants: dict[str, NDArray[np.generic]] = {
         "stripes": np.array([-1, count, stripe], np.int64),
         "last": np.array([2], np.int64),
         "middle": np.array(128, np.float32),
-        "step": np.array(8, np.float32),
+        "step": np.array(step, np.float32),
         "latents": np.array([-1, LATENTS, LATENT_DIM], np.int64),
+        "token_shape": np.array([-1, 4, 8], np.int64),
     }
     graph = helper.make_graph(
         nodes,
         "encoder",
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", image_px, image_px, 3])],
-        [helper.make_tensor_value_info(batch_output, TensorProto.INT32, ["batch", LATENTS, LATENT_DIM])],
+        [
+            helper.make_tensor_value_info(batch_output, TensorProto.INT32, ["batch", LATENTS, LATENT_DIM]),
+            *([helper.make_tensor_value_info("tokens", TensorProto.FLOAT, ["batch", 4, 8])] if tokens else []),
+        ],
         [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -192,6 +203,12 @@ class ScriptedWorker:
         while True:
             _, message = await self._next()
             if isinstance(message, Chunk | Revoke | Text):
+                return message
+
+    async def next_follow_up(self) -> FollowUp:
+        while True:
+            _, message = await self._next()
+            if isinstance(message, FollowUp):
                 return message
 
     async def control(self, camera: str, message: BinaryMessage) -> None:

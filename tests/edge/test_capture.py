@@ -81,6 +81,7 @@ class Taker:
         self.clock = clock
         self.taken: list[tuple[float, bool]] = []
         self.ups: list[bool] = []
+        self.kept: list[float] = []
         self.ask_waits = False
         self.uplink_free = asyncio.Event()
         self.uplink_free.set()
@@ -112,12 +113,18 @@ class Taker:
             self.enough.set()
             await asyncio.Event().wait()
 
+    async def keep(self, captured: CapturedFrame) -> None:
+        self.kept.append(self.clock.now_s())
+        self.after()
+
     def source_changed(self, camera: str, up: bool) -> None:
         self.ups.append(up)
 
 
 class Rig:
-    def __init__(self, interval_s: float | None = 1.0, phase_s: float = 0.0) -> None:
+    def __init__(
+        self, interval_s: float | None = 1.0, phase_s: float = 0.0, ring_interval_s: float | None = None
+    ) -> None:
         self.clock = SkippingClock()
         self.start_s = self.clock.now_s()
         self.source = FakeSource(self.clock)
@@ -127,7 +134,7 @@ class Rig:
         self.capture = CameraCapture(
             "gate",
             self.source,
-            policy=CapturePolicy("gate", interval_s, phase_s, self.taker),
+            policy=CapturePolicy("gate", interval_s, phase_s, self.taker, ring_interval_s=ring_interval_s),
             taker=self.taker,
             clock=self.clock,
             problems=self.problems,
@@ -445,3 +452,28 @@ async def test_a_file_that_ends_leaves_its_camera_ended() -> None:
     rig.source.script = [None]
     await rig.capture.run()
     assert rig.capture.machine.state is SourceState.ENDED
+
+
+async def test_frames_for_the_ring_are_taken_at_their_own_interval_and_asked_what_is_due() -> None:
+    rig = Rig(interval_s=2.0, ring_interval_s=0.5)
+    assert await rig.until(5) == [(0.0, True), (0.5, False), (1.0, False), (1.5, False), (2.0, True)]
+    assert rig.taker.kept == []
+
+
+async def test_without_room_on_the_uplink_frames_go_to_the_ring_and_nothing_is_asked_of_them() -> None:
+    rig = Rig(interval_s=10.0, ring_interval_s=1.0)
+    rig.taker.uplink_free.clear()
+
+    def after_three() -> None:
+        if len(rig.taker.kept) == 3:
+            rig.taker.uplink_free.set()
+
+    rig.taker.after = after_three
+    taken = await rig.until(1)
+    assert [time_s - rig.start_s for time_s in rig.taker.kept] == [0.0, 1.0, 2.0]
+    assert taken == [(taken[0][0], True)]
+
+
+async def test_without_an_interval_of_its_own_the_ring_costs_no_frame() -> None:
+    rig = Rig(interval_s=2.0)
+    assert await rig.until(2) == [(0.0, True), (2.0, True)]

@@ -8,12 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from prometheus_client import generate_latest
 
 from edge_nodes.encoder import EncoderThread, OnnxEncoder
+from edge_nodes.telemetry import watch_encoder
 from pipeline.codec.bitstream import decode_chunk
 from pipeline.codec.frame_fit import fit_frame
-from pipeline.codec.spec import ENCODER_FILE, SPEC_FILE, TABLES_FILE, FrameFit, hash_file, load_codec_spec
+from pipeline.codec.spec import (
+    ENCODER_FILE,
+    INT8_ENCODER_FILE,
+    SPEC_FILE,
+    TABLES_FILE,
+    FrameFit,
+    hash_file,
+    load_codec_spec,
+)
 from pipeline.codec.tables import FrequencyTables
+from pipeline.node.metrics import Metrics
 from schemas.errors import ArtifactError
 from tests.edge.support import IMAGE_PX, LATENT_DIM, LATENTS, grey, write_codec
 
@@ -131,3 +142,57 @@ def test_tables_of_another_shape_are_refused(broken: Path) -> None:
     (broken / SPEC_FILE).write_text(json.dumps(content))
     with pytest.raises(ArtifactError, match="tables for 8 x 2"):
         OnnxEncoder(broken)
+
+
+def with_another_encoder(folder: Path, scratch: Path) -> Path:
+    """A codec whose ``encoder.int8.onnx`` makes half as large symbols."""
+    other = write_codec(scratch / "other", step=16)
+    shutil.copy(other / ENCODER_FILE, folder / INT8_ENCODER_FILE)
+    digest = hash_file(folder / INT8_ENCODER_FILE)
+    load_codec_spec(folder).model_copy(update={"encoder_int8_sha256": digest}).save(folder)
+    return folder
+
+
+def test_the_encoder_is_chosen_by_its_precision_and_the_codec_stays_the_same(broken: Path, tmp_path: Path) -> None:
+    before = load_codec_spec(broken)
+    assert "int8" not in (broken / SPEC_FILE).read_text(), "a folder without one reads as before"
+    folder = with_another_encoder(broken, tmp_path)
+    in_float, in_int8 = OnnxEncoder(folder), OnnxEncoder(folder, precision="int8")
+    assert (in_float.precision, in_int8.precision) == ("fp32", "int8")
+    assert in_int8.spec.fingerprint == before.fingerprint, "one pool reads both"
+    (one,), (other,) = in_float.encode([grey(96)]), in_int8.encode([grey(96)])
+    assert (one.symbols[0, 0], other.symbols[0, 0]) == (-4, -2)
+
+
+def test_an_int8_encoder_that_is_missing_or_damaged_is_refused(broken: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"codec export --codec .* --int8 \(or set edge\.precision: fp32\)"):
+        OnnxEncoder(broken, precision="int8")
+    folder = with_another_encoder(broken, tmp_path)
+    (folder / INT8_ENCODER_FILE).write_bytes(b"another")
+    with pytest.raises(ArtifactError, match=r"encoder\.int8\.onnx: its hash"):
+        OnnxEncoder(folder)
+
+
+def test_an_encoder_that_cannot_be_used_is_found_at_the_start(tmp_path: Path) -> None:
+    """It encodes a frame before anybody waits for one, and what comes out is looked at."""
+    folder = write_codec(tmp_path / "codec", step=1e-8)
+    with pytest.raises(ArtifactError, match="it makes other values"):
+        OnnxEncoder(folder)
+
+
+def test_the_tower_can_be_run_alone(tmp_path: Path, codec_dir: Path) -> None:
+    encoder = OnnxEncoder(write_codec(tmp_path / "codec", tokens=True))
+    tokens = encoder.tokens([grey(96), grey(200)])
+    assert tokens.dtype == np.float32
+    assert np.array_equal(tokens, np.stack([np.full((4, 8), level, np.float32) for level in (96, 200)]))
+    assert encoder.encode([grey(96)])[0].symbols[0, 0] == -4
+    with pytest.raises(ArtifactError, match="shows no visual tokens"):
+        OnnxEncoder(codec_dir).tokens([grey(96)])
+
+
+async def test_an_edge_says_which_encoder_it_has(broken: Path, tmp_path: Path) -> None:
+    metrics = Metrics()
+    thread = await EncoderThread.load(with_another_encoder(broken, tmp_path), precision="int8")
+    watch_encoder(metrics, thread)
+    assert 'latentbus_encoder{precision="int8"} 1.0' in generate_latest(metrics.registry).decode()
+    await thread.close()

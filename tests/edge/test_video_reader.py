@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -215,3 +216,23 @@ def cover_first(path: Path) -> None:
         at += length
     boxes.sort(key=lambda box: box[4:8] != b"udta")
     path.write_bytes(data[: start + 8] + b"".join(boxes) + data[start + size :])
+
+
+def test_a_picture_that_was_shown_is_gone_without_the_garbage_collector(tmp_path: Path) -> None:
+    """A picture in a cycle of references would stay until the collector looks at old objects, which takes minutes."""
+    reader = VideoReader(write_video(tmp_path / "v.mp4", [grey(level) for level in range(10, 60, 10)]))
+    gc.collect()
+    gc.disable()
+    try:
+        for frame in reader.frames():
+            frame.pixels()
+        del frame
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        kept = [entry for entry in gc.garbage if isinstance(entry, av.VideoFrame)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+        reader.close()
+    assert kept == []

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -318,3 +319,29 @@ def test_requests_of_a_machine_are_done_and_what_fails_is_told(path: Path) -> No
     assert isinstance(refused, NotStored)
     assert "readonly" in refused.problem
     journal.close()
+
+
+def test_a_question_about_the_past_comes_back_as_it_was_asked(path: Path) -> None:
+    journal = AskJournal(path)
+    asks = [
+        Ask(query_id="ago", text="Was it open?", ago_ms=5_000),
+        Ask(query_id="frame", text="What colour?", frame=FrameId(0x1A2B3C4D, 17)),
+    ]
+    for ask in asks:
+        journal.admit("gate", "client", ask, None)
+    journal.close()
+    assert [stored.ask for stored in AskJournal(path).unfinished()] == asks
+
+
+def test_a_journal_of_version_2_is_taken_over_with_its_questions(path: Path) -> None:
+    journal = AskJournal(path)
+    journal.admit("gate", "client", Ask(query_id="q1", text="Is it open?"), REPLY)
+    journal.close()
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(
+            "ALTER TABLE ask DROP COLUMN ago_ms; ALTER TABLE ask DROP COLUMN frame; PRAGMA user_version = 2;"
+        )
+    again = AskJournal(path)
+    (stored,) = again.unfinished()
+    assert (stored.ask.text, stored.reply_to, stored.ask.of_the_past) == ("Is it open?", REPLY, False)
+    assert not again.counters["files_set_aside"]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 
@@ -95,3 +97,30 @@ async def test_what_the_preparation_raises_the_call_raises() -> None:
         for _ in range(2):
             with pytest.raises(ValueError, match="no such device"):
                 await thread.call(len, "abc")
+
+
+class Held:
+    """Something large that a call works with."""
+
+
+async def test_a_call_that_fails_keeps_nothing_once_its_error_was_seen() -> None:
+    """An error in a cycle of references would keep all that until the garbage collector looks at old objects."""
+    thread = WorkThread("fails")
+    seen: list[weakref.ref[Held]] = []
+
+    def fail() -> None:
+        held = Held()
+        seen.append(weakref.ref(held))
+        raise ValueError("no")
+
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(2):  # the thread itself lets go of a call with the next one at the latest
+            with pytest.raises(ValueError, match="no"):
+                await thread.call(fail)
+        await thread.call(lambda: None)
+        assert [reference() for reference in seen] == [None, None]
+    finally:
+        gc.enable()
+        await thread.close()

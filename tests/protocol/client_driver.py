@@ -103,9 +103,10 @@ class Driver:
     refuse: set[str] = field(default_factory=set)
     auto: bool = True
     now_s: float = 100.0
+    whole_fleet: bool = False
 
     def __post_init__(self) -> None:
-        self.session = ClientSession(ME, self.settings)
+        self.session = ClientSession(ME, self.settings, whole_fleet=self.whole_fleet)
         self.asks: list[Publish] = []
         self.read: list[AnswerRead] = []
         self.ended: list[QueryEnded] = []

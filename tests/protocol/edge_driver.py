@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TypeVar
 
 from pipeline.node.ask_journal import AskJournal
 from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
-from pipeline.protocol.effects import Decision, KeyFrameLost, TakeFrame
+from pipeline.protocol.effects import Decision, HeldFrameAsked, HistoryOffered, KeyFrameLost, TakeFrame
+from pipeline.protocol.event_requests import (
+    EraseKeptEvents,
+    EventRequest,
+    KeepEventFrame,
+    ListKeptEvents,
+    ReadEventFrame,
+)
+from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Heard, Notice, Problem, Publish, Received, Sent
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.store_requests import DropFrames, PutFrame, ReadFrame, ReadStored
+from pipeline.protocol.store_settings import StorePolicy, StoreSettings
+from pipeline.protocol.uplink_budget import StoreSpending
 from schemas import wire
-from schemas.messages import Message
+from schemas.messages import Message, Question
+from simulation.frame_disk import FrameRows
 
+M = TypeVar("M", bound=Message)
 FINGERPRINT = b"\x01\x02\x03\x04"
 
 
@@ -37,23 +51,34 @@ class EdgeDriver:
         site: str = "depot",
         now_s: float = 1000.0,
         boot: int = 1,
+        questions: tuple[Question, ...] = (),
+        store: StoreSettings | None = None,
+        frames: FrameRows | None = None,
+        ring: RingSettings | None = None,
+        site_settings: SiteSettings | None = None,
     ) -> None:
         self.now_s = now_s
         self.session = EdgeSession(
             settings or EdgeProtocolSettings(),
-            SiteSettings(
+            site_settings
+            or SiteSettings(
                 site=site,
                 pool="main",
-                asked_of=dict.fromkeys(cameras, ()),
+                asked_of=dict.fromkeys(cameras, tuple(question.question_id for question in questions)),
+                questions={question.question_id: question for question in questions},
                 uplink_kbps=uplink_kbps,
                 client_budget=budget or ClientBudget(),
                 client_budgets=budgets or {},
+                store=store or StoreSettings(StorePolicy.OFF),
+                ring=ring or RingSettings(),
             ),
             boot=boot,
             fingerprint=FINGERPRINT,
             now_s=now_s,
         )
         self.journal = journal or AskJournal(None)
+        self.frames = FrameRows(lambda: self.now_s) if frames is None else frames
+        self.history: list[HistoryOffered] = []
         self.published: list[tuple[str, bytes, int]] = []
         self.publishes: list[Publish] = []
         self.acknowledged: list[int] = []
@@ -64,6 +89,7 @@ class EdgeDriver:
         self.problems: Counter[str] = Counter()
         self.notices: list[Notice] = []
         self.heard: list[Message] = []
+        self.asked_again: list[HeldFrameAsked] = []
         self.lost_keys: list[KeyFrameLost] = []
         self._token = 0
 
@@ -102,6 +128,10 @@ class EdgeDriver:
         self.pump()
         return token
 
+    def messages(self, kind: type[M]) -> list[M]:
+        """Messages of a kind that have left."""
+        return [publish.message for publish in self.publishes if isinstance(publish.message, kind)]
+
     def turn_to(self, time_s: float) -> None:
         """Let time pass; every wake-up is kept."""
         while (due_s := self.session.next_wake_s()) is not None and due_s <= time_s:
@@ -113,6 +143,9 @@ class EdgeDriver:
         while outputs := self.session.poll(self.now_s):
             for output in outputs:
                 self._carry_out(output)
+
+    def perform_event(self, request: EventRequest) -> None:
+        raise AssertionError(f"no events are kept here: {request}")
 
     def _carry_out(self, output: EdgeOutput) -> None:
         match output:
@@ -138,9 +171,19 @@ class EdgeDriver:
                 self.notices.append(output)
             case Heard():
                 self.heard.append(output.message)
+            case HeldFrameAsked():
+                self.asked_again.append(output)
             case KeyFrameLost():
                 self.lost_keys.append(output)
             case Contained():
                 raise output.error
+            case KeepEventFrame() | ListKeptEvents() | ReadEventFrame() | EraseKeptEvents():
+                self.perform_event(output)
+            case StoreSpending():
+                pass
+            case ReadStored() | PutFrame() | ReadFrame() | DropFrames():
+                self.session.frame_stored(output.token, self.frames.perform(output), self.now_s)
+            case HistoryOffered():
+                self.history.append(output)
             case _:
                 self.session.stored(output.token, self.journal.perform(output), self.now_s)

@@ -241,7 +241,8 @@ class Fleet:
             given_key = GivenKey(FakeLatent(GIVEN_KEY + latent.mark), None)
         elif given is not None:
             given_key = GivenKey(FakeLatent(GIVEN_KEY + self._marks[camera, given]), given.sequence)
-        frame = self.edge.offer(camera, latent, base, queries, self.now_s, given_key=given_key)
+        kept_as = self.edge.keep(camera, latent, base, self.now_s, self.now_s, size_bytes=LATENTS)
+        frame = self.edge.offer(camera, latent, base, queries, self.now_s, frame=kept_as, given_key=given_key)
         if as_key:
             self._marks[camera, frame] = latent.mark
         self._settle()
@@ -395,7 +396,7 @@ class Fleet:
             self.replies.append(publish.topic)
         elif family not in (topics.Family.STATUS, topics.Family.LOAD):
             if isinstance(publish.message, Answer):
-                self.reducer.observe(publish.message)
+                self.reducer.observe(publish.message, self.now_s)
             self._publish(publish.topic, publish.message)
 
     def _batch_done(self, worker: Worker, batch: RunBatch) -> None:
@@ -442,7 +443,7 @@ class Fleet:
     def _leaves(self, publish: Publish) -> None:
         delivery = Delivery.DELIVERED
         if isinstance(publish.message, QueryOutcome):
-            self.reducer.observe(publish.message)
+            self.reducer.observe(publish.message, self.now_s)
             self.sent.append((publish.topic, publish.message))
         elif isinstance(publish.message, Status):
             # Read back, as from a broker; workers hear of it by edge_status.

@@ -21,7 +21,7 @@ from pipeline.protocol.journal_requests import Admit, Decide, JournalResult, Mar
 from pipeline.protocol.ports import Acknowledge, Delivery, PassResult, Publish, Received, RunBatch, Sent, Unsubscribe
 from pipeline.protocol.worker_session import WorkerOutput, WorkerSession
 from schemas.messages import Ask, Message
-from schemas.types import FrameId
+from schemas.types import Age, FrameId
 
 ANSWERS: dict[str, tuple[Any, ...]] = {
     "published": (Publish,),
@@ -71,9 +71,11 @@ class RecordingEdge(Recorded, EdgeSession):
         super().__init__(*args, **kwargs)
         self.records: list[Record] = []
 
-    def connection(self, connected: bool, now_s: float, *, generation: int = 0, resumed: bool = True) -> None:
+    def connection(
+        self, connected: bool, now_s: float, *, generation: int = 0, resumed: bool = True, topic_aliases: int = 0
+    ) -> None:
         self.note("connection", now_s, connected)
-        super().connection(connected, now_s, generation=generation, resumed=resumed)
+        super().connection(connected, now_s, generation=generation, resumed=resumed, topic_aliases=topic_aliases)
 
     def receive(self, received: Received, now_s: float) -> None:
         self.note("receive", now_s, received)
@@ -101,9 +103,21 @@ class RecordingEdge(Recorded, EdgeSession):
         *,
         frame: FrameId | None = None,
         given_key: GivenKey[Latent] | None = None,
+        age_ms: Age | None = None,
+        captured_s: float | None = None,
     ) -> FrameId:
         self.note("offer", now_s, camera)
-        return super().offer(camera, latent, base_latents, queries, now_s, frame=frame, given_key=given_key)
+        return super().offer(
+            camera,
+            latent,
+            base_latents,
+            queries,
+            now_s,
+            frame=frame,
+            given_key=given_key,
+            age_ms=age_ms,
+            captured_s=captured_s,
+        )
 
     def poll(self, now_s: float) -> list[EdgeOutput]:
         outputs = super().poll(now_s)

@@ -45,7 +45,7 @@ class SlowSite(AdHocSite):
         self.disk_is_slow = True
 
     def ask(self, name: str, question: Ask) -> None:
-        self.questions.receive("gate", "client", question, REPLY, done=lambda: self.acknowledged.append(name))
+        self.questions.receive("gate", "client", question, REPLY, 0.0, done=lambda: self.acknowledged.append(name))
         self.pump()
 
     def refuse(self, name: str, question: Ask, reply_to: ReplyTo | None = REPLY) -> None:

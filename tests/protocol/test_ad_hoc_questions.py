@@ -70,7 +70,7 @@ class AdHocSite:
         self.pump()
 
     def receive(self, camera: str, ask: Ask, reply_to: ReplyTo | None, *, client: str = "client") -> None:
-        self.questions.receive(camera, client, ask, reply_to, done=lambda: None)
+        self.questions.receive(camera, client, ask, reply_to, self.now_s, done=lambda: None)
         self.pump()
 
     def decided(self, terminal: Answer | QueryOutcome, *, published: bool) -> None:

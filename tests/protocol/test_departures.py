@@ -63,7 +63,15 @@ def drain(queue: DepartureQueue, now_s: float = 0.0, pause_s: float = 0.0) -> li
 
 UNDER_WAY = TrafficClass.FRAME_UNDER_WAY
 kinds = st.tuples(
-    st.sampled_from([(UNDER_WAY, True), (UNDER_WAY, False), (TrafficClass.OPEN, True), (TrafficClass.REPORT, False)]),
+    st.sampled_from(
+        [
+            (UNDER_WAY, True),
+            (UNDER_WAY, False),
+            (TrafficClass.OPEN, True),
+            (TrafficClass.REPORT, False),
+            (TrafficClass.HISTORY, False),
+        ]
+    ),
     st.sampled_from(CAMERAS),
     st.integers(0, 2),
     st.floats(0.1, 10.0),
@@ -80,7 +88,7 @@ def test_everything_leaves_once_or_is_withdrawn_and_counted(entries: list[tuple]
     assert len(queue) == len(entries)
     left = drain(queue, pause_s=0.2)
     assert len(queue) == 0
-    assert [queue.count(traffic_class) for traffic_class in TrafficClass] == [0, 0, 0]
+    assert [queue.count(traffic_class) for traffic_class in TrafficClass] == [0, 0, 0, 0]
     assert len(set(left)) == len(left)
     assert len(left) + queue.counters.total() == len(entries)
 
@@ -320,3 +328,38 @@ def test_the_feasible_ones_all_leave_in_time(utilities: list[tuple[float, float,
     ends_s = list(itertools.accumulate(waiting.takes_s for waiting in by_deadline))
     if all(end_s <= waiting.leave_by_s for end_s, waiting in zip(ends_s, by_deadline, strict=True)):
         assert len(kept) == len(candidates), "when all fit, all are kept"
+
+
+def test_history_leaves_when_nothing_else_waits_whatever_came_first() -> None:
+    queue = DepartureQueue(RATE_KBPS)
+    for label in ("history 1", "history 2"):
+        assert queue.put(departure(TrafficClass.HISTORY, "gate", label), 0.0)
+    opens(queue, "late", always(leave_by_s=0.0))
+    opens(queue, "live", always())
+    assert queue.put(departure(TrafficClass.REPORT, "gate", "report"), 0.0)
+    assert queue.put(departure(TrafficClass.FRAME_UNDER_WAY, "gate", "revoke"), 0.0)
+    assert len(queue) == 6
+    assert queue.count(TrafficClass.HISTORY) == 2
+
+    left = drain(queue, 0.5)
+    assert set(left[:4]) == {"late", "live", "report", "revoke"}
+    assert left[4:] == ["history 1", "history 2"]
+    assert (len(queue), queue.count(TrafficClass.HISTORY)) == (0, 0)
+
+
+def test_history_leaves_after_live_messages_that_nobody_wants_any_more() -> None:
+    queue = DepartureQueue(RATE_KBPS)
+    assert queue.put(departure(TrafficClass.HISTORY, "gate", "history"), 0.0)
+    opens(queue, "ended", always(leave_by_s=1.0))
+    assert drain(queue, 5.0) == ["history"]
+
+
+def test_history_is_bounded_and_queued_once() -> None:
+    queue = DepartureQueue(RATE_KBPS)
+    limit = TRAFFIC_CLASS_LIMITS[TrafficClass.HISTORY]
+    for number in range(limit):
+        assert queue.put(departure(TrafficClass.HISTORY, "gate", str(number), same_as=str(number)), 0.0)
+    assert queue.put(departure(TrafficClass.HISTORY, "gate", "0", same_as="0"), 0.0), "merged with the first"
+    assert not queue.put(departure(TrafficClass.HISTORY, "gate", "one more"), 0.0)
+    assert queue.counters["merged_0"] == 1
+    assert len(drain(queue)) == limit

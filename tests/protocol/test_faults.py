@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.protocol.edge_frame import EDGE_TRANSITIONS, EdgeFrame
+from pipeline.protocol.ports import Received
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_frame import WORKER_TRANSITIONS, WorkerEvent, WorkerFrame, WorkerStage
 from pipeline.protocol.worker_work import WorkCosts
-from schemas.messages import KeyFrame
-from schemas.topics import key_topic
+from schemas.messages import Ask, KeyFrame
+from schemas.topics import ask_topic, key_topic
 from schemas.types import FrameId
 from schemas.wire import encode
 from tests.protocol.harness import FINGERPRINT, POOL, Fleet
@@ -62,6 +63,9 @@ def _faulty_fleet(seed: int) -> Fleet:
         questions = draw.sample(["q0", "q1", "q2"], draw.randint(1, 3))
         camera = draw.choice(["gate", "yard"])
         fleet.at(index * draw.random(), partial(_ask, fleet, questions, camera, deadline_s, keys))
+    past = random.Random(f"{seed}/past")
+    for number in range(past.choice([0, 4, 12])):
+        fleet.at(past.random() * LAST_OFFER_S, partial(_ask_of_the_past, fleet, f"a{number}", deadline_s, past))
     for name in draw.sample(sorted(fleet.workers), draw.randint(0, min(2, len(fleet.workers)))):
         start_s = draw.random() * 5
         if draw.random() < 0.5:
@@ -102,6 +106,22 @@ def _ask(fleet: Fleet, questions: list[str], camera: str, deadline_s: float, key
             damaged = KeyFrame(frame=frame, fingerprint=FINGERPRINT, payload=b"damaged")
             arrives = partial(fleet._deliver, key_topic(POOL, camera), encode(damaged))
             fleet.at(fleet.now_s + keys.draw.random(), arrives)
+
+
+def _ask_of_the_past(fleet: Fleet, query_id: str, deadline_s: float, draw: random.Random) -> None:
+    """A client asks about a frame that was taken before; some workers do not hear of its text."""
+    camera = draw.choice(["gate", "yard"])
+    held = [kept.frame for kept in fleet.edge.ring.of(camera)]
+    moment = {"frame": draw.choice(held)} if held and draw.random() < 0.8 else {"ago_ms": draw.choice([0, 2_000])}
+    ask = Ask.model_validate(
+        {"query_id": query_id, "text": f"{query_id}?", "deadline_ms": round(1000 * deadline_s), **moment}
+    )
+    topic = ask_topic(camera, "alice")
+    for worker in fleet.workers.values():
+        if worker.alive and not worker.frozen and draw.random() < 0.7:
+            fleet.tell(worker, topic, ask, qos=1)
+    fleet.edge.receive(Received(topic, encode(ask), token=next(fleet._order)), fleet.now_s)
+    fleet.settle()
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from pipeline.protocol.departures import TRAFFIC_CLASS_LIMITS, Departure, TrafficClass
@@ -9,7 +11,7 @@ from pipeline.protocol.uplink import ACKNOWLEDGE_WAIT_S, CHARGE_TLS, MAX_UNDER_W
 from schemas import wire
 from schemas.messages import Chunk, Message, Revoke
 from schemas.types import FrameId
-from schemas.wire_cost import PUBACK_BYTES, publish_wire_bytes, transport_wire_bytes
+from schemas.wire_cost import PUBACK_BYTES, publish_packet_bytes, publish_wire_bytes, transport_wire_bytes
 
 FRAME = FrameId(7, 1)
 TOPIC = "lb/v2/chunk/w-1/gate"
@@ -22,7 +24,9 @@ def chunk(size: int = 100, start: int = 0) -> Chunk:
 class Site:
     """An uplink on a clock that stands until it is turned, and what leaves."""
 
-    def __init__(self, rate_kbps: float | None = None, *, connected: bool = True) -> None:
+    def __init__(
+        self, rate_kbps: float | None = None, *, connected: bool = True, gather_s: float = 0.0, company: int = 0
+    ) -> None:
         self.now_s = 1000.0
         self.sent: list[Sent] = []
         self.published: list[Publish] = []
@@ -31,7 +35,7 @@ class Site:
         self.deliveries: list[Delivery] = []
         self.results: list[Delivery] = []
         self.ends_s = self.now_s + 60.0
-        self.uplink = Uplink(rate_kbps)
+        self.uplink = Uplink(rate_kbps, gather_s=gather_s, company=company)
         self.uplink.connection(connected)
 
     def send(self, message: Message | None = None, **fields: object) -> None:
@@ -104,7 +108,7 @@ def test_the_rate_holds_over_many_messages() -> None:
         site.send(chunk(100 + number))
     site.run()
     took_s = site.sent[-1].at_s - began_s
-    before_last = sum(sent.wire_bytes for sent in site.sent[:-1])
+    before_last = sum(sent.wire_bytes for sent in site.sent if sent.at_s < site.sent[-1].at_s)
     assert took_s == pytest.approx(before_last / 8000 - 0.02, rel=1e-6)
 
 
@@ -257,3 +261,79 @@ def test_revoke_overtakes_opens_that_wait_for_the_rate() -> None:
     site.send(Revoke(camera="gate", frame=FRAME, attempt=1), label="revoke", frame=FRAME, utility=None)
     site.run()
     assert [sent.label for sent in site.sent] == ["chunk", "revoke", "open", "open", "open"]
+
+
+def test_what_leaves_at_one_moment_shares_its_headers() -> None:
+    site = Site()
+    for _ in range(3):
+        site.send()
+    site.run()
+    packet_bytes = publish_packet_bytes(TOPIC, len(wire.encode(chunk())), 0)
+    assert [sent.wire_bytes for sent in site.sent] == [
+        transport_wire_bytes(number * packet_bytes) - transport_wire_bytes((number - 1) * packet_bytes)
+        for number in (1, 2, 3)
+    ]
+    assert sum(sent.wire_bytes for sent in site.sent) == transport_wire_bytes(3 * packet_bytes)
+    site.now_s += 0.001
+    site.send()
+    site.run()
+    assert site.sent[-1].wire_bytes == transport_wire_bytes(packet_bytes)
+
+
+def test_on_a_thin_uplink_only_as_much_leaves_together_as_takes_no_time() -> None:
+    """The first of them arrives with the last: 50 ms at most, and the long-run rate holds all the same."""
+    site = Site(rate_kbps=64)
+    began_s = site.now_s
+    for _ in range(12):
+        site.send(chunk(100))
+    site.run()
+    together = Counter(sent.at_s for sent in site.sent)
+    assert set(together.values()) == {3}  # the third begins within 400 bytes
+    before_last = sum(sent.wire_bytes for sent in site.sent if sent.at_s < site.sent[-1].at_s)
+    assert site.sent[-1].at_s - began_s == pytest.approx(before_last / 8000 - 0.02)
+
+
+def test_a_segment_is_filled_and_no_more() -> None:
+    site = Site(rate_kbps=240)
+    for _ in range(20):
+        site.send(chunk(300))
+    site.run()
+    assert set(Counter(sent.at_s for sent in site.sent).values()) == {5}  # the fifth begins within the segment
+
+
+def test_patient_messages_wait_for_company_and_others_for_nobody() -> None:
+    site = Site(gather_s=0.2, company=3)
+    began_s = site.now_s
+    site.send(patient=True)
+    site.run(began_s + 0.1)
+    assert site.sent == []
+    site.now_s = began_s + 0.15
+    site.send(patient=True)
+    site.run()
+    assert [sent.at_s for sent in site.sent] == [pytest.approx(began_s + 0.2)] * 2  # the first one's time is over
+    began_s = site.now_s = began_s + 1.0
+    for _ in range(3):
+        site.send(patient=True)
+    site.run(began_s)
+    assert len(site.sent) == 5  # everybody is there
+    site.send(patient=True)
+    site.send()
+    site.run(began_s)
+    assert len(site.sent) == 7  # somebody waits for the second one: the first goes along
+
+
+def test_known_topics_cost_three_bytes_and_each_connection_learns_them_anew() -> None:
+    site = Site()
+    site.uplink.connection(True, 10)
+    payload_bytes = len(wire.encode(chunk()))
+    name, alias = publish_packet_bytes(TOPIC, payload_bytes, 0), publish_packet_bytes("", payload_bytes, 0) + 3
+    for expected in (name, name + 3, alias, alias):
+        site.now_s += 1.0
+        site.send()
+        site.run()
+        assert site.sent[-1].wire_bytes == transport_wire_bytes(expected)
+    site.uplink.connection(True, 10)
+    site.now_s += 1.0
+    site.send()
+    site.run()
+    assert site.sent[-1].wire_bytes == transport_wire_bytes(name)

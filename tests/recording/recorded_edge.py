@@ -36,7 +36,7 @@ class Notes:
     def message_sent(self, sent: Sent) -> None:
         self.sent.append(sent)
 
-    def query_ended(self, decision: Decision, delay_s: float) -> None:
+    def query_ended(self, decision: Decision, delay_s: float | None) -> None:
         self.ended.put_nowait(decision)
 
     def source_changed(self, camera: str, up: bool) -> None:

@@ -107,6 +107,9 @@ def type_words(schema: Mapping[str, Any]) -> str:
                 return "[" + ", ".join(item["title"] for item in schema["items"]) + "]"
             low, high = schema.get("minItems", 0), schema["maxItems"]
             return f"list of {low} to {high}: {type_words(schema['items'])}"
+        case "object":
+            fields = (f"`{name}` {type_words(field)}" for name, field in schema["properties"].items())
+            return f"object of {', '.join(fields)}"
     raise ValueError(f"no words for {schema}")
 
 
@@ -179,6 +182,8 @@ def outcomes_table() -> str:
 REASONS: Final = {
     "overload": "degraded: the frame waited for the model, since the pool has more work than time",
     "deadline while": "degraded or expired: the deadline came first, in this stage of the frame",
+    "not_held": "failed: a question about the past, and the edge does not keep the frame; `age_ms` of the outcome says "
+    "how old the oldest kept frame is",
     "edge_lost": "degraded or failed: the edge is gone, so its worker ended the query at the deadline",
     "form: no": "degraded: even the whole latent gave no answer of the form that was asked for",
     "form: the answer has no words": "failed: the answer has no letter and no digit",
@@ -189,6 +194,7 @@ REASONS: Final = {
     "fingerprint": "failed: the pool decodes another codec than the edge sends",
     "another site has a camera of this name": "failed: camera names must be unique in a fleet",
     "bitstream": "failed: the latents do not decode",
+    "same as": "unchanged: the answer to the frame that follows holds on",
     "recording lacks": "failed: a replayed log does not hold the latents that were asked for",
 }
 """How reasons of outcomes begin, and what they say; a test finds each of them in the code."""

@@ -20,8 +20,17 @@ from schemas.messages import (
     BinaryMessage,
     Busy,
     Chunk,
+    EraseEvents,
+    EventEntry,
+    EventLatents,
+    EventList,
+    EventPicture,
+    FetchEvent,
+    FetchPictures,
+    FollowUp,
     Handover,
     KeyFrame,
+    ListEvents,
     Message,
     NeedText,
     Open,
@@ -37,10 +46,12 @@ from schemas.messages import (
     Text,
 )
 from schemas.topics import (
+    Family,
     answer_topic,
     ask_topic,
     chunk_topic,
     control_topic,
+    event_topic,
     handover_topic,
     key_topic,
     load_topic,
@@ -49,9 +60,10 @@ from schemas.topics import (
     question_topic,
     receipt_topic,
     reply_topic,
+    request_topic,
     status_topic,
 )
-from schemas.types import AnswerType, FrameId, Outcome
+from schemas.types import UNKNOWN_AGE, AnswerType, FrameId, Outcome, UplinkStage
 from schemas.wire import encode
 
 FOLDER = Path(__file__).parents[1] / "golden" / "wire"
@@ -130,9 +142,28 @@ GOLDEN: tuple[Golden, ...] = (
         ),
     ),
     Golden(
+        "open_of_a_frame_of_unknown_age",
+        open_topic("main", "gate"),
+        Open(
+            frame=_FRAME,
+            attempt=1,
+            site=_SITE,
+            fingerprint=_FINGERPRINT,
+            queries=(_ref(_OPEN_GATE, 60_000),),
+            stop=8,
+            payload=bytes(range(20)),
+            age_ms=UNKNOWN_AGE,
+        ),
+    ),
+    Golden(
         "chunk",
         chunk_topic("w-01", "gate"),
         Chunk(camera="gate", frame=_FRAME, attempt=1, start=8, stop=24, payload=bytes(range(255, 220, -1))),
+    ),
+    Golden(
+        "follow_up",
+        chunk_topic("w-01", "gate"),
+        FollowUp(frame=_FRAME, attempt=1, queries=(_ref(_ASKED, 25_000),), age_ms=5_200),
     ),
     Golden("gone", chunk_topic("w-02", "gate"), Revoke(camera="gate", frame=_FRAME, attempt=2)),
     Golden(
@@ -309,6 +340,25 @@ GOLDEN: tuple[Golden, ...] = (
         ),
     ),
     Golden(
+        "answer_of_a_frame_of_unknown_age",
+        answer_topic("gate"),
+        Answer(
+            **_STANDING,
+            camera="gate",
+            frame=_FRAME,
+            attempt=1,
+            question_id="q1",
+            worker="w-01",
+            outcome=Outcome.ANSWERED,
+            text="yes",
+            score=1.0,
+            latents=24,
+            payload_bytes=55,
+            looks=1,
+            age_ms=UNKNOWN_AGE,
+        ),
+    ),
+    Golden(
         "answer_failed",
         answer_topic("gate"),
         Answer(
@@ -360,6 +410,17 @@ GOLDEN: tuple[Golden, ...] = (
         ),
     ),
     Golden(
+        "question_with_a_rule",
+        question_topic(_SITE, "q1"),
+        Question(
+            site=_SITE,
+            question_id="q1",
+            text="How many people are there?",
+            answer_type=AnswerType.COUNT,
+            keep_when=(">= 3",),
+        ),
+    ),
+    Golden(
         "question_defaults",
         question_topic(_SITE, "q2"),
         Question(site=_SITE, question_id="q2", text="What is on the belt?"),
@@ -383,9 +444,87 @@ GOLDEN: tuple[Golden, ...] = (
         Ask(query_id="ask-7f", text="How many cars wait?", answer_type=AnswerType.COUNT, deadline_ms=20_000),
     ),
     Golden(
+        "ask_of_the_past",
+        ask_topic("gate", _CLIENT),
+        Ask(query_id="ask-80", text="Was the gate open?", answer_type=AnswerType.YES_NO, ago_ms=5_000),
+    ),
+    Golden(
+        "ask_of_a_frame",
+        ask_topic("gate", _CLIENT),
+        Ask(query_id="ask-81", text="What colour is it?", frame=_FRAME),
+    ),
+    Golden(
         "ask_with_options",
         ask_topic("gate", _CLIENT),
         Ask(query_id="ask-80", text="How is the gate?", answer_type=AnswerType.CHOICE, options=_STATE),
+    ),
+    Golden(
+        "outcome_not_held",
+        outcome_topic("gate"),
+        QueryOutcome(
+            **_AD_HOC,
+            camera="gate",
+            frame=_FRAME,
+            question_id="ask-7f",
+            outcome=Outcome.FAILED,
+            age_ms=12_300,
+            reason="not_held: no frame of camera gate is kept that is 30 s old; the oldest that is kept is 12.3 s old",
+        ),
+    ),
+    Golden("list_events", request_topic(Family.RING, "gate", _CLIENT), ListEvents(request_id="r-1")),
+    Golden(
+        "list_events_before", request_topic(Family.RING, "gate", _CLIENT), ListEvents(request_id="r-1", before=_FRAME)
+    ),
+    Golden(
+        "fetch_event",
+        request_topic(Family.RING, "gate", _CLIENT),
+        FetchEvent(request_id="r-2", event=_FRAME, skip=3),
+    ),
+    Golden(
+        "fetch_pictures",
+        request_topic(Family.PICTURES, "gate", _CLIENT),
+        FetchPictures(request_id="r-3", pictures_of=_FRAME),
+    ),
+    Golden(
+        "erase_events",
+        request_topic(Family.ERASE, "gate", _CLIENT),
+        EraseEvents(request_id="r-4", older_than_ms=3_600_000, younger_than_ms=7_200_000),
+    ),
+    Golden(
+        "event_list",
+        event_topic(Family.EVENTS, _CLIENT, "gate", "r-1"),
+        EventList(
+            camera="gate",
+            events=(
+                EventEntry(
+                    event=_FRAME, question_id="q1", text="yes", age_ms=60_000, frames=21, pictures=0, size_bytes=4_321
+                ),
+                EventEntry(
+                    event=_LAST_FRAME, question_id="q1", text="", age_ms="unknown", frames=1, pictures=1, size_bytes=9
+                ),
+            ),
+            more=True,
+        ),
+    ),
+    Golden(
+        "event_latents",
+        event_topic(Family.CLIP, _CLIENT, "gate", "r-2"),
+        EventLatents(
+            event=_FRAME,
+            frame=_LAST_FRAME,
+            index=3,
+            count=21,
+            offset_ms=-7_000,
+            fingerprint=_FINGERPRINT,
+            payload=bytes(range(20)),
+        ),
+    ),
+    Golden(
+        "event_picture",
+        event_topic(Family.PICTURE, _CLIENT, "gate", "r-3"),
+        EventPicture(
+            event=_FRAME, frame=_LAST_FRAME, index=0, count=1, offset_ms=0, part=1, parts=2, payload=b"\xff\xd9"
+        ),
     ),
     Golden(
         "receipt_accepted",
@@ -429,6 +568,11 @@ GOLDEN: tuple[Golden, ...] = (
         "status_edge",
         status_topic("edge", _SITE),
         Status(kind="edge", id=_SITE, boot=7, online=True, pool="main", cameras=("gate", "quay-2"), versions=(2, 3)),
+    ),
+    Golden(
+        "status_edge_without_budget",
+        status_topic("edge", _SITE),
+        Status(kind="edge", id=_SITE, boot=7, online=True, pool="main", cameras=("gate",), uplink=UplinkStage.SPENT),
     ),
     Golden(
         "status_will", status_topic("worker", "w-01"), Status(kind="worker", id="w-01", boot=0x1A2B3C4D, online=False)

@@ -10,6 +10,7 @@ from schemas.identity import DIGEST_BYTES, ad_hoc_query_id, owner_of, standing_q
 from schemas.limits import (
     MAX_ANSWER_CHARS,
     MAX_CHOICE_OPTIONS,
+    MAX_EVENT_FRAMES,
     MAX_LATENT_PAYLOAD_BYTES,
     MAX_LATENTS,
     MAX_OPTION_CHARS,
@@ -22,8 +23,17 @@ from schemas.messages import (
     Ask,
     Busy,
     Chunk,
+    EraseEvents,
+    EventEntry,
+    EventLatents,
+    EventList,
+    EventPicture,
+    FetchEvent,
+    FetchPictures,
+    FollowUp,
     Handover,
     KeyFrame,
+    ListEvents,
     Message,
     NeedText,
     Open,
@@ -38,7 +48,7 @@ from schemas.messages import (
     Status,
     Text,
 )
-from schemas.types import AnswerType, FrameId, Outcome
+from schemas.types import MAX_AGE_MS, UNKNOWN_AGE, AnswerType, FrameId, Outcome, UplinkStage
 
 uint32 = st.integers(0, 2**32 - 1)
 _LOWER = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -67,7 +77,7 @@ queries = (
     st.lists(refs, min_size=1, max_size=5, unique_by=lambda ref: (ref.question_id, ref.client)).map(tuple) | many_refs
 )
 keys = st.none() | uint32
-ages = st.none() | milliseconds
+ages = st.none() | st.just(UNKNOWN_AGE) | st.integers(0, MAX_AGE_MS)
 prefix_lengths = st.integers(1, MAX_LATENTS)
 cameras = st.lists(names, max_size=4).map(tuple) | st.just(("n" * 32,) * 128)
 
@@ -116,10 +126,21 @@ _open = {
 }
 _control = {"worker": names, "frame": frames, "attempt": attempts}
 
+LARGEST_EVENT = EventEntry(
+    event=FrameId(2**32 - 1, 2**32 - 1),
+    question_id="q" * 32,
+    text="\x01" * 32,
+    age_ms=MAX_AGE_MS,
+    frames=MAX_EVENT_FRAMES,
+    pictures=MAX_EVENT_FRAMES,
+    size_bytes=2**32 - 1,
+)
+
 BY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
     Open: st.builds(Open, **_open),
     Chunk: _ranged(Chunk, camera=names, frame=frames, attempt=attempts, payload=payloads, key=keys),
     KeyFrame: st.builds(KeyFrame, frame=frames, fingerprint=fingerprints, payload=payloads),
+    FollowUp: st.builds(FollowUp, frame=frames, attempt=attempts, queries=queries, age_ms=milliseconds),
     Revoke: st.builds(Revoke, camera=names, frame=frames, attempt=attempts),
     Text: _asked(Text, camera=names, owner=owners, question_id=names, risk=st.none() | probabilities),
     Handover: st.builds(Handover, camera=names, hops=st.integers(1, 8), **_open),
@@ -166,7 +187,60 @@ BY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
         cameras=st.none() | cameras,
         set_by=st.sampled_from(["operator", "settings"]),
     ),
-    Ask: _asked(Ask, query_id=names, deadline_ms=milliseconds),
+    Ask: _asked(Ask, query_id=names, deadline_ms=milliseconds, ago_ms=st.none() | milliseconds)
+    | _asked(Ask, query_id=names, deadline_ms=milliseconds, frame=st.none() | frames),
+    ListEvents: st.builds(ListEvents, request_id=names, before=st.none() | frames),
+    FetchEvent: st.builds(FetchEvent, request_id=names, event=frames, skip=st.integers(0, MAX_EVENT_FRAMES)),
+    FetchPictures: st.builds(
+        FetchPictures, request_id=names, pictures_of=frames, skip=st.integers(0, MAX_EVENT_FRAMES)
+    ),
+    EraseEvents: st.builds(
+        EraseEvents,
+        request_id=names,
+        event=st.none() | frames,
+        older_than_ms=st.integers(0, MAX_AGE_MS),
+        younger_than_ms=st.none() | st.integers(0, MAX_AGE_MS),
+    ),
+    EventList: st.builds(
+        EventList,
+        camera=names,
+        events=st.lists(
+            st.builds(
+                EventEntry,
+                event=frames,
+                question_id=names,
+                text=st.text(characters, max_size=32) | st.just("\x01" * 32),
+                age_ms=st.integers(0, MAX_AGE_MS) | st.just("unknown"),
+                frames=st.integers(1, MAX_EVENT_FRAMES),
+                pictures=st.integers(0, MAX_EVENT_FRAMES),
+                size_bytes=uint32,
+            ),
+            max_size=3,
+        ).map(tuple)
+        | st.just((LARGEST_EVENT,) * 24),
+        more=st.booleans(),
+    ),
+    EventLatents: st.builds(
+        EventLatents,
+        event=frames,
+        frame=frames,
+        index=st.integers(0, MAX_EVENT_FRAMES - 1),
+        count=st.integers(1, MAX_EVENT_FRAMES),
+        offset_ms=st.integers(-MAX_AGE_MS, MAX_AGE_MS),
+        fingerprint=fingerprints,
+        payload=payloads,
+    ),
+    EventPicture: st.builds(
+        EventPicture,
+        event=frames,
+        frame=frames,
+        index=st.integers(0, MAX_EVENT_FRAMES - 1),
+        count=st.integers(1, MAX_EVENT_FRAMES),
+        offset_ms=st.integers(-MAX_AGE_MS, MAX_AGE_MS),
+        part=st.integers(0, 63),
+        parts=st.integers(1, 64),
+        payload=payloads,
+    ),
     Receipt: st.builds(
         Receipt,
         site=names,
@@ -185,6 +259,7 @@ BY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
         parked=uint32,
         capacity=uint32,
         cameras=cameras,
+        uplink=st.sampled_from(UplinkStage),
         versions=st.lists(uint32, min_size=1, max_size=8).map(tuple),
     ),
 }

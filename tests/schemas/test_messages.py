@@ -33,7 +33,7 @@ from schemas.messages import (
     Text,
 )
 from schemas.topics import Family
-from schemas.types import AnswerType, FrameId, Outcome
+from schemas.types import MAX_AGE_MS, AnswerType, FrameId, Outcome
 from tests.schemas.golden import GOLDEN
 
 DIGEST = bytes(8)
@@ -83,6 +83,9 @@ def test_registries_are_complete() -> None:
         ("Open", {"queries": (("Q1", 1, DIGEST, None),)}),
         ("Open", {"site": "a/b"}),
         ("Open", {"age_ms": -1}),
+        ("Open", {"age_ms": MAX_AGE_MS + 1}),
+        ("Open", {"age_ms": "young"}),
+        ("Open", {"age_ms": b"unknown"}),
         ("Open", {"stop": 0}),
         ("Open", {"stop": 4_097}),
         ("Open", {"payload": b""}),

@@ -22,6 +22,9 @@ PLACES: dict[str, str] = {
     "pipeline.protocol.worker_messages": "names, frames and attempts are those of the open; leases and waits clamped, "
     "passes capped, scores checked and texts cut before; targets are rungs above the prefix; requests name texts; "
     "reasons through as_reason (tests.protocol.test_message_bounds, tests.fuzz)",
+    "pipeline.protocol.change_gate": "the risk of a question, made smaller",
+    "pipeline.protocol.event_fetches": "names and events of the request, counts and payloads of the file, which holds "
+    "what the ring had; receipts through as_reason (tests.protocol.test_events)",
     "pipeline.protocol.ad_hoc_questions": "identities from the ask's topic, reasons through as_reason",
     "pipeline.protocol.ask_intake": "receipts: ids that have the form of a name, reasons through as_reason",
     "pipeline.protocol.question_sync": "receipts: ids from the topic, reasons through as_reason; of a deletion a name",
@@ -32,6 +35,8 @@ PLACES: dict[str, str] = {
     "pipeline.node.ask_journal": "a row of the disk: what fails is dropped with its row (tests.node.test_ask_journal)",
     "pipeline.protocol.worker_status": "names and numbers of settings",
     "latentbus.logs.record": "a checked name",
+    "latentbus.client.client": "its own status: a checked name",
+    "latentbus.gateway.service": "copies of views; messages are only read",
     "analysis.replay.planner": "a question or ask of the log with names that have the types of the message",
     "analysis.workload": "a question of the log, or a text of one of its messages",
     "analysis.replay.remap": "a message of the log with another checked camera name",

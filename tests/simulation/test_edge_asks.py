@@ -28,13 +28,14 @@ class Site:
 
     def __init__(self, join_s: float = JOIN_S) -> None:
         self.clock = VirtualClock()
-        self.disk = Disk(self.clock, self._done)
+        self.disk = Disk(self.clock, self._done, lambda *_: None)
         self.problems: list[str] = []
         self.ends: list[Decision] = []
         self.asks = EdgeAsks(
             "north",
             self.disk,
             join_s,
+            self.clock,
             on_query=lambda _query_id, _deadline_s: None,
             on_terminal=self.ends.append,
             on_problem=lambda rule, _subject, _problem: self.problems.append(rule),

@@ -12,6 +12,7 @@ from simulation.episode import Episode
 from simulation.mutations import MUTATIONS, detect
 from simulation.mutations_of_disk import DISK_MUTATIONS
 from simulation.mutations_of_questions import QUESTION_MUTATIONS
+from simulation.mutations_of_store import STORE_MUTATIONS
 
 QUICK = 60_000
 
@@ -66,7 +67,7 @@ def test_episodes_ask_what_clients_sites_and_operators_ask() -> None:
     assert inputs.deleted > 5
 
 
-@pytest.mark.parametrize("name", [mutation.name for mutation in (*QUESTION_MUTATIONS, *DISK_MUTATIONS)])
-def test_the_simulator_finds_what_was_broken_about_questions(name: str) -> None:
+@pytest.mark.parametrize("name", [one.name for one in (*QUESTION_MUTATIONS, *DISK_MUTATIONS, *STORE_MUTATIONS)])
+def test_the_simulator_finds_what_was_broken_about_questions_and_disks(name: str) -> None:
     (mutation,) = [mutation for mutation in MUTATIONS if mutation.name == name]
     assert detect(mutation, events=QUICK).caught_by is not None

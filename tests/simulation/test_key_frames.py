@@ -86,7 +86,8 @@ def test_an_edge_names_its_latest_key_frame_until_a_worker_misses_it() -> None:
         frames = []
         for _ in range(count):
             query = AskedQuery(ad_hoc("client", next(names)), 9.0)
-            frame, _ = encoder.offer("gate", [query], 0.0)
+            frame = encoder.offer("gate", [query], 0.0).frame
+            assert frame is not None
             frames.append((frame, key_of(session.frames, "gate", frame)))
         return frames
 

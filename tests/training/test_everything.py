@@ -12,10 +12,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from edge_nodes.encoder import OnnxEncoder
 from latentbus.cli import app
-from pipeline.codec.spec import load_codec_spec
+from pipeline.codec.gate_file import find_gate_file
+from pipeline.codec.spec import ENCODER_FILES, load_codec_spec
 from pipeline.codec.stop_file import load_stop_rule
 from schemas.errors import ConfigError
+from schemas.types import AnswerType
 from tests.cloud.tiny_codec import write_vlm
 from tests.training.reference_vlm.random_lite0 import random_lite0
 from training.codec import data
@@ -23,6 +26,8 @@ from training.codec.config import BUDGETS
 from training.codec.evaluate.frames import QUICK
 from training.codec.fit import int8, temporal, train
 from training.codec.fit.temporal import Clips
+from training.codec.gate import clips
+from training.codec.gate.calibrate import GateCalibration
 from training.codec.stop.calibrate import StopCalibration
 from training.codec.stop.learn_then_test import Promise
 from training.codec.stop.verify import StopVerification
@@ -56,6 +61,7 @@ TINY = WholeBudget(
     clips=Clips(1, 1.0),
     calibration=StopCalibration(Promise(0.3), frames=20),
     verification=StopVerification(Promise(0.3), frames=20, resplits=2),
+    gate=GateCalibration(Promise(0.3, by_type=True), clips=4, frames=3, still_clips=1),
 )
 
 
@@ -66,7 +72,7 @@ class CutOffError(Exception):
 @pytest.fixture(autouse=True)
 def in_one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Drawing processes take seconds to start; what they draw is the same in threads."""
-    for module in (data, temporal):
+    for module in (data, temporal, clips):
         monkeypatch.setattr(module, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count))
     monkeypatch.setattr(train, "PARITY_FRAMES", 4)
     monkeypatch.setattr(train, "CALIBRATION_FRAMES", 8)
@@ -109,7 +115,7 @@ def test_one_command_makes_everything_and_goes_on_where_it_was_cut_off(
     assert list(spent_s) == [
         "reference-vlm",
         "vlm-evaluation",
-        *(f"small-{name}" for name in ("klt", "meta_autoencoder", "int8", "key-frames", "stop", "evaluation")),
+        *(f"small-{name}" for name in ("klt", "meta_autoencoder", "int8", "key-frames", "stop", "gate", "evaluation")),
         "models",
     ]
     models = tmp_path / "out" / "models"
@@ -117,7 +123,11 @@ def test_one_command_makes_everything_and_goes_on_where_it_was_cut_off(
         spec = load_codec_spec(models / "codecs" / name)
         spec.check_vlm(models / "reference-vlm")
         assert load_stop_rule(models / "codecs" / name).ladder == spec.ladder
-    assert (models / "codecs/meta_autoencoder/encoder.onnx").is_file()
+    for precision in ENCODER_FILES:
+        assert OnnxEncoder(models / "codecs/meta_autoencoder", precision=precision).spec == spec
+    gate = find_gate_file(models / "codecs/meta_autoencoder", load_codec_spec(models / "codecs/meta_autoencoder"))
+    assert gate is not None
+    assert "needs 12 clips at least, here are 4" in gate.closed[AnswerType.COUNT]
     compared = json.loads((tmp_path / "out/small-int8/int8.json").read_text())["int8"]
     assert 0.5 < compared["cosine"] <= 1
     assert compared["int8_bytes"] < compared["float_bytes"]
@@ -133,7 +143,7 @@ def test_a_plan_says_what_would_run_for_a_model_of_ones_own(tmp_path: Path) -> N
     assert done.exit_code == 0, done.output
     assert "to do" in done.output
     assert "small-meta_autoencoder" in done.output
-    assert "int8" not in done.output, "its tower has no convolutions"
+    assert "small-int8" in done.output
     assert not (tmp_path / "out").exists()
 
 
@@ -153,9 +163,9 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from(tmp_path: Path, monkey
     assert "the same command goes on" in done.output
 
 
-def test_a_tower_without_convolutions_is_not_quantised(tmp_path: Path) -> None:
+def test_a_tower_without_convolutions_and_attention_is_not_quantised(tmp_path: Path) -> None:
     import onnx
 
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Conv", ["x", "w"], ["y"], "patches")], "g", [], [])
-    with pytest.raises(ConfigError, match="no convolutions to quantise"):
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Conv", ["x", "w"], ["tokens"], "patches")], "g", [], [])
+    with pytest.raises(ConfigError, match="neither convolutions nor attention"):
         int8._tower_nodes(onnx.helper.make_model(graph))

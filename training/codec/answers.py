@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cloud_workers.inference.adapter import ModelAdapter
+from training.codec.chunks import frames_at_once
 from training.codec.data import Asked
 
 _BATCH: Final = 128
@@ -41,6 +42,16 @@ class Answers:
             self.entropies_nats[questions],
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Answers of several parts of a set, one after the other."""
+        return cls(
+            np.concatenate([part.texts for part in parts]),
+            np.concatenate([part.probabilities for part in parts]),
+            np.concatenate([part.margins for part in parts]),
+            np.concatenate([part.entropies_nats for part in parts]),
+        )
+
 
 def answers_of(vlm: ModelAdapter, tokens: Tensor, asked: Sequence[Asked]) -> Answers:
     """Answers to all questions.
@@ -65,6 +76,22 @@ def answers_of(vlm: ModelAdapter, tokens: Tensor, asked: Sequence[Asked]) -> Ans
         values += [(answer.probability, answer.margin, answer.entropy_nats) for answer in found]
     numbers = np.array(values, dtype=np.float64).reshape(-1, 3)
     return Answers(np.array(texts, dtype=np.str_), numbers[:, 0], numbers[:, 1], numbers[:, 2])
+
+
+def answers_in_parts(vlm: ModelAdapter, tokens: Tensor, asked: Sequence[Asked]) -> Answers:
+    """What `answers_of` gives, for tokens that are too large to be read at once.
+
+    Args:
+        vlm: The frozen model.
+        tokens: Visual tokens [F, N, D], at least one frame; may be mapped from a file.
+        asked: Questions about them, sorted by frame.
+    """
+    together = frames_at_once(tokens[0].numel())
+    parts = []
+    for start in range(0, len(tokens), together):
+        mine = [replace(item, frame=item.frame - start) for item in asked if start <= item.frame < start + together]
+        parts.append(answers_of(vlm, tokens[start : start + together], mine))
+    return Answers.joined(parts)
 
 
 def blind_answers(vlm: ModelAdapter, nothing: Tensor, asked: Sequence[Asked]) -> Answers:

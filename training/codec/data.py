@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -76,6 +76,17 @@ class Asked:
     domain: str = "rendered"
     held_out: bool = False
     negative: str | None = None
+
+
+class AskedAbout(Protocol):
+    """Questions about so many frames, whose pixels need not be there."""
+
+    @property
+    def asked(self) -> tuple[Asked, ...]:
+        """Questions, sorted by frame."""
+
+    def __len__(self) -> int:
+        """Number of frames."""
 
 
 @dataclass(frozen=True, slots=True)

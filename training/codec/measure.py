@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -19,12 +19,17 @@ from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_decoder_torch import load_transform
 from pipeline.codec.spec import TABLES_FILE, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
+from pipeline.codec.transform_torch import LatentTransform
 from training.codec.answers import Answers, answers_of, blind_answers
+from training.codec.chunks import chunks_of, frames_at_once
 from training.codec.data import Asked
 from training.codec.prefixes import decode_prefixes, encode_all
+from training.codec.token_statistics import TokenStatistics
 from training.run import Progress
 
 _BATCH: Final = 128
+_ASKED_TOGETHER: Final = 4_096
+"""Frames that are decoded before any is asked about, if their tokens are small."""
 _VERSION: Final = 1
 """Of the kept files."""
 _ROWS: Final = ("texts", "probabilities", "margins", "entropies_nats")
@@ -139,7 +144,7 @@ def measure_prefixes(
         static = FrequencyTables.load(codec_dir / TABLES_FILE).frequencies
         identity = hashlib.sha256(json.dumps([_VERSION, spec.vlm_sha256, spec.codec_sha256, ladder]).encode())
         identity.update(static.tobytes())
-        identity.update(tokens.contiguous().numpy().tobytes())
+        identity.update(tokens.contiguous().numpy().data)
         identity.update(json.dumps([[item.frame, item.text, item.answer_type] for item in asked]).encode())
         kept = cache_dir / f"answers-{identity.hexdigest()[:16]}.npz"
         if kept.exists():
@@ -149,34 +154,87 @@ def measure_prefixes(
     symbols = encode_all(transform, tokens)
     latents = [EncodedLatent(frame, tables) for frame in symbols]
     bits = tables.symbol_bits(symbols, 0, spec.latent_count).sum(axis=2).cumsum(axis=1)
-    variance = float((tokens.float() - tokens.float().mean(0)).square().mean())
-    passes, errors, cosines = [], [], []
+    statistics = TokenStatistics(spec.token_count, spec.token_dim)
+    for part in chunks_of(tokens):
+        statistics.update(part)
+    rows = []
     for length in ladder:
-        decoded = decode_prefixes(transform, symbols, length)
-        passes.append(answers_of(vlm, decoded, asked))
-        error, cosine = _fidelity(decoded, tokens)
-        errors.append(error / variance)
-        cosines.append(cosine)
+        # Minutes each for a large model: what is done survives a process that is killed.
+        step = None if kept is None else kept.with_suffix(f".{length}.npz")
+        row = _Row.load(step) if step is not None and step.exists() else None
+        if row is None:
+            row = _row(vlm, transform, symbols, tokens, asked, length)
+            if step is not None:
+                row.save(step)
+        rows.append(row)
         progress(f"{spec.name}: answers from {length} of {spec.latent_count} latents")
     table = PrefixAnswers(
         tuple(ladder),
-        tuple(passes),
+        tuple(row.answers for row in rows),
         blind_answers(vlm, decode_prefixes(transform, symbols[:1], 0), asked),
         np.array([[latent.size_bytes(length) for latent in latents] for length in ladder]),
         np.stack([bits[:, length - 1] for length in ladder]),
-        np.stack(errors),
-        np.stack(cosines),
+        np.stack([row.errors / statistics.variance for row in rows]),
+        np.stack([row.cosines for row in rows]),
     )
     if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
         table.save(kept)
+        for length in ladder:
+            kept.with_suffix(f".{length}.npz").unlink(missing_ok=True)
     return table
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What one prefix length gives: answers, squared errors and cosines of the frames [F]."""
+
+    answers: Answers
+    errors: NDArray[np.float64]
+    cosines: NDArray[np.float64]
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npz")
+        answers = {name: getattr(self.answers, name) for name in _ROWS}
+        np.savez_compressed(partial, errors=self.errors, cosines=self.cosines, **answers)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        with np.load(path, allow_pickle=False) as data:
+            return cls(Answers(*(data[name] for name in _ROWS)), data["errors"], data["cosines"])
+
+
+def _row(
+    vlm: ModelAdapter,
+    transform: LatentTransform,
+    symbols: NDArray[np.int32],
+    tokens: Tensor,
+    asked: Sequence[Asked],
+    length: int,
+) -> _Row:
+    """Decode prefixes of one length and ask about them, some frames at a time."""
+    parts: list[Answers] = []
+    order: list[int] = []
+    errors, cosines = [], []
+    together = frames_at_once(transform.token_count * transform.token_dim, _ASKED_TOGETHER)
+    for start in range(0, len(symbols), together):
+        frames = range(start, min(start + together, len(symbols)))
+        decoded = decode_prefixes(transform, symbols[frames.start : frames.stop], length)
+        mine = [index for index, item in enumerate(asked) if item.frame in frames]
+        order += mine
+        parts.append(answers_of(vlm, decoded, [replace(asked[i], frame=asked[i].frame - start) for i in mine]))
+        error, cosine = _fidelity(decoded, tokens[frames.start : frames.stop])
+        errors.append(error)
+        cosines.append(cosine)
+    back = np.argsort(np.array(order, dtype=np.int64), kind="stable")
+    return _Row(Answers.joined(parts).of(back), np.concatenate(errors), np.concatenate(cosines))
 
 
 def _fidelity(decoded: Tensor, tokens: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean squared error and mean cosine of each frame [F], by parts, since tokens are kept in half precision."""
     errors, cosines = [], []
-    for ours, theirs in zip(torch.split(decoded, _BATCH), torch.split(tokens, _BATCH), strict=True):
+    for ours, theirs in zip(chunks_of(decoded, _BATCH), chunks_of(tokens, _BATCH), strict=True):
         a, b = ours.float(), theirs.float()
         errors.append((a - b).square().mean(dim=(1, 2)))
         cosines.append(torch.nn.functional.cosine_similarity(a, b, dim=2).mean(dim=1))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from edge_nodes.sources.image_folder import SUFFIXES
 from pipeline.codec.frame_fit import fit_frame
 from pipeline.codec.spec import FrameFit
 from schemas.errors import ArtifactError, ConfigError
@@ -94,6 +95,31 @@ class OwnFrames:
         return sizes
 
 
+def read_images(folder: Path, most: int, size_px: int, fit: FrameFit) -> NDArray[np.uint8]:
+    """Images of a folder without questions, evenly spread over their names, fitted to the model's input.
+
+    Args:
+        folder: With the images.
+        most: So many at most.
+        size_px: Height and width of the model's input.
+        fit: The codec's rule for frames of another size.
+
+    Returns:
+        uint8 [F, size_px, size_px, 3].
+
+    Raises:
+        ConfigError: There is no image.
+        ArtifactError: One cannot be read.
+    """
+    if not folder.is_dir():
+        raise ConfigError("--frames", f"no such folder: {folder}")
+    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not names:
+        raise ConfigError("--frames", f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})")
+    chosen = [names[index] for index in np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).astype(int))]
+    return np.stack([fit_frame(_read_image(folder, name, "--frames"), size_px, fit) for name in chosen])
+
+
 def read_standing_questions(path: Path) -> list[Asked]:
     """Questions that are asked of every frame of a video: JSON lines as above, without `frame`, `truth` optional.
 
@@ -109,16 +135,39 @@ def read_standing_questions(path: Path) -> list[Asked]:
     return asked
 
 
-def _read_questions(path: Path, *, standing: bool = False) -> list[tuple[int, str, Asked]]:
-    """Line number, file name and question of each line."""
+def read_any_questions(path: Path) -> tuple[dict[str, list[Asked]], list[Asked]]:
+    """Questions about named pictures, or questions that are asked of every one: whichever a file holds.
+
+    Returns:
+        By name of the picture, and those without a name; one of the two is empty.
+
+    Raises:
+        ConfigError: A line is neither, lines are of both kinds, or there is none; the message names file and line.
+        ArtifactError: The file cannot be read.
+    """
+    text = _read_text(path)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    if '"frame"' not in first:
+        return {}, [replace(item, domain="own") for item in read_standing_questions(path)]
+    named: dict[str, list[Asked]] = {}
+    for _, name, item in _read_questions(path):
+        named.setdefault(name, []).append(item)
+    return named, []
+
+
+def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > _MAX_QUESTIONS_BYTES:
             raise ArtifactError(str(path), f"is larger than {_MAX_QUESTIONS_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(str(path), f"questions cannot be read: {error}") from error
+
+
+def _read_questions(path: Path, *, standing: bool = False) -> list[tuple[int, str, Asked]]:
+    """Line number, file name and question of each line."""
     rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
         if line.strip():
             rows.append(_read_question(line, number, f"{path}:{number}", standing=standing))
     return rows

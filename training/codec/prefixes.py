@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.codec.transform_torch import LatentTransform
+from training.codec.chunks import chunks_of, frames_at_once
 
 _ENCODED_TOGETHER: Final = 256
 _DECODED_TOGETHER: Final = 128
@@ -19,7 +20,7 @@ _DECODED_TOGETHER: Final = 128
 def encode_all(transform: LatentTransform, tokens: Tensor) -> NDArray[np.int32]:
     """Symbols of many frames: tokens [F, N, D] of any float type to int32 [F, K, d]."""
     parts: list[NDArray[np.int32]] = [
-        transform.encode(part.float()).numpy() for part in torch.split(tokens, _ENCODED_TOGETHER)
+        transform.encode(part.float()).numpy() for part in chunks_of(tokens, _ENCODED_TOGETHER)
     ]
     return np.concatenate(parts)
 
@@ -27,9 +28,10 @@ def encode_all(transform: LatentTransform, tokens: Tensor) -> NDArray[np.int32]:
 @torch.no_grad()
 def decode_prefixes(transform: LatentTransform, symbols: NDArray[np.int32], length: int) -> Tensor:
     """Tokens from equally long prefixes, float16 [F, N, D]."""
+    together = frames_at_once(transform.token_count * transform.token_dim, _DECODED_TOGETHER)
     parts = [
         transform.synthesise(part.float(), torch.full((len(part),), length)).half()
-        for part in torch.split(torch.from_numpy(symbols), _DECODED_TOGETHER)
+        for part in torch.split(torch.from_numpy(symbols), together)
     ]
     return torch.cat(parts)
 

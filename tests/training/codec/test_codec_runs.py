@@ -18,7 +18,7 @@ from PIL import Image
 from cloud_workers.inference.registry import adapt
 from edge_nodes.encoder import OnnxEncoder
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder, load_transform
-from pipeline.codec.spec import load_codec_spec
+from pipeline.codec.spec import ENCODER_FILES, INT8_ENCODER_FILE, load_codec_spec
 from pipeline.codec.stop_file import load_stop_rule
 from schemas.errors import ArtifactError, ConfigError
 from schemas.types import AnswerType
@@ -80,6 +80,12 @@ def test_the_image_path_is_the_models_own_and_can_be_exported(family: str, tmp_p
     parity = export_encoder(image_path, fit_klt(tokens, 4, 16, step=0.5), tmp_path / "encoder.onnx", frames)
     assert parity.unexplained == 0
     assert parity.differing < 0.005 * parity.symbols
+    assert (parity.graph.opset, parity.graph.pixels[1:], parity.graph.symbols[1:]) == (
+        20,
+        (edge_px, edge_px, 3),
+        (4, 16),
+    )
+    assert isinstance(parity.graph.pixels[0], str), "the batch is free"
 
 
 def test_weights_that_16_bits_hold_take_two_bytes_and_lose_nothing(tmp_path: Path) -> None:
@@ -215,6 +221,43 @@ def test_export_and_calibration_of_a_codec(made: Path) -> None:
     assert list(spec.ladder) == list(rule.ladder) == report["ladder"]
     assert spec.base_latents == spec.ladder[0]
     assert rule.risk == 0.1
+
+
+def test_an_encoder_in_8_bit_integers_lies_beside_the_one_in_float(made: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made / "meta_autoencoder", tmp_path / "codec"))
+    before = load_codec_spec(folder)
+    report = export_codec(made / "vlm", folder, run(made / "cache"), int8=True)
+    assert report["answers"]["answers_agreeing"] == 1.0, "torch and ONNX Runtime"
+    assert report["int8"]["questions"] == report["answers"]["questions"] > 0
+    assert 0.9 < report["int8"]["cosine"] <= 1.0
+    after = load_codec_spec(folder)
+    assert after.fingerprint == before.fingerprint, "one pool reads both"
+    assert after.encoder_int8_sha256 is not None
+    frames = list(np.random.default_rng(0).integers(0, 256, (4, 40, 40, 3), dtype=np.uint8))
+    in_float, in_int8 = (OnnxEncoder(folder, precision=name) for name in ENCODER_FILES)
+    pairs = list(zip(in_float.encode(frames), in_int8.encode(frames), strict=True))
+    assert np.mean([one.symbols != other.symbols for one, other in pairs]) < 0.2
+    one_tokens, other_tokens = (encoder.tokens(frames) for encoder in (in_float, in_int8))
+    assert one_tokens.shape == (4, before.token_count, before.token_dim)
+    assert 0 < np.abs(one_tokens - other_tokens).max() < np.abs(one_tokens).max(), "8-bit integers were computed with"
+
+    # The ranges come from frames of one's own where there are any.
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    content = (folder / INT8_ENCODER_FILE).read_bytes()
+    with pytest.raises(ConfigError, match="holds no image"):
+        export_codec(made / "vlm", folder, run(made / "cache"), int8=True, frames=pictures)
+    assert load_codec_spec(folder) == after, "a failed export changes nothing"
+    for number in range(3):
+        Image.fromarray(frames[number]).save(pictures / f"{number}.png")
+    export_codec(made / "vlm", folder, run(made / "cache"), int8=True, frames=pictures)
+    assert (folder / INT8_ENCODER_FILE).read_bytes() != content
+
+    # One from before does not stay beside another float encoder.
+    export_codec(made / "vlm", folder, run(made / "cache"))
+    assert not (folder / INT8_ENCODER_FILE).exists()
+    assert load_codec_spec(folder).encoder_int8_sha256 is None
+    assert not list(folder.glob(".export-*"))
 
 
 def test_a_stop_rule_is_calibrated_and_verified_on_own_frames(made: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pipeline.codec.wire_bytes import open_wire_bytes
 from schemas.limits import MAX_LATENT_PAYLOAD_BYTES, MAX_QUERIES_PER_FRAME
 from training.baselines.still_choice import Criterion
 from training.baselines.trivial import MARGIN, balanced_weights, constant_answers
-from training.codec.data import AskedFrames
+from training.codec.data import AskedAbout
 from training.codec.evaluate.intervals import Resamples, bytes_at, interval
 
 SHARE_OF_FULL: Final = 0.95
@@ -72,7 +72,7 @@ class Scoreboard:
 
     def __init__(
         self,
-        data: AskedFrames,
+        data: AskedAbout,
         reference: NDArray[np.str_],
         seed: int = 0,
         *,

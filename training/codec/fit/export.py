@@ -6,6 +6,7 @@ import logging
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.codec.spec import PIXELS, SYMBOLS, TOKENS
 from pipeline.codec.transform_torch import LatentTransform
 from schemas.errors import ArtifactError
+from training.codec.fit.graph_check import MOST_OPSET, GraphFacts, check_graph
 from training.codec.image_path import PixelsToTokens
 
-_OPSET = 20
 _NEAR_BOUNDARY = 1e-3
 """Distance to a decision, in steps, at which two correct float computations may round to different symbols."""
 
@@ -43,9 +45,13 @@ class PixelsToSymbols(nn.Module):
         """What is about to be rounded: pixels uint8 [B, H, W, 3] to [B, K, d], in steps."""
         return self.transform.analyse(self.image_path(pixels))
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels uint8 [B, H, W, 3] to symbols int32 [B, K, d]."""
-        return self.transform.quantise(self.coefficients(pixels)).to(torch.int32)
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels uint8 [B, H, W, 3] to symbols int32 [B, K, d], and the visual tokens that they are made of [B, N, D].
+
+        The tokens are for measurements: what the tower costs alone, and what quantising it does to them.
+        """
+        tokens = self.image_path(pixels)
+        return self.transform.quantise(self.transform.analyse(tokens)).to(torch.int32), tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,7 @@ class Parity:
         largest_difference: Between two symbols.
         unexplained: Differing symbols whose coefficient is not on a decision boundary; must be 0.
         size_bytes: Size of the ONNX file.
+        graph: Opset, shapes and size of the graph.
     """
 
     frames: int
@@ -67,10 +74,11 @@ class Parity:
     largest_difference: int
     unexplained: int
     size_bytes: int
+    graph: GraphFacts
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self)
+        return {**asdict(self), "graph": self.graph.as_dict()}
 
 
 def export_encoder(
@@ -101,9 +109,9 @@ def export_encoder(
             (pixels[:2],),
             dynamo=True,
             external_data=False,
-            opset_version=_OPSET,
-            input_names=["pixels"],
-            output_names=["symbols"],
+            opset_version=MOST_OPSET,
+            input_names=[PIXELS],
+            output_names=[SYMBOLS, TOKENS],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},),
             verbose=False,
         )
@@ -174,8 +182,8 @@ def compare_encoders(encoder: PixelsToSymbols, path: Path, sample: NDArray[np.ui
         ArtifactError: they disagree where no rounding boundary explains it.
     """
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    batched = session.run(["symbols"], {"pixels": sample})[0]
-    single = np.concatenate([session.run(["symbols"], {"pixels": sample[i : i + 1]})[0] for i in range(len(sample))])
+    batched = session.run([SYMBOLS], {PIXELS: sample})[0]
+    single = np.concatenate([session.run([SYMBOLS], {PIXELS: sample[i : i + 1]})[0] for i in range(len(sample))])
     with torch.no_grad():
         coefficients = encoder.coefficients(torch.tensor(np.asarray(sample)))
         expected = encoder.transform.quantise(coefficients).to(torch.int32).numpy()
@@ -190,6 +198,7 @@ def compare_encoders(encoder: PixelsToSymbols, path: Path, sample: NDArray[np.ui
         largest_difference=int(difference.max()),
         unexplained=int((differs & ~on_boundary).sum() + (difference > 1).sum()),
         size_bytes=path.stat().st_size,
+        graph=check_graph(path, sample.shape[1], (expected.shape[1], expected.shape[2])),
     )
     if parity.unexplained:
         raise ArtifactError(

@@ -126,3 +126,20 @@ def write_codec(folder: Path, vlm: FrozenVlm, parts: CodecParts) -> tuple[CodecS
     spec.save(folder)
     save_stop_file(folder, StopFile.uncalibrated(ladder))
     return spec, parity
+
+
+def put_tables(folder: Path, tables: FrequencyTables) -> CodecSpec:
+    """Replace the tables of a codec folder; its fingerprint changes.
+
+    Args:
+        folder: Codec folder.
+        tables: Of the same shapes.
+
+    Raises:
+        ArtifactError: the folder holds no whole codec.
+    """
+    spec = load_codec_spec(folder)
+    tables.save(folder / TABLES_FILE)
+    spec = spec.model_copy(update={"tables_sha256": hash_file(folder / TABLES_FILE)})
+    spec.save(folder)
+    return spec

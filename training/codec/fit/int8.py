@@ -1,73 +1,38 @@
 """An encoder whose vision tower computes in 8-bit integers: static quantisation by ONNX Runtime, channel by channel.
 
-Symbols keep their meaning, so the codec's fingerprint stays; some of them become others, and the report says how many
-answers that changes. Only convolutional towers (FastVLM) gain from it; projector, analysis and rounding stay in float.
+Symbols keep their meaning, so the codec's fingerprint stays; some of them become others. Analysis and rounding stay in
+float, and so does the projector. What else is quantised depends on the tower:
+
+- convolutional (FastVLM): convolutions, and the additions and bounds between them;
+- transformers: what goes into the projections of attention; what comes out stays in float. The layers of an MLP stand
+  around an activation function, whose few large values take the range of all others.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx
-import onnxruntime
-import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from cloud_workers.inference.adapter import ModelAdapter
-from pipeline.codec.transform_torch import LatentTransform
+from pipeline.codec.spec import PIXELS, TOKENS
 from schemas.errors import ConfigError
-from training.codec.answers import answers_of
-from training.codec.data import AskedFrames
 from training.codec.fit.export import drop_traces, store_in_half_precision
-from training.codec.prefixes import decode_prefixes
 
 CALIBRATION_FRAMES: Final = 128
-COMPARED_FRAMES: Final = 64
-_QUANTISED: Final = ("Conv", "Add", "Clip")
+_CONVOLUTIONAL: Final = ("Conv", "Add", "Clip")
 """Convolutions, and what stands between them; with convolutions alone every edge would go through float."""
+_TRANSFORMER: Final = ("MatMul", "Gemm")
 _FEWEST_CONVOLUTIONS: Final = 4
 """A transformer's tower has one, which cuts the patches."""
 _BATCH: Final = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Int8Report:
-    """An encoder in 8-bit integers beside the same in float.
-
-    Attributes:
-        frames: Frames compared.
-        symbols_differing: Share of symbols that differ.
-        cosine: Mean cosine between the tokens decoded from whole latents of both.
-        questions: Questions asked of both.
-        answers_agreeing: Share of them with the same answer.
-        float_ms: Median time of a frame on one thread.
-        int8_ms: The same in 8-bit integers, measured in turn.
-        float_bytes: Size of the float encoder's file.
-        int8_bytes: Size of the other one's.
-    """
-
-    frames: int
-    symbols_differing: float
-    cosine: float
-    questions: int
-    answers_agreeing: float
-    float_ms: float
-    int8_ms: float
-    float_bytes: int
-    int8_bytes: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {**asdict(self), "time_ratio": round(self.int8_ms / self.float_ms, 3)}
 
 
 class _Frames(CalibrationDataReader):  # type: ignore[misc]
@@ -80,7 +45,7 @@ class _Frames(CalibrationDataReader):  # type: ignore[misc]
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         batch = next(self._batches, None)
-        return None if batch is None else {"pixels": batch}
+        return None if batch is None else {PIXELS: batch}
 
 
 def quantise_encoder(source: Path, target: Path, frames: NDArray[np.uint8]) -> None:
@@ -92,13 +57,14 @@ def quantise_encoder(source: Path, target: Path, frames: NDArray[np.uint8]) -> N
         frames: Frames like those of cameras, which the ranges of all activations are taken from, uint8 [B, H, W, 3].
 
     Raises:
-        ConfigError: the tower is not convolutional.
+        ConfigError: nothing in the tower can be quantised.
     """
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         logging.getLogger().disabled, before = True, logging.getLogger().disabled
         try:
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            kinds, nodes = _tower_nodes(onnx.load(prepared))
             quantize_static(
                 str(prepared),
                 str(target),
@@ -107,8 +73,9 @@ def quantise_encoder(source: Path, target: Path, frames: NDArray[np.uint8]) -> N
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                op_types_to_quantize=list(_QUANTISED),
-                nodes_to_quantize=_tower_nodes(onnx.load(prepared)),
+                op_types_to_quantize=list(kinds),
+                nodes_to_quantize=nodes,
+                extra_options={"OpTypesToExcludeOutputQuantization": list(_TRANSFORMER)},
             )
         finally:
             logging.getLogger().disabled = before
@@ -118,67 +85,48 @@ def quantise_encoder(source: Path, target: Path, frames: NDArray[np.uint8]) -> N
     onnx.save(model, target)
 
 
-def _tower_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the tower's nodes: all up to the last convolution, and what bounds that one's output.
+def _tower_nodes(model: onnx.ModelProto) -> tuple[tuple[str, ...], list[str]]:
+    """Kinds of operators that are quantised, and the names of those nodes.
 
     Raises:
-        ConfigError: there are hardly any convolutions.
+        ConfigError: there are none.
     """
-    nodes = list(model.graph.node)
-    places = [place for place, node in enumerate(nodes) if node.op_type == "Conv"]
-    if len(places) < _FEWEST_CONVOLUTIONS:
-        raise ConfigError("--int8", "the vision tower has no convolutions to quantise; those of FastVLM models have")
-    last = nodes[places[-1]]
-    bound = [node for node in nodes[places[-1] + 1 :] if node.op_type == "Clip" and last.output[0] in node.input]
-    return [node.name for node in (*nodes[: places[-1] + 1], *bound) if node.op_type in _QUANTISED]
+    tower = _behind(model, TOKENS)
+    places = [place for place, node in enumerate(tower) if node.op_type == "Conv"]
+    if len(places) >= _FEWEST_CONVOLUTIONS:
+        # All up to the last convolution, and what bounds that one's output.
+        last = tower[places[-1]]
+        bound = [node for node in tower[places[-1] + 1 :] if node.op_type == "Clip" and last.output[0] in node.input]
+        kept = [node.name for node in (*tower[: places[-1] + 1], *bound) if node.op_type in _CONVOLUTIONAL]
+        return _CONVOLUTIONAL, kept
+    shapes = _constant_shapes(model)
+    kept = [node.name for node in tower if node.op_type in _TRANSFORMER and _square(node, shapes)]
+    if not kept:
+        raise ConfigError("--int8", "the vision tower has neither convolutions nor attention that could be quantised")
+    return _TRANSFORMER, kept
 
 
-def compare_int8(
-    adapter: ModelAdapter, transform: LatentTransform, encoders: tuple[Path, Path], data: AskedFrames
-) -> Int8Report:
-    """Compare an encoder in float with the same in 8-bit integers, on frames and questions of no other use.
-
-    Args:
-        adapter: The VLM.
-        transform: Of the codec.
-        encoders: Files of both, float first.
-        data: Frames and questions.
-    """
-    sessions = [_one_thread(path) for path in encoders]
-    symbols, times_ms = _encoded(sessions, data.frames)
-    tokens = [decode_prefixes(transform, each, transform.latent_count) for each in symbols]
-    texts = [answers_of(adapter, each, data.asked).texts for each in tokens]
-    cosine = torch.nn.functional.cosine_similarity(tokens[0].float(), tokens[1].float(), dim=2).mean()
-    float_ms, int8_ms = (round(float(np.median(each)), 2) for each in times_ms)
-    return Int8Report(
-        frames=len(data),
-        symbols_differing=round(float((symbols[0] != symbols[1]).mean()), 4),
-        cosine=round(float(cosine), 4),
-        questions=len(data.asked),
-        answers_agreeing=round(float((texts[0] == texts[1]).mean()), 4),
-        float_ms=float_ms,
-        int8_ms=int8_ms,
-        float_bytes=encoders[0].stat().st_size,
-        int8_bytes=encoders[1].stat().st_size,
-    )
+def _behind(model: onnx.ModelProto, output: str) -> list[onnx.NodeProto]:
+    """Nodes that an output is made by, in order."""
+    made = {name: node for node in model.graph.node for name in node.output}
+    found: set[str] = set()
+    pending = [output]
+    while pending:
+        node = made.get(pending.pop())
+        if node is not None and node.name not in found:
+            found.add(node.name)
+            pending += node.input
+    return [node for node in model.graph.node if node.name in found]
 
 
-def _one_thread(path: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+def _constant_shapes(model: onnx.ModelProto) -> dict[str, Collection[int]]:
+    """Shapes of weights by name, as stored or behind the cast from two bytes."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    casts = [node for node in model.graph.node if node.op_type == "Cast" and node.input[0] in shapes]
+    return {**shapes, **{node.output[0]: shapes[node.input[0]] for node in casts}}
 
 
-def _encoded(
-    sessions: Sequence[onnxruntime.InferenceSession], frames: NDArray[np.uint8]
-) -> tuple[list[NDArray[np.int32]], list[list[float]]]:
-    """Symbols of each encoder, int32 [F, K, d], and its milliseconds of each frame; frame by frame in turn."""
-    symbols: list[list[NDArray[np.int32]]] = [[] for _ in sessions]
-    times_ms: list[list[float]] = [[] for _ in sessions]
-    for first in range(len(frames)):
-        frame = np.asarray(frames[first : first + 1])
-        for session, found, spent_ms in zip(sessions, symbols, times_ms, strict=True):
-            began = time.perf_counter()
-            found.append(session.run(["symbols"], {"pixels": frame})[0])
-            spent_ms.append(1e3 * (time.perf_counter() - began))
-    return [np.concatenate(parts) for parts in symbols], times_ms
+def _square(node: onnx.NodeProto, shapes: dict[str, Collection[int]]) -> bool:
+    """Whether a product has a constant second factor as wide as it is high: projections of attention have."""
+    shape = tuple(shapes.get(node.input[1], ()))
+    return len(shape) == 2 and len(set(shape)) == 1

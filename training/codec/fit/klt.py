@@ -12,11 +12,12 @@ from torch import Tensor
 from pipeline.codec.klt_torch import KltTransform, LatentShape
 from pipeline.codec.transform_torch import PLANE_RATIO
 from schemas.errors import StateError
+from training.codec.chunks import chunks_of
+from training.codec.token_statistics import TokenStatistics
 
 _DEAD_ZONE: Final = 0.15
 """Wider zeros save 20 % of the bytes for 0.2 % of the objects on the reference VLM's tokens; a larger step costs
 more."""
-_CHUNK: Final = 512
 _LAYOUT_FRAMES: Final = 2_000
 """Frames that the order of the slots and the step are estimated on."""
 _STEP_FRAMES: Final = 600
@@ -46,7 +47,8 @@ def fit_klt(
     its size among those that these coefficients can make.
 
     Args:
-        tokens: Visual tokens of calibration frames, of any float type [F, N, D].
+        tokens: Visual tokens of calibration frames, of any float type [F, N, D]; may be mapped from a file, it is read
+            by parts of bounded size.
         latent_count: Latents of a frame, K.
         latent_dim: Symbols of a latent, d.
         step: Quantiser step, in standard deviations of a token value about its mean.
@@ -65,26 +67,22 @@ def fit_klt(
         raise StateError("a KLT is fitted to either a step or a target of bytes")
     transform = KltTransform(LatentShape(count, dim, latent_count, latent_dim), planes).to(tokens.device)
     transform.dead_zone.fill_(_DEAD_ZONE)
-    transform.mean.copy_(torch.stack([part.float().sum(0) for part in torch.split(tokens, _CHUNK)]).sum(0) / frames)
-    rows, columns = tokens.new_zeros(count, count).float(), tokens.new_zeros(dim, dim).float()
-    for part in torch.split(tokens, _CHUNK):
-        centred = part.float() - transform.mean
-        rows += torch.einsum("fnd,fmd->nm", centred, centred)
-        columns += torch.einsum("fnd,fne->de", centred, centred)
-    deviation = float((columns.trace() / (frames * count * dim)).sqrt())
-    if not 0 < deviation < math.inf:
-        raise StateError(f"tokens of {frames} frames have the standard deviation {deviation}: the tower sees nothing")
-    transform.token_basis.copy_(_basis(rows))
-    transform.channel_basis.copy_(_basis(columns))
+    statistics = TokenStatistics(count, dim, tokens.device)
+    for part in chunks_of(tokens):
+        statistics.update(part)
+    deviation = statistics.deviation()
+    transform.mean.copy_(statistics.mean)
+    transform.token_basis.copy_(_basis(statistics.rows))
+    transform.channel_basis.copy_(_basis(statistics.columns))
     variance = torch.zeros_like(transform.mean)
-    for part in torch.split(tokens, _CHUNK):
+    for part in chunks_of(tokens):
         variance += transform.coefficients(part.float()).square().sum(0)
     candidates = variance.flatten().argsort(descending=True)[: _CANDIDATES * slots]
     stride = max(1, frames // _LAYOUT_FRAMES)
     sample = torch.cat(
         [
             transform.coefficients(part.float()).flatten(1)[:, candidates]
-            for part in torch.split(tokens[::stride][:_LAYOUT_FRAMES], _CHUNK)
+            for part in chunks_of(tokens[::stride][:_LAYOUT_FRAMES])
         ]
     )
     chosen = step * deviation if step is not None else _step_for(sample, planes, slots, target_bytes or 0.0, deviation)
@@ -191,7 +189,7 @@ def _centroid_offsets(transform: KltTransform, tokens: Tensor) -> Tensor:
     total = torch.zeros_like(transform.shrink)
     seen = torch.zeros_like(total)
     unit = transform.unit.view_as(total[0])
-    for part in torch.split(tokens, _CHUNK):
+    for part in chunks_of(tokens):
         coefficients = transform.analyse(part.float())
         whole = transform.whole_units(transform.quantise(coefficients))
         offset = (whole - coefficients / unit) * whole.sign()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_decoder_torch import load_transform
 from pipeline.codec.prefix_policy import Link, PrefixPolicy
-from pipeline.codec.spec import TABLES_FILE, hash_file, load_codec_spec
+from pipeline.codec.spec import TABLES_FILE, load_codec_spec
 from pipeline.codec.stop_file import StopFile, find_stop_file
 from pipeline.codec.tables import FrequencyTables
 from pipeline.codec.transform_torch import LatentTransform
@@ -24,6 +24,7 @@ from pipeline.codec.wire_bytes import key_frame_wire_bytes, open_wire_bytes
 from pipeline.scenes.motion import SceneClip, standing_questions
 from pipeline.scenes.renderer import render
 from schemas.types import AnswerType
+from training.codec.fit.folder import put_tables
 from training.codec.fit.prediction import Pairs, fit_prediction
 from training.codec.key_frames import coded_by_policy
 from training.codec.prefixes import encode_all
@@ -84,9 +85,7 @@ def measure_temporal(
     coded = _coded_clips(load_transform(codec_dir, spec), frozen, run, clips)
     tables = _with_prediction(codec_dir, coded, clips.count, run.seed)
     if write:
-        tables.save(codec_dir / TABLES_FILE)
-        spec = spec.model_copy(update={"tables_sha256": hash_file(codec_dir / TABLES_FILE)})
-        spec.save(codec_dir)
+        spec = put_tables(codec_dir, tables)
         run.progress(
             f"tables given a key frame written to {codec_dir / TABLES_FILE}: fingerprint {spec.fingerprint4.hex()}"
         )
@@ -224,14 +223,19 @@ def _with_prediction(
 ) -> FrequencyTables:
     tables = FrequencyTables.load(codec_dir / TABLES_FILE)
     found = [
-        _key_pairs(encoded[:clips], max(FRAMES_PER_S) // rate) for encoded in coded.values() for rate in FRAMES_PER_S
+        key_pairs(encoded[:clips], max(FRAMES_PER_S) // rate) for encoded in coded.values() for rate in FRAMES_PER_S
     ]
     pairs = np.concatenate([before for before, _ in found]), np.concatenate([now for _, now in found])
     return FrequencyTables(tables.frequencies, fit_prediction(pairs, tables, seed=seed))
 
 
-def _key_pairs(clips: Sequence[NDArray[np.int32]], gap: int) -> Pairs:
-    """Key frames, and the frames up to the next key frame."""
+def key_pairs(clips: Sequence[NDArray[np.int32]], gap: int) -> Pairs:
+    """Key frames, and the frames up to the next key frame.
+
+    Args:
+        clips: Symbols of consecutive frames, each int32 [T, K, d].
+        gap: Every so many-th frame is looked at.
+    """
     before, now = [], []
     for clip in clips:
         frames = clip[::gap]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,16 +16,24 @@ import torch
 
 from pipeline.codec.klt_torch import LatentShape
 from pipeline.codec.prefix_decoder_torch import load_transform, read_transform
-from pipeline.codec.spec import ENCODER_FILE, hash_file, load_codec_spec
+from pipeline.codec.spec import ENCODER_FILES, hash_file, load_codec_spec
 from schemas.errors import ArtifactError, ConfigError
 from training.codec.config import CodecBudget
 from training.codec.data import Domain
-from training.codec.fit.export import export_encoder
+from training.codec.fit.answer_parity import (
+    COMPARED_FRAMES,
+    AnswerParity,
+    EncoderFile,
+    run_encoders,
+    symbols_of_torch,
+)
+from training.codec.fit.export import PixelsToSymbols, export_encoder
 from training.codec.fit.folder import CodecParts, check_output, write_codec
-from training.codec.fit.int8 import CALIBRATION_FRAMES, COMPARED_FRAMES, compare_int8, quantise_encoder
+from training.codec.fit.int8 import CALIBRATION_FRAMES, quantise_encoder
 from training.codec.fit.learn import CHECKPOINT, KLT_WEIGHTS, LEARNED, META_WEIGHTS, fitted_klt, learn_codec
 from training.codec.fit.material import check_learnable, training_material
 from training.codec.frame_source import FrameSource
+from training.codec.own_frames import read_images
 from training.codec.points import DOMAINS, FOLDERS, CodecName, budget_of, domains_of, point_of
 from training.codec.reports import read_report
 from training.codec.vlm import FrozenVlm, open_vlm
@@ -180,21 +189,25 @@ def _write_out(
     return report
 
 
-def export_codec(vlm_dir: Path, codec_dir: Path, run: RunSettings, *, int8: bool = False) -> dict[str, Any]:
+def export_codec(
+    vlm_dir: Path, codec_dir: Path, run: RunSettings, *, int8: bool = False, frames: Path | None = None
+) -> dict[str, Any]:
     """Write a codec's ``encoder.onnx`` anew from its weights and the VLM, and compare the two.
 
     Args:
         vlm_dir: The VLM that the codec was made for.
         codec_dir: Codec folder.
         run: Cache and seed of the frames of the comparison, threads, progress.
-        int8: Put the vision tower into 8-bit integers, see `training.codec.fit.int8`.
+        int8: Write ``encoder.int8.onnx`` as well, see `training.codec.fit.int8`; else one from before is removed, since
+            it belongs to the encoder from before.
+        frames: Images that its ranges are calibrated on, instead of drawn frames.
 
     Returns:
-        Parity of the float encoder with torch; with `int8` its comparison with the one that is written.
+        Parity of the float encoder with torch, in symbols and in answers; with `int8` the same for both encoders.
 
     Raises:
-        ArtifactError: another VLM, a damaged folder, or an export that does not agree with torch.
-        ConfigError: `int8` for a tower without convolutions.
+        ArtifactError: another VLM, a damaged folder or image, or an export that does not agree with torch.
+        ConfigError: `int8` for a tower in which nothing can be quantised, or a folder without images.
     """
     torch.set_num_threads(run.threads)
     spec = load_codec_spec(codec_dir)
@@ -202,22 +215,45 @@ def export_codec(vlm_dir: Path, codec_dir: Path, run: RunSettings, *, int8: bool
     vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge, frame_size_px=spec.tile_px)
     source = FrameSource(frozen, run, (DOMAINS[point_of(spec.tiles_per_edge)],))
     sample = source.frames("tables", PARITY_FRAMES)
-    path = codec_dir / ENCODER_FILE
-    partial = path.with_suffix(".partial.onnx")
+    compared = source.frames("selection", COMPARED_FRAMES)
     transform = load_transform(codec_dir, spec)
-    report: dict[str, Any] = export_encoder(frozen.image_path, transform, partial, sample.frames).as_dict()
-    if int8:
-        quantised = path.with_suffix(".int8.onnx")
-        try:
-            quantise_encoder(partial, quantised, source.frames("train", CALIBRATION_FRAMES).frames)
-            compared = source.frames("selection", COMPARED_FRAMES)
-            report["int8"] = compare_int8(vlm, transform, (partial, quantised), compared).as_dict()
-            quantised.replace(partial)
-        finally:
-            quantised.unlink(missing_ok=True)
-            if "int8" not in report:
-                partial.unlink(missing_ok=True)
-    partial.replace(path)
-    spec.model_copy(update={"encoder_sha256": hash_file(path)}).save(codec_dir)
-    run.progress(f"{path} written")
+    with tempfile.TemporaryDirectory(dir=codec_dir, prefix=".export-") as name:
+        made = {precision: Path(name) / file for precision, file in ENCODER_FILES.items()}
+        report: dict[str, Any] = export_encoder(frozen.image_path, transform, made["fp32"], sample.frames).as_dict()
+        if int8:
+            calibration = (
+                source.frames("train", CALIBRATION_FRAMES).frames
+                if frames is None
+                else read_images(frames, CALIBRATION_FRAMES, spec.image_size_px, spec.fit)
+            )
+            quantise_encoder(made["fp32"], made["int8"], calibration)
+        found = run_encoders([path for path in made.values() if path.exists()], compared.frames)
+        torch_symbols = symbols_of_torch(PixelsToSymbols(frozen.image_path, transform).eval(), compared.frames)
+        report["answers"] = AnswerParity.of(vlm, transform, (torch_symbols, found[0].symbols), compared).as_dict()
+        if int8:
+            report["int8"] = _beside(found, AnswerParity.of(vlm, transform, [each.symbols for each in found], compared))
+        update = {"encoder_sha256": hash_file(made["fp32"]), "encoder_int8_sha256": None}
+        if int8:
+            update["encoder_int8_sha256"] = hash_file(made["int8"])
+        for precision, path in made.items():
+            target = codec_dir / ENCODER_FILES[precision]
+            if path.exists():
+                path.replace(target)
+                run.progress(f"{target} written")
+            else:
+                target.unlink(missing_ok=True)
+    spec.model_copy(update=update).save(codec_dir)
     return report
+
+
+def _beside(found: Sequence[EncoderFile], parity: AnswerParity) -> dict[str, Any]:
+    """Float and 8-bit integers, as plain data."""
+    in_float, in_int8 = found
+    return {
+        **parity.as_dict(),
+        "float_ms": in_float.ms_p50,
+        "int8_ms": in_int8.ms_p50,
+        "time_ratio": round(in_int8.ms_p50 / in_float.ms_p50, 3),
+        "float_bytes": in_float.size_bytes,
+        "int8_bytes": in_int8.size_bytes,
+    }

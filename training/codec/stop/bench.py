@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 from cloud_workers.inference.adapter import ModelAdapter
 from pipeline.codec.spec import TABLES_FILE, CodecSpec, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
-from training.codec.data import Asked, AskedFrames
+from training.codec.data import Asked
 from training.codec.frame_source import FrameSource
 from training.codec.measure import PrefixAnswers, measure_prefixes
 from training.codec.own_frames import OwnFrames
@@ -22,6 +22,20 @@ from training.codec.points import DOMAINS, POINTS, point_of
 from training.codec.prefixes import even_ladder
 from training.codec.vlm import FrozenVlm, open_vlm
 from training.run import RunSettings
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSet:
+    """Frames of which only the visual tokens are needed.
+
+    Attributes:
+        asked: Questions about them.
+        tokens: Uncompressed, of any float type [F, N, D]; may be mapped from a file.
+    """
+
+    asked: tuple[Asked, ...]
+    tokens: Tensor
+
 
 OWN_SHARES: Final = {"score": 0.15, "policy": 0.15, "calibration": 0.4, "report": 0.3}
 """Of somebody's own frames."""
@@ -37,7 +51,8 @@ class CodecBench:
         vlm: The model that it was made for.
         frozen: What the export needs of that.
         run: Cache, seed of the frames, threads, progress.
-        own: Somebody's own images and questions instead of drawn frames; None draws.
+        own: Somebody's own images and questions instead of drawn frames, or sets of their visual tokens by name; None
+            draws.
     """
 
     codec_dir: Path
@@ -45,7 +60,7 @@ class CodecBench:
     vlm: ModelAdapter
     frozen: FrozenVlm
     run: RunSettings
-    own: OwnFrames | None
+    own: OwnFrames | Mapping[str, TokenSet] | None
 
     @classmethod
     def open(cls, vlm_dir: Path, codec_dir: Path, run: RunSettings, own: OwnFrames | None = None) -> CodecBench:
@@ -77,6 +92,8 @@ class CodecBench:
         """
         if self.own is None:
             return wanted
+        if isinstance(self.own, Mapping):
+            return len(self.own[name].tokens)
         return self.own.sizes(list(OWN_SHARES.values()))[list(OWN_SHARES).index(name)]
 
     def rungs(self) -> tuple[int, ...]:
@@ -101,14 +118,28 @@ class CodecBench:
             ArtifactError: an image cannot be read.
         """
         count = self.count(name, wanted)
-        data, tokens = self._source.with_tokens(name, count) if self.own is None else self._own_frames(self.own, name)
-        self.run.progress(f"{self.spec.name}: {name} set, {count} frames, {len(data.asked)} questions")
-        return data.asked, measure_prefixes(
-            self.vlm, self.codec_dir, tokens, data.asked, lengths, self.run.progress, cache_dir=self.run.cache_dir
+        found = self._set(name, count)
+        self.run.progress(f"{self.spec.name}: {name} set, {count} frames, {len(found.asked)} questions")
+        return found.asked, measure_prefixes(
+            self.vlm,
+            self.codec_dir,
+            found.tokens,
+            found.asked,
+            lengths,
+            self.run.progress,
+            cache_dir=self.run.cache_dir,
         )
 
-    def _own_frames(self, own: OwnFrames, name: str) -> tuple[AskedFrames, Tensor]:
+    def _set(self, name: str, count: int) -> TokenSet:
+        if self.own is None:
+            drawn, tokens = self._source.with_tokens(name, count)
+            return TokenSet(drawn.asked, tokens)
+        if isinstance(self.own, Mapping):
+            return self.own[name]
+        return self._own_frames(self.own, name)
+
+    def _own_frames(self, own: OwnFrames, name: str) -> TokenSet:
         edges = [0, *accumulate(own.sizes(list(OWN_SHARES.values())))]
         at = list(OWN_SHARES).index(name)
         data = own.part(edges[at], edges[at + 1], self.spec.image_size_px, self.spec.fit)
-        return data, self.frozen.image_path.of_frames(data.frames).half()
+        return TokenSet(data.asked, self.frozen.image_path.of_frames(data.frames).half())

@@ -116,8 +116,20 @@ def calibrate_stop(
         ConfigError: so few frames cannot prove this risk.
     """
     wanted = wanted or StopCalibration()
-    promise = wanted.promise
-    bench = CodecBench.open(vlm_dir, codec_dir, run, wanted.own)
+    return calibrate_on(CodecBench.open(vlm_dir, codec_dir, run, wanted.own), wanted)
+
+
+def calibrate_on(bench: CodecBench, wanted: StopCalibration) -> dict[str, Any]:
+    """What `calibrate_stop` does, for a codec and sets of frames that are open already.
+
+    Args:
+        bench: Codec, VLM and sets of frames.
+        wanted: What to promise; the frames are the bench's.
+
+    Raises:
+        ConfigError: so few frames cannot prove this risk.
+    """
+    promise, run = wanted.promise, bench.run
     frames = bench.count("calibration", wanted.frames)
     check_frames(frames, len(AnswerType) - 1, promise)
     rng = np.random.default_rng([run.seed, 6])
@@ -140,10 +152,10 @@ def calibrate_stop(
         by_risk=found.by_risk,
         at_once=found.at_once,
     )
-    save_stop_file(codec_dir, stop)
-    bench.spec.model_copy(update={"ladder": choice.ladder, "base_latents": choice.ladder[0]}).save(codec_dir)
+    save_stop_file(bench.codec_dir, stop)
+    bench.spec.model_copy(update={"ladder": choice.ladder, "base_latents": choice.ladder[0]}).save(bench.codec_dir)
     run.progress(f"{name}: ladder {choice.ladder}, {found.line}")
-    run.progress(f"{codec_dir / STOP_FILE} and {SPEC_FILE} written")
+    run.progress(f"{bench.codec_dir / STOP_FILE} and {SPEC_FILE} written")
     return {
         "ladder": list(choice.ladder),
         "thresholds": _plain(found.thresholds),

@@ -88,7 +88,7 @@ def _walk_down(table: PassTable, frames: NDArray[np.bool_], risk: float, delta: 
 
 
 def betting_p_value(losses: NDArray[np.float64], risk: float, level: float) -> float:
-    """P-value of "the expected loss is above `risk`" for independent losses in [0, 1].
+    """P-value of "the expected loss is above `risk`" for independent losses of at most 1.
 
     By betting against it (Waudby-Smith and Ramdas, arXiv 2010.09686): each loss below `risk` pays and each above
     costs, and by Ville's inequality a fortune of 1 / p is as rare as p if the risk is above. Stakes come from the
@@ -96,7 +96,7 @@ def betting_p_value(losses: NDArray[np.float64], risk: float, level: float) -> f
     its loss is a small fraction mostly. Bounds that know the mean alone (Hoeffding, Bentkus) make no use of it.
 
     Args:
-        losses: In an order that does not depend on them [n].
+        losses: In an order that does not depend on them; a loss may be a gain, below 0 [n].
         risk: The accepted expectation, in (0, 1).
         level: Where the p-value is wanted; stakes are best there.
     """

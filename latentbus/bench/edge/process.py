@@ -1,24 +1,23 @@
-"""Memory and processor time of an edge process: ``python -m benchmarks.edge_resources``.
+"""A real edge process under load: its memory, its processor time, and whether it has loaded torch.
 
-Starts the real command (``latentbus edge``) on a private broker with four cameras, two from H.264 files and two
-rendered, three questions a frame, and answers every query at once, so that everything measured is the edge's own. Ends
-with status 1 when the process was larger than its limit at any time.
+It has four cameras, two from H.264 files and two rendered, three questions a frame, and a pool that answers every query
+at once, so that everything measured is the edge's own.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from latentbus.fleet.frame_log import FrameLogReader
 from latentbus.fleet.launcher import Launcher
+from latentbus.fleet.settings import EVERY_FRAME
 from latentbus.fleet.usage import cpu_s, resident_bytes
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.config.settings import (
     BrokerSettings,
     CameraSettings,
@@ -36,12 +35,38 @@ from schemas.messages import Answer, Open
 from schemas.topics import Family
 from schemas.types import Outcome
 
-LIMIT_MB = 250
-QUESTIONS = {
+QUESTIONS: Final = {
     "car": make_question("existence", "car"),
     "buses": make_question("count", "bus"),
     "dog": make_question("existence", "dog"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeRun:
+    """What an edge process took.
+
+    Attributes:
+        exit_status: of the process.
+        rss_peak_bytes: most memory that it had.
+        rss_bytes: memory at the end.
+        cpu_share_of_one_core: processor time in a second.
+        cpu_ms_per_frame: the same for each frame: decoding, fitting, encoding, sending.
+        frames: asked about.
+        answered: questions that were answered.
+        wire_bytes_per_question: on the uplink, all headers counted.
+        torch: whether a library of torch was in its memory; None where the system does not tell.
+    """
+
+    exit_status: int
+    rss_peak_bytes: int
+    rss_bytes: int
+    cpu_share_of_one_core: float
+    cpu_ms_per_frame: float
+    frames: int
+    answered: int
+    wire_bytes_per_question: float
+    torch: bool | None
 
 
 def edge_settings(folder: Path, codec: Path, interval_s: float, uplink_kbps: float) -> EdgeSettings:
@@ -57,6 +82,7 @@ def edge_settings(folder: Path, codec: Path, interval_s: float, uplink_kbps: flo
     return EdgeSettings(
         site="bench",
         codec=codec,
+        change_gate=EVERY_FRAME,
         uplink_kbps=uplink_kbps,
         cameras=cameras,
         questions={name: QuestionSettings(text=question.text) for name, question in QUESTIONS.items()},
@@ -104,60 +130,65 @@ async def _answer(bus: MqttBus, inbound: Inbound) -> None:
         await bus.publish(topics.answer_topic(camera), wire.encode(answer), qos=1)
 
 
-async def measure(arguments: argparse.Namespace) -> dict[str, float]:
-    """Run the edge and look at it from outside."""
-    codec = arguments.codec or bundled_codec_dir()
+async def run_edge_process(
+    codec: Path,
+    *,
+    interval_s: float = 1.0,
+    uplink_kbps: float = 256.0,
+    warm_up_s: float = 5.0,
+    duration_s: float = 15.0,
+) -> EdgeRun:
+    """Run an edge and look at it from outside.
+
+    Args:
+        codec: its codec folder.
+        interval_s: time between frames of one camera.
+        uplink_kbps: its uplink.
+        warm_up_s: until its processor time counts.
+        duration_s: how long it counts.
+
+    Raises:
+        BrokerStartError: there is no Mosquitto.
+        ProcessEndedError: the edge ended.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = await asyncio.to_thread(edge_settings, folder, codec, arguments.interval_s, arguments.uplink_kbps)
+        settings = await asyncio.to_thread(edge_settings, folder, codec, interval_s, uplink_kbps)
         async with Launcher(folder) as launcher:
             broker = await launcher.start_broker()
             answers = asyncio.create_task(answer_everything(broker))
             node = LatentbusSettings(broker=broker, edge=settings, log=LogSettings(level="warning"))
             edge = await launcher.start_node("edge", node)
             await edge.wait_ready()
-            await asyncio.sleep(arguments.warm_up_s)
+            await asyncio.sleep(warm_up_s)
             before_s = cpu_s(edge.pid) or 0.0
-            await asyncio.sleep(arguments.duration_s)
+            await asyncio.sleep(duration_s)
             used_s = (cpu_s(edge.pid) or 0.0) - before_s
-            resident_mb, peak_mb = (resident_bytes(edge.pid, field) / 2**20 for field in ("VmRSS", "VmHWM"))
+            resident, peak = (resident_bytes(edge.pid, field) for field in ("VmRSS", "VmHWM"))
+            torch = has_mapped(edge.pid, "libtorch")
             status = await edge.drain()
             answers.cancel()
             await asyncio.gather(answers, return_exceptions=True)
         lines = list(FrameLogReader(folder / "frames.jsonl").new_records())
-    frames = [line for line in lines if line["kind"] == "frame"]
+    frames = sum(line["kind"] == "frame" for line in lines)
     ended = [line for line in lines if line["kind"] == "ended"]
     wire_bytes = sum(line["wire_bytes"] for line in lines if line["kind"] == "sent")
-    run_s = arguments.warm_up_s + arguments.duration_s
-    return {
-        "exit_status": status,
-        "resident_mb": round(resident_mb, 1),
-        "peak_resident_mb": round(peak_mb, 1),
-        "frames": len(frames),
-        "questions": len(ended),
-        "answered": sum(line["outcome"] == "answered" for line in ended),
-        "cpu_share_of_one_core": round(used_s / arguments.duration_s, 3),
-        "cpu_ms_per_frame": round(1000 * used_s / max(1, len(frames) * arguments.duration_s / run_s), 2),
-        "encode_ms_median": round(1000 * sorted(line["encode_s"] for line in frames)[len(frames) // 2], 2),
-        "answer_ms_median": round(1000 * sorted(line["delay_s"] for line in ended)[len(ended) // 2], 1),
-        "wire_bytes_per_question": round(wire_bytes / max(1, len(ended)), 1),
-    }
+    return EdgeRun(
+        exit_status=status,
+        rss_peak_bytes=peak,
+        rss_bytes=resident,
+        cpu_share_of_one_core=round(used_s / duration_s, 3),
+        cpu_ms_per_frame=round(1000 * used_s / max(1.0, frames * duration_s / (warm_up_s + duration_s)), 2),
+        frames=frames,
+        answered=sum(line["outcome"] == "answered" for line in ended),
+        wire_bytes_per_question=round(wire_bytes / max(1, len(ended)), 1),
+        torch=torch,
+    )
 
 
-def main() -> int:
-    """Print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--codec", type=Path, help="codec folder (default: the bundled one)")
-    parser.add_argument("--interval-s", type=float, default=1.0, help="time between frames of one camera")
-    parser.add_argument("--uplink-kbps", type=float, default=256.0)
-    parser.add_argument("--warm-up-s", type=float, default=5.0)
-    parser.add_argument("--duration-s", type=float, default=15.0)
-    figures = asyncio.run(measure(parser.parse_args()))
-    for name, value in figures.items():
-        print(f"{name:26} {value:g}")
-    print(f"{'limit_mb':26} {LIMIT_MB}")
-    return int(figures["peak_resident_mb"] > LIMIT_MB or figures["exit_status"] != 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def has_mapped(pid: int, library: str) -> bool | None:
+    """Whether a process has a library in its memory; None where the system does not tell."""
+    try:
+        return library in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None

@@ -1,0 +1,1 @@
+"""The HTTP gateway: questions, answers, history, alerts and the dashboard (docs/gateway.md)."""

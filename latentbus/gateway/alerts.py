@@ -1,0 +1,239 @@
+"""When something is an alert. Pure: answers, states and the time go in, alerts that begin or end come out.
+
+Two kinds of sources feed :class:`AlertBook`. :meth:`AlertBook.observe` takes answers to standing questions, which rules
+judge: ``n`` of the last ``of`` must match. :meth:`AlertBook.hold` takes a state that holds or does not, such as a site
+that is offline; it must hold on for a while. Both begin an alert once, end it once, and never flap.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+from latentbus.gateway.models import AlertView, AnswerView
+from pipeline.config.gateway_settings import AlertRuleSettings
+from schemas.types import Outcome
+
+Severity: TypeAlias = Literal["info", "warning", "critical"]
+MAX_WINDOWS: Final = 16_384
+"""Rules by camera whose last answers are remembered."""
+MAX_STATES: Final = 4_096
+"""States that hold, or did not for long."""
+_NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An alert that begins or ends.
+
+    Attributes:
+        alert: it; its ``id`` is 0 until it is stored.
+        key: names it among those that go on.
+        notify: whether people are told.
+        channels: who is told; None for all.
+    """
+
+    alert: AlertView
+    key: str
+    notify: bool = True
+    channels: tuple[str, ...] | None = None
+
+
+@dataclass(slots=True)
+class _Window:
+    """The last answers that a rule has judged at one camera."""
+
+    matches: deque[bool]
+    firing: AlertView | None = None
+    told_s: float | None = None
+
+
+@dataclass(slots=True)
+class _State:
+    """A state of the system."""
+
+    holds: bool
+    since_s: float
+    firing: AlertView | None = None
+
+
+def matches(rule: AlertRuleSettings, text: str) -> bool | None:
+    """Whether an answer meets the condition of a rule; None where it says nothing that can be compared."""
+    said = " ".join(text.casefold().split()).strip(" .!")
+    if rule.equals is not None:
+        return said == rule.equals.casefold().strip()
+    if rule.differs is not None:
+        return said != rule.differs.casefold().strip()
+    if rule.contains is not None:
+        return rule.contains.casefold() in text.casefold()
+    number = _NUMBER.search(said)
+    if number is None:
+        return None
+    value = float(number[0])
+    return value > rule.above if rule.above is not None else value < (rule.below or 0.0)
+
+
+@dataclass(slots=True)
+class AlertBook:
+    """The alerts that go on, and what decides about new ones.
+
+    Attributes:
+        rules: by name.
+        patience_s: a state must hold for so long before it is an alert, and as long before it is over.
+    """
+
+    rules: Mapping[str, AlertRuleSettings]
+    patience_s: float
+    _windows: OrderedDict[str, _Window] = field(default_factory=OrderedDict)
+    _states: OrderedDict[str, _State] = field(default_factory=OrderedDict)
+
+    def resume(self, going_on: Iterable[AlertView], now_s: float) -> list[Change]:
+        """Take over what an earlier process has begun.
+
+        Args:
+            going_on: alerts that it has not ended.
+            now_s: monotonic time.
+
+        Returns:
+            Those whose rule there is no more: they end.
+        """
+        over: list[Change] = []
+        for alert in going_on:
+            if alert.source == "system":
+                self._states[_state_key(alert.rule, alert.site)] = _State(True, now_s, alert)
+            elif alert.rule in self.rules and alert.camera is not None:
+                window = self._window(alert.rule, alert.site, alert.camera)
+                window.firing, window.told_s = alert, now_s
+                window.matches.extend([True] * self.rules[alert.rule].n)
+            else:
+                over.append(Change(alert, "", notify=False))
+        return over
+
+    def going_on(self) -> list[AlertView]:
+        """Alerts that have not ended."""
+        kept = [window.firing for window in self._windows.values()]
+        kept += [state.firing for state in self._states.values()]
+        return [firing for firing in kept if firing is not None]
+
+    def stored(self, key: str, alert: AlertView) -> None:
+        """An alert that has begun got its number."""
+        entry = self._windows.get(key) or self._states.get(key)
+        if entry is not None and entry.firing is not None and entry.firing.began == alert.began:
+            entry.firing = alert
+
+    # ---- answers ----------------------------------------------------------------------------------------------------
+
+    def observe(self, answer: AnswerView, now_s: float) -> list[Change]:
+        """A final answer came. Ad-hoc questions are no matter of a rule, and a frame that waited says nothing of now.
+
+        Args:
+            answer: it.
+            now_s: monotonic time.
+        """
+        if answer.ad_hoc or answer.late or answer.outcome not in (Outcome.ANSWERED, Outcome.DEGRADED):
+            return []
+        found: list[Change] = []
+        for name, rule in self.rules.items():
+            if rule.question != answer.question_id or rule.site not in (None, answer.site):
+                continue
+            if rule.cameras and answer.camera not in rule.cameras:
+                continue
+            match = matches(rule, answer.text)
+            if match is not None:
+                found += self._judge(name, rule, match, answer, now_s)
+        return found
+
+    def _judge(self, name: str, rule: AlertRuleSettings, match: bool, answer: AnswerView, now_s: float) -> list[Change]:
+        key = _window_key(name, answer.site, answer.camera)
+        window = self._window(name, answer.site, answer.camera)
+        window.matches.append(match)
+        if window.firing is None and sum(window.matches) >= rule.n:
+            cooled = window.told_s is None or now_s - window.told_s >= rule.cooldown_s
+            question = answer.question or answer.question_id
+            window.firing = AlertView(
+                id=0,
+                rule=name,
+                source="answer",
+                severity=rule.severity,
+                camera=answer.camera,
+                site=answer.site,
+                text=f"{answer.camera}: {question} {answer.text}",
+                began=answer.at,
+                answer=answer,
+            )
+            if cooled:
+                window.told_s = now_s
+            return [Change(window.firing, key, cooled, rule.channels)]
+        if window.firing is not None and window.matches.count(False) >= rule.n:
+            ended = window.firing.model_copy(update={"ended": answer.at})
+            window.firing = None
+            return [Change(ended, key, False, rule.channels)]
+        return []
+
+    def _window(self, rule: str, site: str | None, camera: str) -> _Window:
+        key = _window_key(rule, site, camera)
+        window = self._windows.pop(key, None) or _Window(deque(maxlen=self.rules[rule].of))
+        self._windows[key] = window
+        if len(self._windows) > MAX_WINDOWS:
+            self._windows.popitem(last=False)
+        return window
+
+    # ---- states -----------------------------------------------------------------------------------------------------
+
+    def hold(
+        self, kind: str, about: str | None, holds: bool, *, now_s: float, wall_s: float, text: str = "",
+        severity: Severity = "warning",
+    ) -> list[Change]:  # fmt: skip
+        """Whether a state holds at this moment; to be said again and again.
+
+        Args:
+            kind: what it is.
+            about: the site or pool that it is about.
+            holds: whether it holds.
+            now_s: monotonic time.
+            wall_s: seconds since 1970.
+            text: what it is, and what to do.
+            severity: how bad it is.
+        """
+        key = _state_key(kind, about)
+        state = self._states.get(key)
+        if state is None:
+            if not holds:
+                return []
+            state = self._states[key] = _State(True, now_s)
+            if len(self._states) > MAX_STATES:
+                self._states.popitem(last=False)
+        if state.holds != holds:
+            state.holds, state.since_s = holds, now_s
+        lasted = now_s - state.since_s >= self.patience_s
+        if not lasted:
+            return []
+        if holds and state.firing is None:
+            state.firing = AlertView(
+                id=0, rule=kind, source="system", severity=severity, site=about, text=text, began=wall_s
+            )
+            return [Change(state.firing, key)]
+        if not holds:
+            firing = self._states.pop(key).firing
+            if firing is not None:
+                return [Change(firing.model_copy(update={"ended": wall_s}), key)]
+        return []
+
+    def held(self) -> list[tuple[str, str | None]]:
+        """Kinds of states that were said to hold, with what each is about."""
+        found = []
+        for key in self._states:
+            kind, _, about = key.partition("\n")
+            found.append((kind, about or None))
+        return found
+
+
+def _window_key(rule: str, site: str | None, camera: str) -> str:
+    return f"rule {rule}\n{site or ''}\n{camera}"
+
+
+def _state_key(kind: str, about: str | None) -> str:
+    return f"{kind}\n{about or ''}"

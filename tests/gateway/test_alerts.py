@@ -1,0 +1,190 @@
+"""When something is an alert, and when it is over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from latentbus.gateway import alerts as alerts_module
+from latentbus.gateway.alerts import AlertBook, Change, matches
+from latentbus.gateway.system_states import states_of
+from pipeline.config.gateway_settings import AlertRuleSettings, AlertSettings
+from pipeline.protocol.fleet_view import FleetView
+from schemas.messages import Status
+from schemas.types import UplinkStage
+from tests.gateway.views import view
+
+EDGE = Status(kind="edge", id="north", boot=1, online=True, pool="p", fingerprint="00000001", cameras=("gate", "yard"))
+WORKER = Status(kind="worker", id="w1", boot=1, online=True, pool="p", fingerprint="00000001", capacity=8)
+
+
+def rule(**given: Any) -> AlertRuleSettings:
+    return AlertRuleSettings.model_validate({"question": "car", "equals": "yes", **given})
+
+
+def book(**given: Any) -> AlertBook:
+    return AlertBook({"car": rule(**given)}, patience_s=30.0)
+
+
+def say(alerts: AlertBook, *answers: str, start: int = 0, **given: Any) -> list[str]:
+    """What begins (+), begins in silence (.), and ends (-), by answer; one answer a second."""
+    found = []
+    for number, text in enumerate(answers, start):
+        changes = alerts.observe(view(number, text, **given), float(number))
+        found.append("".join(_sign(change) for change in changes))
+    return found
+
+
+def _sign(change: Change) -> str:
+    return "-" if change.alert.ended is not None else "+" if change.notify else "."
+
+
+@pytest.mark.parametrize(
+    ("condition", "text", "met"),
+    [
+        ({"equals": "Yes"}, "yes.", True),
+        ({"equals": "yes"}, "yes, two", False),
+        ({"differs": "closed"}, "Open", True),
+        ({"differs": "closed"}, " closed ", False),
+        ({"contains": "FIRE"}, "a small fire", True),
+        ({"contains": "fire"}, "nothing", False),
+        ({"above": 3}, "4", True),
+        ({"above": 3}, "3", False),
+        ({"below": 0}, "-1.5 degrees", True),
+        ({"below": 2}, "about 2", False),
+        ({"above": 3}, "many", None),
+    ],
+)
+def test_conditions(condition: dict[str, Any], text: str, met: bool | None) -> None:
+    given = {"question": "car", **condition}
+    assert matches(AlertRuleSettings.model_validate(given), text) is met
+
+
+def test_an_alert_begins_once_and_ends_once() -> None:
+    assert say(book(), "no", "yes", "yes", "no", "no") == ["", "+", "", "-", ""]
+
+
+def test_n_of_m_keeps_it_from_flapping() -> None:
+    noisy = ["yes", "no", "yes", "no", "yes", "yes", "yes", "no", "yes", "yes", "no", "no", "no"]
+    assert say(book(n=3, of=4, cooldown_s=0), *noisy) == ["", "", "", "", "", "+", "", "", "", "", "", "", "-"]
+
+
+def test_within_the_cooldown_nobody_is_told_again() -> None:
+    assert say(book(cooldown_s=5), *["yes", "no"] * 4) == ["+", "-", ".", "-", ".", "-", "+", "-"]
+
+
+def test_each_camera_is_judged_by_itself() -> None:
+    alerts = book(n=2, of=3)
+    assert say(alerts, "yes") == [""]
+    assert say(alerts, "yes", camera="yard") == [""]
+    assert say(alerts, "yes", start=1) == ["+"]
+
+
+def test_a_rule_looks_at_what_it_names() -> None:
+    alerts = book(site="north", cameras=["gate"])
+    assert say(alerts, "yes", site="south") == [""]
+    assert say(alerts, "yes", camera="yard") == [""]
+    assert say(alerts, "yes", question_id="bus") == [""]
+    assert say(alerts, "yes", ad_hoc=True) == [""]
+    assert say(alerts, "yes", late=True) == [""], "of a frame that waited for the link"
+    assert say(alerts, "", outcome="failed") == [""]
+    assert say(alerts, "yes", outcome="degraded") == ["+"]
+
+
+def test_an_alert_carries_its_answer() -> None:
+    (change,) = book(severity="critical", channels=None).observe(view(3, "yes"), 0.0)
+    alert = change.alert
+    assert (alert.text, alert.severity, alert.began) == ("gate: Is there a car? yes", "critical", 1003.0)
+    assert alert.answer == view(3, "yes")
+
+
+def test_after_a_restart_nobody_is_told_again_and_it_still_ends() -> None:
+    first = book(n=2, of=3)
+    say(first, "yes", "yes")
+    going_on = [alert.model_copy(update={"id": 7}) for alert in first.going_on()]
+    again = book(n=2, of=3)
+    assert again.resume(going_on, 0.0) == []
+    assert say(again, "yes", "yes", "no", "no", start=2) == ["", "", "", "-"]
+    gone = AlertBook({}, 30.0)
+    (over,) = gone.resume(going_on, 0.0)
+    assert (over.alert.id, over.notify) == (7, False)
+
+
+def hold(alerts: AlertBook, *steps: tuple[float, bool]) -> list[str]:
+    found = []
+    for now_s, holds in steps:
+        changes = alerts.hold("site-offline", "north", holds, now_s=now_s, wall_s=1000 + now_s, text="offline")
+        found.append("".join(_sign(change) for change in changes))
+    return found
+
+
+def test_a_state_must_last() -> None:
+    alerts = AlertBook({}, patience_s=30.0)
+    steps = [
+        (0, True),
+        (29, True),
+        (30, True),
+        (60, True),
+        (61, False),
+        (80, True),
+        (81, False),
+        (110, False),
+        (111, False),
+    ]
+    assert hold(alerts, *steps) == ["", "", "+", "", "", "", "", "", "-"]
+    assert alerts.held() == []
+
+
+def test_a_state_that_flickers_is_no_alert() -> None:
+    alerts = AlertBook({}, patience_s=30.0)
+    assert hold(alerts, *((float(now), now % 20 < 10) for now in range(0, 400, 5))) == [""] * 80
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alerts_module, "MAX_WINDOWS", 3)
+    monkeypatch.setattr(alerts_module, "MAX_STATES", 3)
+    alerts = book(n=2, of=3)
+    for number in range(10):
+        say(alerts, "yes", camera=f"c{number}")
+        alerts.hold("kind", f"s{number}", True, now_s=0, wall_s=0)
+    assert (len(alerts._windows), len(alerts._states)) == (3, 3)
+
+
+def states(*statuses: Status, seen: bool = True) -> list[tuple[str, str]]:
+    fleet = FleetView()
+    fleet.workers_are_seen = seen
+    for status in statuses:
+        fleet.observe(status)
+    return [(state.kind, state.about) for state in states_of(fleet)]
+
+
+def test_what_is_wrong_with_a_fleet() -> None:
+    offline = EDGE.model_copy(update={"online": False})
+    foreign = WORKER.model_copy(update={"fingerprint": "00000002"})
+    assert states(EDGE, WORKER) == []
+    low = EDGE.model_copy(update={"uplink": UplinkStage.STRETCHED})
+    assert states(low, WORKER) == [("uplink-budget", "north")]
+    assert states(low, low.model_copy(update={"online": False}), WORKER) == [("site-offline", "north")]
+    assert states(EDGE, offline, WORKER) == [("site-offline", "north")]
+    assert states(EDGE) == [("pool-empty", "p")]
+    assert states(EDGE, seen=False) == []
+    assert states(EDGE, foreign) == [("codec-mismatch", "p")]
+    assert states(EDGE, WORKER, foreign.model_copy(update={"id": "w2"})) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"rules": {"a": {"question": "car"}}}, "needs one condition"),
+        ({"rules": {"a": {"question": "car", "equals": "yes", "contains": "y"}}}, "has equals, contains"),
+        ({"rules": {"a": {"question": "car", "equals": "yes", "n": 1, "of": 2}}}, "more than half"),
+        ({"rules": {"a": {"question": "car", "equals": "yes", "channels": ["x"]}}}, "tells x"),
+        ({"webhooks": {"a": {"url": "ftp://x"}}}, "http:// or https://"),
+        ({"webhooks": {"a": {"url": "https://x"}}, "addresses": {"a": "json://x"}}, "both called a"),
+        ({"allow": ["not a host"]}, "must be a host name"),
+    ],
+)
+def test_settings_that_contradict_themselves(wrong: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        AlertSettings.model_validate(wrong)

@@ -1,0 +1,89 @@
+"""Alerts of a running gateway: stored, shown, sent, and taken over after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.settings import BrokerSettings
+from schemas import topics, wire
+from tests.cli.stand_in import EDGE, WORKER, StandIn, standing_in
+from tests.gateway.conftest import PATIENCE_S, Web, gateway_of
+from tests.gateway.test_api import publish, standing
+from tests.gateway.test_notify import receiving
+
+pytestmark = pytest.mark.broker
+RULES: dict[str, Any] = {"rules": {"car": {"question": "car", "equals": "yes", "n": 2, "of": 3, "cooldown_s": 0}}}
+
+
+async def alerts_of(web: Web) -> list[tuple[str, bool]]:
+    return [(alert["rule"], alert["ended"] is None) for alert in (await web.get("/v1/alerts"))["alerts"]]
+
+
+async def test_an_alert_is_seen_by_who_follows_and_in_the_list(broker_settings: BrokerSettings, tmp_path: Path) -> None:
+    async with receiving() as receiver, standing_in(broker_settings) as far, asyncio.timeout(PATIENCE_S):
+        hook = {"house": {"url": f"http://127.0.0.1:{receiver.port}/"}}
+        alerts = {**RULES, "webhooks": hook, "allow": ["127.0.0.1"]}
+        async with gateway_of(broker_settings, state_dir=tmp_path, alerts=alerts) as web:
+            await web.until_ready("gate")
+            async with web.events() as events:
+                await publish(far, standing(1), standing(2))
+                began = await events.until("alert")
+                assert (began["rule"], began["camera"], began["ended"]) == ("car", "gate", None)
+                assert began["text"] == "gate: car yes"
+                assert began["answer"]["payload_bytes"] == 41
+            assert await alerts_of(web) == [("car", True)]
+            await receiver.wait(1)
+        async with gateway_of(broker_settings, state_dir=tmp_path, alerts=alerts) as web:
+            await web.until_ready("gate")
+            async with web.events() as events:
+                assert [alert["id"] for alert in (await events.until("snapshot"))["alerts"]] == [began["id"]]
+                await publish(far, standing(3), standing(4, "no"), standing(5, "no"))
+                ended = await events.until("alert")
+            assert (ended["id"], ended["ended"] is not None) == (began["id"], True)
+            assert await alerts_of(web) == [("car", False)]
+    assert len(receiver.requests) == 1, "nobody is told twice of one alert"
+
+
+async def change(far: StandIn, status: Any, **given: Any) -> None:
+    topic = topics.status_topic(status.kind, status.id)
+    await far.bus.publish(topic, wire.encode(status.model_copy(update=given)), qos=1, retain=True)
+
+
+async def test_a_site_that_is_gone_and_a_pool_without_workers(broker_settings: BrokerSettings) -> None:
+    async with (
+        standing_in(broker_settings) as far,
+        gateway_of(broker_settings, alerts={"patience_s": 1}) as web,
+        asyncio.timeout(PATIENCE_S),
+    ):
+        web.gateway._book.patience_s = 0.05
+        await web.until_ready("gate")
+        async with web.events() as events:
+            await change(far, WORKER, online=False)
+            empty = await events.until("alert", lambda alert: alert["rule"] == "pool-empty")
+            assert empty["text"] == "pool p has no worker: start one with latentbus worker"
+            await change(far, WORKER)
+            await events.until("alert", lambda alert: alert["id"] == empty["id"] and alert["ended"] is not None)
+            await change(far, EDGE, online=False)
+            offline = await events.until("alert", lambda alert: alert["rule"] == "site-offline")
+            assert (offline["site"], offline["severity"]) == ("north", "critical")
+            assert (await web.get("/v1/cameras/gate"))["online"] is False
+
+
+async def test_a_token_of_one_camera_hears_of_no_system_alert(broker_settings: BrokerSettings) -> None:
+    token = "a-token-of-gate-alone"
+    tokens = {"ann": {"token": token, "cameras": ["yard"]}}
+    async with (
+        standing_in(broker_settings) as far,
+        gateway_of(broker_settings, token=token, tokens=tokens, alerts=RULES) as web,
+        asyncio.timeout(PATIENCE_S),
+    ):
+        await web.until_ready("yard")
+        async with web.events() as events:
+            await publish(far, standing(1), standing(2))
+            await publish(far, standing(1, camera="yard"), standing(2, camera="yard"))
+            assert (await events.until("alert"))["camera"] == "yard"
+        assert await alerts_of(web) == [("car", True)]

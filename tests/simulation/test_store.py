@@ -1,0 +1,27 @@
+"""Frames that simulated edges store without a link: episodes meet all that can become of them, and break no rule."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from pipeline.protocol.store_settings import DropReason, StorePolicy
+from simulation.draw_plan import draw_plan
+from simulation.episode import Episode
+
+EPISODES = range(5_000_000, 5_000_130)
+RARE = {DropReason.CODEC_CHANGED, DropReason.CAMERA_GONE, DropReason.DISK_FAILED}
+"""What no episode does: edges keep their codec, their cameras, and a disk that is full at worst."""
+
+
+def test_episodes_meet_all_that_can_become_of_stored_frames() -> None:
+    counters: Counter[str] = Counter()
+    for seed in EPISODES:
+        plan = draw_plan(seed)
+        if all(site.store.policy is StorePolicy.OFF for site in plan.sites):
+            continue
+        report = Episode(plan).run()
+        assert report.violations == []
+        counters.update(report.counters)
+    met = {kind for kind, count in counters.items() if kind.startswith("store_") and count}
+    expected = {f"store_dropped_{reason}" for reason in DropReason if reason not in RARE}
+    assert expected | {"store_stored", "store_found", "store_forwarded", "store_answered"} <= met
