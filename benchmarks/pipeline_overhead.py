@@ -33,6 +33,7 @@ from edge_nodes.node import run_edge
 from edge_nodes.observer import OfferedFrame
 from latentbus.demo.cameras import edge_settings, prepare_cameras
 from latentbus.demo.options import DemoOptions
+from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.prefix_decoder_torch import PrefixDecoder
 from pipeline.config.logs import configure_logging
 from pipeline.config.settings import BrokerSettings, LatentbusSettings, WorkerSettings
@@ -108,7 +109,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, floa
         for name, (owner, method) in zip(MODELS, calls, strict=True):
             stack.enter_context(patch.object(owner, method, meter.metered(name, getattr(owner, method))))
         connection = BrokerSettings(host=broker.host, port=broker.port)
-        edge = edge_settings(cameras, options, folder).model_copy(update={"frame_log": None})
+        edge = edge_settings(cameras, options, folder, bundled_codec_dir()).model_copy(update={"frame_log": None})
         edge_stop, worker_stop = Stop(), Stop()
         worker = asyncio.create_task(
             run_worker(LatentbusSettings(broker=connection, worker=WorkerSettings(threads=1)), worker_stop)

@@ -195,7 +195,7 @@ def test_weights_that_were_cut_off_are_noticed(codec: Path, spec: CodecSpec) -> 
     ],
 )
 def test_weights_that_do_not_fit_are_refused(change: dict[str, Any], match: str) -> None:
-    whole = {"coefficient": np.arange(4, dtype=np.int32), "unit": np.ones(4, np.int32),
+    whole: dict[str, Any] = {"coefficient": np.arange(4, dtype=np.int32), "unit": np.ones(4, np.int32),
              "weights": np.ones(4, np.float32), "largest": 1}  # fmt: skip
     GateDistance(**whole)
     with pytest.raises(ValueError, match=match):

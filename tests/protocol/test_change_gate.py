@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import pytest
 from hypothesis import given
@@ -25,6 +25,8 @@ from tests.protocol.fake_latents import LATENTS, FakeLatent
 
 SITE, CAMERA, BOOT = "depot", "gate", 7
 LIMIT = 10.0
+
+ByWorker: TypeAlias = Literal[Outcome.ANSWERED, Outcome.DEGRADED, Outcome.FAILED]
 
 
 class Picture(FakeLatent):
@@ -298,7 +300,7 @@ class Edge(EdgeDriver):
         self.pump()
         return [query.question_id for query in sifted.asked]
 
-    def answer(self, *question_ids: str, text: str = "yes", outcome: Outcome = Outcome.ANSWERED) -> None:
+    def answer(self, *question_ids: str, text: str = "yes", outcome: ByWorker = Outcome.ANSWERED) -> None:
         opened = next(m for m in reversed(self.said()) if isinstance(m, Open))
         for ref in opened.queries:
             if ref.question_id in question_ids:
@@ -390,7 +392,7 @@ def test_a_reader_that_never_saw_the_answer_knows_only_that_it_holds_on() -> Non
 def test_a_renewed_answer_outlives_others_in_a_reader_of_bounded_memory() -> None:
     reducer = OutcomeReducer(capacity=3)
 
-    def answer(number: int, outcome: Outcome = Outcome.ANSWERED) -> Answer:
+    def answer(number: int, outcome: ByWorker = Outcome.ANSWERED) -> Answer:
         frame = FrameId(BOOT, number)
         return Answer(
             query_id=f"{CAMERA}/{frame}/car", owner="site/depot", camera=CAMERA, frame=frame, attempt=1,

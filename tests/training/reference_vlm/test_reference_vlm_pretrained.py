@@ -252,7 +252,7 @@ def test_a_pointing_that_finds_the_object_costs_less_than_one_that_does_not() ->
         head._pointing(6 * torch.eye(8)[rows], tokens, pointed) for rows in (torch.tensor([1, 3]), torch.tensor([2, 0]))
     )
     assert right[0] < wrong[0]
-    assert (right[1]["pointed"], wrong[1]["pointed"]) == (1, 0)
+    assert (right[1]["pointed"].item(), wrong[1]["pointed"].item()) == (1, 0)
 
 
 def run(
