@@ -39,17 +39,9 @@
         │   └── WireSizeError          larger than the limit of its kind
         ├── BitstreamError             a latent chunk that does not decode under the tables
         ├── FingerprintError           latents of another model or codec than this pool's
-        ├── CameraNameError            two sites have a camera of one name
-        └── RequestError               an HTTP request that is not answered as asked; has the status
-            ├── BadRequestError        400: it is malformed
-            ├── UnauthenticatedError   401: it shows no valid token
-            ├── ForbiddenError         403: its token or its origin may not do this
-            ├── NotFoundError          404: there is no such thing
-            ├── ConflictError          409: it contradicts another request
-            ├── RequestSizeError       413: its body is too large
-            ├── MisdirectedError       421: it was sent to another host name
-            ├── RateLimitError         429: its client asks too much
-            └── UnavailableError       503: the gateway cannot answer now
+        └── CameraNameError            two sites have a camera of one name
+
+Those of the gateway's HTTP requests are remote ones too: :mod:`latentbus.gateway.errors`.
 
 The split decides what happens next: a worker drops a peer's bad message and goes on. Its own bug ends the
 message or frame that met it, see :mod:`pipeline.node.containment`.
@@ -579,82 +571,3 @@ class CameraNameError(RemoteError):
         self.camera = self.about = camera
         self.site = site
         self.other = other
-
-
-class RequestError(RemoteError):
-    """An HTTP request that is not answered as asked.
-
-    Attributes:
-        status: HTTP status.
-        code: what kind of problem it is, for programs.
-        problem: what is wrong, and what to do instead.
-        retry_after_s: when to try again; None where that changes nothing.
-    """
-
-    status = 400
-    code = "bad_request"
-
-    def __init__(self, problem: str, *, retry_after_s: float | None = None) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.retry_after_s = retry_after_s
-
-
-class BadRequestError(RequestError):
-    """The request is malformed."""
-
-
-class UnauthenticatedError(RequestError):
-    """The request shows no valid token."""
-
-    status, code = 401, "unauthenticated"
-
-
-class ForbiddenError(RequestError):
-    """The token or the origin of the request may not do this."""
-
-    status, code = 403, "forbidden"
-
-
-class NotFoundError(RequestError):
-    """There is no such thing, or its token may not know of it."""
-
-    status, code = 404, "not_found"
-
-
-class ConflictError(RequestError):
-    """The request contradicts another one."""
-
-    status, code = 409, "conflict"
-
-
-class RequestSizeError(RequestError):
-    """The body is too large.
-
-    Attributes:
-        limit_bytes: what is taken.
-    """
-
-    status, code = 413, "too_large"
-
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"the body is larger than {limit_bytes} bytes")
-        self.limit_bytes = limit_bytes
-
-
-class MisdirectedError(RequestError):
-    """The request was sent to a host name that is not the gateway's."""
-
-    status, code = 421, "misdirected"
-
-
-class RateLimitError(RequestError):
-    """The client asks too much."""
-
-    status, code = 429, "rate_limited"
-
-
-class UnavailableError(RequestError):
-    """The gateway cannot answer now."""
-
-    status, code = 503, "unavailable"

@@ -13,7 +13,10 @@ import json
 import sys
 from collections.abc import Sequence
 from functools import cache
+from importlib import import_module
+from itertools import chain
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 from schemas import messages
@@ -223,7 +226,11 @@ def _field_docstrings() -> dict[tuple[str, str], str]:
     Pydantic can collect them at import time; reading the source only here keeps that cost out of every process.
     """
     found: dict[tuple[str, str], str] = {}
-    for node in ast.parse(inspect.getsource(messages)).body:
+    sources = [
+        inspect.getsource(import_module(module.name))
+        for module in iter_modules(messages.__path__, f"{messages.__name__}.")
+    ]
+    for node in chain.from_iterable(ast.parse(source).body for source in sources):
         if not isinstance(node, ast.ClassDef):
             continue
         for field, text in zip(node.body, node.body[1:], strict=False):

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from latentbus.gateway.errors import ForbiddenError, NotFoundError
 from latentbus.gateway.models import SessionView
 from pipeline.config.gateway_settings import GatewaySettings, TokenSettings
-from schemas.errors import ConfigError, ForbiddenError, NotFoundError
+from schemas.errors import ConfigError
 
 Role: TypeAlias = Literal["viewer", "asker", "operator"]
 TOKEN_FILE: Final = "operator.token"  # noqa: S105 - the name of a file

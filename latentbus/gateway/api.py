@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from latentbus.gateway.access import Access
 from latentbus.gateway.endpoints import ENDPOINTS, AlertsQuery, AnswersQuery, Endpoint, HistoryQuery
+from latentbus.gateway.errors import BadRequestError, ForbiddenError, NotFoundError, RequestError, UnauthenticatedError
 from latentbus.gateway.guard import CLIENT, COOKIE, Guard, principal_of
 from latentbus.gateway.history import History, search_of
 from latentbus.gateway.hub import encoded, json_line
@@ -47,14 +48,7 @@ from latentbus.gateway.telemetry import GatewayMetrics
 from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.logs import get_logger
 from pipeline.node.containment import Containment
-from schemas.errors import (
-    BadRequestError,
-    ForbiddenError,
-    LatentbusError,
-    NotFoundError,
-    RequestError,
-    UnauthenticatedError,
-)
+from schemas.errors import LatentbusError
 from schemas.problems import problem_text
 
 STATIC: Final = Path(str(files("latentbus.gateway") / "static"))

@@ -16,9 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from latentbus.gateway.access import Access, Principal
-from latentbus.gateway.rates import Rates
-from latentbus.gateway.responses import problem_response
-from schemas.errors import (
+from latentbus.gateway.errors import (
     ForbiddenError,
     MisdirectedError,
     RequestError,
@@ -26,6 +24,8 @@ from schemas.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from latentbus.gateway.rates import Rates
+from latentbus.gateway.responses import problem_response
 
 MAX_BODY_BYTES: Final = 16_384
 BODY_TIMEOUT_S: Final = 10.0

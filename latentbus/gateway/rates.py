@@ -6,8 +6,8 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+from latentbus.gateway.errors import RateLimitError
 from pipeline.config.gateway_settings import GatewayLimitSettings
-from schemas.errors import RateLimitError
 
 MAX_CLIENTS: Final = 4_096
 """Clients whose budgets are remembered; the one that was silent longest gets a full budget again."""

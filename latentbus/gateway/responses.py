@@ -8,21 +8,18 @@ from typing import Final
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from latentbus.gateway.errors import BadRequestError, NotFoundError, RequestError, UnavailableError
 from latentbus.gateway.hub import json_line
 from latentbus.gateway.models import ProblemView
 from schemas.errors import (
-    BadRequestError,
     CameraUnknownError,
     ConfigError,
     ConnectionLostError,
     LatentbusError,
     NoOutcomeError,
     NotAuthorizedError,
-    NotFoundError,
     QuestionRefusedError,
-    RequestError,
     TooManyQuestionsError,
-    UnavailableError,
 )
 
 JSON: Final = "application/json"

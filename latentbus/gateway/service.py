@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from latentbus.client.client import Client, Told, ask_of
 from latentbus.gateway.access import Principal
 from latentbus.gateway.alerts import AlertBook, Change
+from latentbus.gateway.errors import ConflictError, UnavailableError
 from latentbus.gateway.history import History
 from latentbus.gateway.hub import Hub, Subscriber, encoded, json_line
 from latentbus.gateway.models import (
@@ -36,7 +37,7 @@ from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.logs import get_logger
 from pipeline.config.settings import BrokerSettings
 from pipeline.node.containment import Containment
-from schemas.errors import ConflictError, StateError, UnavailableError
+from schemas.errors import StateError
 from schemas.identity import ad_hoc_query_id, owner_of
 from schemas.messages import Answer
 

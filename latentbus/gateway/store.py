@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
+from latentbus.gateway.errors import UnavailableError
 from latentbus.gateway.history import FILE, History
 from latentbus.gateway.models import AnswerView
 from pipeline.config.gateway_settings import HistorySettings
 from pipeline.config.logs import get_logger
 from pipeline.node.work_thread import WorkThread
-from schemas.errors import HistoryError, StateError, UnavailableError
+from schemas.errors import HistoryError, StateError
 
 P = ParamSpec("P")
 T = TypeVar("T")

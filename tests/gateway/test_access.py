@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from latentbus.gateway.access import ANYBODY, TOKEN_FILE, Principal, access_of, is_loopback
+from latentbus.gateway.errors import ForbiddenError, NotFoundError
 from pipeline.config.gateway_settings import GatewaySettings
-from schemas.errors import ConfigError, ForbiddenError, NotFoundError
+from schemas.errors import ConfigError
 
 LONG = "0123456789abcdef"
 

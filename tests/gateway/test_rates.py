@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from latentbus.gateway import rates as rates_module
+from latentbus.gateway.errors import RateLimitError
 from latentbus.gateway.rates import Rates
 from pipeline.config.gateway_settings import GatewayLimitSettings
-from schemas.errors import RateLimitError
 
 LIMITS = GatewayLimitSettings(asks_per_s=2, burst_asks=3, requests_per_s=10, burst_requests=5, streams=2)
 

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import get_type_hints
@@ -115,6 +115,7 @@ SAMPLES: dict[object, object] = {
     frozenset[int]: frozenset({1, 2}),
     tuple[int, ...]: (3,), tuple[int, int]: (64, 32),
     dict[str, object]: {"command": "x", "error": "y"}, str | None: "why",
+    float | None: 2.5, bool: True, Mapping[str, int]: {"table": 3},
     SourceReason: SourceReason.AUTH,
 }  # fmt: skip
 
@@ -136,7 +137,7 @@ def sample_of(error: type[LatentbusError]) -> LatentbusError:
     if error.__init__ is Exception.__init__:
         return error("what happened")
     hints = get_type_hints(error.__init__)
-    return error(*(SAMPLES[hints[name]] for name in list(inspect.signature(error).parameters)))
+    return error(**{name: SAMPLES[hints[name]] for name in inspect.signature(error).parameters})
 
 
 def test_every_error_of_the_tree_survives_pickling_with_its_message_and_its_numbers() -> None:
