@@ -28,6 +28,8 @@ from schemas.errors import ArtifactError
 from schemas.limits import MAX_LATENT_PAYLOAD_BYTES
 
 _MAX_PROBLEM_CHARS: Final = 200
+_ERRORS_ONLY: Final = 3
+"""Severity from which on ONNX Runtime writes lines of its own between those of the log."""
 
 
 class OnnxEncoder:
@@ -137,6 +139,7 @@ class OnnxEncoder:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = True
+        options.log_severity_level = _ERRORS_ONLY
         if not self._path.is_file():
             raise ArtifactError(str(self._path), f"missing; it is made by: {self._fix()}")
         try:

@@ -1,7 +1,7 @@
 """Takes what is private out of a log and keeps its shape: every message stays, as long as it was and decodable.
 
-Coded latents become zero bytes. Texts become placeholder characters, one for each character and as long as it is on
-the wire, so that sizes, rates, latencies and outcomes read as before. The digest of a text would tell whoever guesses
+Coded latents and pictures become zero bytes. Texts become placeholder characters, one for each character and as long
+as it is on the wire, so that sizes, rates, latencies and outcomes read as before. The digest of a text would tell whoever guesses
 it that the guess is right: it becomes a digest of that digest under a key that nobody keeps, so that equal ones stay
 equal. A message that does not decode might hold anything: all of its bytes become zero. Names (cameras, questions,
 workers, clients) and reasons of outcomes stay.
@@ -27,6 +27,9 @@ from schemas.messages import (
     Ask,
     BinaryMessage,
     Chunk,
+    EventLatents,
+    EventList,
+    EventPicture,
     Handover,
     KeyFrame,
     Message,
@@ -35,6 +38,7 @@ from schemas.messages import (
     Question,
     Text,
 )
+from schemas.types import AnswerType
 from schemas.wire import decode_publish, encode
 
 METADATA_KEY: Final = "redaction"
@@ -43,6 +47,8 @@ METADATA_KEY: Final = "redaction"
 PLACEHOLDERS: Final = {1: "x", 2: "¤", 3: "□", 4: "🔲", 6: "\0"}
 """Placeholder of a character by its bytes on the wire. Six is a control character in JSON, ``\\u0000``."""
 
+_SEEN: Final = Open | Chunk | KeyFrame | Handover | EventLatents | EventPicture
+"""What carries coded latents or pixels."""
 _OPTION_PLACEHOLDERS: Final = {
     1: "abcdefghijklmnop",
     2: "αβγδεζηθικλμνξοπ",
@@ -57,7 +63,7 @@ class Redaction(StrEnum):
     """What is taken out of a log."""
 
     LATENTS = "latents"
-    """Coded latents: what the cameras saw."""
+    """Coded latents and pictures: what the cameras saw."""
     TEXT = "text"
     """Questions and answers, and what clients put into MQTT properties."""
 
@@ -140,7 +146,7 @@ class _Rules:
 
     def _changes(self, message: Message) -> dict[str, Any]:
         changes: dict[str, Any] = {}
-        if Redaction.LATENTS in self.kinds and isinstance(message, Open | Chunk | KeyFrame | Handover):
+        if Redaction.LATENTS in self.kinds and isinstance(message, _SEEN):
             changes["payload"] = bytes(len(message.payload))
         if Redaction.TEXT not in self.kinds:
             return changes
@@ -157,8 +163,14 @@ class _Rules:
                     changes["options"] = tuple(
                         _placeholders(option, cost, number) for number, option in enumerate(message.options)
                     )
+                if isinstance(message, Question) and message.keep_when:
+                    changes["keep_when"] = _conditions(message, cost)
             case Answer():
                 changes["text"] = _placeholders(message.text, cost)
+            case EventList():
+                changes["events"] = tuple(
+                    entry.model_copy(update={"text": _placeholders(entry.text, cost)}) for entry in message.events
+                )
             case _:
                 pass
         return changes
@@ -172,6 +184,21 @@ def _placeholders(text: str, cost: Callable[[str], int], option: int | None = No
     if option is None:
         return "".join(PLACEHOLDERS[cost(character)] for character in text)
     return "".join(_OPTION_PLACEHOLDERS[cost(character)][option] for character in text)
+
+
+def _conditions(question: Question, cost: Callable[[str], int]) -> tuple[str, ...]:
+    """Those of a yes or no and of a count say nothing of the question; the others are answers to it."""
+    match question.answer_type:
+        case AnswerType.YES_NO | AnswerType.COUNT:
+            return question.keep_when
+        case AnswerType.CHOICE:
+            numbers = {option.strip().casefold(): number for number, option in enumerate(question.options)}
+            return tuple(
+                _placeholders(condition, cost, numbers.get(condition.strip().casefold()))
+                for condition in question.keep_when
+            )
+        case _:
+            return tuple(_placeholders(condition, cost) for condition in question.keep_when)
 
 
 def _without_text(properties: MqttProperties) -> MqttProperties:

@@ -16,8 +16,17 @@ from schemas.messages import (
     Answer,
     Ask,
     Chunk,
+    EraseEvents,
+    EventEntry,
+    EventLatents,
+    EventList,
+    EventPicture,
+    FetchEvent,
+    FetchPictures,
+    FollowUp,
     Handover,
     KeyFrame,
+    ListEvents,
     Message,
     NeedText,
     Open,
@@ -118,6 +127,7 @@ def every_message(camera: str, client: str, worker: str = STOLEN_WORKER) -> list
         Chunk(camera=camera, frame=_FRAME, attempt=1, start=0, stop=8, payload=b"x"),
         KeyFrame(frame=_FRAME, fingerprint=_NO_FINGERPRINT, payload=b"x"),
         Revoke(camera=camera, frame=_FRAME, attempt=1),
+        FollowUp(frame=_FRAME, attempt=1, queries=(ref,), age_ms=1),
         Text(camera=camera, owner=content.owner, question_id="q1", text="Is it mine?", answer_type=AnswerType.YES_NO),
         Handover(
             camera=camera, hops=1, frame=_FRAME, attempt=1, site="north", fingerprint=_NO_FINGERPRINT, queries=(ref,),
@@ -140,6 +150,22 @@ def every_message(camera: str, client: str, worker: str = STOLEN_WORKER) -> list
         Ask(query_id="q1", text="Is it mine?"),
         Receipt(site="north", about="q1", accepted=False, reason="forged"),
         Status(kind="worker", id="w1", boot=1, online=False),
+        ListEvents(request_id="r1"),
+        FetchEvent(request_id="r1", event=_FRAME),
+        FetchPictures(request_id="r1", pictures_of=_FRAME),
+        EraseEvents(request_id="r1"),
+        EventList(
+            camera=camera, more=False,
+            events=(
+                EventEntry(event=_FRAME, question_id="car", text="no", age_ms=1, frames=1, pictures=1, size_bytes=1),
+            ),
+        ),
+        EventLatents(
+            event=_FRAME, frame=_FRAME, index=0, count=1, offset_ms=0, fingerprint=_NO_FINGERPRINT, payload=b"x"
+        ),
+        EventPicture(
+            event=_FRAME, frame=_FRAME, index=0, count=1, offset_ms=0, part=0, parts=1, payload=b"x"
+        ),
     ]  # fmt: skip
 
 

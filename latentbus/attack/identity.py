@@ -141,6 +141,14 @@ def _of_others(device: str) -> list[tuple[str, bytes]]:
         Family.HANDOVER: [topics.handover_topic(WORKERS[0])],
         Family.REPLY: [topics.reply_topic(BYSTANDERS[0], "gate", "q1")],
         Family.RECEIPT: [topics.receipt_topic("olga", "north", "car")],
+        **{
+            family: [topics.request_topic(family, "gate", BYSTANDERS[0]), topics.request_topic(family, "gate", MALLORY)]
+            for family in (Family.RING, Family.PICTURES, Family.ERASE)
+        },
+        **{
+            family: [topics.event_topic(family, "olga", "gate", "r1")]
+            for family in (Family.EVENTS, Family.CLIP, Family.PICTURE)
+        },
     }
     own = {
         MALLORY: frozenset[Family](),

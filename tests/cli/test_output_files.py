@@ -30,7 +30,7 @@ REPORTING = [
     ["demo"], ["edge", "--config", "site.yaml", "--check"],
     ["chaos"], ["attack"], ["simulate", "--events", "1"], ["replay", "IN.mcap"],
     ["replay-cameras", "IN.mcap"], ["what-if", "IN.mcap"],
-    ["compare", "A.mcap", "B.mcap"], ["bench", "replay"], ["bench", "edge"], ["bench", "uplink"],
+    ["compare", "A.mcap", "B.mcap"], ["bench", "replay"], ["bench", "edge"], ["bench", "uplink"], ["bench", "gate"],
     ["codec", "eval"], ["codec", "ablate"], ["codec", "calibrate-gate", "--codec", "c"],
     ["codec", "eval-set", "pope", "--questions", "q", "--images", "i"],
     ["codec", "temporal"], ["codec", "verify-stop"], ["codec", "calibrate-stop", "--codec", "c"],

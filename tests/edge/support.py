@@ -76,7 +76,7 @@ def write_codec(
         "middle": np.array(128, np.float32),
         "step": np.array(step, np.float32),
         "latents": np.array([-1, LATENTS, LATENT_DIM], np.int64),
-        "token_shape": np.array([-1, 4, 8], np.int64),
+        **({"token_shape": np.array([-1, 4, 8], np.int64)} if tokens else {}),
     }
     graph = helper.make_graph(
         nodes,
