@@ -43,7 +43,7 @@ lint: $(VENV)/.installed
 
 test: setup lint
 	@sh scripts/install_nftables.sh
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-extras: setup  ## every optional check
 	@sh scripts/test_extras.sh "$(BIN)"

@@ -1,10 +1,10 @@
 """Takes what is private out of a log and keeps its shape: every message stays, as long as it was and decodable.
 
 Coded latents and pictures become zero bytes. Texts become placeholder characters, one for each character and as long
-as it is on the wire, so that sizes, rates, latencies and outcomes read as before. The digest of a text would tell whoever guesses
-it that the guess is right: it becomes a digest of that digest under a key that nobody keeps, so that equal ones stay
-equal. A message that does not decode might hold anything: all of its bytes become zero. Names (cameras, questions,
-workers, clients) and reasons of outcomes stay.
+as it is on the wire, so that sizes, rates, latencies and outcomes read as before. The digest of a text would tell
+whoever guesses it that the guess is right: it becomes a digest of that digest under a key that nobody keeps, so that
+equal ones stay equal. A message that does not decode might hold anything: all of its bytes become zero. Names
+(cameras, questions, workers, clients) and reasons of outcomes stay.
 """
 
 from __future__ import annotations
