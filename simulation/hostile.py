@@ -23,6 +23,8 @@ from simulation.questions import question_text
 
 CLIENT: Final = "mallory"
 WORKER: Final = "w-mallory"
+HOLDS_S: Final = 60.0
+"""So long, at most, an edge waits for the hostile worker after its last word about a frame."""
 _EVERY_S = 0.05
 _NO_QUESTIONS = (
     b"{",
@@ -88,9 +90,9 @@ class Hostile:
         about = {"worker": WORKER, "frame": frame.frame, "attempt": max(1, frame.attempt + draw.choice([-1, 0, 0, 1]))}
         start = draw.randrange(LATENTS)
         words: tuple[Message, ...] = (
-            Accept.model_validate({**about, "lease_ms": draw.choice([1, 5_000, 60_000])}),
+            Accept.model_validate({**about, "lease_ms": draw.choice([1, 5_000, round(HOLDS_S * 1000)])}),
             Refine.model_validate({**about, "lease_ms": 1_000, "start": start, "stop": start + draw.randint(1, 99)}),
-            Busy.model_validate({**about, "retry_after_ms": draw.choice([0, 100, 60_000])}),
+            Busy.model_validate({**about, "retry_after_ms": draw.choice([0, 100, round(HOLDS_S * 1000)])}),
             Reject.model_validate({**about, "reason": RejectReason.FINGERPRINT, "fingerprint": bytes(4)}),
             NeedText.model_validate({**about, "digests": (draw.randbytes(8),)}),
         )

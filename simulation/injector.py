@@ -18,7 +18,7 @@ from simulation.clock import VirtualClock
 from simulation.content import BYTES_A_LATENT, FINGERPRINT, LADDER, WHOLE
 from simulation.edge_actor import EdgeActor
 from simulation.faults import EDGE_FAULTS, HEIR, HOSTILE_PEERS, WIRE_FAULTS, WORKER_FAULTS, Fault, FaultKind
-from simulation.hostile import Hostile
+from simulation.hostile import HOLDS_S, Hostile
 from simulation.plan import LONGEST_DEADLINE_S
 from simulation.questions import CROWD, CROWD_QUESTION
 from simulation.worker_actor import WorkerActor
@@ -300,12 +300,12 @@ class Injector:
     def _begin_hostile(self, fault: Fault) -> float | None:
         if fault.target not in self._edges:
             return None
+        self._say(fault, f"at {fault.target}", fault.lasts_s)
         if fault.kind is FaultKind.HOSTILE_CLIENT:
             self._hostile.client(fault.target, fault.lasts_s, fault.strength)
-        else:
-            self._hostile.worker(fault.target, fault.lasts_s, fault.strength)
-        self._say(fault, f"at {fault.target}", fault.lasts_s)
-        return fault.lasts_s
+            return fault.lasts_s
+        self._hostile.worker(fault.target, fault.lasts_s, fault.strength)
+        return fault.lasts_s + HOLDS_S
 
     # ---- network and broker -----------------------------------------------------------------------------------------
 

@@ -296,8 +296,8 @@ class InvariantChecker:
             return
         if since_s > asked.said_since_s:
             asked.said_since_s, asked.backlog_s = since_s, edge.backlog_s
-        if now_s - asked.said_since_s <= GRACE_S:
-            # What was decided at the same moment may have been queued before it.
+        if now_s - asked.said_since_s <= 2 * GRACE_S:
+            # What was decided at the same moment may have been queued before it; the first look comes a second later.
             asked.backlog_s = max(asked.backlog_s, edge.backlog_s)
         late_s = now_s - asked.said_since_s - GRACE_S - UPLINK_SHARE * asked.backlog_s
         if late_s > 0:

@@ -361,6 +361,7 @@ class FrameStore:
             self.pause(now_s)
             if entry.tries >= MAX_TRIES:
                 self._drop(entry_id, DropReason.GIVEN_UP)
+        self._keep_bounds()
 
     def pause(self, now_s: float) -> None:
         """Nothing stored leaves for a while: the pool is busy, or silent."""
@@ -432,6 +433,7 @@ class FrameStore:
             self.entries[other].replaced = False
         if entry_id in self.entries:
             self._drop(entry_id, DropReason.DISK_FULL if full else DropReason.DISK_FAILED)
+        self._keep_bounds()
         # What was to go with it may still be there.
         self._link.drop_later([gone for gone in put.replaces if gone not in self.entries], now_s)
 
@@ -450,6 +452,7 @@ class FrameStore:
         elif not isinstance(result, FrameRead):
             self._link.failed("a stored frame cannot be read", result)
             self.pause(now_s)
+        self._keep_bounds()
 
     # ---- bounds -----------------------------------------------------------------------------------------------------
 
@@ -460,6 +463,11 @@ class FrameStore:
             self._drop(first, DropReason.NO_ROOM, on_disk=False)
             gone.append(first)
         return gone
+
+    def _keep_bounds(self) -> None:
+        """A frame waits again: others may have come while it could not go."""
+        if gone := self._make_room():
+            self._link.drop(gone)
 
     def _drop_old(self, now_s: float) -> None:
         for entry_id in self.entries.too_old(now_s):

@@ -189,8 +189,8 @@ def test_the_newest_frame_of_each_question_and_camera_is_kept() -> None:
     for camera in ("gate", "yard", "gate", "gate"):
         site.takes(camera)
         site.goes_on(1.0)
-    assert site.entries == [2, 4]
-    assert len(site.disk) == 2
+    assert len(site.entries) == len(site.disk) == 2
+    assert site.entries[-1] == 4, "the newest stays"
     assert dropped(site) == {"replaced": 2}
     conserved(site)
 
@@ -406,6 +406,27 @@ def test_what_comes_to_nothing_for_want_of_a_link_is_asked_again_as_another_quer
     assert second.age_ms > first.age_ms + 100_000
     site.answers(second)
     assert site.entries == []
+    conserved(site)
+
+
+@pytest.mark.parametrize("bounds", [{"max_entries": 2}, {"max_bytes": 2 * ENTRY_BYTES + 10}], ids=["entries", "bytes"])
+def test_what_comes_to_nothing_takes_its_place_again_among_those_that_came_meanwhile(bounds: dict[str, int]) -> None:
+    site = Site(replace(EACH, under_way=2, **bounds))
+    site.link()
+    site.cut()
+    site.takes()
+    site.takes()
+    site.link()
+    assert len(site.history) == 2
+    site.cut()
+    site.takes()
+    site.takes()
+    assert site.entries == [1, 2, 4], "what is under way does not go for want of room"
+    site.goes_on(200.0)
+    assert {decision.outcome for decision in site.decisions} == {Outcome.EXPIRED}
+    assert len(site.entries) == len(site.disk) == 2
+    assert site.entries[-1] == 4, "the newest stays"
+    assert dropped(site) == {"no_room": 2}
     conserved(site)
 
 

@@ -161,7 +161,8 @@ def test_damaged_key_frames_cost_an_attempt_and_no_outcome() -> None:
     assert report.counters["worker_pass_failed_bitstream"] > 0
     assert report.counters["edge_reopens"] > 0
     assert {(EdgeStage.OPENED, EdgeEvent.KEY_MISSING), (EdgeStage.OWNED, EdgeEvent.KEY_MISSING)} & visited
-    assert report.outcomes["failed"] == 0
+    # Some clients ask about frames that are not kept any more: nothing else fails.
+    assert report.outcomes["failed"] == report.counters["edge_past_not_held"]
 
 
 @pytest.mark.parametrize(
