@@ -27,6 +27,7 @@ from schemas.messages import (
     Ask,
     Busy,
     Chunk,
+    FollowUp,
     Handover,
     KeyFrame,
     Message,
@@ -193,6 +194,8 @@ class _Reader:
                 frame = self._frame(message.camera, message.frame)
                 frame.chunks.append((now_ns, topic.name("worker"), message))
                 self._sent(wire_bytes(logged), frame, len(message.payload))
+            case FollowUp():
+                self._follow_up(logged, topic.name("camera"), message)
             case KeyFrame():
                 self._key_frame(logged, topic.name("camera"), message)
             case Revoke():
@@ -235,6 +238,15 @@ class _Reader:
             query = self._query(query_id, owner, frame, ref.question_id, logged.time_ns)
             if query.remaining_ms is None:
                 query.remaining_ms, query.digest = ref.remaining_ms, ref.digest
+
+    def _follow_up(self, logged: LoggedMessage, camera: str, message: FollowUp) -> None:
+        frame = self._frame(camera, message.frame)
+        self._sent(wire_bytes(logged), frame)
+        for query_id, ref in zip(message.query_ids(camera), message.queries, strict=True):
+            if ref.client is not None:  # of another one, its answer says the owner
+                # The time that is left counts from here and not from the open, so it is not taken.
+                query = self._query(query_id, owner_of("client", ref.client), frame, ref.question_id, logged.time_ns)
+                query.digest = query.digest or ref.digest
 
     def _key_frame(self, logged: LoggedMessage, camera: str, message: KeyFrame) -> None:
         traffic = self._traffic

@@ -46,8 +46,14 @@ class FrameTaker(Protocol):
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something holds that an event at the site can make hold."""
 
-    async def take(self, captured: CapturedFrame, *, standing: bool) -> None:
-        """Ask questions of a frame: the ad-hoc ones that wait, and the standing ones if it is their time."""
+    async def take(self, captured: CapturedFrame, *, standing: bool, ring: bool) -> None:
+        """Ask questions of a frame: the ad-hoc ones that wait, and the standing ones if it is their time.
+
+        Args:
+            captured: the frame.
+            standing: it is time for the standing questions.
+            ring: it is kept for questions about the past even if nothing is asked of it.
+        """
 
     async def keep(self, captured: CapturedFrame) -> None:
         """Keep a frame for questions about the past, and ask nothing of it."""
@@ -159,8 +165,9 @@ class CameraCapture:
             if captured is None:
                 return
             now_s = self._clock.now_s()
-            self.policy.kept(now_s)
-            if await self._take(captured, asks=asks, standing=asks and self.policy.standing(now_s)):
+            ring = self.policy.for_ring(now_s)
+            standing = asks and self.policy.standing(now_s)
+            if await self._take(captured, asks=asks, standing=standing, ring=ring):
                 failures = 0
             else:
                 failures += 1
@@ -179,12 +186,12 @@ class CameraCapture:
             await first_of(*waits)
         return True
 
-    async def _take(self, captured: CapturedFrame, *, asks: bool, standing: bool) -> bool:
+    async def _take(self, captured: CapturedFrame, *, asks: bool, standing: bool, ring: bool) -> bool:
         """Whether a frame was asked about, or kept; one that cannot be fails by itself."""
         try:
             self.policy.check(captured)
             if asks:
-                await self._taker.take(captured, standing=standing)
+                await self._taker.take(captured, standing=standing, ring=ring)
             else:
                 await self._taker.keep(captured)
         except LatentbusError as error:

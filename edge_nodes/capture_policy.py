@@ -86,10 +86,12 @@ class CapturePolicy:
         """Whether a frame for the ring is due, room on the uplink or not."""
         return self._ring is not None and self._ring.due_s <= now_s
 
-    def kept(self, now_s: float) -> None:
-        """A frame goes to the ring."""
-        if self._ring is not None and self._ring.due_s <= now_s:
-            self._ring.taken(now_s)
+    def for_ring(self, now_s: float) -> bool:
+        """Whether a frame that has just been read is kept even if nothing is asked of it; its slot is used up."""
+        if self._ring is None or self._ring.due_s > now_s:
+            return False
+        self._ring.taken(now_s)
+        return True
 
     def has_room(self) -> bool:
         """Whether the uplink can take a frame."""

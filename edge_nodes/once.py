@@ -70,9 +70,9 @@ class OnceTaker:
         """See :class:`~edge_nodes.capture.FrameTaker`."""
         await self._site.until(condition)
 
-    async def take(self, captured: CapturedFrame, *, standing: bool) -> None:
+    async def take(self, captured: CapturedFrame, *, standing: bool, ring: bool) -> None:
         """See :class:`~edge_nodes.capture.FrameTaker`."""
-        await self._site.take(captured, standing=standing)
+        await self._site.take(captured, standing=standing, ring=ring)
         if standing:
             self._policies[captured.camera].done = True
 

@@ -177,12 +177,15 @@ class Site(EdgeShell):
         """Whether the standing questions of this slot are asked, or left out because the pool is overloaded."""
         return self.session.takes_standing(camera, self.clock.now_s())
 
-    async def take(self, captured: CapturedFrame, *, standing: bool) -> None:
-        """Encode a frame and ask its questions."""
+    async def take(self, captured: CapturedFrame, *, standing: bool, ring: bool) -> None:
+        """Encode a frame and ask its questions; one that is asked nothing is kept if it is due for the ring."""
         camera, captured_s = captured.camera, self.clock.now_s() - captured.age_s
         queries = self.session.take_queries(camera, captured_s, standing=standing)
         try:
-            await self._ask(captured, queries, captured_s)
+            if queries:
+                await self._ask(captured, queries, captured_s)
+            elif ring:
+                await self.keep(captured)
         except BaseException:
             # Whatever went wrong with this frame: its ad-hoc questions wait for the next one.
             self.session.give_back(camera, queries)
@@ -198,8 +201,6 @@ class Site(EdgeShell):
 
     async def _ask(self, captured: CapturedFrame, queries: Sequence[AskedQuery], captured_s: float) -> None:
         camera = captured.camera
-        if not queries:
-            return
         latent = await self._encoder.encode(captured.pixels)
         kept_as = None if self._ring is None else await self._ring.keep(captured, latent, captured_s)
         queries = self.session.still_asked(camera, queries)

@@ -244,6 +244,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         queries: Sequence[AskedQuery],
         *,
         latent: Latent | None = None,
+        as_key: Latent | None = None,
         base_latents: int = LADDER[0],
     ) -> None:
         """A slot of a camera has come; unless load shedding skips it, a frame is taken and questions are asked of it.
@@ -252,6 +253,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             camera: the camera.
             queries: what is asked; ad-hoc questions that wait for a frame of it are asked as well.
             latent: its latent; None makes one of its own.
+            as_key: the same latent coded given itself, of a frame that becomes a key frame.
             base_latents: prefix that the first open carries.
         """
         if not self.alive or self.frozen or self.draining:
@@ -264,7 +266,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         if standing and not self.session.slot_is_taken(camera, self._clock.now_s):
             queries = [query for query in queries if query.ad_hoc]
         self._clock.handled += 1
-        self._take(camera, queries, latent=latent, base_latents=base_latents)
+        self._take(camera, queries, latent=latent, as_key=as_key, base_latents=base_latents)
 
     def _keep(self, camera: str, queries: Sequence[AskedQuery]) -> None:
         """A frame is taken without a link."""
@@ -291,6 +293,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         queries: Sequence[AskedQuery],
         *,
         latent: Latent | None = None,
+        as_key: Latent | None = None,
         base_latents: int = LADDER[0],
     ) -> None:
         now_s = self._clock.now_s
@@ -298,7 +301,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
         self.asks.framed(camera, waiting, now_s)
         both = [*queries, *self.session.still_asked(camera, waiting)]
         if both or self._spec.ring.history_s:
-            taken = self._encoder.offer(camera, both, now_s, latent=latent, base_latents=base_latents)
+            taken = self._encoder.offer(camera, both, now_s, latent=latent, as_key=as_key, base_latents=base_latents)
             self._past.taken(camera, taken.frame, now_s)
             if self._ledger is not None:
                 self._ledger.taken(camera, both, taken, now_s)

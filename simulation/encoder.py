@@ -67,6 +67,7 @@ class SimulatedEncoder:
         now_s: float,
         *,
         latent: Latent | None = None,
+        as_key: Latent | None = None,
         base_latents: int = LADDER[0],
     ) -> Taken:
         """Keep a new frame, and ask the session's pool questions of it, as far as they are asked.
@@ -76,6 +77,7 @@ class SimulatedEncoder:
             queries: what is asked; nothing where it is kept alone.
             now_s: virtual time.
             latent: of the frame; None makes one of its own.
+            as_key: the same latent coded given itself: makes the frame a key frame.
             base_latents: prefix that the first open carries.
 
         Returns:
@@ -85,13 +87,15 @@ class SimulatedEncoder:
         scene = self._scene(number)
         own = SimulatedLatent(mark, scene)
         shown: Latent = own if latent is None else latent
-        given = self._given(camera, number, own) if latent is None and queries else None
+        given = None if as_key is None else GivenKey(as_key, None)
+        if latent is None and queries:
+            given = self._given(camera, number, own)
         frame = self._session.keep(camera, shown, base_latents, now_s, now_s, size_bytes=_KEPT_BYTES)
         sifted, _ = self._session.sift(camera, shown, queries, now_s, frame=frame)
         if not sifted.asked:
             return Taken(frame, mark, scene, sifted)
         self._session.offer(camera, shown, base_latents, sifted.asked, now_s, frame=frame, given_key=given)
-        if given is not None and given.sequence is None:
+        if latent is None and given is not None and given.sequence is None:
             self._keys[camera] = (frame.sequence, shown.payload(0, LATENTS))
         return Taken(frame, mark, scene, sifted)
 

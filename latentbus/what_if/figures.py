@@ -14,7 +14,7 @@ from analysis.workload import Workload
 from latentbus.what_if.recorded_content import RecordedModel
 from pipeline.protocol.reducer import OutcomeReducer
 from schemas import topics, wire
-from schemas.messages import Answer, Chunk, Message, Open, QueryOutcome, Refine, Revoke, Text
+from schemas.messages import Answer, Chunk, FollowUp, KeyFrame, Message, Open, QueryOutcome, Refine, Revoke, Text
 from schemas.topics import Family
 from schemas.types import Outcome
 from schemas.wire_cost import publish_wire_bytes
@@ -31,7 +31,8 @@ class Figures:
         queries: queries asked.
         not_asked: recorded queries of frames that were not taken, because the uplink had no room for them.
         outcomes: queries by outcome.
-        uplink_bytes: bytes on the wire from all edges: opens, chunks, revoke, question texts and outcomes.
+        uplink_bytes: bytes on the wire from all edges: opens, key frames, chunks, follow-ups, revokes, question texts
+            and outcomes.
         latent_bytes: coded latents among them.
         opens: open messages, repeated ones counted.
         refines: requests for more latents.
@@ -124,10 +125,13 @@ class FiguresOfRun:
                 self._counts["opens"] += 1
                 self._counts["latent_bytes"] += len(message.payload)
                 self._sent(topic, message, 1)
+            case KeyFrame():
+                self._counts["latent_bytes"] += len(message.payload)
+                self._sent(topic, message, 1)
             case Chunk():
                 self._counts["latent_bytes"] += len(message.payload)
                 self._sent(topic, message, 0)
-            case Revoke() | Text():
+            case FollowUp() | Revoke() | Text():
                 self._sent(topic, message, 0)
             case Refine():
                 self._counts["refines"] += 1

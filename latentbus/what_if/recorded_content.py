@@ -15,6 +15,8 @@ from enum import StrEnum
 from analysis.latents import RecordedLatent, recorded_latent
 from analysis.traces import FrameTrace
 from analysis.workload import RecordedFrame, RecordedPass, RecordedQuery
+from pipeline.codec.bitstream import decode_chunk
+from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.tables import FrequencyTables
 from pipeline.protocol.effects import InferencePass, PassAnswer, PassQuery
 from schemas.errors import BitstreamError, RecordingGapError
@@ -55,9 +57,9 @@ class Gaps:
 class LatentSizes:
     """Sizes of coded ranges, from everything that a log holds of all its frames.
 
-    A range that was recorded has the size it had, also where it was coded given a key frame. No simulated camera
-    publishes key frames, so a recorded one counts with the first open message of its own frame, which waited for it on
-    the uplink. What was not recorded is taken as coded by itself: given a key frame it would have been smaller.
+    A range that was recorded has the size it had, also where it was coded given an earlier key frame. What was not
+    recorded is taken as coded by itself: given a key frame it would have been smaller. A frame that was published as a
+    key frame has two sizes of a range: by itself, and given itself, as its own first open message was coded.
 
     Args:
         frames: the frames.
@@ -68,7 +70,9 @@ class LatentSizes:
     def __init__(self, frames: Sequence[RecordedFrame], latent_count: int, tables: FrequencyTables | None) -> None:
         self.latent_count = latent_count
         self._tables = tables
-        self._pieces = [_pieces(frame.trace) for frame in frames]
+        pieces = [_pieces(frame.trace, latent_count) for frame in frames]
+        self._pieces = [alone for alone, _ in pieces]
+        self._given_itself = [given for _, given in pieces]
         self._prefixes = [_prefixes(pieces) for pieces in self._pieces]
         self._extremes: dict[tuple[int, int], tuple[int, int]] = {}
 
@@ -82,6 +86,22 @@ class LatentSizes:
             gaps: where those are counted.
         """
         return SizedLatent(self, index, trace, bound, gaps)
+
+    def as_key(self, index: int, trace: FrameTrace, bound: Bound, gaps: Gaps) -> SizedLatent | None:
+        """The latent of a key frame as it is coded given itself; None of a frame that was none."""
+        return None if trace.as_key is None else SizedLatent(self, index, trace, bound, gaps, given_itself=True)
+
+    def exact_given_itself(self, index: int, trace: FrameTrace, start: int, stop: int) -> int | None:
+        """Bytes of a range of a key frame that is coded given itself, None where the log does not hold them."""
+        recorded = self._given_itself[index].get((start, stop))
+        if recorded is not None or self._tables is None or trace.as_key is None:
+            return recorded
+        try:
+            symbols = decode_chunk(trace.as_key.message.payload, 0, self.latent_count, self._tables)
+        except BitstreamError:
+            return None  # other tables, or redacted
+        latent = EncodedLatent(symbols, self._tables)
+        return len(latent.given(latent.as_key()).payload(start, stop)) if latent.can_be_key else None
 
     def exact(self, index: int, trace: FrameTrace, start: int, stop: int) -> int | None:
         """Bytes of a range of a frame, None where the log does not hold them.
@@ -141,6 +161,8 @@ class SizedLatent:
     _trace: FrameTrace
     _bound: Bound
     _gaps: Gaps
+    given_itself: bool = False
+    """It is coded given itself, as a key frame."""
 
     @property
     def latent_count(self) -> int:
@@ -149,7 +171,8 @@ class SizedLatent:
 
     def payload(self, start: int, stop: int) -> bytes:
         """As many zeros as latents ``start..stop`` have bytes."""
-        size_bytes = self._sizes.exact(self._index, self._trace, start, stop)
+        exact = self._sizes.exact_given_itself if self.given_itself else self._sizes.exact
+        size_bytes = exact(self._index, self._trace, start, stop)
         if size_bytes is None:
             self._gaps.ranges[start, stop] += 1
             size_bytes = self._sizes.extreme(start, stop, self._bound)
@@ -210,18 +233,27 @@ def _said(query_id: str, inference_pass: RecordedPass) -> PassAnswer:
     return PassAnswer(query_id, inference_pass.text, inference_pass.score)
 
 
-def _pieces(trace: FrameTrace) -> dict[tuple[int, int], int]:
-    """Bytes of each range of a frame that the log holds as one chunk, the first time that it was sent."""
-    pieces: dict[tuple[int, int], int] = {}
-    beside_first = 0 if trace.as_key is None else len(trace.as_key.message.payload)
-    for _, opened in trace.opens:
-        pieces.setdefault((0, opened.stop), len(opened.payload) + beside_first)
-        beside_first = 0
-    for _, _, chunk in trace.chunks:
-        pieces.setdefault((chunk.start, chunk.stop), len(chunk.payload))
+_Pieces = dict[tuple[int, int], int]
+"""Bytes by range."""
+
+
+def _pieces(trace: FrameTrace, latent_count: int) -> tuple[_Pieces, _Pieces]:
+    """Bytes of each range of a frame that the log holds as one chunk, the first time that it was sent.
+
+    Returns:
+        The ranges of the frame; and apart from them those that were coded given itself, of a key frame.
+    """
+    pieces: _Pieces = {}
+    given_itself: _Pieces = {}
+    if trace.as_key is not None:
+        pieces[0, latent_count] = len(trace.as_key.message.payload)
+    parts = [(0, opened.stop, opened.payload, opened.key) for _, opened in trace.opens]
+    parts += [(chunk.start, chunk.stop, chunk.payload, chunk.key) for _, _, chunk in trace.chunks]
+    for start, stop, payload, key in parts:
+        (given_itself if key == trace.frame.sequence else pieces).setdefault((start, stop), len(payload))
     if trace.stored_latent is not None:
         pieces.setdefault((0, trace.stored_latent.stop), len(trace.stored_latent.payload))
-    return pieces
+    return pieces, given_itself
 
 
 def _prefixes(pieces: Mapping[tuple[int, int], int]) -> dict[int, int]:

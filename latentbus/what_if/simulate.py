@@ -307,7 +307,8 @@ class _Run:
             for query in frame.queries
         ]
         latent = self._sizes.latent(index, frame.trace, self._bound, self._gaps)
-        edge.capture(frame.camera, queries, latent=latent, base_latents=base_latents)
+        as_key = self._sizes.as_key(index, frame.trace, self._bound, self._gaps)
+        edge.capture(frame.camera, queries, latent=latent, as_key=as_key, base_latents=base_latents)
 
     def _query(self, _site: str, query_id: str, _deadline_s: float, ad_hoc: bool) -> None:
         """The edge took a query on: it stands for the recorded one of the same question."""

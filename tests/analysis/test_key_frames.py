@@ -257,12 +257,20 @@ def test_sizes_of_recorded_pieces_are_those_they_had() -> None:
         latent = sizes.latent(2, frame.trace, Bound.PESSIMISTIC, gaps)
         assert len(latent.payload(0, 3)) == len(opened.payload) != len(log.latent(6).payload(0, 3))
         assert len(latent.payload(3, 5)) == len(chunk.payload)
-        # The key frame and the open that waited for it leave as one.
-        first = sizes.latent(0, key.trace, Bound.PESSIMISTIC, gaps)
-        whole = len(log.latent(3).payload(0, LATENTS))
-        assert len(first.payload(0, 3)) == len(key.trace.opens[0][1].payload) + whole
+        # A key frame is sent whole, and opened as it is coded given itself.
+        whole = sizes.latent(0, key.trace, Bound.PESSIMISTIC, gaps)
+        assert len(whole.payload(0, LATENTS)) == len(log.latent(3).payload(0, LATENTS))
+        as_key = sizes.as_key(0, key.trace, Bound.PESSIMISTIC, gaps)
+        assert as_key is not None
+        assert len(as_key.payload(0, 3)) == len(key.trace.opens[0][1].payload)
+        assert sizes.as_key(2, frame.trace, Bound.PESSIMISTIC, gaps) is None
         assert not gaps.ranges
+        # What was not recorded: exact with the tables, else counted.
+        expected = len(log.coded(3, 3).payload(0, 2)) if tables else sizes.extreme(0, 2, Bound.PESSIMISTIC)
+        assert len(as_key.payload(0, 2)) == expected
+        assert gaps.ranges == ({} if tables else {(0, 2): 1})
     coded = LatentSizes(workload.frames, LATENTS, PREDICTING)
+    assert coded.exact(0, key.trace, 0, 3) == len(log.latent(3).payload(0, 3))
     assert coded.exact(2, frame.trace, 1, 4) == len(log.latent(6).payload(1, 4))
 
 

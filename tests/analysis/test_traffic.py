@@ -13,7 +13,7 @@ from pipeline.recording.message import LoggedMessage, MqttProperties, wire_bytes
 from pipeline.recording.stored_latent import StoredLatent, decode_stored_latent, encode_stored_latent, latent_topic
 from schemas import topics
 from schemas.errors import WireError
-from schemas.messages import Handover, QueryRef, Text
+from schemas.messages import FollowUp, Handover, QueryRef, Text
 from schemas.topics import Family
 from schemas.types import AnswerType, FrameId, Outcome
 from schemas.wire import encode
@@ -89,6 +89,22 @@ def test_bytes_go_to_the_camera_and_the_direction_that_they_travel() -> None:
     assert traffic.downlink_bytes.total() == by_family["control"] + by_family["answer"] + by_family["ask"]
     assert traffic.uplink_bytes.total() == sum(frame.wire_bytes for frame in traffic.frames.values())
     assert set(traffic.uplink_bytes) == {"gate", "yard"}
+
+
+def test_a_follow_up_costs_its_frame_and_names_its_query() -> None:
+    log = demo_log()
+    before = read_traffic(log.messages)
+    log.ask(2.1, "gate", "ask-80", "What colour is it?")
+    follow_up = FollowUp(frame=FRAME, attempt=1, queries=(log.ref("ask-80", ad_hoc=True),), age_ms=1_100)
+    log.put(2.2, topics.chunk_topic("w1", "gate"), follow_up)
+    traffic = read_traffic(log.messages)
+    frame = traffic.frames["gate", FRAME]
+    cost_bytes = wire_bytes(log.messages[-1])
+    assert traffic.uplink_bytes["gate"] - before.uplink_bytes["gate"] == cost_bytes
+    assert frame.wire_bytes - before.frames["gate", FRAME].wire_bytes == cost_bytes
+    query = traffic.queries["gate/@phone/ask-80"]
+    assert (query.frame, query.text, query.digest) == (FRAME, "What colour is it?", follow_up.queries[0].digest)
+    assert query.query_id in frame.query_ids
 
 
 def test_properties_weigh_as_in_the_packet() -> None:

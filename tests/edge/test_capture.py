@@ -82,6 +82,7 @@ class Taker:
         self.taken: list[tuple[float, bool]] = []
         self.ups: list[bool] = []
         self.kept: list[float] = []
+        self.for_ring: list[bool] = []
         self.ask_waits = False
         self.uplink_free = asyncio.Event()
         self.uplink_free.set()
@@ -105,8 +106,9 @@ class Taker:
         self.slots += 1
         return next(self.grants)
 
-    async def take(self, captured: CapturedFrame, *, standing: bool) -> None:
+    async def take(self, captured: CapturedFrame, *, standing: bool, ring: bool) -> None:
         self.taken.append((self.clock.now_s(), standing))
+        self.for_ring.append(ring)
         self.ask_waits = False
         self.after()
         if len(self.taken) >= self.count:
@@ -457,6 +459,7 @@ async def test_a_file_that_ends_leaves_its_camera_ended() -> None:
 async def test_frames_for_the_ring_are_taken_at_their_own_interval_and_asked_what_is_due() -> None:
     rig = Rig(interval_s=2.0, ring_interval_s=0.5)
     assert await rig.until(5) == [(0.0, True), (0.5, False), (1.0, False), (1.5, False), (2.0, True)]
+    assert rig.taker.for_ring == [True] * 5
     assert rig.taker.kept == []
 
 
@@ -477,3 +480,4 @@ async def test_without_room_on_the_uplink_frames_go_to_the_ring_and_nothing_is_a
 async def test_without_an_interval_of_its_own_the_ring_costs_no_frame() -> None:
     rig = Rig(interval_s=2.0)
     assert await rig.until(2) == [(0.0, True), (2.0, True)]
+    assert rig.taker.for_ring == [False, False]

@@ -18,7 +18,7 @@ async def test_deadlines_count_from_when_the_frame_was_seen(monkeypatch: pytest.
 
     def take_queries(camera: str, captured_s: float, *, standing: bool) -> list[Any]:
         taken.append(captured_s)
-        return []
+        return ["a question"]
 
     async def ask(site: Site, captured: CapturedFrame, queries: list[Any], captured_s: float) -> None:
         asked.append(captured_s)
@@ -28,5 +28,5 @@ async def test_deadlines_count_from_when_the_frame_was_seen(monkeypatch: pytest.
     monkeypatch.setattr(Site, "_ask", ask)
     monkeypatch.setattr(Site, "pump", lambda site: None)
     for age_s in (0.0, 4.5):
-        await site.take(CapturedFrame("gate", 0, 0.0, grey(1), age_s), standing=True)
+        await site.take(CapturedFrame("gate", 0, 0.0, grey(1), age_s), standing=True, ring=False)
     assert taken == asked == [1000.0, 995.5]

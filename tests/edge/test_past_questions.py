@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_nodes.frame_ring import RingKeeper
+from edge_nodes.sources import CapturedFrame
+from pipeline.codec.latent import EncodedLatent
 from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings
 from schemas.messages import Answer, Ask, FollowUp, QueryOutcome
 from schemas.types import FrameId, Outcome
@@ -18,37 +21,59 @@ pytestmark = pytest.mark.broker
 
 def settings(broker: BrokerSettings, codec_dir: Path, *, ring_s: float | None) -> LatentbusSettings:
     camera = CameraSettings.model_validate({"source": "test:1", "interval_s": 60.0, "ring": {"interval_s": ring_s}})
-    # Whoever asks until the ring has a frame asks often.
-    budget = {"asks_per_s": 10_000, "burst_asks": 100_000, "kbps": 1_000_000}
-    edge = EdgeSettings.model_validate(
-        {"site": "depot", "codec": codec_dir, "cameras": {"gate": camera}, "client_budgets": {"me": budget}}
-    )
+    edge = EdgeSettings.model_validate({"site": "depot", "codec": codec_dir, "cameras": {"gate": camera}})
     return LatentbusSettings(broker=broker, edge=edge)
 
 
+class KeptFrames:
+    """When the frames of the ring were captured, on the edge's clock."""
+
+    def __init__(self) -> None:
+        self._captured_s: list[float] = []
+        self._changed = asyncio.Event()
+
+    def add(self, captured_s: float) -> None:
+        self._captured_s.append(captured_s)
+        self._changed.set()
+
+    async def until_one_is_old(self, age_s: float) -> None:
+        """Wait until a frame was kept that was captured so long after the first."""
+        while not self._captured_s or self._captured_s[-1] - self._captured_s[0] < age_s:
+            self._changed.clear()
+            await self._changed.wait()
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> KeptFrames:
+    frames, keep = KeptFrames(), RingKeeper.keep
+
+    async def watched(keeper: RingKeeper, captured: CapturedFrame, latent: EncodedLatent, captured_s: float) -> FrameId:
+        frame = await keep(keeper, captured, latent, captured_s)
+        frames.add(captured_s)
+        return frame
+
+    monkeypatch.setattr(RingKeeper, "keep", watched)
+    return frames
+
+
 async def test_a_frame_that_nobody_asked_about_is_asked_later_and_again_without_latents(
-    broker_settings: BrokerSettings, codec_dir: Path
+    broker_settings: BrokerSettings, codec_dir: Path, kept: KeptFrames
 ) -> None:
     async with (
         listening(broker_settings, "lb/v2/answer/gate", "lb/v2/outcome/gate") as client,
         ScriptedWorker(broker_settings) as worker,
         running(settings(broker_settings, codec_dir, ring_s=0.1)) as edge,
     ):
-        found: QueryOutcome | None = None
-        for number in range(10_000):  # until the ring has a frame that is old enough
-            await client.ask("gate", Ask(query_id=f"q{number}", text="What was there?", ago_ms=300))
-            asked, refused = asyncio.ensure_future(worker.next_open()), asyncio.ensure_future(client.next(QueryOutcome))
-            done, _ = await asyncio.wait({asked, refused}, return_when=asyncio.FIRST_COMPLETED)
-            for task in {asked, refused} - done:
-                task.cancel()
-            await asyncio.gather(*({asked, refused} - done), return_exceptions=True)
-            if asked in done:
-                break
-            _, message = refused.result()
-            assert isinstance(message, QueryOutcome)
-            found = message
-            assert found.reason.startswith("not_held: no frame of camera gate is kept that is 0.3 s old")
-        camera, opened = asked.result()
+        await kept.until_one_is_old(0.3)
+        await client.ask("gate", Ask(query_id="before", text="What was there?", ago_ms=3_600_000))
+        _, refused = await client.next(QueryOutcome)
+        assert isinstance(refused, QueryOutcome)
+        assert refused.reason.startswith(
+            "not_held: no frame of camera gate is kept that is 3600 s old; the oldest that is kept is "
+        )
+
+        await client.ask("gate", Ask(query_id="then", text="What was there?", ago_ms=300))
+        camera, opened = await worker.next_open()
         assert isinstance(opened.age_ms, int)
         assert opened.age_ms >= 300
         await worker.answer_all(camera, opened, "a van")

@@ -235,7 +235,7 @@ class Process(OnABus):
     async def offer(self, shell: Site, step: Offer) -> None:
         assert shell.session.has_room(step.camera)
         captured = CapturedFrame(step.camera, 0, 0.0, np.zeros((2, 2, 3), np.uint8))
-        await shell.take(captured, standing=True)
+        await shell.take(captured, standing=True, ring=False)
 
 
 class VirtualCamera(OnABus):

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,11 @@ from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import open_logs
 from pipeline.recording.stored_latent import StoredLatent, encode_stored_latent, latent_topic
 from pipeline.recording.writer import LogWriter
+from schemas import topics
 from schemas.errors import ConfigError
+from schemas.messages import KeyFrame, Open
 from schemas.types import AnswerType, FrameId, Outcome
+from schemas.wire import decode_publish, encode
 from tests.edge.support import grey, write_video
 from tests.integration.conftest import models_dir
 from tests.protocol.questions import content
@@ -284,6 +288,27 @@ def test_the_recorded_fleet_does_again_what_it_did() -> None:
     assert run.figures.mean_latents == recorded.mean_latents
     assert run.figures.answer_ms_p50 == pytest.approx(recorded.answer_ms_p50, abs=60)
     assert (run.figures.texts_differ, run.figures.texts_unknown) == (0, 0)
+
+
+def test_a_key_frame_leaves_ahead_of_its_own_frame() -> None:
+    log = steady_log(3)
+    key = log.frame(1)
+    whole = KeyFrame(frame=key, fingerprint=log.fingerprint, payload=bytes(90))
+    log.put(1.999, topics.key_topic("main", "gate"), whole, qos=1, retain=True)
+    for number, logged in enumerate(log.messages):
+        if logged.topic == topics.open_topic("main", "gate"):
+            _, opened = decode_publish(logged.topic, logged.payload)
+            assert isinstance(opened, Open)
+            if opened.frame == key:
+                given_itself = opened.model_copy(update={"payload": b"\xd9", "key": key.sequence})
+                log.messages[number] = replace(logged, payload=encode(given_itself))
+    workload, traffic = understood(log.sorted())
+    recorded = recorded_figures(workload, traffic)
+    (run,) = simulate_log(workload, parameters(workload, traffic))
+    assert run.figures.outcomes == recorded.outcomes == {"answered": 3}
+    assert run.figures.opens == recorded.opens == 3
+    assert run.figures.latent_bytes == recorded.latent_bytes
+    assert run.figures.uplink_bytes == pytest.approx(recorded.uplink_bytes, abs=6)  # names and times, as above
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
