@@ -30,6 +30,7 @@ from schemas.messages import (
     EventLatents,
     EventList,
     EventPicture,
+    FollowUp,
     Handover,
     KeyFrame,
     Message,
@@ -152,7 +153,7 @@ class _Rules:
             return changes
         cost = _msgpack_bytes if isinstance(message, BinaryMessage) else _json_bytes
         match message:
-            case Open() | Handover():
+            case Open() | Handover() | FollowUp():
                 refs = tuple(ref._replace(digest=self._digest(ref.digest)) for ref in message.queries)
                 changes["queries"] = refs
             case NeedText():

@@ -53,6 +53,20 @@ def test_every_message_stays_valid_and_as_long_as_it_was(case: Golden) -> None:
     assert message.model_copy(update=kept) == case.message
 
 
+def test_no_digest_of_an_open_message_survives_in_another_kind() -> None:
+    opened = next(case for case in GOLDEN if case.name == "open_first")
+    assert isinstance(opened.message, Open)
+    digests = {ref.digest for ref in opened.message.queries}
+    kinds = 0
+    for case in GOLDEN:
+        payload = encode(case.message)
+        if any(digest in payload for digest in digests):
+            after = redactor([Redaction.TEXT])(LoggedMessage(0, case.topic, payload)).payload
+            assert not any(digest in after for digest in digests), case.name
+            kinds += 1
+    assert kinds > 3
+
+
 def test_digests_of_texts_go_and_equal_ones_stay_equal() -> None:
     opened, asked = (next(case for case in GOLDEN if case.name == name) for name in ("open_first", "need_text"))
     assert isinstance(opened.message, Open)

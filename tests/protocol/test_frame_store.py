@@ -409,9 +409,13 @@ def test_what_comes_to_nothing_for_want_of_a_link_is_asked_again_as_another_quer
     conserved(site)
 
 
-@pytest.mark.parametrize("bounds", [{"max_entries": 2}, {"max_bytes": 2 * ENTRY_BYTES + 10}], ids=["entries", "bytes"])
-def test_what_comes_to_nothing_takes_its_place_again_among_those_that_came_meanwhile(bounds: dict[str, int]) -> None:
-    site = Site(replace(EACH, under_way=2, **bounds))
+@pytest.mark.parametrize(
+    "settings",
+    [replace(EACH, under_way=2, max_entries=2), replace(EACH, under_way=2, max_bytes=2 * ENTRY_BYTES + 10)],
+    ids=["entries", "bytes"],
+)
+def test_what_comes_to_nothing_takes_its_place_again_among_those_that_came_meanwhile(settings: StoreSettings) -> None:
+    site = Site(settings)
     site.link()
     site.cut()
     site.takes()
