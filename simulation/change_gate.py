@@ -94,6 +94,8 @@ class GateLedger:
         sifted: Sifted,
         frame: FrameId | None,
         now_s: float,
+        *,
+        linked: bool = True,
     ) -> None:
         """A frame was taken; nothing that came of it was told before.
 
@@ -104,6 +106,7 @@ class GateLedger:
             sifted: what became of them.
             frame: its id, if it has one.
             now_s: virtual time.
+            linked: the edge has a link; without one renewals wait.
         """
         asked = {query.query_id(camera, FrameId(0, 0)) for query in sifted.asked}
         renewed = {renewal.query.question_id for renewal in sifted.renewals}
@@ -112,7 +115,7 @@ class GateLedger:
             if query.query_id(camera, FrameId(0, 0)) not in asked:
                 self._held(camera, query, scene, now_s)
                 silent_s = now_s - self._said_s.get(key, now_s)
-                if query.question_id not in renewed and silent_s > self._plan.renew_s:
+                if linked and query.question_id not in renewed and silent_s > self._plan.renew_s:
                     self._on_problem(NOT_RENEWED, f"{camera}/{query.question_id}", f"silent for {silent_s:.1f} s")
                 elif query.question_id in renewed:
                     self._said_s[key] = now_s

@@ -304,7 +304,7 @@ class EdgeActor(SimulatedProcess[EdgeOutput]):
             taken = self._encoder.offer(camera, both, now_s, latent=latent, as_key=as_key, base_latents=base_latents)
             self._past.taken(camera, taken.frame, now_s)
             if self._ledger is not None:
-                self._ledger.taken(camera, both, taken, now_s)
+                self._ledger.taken(camera, both, taken, now_s, linked=math.isfinite(self.linked_since_s))
             for query in queries:
                 if query in taken.told:
                     query_id = query.query_id(camera, taken.frame)

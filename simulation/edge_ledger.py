@@ -42,10 +42,10 @@ class EdgeLedger:
         self._workers = WillsRead()
         self._gate = self._new_gate()
 
-    def taken(self, camera: str, queries: Sequence[AskedQuery], taken: Taken, now_s: float) -> None:
+    def taken(self, camera: str, queries: Sequence[AskedQuery], taken: Taken, now_s: float, *, linked: bool) -> None:
         """The session was given a frame, with these queries."""
         if self._gate is not None:
-            self._gate.taken(camera, taken.scene, queries, taken.sifted, taken.frame, now_s)
+            self._gate.taken(camera, taken.scene, queries, taken.sifted, taken.frame, now_s, linked=linked)
         self._asked.offered(camera, taken.frame, seen(taken.mark), taken.told)
         if taken.sifted.asked:  # else it is only kept
             self._uplink.offered(camera, taken.frame, taken.sifted.asked, now_s)

@@ -14,6 +14,7 @@ from pipeline.protocol.reasons import NOT_HELD
 from pipeline.protocol.worker_work import WorkCosts
 from schemas import topics
 from schemas.messages import Answer, Message, QueryOutcome, Question, Status
+from schemas.types import UNKNOWN_AGE
 from simulation.bounds import edge_buffers, edge_leaks, worker_buffers, worker_leaks
 from simulation.broker import BrokerModel, Deleted
 from simulation.clock import VirtualClock
@@ -303,6 +304,9 @@ class Episode:
         before, self._latest[key] = self._latest.get(key), "" if found is None else found.decided.query_id
         if not before or found is None or found.decided.query_id == before:
             return
+        replaced = self.checker.reducer.get(before)
+        if replaced is not None and replaced.source.age_ms == UNKNOWN_AGE:
+            return  # nobody can know which is newer
         boots = {query_id.split("/")[1].split("-")[0] for query_id in (before, found.decided.query_id)}
         was_s, is_s = (self._captured_s.get(query_id, -math.inf) for query_id in (before, found.decided.query_id))
         if is_s < was_s and (found.decided.history or len(boots) == 1):

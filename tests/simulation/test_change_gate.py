@@ -157,3 +157,8 @@ def test_a_silent_gate_and_a_wrong_renewal_are_found() -> None:
 def test_a_frame_of_somebody_elses_making_resembles_nothing() -> None:
     assert SceneRule().distance(-1, -1) == 1.0
     assert SceneRule().limit(AnswerType.WORD, 1.0) is None
+
+
+@pytest.mark.parametrize("number", [100_000_006, 108_000_015, 108_000_022])
+def test_renewals_wait_while_an_edge_has_no_link(number: int) -> None:
+    assert Episode(draw_plan(number)).run().violations == []

@@ -25,3 +25,8 @@ def test_episodes_meet_all_that_can_become_of_stored_frames() -> None:
     met = {kind for kind, count in counters.items() if kind.startswith("store_") and count}
     expected = {f"store_dropped_{reason}" for reason in DropReason if reason not in RARE}
     assert expected | {"store_stored", "store_found", "store_forwarded", "store_answered"} <= met
+
+
+def test_any_answer_takes_the_place_of_one_whose_age_nobody_knows() -> None:
+    """Its machine's power was cut; a worker answers about an older frame of an edge that is lost, with a known age."""
+    assert Episode(draw_plan(101_000_025)).run().violations == []
