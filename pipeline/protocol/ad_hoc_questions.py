@@ -396,8 +396,8 @@ class AdHocQuestions:
     def next_wake_s(self) -> float | None:
         """When :meth:`tick` is due next."""
         due_s = [ask.deadline_s for ask in self._open.values() if not ask.taken]
-        if self._journal.retry_s is not None:
-            due_s.append(self._journal.retry_s)
+        if self._journal.retry_at_s is not None:
+            due_s.append(self._journal.retry_at_s)
         return min(due_s, default=None)
 
     def tick(self, now_s: float) -> None:
@@ -406,12 +406,12 @@ class AdHocQuestions:
         for ask in due:
             ask.taken = True
             self._end(ask.stored, Outcome.EXPIRED, "deadline before a frame")
-        if self._journal.retry_s is not None and self._journal.retry_s <= now_s:
+        if self._journal.retry_at_s is not None and self._journal.retry_at_s <= now_s:
             self.try_again(now_s)
 
     def try_again(self, now_s: float) -> None:
         """Try once more what disk, queue or broker did not take; one failure is enough to wait for the next time."""
-        self._journal.retry_s = None
+        self._journal.retry_at_s = None
         self._ends.tell_again(now_s)
         if self._unread:
             self._journal.request(ReadUnfinished, self._restored)
