@@ -45,6 +45,7 @@ def replay(
     Exit status: 0 when no message was lost and every cut log was recovered, 1 otherwise.
     """
     from analysis.markdown import figures
+    from latentbus.bench.measuring import unless_stopped
     from latentbus.bench.replay import bench_replay
     from latentbus.bench.replay import write_report as write_bench_report
     from latentbus.reports.safe_console import SafeConsole
@@ -65,19 +66,9 @@ def replay(
     console = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
     async def measure(stop: Stop) -> int:
-        import asyncio
-
-        stop.set_ready()
-        work = asyncio.ensure_future(bench_replay(options, console))
-        stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if not work.done():
-            # Nothing is kept of a measurement that was broken off; its folder and its processes go.
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+        report = await unless_stopped(bench_replay(options, console), stop)
+        if report is None:
             return 1
-        report = work.result()
         report.print(SafeConsole(highlight=False, soft_wrap=True))
         write_bench_report(report, options)
         write_page(options.markdown, "Logs: record, replay, open and recover", figures(report.to_json(options)))

@@ -17,9 +17,10 @@ def bench_uplink(options: UplinkBenchOptions) -> None:
 
     Exit status: 0 when it was measured, 1 after an error.
     """
-    import asyncio
+    from functools import partial
 
     from analysis.markdown import figures
+    from latentbus.bench.measuring import unless_stopped
     from latentbus.bench.uplink import bench_uplink as measure
     from latentbus.bench.uplink import write_report
     from latentbus.reports.safe_console import SafeConsole
@@ -30,17 +31,10 @@ def bench_uplink(options: UplinkBenchOptions) -> None:
     shown = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
     async def work(stop: Stop) -> int:
-        stop.set_ready()
-        measuring = asyncio.ensure_future(measure(options, lambda text: shown.print(text, style="dim", markup=False)))
-        stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({measuring, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if not measuring.done():
-            # Nothing is kept of a measurement that was broken off; its folder and its processes go.
-            measuring.cancel()
-            await asyncio.gather(measuring, return_exceptions=True)
+        say = partial(shown.print, style="dim", markup=False)
+        report = await unless_stopped(measure(options, say), stop)
+        if report is None:
             return 1
-        report = measuring.result()
         report.print(SafeConsole(highlight=False, soft_wrap=True))
         write_report(report, options)
         write_page(options.markdown, "Wire bytes of a question on a shared uplink", figures(report.to_json(options)))
