@@ -60,10 +60,11 @@ from pipeline.node.service_manager import Health
 from pipeline.node.tasks import first_of
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.client_budgets import ClientBudget
-from pipeline.protocol.edge_session import EdgeSession, SiteSettings
+from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.event_keeper import EventSettings
 from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.site_settings import SiteSettings
 from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from schemas import topics
 from schemas.errors import BusError, ConfigError, SourceError

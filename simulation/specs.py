@@ -10,12 +10,12 @@ from typing import Final
 from pipeline.protocol.change_gate import ChangeGate, GateSettings
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import DepartureOrder
-from pipeline.protocol.edge_session import SiteSettings
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.load_shedding import LoadSheddingSettings
 from pipeline.protocol.ports import Sent
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.site_settings import SiteSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from pipeline.protocol.worker_schedule import Schedule

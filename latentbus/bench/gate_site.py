@@ -17,7 +17,7 @@ from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.tables import FrequencyTables
 from pipeline.node.ask_journal import AskJournal
 from pipeline.protocol.change_gate import ChangeGate
-from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
+from pipeline.protocol.edge_session import EdgeOutput, EdgeSession
 from pipeline.protocol.effects import Decision, HeldFrameAsked, KeyFrameLost, TakeFrame
 from pipeline.protocol.journal_requests import ReadUnfinished
 from pipeline.protocol.ports import (
@@ -32,6 +32,7 @@ from pipeline.protocol.ports import (
     Sent,
 )
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.site_settings import SiteSettings
 from schemas import topics, wire
 from schemas.identity import owner_of
 from schemas.messages import Answer, Open, Question

@@ -17,11 +17,12 @@ from pipeline.config.logs import get_logger
 from pipeline.node.ask_journal import AskJournal
 from pipeline.node.clock import Clock
 from pipeline.node.containment import Containment
-from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
+from pipeline.protocol.edge_session import EdgeOutput, EdgeSession
 from pipeline.protocol.effects import AskedQuery, Decision
 from pipeline.protocol.journal_requests import Admit, Decide, MarkTold, MoveToFile, ReadUnfinished
 from pipeline.protocol.ports import Heard, Sent
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.site_settings import SiteSettings
 from schemas import topics
 from schemas.errors import NotAuthorizedError
 from schemas.messages import Question, Status

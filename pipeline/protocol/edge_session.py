@@ -16,20 +16,20 @@ and outputs, and what each message that comes means. The parts:
 - :mod:`~pipeline.protocol.client_budgets`: what each client may cost.
 - :mod:`~pipeline.protocol.load_shedding`: standing frames that are left out while the pool is overloaded.
 - :mod:`~pipeline.protocol.change_gate`: standing questions that are not asked, because the scene is as it was.
-- :mod:`~pipeline.protocol.frame_store`: frames that are kept while there is no link, and sent when it is back.
+- :mod:`~pipeline.protocol.frame_store`, :mod:`~pipeline.protocol.history_sender`: frames that are kept while there is
+  no link, and sent when it is back.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from pipeline.protocol.ad_hoc_questions import AdHocQuestions
 from pipeline.protocol.ask_intake import AskIntake
 from pipeline.protocol.change_gate import ChangeGate, Sifted
-from pipeline.protocol.client_budgets import ClientBudget, ClientBudgets
+from pipeline.protocol.client_budgets import ClientBudgets
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import DepartureOrder
 from pipeline.protocol.edge_frames import EdgeFrames
@@ -45,22 +45,23 @@ from pipeline.protocol.effects import (
     TakeFrame,
 )
 from pipeline.protocol.event_fetches import EventFetches
-from pipeline.protocol.event_keeper import EventKeeper, EventSettings
+from pipeline.protocol.event_keeper import EventKeeper
 from pipeline.protocol.event_link import EventLink
 from pipeline.protocol.event_requests import EventRequest, EventResult
-from pipeline.protocol.frame_ring import FrameRing, HeldFrame, RingSettings
-from pipeline.protocol.frame_store import FrameStore, HistoryFrame
+from pipeline.protocol.frame_ring import FrameRing, HeldFrame
+from pipeline.protocol.frame_store import FrameStore
+from pipeline.protocol.history_sender import HistorySender
 from pipeline.protocol.journal_requests import JournalRequest, JournalResult
 from pipeline.protocol.load_shedding import LoadShedding, LoadSheddingSettings
 from pipeline.protocol.past_questions import PastQuestions
 from pipeline.protocol.ports import Contained, Delivery, Heard, Notice, Problem, Received, Subscription, Will
 from pipeline.protocol.question_sync import QuestionSync
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.site_settings import SiteSettings
 from pipeline.protocol.standing_questions import StandingQuestions
 from pipeline.protocol.store_requests import StoreRequest, StoreResult
-from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from pipeline.protocol.uplink import Uplink, UplinkOutput
-from pipeline.protocol.uplink_budget import BudgetSettings, StoreSpending, UplinkBudget
+from pipeline.protocol.uplink_budget import StoreSpending, UplinkBudget
 from schemas import topics, wire
 from schemas.errors import CameraNameError, RemoteError
 from schemas.limits import MAX_QUERIES_PER_FRAME
@@ -81,56 +82,13 @@ from schemas.messages import (
     Status,
 )
 from schemas.topics import Family, Topic
-from schemas.types import Age, FrameId, UplinkStage
+from schemas.types import Age, FrameId
 
-HISTORY_AFTER_TROUBLE_S: Final = 20.0
-"""Stored frames wait so long after the pool had too much work, as far as live frames have shown."""
 _LONGEST_PAUSE_S: Final = 30.0
 """A timer that fails for ever is tried again after so long at most."""
 
 _ForFrames = TakeFrame | HeldFrameAsked | HistoryOffered | Decision | KeyFrameLost
 EdgeOutput = UplinkOutput | JournalRequest | StoreRequest | EventRequest | StoreSpending | _ForFrames | Heard | Notice
-
-
-@dataclass(frozen=True, slots=True)
-class SiteSettings:
-    """What a site is.
-
-    Attributes:
-        site: its name; it owns the standing questions.
-        pool: worker pool that is asked.
-        asked_of: ids of the standing questions that the settings ask of each camera, by camera.
-        questions: standing questions of the settings, by id.
-        uplink_kbps: rate of its uplink in 1000 bits a second; None has no limit.
-        priorities: weight of the queries of each camera on the uplink, 1 unless given.
-        client_budget: what each client may cost.
-        client_budgets: by client, where it is something else.
-        takes_asks: clients may ask its cameras.
-        deletes_questions: what it does not ask is deleted on the broker.
-        store: which frames it keeps while it has no link.
-        ring: which frames are kept for questions about the past.
-        events: what is kept of the events of each camera.
-        event_max_age_s: age from which on an event is dropped.
-        gather_s: wait of standing frames for those of the other cameras, to leave with them.
-        budget: of its uplink, a day and a month.
-    """
-
-    site: str
-    pool: str
-    asked_of: Mapping[str, Collection[str]]
-    questions: Mapping[str, Question] = field(default_factory=dict)
-    uplink_kbps: float | None = None
-    priorities: Mapping[str, float] = field(default_factory=dict)
-    client_budget: ClientBudget = field(default_factory=ClientBudget)
-    client_budgets: Mapping[str, ClientBudget] = field(default_factory=dict)
-    takes_asks: bool = True
-    deletes_questions: bool = True
-    store: StoreSettings = field(default_factory=lambda: StoreSettings(StorePolicy.OFF))
-    ring: RingSettings = field(default_factory=RingSettings)
-    events: Mapping[str, EventSettings] = field(default_factory=dict)
-    event_max_age_s: float = 604_800.0
-    gather_s: float = 0.0
-    budget: BudgetSettings | None = None
 
 
 class EdgeSession:
@@ -233,8 +191,10 @@ class EdgeSession:
             self.event_counters,
         )
         self.store = FrameStore(site.store, site.asked_of, fingerprint, now_s)
+        self._history = HistorySender(
+            self.store, self.frames, self.standing, self.sync, self.uplink, self.budget, self.load_shedding
+        )
         self._outputs: list[EdgeOutput] = []
-        self._changes_seen = 0
         self._connected = False
         self._online = True
         self._said_stage = self.budget.stage
@@ -580,12 +540,12 @@ class EdgeSession:
     def poll(self, now_s: float) -> list[EdgeOutput]:
         """Let time pass, and take what the shell must do now, in order."""
         self._tick(now_s)
-        self._open_history(now_s)
+        self._outputs += self._history.open_read(now_s)
         self._pass_on(now_s)
         while self.uplink.send_next(now_s):
             self._pass_on(now_s)
-        while self._may_send_history(now_s) and self.store.forward():
-            pass
+        if not any(self.ad_hoc.waiting(camera) for camera in self.site.asked_of):
+            self._history.send(now_s)
         self.uplink.acknowledge_due(now_s)
         self._collect()
         outputs, self._outputs = self._outputs, []
@@ -609,51 +569,6 @@ class EdgeSession:
             self.ring.expire(now_s)
         if self._connected and self._said_stage is not self.budget.stage:
             self._say_status()
-
-    def _may_send_history(self, now_s: float) -> bool:
-        """Whether a stored frame may be sent: everything else goes first, and the pool has time."""
-        return (
-            self.store.wants_out()
-            and self.sync.out
-            and self.standing.settled
-            and not self.uplink.waiting
-            and not any(self.ad_hoc.waiting(camera) for camera in self.site.asked_of)
-            and self.budget.stage is UplinkStage.NORMAL
-            and self._pool_has_time(now_s)
-        )
-
-    def _pool_has_time(self, now_s: float) -> bool:
-        has_time = now_s - self.load_shedding.trouble_s >= HISTORY_AFTER_TROUBLE_S
-        if not has_time:
-            self.store.pause(now_s)
-        return has_time
-
-    def _open_history(self, now_s: float) -> None:
-        """Ask the questions of stored frames that were read; drop those of questions that stand no more."""
-        if self.standing.settled and self._changes_seen != self.standing.changes:
-            self._changes_seen = self.standing.changes
-            self.store.prune(self.standing.asked, now_s)
-        for history in self.store.take_history():
-            try:
-                self._open_stored(history, now_s)
-            except Exception as error:  # noqa: BLE001 - it ends this frame, not the site
-                self._outputs.append(Contained("history", error))
-                self.store.unusable(history.entry_id)
-
-    def _open_stored(self, history: HistoryFrame, now_s: float) -> None:
-        queries = self.store.queries(history.entry_id, self.standing.asked, now_s)
-        if queries:
-            frame = self.frames.offer(
-                history.camera,
-                history.latent,
-                history.base_latents,
-                queries,
-                now_s,
-                age_ms=history.age_ms,
-                history=True,
-            )
-            self.store.offered(history.entry_id, frame, len(queries))
-            self._outputs.append(HistoryOffered(history.camera, frame, history.latent, queries, history.age_ms))
 
     def _pass_on(self, now_s: float) -> None:
         """Decisions to whoever has asked, messages to the uplink; what does not fit there may cause more of both."""

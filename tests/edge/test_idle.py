@@ -14,9 +14,10 @@ from pipeline.config.logs import get_logger
 from pipeline.node.ask_journal import AskJournal
 from pipeline.node.clock import MonotonicClock
 from pipeline.node.containment import Containment
-from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
+from pipeline.protocol.edge_session import EdgeOutput, EdgeSession
 from pipeline.protocol.journal_requests import ReadUnfinished
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.site_settings import SiteSettings
 from schemas.messages import Question
 from tests.bus.support import PUBACK, WAIT_S, Relay
 

@@ -21,9 +21,10 @@ from pipeline.config.settings import (
 )
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.calendar_periods import DAY_S, Days
-from pipeline.protocol.edge_session import EdgeSession, SiteSettings
+from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.reasons import UPLINK_BUDGET
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.site_settings import SiteSettings
 from pipeline.protocol.uplink_budget import PeriodSpending, StoreSpending
 from schemas import topics
 from schemas.messages import Ask, QueryOutcome, Status

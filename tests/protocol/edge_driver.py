@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pipeline.node.ask_journal import AskJournal
 from pipeline.protocol.client_budgets import ClientBudget
-from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
+from pipeline.protocol.edge_session import EdgeOutput, EdgeSession
 from pipeline.protocol.effects import Decision, HeldFrameAsked, HistoryOffered, KeyFrameLost, TakeFrame
 from pipeline.protocol.event_requests import (
     EraseKeptEvents,
@@ -19,6 +19,7 @@ from pipeline.protocol.event_requests import (
 from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Heard, Notice, Problem, Publish, Received, Sent
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.site_settings import SiteSettings
 from pipeline.protocol.store_requests import DropFrames, PutFrame, ReadFrame, ReadStored
 from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from pipeline.protocol.uplink_budget import StoreSpending

@@ -13,7 +13,7 @@ from functools import partial
 from pipeline.node.ask_journal import AskJournal
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import Departure
-from pipeline.protocol.edge_session import EdgeOutput, EdgeSession, SiteSettings
+from pipeline.protocol.edge_session import EdgeOutput, EdgeSession
 from pipeline.protocol.effects import Decision, GivenKey, InferencePass, PassAnswer
 from pipeline.protocol.journal_requests import Admit, Decide, MarkTold, MoveToFile, ReadUnfinished
 from pipeline.protocol.ports import (
@@ -30,6 +30,7 @@ from pipeline.protocol.ports import (
 )
 from pipeline.protocol.reducer import OutcomeReducer
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.site_settings import SiteSettings
 from pipeline.protocol.stop_rule import StopRule
 from pipeline.protocol.worker_frames import WorkerFrames
 from pipeline.protocol.worker_session import WorkerSession

@@ -7,12 +7,13 @@ from collections import Counter
 import pytest
 
 from pipeline.node.ask_journal import AskJournal
-from pipeline.protocol.edge_session import EdgeSession, SiteSettings
+from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.journal_requests import Admit, Decide, MarkTold, MoveToFile, ReadUnfinished
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Notice, Publish, Received, Sent
 from pipeline.protocol.reasons import UPLINK_BUDGET
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.site_settings import SiteSettings
 from pipeline.protocol.uplink_budget import BudgetSettings, StoreSpending
 from schemas import topics, wire
 from schemas.messages import Ask, QueryOutcome, Status

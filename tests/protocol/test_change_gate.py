@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.protocol.change_gate import MAX_GATED_QUESTIONS, ChangeGate, GateSettings
-from pipeline.protocol.edge_session import EdgeSession, SiteSettings
+from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import AskedQuery, Decision, Latent
 from pipeline.protocol.ports import Publish
 from pipeline.protocol.reducer import OutcomeReducer
 from pipeline.protocol.renewals import renewed_query_id, same_as
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.site_settings import SiteSettings
 from schemas import topics, wire
 from schemas.identity import QuestionContent, owner_of
 from schemas.messages import Answer, Open, QueryOutcome, Question

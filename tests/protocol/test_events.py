@@ -7,12 +7,12 @@ from typing import Literal
 import pytest
 
 from edge_nodes.event_file import EventFile
-from pipeline.protocol.edge_session import SiteSettings
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.event_keeper import MAX_EVENT_WRITES, EventSettings
 from pipeline.protocol.event_requests import EVENT_REQUESTS, EventDiskFailed, EventRequest, KeepEventFrame
 from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.ports import Delivery
+from pipeline.protocol.site_settings import SiteSettings
 from schemas import topics
 from schemas.event_rule import check_keep_when, is_event
 from schemas.messages import (

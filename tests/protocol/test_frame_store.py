@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from pipeline.protocol.departures import TrafficClass
-from pipeline.protocol.edge_session import HISTORY_AFTER_TROUBLE_S
 from pipeline.protocol.effects import AskedQuery, HistoryOffered
 from pipeline.protocol.frame_store import FrameStore
+from pipeline.protocol.history_sender import HISTORY_AFTER_TROUBLE_S
 from pipeline.protocol.store_requests import DiskFailed, Done, PutFrame, ReadStored, StoreRequest, StoreResult
 from pipeline.protocol.store_settings import ENTRY_OVERHEAD_BYTES, MAX_TRIES, StorePolicy, StoreSettings
 from schemas import topics, wire

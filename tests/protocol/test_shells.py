@@ -23,8 +23,8 @@ from pipeline.bus.base import ConnectionChange, Inbound
 from pipeline.config.logs import get_logger
 from pipeline.node.ask_journal import AskJournal
 from pipeline.node.containment import Containment
-from pipeline.protocol.edge_session import SiteSettings
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.site_settings import SiteSettings
 from schemas import topics, wire
 from schemas.identity import standing_query_id
 from schemas.messages import Accept, Answer, Ask, Busy, Question, Refine, Reject, RejectReason, Status

@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from pipeline.protocol.edge_frame import EdgeEvent, EdgeStage
-from pipeline.protocol.edge_session import EdgeSession, SiteSettings
+from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import AskedQuery, ChunkData, KeyData
 from pipeline.protocol.settings import EdgeProtocolSettings
+from pipeline.protocol.site_settings import SiteSettings
 from schemas.errors import BitstreamError
 from schemas.messages import Reject, RejectReason
 from schemas.types import FrameId

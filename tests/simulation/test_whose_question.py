@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.protocol.answer_form import fits
-from pipeline.protocol.edge_session import EdgeSession, SiteSettings
+from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import (
     AskedQuery,
     ChunkData,
@@ -18,6 +18,7 @@ from pipeline.protocol.effects import (
 from pipeline.protocol.ports import Publish, Received
 from pipeline.protocol.reasons import EDGE_LOST
 from pipeline.protocol.settings import EdgeProtocolSettings, WorkerProtocolSettings
+from pipeline.protocol.site_settings import SiteSettings
 from pipeline.protocol.worker_outgoing import MAX_UNDER_WAY
 from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_status import WorkerIdentity
