@@ -22,11 +22,11 @@ from pipeline.codec.frame_fit import fit_frame
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
 from pipeline.protocol.uplink import CHARGE_TLS
-from schemas import topics, wire
+from schemas import wire
 from schemas.identity import DIGEST_BYTES
 from schemas.messages import Open, QueryRef
 from schemas.types import AnswerType, FrameId
-from schemas.wire_cost import publish_wire_bytes
+from schemas.wire_cost import TOPIC_ALIAS_BYTES, publish_wire_bytes
 from training.baselines.stills import through_image_files
 
 BATCH_FRAMES = 16
@@ -96,7 +96,6 @@ class Comparison:
         frames: what was asked.
         codec_dir: codec folder.
         vlm: folder or hub id.
-        pool: pool of the run, a part of its topics.
         site: site of the run, a part of its open messages.
         check_stop: called between batches; raises to end the comparison.
     """
@@ -107,7 +106,6 @@ class Comparison:
         *,
         codec_dir: Path,
         vlm: str | Path,
-        pool: str,
         site: str,
         check_stop: Callable[[], None],
     ) -> None:
@@ -117,7 +115,6 @@ class Comparison:
         self._vlm = load_model(
             vlm, tiles_per_edge=self._encoder.spec.tiles_per_edge, frame_size_px=self._encoder.spec.tile_px
         )
-        self._pool = pool
         self._site = site
         self._check_stop = check_stop
         self.spec = self._encoder.spec
@@ -259,8 +256,15 @@ class Comparison:
             stop=stop,
             payload=payload,
         )
-        topic = topics.open_topic(self._pool, frame.camera)
-        return publish_wire_bytes(topic, len(wire.encode(message)), 1, tls=CHARGE_TLS)
+        return known_topic_wire_bytes(len(wire.encode(message)))
+
+
+def known_topic_wire_bytes(payload_bytes: int) -> int:
+    """Bytes of an open on a topic that the broker knows by its alias, as it does after the first frame of a camera.
+
+    The fleet's own frames are charged so; what they are compared with must not pay for names that they save.
+    """
+    return publish_wire_bytes("", payload_bytes, 1, tls=CHARGE_TLS, property_bytes=TOPIC_ALIAS_BYTES)
 
 
 def share(hits: Iterable[bool]) -> float | None:

@@ -27,7 +27,6 @@ from schemas.types import FrameId, Outcome
 
 MAX_COMPARED_FRAMES: Final = 1200
 """Four rendered clips have as many distinct frames; of a longer run so many are compared, evenly spread."""
-_POOL: Final = "main"
 
 
 class ComparisonStoppedError(LocalError):
@@ -102,9 +101,7 @@ def _compare(
     if not frames:
         return None
     progress(f"answering about {len(frames)} frames from uncompressed tokens")
-    comparison = Comparison(
-        frames, codec_dir=models.codec, vlm=models.vlm, pool=_POOL, site=SITE, check_stop=check_stop
-    )
+    comparison = Comparison(frames, codec_dir=models.codec, vlm=models.vlm, site=SITE, check_stop=check_stop)
     spec = comparison.spec
     progress("answering from the whole latent, and from the base prefix alone")
     ways = [
