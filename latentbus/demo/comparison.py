@@ -260,7 +260,7 @@ class Comparison:
 
 
 def known_topic_wire_bytes(payload_bytes: int) -> int:
-    """Bytes of an open on a topic that the broker knows by its alias, as it does after the first frame of a camera.
+    """Bytes of an open on a topic that the broker knows by its alias, as it does from the third frame of a camera on.
 
     The fleet's own frames are charged so; what they are compared with must not pay for names that they save.
     """
