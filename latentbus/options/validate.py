@@ -38,15 +38,22 @@ def problems_of_files(folder: Path, values: Mapping[str, Any]) -> Iterator[Probl
         yield from _path_problem(folder, values, ("broker", "tls", name), _no_such_file)
     if isinstance(values.get("edge"), Mapping):
         yield from _camera_problems(folder, values)
-        yield from _codec_problem(folder, values, "edge")
+        yield from _codec_problem(folder, values, ("edge",))
         for location in (("edge", "state_dir"), ("edge", "frame_log"), ("edge", "recording", "file")):
             yield from _path_problem(folder, values, location, _cannot_be_made)
     for name in ("cert_file", "key_file"):
         yield from _path_problem(folder, values, ("gateway", "tls", name), _no_such_file)
     yield from _path_problem(folder, values, ("gateway", "state_dir"), _cannot_be_made)
     if "worker" in values:
-        yield from _codec_problem(folder, values, "worker")
-        yield from _vlm_problem(folder, values)
+        yield from _codec_problem(folder, values, ("worker",))
+        yield from _vlm_problem(folder, values, ("worker",))
+        for pool in section(values, "worker", "more_pools"):
+            location = ("worker", "more_pools", pool)
+            if isinstance(section(values, *location).get("codec"), str):
+                yield from _codec_problem(folder, values, location)
+            yield from _vlm_problem(folder, values, location)
+            for name in ("ca_file", "cert_file", "key_file"):
+                yield from _path_problem(folder, values, (*location, "broker", "tls", name), _no_such_file)
         yield from _path_problem(folder, values, ("worker", "recording", "file"), _cannot_be_made)
 
 
@@ -103,26 +110,26 @@ def _path_of_source(source: str) -> str | None:
     return f"no such file: {found}" if scheme == "file" and not found.exists() else None
 
 
-def _codec_problem(folder: Path, values: Mapping[str, Any], side: str) -> Iterator[Problem]:
-    given = section(values, side).get("codec")
+def _codec_problem(folder: Path, values: Mapping[str, Any], where: tuple[str, ...]) -> Iterator[Problem]:
+    given = section(values, *where).get("codec")
     if given is not None and not isinstance(given, str):
         return
     try:
         codec_dir = bundled_codec_dir() if given is None else folder / Path(given).expanduser()
         spec = load_codec_spec(codec_dir)
-        if side == "edge" and section(values, "edge", "change_gate").get("enabled") is not False:
+        if where == ("edge",) and section(values, "edge", "change_gate").get("enabled") is not False:
             find_gate_file(codec_dir, spec)
     except ArtifactError as error:
-        yield (side, "codec"), str(error)
+        yield (*where, "codec"), str(error)
 
 
-def _vlm_problem(folder: Path, values: Mapping[str, Any]) -> Iterator[Problem]:
-    given = section(values, "worker").get("vlm")
+def _vlm_problem(folder: Path, values: Mapping[str, Any], where: tuple[str, ...]) -> Iterator[Problem]:
+    given = section(values, *where).get("vlm")
     if not isinstance(given, str):
         return
     path = folder / Path(given).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            yield ("worker", "vlm"), f"{path} holds no config.json: give a folder in save_pretrained format"
+            yield (*where, "vlm"), f"{path} holds no config.json: give a folder in save_pretrained format"
     elif given.startswith((".", "~", "/")) or given.count("/") != 1:
-        yield ("worker", "vlm"), f"no such folder: {path}; a hub id reads owner/model"
+        yield (*where, "vlm"), f"no such folder: {path}; a hub id reads owner/model"
