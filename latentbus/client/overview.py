@@ -9,16 +9,16 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from latentbus.client.client import CONNECT_TIMEOUT_S, Client
-from latentbus.gateway.system_states import states_of
 from pipeline.config.settings import BrokerSettings
+from pipeline.health.conditions import SEVERITIES, Severity, Sign, advice_of, severity_of, text_of
+from pipeline.health.fleet import problems_of
 from pipeline.protocol.fleet_view import FleetView
 from pipeline.protocol.settings import ClientProtocolSettings
 from schemas.messages import Status
 from schemas.types import UplinkStage
 
-LOOK_S: Final = 5.0
-"""Longest look: workers say every two seconds how much they hold."""
-_ORDER: Final = ("critical", "warning", "info")
+LOOK_S: Final = 4.0
+"""Longest wait for loads: workers say every two seconds how much they hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +27,17 @@ class ProblemLine:
 
     Attributes:
         kind: what it is.
-        about: the site, pool or camera.
-        severity: ``critical``, ``warning`` or ``info``.
-        text: what it is, and what to do.
+        about: the site, pool, worker or camera.
+        severity: how bad it is.
+        text: what it is.
+        advice: what to do.
     """
 
     kind: str
     about: str
-    severity: str
+    severity: Severity
     text: str
+    advice: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ async def read_overview(
     Args:
         broker: where it is.
         name: of this client.
-        look_s: longest look; it ends when every worker has said how much it holds.
+        look_s: longest wait for workers to say how much they hold.
         settings: how long to wait for what the broker retains.
 
     Raises:
@@ -139,7 +141,7 @@ async def read_overview(
         # What is retained comes at once, but nothing says that it was all; a broker that retains nothing sends nothing.
         await asyncio.sleep(settings.status_patience_s)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(look_s - settings.status_patience_s):
+            async with asyncio.timeout(look_s):
                 changes = client.fleet.changes
                 while client.fleet.workers_are_seen and not client.fleet.loads_are_known:
                     changes = await client.fleet_changed(changes)
@@ -148,19 +150,22 @@ async def read_overview(
 
 def overview_of(fleet: FleetView) -> Overview:
     """What the statuses say at this moment."""
-    problems = [ProblemLine(state.kind, state.about, state.severity, state.text) for state in states_of(fleet)]
+    problems = [*map(_problem, problems_of(fleet)), *_conflicts(fleet)]
     cameras = [
         CameraLine(name, fleet.site_of(name), fleet.serves(name), fleet.problem(name)) for name in _cameras(fleet)
     ]
-    problems += _conflicts(fleet)
     return Overview(
-        problems=tuple(sorted(problems, key=lambda line: (_ORDER.index(line.severity), line.kind, line.about))),
+        problems=tuple(sorted(problems, key=lambda line: SEVERITIES.index(line.severity))),
         pools=tuple(_pool(fleet, name) for name in _pools(fleet)),
         sites=tuple(sorted(map(_site, fleet.edges), key=lambda line: (line.online, line.site))),
         cameras=tuple(sorted(cameras, key=lambda line: (line.problem is None, line.camera))),
         workers=tuple(sorted(map(_worker, fleet.workers), key=lambda line: (line.online, line.worker))),
         workers_are_seen=fleet.workers_are_seen,
     )
+
+
+def _problem(sign: Sign) -> ProblemLine:
+    return ProblemLine(sign.kind, sign.part or sign.name, severity_of(sign), text_of(sign), advice_of(sign))
 
 
 def _cameras(fleet: FleetView) -> set[str]:
@@ -175,7 +180,8 @@ def _conflicts(fleet: FleetView) -> Iterable[ProblemLine]:
             sites.setdefault(camera, []).append(edge.id)
     for camera, serving in sorted(sites.items()):
         if len(serving) > 1:
-            yield ProblemLine("camera-twice", camera, "critical", str(fleet.problem(camera)))
+            text = f"camera {camera} is served by sites {' and '.join(sorted(serving))}"
+            yield ProblemLine("camera-twice", camera, "critical", text, "Give one of the cameras another name")
 
 
 def _pools(fleet: FleetView) -> list[str]:

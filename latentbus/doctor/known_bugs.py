@@ -51,7 +51,7 @@ class KnownBug:
         return self.since is None or software.version >= self.since
 
 
-KNOWN_BUGS: Final = (
+BUGS: Final = (
     KnownBug(
         "mosquitto",
         (2, 0, 12),
@@ -84,7 +84,7 @@ KNOWN_BUGS: Final = (
 
 def bugs_of(software: Software) -> list[KnownBug]:
     """Known bugs of a broker of this version."""
-    return [bug for bug in KNOWN_BUGS if bug.concerns(software)]
+    return [bug for bug in BUGS if bug.concerns(software)]
 
 
 def parse_version(topic: str, payload: bytes) -> Software | None:

@@ -91,7 +91,7 @@ def judge_fleet(statuses: list[Status]) -> list[Finding]:
     if not overview.problems:
         return [Finding("fleet", Verdict.GOOD, f"{seen}, nothing is wrong with them")]
     return [
-        Finding("fleet", Verdict.BAD if problem.severity == "critical" else Verdict.WARN, problem.text, "as it says")
+        Finding("fleet", Verdict.BAD if problem.severity == "critical" else Verdict.WARN, problem.text, problem.advice)
         for problem in overview.problems
     ]
 

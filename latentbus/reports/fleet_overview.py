@@ -27,6 +27,7 @@ def print_overview(overview: Overview, console: SafeConsole | None = None) -> No
     for problem in overview.problems:
         style = _STYLES[problem.severity]
         console.print(f"[{style}]{problem.severity}[/]  {escape(problem.text)}", soft_wrap=True)
+        console.print(f"    [dim]-> {escape(problem.advice)}[/]", soft_wrap=True)
     if not overview.problems:
         console.print("[green]good[/]  nothing is wrong, as far as the statuses tell" if overview.sites else "no sites")
     if not overview.workers_are_seen:

@@ -57,7 +57,7 @@ def test_what_is_wrong_comes_first_the_worst_before_all() -> None:
     assert [problem.severity for problem in overview.problems] == ["critical", "critical", "warning"]
     assert {problem.about for problem in overview.problems[:2]} == {"west", "other"}
     lines = printed(overview)
-    assert [line.split()[0] for line in lines[:3]] == ["critical", "critical", "warning"]
+    assert [line.split()[0] for line in lines[:6]] == ["critical", "->", "critical", "->", "warning", "->"]
     assert overview.sites[0].site == "west"
     assert overview.cameras[-1].camera in ("gate", "yard")
     assert [camera.camera for camera in overview.cameras if camera.problem] == ["dock", "roof"]
@@ -67,7 +67,7 @@ def test_a_camera_of_two_sites_is_a_problem() -> None:
     overview = seen(EDGE, changed(EDGE, id="south", cameras=("gate",)), WORKER)
     [problem] = overview.problems
     assert (problem.kind, problem.about, problem.severity) == ("camera-twice", "gate", "critical")
-    assert "north and south both serve camera gate" in problem.text
+    assert problem.text == "camera gate is served by sites north and south"
 
 
 def test_without_the_right_to_see_workers_it_says_so() -> None:

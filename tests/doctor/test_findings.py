@@ -11,7 +11,7 @@ import pytest
 from edge_nodes.check.findings import Verdict
 from latentbus.doctor import machine
 from latentbus.doctor.broker import judge_abilities, judge_version, worst
-from latentbus.doctor.known_bugs import KNOWN_BUGS, Software, bugs_of, parse_version
+from latentbus.doctor.known_bugs import BUGS, Software, bugs_of, parse_version
 from latentbus.doctor.machine import check_clock, check_disks, folders_of
 from latentbus.doctor.models import check_edge_models, check_worker_models, compare_fingerprint
 from latentbus.doctor.run import device_of, judge_fleet
@@ -57,7 +57,7 @@ def test_a_version_with_bugs_names_them_and_the_one_without() -> None:
     assert later.fix.startswith("install 2.1.3 or later")
     assert judge_version(Software("mosquitto", (2, 0, 22))).verdict is Verdict.GOOD
     assert judge_version(None).verdict is Verdict.UNKNOWN
-    assert [bug.fixed for bug in KNOWN_BUGS] == sorted(bug.fixed for bug in KNOWN_BUGS)
+    assert [bug.fixed for bug in BUGS] == sorted(bug.fixed for bug in BUGS)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,8 @@ def test_the_fleet_is_judged_by_its_statuses() -> None:
     mismatch = WORKER.model_copy(update={"fingerprint": "00000002"})
     [finding] = judge_fleet([EDGE, mismatch])
     assert finding.verdict is Verdict.BAD
-    assert "same codec folder" in finding.found
+    assert finding.fix is not None
+    assert "same codec folder" in finding.fix
 
 
 def test_who_this_is_comes_from_the_settings() -> None:
