@@ -57,7 +57,7 @@ class Views:
             at_s: when it came, in seconds since 1970.
             question: the text that was asked, where it is known; that of a standing question is looked up.
         """
-        site = self.site(message)
+        site = self._fleet.site_of_query(message.owner, message.camera)
         if question is None and not message.ad_hoc and site is not None:
             standing = self._fleet.questions.get((site, message.question_id))
             question = None if standing is None else standing.text
@@ -86,12 +86,6 @@ class Views:
                 "worker": message.worker,
             }
         return AnswerView.model_validate(given)
-
-    def site(self, message: Answer | QueryOutcome) -> str | None:
-        """Site of the camera that a message is about."""
-        if not message.ad_hoc:
-            return message.owner.removeprefix("site/")
-        return self._fleet.site_of(message.camera)
 
     def _total(self, site: str | None, latents: int) -> int | None:
         edge = None if site is None else self._fleet.edge(site)
