@@ -119,8 +119,7 @@ async def test_the_process_is_ready_when_all_parts_are_and_stops_as_one() -> Non
     assert not whole.ready.is_set()
     two.set_ready()
     assert whole.ready.is_set()
-    assert not one.requested
+    before = one.requested
     two.request()
     await one.wait()
-    assert one.requested
-    assert whole.requested
+    assert (before, one.requested, whole.requested) == (False, True, True)
