@@ -39,7 +39,6 @@ from pipeline.config.settings import BrokerSettings
 from pipeline.node.containment import Containment
 from schemas.errors import StateError
 from schemas.identity import ad_hoc_query_id, owner_of
-from schemas.messages import Answer
 
 TICK_S: Final = 1.0
 """Between two looks at the fleet: what changed is told, and states that last become alerts."""
@@ -268,7 +267,7 @@ class Gateway:
                 self._metrics.heard(told)
                 self.state.observe(view, self._now_s())
                 self.hub.publish("answer", _json(view), camera=view.camera)
-                if isinstance(told, Answer) and view.outcome is not None:
+                if view.outcome is not None:
                     self._apply(self._book.observe(view, self._now_s()))
 
     async def _ticks(self) -> None:
@@ -295,6 +294,7 @@ class Gateway:
                 await self.store.request(History.heard)
             except UnavailableError as error:
                 _log.debug("not noted", problem=error.problem)
+        self._apply(self._book.expire(self._now_s(), self._wall_s()))
         if self._settings.alerts.system and self.client.connected:
             self._judge_states()
         self._tell_fleet()
@@ -381,7 +381,7 @@ class Gateway:
         self._last_heard = await self.store.call(History.last_heard)
         self.alerts = await self.store.call(History.alerts, SHOWN_ALERTS)
         going_on = [alert for alert in self.alerts if alert.ended is None]
-        for change in self._book.resume(going_on, self._now_s()):
+        for change in self._book.resume(going_on, self._now_s(), self._wall_s()):
             self._apply([Change(change.alert.model_copy(update={"ended": self._wall_s()}), "", notify=False)])
 
     async def _note_gaps(self) -> None:
