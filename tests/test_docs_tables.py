@@ -17,6 +17,7 @@ from latentbus.cli import app
 from pipeline.config import gateway_settings
 from pipeline.config import settings as all_settings
 from pipeline.config.alert_settings import AlertConditionSettings
+from pipeline.health.conditions import EXPLANATIONS, HealthKind
 from tests import reference
 from tests.reference.commands import all_commands
 from tests.source_names import PACKAGES, ROOT, parse
@@ -71,6 +72,11 @@ def test_the_table_of_metrics_is_that_of_the_code() -> None:
     assert len(served) > 25
     assert {name for name in served if "*" not in name} - documented == set(), "not in docs/operations.md"
     assert {name for name in documented if not any(pattern.fullmatch(name) for pattern in patterns)} == set()
+
+
+def test_the_table_of_conditions_is_that_of_the_code() -> None:
+    rows = set(first_cells((DOCS / "health.md").read_text(encoding="utf-8")))
+    assert rows == {str(kind) for kind in HealthKind} == {str(kind) for kind in EXPLANATIONS}
 
 
 SECTIONS: dict[str, type[BaseModel]] = {

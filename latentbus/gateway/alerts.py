@@ -1,10 +1,9 @@
-"""When something is an alert. Pure: answers, states and the time go in, alerts that begin or end come out.
+"""When an answer is an alert. Pure: answers and the time go in, alerts that begin or end come out.
 
-Two kinds of sources feed :class:`AlertBook`. :meth:`AlertBook.observe` takes answers to standing questions, which rules
-judge: ``n`` of the last ``of`` must match. An *unchanged* outcome says that the last answer held on in every frame
-since, and counts as so many of them. :meth:`AlertBook.expire` ends what goes on for too long. :meth:`AlertBook.hold`
-takes a state that holds or does not, such as a site that is offline; it must hold on for a while. Both begin an alert
-once, end it once, and never flap.
+Rules judge the answers to standing questions: ``n`` of the last ``of`` must match. An *unchanged* outcome says that the
+last answer held on in every frame since, and counts as so many of them. An alert begins once and ends once, at the
+latest after ``max_duration_s``.
+What is wrong with the fleet itself is the subject of :mod:`latentbus.gateway.system_alerts`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import re
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from latentbus.gateway.models import AlertView, AnswerView
 from pipeline.config.alert_settings import AlertConditionSettings
@@ -21,11 +20,8 @@ from pipeline.config.gateway_settings import AlertRuleSettings
 from schemas.answer_value import AnswerValue, bare
 from schemas.types import Outcome
 
-Severity: TypeAlias = Literal["info", "warning", "critical"]
 MAX_WINDOWS: Final = 16_384
 """Rules by camera whose last answers are remembered."""
-MAX_STATES: Final = 4_096
-"""States that hold, or did not for long."""
 _JUDGED: Final = (Outcome.ANSWERED, Outcome.DEGRADED, Outcome.UNCHANGED)
 _NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -59,15 +55,6 @@ class _Window:
     answer: AnswerView | None = None
 
 
-@dataclass(slots=True)
-class _State:
-    """A state of the system."""
-
-    holds: bool
-    since_s: float
-    firing: AlertView | None = None
-
-
 def matches(rule: AlertConditionSettings, text: str, value: AnswerValue | None = None) -> bool | None:
     """Whether an answer meets a condition; None where it says nothing that can be compared.
 
@@ -99,13 +86,10 @@ class AlertBook:
 
     Attributes:
         rules: by name.
-        patience_s: a state must hold for so long before it is an alert, and as long before it is over.
     """
 
     rules: Mapping[str, AlertRuleSettings]
-    patience_s: float
     _windows: OrderedDict[str, _Window] = field(default_factory=OrderedDict)
-    _states: OrderedDict[str, _State] = field(default_factory=OrderedDict)
 
     def resume(self, going_on: Iterable[AlertView], now_s: float, wall_s: float | None = None) -> list[Change]:
         """Take over what an earlier process has begun.
@@ -120,9 +104,7 @@ class AlertBook:
         """
         over: list[Change] = []
         for alert in going_on:
-            if alert.source == "system":
-                self._states[_state_key(alert.rule, alert.site)] = _State(True, now_s, alert)
-            elif alert.rule in self.rules and alert.camera is not None:
+            if alert.rule in self.rules and alert.camera is not None:
                 window = self._window(alert.rule, alert.site, alert.camera)
                 window.firing, window.told_s = alert, now_s
                 window.began_s = now_s - (0.0 if wall_s is None else max(0.0, wall_s - alert.began))
@@ -133,17 +115,13 @@ class AlertBook:
 
     def going_on(self) -> list[AlertView]:
         """Alerts that have not ended."""
-        kept = [window.firing for window in self._windows.values()]
-        kept += [state.firing for state in self._states.values()]
-        return [firing for firing in kept if firing is not None]
+        return [window.firing for window in self._windows.values() if window.firing is not None]
 
     def stored(self, key: str, alert: AlertView) -> None:
         """An alert that has begun got its number."""
-        entry = self._windows.get(key) or self._states.get(key)
+        entry = self._windows.get(key)
         if entry is not None and entry.firing is not None and entry.firing.began == alert.began:
             entry.firing = alert
-
-    # ---- answers ----------------------------------------------------------------------------------------------------
 
     def observe(self, answer: AnswerView, now_s: float) -> list[Change]:
         """An outcome came. Ad-hoc questions are no matter of a rule, and a frame that waited says nothing of now.
@@ -229,59 +207,6 @@ class AlertBook:
             self._windows.popitem(last=False)
         return window
 
-    # ---- states -----------------------------------------------------------------------------------------------------
-
-    def hold(
-        self, kind: str, about: str | None, holds: bool, *, now_s: float, wall_s: float, text: str = "",
-        severity: Severity = "warning",
-    ) -> list[Change]:  # fmt: skip
-        """Whether a state holds at this moment; to be said again and again.
-
-        Args:
-            kind: what it is.
-            about: the site or pool that it is about.
-            holds: whether it holds.
-            now_s: monotonic time.
-            wall_s: seconds since 1970.
-            text: what it is, and what to do.
-            severity: how bad it is.
-        """
-        key = _state_key(kind, about)
-        state = self._states.get(key)
-        if state is None:
-            if not holds:
-                return []
-            state = self._states[key] = _State(True, now_s)
-            if len(self._states) > MAX_STATES:
-                self._states.popitem(last=False)
-        if state.holds != holds:
-            state.holds, state.since_s = holds, now_s
-        lasted = now_s - state.since_s >= self.patience_s
-        if not lasted:
-            return []
-        if holds and state.firing is None:
-            state.firing = AlertView(
-                id=0, rule=kind, source="system", severity=severity, site=about, text=text, began=wall_s
-            )
-            return [Change(state.firing, key)]
-        if not holds:
-            firing = self._states.pop(key).firing
-            if firing is not None:
-                return [Change(firing.model_copy(update={"ended": wall_s}), key)]
-        return []
-
-    def held(self) -> list[tuple[str, str | None]]:
-        """Kinds of states that were said to hold, with what each is about."""
-        found = []
-        for key in self._states:
-            kind, _, about = key.partition("\n")
-            found.append((kind, about or None))
-        return found
-
 
 def _window_key(rule: str, site: str | None, camera: str) -> str:
     return f"rule {rule}\n{site or ''}\n{camera}"
-
-
-def _state_key(kind: str, about: str | None) -> str:
-    return f"{kind}\n{about or ''}"

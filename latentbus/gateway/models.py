@@ -172,7 +172,11 @@ class AlertView(_View):
     camera: str | None = None
     """Camera that it is about."""
     site: str | None = None
-    """Site that it is about."""
+    """Site that it is about; of a system alert the name of its ``subject``."""
+    subject: Literal["site", "pool", "worker", "gateway"] | None = None
+    """What a system alert is about; null of an answer."""
+    part: str = ""
+    """Camera, folder or file that a system alert is about, if it is no more than that."""
     text: str
     """What it is; for a system alert also what to do."""
     began: float

@@ -124,9 +124,11 @@ class AlertSettings(Section):
     rules: Annotated[dict[Name, AlertRuleSettings], Field(max_length=MAX_ALERT_RULES)] = Field(default_factory=dict)
     """By name."""
     system: bool = True
-    """Alert when a site is offline or a pool has no workers, too."""
+    """Alert when something is wrong with the fleet itself, too: docs/operations.md has what."""
     patience_s: Annotated[float, Field(ge=1, le=86_400)] = 30.0
-    """Such a state must hold on for so long before it is an alert, and as long before it is over."""
+    """That must hold on for so long before it is an alert, and as long before it is over."""
+    missed_share: Annotated[float, Field(gt=0, le=0.5)] = 0.01
+    """Of the questions, what may miss its deadline: the budget of the alert ``deadlines-missed``."""
     webhooks: Annotated[dict[Name, WebhookSettings], Field(max_length=MAX_CHANNELS)] = Field(default_factory=dict)
     """By name."""
     addresses: Annotated[dict[Name, SecretStr], Field(max_length=MAX_CHANNELS)] = Field(default_factory=dict)

@@ -51,10 +51,12 @@ class FleetView:
             self.forget(status.kind, next(iter(kept)))
 
     def observe_load(self, load: Status) -> None:
-        """A worker says how many frames it holds; one whose status is not known is ignored."""
+        """A worker says how many frames it holds and how it is; one whose status is not known is ignored."""
         known = self._workers.get(load.id)
         if known is not None and known.online and known.boot == load.boot:
-            self._workers[load.id] = known.model_copy(update={"parked": load.parked, "capacity": load.capacity})
+            self._workers[load.id] = known.model_copy(
+                update={"parked": load.parked, "capacity": load.capacity, "conditions": load.conditions}
+            )
             self.changes += 1
 
     def observe_question(self, site: str, question_id: str, question: Question | None) -> None:

@@ -144,7 +144,8 @@ def ask(
     frames: int,
     questions: int,
     answer_tokens: int,
-    tiles_per_edge: int,
+    tiles_per_edge: int = 1,
+    frame_size_px: int | None = None,
 ) -> Material:
     """Ask the frozen model about frames, each of which has another part of its questions if there are too many.
 
@@ -155,11 +156,12 @@ def ask(
         frames: How many frames at most.
         questions: How many questions about each at most.
         answer_tokens: How many tokens of an answer are looked at.
-        tiles_per_edge: As in `CodecBudget`.
+        tiles_per_edge: As in `CodecSpec`.
+        frame_size_px: Edge of a tile; None for what is usual in the family.
     """
     own = copy.deepcopy(processor)
     family = family_of(model.config, "the VLM")
-    prompts = family.prompts(model, own, source="the VLM", tiles_per_edge=tiles_per_edge)
+    prompts = family.prompts(model, own, source="the VLM", tiles_per_edge=tiles_per_edge, frame_size_px=frame_size_px)
     view = LanguageView(model.eval().requires_grad_(False), prompts.prefix)
     asked = [frame for frame, texts in enumerate(learning.questions) if texts][:frames]
     names = sorted({name for frame in asked for name in learning.kinds[frame]})
@@ -211,7 +213,8 @@ def training_material(source: FrameSource, vlm: ModelAdapter, vlm_dir: Path, bud
         frames=budget.asked_frames,
         questions=budget.view_questions,
         answer_tokens=budget.answer_tokens,
-        tiles_per_edge=budget.tiles_per_edge,
+        tiles_per_edge=source.frozen.tiles_per_edge,
+        frame_size_px=source.frozen.tile_px,
     )
     run.progress(f"the model's own answers about {len(material.frames)} frames are ready")
     return material
