@@ -41,7 +41,9 @@ DEFAULT_DAYS = 397
 
 @broker_app.command(epilog="Example: latentbus broker run --port 1883")
 def run(
-    port: Annotated[int | None, typer.Option(help="Port on this machine; a free one unless given.", min=1)] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", "-p", help="Port on this machine; a free one unless given.", min=1)
+    ] = None,
     fleet: Annotated[
         Path | None, typer.Option(help="Let only the devices of this fleet folder in, over TLS, by their rights.")
     ] = None,

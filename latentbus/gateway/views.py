@@ -58,7 +58,7 @@ class Views:
             at_s: when it came, in seconds since 1970.
             question: the text that was asked, where it is known; that of a standing question is looked up.
         """
-        site, standing = self.site(message), None
+        site, standing = self._fleet.site_of_query(message.owner, message.camera), None
         if not message.ad_hoc and site is not None:
             standing = self._fleet.questions.get((site, message.question_id))
         if question is None and standing is not None:
@@ -90,12 +90,6 @@ class Views:
                 "worker": message.worker,
             }
         return AnswerView.model_validate(given)
-
-    def site(self, message: Answer | QueryOutcome) -> str | None:
-        """Site of the camera that a message is about."""
-        if not message.ad_hoc:
-            return message.owner.removeprefix("site/")
-        return self._fleet.site_of(message.camera)
 
     def _total(self, site: str | None, latents: int) -> int | None:
         edge = None if site is None else self._fleet.edge(site)
