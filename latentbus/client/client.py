@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeAlias
 
 from latentbus.options.arguments import checked_name, made_of
-from pipeline.bus.base import ConnectionChange, Inbound, Will
+from pipeline.bus.base import ConnectionChange, Inbound, Traffic, Will
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.logs import OncePerKind, get_logger
 from pipeline.config.settings import BrokerSettings
@@ -306,6 +306,11 @@ class Client:
     def connected(self) -> bool:
         """Whether the broker is connected, with every subscription granted."""
         return self._bus.statistics().connected
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has passed between it and the broker, live."""
+        return self._bus.traffic
 
     @property
     def reducer(self) -> OutcomeReducer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -37,6 +37,7 @@ from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.logs import get_logger
 from pipeline.config.settings import BrokerSettings
 from pipeline.node.containment import Containment
+from pipeline.node.process_health import Belongings, ProcessProbe, belongings_of
 from schemas.errors import StateError
 from schemas.identity import ad_hoc_query_id, owner_of
 from schemas.messages import Answer
@@ -110,6 +111,7 @@ class Gateway:
         self.store = Store(settings.state_dir, settings.history)
         self.alerts: list[AlertView] = []
         self._views = Views(self.client.fleet, whole_latents(settings.codecs))
+        self._probe = ProcessProbe("gateway", settings.name, _belongings(broker, settings), metrics.metrics)
         self._book = AlertBook(settings.alerts.rules)
         self.system = SystemAlerts(self.client.fleet, settings.alerts.patience_s, settings.alerts.missed_share)
         self._gaps: list[GapView] = []
@@ -143,6 +145,8 @@ class Gateway:
                     asyncio.create_task(self._ticks(), name="ticks"),
                     asyncio.create_task(self._note_gaps(), name="gaps"),
                     asyncio.create_task(self._tell_alerts(), name="alerts"),
+                    asyncio.create_task(self._probe.run(), name="disks"),
+                    asyncio.create_task(self._metrics.lag.run(), name="loop lag"),
                 ]
                 try:
                     yield
@@ -250,6 +254,15 @@ class Gateway:
             problems.append("the gateway stops")
         return HealthView(ready=not problems, problems=tuple(problems))
 
+    @property
+    def contained(self) -> Mapping[str, int]:
+        """Bugs that ended one message, by kind."""
+        return self._containment.counts
+
+    def queues(self) -> dict[str, float]:
+        """What waits, for the metrics."""
+        return {"alerts": self._changes.qsize(), "questions": self.client.unfinished()}
+
     # ---- hearing ----------------------------------------------------------------------------------------------------
 
     async def keep(self, messages: Sequence[Told]) -> None:
@@ -303,7 +316,9 @@ class Gateway:
         self._tell_fleet()
 
     def _judge_states(self) -> None:
-        self._apply(self.system.judge((), self._now_s(), self._wall_s()))
+        wall_s = self._wall_s()
+        _, uptime_s = self._probe.clock()
+        self._apply(self.system.judge(self._probe.signs(wall_s, uptime_s), self._now_s(), wall_s))
 
     def _tell_fleet(self) -> None:
         now_s, health = self._now_s(), self.health()
@@ -406,6 +421,13 @@ class Gateway:
             await self.store.request(History.add_gap, gap)
         except UnavailableError as error:
             _log.error("a gap is not stored", problem=error.problem)
+
+
+def _belongings(broker: BrokerSettings, settings: GatewaySettings) -> Belongings:
+    certificates = dict(belongings_of(broker, None, None).certificates)
+    if settings.tls is not None:
+        certificates["https"] = settings.tls.cert_file
+    return Belongings({"state_dir": settings.state_dir}, certificates)
 
 
 def _json(view: BaseModel) -> str:
