@@ -20,6 +20,8 @@ from latentbus.commands.attack import attack
 from latentbus.commands.bench import bench_app
 from latentbus.commands.bench_uplink import EPILOG as BENCH_UPLINK_EPILOG
 from latentbus.commands.bench_uplink import bench_uplink
+from latentbus.commands.bench_worker import EPILOG as BENCH_WORKER_EPILOG
+from latentbus.commands.bench_worker import bench_worker
 from latentbus.commands.broker import broker_app
 from latentbus.commands.chaos import chaos
 from latentbus.commands.codec import codec_app
@@ -37,6 +39,7 @@ from latentbus.commands.replay import replay
 from latentbus.commands.replay_cameras import EPILOG as REPLAY_CAMERAS_EPILOG
 from latentbus.commands.replay_cameras import replay_cameras
 from latentbus.commands.ring import ring_app
+from latentbus.commands.schema import schema_app
 from latentbus.commands.simulate import EPILOG as SIMULATE_EPILOG
 from latentbus.commands.simulate import simulate
 from latentbus.commands.status import EPILOG as STATUS_EPILOG
@@ -67,7 +70,9 @@ app.add_typer(codec_app, name="codec")
 app.add_typer(broker_app, name="broker")
 app.add_typer(bench_app, name="bench")
 app.add_typer(ring_app, name="ring")
+app.add_typer(schema_app, name="schema")
 bench_app.command("uplink", epilog=BENCH_UPLINK_EPILOG)(bench_uplink)
+bench_app.command("worker", epilog=BENCH_WORKER_EPILOG)(bench_worker)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 from latentbus.cli import app
 from pipeline.config import gateway_settings
 from pipeline.config import settings as all_settings
+from pipeline.config.alert_settings import AlertConditionSettings
 from pipeline.health.conditions import EXPLANATIONS, HealthKind
 from tests import reference
 from tests.reference.commands import all_commands
@@ -84,15 +85,16 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "## `edge`": all_settings.EdgeSettings,
     "### `edge.cameras.<name>`": all_settings.CameraSettings,
     "### `edge.questions.<id>`": all_settings.QuestionSettings,
+    "### `edge.questions.<id>.alert`": AlertConditionSettings,
     "### `edge.client_budget`, `edge.client_budgets.<client>`": all_settings.ClientBudgetSettings,
     "## `worker`": all_settings.WorkerSettings,
+    "### `worker.more_pools.<name>`": all_settings.MorePoolSettings,
     "## `gateway`": gateway_settings.GatewaySettings,
     "### `gateway.tls`": gateway_settings.GatewayTlsSettings,
     "### `gateway.tokens.<name>`": gateway_settings.TokenSettings,
     "### `gateway.history`": gateway_settings.HistorySettings,
     "### `gateway.limits`": gateway_settings.GatewayLimitSettings,
     "### `gateway.alerts`": gateway_settings.AlertSettings,
-    "### `gateway.alerts.rules.<name>`": gateway_settings.AlertRuleSettings,
     "### `gateway.alerts.webhooks.<name>`": gateway_settings.WebhookSettings,
     "## `recording`": all_settings.EdgeRecordingSettings,
     "## `log`": all_settings.LogSettings,

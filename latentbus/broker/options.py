@@ -33,9 +33,11 @@ def broker_settings(config: Path | None, host: str | None, port: int | None) -> 
     Raises:
         ConfigError: the file, the environment or an option is wrong.
     """
+    from pipeline.config.fleet_file import Part
     from pipeline.config.settings import load_settings, settings_of_environment
 
-    return with_address((load_settings(config) if config else settings_of_environment()).broker, host, port)
+    settings = load_settings(config, part=Part("client")) if config else settings_of_environment()
+    return with_address(settings.broker, host, port)
 
 
 def with_address(broker: BrokerSettings, host: str | None, port: int | None) -> BrokerSettings:

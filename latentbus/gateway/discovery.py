@@ -8,7 +8,6 @@ first, so that nothing is said twice, and what no longer exists is removed.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,6 +16,7 @@ from latentbus.gateway.models import AnswerView, iso
 from latentbus.gateway.state import MAX_CAMERAS, FleetState
 from pipeline.protocol.fleet_view import FleetView
 from schemas import home_assistant as topics
+from schemas.answer_value import answer_value
 from schemas.messages import Question
 from schemas.types import AnswerType
 
@@ -26,11 +26,10 @@ MAX_REMOVED: Final = 16
 """Entities of a device that are named as removed, for a Home Assistant that was away meanwhile."""
 PATIENCE_S: Final = 30.0
 """A camera or question must be missing for so long, with the broker connected, before it is removed."""
-MAX_STATE_CHARS: Final = 255
-_MAX_NAME_CHARS: Final = 100
+STATE_CHARS: Final = 255
+_NAME_CHARS: Final = 100
 _SLICE: Final = 50
 """Cameras that are looked at before others get their turn."""
-_NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?")
 
 Payload = dict[str, Any]
 
@@ -315,7 +314,7 @@ class Discovery:
             config |= {"pl_on": "yes", "pl_off": "no"}
         elif question.answer_type is AnswerType.CHOICE:
             config |= {"dev_cla": "enum", "ops": list(question.options)}
-        elif _is_number(question):
+        elif question.answer_type is AnswerType.COUNT:
             config["stat_cla"] = "measurement"
         return config
 
@@ -354,26 +353,18 @@ def _attributes(answer: AnswerView | None) -> Payload:
     }
 
 
-def _value(question: Question, text: str) -> str | float | int | None:
+def _value(question: Question, text: str) -> str | int | None:
     """An answer as Home Assistant takes it for a state; None, which is *unknown*, for one of another form."""
-    if question.answer_type is AnswerType.YES_NO:
-        return text.lower() if text.lower() in ("yes", "no") else None
-    if question.answer_type is AnswerType.CHOICE:
-        return text if text in question.options else None
-    if _is_number(question):
-        found = _NUMBER.fullmatch(text.strip())
-        return None if found is None else float(found[0]) if "." in found[0] else int(found[0])
-    return text[:MAX_STATE_CHARS]
-
-
-def _is_number(question: Question) -> bool:
-    return question.answer_type.value in ("count", "number")
+    value = answer_value(question.answer_type, text, question.options)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value[:STATE_CHARS] if isinstance(value, str) else value
 
 
 def _name(text: str) -> str:
     """A question as the name of an entity."""
     line = " ".join(text.split())
-    return line if len(line) <= _MAX_NAME_CHARS else f"{line[: _MAX_NAME_CHARS - 3]}..."
+    return line if len(line) <= _NAME_CHARS else f"{line[: _NAME_CHARS - 3]}..."
 
 
 def _encoded(value: Payload) -> bytes:

@@ -64,6 +64,8 @@ class AnswerView(_View):
     """How it ended; null while it is provisional and may improve."""
     text: str = ""
     """The answer."""
+    value: bool | int | str | None = None
+    """What it says: true or false, a count, an option or a text; null where it has not the form of its type."""
     reason: str = ""
     """Why there is none, or why it is not safe."""
     confidence: float | None = None

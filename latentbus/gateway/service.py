@@ -40,7 +40,6 @@ from pipeline.config.settings import BrokerSettings
 from pipeline.node.containment import Containment
 from schemas.errors import StateError
 from schemas.identity import ad_hoc_query_id, owner_of
-from schemas.messages import Answer
 
 TICK_S: Final = 1.0
 """Between two looks at the fleet: what changed is told, and states that last become alerts."""
@@ -277,7 +276,7 @@ class Gateway:
                 self.state.observe(view, self._now_s())
                 self.system.heard(view.site, view.outcome, view.reason, self._now_s(), late=view.late)
                 self.hub.publish("answer", _json(view), camera=view.camera)
-                if isinstance(told, Answer) and view.outcome is not None:
+                if view.outcome is not None:
                     self._apply(self._book.observe(view, self._now_s()))
 
     async def _ticks(self) -> None:
@@ -304,6 +303,7 @@ class Gateway:
                 await self.store.request(History.heard)
             except UnavailableError as error:
                 _log.debug("not noted", problem=error.problem)
+        self._apply(self._book.expire(self._now_s(), self._wall_s()))
         if self._settings.alerts.system and self.client.connected:
             self._judge_states()
         self._tell_fleet()
@@ -380,9 +380,9 @@ class Gateway:
         self._last_heard = await self.store.call(History.last_heard)
         self.alerts = await self.store.call(History.alerts, SHOWN_ALERTS)
         going_on = [alert for alert in self.alerts if alert.ended is None]
-        now_s = self._now_s()
+        now_s, wall_s = self._now_s(), self._wall_s()
         self.system.resume([alert for alert in going_on if alert.source == "system"], now_s)
-        for change in self._book.resume([alert for alert in going_on if alert.source == "answer"], now_s):
+        for change in self._book.resume([alert for alert in going_on if alert.source == "answer"], now_s, wall_s):
             self._apply([Change(change.alert.model_copy(update={"ended": self._wall_s()}), "", notify=False)])
 
     async def _note_gaps(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 from latentbus.gateway import alerts as alerts_module
 from latentbus.gateway.alerts import AlertBook, Change, matches
 from pipeline.config.gateway_settings import AlertRuleSettings, AlertSettings
+from schemas.types import Outcome
 from tests.gateway.views import view
 
 
@@ -52,6 +53,55 @@ def _sign(change: Change) -> str:
 def test_conditions(condition: dict[str, Any], text: str, met: bool | None) -> None:
     given = {"question": "car", **condition}
     assert matches(AlertRuleSettings.model_validate(given), text) is met
+
+
+@pytest.mark.parametrize(
+    ("condition", "text", "value", "met"),
+    [
+        ({"equals": "yes"}, "Yes, there is a", True, True),
+        ({"differs": "yes"}, "Yes, there is a", True, False),
+        ({"equals": "no"}, "no, none", False, True),
+        ({"above": 2}, "three cars, 1 red", 3, True),
+        ({"equals": "3"}, "three", 3, True),
+        ({"below": 1}, "none", 0, True),
+        ({"equals": "dark red"}, "**Dark red**", "Dark red", True),
+    ],
+)
+def test_what_an_answer_says_is_compared_where_its_type_is_known(
+    condition: dict[str, Any], text: str, value: bool | int | str, met: bool
+) -> None:
+    given = {"question": "car", **condition}
+    assert matches(AlertRuleSettings.model_validate(given), text, value) is met
+
+
+def test_an_unchanged_outcome_says_that_the_answer_held_on_in_every_frame_since() -> None:
+    alerts = book(n=3, of=4)
+    assert say(alerts, "yes") == [""]
+    held: dict[str, Any] = {"outcome": Outcome.UNCHANGED, "latents": None}
+    assert say(alerts, "", start=1, **held) == ["+"], "in place of three more answers that nobody was asked for"
+    assert alerts.going_on()[0].text == "gate: Is there a car? yes", "the answer that holds on"
+    assert say(alerts, "no", start=2) == [""]
+    assert say(alerts, "", start=3, **held) == ["-"]
+    assert say(book(), "", **held) == [""], "of an answer that was never heard"
+
+
+def test_what_goes_on_for_too_long_is_over_and_begins_again_only_after_it_was_gone() -> None:
+    alerts = book(max_duration_s=10, cooldown_s=0)
+    assert say(alerts, "yes") == ["+"]
+    assert alerts.expire(9.9, 1009.9) == []
+    (over,) = alerts.expire(10.0, 1010.0)
+    assert (over.alert.ended, over.notify) == (1010.0, False)
+    assert alerts.expire(20.0, 1020.0) == []
+    assert say(alerts, "yes", "yes", "no", "yes", start=11) == ["", "", "", "+"]
+
+
+def test_a_restart_takes_no_time_from_what_an_alert_may_last() -> None:
+    first = book(max_duration_s=100)
+    say(first, "yes")
+    second = book(max_duration_s=100)
+    second.resume(first.going_on(), now_s=5.0, wall_s=1080.0)
+    assert second.expire(24.9, 1099.9) == []
+    assert len(second.expire(25.0, 1100.0)) == 1
 
 
 def test_an_alert_begins_once_and_ends_once() -> None:

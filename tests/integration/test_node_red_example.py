@@ -50,8 +50,8 @@ async def node_red(modules: Path, folder: Path, broker: BrokerSettings) -> Async
     (folder / "flows.json").write_text(json.dumps(flow))
     port = free_port()
     (folder / "settings.js").write_text(
-        f'module.exports = {{uiHost: "127.0.0.1", uiPort: {port}, flowFile: "flows.json", telemetry: {{enabled: false}}, '
-        "logging: {console: {level: 'info'}}}\n"
+        f"module.exports = {{uiHost: '127.0.0.1', uiPort: {port}, flowFile: 'flows.json', "
+        "telemetry: {enabled: false}, logging: {console: {level: 'info'}}}\n"
     )
     command = [modules / "node_modules" / "node-red" / "red.js", "-u", folder, "-s", folder / "settings.js"]
     process = await asyncio.create_subprocess_exec(
