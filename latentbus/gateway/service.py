@@ -15,6 +15,7 @@ from latentbus.gateway.access import Principal
 from latentbus.gateway.alerts import AlertBook, Change
 from latentbus.gateway.errors import ConflictError, UnavailableError
 from latentbus.gateway.history import History
+from latentbus.gateway.home_assistant import HomeAssistant
 from latentbus.gateway.hub import Hub, Subscriber, encoded, json_line
 from latentbus.gateway.models import (
     AlertView,
@@ -77,6 +78,7 @@ class Gateway:
         state: the latest answers.
         store: what it remembers.
         system: what is wrong with the fleet.
+        home_assistant: tells Home Assistant, if it is to.
         tick_s: time between two looks at the fleet.
         alerts: the alerts that go on, and the latest that are over.
     """
@@ -107,6 +109,8 @@ class Gateway:
         )
         self.hub = Hub()
         self.state = FleetState(self.client.fleet)
+        shown = settings.home_assistant
+        self.home_assistant = None if shown is None else HomeAssistant(self.client, self.state, shown, now_s=now_s)
         self.store = Store(settings.state_dir, settings.history)
         self.alerts: list[AlertView] = []
         self._views = Views(self.client.fleet, whole_latents(settings.codecs))
@@ -147,6 +151,8 @@ class Gateway:
                     asyncio.create_task(self._probe.run(), name="disks"),
                     asyncio.create_task(self._metrics.lag.run(), name="loop lag"),
                 ]
+                if self.home_assistant is not None:
+                    self._tasks.append(asyncio.create_task(self.home_assistant.run(), name="home assistant"))
                 try:
                     yield
                 finally:

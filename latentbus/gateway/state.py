@@ -149,6 +149,12 @@ class FleetState:
             questions=tuple(_view(key, found[key]) for key in sorted(found, key=lambda key: (key == AD_HOC, key))),
         )
 
+    def answers(self, camera: str, question_id: str) -> tuple[AnswerView | None, AnswerView | None]:
+        """The latest answer to a standing question of a camera, and its latest outcome; None where there was none."""
+        questions = self._cameras.get(camera)
+        found = None if questions is None else questions.get(question_id)
+        return (None, None) if found is None else (found.answer, found.latest)
+
     def knows(self, camera: str) -> bool:
         """Whether anything is known of a camera."""
         return camera in self._cameras or self._fleet.site_of(camera) is not None
