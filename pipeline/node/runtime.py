@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -25,6 +26,14 @@ _log = get_logger(__name__)
 DRAIN_TIMEOUT_S = 15.0
 EXIT_NOT_DRAINED = 3
 """Exit status when the drain time ended, or a second signal came, before everything was resolved."""
+
+
+def software_version() -> str:
+    """Version of this software, as it was installed."""
+    try:
+        return importlib.metadata.version("latentbus")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 class Stop:
