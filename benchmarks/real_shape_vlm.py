@@ -15,6 +15,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    LlamaConfig,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
     SmolVLMImageProcessorPil,
@@ -65,9 +66,11 @@ def build(gguf: Path, folder: Path, seed: int = 0) -> None:
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    text_config = language.config
-    known = int(text_config.vocab_size)
-    text_config.vocab_size = VOCABULARY
+    known = int(language.config.vocab_size)
+    # Its own still says that the weights are quantised.
+    fields = {**language.config.to_dict(), "vocab_size": VOCABULARY}
+    fields.pop("quantization_config", None)
+    text_config = LlamaConfig.from_dict(fields)
     torch.manual_seed(seed)
     model: Any = SmolVLMForConditionalGeneration(
         SmolVLMConfig(

@@ -40,10 +40,11 @@ start)
     port=${4:-8000}
     name=$(cat "$model/served-model-name")
     export VLLM_CPU_KVCACHE_SPACE="${VLLM_CPU_KVCACHE_SPACE:-1}" VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 HF_HUB_OFFLINE=1
-    # Features have to be trusted: a tensor of another shape can end the server. Keep it on loopback.
+    # Whoever reaches it can send it tensors: it stays on loopback. VLLM_ARGS are further options of vLLM.
+    # shellcheck disable=SC2086
     exec "$folder/bin/python" -m vllm.entrypoints.openai.api_server --host 127.0.0.1 --port "$port" \
         --model "$model" --served-model-name "$name" --enable-prompt-embeds --max-logprobs 20 \
-        --dtype "${VLLM_DTYPE:-float32}" --max-num-seqs 64
+        --dtype "${VLLM_DTYPE:-float32}" --max-num-seqs 64 ${VLLM_ARGS:-}
     ;;
 *) usage ;;
 esac

@@ -32,8 +32,8 @@ from tests.cloud.engines import THREAD
 ENVIRONMENT = os.environ.get("LATENTBUS_VLLM")
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "vllm.sh"
 START_S = 240
-PROBABILITY_TOLERANCE = 0.02
-ENTROPY_TOLERANCE_NATS = 0.05
+PROBABILITY_TOLERANCE = 0.001
+ENTROPY_TOLERANCE_NATS = 0.01
 
 pytestmark = [
     pytest.mark.skipif(ENVIRONMENT is None, reason="no vLLM: sh scripts/vllm.sh install FOLDER, LATENTBUS_VLLM=FOLDER"),

@@ -23,7 +23,7 @@ from cloud_workers.inference.isolation import described
 from cloud_workers.inference.precision import weights_dtype
 from cloud_workers.inference.registry import hub_id_and_revision
 from cloud_workers.inference.vllm.client import Reply, VllmClient
-from cloud_workers.inference.vllm.completions import ReplyError, read_completion, request_body
+from cloud_workers.inference.vllm.completions import read_completion, request_body
 from cloud_workers.inference.vllm.language_model import served_model_name
 from cloud_workers.inference.vllm.prompt_embeddings import PromptEmbeddings, load_prompt_embeddings
 from pipeline.codec.bundled import bundled_vlm_dir
@@ -136,7 +136,7 @@ class VllmBackend:
             return self._engine_error(reply.problem)
         try:
             return read_completion(reply.body or b"", len(self._prompts.table))
-        except ReplyError as error:
+        except ValueError as error:
             return self._engine_error(str(error))
 
     def _engine_error(self, problem: str) -> EngineError:
@@ -233,7 +233,7 @@ async def _probe(client: VllmClient, prompts: PromptEmbeddings, model: str, seed
     if not problem:
         try:
             return read_completion(reply.body or b"", len(prompts.table))
-        except ReplyError as error:
+        except ValueError as error:
             problem = str(error)
     raise ArtifactError(
         client.url, f"it cannot read a prompt of embeddings ({problem}): start vLLM with --enable-prompt-embeds"

@@ -20,10 +20,6 @@ MAX_REPLY_BYTES: Final = 1_048_576
 """64 steps of 21 tokens with their names are some 60 KB."""
 
 
-class ReplyError(Exception):
-    """A reply that is none of this API; the text says what is wrong with it."""
-
-
 def request_body(model: str, prompt: torch.Tensor, max_tokens: int, end_tokens: Sequence[int]) -> bytes:
     """A greedy completion with log-probabilities, as JSON.
 
@@ -60,7 +56,7 @@ def read_completion(reply: bytes, vocabulary: int) -> InferenceAnswer:
         vocabulary: tokens that the model has.
 
     Raises:
-        ReplyError: it is no completion.
+        ValueError: it is no completion.
     """
     try:
         choice = json.loads(reply)["choices"][0]
@@ -68,9 +64,9 @@ def read_completion(reply: bytes, vocabulary: int) -> InferenceAnswer:
         steps = [float(value) for value in logprobs["token_logprobs"]]
         first = sorted((float(value) for value in logprobs["top_logprobs"][0].values()), reverse=True)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ReplyError(f"no completion with log-probabilities ({type(error).__name__}: {error})") from error
+        raise ValueError(f"no completion with log-probabilities ({type(error).__name__}: {error})") from error
     if not isinstance(text, str) or not steps or len(first) < 2:
-        raise ReplyError("a completion without text or log-probabilities")
+        raise ValueError("a completion without text or log-probabilities")
     total = math.fsum(steps)
     probability = math.exp(min(total, 0.0)) if math.isfinite(total) else math.nan
     best = [math.exp(value) for value in first[:TOP_TOKENS]]
