@@ -151,7 +151,14 @@ class EdgeSession:
         self.frames.connection(False, now_s)
         self.budget = UplinkBudget(site.budget, spending)
         asking = sum(1 for questions in site.asked_of.values() if questions)
-        self.uplink = Uplink(site.uplink_kbps, order=order, gather_s=site.gather_s, company=asking, budget=self.budget)
+        self.uplink = Uplink(
+            site.uplink_kbps,
+            order=order,
+            gather_s=site.gather_s,
+            company=asking,
+            budget=self.budget,
+            traced=site.traced,
+        )
         self.budgets = ClientBudgets(site.client_budget, site.client_budgets)
         self.standing = StandingQuestions(site.questions, site.asked_of, None if gate is None else gate.share)
         self.load_shedding = LoadShedding(load_shedding)

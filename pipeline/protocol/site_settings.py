@@ -34,6 +34,7 @@ class SiteSettings:
         event_max_age_s: age from which on an event is dropped.
         gather_s: wait of standing frames for those of the other cameras, to leave with them.
         budget: of its uplink, a day and a month.
+        traced: mark messages of questions with their trace.
     """
 
     site: str
@@ -52,3 +53,4 @@ class SiteSettings:
     event_max_age_s: float = 604_800.0
     gather_s: float = 0.0
     budget: BudgetSettings | None = None
+    traced: bool = False
