@@ -487,7 +487,7 @@ async def test_messages_carry_a_trace_where_it_is_switched_on(
     broker = broker_settings.model_copy(update={"traceparent": on})
     settings = make().model_copy(update={"broker": broker})
     async with (
-        connected(broker_settings, "watcher", topics.open_topic("main", "+"), all_properties=True) as bus,
+        connected(broker_settings, "watcher", f"{topics.ROOT}/open/main/+", all_properties=True) as bus,
         running(settings),
     ):
         (opened,) = await take(bus, 1)
