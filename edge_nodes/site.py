@@ -80,6 +80,7 @@ class Site(EdgeShell):
     Attributes:
         frame_disk: does what the session wants done with those frames.
         store_spending: called with what was spent of the uplink's budget, to be written.
+        asking_changed: called when the intervals of cameras may be others.
     """
 
     def __init__(
@@ -115,6 +116,8 @@ class Site(EdgeShell):
         self._observers = observers
         self._wake_camera = wake_camera
         self.store_spending: Callable[[StoreSpending], None] = lambda _spending: None
+        self.asking_changed: Callable[[], None] = lambda: None
+        self._asking_changes = session.asking_changes
         self._ring = ring
         self._requests: asyncio.Queue[JournalRequest] = asyncio.Queue()
         self._events = events
@@ -266,6 +269,13 @@ class Site(EdgeShell):
     async def idle(self) -> None:
         """Wait until the broker has everything that was said."""
         await self.until(self.session.idle)
+
+    def pump(self) -> None:
+        """See :class:`~edge_nodes.shell.EdgeShell`."""
+        super().pump()
+        if self._asking_changes != self.session.asking_changes:
+            self._asking_changes = self.session.asking_changes
+            self.asking_changed()
 
     # ---- outputs ----------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.node import runtime
+from pipeline.node.reload import keep_reloading
 from pipeline.node.runtime import EXIT_NOT_DRAINED, Stop, run, supervise
 from schemas.errors import ConfigError, LatentbusError
 
@@ -128,3 +130,44 @@ async def test_a_hang_up_drains() -> None:
         return 7
 
     assert await supervise(main) == 7
+
+
+async def test_sighup_asks_a_process_that_can_do_so_to_read_its_settings_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_has_terminal", lambda: False)
+    read: list[int] = []
+    taken: list[int] = []
+
+    def again() -> int:
+        read.append(len(read))
+        if read[-1] == 0:
+            raise ConfigError("fleet.yaml", "is wrong")
+        return read[-1]
+
+    async def main(stop: Stop) -> int:
+        reloading = asyncio.create_task(keep_reloading(stop, again, taken.append))
+        while not stop.reloads:
+            await asyncio.sleep(0)
+        for count in (1, 2):
+            os.kill(os.getpid(), signal.SIGHUP)
+            while len(read) < count or (count == 2 and not taken):
+                await asyncio.sleep(0.001)
+        reloading.cancel()
+        assert not stop.requested
+        return 0
+
+    assert await supervise(main) == 0
+    assert (read, taken) == ([0, 1], [1]), "what is wrong changes nothing"
+
+
+async def test_a_terminal_that_hangs_up_drains_a_process_that_reloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [True]
+    monkeypatch.setattr(runtime, "_has_terminal", lambda: there[0])
+
+    async def main(stop: Stop) -> int:
+        stop.reloads = True
+        there[0] = False
+        os.kill(os.getpid(), signal.SIGHUP)
+        await stop.wait()
+        return 0
+
+    assert await supervise(main) == 0
