@@ -19,6 +19,7 @@ from tests.cli.stand_in import EDGE, WORKER, StandIn, standing_in
 from tests.gateway.conftest import PATIENCE_S, WIDE, Web, gateway_of
 from tests.gateway.test_api import publish, standing
 from tests.gateway.test_notify import receiving
+from tests.gateway.waiting import until
 
 pytestmark = pytest.mark.broker
 RULES: dict[str, Any] = {"rules": {"car": {"question": "car", "equals": "yes", "n": 2, "of": 3, "cooldown_s": 0}}}
@@ -127,16 +128,14 @@ async def test_a_profile_and_a_snooze_come_by_one_message_and_rules_are_read_aga
             async with web.events() as events:
                 snooze = SiteConfig(site="north", snoozed_alerts={"car": "2099-01-01T00:00:00Z"})
                 await far.bus.publish(topic, wire.encode(snooze), qos=1, retain=True)
-                while "north" not in web.gateway.client.fleet.configs:
-                    await asyncio.sleep(0.01)
+                await until(lambda: "north" in web.gateway.client.fleet.configs)
                 await publish(far, standing(1), standing(2))
                 first = await events.until("alert")
                 await far.bus.publish(topic, wire.encode(SiteConfig(site="north", profile="home")), qos=1, retain=True)
                 ended = await events.until("alert")
                 assert (ended["id"], ended["ended"] is not None) == (first["id"], True)
                 await far.bus.publish(topic, b"", qos=1, retain=True)
-                while web.gateway.client.fleet.configs:
-                    await asyncio.sleep(0.01)
+                await until(lambda: not web.gateway.client.fleet.configs)
                 await publish(far, standing(3), standing(4))
                 assert (await events.until("alert"))["ended"] is None
                 await receiver.wait(1)

@@ -134,29 +134,31 @@ async def test_a_hang_up_drains() -> None:
 
 async def test_sighup_asks_a_process_that_can_do_so_to_read_its_settings_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "_has_terminal", lambda: False)
-    read: list[int] = []
-    taken: list[int] = []
+    reads: asyncio.Queue[int] = asyncio.Queue()
+    taken: asyncio.Queue[str] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    answers = iter([ConfigError("fleet.yaml", "is wrong"), "good"])
 
-    def again() -> int:
-        read.append(len(read))
-        if read[-1] == 0:
-            raise ConfigError("fleet.yaml", "is wrong")
-        return read[-1]
+    def again() -> str:
+        loop.call_soon_threadsafe(reads.put_nowait, 1)
+        answer = next(answers)
+        if isinstance(answer, ConfigError):
+            raise answer
+        return answer
 
     async def main(stop: Stop) -> int:
-        reloading = asyncio.create_task(keep_reloading(stop, again, taken.append))
-        while not stop.reloads:
-            await asyncio.sleep(0)
-        for count in (1, 2):
+        reloading = asyncio.create_task(keep_reloading(stop, again, taken.put_nowait))
+        await asyncio.sleep(0)
+        for _ in range(2):
             os.kill(os.getpid(), signal.SIGHUP)
-            while len(read) < count or (count == 2 and not taken):
-                await asyncio.sleep(0.001)
-        reloading.cancel()
+            await reads.get()
+        assert await taken.get() == "good"
+        assert taken.empty(), "what is wrong changes nothing"
         assert not stop.requested
+        reloading.cancel()
         return 0
 
     assert await supervise(main) == 0
-    assert (read, taken) == ([0, 1], [1]), "what is wrong changes nothing"
 
 
 async def test_a_terminal_that_hangs_up_drains_a_process_that_reloads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,12 +95,8 @@ def type_words(schema: Mapping[str, Any]) -> str:
         case "boolean" | "null":
             return str(schema["type"])
         case "string":
-            known = {
-                NAME_PATTERN: "name",
-                QUERY_ID_PATTERN: "query id",
-                OWNER_PATTERN: "owner",
-                UTC_PATTERN: "moment of UTC",
-            }
+            known = {NAME_PATTERN: "name", QUERY_ID_PATTERN: "query id", OWNER_PATTERN: "owner"}
+            known[UTC_PATTERN] = "moment of UTC"
             if "pattern" in schema and schema["pattern"] != TEXT_PATTERN:
                 return known.get(schema["pattern"], f"text `{schema['pattern']}`")
             low, high = schema.get("minLength", 0), schema["maxLength"]

@@ -27,7 +27,9 @@ PLACES: dict[str, str] = {
     "what the ring had; receipts through as_reason (tests.protocol.test_events)",
     "pipeline.protocol.ad_hoc_questions": "identities from the ask's topic, reasons through as_reason",
     "pipeline.protocol.ask_intake": "receipts: ids that have the form of a name, reasons through as_reason",
-    "pipeline.protocol.question_sync": "receipts: ids from the topic, reasons through as_reason; of a deletion a name",
+    "pipeline.protocol.question_sync": "of a deletion a name",
+    "pipeline.protocol.receipts": "ids from the topic, or fixed; reasons through as_reason",
+    "pipeline.protocol.edge_reports": "of a deletion the name of the site",
     "pipeline.protocol.standing_questions": "a question of the settings, which has the types of the message, paused",
     "pipeline.protocol.edge_session": "status: at most MAX_CAMERAS_PER_SITE cameras by the type of settings and plans "
     "(tests.analysis.test_replay_plan)",
