@@ -13,7 +13,7 @@ from enum import StrEnum
 from itertools import product
 
 from broker_config.devices import Device, DeviceKind
-from schemas import topics
+from schemas import home_assistant, topics
 from schemas.errors import StateError
 from schemas.topics import ROOT, ROUTES, Family, Role, Route
 
@@ -62,6 +62,7 @@ _SENDS: dict[DeviceKind, frozenset[Family]] = {
     DeviceKind.DASHBOARD: frozenset(),
     DeviceKind.GATEWAY: frozenset({Family.ASK, Family.STATUS}),
     DeviceKind.OPERATOR: frozenset({Family.ASK, Family.QUESTION, Family.CONFIG, *_REQUESTS}),
+    DeviceKind.HOME_ASSISTANT: frozenset(),
     DeviceKind.RECORDER: frozenset({Family.STATUS}),
 }
 """Of what the table of topics admits for its role, what a kind publishes."""
@@ -90,7 +91,14 @@ def rights_of(device: Device, fleet_cameras: Collection[str] = ()) -> list[Right
         return sorted(
             right for topic in (CONTROL_TOPICS, *cleared) for right in (*_reading(topic), Right(Access.PUBLISH, topic))
         )
+    if device.kind is DeviceKind.HOME_ASSISTANT:
+        status = f"{ROOT}/{Family.STATUS}/{DeviceKind.GATEWAY}/{ANY}"
+        birth = Right(Access.PUBLISH, home_assistant.birth_topic())
+        return sorted([*_reading(f"{home_assistant.PREFIX}/#"), *_reading(status), birth])
     rights = set(_recording()) if device.kind is DeviceKind.RECORDER else set()
+    if device.kind is DeviceKind.GATEWAY:
+        for topic in home_assistant.filters():
+            rights.update((*_reading(topic), Right(Access.PUBLISH, topic)))
     role = _ROLES.get(device.kind, Role.CLIENT)
     for family, route in ROUTES.items():
         if role in route.senders and family in _SENDS[device.kind]:

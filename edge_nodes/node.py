@@ -33,7 +33,7 @@ from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.frame_file import FrameFile
 from edge_nodes.frame_log import FrameLog
 from edge_nodes.frame_ring import RingKeeper
-from edge_nodes.health import edge_health
+from edge_nodes.health import camera_signs, edge_health
 from edge_nodes.load_shedding_log import LoadSheddingLog
 from edge_nodes.machine_clock import MachineClock
 from edge_nodes.observer import EdgeObserver
@@ -43,7 +43,7 @@ from edge_nodes.site import Site
 from edge_nodes.sources import FrameSource, make_source, redacted
 from edge_nodes.sources.view import viewed
 from edge_nodes.telemetry import EdgeTelemetry, watch_cameras, watch_encoder, watch_site
-from edge_nodes.uplink_spending import SpendingFile, UplinkSpending, spending_file_of, uplink_budget, wall_clock
+from edge_nodes.uplink_spending import SpendingFile, UplinkSpending, spending_file_of, uplink_budget
 from pipeline.bus.base import Bus, ConnectionChange, Inbound, Subscription
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.key_frame_policy import KeyFramePolicy
@@ -51,13 +51,14 @@ from pipeline.codec.spec import FitMode
 from pipeline.config.logs import get_logger
 from pipeline.config.settings import ClientBudgetSettings, EdgeSettings, LatentbusSettings
 from pipeline.node.ask_journal import AskJournal
-from pipeline.node.clock import Clock, MonotonicClock
+from pipeline.node.clock import Clock, MonotonicClock, wall_clock
 from pipeline.node.connection import node_bus
 from pipeline.node.containment import Containment
 from pipeline.node.metrics import Metrics
 from pipeline.node.node import Node, Work
+from pipeline.node.process_health import Belongings, ProcessHealth, ProcessProbe, belongings_of
 from pipeline.node.reload import keep_reloading
-from pipeline.node.runtime import Stop
+from pipeline.node.runtime import Stop, software_version
 from pipeline.node.service_manager import Health
 from pipeline.node.tasks import first_of
 from pipeline.node.work_thread import WorkThread
@@ -70,7 +71,7 @@ from pipeline.protocol.site_settings import SiteSettings
 from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from schemas import topics
 from schemas.errors import BusError, ConfigError, SourceError
-from schemas.messages import Question
+from schemas.messages import Condition, Question
 
 if TYPE_CHECKING:
     from pipeline.node.node_log import NodeLog
@@ -142,6 +143,7 @@ async def run_edge(
             frame_log = FrameLog(edge.frame_log, clock)
             owned.push_async_callback(frame_log.close)
         metrics = Metrics()
+        metrics.build_info("edge", software_version(), encoder.spec.fingerprint4.hex())
         log, latent_stores = await _begin_log(owned, settings, edge, codec_dir, metrics)
         spending_file = spending_file_of(edge)
         session = EdgeSession(
@@ -190,8 +192,9 @@ async def run_edge(
             frame_thread=frame_thread,
             clock=clock,
             frame_log=frame_log,
-            observers=[*observers, *latent_stores, EdgeTelemetry(metrics), *([frame_log] if frame_log else [])],
+            observers=[*observers, *latent_stores, *([frame_log] if frame_log else [])],
             metrics=metrics,
+            belongings=belongings_of(settings.broker, edge.state_dir, edge.recording),
             once_limit_s=once_limit_s,
             reload=reload,
         )
@@ -247,8 +250,9 @@ class EdgeNode(Node):
         frame_thread: where their disk is waited for.
         clock: monotonic time.
         frame_log: log of the frames, None for none.
-        observers: who watches.
+        observers: who watches, beside the metrics.
         metrics: where it counts.
+        belongings: what it keeps on disk.
         once_limit_s: see :func:`run_edge`.
         reload: see :func:`run_edge`.
     """
@@ -272,6 +276,7 @@ class EdgeNode(Node):
         frame_log: FrameLog | None,
         observers: Sequence[EdgeObserver],
         metrics: Metrics,
+        belongings: Belongings,
         once_limit_s: float | None = None,
         reload: Callable[[], EdgeSettings] | None = None,
     ) -> None:
@@ -293,8 +298,15 @@ class EdgeNode(Node):
         self._once = None if once_limit_s is None else OnceRun(session)
         self._once_limit_s = once_limit_s or 0.0
         once: list[EdgeObserver] = [] if self._once is None else [self._once]
-        self._observers = [*observers, LoadSheddingLog(session.load_shedding, clock, self._pool_problems), *once]
         self._reload = reload
+        self._telemetry = EdgeTelemetry(metrics)
+        self._belongings = belongings
+        self._observers = [
+            *observers,
+            self._telemetry,
+            LoadSheddingLog(session.load_shedding, clock, self._pool_problems),
+            *once,
+        ]
         self._captures: dict[str, CameraCapture] = {}
         self._camera_problems = CameraProblems()
 
@@ -331,6 +343,7 @@ class EdgeNode(Node):
                 self._session, self._spending_file, self._journal_thread, self._clock, site.pump
             )
             site.store_spending = self._spending.store
+        site.first_answer = self._telemetry.first_answer
         self._problems = site.problems
         self._captures = self._make_captures(site)
         watch_site(self._metrics, self._session, self._pool_problems)
@@ -339,6 +352,17 @@ class EdgeNode(Node):
         self._watch_session(self._session)
         site.asking_changed = self._set_intervals
         self._set_intervals()
+
+        def tell(conditions: Sequence[Condition]) -> None:
+            self._session.health(conditions)
+            site.pump()
+
+        health = ProcessHealth(
+            ProcessProbe("site", self._edge.site, self._belongings, self._metrics),
+            self._metrics,
+            tell=tell,
+            more=lambda: camera_signs(self._edge.site, self._captures),
+        )
         site.pump()
         return {
             "time of day": partial(self._containment.repeat, "time of day", self._look_at_clock),
@@ -348,6 +372,7 @@ class EdgeNode(Node):
             "events": site.keep_events,
             **({} if site.frame_disk is None else {"frame store": site.frame_disk.run}),
             "timers": site.timers,
+            **self._watch_health(health),
             **({} if self._frame_log is None else {"frame log": self._frame_log.run}),
             **self._spending_work(),
             **({} if self._once is None else {"limit": self._limit}),
@@ -395,6 +420,33 @@ class EdgeNode(Node):
         await self._clock.sleep(self._once_limit_s)
         _log.warning("the time for one frame of each camera is over", limit_s=self._once_limit_s)
         self._stop.request()
+
+    def drops(self) -> Mapping[str, float]:
+        """See :class:`~pipeline.node.node.Node`."""
+        uplink = {kind: count for kind, count in dict(self._session.uplink.counters).items() if "dropped" in kind}
+        return {**super().drops(), **uplink}
+
+    def queues(self) -> Mapping[str, float]:
+        """See :class:`~pipeline.node.node.Node`."""
+        frames = self._session.frames.waiting()
+        return {**super().queues(), "uplink": self._session.uplink.unsent, "frames": frames}
+
+    def queue_ages_s(self) -> Mapping[str, float]:
+        """See :class:`~pipeline.node.node.Node`."""
+        return {"frames": self._site.oldest_s()}
+
+    def backlog(self) -> Mapping[str, float]:
+        """See :class:`~pipeline.node.node.Node`."""
+        return {self._edge.pool: self._session.frames.waiting()}
+
+    def refinements(self) -> float:
+        """See :class:`~pipeline.node.node.Node`."""
+        return self._session.counters["refines"]
+
+    def lease_expiries(self) -> Mapping[str, float]:
+        """See :class:`~pipeline.node.node.Node`."""
+        counters = self._session.counters
+        return {"answer": counters["lease_over"], "accept": counters["open_unanswered"]}
 
     def _receive(self, events: Sequence[Inbound | ConnectionChange]) -> None:
         for event in events:

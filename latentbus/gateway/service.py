@@ -16,6 +16,7 @@ from latentbus.gateway.alert_modes import AlertModes
 from latentbus.gateway.alerts import AlertBook, Change
 from latentbus.gateway.errors import ConflictError, UnavailableError
 from latentbus.gateway.history import History
+from latentbus.gateway.home_assistant import HomeAssistant
 from latentbus.gateway.hub import Hub, Subscriber, encoded, json_line
 from latentbus.gateway.models import (
     AlertView,
@@ -40,6 +41,7 @@ from pipeline.config.logs import get_logger
 from pipeline.config.reload import cold_changes
 from pipeline.config.settings import BrokerSettings
 from pipeline.node.containment import Containment
+from pipeline.node.process_health import Belongings, ProcessProbe, belongings_of
 from schemas.errors import ConfigError, StateError
 from schemas.identity import ad_hoc_query_id, owner_of
 
@@ -84,6 +86,7 @@ class Gateway:
         state: the latest answers.
         store: what it remembers.
         system: what is wrong with the fleet.
+        home_assistant: tells Home Assistant, if it is to.
         tick_s: time between two looks at the fleet.
         alerts: the alerts that go on, and the latest that are over.
     """
@@ -115,9 +118,12 @@ class Gateway:
         )
         self.hub = Hub()
         self.state = FleetState(self.client.fleet)
+        shown = settings.home_assistant
+        self.home_assistant = None if shown is None else HomeAssistant(self.client, self.state, shown, now_s=now_s)
         self.store = Store(settings.state_dir, settings.history)
         self.alerts: list[AlertView] = []
         self._views = Views(self.client.fleet, whole_latents(settings.codecs))
+        self._probe = ProcessProbe("gateway", settings.name, _belongings(broker, settings), metrics.metrics)
         self._book = AlertBook(settings.alerts.rules)
         self._modes = AlertModes(self.client.fleet, sites or {})
         self.system = SystemAlerts(self.client.fleet, settings.alerts.patience_s, settings.alerts.missed_share)
@@ -153,7 +159,11 @@ class Gateway:
                     asyncio.create_task(self._ticks(), name="ticks"),
                     asyncio.create_task(self._note_gaps(), name="gaps"),
                     asyncio.create_task(self._tell_alerts(), name="alerts"),
+                    asyncio.create_task(self._probe.run(), name="disks"),
+                    asyncio.create_task(self._metrics.lag.run(), name="loop lag"),
                 ]
+                if self.home_assistant is not None:
+                    self._tasks.append(asyncio.create_task(self.home_assistant.run(), name="home assistant"))
                 try:
                     yield
                 finally:
@@ -272,6 +282,15 @@ class Gateway:
             problems.append("the gateway stops")
         return HealthView(ready=not problems, problems=tuple(problems))
 
+    @property
+    def contained(self) -> Mapping[str, int]:
+        """Bugs that ended one message, by kind."""
+        return self._containment.counts
+
+    def queues(self) -> dict[str, float]:
+        """What waits, for the metrics."""
+        return {"alerts": self._changes.qsize(), "questions": self.client.unfinished()}
+
     # ---- hearing ----------------------------------------------------------------------------------------------------
 
     async def keep(self, messages: Sequence[Told]) -> None:
@@ -329,7 +348,9 @@ class Gateway:
         self._tell_fleet()
 
     def _judge_states(self) -> None:
-        self._apply(self.system.judge((), self._now_s(), self._wall_s()))
+        wall_s = self._wall_s()
+        _, uptime_s = self._probe.clock()
+        self._apply(self.system.judge(self._probe.signs(wall_s, uptime_s), self._now_s(), wall_s))
 
     def _tell_fleet(self) -> None:
         now_s, health = self._now_s(), self.health()
@@ -432,6 +453,13 @@ class Gateway:
             await self.store.request(History.add_gap, gap)
         except UnavailableError as error:
             _log.error("a gap is not stored", problem=error.problem)
+
+
+def _belongings(broker: BrokerSettings, settings: GatewaySettings) -> Belongings:
+    certificates = dict(belongings_of(broker, None, None).certificates)
+    if settings.tls is not None:
+        certificates["https"] = settings.tls.cert_file
+    return Belongings({"state_dir": settings.state_dir}, certificates)
 
 
 def _json(view: BaseModel) -> str:

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from schemas.errors import ConfigError
+from schemas.messages.base import SCHEMA_VERSION
 
 NAMESPACE = "latentbus"
 SECONDS_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -32,6 +33,23 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self.ready = self.gauge("ready", "1 once the process does its work")
+        self._parts: _Parts | None = None
+
+    def part(self, name: str, value: str) -> Metrics:
+        """Metrics of a part of this process, served with the others under a label of their own.
+
+        Its ``ready`` is not served: the process is ready when all of its parts are.
+
+        Args:
+            name: of the label; the same for all parts.
+            value: that tells this part from the others.
+        """
+        if self._parts is None:
+            self._parts = _Parts(name)
+            self.registry.register(self._parts)
+        part = Metrics()
+        self._parts.registries[value] = part.registry
+        return part
 
     def counter(self, name: str, documentation: str, labels: Iterable[str] = ()) -> Counter:
         """A counter that the caller increments; ``_total`` is added to its name."""
@@ -41,10 +59,25 @@ class Metrics:
         """A gauge that the caller sets."""
         return Gauge(name, documentation, tuple(labels), namespace=NAMESPACE, registry=self.registry)
 
-    def seconds(self, name: str, documentation: str, labels: Iterable[str] = ()) -> Histogram:
+    def seconds(
+        self,
+        name: str,
+        documentation: str,
+        labels: Iterable[str] = (),
+        *,
+        buckets: tuple[float, ...] = SECONDS_BUCKETS,
+    ) -> Histogram:
         """A histogram of durations in seconds."""
         return Histogram(
-            name, documentation, tuple(labels), namespace=NAMESPACE, buckets=SECONDS_BUCKETS, registry=self.registry
+            name, documentation, tuple(labels), namespace=NAMESPACE, buckets=buckets, registry=self.registry
+        )
+
+    def amounts(
+        self, name: str, documentation: str, buckets: tuple[float, ...], labels: Iterable[str] = ()
+    ) -> Histogram:
+        """A histogram of numbers of things."""
+        return Histogram(
+            name, documentation, tuple(labels), namespace=NAMESPACE, buckets=buckets, registry=self.registry
         )
 
     def shares(self, name: str, documentation: str, labels: Iterable[str] = ()) -> Histogram:
@@ -76,6 +109,19 @@ class Metrics:
         """Serve a value that is read at each scrape, from the HTTP thread."""
         self.registry.register(_WatchGauge(f"{NAMESPACE}_{name}", documentation, read))
 
+    def build_info(self, process: str, software: str, fingerprint: str = "") -> None:
+        """Serve what this process is, as labels of a constant 1.
+
+        Args:
+            process: its kind.
+            software: version of this software.
+            fingerprint: first 4 bytes of its codec's fingerprint in hexadecimal; empty for a process without a codec.
+        """
+        info = self.gauge(
+            "build_info", "1; its labels say what this process is", ("process", "software", "wire", "fingerprint")
+        )
+        info.labels(process, software, str(SCHEMA_VERSION), fingerprint).set(1)
+
     @contextmanager
     def serve(self, port: int | None, host: str = "127.0.0.1") -> Iterator[int | None]:
         """Serve ``/metrics`` while the context lasts.
@@ -105,6 +151,25 @@ class Metrics:
             server.shutdown()
             server.server_close()
             thread.join()
+
+
+class _Parts(Collector):
+    """Families of all parts, those of one name together: an exposition has each of them once."""
+
+    def __init__(self, label: str) -> None:
+        self.registries: dict[str, CollectorRegistry] = {}
+        self._label = label
+
+    def collect(self) -> Iterable[Metric]:
+        families: dict[str, Metric] = {}
+        for value, registry in self.registries.items():
+            for found in registry.collect():
+                if found.name == f"{NAMESPACE}_ready":
+                    continue
+                family = families.setdefault(found.name, Metric(found.name, found.documentation, found.type))
+                for sample in found.samples:
+                    family.samples.append(sample._replace(labels={**sample.labels, self._label: value}))
+        yield from families.values()
 
 
 class _Watch(Collector):

@@ -175,6 +175,10 @@ class EdgeFrames:
         """Queries that have no outcome yet."""
         return sum(len(frame.queries) for frame in self._frames.values())
 
+    def waiting(self) -> int:
+        """Frames that no worker has taken yet."""
+        return sum(frame.stage is not EdgeStage.OWNED for frame in list(self._frames.values()))
+
     def sizes(self) -> dict[str, int]:
         """Entries of every table that it keeps; those of unfinished frames are empty when no frame is."""
         running, decided = self._ad_hoc.sizes()

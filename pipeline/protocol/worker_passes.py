@@ -75,6 +75,10 @@ class InferencePasses:
         self._counters = counters
         self._alone = alone
 
+    def waiting(self) -> int:
+        """Frames that wait for the model."""
+        return len(self._frames.in_stage(WorkerStage.PARKED))
+
     def take(self, max_frames: int, now_s: float, max_work: float = inf, *, batch: int = 0) -> list[InferencePass]:
         """Frames for the model to read next, by the rule of :mod:`~pipeline.protocol.worker_schedule`.
 
@@ -162,6 +166,7 @@ class InferencePasses:
             self._counters[f"query_failed_{failed}"] += 1
             self._progress.decide(frame, answer.query_id, Outcome.FAILED, f"{failed}: {problem}")
             return
+        self._progress.answered(frame, query)
         if not says_something(answer.text):
             self._counters["wordless_answers"] += 1
             query.text, query.score, query.prefix = None, 0.0, prefix

@@ -49,7 +49,11 @@ TOPICS = [
 OUTSIDE = [
     "$CONTROL/dynamic-security/v1", "lb/v1/open/main/gate", "lb/v1/ask/gate", "lb/v2/nothing/north",
     "lb/v2/ring/alice", "lb/v2", "elsewhere",
+    "homeassistant/device/latentbus-gate/config", "homeassistant/device/latentbus-gate/availability",
+    "homeassistant/device/latentbus-gate/car/state", "homeassistant/status", "homeassistant/light/lamp/config",
 ]  # fmt: skip
+SEEN = ("lb/", "homeassistant/")
+"""How topics begin whose messages are looked at."""
 SEAT = "$share/main/lb/v2/open/main/+"
 OTHER_SEAT = "$share/other/lb/v2/open/other/+"
 FAMILY_FILTERS = [f"lb/v2/{family}/{'/'.join('+' for _ in route.levels)}" for family, route in ROUTES.items()]
@@ -63,7 +67,9 @@ WIDE_FILTERS = [
     "lb/v2/picture/olga/+/+", "lb/v2/clip/olga/#", "lb/v2/events/olga/+/+",
     SEAT, OTHER_SEAT, "$share/thief/lb/v2/open/main/+", "$share/main/lb/v2/open/main/gate",
     "$share/main/lb/v2/open/+/+", "$share/main/lb/v2/#", "$share/main/#", "$share/w1/lb/v2/chunk/w1/+",
-    "$share/x/lb/v2/answer/+", "$CONTROL/dynamic-security/v1/response", "$CONTROL/#", "$SYS/#",
+    "homeassistant/#", "homeassistant/+/+/config", "homeassistant/device/+/config", "homeassistant/device/+/+/state",
+    "lb/v2/status/gateway/+", "$share/x/lb/v2/answer/+",
+    "$CONTROL/dynamic-security/v1/response", "$CONTROL/#", "$SYS/#",
 ]  # fmt: skip
 
 
@@ -83,7 +89,7 @@ class Allowed:
 
 
 def below_root(words: str) -> set[str]:
-    return {word if word.startswith(("$", "lb")) else f"lb/v2/{word}" for word in words.split()}
+    return {word if word.startswith(("$", "lb", "homeassistant")) else f"lb/v2/{word}" for word in words.split()}
 
 
 STATUSES = (
@@ -109,11 +115,16 @@ QUESTION_FILTERS = "question/+/+ question/north/+ question/south/+"
 ASK_FILTERS = "ask/+/+ ask/gate/+ ask/yard/+ ask/+/alice"
 LOADS = "load/main/w1 load/main/w2 load/other/w2"
 PUBLIC_FILTERS = (
-    f"answer/+ outcome/+ status/+/+ status/worker/+ status/edge/+ load/+/+ load/main/+ config/+ {QUESTION_FILTERS}"
+    f"answer/+ outcome/+ status/+/+ status/worker/+ status/edge/+ status/gateway/+ load/+/+ load/main/+ "
+    f"config/+ {QUESTION_FILTERS}"
 )
 REPLIES_AT_GATE = "reply/alice/gate/q1 reply/guard/gate/q1 reply/web/gate/q1 reply/olga/gate/q1 reply/screen/gate/q1"
 REPLIES_AT_YARD = "reply/alice/yard/q1 reply/guard/yard/q1"
 RECEIPTS_OF_NORTH = "receipt/olga/north/car receipt/alice/north/car receipt/web/north/car"
+FOR_HOME_ASSISTANT = (
+    "homeassistant/device/latentbus-gate/config homeassistant/device/latentbus-gate/availability "
+    "homeassistant/device/latentbus-gate/car/state"
+)
 WORKER_STATUSES = "status/worker/w1 status/worker/w2 status/worker/north"
 EDGE_STATUSES = "status/edge/north status/edge/south"
 LEFT_RETAINED = (
@@ -164,9 +175,15 @@ ALLOWED = {
     ),
     "screen": Allowed(read=f"{PUBLIC} {LOADS}", filters=PUBLIC_FILTERS),
     "web": Allowed(
-        publish="ask/gate/web ask/yard/web status/gateway/web",
-        read=f"{PUBLIC} {LOADS} reply/web/gate/q1 receipt/web/north/car",
-        filters=PUBLIC_FILTERS,
+        publish=f"ask/gate/web ask/yard/web status/gateway/web {FOR_HOME_ASSISTANT}",
+        read=f"{PUBLIC} {LOADS} reply/web/gate/q1 receipt/web/north/car {FOR_HOME_ASSISTANT}",
+        filters=f"{PUBLIC_FILTERS} homeassistant/device/+/config homeassistant/device/+/+/state",
+    ),
+    "house": Allowed(
+        publish="homeassistant/status",
+        read=f"status/gateway/web homeassistant/status homeassistant/light/lamp/config {FOR_HOME_ASSISTANT}",
+        filters="status/gateway/+ homeassistant/# homeassistant/+/+/config homeassistant/device/+/config "
+        "homeassistant/device/+/+/state",
     ),
     "olga": Allowed(
         publish=f"ask/gate/olga ask/yard/olga {QUESTIONS} {CONFIGS} ring/gate/olga ring/yard/olga pictures/gate/olga "
@@ -188,7 +205,7 @@ ALLOWED = {
         publish=f"$CONTROL/dynamic-security/v1 {LEFT_RETAINED}",
         read=f"$CONTROL/dynamic-security/v1 {LEFT_RETAINED}",
         filters=f"$CONTROL/dynamic-security/v1/response key/+/+ key/main/+ key/other/+ status/+/+ status/worker/+ "
-        f"status/edge/+ load/+/+ load/main/+ config/+ {QUESTION_FILTERS} {ASK_FILTERS}",
+        f"status/edge/+ status/gateway/+ load/+/+ load/main/+ config/+ {QUESTION_FILTERS} {ASK_FILTERS}",
     ),
 }
 
@@ -226,12 +243,12 @@ def test_every_forbidden_pair_is_refused_and_every_allowed_one_works(
         for name, probe in probes.items():
             taken = granted(probe.publish([*TOPICS, *OUTSIDE]))
             assert taken == below_root(ALLOWED[name].publish), name
-            sent |= {(topic, name) for topic in taken if topic.startswith("lb/")}
+            sent |= {(topic, name) for topic in taken if topic.startswith(SEEN)}
 
         for name, probe in probes.items():
             # The broker answers behind everything that it has sent before, so what has not come now never will.
             probe.subscribe(["fence"])
             readable = below_root(ALLOWED[name].read) | below_root(ALLOWED[name].through_share)
             expected = {(topic, author) for topic, author in sent if topic in readable}
-            assert {entry for entry in probe.received if entry[0].startswith("lb/")} == expected, name
+            assert {entry for entry in probe.received if entry[0].startswith(SEEN)} == expected, name
         assert "$CONTROL/dynamic-security/v1/response" in {topic for topic, _ in probes["admin"].received}
