@@ -38,7 +38,7 @@ PLACES: dict[str, str] = {
     "pipeline.protocol.worker_status": "names and numbers of settings",
     "latentbus.logs.record": "a checked name",
     "latentbus.client.client": "its own status: a checked name",
-    "latentbus.gateway.service": "copies of views; messages are only read",
+    "latentbus.doctor.broker": "a receipt of fixed texts, under the name of the device",
     "analysis.replay.planner": "a question or ask of the log with names that have the types of the message",
     "analysis.workload": "a question of the log, or a text of one of its messages",
     "analysis.replay.remap": "a message of the log with another checked camera name",
