@@ -68,8 +68,8 @@ class Difference:
 DIFFERENCES: Final = (
     Difference(
         "forgets the session of a client that reconnects, whatever its Session Expiry Interval",
-        "what comes while the gateway is away is missing from its history, which it shows as a gap; a member of a share "
-        "group that sleeps is dealt nothing, which is as it should be",
+        "what comes while the gateway is away is missing from its history, which it shows as a gap; a member of a "
+        "share group that sleeps is dealt nothing, which is as it should be",
         (
             "test_a_delayed_will_is_not_published_if_the_client_is_back_in_time",
             "test_a_lost_publish_is_reported_and_never_sent_again",

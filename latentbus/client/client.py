@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeAlias
 
 from latentbus.options.arguments import checked_name, made_of
-from pipeline.bus.base import ConnectionChange, Inbound, Subscription, Will
+from pipeline.bus.base import ConnectionChange, Inbound, Subscription, Traffic, Will
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.logs import OncePerKind, get_logger
 from pipeline.config.settings import BrokerSettings
@@ -230,6 +230,7 @@ class Client:
     ) -> None:
         self.name = checked_name("name", name) or client_name(broker.username)
         self._session = ClientSession(self.name, settings, whole_fleet=whole_fleet)
+        self._traced = broker.traceparent
         self._connect_timeout_s = connect_timeout_s
         self._keeper = keeper
         if keeper is not None:
@@ -342,6 +343,11 @@ class Client:
     def connected(self) -> bool:
         """Whether the broker is connected, with every subscription granted."""
         return self._bus.statistics().connected
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has passed between it and the broker, live."""
+        return self._bus.traffic
 
     @property
     def reducer(self) -> OutcomeReducer:
@@ -543,7 +549,7 @@ class Client:
                 self._bus.acknowledge(self._received.pop(token))
 
     async def _publish(self, publish: Publish) -> None:
-        delivery, cause = await deliver(self._bus, publish)
+        delivery, cause = await deliver(self._bus, publish.traced() if self._traced else publish)
         self._session.published(publish.token, delivery, time.monotonic())
         self._carry_out(cause)
 

@@ -49,6 +49,21 @@ class _Use:
         return sum(entry[1] for entry in recent), sum(entry[2] for entry in recent)
 
 
+@dataclass(frozen=True, slots=True)
+class PoolLoad:
+    """What a pool has to do.
+
+    Attributes:
+        workers: those that are online.
+        held: frames that they hold.
+        capacity: frames that they may hold.
+    """
+
+    workers: int = 0
+    held: int = 0
+    capacity: int = 0
+
+
 class FleetState:
     """What the dashboard shows of cameras, sites and workers.
 
@@ -172,6 +187,17 @@ class FleetState:
         for site in [site for site in self._use if site not in known]:
             del self._use[site]
         return tuple(found)
+
+    def pools(self) -> dict[str, PoolLoad]:
+        """Workers that are online, and what they hold, of each pool that has any or is asked."""
+        found = {edge.pool: PoolLoad() for edge in self._fleet.edges if edge.pool is not None}
+        for worker in self._fleet.workers:
+            if worker.online and worker.pool is not None:
+                load = found.get(worker.pool, PoolLoad())
+                found[worker.pool] = PoolLoad(
+                    load.workers + 1, load.held + worker.parked, load.capacity + worker.capacity
+                )
+        return found
 
     def workers(self, seen: frozenset[str] = frozenset()) -> tuple[WorkerView, ...]:
         """Workers by name; of the pools of the cameras that may be seen."""

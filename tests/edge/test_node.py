@@ -44,6 +44,7 @@ from schemas.messages import (
     Text,
 )
 from schemas.types import AnswerType, FrameId, Outcome
+from tests.bus.support import connected, take
 from tests.edge.running import Running, listening, running
 from tests.edge.support import ScriptedWorker, grey, write_video
 
@@ -479,6 +480,21 @@ async def test_the_frame_log_ties_frames_to_their_source(
     )
 
 
+@pytest.mark.parametrize("on", [False, True])
+async def test_messages_carry_a_trace_where_it_is_switched_on(
+    make: Make, broker_settings: BrokerSettings, on: bool
+) -> None:
+    broker = broker_settings.model_copy(update={"traceparent": on})
+    settings = make().model_copy(update={"broker": broker})
+    async with (
+        connected(broker_settings, "watcher", f"{topics.ROOT}/open/main/+", all_properties=True) as bus,
+        running(settings),
+    ):
+        (opened,) = await take(bus, 1)
+    marks = () if opened.properties is None else opened.properties.user
+    assert [name for name, _ in marks] == (["traceparent"] if on else [])
+
+
 async def test_metrics_are_served(make: Make, broker_settings: BrokerSettings) -> None:
     port = free_port()
     async with (
@@ -491,5 +507,13 @@ async def test_metrics_are_served(make: Make, broker_settings: BrokerSettings) -
     assert samples['uplink_wire_bytes_total{camera="gate"}'] > 100
     assert samples['source_up{camera="gate"}'] == 1.0
     assert samples["ready"] == samples["connected"] == 1.0
-    assert samples['query_delay_seconds_count{outcome="answered"}'] >= 1
+    assert samples['answer_seconds_count{answer="final",asked="standing"}'] >= 1
+    assert samples['answer_seconds_count{answer="first",asked="standing"}'] >= 1
+    assert samples['answer_latents_count{asked="standing"}'] >= 1
+    assert samples['query_outcomes_total{asked="standing",outcome="answered",reason="none"}'] >= 1
+    assert samples['sent_bytes_total{kind="open"}'] > 40
+    assert samples['received_bytes_total{kind="answer"}'] > 40
+    assert samples['health_conditions{condition="camera-stalled"}'] == 0
+    assert samples['backlog_frames{pool="main"}'] >= 0
+    assert any(name.startswith('build_info{fingerprint="') and 'process="edge"' in name for name in samples)
     assert samples['session_events_total{event="opens"}'] >= 1

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
-from pipeline.bus.base import BusStatistics, ConnectionChange, Inbound, PublishResult, Qos, Subscription
+from pipeline.bus.base import BusStatistics, ConnectionChange, Inbound, PublishResult, Qos, Subscription, Traffic
 from pipeline.config.logs import OncePerKind, get_logger
 from pipeline.node.containment import Containment
 from pipeline.node.publisher import Publisher
@@ -42,6 +42,7 @@ class FakeBus:
         correlation_data: bytes | None = None,
         expiry_s: int | None = None,
         content_type: str | None = None,
+        user_properties: Sequence[tuple[str, str]] = (),
         timeout_s: float = 10.0,
     ) -> PublishResult:
         self.sent.append((topic, payload, qos, content_type, correlation_data))
@@ -71,6 +72,10 @@ class FakeBus:
 
     async def unsubscribe(self, topic_filter: str, timeout_s: float = 10.0) -> None:
         raise NotImplementedError
+
+    @property
+    def traffic(self) -> Traffic:
+        return Traffic()
 
     def statistics(self) -> BusStatistics:
         raise NotImplementedError
