@@ -20,7 +20,7 @@ from schemas.topics import ROOT, ROUTES, Family, Role, Route
 ANY = "+"
 CONTROL_TOPICS = "$CONTROL/dynamic-security/#"
 """Requests to the dynamic-security plug-in and its responses."""
-LEFT_RETAINED = (Family.STATUS, Family.KEY, Family.QUESTION, Family.LOAD, Family.ASK)
+LEFT_RETAINED = (Family.STATUS, Family.KEY, Family.QUESTION, Family.CONFIG, Family.LOAD, Family.ASK)
 """Families where a device that is gone may have left a message: those that are retained, loads, and asks that a client
 published retained, which everybody ignores."""
 
@@ -61,7 +61,7 @@ _SENDS: dict[DeviceKind, frozenset[Family]] = {
     DeviceKind.CLIENT: frozenset({Family.ASK}),
     DeviceKind.DASHBOARD: frozenset(),
     DeviceKind.GATEWAY: frozenset({Family.ASK, Family.STATUS}),
-    DeviceKind.OPERATOR: frozenset({Family.ASK, Family.QUESTION, *_REQUESTS}),
+    DeviceKind.OPERATOR: frozenset({Family.ASK, Family.QUESTION, Family.CONFIG, *_REQUESTS}),
     DeviceKind.HOME_ASSISTANT: frozenset(),
     DeviceKind.RECORDER: frozenset({Family.STATUS}),
 }

@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from edge_nodes.asking import asking_settings, check_reload
 from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture import CameraCapture, FrameTaker
 from edge_nodes.capture_policy import CapturePolicy
-from edge_nodes.change_gate import make_change_gate
+from edge_nodes.change_gate import gate_settings, make_change_gate
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.event_file import EventFile
 from edge_nodes.first_prefix import FirstPrefix
@@ -56,6 +58,7 @@ from pipeline.node.containment import Containment
 from pipeline.node.metrics import Metrics
 from pipeline.node.node import Node, Work
 from pipeline.node.process_health import Belongings, ProcessHealth, ProcessProbe, belongings_of
+from pipeline.node.reload import keep_reloading
 from pipeline.node.runtime import Stop, software_version
 from pipeline.node.service_manager import Health
 from pipeline.node.tasks import first_of
@@ -90,6 +93,7 @@ async def run_edge(
     *,
     observers: Sequence[EdgeObserver] = (),
     once_limit_s: float | None = None,
+    reload: Callable[[], EdgeSettings] | None = None,
 ) -> int:
     """Run the edge of a site until it is asked to stop, or all its cameras have ended.
 
@@ -98,6 +102,7 @@ async def run_edge(
         stop: set ready once the edge is connected and has a camera.
         observers: who watches, beside the metrics and the frame log of the settings.
         once_limit_s: ask about one frame of each camera, and end when all is answered, or after so long.
+        reload: reads its section of the settings again, when SIGHUP comes.
 
     Returns:
         Exit status: 0, EXIT_NOT_DRAINED when outcomes could not be told, or EXIT_INCOMPLETE
@@ -144,7 +149,7 @@ async def run_edge(
         spending_file = spending_file_of(edge)
         session = EdgeSession(
             EdgeProtocolSettings(),
-            site_settings(edge),
+            replace(site_settings(edge), traced=settings.broker.traceparent),
             boot=secrets.randbits(32),
             fingerprint=encoder.spec.fingerprint4,
             now_s=clock.now_s(),
@@ -192,6 +197,7 @@ async def run_edge(
             metrics=metrics,
             belongings=belongings_of(settings.broker, edge.state_dir, edge.recording),
             once_limit_s=once_limit_s,
+            reload=reload,
         )
         return await node.run(stop)
 
@@ -249,6 +255,7 @@ class EdgeNode(Node):
         metrics: where it counts.
         belongings: what it keeps on disk.
         once_limit_s: see :func:`run_edge`.
+        reload: see :func:`run_edge`.
     """
 
     def __init__(
@@ -272,6 +279,7 @@ class EdgeNode(Node):
         metrics: Metrics,
         belongings: Belongings,
         once_limit_s: float | None = None,
+        reload: Callable[[], EdgeSettings] | None = None,
     ) -> None:
         super().__init__(bus, metrics, _log, clock=clock, containment=Containment(_log, sleep=clock.sleep))
         self._edge = edge
@@ -291,6 +299,7 @@ class EdgeNode(Node):
         self._once = None if once_limit_s is None else OnceRun(session)
         self._once_limit_s = once_limit_s or 0.0
         once: list[EdgeObserver] = [] if self._once is None else [self._once]
+        self._reload = reload
         self._telemetry = EdgeTelemetry(metrics)
         self._belongings = belongings
         self._observers = [
@@ -342,6 +351,8 @@ class EdgeNode(Node):
         watch_encoder(self._metrics, self._encoder)
         watch_cameras(self._metrics, self._captures, self._sources, self._camera_problems)
         self._watch_session(self._session)
+        site.asking_changed = self._set_intervals
+        self._set_intervals()
 
         def tell(conditions: Sequence[Condition]) -> None:
             self._session.health(conditions)
@@ -355,6 +366,8 @@ class EdgeNode(Node):
         )
         site.pump()
         return {
+            "time of day": partial(self._containment.repeat, "time of day", self._look_at_clock),
+            **self._reload_work(),
             "send": site.send,
             "store": site.store,
             "events": site.keep_events,
@@ -366,6 +379,37 @@ class EdgeNode(Node):
             **({} if self._once is None else {"limit": self._limit}),
             **{f"capture[{name}]": capture.run for name, capture in self._captures.items()},
         }
+
+    async def _look_at_clock(self) -> None:
+        utc_s, uptime_s = wall_clock()
+        self._session.wall_clock(utc_s, uptime_s)
+        self._site.pump()
+        await self._clock.sleep(self._session.asking.next_look_s(utc_s))
+
+    def _set_intervals(self) -> None:
+        for name, capture in self._captures.items():
+            interval_s = self._session.interval_s(name)
+            if interval_s is not None:
+                capture.policy.set_interval(interval_s, self._clock.now_s())
+                capture.wake()
+
+    def _take_over(self, edge: EdgeSettings) -> None:
+        """Go on with other settings.
+
+        Raises:
+            ConfigError: something has changed that needs a restart.
+        """
+        check_reload(self._edge, edge)
+        self._edge = edge
+        gate = self._session.gate
+        limits = None if gate is None else gate_settings(edge, gate.settings.risk, self._encoder.spec)
+        self._session.reconfigure(site_settings(edge), limits)
+        self._site.pump()
+
+    def _reload_work(self) -> Work:
+        if self._reload is None:
+            return {}
+        return {"reload": partial(keep_reloading, self._stop, self._reload, self._take_over)}
 
     def _spending_work(self) -> Work:
         if self._spending is None:
@@ -545,6 +589,8 @@ def site_settings(edge: EdgeSettings) -> SiteSettings:
             for name, camera in edge.cameras.items()
         },
         event_max_age_s=edge.ring.max_age_s,
+        shares={name: camera.uplink_share for name, camera in edge.cameras.items() if camera.uplink_share is not None},
+        asking=asking_settings(edge),
     )
 
 

@@ -81,6 +81,7 @@ class Site(EdgeShell):
     Attributes:
         frame_disk: does what the session wants done with those frames.
         store_spending: called with what was spent of the uplink's budget, to be written.
+        asking_changed: called when the intervals of cameras may be others.
         first_answer: called with who asked a question, and the time from its frame to its first answer.
     """
 
@@ -118,6 +119,8 @@ class Site(EdgeShell):
         self._wake_camera = wake_camera
         self.first_answer: Callable[[str, float], None] = lambda _asked, _elapsed_s: None
         self.store_spending: Callable[[StoreSpending], None] = lambda _spending: None
+        self.asking_changed: Callable[[], None] = lambda: None
+        self._asking_changes = session.asking_changes
         self._ring = ring
         self._requests: asyncio.Queue[JournalRequest] = asyncio.Queue()
         self._events = events
@@ -269,6 +272,13 @@ class Site(EdgeShell):
     async def idle(self) -> None:
         """Wait until the broker has everything that was said."""
         await self.until(self.session.idle)
+
+    def pump(self) -> None:
+        """See :class:`~edge_nodes.shell.EdgeShell`."""
+        super().pump()
+        if self._asking_changes != self.session.asking_changes:
+            self._asking_changes = self.session.asking_changes
+            self.asking_changed()
 
     def oldest_s(self) -> float:
         """Age of the oldest frame whose questions are not all decided; 0 where there is none."""

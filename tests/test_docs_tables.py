@@ -17,6 +17,7 @@ from latentbus.cli import app
 from pipeline.config import gateway_settings, serving_settings
 from pipeline.config import settings as all_settings
 from pipeline.config.alert_settings import AlertConditionSettings
+from pipeline.config.asking_settings import ProfileSettings
 from pipeline.health.conditions import EXPLANATIONS, HealthKind
 from tests import reference
 from tests.reference.commands import all_commands
@@ -125,6 +126,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "## `edge`": all_settings.EdgeSettings,
     "### `edge.cameras.<name>`": all_settings.CameraSettings,
     "### `edge.questions.<id>`": all_settings.QuestionSettings,
+    "### `edge.profiles.<name>`": ProfileSettings,
     "### `edge.questions.<id>.alert`": AlertConditionSettings,
     "### `edge.client_budget`, `edge.client_budgets.<client>`": all_settings.ClientBudgetSettings,
     "## `worker`": all_settings.WorkerSettings,

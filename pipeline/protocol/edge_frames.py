@@ -145,6 +145,10 @@ class EdgeFrames:
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
+    def replace_priorities(self, priorities: Mapping[str, float]) -> None:
+        """Other weights of cameras, for what is decided from now on."""
+        self._gain.priorities = priorities
+
     def take_departures(self) -> list[Departure]:
         """What wants to leave on the uplink, since the last call, in order."""
         return self._messages.take_departures()

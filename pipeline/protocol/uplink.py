@@ -17,9 +17,11 @@ from pipeline.protocol.departures import Departure, DepartureOrder
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, Publish, Sent
 from pipeline.protocol.topic_aliases import TopicAliases
 from pipeline.protocol.uplink_budget import UplinkBudget
+from pipeline.protocol.uplink_shares import UplinkShares
 from schemas import wire
 from schemas.errors import StateError, WireSizeError
 from schemas.messages import Chunk, KeyFrame, Message, Open
+from schemas.trace_context import trace_properties
 from schemas.wire_cost import (
     PUBACK_BYTES,
     TCP_SEGMENT_PAYLOAD_BYTES,
@@ -68,6 +70,8 @@ class Uplink:
         gather_s: longest wait of a patient message for others.
         company: patient messages that need not wait any longer once there are so many; 0 for any number.
         budget: of a day and a month; charged with all that leaves. While it is closed everything waits.
+        shares: of cameras; charged with what leaves for them.
+        traced: mark messages of questions with their trace, which costs bytes.
 
     Attributes:
         counters: what did not go as planned, by reason; what the queue withdrew or merged is among them.
@@ -81,9 +85,13 @@ class Uplink:
         gather_s: float = 0.0,
         company: int = 0,
         budget: UplinkBudget | None = None,
+        shares: UplinkShares | None = None,
+        traced: bool = False,
     ) -> None:
         self._bucket = UplinkBucket(rate_kbps)
         self._budget = budget or UplinkBudget()
+        self._shares = shares or UplinkShares(None, {})
+        self._traced = traced
         self._queue = order(rate_kbps)
         self.counters: Counter[str] = self._queue.counters
         self._tokens = itertools.count(1)
@@ -261,7 +269,10 @@ class Uplink:
             self._done(departure, Delivery.REFUSED, now_s)
             return
         name, alias = self._aliases.spell(departure.topic)
-        property_bytes = publish_property_bytes(correlation_data=departure.correlation_data, topic_alias=alias)
+        marks = trace_properties(departure.topic, message) if self._traced and not departure.clears else ()
+        property_bytes = publish_property_bytes(
+            correlation_data=departure.correlation_data, topic_alias=alias, user_properties=marks
+        )
         packet_bytes = publish_packet_bytes(name, len(payload), departure.qos, property_bytes=property_bytes)
         wire_bytes = self._wire_bytes(packet_bytes, now_s)
         self._left(
@@ -288,6 +299,7 @@ class Uplink:
                 departure.label,
                 retain=departure.retain,
                 correlation_data=departure.correlation_data,
+                user_properties=marks,
             )
         )
 
@@ -298,6 +310,7 @@ class Uplink:
     def _left(self, sent: Sent) -> None:
         self._bucket.charge(sent.wire_bytes, sent.at_s)
         self._budget.charge(sent.wire_bytes)
+        self._shares.charge(sent.camera, sent.wire_bytes, sent.at_s)
         self._outputs.append(sent)
 
     def _done(self, departure: Departure, delivery: Delivery, now_s: float) -> None:

@@ -29,6 +29,7 @@ TOPICS = [
         "answer/gate", "answer/yard",
         "outcome/gate", "outcome/yard",
         "question/north/car", "question/north/fire", "question/south/car", "question/west/car",
+        "config/north", "config/south",
         "ask/gate/alice", "ask/gate/guard", "ask/gate/web", "ask/gate/olga", "ask/gate/screen", "ask/gate/north",
         "ask/yard/alice", "ask/yard/guard", "ask/yard/web", "ask/yard/olga", "ask/invented/alice",
         "reply/alice/gate/q1", "reply/guard/gate/q1", "reply/web/gate/q1", "reply/olga/gate/q1", "reply/screen/gate/q1",
@@ -46,7 +47,7 @@ TOPICS = [
     )
 ]  # fmt: skip
 OUTSIDE = [
-    "$CONTROL/dynamic-security/v1", "lb/v1/open/main/gate", "lb/v1/ask/gate", "lb/v2/config/north",
+    "$CONTROL/dynamic-security/v1", "lb/v1/open/main/gate", "lb/v1/ask/gate", "lb/v2/nothing/north",
     "lb/v2/ring/alice", "lb/v2", "elsewhere",
     "homeassistant/device/latentbus-gate/config", "homeassistant/device/latentbus-gate/availability",
     "homeassistant/device/latentbus-gate/car/state", "homeassistant/status", "homeassistant/light/lamp/config",
@@ -108,13 +109,14 @@ EVENTS_AT_GATE = (
 )
 EVENTS_AT_YARD = "events/olga/yard/r1 clip/olga/yard/r1 picture/olga/yard/r1"
 QUESTIONS = "question/north/car question/north/fire question/south/car question/west/car"
-PUBLIC = f"answer/gate answer/yard outcome/gate outcome/yard {STATUSES} {QUESTIONS}"
+CONFIGS = "config/north config/south"
+PUBLIC = f"{CONFIGS} answer/gate answer/yard outcome/gate outcome/yard {STATUSES} {QUESTIONS}"
 QUESTION_FILTERS = "question/+/+ question/north/+ question/south/+"
 ASK_FILTERS = "ask/+/+ ask/gate/+ ask/yard/+ ask/+/alice"
 LOADS = "load/main/w1 load/main/w2 load/other/w2"
 PUBLIC_FILTERS = (
     f"answer/+ outcome/+ status/+/+ status/worker/+ status/edge/+ status/gateway/+ load/+/+ load/main/+ "
-    f"{QUESTION_FILTERS}"
+    f"config/+ {QUESTION_FILTERS}"
 )
 REPLIES_AT_GATE = "reply/alice/gate/q1 reply/guard/gate/q1 reply/web/gate/q1 reply/olga/gate/q1 reply/screen/gate/q1"
 REPLIES_AT_YARD = "reply/alice/yard/q1 reply/guard/yard/q1"
@@ -126,22 +128,22 @@ FOR_HOME_ASSISTANT = (
 WORKER_STATUSES = "status/worker/w1 status/worker/w2 status/worker/north"
 EDGE_STATUSES = "status/edge/north status/edge/south"
 LEFT_RETAINED = (
-    f"key/main/gate key/main/yard key/other/gate {STATUSES} {LOADS} {QUESTIONS} {ASKS_AT_GATE} {ASKS_AT_YARD} "
-    "ask/invented/alice"
+    f"key/main/gate key/main/yard key/other/gate {STATUSES} {LOADS} {CONFIGS} {QUESTIONS} {ASKS_AT_GATE} "
+    f"{ASKS_AT_YARD} ask/invented/alice"
 )
 ALLOWED = {
     "north": Allowed(
         publish=f"open/main/gate chunk/w1/gate chunk/w2/gate key/main/gate outcome/gate question/north/car "
-        f"question/north/fire {REPLIES_AT_GATE} {RECEIPTS_OF_NORTH} status/edge/north {EVENTS_AT_GATE}",
-        read=f"control/gate answer/gate {ASKS_AT_GATE} question/north/car question/north/fire status/edge/north "
-        f"{WORKER_STATUSES} {RINGS_AT_GATE}",
+        f"question/north/fire {REPLIES_AT_GATE} {RECEIPTS_OF_NORTH} config/north status/edge/north {EVENTS_AT_GATE}",
+        read=f"control/gate answer/gate {ASKS_AT_GATE} question/north/car question/north/fire config/north "
+        f"status/edge/north {WORKER_STATUSES} {RINGS_AT_GATE}",
         filters="ask/gate/+ question/north/+ status/worker/+ ring/gate/+ pictures/gate/+ erase/gate/+",
     ),
     "south": Allowed(
         publish=f"open/main/yard chunk/w1/yard key/main/yard outcome/yard question/south/car {REPLIES_AT_YARD} "
-        f"receipt/olga/south/car status/edge/south {EVENTS_AT_YARD}",
-        read=f"control/yard answer/yard {ASKS_AT_YARD} question/south/car status/edge/south {WORKER_STATUSES} "
-        f"{RINGS_AT_YARD}",
+        f"receipt/olga/south/car config/south status/edge/south {EVENTS_AT_YARD}",
+        read=f"control/yard answer/yard {ASKS_AT_YARD} question/south/car config/south status/edge/south "
+        f"{WORKER_STATUSES} {RINGS_AT_YARD}",
         filters="ask/yard/+ question/south/+ status/worker/+ ring/yard/+",
     ),
     "w1": Allowed(
@@ -184,7 +186,7 @@ ALLOWED = {
         "homeassistant/device/+/+/state",
     ),
     "olga": Allowed(
-        publish=f"ask/gate/olga ask/yard/olga {QUESTIONS} ring/gate/olga ring/yard/olga pictures/gate/olga "
+        publish=f"ask/gate/olga ask/yard/olga {QUESTIONS} {CONFIGS} ring/gate/olga ring/yard/olga pictures/gate/olga "
         "pictures/yard/olga erase/gate/olga erase/yard/olga",
         read=f"{PUBLIC} {LOADS} reply/olga/gate/q1 receipt/olga/north/car receipt/olga/south/car "
         "events/olga/gate/r1 events/olga/yard/r1 clip/olga/gate/r1 clip/olga/yard/r1 picture/olga/gate/r1 "
@@ -194,7 +196,7 @@ ALLOWED = {
     "tape": Allowed(
         publish="status/recorder/tape",
         # No pixels: they are the one thing that a log never keeps.
-        in_vain="lb/v2 config/north picture/olga/gate/r1 picture/olga/yard/r1 picture/alice/gate/r1 "
+        in_vain="lb/v2 nothing/north picture/olga/gate/r1 picture/olga/yard/r1 picture/alice/gate/r1 "
         "picture/tape/gate/r1",
         read=" ".join(topic for topic in (*TOPICS, "lb/v2/ring/alice") if not topic.startswith("lb/v2/picture/")),
         filters=" ".join([*FAMILY_FILTERS, *(wide for wide in WIDE_FILTERS if wide.startswith("lb/v2/"))]),
@@ -203,7 +205,7 @@ ALLOWED = {
         publish=f"$CONTROL/dynamic-security/v1 {LEFT_RETAINED}",
         read=f"$CONTROL/dynamic-security/v1 {LEFT_RETAINED}",
         filters=f"$CONTROL/dynamic-security/v1/response key/+/+ key/main/+ key/other/+ status/+/+ status/worker/+ "
-        f"status/edge/+ status/gateway/+ load/+/+ load/main/+ {QUESTION_FILTERS} {ASK_FILTERS}",
+        f"status/edge/+ status/gateway/+ load/+/+ load/main/+ config/+ {QUESTION_FILTERS} {ASK_FILTERS}",
     ),
 }
 
