@@ -380,7 +380,7 @@ def test_numbers_that_are_none_are_no_answer() -> None:
     answer = read_completion(body, 100)
     assert math.isnan(answer.probability)
     assert not answer.finite
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="no completion"):
         read_completion(b"[]", 100)
 
 
