@@ -38,7 +38,8 @@ def codec_calibrate(
     from transformers.utils.logging import disable_progress_bar
 
     from training.codec.calibrate.card import expect_lines
-    from training.codec.calibrate.work import CodecCalibration, calibrate_codec
+    from training.codec.calibrate.picture_work import CodecCalibration
+    from training.codec.calibrate.work import calibrate_codec
     from training.codec.stop.learn_then_test import Promise
 
     wanted = CodecCalibration(

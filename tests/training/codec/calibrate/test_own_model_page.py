@@ -52,11 +52,11 @@ def test_the_commands_of_the_page_run_in_order(tmp_path: Path) -> None:
 
 
 def test_sizes_of_the_page_are_those_of_the_code() -> None:
-    from training.codec.calibrate.sets import FEWEST, fewest_of
+    from training.codec.calibrate.sets import CLOSED_FORM, fewest_of
     from training.codec.stop.learn_then_test import Promise
 
-    assert f"| train | the transform | {FEWEST['train']} |" in PAGE
-    assert f"| report | what to expect; nothing else is made from it | {FEWEST['report']} |" in PAGE
+    assert f"| train | the transform | {CLOSED_FORM.fewest['train']} |" in PAGE
+    assert f"| report | what to expect; nothing else is made from it | {CLOSED_FORM.fewest['report']} |" in PAGE
     totals = [sum(fewest_of(Promise(risk)).values()) for risk in (0.05, 0.1, 0.02)]
     assert totals == [103, 73, 193]
     assert "59 pictures of the calibration and 103 in all; 10 % takes\n73, 2 % takes 193" in PAGE
