@@ -10,6 +10,7 @@ import typer
 
 from analysis.markdown import figures
 from latentbus.commands.calibrate import CALIBRATE_EPILOG, codec_calibrate
+from latentbus.commands.codec_train import TRAIN_EPILOG, codec_train
 from latentbus.options.training import (
     DEFAULT_CACHE,
     BudgetOption,
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
     from training.codec.evaluate.video import VideoEvaluation
     from training.codec.own_frames import OwnFrames
 
-codec_app = typer.Typer(help="Evaluate, calibrate and export a codec.", no_args_is_help=True)
+codec_app = typer.Typer(help="Evaluate, calibrate, train and export a codec.", no_args_is_help=True)
 codec_app.command("calibrate", epilog=CALIBRATE_EPILOG)(codec_calibrate)
+codec_app.command("train", epilog=TRAIN_EPILOG)(codec_train)
 
 WrittenCodecOption = Annotated[Path | None, typer.Option(help="Codec folder; it is written to, so it must be named.")]
 CodecOption = Annotated[Path | None, typer.Option(help="Codec folder; the bundled one unless given.")]

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -333,13 +333,20 @@ class PictureWork:
         kept = {name: found[name] for name in ("ladder", "thresholds", "provable", "best_fixed_latents", "at_once")}
         (folder / FIGURES).write_text(json.dumps({**figures, "stop": kept}), encoding="utf-8")
 
-    def report(self, folder: Path, codec: str, further: Mapping[str, Any] | None = None) -> None:
+    def report(
+        self,
+        folder: Path,
+        codec: str,
+        further: Mapping[str, Any] | None = None,
+        card: Callable[[Mapping[str, Any]], str] = model_card,
+    ) -> None:
         """Write figures and model card.
 
         Args:
             folder: Of the stage.
             codec: Stage with the calibrated codec.
             further: What else the figures hold.
+            card: Writes the model card.
         """
         sets = self.token_sets()
         bench, wanted, gathered = self.bench(self.root / codec, sets), self.wanted, self.gathered()
@@ -376,7 +383,7 @@ class PictureWork:
             "seed": self.run.seed,
         }
         (folder / FIGURES).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        (folder / CARD).write_text(model_card(report), encoding="utf-8")
+        (folder / CARD).write_text(card(report), encoding="utf-8")
 
 
 def _plain(items: tuple[Asked, ...]) -> list[list[str | None]]:

@@ -22,10 +22,10 @@ from pipeline.codec.stop_file import StopFile, save_stop_file
 from schemas.errors import ArtifactError, ConfigError
 from training.codec.config import CodecBudget
 from training.codec.fit.folder import check_output
-from training.codec.fit.language_view import LanguageView
 from training.codec.fit.learn import CHECKPOINT
 from training.codec.fit.material import training_material
 from training.codec.fit.meta import MetaTrainer, keep_analysis
+from training.codec.fit.prompt_view import view_of
 from training.codec.frame_source import FrameSource
 from training.codec.points import budget_of, domains_of, point_of
 from training.codec.reports import read_report
@@ -115,14 +115,14 @@ def _trainer(
     """A training at its first step, and where its checkpoint is."""
     domains = domains_of(point_of(spec.tiles_per_edge), photos)
     vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge, frame_size_px=spec.tile_px)
-    material = training_material(FrameSource(frozen, run, domains, photos), vlm, vlm_dir, plan)
+    material = training_material(FrameSource(frozen, run, domains, photos), vlm, plan)
     recipe = json.dumps(
         {"seed": run.seed, "codec": spec.codec_sha256, "domains": domains, **plan.as_dict()}, sort_keys=True
     )
     checkpoint = run.cache_dir / f"decoder-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}" / CHECKPOINT
     if not run.resume:
         checkpoint.unlink(missing_ok=True)
-    view = LanguageView(vlm.model.eval().requires_grad_(False), material.prefix)
+    view = view_of(vlm.model, material.prompts)
     free = torch.zeros(spec.latent_count + 1, device=material.tokens.device)
     return MetaTrainer(model.to(run.device), material, view, free, plan, seed=run.seed), checkpoint
 
