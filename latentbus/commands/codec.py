@@ -213,6 +213,7 @@ def codec_eval_set(
         ),
     ] = None,
     cache: CacheOption = DEFAULT_CACHE,
+    device: DeviceOption = "cpu",
     threads: ThreadsOption = 2,
     json_file: JsonOption = None,
 ) -> None:
@@ -221,7 +222,7 @@ def codec_eval_set(
     from training.codec.standard_sets.readers import set_name
 
     wanted = StandardSet(set_name(name), questions, images, annotations, count, sentences)
-    report = evaluate_set(vlm_or_bundled(vlm), _codec(codec), run_settings(cache, 0, threads), wanted)
+    report = evaluate_set(vlm_or_bundled(vlm), _codec(codec), run_settings(cache, 0, threads, device=device), wanted)
     write_report(report, json_file)
 
 

@@ -291,7 +291,7 @@ class MetaTrainer:
         reported, saved, began, spent_s = self.step, time.monotonic(), time.monotonic(), self.spent_s
         first = self.step
         while self.progress < 1 and (stop is None or self.step < stop):
-            for name, value in self._one_step(spent_s + time.monotonic() - began).items():
+            for name, value in self.one_step(spent_s + time.monotonic() - began).items():
                 sums[name] = sums[name] + value if name in sums else value
             self.step += 1
             done = self.progress >= 1 or self.step == stop or (until is not None and time.time() > until)
@@ -314,8 +314,8 @@ class MetaTrainer:
         self.model.fast_branches = False
         return self.figures
 
-    def _one_step(self, spent_s: float) -> dict[str, Tensor]:
-        """Learn from one batch.
+    def one_step(self, spent_s: float) -> dict[str, Tensor]:
+        """Learn from one batch; `run` calls it.
 
         Args:
             spent_s: Seconds of training before it, by this process's clock.

@@ -121,7 +121,8 @@ def _process(rank: int, job: LearnJob, store: str, lines: Any) -> None:
         group = InitProcessGroupKwargs(init_method=meeting, timeout=_PATIENCE)
         accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[group])
         report: Progress = lines.put if rank == 0 else silent
-        learn(job, Accelerated(accelerator), accelerator.device, report)
+        # It calls a CPU by a number, which torch.load does not know.
+        learn(job, Accelerated(accelerator), torch.device("cpu") if on_cpu else accelerator.device, report)
         accelerator.end_training()
     except LatentbusError as error:
         lines.put(error)
