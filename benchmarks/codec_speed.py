@@ -66,7 +66,7 @@ def measure(folder: Path, runs: int) -> dict[str, object]:
     """Times of one codec folder."""
     spec = load_codec_spec(folder)
     frames = [render(sample_scene(FIRST_SEED + i), spec.image_size_px) for i in range(BATCH)]
-    _, frozen = open_vlm(bundled_vlm_dir(), spec.vlm_id, tiles_per_edge=spec.tiles_per_edge)
+    _, frozen = open_vlm(bundled_vlm_dir(), spec.vlm_id, tiles_per_edge=spec.tiles_per_edge, frame_size_px=spec.tile_px)
     transform = load_transform(folder, spec)
     pixels = np.stack(frames[:1])
     tokens = frozen.image_path.of_frames(np.stack(frames))

@@ -26,6 +26,8 @@ from latentbus.commands.codec import codec_app
 from latentbus.commands.compare import COMPARE_EPILOG, REDACT_EPILOG, compare, redact
 from latentbus.commands.demo import EPILOG as DEMO_EPILOG
 from latentbus.commands.demo import demo
+from latentbus.commands.doctor import EPILOG as DOCTOR_EPILOG
+from latentbus.commands.doctor import doctor
 from latentbus.commands.gateway import EPILOG as GATEWAY_EPILOG
 from latentbus.commands.gateway import gateway
 from latentbus.commands.nodes import EDGE_EPILOG, WORKER_EPILOG, edge, worker
@@ -35,11 +37,16 @@ from latentbus.commands.replay import replay
 from latentbus.commands.replay_cameras import EPILOG as REPLAY_CAMERAS_EPILOG
 from latentbus.commands.replay_cameras import replay_cameras
 from latentbus.commands.ring import ring_app
+from latentbus.commands.schema import schema_app
 from latentbus.commands.simulate import EPILOG as SIMULATE_EPILOG
 from latentbus.commands.simulate import simulate
+from latentbus.commands.status import EPILOG as STATUS_EPILOG
+from latentbus.commands.status import status
 from latentbus.commands.train import train_app
 from latentbus.commands.validate import EPILOG as VALIDATE_EPILOG
 from latentbus.commands.validate import validate
+from latentbus.commands.watch import EPILOG as WATCH_EPILOG
+from latentbus.commands.watch import watch
 from latentbus.commands.what_if import EPILOG as WHAT_IF_EPILOG
 from latentbus.commands.what_if import what_if
 from latentbus.options.arguments import refuse_what_is_no_number
@@ -61,6 +68,7 @@ app.add_typer(codec_app, name="codec")
 app.add_typer(broker_app, name="broker")
 app.add_typer(bench_app, name="bench")
 app.add_typer(ring_app, name="ring")
+app.add_typer(schema_app, name="schema")
 bench_app.command("uplink", epilog=BENCH_UPLINK_EPILOG)(bench_uplink)
 
 
@@ -95,6 +103,9 @@ def latentbus(
 for command, epilog in (
     (demo, DEMO_EPILOG),
     (ask, ASK_EPILOG),
+    (watch, WATCH_EPILOG),
+    (status, STATUS_EPILOG),
+    (doctor, DOCTOR_EPILOG),
     (edge, EDGE_EPILOG),
     (worker, WORKER_EPILOG),
     (gateway, GATEWAY_EPILOG),

@@ -7,19 +7,18 @@ of JSON Schema draft 07, the one that AsyncAPI 3.0 builds on. A binary message i
 
 from __future__ import annotations
 
-import ast
 import inspect
 import json
 import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
-from itertools import chain
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
 from schemas import messages
+from schemas.docstrings import field_docstrings
 from schemas.messages import BINARY_MESSAGES, JSON_MESSAGES, SCHEMA_VERSION, BinaryMessage, Message
 from schemas.topics import ROOT, ROUTES, Family, Role
 from schemas.wire import least_fields
@@ -221,24 +220,10 @@ def _item(owner: str, item: Schema, definitions: Schema) -> Schema:
 
 @cache
 def _field_docstrings() -> dict[tuple[str, str], str]:
-    """Docstrings below fields, which Python itself drops, by class and field name.
-
-    Pydantic can collect them at import time; reading the source only here keeps that cost out of every process.
-    """
-    found: dict[tuple[str, str], str] = {}
-    sources = [
-        inspect.getsource(import_module(module.name))
-        for module in iter_modules(messages.__path__, f"{messages.__name__}.")
-    ]
-    for node in chain.from_iterable(ast.parse(source).body for source in sources):
-        if not isinstance(node, ast.ClassDef):
-            continue
-        for field, text in zip(node.body, node.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-                value = text.value
-                if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                    found[node.name, field.target.id] = " ".join(inspect.cleandoc(value.value).split())
-    return found
+    """Docstrings below fields, by class and field name."""
+    return field_docstrings(
+        import_module(module.name) for module in iter_modules(messages.__path__, f"{messages.__name__}.")
+    )
 
 
 def render() -> str:

@@ -109,13 +109,24 @@ def publish_wire_bytes(topic: str, payload_bytes: int, qos: int, *, tls: bool = 
     return transport_wire_bytes(publish_packet_bytes(topic, payload_bytes, qos, property_bytes=property_bytes), tls=tls)
 
 
+def known_topic_wire_bytes(payload_bytes: int, qos: int, *, tls: bool = True) -> int:
+    """Bytes on the wire of one publish whose topic the broker knows by an alias, as it does from the third one on.
+
+    Args:
+        payload_bytes: size of the payload.
+        qos: 0 or 1.
+        tls: the connection is encrypted.
+    """
+    return publish_wire_bytes("", payload_bytes, qos, tls=tls, property_bytes=TOPIC_ALIAS_BYTES)
+
+
 def puback_wire_bytes(tls: bool = True) -> int:
     """Bytes on the wire of one PUBACK; flows against the publish that it acknowledges."""
     return transport_wire_bytes(PUBACK_BYTES, tls=tls)
 
 
 def refine_overhead_wire_bytes(
-    control_topic: str, control_payload_bytes: int, chunk_topic: str, chunk_header_bytes: int, *, tls: bool = True
+    control_topic: str, control_payload_bytes: int, chunk_header_bytes: int, *, tls: bool = True
 ) -> int:
     """Bytes that one refinement costs the uplink beyond the latents it brings, request and chunk at QoS 0.
 
@@ -126,12 +137,11 @@ def refine_overhead_wire_bytes(
     Args:
         control_topic: topic of the refine request.
         control_payload_bytes: size of the request.
-        chunk_topic: topic of the chunk that answers it.
-        chunk_header_bytes: bytes of the chunk message that are no latents.
+        chunk_header_bytes: bytes of the chunk message that are no latents; its topic is known by an alias.
         tls: the connection is encrypted.
     """
     return (
         publish_wire_bytes(control_topic, control_payload_bytes, 0, tls=tls)
-        + publish_wire_bytes(chunk_topic, chunk_header_bytes, 0, tls=tls)
+        + known_topic_wire_bytes(chunk_header_bytes, 0, tls=tls)
         + 2 * TCP_IP_BYTES
     )

@@ -16,6 +16,8 @@ from pydantic_core import PydanticUndefined
 from latentbus.cli import app
 from pipeline.config import gateway_settings
 from pipeline.config import settings as all_settings
+from pipeline.config.alert_settings import AlertConditionSettings
+from pipeline.health.conditions import EXPLANATIONS, HealthKind
 from tests import reference
 from tests.reference.commands import all_commands
 from tests.source_names import PACKAGES, ROOT, parse
@@ -72,12 +74,18 @@ def test_the_table_of_metrics_is_that_of_the_code() -> None:
     assert {name for name in documented if not any(pattern.fullmatch(name) for pattern in patterns)} == set()
 
 
+def test_the_table_of_conditions_is_that_of_the_code() -> None:
+    rows = set(first_cells((DOCS / "health.md").read_text(encoding="utf-8")))
+    assert rows == {str(kind) for kind in HealthKind} == {str(kind) for kind in EXPLANATIONS}
+
+
 SECTIONS: dict[str, type[BaseModel]] = {
     "## `broker`": all_settings.BrokerSettings,
     "### `broker.tls`": all_settings.TlsSettings,
     "## `edge`": all_settings.EdgeSettings,
     "### `edge.cameras.<name>`": all_settings.CameraSettings,
     "### `edge.questions.<id>`": all_settings.QuestionSettings,
+    "### `edge.questions.<id>.alert`": AlertConditionSettings,
     "### `edge.client_budget`, `edge.client_budgets.<client>`": all_settings.ClientBudgetSettings,
     "## `worker`": all_settings.WorkerSettings,
     "## `gateway`": gateway_settings.GatewaySettings,
@@ -86,7 +94,6 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "### `gateway.history`": gateway_settings.HistorySettings,
     "### `gateway.limits`": gateway_settings.GatewayLimitSettings,
     "### `gateway.alerts`": gateway_settings.AlertSettings,
-    "### `gateway.alerts.rules.<name>`": gateway_settings.AlertRuleSettings,
     "### `gateway.alerts.webhooks.<name>`": gateway_settings.WebhookSettings,
     "## `recording`": all_settings.EdgeRecordingSettings,
     "## `log`": all_settings.LogSettings,

@@ -36,6 +36,10 @@ class Verdict(StrEnum):
     GOOD = "good"
     TIGHT = "tight"
     """It works, with little to spare."""
+    WARN = "warn"
+    """It works, and is not as it should be."""
+    UNKNOWN = "unknown"
+    """It cannot be seen from here."""
     BAD = "bad"
 
 

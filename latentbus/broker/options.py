@@ -11,8 +11,20 @@ if TYPE_CHECKING:
     from pipeline.config.settings import BrokerSettings
 
 BrokerConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with a broker section.")]
-HostOption = Annotated[str | None, typer.Option(help="Broker host; overrides the file.")]
-PortOption = Annotated[int | None, typer.Option(help="Broker port; overrides the file.", min=1, max=65535)]
+HostOption = Annotated[str | None, typer.Option("--host", "-H", help="Broker host; overrides the file.")]
+PortOption = Annotated[
+    int | None, typer.Option("--port", "-p", help="Broker port; overrides the file.", min=1, max=65535)
+]
+IdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--id",
+        "-i",
+        metavar="NAME",
+        help="Name of this client: its client id begins with it, and what it asks is asked in this name. Unless given, "
+        "the user name on the broker, or a drawn one.",
+    ),
+]
 
 
 def broker_settings(config: Path | None, host: str | None, port: int | None) -> BrokerSettings:
@@ -21,9 +33,11 @@ def broker_settings(config: Path | None, host: str | None, port: int | None) -> 
     Raises:
         ConfigError: the file, the environment or an option is wrong.
     """
+    from pipeline.config.fleet_file import Part
     from pipeline.config.settings import load_settings, settings_of_environment
 
-    return with_address((load_settings(config) if config else settings_of_environment()).broker, host, port)
+    settings = load_settings(config, part=Part("client")) if config else settings_of_environment()
+    return with_address(settings.broker, host, port)
 
 
 def with_address(broker: BrokerSettings, host: str | None, port: int | None) -> BrokerSettings:

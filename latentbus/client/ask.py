@@ -24,6 +24,7 @@ from schemas.messages import Ask, QueryOutcome
 from schemas.types import AnswerType, Outcome
 
 CONNECT_TIMEOUT_S = 10.0
+EXIT_DEGRADED: Final = 3
 SETTINGS = ClientProtocolSettings()
 _OPTIONS: Final = {
     "query_id": "--query-id",
@@ -111,7 +112,7 @@ async def ask_and_print(
         check: ask only where an edge says that it serves the camera.
 
     Returns:
-        0 answered, 1 any other outcome or none.
+        0 answered, 3 degraded, 1 any other outcome or none.
 
     Raises:
         ConfigError: no edge that is online serves the camera, or it cannot read the question.
@@ -142,7 +143,7 @@ async def ask_and_print(
         if outcome in (Outcome.EXPIRED, Outcome.FAILED):
             # A failed one has said why; only what the statuses show for certain is added.
             _complain(client.cause(asking.camera, certain=outcome is Outcome.FAILED))
-        return 0 if outcome is Outcome.ANSWERED else 1
+        return {Outcome.ANSWERED: 0, Outcome.DEGRADED: EXIT_DEGRADED}.get(outcome, 1)
 
 
 def _complain(problem: str | None) -> None:
@@ -159,13 +160,14 @@ async def print_answers(answers: AsyncIterator[Told], *, as_json: bool) -> Outco
             sys.stdout.write(json.dumps(message.model_dump(mode="json")) + "\n")
             sys.stdout.flush()
         else:
-            console.print(_line(message), soft_wrap=True)
+            console.print(line_of(message), soft_wrap=True)
         if message.outcome is not None:
             return Outcome(message.outcome)
     raise AssertionError("the answers of a question end with its outcome")
 
 
-def _line(message: Told) -> str:
+def line_of(message: Told) -> str:
+    """An answer or outcome as markup of one line."""
     if isinstance(message, QueryOutcome):
         return f"[red]{message.outcome}[/]  {escape(message.reason)}"
     kind = message.outcome or "provisional"

@@ -251,6 +251,7 @@ class Client:
         self._unkept: list[Told] = []
         self._unkept_tokens: list[int] = []
         self._to_keep = asyncio.Event()
+        self._fleet_moved = asyncio.Event()
         self._tokens = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -301,6 +302,18 @@ class Client:
     def fleet(self) -> FleetView:
         """What edges and workers say of themselves, to be read and not changed."""
         return self._session.fleet
+
+    async def fleet_changed(self, since: int) -> int:
+        """Wait until :attr:`FleetView.changes` of the fleet is another than ``since``; what it is then.
+
+        Raises:
+            ConnectionLostError: the client was closed meanwhile.
+        """
+        while self.fleet.changes == since:
+            self._check_open()
+            self._fleet_moved.clear()
+            await self._fleet_moved.wait()
+        return self.fleet.changes
 
     @property
     def connected(self) -> bool:
@@ -458,6 +471,7 @@ class Client:
                 )
                 with self._containment.around("receive"):
                     self._session.receive(received, now_s)
+            self._fleet_moved.set()
             self._carry_out()
 
     def _changed(self, change: ConnectionChange, now_s: float) -> None:
@@ -613,6 +627,7 @@ class Client:
     def _close(self, error: Exception) -> None:
         if self._closed is None:
             self._closed = error
+        self._fleet_moved.set()
         if self._timer is not None:
             self._timer.cancel()
         for mailbox in (*self._questions.values(), *(watcher.mailbox for watcher in self._watchers)):

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from latentbus.broker.options import BrokerConfigOption, HostOption, PortOption, broker_settings
+from latentbus.broker.options import BrokerConfigOption, HostOption, IdOption, PortOption, broker_settings
+from latentbus.options.arguments import checked_name
 from schemas.types import AnswerType
 
 EPILOG = (
@@ -50,12 +51,13 @@ def ask(
     config: BrokerConfigOption = None,
     host: HostOption = None,
     port: PortOption = None,
+    name: IdOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print each message as a line of JSON.")] = False,
 ) -> None:
     """Ask a camera one question and print the answers as they get better.
 
-    Exit status: 0 answered, 1 any other outcome, 2 wrong settings or no such camera. The broker's password comes from
-    the settings file or from LATENTBUS_BROKER__PASSWORD.
+    Exit status: 0 answered, 3 degraded (there is an answer, and it is not safe), 1 any other outcome or none, 2 wrong
+    settings or no such camera. The broker's password comes from the settings file or from LATENTBUS_BROKER__PASSWORD.
     """
     from latentbus.client.ask import Asking, ask_and_print
     from pipeline.config.logs import configure_logging
@@ -69,7 +71,7 @@ def ask(
         answer_type,
         deadline_s=deadline,
         query_id=query_id,
-        client=broker.username,
+        client=checked_name("--id", name) or broker.username,
         options=option or (),
         ago_s=ago,
         frame=frame,

@@ -41,7 +41,9 @@ DEFAULT_DAYS = 397
 
 @broker_app.command(epilog="Example: latentbus broker run --port 1883")
 def run(
-    port: Annotated[int | None, typer.Option(help="Port on this machine; a free one unless given.", min=1)] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", "-p", help="Port on this machine; a free one unless given.", min=1)
+    ] = None,
     fleet: Annotated[
         Path | None, typer.Option(help="Let only the devices of this fleet folder in, over TLS, by their rights.")
     ] = None,
@@ -219,11 +221,10 @@ def _device(
     from latentbus.options.arguments import made_of
 
     if config is not None:
+        from pipeline.config.fleet_file import Part
         from pipeline.config.settings import load_settings, require_edge
 
-        edge = require_edge(load_settings(config), config)
-        if name != edge.site:
-            raise ConfigError(str(config), f"the site is {edge.site}; its device has the same name, not {name}")
+        edge = require_edge(load_settings(config, part=Part("edge", name)), config)
         kind, pool = DeviceKind.EDGE, edge.pool
         cameras = cameras or tuple(edge.cameras)
     if kind is None:

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from pipeline.node.runtime import Stop
 
 EDGE_EPILOG = (
-    "Examples: latentbus edge --config site.yaml | latentbus edge -c site.yaml --check | "
+    "Examples: latentbus edge --config fleet.yaml --site north | latentbus edge -c site.yaml --check | "
     "latentbus edge -c site.yaml --record site.mcap --full-latents | latentbus edge -c site.yaml --once"
 )
-WORKER_EPILOG = "Example: latentbus worker --config worker.yaml (start it again on any machine to share the load)"
+WORKER_EPILOG = (
+    "Example: latentbus worker --config fleet.yaml --pool main (start it again on any machine to share the load)"
+)
 
 ONCE_LIMIT_S = 120.0
 
@@ -33,6 +35,7 @@ RecordOption = Annotated[
 
 def edge(
     config: ConfigOption,
+    site: Annotated[str | None, typer.Option(help="Which site of the file this is, where it has several.")] = None,
     record: RecordOption = None,
     full_latents: Annotated[
         bool, typer.Option("--full-latents", help="Keep the whole latent of every frame in that log, for replays.")
@@ -62,42 +65,49 @@ def edge(
     found no answer, in time.
     """
     if check:
-        raise typer.Exit(_check_edge(config, pictures, json_file))
+        raise typer.Exit(_check_edge(config, site, pictures, json_file))
     if json_file is not None:
         raise ConfigError("--json", "is for --check: add it, or leave --json out")
     from edge_nodes.node import run_edge
     from latentbus.options.node_recording import recorded_edge
+    from pipeline.config.fleet_file import Part
     from pipeline.config.settings import load_settings, require_edge
 
-    settings = load_settings(config)
-    site = recorded_edge(require_edge(settings, config), record, full_latents=full_latents)
-    settings = settings.model_copy(update={"edge": site})
+    settings = load_settings(config, part=Part("edge", site))
+    own = recorded_edge(require_edge(settings, config), record, full_latents=full_latents)
+    settings = settings.model_copy(update={"edge": own})
     _run_process(settings, lambda stop: run_edge(settings, stop, once_limit_s=limit_s if once else None))
 
 
-def worker(config: ConfigOption, record: RecordOption = None) -> None:
+def worker(
+    config: ConfigOption,
+    pool: Annotated[str | None, typer.Option(help="Which pool of the file it serves, where it has several.")] = None,
+    record: RecordOption = None,
+) -> None:
     """Run a worker: decode prefixes, answer with the VLM, ask for more only while an answer is not safe."""
     from cloud_workers.node import run_worker
     from latentbus.options.node_recording import recorded_worker
+    from pipeline.config.fleet_file import Part
     from pipeline.config.settings import load_settings, require_worker
 
-    settings = load_settings(config)
+    settings = load_settings(config, part=Part("worker", pool))
     settings = settings.model_copy(update={"worker": recorded_worker(require_worker(settings, config), record)})
     _run_process(settings, lambda stop: run_worker(settings, stop))
 
 
-def _check_edge(config: Path, pictures: Path, json_file: Path | None) -> int:
+def _check_edge(config: Path, site: str | None, pictures: Path, json_file: Path | None) -> int:
     import asyncio
 
     from edge_nodes.check.device import check_device
     from edge_nodes.check.findings import Verdict
     from latentbus.reports.edge_check import print_findings
+    from pipeline.config.fleet_file import Part
     from pipeline.config.logs import configure_logging
     from pipeline.config.settings import load_settings, require_edge
     from pipeline.node.runtime import leave_blocked_threads
 
     configure_logging("error")
-    settings = load_settings(config)
+    settings = load_settings(config, part=Part("edge", site))
     findings = asyncio.run(check_device(settings, require_edge(settings, config), pictures))
     print_findings(findings)
     status = int(any(finding.verdict is Verdict.BAD for finding in findings))

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import secrets
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from broker_config.access import LEFT_RETAINED
 from latentbus.broker.options import BrokerConfigOption, HostOption, PortOption, broker_settings, with_address
-from latentbus.broker.retained import Entry, Held, Kind, State, classify
-from schemas import topics
-from schemas.errors import BusError, ConfigError, NotAuthorizedError, RemoteError
-from schemas.messages import Status
+from latentbus.broker.retained import Entry, Kind, State, classify
+from schemas.errors import ConfigError
 from schemas.printable import printable
-from schemas.topics import ROOT, Family
 
 if TYPE_CHECKING:
-    from pipeline.bus.base import Subscription
-    from pipeline.bus.mqtt import MqttBus
     from pipeline.config.settings import BrokerSettings
 
 EPILOG: Final = (
@@ -32,148 +25,7 @@ EPILOG: Final = (
     "--remove --kind status"
 )
 CONNECT_TIMEOUT_S: Final = 10.0
-EVERYTHING: Final = f"{ROOT.partition('/')[0]}/#"
-SENT_AT_ONCE: Final = 4_000
-"""What Mosquitto queues for one client; what it retains beyond, it does not send, and says nothing."""
 _RECEIVE_MAXIMUM: Final = 256
-
-
-class RetainedStore:
-    """Reads what a broker retains, and clears it.
-
-    Args:
-        bus: a connection without subscriptions, entered.
-    """
-
-    def __init__(self, bus: MqttBus) -> None:
-        self._bus = bus
-
-    async def read(self) -> list[Held]:
-        """Everything that is retained below our topics, as far as this identity may read it.
-
-        Raises:
-            NotAuthorizedError: it may read nothing of it.
-            ConnectionLostError: the connection broke.
-        """
-        try:
-            return await self._retained(EVERYTHING)
-        except NotAuthorizedError:
-            # The admin of a secured fleet has the families where something may be left.
-            found = [await self._retained(topics.family_filter(family)) for family in LEFT_RETAINED]
-            return [held for family in found for held in family]
-
-    async def listen(self, seconds: float) -> set[str]:
-        """Processes that say something of themselves, as ``edge/north``.
-
-        Args:
-            seconds: how long; an edge speaks once a minute, a worker every two seconds.
-        """
-        heard: set[str] = set()
-        filters = [topics.family_filter(family) for family in (Family.STATUS, Family.LOAD)]
-        for topic_filter in filters:
-            await self._bus.subscribe(_subscription(topic_filter))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while True:
-                    heard |= self._speakers(await self._bus.receive_batch())
-        for topic_filter in filters:
-            await self._bus.unsubscribe(topic_filter)
-        return heard
-
-    async def remove(self, listed: Iterable[Entry], heard: Collection[str] | None = None) -> dict[str, str]:
-        """Clear topics whose message is still the one that was listed, and still dead.
-
-        Args:
-            listed: what to clear.
-            heard: what :meth:`listen` found before, if it was called.
-
-        Returns:
-            What became of each topic: empty when it was cleared, else why not.
-        """
-        listed = list(listed)
-        held = await self.read()
-        if len(held) >= SENT_AT_ONCE:
-            # The broker sent no more than that, which says nothing about the others.
-            seen = {one.topic for one in held}
-            for entry in listed:
-                if entry.held.topic not in seen:
-                    held += await self._retained(entry.held.topic)
-        now = {entry.held.topic: entry for entry in classify(held, heard)}
-        results: dict[str, str] = {}
-        for entry in listed:
-            topic = entry.held.topic
-            present = now.get(topic)
-            if present is None:
-                results[topic] = "it is gone already"
-            elif present.held.digest != entry.held.digest:
-                results[topic] = "it has changed since it was listed"
-            elif present.state is not State.DEAD:
-                results[topic] = f"by now {present.why}"
-            else:
-                results[topic] = await self._clear(topic)
-        return results
-
-    async def _clear(self, topic: str) -> str:
-        try:
-            await self._bus.publish(topic, b"", qos=1, retain=True)
-        except NotAuthorizedError:
-            return "this identity may not clear it"
-        except BusError as error:
-            return str(error)
-        return ""
-
-    async def _retained(self, topic_filter: str) -> list[Held]:
-        async def ask() -> None:
-            await self._bus.subscribe(_subscription(topic_filter))
-            # A broker sends what it retains before it answers the next request.
-            await self._bus.unsubscribe(topic_filter)
-
-        found: list[Held] = []
-        asking = asyncio.create_task(ask(), name="retained")
-        try:
-            while not asking.done() or self._bus.statistics().incoming_messages:
-                found += await self._batch(asking)
-            await asking
-        finally:
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
-        return found
-
-    async def _batch(self, asking: asyncio.Task[None]) -> list[Held]:
-        """Retained messages of one batch; nothing when the request ended first."""
-        from pipeline.bus.base import Inbound
-
-        taking = asyncio.create_task(self._bus.receive_batch(), name="batch")
-        try:
-            await asyncio.wait({taking, asking}, return_when=asyncio.FIRST_COMPLETED)
-            events = taking.result() if taking.done() else []
-        finally:
-            taking.cancel()
-            await asyncio.gather(taking, return_exceptions=True)
-        found = []
-        for event in events:
-            if isinstance(event, Inbound):
-                self._bus.acknowledge(event)
-                if event.retain and event.payload:
-                    found.append(Held.of(event.topic, event.payload))
-        return found
-
-    def _speakers(self, events: Sequence[Any]) -> set[str]:
-        from pipeline.bus.base import Inbound
-        from schemas import wire
-
-        heard: set[str] = set()
-        for event in events:
-            if not isinstance(event, Inbound):
-                continue
-            self._bus.acknowledge(event)
-            if event.retain or not event.payload:
-                continue
-            with contextlib.suppress(RemoteError):
-                _, message = wire.decode_publish(event.topic, event.payload)
-                if isinstance(message, Status) and message.online:
-                    heard.add(f"{message.kind}/{message.id}")
-        return heard
 
 
 def retained(
@@ -226,6 +78,7 @@ async def _run(
     yes: bool,
     as_json: bool,
 ) -> int:
+    from latentbus.broker.retained_store import SENT_AT_ONCE, RetainedStore
     from pipeline.bus.mqtt import MqttBus
 
     bus = MqttBus(broker, client_id=f"lb-retained-{secrets.token_hex(4)}", receive_maximum=_RECEIVE_MAXIMUM)
@@ -241,7 +94,7 @@ async def _run(
         ]
         dead = [entry for entry in entries if entry.state is State.DEAD]
         if not as_json:
-            _print(entries, more=len(held) >= SENT_AT_ONCE)
+            _print(entries, sent_at_once=SENT_AT_ONCE if len(held) >= SENT_AT_ONCE else None)
         if not remove or not dead:
             results: dict[str, str] = {}
         elif yes or await asyncio.to_thread(typer.confirm, f"Remove the {len(dead)} that are dead?", err=True):
@@ -258,7 +111,7 @@ async def _run(
     return 1 if failed else 0
 
 
-def _print(entries: Sequence[Entry], *, more: bool) -> None:
+def _print(entries: Sequence[Entry], *, sent_at_once: int | None) -> None:
     for entry in entries:
         line = f"{entry.state:<4}  {entry.held.kind:<8}  {entry.held.size_bytes:>6} B  {entry.held.topic}  {entry.why}"
         typer.echo(printable(line))
@@ -266,15 +119,8 @@ def _print(entries: Sequence[Entry], *, more: bool) -> None:
     typer.echo(
         f"{len(entries)} retained: " + ", ".join(f"{count} {state}" for state, count in counts.items()), err=True
     )
-    if more:
-        typer.echo(f"A broker sends about {SENT_AT_ONCE} at once, so there may be more: run it again.", err=True)
-
-
-def _subscription(topic_filter: str) -> Subscription:
-    from pipeline.bus.base import Subscription
-
-    # At QoS 1 the receive window holds the broker back, so that no message is dropped here.
-    return Subscription(topic_filter, qos=1)
+    if sent_at_once is not None:
+        typer.echo(f"A broker sends about {sent_at_once} at once, so there may be more: run it again.", err=True)
 
 
 def _as_json(entry: Entry, results: dict[str, str]) -> dict[str, object]:

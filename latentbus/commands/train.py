@@ -129,7 +129,7 @@ def train_codec_command(
     ] = "reference-vlm",
     version: Annotated[int, typer.Option(help="Version of the weights that are written.", min=1)] = 1,
     point: Annotated[
-        str, typer.Option(help="small: one view of a frame. detailed: tiles and a global view of a larger frame.")
+        str, typer.Option(help="small: frames of the size that the VLM reads. detailed: frames of twice the edge.")
     ] = "small",
     cache: CacheOption = DEFAULT_CACHE,
     budget: BudgetOption = "full",

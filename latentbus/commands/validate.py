@@ -25,5 +25,7 @@ def validate(
 
         typer.echo(redacted(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)), nl=False)
     else:
-        sections = [name for name in ("edge", "worker") if getattr(settings, name) is not None]
+        sections = [name for name in ("edge", "worker", "gateway") if getattr(settings, name) is not None]
+        named = {"site": list(settings.sites), "pool": list(settings.pools)}
+        sections += [f"{kind}s {', '.join(of_kind)}" for kind, of_kind in named.items() if of_kind]
         typer.echo(f"{file}: good ({', '.join(['broker', *sections])})")

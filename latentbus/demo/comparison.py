@@ -26,7 +26,7 @@ from schemas import wire
 from schemas.identity import DIGEST_BYTES
 from schemas.messages import Open, QueryRef
 from schemas.types import AnswerType, FrameId
-from schemas.wire_cost import TOPIC_ALIAS_BYTES, publish_wire_bytes
+from schemas.wire_cost import known_topic_wire_bytes
 from training.baselines.stills import through_image_files
 
 BATCH_FRAMES = 16
@@ -242,6 +242,7 @@ class Comparison:
             yield range(first, min(first + BATCH_FRAMES, count))
 
     def _open_wire_bytes(self, frame: ComparedFrame, payload: bytes, stop: int) -> int:
+        """As the fleet's own frames are charged: what they are compared with must not pay for names that they save."""
         message = Open(
             # Ids as large as in a run: five bytes of boot id, two of sequence.
             frame=FrameId(2**31, 200),
@@ -256,15 +257,7 @@ class Comparison:
             stop=stop,
             payload=payload,
         )
-        return known_topic_wire_bytes(len(wire.encode(message)))
-
-
-def known_topic_wire_bytes(payload_bytes: int) -> int:
-    """Bytes of an open on a topic that the broker knows by its alias, as it does from the third frame of a camera on.
-
-    The fleet's own frames are charged so; what they are compared with must not pay for names that they save.
-    """
-    return publish_wire_bytes("", payload_bytes, 1, tls=CHARGE_TLS, property_bytes=TOPIC_ALIAS_BYTES)
+        return known_topic_wire_bytes(len(wire.encode(message)), 1, tls=CHARGE_TLS)
 
 
 def share(hits: Iterable[bool]) -> float | None:

@@ -1,8 +1,9 @@
-"""When something is an alert. Pure: answers, states and the time go in, alerts that begin or end come out.
+"""When an answer is an alert. Pure: answers and the time go in, alerts that begin or end come out.
 
-Two kinds of sources feed :class:`AlertBook`. :meth:`AlertBook.observe` takes answers to standing questions, which rules
-judge: ``n`` of the last ``of`` must match. :meth:`AlertBook.hold` takes a state that holds or does not, such as a site
-that is offline; it must hold on for a while. Both begin an alert once, end it once, and never flap.
+Rules judge the answers to standing questions: ``n`` of the last ``of`` must match. An *unchanged* outcome says that the
+last answer held on in every frame since, and counts as so many of them. An alert begins once and ends once, at the
+latest after ``max_duration_s``.
+What is wrong with the fleet itself is the subject of :mod:`latentbus.gateway.system_alerts`.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ import re
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from latentbus.gateway.models import AlertView, AnswerView
+from pipeline.config.alert_settings import AlertConditionSettings
 from pipeline.config.gateway_settings import AlertRuleSettings
+from schemas.answer_value import AnswerValue, bare
 from schemas.types import Outcome
 
-Severity: TypeAlias = Literal["info", "warning", "critical"]
 MAX_WINDOWS: Final = 16_384
 """Rules by camera whose last answers are remembered."""
-MAX_STATES: Final = 4_096
-"""States that hold, or did not for long."""
+_JUDGED: Final = (Outcome.ANSWERED, Outcome.DEGRADED, Outcome.UNCHANGED)
 _NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -49,31 +50,34 @@ class _Window:
     matches: deque[bool]
     firing: AlertView | None = None
     told_s: float | None = None
+    began_s: float = 0.0
+    expired: bool = False
+    answer: AnswerView | None = None
 
 
-@dataclass(slots=True)
-class _State:
-    """A state of the system."""
+def matches(rule: AlertConditionSettings, text: str, value: AnswerValue | None = None) -> bool | None:
+    """Whether an answer meets a condition; None where it says nothing that can be compared.
 
-    holds: bool
-    since_s: float
-    firing: AlertView | None = None
-
-
-def matches(rule: AlertRuleSettings, text: str) -> bool | None:
-    """Whether an answer meets the condition of a rule; None where it says nothing that can be compared."""
-    said = " ".join(text.casefold().split()).strip(" .!")
+    Args:
+        rule: the condition.
+        text: the answer.
+        value: what it says, where the type of its question is known.
+    """
+    said = bare(text)
+    if isinstance(value, bool):
+        said = "yes" if value else "no"
+    elif isinstance(value, int):
+        said = str(value)
     if rule.equals is not None:
-        return said == rule.equals.casefold().strip()
+        return said == bare(rule.equals)
     if rule.differs is not None:
-        return said != rule.differs.casefold().strip()
+        return said != bare(rule.differs)
     if rule.contains is not None:
         return rule.contains.casefold() in text.casefold()
     number = _NUMBER.search(said)
     if number is None:
         return None
-    value = float(number[0])
-    return value > rule.above if rule.above is not None else value < (rule.below or 0.0)
+    return float(number[0]) > rule.above if rule.above is not None else float(number[0]) < (rule.below or 0.0)
 
 
 @dataclass(slots=True)
@@ -82,31 +86,28 @@ class AlertBook:
 
     Attributes:
         rules: by name.
-        patience_s: a state must hold for so long before it is an alert, and as long before it is over.
     """
 
     rules: Mapping[str, AlertRuleSettings]
-    patience_s: float
     _windows: OrderedDict[str, _Window] = field(default_factory=OrderedDict)
-    _states: OrderedDict[str, _State] = field(default_factory=OrderedDict)
 
-    def resume(self, going_on: Iterable[AlertView], now_s: float) -> list[Change]:
+    def resume(self, going_on: Iterable[AlertView], now_s: float, wall_s: float | None = None) -> list[Change]:
         """Take over what an earlier process has begun.
 
         Args:
             going_on: alerts that it has not ended.
             now_s: monotonic time.
+            wall_s: seconds since 1970; None: they begin now.
 
         Returns:
             Those whose rule there is no more: they end.
         """
         over: list[Change] = []
         for alert in going_on:
-            if alert.source == "system":
-                self._states[_state_key(alert.rule, alert.site)] = _State(True, now_s, alert)
-            elif alert.rule in self.rules and alert.camera is not None:
+            if alert.rule in self.rules and alert.camera is not None:
                 window = self._window(alert.rule, alert.site, alert.camera)
                 window.firing, window.told_s = alert, now_s
+                window.began_s = now_s - (0.0 if wall_s is None else max(0.0, wall_s - alert.began))
                 window.matches.extend([True] * self.rules[alert.rule].n)
             else:
                 over.append(Change(alert, "", notify=False))
@@ -114,26 +115,22 @@ class AlertBook:
 
     def going_on(self) -> list[AlertView]:
         """Alerts that have not ended."""
-        kept = [window.firing for window in self._windows.values()]
-        kept += [state.firing for state in self._states.values()]
-        return [firing for firing in kept if firing is not None]
+        return [window.firing for window in self._windows.values() if window.firing is not None]
 
     def stored(self, key: str, alert: AlertView) -> None:
         """An alert that has begun got its number."""
-        entry = self._windows.get(key) or self._states.get(key)
+        entry = self._windows.get(key)
         if entry is not None and entry.firing is not None and entry.firing.began == alert.began:
             entry.firing = alert
 
-    # ---- answers ----------------------------------------------------------------------------------------------------
-
     def observe(self, answer: AnswerView, now_s: float) -> list[Change]:
-        """A final answer came. Ad-hoc questions are no matter of a rule, and a frame that waited says nothing of now.
+        """An outcome came. Ad-hoc questions are no matter of a rule, and a frame that waited says nothing of now.
 
         Args:
             answer: it.
             now_s: monotonic time.
         """
-        if answer.ad_hoc or answer.late or answer.outcome not in (Outcome.ANSWERED, Outcome.DEGRADED):
+        if answer.ad_hoc or answer.late or answer.outcome not in _JUDGED:
             return []
         found: list[Change] = []
         for name, rule in self.rules.items():
@@ -141,18 +138,27 @@ class AlertBook:
                 continue
             if rule.cameras and answer.camera not in rule.cameras:
                 continue
-            match = matches(rule, answer.text)
-            if match is not None:
-                found += self._judge(name, rule, match, answer, now_s)
+            window = self._window(name, answer.site, answer.camera)
+            if answer.outcome is Outcome.UNCHANGED:
+                if window.matches:  # else the answer that it renews was not heard here
+                    window.matches.extend([window.matches[-1]] * rule.of)
+                    found += self._judge(name, rule, window, answer, now_s)
+            elif (match := matches(rule, answer.text, answer.value)) is not None:
+                window.matches.append(match)
+                window.answer = answer
+                found += self._judge(name, rule, window, answer, now_s)
         return found
 
-    def _judge(self, name: str, rule: AlertRuleSettings, match: bool, answer: AnswerView, now_s: float) -> list[Change]:
-        key = _window_key(name, answer.site, answer.camera)
-        window = self._window(name, answer.site, answer.camera)
-        window.matches.append(match)
-        if window.firing is None and sum(window.matches) >= rule.n:
+    def _judge(
+        self, name: str, rule: AlertRuleSettings, window: _Window, heard: AnswerView, now_s: float
+    ) -> list[Change]:
+        key = _window_key(name, heard.site, heard.camera)
+        over = window.matches.count(False) >= rule.n
+        window.expired = window.expired and not over
+        if window.firing is None and not window.expired and window.matches.count(True) >= rule.n:
             cooled = window.told_s is None or now_s - window.told_s >= rule.cooldown_s
-            question = answer.question or answer.question_id
+            answer = window.answer or heard
+            window.began_s = now_s
             window.firing = AlertView(
                 id=0,
                 rule=name,
@@ -160,18 +166,38 @@ class AlertBook:
                 severity=rule.severity,
                 camera=answer.camera,
                 site=answer.site,
-                text=f"{answer.camera}: {question} {answer.text}",
-                began=answer.at,
+                text=f"{answer.camera}: {answer.question or answer.question_id} {answer.text}",
+                began=heard.at,
                 answer=answer,
             )
             if cooled:
                 window.told_s = now_s
             return [Change(window.firing, key, cooled, rule.channels)]
-        if window.firing is not None and window.matches.count(False) >= rule.n:
-            ended = window.firing.model_copy(update={"ended": answer.at})
-            window.firing = None
-            return [Change(ended, key, False, rule.channels)]
+        if window.firing is not None and over:
+            return [self._end(key, window, rule, heard.at)]
         return []
+
+    def expire(self, now_s: float, wall_s: float) -> list[Change]:
+        """End the alerts that have gone on for as long as their rules allow.
+
+        Args:
+            now_s: monotonic time.
+            wall_s: seconds since 1970.
+        """
+        found = []
+        for key, window in self._windows.items():
+            rule = None if window.firing is None else self.rules.get(window.firing.rule)
+            if rule is None or rule.max_duration_s is None or now_s - window.began_s < rule.max_duration_s:
+                continue
+            window.expired = True
+            found.append(self._end(key, window, rule, wall_s))
+        return found
+
+    def _end(self, key: str, window: _Window, rule: AlertRuleSettings, wall_s: float) -> Change:
+        assert window.firing is not None  # noqa: S101 - who ends it has looked
+        ended = window.firing.model_copy(update={"ended": wall_s})
+        window.firing = None
+        return Change(ended, key, False, rule.channels)
 
     def _window(self, rule: str, site: str | None, camera: str) -> _Window:
         key = _window_key(rule, site, camera)
@@ -181,59 +207,6 @@ class AlertBook:
             self._windows.popitem(last=False)
         return window
 
-    # ---- states -----------------------------------------------------------------------------------------------------
-
-    def hold(
-        self, kind: str, about: str | None, holds: bool, *, now_s: float, wall_s: float, text: str = "",
-        severity: Severity = "warning",
-    ) -> list[Change]:  # fmt: skip
-        """Whether a state holds at this moment; to be said again and again.
-
-        Args:
-            kind: what it is.
-            about: the site or pool that it is about.
-            holds: whether it holds.
-            now_s: monotonic time.
-            wall_s: seconds since 1970.
-            text: what it is, and what to do.
-            severity: how bad it is.
-        """
-        key = _state_key(kind, about)
-        state = self._states.get(key)
-        if state is None:
-            if not holds:
-                return []
-            state = self._states[key] = _State(True, now_s)
-            if len(self._states) > MAX_STATES:
-                self._states.popitem(last=False)
-        if state.holds != holds:
-            state.holds, state.since_s = holds, now_s
-        lasted = now_s - state.since_s >= self.patience_s
-        if not lasted:
-            return []
-        if holds and state.firing is None:
-            state.firing = AlertView(
-                id=0, rule=kind, source="system", severity=severity, site=about, text=text, began=wall_s
-            )
-            return [Change(state.firing, key)]
-        if not holds:
-            firing = self._states.pop(key).firing
-            if firing is not None:
-                return [Change(firing.model_copy(update={"ended": wall_s}), key)]
-        return []
-
-    def held(self) -> list[tuple[str, str | None]]:
-        """Kinds of states that were said to hold, with what each is about."""
-        found = []
-        for key in self._states:
-            kind, _, about = key.partition("\n")
-            found.append((kind, about or None))
-        return found
-
 
 def _window_key(rule: str, site: str | None, camera: str) -> str:
     return f"rule {rule}\n{site or ''}\n{camera}"
-
-
-def _state_key(kind: str, about: str | None) -> str:
-    return f"{kind}\n{about or ''}"

@@ -64,6 +64,8 @@ class AnswerView(_View):
     """How it ended; null while it is provisional and may improve."""
     text: str = ""
     """The answer."""
+    value: bool | int | str | None = None
+    """What it says: true or false, a count, an option or a text; null where it has not the form of its type."""
     reason: str = ""
     """Why there is none, or why it is not safe."""
     confidence: float | None = None
@@ -170,7 +172,11 @@ class AlertView(_View):
     camera: str | None = None
     """Camera that it is about."""
     site: str | None = None
-    """Site that it is about."""
+    """Site that it is about; of a system alert the name of its ``subject``."""
+    subject: Literal["site", "pool", "worker", "gateway"] | None = None
+    """What a system alert is about; null of an answer."""
+    part: str = ""
+    """Camera, folder or file that a system alert is about, if it is no more than that."""
     text: str
     """What it is; for a system alert also what to do."""
     began: float

@@ -7,6 +7,8 @@ from typing import Any
 
 from latentbus.broker.options import with_address
 from latentbus.options.arguments import made_of
+from pipeline.config.alert_rules import with_question_alerts
+from pipeline.config.fleet_file import Part
 from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.settings import LatentbusSettings, load_settings, require_gateway, settings_of_environment
 from schemas.errors import ConfigError
@@ -22,8 +24,9 @@ def gateway_settings(
     Raises:
         ConfigError: the file, the environment or an option is wrong.
     """
-    settings = settings_of_environment() if config is None else load_settings(config)
+    settings = settings_of_environment() if config is None else load_settings(config, part=Part("gateway"))
     gateway = (settings.gateway or GatewaySettings()) if config is None else require_gateway(settings, config)
+    gateway = with_question_alerts(gateway, settings)
     given: dict[str, Any] = {}
     if listen is not None:
         address, _, number = listen.rpartition(":")

@@ -29,7 +29,7 @@ from latentbus.gateway.models import (
 from latentbus.gateway.notify import Notifier
 from latentbus.gateway.state import STRIP, FleetState
 from latentbus.gateway.store import Store
-from latentbus.gateway.system_states import states_of
+from latentbus.gateway.system_alerts import SystemAlerts
 from latentbus.gateway.telemetry import GatewayMetrics
 from latentbus.gateway.views import Views, whole_latents
 from pipeline.bus.base import ConnectionChange
@@ -39,7 +39,6 @@ from pipeline.config.settings import BrokerSettings
 from pipeline.node.containment import Containment
 from schemas.errors import StateError
 from schemas.identity import ad_hoc_query_id, owner_of
-from schemas.messages import Answer
 
 TICK_S: Final = 1.0
 """Between two looks at the fleet: what changed is told, and states that last become alerts."""
@@ -76,6 +75,7 @@ class Gateway:
         hub: who listens.
         state: the latest answers.
         store: what it remembers.
+        system: what is wrong with the fleet.
         tick_s: time between two looks at the fleet.
         alerts: the alerts that go on, and the latest that are over.
     """
@@ -109,7 +109,8 @@ class Gateway:
         self.store = Store(settings.state_dir, settings.history)
         self.alerts: list[AlertView] = []
         self._views = Views(self.client.fleet, whole_latents(settings.codecs))
-        self._book = AlertBook(settings.alerts.rules, settings.alerts.patience_s)
+        self._book = AlertBook(settings.alerts.rules)
+        self.system = SystemAlerts(self.client.fleet, settings.alerts.patience_s, settings.alerts.missed_share)
         self._gaps: list[GapView] = []
         self._told: dict[tuple[Principal, str], str] = {}
         self._last_heard: float | None = None
@@ -267,8 +268,9 @@ class Gateway:
                 view = self._views.answer(told, self._wall_s(), self.store.text(told.query_id))
                 self._metrics.heard(told)
                 self.state.observe(view, self._now_s())
+                self.system.heard(view.site, view.outcome, view.reason, self._now_s(), late=view.late)
                 self.hub.publish("answer", _json(view), camera=view.camera)
-                if isinstance(told, Answer) and view.outcome is not None:
+                if view.outcome is not None:
                     self._apply(self._book.observe(view, self._now_s()))
 
     async def _ticks(self) -> None:
@@ -295,23 +297,13 @@ class Gateway:
                 await self.store.request(History.heard)
             except UnavailableError as error:
                 _log.debug("not noted", problem=error.problem)
+        self._apply(self._book.expire(self._now_s(), self._wall_s()))
         if self._settings.alerts.system and self.client.connected:
             self._judge_states()
         self._tell_fleet()
 
     def _judge_states(self) -> None:
-        now_s, wall_s = self._now_s(), self._wall_s()
-        states = states_of(self.client.fleet)
-        holding = {(state.kind, state.about) for state in states}
-        changes: list[Change] = []
-        for state in states:
-            changes += self._book.hold(
-                state.kind, state.about, True, now_s=now_s, wall_s=wall_s, text=state.text, severity=state.severity
-            )
-        for kind, about in self._book.held():
-            if (kind, about) not in holding:
-                changes += self._book.hold(kind, about, False, now_s=now_s, wall_s=wall_s)
-        self._apply(changes)
+        self._apply(self.system.judge((), self._now_s(), self._wall_s()))
 
     def _tell_fleet(self) -> None:
         now_s, health = self._now_s(), self.health()
@@ -364,6 +356,7 @@ class Gateway:
         if alert.ended is None:
             self._numbers[change.key] = alert.id
             self._book.stored(change.key, alert)
+            self.system.stored(change.key, alert)
         else:
             self._numbers.pop(change.key, None)
         self._metrics.alert(alert)
@@ -381,7 +374,9 @@ class Gateway:
         self._last_heard = await self.store.call(History.last_heard)
         self.alerts = await self.store.call(History.alerts, SHOWN_ALERTS)
         going_on = [alert for alert in self.alerts if alert.ended is None]
-        for change in self._book.resume(going_on, self._now_s()):
+        now_s, wall_s = self._now_s(), self._wall_s()
+        self.system.resume([alert for alert in going_on if alert.source == "system"], now_s)
+        for change in self._book.resume([alert for alert in going_on if alert.source == "answer"], now_s, wall_s):
             self._apply([Change(change.alert.model_copy(update={"ended": self._wall_s()}), "", notify=False)])
 
     async def _note_gaps(self) -> None:
@@ -390,6 +385,7 @@ class Gateway:
             with self._containment.around("gap"):
                 if not change.connected:
                     self._last_heard = self._wall_s()
+                    self.system.health.deaf()
                 elif self._last_heard is not None:
                     await self._note_gap(self._last_heard, self._wall_s(), change.session_resumed)
                     self._last_heard = None

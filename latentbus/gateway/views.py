@@ -10,6 +10,7 @@ from pipeline.codec.bundled import models_dir
 from pipeline.codec.spec import load_codec_spec
 from pipeline.config.logs import get_logger
 from pipeline.protocol.fleet_view import FleetView
+from schemas.answer_value import answer_value
 from schemas.errors import ArtifactError
 from schemas.messages import Answer, QueryOutcome
 
@@ -57,10 +58,11 @@ class Views:
             at_s: when it came, in seconds since 1970.
             question: the text that was asked, where it is known; that of a standing question is looked up.
         """
-        site = self.site(message)
-        if question is None and not message.ad_hoc and site is not None:
+        site, standing = self._fleet.site_of_query(message.owner, message.camera), None
+        if not message.ad_hoc and site is not None:
             standing = self._fleet.questions.get((site, message.question_id))
-            question = None if standing is None else standing.text
+        if question is None and standing is not None:
+            question = standing.text
         given = {
             "query_id": message.query_id,
             "at": at_s,
@@ -76,6 +78,8 @@ class Views:
             "late": message.history,
         }
         if isinstance(message, Answer):
+            if standing is not None:
+                given["value"] = answer_value(standing.answer_type, message.text, standing.options)
             given |= {
                 "text": message.text,
                 "confidence": round(message.score, 4),
@@ -86,12 +90,6 @@ class Views:
                 "worker": message.worker,
             }
         return AnswerView.model_validate(given)
-
-    def site(self, message: Answer | QueryOutcome) -> str | None:
-        """Site of the camera that a message is about."""
-        if not message.ad_hoc:
-            return message.owner.removeprefix("site/")
-        return self._fleet.site_of(message.camera)
 
     def _total(self, site: str | None, latents: int) -> int | None:
         edge = None if site is None else self._fleet.edge(site)

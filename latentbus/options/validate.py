@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.gate_file import find_gate_file
 from pipeline.codec.spec import load_codec_spec
-from pipeline.config.settings import LatentbusSettings, is_url_or_kind, load_settings, section, source_below
+from pipeline.config.settings import LatentbusSettings, is_url_or_kind, load_settings, section, sites_of, source_below
 from pipeline.config.settings_file import Location
 from schemas.errors import ArtifactError
 
@@ -36,24 +36,27 @@ def problems_of_files(folder: Path, values: Mapping[str, Any]) -> Iterator[Probl
     """
     for name in ("ca_file", "cert_file", "key_file"):
         yield from _path_problem(folder, values, ("broker", "tls", name), _no_such_file)
-    if isinstance(values.get("edge"), Mapping):
-        yield from _camera_problems(folder, values)
-        yield from _codec_problem(folder, values, "edge")
-        for location in (("edge", "state_dir"), ("edge", "frame_log"), ("edge", "recording", "file")):
-            yield from _path_problem(folder, values, location, _cannot_be_made)
+    for place, site in sites_of(values):
+        yield from _camera_problems(folder, place, site)
+        yield from _codec_problem(folder, place, site, gate=True)
+        for keys in (("state_dir",), ("frame_log",), ("recording", "file")):
+            yield from _path_problem(folder, values, (*place, *keys), _cannot_be_made)
     for name in ("cert_file", "key_file"):
         yield from _path_problem(folder, values, ("gateway", "tls", name), _no_such_file)
     yield from _path_problem(folder, values, ("gateway", "state_dir"), _cannot_be_made)
-    if "worker" in values:
-        yield from _codec_problem(folder, values, "worker")
-        yield from _vlm_problem(folder, values)
-        yield from _path_problem(folder, values, ("worker", "recording", "file"), _cannot_be_made)
+    workers: list[Location] = [("worker",)] if "worker" in values else []
+    workers += [("pools", name) for name in section(values, "pools")]
+    for place in workers:
+        worker = section(values, *map(str, place))
+        yield from _codec_problem(folder, place, worker)
+        yield from _vlm_problem(folder, place, worker)
+        yield from _path_problem(folder, values, (*place, "recording", "file"), _cannot_be_made)
 
 
 def _path_problem(
-    folder: Path, values: Mapping[str, Any], location: tuple[str, ...], problem_of: Callable[[Path], str | None]
+    folder: Path, values: Mapping[str, Any], location: Location, problem_of: Callable[[Path], str | None]
 ) -> Iterator[Problem]:
-    text = section(values, *location[:-1]).get(location[-1])
+    text = section(values, *map(str, location[:-1])).get(str(location[-1]))
     problem = problem_of(folder / Path(text).expanduser()) if isinstance(text, str) else None
     if problem is not None:
         yield location, problem
@@ -71,16 +74,16 @@ def _cannot_be_made(path: Path) -> str | None:
     return None if os.access(there, os.W_OK) else f"cannot be made: {there} is not writable"
 
 
-def _camera_problems(folder: Path, values: Mapping[str, Any]) -> Iterator[Problem]:
+def _camera_problems(folder: Path, place: Location, site: Mapping[str, Any]) -> Iterator[Problem]:
     from edge_nodes.sources import make_source
     from pipeline.config.settings import CameraSettings
     from schemas.errors import SourceError
 
-    for name, camera in section(values, "edge", "cameras").items():
+    for name, camera in section(site, "cameras").items():
         source = section(camera).get("source")
         if not isinstance(source, str) or not source:
             continue
-        location = ("edge", "cameras", name, "source")
+        location = (*place, "cameras", name, "source")
         absolute = source_below(source, folder)
         if is_url_or_kind(source):
             try:
@@ -103,26 +106,28 @@ def _path_of_source(source: str) -> str | None:
     return f"no such file: {found}" if scheme == "file" and not found.exists() else None
 
 
-def _codec_problem(folder: Path, values: Mapping[str, Any], side: str) -> Iterator[Problem]:
-    given = section(values, side).get("codec")
+def _codec_problem(
+    folder: Path, place: Location, process: Mapping[str, Any], *, gate: bool = False
+) -> Iterator[Problem]:
+    given = process.get("codec")
     if given is not None and not isinstance(given, str):
         return
     try:
         codec_dir = bundled_codec_dir() if given is None else folder / Path(given).expanduser()
         spec = load_codec_spec(codec_dir)
-        if side == "edge" and section(values, "edge", "change_gate").get("enabled") is not False:
+        if gate and section(process, "change_gate").get("enabled") is not False:
             find_gate_file(codec_dir, spec)
     except ArtifactError as error:
-        yield (side, "codec"), str(error)
+        yield (*place, "codec"), str(error)
 
 
-def _vlm_problem(folder: Path, values: Mapping[str, Any]) -> Iterator[Problem]:
-    given = section(values, "worker").get("vlm")
+def _vlm_problem(folder: Path, place: Location, worker: Mapping[str, Any]) -> Iterator[Problem]:
+    given = worker.get("vlm")
     if not isinstance(given, str):
         return
     path = folder / Path(given).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            yield ("worker", "vlm"), f"{path} holds no config.json: give a folder in save_pretrained format"
+            yield (*place, "vlm"), f"{path} holds no config.json: give a folder in save_pretrained format"
     elif given.startswith((".", "~", "/")) or given.count("/") != 1:
-        yield ("worker", "vlm"), f"no such folder: {path}; a hub id reads owner/model"
+        yield (*place, "vlm"), f"no such folder: {path}; a hub id reads owner/model"

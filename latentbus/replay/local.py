@@ -10,6 +10,7 @@ from typing import NoReturn
 from latentbus.fleet.launcher import Launcher
 from latentbus.fleet.settings import worker_node
 from latentbus.replay.options import LocalOptions
+from pipeline.config.fleet_file import Part
 from pipeline.config.settings import BrokerSettings, WorkerSettings, load_settings, require_worker
 
 
@@ -64,7 +65,7 @@ def worker_settings(options: LocalOptions, pool: str | None) -> WorkerSettings:
     if options.worker_config is None:
         worker = WorkerSettings(threads=1, max_batch_frames=1)
     else:
-        worker = require_worker(load_settings(options.worker_config), options.worker_config)
+        worker = require_worker(load_settings(options.worker_config, part=Part("worker")), options.worker_config)
     # Two processes cannot share a port or a log file.
     changes: dict[str, object] = {"metrics_port": None, "recording": None}
     return worker.model_copy(update=changes if pool is None else {**changes, "pool": pool})

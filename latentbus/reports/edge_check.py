@@ -1,4 +1,4 @@
-"""What ``latentbus edge --check`` prints."""
+"""What ``latentbus edge --check`` and ``latentbus doctor`` print."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from rich.table import Table
 from edge_nodes.check.findings import Finding, Verdict
 from latentbus.reports.safe_console import SafeConsole
 
-_STYLES: Final = {Verdict.GOOD: "green", Verdict.TIGHT: "yellow", Verdict.BAD: "red"}
+_STYLES: Final = {
+    Verdict.GOOD: "green",
+    Verdict.TIGHT: "yellow",
+    Verdict.WARN: "yellow",
+    Verdict.UNKNOWN: "dim",
+    Verdict.BAD: "red",
+}
 
 
 def print_findings(findings: Sequence[Finding], console: SafeConsole | None = None) -> None:

@@ -90,6 +90,29 @@ class ConnectionChange:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokerAbilities:
+    """What a broker says of itself as it lets a client in (MQTT 5.0 section 3.2.2.3).
+
+    Attributes:
+        receive_maximum: QoS 1 publishes that it takes before it has acknowledged one.
+        maximum_qos: highest QoS that it takes.
+        retain: whether it retains messages.
+        packet_bytes: largest packet that it takes; None where it names no limit.
+        topic_aliases: topics that a client may spell by number.
+        wildcards: whether filters may have wildcards.
+        shared_subscriptions: whether it has share groups.
+    """
+
+    receive_maximum: int = 65_535
+    maximum_qos: int = 2
+    retain: bool = True
+    packet_bytes: int | None = None
+    topic_aliases: int = 0
+    wildcards: bool = True
+    shared_subscriptions: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class PublishResult:
     """What the broker said to a publish.
 

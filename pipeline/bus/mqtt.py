@@ -24,6 +24,7 @@ from typing import Self
 
 from pipeline.bus.backoff import Backoff
 from pipeline.bus.base import (
+    BrokerAbilities,
     BusStatistics,
     ConnectionChange,
     Inbound,
@@ -185,6 +186,11 @@ class MqttBus:
                     await self._changed.wait()
         except TimeoutError:
             raise self._not_connected(f"no connection within {timeout_s} s") from None
+
+    @property
+    def abilities(self) -> BrokerAbilities | None:
+        """What the broker says of itself; None while it is not connected."""
+        return None if self._ready is None else self._ready.abilities
 
     async def receive_batch(self, max_count: int = 256) -> list[Inbound | ConnectionChange]:
         """Wait for at least one event, then take up to ``max_count``, in order.

@@ -31,7 +31,7 @@ from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from pipeline.bus.base import Inbound, Qos, Subscription
+from pipeline.bus.base import BrokerAbilities, Inbound, Qos, Subscription
 from pipeline.bus.buffer import AcknowledgeWindow, SendWindow
 from pipeline.bus.endings import (
     TAKEN_OVER_CODE,
@@ -46,6 +46,7 @@ from pipeline.bus.mqtt_terms import (
     FIRST_ERROR_CODE,
     MAX_PACKET_BYTES,
     LinkSettings,
+    abilities_of,
     connect_error,
     ending_session,
     received_properties,
@@ -108,6 +109,7 @@ class MqttLink(SocketClient):
         self._goodbye: ConnectionLostError | None = None
         self.ending = Ending.OTHER
         self.session_present = False
+        self.abilities = BrokerAbilities()
         self.server_packet_bytes = MAX_PACKET_BYTES
         self.topic_aliases = 0
         self._aliases = TopicAliases()
@@ -388,11 +390,11 @@ class MqttLink(SocketClient):
         properties: Properties | None = None,
     ) -> None:
         self.session_present = flags.session_present
-        receive_maximum = getattr(properties, "ReceiveMaximum", 65_535)
-        self._windows[1].limit(min(receive_maximum, self._settings.outgoing_messages))
-        self.server_packet_bytes = getattr(properties, "MaximumPacketSize", self.server_packet_bytes)
+        abilities = self.abilities = abilities_of(properties)
+        self._windows[1].limit(min(abilities.receive_maximum, self._settings.outgoing_messages))
+        self.server_packet_bytes = abilities.packet_bytes or self.server_packet_bytes
         if self._settings.topic_aliases:
-            self.topic_aliases = getattr(properties, "TopicAliasMaximum", 0)
+            self.topic_aliases = abilities.topic_aliases
             self._aliases = TopicAliases(self.topic_aliases)
         super()._on_connect(client, userdata, flags, reason_code, properties)
 

@@ -12,7 +12,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from pipeline.bus.base import MqttProperties, Subscription, Will
+from pipeline.bus.base import BrokerAbilities, MqttProperties, Subscription, Will
 from pipeline.bus.endings import told_by_broker
 from schemas.errors import BusError, ConnectionLostError, NotAuthorizedError, PublishRefusedError
 
@@ -115,6 +115,20 @@ def received_properties(properties: Properties | None) -> MqttProperties | None:
         user=tuple((name, value) for name, value in values.get("UserProperty", ())),
     )
     return None if found == _NO_PROPERTIES else found
+
+
+def abilities_of(properties: Properties | None) -> BrokerAbilities:
+    """What the properties of a CONNACK say, with the defaults of the standard."""
+    values: dict[str, Any] = {} if properties is None else vars(properties)
+    return BrokerAbilities(
+        receive_maximum=values.get("ReceiveMaximum", 65_535),
+        maximum_qos=values.get("MaximumQoS", 2),
+        retain=bool(values.get("RetainAvailable", 1)),
+        packet_bytes=values.get("MaximumPacketSize"),
+        topic_aliases=values.get("TopicAliasMaximum", 0),
+        wildcards=bool(values.get("WildcardSubscriptionAvailable", 1)),
+        shared_subscriptions=bool(values.get("SharedSubscriptionAvailable", 1)),
+    )
 
 
 def connect_properties(settings: LinkSettings) -> Properties:

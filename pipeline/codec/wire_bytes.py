@@ -1,5 +1,7 @@
 """What frames cost on the uplink, headers of every layer included: the price that prefixes are chosen by.
 
+Topics of what goes up are known to the broker by aliases, as they are from the third message on; it spells its own.
+
 Sizes are code lengths, which may be a byte above the latents' own, and a codec that is being measured may make more
 than a message carries: what is beyond that is counted as if one could.
 """
@@ -16,8 +18,8 @@ from schemas.messages import Chunk, KeyFrame, Open, QueryRef, Refine
 from schemas.types import FrameId
 from schemas.wire_cost import (
     TCP_IP_BYTES,
+    known_topic_wire_bytes,
     puback_wire_bytes,
-    publish_wire_bytes,
     refine_overhead_wire_bytes,
 )
 
@@ -47,7 +49,7 @@ def open_uplink_bytes(payload_bytes: int, questions: int) -> int:
         payload=bytes(carried_bytes),
     )
     size_bytes = len(wire.encode(message)) + payload_bytes - carried_bytes
-    return publish_wire_bytes(topics.open_topic("main", _CAMERA), size_bytes, 1)
+    return known_topic_wire_bytes(size_bytes, 1)
 
 
 def open_wire_bytes(payload_bytes: int, questions: int) -> int:
@@ -65,7 +67,7 @@ def key_frame_wire_bytes(payload_bytes: int) -> int:
     carried_bytes = min(payload_bytes, MAX_LATENT_PAYLOAD_BYTES)
     message = KeyFrame(frame=_FRAME, fingerprint=b"\1\2\3\4", payload=bytes(carried_bytes))
     size_bytes = len(wire.encode(message)) + payload_bytes - carried_bytes
-    return publish_wire_bytes(topics.key_topic("main", _CAMERA), size_bytes, 1) + puback_wire_bytes()
+    return known_topic_wire_bytes(size_bytes, 1) + puback_wire_bytes()
 
 
 @lru_cache(maxsize=4096)
@@ -78,7 +80,6 @@ def refine_wire_bytes(payload_bytes: int) -> int:
     return refine_overhead_wire_bytes(
         topics.control_topic(_CAMERA),
         _request_bytes(),
-        topics.chunk_topic(_WORKER, _CAMERA),
         _chunk_bytes(payload_bytes),
     )
 
@@ -90,7 +91,7 @@ def refine_uplink_bytes(payload_bytes: int) -> int:
     Args:
         payload_bytes: Latents in the chunk, at least 1 byte.
     """
-    return publish_wire_bytes(topics.chunk_topic(_WORKER, _CAMERA), _chunk_bytes(payload_bytes), 0) + TCP_IP_BYTES
+    return known_topic_wire_bytes(_chunk_bytes(payload_bytes), 0) + TCP_IP_BYTES
 
 
 def _request_bytes() -> int:

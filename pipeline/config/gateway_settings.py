@@ -9,18 +9,17 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
+from pipeline.config.alert_settings import MAX_CHANNELS, AlertConditionSettings
 from pipeline.config.section import Section
 from schemas.hosts import check_host
 from schemas.types import Name
 
 MAX_TOKENS: Final = 1_024
 MAX_ALERT_RULES: Final = 512
-MAX_CHANNELS: Final = 64
 MIN_TOKEN_CHARS: Final = 16
 """Of a token that somebody chooses; generated ones have 43 characters."""
 
 _Port = Annotated[int, Field(ge=1, le=65_535)]
-_Text = Annotated[str, Field(min_length=1, max_length=500)]
 
 
 def _host_or_network(text: str) -> str:
@@ -91,8 +90,8 @@ class GatewayLimitSettings(Section):
     """Connections of all clients together."""
 
 
-class AlertRuleSettings(Section):
-    """When an answer to a question is an alert."""
+class AlertRuleSettings(AlertConditionSettings):
+    """When the answer to a question is an alert, at several sites or cameras."""
 
     question: Name
     """Id of a standing question."""
@@ -100,38 +99,6 @@ class AlertRuleSettings(Section):
     """Site whose question it is; null takes that id of every site."""
     cameras: Annotated[tuple[Name, ...], Field(max_length=1_024)] = ()
     """Cameras that are looked at; none means all that are asked it."""
-    equals: _Text | None = None
-    """The answer is this, upper and lower case alike."""
-    differs: _Text | None = None
-    """The answer is another one than this."""
-    contains: _Text | None = None
-    """This is part of the answer."""
-    above: float | None = None
-    """The answer is a number above this."""
-    below: float | None = None
-    """The answer is a number below this."""
-    n: Annotated[int, Field(ge=1, le=100)] = 1
-    """It alerts when so many of the last ``of`` answers match, and ends when so many of them do not."""
-    of: Annotated[int, Field(ge=1, le=100)] = 1
-    """How many answers are looked at."""
-    cooldown_s: Annotated[float, Field(ge=0, le=604_800)] = 300.0
-    """Least time from one notification of a camera to the next."""
-    severity: Literal["info", "warning", "critical"] = "warning"
-    """Shown, and sent along."""
-    channels: Annotated[tuple[Name, ...], Field(max_length=MAX_CHANNELS)] | None = None
-    """Webhooks and addresses that are told, by name; null tells all."""
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        conditions = ("equals", "differs", "contains", "above", "below")
-        given = [name for name in conditions if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"needs one condition of {', '.join(conditions)}; has {', '.join(given) or 'none'}")
-        if not self.of / 2 < self.n <= self.of:
-            raise ValueError(
-                f"{self.n} of {self.of}: n must be more than half of it, or it would alert and end at once"
-            )
-        return self
 
 
 class WebhookSettings(Section):
@@ -157,9 +124,11 @@ class AlertSettings(Section):
     rules: Annotated[dict[Name, AlertRuleSettings], Field(max_length=MAX_ALERT_RULES)] = Field(default_factory=dict)
     """By name."""
     system: bool = True
-    """Alert when a site is offline or a pool has no workers, too."""
+    """Alert when something is wrong with the fleet itself, too: docs/operations.md has what."""
     patience_s: Annotated[float, Field(ge=1, le=86_400)] = 30.0
-    """Such a state must hold on for so long before it is an alert, and as long before it is over."""
+    """That must hold on for so long before it is an alert, and as long before it is over."""
+    missed_share: Annotated[float, Field(gt=0, le=0.5)] = 0.01
+    """Of the questions, what may miss its deadline: the budget of the alert ``deadlines-missed``."""
     webhooks: Annotated[dict[Name, WebhookSettings], Field(max_length=MAX_CHANNELS)] = Field(default_factory=dict)
     """By name."""
     addresses: Annotated[dict[Name, SecretStr], Field(max_length=MAX_CHANNELS)] = Field(default_factory=dict)

@@ -1,6 +1,7 @@
 """Every setting of a Latentbus process, read from one YAML file.
 
-``edge:`` and ``worker:`` may stand in one file or in two; a process reads its own section. String values may name
+A file may hold a whole fleet, ``sites:`` and ``pools:`` with defaults that they share, or one process, ``edge:`` or
+``worker:``; a process reads its own part (:mod:`pipeline.config.fleet_file`). String values may name
 environment variables (``${NAME}`` or ``${NAME:-default}``), and any value can be overridden from the environment
 (``LATENTBUS_BROKER__PASSWORD``), so that no secret needs to be in the file. Relative paths count from its folder.
 """
@@ -25,23 +26,25 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipeline.codec.spec import FitMode, Precision
+from pipeline.config.fleet_file import Part, read_part
 from pipeline.config.gateway_settings import GatewaySettings
+from pipeline.config.question_settings import QuestionSettings as QuestionSettings
 from pipeline.config.section import Section as _Section
 from pipeline.config.settings_file import CHECKED, Check, Location, SettingsFile
 from pipeline.protocol.journal_requests import MAX_OPEN_ASKS
 from pipeline.protocol.store_settings import StorePolicy
 from schemas.errors import ConfigError
-from schemas.event_rule import KeepWhen, check_keep_when
 from schemas.hosts import check_host
 from schemas.limits import MAX_QUERIES_PER_FRAME
-from schemas.messages import Options, check_options
-from schemas.types import MAX_AGE_MS, AnswerType, Milliseconds, Name, Probability, QuestionText
+from schemas.types import MAX_AGE_MS, Name
 
 ENV_PREFIX = "LATENTBUS_"
 ENV_DELIMITER = "__"
 MAX_CAMERAS_PER_SITE = 128
 """A site's status message lists its cameras; 128 names fit its size limit."""
 
+MAX_SITES = 1_024
+MAX_POOLS = 256
 MAX_INTERVAL_S = 86_400.0
 MAX_UPLINK_KBPS = 10_000_000.0
 MAX_BUDGET_MB = 1_000_000_000.0
@@ -100,10 +103,15 @@ class BrokerSettings(_Section):
     """Where the MQTT 5 broker is, and who this process is to it."""
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Its host name or address."""
     port: Port = 1883
+    """Its port; 8883 is usual with TLS."""
     username: str | None = None
+    """Identity, if the broker does not take it from the certificate."""
     password: SecretStr | None = None
+    """Give it as ``${NAME}`` or ``LATENTBUS_BROKER__PASSWORD``."""
     tls: TlsSettings | None = None
+    """An empty section is TLS with the system's certificate authorities."""
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
     """Silence after which broker and client call each other dead. Each ping costs the uplink some 80 bytes."""
 
@@ -116,30 +124,6 @@ class BrokerSettings(_Section):
     def _password_needs_user(self) -> Self:
         if self.password is not None and self.username is None:
             raise ValueError("a password without a username: set broker.username")
-        return self
-
-
-class QuestionSettings(_Section):
-    """A standing question."""
-
-    text: QuestionText
-    answer_type: AnswerType = AnswerType.TEXT
-    options: Options = ()
-    """Answers to choose from, for answer type ``choice``."""
-    deadline_ms: Annotated[Milliseconds, Field(ge=100)] = 10_000
-    """Time from the frame to the terminal outcome."""
-    risk: Probability | None = None
-    """Accepted chance that an early answer differs from the whole latent's, or one that holds on from the frame's own;
-    left out takes the pool's."""
-    change_gate: bool = True
-    """Not asked of frames that show what the last answered one showed; false asks it of every frame."""
-    keep_when: KeepWhen = ()
-    """Answers that are events: ``yes``, an option, or for a count a comparison as in ``>= 3``."""
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        check_options(self.answer_type, self.options)
-        check_keep_when(self.answer_type, self.options, self.keep_when)
         return self
 
 
@@ -302,6 +286,7 @@ class EdgeSettings(_Section):
     """A site: one edge process, whose cameras share one uplink."""
 
     site: Name
+    """Name of this process; its cameras share one uplink."""
     pool: Name = "main"
     """Pool of workers that answers; edge and workers of a pool carry the same codec."""
     uplink_kbps: Annotated[float, Field(ge=1, le=MAX_UPLINK_KBPS)] | None = None
@@ -321,6 +306,7 @@ class EdgeSettings(_Section):
     change_gate: ChangeGateSettings = Field(default_factory=ChangeGateSettings)
     """When standing questions are not asked, because the scene is as it was."""
     cameras: Annotated[dict[Name, CameraSettings], Field(min_length=1, max_length=MAX_CAMERAS_PER_SITE)]
+    """By name."""
     questions: dict[Name, QuestionSettings] = Field(default_factory=dict)
     """Standing questions by id. The id travels with every frame, the text only once: keep ids short."""
     client_budget: ClientBudgetSettings = Field(default_factory=ClientBudgetSettings)
@@ -376,6 +362,7 @@ class WorkerSettings(_Section):
     name: Name | None = None
     """Topic name, unique on the broker; null draws one at start, which is what ``--scale`` needs."""
     pool: Name = "main"
+    """Pool that it serves."""
     vlm: Annotated[str, Field(min_length=1)] | None = None
     """Folder or hub id of the vision-language model; null takes the bundled reference model."""
     codec: Path | None = None
@@ -404,8 +391,22 @@ class LogSettings(_Section):
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True, validate_by_name=True)
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged."""
     json_lines: bool | None = Field(default=None, alias="json")
     """JSON lines; null writes them unless the output is a terminal."""
+
+
+class DefaultsSettings(_Section):
+    """What sections take where they leave a key out; they are filled in before the settings are read."""
+
+    site: dict[str, Any] = Field(default_factory=dict)
+    """Of every site."""
+    camera: dict[str, Any] = Field(default_factory=dict)
+    """Of every camera."""
+    question: dict[str, Any] = Field(default_factory=dict)
+    """Of every question."""
+    alert: dict[str, Any] = Field(default_factory=dict)
+    """Of every alert of a question."""
 
 
 class LatentbusSettings(BaseSettings):
@@ -420,10 +421,23 @@ class LatentbusSettings(BaseSettings):
     )
 
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
+    """Where the broker is."""
     edge: EdgeSettings | None = None
+    """The site of an edge process."""
     worker: WorkerSettings | None = None
+    """A worker of a pool."""
     gateway: GatewaySettings | None = None
+    """The HTTP gateway of the fleet."""
+    sites: Annotated[dict[Name, EdgeSettings], Field(max_length=MAX_SITES)] = Field(default_factory=dict)
+    """Sites of a fleet by name; an edge process has its own as ``edge``."""
+    pools: Annotated[dict[Name, WorkerSettings], Field(max_length=MAX_POOLS)] = Field(default_factory=dict)
+    """Pools of a fleet by name: the settings of their workers."""
+    questions: dict[Name, QuestionSettings] = Field(default_factory=dict)
+    """Standing questions of all sites whose cameras ask them, by id."""
+    defaults: DefaultsSettings = Field(default_factory=DefaultsSettings)
+    """What sections take where they leave a key out."""
     log: LogSettings = Field(default_factory=LogSettings)
+    """What is logged."""
 
     @classmethod
     def settings_customise_sources(
@@ -438,11 +452,16 @@ class LatentbusSettings(BaseSettings):
         return env_settings, init_settings
 
 
-def load_settings(path: Path, *, checks: Sequence[Check] = ()) -> LatentbusSettings:
+ALL = Part()
+"""A whole file, whoever reads which part of it."""
+
+
+def load_settings(path: Path, *, part: Part = ALL, checks: Sequence[Check] = ()) -> LatentbusSettings:
     """Read a settings file.
 
     Args:
         path: the YAML file.
+        part: what of it is read.
         checks: what else must hold; their problems come in one list with all others.
 
     Returns:
@@ -451,12 +470,11 @@ def load_settings(path: Path, *, checks: Sequence[Check] = ()) -> LatentbusSetti
     Raises:
         ConfigError: the file cannot be read or is wrong; every problem with its line, key and what is allowed.
     """
-    file = SettingsFile.read(path)
-    settings = file.validate(
+    settings = read_part(path, part).validate(
         LatentbusSettings,
         env_prefix=ENV_PREFIX,
         env_delimiter=ENV_DELIMITER,
-        checks=(undefined_questions, *checks),
+        checks=(undefined_questions, undefined_channels, *checks),
     )
     return _with_absolute_paths(settings, path.absolute().parent)
 
@@ -479,15 +497,40 @@ def section(values: Any, *keys: str) -> Mapping[str, Any]:
     return values if isinstance(values, Mapping) else {}
 
 
+def sites_of(values: Mapping[str, Any]) -> Iterator[tuple[Location, Mapping[str, Any]]]:
+    """Where the sites of a file stand, with their values, right or wrong."""
+    if isinstance(values.get("edge"), Mapping):
+        yield ("edge",), section(values, "edge")
+    for name in section(values, "sites"):
+        yield ("sites", name), section(values, "sites", name)
+
+
 def undefined_questions(values: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
     """A check: questions that a camera is asked and that nobody has written down."""
-    cameras = {name: section(camera).get("questions") for name, camera in section(values, "edge", "cameras").items()}
-    asked = {name: questions for name, questions in cameras.items() if isinstance(questions, list)}
-    defined = section(values, "edge", "questions")
-    known = ", ".join(sorted(defined)) or "none"
-    for camera, index, question in _undefined(asked, defined):
-        where = ("edge", "cameras", camera, "questions", index)
-        yield where, f"{question} is not defined under edge.questions ({known})"
+    for place, site in sites_of(values):
+        cameras = {name: section(camera).get("questions") for name, camera in section(site, "cameras").items()}
+        asked = {name: questions for name, questions in cameras.items() if isinstance(questions, list)}
+        defined = {*section(site, "questions"), *section(values, "questions")}
+        known = ", ".join(sorted(defined)) or "none"
+        for camera, index, question in _undefined(asked, defined):
+            where = (*place, "cameras", camera, "questions", index)
+            yield where, f"{question} is not defined under {'.'.join(map(str, place))}.questions ({known})"
+
+
+def undefined_channels(values: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+    """A check: channels that the alert of a question tells and that the gateway of the file does not have."""
+    if "gateway" not in values:
+        return
+    alerts = section(values, "gateway", "alerts")
+    channels = {*section(alerts, "webhooks"), *section(alerts, "addresses")}
+    known = ", ".join(sorted(channels)) or "none"
+    for place, site in (((), values), *sites_of(values)):
+        for question in section(site, "questions"):
+            named = section(site, "questions", question, "alert").get("channels")
+            for index, channel in enumerate(named if isinstance(named, list) else ()):
+                if isinstance(channel, str) and channel not in channels:
+                    where = (*place, "questions", question, "alert", "channels", index)
+                    yield where, f"{channel} is no webhook or address under gateway.alerts ({known})"
 
 
 def _undefined(asked: Mapping[str, Sequence[Any]], defined: Collection[str]) -> Iterator[tuple[str, int, str]]:
@@ -505,7 +548,7 @@ def require_edge(settings: LatentbusSettings, path: Path) -> EdgeSettings:
         ConfigError: the file has none.
     """
     if settings.edge is None:
-        raise ConfigError(str(path), "no edge section: add `edge:` with at least site and cameras")
+        raise ConfigError(str(path), "no edge section: add `edge:` with at least site and cameras, or `sites:`")
     return settings.edge
 
 
@@ -516,7 +559,7 @@ def require_worker(settings: LatentbusSettings, path: Path) -> WorkerSettings:
         ConfigError: the file has none.
     """
     if settings.worker is None:
-        raise ConfigError(str(path), "no worker section: add `worker: {}` for the defaults")
+        raise ConfigError(str(path), "no worker section: add `worker: {}` for the defaults, or `pools:`")
     return settings.worker
 
 
@@ -532,29 +575,41 @@ def require_gateway(settings: LatentbusSettings, path: Path) -> GatewaySettings:
 
 
 def _with_absolute_paths(settings: LatentbusSettings, folder: Path) -> LatentbusSettings:
-    def absolute(path: Path | None) -> Path | None:
-        return None if path is None else folder / path.expanduser()
-
     broker, edge, worker = settings.broker, settings.edge, settings.worker
     if broker.tls is not None:
-        files = {name: absolute(getattr(broker.tls, name)) for name in ("ca_file", "cert_file", "key_file")}
+        files = {name: _below(getattr(broker.tls, name), folder) for name in ("ca_file", "cert_file", "key_file")}
         broker = broker.model_copy(update={"tls": broker.tls.model_copy(update=files)})
-    if edge is not None:
-        cameras = {
-            name: camera.model_copy(update={"source": source_below(camera.source, folder)})
-            for name, camera in edge.cameras.items()
-        }
-        files = {name: absolute(getattr(edge, name)) for name in ("codec", "state_dir", "frame_log")}
-        update = {"cameras": cameras, "recording": _recording_below(edge.recording, folder), **files}
-        edge = edge.model_copy(update=update)
-    if worker is not None:
-        vlm = worker.vlm
-        if vlm is not None and (vlm.startswith((".", "~")) or (folder / vlm).is_dir()):
-            vlm = str(absolute(Path(vlm)))
-        recording = _recording_below(worker.recording, folder)
-        worker = worker.model_copy(update={"codec": absolute(worker.codec), "vlm": vlm, "recording": recording})
-    gateway = None if settings.gateway is None else settings.gateway.below(folder)
-    return settings.model_copy(update={"broker": broker, "edge": edge, "worker": worker, "gateway": gateway})
+    update = {
+        "broker": broker,
+        "edge": None if edge is None else _site_below(edge, folder),
+        "worker": None if worker is None else _worker_below(worker, folder),
+        "gateway": None if settings.gateway is None else settings.gateway.below(folder),
+        "sites": {name: _site_below(site, folder) for name, site in settings.sites.items()},
+        "pools": {name: _worker_below(pool, folder) for name, pool in settings.pools.items()},
+    }
+    return settings.model_copy(update=update)
+
+
+def _site_below(edge: EdgeSettings, folder: Path) -> EdgeSettings:
+    cameras = {
+        name: camera.model_copy(update={"source": source_below(camera.source, folder)})
+        for name, camera in edge.cameras.items()
+    }
+    files = {name: _below(getattr(edge, name), folder) for name in ("codec", "state_dir", "frame_log")}
+    update = {"cameras": cameras, "recording": _recording_below(edge.recording, folder), **files}
+    return edge.model_copy(update=update)
+
+
+def _worker_below(worker: WorkerSettings, folder: Path) -> WorkerSettings:
+    vlm = worker.vlm
+    if vlm is not None and (vlm.startswith((".", "~")) or (folder / vlm).is_dir()):
+        vlm = str(_below(Path(vlm), folder))
+    recording = _recording_below(worker.recording, folder)
+    return worker.model_copy(update={"codec": _below(worker.codec, folder), "vlm": vlm, "recording": recording})
+
+
+def _below(path: Path | None, folder: Path) -> Path | None:
+    return None if path is None else folder / path.expanduser()
 
 
 def _recording_below(recording: _Recording | None, folder: Path) -> _Recording | None:

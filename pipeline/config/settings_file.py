@@ -55,20 +55,31 @@ class SettingsFile:
         values: its content, environment variables filled in.
         lines: line number of each key and list entry, by location.
         texts: each value that is no section and no list, as it stands in the file, by location.
+        origins: where a value stands in the file, by its location, where that is somewhere else.
     """
 
     path: Path
     values: dict[str, Any]
     lines: Mapping[Location, int]
     texts: Mapping[Location, str] = field(default_factory=dict)
+    origins: Mapping[Location, Location] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path, environment: Mapping[str, str] | None = None) -> SettingsFile:
+    def read(
+        cls,
+        path: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        prune: Callable[[yaml.MappingNode], None] | None = None,
+        may_lack: Callable[[Location], bool] | None = None,
+    ) -> SettingsFile:
         """Read and parse a file.
 
         Args:
             path: the YAML file.
             environment: variables for ``${NAME}``; the process's own unless given.
+            prune: takes sections out that whoever reads has no use for, before anything is made of them.
+            may_lack: whether a value may name a variable that is not set; it stays as it stands then.
 
         Raises:
             ConfigError: unreadable, no YAML, a repeated key, or a variable that is not set.
@@ -87,14 +98,16 @@ class SettingsFile:
             raise ConfigError(str(path), f"cannot be read: {error.strerror or error}") from None
         except UnicodeDecodeError as error:
             raise ConfigError(str(path), f"is not UTF-8 text (byte {error.start})") from None
-        content_of = _Content(path, environment)
+        content_of = _Content(path, environment, may_lack or (lambda _location: False))
         try:
             loader = _Loader(_bounded(yaml.parse(text, Loader=_PARSER), path))
             root = loader.get_single_node()
             if root is None:
                 return cls(path, {}, content_of.lines)
             if not isinstance(root, yaml.MappingNode):
-                raise ConfigError(f"{path}:1", "must be a mapping with broker, edge, worker, gateway or log")
+                raise ConfigError(f"{path}:1", "must be a mapping of sections, such as broker, edge, worker or sites")
+            if prune is not None:
+                prune(root)
             content_of.check(root, ())
             _raise(path, content_of.problems, len(content_of.problems))
             values = content_of.fill_in(loader.construct_document(root))
@@ -120,8 +133,8 @@ class SettingsFile:
         Raises:
             ConfigError: they are wrong; all problems, each with line and key.
         """
-        problems: list[ConfigError] = []
-        count, made = 0, None
+        problems: dict[str, ConfigError] = {}
+        made = None
         checked: list[str] = []
         try:
             environment = EnvSettingsSource(settings, env_prefix=env_prefix, env_nested_delimiter=env_delimiter)()
@@ -131,15 +144,15 @@ class SettingsFile:
         except ValidationError as error:
             found = [details for details in error.errors(include_url=False) if details["type"] != CHECKED]
             checked = [details["msg"] for details in error.errors(include_url=False) if details["type"] == CHECKED]
-            count += len(found)
-            problems += [
-                self._problem(settings, dict(details), env_prefix, env_delimiter) for details in found[:_MAX_PROBLEMS]
-            ]
+            # A wrong default is wrong wherever it is taken, and reported once.
+            for details in found:
+                problem = self._problem(settings, dict(details), env_prefix, env_delimiter)
+                problems.setdefault(str(problem), problem)
         values = _overlaid(self.values, environment)
-        for location, problem in (entry for check in checks for entry in check(values)):
-            count += 1
-            problems.append(ConfigError(self._where(location, env_prefix, env_delimiter), problem))
-        _raise(self.path, problems, count)
+        for location, text in (entry for check in checks for entry in check(values)):
+            problem = ConfigError(self._where(location, env_prefix, env_delimiter), text)
+            problems.setdefault(str(problem), problem)
+        _raise(self.path, list(problems.values()), len(problems))
         if made is None:
             # No check has met it: what the types say stands for it, in our own words all the same.
             raise ConfigError(str(self.path), "; ".join(checked) or "its parts contradict each other")
@@ -149,9 +162,18 @@ class SettingsFile:
         variable = env_prefix + env_delimiter.join(str(part).upper() for part in location)
         if variable in os.environ:
             return f"environment variable {variable}"
+        location = self._origin(location)
         key = _dotted(location)
         line = next((self.lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in self.lines), None)
         return f"{self.path}:{line}: {key}" if line else f"{self.path}: {key}"
+
+    def _origin(self, location: Location) -> Location:
+        """Where a value stands in the file: that of the nearest section that is known, and the rest."""
+        for count in range(len(location), 0, -1):
+            found = self.origins.get(location[:count])
+            if found is not None:
+                return (*found, *location[count:])
+        return location
 
     def _problem(
         self, settings: type[BaseModel], details: dict[str, Any], env_prefix: str, env_delimiter: str
@@ -167,7 +189,7 @@ class SettingsFile:
         elif kind == "string_type" and isinstance(value, bool | int | float):
             message += ": put it in quotes"
             if not _is_secret(path):
-                message += f", {self.texts.get(path, str(value))[:MAX_ECHO_CHARS]!r}"
+                message += f", {self.texts.get(self._origin(path), str(value))[:MAX_ECHO_CHARS]!r}"
         elif kind != "value_error" and isinstance(value, bool | int | float | str) and not _is_secret(path):
             message = f"{message} (got {echo(value)})"
         return ConfigError(where, message)
@@ -253,6 +275,7 @@ class _Content:
     Attributes:
         path: the file.
         environment: variables.
+        may_lack: whether a value may name one that is not set.
         lines: line of every value, by location.
         texts: every value that is no section and no list, as it stands, by location.
         problems: repeated keys, keys that are no text, unset variables, values that grow too long.
@@ -260,6 +283,7 @@ class _Content:
 
     path: Path
     environment: Mapping[str, str]
+    may_lack: Callable[[Location], bool]
     lines: dict[Location, int] = field(default_factory=dict)
     texts: dict[Location, str] = field(default_factory=dict)
     problems: list[ConfigError] = field(default_factory=list)
@@ -308,7 +332,7 @@ class _Content:
     def _check_text(self, text: str, line: int, location: Location) -> None:
         found = list(_VARIABLE.finditer(text))
         for name in dict.fromkeys(match["name"] for match in found if match["default"] is None):
-            if name not in self.environment:
+            if name not in self.environment and not self.may_lack(location):
                 problem = f"environment variable {name} is not set; set it or write ${{{name}:-default}}"
                 self._problem(line, location, problem)
         grown = sum(len(self._value_of(match)) - len(match[0]) for match in found)
@@ -328,7 +352,8 @@ class _Content:
         return value
 
     def _value_of(self, variable: re.Match[str]) -> str:
-        return self.environment.get(variable["name"], variable["default"] or "")
+        default = variable[0] if variable["default"] is None else variable["default"]
+        return self.environment.get(variable["name"], default)
 
     def _problem(self, line: int, location: Location, problem: str) -> None:
         self.problems.append(ConfigError(f"{self.path}:{line}: {_dotted(location)}", problem))

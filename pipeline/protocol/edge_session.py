@@ -70,6 +70,7 @@ from schemas.messages import (
     Answer,
     Ask,
     Busy,
+    Condition,
     EraseEvents,
     FetchEvent,
     FetchPictures,
@@ -81,8 +82,9 @@ from schemas.messages import (
     Reject,
     Status,
 )
+from schemas.messages.status import MAX_CONDITIONS
 from schemas.topics import Family, Topic
-from schemas.types import Age, FrameId
+from schemas.types import Age, FrameId, UplinkStage
 
 _LONGEST_PAUSE_S: Final = 30.0
 """A timer that fails for ever is tried again after so long at most."""
@@ -197,7 +199,8 @@ class EdgeSession:
         self._outputs: list[EdgeOutput] = []
         self._connected = False
         self._online = True
-        self._said_stage = self.budget.stage
+        self._conditions: tuple[Condition, ...] = ()
+        self._said = self._told()
         self._failures = 0
         self._paused_until_s: float | None = None
 
@@ -318,6 +321,14 @@ class EdgeSession:
     def wall_clock(self, utc_s: float, uptime_s: float) -> None:
         """What the device's clock says; see :meth:`UplinkBudget.wall_clock`."""
         self.budget.wall_clock(utc_s, uptime_s)
+
+    def health(self, conditions: Sequence[Condition]) -> None:
+        """What is wrong with this process: its status says so, anew when that changes.
+
+        Args:
+            conditions: the worst first; those beyond what a status holds are left out.
+        """
+        self._conditions = tuple(conditions[:MAX_CONDITIONS])
 
     def stored(self, token: int, result: JournalResult, now_s: float) -> None:
         """What became of a request to the journal."""
@@ -567,7 +578,7 @@ class EdgeSession:
         expiry_s = self.ring.next_expiry_s()
         if expiry_s is not None and expiry_s <= now_s:
             self.ring.expire(now_s)
-        if self._connected and self._said_stage is not self.budget.stage:
+        if self._connected and self._said != self._told():
             self._say_status()
 
     def _pass_on(self, now_s: float) -> None:
@@ -704,8 +715,12 @@ class EdgeSession:
 
     # ---- status -----------------------------------------------------------------------------------------------------
 
+    def _told(self) -> tuple[UplinkStage, tuple[Condition, ...]]:
+        """What is worth a status of its own."""
+        return self.budget.stage, self._conditions
+
     def _say_status(self) -> None:
-        self._said_stage = self.budget.stage
+        self._said = self._told()
         self._reports.status(self.site.site, self._status)
 
     def _status(self, _now_s: float) -> Status:
@@ -719,4 +734,5 @@ class EdgeSession:
             parked=self.unfinished(),
             cameras=tuple(self.site.asked_of),
             uplink=self.budget.stage,
+            conditions=self._conditions,
         )

@@ -28,6 +28,7 @@ class FleetView:
         self._edges: OrderedDict[str, Status] = OrderedDict()
         self._workers: OrderedDict[str, Status] = OrderedDict()
         self._serving: dict[str, set[str]] = {}
+        self._loads_of: set[str] = set()
 
     def observe(self, status: Status) -> None:
         """A status came. The last will of an earlier process of that name is ignored."""
@@ -51,10 +52,13 @@ class FleetView:
             self.forget(status.kind, next(iter(kept)))
 
     def observe_load(self, load: Status) -> None:
-        """A worker says how many frames it holds; one whose status is not known is ignored."""
+        """A worker says how many frames it holds and how it is; one whose status is not known is ignored."""
         known = self._workers.get(load.id)
         if known is not None and known.online and known.boot == load.boot:
-            self._workers[load.id] = known.model_copy(update={"parked": load.parked, "capacity": load.capacity})
+            self._workers[load.id] = known.model_copy(
+                update={"parked": load.parked, "capacity": load.capacity, "conditions": load.conditions}
+            )
+            self._loads_of.add(load.id)
             self.changes += 1
 
     def observe_question(self, site: str, question_id: str, question: Question | None) -> None:
@@ -74,6 +78,8 @@ class FleetView:
         """The status of a process was deleted."""
         kept = self._kept(kind)
         known = None if kept is None else kept.pop(process_id, None)
+        if kind == "worker":
+            self._loads_of.discard(process_id)
         self.changes += known is not None
         if known is None or kind != "edge":
             return
@@ -98,6 +104,11 @@ class FleetView:
         """Cameras of the edges that are online, sorted."""
         return sorted(self._serving)
 
+    @property
+    def loads_are_known(self) -> bool:
+        """Whether every worker that is online has said how many frames it holds."""
+        return all(worker.id in self._loads_of for worker in self._workers.values() if worker.online)
+
     def edge(self, site: str) -> Status | None:
         """A site as it last described itself."""
         return self._edges.get(site)
@@ -108,6 +119,16 @@ class FleetView:
         if serving:
             return min(serving)
         return next((edge.id for edge in self._edges.values() if camera in edge.cameras), None)
+
+    def site_of_query(self, owner: str, camera: str) -> str | None:
+        """The site that a query belongs to.
+
+        Args:
+            owner: of its question, ``site/{site}`` or ``client/{client}``.
+            camera: that is asked.
+        """
+        kind, _, name = owner.partition("/")
+        return name if kind == "site" else self.site_of(camera)
 
     def serves(self, camera: str) -> bool:
         """Whether an edge that is online serves a camera."""

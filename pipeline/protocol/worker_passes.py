@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from math import inf, isfinite
 
-from pipeline.protocol.answer_form import fits, says_something
 from pipeline.protocol.effects import InferencePass, PassAnswer, PassQuery
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.stop_rule import StopRule
@@ -20,6 +19,7 @@ from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_store import FrameStore
 from pipeline.protocol.worker_throughput import ThroughputEstimate
 from pipeline.protocol.worker_work import WorkCosts
+from schemas.answer_value import answer_value, says_something
 from schemas.messages import RejectReason
 from schemas.types import FrameId, Outcome
 
@@ -169,7 +169,7 @@ class InferencePasses:
                 self._progress.decide(frame, answer.query_id, Outcome.FAILED, "form: the answer has no words")
             return
         query.text, query.score, query.prefix = answer.text, answer.score, prefix
-        fitting = fits(asked.answer_type, answer.text, asked.question.options)
+        fitting = answer_value(asked.answer_type, answer.text, asked.question.options) is not None
         if fitting and self._stop_rule.is_safe(asked.answer_type, prefix, answer.score, asked.question.risk):
             self._progress.decide(frame, answer.query_id, Outcome.ANSWERED)
         elif not fitting and whole:

@@ -40,6 +40,8 @@ from pipeline.protocol.worker_throughput import ThroughputEstimate
 from pipeline.protocol.worker_work import WorkCosts
 from schemas import topics
 from schemas.errors import RemoteError
+from schemas.messages import Condition
+from schemas.messages.status import MAX_CONDITIONS
 
 WorkerOutput = Publish | Acknowledge | RunBatch | Unsubscribe | Problem | Contained | Notice
 
@@ -95,6 +97,7 @@ class WorkerSession:
         self.publishes: Counter[str] = self._outgoing.counters
         self._status = StatusSchedule(settings, identity.drawn)
         self._overload = OverloadNotices(self.counters, self._frames.outcomes())
+        self._conditions: tuple[Condition, ...] = ()
         self._connected = False
         self._handled: list[int] = []
         self._outputs: list[WorkerOutput] = []
@@ -186,6 +189,14 @@ class WorkerSession:
         else:
             self._offline_status.clear()
 
+    def health(self, conditions: Sequence[Condition]) -> None:
+        """What is wrong with this process: its reports of load say so. The retained status, which edges read, does not.
+
+        Args:
+            conditions: the worst first; those beyond what a report holds are left out.
+        """
+        self._conditions = tuple(conditions[:MAX_CONDITIONS])
+
     def published(self, token: int, delivery: Delivery, now_s: float) -> None:
         """What became of a publish.
 
@@ -266,7 +277,8 @@ class WorkerSession:
             status, identity = self.identity.status(load), self.identity
             if self._status.told(load, now_s):
                 self._outgoing.put_status(identity.topic, status, qos=1, retain=True, expiry_s=identity.expiry_s)
-            self._outgoing.put_status(identity.load_topic, status)
+            report = status.model_copy(update={"conditions": self._conditions})
+            self._outgoing.put_status(identity.load_topic, report)
 
     def _say_goodbye(self) -> Iterator[int]:
         """Tell that this worker goes. Under a drawn name nobody comes back, so nothing of it stays on the broker."""

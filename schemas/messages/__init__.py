@@ -36,7 +36,7 @@ from schemas.messages.events import (
 )
 from schemas.messages.frames import Chunk, FollowUp, Handover, KeyFrame, Open, Queries, QueryRef, Revoke
 from schemas.messages.questions import Ask, Options, Question, Receipt, Text, check_options
-from schemas.messages.status import Status
+from schemas.messages.status import Condition, Status
 
 __all__ = [
     "ACCEPTED_VERSIONS",
@@ -50,6 +50,7 @@ __all__ = [
     "BinaryMessage",
     "Busy",
     "Chunk",
+    "Condition",
     "EraseEvents",
     "EventCount",
     "EventEntry",

@@ -20,7 +20,6 @@ from rich.console import Console
 
 from latentbus.demo import image_search
 from latentbus.demo.cameras import DemoCamera, edge_settings, guess_answer_type, prepare_cameras
-from latentbus.demo.comparison import known_topic_wire_bytes
 from latentbus.demo.evaluation import accuracy_of_run
 from latentbus.demo.headline import FIRST_ANSWERS, Headline
 from latentbus.demo.image_search import STRIDE, ImageSearch, Score
@@ -31,12 +30,10 @@ from latentbus.demo.scoring import same_answer
 from latentbus.demo.summary import Rows, Summary
 from latentbus.demo.view import Heading, final_table, live_table, progress_line
 from latentbus.fleet.frame_log import FrameLogReader
-from pipeline.protocol.topic_aliases import TopicAliases
 from schemas.errors import ConfigError
 from schemas.identity import standing_query_id
 from schemas.messages import Answer, QueryOutcome
 from schemas.types import AnswerType, FrameId, Outcome
-from schemas.wire_cost import publish_property_bytes, publish_wire_bytes
 from training.baselines.stills import ImageSetting, default_settings, through_image_files
 
 FRAME = FrameId(1, 1)
@@ -392,12 +389,3 @@ def test_the_headline_shows_the_first_answers_and_every_refinement_once() -> Non
     assert headline.latest_refinement == refined
     hear(7, latents=22, looks=1, text="no", outcome=Outcome.ANSWERED)
     assert headline.lines() == []
-
-
-def test_what_the_fleet_is_compared_with_pays_for_names_as_the_fleet_does() -> None:
-    aliases = TopicAliases(10)
-    spelled = [aliases.spell("lb/v2/open/main/gate") for _ in range(4)]
-    assert spelled[2] == spelled[3]
-    name, alias = spelled[3]
-    charged = publish_wire_bytes(name, 150, 1, property_bytes=publish_property_bytes(topic_alias=alias))
-    assert known_topic_wire_bytes(150) == charged == publish_wire_bytes("lb/v2/open/main/gate", 150, 1) - 17

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from broker_config.launcher import LocalBroker
 from latentbus.broker.retained import Entry, Held, Kind, State, classify
+from latentbus.broker.retained_store import RetainedStore
 from latentbus.cli import app
-from latentbus.commands.retained import RetainedStore
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.settings import BrokerSettings
 from schemas import topics, wire

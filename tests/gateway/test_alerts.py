@@ -8,15 +8,9 @@ import pytest
 
 from latentbus.gateway import alerts as alerts_module
 from latentbus.gateway.alerts import AlertBook, Change, matches
-from latentbus.gateway.system_states import states_of
 from pipeline.config.gateway_settings import AlertRuleSettings, AlertSettings
-from pipeline.protocol.fleet_view import FleetView
-from schemas.messages import Status
-from schemas.types import UplinkStage
+from schemas.types import Outcome
 from tests.gateway.views import view
-
-EDGE = Status(kind="edge", id="north", boot=1, online=True, pool="p", fingerprint="00000001", cameras=("gate", "yard"))
-WORKER = Status(kind="worker", id="w1", boot=1, online=True, pool="p", fingerprint="00000001", capacity=8)
 
 
 def rule(**given: Any) -> AlertRuleSettings:
@@ -24,7 +18,7 @@ def rule(**given: Any) -> AlertRuleSettings:
 
 
 def book(**given: Any) -> AlertBook:
-    return AlertBook({"car": rule(**given)}, patience_s=30.0)
+    return AlertBook({"car": rule(**given)})
 
 
 def say(alerts: AlertBook, *answers: str, start: int = 0, **given: Any) -> list[str]:
@@ -59,6 +53,55 @@ def _sign(change: Change) -> str:
 def test_conditions(condition: dict[str, Any], text: str, met: bool | None) -> None:
     given = {"question": "car", **condition}
     assert matches(AlertRuleSettings.model_validate(given), text) is met
+
+
+@pytest.mark.parametrize(
+    ("condition", "text", "value", "met"),
+    [
+        ({"equals": "yes"}, "Yes, there is a", True, True),
+        ({"differs": "yes"}, "Yes, there is a", True, False),
+        ({"equals": "no"}, "no, none", False, True),
+        ({"above": 2}, "three cars, 1 red", 3, True),
+        ({"equals": "3"}, "three", 3, True),
+        ({"below": 1}, "none", 0, True),
+        ({"equals": "dark red"}, "**Dark red**", "Dark red", True),
+    ],
+)
+def test_what_an_answer_says_is_compared_where_its_type_is_known(
+    condition: dict[str, Any], text: str, value: bool | int | str, met: bool
+) -> None:
+    given = {"question": "car", **condition}
+    assert matches(AlertRuleSettings.model_validate(given), text, value) is met
+
+
+def test_an_unchanged_outcome_says_that_the_answer_held_on_in_every_frame_since() -> None:
+    alerts = book(n=3, of=4)
+    assert say(alerts, "yes") == [""]
+    held: dict[str, Any] = {"outcome": Outcome.UNCHANGED, "latents": None}
+    assert say(alerts, "", start=1, **held) == ["+"], "in place of three more answers that nobody was asked for"
+    assert alerts.going_on()[0].text == "gate: Is there a car? yes", "the answer that holds on"
+    assert say(alerts, "no", start=2) == [""]
+    assert say(alerts, "", start=3, **held) == ["-"]
+    assert say(book(), "", **held) == [""], "of an answer that was never heard"
+
+
+def test_what_goes_on_for_too_long_is_over_and_begins_again_only_after_it_was_gone() -> None:
+    alerts = book(max_duration_s=10, cooldown_s=0)
+    assert say(alerts, "yes") == ["+"]
+    assert alerts.expire(9.9, 1009.9) == []
+    (over,) = alerts.expire(10.0, 1010.0)
+    assert (over.alert.ended, over.notify) == (1010.0, False)
+    assert alerts.expire(20.0, 1020.0) == []
+    assert say(alerts, "yes", "yes", "no", "yes", start=11) == ["", "", "", "+"]
+
+
+def test_a_restart_takes_no_time_from_what_an_alert_may_last() -> None:
+    first = book(max_duration_s=100)
+    say(first, "yes")
+    second = book(max_duration_s=100)
+    second.resume(first.going_on(), now_s=5.0, wall_s=1080.0)
+    assert second.expire(24.9, 1099.9) == []
+    assert len(second.expire(25.0, 1100.0)) == 1
 
 
 def test_an_alert_begins_once_and_ends_once() -> None:
@@ -106,71 +149,17 @@ def test_after_a_restart_nobody_is_told_again_and_it_still_ends() -> None:
     again = book(n=2, of=3)
     assert again.resume(going_on, 0.0) == []
     assert say(again, "yes", "yes", "no", "no", start=2) == ["", "", "", "-"]
-    gone = AlertBook({}, 30.0)
+    gone = AlertBook({})
     (over,) = gone.resume(going_on, 0.0)
     assert (over.alert.id, over.notify) == (7, False)
 
 
-def hold(alerts: AlertBook, *steps: tuple[float, bool]) -> list[str]:
-    found = []
-    for now_s, holds in steps:
-        changes = alerts.hold("site-offline", "north", holds, now_s=now_s, wall_s=1000 + now_s, text="offline")
-        found.append("".join(_sign(change) for change in changes))
-    return found
-
-
-def test_a_state_must_last() -> None:
-    alerts = AlertBook({}, patience_s=30.0)
-    steps = [
-        (0, True),
-        (29, True),
-        (30, True),
-        (60, True),
-        (61, False),
-        (80, True),
-        (81, False),
-        (110, False),
-        (111, False),
-    ]
-    assert hold(alerts, *steps) == ["", "", "+", "", "", "", "", "", "-"]
-    assert alerts.held() == []
-
-
-def test_a_state_that_flickers_is_no_alert() -> None:
-    alerts = AlertBook({}, patience_s=30.0)
-    assert hold(alerts, *((float(now), now % 20 < 10) for now in range(0, 400, 5))) == [""] * 80
-
-
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alerts_module, "MAX_WINDOWS", 3)
-    monkeypatch.setattr(alerts_module, "MAX_STATES", 3)
     alerts = book(n=2, of=3)
     for number in range(10):
         say(alerts, "yes", camera=f"c{number}")
-        alerts.hold("kind", f"s{number}", True, now_s=0, wall_s=0)
-    assert (len(alerts._windows), len(alerts._states)) == (3, 3)
-
-
-def states(*statuses: Status, seen: bool = True) -> list[tuple[str, str]]:
-    fleet = FleetView()
-    fleet.workers_are_seen = seen
-    for status in statuses:
-        fleet.observe(status)
-    return [(state.kind, state.about) for state in states_of(fleet)]
-
-
-def test_what_is_wrong_with_a_fleet() -> None:
-    offline = EDGE.model_copy(update={"online": False})
-    foreign = WORKER.model_copy(update={"fingerprint": "00000002"})
-    assert states(EDGE, WORKER) == []
-    low = EDGE.model_copy(update={"uplink": UplinkStage.STRETCHED})
-    assert states(low, WORKER) == [("uplink-budget", "north")]
-    assert states(low, low.model_copy(update={"online": False}), WORKER) == [("site-offline", "north")]
-    assert states(EDGE, offline, WORKER) == [("site-offline", "north")]
-    assert states(EDGE) == [("pool-empty", "p")]
-    assert states(EDGE, seen=False) == []
-    assert states(EDGE, foreign) == [("codec-mismatch", "p")]
-    assert states(EDGE, WORKER, foreign.model_copy(update={"id": "w2"})) == []
+    assert len(alerts._windows) == 3
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.config.settings import BrokerSettings
 from schemas import topics, wire
+from schemas.messages import Condition
 from tests.cli.stand_in import EDGE, WORKER, StandIn, standing_in
 from tests.gateway.conftest import PATIENCE_S, Web, gateway_of
 from tests.gateway.test_api import publish, standing
@@ -59,18 +60,37 @@ async def test_a_site_that_is_gone_and_a_pool_without_workers(broker_settings: B
         gateway_of(broker_settings, alerts={"patience_s": 1}) as web,
         asyncio.timeout(PATIENCE_S),
     ):
-        web.gateway._book.patience_s = 0.05
+        web.gateway.system.machine.patience_s = 0.05
         await web.until_ready("gate")
         async with web.events() as events:
             await change(far, WORKER, online=False)
             empty = await events.until("alert", lambda alert: alert["rule"] == "pool-empty")
-            assert empty["text"] == "pool p has no worker: start one with latentbus worker"
+            assert empty["text"].startswith("pool p has no worker. Start one with latentbus worker")
+            assert (empty["subject"], empty["site"], empty["camera"]) == ("pool", "p", None)
             await change(far, WORKER)
             await events.until("alert", lambda alert: alert["id"] == empty["id"] and alert["ended"] is not None)
             await change(far, EDGE, online=False)
             offline = await events.until("alert", lambda alert: alert["rule"] == "site-offline")
             assert (offline["site"], offline["severity"]) == ("north", "critical")
             assert (await web.get("/v1/cameras/gate"))["online"] is False
+
+
+async def test_what_a_site_says_of_itself_is_an_alert(broker_settings: BrokerSettings) -> None:
+    stalled = Condition(kind="camera-stalled", about="gate")
+    async with (
+        standing_in(broker_settings) as far,
+        gateway_of(broker_settings, alerts={"patience_s": 1}) as web,
+        asyncio.timeout(PATIENCE_S),
+    ):
+        web.gateway.system.machine.patience_s = 0.05
+        await web.until_ready("gate")
+        async with web.events() as events:
+            await change(far, EDGE, conditions=(stalled,))
+            alert = await events.until("alert")
+            assert (alert["rule"], alert["site"], alert["camera"]) == ("camera-stalled", "north", "gate")
+            assert alert["text"].startswith("camera gate of site north shows no new frames. Look at its power")
+            await change(far, EDGE)
+            assert (await events.until("alert"))["ended"] is not None
 
 
 async def test_a_token_of_one_camera_hears_of_no_system_alert(broker_settings: BrokerSettings) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
-from pipeline.protocol.answer_form import fits
 from pipeline.protocol.effects import PassAnswer, SendAnswer
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_frames import WorkerFrames
+from schemas.answer_value import answer_value
 from schemas.identity import QuestionContent
 from schemas.messages import Answer, Open
 from schemas.types import AnswerType, FrameId, Outcome
@@ -18,6 +20,12 @@ YES_NO, COUNT, WORD, TEXT = AnswerType.YES_NO, AnswerType.COUNT, AnswerType.WORD
 CHOICE = AnswerType.CHOICE
 COLOURS = ("Red", "dark  green", "caf\u00e9")
 WHOLE = STOP_RULE.ladder[-1]
+
+
+def fits(kind: AnswerType, text: str, options: Sequence[str] = ()) -> bool:
+    return answer_value(kind, text, options) is not None
+
+
 WORDLESS = ("", "  ", "...", "___", "?!", "\ufffd\ufffd", "\U0001f697")
 
 
@@ -48,6 +56,22 @@ def test_answers_that_fit(kind: AnswerType, text: str) -> None:
 )
 def test_answers_that_do_not(kind: AnswerType, text: str) -> None:
     assert not fits(kind, text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (YES_NO, "Yes, there is a", True), (YES_NO, "No.", False), (COUNT, "Three cars", 3), (COUNT, "none", 0),
+        (COUNT, "12.", 12), (WORD, "top left", "top left"),
+    ],
+)  # fmt: skip
+def test_what_answers_say(kind: AnswerType, text: str, value: object) -> None:
+    said = answer_value(kind, text)
+    assert (said, type(said)) == (value, type(value))
+
+
+def test_a_choice_says_its_option_as_the_question_has_it() -> None:
+    assert answer_value(CHOICE, "**dark green!**", COLOURS) == "dark  green"
 
 
 def test_options_bind_whatever_the_type() -> None:

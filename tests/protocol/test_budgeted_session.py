@@ -16,7 +16,8 @@ from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.site_settings import SiteSettings
 from pipeline.protocol.uplink_budget import BudgetSettings, StoreSpending
 from schemas import topics, wire
-from schemas.messages import Ask, QueryOutcome, Status
+from schemas.messages import Ask, Condition, QueryOutcome, Status
+from schemas.messages.status import MAX_CONDITIONS
 from schemas.types import Outcome, UplinkStage
 from tests.protocol.fake_latents import FakeLatent
 from tests.protocol.questions import SITE, published
@@ -130,6 +131,20 @@ def test_each_step_is_in_the_status_and_in_the_log_once() -> None:
     site.pass_s(1.0)
     assert site.statuses[-1] is UplinkStage.NORMAL
     assert site.slot()
+
+
+def test_what_is_wrong_with_the_process_is_in_its_status_once_for_each_change() -> None:
+    site = BudgetedSite(None)
+    stalled = Condition(kind="camera-stalled", about=CAMERA)
+    for conditions in ([], [stalled], [stalled], [], []):
+        site.session.health(conditions)
+        site.pass_s(10.0)
+    found = [publish.message.conditions for publish in site.said("status") if isinstance(publish.message, Status)]
+    assert found == [(), (stalled,), ()]
+    assert all(b"conditions" not in site.said("status")[index].payload for index in (0, 2))
+    site.session.health([Condition(kind=f"k{number}") for number in range(100)])
+    site.pass_s(10.0)
+    assert len(wire.decode(topics.Family.STATUS, site.said("status")[-1].payload).conditions) == MAX_CONDITIONS
 
 
 def test_standing_questions_stop_and_an_ad_hoc_one_is_still_answered() -> None:

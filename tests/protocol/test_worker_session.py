@@ -32,7 +32,7 @@ from pipeline.protocol.worker_session import WorkerOutput, WorkerSession
 from pipeline.protocol.worker_status import STATUS_EXPIRY_S, STATUS_REFRESH_S, WorkerIdentity
 from schemas import topics, wire
 from schemas.errors import StateError
-from schemas.messages import Accept, Answer, Busy, Message, Open, RejectReason, Revoke, Status
+from schemas.messages import Accept, Answer, Busy, Condition, Message, Open, RejectReason, Revoke, Status
 from schemas.topics import Family
 from schemas.types import FrameId, Outcome
 from tests.protocol.fake_latents import LATENTS, FakeLatent
@@ -194,6 +194,19 @@ def test_the_load_is_told_soon_after_it_changed_but_not_with_every_frame() -> No
     assert statuses(worker.poll(0.5)) == [(LOAD_TOPIC, True, 4, 9)]
     assert statuses(worker.poll(1.4)) == []
     assert statuses(worker.poll(2.5)) == [(LOAD_TOPIC, True, 4, 9)], "and regularly all the same"
+
+
+def test_what_is_wrong_with_the_process_is_in_its_reports_of_load_alone() -> None:
+    worker, shifted = Worker(), Condition(kind="stop-shift")
+    worker.session.health([shifted])
+    birth, load = (publish.message for publish in of(Publish, worker.poll(0.0)))
+    assert isinstance(birth, Status)
+    assert isinstance(load, Status)
+    assert (birth.conditions, load.conditions) == ((), (shifted,))
+    worker.session.health([])
+    (load,) = (publish.message for publish in of(Publish, worker.poll(2.0)))
+    assert isinstance(load, Status)
+    assert load.conditions == ()
 
 
 def test_a_birth_under_a_drawn_name_is_said_again_before_it_expires() -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.reference import commands, families, protocol
+from tests.reference import brokers, commands, families, protocol
 from tests.source_names import ROOT
 
 DOCS = ROOT / "docs"
@@ -29,6 +29,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "wire-cost": protocol.wire_cost_table,
     "exit-statuses": commands.exit_statuses,
     "families": families.families_table,
+    "broker-bugs": brokers.bugs_table,
 }
 
 _SECTION = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)

@@ -23,6 +23,7 @@ from schemas.messages import (
     Ask,
     Busy,
     Chunk,
+    Condition,
     EraseEvents,
     EventEntry,
     EventLatents,
@@ -260,6 +261,7 @@ BY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
         capacity=uint32,
         cameras=cameras,
         uplink=st.sampled_from(UplinkStage),
+        conditions=st.lists(st.builds(Condition, kind=names, about=st.just("") | names), max_size=3).map(tuple),
         versions=st.lists(uint32, min_size=1, max_size=8).map(tuple),
     ),
 }

@@ -22,7 +22,7 @@ def test_the_figures_of_the_design() -> None:
     assert 95 <= publish_wire_bytes("lb/v1/chunk/w-1/gate", 160, 0) - 160 <= 110
     assert puback_wire_bytes() == 78
     assert puback_wire_bytes(tls=False) == 56
-    assert 270 <= refine_overhead_wire_bytes("lb/v1/control/gate", 20, "lb/v1/chunk/w-1/gate", 14) <= 360
+    assert 270 <= refine_overhead_wire_bytes("lb/v2/control/gate", 20, 14) <= 360
 
 
 @given(st.integers(0, 100_000), st.integers(0, 40), st.booleans())

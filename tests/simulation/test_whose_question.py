@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.protocol.answer_form import fits
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import (
     AskedQuery,
@@ -24,6 +23,7 @@ from pipeline.protocol.worker_session import WorkerSession
 from pipeline.protocol.worker_status import WorkerIdentity
 from pipeline.protocol.worker_work import WorkCosts
 from schemas import topics
+from schemas.answer_value import answer_value
 from schemas.identity import QuestionContent
 from schemas.messages import (
     Accept,
@@ -168,7 +168,7 @@ def test_a_simulated_answer_has_the_form_of_its_type_and_says_what_it_is_about(a
     question = QuestionContent("site/north", "q0", question_text("north", "q0", length=40), answer_type)
     query = PassQuery(question.query_id(GATE, FRAME), question)
     (got,) = SimulatedModel(1).answer(InferencePass(GATE, FRAME, 1, (ChunkData(0, 32, WHOLE),), 32, (query,), 1))
-    assert fits(answer_type, got.text)
+    assert answer_value(answer_type, got.text) is not None
     heard = read_echo(got.text)
     assert heard is not None
     assert (heard.text, heard.mark, heard.safe) == (question.prompt, seen(MARK), True)

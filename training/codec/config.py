@@ -21,8 +21,8 @@ class CodecBudget:
         train_frames: Frames that bases and weights are fitted to.
         table_frames: Frames that frequency tables are counted on.
         asked_frames: Training frames that questions are asked about.
-        tiles_per_edge: 1 codes one view of a frame; 2 and more cut a larger frame into so many tiles along each edge
-            and code these and a global view together.
+        frame_scale: Edge of a frame in multiples of what the VLM usually reads. A larger frame is read whole where the
+            VLM's tower can; otherwise it is cut into so many tiles along each edge, coded with a global view.
         latent_count: Latents of a frame, K.
         latent_dim: Symbols of a latent, d.
         planes: Most refinement slots of a coefficient; 0 sends every coefficient at once at its full precision.
@@ -55,7 +55,7 @@ class CodecBudget:
     train_frames: int = 12_000
     table_frames: int = 3_000
     asked_frames: int = 4_000
-    tiles_per_edge: int = 1
+    frame_scale: int = 1
     latent_count: int = 32
     latent_dim: int = 40
     planes: int = 2
@@ -109,7 +109,7 @@ class CodecBudget:
 _SMALL: Final = CodecBudget()
 _DETAILED: Final = replace(
     _SMALL,
-    tiles_per_edge=2,
+    frame_scale=2,
     latent_count=128,
     latent_dim=80,
     klt_bytes=2_600.0,
@@ -161,4 +161,4 @@ DETAILED_BUDGETS: Final[dict[str, CodecBudget]] = {
     "polish": replace(_DETAILED, **_POLISH),
     "smoke": replace(_DETAILED, **_SMOKE),
 }
-"""Of the detailed operating point: tiles and a global view of a larger frame, 1 to 4 KB."""
+"""Of the detailed operating point: a frame of twice the edge, 1 to 4 KB."""

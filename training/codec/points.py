@@ -9,6 +9,7 @@ from typing import Final, Literal
 from schemas.errors import ConfigError
 from training.codec.config import BUDGETS, DETAILED_BUDGETS, CodecBudget
 from training.codec.data import Domain
+from training.codec.vlm import FrozenVlm
 
 CodecName = Literal["klt", "meta_autoencoder"]
 
@@ -22,9 +23,9 @@ DOMAINS: Final[dict[str, Domain]] = {"small": "rendered", "detailed": "detail"}
 """What their frames show."""
 
 
-def point_of(tiles_per_edge: int) -> str:
-    """The operating point of a codec: one view of a frame, or tiles and a global view."""
-    return "small" if tiles_per_edge == 1 else "detailed"
+def point_of(frozen: FrozenVlm) -> str:
+    """The operating point of codecs for frames of this size: `detailed` for those larger than the VLM usually reads."""
+    return "small" if frozen.image_size_px <= frozen.usual_size_px else "detailed"
 
 
 def budget_of(point: str, budget: CodecBudget | str, max_seconds: float | None = None) -> CodecBudget:

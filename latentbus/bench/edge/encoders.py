@@ -111,8 +111,8 @@ def compare_answers(folder: Path, vlm_dir: Path, cache: Path, frames: int) -> An
     encoders = [OnnxEncoder(folder, precision=precision) for precision in ENCODER_FILES]
     spec = encoders[0].spec
     spec.check_vlm(vlm_dir)
-    vlm, _ = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge, frame_size_px=spec.tile_px)
-    domain = DOMAINS[point_of(spec.tiles_per_edge)]
+    vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge, frame_size_px=spec.tile_px)
+    domain = DOMAINS[point_of(frozen)]
     data = scene_set("report", frames, spec.image_size_px, RunSettings(cache, progress=silent), domains=(domain,))
     symbols = [
         np.stack([encoder.encode([frame])[0].symbols for frame in np.asarray(data.frames)]) for encoder in encoders

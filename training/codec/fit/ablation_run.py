@@ -28,7 +28,7 @@ from training.codec.fit.ablation_jobs import describe_job, start_jobs, wait_for_
 from training.codec.fit.material import LearningSet, Material, ask, training_material
 from training.codec.frame_source import FrameSource
 from training.codec.points import DOMAINS, point_of
-from training.codec.vlm import open_vlm
+from training.codec.vlm import open_vlm_at
 from training.run import RunSettings
 
 _HELD_OUT_FRAMES: Final = 600
@@ -99,8 +99,8 @@ def ablate_codec(vlm_dir: Path, run: RunSettings, wanted: Ablation) -> dict[str,
 
 def _prepare(vlm_dir: Path, run_dir: Path, run: RunSettings, budget: CodecBudget) -> None:
     """What all variants learn from and are measured on, unless it is there."""
-    vlm, frozen = open_vlm(vlm_dir, "ablation", tiles_per_edge=budget.tiles_per_edge)
-    source = FrameSource(frozen, run, (DOMAINS[point_of(budget.tiles_per_edge)],))
+    vlm, frozen = open_vlm_at(vlm_dir, "ablation", budget.frame_scale)
+    source = FrameSource(frozen, run, (DOMAINS[point_of(frozen)],))
     if not Material.is_saved(run_dir / _MATERIAL):
         training_material(source, vlm, budget).save(run_dir / _MATERIAL)
     if not Material.is_saved(run_dir / HELD_OUT):
@@ -121,5 +121,6 @@ def _held_out(source: FrameSource, vlm: ModelAdapter, budget: CodecBudget) -> Ma
         frames=count,
         questions=_MEASURED_QUESTIONS,
         answer_tokens=budget.answer_tokens,
-        tiles_per_edge=budget.tiles_per_edge,
+        tiles_per_edge=source.frozen.tiles_per_edge,
+        frame_size_px=source.frozen.tile_px,
     )

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import torch
 
+from cloud_workers.inference.adapter import ModelAdapter
 from pipeline.codec.meta_autoencoder_torch import MetaAutoEncoder
 from pipeline.codec.prefix_decoder_torch import load_transform, save_transform
 from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, WEIGHTS_FILE, CodecSpec, hash_file, load_codec_spec
@@ -23,7 +24,7 @@ from schemas.errors import ArtifactError, ConfigError
 from training.codec.config import CodecBudget
 from training.codec.fit.folder import check_output
 from training.codec.fit.learn import CHECKPOINT
-from training.codec.fit.material import training_material
+from training.codec.fit.material import Material, training_material
 from training.codec.fit.meta import MetaTrainer, keep_analysis
 from training.codec.fit.prompt_view import view_of
 from training.codec.frame_source import FrameSource
@@ -86,9 +87,11 @@ def learn_decoder(
     before = load_transform(codec_dir, spec)
     if not isinstance(before, MetaAutoEncoder):
         raise ArtifactError(str(codec_dir), f"{spec.name} has no decoder to learn; only a meta_autoencoder has")
-    point = point_of(spec.tiles_per_edge)
-    plan = _plan(before, budget_of(point, wanted.budget, wanted.max_seconds), wanted)
-    trainer, checkpoint = _trainer(vlm_dir, spec, _with_decoder_of(before, plan, run.seed), run, plan, wanted.photos)
+    vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge, frame_size_px=spec.tile_px)
+    plan = _plan(before, budget_of(point_of(frozen), wanted.budget, wanted.max_seconds), wanted)
+    source = FrameSource(frozen, run, domains_of(point_of(frozen), wanted.photos), wanted.photos)
+    material = training_material(source, vlm, plan)
+    trainer, checkpoint = _trainer(vlm, material, spec, _with_decoder_of(before, plan, run.seed), source, plan)
     if trainer.resume(checkpoint):
         run.progress(f"decoder: continues at step {trainer.step}")
     figures = trainer.run(checkpoint, run.progress)
@@ -110,12 +113,15 @@ def learn_decoder(
 
 
 def _trainer(
-    vlm_dir: Path, spec: CodecSpec, model: MetaAutoEncoder, run: RunSettings, plan: CodecBudget, photos: Path | None
+    vlm: ModelAdapter,
+    material: Material,
+    spec: CodecSpec,
+    model: MetaAutoEncoder,
+    source: FrameSource,
+    plan: CodecBudget,
 ) -> tuple[MetaTrainer, Path]:
     """A training at its first step, and where its checkpoint is."""
-    domains = domains_of(point_of(spec.tiles_per_edge), photos)
-    vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge, frame_size_px=spec.tile_px)
-    material = training_material(FrameSource(frozen, run, domains, photos), vlm, plan)
+    run, domains = source.run, source.domains
     recipe = json.dumps(
         {"seed": run.seed, "codec": spec.codec_sha256, "domains": domains, **plan.as_dict()}, sort_keys=True
     )

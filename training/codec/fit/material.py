@@ -161,7 +161,7 @@ def ask(
     frames: int,
     questions: int,
     answer_tokens: int,
-    tiles_per_edge: int,
+    tiles_per_edge: int = 1,
     frame_size_px: int | None = None,
 ) -> Material:
     """Ask the frozen model about frames, each of which has another part of its questions if there are too many.
@@ -173,8 +173,8 @@ def ask(
         frames: How many frames at most.
         questions: How many questions about each at most.
         answer_tokens: How many tokens of an answer are looked at.
-        tiles_per_edge: As in `CodecBudget`.
-        frame_size_px: Edge of a tile; None for the family's usual one.
+        tiles_per_edge: As in `CodecSpec`.
+        frame_size_px: Edge of a tile; None for what is usual in the family.
 
     Raises:
         StateError: no frame has a question.
@@ -227,7 +227,7 @@ def to_ask(
     *,
     frames: int,
     questions: int,
-    tiles_per_edge: int,
+    tiles_per_edge: int = 1,
     frame_size_px: int | None = None,
 ) -> ToAsk:
     """Choose and encode questions; arguments and errors as of `ask`."""
@@ -264,7 +264,8 @@ def training_material(source: FrameSource, vlm: ModelAdapter, budget: CodecBudge
         frames=budget.asked_frames,
         questions=budget.view_questions,
         answer_tokens=budget.answer_tokens,
-        tiles_per_edge=budget.tiles_per_edge,
+        tiles_per_edge=source.frozen.tiles_per_edge,
+        frame_size_px=source.frozen.tile_px,
     )
     run.progress(f"the model's own answers about {len(material.frames)} frames are ready")
     return material

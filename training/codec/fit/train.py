@@ -36,7 +36,7 @@ from training.codec.frame_source import FrameSource
 from training.codec.own_frames import read_images
 from training.codec.points import DOMAINS, FOLDERS, CodecName, budget_of, domains_of, point_of
 from training.codec.reports import read_report
-from training.codec.vlm import FrozenVlm, open_vlm
+from training.codec.vlm import FrozenVlm, open_vlm, open_vlm_at
 from training.run import RunSettings
 
 PARITY_FRAMES: Final = 64
@@ -97,7 +97,7 @@ def train_codec(
     wanted = wanted or CodecTraining()
     budget = budget_of(wanted.point, wanted.budget, wanted.max_seconds)
     torch.set_num_threads(run.threads)
-    vlm, frozen = open_vlm(vlm_dir, wanted.vlm_id, tiles_per_edge=budget.tiles_per_edge)
+    vlm, frozen = open_vlm_at(vlm_dir, wanted.vlm_id, budget.frame_scale)
     folders = {name: output_dir / FOLDERS[wanted.point][name] for name in wanted.kinds}
     for folder in folders.values():
         check_output(folder, overwrite=wanted.overwrite)
@@ -164,8 +164,8 @@ def _write_out(
         ArtifactError: they were made for tokens of another shape.
     """
     made = CodecBudget.from_dict(learned["budget"])
-    if made.tiles_per_edge != budget.tiles_per_edge:
-        raise ArtifactError(str(run_dir), f"made for {made.tiles_per_edge} tiles an edge, not {budget.tiles_per_edge}")
+    if made.frame_scale != budget.frame_scale:
+        raise ArtifactError(str(run_dir), f"made for frames of scale {made.frame_scale}, not {budget.frame_scale}")
     data, table_tokens = source.with_tokens("tables", budget.table_frames)
     if list(table_tokens.shape[1:]) != learned["token_shape"]:
         raise ArtifactError(str(run_dir), f"made for tokens {learned['token_shape']}, not {table_tokens.shape[1:]}")
@@ -210,7 +210,7 @@ def export_codec(
     spec = load_codec_spec(codec_dir)
     spec.check_vlm(vlm_dir)
     vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge, frame_size_px=spec.tile_px)
-    source = FrameSource(frozen, run, (DOMAINS[point_of(spec.tiles_per_edge)],))
+    source = FrameSource(frozen, run, (DOMAINS[point_of(frozen)],))
     sample = source.frames("tables", PARITY_FRAMES)
     compared = source.frames("selection", COMPARED_FRAMES)
     transform = load_transform(codec_dir, spec)

@@ -83,7 +83,7 @@ class CodecBench:
 
     @property
     def _source(self) -> FrameSource:
-        return FrameSource(self.frozen, self.run, (DOMAINS[point_of(self.spec.tiles_per_edge)],))
+        return FrameSource(self.frozen, self.run, (DOMAINS[point_of(self.frozen)],))
 
     def count(self, name: str, wanted: int) -> int:
         """Frames of a set: as many as wanted if they are drawn, its share of somebody's own.
@@ -104,7 +104,7 @@ class CodecBench:
             ArtifactError: the tables are damaged.
         """
         tables = FrequencyTables.load(self.codec_dir / TABLES_FILE)
-        return even_ladder(tables.mean_latent_bits(), POINTS[point_of(self.spec.tiles_per_edge)]["full"].rungs)
+        return even_ladder(tables.mean_latent_bits(), POINTS[point_of(self.frozen)]["full"].rungs)
 
     def measure(self, name: str, wanted: int, lengths: Sequence[int]) -> tuple[tuple[Asked, ...], PrefixAnswers]:
         """Questions of a set, and the answers from prefixes of these lengths.

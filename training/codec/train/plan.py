@@ -87,18 +87,18 @@ class Learning:
         """Whether bfloat16 is used; None leaves it to the device."""
         return {"auto": None, "bf16": True, "fp32": False}[self.precision]
 
-    def budget(self, size: LatentSize, train_frames: int, tiles_per_edge: int) -> CodecBudget:
+    def budget(self, size: LatentSize, train_frames: int, frame_scale: int) -> CodecBudget:
         """What the training of a codec of this size takes.
 
         Args:
             size: Of its latents.
             train_frames: Pictures to learn from.
-            tiles_per_edge: As in `CodecSpec`.
+            frame_scale: As in `CodecBudget`.
         """
         return CodecBudget(
             train_frames=train_frames,
             asked_frames=min(train_frames, ASKED_FRAMES),
-            tiles_per_edge=tiles_per_edge,
+            frame_scale=frame_scale,
             latent_count=size.count,
             latent_dim=size.dim,
             planes=PLANES,

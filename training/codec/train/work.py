@@ -189,7 +189,7 @@ class _Training(PictureWork):
                     frames=len(questions),
                     questions=VIEW_QUESTIONS,
                     tiles_per_edge=self.wanted.tiles_per_edge,
-                    frame_size_px=self.wanted.frame_px,
+                    frame_size_px=self.opened.frozen.tile_px,
                 )
                 found = answered(chosen, tokens, ANSWER_TOKENS, self.root / "cache" / _ANSWERS, self.run.progress)
                 found.save(folder / name, with_tokens=False)
@@ -202,7 +202,7 @@ class _Training(PictureWork):
         job = LearnJob(
             vlm_dir=self.opened.found.folder.resolve(),
             tiles_per_edge=self.wanted.tiles_per_edge,
-            frame_size_px=self.wanted.frame_px,
+            frame_size_px=self.opened.frozen.tile_px,
             tokens=self.tokens_file,
             ranges=dict(sets.ranges),
             klt=self.root / _KLT,

@@ -44,7 +44,7 @@ def asked_frames(count: int, size_px: int) -> AskedFrames:
 def learn(data: AskedFrames, budget: CodecBudget, run_dir: Path) -> None:
     """What `train_codec` leaves in its run directory, from frames that nobody rendered."""
     model, processor = tiny_smolvlm()
-    path = PixelsToTokens(model, processor.image_processor, tiles_per_edge=budget.tiles_per_edge).eval()
+    path = PixelsToTokens(model, processor.image_processor, tiles_per_edge=budget.frame_scale).eval()
     with torch.no_grad():
         tokens = path(torch.tensor(data.frames)).half()
     material = ask(
@@ -54,7 +54,7 @@ def learn(data: AskedFrames, budget: CodecBudget, run_dir: Path) -> None:
         frames=budget.asked_frames,
         questions=budget.view_questions,
         answer_tokens=budget.answer_tokens,
-        tiles_per_edge=budget.tiles_per_edge,
+        tiles_per_edge=budget.frame_scale,
     )
     learn_codec(model, material, budget, run_dir, RunSettings(run_dir, progress=silent))
 
@@ -91,7 +91,7 @@ def test_what_was_learned_elsewhere_is_only_written_out(tmp_path: Path) -> None:
     quiet = RunSettings(tmp_path / "cache", threads=1, progress=silent)
     assert export_codec(vlm, tmp_path / "codecs/klt", quiet)["unexplained"] == 0
     assert OnnxEncoder(tmp_path / "codecs/klt").spec.encoder_sha256 is not None
-    with pytest.raises(ArtifactError, match="tiles an edge"):
+    with pytest.raises(ArtifactError, match="scale 1, not 2"):
         train_codec(
             vlm,
             tmp_path / "others",

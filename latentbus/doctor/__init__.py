@@ -1,0 +1,1 @@
+"""``latentbus doctor``: what a process needs, looked at one by one, each with its fix."""
