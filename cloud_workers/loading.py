@@ -25,6 +25,19 @@ OpenBackend = Callable[[WorkerSettings, CodecSpec, WorkThread], InferenceBackend
 """Opens what runs the model of a codec; called in the model's thread."""
 
 
+def opened_once(open_backend: OpenBackend) -> OpenBackend:
+    """The same for several pools of one process: two that need the same model, cut alike, get the same backend."""
+    opened: dict[tuple[str | None, str, int, int], InferenceBackend] = {}
+
+    def open_or_share(settings: WorkerSettings, spec: CodecSpec, thread: WorkThread) -> InferenceBackend:
+        key = (settings.vlm, spec.vlm_sha256, spec.tiles_per_edge, spec.tile_px)
+        if key not in opened:
+            opened[key] = open_backend(settings, spec, thread)
+        return opened[key]
+
+    return open_or_share
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerModel:
     """Everything that a worker computes with.

@@ -9,7 +9,8 @@
                bus         timers
 
 Every rule is the session's. Everything but the model runs on one event loop, so the session needs no lock. Named tasks:
-``receive``, ``timers``, ``publisher``, ``batches``.
+``receive``, ``timers``, ``publisher``, ``batches``. A process that serves several pools has all of this once for each
+pool, connection and name included, except for the thread of the model.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from typing import Any, Final, assert_never
 import structlog
 
 from cloud_workers.inference.in_process import open_in_process
-from cloud_workers.loading import OpenBackend, load_worker_model
+from cloud_workers.loading import OpenBackend, load_worker_model, opened_once
 from cloud_workers.model_thread import model_thread
 from cloud_workers.pass_engine import PassDone, PassEngine, PassResult
 from cloud_workers.telemetry import watch_shift, watch_worker
 from pipeline.bus.base import Bus, ConnectionChange, Inbound
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.config.logs import get_logger
-from pipeline.config.settings import LatentbusSettings
+from pipeline.config.settings import LatentbusSettings, WorkerSettings
 from pipeline.node.clock import Clock
 from pipeline.node.connection import node_bus
 from pipeline.node.containment import Containment
@@ -39,8 +40,9 @@ from pipeline.node.metrics import Metrics
 from pipeline.node.node import Node, Work
 from pipeline.node.node_log import node_log
 from pipeline.node.publisher import Publisher
-from pipeline.node.runtime import Stop
+from pipeline.node.runtime import PartStop, Stop
 from pipeline.node.timers import SessionTimers
+from pipeline.node.work_thread import WorkThread
 from pipeline.protocol import ports
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_session import WorkerOutput, WorkerSession
@@ -61,7 +63,7 @@ async def run_worker(settings: LatentbusSettings, stop: Stop, *, open_backend: O
 
     Args:
         settings: broker and worker sections are read.
-        stop: set ready once the worker is subscribed.
+        stop: set ready once the worker is subscribed in all of its pools.
         open_backend: makes what runs the model.
 
     Returns:
@@ -75,12 +77,51 @@ async def run_worker(settings: LatentbusSettings, stop: Stop, *, open_backend: O
     if settings.worker is None:
         raise ConfigError("worker", "this process needs a worker section")
     worker = settings.worker
+    metrics = Metrics()
+    with metrics.serve(worker.metrics_port, worker.metrics_host), model_thread(worker.threads) as thread:
+        if not worker.more_pools:
+            return await _serve(settings, worker, stop, metrics, thread, open_backend)
+        share = opened_once(open_backend)
+        workers = [worker.model_copy(update={"more_pools": {}}), *map(worker.of_pool, worker.more_pools)]
+        waited_for = {alone.pool for alone in workers}
+        metrics.ready.set_function(lambda: float(stop.ready.is_set() and not stop.requested))
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(
+                    _serve(
+                        _in_pool(settings, worker, alone),
+                        alone,
+                        PartStop(stop, waited_for, alone.pool),
+                        metrics.part("pool", alone.pool),
+                        thread,
+                        share,
+                    ),
+                    name=f"pool[{alone.pool}]",
+                )
+                for alone in workers
+            ]
+        return max(task.result() for task in tasks)
+
+
+def _in_pool(settings: LatentbusSettings, worker: WorkerSettings, alone: WorkerSettings) -> LatentbusSettings:
+    """The settings of a process that would serve one of the pools alone."""
+    more = worker.more_pools.get(alone.pool)
+    broker = settings.broker if more is None or more.broker is None else more.broker
+    return settings.model_copy(update={"worker": alone, "broker": broker})
+
+
+async def _serve(
+    settings: LatentbusSettings,
+    worker: WorkerSettings,
+    stop: Stop,
+    metrics: Metrics,
+    thread: WorkThread,
+    open_backend: OpenBackend,
+) -> int:
+    """Serve one pool until the process is asked to stop; its exit status."""
     name = worker.name or f"w-{secrets.token_hex(4)}"
     structlog.contextvars.bind_contextvars(worker=name)
-    metrics = Metrics()
     async with AsyncExitStack() as owned:
-        owned.enter_context(metrics.serve(worker.metrics_port, worker.metrics_host))
-        thread = owned.enter_context(model_thread(worker.threads))
         model = await thread.call(load_worker_model, worker, thread, open_backend)
         owned.push_async_callback(model.backend.close)
         identity = WorkerIdentity(
@@ -94,6 +135,7 @@ async def run_worker(settings: LatentbusSettings, stop: Stop, *, open_backend: O
             max_batches=model.engine.max_concurrent_batches,
             max_batch_frames=worker.max_batch_frames,
             max_batch_work=worker.max_batch_tokens,
+            gather_s=worker.batch_wait_ms / 1000,
         )
         log = None
         if worker.recording is not None:

@@ -20,6 +20,8 @@ from latentbus.commands.attack import attack
 from latentbus.commands.bench import bench_app
 from latentbus.commands.bench_uplink import EPILOG as BENCH_UPLINK_EPILOG
 from latentbus.commands.bench_uplink import bench_uplink
+from latentbus.commands.bench_worker import EPILOG as BENCH_WORKER_EPILOG
+from latentbus.commands.bench_worker import bench_worker
 from latentbus.commands.broker import broker_app
 from latentbus.commands.chaos import chaos
 from latentbus.commands.codec import codec_app
@@ -70,6 +72,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(ring_app, name="ring")
 app.add_typer(schema_app, name="schema")
 bench_app.command("uplink", epilog=BENCH_UPLINK_EPILOG)(bench_uplink)
+bench_app.command("worker", epilog=BENCH_WORKER_EPILOG)(bench_worker)
 
 
 @app.command()

@@ -88,6 +88,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "### `edge.questions.<id>.alert`": AlertConditionSettings,
     "### `edge.client_budget`, `edge.client_budgets.<client>`": all_settings.ClientBudgetSettings,
     "## `worker`": all_settings.WorkerSettings,
+    "### `worker.more_pools.<name>`": all_settings.MorePoolSettings,
     "## `gateway`": gateway_settings.GatewaySettings,
     "### `gateway.tls`": gateway_settings.GatewayTlsSettings,
     "### `gateway.tokens.<name>`": gateway_settings.TokenSettings,

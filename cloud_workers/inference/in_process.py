@@ -107,6 +107,7 @@ def open_in_process(settings: WorkerSettings, spec: CodecSpec, thread: WorkThrea
     model = load_model(
         source,
         device=settings.device,
+        precision=settings.precision,
         tiles_per_edge=spec.tiles_per_edge,
         frame_size_px=spec.tile_px,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
@@ -29,10 +28,12 @@ from cloud_workers.inference.family_parts import (
     paligemma_prompt,
     position_grid_size,
 )
+from cloud_workers.inference.precision import quantise_weights, weights_dtype
 from cloud_workers.inference.still_processors import load_processor
 from cloud_workers.inference.transformers_adapter import TransformersAdapter
 from pipeline.codec.model_files import check_model_files
 from pipeline.config.logs import get_logger
+from pipeline.config.serving_settings import ModelPrecision
 from schemas.errors import ArtifactError
 
 _PIXELS: Final = frozenset({"pixel_values"})
@@ -182,7 +183,7 @@ def load_model(
     source: str | Path,
     *,
     device: str = "cpu",
-    dtype: torch.dtype | None = None,
+    precision: ModelPrecision = "auto",
     tiles_per_edge: int = 1,
     frame_size_px: int | None = None,
 ) -> ModelAdapter:
@@ -191,7 +192,7 @@ def load_model(
     Args:
         source: folder in ``save_pretrained`` format, or hub id, ``org/name`` or ``org/name@revision``.
         device: torch device.
-        dtype: of the weights; None is float32 on a CPU and the checkpoint's own elsewhere.
+        precision: its arithmetic; ``auto`` is float32 on a CPU and the checkpoint's own elsewhere.
         tiles_per_edge: see `TransformersAdapter`.
         frame_size_px: see `TransformersAdapter`.
 
@@ -211,8 +212,6 @@ def load_model(
         check_model_files(Path(name))
     else:
         name, revision = hub_id_and_revision(name)
-    if dtype is None and torch.device(device).type == "cpu":
-        dtype = torch.float32
     try:
         # Before the weights, which may be gigabytes.
         config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
@@ -222,7 +221,7 @@ def load_model(
         model = AutoModelForImageTextToText.from_pretrained(
             name,
             revision=revision or "main",
-            dtype="auto" if dtype is None else dtype,
+            dtype=weights_dtype(precision, device),
             use_safetensors=True,
             trust_remote_code=False,
         )
@@ -239,7 +238,11 @@ def load_model(
     ) as error:
         raise ArtifactError(name, _unusable(error, local=local)) from error
     model = model.to(device).eval().requires_grad_(False)
-    _log.info("model loaded", model=type(model).__name__, source=name, parameters=model.num_parameters())
+    if precision == "int8":
+        quantise_weights(model)
+    _log.info(
+        "model loaded", model=type(model).__name__, source=name, parameters=model.num_parameters(), precision=precision
+    )
     return adapt(model, processor, source=name, tiles_per_edge=tiles_per_edge, frame_size_px=frame_size_px)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from latentbus.reports.output_files import json_target
 from latentbus.reports.results_page import MarkdownOption
+from pipeline.config.serving_settings import ModelPrecision
 
 NEEDED_RECORD_HZ: Final = 8_000
 """Messages a second that the recorder must take without a loss."""
@@ -84,3 +85,30 @@ class EdgeBenchOptions:
     install: Annotated[
         bool, typer.Option(help="Install an edge into an empty environment to measure it; takes a minute.")
     ] = True
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBenchOptions:
+    """What is measured of a worker's model.
+
+    Attributes:
+        json_file: where every figure is written.
+        markdown: where they are written as a page.
+        models: directory with a model and its codec; None is the bundled pair.
+        threads: of the model, and of all that it is compared with.
+        repeats: runs that count.
+        precision: arithmetic of the model.
+    """
+
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write every figure to this file.", callback=json_target)
+    ] = None
+    markdown: MarkdownOption = None
+    models: Annotated[
+        Path | None, typer.Option(help="Directory of `latentbus codec calibrate`; the bundled pair unless given.")
+    ] = None
+    threads: Annotated[int, typer.Option(help="Threads of the model.", min=1, max=256)] = 2
+    repeats: Annotated[int, typer.Option(help="Runs of which the median counts.", min=1, max=100)] = 3
+    precision: Annotated[
+        ModelPrecision, typer.Option(help="Arithmetic of the model: auto, fp32, bf16, fp16 or int8.")
+    ] = "auto"

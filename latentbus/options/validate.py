@@ -50,7 +50,19 @@ def problems_of_files(folder: Path, values: Mapping[str, Any]) -> Iterator[Probl
         worker = section(values, *map(str, place))
         yield from _codec_problem(folder, place, worker)
         yield from _vlm_problem(folder, place, worker)
+        yield from _more_pools_problems(folder, values, place)
         yield from _path_problem(folder, values, (*place, "recording", "file"), _cannot_be_made)
+
+
+def _more_pools_problems(folder: Path, values: Mapping[str, Any], worker: Location) -> Iterator[Problem]:
+    for pool in section(values, *map(str, worker), "more_pools"):
+        place = (*worker, "more_pools", pool)
+        more = section(values, *map(str, place))
+        if isinstance(more.get("codec"), str):
+            yield from _codec_problem(folder, place, more)
+        yield from _vlm_problem(folder, place, more)
+        for name in ("ca_file", "cert_file", "key_file"):
+            yield from _path_problem(folder, values, (*map(str, place), "broker", "tls", name), _no_such_file)
 
 
 def _path_problem(

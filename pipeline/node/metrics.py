@@ -32,6 +32,23 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self.ready = self.gauge("ready", "1 once the process does its work")
+        self._parts: _Parts | None = None
+
+    def part(self, name: str, value: str) -> Metrics:
+        """Metrics of a part of this process, served with the others under a label of their own.
+
+        Its ``ready`` is not served: the process is ready when all of its parts are.
+
+        Args:
+            name: of the label; the same for all parts.
+            value: that tells this part from the others.
+        """
+        if self._parts is None:
+            self._parts = _Parts(name)
+            self.registry.register(self._parts)
+        part = Metrics()
+        self._parts.registries[value] = part.registry
+        return part
 
     def counter(self, name: str, documentation: str, labels: Iterable[str] = ()) -> Counter:
         """A counter that the caller increments; ``_total`` is added to its name."""
@@ -105,6 +122,25 @@ class Metrics:
             server.shutdown()
             server.server_close()
             thread.join()
+
+
+class _Parts(Collector):
+    """Families of all parts, those of one name together: an exposition has each of them once."""
+
+    def __init__(self, label: str) -> None:
+        self.registries: dict[str, CollectorRegistry] = {}
+        self._label = label
+
+    def collect(self) -> Iterable[Metric]:
+        families: dict[str, Metric] = {}
+        for value, registry in self.registries.items():
+            for found in registry.collect():
+                if found.name == f"{NAMESPACE}_ready":
+                    continue
+                family = families.setdefault(found.name, Metric(found.name, found.documentation, found.type))
+                for sample in found.samples:
+                    family.samples.append(sample._replace(labels={**sample.labels, self._label: value}))
+        yield from families.values()
 
 
 class _Watch(Collector):

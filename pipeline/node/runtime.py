@@ -66,6 +66,42 @@ class Stop:
             notify("READY=1")
 
 
+class PartStop(Stop):
+    """The stop of one of several nodes in a process: one request stops all, and the process is ready when all are.
+
+    Args:
+        whole: of the process.
+        waited_for: names of the parts that are not ready, shared by all of them.
+        name: of this part.
+    """
+
+    def __init__(self, whole: Stop, waited_for: set[str], name: str) -> None:
+        super().__init__(whole.drain_timeout_s)
+        self._whole = whole
+        self._waited_for = waited_for
+        self._name = name
+
+    @property
+    def requested(self) -> bool:
+        """Whether the process was asked to drain."""
+        return self._whole.requested
+
+    def request(self) -> None:
+        """Ask the whole process to drain."""
+        self._whole.request()
+
+    async def wait(self) -> None:
+        """Wait until the process is asked to drain."""
+        await self._whole.wait()
+
+    def set_ready(self) -> None:
+        """Say that this part does its work now."""
+        self.ready.set()
+        self._waited_for.discard(self._name)
+        if not self._waited_for:
+            self._whole.set_ready()
+
+
 def run(main: Callable[[Stop], Awaitable[int]], *, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> int:
     """Run a process to its end.
 

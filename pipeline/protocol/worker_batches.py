@@ -30,10 +30,17 @@ class Batches:
         max_batches: batches at the model at a time.
         max_frames: frames in one batch.
         max_work: work of one batch, see :class:`~pipeline.protocol.worker_work.WorkCosts`.
+        gather_s: a frame that finds the model idle waits so long at most for others to share its batch. What came
+            while the model was busy has waited already.
     """
 
-    def __init__(self, frames: WorkerFrames, *, max_batches: int, max_frames: int, max_work: float) -> None:
+    def __init__(
+        self, frames: WorkerFrames, *, max_batches: int, max_frames: int, max_work: float, gather_s: float = 0.0
+    ) -> None:
         self._frames = frames
+        self._gather_s = gather_s
+        self._none_waited = True
+        self._gathers_until_s: float | None = None
         self._max_batches = max_batches
         self._max_frames = max_frames
         self._max_work = max_work
@@ -44,9 +51,16 @@ class Batches:
     def __len__(self) -> int:
         return len(self._in_hand)
 
+    def due_s(self) -> float | None:
+        """When frames that wait for others have waited long enough; None while none do."""
+        return self._gathers_until_s
+
     def start(self, now_s: float) -> RunBatch | None:
-        """The next batch, if the model has room for one and a frame waits."""
+        """The next batch, if the model has room for one and a frame waits that has waited for others."""
         if len(self._in_hand) >= self._max_batches:
+            self._none_waited, self._gathers_until_s = False, None
+            return None
+        if self._gather_s and self._gathers(now_s):
             return None
         token = self._tokens + 1
         passes = tuple(self._frames.passes.take(self._max_frames, now_s, self._max_work, batch=token))
@@ -55,6 +69,20 @@ class Batches:
         self._tokens = token
         self._in_hand[token] = _InHand(passes, now_s)
         return RunBatch(token, passes)
+
+    def _gathers(self, now_s: float) -> bool:
+        """Whether further frames are waited for; decides so anew after each moment in which none waited."""
+        waiting = self._frames.passes.waiting()
+        if not waiting:
+            self._none_waited, self._gathers_until_s = True, None
+            return False
+        if self._gathers_until_s is None and self._none_waited:
+            self._gathers_until_s = now_s + self._gather_s
+        self._none_waited = False
+        if self._gathers_until_s is not None and now_s < self._gathers_until_s and waiting < self._max_frames:
+            return True
+        self._gathers_until_s = None
+        return False
 
     def done(self, token: int, results: Sequence[PassResult], now_s: float) -> None:
         """What became of a batch. A pass without a result has failed.

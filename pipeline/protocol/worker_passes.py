@@ -75,6 +75,10 @@ class InferencePasses:
         self._counters = counters
         self._alone = alone
 
+    def waiting(self) -> int:
+        """Frames that wait for the model."""
+        return len(self._frames.in_stage(WorkerStage.PARKED))
+
     def take(self, max_frames: int, now_s: float, max_work: float = inf, *, batch: int = 0) -> list[InferencePass]:
         """Frames for the model to read next, by the rule of :mod:`~pipeline.protocol.worker_schedule`.
 

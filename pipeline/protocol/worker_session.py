@@ -58,6 +58,7 @@ class WorkerSession:
         max_batches: batches that the model takes at a time.
         max_batch_frames: frames in one of them.
         max_batch_work: work of one of them.
+        gather_s: longest wait of a frame that finds the model idle for others to share its batch.
 
     Attributes:
         identity: who it is.
@@ -76,6 +77,7 @@ class WorkerSession:
         max_batches: int = 1,
         max_batch_frames: int = 16,
         max_batch_work: float = inf,
+        gather_s: float = 0.0,
     ) -> None:
         self.identity = identity
         self._frames = WorkerFrames(
@@ -91,7 +93,11 @@ class WorkerSession:
         )
         self.counters = self._frames.counters
         self._batches = Batches(
-            self._frames, max_batches=max_batches, max_frames=max_batch_frames, max_work=max_batch_work
+            self._frames,
+            max_batches=max_batches,
+            max_frames=max_batch_frames,
+            max_work=max_batch_work,
+            gather_s=gather_s,
         )
         self._outgoing = WorkerOutgoing()
         self.publishes: Counter[str] = self._outgoing.counters
@@ -153,7 +159,7 @@ class WorkerSession:
 
     def next_wake_s(self) -> float | None:
         """When :meth:`poll` is due at the latest; None while nothing can time out."""
-        due = [self._frames.next_wake_s(), self._outgoing.next_s()]
+        due = [self._frames.next_wake_s(), self._outgoing.next_s(), self._batches.due_s()]
         if self._connected and not self._gone:
             due.append(self._status.due_s(self._frames.load()))
         return min((due_s for due_s in due if due_s is not None), default=None)

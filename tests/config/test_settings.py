@@ -79,10 +79,44 @@ def test_a_hub_id_is_no_path_unless_a_folder_of_that_name_stands_beside_the_file
     assert require_worker(load_settings(path), path).vlm == str(tmp_path / "vendor/vlm-256m")
 
 
+def test_each_further_pool_is_a_worker_of_its_own(tmp_path: Path) -> None:
+    text = (
+        "worker:\n  name: w-1\n  vlm: ./vlm\n  codec: codecs/a\n  recording: {file: log/w.mcap}\n  threads: 2\n"
+        "  more_pools:\n    detail: {codec: codecs/b}\n"
+        "    other:\n      codec: codecs/c\n      vlm: ./second\n      name: w-9\n"
+        "      broker: {tls: {ca_file: ca.crt, cert_file: w-9.crt, key_file: w-9.key}}\n"
+    )
+    path = write(tmp_path, text)
+    worker = require_worker(load_settings(path), path)
+    detail, other = worker.of_pool("detail"), worker.of_pool("other")
+    assert (detail.pool, detail.name, detail.vlm) == ("detail", "w-1-detail", str(tmp_path / "vlm"))
+    assert (detail.codec, detail.threads, detail.more_pools) == (tmp_path / "codecs/b", 2, {})
+    assert detail.recording is not None
+    assert detail.recording.file == tmp_path / "log/w-detail.mcap"
+    assert (other.name, other.vlm, other.codec) == ("w-9", str(tmp_path / "second"), tmp_path / "codecs/c")
+    broker = worker.more_pools["other"].broker
+    assert broker is not None
+    assert broker.tls is not None
+    assert broker.tls.key_file == tmp_path / "w-9.key"
+
+
 @pytest.mark.parametrize(
     ("text", "where", "what"),
     [
         ("broker:\n  prt: 1\n", "site.yaml:2: broker.prt", "did you mean port?"),
+        ("worker: {more_pools: {main: {codec: c}}}\n", "site.yaml:1: worker", "is the pool of worker.pool"),
+        ("worker: {more_pools: {b: {vlm: v}}}\n", "worker.more_pools.b.codec", "missing"),
+        (
+            "worker: {name: w, more_pools: {b: {codec: c, name: w}}}\n",
+            "site.yaml:1: worker",
+            "w is the name in two pools",
+        ),
+        (
+            f"worker: {{name: {'w' * 30}, more_pools: {{bee: {{codec: c}}}}}}\n",
+            "site.yaml:1: worker",
+            "give that entry of more_pools a name",
+        ),
+        ("worker: {precision: fp8}\n", "site.yaml:1: worker.precision", "got 'fp8'"),
         ("broker:\n  port: 99999\n", "site.yaml:2: broker.port", "65535 (got 99999)"),
         ("\nbrokr: {}\n", "site.yaml:2: brokr", "did you mean broker?"),
         ("edge: {site: n}\n", "site.yaml:1: edge.cameras", "missing"),

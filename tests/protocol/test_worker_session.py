@@ -55,7 +55,7 @@ class Worker:
         *,
         drawn: bool = False,
         connected: bool = True,
-        **batches: int,
+        **batches: float,
     ) -> None:
         self.session = WorkerSession(
             settings or WorkerProtocolSettings(),

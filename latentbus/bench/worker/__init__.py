@@ -1,0 +1,1 @@
+"""What ``latentbus bench worker`` measures: questions a second of the model behind a worker."""
