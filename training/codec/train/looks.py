@@ -109,7 +109,6 @@ class Looks:
         partial.write_text(json.dumps(self.as_dict()), encoding="utf-8")
         partial.replace(self._path)
 
-    @property
     def is_over(self) -> bool:
         """Whether patience has run out."""
         best = self.best

@@ -186,7 +186,7 @@ class _Judge:
                 f"sizes (KLT {fmean(rungs.agreement):.1%}, {fmean(rungs.error):.4f}), "
                 f"whole latents {found.whole_bytes:.0f} bytes"
             )
-        if over := looks.is_over:
+        if over := looks.is_over():
             self._report(f"no better for {self._job.learning.patience} looks: ends at step {trainer.step}")
         return over
 
