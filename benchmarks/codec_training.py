@@ -2,7 +2,8 @@
 
 SmolVLM-256M's real shapes with random weights: 512 x 512 pixels, one tile, 64 visual tokens of 576 values. Measured are
 the vision tower, the language model's own answers, and steps of the training with and without the language model, each
-a few times, with their floating-point operations. The whole recipe of docs/own-model.md is computed from that.
+a few times, with their floating-point operations. The whole recipe of docs/own-model.md is computed from that, in
+proportion to the pictures of a step: a part of a batch, as with ``--accumulate``, is enough to measure.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,8 +44,8 @@ _IMAGE_TOKEN: Final = 49_190
 _PROMPT_TOKENS: Final = 12
 """Of the chat template before the image, and of a question behind it with what opens the answer."""
 _QUESTION_TOKENS: Final = 18
-_TOWER_FRAMES: Final = 4
-_CURVE_FRAMES: Final = 8
+_TOWER_FRAMES: Final = 2
+_CURVE_FRAMES: Final = 4
 _LENGTHS: Final = 8
 """Prefix lengths of a look, and of a codec's calibration."""
 
@@ -133,7 +134,13 @@ def random_questions(frames: int, device: torch.device) -> Questions:
 
 
 def measure(learning: Learning, device: torch.device, runs: int) -> dict[str, Any]:
-    """Costs of the parts by name, and the most memory of each."""
+    """Costs of the parts by name, and the most memory of each.
+
+    Args:
+        learning: With the batch that is measured.
+        device: Where.
+        runs: Of each part, after one that warms up.
+    """
     model = real_shapes().to(device)
     tower = tower_of(model, SIZE_PX).to(device)
     images = torch.randn(_TOWER_FRAMES, 3, SIZE_PX, SIZE_PX, device=device)
@@ -142,16 +149,19 @@ def measure(learning: Learning, device: torch.device, runs: int) -> dict[str, An
     memory = {"tower": memory_gb(device)}
     size = latent_size(TOKENS, DIM)
     budget = learning.budget(size, 256, 1)
-    tokens = torch.randn(max(96, learning.batch), TOKENS, DIM, device=device).half()
+    tokens = torch.randn(max(64, learning.batch), TOKENS, DIM, device=device).half()
     prefix = (*range(3, 3 + _PROMPT_TOKENS), *([_IMAGE_TOKEN] * TOKENS))
     half = device.type != "cpu" if learning.half is None else learning.half
     view = LanguageView(model, prefix, half=half)
     shown = budget.view_frames
     questions = random_questions(shown, device)
-    found["answers_a_picture"] = cost_of(
-        lambda: view.reference(tokens[:shown], questions, answer_tokens=ANSWER_TOKENS), 1, device
-    ).each(shown)
-    reference = view.reference(tokens[:shown], questions, answer_tokens=ANSWER_TOKENS)
+    asked = []
+
+    def ask() -> None:
+        asked.append(view.reference(tokens[:shown], questions, answer_tokens=ANSWER_TOKENS))
+
+    found["answers_a_picture"] = cost_of(ask, 1, device).each(shown)
+    reference = asked[0]
     memory["answers"] = memory_gb(device)
     klt = fit_klt(tokens.cpu(), size.count, size.dim, target_bytes=1.25 * size.target_bytes, planes=budget.planes)
     klt = klt.to(device)
@@ -166,13 +176,15 @@ def measure(learning: Learning, device: torch.device, runs: int) -> dict[str, An
         trainer.step = budget.steps // 2
         trainer.model.train()
         trainer.model.fast_branches = half
-        found[name] = cost_of(lambda trained=trainer: trained.one_step(0.0), runs, device)  # type: ignore[misc]
+        step = cost_of(lambda trained=trainer: trained.one_step(0.0), runs, device)  # type: ignore[misc]
+        found[f"{name}_a_picture"] = step.each(learning.batch)
         memory[name] = memory_gb(device)
-    looked_at = _looked_at(material, questions, device)
+    looked_at = _looked_at(material, device)
     few = tokens[:_CURVE_FRAMES]
     whole = cost_of(lambda: rate_curve(trainer.model.eval(), few, looked_at, view, points=_LENGTHS), 1, device)
     found["look_a_picture"] = whole.each(_CURVE_FRAMES)
     return {
+        "batch": learning.batch,
         "latent": asdict(size),
         "parameters": {
             "vlm": sum(parameter.numel() for parameter in model.parameters()),
@@ -183,13 +195,13 @@ def measure(learning: Learning, device: torch.device, runs: int) -> dict[str, An
     }
 
 
-def _looked_at(material: Material, questions: Questions, device: torch.device) -> Material:
+def _looked_at(material: Material, device: torch.device) -> Material:
     rows = torch.arange(_CURVE_FRAMES, device=device)
     return Material(
         material.tokens,
         material.prefix,
         rows,
-        questions.of(rows),
+        material.questions.of(rows),
         material.reference.of(rows),
         material.kinds,
         material.kind[rows],
@@ -199,7 +211,7 @@ def _looked_at(material: Material, questions: Questions, device: torch.device) -
 def recipe(measured: dict[str, Any], learning: Learning) -> list[dict[str, Any]]:
     """Hours and operations of each part of the whole recipe, computed from the measured ones."""
     costs = {name: Cost(**cost) for name, cost in measured["costs"].items()}
-    steps, most = learning.steps, LEARNED.most
+    steps, batch, most = learning.steps, learning.batch, LEARNED.most
     without = round(learning.view_from * steps)
     looks = steps // learning.evaluate_every + 2
     calibrated = sum(most[name] for name in ("score", "policy", "calibration", "report"))
@@ -207,8 +219,12 @@ def recipe(measured: dict[str, Any], learning: Learning) -> list[dict[str, Any]]
     counted = [
         (f"vision tower, {PICTURES:,} pictures", "tower_a_picture", PICTURES),
         (f"the model's own answers, {asked:,} pictures", "answers_a_picture", asked),
-        (f"{without:,} steps without the language model", "step_without_the_language_model", without),
-        (f"{steps - without:,} steps with it", "step", steps - without),
+        (
+            f"{without:,} steps of {batch} without the language model",
+            "step_without_the_language_model_a_picture",
+            without * batch,
+        ),
+        (f"{steps - without:,} steps of {batch} with it", "step_a_picture", (steps - without) * batch),
         (f"{looks} looks at {most['selection']} pictures", "look_a_picture", looks * most["selection"]),
         (f"stop rule and report, {calibrated:,} pictures", "look_a_picture", calibrated),
     ]
@@ -226,7 +242,7 @@ def as_markdown(measured: dict[str, Any], rows: list[dict[str, Any]], learning: 
     """The page."""
     size = LatentSize(**measured["latent"])
     costs = [
-        (name.replace("_", " "), f"{cost['seconds']:.2f}", f"{cost['tflop']:.3f}")
+        (name.replace("_", " "), f"{cost['seconds']:.3f}", f"{cost['tflop']:.4f}")
         for name, cost in measured["costs"].items()
     ]
     hours, pflop = (sum(row[name] for row in rows) for name in ("hours", "pflop"))
@@ -237,9 +253,10 @@ def as_markdown(measured: dict[str, Any], rows: list[dict[str, Any]], learning: 
         [
             f"SmolVLM-256M's shapes with random weights ({measured['parameters']['vlm'] / 1e6:.0f} million parameters),"
             f" 512 x 512 pixels, one tile, {TOKENS} tokens of {DIM} values; latents of {size.count} x {size.dim} "
-            f"symbols, a codec of {measured['parameters']['codec'] / 1e6:.1f} million parameters. Batches of "
-            f"{learning.batch} in {learning.accumulate} parts, of which the language model looks at "
-            f"{round(learning.view_share * learning.batch)}, with {VIEW_QUESTIONS} questions each. Device: {device}.",
+            f"symbols, a codec of {measured['parameters']['codec'] / 1e6:.1f} million parameters. Of "
+            f"{learning.view_share:.1%} of the pictures the language model is asked {VIEW_QUESTIONS} questions. "
+            f"Measured with batches of {measured['batch']}, which is what `--batch {learning.batch} --accumulate "
+            f"{learning.batch // measured['batch']}` computes at a time. Device: {device}.",
             "",
             "## Measured",
             "",
@@ -263,15 +280,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--runs", type=int, default=1, help="of each part, after one that warms up")
-    parser.add_argument("--batch", type=int, default=Learning().batch)
-    parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=Learning().batch // 4, help="pictures of a measured step")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--markdown", type=Path, help="write the figures as a page to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = check_device(arguments.device, "--device")
-    learning = Learning(batch=arguments.batch, accumulate=arguments.accumulate)
-    measured = measure(learning, device, arguments.runs)
+    learning = Learning()
+    measured = measure(replace(learning, batch=arguments.batch), device, arguments.runs)
     rows = recipe(measured, learning)
     json.dump({**measured, "recipe": rows}, sys.stdout, indent=2)
     print()
