@@ -13,14 +13,14 @@ from enum import StrEnum
 from itertools import product
 
 from broker_config.devices import Device, DeviceKind
-from schemas import topics
+from schemas import home_assistant, topics
 from schemas.errors import StateError
 from schemas.topics import ROOT, ROUTES, Family, Role, Route
 
 ANY = "+"
 CONTROL_TOPICS = "$CONTROL/dynamic-security/#"
 """Requests to the dynamic-security plug-in and its responses."""
-LEFT_RETAINED = (Family.STATUS, Family.KEY, Family.QUESTION, Family.LOAD, Family.ASK)
+LEFT_RETAINED = (Family.STATUS, Family.KEY, Family.QUESTION, Family.CONFIG, Family.LOAD, Family.ASK)
 """Families where a device that is gone may have left a message: those that are retained, loads, and asks that a client
 published retained, which everybody ignores."""
 
@@ -61,7 +61,8 @@ _SENDS: dict[DeviceKind, frozenset[Family]] = {
     DeviceKind.CLIENT: frozenset({Family.ASK}),
     DeviceKind.DASHBOARD: frozenset(),
     DeviceKind.GATEWAY: frozenset({Family.ASK, Family.STATUS}),
-    DeviceKind.OPERATOR: frozenset({Family.ASK, Family.QUESTION, *_REQUESTS}),
+    DeviceKind.OPERATOR: frozenset({Family.ASK, Family.QUESTION, Family.CONFIG, *_REQUESTS}),
+    DeviceKind.HOME_ASSISTANT: frozenset(),
     DeviceKind.RECORDER: frozenset({Family.STATUS}),
 }
 """Of what the table of topics admits for its role, what a kind publishes."""
@@ -90,7 +91,14 @@ def rights_of(device: Device, fleet_cameras: Collection[str] = ()) -> list[Right
         return sorted(
             right for topic in (CONTROL_TOPICS, *cleared) for right in (*_reading(topic), Right(Access.PUBLISH, topic))
         )
+    if device.kind is DeviceKind.HOME_ASSISTANT:
+        status = f"{ROOT}/{Family.STATUS}/{DeviceKind.GATEWAY}/{ANY}"
+        birth = Right(Access.PUBLISH, home_assistant.birth_topic())
+        return sorted([*_reading(f"{home_assistant.PREFIX}/#"), *_reading(status), birth])
     rights = set(_recording()) if device.kind is DeviceKind.RECORDER else set()
+    if device.kind is DeviceKind.GATEWAY:
+        for topic in home_assistant.filters():
+            rights.update((*_reading(topic), Right(Access.PUBLISH, topic)))
     role = _ROLES.get(device.kind, Role.CLIENT)
     for family, route in ROUTES.items():
         if role in route.senders and family in _SENDS[device.kind]:

@@ -27,6 +27,8 @@ class DeviceKind(StrEnum):
     """Asks for many people and reads what a dashboard reads."""
     OPERATOR = "operator"
     """As a gateway, and changes standing questions."""
+    HOME_ASSISTANT = "home_assistant"
+    """Home Assistant: reads what the gateway tells it, and publishes its own birth."""
     RECORDER = "recorder"
     """Reads everything, the coded frames included."""
     ADMIN = "admin"

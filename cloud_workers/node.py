@@ -28,19 +28,21 @@ from cloud_workers.inference.in_process import open_in_process
 from cloud_workers.loading import OpenBackend, load_worker_model, opened_once
 from cloud_workers.model_thread import model_thread
 from cloud_workers.pass_engine import PassDone, PassEngine, PassResult
-from cloud_workers.telemetry import watch_shift, watch_worker
+from cloud_workers.telemetry import count_answers, shift_signs, watch_shift, watch_worker
 from pipeline.bus.base import Bus, ConnectionChange, Inbound
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.config.logs import get_logger
 from pipeline.config.settings import LatentbusSettings, WorkerSettings
+from pipeline.node.answer_metrics import AnswerMetrics
 from pipeline.node.clock import Clock
 from pipeline.node.connection import node_bus
 from pipeline.node.containment import Containment
 from pipeline.node.metrics import Metrics
 from pipeline.node.node import Node, Work
 from pipeline.node.node_log import node_log
+from pipeline.node.process_health import ProcessHealth, ProcessProbe, belongings_of
 from pipeline.node.publisher import Publisher
-from pipeline.node.runtime import PartStop, Stop
+from pipeline.node.runtime import PartStop, Stop, software_version
 from pipeline.node.timers import SessionTimers
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol import ports
@@ -51,6 +53,7 @@ from pipeline.protocol.worker_work import WorkCosts
 from schemas.errors import BusError, ConfigError
 from schemas.messages import RejectReason
 
+BATCH_BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 DRAIN_RESERVE_S: Final = 1.0
 """Of the drain time, for the goodbye."""
 
@@ -160,7 +163,14 @@ async def _serve(
             )
         )
         watch_shift(metrics, model.shift)
-        return await WorkerNode(session, bus, model.engine, metrics).run(stop)
+        metrics.build_info("worker", software_version(), model.spec.fingerprint4.hex())
+        health = ProcessHealth(
+            ProcessProbe("worker", name, belongings_of(settings.broker, None, worker.recording), metrics),
+            metrics,
+            tell=session.health,
+            more=lambda: shift_signs(name, model.shift),
+        )
+        return await WorkerNode(session, bus, model.engine, metrics, health=health).run(stop)
 
 
 class WorkerNode(Node):
@@ -173,6 +183,7 @@ class WorkerNode(Node):
         metrics: where it counts.
         clock: monotonic time.
         containment: takes what nobody else has handled.
+        health: looks after the health of the process; None for nobody.
     """
 
     def __init__(
@@ -184,8 +195,11 @@ class WorkerNode(Node):
         *,
         clock: Clock | None = None,
         containment: Containment | None = None,
+        health: ProcessHealth | None = None,
     ) -> None:
         super().__init__(bus, metrics, _log, clock=clock, containment=containment)
+        self._process_health = health
+        self._answers = AnswerMetrics(metrics, "the admission of a frame")
         self._session = session
         self._engine = engine
         self._publisher = Publisher(bus, self._published, problems=self._problems, containment=self._containment)
@@ -197,7 +211,7 @@ class WorkerNode(Node):
         self._connected_once = asyncio.Event()
         self._changed = asyncio.Event()
         self._batch_seconds = metrics.seconds("worker_batch_seconds", "time of one batch at the model")
-        self._batch_frames = metrics.counter("worker_batch_frames", "frames that went through the model")
+        self._batch_frames = metrics.amounts("worker_batch_frames", "Frames of one batch", BATCH_BUCKETS)
         self._watch_session(session)
         watch_worker(metrics, session)
 
@@ -206,7 +220,35 @@ class WorkerNode(Node):
         return {
             "timers": lambda: self._containment.repeat("timers", self._timers.step),
             "publisher": self._publisher.run,
+            **({} if self._process_health is None else self._watch_health(self._process_health)),
         }
+
+    def drops(self) -> Mapping[str, float]:
+        """See :class:`~pipeline.node.node.Node`."""
+        counts = dict(self._session.publishes)
+        lost = {f"outgoing_{kind}": counts.get(kind, 0) for kind in ("dropped", "failed", "oversize")}
+        return {**super().drops(), **lost}
+
+    def queues(self) -> Mapping[str, float]:
+        """See :class:`~pipeline.node.node.Node`."""
+        return {**super().queues(), "publishes": self._session.waiting(), "frames": self._session.unfinished()}
+
+    def queue_ages_s(self) -> Mapping[str, float]:
+        """See :class:`~pipeline.node.node.Node`."""
+        admitted_s = [frame.admitted_s for frame in self._session.frames()]
+        return {"frames": self._clock.now_s() - min(admitted_s) if admitted_s else 0.0}
+
+    def backlog(self) -> Mapping[str, float]:
+        """See :class:`~pipeline.node.node.Node`."""
+        return {self._session.identity.pool: self._session.unfinished()}
+
+    def refinements(self) -> float:
+        """See :class:`~pipeline.node.node.Node`."""
+        return self._session.counters["refines"]
+
+    def lease_expiries(self) -> Mapping[str, float]:
+        """See :class:`~pipeline.node.node.Node`."""
+        return {"edge": self._session.counters["reopened_here"]}
 
     async def _prepare(self) -> Mapping[str, Any]:
         await self._connected_once.wait()
@@ -258,7 +300,7 @@ class WorkerNode(Node):
             self._containment.note("batch", error)
             return
         self._batch_seconds.observe(self._clock.now_s() - started_s)
-        self._batch_frames.inc(len(batch.passes))
+        self._batch_frames.observe(len(batch.passes))
         self._batch_done(batch, results)
 
     def _batch_done(self, batch: ports.RunBatch, results: Sequence[ports.PassResult]) -> None:
@@ -277,6 +319,7 @@ class WorkerNode(Node):
         outputs: Sequence[WorkerOutput] = ()
         with self._containment.around("poll"):
             outputs = self._session.poll(now_s)
+            count_answers(self._answers, self._session, now_s)
         for output in outputs:
             with self._containment.around(type(output).__name__.lower()):
                 self._carry_out(output)

@@ -8,12 +8,14 @@ before it returns, so that a camera blocks one thread at most.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
 from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture_policy import CapturePolicy
+from edge_nodes.picture_detail import picture_detail
 from edge_nodes.sources import CapturedFrame, FrameSource, SourceMachine, WatchedSource, redacted
 from pipeline.bus.backoff import Backoff
 from pipeline.config.logs import get_logger
@@ -33,6 +35,9 @@ SILENCE_LIMIT_S: Final = 30.0
 """A source that is asked and shows no frame for so long counts as blocked."""
 CLOSE_LIMIT_S: Final = 1.0
 """A camera that ends waits so long for its source to close."""
+
+DETAIL_EVERY_S: Final = 5.0
+"""Between two looks whether a camera is covered."""
 
 REOPEN = Backoff(initial_s=1.0, maximum_s=30.0, growth=2.0, stable_s=10.0)
 """Waits between attempts to open a source that failed: cameras reboot, file shares come back."""
@@ -78,6 +83,7 @@ class CameraCapture:
     Attributes:
         policy: as given.
         machine: what the source is doing.
+        detail: of the latest picture, see :func:`~edge_nodes.picture_detail.picture_detail`; None before the first.
         first_open: result of the first attempt to open the source: None, or the error. An attempt that blocks has
             failed for now.
     """
@@ -104,6 +110,8 @@ class CameraCapture:
         self._problems = problems
         self._containment = containment
         self._draw = draw
+        self.detail: float | None = None
+        self._detail_s = -math.inf
         self._up: bool | None = None
         self._called: tuple[str, float] | None = None
         self._woken = asyncio.Event()
@@ -190,6 +198,8 @@ class CameraCapture:
         """Whether a frame was asked about, or kept; one that cannot be fails by itself."""
         try:
             self.policy.check(captured)
+            if (now_s := self._clock.now_s()) - self._detail_s >= DETAIL_EVERY_S:
+                self._detail_s, self.detail = now_s, picture_detail(captured.pixels)
             if asks:
                 await self._taker.take(captured, standing=standing, ring=ring)
             else:

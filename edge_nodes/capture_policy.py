@@ -69,6 +69,15 @@ class CapturePolicy:
         if self._ring_interval_s is not None:
             self._ring = Sampler(self._ring_interval_s, now_s)
 
+    def set_interval(self, interval_s: float, now_s: float) -> None:
+        """Another time between frames for standing questions: the slots begin anew. A camera without any stays so."""
+        if self._interval_s is None or interval_s == self._interval_s:
+            return
+        self._interval_s = interval_s
+        self._phase_s = min(self._phase_s, interval_s)
+        if self._sampler is not None:
+            self._sampler = Sampler(interval_s, min(self._sampler.due_s, now_s + interval_s))
+
     def due(self, now_s: float) -> bool:
         """Whether a frame shall be taken as soon as there is room."""
         return self._site.asked(self._camera) or self._slot(now_s) is not None or self.ring_due(now_s)

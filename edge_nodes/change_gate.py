@@ -38,10 +38,24 @@ def make_change_gate(edge: EdgeSettings, codec_dir: Path, spec: CodecSpec) -> Ch
     if rule is None:
         _log.info("standing questions are asked of every frame: the codec has no change gate", fix=_FIX)
         return None
-    settings = GateSettings(
-        risk=_accepted_risk(rule, codec_dir),
-        max_age_s=wanted.max_age_s,
-        renew_s=wanted.renew_s,
+    settings = gate_settings(edge, _accepted_risk(rule, codec_dir), spec)
+    gate = ChangeGate(rule, settings)
+    _tell_closed(edge, rule, settings)
+    return gate
+
+
+def gate_settings(edge: EdgeSettings, risk: float, spec: CodecSpec) -> GateSettings:
+    """Bounds and exceptions of the gate.
+
+    Args:
+        edge: section of the settings.
+        risk: accepted for questions that name none.
+        spec: of the codec folder.
+    """
+    return GateSettings(
+        risk=risk,
+        max_age_s=edge.change_gate.max_age_s,
+        renew_s=edge.change_gate.renew_s,
         # A frame that is fitted in another way is none of those that the gate was calibrated on.
         open_cameras=frozenset(
             name
@@ -50,9 +64,6 @@ def make_change_gate(edge: EdgeSettings, codec_dir: Path, spec: CodecSpec) -> Ch
         ),
         open_questions=frozenset(name for name, question in edge.questions.items() if not question.change_gate),
     )
-    gate = ChangeGate(rule, settings)
-    _tell_closed(edge, rule, settings)
-    return gate
 
 
 def _accepted_risk(rule: GateFile, codec_dir: Path) -> float:

@@ -1,12 +1,15 @@
-"""Whether an edge makes progress: what its watchdog is asked, and what ``systemctl status`` shows."""
+"""Whether an edge makes progress, for its watchdog and ``systemctl status``, and how its cameras are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from edge_nodes.capture import CameraCapture
 from edge_nodes.encoder import EncoderThread
+from edge_nodes.picture_detail import DETAIL_BAD, DETAIL_OVER
+from edge_nodes.sources import SourceState
+from pipeline.health.conditions import HealthKind, Sign
 from pipeline.node.service_manager import Health
 from schemas.counting import counted
 
@@ -35,3 +38,19 @@ def edge_health(captures: Sequence[CameraCapture], encoder: EncoderThread, *, co
     if held_s > HELD_LIMIT_S:
         return Health(status, f"no camera has come back from being opened or closed for {held_s:.0f} s")
     return Health(status)
+
+
+def camera_signs(site: str, captures: Mapping[str, CameraCapture]) -> Iterator[Sign]:
+    """Whether cameras show anything, and anything new.
+
+    Args:
+        site: name of the site.
+        captures: of its cameras, by name.
+    """
+    for camera, capture in captures.items():
+        state, detail = capture.machine.state, capture.detail
+        away = state not in (SourceState.RUNNING, SourceState.ENDED)
+        yield Sign(HealthKind.CAMERA_STALLED, "site", site, away, camera)
+        if detail is not None:
+            even = True if detail < DETAIL_BAD else False if detail > DETAIL_OVER else None
+            yield Sign(HealthKind.CAMERA_COVERED, "site", site, None if away else even, camera, f"{detail:.1f}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -22,17 +22,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from edge_nodes.asking import asking_settings, check_reload
 from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture import CameraCapture, FrameTaker
 from edge_nodes.capture_policy import CapturePolicy
-from edge_nodes.change_gate import make_change_gate
+from edge_nodes.change_gate import gate_settings, make_change_gate
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.event_file import EventFile
 from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.frame_file import FrameFile
 from edge_nodes.frame_log import FrameLog
 from edge_nodes.frame_ring import RingKeeper
-from edge_nodes.health import edge_health
+from edge_nodes.health import camera_signs, edge_health
 from edge_nodes.load_shedding_log import LoadSheddingLog
 from edge_nodes.machine_clock import MachineClock
 from edge_nodes.observer import EdgeObserver
@@ -42,7 +43,7 @@ from edge_nodes.site import Site
 from edge_nodes.sources import FrameSource, make_source, redacted
 from edge_nodes.sources.view import viewed
 from edge_nodes.telemetry import EdgeTelemetry, watch_cameras, watch_encoder, watch_site
-from edge_nodes.uplink_spending import SpendingFile, UplinkSpending, spending_file_of, uplink_budget, wall_clock
+from edge_nodes.uplink_spending import SpendingFile, UplinkSpending, spending_file_of, uplink_budget
 from pipeline.bus.base import Bus, ConnectionChange, Inbound, Subscription
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.key_frame_policy import KeyFramePolicy
@@ -50,12 +51,14 @@ from pipeline.codec.spec import FitMode
 from pipeline.config.logs import get_logger
 from pipeline.config.settings import ClientBudgetSettings, EdgeSettings, LatentbusSettings
 from pipeline.node.ask_journal import AskJournal
-from pipeline.node.clock import Clock, MonotonicClock
+from pipeline.node.clock import Clock, MonotonicClock, wall_clock
 from pipeline.node.connection import node_bus
 from pipeline.node.containment import Containment
 from pipeline.node.metrics import Metrics
 from pipeline.node.node import Node, Work
-from pipeline.node.runtime import Stop
+from pipeline.node.process_health import Belongings, ProcessHealth, ProcessProbe, belongings_of
+from pipeline.node.reload import keep_reloading
+from pipeline.node.runtime import Stop, software_version
 from pipeline.node.service_manager import Health
 from pipeline.node.tasks import first_of
 from pipeline.node.work_thread import WorkThread
@@ -68,7 +71,7 @@ from pipeline.protocol.site_settings import SiteSettings
 from pipeline.protocol.store_settings import StorePolicy, StoreSettings
 from schemas import topics
 from schemas.errors import BusError, ConfigError, SourceError
-from schemas.messages import Question
+from schemas.messages import Condition, Question
 
 if TYPE_CHECKING:
     from pipeline.node.node_log import NodeLog
@@ -89,6 +92,7 @@ async def run_edge(
     *,
     observers: Sequence[EdgeObserver] = (),
     once_limit_s: float | None = None,
+    reload: Callable[[], EdgeSettings] | None = None,
 ) -> int:
     """Run the edge of a site until it is asked to stop, or all its cameras have ended.
 
@@ -97,6 +101,7 @@ async def run_edge(
         stop: set ready once the edge is connected and has a camera.
         observers: who watches, beside the metrics and the frame log of the settings.
         once_limit_s: ask about one frame of each camera, and end when all is answered, or after so long.
+        reload: reads its section of the settings again, when SIGHUP comes.
 
     Returns:
         Exit status: 0, EXIT_NOT_DRAINED when outcomes could not be told, or EXIT_INCOMPLETE
@@ -138,6 +143,7 @@ async def run_edge(
             frame_log = FrameLog(edge.frame_log, clock)
             owned.push_async_callback(frame_log.close)
         metrics = Metrics()
+        metrics.build_info("edge", software_version(), encoder.spec.fingerprint4.hex())
         log, latent_stores = await _begin_log(owned, settings, edge, codec_dir, metrics)
         spending_file = spending_file_of(edge)
         session = EdgeSession(
@@ -186,9 +192,11 @@ async def run_edge(
             frame_thread=frame_thread,
             clock=clock,
             frame_log=frame_log,
-            observers=[*observers, *latent_stores, EdgeTelemetry(metrics), *([frame_log] if frame_log else [])],
+            observers=[*observers, *latent_stores, *([frame_log] if frame_log else [])],
             metrics=metrics,
+            belongings=belongings_of(settings.broker, edge.state_dir, edge.recording),
             once_limit_s=once_limit_s,
+            reload=reload,
         )
         return await node.run(stop)
 
@@ -242,9 +250,11 @@ class EdgeNode(Node):
         frame_thread: where their disk is waited for.
         clock: monotonic time.
         frame_log: log of the frames, None for none.
-        observers: who watches.
+        observers: who watches, beside the metrics.
         metrics: where it counts.
+        belongings: what it keeps on disk.
         once_limit_s: see :func:`run_edge`.
+        reload: see :func:`run_edge`.
     """
 
     def __init__(
@@ -266,7 +276,9 @@ class EdgeNode(Node):
         frame_log: FrameLog | None,
         observers: Sequence[EdgeObserver],
         metrics: Metrics,
+        belongings: Belongings,
         once_limit_s: float | None = None,
+        reload: Callable[[], EdgeSettings] | None = None,
     ) -> None:
         super().__init__(bus, metrics, _log, clock=clock, containment=Containment(_log, sleep=clock.sleep))
         self._edge = edge
@@ -286,7 +298,15 @@ class EdgeNode(Node):
         self._once = None if once_limit_s is None else OnceRun(session)
         self._once_limit_s = once_limit_s or 0.0
         once: list[EdgeObserver] = [] if self._once is None else [self._once]
-        self._observers = [*observers, LoadSheddingLog(session.load_shedding, clock, self._pool_problems), *once]
+        self._reload = reload
+        self._telemetry = EdgeTelemetry(metrics)
+        self._belongings = belongings
+        self._observers = [
+            *observers,
+            self._telemetry,
+            LoadSheddingLog(session.load_shedding, clock, self._pool_problems),
+            *once,
+        ]
         self._captures: dict[str, CameraCapture] = {}
         self._camera_problems = CameraProblems()
 
@@ -323,24 +343,72 @@ class EdgeNode(Node):
                 self._session, self._spending_file, self._journal_thread, self._clock, site.pump
             )
             site.store_spending = self._spending.store
+        site.first_answer = self._telemetry.first_answer
         self._problems = site.problems
         self._captures = self._make_captures(site)
         watch_site(self._metrics, self._session, self._pool_problems)
         watch_encoder(self._metrics, self._encoder)
         watch_cameras(self._metrics, self._captures, self._sources, self._camera_problems)
         self._watch_session(self._session)
+        site.asking_changed = self._set_intervals
+        self._set_intervals()
+
+        def tell(conditions: Sequence[Condition]) -> None:
+            self._session.health(conditions)
+            site.pump()
+
+        health = ProcessHealth(
+            ProcessProbe("site", self._edge.site, self._belongings, self._metrics),
+            self._metrics,
+            tell=tell,
+            more=lambda: camera_signs(self._edge.site, self._captures),
+        )
         site.pump()
         return {
+            "time of day": partial(self._containment.repeat, "time of day", self._look_at_clock),
+            **self._reload_work(),
             "send": site.send,
             "store": site.store,
             "events": site.keep_events,
             **({} if site.frame_disk is None else {"frame store": site.frame_disk.run}),
             "timers": site.timers,
+            **self._watch_health(health),
             **({} if self._frame_log is None else {"frame log": self._frame_log.run}),
             **self._spending_work(),
             **({} if self._once is None else {"limit": self._limit}),
             **{f"capture[{name}]": capture.run for name, capture in self._captures.items()},
         }
+
+    async def _look_at_clock(self) -> None:
+        utc_s, uptime_s = wall_clock()
+        self._session.wall_clock(utc_s, uptime_s)
+        self._site.pump()
+        await self._clock.sleep(self._session.asking.next_look_s(utc_s))
+
+    def _set_intervals(self) -> None:
+        for name, capture in self._captures.items():
+            interval_s = self._session.interval_s(name)
+            if interval_s is not None:
+                capture.policy.set_interval(interval_s, self._clock.now_s())
+                capture.wake()
+
+    def _take_over(self, edge: EdgeSettings) -> None:
+        """Go on with other settings.
+
+        Raises:
+            ConfigError: something has changed that needs a restart.
+        """
+        check_reload(self._edge, edge)
+        self._edge = edge
+        gate = self._session.gate
+        limits = None if gate is None else gate_settings(edge, gate.settings.risk, self._encoder.spec)
+        self._session.reconfigure(site_settings(edge), limits)
+        self._site.pump()
+
+    def _reload_work(self) -> Work:
+        if self._reload is None:
+            return {}
+        return {"reload": partial(keep_reloading, self._stop, self._reload, self._take_over)}
 
     def _spending_work(self) -> Work:
         if self._spending is None:
@@ -352,6 +420,33 @@ class EdgeNode(Node):
         await self._clock.sleep(self._once_limit_s)
         _log.warning("the time for one frame of each camera is over", limit_s=self._once_limit_s)
         self._stop.request()
+
+    def drops(self) -> Mapping[str, float]:
+        """See :class:`~pipeline.node.node.Node`."""
+        uplink = {kind: count for kind, count in dict(self._session.uplink.counters).items() if "dropped" in kind}
+        return {**super().drops(), **uplink}
+
+    def queues(self) -> Mapping[str, float]:
+        """See :class:`~pipeline.node.node.Node`."""
+        frames = self._session.frames.waiting()
+        return {**super().queues(), "uplink": self._session.uplink.unsent, "frames": frames}
+
+    def queue_ages_s(self) -> Mapping[str, float]:
+        """See :class:`~pipeline.node.node.Node`."""
+        return {"frames": self._site.oldest_s()}
+
+    def backlog(self) -> Mapping[str, float]:
+        """See :class:`~pipeline.node.node.Node`."""
+        return {self._edge.pool: self._session.frames.waiting()}
+
+    def refinements(self) -> float:
+        """See :class:`~pipeline.node.node.Node`."""
+        return self._session.counters["refines"]
+
+    def lease_expiries(self) -> Mapping[str, float]:
+        """See :class:`~pipeline.node.node.Node`."""
+        counters = self._session.counters
+        return {"answer": counters["lease_over"], "accept": counters["open_unanswered"]}
 
     def _receive(self, events: Sequence[Inbound | ConnectionChange]) -> None:
         for event in events:
@@ -493,6 +588,8 @@ def site_settings(edge: EdgeSettings) -> SiteSettings:
             for name, camera in edge.cameras.items()
         },
         event_max_age_s=edge.ring.max_age_s,
+        shares={name: camera.uplink_share for name, camera in edge.cameras.items() if camera.uplink_share is not None},
+        asking=asking_settings(edge),
     )
 
 

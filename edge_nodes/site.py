@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edge_nodes.encoder import EncoderThread
 from edge_nodes.event_file import EventFile
@@ -54,6 +54,7 @@ from schemas.types import FrameId
 class _FrameInWork:
     captured_s: float
     undecided: int
+    answered: set[str] = field(default_factory=set)
 
 
 class Site(EdgeShell):
@@ -80,6 +81,8 @@ class Site(EdgeShell):
     Attributes:
         frame_disk: does what the session wants done with those frames.
         store_spending: called with what was spent of the uplink's budget, to be written.
+        asking_changed: called when the intervals of cameras may be others.
+        first_answer: called with who asked a question, and the time from its frame to its first answer.
     """
 
     def __init__(
@@ -114,7 +117,10 @@ class Site(EdgeShell):
         self._pool_problems = pool_problems
         self._observers = observers
         self._wake_camera = wake_camera
+        self.first_answer: Callable[[str, float], None] = lambda _asked, _elapsed_s: None
         self.store_spending: Callable[[StoreSpending], None] = lambda _spending: None
+        self.asking_changed: Callable[[], None] = lambda: None
+        self._asking_changes = session.asking_changes
         self._ring = ring
         self._requests: asyncio.Queue[JournalRequest] = asyncio.Queue()
         self._events = events
@@ -267,6 +273,18 @@ class Site(EdgeShell):
         """Wait until the broker has everything that was said."""
         await self.until(self.session.idle)
 
+    def pump(self) -> None:
+        """See :class:`~edge_nodes.shell.EdgeShell`."""
+        super().pump()
+        if self._asking_changes != self.session.asking_changes:
+            self._asking_changes = self.session.asking_changes
+            self.asking_changed()
+
+    def oldest_s(self) -> float:
+        """Age of the oldest frame whose questions are not all decided; 0 where there is none."""
+        captured_s = [work.captured_s for work in list(self._in_work.values())]
+        return self.clock.now_s() - min(captured_s) if captured_s else 0.0
+
     # ---- outputs ----------------------------------------------------------------------------------------------------
 
     def carry_out(self, output: EdgeOutput) -> None:
@@ -302,6 +320,7 @@ class Site(EdgeShell):
         match heard.message:
             case Answer():
                 self._first_prefix.answered(heard.message)
+                self._answered(heard.message)
                 self._pool_problems.answer(heard.message)
             case Reject():
                 self._pool_problems.reject(heard.message)
@@ -309,6 +328,13 @@ class Site(EdgeShell):
                 self._pool_problems.worker_status(heard.message)
             case _:
                 pass
+
+    def _answered(self, answer: Answer) -> None:
+        work = self._in_work.get((answer.camera, answer.frame))
+        if work is not None and answer.text and answer.query_id not in work.answered:
+            work.answered.add(answer.query_id)
+            asked = "ad_hoc" if answer.ad_hoc else "standing"
+            self.first_answer(asked, self.clock.now_s() - work.captured_s)
 
     def _ended(self, decision: Decision) -> None:
         delay_s = None

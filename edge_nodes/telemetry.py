@@ -13,6 +13,7 @@ from edge_nodes.encoder import EncoderThread
 from edge_nodes.observer import OfferedFrame
 from edge_nodes.pool_problems import PoolProblems
 from edge_nodes.sources import FrameSource, SourceState
+from pipeline.node.answer_metrics import AnswerMetrics
 from pipeline.node.metrics import Metrics
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import Decision
@@ -55,13 +56,7 @@ class EdgeTelemetry:
         self._source_up = metrics.gauge("source_up", "1 while the source of a camera is open", ["camera"])
         self._encode_seconds = metrics.seconds("encode_seconds", "Encoding of one frame, waiting included")
         self._first_prefix = metrics.shares("first_prefix_share", "First message of a frame, in shares of its latents")
-        self._delay_seconds = metrics.seconds(
-            "query_delay_seconds", "From the capture of a frame to the terminal outcome of a query", ["outcome"]
-        )
-
-        self._outcomes = metrics.counter(
-            "query_outcomes", "Queries by terminal outcome and by who asked, or of stored frames", ["outcome", "asked"]
-        )
+        self._answers = AnswerMetrics(metrics, "the capture of a frame")
 
     def frame_offered(self, offered: OfferedFrame) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
@@ -79,10 +74,13 @@ class EdgeTelemetry:
 
     def query_ended(self, decision: Decision, delay_s: float | None) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
-        if delay_s is not None:
-            self._delay_seconds.labels(decision.outcome.value).observe(delay_s)
         asked = "history" if decision.history else "ad_hoc" if decision.ad_hoc else "standing"
-        self._outcomes.labels(decision.outcome.value, asked).inc()
+        latents = None if decision.answer is None else decision.answer.latents
+        self._answers.ended(decision.outcome, asked, decision.reason, elapsed_s=delay_s, latents=latents)
+
+    def first_answer(self, asked: str, elapsed_s: float) -> None:
+        """A question got its first answer."""
+        self._answers.first(asked, elapsed_s)
 
     def source_changed(self, camera: str, up: bool) -> None:
         """See :class:`~edge_nodes.observer.EdgeObserver`."""
@@ -156,7 +154,6 @@ def watch_site(metrics: Metrics, session: EdgeSession, pool_problems: PoolProble
     metrics.watch_gauge("stored_bytes", "Size of their latents", lambda: float(session.store.entries.size_bytes))
     metrics.watch_gauge("storing", "1 while there is no link and frames are stored", lambda: float(session.storing))
     metrics.watch_gauge("unfinished_queries", "Queries without an outcome", lambda: float(session.unfinished()))
-    metrics.watch_gauge("uplink_waiting_messages", "Messages that wait for the uplink", lambda: session.uplink.unsent)
 
 
 def watch_encoder(metrics: Metrics, encoder: EncoderThread) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Final
@@ -14,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.config.logs import get_logger
 from pipeline.config.settings import EdgeSettings, UplinkBudgetSettings
-from pipeline.node.clock import Clock
+from pipeline.node.clock import Clock, wall_clock
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.uplink_budget import BudgetSettings, PeriodSpending, StoreSpending
@@ -25,13 +24,6 @@ _NAMES: Final = ("day", "month")
 _Count = Annotated[int, Field(ge=0, le=2**63)]
 _Row = tuple[_Count, _Count, _Count | None]
 _ROWS: Final = TypeAdapter(dict[str, _Row])
-
-
-def wall_clock() -> tuple[float, float]:
-    """Seconds of UTC as the device knows them, and seconds since it started, those of its sleep included."""
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.time(), time.monotonic()
 
 
 class SpendingFile:

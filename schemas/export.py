@@ -170,7 +170,7 @@ def _operation(family: Family, action: str, role: Role) -> Schema:
     if action == "send":
         binding["retain"] = route.retain
     operation["bindings"] = {"mqtt": binding}
-    answered = {Family.ASK: Family.REPLY, Family.QUESTION: Family.RECEIPT}.get(family)
+    answered = {Family.ASK: Family.REPLY, Family.QUESTION: Family.RECEIPT, Family.CONFIG: Family.RECEIPT}.get(family)
     if answered is not None:
         operation["reply"] = {
             "address": {"location": "$message.header#/ResponseTopic"},

@@ -36,6 +36,7 @@ from schemas.messages import (
     Refine,
     Reject,
     Revoke,
+    SiteConfig,
     Status,
     Text,
 )
@@ -63,6 +64,7 @@ class Family(StrEnum):
     ASK = "ask"
     REPLY = "reply"
     RECEIPT = "receipt"
+    CONFIG = "config"
     STATUS = "status"
     LOAD = "load"
     RING = "ring"
@@ -152,6 +154,10 @@ ROUTES: dict[Family, Route] = {
         ("client", "site", "question_id"), (Receipt,), (Role.EDGE,), (Role.CLIENT,), 1, False,
         "What became of an operator's standing question, with its CorrelationData.",
     ),
+    Family.CONFIG: Route(
+        ("site",), (SiteConfig,), (Role.CLIENT, Role.EDGE), (Role.EDGE, Role.CLIENT), 1, True,
+        "What operators say about a site: its profile, intervals, snoozes. An empty payload gives it to the settings.",
+    ),
     Family.STATUS: Route(
         ("kind", "id"), (Status,), (Role.EDGE, Role.WORKER, Role.CLIENT), (Role.EDGE, Role.WORKER, Role.CLIENT),
         1, True,
@@ -187,11 +193,6 @@ ROUTES: dict[Family, Route] = {
     ),
 }  # fmt: skip
 """Every topic family."""
-
-RESERVED_FAMILIES: dict[str, str] = {
-    "config": "settings of a site from an operator, lb/v2/config/{site}",
-}
-"""Families that later features of version 2 will take; until then nothing may be published there."""
 
 LEVELS: dict[Family, tuple[str, ...]] = {family: route.levels for family, route in ROUTES.items()}
 """Names of the levels below each family."""
@@ -302,6 +303,11 @@ def receipt_topic(client: str, site: str, question_id: str) -> str:
     return _build(Family.RECEIPT, client, site, question_id)
 
 
+def config_topic(site: str) -> str:
+    """What operators say about a site, retained."""
+    return _build(Family.CONFIG, site)
+
+
 def request_topic(family: Family, camera: str, client: str) -> str:
     """Where a client asks an edge for events of a camera: :attr:`Family.RING`, ``PICTURES`` or ``ERASE``."""
     return _build(family, camera, client)
@@ -383,9 +389,7 @@ def parse(topic: str) -> Topic:
     try:
         family = Family(first)
     except ValueError:
-        later = RESERVED_FAMILIES.get(first)
-        why = "unknown family" if later is None else f"reserved for {later}"
-        raise TopicError("topic", f"{topic!r}: {why} {first!r}" if later is None else f"{topic!r}: {why}") from None
+        raise TopicError("topic", f"{topic!r}: unknown family {first!r}") from None
     if len(names) != len(LEVELS[family]) or not all(_NAME.fullmatch(name) for name in names):
         raise TopicError(
             family, f"{topic!r} is not {ROOT}/{family}/" + "/".join(f"{{{level}}}" for level in LEVELS[family])

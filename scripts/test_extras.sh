@@ -17,9 +17,13 @@ for tool in nft mosquitto mosquitto_pub chromium systemd-analyze; do
     command -v "$tool" >/dev/null 2>&1 || { echo "test-extras: no $tool on PATH" >&2; exit 1; }
 done
 export LATENTBUS_NO_SKIPS=1
-echo "test-extras: tests that need nft, the dynamic-security plug-in, mosquitto_pub, npm, GStreamer, Chromium, systemd, a fresh environment or the ImageNet weights"
+LATENTBUS_HOME_ASSISTANT=$(sh "$(dirname "$0")/install_home_assistant.sh" .pytest_cache/home-assistant)
+export LATENTBUS_HOME_ASSISTANT
+echo "test-extras: tests that need nft, the dynamic-security plug-in, mosquitto_pub, npm, Node-RED, Home Assistant, GStreamer, Chromium, systemd, a fresh environment or the ImageNet weights"
 "$bin/python" -m pytest -q tests/broker tests/bus tests/edge/test_frame_log.py tests/edge/test_full_disk.py tests/edge/test_rtsp.py \
-    tests/gateway/test_browser.py tests/recording/test_bench.py \
+    tests/gateway/test_browser.py tests/gateway/test_home_assistant_parser.py \
+    tests/integration/test_mosquitto_examples.py tests/integration/test_node_red_example.py \
+    tests/schemas/test_asyncapi_parser.py tests/recording/test_bench.py \
     tests/recording/test_foreign_reader.py tests/recording/test_recorder.py tests/recording/test_writer.py \
     tests/test_systemd_unit.py tests/test_wheel.py tests/training/reference_vlm/test_reference_vlm_pretrained.py
 echo "test-extras: the gateway with 200 streams and 50 questions a second"

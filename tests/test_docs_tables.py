@@ -17,6 +17,7 @@ from latentbus.cli import app
 from pipeline.config import gateway_settings
 from pipeline.config import settings as all_settings
 from pipeline.config.alert_settings import AlertConditionSettings
+from pipeline.config.asking_settings import ProfileSettings
 from pipeline.health.conditions import EXPLANATIONS, HealthKind
 from tests import reference
 from tests.reference.commands import all_commands
@@ -28,20 +29,43 @@ results = pytest.mark.parametrize(
     "path", [path for path in sorted(RESULTS.glob("*.md")) if path.name != "README.md"], ids=lambda path: path.stem
 )
 
-METRIC_MAKERS = {"counter", "gauge", "seconds", "shares", "watch_counters", "watch_gauge", "watch_gauges"}
+METRIC_TYPES = {
+    "counter": "counter",
+    "watch_counters": "counter",
+    "gauge": "gauge",
+    "watch_gauge": "gauge",
+    "watch_gauges": "gauge",
+    "seconds": "histogram",
+    "shares": "histogram",
+    "amounts": "histogram",
+}
+"""Methods of ``pipeline.node.metrics.Metrics``, and what they make."""
+METRIC_ROOMS = {"edge_nodes": "an edge", "cloud_workers": "a worker", "latentbus": "the gateway"}
 
 
-def metrics_of_the_code() -> set[str]:
-    """First arguments of what makes a metric; what an f-string fills in is ``*``."""
-    found = set()
+def metrics_of_the_code() -> dict[str, tuple[str, tuple[str, ...], str]]:
+    """Type, labels and processes of each metric; what an f-string fills in of a name is ``*``."""
+    found: dict[str, tuple[str, tuple[str, ...], str]] = {}
     for package in PACKAGES:
-        for path in (ROOT / package).rglob("*.py"):
+        for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(parse(path)):
                 if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
                     continue
-                if node.func.attr in METRIC_MAKERS and re.search(r"(metrics|^self)$", ast.unparse(node.func.value)):
-                    found.add(name_of(node.args[0]))
+                if node.func.attr in METRIC_TYPES and re.search(r"(metrics|^self)$", ast.unparse(node.func.value)):
+                    room = METRIC_ROOMS.get(package, "every process")
+                    name = name_of(node.args[0])
+                    kept = found.setdefault(name, (METRIC_TYPES[node.func.attr], labels_of(node.func.attr, node), room))
+                    assert kept[:2] == (METRIC_TYPES[node.func.attr], labels_of(node.func.attr, node)), name
     return found
+
+
+def labels_of(maker: str, call: ast.Call) -> tuple[str, ...]:
+    """Names of the labels that a metric is made with."""
+    index = 3 if maker == "amounts" else 2
+    if maker == "watch_gauge" or len(call.args) <= index:
+        return ()
+    labels = ast.literal_eval(call.args[index])
+    return (labels,) if isinstance(labels, str) else tuple(labels)
 
 
 def name_of(argument: ast.expr) -> str:
@@ -64,14 +88,31 @@ def first_cells(text: str) -> Iterator[str]:
             yield from re.findall(r"`([^`]+)`", re.split(r"(?<!\\)\|", line)[1])
 
 
-def test_the_table_of_metrics_is_that_of_the_code() -> None:
-    documented = set(first_cells(section_of(DOCS / "operations.md", "## Metrics")))
+def test_the_tables_of_metrics_are_those_of_the_code() -> None:
     served = metrics_of_the_code()
-    patterns = [re.compile(name.replace("*", r"\w+")) for name in served]
+    patterns = {name: re.compile(name.replace("*", r"\w+")) for name in served}
+    documented = {}
+    for room in ("every process", *METRIC_ROOMS.values()):
+        for line in section_of(DOCS / "metrics.md", f"### Of {room}").splitlines():
+            if line.startswith("| `"):
+                name, kind, labels, meaning = (cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:5])
+                assert len(meaning) > 3, name
+                documented[name.strip("`")] = (kind, tuple(re.findall(r"`(\w+)`", labels)), room)
 
-    assert len(served) > 25
-    assert {name for name in served if "*" not in name} - documented == set(), "not in docs/operations.md"
-    assert {name for name in documented if not any(pattern.fullmatch(name) for pattern in patterns)} == set()
+    assert len(documented) > 60
+    for name, row in documented.items():
+        code = [served[pattern] for pattern in served if patterns[pattern].fullmatch(name)]
+        assert code == [row], name
+    assert {name for name in served if "*" not in name} - set(documented) == set(), "not in docs/metrics.md"
+
+
+def test_metrics_are_named_by_convention() -> None:
+    for name, (kind, labels, _) in metrics_of_the_code().items():
+        assert re.fullmatch(r"[a-z*][a-z0-9_*]*", name), name
+        assert not name.endswith(("_total", "_count", "_sum", "_bucket", "_ms", "_s", "_mb", "_kb")), name
+        assert not set(labels) & {"le", "quantile", "job", "instance"}, name
+        if kind == "histogram":
+            assert name.endswith(("_seconds", "_bytes", "_frames", "_latents", "_share")), name
 
 
 def test_the_table_of_conditions_is_that_of_the_code() -> None:
@@ -85,6 +126,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "## `edge`": all_settings.EdgeSettings,
     "### `edge.cameras.<name>`": all_settings.CameraSettings,
     "### `edge.questions.<id>`": all_settings.QuestionSettings,
+    "### `edge.profiles.<name>`": ProfileSettings,
     "### `edge.questions.<id>.alert`": AlertConditionSettings,
     "### `edge.client_budget`, `edge.client_budgets.<client>`": all_settings.ClientBudgetSettings,
     "## `worker`": all_settings.WorkerSettings,

@@ -13,14 +13,14 @@ import re
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeAlias
 
 from latentbus.options.arguments import checked_name, made_of
-from pipeline.bus.base import ConnectionChange, Inbound, Will
+from pipeline.bus.base import ConnectionChange, Inbound, Subscription, Traffic, Will
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.logs import OncePerKind, get_logger
 from pipeline.config.settings import BrokerSettings
@@ -63,6 +63,7 @@ MAX_UNREAD_ANSWERS: Final = 4_096
 Told: TypeAlias = Answer | QueryOutcome
 """An answer, provisional or terminal, or a terminal outcome without one."""
 
+FLEET_TOPICS: Final = f"{topics.ROOT.partition('/')[0]}/"
 KEPT_RECEIVE_MAXIMUM: Final = 1_024
 """Messages that a :class:`Keeper` may be given before the first of them is stored: then the broker waits."""
 MAX_UNKEPT: Final = 4_096
@@ -252,6 +253,7 @@ class Client:
         self._unkept_tokens: list[int] = []
         self._to_keep = asyncio.Event()
         self._fleet_moved = asyncio.Event()
+        self._beside: tuple[Sequence[str], Callable[[str, bytes], None]] | None = None
         self._tokens = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -303,6 +305,27 @@ class Client:
         """What edges and workers say of themselves, to be read and not changed."""
         return self._session.fleet
 
+    def read_beside(self, filters: Sequence[str], found: Callable[[str, bytes], None]) -> None:
+        """Read what the broker retains on topics that are no part of the fleet, after each connection.
+
+        Args:
+            filters: of those topics; a broker that refuses one is told of in the log, and no more is.
+            found: gets topic and payload.
+        """
+        self._beside = filters, found
+
+    async def publish_beside(self, topic: str, payload: bytes) -> None:
+        """Let the broker retain a message on a topic that is no part of the fleet; an empty one deletes it.
+
+        Raises:
+            StateError: the topic is the fleet's, and its sessions decide what is said there.
+            NotAuthorizedError: the broker refuses it.
+            BusError: it could not be published.
+        """
+        if topic.startswith(FLEET_TOPICS):
+            raise StateError(f"{topic} is the fleet's")
+        await self._bus.publish(topic, payload, qos=1, retain=True)
+
     async def fleet_changed(self, since: int) -> int:
         """Wait until :attr:`FleetView.changes` of the fleet is another than ``since``; what it is then.
 
@@ -319,6 +342,11 @@ class Client:
     def connected(self) -> bool:
         """Whether the broker is connected, with every subscription granted."""
         return self._bus.statistics().connected
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has passed between it and the broker, live."""
+        return self._bus.traffic
 
     @property
     def reducer(self) -> OutcomeReducer:
@@ -463,6 +491,10 @@ class Client:
                 if isinstance(event, ConnectionChange):
                     self._changed(event, now_s)
                     continue
+                if self._beside is not None and not event.topic.startswith(FLEET_TOPICS):
+                    with self._containment.around("beside"):
+                        self._read_beside(event, self._beside[1])
+                    continue
                 token = next(self._tokens) if event.qos else None
                 if token is not None:
                     self._received[token] = event
@@ -480,6 +512,22 @@ class Client:
             self._keeper.connection(change)
         if self._birth is not None and change.connected:
             self._start(self._say(self._birth), "status")
+        if self._beside is not None and change.connected:
+            self._start(self._subscribe_beside(self._beside[0]), "beside")
+
+    def _read_beside(self, event: Inbound, found: Callable[[str, bytes], None]) -> None:
+        self._bus.acknowledge(event)
+        if event.retain:
+            found(event.topic, event.payload)
+
+    async def _subscribe_beside(self, filters: Sequence[str]) -> None:
+        for topic_filter in filters:
+            try:
+                await self._bus.subscribe(Subscription(topic_filter, qos=1))
+            except BusError as error:
+                self._problems.report("client/beside", str(error), filter=topic_filter)
+            # Not asked for with the next connection: where the broker has changed its mind, that would be refused.
+            await self._leave(topic_filter)
 
     async def _say(self, status: Status) -> None:
         topic = topics.status_topic(status.kind, status.id)

@@ -10,12 +10,18 @@ import typer
 
 from latentbus.broker.options import BrokerConfigOption, HostOption, IdOption, PortOption
 from latentbus.options.arguments import checked_name
+from schemas.errors import ConfigError
 
-EPILOG = "Examples: latentbus doctor -H broker.example | latentbus doctor --config site.yaml | latentbus doctor --json"
+EPILOG = (
+    "Examples: latentbus doctor -H broker.example | latentbus doctor --config fleet.yaml --site north | "
+    "latentbus doctor --json"
+)
 
 
 def doctor(
     config: BrokerConfigOption = None,
+    site: Annotated[str | None, typer.Option(help="Which site of the file this is, where it has several.")] = None,
+    pool: Annotated[str | None, typer.Option(help="Which pool of the file it serves, where it has several.")] = None,
     host: HostOption = None,
     port: PortOption = None,
     name: IdOption = None,
@@ -33,11 +39,15 @@ def doctor(
     from latentbus.doctor.broker import worst
     from latentbus.doctor.run import diagnose
     from latentbus.reports.edge_check import print_findings
+    from pipeline.config.fleet_file import Part
     from pipeline.config.logs import configure_logging
-    from pipeline.config.settings import load_settings, settings_of_environment
+    from pipeline.config.settings import ALL, load_settings, settings_of_environment
 
     configure_logging("error")
-    settings = settings_of_environment() if config is None else load_settings(config)
+    if site is not None and pool is not None:
+        raise ConfigError("--pool", "an edge or a worker, not both: leave --site out, or this")
+    part = ALL if site is None and pool is None else Part("edge", site) if pool is None else Part("worker", pool)
+    settings = settings_of_environment() if config is None else load_settings(config, part=part)
     settings = settings.model_copy(update={"broker": with_address(settings.broker, host, port)})
     findings = asyncio.run(diagnose(settings, config, checked_name("--id", name)))
     status = int(worst(findings) is Verdict.BAD)

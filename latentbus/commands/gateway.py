@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -36,13 +37,16 @@ def gateway(
     """
     from latentbus.gateway.options import gateway_settings
     from latentbus.gateway.process import run_gateway
+    from pipeline.config.alert_rules import site_profiles
     from pipeline.config.logs import configure_logging
     from pipeline.node.runtime import leave_blocked_threads, run
 
-    settings = gateway_settings(config, host, port, listen, state_dir)
+    again = partial(gateway_settings, config, host, port, listen, state_dir)
+    settings = again()
     configure_logging(settings.log.level, settings.log.json_lines)
     assert settings.gateway is not None  # noqa: S101 - gateway_settings gives one
     served = settings.gateway
-    status = run(lambda stop: run_gateway(settings.broker, served, stop))
+    sites = site_profiles(settings)
+    status = run(lambda stop: run_gateway(settings.broker, served, stop, sites=sites, reload=again))
     leave_blocked_threads(status)
     raise typer.Exit(status)

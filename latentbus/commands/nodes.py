@@ -13,7 +13,7 @@ from schemas.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from pipeline.config.settings import LatentbusSettings
+    from pipeline.config.settings import EdgeSettings, LatentbusSettings
     from pipeline.node.runtime import Stop
 
 EDGE_EPILOG = (
@@ -74,9 +74,16 @@ def edge(
     from pipeline.config.settings import load_settings, require_edge
 
     settings = load_settings(config, part=Part("edge", site))
-    own = recorded_edge(require_edge(settings, config), record, full_latents=full_latents)
-    settings = settings.model_copy(update={"edge": own})
-    _run_process(settings, lambda stop: run_edge(settings, stop, once_limit_s=limit_s if once else None))
+
+    def own(read: LatentbusSettings) -> EdgeSettings:
+        return recorded_edge(require_edge(read, config), record, full_latents=full_latents)
+
+    def again() -> EdgeSettings:
+        return own(load_settings(config, part=Part("edge", site)))
+
+    settings = settings.model_copy(update={"edge": own(settings)})
+    once_limit_s = limit_s if once else None
+    _run_process(settings, lambda stop: run_edge(settings, stop, once_limit_s=once_limit_s, reload=again))
 
 
 def worker(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -123,12 +123,15 @@ class AlertBook:
         if entry is not None and entry.firing is not None and entry.firing.began == alert.began:
             entry.firing = alert
 
-    def observe(self, answer: AnswerView, now_s: float) -> list[Change]:
+    def observe(
+        self, answer: AnswerView, now_s: float, counts: Callable[[str, str | None], bool] = lambda _rule, _site: True
+    ) -> list[Change]:
         """An outcome came. Ad-hoc questions are no matter of a rule, and a frame that waited says nothing of now.
 
         Args:
             answer: it.
             now_s: monotonic time.
+            counts: whether a rule is judged at a site.
         """
         if answer.ad_hoc or answer.late or answer.outcome not in _JUDGED:
             return []
@@ -136,7 +139,7 @@ class AlertBook:
         for name, rule in self.rules.items():
             if rule.question != answer.question_id or rule.site not in (None, answer.site):
                 continue
-            if rule.cameras and answer.camera not in rule.cameras:
+            if (rule.cameras and answer.camera not in rule.cameras) or not counts(name, answer.site):
                 continue
             window = self._window(name, answer.site, answer.camera)
             if answer.outcome is Outcome.UNCHANGED:
@@ -193,11 +196,34 @@ class AlertBook:
             found.append(self._end(key, window, rule, wall_s))
         return found
 
-    def _end(self, key: str, window: _Window, rule: AlertRuleSettings, wall_s: float) -> Change:
+    def replace(self, rules: Mapping[str, AlertRuleSettings]) -> None:
+        """Other rules; what is remembered of the answers before counts for those that look at as many."""
+        for key, window in self._windows.items():
+            rule = rules.get(key.split("\n")[0].removeprefix("rule "))
+            if rule is not None and rule.of != window.matches.maxlen:
+                window.matches = deque(window.matches, rule.of)
+        self.rules = rules
+
+    def end_unless(self, counts: Callable[[str, str | None], bool], wall_s: float) -> list[Change]:
+        """End the alerts whose rules do not count any more, or are gone.
+
+        Args:
+            counts: whether a rule is judged at a site.
+            wall_s: seconds since 1970.
+        """
+        found = []
+        for key, window in self._windows.items():
+            firing = window.firing
+            if firing is not None and not (firing.rule in self.rules and counts(firing.rule, firing.site)):
+                window.matches.clear()
+                found.append(self._end(key, window, self.rules.get(firing.rule), wall_s))
+        return found
+
+    def _end(self, key: str, window: _Window, rule: AlertRuleSettings | None, wall_s: float) -> Change:
         assert window.firing is not None  # noqa: S101 - who ends it has looked
         ended = window.firing.model_copy(update={"ended": wall_s})
         window.firing = None
-        return Change(ended, key, False, rule.channels)
+        return Change(ended, key, False, None if rule is None else rule.channels)
 
     def _window(self, rule: str, site: str | None, camera: str) -> _Window:
         key = _window_key(rule, site, camera)

@@ -7,8 +7,9 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import uvicorn
@@ -20,9 +21,11 @@ from latentbus.gateway.guard import Guard
 from latentbus.gateway.notify import Notifier
 from latentbus.gateway.service import Gateway
 from latentbus.gateway.telemetry import GatewayMetrics
+from pipeline.config.alert_rules import SiteProfiles, site_profiles
 from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.logs import get_logger
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.settings import BrokerSettings, LatentbusSettings
+from pipeline.node.reload import keep_reloading
 from pipeline.node.runtime import Stop
 from pipeline.node.tasks import first_of
 from schemas.errors import ConfigError
@@ -97,13 +100,22 @@ class Serving:
         await first_of(_ended(self._http), self.gateway.failed())
 
 
-async def run_gateway(broker: BrokerSettings, settings: GatewaySettings, stop: Stop) -> int:
+async def run_gateway(
+    broker: BrokerSettings,
+    settings: GatewaySettings,
+    stop: Stop,
+    *,
+    sites: Mapping[str, SiteProfiles] | None = None,
+    reload: Callable[[], LatentbusSettings] | None = None,
+) -> int:
     """Run the gateway until it is asked to stop.
 
     Args:
         broker: where the fleet is.
         settings: of the gateway.
         stop: asks it to stop.
+        sites: profiles of the sites that the settings know.
+        reload: reads the settings again, when SIGHUP comes.
 
     Returns:
         Exit status.
@@ -111,20 +123,26 @@ async def run_gateway(broker: BrokerSettings, settings: GatewaySettings, stop: S
     Raises:
         LatentbusError: see :func:`serving`, or the connection to the broker ended for good.
     """
-    async with serving(broker, settings) as served:
+    async with serving(broker, settings, sites) as served:
         _say(settings, served)
         stop.set_ready()
-        await first_of(stop.wait(), served.failed())
+        waits = [stop.wait(), served.failed()]
+        if reload is not None:
+            waits.append(keep_reloading(stop, reload, partial(_take_over, served.gateway)))
+        await first_of(*waits)
     return 0
 
 
 @contextlib.asynccontextmanager
-async def serving(broker: BrokerSettings, settings: GatewaySettings) -> AsyncIterator[Serving]:
+async def serving(
+    broker: BrokerSettings, settings: GatewaySettings, sites: Mapping[str, SiteProfiles] | None = None
+) -> AsyncIterator[Serving]:
     """Serve while the context lasts.
 
     Args:
         broker: where the fleet is.
         settings: of the gateway.
+        sites: profiles of the sites that the settings know.
 
     Raises:
         ConfigError: it cannot listen, or a certificate, token or address cannot be used.
@@ -136,7 +154,7 @@ async def serving(broker: BrokerSettings, settings: GatewaySettings) -> AsyncIte
     notifier = Notifier(settings.alerts)
     metrics.watch_notifier(notifier)
     with _listening(settings) as listener:
-        gateway = Gateway(broker, settings, metrics, notifier)
+        gateway = Gateway(broker, settings, metrics, notifier, sites=sites)
         async with notifier, gateway.running():
             server = _Server(_config(make_app(gateway, settings, access, metrics), settings))
             http = asyncio.create_task(server.serve(sockets=[listener]), name="http")
@@ -146,6 +164,11 @@ async def serving(broker: BrokerSettings, settings: GatewaySettings) -> AsyncIte
                 gateway.stop_streams()
                 server.should_exit = True
                 await http
+
+
+def _take_over(gateway: Gateway, settings: LatentbusSettings) -> None:
+    assert settings.gateway is not None  # noqa: S101 - who reads them sees to it
+    gateway.reconfigure(settings.gateway, site_profiles(settings))
 
 
 async def _ended(serving: asyncio.Task[None]) -> None:

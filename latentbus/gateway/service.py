@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -12,9 +12,11 @@ from pydantic import BaseModel
 
 from latentbus.client.client import Client, Told, ask_of
 from latentbus.gateway.access import Principal
+from latentbus.gateway.alert_modes import AlertModes
 from latentbus.gateway.alerts import AlertBook, Change
 from latentbus.gateway.errors import ConflictError, UnavailableError
 from latentbus.gateway.history import History
+from latentbus.gateway.home_assistant import HomeAssistant
 from latentbus.gateway.hub import Hub, Subscriber, encoded, json_line
 from latentbus.gateway.models import (
     AlertView,
@@ -33,11 +35,14 @@ from latentbus.gateway.system_alerts import SystemAlerts
 from latentbus.gateway.telemetry import GatewayMetrics
 from latentbus.gateway.views import Views, whole_latents
 from pipeline.bus.base import ConnectionChange
+from pipeline.config.alert_rules import SiteProfiles
 from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.logs import get_logger
+from pipeline.config.reload import cold_changes
 from pipeline.config.settings import BrokerSettings
 from pipeline.node.containment import Containment
-from schemas.errors import StateError
+from pipeline.node.process_health import Belongings, ProcessProbe, belongings_of
+from schemas.errors import ConfigError, StateError
 from schemas.identity import ad_hoc_query_id, owner_of
 
 TICK_S: Final = 1.0
@@ -47,6 +52,10 @@ HEARD_S: Final = 5.0
 """Between two notes on disk that the broker is heard: an absence may seem longer by so much."""
 RESTORED_ROWS: Final = 20_000
 """Outcomes of the history that are looked at for the latest answers of each camera."""
+SETTLE_S: Final = 5.0
+"""After a connection: time until the broker has surely said what it retains about the sites."""
+HOT: Final = (("alerts", "rules"), ("alerts", "system"))
+"""Settings that take effect when they are read again; all others need a restart."""
 RETRY_HINT: Final = b"retry: 1000\n\n"
 """A browser whose stream broke asks again after so many milliseconds."""
 SHOWN_ALERTS: Final = 50
@@ -67,6 +76,7 @@ class Gateway:
         settings: of the gateway.
         metrics: where it counts.
         notifier: sends alerts; entered by whoever runs the gateway.
+        sites: profiles of the sites that the settings know.
         now_s: monotonic time.
         wall_s: seconds since 1970.
 
@@ -76,6 +86,7 @@ class Gateway:
         state: the latest answers.
         store: what it remembers.
         system: what is wrong with the fleet.
+        home_assistant: tells Home Assistant, if it is to.
         tick_s: time between two looks at the fleet.
         alerts: the alerts that go on, and the latest that are over.
     """
@@ -87,6 +98,7 @@ class Gateway:
         metrics: GatewayMetrics,
         notifier: Notifier,
         *,
+        sites: Mapping[str, SiteProfiles] | None = None,
         now_s: Callable[[], float] = time.monotonic,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
@@ -106,10 +118,14 @@ class Gateway:
         )
         self.hub = Hub()
         self.state = FleetState(self.client.fleet)
+        shown = settings.home_assistant
+        self.home_assistant = None if shown is None else HomeAssistant(self.client, self.state, shown, now_s=now_s)
         self.store = Store(settings.state_dir, settings.history)
         self.alerts: list[AlertView] = []
         self._views = Views(self.client.fleet, whole_latents(settings.codecs))
+        self._probe = ProcessProbe("gateway", settings.name, _belongings(broker, settings), metrics.metrics)
         self._book = AlertBook(settings.alerts.rules)
+        self._modes = AlertModes(self.client.fleet, sites or {})
         self.system = SystemAlerts(self.client.fleet, settings.alerts.patience_s, settings.alerts.missed_share)
         self._gaps: list[GapView] = []
         self._told: dict[tuple[Principal, str], str] = {}
@@ -120,6 +136,7 @@ class Gateway:
         self._connections: asyncio.Queue[ConnectionChange] = asyncio.Queue()
         self.tick_s = TICK_S
         self._noted_s = float("-inf")
+        self._modes_known_s = float("inf")
         self._stopped = False
         self._tasks: list[asyncio.Task[None]] = []
         self._containment = Containment(_log)
@@ -142,7 +159,11 @@ class Gateway:
                     asyncio.create_task(self._ticks(), name="ticks"),
                     asyncio.create_task(self._note_gaps(), name="gaps"),
                     asyncio.create_task(self._tell_alerts(), name="alerts"),
+                    asyncio.create_task(self._probe.run(), name="disks"),
+                    asyncio.create_task(self._metrics.lag.run(), name="loop lag"),
                 ]
+                if self.home_assistant is not None:
+                    self._tasks.append(asyncio.create_task(self.home_assistant.run(), name="home assistant"))
                 try:
                     yield
                 finally:
@@ -162,6 +183,18 @@ class Gateway:
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
+
+    def reconfigure(self, settings: GatewaySettings, sites: Mapping[str, SiteProfiles]) -> None:
+        """Other rules and profiles; alerts whose rule is gone end.
+
+        Raises:
+            ConfigError: something else has changed, which needs a restart.
+        """
+        if changed := cold_changes(self._settings, settings, HOT):
+            raise ConfigError(", ".join(f"gateway.{key}" for key in changed), "takes effect after a restart")
+        self._settings = settings
+        self._book.replace(settings.alerts.rules)
+        self._modes.sites = sites
 
     def stop_streams(self) -> None:
         """The process ends: whoever listens is told."""
@@ -249,6 +282,15 @@ class Gateway:
             problems.append("the gateway stops")
         return HealthView(ready=not problems, problems=tuple(problems))
 
+    @property
+    def contained(self) -> Mapping[str, int]:
+        """Bugs that ended one message, by kind."""
+        return self._containment.counts
+
+    def queues(self) -> dict[str, float]:
+        """What waits, for the metrics."""
+        return {"alerts": self._changes.qsize(), "questions": self.client.unfinished()}
+
     # ---- hearing ----------------------------------------------------------------------------------------------------
 
     async def keep(self, messages: Sequence[Told]) -> None:
@@ -260,6 +302,7 @@ class Gateway:
 
     def connection(self, change: ConnectionChange) -> None:
         """The broker came or went; see :class:`latentbus.client.client.Keeper`."""
+        self._modes_known_s = self._now_s() + SETTLE_S if change.connected else float("inf")
         self._connections.put_nowait(change)
 
     async def _hear(self) -> None:
@@ -271,7 +314,7 @@ class Gateway:
                 self.system.heard(view.site, view.outcome, view.reason, self._now_s(), late=view.late)
                 self.hub.publish("answer", _json(view), camera=view.camera)
                 if view.outcome is not None:
-                    self._apply(self._book.observe(view, self._now_s()))
+                    self._apply(self._book.observe(view, self._now_s(), self._modes.counts))
 
     async def _ticks(self) -> None:
         trimmed_s = self._now_s()
@@ -298,12 +341,16 @@ class Gateway:
             except UnavailableError as error:
                 _log.debug("not noted", problem=error.problem)
         self._apply(self._book.expire(self._now_s(), self._wall_s()))
+        if self._now_s() >= self._modes_known_s:
+            self._apply(self._book.end_unless(self._modes.counts, self._wall_s()))
         if self._settings.alerts.system and self.client.connected:
             self._judge_states()
         self._tell_fleet()
 
     def _judge_states(self) -> None:
-        self._apply(self.system.judge((), self._now_s(), self._wall_s()))
+        wall_s = self._wall_s()
+        _, uptime_s = self._probe.clock()
+        self._apply(self.system.judge(self._probe.signs(wall_s, uptime_s), self._now_s(), wall_s))
 
     def _tell_fleet(self) -> None:
         now_s, health = self._now_s(), self.health()
@@ -363,7 +410,7 @@ class Gateway:
         rest = [known for known in self.alerts if known.id != alert.id]
         self.alerts = sorted([alert, *rest], key=lambda one: (one.ended is not None, -one.id))[:SHOWN_ALERTS]
         self.hub.publish("alert", _json(alert), camera=alert.camera)
-        if change.notify:
+        if change.notify and not self._modes.is_snoozed(alert.rule, alert.site, alert.camera, self._wall_s()):
             self._notifier.tell(alert, change.channels)
 
     # ---- what was missed --------------------------------------------------------------------------------------------
@@ -406,6 +453,13 @@ class Gateway:
             await self.store.request(History.add_gap, gap)
         except UnavailableError as error:
             _log.error("a gap is not stored", problem=error.problem)
+
+
+def _belongings(broker: BrokerSettings, settings: GatewaySettings) -> Belongings:
+    certificates = dict(belongings_of(broker, None, None).certificates)
+    if settings.tls is not None:
+        certificates["https"] = settings.tls.cert_file
+    return Belongings({"state_dir": settings.state_dir}, certificates)
 
 
 def _json(view: BaseModel) -> str:

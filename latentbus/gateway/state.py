@@ -49,6 +49,21 @@ class _Use:
         return sum(entry[1] for entry in recent), sum(entry[2] for entry in recent)
 
 
+@dataclass(frozen=True, slots=True)
+class PoolLoad:
+    """What a pool has to do.
+
+    Attributes:
+        workers: those that are online.
+        held: frames that they hold.
+        capacity: frames that they may hold.
+    """
+
+    workers: int = 0
+    held: int = 0
+    capacity: int = 0
+
+
 class FleetState:
     """What the dashboard shows of cameras, sites and workers.
 
@@ -134,6 +149,12 @@ class FleetState:
             questions=tuple(_view(key, found[key]) for key in sorted(found, key=lambda key: (key == AD_HOC, key))),
         )
 
+    def answers(self, camera: str, question_id: str) -> tuple[AnswerView | None, AnswerView | None]:
+        """The latest answer to a standing question of a camera, and its latest outcome; None where there was none."""
+        questions = self._cameras.get(camera)
+        found = None if questions is None else questions.get(question_id)
+        return (None, None) if found is None else (found.answer, found.latest)
+
     def knows(self, camera: str) -> bool:
         """Whether anything is known of a camera."""
         return camera in self._cameras or self._fleet.site_of(camera) is not None
@@ -166,6 +187,17 @@ class FleetState:
         for site in [site for site in self._use if site not in known]:
             del self._use[site]
         return tuple(found)
+
+    def pools(self) -> dict[str, PoolLoad]:
+        """Workers that are online, and what they hold, of each pool that has any or is asked."""
+        found = {edge.pool: PoolLoad() for edge in self._fleet.edges if edge.pool is not None}
+        for worker in self._fleet.workers:
+            if worker.online and worker.pool is not None:
+                load = found.get(worker.pool, PoolLoad())
+                found[worker.pool] = PoolLoad(
+                    load.workers + 1, load.held + worker.parked, load.capacity + worker.capacity
+                )
+        return found
 
     def workers(self, seen: frozenset[str] = frozenset()) -> tuple[WorkerView, ...]:
         """Workers by name; of the pools of the cameras that may be seen."""

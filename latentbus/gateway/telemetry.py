@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 from prometheus_client import generate_latest
 
 from latentbus.gateway.models import AlertView, AnswerView
+from pipeline.node.answer_metrics import AnswerMetrics
+from pipeline.node.loop_lag import LoopLag
 from pipeline.node.metrics import Metrics
+from pipeline.node.process_health import watch_conditions
+from pipeline.node.runtime import software_version
+from pipeline.node.traffic_metrics import watch_traffic
 from schemas.messages import Answer, QueryOutcome
 
 if TYPE_CHECKING:
@@ -30,11 +35,8 @@ class GatewayMetrics:
             "gateway_requests", "HTTP requests, by route and status", ("route", "status")
         )
         self._heard = self.metrics.counter("gateway_answers_heard", "Answers and outcomes of the fleet", ("outcome",))
-        self._seconds = self.metrics.seconds(
-            "gateway_answer_seconds",
-            "Time from a question of the gateway to its first and its final answer",
-            ("answer",),
-        )
+        self._answers = AnswerMetrics(self.metrics, "a question of the gateway")
+        self.lag = LoopLag(self.metrics)
         self._alerts = self.metrics.counter("gateway_alerts", "Alerts that began", ("rule", "severity"))
 
     def request(self, route: str, status: int) -> None:
@@ -47,10 +49,10 @@ class GatewayMetrics:
 
     def answered(self, view: AnswerView, elapsed_s: float) -> None:
         """A question of the gateway was answered."""
-        if view.outcome is not None:
-            self._seconds.labels("final").observe(elapsed_s)
         if view.looks in (None, 1):
-            self._seconds.labels("first").observe(elapsed_s)
+            self._answers.first("ad_hoc", elapsed_s)
+        if view.outcome is not None:
+            self._answers.ended(view.outcome, "ad_hoc", view.reason, elapsed_s=elapsed_s, latents=view.latents)
 
     def alert(self, alert: AlertView) -> None:
         """An alert began or ended."""
@@ -60,6 +62,28 @@ class GatewayMetrics:
     def watch(self, gateway: Gateway) -> None:
         """Serve what the gateway counts itself."""
         metrics, store = self.metrics, gateway.store
+        metrics.build_info("gateway", software_version())
+        watch_traffic(metrics, lambda: gateway.client.traffic)
+        watch_conditions(metrics, gateway.system.machine)
+        metrics.watch_gauges(
+            "pool_frames",
+            "Frames that the workers of a pool hold",
+            "pool",
+            lambda: {pool: load.held for pool, load in gateway.state.pools().items()},
+        )
+        metrics.watch_gauges(
+            "pool_capacity_frames",
+            "Frames that the workers of a pool may hold",
+            "pool",
+            lambda: {pool: load.capacity for pool, load in gateway.state.pools().items()},
+        )
+        metrics.watch_gauges(
+            "pool_workers",
+            "Workers of a pool that are online",
+            "pool",
+            lambda: {pool: load.workers for pool, load in gateway.state.pools().items()},
+        )
+        metrics.watch_gauges("queue_messages", "What waits", "queue", gateway.queues)
         metrics.ready.set_function(lambda: float(gateway.health().ready))
         metrics.watch_gauge("connected", "1 while connected", lambda: float(gateway.client.connected))
         metrics.watch_counters(
@@ -69,8 +93,8 @@ class GatewayMetrics:
         metrics.watch_counters(
             "gateway_streams_dropped", "Streams that were ended, by reason", "reason", lambda: gateway.hub.counters
         )
-        metrics.watch_gauge(
-            "gateway_questions_open", "Questions without an outcome", lambda: float(gateway.client.unfinished())
+        metrics.watch_counters(
+            "contained", "Bugs of Latentbus that ended one message", "kind", lambda: gateway.contained
         )
         metrics.watch_counters(
             "gateway_history_outcomes",
@@ -90,7 +114,10 @@ class GatewayMetrics:
             lambda: {"same": gateway.client.reducer.repeats, "another": gateway.client.reducer.conflicts},
         )
         metrics.watch_gauges(
-            "gateway_tables", "Entries of what the gateway keeps in memory", "table", gateway.state.sizes
+            "gateway_tables",
+            "Entries of what the gateway keeps in memory",
+            "table",
+            lambda: {**gateway.state.sizes(), **gateway.system.sizes()},
         )
         metrics.watch_gauge(
             "gateway_alerts_going_on",

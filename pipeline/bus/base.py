@@ -6,7 +6,8 @@ ordered stream, acknowledges what it admitted, and publishes. Everything is boun
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.protocol.ports import Qos as Qos
@@ -205,8 +206,34 @@ class BusStatistics:
     waiting_publishes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What has passed since the start of a bus, by family of the topic.
+
+    Bytes are those of the MQTT packets: topic, properties and payload, without TLS and TCP.
+
+    Attributes:
+        sent_messages: publishes that left.
+        sent_bytes: their packets.
+        received_messages: messages that came and were queued.
+        received_bytes: their packets, with the topic spelled out.
+        reason_codes: MQTT 5 reason codes of the broker other than success, by ``puback``, ``connack`` or
+            ``disconnect``.
+    """
+
+    sent_messages: Counter[str] = field(default_factory=Counter)
+    sent_bytes: Counter[str] = field(default_factory=Counter)
+    received_messages: Counter[str] = field(default_factory=Counter)
+    received_bytes: Counter[str] = field(default_factory=Counter)
+    reason_codes: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
 class Bus(Protocol):
     """What a process needs of its connection; :class:`pipeline.bus.mqtt.MqttBus` is the one for MQTT 5."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has passed, live."""
 
     async def wait_connected(self, timeout_s: float) -> None:
         """Wait until the connection is up and every subscription granted."""

@@ -33,6 +33,7 @@ from pipeline.bus.base import (
     Qos,
     QueueLimits,
     Subscription,
+    Traffic,
     Will,
 )
 from pipeline.bus.buffer import QOS0_SHARE, InboundBuffer
@@ -58,7 +59,8 @@ from schemas.errors import (
     OversizeError,
     StateError,
 )
-from schemas.wire_cost import publish_property_bytes
+from schemas.topics import label_of
+from schemas.wire_cost import publish_packet_bytes, publish_property_bytes
 
 _log = get_logger(__name__)
 
@@ -135,6 +137,7 @@ class MqttBus:
         self._problem: LocalError | None = None
         self._changed = asyncio.Event()
         self._counters: Counter[str] = Counter()
+        self._traffic = Traffic()
         self._problems = OncePerKind(_log)
         self._task: asyncio.Task[None] | None = None
 
@@ -166,6 +169,11 @@ class MqttBus:
             await asyncio.wait({self._task})
             if exc is None and not self._task.cancelled() and (bug := self._task.exception()) is not None:
                 raise bug
+
+    @property
+    def traffic(self) -> Traffic:
+        """See :class:`pipeline.bus.base.Bus`."""
+        return self._traffic
 
     async def wait_connected(self, timeout_s: float) -> None:
         """Wait until the connection is up and every subscription granted.
@@ -297,12 +305,17 @@ class MqttBus:
         except ConnectionLostError:
             self._counters["failed_publishes"] += 1
             raise
+        if code:
+            self._traffic.reason_codes["puback", str(code)] += 1
         if code >= FIRST_ERROR_CODE:
             self._counters["refused_publishes"] += 1
             raise refusal_of_publish(topic, code)
         no_subscribers = code == NO_SUBSCRIBERS_CODE
         self._counters["published_messages"] += 1
         self._counters["published_bytes"] += packet_bytes
+        kind = label_of(topic)
+        self._traffic.sent_messages[kind] += 1
+        self._traffic.sent_bytes[kind] += packet_bytes
         self._counters["no_subscriber_publishes"] += no_subscribers
         return PublishResult(no_subscribers)
 
@@ -436,13 +449,22 @@ class MqttBus:
         link, self._link, self._ready = self._link, None, None
         self._counters["discarded_messages"] += self._buffer.discard()
         if was_ready:
-            code = self._problem.reason_code if isinstance(self._problem, ConnectionLostError) else None
+            code = self._reason_code("disconnect")
             self._buffer.lost(ConnectionChange(False, self._generation, str(self._problem or "left"), reason_code=code))
         else:
             self._counters["connection_failures"] += 1
+            self._reason_code("connack")
         self._notify()
         if link is not None:
             await link.close()
+
+    def _reason_code(self, packet: str) -> int | None:
+        """The code with which the broker ended or refused the connection, counted."""
+        problem = self._problem
+        code = problem.reason_code if isinstance(problem, ConnectionLostError | NotAuthorizedError) else None
+        if code is not None:
+            self._traffic.reason_codes[packet, str(code)] += 1
+        return code
 
     def _link_settings(self, context: ssl.SSLContext | None) -> LinkSettings:
         password = self._settings.password
@@ -472,6 +494,14 @@ class MqttBus:
         if self._buffer.put(message):
             self._counters["received_messages"] += 1
             self._counters["received_bytes"] += len(message.topic) + len(message.payload)
+            kind = label_of(message.topic)
+            property_bytes = publish_property_bytes(
+                response_topic=message.response_topic, correlation_data=message.correlation_data
+            )
+            self._traffic.received_messages[kind] += 1
+            self._traffic.received_bytes[kind] += publish_packet_bytes(
+                message.topic, len(message.payload), message.qos, property_bytes=property_bytes
+            )
             return
         self._counters["dropped_qos1_messages" if message.qos else "dropped_qos0_messages"] += 1
         if message.qos and self._link is not None:

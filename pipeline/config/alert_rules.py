@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from pipeline.config.gateway_settings import AlertRuleSettings, GatewaySettings
 from pipeline.config.settings import LatentbusSettings
 
@@ -14,6 +17,31 @@ def question_alerts(settings: LatentbusSettings) -> dict[str, AlertRuleSettings]
         for site in sites
         for question_id, question in site.questions.items()
         if question.alert is not None
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class SiteProfiles:
+    """Which alerts count at a site.
+
+    Attributes:
+        alerts: of each profile, by question or rule; None for all.
+        profile: the one that holds unless an operator says otherwise.
+    """
+
+    alerts: Mapping[str, frozenset[str] | None]
+    profile: str | None = None
+
+
+def site_profiles(settings: LatentbusSettings) -> dict[str, SiteProfiles]:
+    """The profiles of each site of a file."""
+    sites = [*settings.sites.values(), *([] if settings.edge is None else [settings.edge])]
+    return {
+        site.site: SiteProfiles(
+            {name: None if entry.alerts is None else frozenset(entry.alerts) for name, entry in site.profiles.items()},
+            site.profile,
+        )
+        for site in sites
     }
 
 

@@ -121,6 +121,8 @@ class _Expansion:
     def _shared(self, made: dict[str, Any]) -> None:
         """Questions that every site may ask: wrong ones are reported, whoever asks them."""
         values = self.file.values
+        if "profiles" in values:
+            made["profiles"] = values["profiles"]
         if "questions" in values:
             sources: dict[Location, Any] = {(): values}
             made["questions"] = values["questions"]
@@ -186,6 +188,9 @@ class _Expansion:
                 )
                 for name, camera in made["cameras"].items()
             }
+        profiles = [(("profiles",), values.get("profiles")), ((*origin, "profiles"), section.get("profiles"))]
+        if given := [layer for layer in profiles if layer[1] is not None]:
+            made["profiles"] = self._merged((*target, "profiles"), given)
         asked = {question for camera in _section(made, "cameras").values() for question in _asked(camera)}
         shared = [name for name in _section(values, "questions") if name in asked]
         if shared or isinstance(made.get("questions"), dict):

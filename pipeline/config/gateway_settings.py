@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from pipeline.config.alert_settings import MAX_CHANNELS, AlertConditionSettings
+from pipeline.config.home_assistant_settings import HomeAssistantSettings
 from pipeline.config.section import Section
 from schemas.hosts import check_host
 from schemas.types import Name
@@ -179,6 +180,8 @@ class GatewaySettings(Section):
     """What one client may cost."""
     alerts: AlertSettings = Field(default_factory=AlertSettings)
     """Rules, and who is told."""
+    home_assistant: HomeAssistantSettings | None = None
+    """Show cameras and standing questions in Home Assistant; null says nothing to it."""
 
     def below(self, folder: Path) -> Self:
         """The same with paths that count from a folder."""

@@ -7,10 +7,12 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from pipeline.config.alert_settings import AlertConditionSettings, check_condition
+from pipeline.config.asking_settings import MAX_DURATION_S, Interval
 from pipeline.config.section import Section
 from schemas.event_rule import KeepWhen, check_keep_when
 from schemas.messages import Options, check_options
 from schemas.types import AnswerType, Milliseconds, Probability, QuestionText
+from schemas.week_hours import WeekHours
 
 
 class QuestionSettings(Section):
@@ -27,6 +29,13 @@ class QuestionSettings(Section):
     risk: Probability | None = None
     """Accepted chance that an early answer differs from the whole latent's, or one that holds on from the frame's own;
     left out takes the pool's."""
+    interval_s: Interval | None = None
+    """Time from one asking to the next; null asks it of every analysed frame of a camera."""
+    schedule: WeekHours | None = None
+    """Hours of the week in which it is asked, in the time zone of the camera: ``mon-fri 08:00-18:00``; null takes those
+    of the camera."""
+    max_duration_s: Annotated[float, Field(ge=1, le=MAX_DURATION_S)] | None = None
+    """It is asked for so long, from its first frame on; null: on and on."""
     change_gate: bool = True
     """Not asked of frames that show what the last answered one showed; false asks it of every frame."""
     keep_when: KeepWhen = ()

@@ -27,6 +27,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipeline.codec.spec import FitMode, Precision
+from pipeline.config.asking_settings import MAX_PROFILES, ProfileSettings, TimeZone, TimingSettings
 from pipeline.config.fleet_file import Part, read_part
 from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.question_settings import QuestionSettings as QuestionSettings
@@ -39,6 +40,7 @@ from schemas.errors import ConfigError
 from schemas.hosts import check_host
 from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.types import MAX_AGE_MS, NAME_PATTERN, Name
+from schemas.week_hours import WeekHours
 
 ENV_PREFIX = "LATENTBUS_"
 ENV_DELIMITER = "__"
@@ -168,6 +170,16 @@ class CameraSettings(_Section):
     """Ids of the standing questions that every analysed frame is asked."""
     priority: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     """Weight of its questions where cameras compete for the uplink: 2 counts each of them twice."""
+    uplink_share: Annotated[float, Field(ge=0.001, le=1)] | None = None
+    """Part of the uplink that it may use for its standing questions; null has no limit. Needs ``uplink_kbps``."""
+    schedule: WeekHours | None = None
+    """Hours of the week in which its standing questions are asked: ``mon-fri 08:00-18:00``; null: always."""
+    time_zone: TimeZone | None = None
+    """Of its schedules; null takes that of the site."""
+    overrides: Annotated[dict[Name, TimingSettings], Field(max_length=MAX_QUERIES_PER_FRAME)] = Field(
+        default_factory=dict
+    )
+    """When this camera is asked a question, by id, where that is not as the question says."""
     loop: bool = True
     """Start a video file again at its end."""
     stall_s: Annotated[float, Field(ge=1, le=3600)] = 10.0
@@ -312,6 +324,12 @@ class EdgeSettings(_Section):
     """By name."""
     questions: dict[Name, QuestionSettings] = Field(default_factory=dict)
     """Standing questions by id. The id travels with every frame, the text only once: keep ids short."""
+    time_zone: TimeZone = "UTC"
+    """Of the schedules of its cameras, by its IANA name."""
+    profiles: Annotated[dict[Name, ProfileSettings], Field(max_length=MAX_PROFILES)] = Field(default_factory=dict)
+    """Sets of questions and alerts, by name; an operator switches them by one message."""
+    profile: Name | None = None
+    """The one that holds unless an operator says otherwise; null: everything is asked and counts."""
     client_budget: ClientBudgetSettings = Field(default_factory=ClientBudgetSettings)
     """What each client may cost this site."""
     client_budgets: Annotated[dict[Name, ClientBudgetSettings], Field(max_length=MAX_NAMED_BUDGETS)] = Field(
@@ -343,6 +361,20 @@ class EdgeSettings(_Section):
             if camera.ring.before_s > self.ring.history_s:
                 problem = f"camera {name}: ring.before_s is longer than edge.ring.history_s, {self.ring.history_s:g} s"
                 raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _shares_are_of_something(self) -> Self:
+        shared = [name for name, camera in self.cameras.items() if camera.uplink_share is not None]
+        if shared and self.uplink_kbps is None:
+            raise ValueError(f"camera {shared[0]} has an uplink_share of no rate: set uplink_kbps")
+        return self
+
+    @model_validator(mode="after")
+    def _profile_exists(self) -> Self:
+        if self.profile is not None and self.profile not in self.profiles:
+            known = ", ".join(sorted(self.profiles)) or "none"
+            raise ValueError(f"profile {self.profile} is not among its profiles ({known})")
         return self
 
     @model_validator(mode="after")
@@ -491,6 +523,8 @@ class LatentbusSettings(BaseSettings):
     """Pools of a fleet by name: the settings of their workers."""
     questions: dict[Name, QuestionSettings] = Field(default_factory=dict)
     """Standing questions of all sites whose cameras ask them, by id."""
+    profiles: Annotated[dict[Name, ProfileSettings], Field(max_length=MAX_PROFILES)] = Field(default_factory=dict)
+    """Profiles of all sites; a site may change a part of one."""
     defaults: DefaultsSettings = Field(default_factory=DefaultsSettings)
     """What sections take where they leave a key out."""
     log: LogSettings = Field(default_factory=LogSettings)
@@ -531,7 +565,7 @@ def load_settings(path: Path, *, part: Part = ALL, checks: Sequence[Check] = ())
         LatentbusSettings,
         env_prefix=ENV_PREFIX,
         env_delimiter=ENV_DELIMITER,
-        checks=(undefined_questions, undefined_channels, *checks),
+        checks=(undefined_questions, undefined_channels, *((unknown_in_profiles,) if part == ALL else ()), *checks),
     )
     return _with_absolute_paths(settings, path.absolute().parent)
 
@@ -588,6 +622,23 @@ def undefined_channels(values: Mapping[str, Any]) -> Iterator[tuple[Location, st
                 if isinstance(channel, str) and channel not in channels:
                     where = (*place, "questions", question, "alert", "channels", index)
                     yield where, f"{channel} is no webhook or address under gateway.alerts ({known})"
+
+
+def unknown_in_profiles(values: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+    """A check of a whole file: questions and alerts that a profile names and that are nowhere."""
+    places = [((), values), *sites_of(values)]
+    questions = {question for _, site in places for question in section(site, "questions")}
+    alerts = {*questions, *section(values, "gateway", "alerts", "rules")}
+    for place, site in places:
+        for name in section(site, "profiles"):
+            for key, known in (("questions", questions), ("alerts", alerts)):
+                named = section(site, "profiles", name).get(key)
+                for index, entry in enumerate(named if isinstance(named, list) else ()):
+                    if isinstance(entry, str) and entry not in known:
+                        yield (
+                            (*place, "profiles", name, key, index),
+                            f"no {entry} ({', '.join(sorted(known)) or 'none'})",
+                        )
 
 
 def _undefined(asked: Mapping[str, Sequence[Any]], defined: Collection[str]) -> Iterator[tuple[str, int, str]]:

@@ -94,12 +94,12 @@ class HealthMachine:
 
     def going_on(self) -> list[Sign]:
         """Conditions that have begun and not ended, as they were seen last."""
-        return [state.sign for state in self._states.values() if state.going_on]
+        return [state.sign for state in list(self._states.values()) if state.going_on]
 
     def counts(self) -> dict[str, int]:
         """How many conditions of each kind go on; 0 of a kind that was looked at."""
         found = Counter(sign.kind for sign in self.going_on())
-        return {kind: found[kind] for kind in {*self._seen, *found}}
+        return {kind: found[kind] for kind in sorted({*self._seen, *found})}
 
     def __len__(self) -> int:
         """Conditions that are remembered."""

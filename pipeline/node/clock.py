@@ -19,6 +19,13 @@ class Clock(Protocol):
         ...
 
 
+def wall_clock() -> tuple[float, float]:
+    """Seconds of UTC as the device knows them, and seconds since it started, those of its sleep included."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.time(), time.monotonic()
+
+
 class MonotonicClock:
     """The real one."""
 

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from schemas.errors import ConfigError
+from schemas.messages.base import SCHEMA_VERSION
 
 NAMESPACE = "latentbus"
 SECONDS_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -58,10 +59,25 @@ class Metrics:
         """A gauge that the caller sets."""
         return Gauge(name, documentation, tuple(labels), namespace=NAMESPACE, registry=self.registry)
 
-    def seconds(self, name: str, documentation: str, labels: Iterable[str] = ()) -> Histogram:
+    def seconds(
+        self,
+        name: str,
+        documentation: str,
+        labels: Iterable[str] = (),
+        *,
+        buckets: tuple[float, ...] = SECONDS_BUCKETS,
+    ) -> Histogram:
         """A histogram of durations in seconds."""
         return Histogram(
-            name, documentation, tuple(labels), namespace=NAMESPACE, buckets=SECONDS_BUCKETS, registry=self.registry
+            name, documentation, tuple(labels), namespace=NAMESPACE, buckets=buckets, registry=self.registry
+        )
+
+    def amounts(
+        self, name: str, documentation: str, buckets: tuple[float, ...], labels: Iterable[str] = ()
+    ) -> Histogram:
+        """A histogram of numbers of things."""
+        return Histogram(
+            name, documentation, tuple(labels), namespace=NAMESPACE, buckets=buckets, registry=self.registry
         )
 
     def shares(self, name: str, documentation: str, labels: Iterable[str] = ()) -> Histogram:
@@ -92,6 +108,19 @@ class Metrics:
     def watch_gauge(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         """Serve a value that is read at each scrape, from the HTTP thread."""
         self.registry.register(_WatchGauge(f"{NAMESPACE}_{name}", documentation, read))
+
+    def build_info(self, process: str, software: str, fingerprint: str = "") -> None:
+        """Serve what this process is, as labels of a constant 1.
+
+        Args:
+            process: its kind.
+            software: version of this software.
+            fingerprint: first 4 bytes of its codec's fingerprint in hexadecimal; empty for a process without a codec.
+        """
+        info = self.gauge(
+            "build_info", "1; its labels say what this process is", ("process", "software", "wire", "fingerprint")
+        )
+        info.labels(process, software, str(SCHEMA_VERSION), fingerprint).set(1)
 
     @contextmanager
     def serve(self, port: int | None, host: str = "127.0.0.1") -> Iterator[int | None]:

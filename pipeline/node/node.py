@@ -14,17 +14,28 @@ from pipeline.bus.base import Bus, ConnectionChange, Inbound
 from pipeline.config.logs import OncePerKind
 from pipeline.node.clock import Clock, MonotonicClock
 from pipeline.node.containment import Containment
+from pipeline.node.loop_lag import LoopLag
 from pipeline.node.metrics import Metrics
 from pipeline.node.older_peers import listen_for_older_peers
+from pipeline.node.process_health import ProcessHealth
 from pipeline.node.runtime import EXIT_NOT_DRAINED, Stop
 from pipeline.node.service_manager import Health, keep_alive, watchdog_s
 from pipeline.node.tasks import first_of
+from pipeline.node.traffic_metrics import watch_traffic
 from schemas.errors import ConnectionLostError
 
 RECEIVE_BATCH: Final = 64
 """Messages handled before the loop may turn to something else: at about 0.1 ms each, far under a stall of 50 ms."""
 CONNECT_LOG_S: Final = 10.0
 """Between two log lines that say that there is no connection yet."""
+_DROPS: Final = {
+    "dropped_qos0_messages": "receive_queue_full_qos0",
+    "dropped_qos1_messages": "receive_queue_full_qos1",
+    "discarded_messages": "connection_not_ready",
+    "failed_publishes": "publish_failed",
+    "refused_publishes": "publish_refused",
+}
+"""Statistics of a bus that are messages dropped, and the reason."""
 _BUS_COUNTS: Final = ("received", "acknowledged", "dropped_qos0", "dropped_qos1", "discarded", "published")
 """The monotone part of the statistics of a bus."""
 
@@ -80,6 +91,16 @@ class Node(ABC):
         metrics.ready.set_function(lambda: float(self._working and self._fits()))
         metrics.watch_gauge("connected", "1 while connected", lambda: float(bus.statistics().connected))
         metrics.watch_counters("bus_messages", "Messages of the connection", "event", self._bus_counts)
+        watch_traffic(metrics, lambda: bus.traffic)
+        metrics.watch_counters("drops", "Messages that were dropped, by reason", "reason", self.drops)
+        metrics.watch_gauges("queue_messages", "What waits", "queue", self.queues)
+        metrics.watch_gauges("queue_oldest_seconds", "Age of the oldest that waits", "queue", self.queue_ages_s)
+        metrics.watch_gauges("backlog_frames", "Frames whose questions no model works on yet", "pool", self.backlog)
+        metrics.watch_counters("refinements", "Requests for more latents", (), lambda: {(): self.refinements()})
+        metrics.watch_counters(
+            "lease_expiries", "Leases of frames that ran out, by what was waited for", "waited_for", self.lease_expiries
+        )
+        self._lag = LoopLag(metrics)
         metrics.watch_counters(
             "messages_dropped", "Bad messages, by kind and reason", "kind", lambda: self._problems.counts
         )
@@ -98,7 +119,12 @@ class Node(ABC):
         """
         try:
             async with asyncio.TaskGroup() as group:
-                work = {"receive": self._receive_all, **await self._begin(group), **self._watchdog(stop)}
+                work = {
+                    "receive": self._receive_all,
+                    "loop lag": self._lag.run,
+                    **await self._begin(group),
+                    **self._watchdog(stop),
+                }
                 tasks = {name: group.create_task(task(), name=name) for name, task in work.items()}
                 await first_of(stop.wait(), self._become_ready(stop))
                 await first_of(stop.wait(), self._exhausted(tasks))
@@ -145,6 +171,38 @@ class Node(ABC):
             return {}
         return {"watchdog": lambda: keep_alive(limit_s, self._clock, self._health, stop.ready.is_set)}
 
+    # ---- what is scraped, from the HTTP thread ----------------------------------------------------------------------
+
+    def drops(self) -> Mapping[str, float]:
+        """Messages that were dropped, by reason."""
+        values = asdict(self._bus.statistics())
+        bad = sum(dict(self._problems.counts).values())
+        return {"bad_message": bad, **{reason: values[name] for name, reason in _DROPS.items()}}
+
+    def queues(self) -> Mapping[str, float]:
+        """Messages or frames of each queue."""
+        statistics = self._bus.statistics()
+        return {
+            "incoming": statistics.incoming_messages,
+            "outgoing": statistics.outgoing_messages + statistics.waiting_publishes,
+        }
+
+    def queue_ages_s(self) -> Mapping[str, float]:
+        """Age of the oldest entry of each queue, 0 of an empty one."""
+        return {}
+
+    def backlog(self) -> Mapping[str, float]:
+        """Frames that wait for a model, by pool."""
+        return {}
+
+    def refinements(self) -> float:
+        """Requests for more latents so far."""
+        return 0.0
+
+    def lease_expiries(self) -> Mapping[str, float]:
+        """Leases that ran out so far."""
+        return {}
+
     def _watch_session(self, session: ProtocolSession) -> None:
         """Serve what every protocol session counts."""
         self._metrics.watch_counters(
@@ -174,6 +232,10 @@ class Node(ABC):
             self._receive(await self._bus.receive_batch(RECEIVE_BATCH))
             # A full buffer must not keep the other tasks from their turn.
             await asyncio.sleep(0)
+
+    def _watch_health(self, health: ProcessHealth) -> Work:
+        """Tasks that look after the health of this process."""
+        return {"health": health.run, "disks": health.probe.run}
 
     def _bus_counts(self) -> dict[str, float]:
         values = asdict(self._bus.statistics())

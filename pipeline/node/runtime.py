@@ -1,13 +1,15 @@
 """Runs a process: event loop, signals, readiness and the two-phase stop.
 
 The first SIGTERM or SIGINT asks the process to drain: take nothing new, finish or resolve what is there. The second,
-or the end of the drain time, cancels it.
+or the end of the drain time, cancels it. SIGHUP does the same where a terminal hangs up; else it asks a process that
+can do so to read its settings again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -27,17 +29,28 @@ EXIT_NOT_DRAINED = 3
 """Exit status when the drain time ended, or a second signal came, before everything was resolved."""
 
 
+def software_version() -> str:
+    """Version of this software, as it was installed."""
+    try:
+        return importlib.metadata.version("latentbus")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
 class Stop:
     """Tells a process when to stop, and others when it is ready.
 
     Attributes:
         drain_timeout_s: time from the first request until the process is cancelled.
         ready: set once the process does its work.
+        reloads: SIGHUP asks for the settings to be read again, unless it comes from a terminal that closes.
     """
 
     def __init__(self, drain_timeout_s: float = DRAIN_TIMEOUT_S) -> None:
         self.drain_timeout_s = drain_timeout_s
         self.ready = asyncio.Event()
+        self.reloads = False
+        self._reload = asyncio.Event()
         self._requested = asyncio.Event()
 
     @property
@@ -49,6 +62,15 @@ class Stop:
         """Ask the process to drain; again is harmless."""
         self._requested.set()
         notify("STOPPING=1")
+
+    def request_reload(self) -> None:
+        """Ask for the settings to be read again."""
+        self._reload.set()
+
+    async def wait_reload(self) -> None:
+        """Wait until the settings shall be read again."""
+        await self._reload.wait()
+        self._reload.clear()
 
     async def wait(self) -> None:
         """Wait until the process is asked to drain."""
@@ -150,7 +172,9 @@ async def supervise(main: Callable[[Stop], Awaitable[int]], *, drain_timeout_s: 
     task = asyncio.create_task(_as_coroutine(main(stop)), name="main")
 
     def on_signal(number: signal.Signals) -> None:
-        if stop.requested:
+        if number is signal.SIGHUP and stop.reloads and not stop.requested and not (terminal and not _has_terminal()):
+            stop.request_reload()
+        elif stop.requested:
             _log.warning("second signal, not waiting any longer", signal=number.name)
             task.cancel()
         else:
@@ -158,6 +182,7 @@ async def supervise(main: Callable[[Stop], Awaitable[int]], *, drain_timeout_s: 
             stop.request()
 
     # A terminal that closes hangs up; frames under way are as dear then.
+    terminal = _has_terminal()
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     for number in signals:
         loop.add_signal_handler(number, on_signal, number)
@@ -180,6 +205,15 @@ async def supervise(main: Callable[[Stop], Awaitable[int]], *, drain_timeout_s: 
             await asyncio.wait({task})
         for number in signals:
             loop.remove_signal_handler(number)
+
+
+def _has_terminal() -> bool:
+    """Whether the process has a terminal that is open; one that has hung up cannot be opened any more."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def first_latentbus_error(group: BaseExceptionGroup[BaseException]) -> LatentbusError | None:

@@ -161,15 +161,20 @@ class ChangeGate:
 
     Attributes:
         counters: standing questions of frames, by why they were asked, and those that were held and renewed.
+        settings: bounds and exceptions.
     """
 
     def __init__(self, rule: GateRule, settings: GateSettings | None = None) -> None:
         self.counters: Counter[str] = Counter()
         self._rule = rule
-        self._settings = settings or GateSettings()
+        self.settings = settings or GateSettings()
         self._cameras: dict[str, _Camera] = {}
         self._frames = 0
         self._limits: OrderedDict[bytes, float] = OrderedDict()
+
+    def replace(self, settings: GateSettings) -> None:
+        """Other bounds and exceptions."""
+        self.settings = settings
 
     def share(self, question: Question) -> Question:
         """A standing question as the pool is asked it: with the stop rule's part of the risk, if the gate may hold it.
@@ -177,9 +182,9 @@ class ChangeGate:
         Args:
             question: with the risk that its operator accepts.
         """
-        if question.question_id in self._settings.open_questions:
+        if question.question_id in self.settings.open_questions:
             return question
-        risk = self._settings.risk if question.risk is None else question.risk
+        risk = self.settings.risk if question.risk is None else question.risk
         limit = self._rule.limit(question.answer_type, GATE_SHARE * risk)
         if limit is None:
             return question
@@ -192,23 +197,30 @@ class ChangeGate:
         return shared
 
     def sift(
-        self, camera: str, latent: Latent, queries: Sequence[AskedQuery], captured_s: float, *, tells: bool = True
+        self,
+        camera: str,
+        latent: Latent,
+        queries: Sequence[AskedQuery],
+        captured_s: float,
+        *,
+        tells: bool = True,
+        asked: Collection[str] | None = None,
     ) -> Sifted:
         """Which queries of a frame are asked. A renewal is told by whoever calls: it counts as said.
 
         Args:
             camera: its camera.
             latent: its latent.
-            queries: its ad-hoc questions, and at the time for them all its standing ones, see :meth:`share`.
+            queries: its ad-hoc questions, and at the time for them its standing ones, see :meth:`share`.
             captured_s: when it was taken.
             tells: somebody can be told; else renewals wait.
+            asked: ids of all its standing questions, whether they are due now or not; None: those among the queries.
         """
         sifted = Sifted([])
         standing = [query for query in queries if not query.ad_hoc]
         state = self._cameras.setdefault(camera, _Camera())
         if standing:
-            # All standing questions of a camera come together: what is not among them is asked no more.
-            ids = {query.question_id for query in standing}
+            ids = {query.question_id for query in standing} if asked is None else set(asked)
             for gone in state.last.keys() - ids:
                 del state.last[gone]
         look = self._rule.look(latent) if state.last else None
@@ -221,7 +233,7 @@ class ChangeGate:
             self.counters["held"] += 1
             sifted.held.append(query.question_id)
             last = state.last[query.question_id]
-            if tells and captured_s - last.said_s >= self._settings.renew_s:
+            if tells and captured_s - last.said_s >= self.settings.renew_s:
                 self.counters["renewed"] += 1
                 last.said_s = captured_s
                 sifted.renewals.append(Renewal(query, last.frame, captured_s - last.captured_s))
@@ -275,7 +287,7 @@ class ChangeGate:
         """Why a standing question is asked; empty where it is not."""
         question_id, digest = query.question_id, query.question.digest
         limit = self._limits.get(digest)
-        if limit is None or camera in self._settings.open_cameras:
+        if limit is None or camera in self.settings.open_cameras:
             return "open"
         self._limits.move_to_end(digest)
         if state.is_under_way(question_id):
@@ -285,6 +297,6 @@ class ChangeGate:
             return "first"
         if not last.safe:
             return "degraded"
-        if last.is_older(self._settings.max_age_s, captured_s):
+        if last.is_older(self.settings.max_age_s, captured_s):
             return "old"
         return "" if self._rule.distance(last.look, look) <= limit else "changed"

@@ -34,7 +34,7 @@ from pipeline.protocol.timers import Timers
 from schemas import topics, wire
 from schemas.errors import RemoteError, StateError, TooManyQuestionsError
 from schemas.identity import ad_hoc_query_id, owner_of
-from schemas.messages import Answer, Ask, QueryOutcome, Receipt, Status
+from schemas.messages import Answer, Ask, QueryOutcome, Receipt, SiteConfig, Status
 from schemas.messages import Question as QuestionMessage
 from schemas.topics import Family, Topic
 from schemas.types import Outcome
@@ -207,6 +207,8 @@ class ClientSession:
             self.fleet.observe_load(message)
         elif topic.family is Family.QUESTION and isinstance(message, QuestionMessage | None):
             self.fleet.observe_question(topic.name("site"), topic.name("question_id"), message)
+        elif topic.family is Family.CONFIG and isinstance(message, SiteConfig | None):
+            self.fleet.observe_config(topic.name("site"), message)
         elif isinstance(message, Answer | QueryOutcome | Receipt):
             if received.retained:
                 # Answers are never retained: this one was left there by somebody, before the question.

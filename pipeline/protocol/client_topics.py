@@ -21,7 +21,8 @@ WORKERS: Final = topics.family_filter(Family.STATUS).replace("/+/+", "/worker/+"
 """A client of a secured fleet may read the status of edges alone."""
 LOADS: Final = topics.family_filter(Family.LOAD)
 QUESTIONS: Final = topics.family_filter(Family.QUESTION)
-_OPTIONAL: Final = frozenset({WORKERS, LOADS, QUESTIONS})
+CONFIGS: Final = topics.family_filter(Family.CONFIG)
+_OPTIONAL: Final = frozenset({WORKERS, LOADS, QUESTIONS, CONFIGS})
 """What some clients may not read; they do without."""
 _ALL_PUBLIC: Final = (topics.family_filter(Family.ANSWER), topics.family_filter(Family.OUTCOME))
 
@@ -48,7 +49,7 @@ class ClientTopics:
     def __init__(self, client: str, idle_s: float, *, whole_fleet: bool = False) -> None:
         self._client = client
         self._idle_s = idle_s
-        self._fleet = (EDGES, WORKERS, LOADS, QUESTIONS) if whole_fleet else (EDGES, WORKERS)
+        self._fleet = (EDGES, WORKERS, LOADS, QUESTIONS, CONFIGS) if whole_fleet else (EDGES, WORKERS)
         self._asked: Counter[str] = Counter()
         self._idle: OrderedDict[str, float] = OrderedDict()
         self._watched: Counter[str | None] = Counter()

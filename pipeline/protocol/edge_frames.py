@@ -145,6 +145,10 @@ class EdgeFrames:
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
+    def replace_priorities(self, priorities: Mapping[str, float]) -> None:
+        """Other weights of cameras, for what is decided from now on."""
+        self._gain.priorities = priorities
+
     def take_departures(self) -> list[Departure]:
         """What wants to leave on the uplink, since the last call, in order."""
         return self._messages.take_departures()
@@ -170,6 +174,10 @@ class EdgeFrames:
     def unfinished(self) -> int:
         """Queries that have no outcome yet."""
         return sum(len(frame.queries) for frame in self._frames.values())
+
+    def waiting(self) -> int:
+        """Frames that no worker has taken yet."""
+        return sum(frame.stage is not EdgeStage.OWNED for frame in list(self._frames.values()))
 
     def sizes(self) -> dict[str, int]:
         """Entries of every table that it keeps; those of unfinished frames are empty when no frame is."""

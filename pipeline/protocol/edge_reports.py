@@ -9,7 +9,7 @@ from pipeline.protocol.edge_messages import Done, always
 from pipeline.protocol.effects import ReplyTo
 from pipeline.protocol.uplink import CHARGE_TLS
 from schemas import topics, wire
-from schemas.messages import Answer, Message, QueryOutcome, Question, Receipt, Status
+from schemas.messages import Answer, Message, QueryOutcome, Question, Receipt, SiteConfig, Status
 from schemas.wire_cost import publish_property_bytes, publish_wire_bytes
 
 
@@ -108,6 +108,22 @@ class EdgeReports:
                 until_sent=True,
                 same_as=("status", site),  # on a link that flaps one for each connection would wait
                 last_word=True,
+            )
+        )
+
+    def config(self, site: str, config: SiteConfig | None) -> None:
+        """Publish what holds of what operators say about the site, retained; None deletes it there."""
+        self._departures.append(
+            Departure(
+                TrafficClass.REPORT,
+                None,
+                "config",
+                topics.config_topic(site),
+                always(config or SiteConfig(site=site)),
+                qos=1,
+                retain=True,
+                clears=config is None,
+                until_sent=True,
             )
         )
 

@@ -13,6 +13,8 @@ and outputs, and what each message that comes means. The parts:
   rule, on disk, and who gets them.
 - :mod:`~pipeline.protocol.standing_questions`, :mod:`~pipeline.protocol.question_sync`: questions that are asked of
   every frame, and the broker that keeps them.
+- :mod:`~pipeline.protocol.asking_rules`, :mod:`~pipeline.protocol.config_sync`: when they are due, and what operators
+  say about that.
 - :mod:`~pipeline.protocol.client_budgets`: what each client may cost.
 - :mod:`~pipeline.protocol.load_shedding`: standing frames that are left out while the pool is overloaded.
 - :mod:`~pipeline.protocol.change_gate`: standing questions that are not asked, because the scene is as it was.
@@ -28,8 +30,10 @@ from typing import Final
 
 from pipeline.protocol.ad_hoc_questions import AdHocQuestions
 from pipeline.protocol.ask_intake import AskIntake
-from pipeline.protocol.change_gate import ChangeGate, Sifted
+from pipeline.protocol.asking_rules import AskingRules
+from pipeline.protocol.change_gate import ChangeGate, GateSettings, Sifted
 from pipeline.protocol.client_budgets import ClientBudgets
+from pipeline.protocol.config_sync import ConfigSync
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import DepartureOrder
 from pipeline.protocol.edge_frames import EdgeFrames
@@ -56,12 +60,14 @@ from pipeline.protocol.load_shedding import LoadShedding, LoadSheddingSettings
 from pipeline.protocol.past_questions import PastQuestions
 from pipeline.protocol.ports import Contained, Delivery, Heard, Notice, Problem, Received, Subscription, Will
 from pipeline.protocol.question_sync import QuestionSync
+from pipeline.protocol.receipts import Receipts
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.site_settings import SiteSettings
 from pipeline.protocol.standing_questions import StandingQuestions
 from pipeline.protocol.store_requests import StoreRequest, StoreResult
 from pipeline.protocol.uplink import Uplink, UplinkOutput
 from pipeline.protocol.uplink_budget import StoreSpending, UplinkBudget
+from pipeline.protocol.uplink_shares import UplinkShares
 from schemas import topics, wire
 from schemas.errors import CameraNameError, RemoteError
 from schemas.limits import MAX_QUERIES_PER_FRAME
@@ -80,6 +86,7 @@ from schemas.messages import (
     Question,
     Refine,
     Reject,
+    SiteConfig,
     Status,
 )
 from schemas.messages.status import MAX_CONDITIONS
@@ -115,6 +122,8 @@ class EdgeSession:
         ad_hoc: clients' questions.
         standing: standing questions.
         sync: keeps the broker of one mind about them.
+        asking: when standing questions are due.
+        shares: of the uplink, by camera.
         budgets: what each client may cost.
         load_shedding: share of the standing frames that is taken.
         event_counters: what happened to events and to requests for them.
@@ -151,9 +160,20 @@ class EdgeSession:
         self.frames.connection(False, now_s)
         self.budget = UplinkBudget(site.budget, spending)
         asking = sum(1 for questions in site.asked_of.values() if questions)
-        self.uplink = Uplink(site.uplink_kbps, order=order, gather_s=site.gather_s, company=asking, budget=self.budget)
+        self.shares = UplinkShares(site.uplink_kbps, site.shares)
+        self.uplink = Uplink(
+            site.uplink_kbps,
+            order=order,
+            gather_s=site.gather_s,
+            company=asking,
+            budget=self.budget,
+            shares=self.shares,
+        )
         self.budgets = ClientBudgets(site.client_budget, site.client_budgets)
-        self.standing = StandingQuestions(site.questions, site.asked_of, None if gate is None else gate.share)
+        self.asking = AskingRules(site.asking)
+        self.standing = StandingQuestions(
+            site.questions, site.asked_of, None if gate is None else gate.share, self.asking
+        )
         self.load_shedding = LoadShedding(load_shedding)
         self.gate = gate
         self._reports = EdgeReports()
@@ -174,8 +194,24 @@ class EdgeSession:
             acknowledge=self._acknowledge,
             now_s=now_s,
         )
+        receipts = Receipts(site.site, self._reports, self.budgets)
+        self._config = ConfigSync(
+            site.site,
+            self.asking,
+            self._reports,
+            receipts,
+            cameras=site.asked_of,
+            questions=lambda: self.standing.known,
+            now_s=now_s,
+        )
         self.sync = QuestionSync(
-            site.site, self.standing, self._reports, self.budgets, deletes=site.deletes_questions, now_s=now_s
+            site.site,
+            self.standing,
+            self._reports,
+            receipts,
+            deletes=site.deletes_questions,
+            settled=self._config.settled,
+            now_s=now_s,
         )
         self.event_counters: Counter[str] = Counter()
         self._events = EventLink(self.event_counters)
@@ -224,6 +260,7 @@ class EdgeSession:
             # At QoS 1, so that a deletion reaches an edge whose link is down for a while; own words come back as well,
             # which tells the order of the broker.
             Subscription(topics.question_filter(site.site), qos=1),
+            Subscription(topics.config_topic(site.site), qos=1),
             Subscription(topics.family_filter(Family.STATUS).replace("/+/+", "/worker/+")),
             Subscription(topics.status_topic("edge", site.site)),
         )
@@ -288,6 +325,8 @@ class EdgeSession:
         self._connected = connected
         self.frames.connection(connected, now_s)
         self.uplink.connection(connected, topic_aliases)
+        if connected:
+            self._config.connected()
         self.sync.connection(connected, now_s, generation=generation, resumed=resumed)
         if self.store.connection(connected, now_s):
             waiting = (camera for camera in self.site.asked_of if self.ad_hoc.waiting(camera))
@@ -321,6 +360,31 @@ class EdgeSession:
     def wall_clock(self, utc_s: float, uptime_s: float) -> None:
         """What the device's clock says; see :meth:`UplinkBudget.wall_clock`."""
         self.budget.wall_clock(utc_s, uptime_s)
+        self.asking.wall_clock(utc_s)
+
+    def reconfigure(self, site: SiteSettings, gate: GateSettings | None) -> None:
+        """Other settings: questions, what asks them and when, priorities, and the bounds of the gate.
+
+        Args:
+            site: the same site with the same cameras; what else it says takes effect with the next process.
+            gate: of the change gate, where there is one.
+        """
+        self.site = site
+        if self.gate is not None and gate is not None:
+            self.gate.replace(gate)
+        self.frames.replace_priorities(site.priorities)
+        self.standing.replace(site.questions, site.asked_of)
+        self.asking.replace(site.asking)
+        self.sync.replaced()
+
+    @property
+    def asking_changes(self) -> int:
+        """How often the intervals of cameras may have changed."""
+        return self.asking.changes + self.standing.changes
+
+    def interval_s(self, camera: str) -> float | None:
+        """Time from one slot of a camera to the next; None where the settings say nothing of it."""
+        return self.asking.interval_s(camera, self.standing.ids(camera))
 
     def health(self, conditions: Sequence[Condition]) -> None:
         """What is wrong with this process: its status says so, anew when that changes.
@@ -357,13 +421,14 @@ class EdgeSession:
         They are left out where the pool is overloaded, or the budget of the uplink comes to its end. Without a link,
         whether a frame is kept for them. Asked once a slot.
         """
-        if not self.standing.asks(camera):
+        if not self.standing.is_due(camera, now_s):
             return False
         return self.store.takes_slot(camera, now_s) if self.store.storing else self.slot_is_taken(camera, now_s)
 
     def slot_is_taken(self, camera: str, now_s: float) -> bool:
         """The same with a link, whatever is asked."""
-        return self.budget.takes(camera) and self.load_shedding.takes(camera, now_s)
+        within = self.budget.takes(camera) and self.shares.takes(camera, now_s)
+        return within and self.load_shedding.takes(camera, now_s)
 
     def take_queries(self, camera: str, captured_s: float, *, standing: bool) -> list[AskedQuery]:
         """What is asked of a frame: its standing questions, if it is their time, and the ad-hoc ones that wait.
@@ -375,7 +440,7 @@ class EdgeSession:
             captured_s: when it was taken; deadlines of standing questions count from there.
             standing: it is their time.
         """
-        queries = self.standing.asked(camera, captured_s) if standing else []
+        queries = self.standing.take_due(camera, captured_s) if standing else []
         if self.store.storing:
             self.store.taken(camera)
             return queries
@@ -444,7 +509,8 @@ class EdgeSession:
         """
         if self.gate is None or self.storing:
             return Sifted(list(queries)), frame
-        sifted = self.gate.sift(camera, latent, queries, captured_s, tells=self._connected)
+        asked = self.standing.ids(camera)
+        sifted = self.gate.sift(camera, latent, queries, captured_s, tells=self._connected, asked=asked)
         if sifted.renewals:
             frame = self.frames.next_id(camera) if frame is None else frame
             self.frames.renew(camera, frame, sifted.renewals)
@@ -519,6 +585,7 @@ class EdgeSession:
         self.frames.drain()
         self.store.close()
         self.sync.close()
+        self._config.close()
 
     def abandon(self, reason: str) -> None:
         """Decide what is left as failed: the process is about to stop."""
@@ -609,6 +676,8 @@ class EdgeSession:
         self._outputs += self._events.take_outputs()
         self._outputs += self._fetches.take_problems()
         self._outputs += self.sync.take_outputs()
+        self._outputs += self._config.take_outputs()
+        self._outputs += self.asking.take_outputs()
         self._outputs += self.standing.take_outputs()
         self._outputs += self.store.take_outputs()
         self._outputs += self.uplink.take_outputs()
@@ -637,6 +706,8 @@ class EdgeSession:
                 self._outputs.append(Heard(topic, message))
             case ListEvents() | FetchEvent() | FetchPictures() | EraseEvents():
                 self._fetches.receive(received, topic, message, now_s)
+            case SiteConfig():
+                self._config.receive(received, message, now_s)
             case Question():
                 self.sync.receive(received, message.question_id, message, now_s)
             case Status(kind="worker"):
@@ -653,6 +724,8 @@ class EdgeSession:
             case Status(kind="edge"):
                 self._outputs.append(Heard(topic, message))
                 self._other_site(message)
+            case None if topic.family is Family.CONFIG:
+                self._config.receive(received, None, now_s)
             case None if topic.family is Family.QUESTION:
                 self.sync.receive(received, topic.name("question_id"), None, now_s)
             case _:
@@ -662,6 +735,8 @@ class EdgeSession:
         try:
             if label == Family.ASK:
                 self._intake.unreadable(received, error, now_s)
+            elif label == Family.CONFIG:
+                self._config.unreadable(received, error, now_s)
             elif label == Family.QUESTION:
                 self.sync.unreadable(received, error, now_s)
             else:

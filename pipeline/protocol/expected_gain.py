@@ -101,7 +101,7 @@ class ExpectedGain:
     """
 
     def __init__(self, priorities: Mapping[str, float]) -> None:
-        self._priorities = priorities
+        self.priorities = priorities
         self._response = ResponseTime()
         self._base: dict[str, Share] = {}
         self._refined = Share(1.0)
@@ -162,7 +162,7 @@ class ExpectedGain:
         asked = [entry for entry in asked if entry[1].deadline_s - margin_s > now_s] or asked
         gain = sum(self._chance(frame, key, prefix) * (AD_HOC_WEIGHT if query.ad_hoc else 1.0) for key, query in asked)
         return Utility(
-            gain * self._priorities.get(frame.camera, 1.0),
+            gain * self.priorities.get(frame.camera, 1.0),
             message_bytes,
             min(query.deadline_s for _, query in asked) - margin_s,
             max(query.deadline_s for _, query in asked),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from schemas.messages import Question, Status
+from schemas.messages import Question, SiteConfig, Status
 
 MAX_EDGES: Final = 4_096
 MAX_WORKERS: Final = 4_096
@@ -19,12 +19,14 @@ class FleetView:
         workers_are_seen: whether this client may read the status of workers; else nothing is said about them.
         changes: how often something changed.
         questions: standing questions by site and id, for a client that reads them.
+        configs: what operators say about each site, for such a client.
     """
 
     def __init__(self) -> None:
         self.workers_are_seen = False
         self.changes = 0
         self.questions: OrderedDict[tuple[str, str], Question] = OrderedDict()
+        self.configs: OrderedDict[str, SiteConfig] = OrderedDict()
         self._edges: OrderedDict[str, Status] = OrderedDict()
         self._workers: OrderedDict[str, Status] = OrderedDict()
         self._serving: dict[str, set[str]] = {}
@@ -70,9 +72,19 @@ class FleetView:
             if len(self.questions) > MAX_QUESTIONS:
                 self.questions.popitem(last=False)
 
+    def observe_config(self, site: str, config: SiteConfig | None) -> None:
+        """What operators say about a site came; None where it was deleted."""
+        self.changes += 1
+        self.configs.pop(site, None)
+        if config is not None:
+            self.configs[site] = config
+            if len(self.configs) > MAX_EDGES:
+                self.configs.popitem(last=False)
+
     def connected(self) -> None:
         """A new connection: the broker says again what is retained, and not what was deleted meanwhile."""
         self.questions.clear()
+        self.configs.clear()
 
     def forget(self, kind: str, process_id: str) -> None:
         """The status of a process was deleted."""
@@ -136,7 +148,12 @@ class FleetView:
 
     def sizes(self) -> dict[str, int]:
         """Entries of its tables."""
-        return {"edges": len(self._edges), "workers": len(self._workers), "standing_questions": len(self.questions)}
+        return {
+            "edges": len(self._edges),
+            "workers": len(self._workers),
+            "standing_questions": len(self.questions),
+            "site_configs": len(self.configs),
+        }
 
     def problem(self, camera: str) -> str | None:
         """Why questions to a camera get no answer, as far as the statuses tell; None where they show nothing wrong."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from pipeline.protocol.client_budgets import ClientBudgets
-from pipeline.protocol.edge_reports import EdgeReports, reply_wire_bytes
-from pipeline.protocol.effects import ReplyTo
+from pipeline.protocol.edge_reports import EdgeReports
 from pipeline.protocol.ports import Delivery, Problem, Received
+from pipeline.protocol.receipts import Receipts
 from pipeline.protocol.standing_questions import StandingQuestions
 from pipeline.protocol.token_bucket import TokenBucket
 from schemas import topics
 from schemas.errors import RemoteError
-from schemas.limits import MAX_CORRELATION_BYTES, MAX_RECEIPT_CHARS
-from schemas.messages import Question, Receipt
-from schemas.printable import as_reason
+from schemas.messages import Question
 
 CORRECTIONS_PER_S: Final = 1.0
 CORRECTIONS: Final = 64
@@ -36,8 +34,9 @@ class QuestionSync:
         site: this edge.
         questions: what is asked.
         reports: what the edge says.
-        budgets: what each client may be told.
+        receipts: tells operators.
         deletes: what this site does not ask is deleted on the broker; who plays a log leaves it there.
+        settled: told when everything retained has come, and whether what has not was deleted.
         now_s: the edge's monotonic time.
 
     Attributes:
@@ -49,16 +48,18 @@ class QuestionSync:
         site: str,
         questions: StandingQuestions,
         reports: EdgeReports,
-        budgets: ClientBudgets,
+        receipts: Receipts,
         *,
         deletes: bool = True,
+        settled: Callable[[bool], None] = lambda _remembers: None,
         now_s: float = 0.0,
     ) -> None:
         self.out = False
         self._site = site
         self._questions = questions
         self._reports = reports
-        self._budgets = budgets
+        self._receipts = receipts
+        self._when_settled = settled
         self._deletes = deletes
         self._corrections = TokenBucket(CORRECTIONS_PER_S, CORRECTIONS, now_s)
         self._publishing: set[str] = set()
@@ -132,6 +133,14 @@ class QuestionSync:
         for question_id in ids:
             self._publish(question_id)
         self._check_out()
+        self._when_settled(remembers)
+
+    def replaced(self) -> None:
+        """The settings have others: publish what the broker lacks, delete what is asked no more."""
+        if not self._closed and self._questions.settled:
+            for question_id in self._questions.settle():
+                if self._may_publish(question_id):
+                    self._publish(question_id)
 
     def _check_out(self) -> None:
         self.out = self.out or (self._questions.settled and not self._settling)
@@ -145,7 +154,7 @@ class QuestionSync:
             problem = f"question {question_id}: {verdict.reason}"
             self._problems.append(Problem("question/refused", problem, about=question_id))
         if not (verdict.ours or received.retained):
-            self._receipt(received, question_id, now_s, accepted=verdict.accepted, reason=verdict.reason)
+            self._receipts.tell(received, question_id, now_s, accepted=verdict.accepted, reason=verdict.reason)
         self._correct(question_id, now_s)
 
     def unreadable(self, received: Received, error: RemoteError, now_s: float) -> None:
@@ -154,7 +163,7 @@ class QuestionSync:
         self._problems.append(Problem("question", str(error), error=error, context={"topic": received.topic}))
         self._questions.unreadable(question_id)
         if not received.retained:
-            self._receipt(received, question_id, now_s, accepted=False, reason=str(error))
+            self._receipts.tell(received, question_id, now_s, accepted=False, reason=str(error))
         self._correct(question_id, now_s)
 
     def _correct(self, question_id: str, now_s: float) -> None:
@@ -198,19 +207,3 @@ class QuestionSync:
     def _published(self, question_id: str, wanted: Question | None, delivery: Delivery, _now_s: float) -> None:
         self._questions.published(question_id, wanted, refused=not delivery.arrived)
         self._publish(question_id)
-
-    def _receipt(self, received: Received, about: str, now_s: float, *, accepted: bool, reason: str) -> None:
-        """Tell the sender of a message what became of it, if it has said where."""
-        if received.response_topic is None or len(received.correlation_data or b"") > MAX_CORRELATION_BYTES:
-            return
-        try:
-            topic = topics.parse(received.response_topic)
-        except RemoteError:
-            return
-        if topic.family is not topics.Family.RECEIPT or topic.name("site") != self._site:
-            return
-        said = as_reason(reason, MAX_RECEIPT_CHARS)
-        receipt = Receipt(site=self._site, about=about, accepted=accepted, reason=said)
-        address = ReplyTo(received.response_topic, received.correlation_data)
-        if self._budgets.say(topic.name("client"), reply_wire_bytes(receipt, address), now_s):
-            self._reports.receipt(receipt, address)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from pipeline.protocol.asking_rules import AskingSettings
 from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.event_keeper import EventSettings
 from pipeline.protocol.frame_ring import RingSettings
@@ -34,6 +35,8 @@ class SiteSettings:
         event_max_age_s: age from which on an event is dropped.
         gather_s: wait of standing frames for those of the other cameras, to leave with them.
         budget: of its uplink, a day and a month.
+        shares: part of the uplink that the standing questions of a camera may use, by camera.
+        asking: when they are asked.
     """
 
     site: str
@@ -52,3 +55,5 @@ class SiteSettings:
     event_max_age_s: float = 604_800.0
     gather_s: float = 0.0
     budget: BudgetSettings | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+    asking: AskingSettings = field(default_factory=AskingSettings)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from pipeline.protocol.asking_rules import AskingRules
 from pipeline.protocol.effects import AskedQuery
 from pipeline.protocol.ports import Notice
 from schemas.limits import MAX_QUERIES_PER_FRAME
@@ -60,6 +61,7 @@ class StandingQuestions:
         asked_of: ids that the settings ask of each camera of the site.
         share: makes of a question what the pool is asked; a part of its risk may be somebody else's. None leaves all
             as they are.
+        rules: when a question is due; every slot unless given.
 
     Attributes:
         operator_questions: questions that an operator's word rules, by id.
@@ -72,8 +74,10 @@ class StandingQuestions:
         own: Mapping[str, Question],
         asked_of: Mapping[str, Collection[str]],
         share: Callable[[Question], Question] | None = None,
+        rules: AskingRules | None = None,
     ) -> None:
         self._cameras = tuple(asked_of)
+        self._rules = rules or AskingRules()
         self._share = share or _as_it_is
         # Published as they are asked, so that workers know their texts.
         self._own = {question_id: self._share(question) for question_id, question in own.items()}
@@ -96,12 +100,35 @@ class StandingQuestions:
 
     # ---- what is asked ----------------------------------------------------------------------------------------------
 
-    def asks(self, camera: str) -> bool:
-        """Whether a camera has any standing question."""
-        return bool(self._ids(camera))
+    def replace(self, own: Mapping[str, Question], asked_of: Mapping[str, Collection[str]]) -> None:
+        """The settings have other questions now, of the same cameras; an operator's go on going before them."""
+        self._own = {question_id: self._share(question) for question_id, question in own.items()}
+        self._asked_by_settings = asked_of
+        self.changes += 1
+
+    def ids(self, camera: str) -> list[str]:
+        """What a camera is asked, due or not."""
+        return sorted(self._ids(camera))
+
+    @property
+    def known(self) -> list[str]:
+        """Ids of all questions of the site."""
+        return sorted({*self._own, *self.operator_questions})
+
+    def is_due(self, camera: str, now_s: float) -> bool:
+        """Whether any standing question of a camera is due at a slot that has come."""
+        return bool(self._rules.due(camera, self.ids(camera), now_s))
+
+    def take_due(self, camera: str, captured_s: float) -> list[AskedQuery]:
+        """Queries for a frame of a slot: those that are due; see :meth:`asked`."""
+        ids = self.ids(camera)
+        due = set(self._rules.due(camera, ids, captured_s))
+        queries = [query for query in self.asked(camera, captured_s) if query.question_id in due]
+        self._rules.taken(camera, due, ids, captured_s)
+        return queries
 
     def asked(self, camera: str, captured_s: float) -> list[AskedQuery]:
-        """Queries for a frame.
+        """Queries for a frame that is asked everything, due or not.
 
         Args:
             camera: its camera.
@@ -157,6 +184,7 @@ class StandingQuestions:
                 cameras=question.cameras,
                 differs_from_settings=question_id in self._own,
             )
+            self._rules.begin_anew(question_id)
         self.operator_questions[question_id] = question
         asked_of = [camera for camera in self._cameras if question_id in self._ids(camera)]
         return Verdict(True, f"asked of {', '.join(asked_of)}" if asked_of else "paused: asked of no camera")

@@ -17,6 +17,7 @@ from pipeline.protocol.departures import Departure, DepartureOrder
 from pipeline.protocol.ports import Acknowledge, Contained, Delivery, Problem, Publish, Sent
 from pipeline.protocol.topic_aliases import TopicAliases
 from pipeline.protocol.uplink_budget import UplinkBudget
+from pipeline.protocol.uplink_shares import UplinkShares
 from schemas import wire
 from schemas.errors import StateError, WireSizeError
 from schemas.messages import Chunk, KeyFrame, Message, Open
@@ -68,6 +69,7 @@ class Uplink:
         gather_s: longest wait of a patient message for others.
         company: patient messages that need not wait any longer once there are so many; 0 for any number.
         budget: of a day and a month; charged with all that leaves. While it is closed everything waits.
+        shares: of cameras; charged with what leaves for them.
 
     Attributes:
         counters: what did not go as planned, by reason; what the queue withdrew or merged is among them.
@@ -81,9 +83,11 @@ class Uplink:
         gather_s: float = 0.0,
         company: int = 0,
         budget: UplinkBudget | None = None,
+        shares: UplinkShares | None = None,
     ) -> None:
         self._bucket = UplinkBucket(rate_kbps)
         self._budget = budget or UplinkBudget()
+        self._shares = shares or UplinkShares(None, {})
         self._queue = order(rate_kbps)
         self.counters: Counter[str] = self._queue.counters
         self._tokens = itertools.count(1)
@@ -298,6 +302,7 @@ class Uplink:
     def _left(self, sent: Sent) -> None:
         self._bucket.charge(sent.wire_bytes, sent.at_s)
         self._budget.charge(sent.wire_bytes)
+        self._shares.charge(sent.camera, sent.wire_bytes, sent.at_s)
         self._outputs.append(sent)
 
     def _done(self, departure: Departure, delivery: Delivery, now_s: float) -> None:

@@ -68,7 +68,7 @@ from pipeline.protocol.worker_frame import WorkerEvent, WorkerFrame, WorkerStage
 from pipeline.protocol.worker_kept import KeptFrames
 from pipeline.protocol.worker_messages import WorkerMessages
 from pipeline.protocol.worker_passes import InferencePasses
-from pipeline.protocol.worker_progress import Progress
+from pipeline.protocol.worker_progress import AnswerMeasure, Progress
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_store import FrameStore
 from pipeline.protocol.worker_texts import Texts
@@ -216,6 +216,12 @@ class WorkerFrames:
     def outcomes(self) -> Counter[tuple[str, str]]:
         """Terminal answers by outcome and by who asks: ``standing`` or ``ad_hoc``."""
         return self._progress.outcomes
+
+    def take_measures(self) -> list[AnswerMeasure]:
+        """How answers went, since the last call."""
+        measures = list(self._progress.measures)
+        self._progress.measures.clear()
+        return measures
 
     def load(self) -> tuple[int, int]:
         """Frames held and frames that may be held: what the status message carries."""

@@ -166,6 +166,7 @@ class InferencePasses:
             self._counters[f"query_failed_{failed}"] += 1
             self._progress.decide(frame, answer.query_id, Outcome.FAILED, f"{failed}: {problem}")
             return
+        self._progress.answered(frame, query)
         if not says_something(answer.text):
             self._counters["wordless_answers"] += 1
             query.text, query.score, query.prefix = None, 0.0, prefix

@@ -6,9 +6,11 @@ is dropped in silence, because the edge, whose clock the deadline is on, says *e
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
 
 from pipeline.protocol.effects import ReplyTo
 from pipeline.protocol.reasons import EDGE_LOST, OVERLOAD
@@ -22,6 +24,28 @@ from pipeline.protocol.worker_throughput import ThroughputEstimate
 from schemas.identity import QuestionContent
 from schemas.messages import RejectReason
 from schemas.types import Outcome
+
+KEPT_MEASURES: Final = 4_096
+"""A process takes them after every input."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerMeasure:
+    """How an answer went.
+
+    Attributes:
+        admitted_s: when its frame was admitted, on the worker's clock.
+        ad_hoc: a client asked it.
+        outcome: how the query ended; None of its first answer.
+        reason: why.
+        latents: prefix that was read.
+    """
+
+    admitted_s: float
+    ad_hoc: bool
+    outcome: Outcome | None
+    reason: str = ""
+    latents: int = 0
 
 
 class Progress:
@@ -39,6 +63,7 @@ class Progress:
         decided: queries that were decided here.
         edges: which edges are gone.
         outcomes: terminal answers by outcome and by who asks: ``standing`` or ``ad_hoc``.
+        measures: how answers went, for metrics: the latest, until somebody takes them.
     """
 
     def __init__(
@@ -53,6 +78,7 @@ class Progress:
         self.decided = DecidedQueries(settings.terminal_cache)
         self.edges = Edges()
         self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.measures: deque[AnswerMeasure] = deque(maxlen=KEPT_MEASURES)
         self._settings = settings
         self._frames = frames
         self._throughput = throughput
@@ -196,6 +222,11 @@ class Progress:
         self._counters["accepts"] += 1
         self._messages.accept(frame)
 
+    def answered(self, frame: WorkerFrame, query: WorkerQuery) -> None:
+        """The model has answered a query, which has not been answered before if it has read nothing."""
+        if not query.prefix:
+            self.measures.append(AnswerMeasure(frame.admitted_s, query.ad_hoc, None))
+
     # ---- outcomes ---------------------------------------------------------------------------------------------------
 
     def decide(self, frame: WorkerFrame, query_id: str, outcome: Outcome, reason: str = "") -> None:
@@ -205,6 +236,7 @@ class Progress:
             return
         self._counters[f"outcome_{outcome}"] += 1
         self.outcomes[str(outcome), "ad_hoc" if query.ad_hoc else "standing"] += 1
+        self.measures.append(AnswerMeasure(frame.admitted_s, query.ad_hoc, outcome, reason, query.prefix))
         self.decided.add(self._messages.answer(frame, query_id, query, outcome, reason), query.ref.digest)
 
     def drop_decided(self, frame: WorkerFrame) -> None:

@@ -33,6 +33,7 @@ from pipeline.protocol.worker_frame import WorkerFrame
 from pipeline.protocol.worker_frames import WorkerFrames
 from pipeline.protocol.worker_outgoing import WorkerOutgoing
 from pipeline.protocol.worker_overload import OverloadNotices
+from pipeline.protocol.worker_progress import AnswerMeasure
 from pipeline.protocol.worker_routing import route, subscriptions
 from pipeline.protocol.worker_schedule import Schedule
 from pipeline.protocol.worker_status import StatusSchedule, WorkerIdentity
@@ -143,6 +144,10 @@ class WorkerSession:
     def outcomes(self) -> Counter[tuple[str, str]]:
         """Terminal answers by outcome and by who asks: ``standing`` or ``ad_hoc``."""
         return self._frames.outcomes()
+
+    def take_measures(self) -> list[AnswerMeasure]:
+        """How answers went, since the last call."""
+        return self._frames.take_measures()
 
     def sizes(self) -> dict[str, int]:
         """Entries or bytes of every table that it keeps; those of unfinished frames are empty when no frame is."""

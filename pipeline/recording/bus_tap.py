@@ -13,6 +13,7 @@ from pipeline.bus.base import (
     PublishResult,
     Qos,
     Subscription,
+    Traffic,
 )
 from schemas.topics import carries_pixels
 
@@ -49,6 +50,11 @@ class TappedBus:
         self._bus = bus
         self._tap = tap
         self._connected = False
+
+    @property
+    def traffic(self) -> Traffic:
+        """See :class:`~pipeline.bus.base.Bus`."""
+        return self._bus.traffic
 
     async def wait_connected(self, timeout_s: float) -> None:
         """See :class:`~pipeline.bus.base.Bus`."""

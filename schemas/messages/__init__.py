@@ -20,6 +20,7 @@ from schemas.messages.base import (
     LeaseMs,
     Message,
 )
+from schemas.messages.config import SiteConfig
 from schemas.messages.control import Accept, Busy, NeedText, Refine, Reject, RejectReason
 from schemas.messages.events import (
     EraseEvents,
@@ -82,6 +83,7 @@ __all__ = [
     "Reject",
     "RejectReason",
     "Revoke",
+    "SiteConfig",
     "Status",
     "Text",
     "check_options",
@@ -92,5 +94,6 @@ BINARY_MESSAGES: tuple[type[BinaryMessage], ...] = (
     NeedText,
 )  # fmt: skip  # fmt: skip
 JSON_MESSAGES: tuple[type[JsonMessage], ...] = (
-    Answer, QueryOutcome, Question, Ask, Receipt, ListEvents, FetchEvent, FetchPictures, EraseEvents, EventList, Status,
+    Answer, QueryOutcome, Question, Ask, SiteConfig, Receipt, ListEvents, FetchEvent, FetchPictures, EraseEvents,
+    EventList, Status,
 )  # fmt: skip  # fmt: skip

@@ -33,6 +33,21 @@ async def test_no_subscriber_is_told_and_hidden_by_any_wildcard(broker_settings:
     assert (statistics.published_messages, statistics.no_subscriber_publishes) == (3, 1)
 
 
+async def test_traffic_is_counted_by_kind_in_bytes_of_packets(broker: LocalBroker) -> None:
+    async with Relay(broker) as relay, connected(relay.settings, "a", "lb/v2/#") as bus:
+        await bus.publish("lb/v2/answer/gate", b"x" * 100, qos=1, content_type="a/b")
+        await bus.publish("lb/v2/ask/gate/ann", b"y" * 50, qos=1, response_topic="r", correlation_data=b"cc")
+        await bus.publish("other", b"", qos=1)
+        await take(bus, 2)
+        traffic = bus.traffic
+        sent, came = relay.seen("up", PUBLISH), relay.seen("down", PUBLISH)
+    assert traffic.sent_messages == {"answer": 1, "ask": 1, "topic": 1}
+    assert [traffic.sent_bytes[kind] for kind in ("answer", "ask", "topic")] == [packet.size_bytes for packet in sent]
+    assert traffic.received_messages == {"answer": 1, "ask": 1}
+    assert traffic.received_bytes["ask"] == came[1].size_bytes
+    assert traffic.reason_codes == {("puback", "16"): 1}
+
+
 async def test_a_forbidden_topic_is_an_error(tmp_path: Path) -> None:
     rules = tmp_path / "acl"
     rules.write_text("topic readwrite open/#\n")

@@ -112,7 +112,7 @@ def test_an_answer_that_looks_like_markup_is_shown_as_it_is(text: str, capsys: p
         FleetLog().answer(0, "gate", 1, "car", text, outcome=Outcome.ANSWERED),
         FleetLog().answer(0, "gate", 1, "car", "yes", outcome=Outcome.DEGRADED, reason=text),
     ):
-        SafeConsole(width=200).print(ask._line(message), soft_wrap=True)
+        SafeConsole(width=200).print(ask.line_of(message), soft_wrap=True)
         assert text in capsys.readouterr().out
 
 

@@ -46,7 +46,7 @@ async def test_a_prefix_is_refined_until_its_answer_is_safe(broker: LocalBroker)
         answer = await edge.answer(1)
         assert (answer.outcome, answer.text, answer.latents) == (Outcome.ANSWERED, "seen 5", 5)
         assert answer.payload_bytes == len(b"payload") + len(b"more payload")
-        assert worker.sample("worker_batch_frames_total") == 2
+        assert worker.sample("worker_batch_frames_sum") == 2
         assert worker.sample("session_events_total", event="outcome_answered") == 1
 
 
@@ -229,7 +229,7 @@ async def test_a_worker_speaks_for_an_edge_that_is_gone(broker: LocalBroker) -> 
         await edge.open(1, remaining_ms=1_000)
         answer = await edge.answer(1)
         assert (answer.outcome, answer.reason, answer.text) == (Outcome.DEGRADED, "edge_lost", "seen 3")
-        assert worker.sample("query_outcomes_total", outcome="degraded", asked="standing") == 1
+        assert worker.sample("query_outcomes_total", outcome="degraded", asked="standing", reason="edge_lost") == 1
 
 
 async def test_a_full_worker_hands_over_to_a_free_one(broker: LocalBroker) -> None:

@@ -127,4 +127,12 @@ def test_the_command(broker_settings: BrokerSettings, tmp_path: Path) -> None:
     assert result.exit_code == 1
     bad = {finding["what"]: finding for finding in found["findings"] if finding["verdict"] == "bad"}
     assert set(bad) == {"settings", "codec"}
+    fleet = tmp_path / "fleet.yaml"
+    fleet.write_text(
+        'sites: {north: {cameras: {gate: {source: "test:1"}}}, south: {cameras: {yard: {source: "test:2"}}}}\n'
+    )
+    result = CliRunner().invoke(app, ["doctor", *where, "--config", str(fleet), "--site", "south", "--json"])
+    topics = [finding for finding in json.loads(result.stdout)["findings"] if finding["what"] == "topics"]
+    assert result.exit_code == 0
+    assert "as edge south, all granted" in topics[0]["found"]
     assert all(finding["fix"] for finding in bad.values())

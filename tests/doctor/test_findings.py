@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 
 from edge_nodes.check.findings import Verdict
-from latentbus.doctor import machine
 from latentbus.doctor.broker import judge_abilities, judge_version, worst
 from latentbus.doctor.known_bugs import BUGS, Software, bugs_of, parse_version
 from latentbus.doctor.machine import check_clock, check_disks, folders_of
@@ -90,7 +89,7 @@ def test_disks_are_looked_at_once_each(tmp_path: Path, monkeypatch: pytest.Monke
     folders = [("edge.state_dir", tmp_path / "not" / "made"), ("edge.recording.file", tmp_path)]
     for free, verdict in ((90_000_000_000, Verdict.GOOD), (4_000_000_000, Verdict.TIGHT), (1_000_000, Verdict.BAD)):
         usage = SimpleNamespace(total=100_000_000_000, free=free)
-        monkeypatch.setattr(machine.shutil, "disk_usage", lambda path, usage=usage: usage)
+        monkeypatch.setattr("latentbus.doctor.machine.shutil.disk_usage", lambda path, usage=usage: usage)
         [finding] = check_disks(folders)
         assert finding.verdict is verdict
         assert finding.found.startswith("edge.state_dir, edge.recording.file: ")
@@ -99,7 +98,7 @@ def test_disks_are_looked_at_once_each(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_folder_that_cannot_be_written_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.os, "access", lambda path, mode: False)
+    monkeypatch.setattr("latentbus.doctor.machine.os.access", lambda path, mode: False)
     [finding] = check_disks([("edge.state_dir", tmp_path)])
     assert finding.verdict is Verdict.BAD
     assert "not writable" in finding.found

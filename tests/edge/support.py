@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from pipeline.bus.base import BusStatistics, ConnectionChange, Inbound, PublishResult, Qos, Subscription
+from pipeline.bus.base import BusStatistics, ConnectionChange, Inbound, PublishResult, Qos, Subscription, Traffic
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.prediction import CONTEXTS
 from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, CodecSpec, hash_file
@@ -300,6 +300,10 @@ class RecordingBus:
 
     async def unsubscribe(self, topic_filter: str, timeout_s: float = 10.0) -> None:
         raise NotImplementedError
+
+    @property
+    def traffic(self) -> Traffic:
+        return Traffic()
 
     def statistics(self) -> BusStatistics:
         raise NotImplementedError

@@ -491,5 +491,13 @@ async def test_metrics_are_served(make: Make, broker_settings: BrokerSettings) -
     assert samples['uplink_wire_bytes_total{camera="gate"}'] > 100
     assert samples['source_up{camera="gate"}'] == 1.0
     assert samples["ready"] == samples["connected"] == 1.0
-    assert samples['query_delay_seconds_count{outcome="answered"}'] >= 1
+    assert samples['answer_seconds_count{answer="final",asked="standing"}'] >= 1
+    assert samples['answer_seconds_count{answer="first",asked="standing"}'] >= 1
+    assert samples['answer_latents_count{asked="standing"}'] >= 1
+    assert samples['query_outcomes_total{asked="standing",outcome="answered",reason="none"}'] >= 1
+    assert samples['sent_bytes_total{kind="open"}'] > 40
+    assert samples['received_bytes_total{kind="answer"}'] > 40
+    assert samples['health_conditions{condition="camera-stalled"}'] == 0
+    assert samples['backlog_frames{pool="main"}'] >= 0
+    assert any(name.startswith('build_info{fingerprint="') and 'process="edge"' in name for name in samples)
     assert samples['session_events_total{event="opens"}'] >= 1

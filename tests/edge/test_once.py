@@ -163,7 +163,8 @@ async def test_a_broker_that_is_not_there_ends_it_in_time(make: Make) -> None:
 async def test_a_site_that_has_spent_its_budget_asks_nothing_and_ends_well(
     make: Make, broker_settings: BrokerSettings, tmp_path: Path
 ) -> None:
-    from edge_nodes.uplink_spending import SpendingFile, wall_clock
+    from edge_nodes.uplink_spending import SpendingFile
+    from pipeline.node.clock import wall_clock
 
     today = Days().number(wall_clock()[0])
     file = SpendingFile(tmp_path / "state" / "uplink-depot.json")

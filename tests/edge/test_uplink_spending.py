@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from edge_nodes.uplink_spending import SpendingFile, UplinkSpending, uplink_budget, wall_clock
+from edge_nodes.uplink_spending import SpendingFile, UplinkSpending, uplink_budget
 from pipeline.config.settings import (
     BrokerSettings,
     CameraSettings,
@@ -19,6 +19,7 @@ from pipeline.config.settings import (
     QuestionSettings,
     UplinkBudgetSettings,
 )
+from pipeline.node.clock import wall_clock
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.calendar_periods import DAY_S, Days
 from pipeline.protocol.edge_session import EdgeSession

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 
 from latentbus.gateway.process import Serving, serving
 from latentbus.gateway.service import Gateway
+from pipeline.config.alert_rules import SiteProfiles
 from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.settings import BrokerSettings
 
@@ -98,11 +99,16 @@ class Web:
 
 
 @asynccontextmanager
-async def gateway_of(broker: BrokerSettings, token: str | None = None, **settings: Any) -> AsyncIterator[Web]:
+async def gateway_of(
+    broker: BrokerSettings,
+    token: str | None = None,
+    sites: Mapping[str, SiteProfiles] | None = None,
+    **settings: Any,
+) -> AsyncIterator[Web]:
     """A gateway on a free port."""
     given = GatewaySettings.model_validate({"limits": WIDE, **settings}).model_copy(update={"port": 0})
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    async with serving(broker, given) as served:
+    async with serving(broker, given, sites) as served:
         served.gateway.tick_s = TICK_S
         # A session that is closed before the gateway: its connections would keep the server for seconds.
         async with aiohttp.ClientSession(

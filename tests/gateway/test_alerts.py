@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 
 from latentbus.gateway import alerts as alerts_module
+from latentbus.gateway.alert_modes import AlertModes
 from latentbus.gateway.alerts import AlertBook, Change, matches
+from pipeline.config.alert_rules import SiteProfiles
 from pipeline.config.gateway_settings import AlertRuleSettings, AlertSettings
+from pipeline.protocol.fleet_view import FleetView
+from schemas.messages import SiteConfig
 from schemas.types import Outcome
+from schemas.utc_time import utc_seconds
 from tests.gateway.views import view
 
 
@@ -177,3 +182,53 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_that_contradict_themselves(wrong: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         AlertSettings.model_validate(wrong)
+
+
+def modes(**configs: Any) -> AlertModes:
+    fleet = FleetView()
+    for site, given in configs.items():
+        fleet.observe_config(site, SiteConfig.model_validate({"site": site, **given}))
+    profiles = {"home": frozenset({"queue"}), "night": None, "off": frozenset[str]()}
+    return AlertModes(fleet, {"north": SiteProfiles(profiles, "home"), "south": SiteProfiles({}, None)})
+
+
+def test_a_profile_says_which_alerts_count_at_a_site() -> None:
+    assert [modes().counts(rule, "north") for rule in ("queue", "north/queue", "north/car")] == [True, True, False]
+    assert modes().counts("south/car", "south")
+    assert modes().counts("car", "unknown-to-the-file")
+    assert modes(north={"profile": "night"}).counts("north/car", "north")
+    assert not modes(north={"profile": "off"}).counts("queue", "north")
+    assert modes(north={"profile": "gone"}).counts("queue", "north"), "that of the settings"
+
+
+def test_of_a_snoozed_alert_or_camera_nobody_is_told_until_then() -> None:
+    until = {"car": "2026-11-30T18:00:00Z"}
+    alert, camera = modes(north={"snoozed_alerts": until}), modes(north={"snoozed_cameras": {"gate": until["car"]}})
+    before, then = utc_seconds(until["car"]) - 1, utc_seconds(until["car"])
+    assert alert.is_snoozed("north/car", "north", "gate", before)
+    assert alert.is_snoozed("car", "north", "gate", before)
+    assert not alert.is_snoozed("north/car", "north", "gate", then)
+    assert not alert.is_snoozed("south/car", "south", "gate", before)
+    assert camera.is_snoozed("anything", "north", "gate", before)
+    assert not camera.is_snoozed("anything", "north", "yard", before)
+
+
+def test_what_does_not_count_is_not_judged_and_ends_where_it_went_on() -> None:
+    alerts = book(n=2, of=2)
+    say(alerts, "yes", "yes")
+    assert alerts.observe(view(3, "no"), 3.0, lambda _rule, _site: False) == []
+    (ended,) = alerts.end_unless(lambda _rule, _site: False, 1004.0)
+    assert (ended.alert.ended, ended.notify, alerts.going_on()) == (1004.0, False, [])
+    assert alerts.end_unless(lambda _rule, _site: False, 1005.0) == []
+    assert say(alerts, "yes", start=5) == [""], "it begins from nothing"
+
+
+def test_rules_that_are_read_again_keep_what_goes_on_and_end_what_is_gone() -> None:
+    alerts = book(n=1, of=1)
+    say(alerts, "yes")
+    alerts.replace({"car": rule(n=2, of=3, cooldown_s=0)})
+    assert alerts.end_unless(lambda _rule, _site: True, 1001.0) == []
+    assert say(alerts, "no", "no", start=2) == ["", "-"], "judged by the other rule"
+    say(alerts, "yes", "yes", start=4)
+    alerts.replace({})
+    assert [change.alert.ended for change in alerts.end_unless(lambda _rule, _site: True, 1009.0)] == [1009.0]

@@ -8,13 +8,18 @@ from typing import Any
 
 import pytest
 
+from latentbus.gateway import service
+from pipeline.config.alert_rules import SiteProfiles
+from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.settings import BrokerSettings
 from schemas import topics, wire
-from schemas.messages import Condition
+from schemas.errors import ConfigError
+from schemas.messages import Condition, SiteConfig
 from tests.cli.stand_in import EDGE, WORKER, StandIn, standing_in
-from tests.gateway.conftest import PATIENCE_S, Web, gateway_of
+from tests.gateway.conftest import PATIENCE_S, WIDE, Web, gateway_of
 from tests.gateway.test_api import publish, standing
 from tests.gateway.test_notify import receiving
+from tests.gateway.waiting import until
 
 pytestmark = pytest.mark.broker
 RULES: dict[str, Any] = {"rules": {"car": {"question": "car", "equals": "yes", "n": 2, "of": 3, "cooldown_s": 0}}}
@@ -107,3 +112,36 @@ async def test_a_token_of_one_camera_hears_of_no_system_alert(broker_settings: B
             await publish(far, standing(1, camera="yard"), standing(2, camera="yard"))
             assert (await events.until("alert"))["camera"] == "yard"
         assert await alerts_of(web) == [("car", True)]
+
+
+async def test_a_profile_and_a_snooze_come_by_one_message_and_rules_are_read_again(
+    broker_settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "SETTLE_S", 0.0)
+    sites = {"north": SiteProfiles({"home": frozenset()})}
+    async with receiving() as receiver, standing_in(broker_settings) as far, asyncio.timeout(PATIENCE_S):
+        hook = {"house": {"url": f"http://127.0.0.1:{receiver.port}/"}}
+        alerts = {**RULES, "webhooks": hook, "allow": ["127.0.0.1"]}
+        async with gateway_of(broker_settings, sites=sites, alerts=alerts) as web:
+            await web.until_ready("gate")
+            topic = topics.config_topic("north")
+            async with web.events() as events:
+                snooze = SiteConfig(site="north", snoozed_alerts={"car": "2099-01-01T00:00:00Z"})
+                await far.bus.publish(topic, wire.encode(snooze), qos=1, retain=True)
+                await until(lambda: "north" in web.gateway.client.fleet.configs)
+                await publish(far, standing(1), standing(2))
+                first = await events.until("alert")
+                await far.bus.publish(topic, wire.encode(SiteConfig(site="north", profile="home")), qos=1, retain=True)
+                ended = await events.until("alert")
+                assert (ended["id"], ended["ended"] is not None) == (first["id"], True)
+                await far.bus.publish(topic, b"", qos=1, retain=True)
+                await until(lambda: not web.gateway.client.fleet.configs)
+                await publish(far, standing(3), standing(4))
+                assert (await events.until("alert"))["ended"] is None
+                await receiver.wait(1)
+                given = GatewaySettings.model_validate({"limits": WIDE, "alerts": {**alerts, "rules": {}}})
+                with pytest.raises(ConfigError, match=r"gateway.port: takes effect after a restart"):
+                    web.gateway.reconfigure(given, {})
+                web.gateway.reconfigure(given.model_copy(update={"port": 0}), {})
+                assert (await events.until("alert"))["ended"] is not None, "its rule is gone"
+    assert len(receiver.requests) == 1, "nobody was told of the snoozed one"

@@ -103,7 +103,7 @@ async def test_a_process_is_ready_when_it_is_connected_and_prepared_and_no_longe
         stop.request()
         assert await running == 0
         assert sample(metrics, "ready") == 0
-    assert node.at_drain == ["receive", "idle"], "tasks run until what is there is resolved"
+    assert node.at_drain == ["receive", "loop lag", "idle"], "tasks run until what is there is resolved"
     assert node.cancelled == ["idle"]
 
 

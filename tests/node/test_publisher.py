@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pipeline.bus.base import BusStatistics, ConnectionChange, Inbound, PublishResult, Qos, Subscription
+from pipeline.bus.base import BusStatistics, ConnectionChange, Inbound, PublishResult, Qos, Subscription, Traffic
 from pipeline.config.logs import OncePerKind, get_logger
 from pipeline.node.containment import Containment
 from pipeline.node.publisher import Publisher
@@ -71,6 +71,10 @@ class FakeBus:
 
     async def unsubscribe(self, topic_filter: str, timeout_s: float = 10.0) -> None:
         raise NotImplementedError
+
+    @property
+    def traffic(self) -> Traffic:
+        return Traffic()
 
     def statistics(self) -> BusStatistics:
         raise NotImplementedError

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.node import runtime
+from pipeline.node.reload import keep_reloading
 from pipeline.node.runtime import EXIT_NOT_DRAINED, Stop, run, supervise
 from schemas.errors import ConfigError, LatentbusError
 
@@ -128,3 +130,46 @@ async def test_a_hang_up_drains() -> None:
         return 7
 
     assert await supervise(main) == 7
+
+
+async def test_sighup_asks_a_process_that_can_do_so_to_read_its_settings_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_has_terminal", lambda: False)
+    reads: asyncio.Queue[int] = asyncio.Queue()
+    taken: asyncio.Queue[str] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    answers = iter([ConfigError("fleet.yaml", "is wrong"), "good"])
+
+    def again() -> str:
+        loop.call_soon_threadsafe(reads.put_nowait, 1)
+        answer = next(answers)
+        if isinstance(answer, ConfigError):
+            raise answer
+        return answer
+
+    async def main(stop: Stop) -> int:
+        reloading = asyncio.create_task(keep_reloading(stop, again, taken.put_nowait))
+        await asyncio.sleep(0)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+            await reads.get()
+        assert await taken.get() == "good"
+        assert taken.empty(), "what is wrong changes nothing"
+        assert not stop.requested
+        reloading.cancel()
+        return 0
+
+    assert await supervise(main) == 0
+
+
+async def test_a_terminal_that_hangs_up_drains_a_process_that_reloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [True]
+    monkeypatch.setattr(runtime, "_has_terminal", lambda: there[0])
+
+    async def main(stop: Stop) -> int:
+        stop.reloads = True
+        there[0] = False
+        os.kill(os.getpid(), signal.SIGHUP)
+        await stop.wait()
+        return 0
+
+    assert await supervise(main) == 0

@@ -144,7 +144,9 @@ def test_what_is_wrong_with_the_process_is_in_its_status_once_for_each_change() 
     assert all(b"conditions" not in site.said("status")[index].payload for index in (0, 2))
     site.session.health([Condition(kind=f"k{number}") for number in range(100)])
     site.pass_s(10.0)
-    assert len(wire.decode(topics.Family.STATUS, site.said("status")[-1].payload).conditions) == MAX_CONDITIONS
+    last = wire.decode(topics.Family.STATUS, site.said("status")[-1].payload)
+    assert isinstance(last, Status)
+    assert len(last.conditions) == MAX_CONDITIONS
 
 
 def test_standing_questions_stop_and_an_ad_hoc_one_is_still_answered() -> None:

@@ -490,7 +490,7 @@ def test_every_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert driver.session.sizes() | {"timers": 0} == {
         "questions": 0, "waiting": 0, "under_way": 0, "timers": 0, "watched_queries": 3, "subscribing": 0,
         "cameras_asked": 0, "cameras_idle": 3, "cameras_watched": 1, "leaving": 0, "edges": 3, "workers": 3,
-        "filters": 2 + 2 + 3, "standing_questions": 0,
+        "filters": 2 + 2 + 3, "standing_questions": 0, "site_configs": 0,
     }  # fmt: skip
     driver.at(1000.0)
     assert driver.session.sizes()["cameras_idle"] == driver.session.sizes()["timers"] == 0

@@ -13,6 +13,7 @@ from pipeline.protocol.client_budgets import ClientBudget, ClientBudgets
 from pipeline.protocol.edge_reports import EdgeReports
 from pipeline.protocol.ports import Delivery, Received
 from pipeline.protocol.question_sync import SETTLE_S, QuestionSync
+from pipeline.protocol.receipts import Receipts
 from pipeline.protocol.standing_questions import StandingQuestions
 from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.messages import Question
@@ -169,7 +170,7 @@ def test_a_new_question_needs_cameras_and_is_asked_of_them() -> None:
     assert agree(standing, ["dog"]) == [("dog", None)]
     assert standing.receive("dog", message("dog", BUS, cameras=("yard",))).reason == "asked of yard"
     assert texts(standing, "yard") == [BUS.text]
-    assert standing.asks("yard")
+    assert standing.is_due("yard", 0.0)
 
 
 def test_a_question_moves_between_the_cameras_of_its_site() -> None:
@@ -345,7 +346,7 @@ def test_a_missing_question_was_deleted_only_where_the_broker_surely_remembers(
     last_will: bytes | None, resumed: bool, complete: bool, put_back: bool
 ) -> None:
     standing, reports = site_questions(car=CAR), EdgeReports()
-    sync = QuestionSync("depot", standing, reports, ClientBudgets(ClientBudget()))
+    sync = QuestionSync("depot", standing, reports, Receipts("depot", reports, ClientBudgets(ClientBudget())))
 
     def settle(now_s: float, *, read_back: bool) -> list[str]:
         """Ids that are published; the broker takes each."""
@@ -371,4 +372,4 @@ def test_a_missing_question_was_deleted_only_where_the_broker_surely_remembers(
         sync.last_will_heard(Received("lb/v2/status/edge/depot", b"{}", True, None, last_will))
     sync.receive(received("car", retained=True), "car", standing.wanted("car"), 2.0)
     assert settle(2.0, read_back=complete) == (["theirs"] if put_back else [])
-    assert standing.asks("yard") == put_back
+    assert standing.is_due("yard", 0.0) == put_back

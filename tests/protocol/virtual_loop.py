@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from dataclasses import fields
 from typing import Any, Self, TypeVar
 
-from pipeline.bus.base import BusStatistics, ConnectionChange, Inbound, PublishResult, Qos, Subscription
+from pipeline.bus.base import BusStatistics, ConnectionChange, Inbound, PublishResult, Qos, Subscription, Traffic
 from schemas.errors import ConnectionLostError
 from tests.edge.support import RecordingBus
 
@@ -111,6 +111,10 @@ class ScriptedBus(RecordingBus):
 
     async def unsubscribe(self, topic_filter: str, timeout_s: float = 10.0) -> None:
         """Done."""
+
+    @property
+    def traffic(self) -> Traffic:
+        return Traffic()
 
     def statistics(self) -> BusStatistics:
         return BusStatistics(**{**_NONE, "connected": self.connected})

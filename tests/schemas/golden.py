@@ -42,6 +42,7 @@ from schemas.messages import (
     Reject,
     RejectReason,
     Revoke,
+    SiteConfig,
     Status,
     Text,
 )
@@ -50,6 +51,7 @@ from schemas.topics import (
     answer_topic,
     ask_topic,
     chunk_topic,
+    config_topic,
     control_topic,
     event_topic,
     handover_topic,
@@ -536,6 +538,19 @@ GOLDEN: tuple[Golden, ...] = (
         reply_topic(_CLIENT, "gate", "ask-81"),
         Receipt(site=_SITE, about="", accepted=False, reason="ask: text: String should have at most 500 characters"),
     ),
+    Golden(
+        "config",
+        config_topic(_SITE),
+        SiteConfig(
+            site=_SITE,
+            profile="night",
+            camera_intervals_s={"gate": 10.0},
+            question_intervals_s={"q1": 60.0},
+            snoozed_cameras={"quay-2": "2026-11-30T18:00:00Z"},
+            snoozed_alerts={"q1": "2026-12-01T06:00:00Z"},
+        ),
+    ),
+    Golden("config_defaults", config_topic(_SITE), SiteConfig(site=_SITE)),
     Golden(
         "status_worker",
         status_topic("worker", "w-01"),

@@ -46,10 +46,12 @@ from schemas.messages import (
     Reject,
     RejectReason,
     Revoke,
+    SiteConfig,
     Status,
     Text,
 )
 from schemas.types import MAX_AGE_MS, UNKNOWN_AGE, AnswerType, FrameId, Outcome, UplinkStage
+from schemas.utc_time import utc_text
 
 uint32 = st.integers(0, 2**32 - 1)
 _LOWER = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -127,6 +129,9 @@ _open = {
 }
 _control = {"worker": names, "frame": frames, "attempt": attempts}
 
+moments = st.integers(946_684_800, 4_000_000_000).map(utc_text)
+MOST_INTERVALS = {f"{number:032d}": 1 / 3 + number for number in range(64)}
+MOST_SNOOZES = {f"{number:032d}": "2026-11-30T18:00:00Z" for number in range(48)}
 LARGEST_EVENT = EventEntry(
     event=FrameId(2**32 - 1, 2**32 - 1),
     question_id="q" * 32,
@@ -187,6 +192,15 @@ BY_MESSAGE: dict[type[Message], st.SearchStrategy[Message]] = {
         risk=st.none() | probabilities,
         cameras=st.none() | cameras,
         set_by=st.sampled_from(["operator", "settings"]),
+    ),
+    SiteConfig: st.builds(
+        SiteConfig,
+        site=names,
+        profile=st.none() | names,
+        camera_intervals_s=st.dictionaries(names, st.floats(0.02, 86_400), max_size=3) | st.just(MOST_INTERVALS),
+        question_intervals_s=st.dictionaries(names, st.floats(0.02, 86_400), max_size=3) | st.just(MOST_INTERVALS),
+        snoozed_cameras=st.dictionaries(names, moments, max_size=3) | st.just(MOST_SNOOZES),
+        snoozed_alerts=st.dictionaries(names, moments, max_size=3) | st.just(MOST_SNOOZES),
     ),
     Ask: _asked(Ask, query_id=names, deadline_ms=milliseconds, ago_ms=st.none() | milliseconds)
     | _asked(Ask, query_id=names, deadline_ms=milliseconds, frame=st.none() | frames),

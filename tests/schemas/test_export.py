@@ -33,7 +33,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 KEYWORDS = {
     "$schema", "title", "description", "default", "type", "format", "const", "enum", "anyOf", "minimum", "maximum",
     "minLength", "maxLength", "pattern", "minItems", "maxItems", "items", "additionalItems", "properties", "required",
-    "additionalProperties",
+    "additionalProperties", "patternProperties", "maxProperties",
 }  # fmt: skip
 
 
@@ -70,7 +70,14 @@ def violations(value: Any, schema: dict[str, Any], where: str = "") -> list[str]
             found += violations(child, child_schema, f"{where}[{number}]")
     if isinstance(value, dict):
         found += [f"{where}: {name} is missing" for name in schema.get("required", ()) if name not in value]
+        if len(value) > schema.get("maxProperties", len(value)):
+            found.append(f"{where}: maxProperties")
+        patterns = schema.get("patternProperties", {})
         for name, child in value.items():
+            for pattern in (pattern for pattern in patterns if re.search(pattern, name)):
+                found += violations(child, patterns[pattern], f"{where}.{name}")
+            if patterns:
+                continue
             if name in schema["properties"]:
                 found += violations(child, schema["properties"][name], f"{where}.{name}")
             elif schema.get("additionalProperties") is False:

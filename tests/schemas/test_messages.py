@@ -9,8 +9,8 @@ import msgpack
 import pytest
 from pydantic import ValidationError
 
-from schemas import topics, wire
-from schemas.errors import TopicError, WireError, WireSizeError
+from schemas import wire
+from schemas.errors import WireError, WireSizeError
 from schemas.identity import QuestionContent
 from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.messages import (
@@ -224,15 +224,11 @@ def test_the_digest_of_a_question_never_changes() -> None:
     assert content.digest.hex() == "7b65e0ed2252381c"
 
 
-def test_reserved_kinds_and_families_are_refused_by_name() -> None:
+def test_reserved_kinds_are_refused_by_name() -> None:
     for kind, purpose in RESERVED_KINDS.items():
         assert kind not in set(Kind)
         with pytest.raises(WireError, match=f"kind {kind} is reserved for {purpose}"):
             wire.decode(Family.OPEN, msgpack.packb([2, kind]))
-    for family, purpose in topics.RESERVED_FAMILIES.items():
-        assert family not in set(Family)
-        with pytest.raises(TopicError, match=f"reserved for {purpose}"):
-            topics.parse(f"lb/v2/{family}/gate")
 
 
 def test_a_field_that_has_its_default_is_left_out_and_nothing_else_decodes() -> None:

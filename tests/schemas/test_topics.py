@@ -29,6 +29,7 @@ BUILDERS: dict[Family, Callable[..., str]] = {
     Family.ASK: topics.ask_topic,
     Family.REPLY: topics.reply_topic,
     Family.RECEIPT: topics.receipt_topic,
+    Family.CONFIG: topics.config_topic,
     Family.STATUS: topics.status_topic,
     Family.LOAD: topics.load_topic,
     **{family: partial(topics.request_topic, family) for family in (Family.RING, Family.PICTURES, Family.ERASE)},
@@ -72,7 +73,7 @@ def test_names_that_would_change_a_topic_are_refused(family: Family, name: str) 
         "lb/v2/open/main",
         "lb/v2/open/main/gate/x",
         "lb/v2/nothing/a",
-        "lb/v2/config/north",
+        "lb/v2/config/north/x",
         "lb/v2/ring/me",
         "/lb/v2/open/main/gate",
         "$share/main/lb/v2/open/main/gate",
@@ -138,6 +139,7 @@ def test_routes_keep_the_thin_link_free_of_acknowledgements() -> None:
     assert {family for family, route in ROUTES.items() if route.retain} == {
         Family.KEY,
         Family.QUESTION,
+        Family.CONFIG,
         Family.STATUS,
     }
 

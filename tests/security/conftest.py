@@ -21,6 +21,7 @@ DEVICES = (
     Device(name="guard", kind=DeviceKind.CLIENT, cameras=("gate",)),
     Device(name="screen", kind=DeviceKind.DASHBOARD),
     Device(name="web", kind=DeviceKind.GATEWAY),
+    Device(name="house", kind=DeviceKind.HOME_ASSISTANT),
     Device(name="olga", kind=DeviceKind.OPERATOR),
     Device(name="tape", kind=DeviceKind.RECORDER),
 )

@@ -77,6 +77,8 @@ def test_an_operator_sets_the_questions_of_every_site_and_no_other_client_any() 
         rights = rights_of(Device(name="x", kind=kind), ["gate"])
         sets = {right.topic for right in rights if right.access is Access.PUBLISH and "/question/" in right.topic}
         assert sets == ({"lb/v2/question/+/+"} if kind is DeviceKind.OPERATOR else set()), kind
+        says = {right.topic for right in rights if right.access is Access.PUBLISH and "/config/" in right.topic}
+        assert says == ({"lb/v2/config/+"} if kind is DeviceKind.OPERATOR else set()), kind
 
 
 def asks(devices: list[Device], name: str) -> set[str]:

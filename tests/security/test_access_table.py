@@ -29,6 +29,7 @@ TOPICS = [
         "answer/gate", "answer/yard",
         "outcome/gate", "outcome/yard",
         "question/north/car", "question/north/fire", "question/south/car", "question/west/car",
+        "config/north", "config/south",
         "ask/gate/alice", "ask/gate/guard", "ask/gate/web", "ask/gate/olga", "ask/gate/screen", "ask/gate/north",
         "ask/yard/alice", "ask/yard/guard", "ask/yard/web", "ask/yard/olga", "ask/invented/alice",
         "reply/alice/gate/q1", "reply/guard/gate/q1", "reply/web/gate/q1", "reply/olga/gate/q1", "reply/screen/gate/q1",
@@ -46,9 +47,13 @@ TOPICS = [
     )
 ]  # fmt: skip
 OUTSIDE = [
-    "$CONTROL/dynamic-security/v1", "lb/v1/open/main/gate", "lb/v1/ask/gate", "lb/v2/config/north",
+    "$CONTROL/dynamic-security/v1", "lb/v1/open/main/gate", "lb/v1/ask/gate", "lb/v2/nothing/north",
     "lb/v2/ring/alice", "lb/v2", "elsewhere",
+    "homeassistant/device/latentbus-gate/config", "homeassistant/device/latentbus-gate/availability",
+    "homeassistant/device/latentbus-gate/car/state", "homeassistant/status", "homeassistant/light/lamp/config",
 ]  # fmt: skip
+SEEN = ("lb/", "homeassistant/")
+"""How topics begin whose messages are looked at."""
 SEAT = "$share/main/lb/v2/open/main/+"
 OTHER_SEAT = "$share/other/lb/v2/open/other/+"
 FAMILY_FILTERS = [f"lb/v2/{family}/{'/'.join('+' for _ in route.levels)}" for family, route in ROUTES.items()]
@@ -62,7 +67,9 @@ WIDE_FILTERS = [
     "lb/v2/picture/olga/+/+", "lb/v2/clip/olga/#", "lb/v2/events/olga/+/+",
     SEAT, OTHER_SEAT, "$share/thief/lb/v2/open/main/+", "$share/main/lb/v2/open/main/gate",
     "$share/main/lb/v2/open/+/+", "$share/main/lb/v2/#", "$share/main/#", "$share/w1/lb/v2/chunk/w1/+",
-    "$share/x/lb/v2/answer/+", "$CONTROL/dynamic-security/v1/response", "$CONTROL/#", "$SYS/#",
+    "homeassistant/#", "homeassistant/+/+/config", "homeassistant/device/+/config", "homeassistant/device/+/+/state",
+    "lb/v2/status/gateway/+", "$share/x/lb/v2/answer/+",
+    "$CONTROL/dynamic-security/v1/response", "$CONTROL/#", "$SYS/#",
 ]  # fmt: skip
 
 
@@ -82,7 +89,7 @@ class Allowed:
 
 
 def below_root(words: str) -> set[str]:
-    return {word if word.startswith(("$", "lb")) else f"lb/v2/{word}" for word in words.split()}
+    return {word if word.startswith(("$", "lb", "homeassistant")) else f"lb/v2/{word}" for word in words.split()}
 
 
 STATUSES = (
@@ -102,33 +109,41 @@ EVENTS_AT_GATE = (
 )
 EVENTS_AT_YARD = "events/olga/yard/r1 clip/olga/yard/r1 picture/olga/yard/r1"
 QUESTIONS = "question/north/car question/north/fire question/south/car question/west/car"
-PUBLIC = f"answer/gate answer/yard outcome/gate outcome/yard {STATUSES} {QUESTIONS}"
+CONFIGS = "config/north config/south"
+PUBLIC = f"{CONFIGS} answer/gate answer/yard outcome/gate outcome/yard {STATUSES} {QUESTIONS}"
 QUESTION_FILTERS = "question/+/+ question/north/+ question/south/+"
 ASK_FILTERS = "ask/+/+ ask/gate/+ ask/yard/+ ask/+/alice"
 LOADS = "load/main/w1 load/main/w2 load/other/w2"
-PUBLIC_FILTERS = f"answer/+ outcome/+ status/+/+ status/worker/+ status/edge/+ load/+/+ load/main/+ {QUESTION_FILTERS}"
+PUBLIC_FILTERS = (
+    f"answer/+ outcome/+ status/+/+ status/worker/+ status/edge/+ status/gateway/+ load/+/+ load/main/+ "
+    f"config/+ {QUESTION_FILTERS}"
+)
 REPLIES_AT_GATE = "reply/alice/gate/q1 reply/guard/gate/q1 reply/web/gate/q1 reply/olga/gate/q1 reply/screen/gate/q1"
 REPLIES_AT_YARD = "reply/alice/yard/q1 reply/guard/yard/q1"
 RECEIPTS_OF_NORTH = "receipt/olga/north/car receipt/alice/north/car receipt/web/north/car"
+FOR_HOME_ASSISTANT = (
+    "homeassistant/device/latentbus-gate/config homeassistant/device/latentbus-gate/availability "
+    "homeassistant/device/latentbus-gate/car/state"
+)
 WORKER_STATUSES = "status/worker/w1 status/worker/w2 status/worker/north"
 EDGE_STATUSES = "status/edge/north status/edge/south"
 LEFT_RETAINED = (
-    f"key/main/gate key/main/yard key/other/gate {STATUSES} {LOADS} {QUESTIONS} {ASKS_AT_GATE} {ASKS_AT_YARD} "
-    "ask/invented/alice"
+    f"key/main/gate key/main/yard key/other/gate {STATUSES} {LOADS} {CONFIGS} {QUESTIONS} {ASKS_AT_GATE} "
+    f"{ASKS_AT_YARD} ask/invented/alice"
 )
 ALLOWED = {
     "north": Allowed(
         publish=f"open/main/gate chunk/w1/gate chunk/w2/gate key/main/gate outcome/gate question/north/car "
-        f"question/north/fire {REPLIES_AT_GATE} {RECEIPTS_OF_NORTH} status/edge/north {EVENTS_AT_GATE}",
-        read=f"control/gate answer/gate {ASKS_AT_GATE} question/north/car question/north/fire status/edge/north "
-        f"{WORKER_STATUSES} {RINGS_AT_GATE}",
+        f"question/north/fire {REPLIES_AT_GATE} {RECEIPTS_OF_NORTH} config/north status/edge/north {EVENTS_AT_GATE}",
+        read=f"control/gate answer/gate {ASKS_AT_GATE} question/north/car question/north/fire config/north "
+        f"status/edge/north {WORKER_STATUSES} {RINGS_AT_GATE}",
         filters="ask/gate/+ question/north/+ status/worker/+ ring/gate/+ pictures/gate/+ erase/gate/+",
     ),
     "south": Allowed(
         publish=f"open/main/yard chunk/w1/yard key/main/yard outcome/yard question/south/car {REPLIES_AT_YARD} "
-        f"receipt/olga/south/car status/edge/south {EVENTS_AT_YARD}",
-        read=f"control/yard answer/yard {ASKS_AT_YARD} question/south/car status/edge/south {WORKER_STATUSES} "
-        f"{RINGS_AT_YARD}",
+        f"receipt/olga/south/car config/south status/edge/south {EVENTS_AT_YARD}",
+        read=f"control/yard answer/yard {ASKS_AT_YARD} question/south/car config/south status/edge/south "
+        f"{WORKER_STATUSES} {RINGS_AT_YARD}",
         filters="ask/yard/+ question/south/+ status/worker/+ ring/yard/+",
     ),
     "w1": Allowed(
@@ -160,12 +175,18 @@ ALLOWED = {
     ),
     "screen": Allowed(read=f"{PUBLIC} {LOADS}", filters=PUBLIC_FILTERS),
     "web": Allowed(
-        publish="ask/gate/web ask/yard/web status/gateway/web",
-        read=f"{PUBLIC} {LOADS} reply/web/gate/q1 receipt/web/north/car",
-        filters=PUBLIC_FILTERS,
+        publish=f"ask/gate/web ask/yard/web status/gateway/web {FOR_HOME_ASSISTANT}",
+        read=f"{PUBLIC} {LOADS} reply/web/gate/q1 receipt/web/north/car {FOR_HOME_ASSISTANT}",
+        filters=f"{PUBLIC_FILTERS} homeassistant/device/+/config homeassistant/device/+/+/state",
+    ),
+    "house": Allowed(
+        publish="homeassistant/status",
+        read=f"status/gateway/web homeassistant/status homeassistant/light/lamp/config {FOR_HOME_ASSISTANT}",
+        filters="status/gateway/+ homeassistant/# homeassistant/+/+/config homeassistant/device/+/config "
+        "homeassistant/device/+/+/state",
     ),
     "olga": Allowed(
-        publish=f"ask/gate/olga ask/yard/olga {QUESTIONS} ring/gate/olga ring/yard/olga pictures/gate/olga "
+        publish=f"ask/gate/olga ask/yard/olga {QUESTIONS} {CONFIGS} ring/gate/olga ring/yard/olga pictures/gate/olga "
         "pictures/yard/olga erase/gate/olga erase/yard/olga",
         read=f"{PUBLIC} {LOADS} reply/olga/gate/q1 receipt/olga/north/car receipt/olga/south/car "
         "events/olga/gate/r1 events/olga/yard/r1 clip/olga/gate/r1 clip/olga/yard/r1 picture/olga/gate/r1 "
@@ -175,7 +196,7 @@ ALLOWED = {
     "tape": Allowed(
         publish="status/recorder/tape",
         # No pixels: they are the one thing that a log never keeps.
-        in_vain="lb/v2 config/north picture/olga/gate/r1 picture/olga/yard/r1 picture/alice/gate/r1 "
+        in_vain="lb/v2 nothing/north picture/olga/gate/r1 picture/olga/yard/r1 picture/alice/gate/r1 "
         "picture/tape/gate/r1",
         read=" ".join(topic for topic in (*TOPICS, "lb/v2/ring/alice") if not topic.startswith("lb/v2/picture/")),
         filters=" ".join([*FAMILY_FILTERS, *(wide for wide in WIDE_FILTERS if wide.startswith("lb/v2/"))]),
@@ -184,7 +205,7 @@ ALLOWED = {
         publish=f"$CONTROL/dynamic-security/v1 {LEFT_RETAINED}",
         read=f"$CONTROL/dynamic-security/v1 {LEFT_RETAINED}",
         filters=f"$CONTROL/dynamic-security/v1/response key/+/+ key/main/+ key/other/+ status/+/+ status/worker/+ "
-        f"status/edge/+ load/+/+ load/main/+ {QUESTION_FILTERS} {ASK_FILTERS}",
+        f"status/edge/+ status/gateway/+ load/+/+ load/main/+ config/+ {QUESTION_FILTERS} {ASK_FILTERS}",
     ),
 }
 
@@ -222,12 +243,12 @@ def test_every_forbidden_pair_is_refused_and_every_allowed_one_works(
         for name, probe in probes.items():
             taken = granted(probe.publish([*TOPICS, *OUTSIDE]))
             assert taken == below_root(ALLOWED[name].publish), name
-            sent |= {(topic, name) for topic in taken if topic.startswith("lb/")}
+            sent |= {(topic, name) for topic in taken if topic.startswith(SEEN)}
 
         for name, probe in probes.items():
             # The broker answers behind everything that it has sent before, so what has not come now never will.
             probe.subscribe(["fence"])
             readable = below_root(ALLOWED[name].read) | below_root(ALLOWED[name].through_share)
             expected = {(topic, author) for topic, author in sent if topic in readable}
-            assert {entry for entry in probe.received if entry[0].startswith("lb/")} == expected, name
+            assert {entry for entry in probe.received if entry[0].startswith(SEEN)} == expected, name
         assert "$CONTROL/dynamic-security/v1/response" in {topic for topic, _ in probes["admin"].received}
