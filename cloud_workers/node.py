@@ -170,7 +170,8 @@ async def _serve(
             tell=session.health,
             more=lambda: shift_signs(name, model.shift),
         )
-        return await WorkerNode(session, bus, model.engine, metrics, health=health).run(stop)
+        traced = settings.broker.traceparent
+        return await WorkerNode(session, bus, model.engine, metrics, health=health, traced=traced).run(stop)
 
 
 class WorkerNode(Node):
@@ -184,6 +185,7 @@ class WorkerNode(Node):
         clock: monotonic time.
         containment: takes what nobody else has handled.
         health: looks after the health of the process; None for nobody.
+        traced: mark answers with the trace of their question.
     """
 
     def __init__(
@@ -196,9 +198,11 @@ class WorkerNode(Node):
         clock: Clock | None = None,
         containment: Containment | None = None,
         health: ProcessHealth | None = None,
+        traced: bool = False,
     ) -> None:
         super().__init__(bus, metrics, _log, clock=clock, containment=containment)
         self._process_health = health
+        self._traced = traced
         self._answers = AnswerMetrics(metrics, "the admission of a frame")
         self._session = session
         self._engine = engine
@@ -328,7 +332,7 @@ class WorkerNode(Node):
     def _carry_out(self, output: WorkerOutput) -> None:
         match output:
             case ports.Publish():
-                self._publisher.put(output)
+                self._publisher.put(output.traced() if self._traced else output)
             case ports.Acknowledge():
                 for token in output.tokens:
                     if (inbound := self._unacknowledged.pop(token, None)) is not None:

@@ -16,6 +16,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -148,7 +149,7 @@ async def run_edge(
         spending_file = spending_file_of(edge)
         session = EdgeSession(
             EdgeProtocolSettings(),
-            site_settings(edge),
+            replace(site_settings(edge), traced=settings.broker.traceparent),
             boot=secrets.randbits(32),
             fingerprint=encoder.spec.fingerprint4,
             now_s=clock.now_s(),

@@ -139,6 +139,12 @@ def watch_site(metrics: Metrics, session: EdgeSession, pool_problems: PoolProble
         lambda: {(stage.value,): float(session.budget.stage is stage) for stage in UplinkStage},
     )
     metrics.watch_counters(
+        "share_slots_left_out",
+        "Slots without standing questions, because the camera has used its share of the uplink",
+        "camera",
+        lambda: session.shares.skipped,
+    )
+    metrics.watch_counters(
         "budget_slots_left_out",
         "Slots without standing questions, because of the uplink's budget",
         "camera",

@@ -42,6 +42,7 @@ from latentbus.commands.ring import ring_app
 from latentbus.commands.schema import schema_app
 from latentbus.commands.simulate import EPILOG as SIMULATE_EPILOG
 from latentbus.commands.simulate import simulate
+from latentbus.commands.site import site_app
 from latentbus.commands.status import EPILOG as STATUS_EPILOG
 from latentbus.commands.status import status
 from latentbus.commands.train import train_app
@@ -71,6 +72,7 @@ app.add_typer(broker_app, name="broker")
 app.add_typer(bench_app, name="bench")
 app.add_typer(ring_app, name="ring")
 app.add_typer(schema_app, name="schema")
+app.add_typer(site_app, name="site")
 bench_app.command("uplink", epilog=BENCH_UPLINK_EPILOG)(bench_uplink)
 bench_app.command("worker", epilog=BENCH_WORKER_EPILOG)(bench_worker)
 

@@ -27,6 +27,7 @@
     │   │   ├── NoOutcomeError         nothing came in time
     │   │   └── TooManyQuestionsError  this client waits for as many answers as it may
     │   ├── EventError                 events of a camera cannot be had
+    │   ├── SiteConfigError            a site cannot be configured on the bus
     │   ├── InferenceError             a question that a model has not answered
     │   │   ├── ModelError             the model failed on this question or its frame
     │   │   │   └── FeatureShapeError  visual features of another shape than the model reads
@@ -386,6 +387,20 @@ class EventError(LocalError):
     def __init__(self, camera: str, problem: str) -> None:
         super().__init__(f"camera {camera}: {problem}")
         self.camera = camera
+        self.problem = problem
+
+
+class SiteConfigError(LocalError):
+    """What holds at a site cannot be read or changed on the bus.
+
+    Attributes:
+        site: the site.
+        problem: why not.
+    """
+
+    def __init__(self, site: str, problem: str) -> None:
+        super().__init__(f"site {site}: {problem}")
+        self.site = site
         self.problem = problem
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Final, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 DAY_MINUTES: Final = 1_440
@@ -71,9 +71,12 @@ def _checked(text: str) -> str:
     return text
 
 
+_TEXT_SCHEMA: Final = {"type": "string", "examples": ["mon-fri 08:00-18:00"]}
+
 WeekHours = Annotated[
     tuple[Annotated[str, AfterValidator(_checked)], ...],
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
     Field(max_length=MAX_SPANS),
+    WithJsonSchema({"anyOf": [_TEXT_SCHEMA, {"type": "array", "items": _TEXT_SCHEMA, "maxItems": MAX_SPANS}]}),
 ]
 """Hours of the week as settings have them: one text or several."""

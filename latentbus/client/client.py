@@ -230,6 +230,7 @@ class Client:
     ) -> None:
         self.name = checked_name("name", name) or client_name(broker.username)
         self._session = ClientSession(self.name, settings, whole_fleet=whole_fleet)
+        self._traced = broker.traceparent
         self._connect_timeout_s = connect_timeout_s
         self._keeper = keeper
         if keeper is not None:
@@ -548,7 +549,7 @@ class Client:
                 self._bus.acknowledge(self._received.pop(token))
 
     async def _publish(self, publish: Publish) -> None:
-        delivery, cause = await deliver(self._bus, publish)
+        delivery, cause = await deliver(self._bus, publish.traced() if self._traced else publish)
         self._session.published(publish.token, delivery, time.monotonic())
         self._carry_out(cause)
 

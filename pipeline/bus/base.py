@@ -7,6 +7,7 @@ ordered stream, acknowledges what it admitted, and publishes. Everything is boun
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -255,6 +256,7 @@ class Bus(Protocol):
         correlation_data: bytes | None = None,
         expiry_s: int | None = None,
         content_type: str | None = None,
+        user_properties: Sequence[tuple[str, str]] = (),
         timeout_s: float = 10.0,
     ) -> PublishResult:
         """Publish; QoS 0 returns when the packet is in the socket, QoS 1 when the broker has answered."""

@@ -119,6 +119,8 @@ class BrokerSettings(_Section):
     """An empty section is TLS with the system's certificate authorities."""
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
     """Silence after which broker and client call each other dead. Each ping costs the uplink some 80 bytes."""
+    traceparent: bool = False
+    """Mark messages of questions with a W3C ``traceparent``, an MQTT user property of 71 bytes each."""
 
     @field_validator("host")
     @classmethod

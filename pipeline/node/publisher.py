@@ -28,6 +28,7 @@ async def deliver(bus: Bus, publish: Publish) -> tuple[Delivery, BusError | None
             correlation_data=publish.correlation_data,
             expiry_s=publish.expiry_s,
             content_type=publish.content_type,
+            user_properties=publish.user_properties,
         )
     except ConnectionLostError:
         return Delivery.CONNECTION_LOST, None

@@ -168,6 +168,7 @@ class EdgeSession:
             company=asking,
             budget=self.budget,
             shares=self.shares,
+            traced=site.traced,
         )
         self.budgets = ClientBudgets(site.client_budget, site.client_budgets)
         self.asking = AskingRules(site.asking)

@@ -7,7 +7,7 @@ order. docs/shell-contract.md says what machines do, what they never do, and wha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -15,6 +15,7 @@ from pipeline.protocol.effects import InferencePass, PassAnswer
 from schemas import wire
 from schemas.messages import Message, RejectReason
 from schemas.topics import Topic
+from schemas.trace_context import trace_properties
 from schemas.types import FrameId
 
 Qos = Literal[0, 1]
@@ -159,6 +160,7 @@ class Publish:
         correlation_data: MQTT 5 CorrelationData.
         expiry_s: MQTT 5 message expiry interval.
         content_type: MQTT 5 ContentType.
+        user_properties: MQTT 5 user properties, names and values.
     """
 
     topic: str
@@ -172,6 +174,11 @@ class Publish:
     correlation_data: bytes | None = None
     expiry_s: int | None = None
     content_type: str | None = None
+    user_properties: tuple[tuple[str, str], ...] = ()
+
+    def traced(self) -> Publish:
+        """The same with the W3C Trace Context of its question."""
+        return replace(self, user_properties=trace_properties(self.topic, self.message))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class SiteSettings:
         budget: of its uplink, a day and a month.
         shares: part of the uplink that the standing questions of a camera may use, by camera.
         asking: when they are asked.
+        traced: mark messages of questions with their trace.
     """
 
     site: str
@@ -57,3 +58,4 @@ class SiteSettings:
     budget: BudgetSettings | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
     asking: AskingSettings = field(default_factory=AskingSettings)
+    traced: bool = False

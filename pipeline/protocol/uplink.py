@@ -21,6 +21,7 @@ from pipeline.protocol.uplink_shares import UplinkShares
 from schemas import wire
 from schemas.errors import StateError, WireSizeError
 from schemas.messages import Chunk, KeyFrame, Message, Open
+from schemas.trace_context import trace_properties
 from schemas.wire_cost import (
     PUBACK_BYTES,
     TCP_SEGMENT_PAYLOAD_BYTES,
@@ -70,6 +71,7 @@ class Uplink:
         company: patient messages that need not wait any longer once there are so many; 0 for any number.
         budget: of a day and a month; charged with all that leaves. While it is closed everything waits.
         shares: of cameras; charged with what leaves for them.
+        traced: mark messages of questions with their trace, which costs bytes.
 
     Attributes:
         counters: what did not go as planned, by reason; what the queue withdrew or merged is among them.
@@ -84,10 +86,12 @@ class Uplink:
         company: int = 0,
         budget: UplinkBudget | None = None,
         shares: UplinkShares | None = None,
+        traced: bool = False,
     ) -> None:
         self._bucket = UplinkBucket(rate_kbps)
         self._budget = budget or UplinkBudget()
         self._shares = shares or UplinkShares(None, {})
+        self._traced = traced
         self._queue = order(rate_kbps)
         self.counters: Counter[str] = self._queue.counters
         self._tokens = itertools.count(1)
@@ -265,7 +269,10 @@ class Uplink:
             self._done(departure, Delivery.REFUSED, now_s)
             return
         name, alias = self._aliases.spell(departure.topic)
-        property_bytes = publish_property_bytes(correlation_data=departure.correlation_data, topic_alias=alias)
+        marks = trace_properties(departure.topic, message) if self._traced and not departure.clears else ()
+        property_bytes = publish_property_bytes(
+            correlation_data=departure.correlation_data, topic_alias=alias, user_properties=marks
+        )
         packet_bytes = publish_packet_bytes(name, len(payload), departure.qos, property_bytes=property_bytes)
         wire_bytes = self._wire_bytes(packet_bytes, now_s)
         self._left(
@@ -292,6 +299,7 @@ class Uplink:
                 departure.label,
                 retain=departure.retain,
                 correlation_data=departure.correlation_data,
+                user_properties=marks,
             )
         )
 

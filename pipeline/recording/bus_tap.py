@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from pipeline.bus.base import (
@@ -96,11 +97,12 @@ class TappedBus:
         correlation_data: bytes | None = None,
         expiry_s: int | None = None,
         content_type: str | None = None,
+        user_properties: Sequence[tuple[str, str]] = (),
         timeout_s: float = 10.0,
     ) -> PublishResult:
         """See :class:`~pipeline.bus.base.Bus`."""
         if self._connected and not carries_pixels(topic):
-            properties = _given(response_topic, correlation_data, expiry_s, content_type)
+            properties = _given(response_topic, correlation_data, expiry_s, content_type, user_properties)
             self._tap.offer(topic, payload, qos=qos, retain=retain, properties=properties)
         return await self._bus.publish(
             topic,
@@ -111,6 +113,7 @@ class TappedBus:
             correlation_data=correlation_data,
             expiry_s=expiry_s,
             content_type=content_type,
+            user_properties=user_properties,
             timeout_s=timeout_s,
         )
 
@@ -132,10 +135,15 @@ def _given(
     correlation_data: bytes | None = None,
     expiry_s: int | None = None,
     content_type: str | None = None,
+    user_properties: Sequence[tuple[str, str]] = (),
 ) -> MqttProperties | None:
     """Properties of a message, None when it has none."""
     properties = MqttProperties(
-        response_topic=response_topic, correlation_data=correlation_data, expiry_s=expiry_s, content_type=content_type
+        response_topic=response_topic,
+        correlation_data=correlation_data,
+        expiry_s=expiry_s,
+        content_type=content_type,
+        user=tuple(user_properties),
     )
     return None if properties == _NOTHING else properties
 

@@ -278,6 +278,7 @@ class RecordingBus:
         correlation_data: bytes | None = None,
         expiry_s: int | None = None,
         content_type: str | None = None,
+        user_properties: Sequence[tuple[str, str]] = (),
         timeout_s: float = 10.0,
     ) -> PublishResult:
         if self.failures:

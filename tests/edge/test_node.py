@@ -44,6 +44,7 @@ from schemas.messages import (
     Text,
 )
 from schemas.types import AnswerType, FrameId, Outcome
+from tests.bus.support import connected, take
 from tests.edge.running import Running, listening, running
 from tests.edge.support import ScriptedWorker, grey, write_video
 
@@ -477,6 +478,21 @@ async def test_the_frame_log_ties_frames_to_their_source(
     assert sum(line["wire_bytes"] for line in lines if line["kind"] == "sent") == sum(
         sent.wire_bytes for sent in edge.watcher.sent
     )
+
+
+@pytest.mark.parametrize("on", [False, True])
+async def test_messages_carry_a_trace_where_it_is_switched_on(
+    make: Make, broker_settings: BrokerSettings, on: bool
+) -> None:
+    broker = broker_settings.model_copy(update={"traceparent": on})
+    settings = make().model_copy(update={"broker": broker})
+    async with (
+        connected(broker_settings, "watcher", f"{topics.ROOT}/open/main/+", all_properties=True) as bus,
+        running(settings),
+    ):
+        (opened,) = await take(bus, 1)
+    marks = () if opened.properties is None else opened.properties.user
+    assert [name for name, _ in marks] == (["traceparent"] if on else [])
 
 
 async def test_metrics_are_served(make: Make, broker_settings: BrokerSettings) -> None:

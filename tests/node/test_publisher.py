@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -42,6 +42,7 @@ class FakeBus:
         correlation_data: bytes | None = None,
         expiry_s: int | None = None,
         content_type: str | None = None,
+        user_properties: Sequence[tuple[str, str]] = (),
         timeout_s: float = 10.0,
     ) -> PublishResult:
         self.sent.append((topic, payload, qos, content_type, correlation_data))

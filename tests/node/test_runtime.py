@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -137,7 +137,7 @@ async def test_sighup_asks_a_process_that_can_do_so_to_read_its_settings_again(m
     reads: asyncio.Queue[int] = asyncio.Queue()
     taken: asyncio.Queue[str] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    answers = iter([ConfigError("fleet.yaml", "is wrong"), "good"])
+    answers: Iterator[ConfigError | str] = iter([ConfigError("fleet.yaml", "is wrong"), "good"])
 
     def again() -> str:
         loop.call_soon_threadsafe(reads.put_nowait, 1)

@@ -18,6 +18,7 @@ from pipeline.protocol.uplink_budget import BudgetSettings, StoreSpending
 from schemas import topics, wire
 from schemas.messages import Ask, Condition, QueryOutcome, Status
 from schemas.messages.status import MAX_CONDITIONS
+from schemas.trace_context import TRACEPARENT, TRACEPARENT_WIRE_BYTES
 from schemas.types import Outcome, UplinkStage
 from tests.protocol.fake_latents import FakeLatent
 from tests.protocol.questions import SITE, published
@@ -32,7 +33,7 @@ QUESTION = "open"
 class BudgetedSite:
     """A session, a broker that takes everything, and a clock."""
 
-    def __init__(self, budget: BudgetSettings | None = BUDGET) -> None:
+    def __init__(self, budget: BudgetSettings | None = BUDGET, *, traced: bool = False) -> None:
         self.now_s = 0.0
         self.utc_s = 20_000 * DAY_S
         self.published: list[Publish] = []
@@ -44,7 +45,9 @@ class BudgetedSite:
         self._journal = AskJournal.open_or_in_memory(None)
         self.session = EdgeSession(
             EdgeProtocolSettings(),
-            SiteSettings(SITE, "main", {CAMERA: (QUESTION,)}, {QUESTION: published(QUESTION)}, budget=budget),
+            SiteSettings(
+                SITE, "main", {CAMERA: (QUESTION,)}, {QUESTION: published(QUESTION)}, budget=budget, traced=traced
+            ),
             boot=7,
             fingerprint=b"\1\2\3\4",
         )
@@ -131,6 +134,19 @@ def test_each_step_is_in_the_status_and_in_the_log_once() -> None:
     site.pass_s(1.0)
     assert site.statuses[-1] is UplinkStage.NORMAL
     assert site.slot()
+
+
+def test_a_trace_is_on_the_uplink_only_where_it_is_switched_on_and_is_charged() -> None:
+    sites = [BudgetedSite(None), BudgetedSite(None, traced=True)]
+    for site in sites:
+        assert site.slot()
+    plain, traced = (site.said("open")[0] for site in sites)
+    assert plain.user_properties == ()
+    assert plain.traced().user_properties == traced.user_properties
+    assert traced.user_properties[0][0] == TRACEPARENT
+    longer = 1  # the length of the packet has two digits from 128 bytes on
+    assert 0 <= sites[1].spent_bytes - sites[0].spent_bytes - TRACEPARENT_WIRE_BYTES <= longer
+    assert all(not publish.user_properties for publish in sites[1].said("status"))
 
 
 def test_what_is_wrong_with_the_process_is_in_its_status_once_for_each_change() -> None:
