@@ -28,6 +28,9 @@ echo "test-extras: tests that need nft, the dynamic-security plug-in, mosquitto_
     tests/schemas/test_asyncapi_parser.py tests/recording/test_bench.py \
     tests/recording/test_foreign_reader.py tests/recording/test_recorder.py tests/recording/test_writer.py \
     tests/test_systemd_unit.py tests/test_wheel.py tests/training/reference_vlm/test_reference_vlm_pretrained.py
+echo "test-extras: the bus on a second broker"
+"$bin/pip" install -q -c constraints.txt "iotcore==0.4.0"
+LATENTBUS_TEST_BROKER=iotcore LATENTBUS_NO_SKIPS= "$bin/python" -m pytest -q --tb=native tests/bus
 echo "test-extras: the gateway with 200 streams and 50 questions a second"
 "$bin/python" -m benchmarks.gateway_load --duration 20
 echo "test-extras: every mutation of the protocol is found"

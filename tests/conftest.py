@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import cast
 
 import pytest
 import structlog
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from broker_config.launcher import LocalBroker
 from pipeline.config.settings import BrokerSettings
 from pipeline.node.containment import raise_contained
+from tests import second_broker
 
 # Tiny models gain nothing from a second thread, and wait for it at every layer when the machine is busy: fifty times as
 # long was measured. Read when a process first loads torch, the workers that tests start included.
@@ -52,6 +54,10 @@ def logs_as_they_were() -> Iterator[None]:
 @pytest.fixture
 def broker() -> Iterator[LocalBroker]:
     """A running private Mosquitto; it starts in about 10 ms, so each test has its own."""
+    if second_broker.chosen():
+        with second_broker.IotcoreBroker() as other:
+            yield cast(LocalBroker, other)
+        return
     with LocalBroker(options=FOREIGN_LIMITS) as running:
         yield running
         running.kill()  # a stop in good order takes 100 ms, and there is nothing to save

@@ -53,7 +53,13 @@ async def node_red(modules: Path, folder: Path, broker: BrokerSettings) -> Async
         f"module.exports = {{uiHost: '127.0.0.1', uiPort: {port}, flowFile: 'flows.json', "
         "telemetry: {enabled: false}, logging: {console: {level: 'info'}}}\n"
     )
-    command = [modules / "node_modules" / "node-red" / "red.js", "-u", folder, "-s", folder / "settings.js"]
+    command: list[str | Path] = [
+        modules / "node_modules" / "node-red" / "red.js",
+        "-u",
+        folder,
+        "-s",
+        folder / "settings.js",
+    ]
     process = await asyncio.create_subprocess_exec(
         find_node(), *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )

@@ -30,6 +30,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "exit-statuses": commands.exit_statuses,
     "families": families.families_table,
     "broker-bugs": brokers.bugs_table,
+    "second-broker": brokers.differences_table,
 }
 
 _SECTION = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)

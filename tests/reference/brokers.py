@@ -1,4 +1,4 @@
-"""The table of known bugs of brokers."""
+"""Tables of brokers: known bugs of Mosquitto, and what the second broker of the tests does otherwise."""
 
 from __future__ import annotations
 
@@ -14,3 +14,13 @@ def bugs_table() -> str:
         for bug in BUGS
     ]
     return table(("mended in", "since", "what happens"), rows)
+
+
+def differences_table() -> str:
+    """What the second broker does otherwise, with the tests that show it."""
+    from tests.second_broker import DIFFERENCES
+
+    return table(
+        ("it", "so", "tests in `tests/bus`"),
+        ((known.text, known.means, ", ".join(f"`{name}`" for name in known.tests)) for known in DIFFERENCES),
+    )
