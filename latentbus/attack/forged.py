@@ -38,6 +38,7 @@ from schemas.messages import (
     Reject,
     RejectReason,
     Revoke,
+    SiteConfig,
     Status,
     Text,
 )
@@ -148,6 +149,7 @@ def every_message(camera: str, client: str, worker: str = STOLEN_WORKER) -> list
         QueryOutcome.model_validate({**about, "outcome": Outcome.FAILED, "reason": "forged"}),
         Question(site="north", question_id="car", text="Is it mine?"),
         Ask(query_id="q1", text="Is it mine?"),
+        SiteConfig(site="north", snoozed_cameras={camera: "2099-01-01T00:00:00Z"}),
         Receipt(site="north", about="q1", accepted=False, reason="forged"),
         Status(kind="worker", id="w1", boot=1, online=False),
         ListEvents(request_id="r1"),

@@ -10,16 +10,13 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 
-from latentbus.client.client import CONNECT_TIMEOUT_S, client_name
+from latentbus.client.bus_client import BusClient
 from latentbus.options.arguments import checked_name
 from pipeline.bus.base import Inbound, Subscription
-from pipeline.bus.mqtt import MqttBus
 from pipeline.config.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import EventError, RemoteError
@@ -97,7 +94,7 @@ class _Parts:
         return self.frames
 
 
-class EventClient:
+class EventClient(BusClient):
     """Asks edges for the events of their cameras, as an async context manager.
 
     Args:
@@ -107,30 +104,8 @@ class EventClient:
     """
 
     def __init__(self, broker: BrokerSettings, *, name: str | None = None, patience_s: float = PATIENCE_S) -> None:
-        self.name = checked_name("name", name) or client_name(broker.username)
+        super().__init__(broker, name=name)
         self._patience_s = patience_s
-        self._bus = MqttBus(broker, client_id=f"{self.name}-{secrets.token_hex(4)}")
-        self._stack = AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        """Connect.
-
-        Raises:
-            ConnectionLostError: the broker cannot be reached.
-        """
-        await self._stack.enter_async_context(self._bus)
-        try:
-            await self._bus.wait_connected(CONNECT_TIMEOUT_S)
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Disconnect."""
-        await self._stack.__aexit__(kind, error, traceback)
 
     async def events(self, camera: str) -> list[EventEntry]:
         """All events of a camera that are kept, the latest first.

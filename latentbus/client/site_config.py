@@ -5,14 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from contextlib import AsyncExitStack
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from latentbus.client.client import CONNECT_TIMEOUT_S, client_name
-from latentbus.options.arguments import checked_name
+from latentbus.client.bus_client import BusClient
 from pipeline.bus.base import Inbound, Subscription
-from pipeline.bus.mqtt import MqttBus
 from pipeline.config.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import RemoteError, SiteConfigError
@@ -24,7 +20,7 @@ READ_S: Final = 5.0
 """Longest wait for what the broker retains."""
 
 
-class SiteConfigClient:
+class SiteConfigClient(BusClient):
     """Reads and writes the configuration of sites on the bus, as an async context manager.
 
     Args:
@@ -34,30 +30,8 @@ class SiteConfigClient:
     """
 
     def __init__(self, broker: BrokerSettings, *, name: str | None = None, patience_s: float = PATIENCE_S) -> None:
-        self.name = checked_name("--id", name) or client_name(broker.username)
+        super().__init__(broker, name=name, option="--id")
         self._patience_s = patience_s
-        self._bus = MqttBus(broker, client_id=f"{self.name}-{secrets.token_hex(4)}")
-        self._stack = AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        """Connect.
-
-        Raises:
-            ConnectionLostError: the broker cannot be reached.
-        """
-        await self._stack.enter_async_context(self._bus)
-        try:
-            await self._bus.wait_connected(CONNECT_TIMEOUT_S)
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Disconnect."""
-        await self._stack.__aexit__(kind, error, traceback)
 
     async def read(self, site: str) -> SiteConfig:
         """What the broker retains about a site; without anything what says nothing.

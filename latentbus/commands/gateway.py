@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latentbus.broker.options import HostOption, PortOption
+
+if TYPE_CHECKING:
+    from pipeline.config.settings import LatentbusSettings
 
 EPILOG = (
     "Examples: latentbus gateway --host broker.example | latentbus gateway --config gateway.yaml | "
@@ -39,10 +41,16 @@ def gateway(
     from latentbus.gateway.process import run_gateway
     from pipeline.config.alert_rules import site_profiles
     from pipeline.config.logs import configure_logging
+    from pipeline.config.reload import check_shared
     from pipeline.node.runtime import leave_blocked_threads, run
 
-    again = partial(gateway_settings, config, host, port, listen, state_dir)
-    settings = again()
+    settings = gateway_settings(config, host, port, listen, state_dir)
+
+    def again() -> LatentbusSettings:
+        read = gateway_settings(config, host, port, listen, state_dir)
+        check_shared(settings, read)
+        return read
+
     configure_logging(settings.log.level, settings.log.json_lines)
     assert settings.gateway is not None  # noqa: S101 - gateway_settings gives one
     served = settings.gateway

@@ -71,6 +71,7 @@ def edge(
     from edge_nodes.node import run_edge
     from latentbus.options.node_recording import recorded_edge
     from pipeline.config.fleet_file import Part
+    from pipeline.config.reload import check_shared
     from pipeline.config.settings import load_settings, require_edge
 
     settings = load_settings(config, part=Part("edge", site))
@@ -79,7 +80,9 @@ def edge(
         return recorded_edge(require_edge(read, config), record, full_latents=full_latents)
 
     def again() -> EdgeSettings:
-        return own(load_settings(config, part=Part("edge", site)))
+        read = load_settings(config, part=Part("edge", site))
+        check_shared(settings, read)
+        return own(read)
 
     settings = settings.model_copy(update={"edge": own(settings)})
     once_limit_s = limit_s if once else None

@@ -302,6 +302,7 @@ class Gateway:
 
     def connection(self, change: ConnectionChange) -> None:
         """The broker came or went; see :class:`latentbus.client.client.Keeper`."""
+        self._probe.connection(change)
         self._modes_known_s = self._now_s() + SETTLE_S if change.connected else float("inf")
         self._connections.put_nowait(change)
 

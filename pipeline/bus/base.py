@@ -81,6 +81,7 @@ class ConnectionChange:
         reason_code: MQTT 5 reason code of the broker's DISCONNECT (142: another process uses the client id); None when
             it gave none.
         topic_aliases: aliases that the broker grants on this connection; 0 also where the bus does not use them.
+        certificate_end_s: when the broker's certificate ends, in seconds since 1970; None without TLS.
     """
 
     connected: bool
@@ -89,6 +90,7 @@ class ConnectionChange:
     session_resumed: bool = False
     reason_code: int | None = None
     topic_aliases: int = 0
+    certificate_end_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

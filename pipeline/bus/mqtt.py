@@ -432,7 +432,14 @@ class MqttBus:
         self._counters["connections"] += 1
         reason = "session resumed" if link.session_present else "new session"
         self._buffer.release(
-            ConnectionChange(True, link.generation, reason, link.session_present, topic_aliases=link.topic_aliases)
+            ConnectionChange(
+                True,
+                link.generation,
+                reason,
+                link.session_present,
+                topic_aliases=link.topic_aliases,
+                certificate_end_s=link.certificate_end_s,
+            )
         )
         self._notify()
         _log.info(

@@ -109,6 +109,7 @@ class MqttLink(SocketClient):
         self._goodbye: ConnectionLostError | None = None
         self.ending = Ending.OTHER
         self.session_present = False
+        self.certificate_end_s: float | None = None
         self.abilities = BrokerAbilities()
         self.server_packet_bytes = MAX_PACKET_BYTES
         self.topic_aliases = 0
@@ -153,6 +154,9 @@ class MqttLink(SocketClient):
             if isinstance(sock, socket.socket):
                 # A small packet must not wait for the acknowledgement of the one before it.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if isinstance(sock, ssl.SSLSocket):
+                ends = (sock.getpeercert() or {}).get("notAfter")
+                self.certificate_end_s = ssl.cert_time_to_seconds(ends) if isinstance(ends, str) else None
         except (OSError, ValueError) as error:
             failed = None if self._settings.tls_context is None else tls_failure(error)
             raise failed or ConnectionLostError(unreachable(error)) from error

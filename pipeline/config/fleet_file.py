@@ -79,6 +79,9 @@ def read_part(path: Path, part: Part) -> SettingsFile:
         ConfigError: it cannot be read, or has no such part.
     """
     file = SettingsFile.read(path, prune=part.prune, may_lack=part.may_lack)
+    if part.kind == "gateway":
+        known = {key: _known(value) if key in ("sites", "edge") else value for key, value in file.values.items()}
+        file = replace(file, values=known)
     return _Expansion(file).expanded(part)
 
 
@@ -252,6 +255,17 @@ class _Expansion:
         line = self.file.lines.get(location)
         key = ".".join(map(str, location))
         return f"{self.file.path}: {key}" if line is None else f"{self.file.path}:{line}: {key}"
+
+
+def _known(values: Any) -> Any:
+    """Settings of sites for a gateway, without what names a variable that is not set here, unless it must be there."""
+    if not isinstance(values, dict):
+        return values
+    return {
+        key: _known(value)
+        for key, value in values.items()
+        if key in ("source", "text") or not (isinstance(value, str) and "${" in value)
+    }
 
 
 def _from_the_last_section(layers: Sequence[_Layer]) -> list[_Layer]:

@@ -7,6 +7,9 @@ from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 
+from pipeline.config.settings import LatentbusSettings
+from schemas.errors import ConfigError
+
 Path: TypeAlias = tuple[str, ...]
 """Keys from a section on; ``*`` stands for any one."""
 
@@ -20,6 +23,21 @@ def cold_changes(before: BaseModel, after: BaseModel, hot: Sequence[Path]) -> li
         hot: keys that may change, with all that is below them.
     """
     return [".".join(path) for path in _changes(before.model_dump(), after.model_dump(), (), hot)]
+
+
+def check_shared(before: LatentbusSettings, after: LatentbusSettings) -> None:
+    """Whether what every process reads is as it was: the connection and the log are made at the start.
+
+    Raises:
+        ConfigError: it has changed.
+    """
+    changed = [
+        f"{name}.{key}"
+        for name, old, new in (("broker", before.broker, after.broker), ("log", before.log, after.log))
+        for key in cold_changes(old, new, ())
+    ]
+    if changed:
+        raise ConfigError(", ".join(changed), "takes effect after a restart")
 
 
 def _changes(before: Any, after: Any, path: Path, hot: Sequence[Path]) -> Iterator[Path]:

@@ -24,12 +24,12 @@ BACKLOG_OVER: Final = 0.5
 """Share of what the workers of a pool may hold: from the first on they hold too much, up to the second they do not."""
 SILENCE_S: Final = 600.0
 """A site with standing questions that says nothing for so long is silent, unless it has been so before."""
-SILENCE_FACTOR: Final = 3.0
-"""Of the longest silence of the last day."""
-USUAL_S: Final = 3_600.0
-"""A longer silence counts as this: a site that was away for a day is not to be missed for three."""
+SILENCE_FACTOR: Final = 1.5
+"""Of the second longest silence within :data:`HABIT_S`: sites have nights and weekends."""
+HABIT_S: Final = 15 * 86_400.0
+KEPT_SILENCES: Final = 64
+"""Of one site."""
 MAX_SITES: Final = 4_096
-_HOUR_S: Final = 3_600.0
 _LEFT_OUT: Final = {
     UplinkStage.STRETCHED: "standing questions are asked less often",
     UplinkStage.AD_HOC_ONLY: "standing questions are not asked",
@@ -95,22 +95,25 @@ def _pool_signs(fleet: FleetView, pool: str) -> Iterator[Sign]:
 
 @dataclass(slots=True)
 class _Heard:
-    """When something came from a site, and its longest silence of each hour of the last day."""
+    """When something came from a site, and its long silences.
 
-    last_s: float
-    gaps: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=25))
+    Attributes:
+        last_s: when something came last; None while nobody listened.
+        silences: when each of the latest long ones was over, and how long it was.
+    """
+
+    last_s: float | None
+    silences: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=KEPT_SILENCES))
 
     def heard(self, now_s: float) -> None:
-        hour, gap_s = int(now_s // _HOUR_S), now_s - self.last_s
-        if self.gaps and self.gaps[-1][0] == hour:
-            self.gaps[-1] = hour, max(gap_s, self.gaps[-1][1])
-        else:
-            self.gaps.append((hour, gap_s))
+        if self.last_s is not None and now_s - self.last_s >= SILENCE_S / SILENCE_FACTOR:
+            self.silences.append((now_s, now_s - self.last_s))
         self.last_s = now_s
 
-    def usual_s(self, now_s: float) -> float:
-        hour = int(now_s // _HOUR_S)
-        return min(USUAL_S, max((gap_s for since, gap_s in self.gaps if hour - since <= 24), default=0.0))
+    def limit_s(self, now_s: float) -> float:
+        """Silence from which on it is silent. What was so once is no habit: the second longest counts."""
+        lengths = sorted(length_s for over_s, length_s in self.silences if now_s - over_s < HABIT_S)
+        return max(SILENCE_S, SILENCE_FACTOR * lengths[-2]) if len(lengths) > 1 else SILENCE_S
 
 
 class FleetHealth:
@@ -145,8 +148,9 @@ class FleetHealth:
             self._deadlines.ended(site, _missed(outcome, reason), now_s)
 
     def deaf(self) -> None:
-        """The broker was not heard for a while: nobody was silent in that time."""
-        self._heard.clear()
+        """The broker is not heard for a while: nobody is silent in that time."""
+        for known in self._heard.values():
+            known.last_s = None
 
     def signs(self, now_s: float) -> list[Sign]:
         """Everything that can be judged at this moment, good and bad."""
@@ -155,7 +159,8 @@ class FleetHealth:
         pools = {worker.pool for worker in self._fleet.workers if worker.online}
         for edge in self._fleet.edges:
             if not edge.online:
-                self._heard.pop(edge.id, None)
+                if edge.id in self._heard:
+                    self._heard[edge.id].last_s = None
                 continue
             known = self._of(edge.id, now_s)
             burn = self._deadlines.burn(edge.id, now_s)
@@ -169,7 +174,7 @@ class FleetHealth:
                     severity=burn.severity,
                 )
             )
-            silent_s = now_s - known.last_s
+            silent_s = now_s - (now_s if known.last_s is None else known.last_s)
             # A site whose budget or pool is gone asks nothing; that is an alert of its own.
             speaks = edge.id in asked and edge.uplink is UplinkStage.NORMAL and edge.pool in pools
             signs.append(
@@ -177,7 +182,7 @@ class FleetHealth:
                     HealthKind.SITE_SILENT,
                     "site",
                     edge.id,
-                    speaks and silent_s > max(SILENCE_S, SILENCE_FACTOR * known.usual_s(now_s)),
+                    speaks and silent_s > known.limit_s(now_s),
                     detail=f"{silent_s / 60:.0f} min",
                 )
             )
@@ -193,6 +198,8 @@ class FleetHealth:
             known = self._heard[site] = _Heard(now_s)
             if len(self._heard) > MAX_SITES:
                 self._heard.popitem(last=False)
+        if known.last_s is None:
+            known.last_s = now_s
         return known
 
 

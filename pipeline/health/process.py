@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.health.conditions import HealthKind, Sign, Subject
+from pipeline.protocol.asking_rules import CLOCK_IS_SET_S
 
 DISK_BAD: Final = (0.05, 256_000_000)
 DISK_OVER: Final = (0.08, 400_000_000)
 """Share of a disk, and bytes, that are left: under one of the first two it fills, over both others it does not."""
 CERTIFICATE_BAD_S: Final = 30 * 86_400.0
-EARLIEST_S: Final = 1_767_225_600.0
-"""The beginning of 2026: this software is not older."""
 STEP_S: Final = 60.0
 """A clock that is set by so much was wrong, or is."""
 STEP_HOLDS_S: Final = 600.0
@@ -85,4 +84,4 @@ class ClockWatch:
             self._stepped_s = now_s
         self._offset_s = offset_s
         stepped = self._stepped_s is not None and now_s - self._stepped_s < STEP_HOLDS_S
-        return Sign(HealthKind.CLOCK_WRONG, subject, name, stepped or wall_s < EARLIEST_S)
+        return Sign(HealthKind.CLOCK_WRONG, subject, name, stepped or wall_s < CLOCK_IS_SET_S)

@@ -17,7 +17,7 @@ from pipeline.node.containment import Containment
 from pipeline.node.loop_lag import LoopLag
 from pipeline.node.metrics import Metrics
 from pipeline.node.older_peers import listen_for_older_peers
-from pipeline.node.process_health import ProcessHealth
+from pipeline.node.process_health import ProcessHealth, ProcessProbe
 from pipeline.node.runtime import EXIT_NOT_DRAINED, Stop
 from pipeline.node.service_manager import Health, keep_alive, watchdog_s
 from pipeline.node.tasks import first_of
@@ -88,6 +88,7 @@ class Node(ABC):
         self._containment = containment or Containment(logger)
         self._problems = problems or OncePerKind(logger)
         self._working = False
+        self._health_probe: ProcessProbe | None = None
         metrics.ready.set_function(lambda: float(self._working and self._fits()))
         metrics.watch_gauge("connected", "1 while connected", lambda: float(bus.statistics().connected))
         metrics.watch_counters("bus_messages", "Messages of the connection", "event", self._bus_counts)
@@ -229,12 +230,17 @@ class Node(ABC):
 
     async def _receive_all(self) -> None:
         while True:
-            self._receive(await self._bus.receive_batch(RECEIVE_BATCH))
+            events = await self._bus.receive_batch(RECEIVE_BATCH)
+            for event in events:
+                if isinstance(event, ConnectionChange) and self._health_probe is not None:
+                    self._health_probe.connection(event)
+            self._receive(events)
             # A full buffer must not keep the other tasks from their turn.
             await asyncio.sleep(0)
 
     def _watch_health(self, health: ProcessHealth) -> Work:
         """Tasks that look after the health of this process."""
+        self._health_probe = health.probe
         return {"health": health.run, "disks": health.probe.run}
 
     def _bus_counts(self) -> dict[str, float]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pipeline.bus.base import ConnectionChange
 from pipeline.config.logs import get_logger
 from pipeline.config.settings import BrokerSettings, RecordingSettings
 from pipeline.health.certificate import ends_s
@@ -78,6 +79,7 @@ class ProcessProbe:
         self._watch = ClockWatch()
         self._space: dict[str, DiskSpace] = {}
         self._ends_s: dict[str, float] = {}
+        self._broker_end_s: float | None = None
         metrics.watch_gauges(
             "disk_free_bytes",
             "Room left on the disk of a folder",
@@ -88,11 +90,21 @@ class ProcessProbe:
             "certificate_end_timestamp_seconds",
             "When a certificate ends, in seconds since 1970",
             "certificate",
-            lambda: dict(self._ends_s),
+            self.certificates,
         )
         metrics.watch_counters(
             "clock_steps", "Times that the clock was set by a minute or more", (), lambda: {(): self._watch.steps}
         )
+
+    def connection(self, change: ConnectionChange) -> None:
+        """The broker came or went; its certificate is looked at as well."""
+        if change.certificate_end_s is not None:
+            self._broker_end_s = change.certificate_end_s
+
+    def certificates(self) -> dict[str, float]:
+        """When each certificate ends, in seconds since 1970."""
+        ends_s, broker_end_s = dict(self._ends_s), self._broker_end_s
+        return ends_s if broker_end_s is None else {**ends_s, "broker": broker_end_s}
 
     def signs(self, wall_s: float, now_s: float) -> list[Sign]:
         """What is known at this moment, good and bad.
@@ -102,7 +114,7 @@ class ProcessProbe:
             now_s: monotonic time.
         """
         found = [disk_sign(self._subject, self._name, part, space) for part, space in self._space.items()]
-        found += certificate_signs(self._subject, self._name, self._ends_s, wall_s)
+        found += certificate_signs(self._subject, self._name, self.certificates(), wall_s)
         found.append(self._watch.sign(self._subject, self._name, wall_s, now_s))
         return found
 

@@ -18,6 +18,7 @@ from pipeline.bus.backoff import Backoff
 from pipeline.bus.base import ConnectionChange, Subscription, Will
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.settings import BrokerSettings, TlsSettings
+from pipeline.health.certificate import ends_s
 from schemas.errors import ConfigError, ConnectionLostError, NotAuthorizedError, StateError
 from tests.bus.broker_files import (
     PASSWORD,
@@ -395,6 +396,9 @@ async def test_tls_with_client_certificates(tmp_path: Path) -> None:
                 for number in range(300):
                     group.create_task(bus.publish("t", b"%d" % number))
             assert [m.payload for m in await take(bus, 300)] == [b"%d" % number for number in range(300)]
+        async with MqttBus(BrokerSettings(port=broker.port, tls=mutual), client_id="b") as bus:
+            change = await take_change(bus)
+            assert change.certificate_end_s == ends_s((tmp_path / "server.crt").read_text())
         for tls, problem in [
             (TlsSettings(), "certificate verify failed"),
             (TlsSettings(ca_file=tmp_path / "ca.crt"), "(?i)certificate required|broke|eof"),

@@ -85,6 +85,9 @@ def test_a_process_needs_only_the_variables_of_its_own_part(path: Path, monkeypa
     monkeypatch.setenv("ANNS_TOKEN", "a-token-of-sixteen-or-more")
     served = load_settings(path, part=Part("gateway"))
     assert set(served.sites) == {"north", "south"}, "a gateway knows the questions of all, and no password"
+    text = path.read_text().replace("  south:\n", "  south:\n    uplink_kbps: ${SOUTH_KBPS}\n")
+    path.write_text(text)
+    assert load_settings(path, part=Part("gateway")).sites["south"].uplink_kbps == 256.0
     assert served.sites["south"].cameras["dock"].source.startswith("rtsp://${SOUTH_USER}")
     assert load_settings(path, part=Part("client")).sites == {}
 

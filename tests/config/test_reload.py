@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from edge_nodes.asking import check_reload
-from pipeline.config.settings import EdgeSettings
+from pipeline.config.reload import check_shared
+from pipeline.config.settings import BrokerSettings, EdgeSettings, LatentbusSettings, LogSettings
 from schemas.errors import ConfigError
 
 
@@ -44,3 +45,11 @@ def test_what_opens_a_device_or_a_file_needs_a_restart(after: EdgeSettings, keys
     with pytest.raises(ConfigError) as caught:
         check_reload(edge(), after)
     assert str(caught.value) == f"{keys}: takes effect after a restart"
+
+
+def test_the_connection_and_the_log_are_made_at_the_start() -> None:
+    before = LatentbusSettings()
+    check_shared(before, LatentbusSettings(edge=edge()))
+    after = LatentbusSettings(broker=BrokerSettings(port=1884), log=LogSettings(level="debug"))
+    with pytest.raises(ConfigError, match=r"broker.port, log.level: takes effect after a restart"):
+        check_shared(before, after)

@@ -41,6 +41,7 @@ from schemas.messages import (
     Reject,
     RejectReason,
     Revoke,
+    SiteConfig,
     Status,
     Text,
 )
@@ -108,6 +109,8 @@ def topic_for_edge(message: Message) -> str:
             return topics.status_topic(message.kind, message.id)
         case Question():
             return topics.question_topic(message.site, message.question_id)
+        case SiteConfig():
+            return topics.config_topic(message.site)
         case Ask():
             return topics.ask_topic(CAMERA, CLIENT)
         case _:

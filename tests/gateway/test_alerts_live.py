@@ -12,6 +12,8 @@ from latentbus.gateway import service
 from pipeline.config.alert_rules import SiteProfiles
 from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.settings import BrokerSettings
+from pipeline.health.process import DiskSpace
+from pipeline.node import process_health
 from schemas import topics, wire
 from schemas.errors import ConfigError
 from schemas.messages import Condition, SiteConfig
@@ -96,6 +98,27 @@ async def test_what_a_site_says_of_itself_is_an_alert(broker_settings: BrokerSet
             assert alert["text"].startswith("camera gate of site north shows no new frames. Look at its power")
             await change(far, EDGE)
             assert (await events.until("alert"))["ended"] is not None
+
+
+async def test_a_system_alert_is_sent_with_what_to_do(
+    broker_settings: BrokerSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = {"state_dir": DiskSpace(1_000_000, 1_000_000_000)}
+    monkeypatch.setattr(process_health, "_space_of", lambda _folders: full)
+    async with receiving() as receiver, standing_in(broker_settings), asyncio.timeout(PATIENCE_S):
+        hook = {"house": {"url": f"http://127.0.0.1:{receiver.port}/"}}
+        alerts = {"patience_s": 1, "webhooks": hook, "allow": ["127.0.0.1"]}
+        async with gateway_of(broker_settings, state_dir=tmp_path, alerts=alerts) as web:
+            web.gateway.system.machine.patience_s = 0.05
+            await web.until_ready("gate")
+            async with web.events() as events:
+                alert = await events.until("alert", lambda alert: alert["rule"] == "disk-filling")
+                assert (alert["subject"], alert["site"], alert["part"]) == ("gateway", "gateway", "state_dir")
+                await receiver.wait(1)
+            async with web.http.get("/metrics") as response:
+                text = await response.text()
+            assert 'latentbus_health_conditions{condition="disk-filling"} 1.0' in text
+    assert "Free some room" in receiver.requests[0][2].decode()
 
 
 async def test_a_token_of_one_camera_hears_of_no_system_alert(broker_settings: BrokerSettings) -> None:

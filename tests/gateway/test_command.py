@@ -140,6 +140,40 @@ async def test_it_makes_a_token_says_so_once_and_stops_in_good_order(tmp_path: P
     assert f"http://screens.example:{port}/" in printed[0]
 
 
+async def test_sighup_lets_it_read_its_file_again_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    port = free_port()
+    rule = {"question": "car", "equals": "yes"}
+    config = write(tmp_path, port=port)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "latentbus", "gateway", "--config", str(config)),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+
+    async def until_said(words: str) -> str:
+        assert process.stderr is not None
+        while words not in (line := (await process.stderr.readline()).decode()):
+            assert line, f"it ended without saying {words!r}"
+        return line
+
+    async with asyncio.timeout(PATIENCE_S):
+        await until_said("history is kept in memory")
+        write(tmp_path, port=port, alerts={"rules": {"car": {"question": "car"}}})
+        process.send_signal(signal.SIGHUP)
+        assert "needs one condition" in await until_said("not taken over")
+        write(tmp_path, port=port + 1, alerts={"rules": {"car": rule}})
+        process.send_signal(signal.SIGHUP)
+        assert "gateway.port: takes effect after a restart" in await until_said("not taken over")
+        write(tmp_path, port=port, alerts={"rules": {"car": rule}})
+        process.send_signal(signal.SIGHUP)
+        await until_said("read again")
+        process.send_signal(signal.SIGTERM)
+        await process.stderr.read()
+        assert await process.wait() == 0
+
+
 async def test_it_serves_https(nowhere: BrokerSettings, tmp_path: Path) -> None:
     issued = CertificateAuthority.create(datetime.now(UTC))
     server = issued.issue_broker(["localhost", "127.0.0.1"], datetime.now(UTC), days=2)

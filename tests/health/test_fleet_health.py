@@ -76,11 +76,27 @@ def test_a_site_that_says_nothing_for_longer_than_usual_is_silent() -> None:
     assert not silent(health, 0)
     assert not silent(health, 600)
     assert silent(health, 601)
-    health.heard("north", None, 700)
-    assert not silent(health, 2_700), "it was silent for 700 s before: three times that is usual"
-    assert silent(health, 2_900)
+    health.heard("north", None, 5_000)
+    assert silent(health, 5_601), "once is no habit"
+    health.heard("north", None, 9_000)
+    assert not silent(health, 15_000), "it has its nights, of 4,000 and 5,000 s"
+    assert silent(health, 15_001)
     health.deaf()
-    assert not silent(health, 3_000)
+    assert not silent(health, 16_000)
+    assert silent(health, 22_001), "from when it could be heard again"
+    assert silent(health, 16_601 + 15 * 86_400), "what was two weeks ago is forgotten"
+
+
+def test_a_site_that_was_offline_was_not_silent() -> None:
+    fleet = fleet_of(EDGE, WORKER)
+    fleet.observe_question("north", "car", Question(site="north", question_id="car", text="Is there a car?"))
+    health = FleetHealth(fleet)
+    assert not silent(health, 0)
+    fleet.observe(EDGE.model_copy(update={"online": False}))
+    health.signs(5_000)
+    fleet.observe(EDGE)
+    assert not silent(health, 9_000)
+    assert silent(health, 9_601)
 
 
 def test_only_a_site_that_should_speak_is_silent() -> None:

@@ -9,7 +9,6 @@ import pytest
 from broker_config.certificates import CertificateAuthority
 from pipeline.health.certificate import ends_s
 from pipeline.health.process import (
-    EARLIEST_S,
     STEP_HOLDS_S,
     STEP_S,
     ClockWatch,
@@ -17,6 +16,7 @@ from pipeline.health.process import (
     certificate_signs,
     disk_sign,
 )
+from pipeline.protocol.asking_rules import CLOCK_IS_SET_S
 
 GB = 1_000_000_000
 DAY_S = 86_400.0
@@ -73,7 +73,7 @@ def test_a_certificate_ends_soon_thirty_days_before() -> None:
 
 
 def test_a_clock_that_is_set_or_far_behind_is_wrong() -> None:
-    watch, wall_s = ClockWatch(), EARLIEST_S + DAY_S
+    watch, wall_s = ClockWatch(), CLOCK_IS_SET_S + DAY_S
 
     def wrong(at_s: float, shift_s: float = 0.0) -> bool | None:
         return watch.sign("site", "north", wall_s + shift_s + at_s, at_s).bad

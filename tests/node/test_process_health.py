@@ -9,11 +9,12 @@ from pathlib import Path
 from structlog.testing import capture_logs
 
 from broker_config.certificates import CertificateAuthority
+from pipeline.bus.base import ConnectionChange
 from pipeline.config.settings import BrokerSettings, RecordingSettings, TlsSettings
 from pipeline.health.conditions import Sign
-from pipeline.health.process import EARLIEST_S
 from pipeline.node.metrics import Metrics
 from pipeline.node.process_health import Belongings, ProcessHealth, ProcessProbe, belongings_of
+from pipeline.protocol.asking_rules import CLOCK_IS_SET_S
 from schemas.messages import Condition
 
 
@@ -22,7 +23,7 @@ class Process:
 
     def __init__(self, belongings: Belongings) -> None:
         self.now_s = 0.0
-        self.wall_s = EARLIEST_S + 1_000.0
+        self.wall_s = CLOCK_IS_SET_S + 1_000.0
         self.more: list[Sign] = []
         self.told: list[list[str]] = []
         self.metrics = Metrics()
@@ -81,6 +82,11 @@ def test_disks_and_certificates_are_read_and_one_that_is_missing_is_left_out(tmp
         )
     )
     space, ends = process.health.probe.read()
+    process.health.probe.connection(ConnectionChange(True, 1, "", certificate_end_s=process.wall_s + 86_400))
+    process.health.probe.connection(ConnectionChange(False, 1, "gone"))
+    assert process.sample("certificate_end_timestamp_seconds", certificate="broker") == process.wall_s + 86_400
+    process.pass_s(60)
+    assert process.told == [["certificate-ending broker"]]
     assert set(space) == {"state_dir"}
     assert set(ends) == {"ca_file"}
     assert space["state_dir"].free_bytes <= space["state_dir"].total_bytes
