@@ -176,4 +176,6 @@ def _extra_of(module: str) -> str | None:
         return "certificates"
     if top in {"aiohttp", "apprise", "sse_starlette", "starlette", "uvicorn"}:
         return "gateway"
+    if top in {"accelerate", "tensorboardX"}:
+        return "train"
     return "cloud" if top in {"torch", "transformers", "tokenizers", "onnx", "onnxscript"} else None

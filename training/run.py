@@ -22,7 +22,7 @@ class RunSettings:
         cache_dir: Frames, tokens, answers and checkpoints; can be deleted afterwards.
         seed: Of everything random.
         threads: CPU threads, and rendering processes.
-        device: Where to learn; everything else runs on the CPU.
+        device: Where models learn, and answer where a command says so; everything else runs on the CPU.
         resume: Continue from the checkpoints of the same run; otherwise they are dropped.
         progress: Called with a line of text now and then.
     """

@@ -38,26 +38,12 @@ def codec_calibrate(
     from transformers.utils.logging import disable_progress_bar
 
     from training.codec.calibrate.card import expect_lines
-    from training.codec.calibrate.work import CodecCalibration, calibrate_codec
-    from training.codec.stop.learn_then_test import Promise
+    from training.codec.calibrate.work import calibrate_codec
 
-    wanted = CodecCalibration(
-        questions=options.questions,
-        promise=Promise(options.risk, options.delta),
-        questions_a_frame=options.questions_a_frame,
-        size_bytes=options.size_bytes,
-        tiles_per_edge=options.tiles,
-        frame_px=options.frame_px,
-        every_s=options.every_s,
-        max_pictures=options.max_pictures,
-        vlm_id=options.vlm_id,
-        version=options.version,
-        overwrite=options.overwrite,
-    )
     disable_progress_bar()
     run = run_settings(cache, seed, threads)
     try:
-        report = calibrate_codec(options.vlm, options.images, options.output, run, wanted)
+        report = calibrate_codec(options.vlm, options.images, options.output, run, options.calibration())
     except KeyboardInterrupt:
         show_progress("interrupted; the same command goes on where it was")
         raise typer.Exit(INTERRUPTED) from None

@@ -10,6 +10,7 @@ import typer
 
 from analysis.markdown import figures
 from latentbus.commands.calibrate import CALIBRATE_EPILOG, codec_calibrate
+from latentbus.commands.codec_train import TRAIN_EPILOG, codec_train
 from latentbus.options.training import (
     DEFAULT_CACHE,
     BudgetOption,
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
     from training.codec.evaluate.video import VideoEvaluation
     from training.codec.own_frames import OwnFrames
 
-codec_app = typer.Typer(help="Evaluate, calibrate and export a codec.", no_args_is_help=True)
+codec_app = typer.Typer(help="Evaluate, calibrate, train and export a codec.", no_args_is_help=True)
 codec_app.command("calibrate", epilog=CALIBRATE_EPILOG)(codec_calibrate)
+codec_app.command("train", epilog=TRAIN_EPILOG)(codec_train)
 
 WrittenCodecOption = Annotated[Path | None, typer.Option(help="Codec folder; it is written to, so it must be named.")]
 CodecOption = Annotated[Path | None, typer.Option(help="Codec folder; the bundled one unless given.")]
@@ -211,6 +213,7 @@ def codec_eval_set(
         ),
     ] = None,
     cache: CacheOption = DEFAULT_CACHE,
+    device: DeviceOption = "cpu",
     threads: ThreadsOption = 2,
     json_file: JsonOption = None,
 ) -> None:
@@ -219,7 +222,7 @@ def codec_eval_set(
     from training.codec.standard_sets.readers import set_name
 
     wanted = StandardSet(set_name(name), questions, images, annotations, count, sentences)
-    report = evaluate_set(vlm_or_bundled(vlm), _codec(codec), run_settings(cache, 0, threads), wanted)
+    report = evaluate_set(vlm_or_bundled(vlm), _codec(codec), run_settings(cache, 0, threads, device=device), wanted)
     write_report(report, json_file)
 
 

@@ -1,14 +1,17 @@
-"""Options of ``latentbus codec calibrate``."""
+"""Options of ``latentbus codec calibrate`` and ``latentbus codec train``: model, pictures, questions, promise."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latentbus.options.training import short_id
+
+if TYPE_CHECKING:
+    from training.codec.calibrate.picture_work import CodecCalibration
 
 _LARGEST_BYTES = 8_000
 """A frame may take twice the mean, and one message holds 16,384."""
@@ -69,3 +72,29 @@ class CalibrateOptions:
         int, typer.Option("--version-of-weights", help="Number of this release of the codec.", min=1)
     ] = 1
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a codec in the output directory.")] = False
+
+    def calibration(self) -> CodecCalibration:
+        """What the work takes."""
+        from training.codec.calibrate.picture_work import CodecCalibration
+        from training.codec.stop.learn_then_test import Promise
+
+        return CodecCalibration(
+            questions=self.questions,
+            promise=Promise(self.risk, self.delta),
+            questions_a_frame=self.questions_a_frame,
+            size_bytes=self.size_bytes,
+            tiles_per_edge=self.tiles,
+            frame_px=self.frame_px,
+            every_s=self.every_s,
+            max_pictures=self.max_pictures,
+            vlm_id=self.vlm_id,
+            version=self.version,
+            overwrite=self.overwrite,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedOptions(CalibrateOptions):
+    """The same for a training, which takes many pictures."""
+
+    max_pictures: Annotated[int, typer.Option(help="Most pictures; of more so many are taken.", min=1)] = 50_000

@@ -76,7 +76,7 @@ JsonOption = Annotated[
     typer.Option("--json", help="Write the report to this file instead of the terminal.", callback=json_target),
 ]
 BudgetOption = Annotated[str, typer.Option(help="How much of everything: full, or smoke for a run of about a minute.")]
-DeviceOption = Annotated[str, typer.Option(help="Where to learn: cpu, or cuda.", callback=_usable_device)]
+DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, or cuda.", callback=_usable_device)]
 PhotosOption = Annotated[
     Path | None, typer.Option(help="Class folder or zip of photographs: the second domain, beside rendered scenes.")
 ]

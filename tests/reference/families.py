@@ -6,7 +6,7 @@ from analysis.markdown import table
 
 
 def families_table() -> str:
-    """Families that are registered and tested, with the codecs that can be made for their models."""
+    """Families that are registered and tested, and how questions of a frame are read while a codec learns."""
     from cloud_workers.inference.registry import FAMILIES
     from tests.cloud.tiny_models import FAMILIES as TESTED
 
@@ -14,10 +14,10 @@ def families_table() -> str:
         (
             family.name,
             f"`{family.model_type}`",
-            "KLT, Meta AutoEncoder" if family.plain_prompts else "KLT",
+            "all at once" if family.plain_prompts else "one by one",
             family.note,
         )
         for family in FAMILIES.values()
         if family.model_type in TESTED
     ]
-    return table(("family", "`model_type`", "codecs", "to know"), rows)
+    return table(("family", "`model_type`", "questions in training", "to know"), rows)

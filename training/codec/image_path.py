@@ -64,9 +64,12 @@ class PixelsToTokens(nn.Module):
 
     @torch.no_grad()
     def of_frames(self, frames: NDArray[np.uint8]) -> Tensor:
-        """Uncompressed visual tokens of many frames: uint8 [F, H, W, 3] to float32 [F, N, D]."""
-        batch = max(1, _BATCH // self._tiles**2)
-        parts = [self(torch.tensor(np.asarray(frames[i : i + batch]))) for i in range(0, len(frames), batch)]
+        """Uncompressed visual tokens of many frames: uint8 [F, H, W, 3] to float32 [F, N, D], in main memory."""
+        batch, device = max(1, _BATCH // self._tiles**2), self.mean.device
+        parts = [
+            self(torch.tensor(np.asarray(frames[i : i + batch]), device=device)).cpu()
+            for i in range(0, len(frames), batch)
+        ]
         return torch.cat(parts)
 
 

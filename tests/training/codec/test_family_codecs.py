@@ -1,31 +1,32 @@
-"""A KLT codec for a model of each kind of family: from pixels at the edge to an answer of the worker."""
+"""Codecs for models of each kind of family: from pixels at the edge to an answer of the worker, and how they learn."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from cloud_workers.inference.backend import InferenceAnswer
+from cloud_workers.inference.registry import adapt
 from cloud_workers.loading import load_worker_model
 from cloud_workers.pass_engine import PassDone
 from edge_nodes.encoder import OnnxEncoder
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
 from pipeline.config.settings import WorkerSettings
 from pipeline.protocol.effects import ChunkData, InferencePass, PassQuery
-from schemas.errors import ArtifactError
 from schemas.types import AnswerType, FrameId
 from tests.cloud.engines import THREAD
-from tests.cloud.tiny_models import FAMILIES
+from tests.cloud.tiny_models import FAMILIES, IMAGE_SIZE_PX
 from tests.protocol.questions import content
 from training.codec.fit.folder import CodecParts, write_codec
 from training.codec.fit.klt import fit_klt
-from training.codec.fit.train import CodecTraining, train_codec
+from training.codec.fit.material import LearningSet, to_ask
 from training.codec.towers import TOWERS
 from training.codec.vlm import open_vlm
-from training.run import RunSettings, silent
 
 
 def saved(family: str, folder: Path) -> Path:
@@ -69,10 +70,39 @@ def test_a_worker_answers_through_a_codec_of_the_family(family: str, size_px: in
     assert result.answers[0].text == found.text
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3", "paligemma", "blip-2"])
-def test_a_learned_codec_is_refused_before_anything_is_rendered(family: str, tmp_path: Path) -> None:
-    folder = saved(family, tmp_path / "vlm")
-    run = RunSettings(tmp_path / "cache", threads=1, progress=silent)
-    with pytest.raises(ArtifactError, match=r"Meta AutoEncoder is trained for .*make a KLT codec"):
-        train_codec(folder, tmp_path / "out", run, CodecTraining(budget="smoke"))
-    assert not (tmp_path / "cache").exists()
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_what_training_sees_is_what_the_model_answers(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First tokens of greedy answers from the view of training, and from the worker's adapter; gradients come back."""
+    torch.set_num_threads(1)
+    model, processor = FAMILIES[family]()
+    size_px = IMAGE_SIZE_PX if family == "qwen2_5_vl" else None
+    vlm = adapt(model, processor, source=family, frame_size_px=size_px)
+    generator = torch.Generator().manual_seed(5)
+    tokens = torch.randn(3, vlm.token_count, vlm.token_dim, generator=generator)
+    texts = [["What is this?", "Is it red or is it blue?"], ["How many?"], ["Is it red or is it blue?", "Where?"]]
+    learning = LearningSet(tokens, texts, texts)
+    asked = to_ask(model, processor, learning, frames=9, questions=2, tiles_per_edge=1, frame_size_px=vlm.frame_size_px)
+    asked.view.half = False
+    material = asked.material(tokens, asked.view.reference(tokens, asked.questions, answer_tokens=3))
+    said: dict[int, list[int]] = {}
+    read = vlm._read  # type: ignore[attr-defined]
+
+    def keep(ids: list[int], *values: Any) -> InferenceAnswer:
+        answer: InferenceAnswer = read(ids, *values)
+        said[id(answer)] = ids
+        return answer
+
+    monkeypatch.setattr(vlm, "_read", keep)
+    logits = asked.view.logits(tokens, material.questions, material.reference.answers)
+    for row, own in enumerate(texts):
+        found = vlm.answer(tokens[row : row + 1], [(text, AnswerType.WORD) for text in own], frames=[0] * len(own))
+        for place, answer in enumerate(found):
+            shares = logits[row, place, 0].softmax(-1)
+            first, second = shares.topk(2).values
+            assert float(first - second) == pytest.approx(answer.margin, abs=1e-4)
+            counts = material.reference.counts[row, place]
+            assert material.reference.best[row, place][counts].tolist() == said[id(answer)][: int(counts.sum())]
+    moved = (tokens + 0.5 * torch.randn(tokens.shape, generator=generator)).requires_grad_(True)
+    asked.view.divergence(moved, material.questions, material.reference).sum().backward()  # type: ignore[no-untyped-call]
+    assert moved.grad is not None
+    assert all(bool(frame.any()) for frame in moved.grad)

@@ -93,8 +93,18 @@ def _risk_lines(report: Report) -> Iterator[str]:
     )
 
 
-def model_card(report: Report) -> str:
-    """``README.md`` of the codec folder."""
+_KINDS: Final = {"klt": ("KLT codec", "calibrate"), "meta_autoencoder": ("Meta AutoEncoder", "train")}
+"""By name of the codec: what it is, and the command that makes it from pictures."""
+
+
+def model_card(report: Report, further: Sequence[str] = ()) -> str:
+    """``README.md`` of the codec folder.
+
+    Args:
+        report: What the figures hold.
+        further: Lines of a section behind what to expect.
+    """
+    kind, command = _KINDS[report["codec"]["name"]]
     codec, pictures = report["codec"], report["pictures"]
     sets = ", ".join(f"{count} {name}" for name, count in pictures["sets"].items())
     files = [
@@ -111,9 +121,9 @@ def model_card(report: Report) -> str:
         ["encoder", _parity(report["parity"])],
     ]
     lines = [
-        f"# KLT codec for {codec['vlm_id']}",
+        f"# {kind} for {codec['vlm_id']}",
         "",
-        "Made by `latentbus codec calibrate`. The sets of pictures are disjoint"
+        f"Made by `latentbus codec {command}`. The sets of pictures are disjoint"
         + (", each one stretch of time." if pictures["video"] else "."),
         "",
         *_table(["", ""], files),
@@ -122,6 +132,8 @@ def model_card(report: Report) -> str:
         "",
         *expect_lines(report),
         "",
+        *further,
+        *([""] if further else []),
         "## Key frames",
         "",
         _key_text(pictures),

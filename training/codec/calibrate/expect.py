@@ -46,7 +46,7 @@ def expectations(bench: CodecBench, sets: dict[str, TokenSet], promise: Promise,
     asked, answers = bench.measure("report", len(report.tokens), lengths)
     reference = answers_in_parts(bench.vlm, report.tokens, asked).texts
     scoreboard = Scoreboard(
-        _Asked(asked, len(report.tokens)), reference, bench.run.seed, values=report.tokens[0].numel()
+        AskedOnly(asked, len(report.tokens)), reference, bench.run.seed, values=report.tokens[0].numel()
     )
     ladder = set(bench.spec.ladder)
     rates = [
@@ -73,8 +73,13 @@ def expectations(bench: CodecBench, sets: dict[str, TokenSet], promise: Promise,
     }
 
 
-class _Asked:
-    """Questions about pictures whose pixels nobody needs."""
+class AskedOnly:
+    """Questions about pictures whose pixels nobody needs.
+
+    Args:
+        asked: The questions.
+        frames: How many pictures.
+    """
 
     def __init__(self, asked: tuple[Asked, ...], frames: int) -> None:
         self.asked = asked

@@ -18,12 +18,14 @@ from pipeline.codec.spec import TABLES_FILE
 from pipeline.codec.tables import FrequencyTables
 from pipeline.codec.transform_torch import LatentTransform
 from training.codec.calibrate.again import CHANGES, seen_again
+from training.codec.calibrate.pictures import FittedPictures
 from training.codec.calibrate.sets import PictureSets
 from training.codec.calibrate.tokens import batch_frames
 from training.codec.fit.folder import CodecParts, put_tables, write_codec
 from training.codec.fit.klt import fit_klt
 from training.codec.fit.prediction import Pairs, fit_prediction
 from training.codec.fit.temporal import key_pairs
+from training.codec.points import CodecName
 from training.codec.prefixes import encode_all
 from training.codec.vlm import FrozenVlm
 from training.run import Progress
@@ -38,8 +40,8 @@ _BYTES_RANGE: Final = (60, 3_000)
 _SYMBOLS_A_BYTE: Final = 6.0
 _LATENTS: Final = ((128, 32), (256, 64), (1 << 30, 128))
 """Latents for frames of up to so many tokens."""
-_PLANES: Final = 2
-_RUNGS: Final = 6
+PLANES: Final = 2
+RUNGS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Material:
 
     Attributes:
         frozen: The model.
-        frames: Fitted pictures, uint8 [.., S, S, 3].
+        pictures: In the model's size.
         tokens: Visual tokens in the order of the sets [F, N, D].
         sets: Which picture is for what.
         video: Pictures follow one another.
@@ -87,7 +89,7 @@ class Material:
     """
 
     frozen: FrozenVlm
-    frames: NDArray[np.uint8]
+    pictures: FittedPictures
     tokens: Tensor
     sets: PictureSets
     video: bool
@@ -100,11 +102,11 @@ class Material:
 
     def pixels_of(self, name: str, count: int) -> NDArray[np.uint8]:
         """The first pictures of a set, uint8 [F, S, S, 3]."""
-        return np.stack([self.frames[row] for row in self.sets.rows(name)[:count]])
+        return np.stack(list(self.pictures.of(self.sets.rows(name)[:count])))
 
 
 def make_codec(folder: Path, material: Material, size: LatentSize, version: int, progress: Progress) -> dict[str, Any]:
-    """Write a codec folder whose stop rule is not calibrated yet.
+    """Write a KLT codec whose stop rule is not calibrated yet; arguments, result and errors as of `finish_codec`.
 
     Args:
         folder: Where to.
@@ -113,30 +115,49 @@ def make_codec(folder: Path, material: Material, size: LatentSize, version: int,
         version: Of the weights.
         progress: Called with a line a step.
 
+    Raises:
+        StateError: all pictures look alike to the tower.
+    """
+    klt = fit_klt(
+        material.tokens_of("train"), size.count, size.dim, target_bytes=float(size.target_bytes), planes=PLANES
+    )
+    progress(f"KLT fitted on {len(material.tokens_of('train'))} pictures")
+    return finish_codec(folder, material, klt, "klt", version, progress)
+
+
+def finish_codec(
+    folder: Path, material: Material, transform: LatentTransform, name: CodecName, version: int, progress: Progress
+) -> dict[str, Any]:
+    """Write a codec folder for a finished transform: encoder, tables, tables of key frames; no stop rule yet.
+
+    Args:
+        folder: Where to.
+        material: Pictures and tokens.
+        transform: Fitted or learned.
+        name: Its kind.
+        version: Of the weights.
+        progress: Called with a line a step.
+
     Returns:
         Parity of the encoder, and what key frames save on pictures of the report.
 
     Raises:
         ArtifactError: the exported encoder does not agree with torch.
-        StateError: all pictures look alike to the tower.
     """
-    klt = fit_klt(
-        material.tokens_of("train"), size.count, size.dim, target_bytes=float(size.target_bytes), planes=_PLANES
-    )
-    progress(f"KLT fitted on {len(material.tokens_of('train'))} pictures; exporting the encoder")
+    progress("exporting the encoder")
     sample = material.pixels_of("tables", PARITY_FRAMES)
-    parts = CodecParts(klt, "klt", version, material.tokens_of("tables"), sample, _RUNGS)
+    parts = CodecParts(transform, name, version, material.tokens_of("tables"), sample, RUNGS)
     _, parity = write_codec(folder, material.frozen, parts)
     progress(f"encoder written: {parity}")
-    transform = load_transform(folder)
+    stored = load_transform(folder)
     tables = FrequencyTables.load(folder / TABLES_FILE)
-    pairs = _pairs(material, transform, "tables", KEY_PICTURES)
+    pairs = _pairs(material, stored, "tables", KEY_PICTURES)
     tables = FrequencyTables(tables.frequencies, fit_prediction(pairs, tables, seed=material.seed))
     put_tables(folder, tables)
     progress(f"tables given a key frame fitted on {len(pairs[0])} pairs")
     return {
         "parity": None if parity is None else parity.as_dict(),
-        "key_frames": _saved(_pairs(material, transform, "report", CHECKED_KEYS), tables, video=material.video),
+        "key_frames": _saved(_pairs(material, stored, "report", CHECKED_KEYS), tables, video=material.video),
     }
 
 

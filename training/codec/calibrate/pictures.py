@@ -1,4 +1,8 @@
-"""Gathers pictures: decoded, fitted to the model's input as an edge fits them, and kept on disk."""
+"""Gathers pictures: decoded, and fitted to the model's input as an edge fits them.
+
+Files are read twice, once to see which can be used and once for their visual tokens: fitted pictures of a large set
+would take ten times the space of their tokens. Frames of a video are kept, since one cannot be read by itself.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,14 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.codec.frame_fit import fit_frame
 from pipeline.codec.spec import FrameFit
+from schemas.errors import ArtifactError
 from training.codec.calibrate.disk import check_space
 from training.codec.calibrate.source import Picture, PictureSource
 from training.run import Progress
@@ -84,38 +89,84 @@ class Gathering:
 def gather(
     source: PictureSource, folder: Path, how: Gathering, progress: Progress, *, asked: frozenset[str] = frozenset()
 ) -> Gathered:
-    """Write fitted pictures to `FRAMES`, uint8 [.., S, S, 3], and their list to `LIST`.
+    """Look which pictures can be used, and write their list to `LIST`; of a video fitted frames to `FRAMES` as well.
 
     Args:
         source: Where they come from.
-        folder: For both files.
+        folder: For these files.
         how: Size, limit, spacing.
         progress: Called with a line now and then.
         asked: Names that there are questions about.
 
     Raises:
-        ConfigError: they do not fit on the disk.
+        ConfigError: frames do not fit on the disk.
         SourceError: a video of which no frame decodes.
     """
-    rows = how.limit if source.video else min(how.limit, len(source.names))
-    shape = (rows, how.size_px, how.size_px, 3)
-    check_space(folder, int(np.prod(shape)), "the pictures")
-    frames = np.lib.format.open_memmap(folder / FRAMES, mode="w+", dtype=np.uint8, shape=shape)
-    found = _frames(source, frames, how) if source.video else _files(source, frames, how, progress, asked)
-    frames.flush()
+    found = _frames(source, folder, how) if source.video else _files(source, how, progress, asked)
     found.save(folder)
     return found
 
 
-def open_frames(folder: Path) -> NDArray[np.uint8]:
-    """The fitted pictures, mapped from their file; rows beyond those that could be used are empty."""
-    frames: NDArray[np.uint8] = np.load(folder / FRAMES, mmap_mode="r")
-    return frames
+class FittedPictures(Protocol):
+    """Pictures in the model's size, by the row of the gathered list.
+
+    Attributes:
+        size_px: Their edge, S.
+    """
+
+    size_px: int
+
+    def of(self, rows: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        """Pictures of some rows, one after the other, uint8 [S, S, 3].
+
+        Raises:
+            ArtifactError: a file can be read no more.
+        """
 
 
-def _files(
-    source: PictureSource, frames: NDArray[np.uint8], how: Gathering, progress: Progress, asked: frozenset[str]
-) -> Gathered:
+class KeptFrames:
+    """Of a video.
+
+    Args:
+        folder: That `gather` wrote to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._frames: NDArray[np.uint8] = np.load(folder / FRAMES, mmap_mode="r")
+        self.size_px = int(self._frames.shape[1])
+
+    def of(self, rows: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        """See `FittedPictures.of`."""
+        return (self._frames[row] for row in rows)
+
+
+class ReadPictures:
+    """Of files, read when they are used.
+
+    Args:
+        source: Where they are.
+        names: Of the rows.
+        how: Size and fit.
+    """
+
+    def __init__(self, source: PictureSource, names: Sequence[str], how: Gathering) -> None:
+        self._source, self._names, self._fit = source, names, how.fit
+        self.size_px = how.size_px
+
+    def of(self, rows: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        """See `FittedPictures.of`."""
+        for picture in self._source.read(self._names[row] for row in rows):
+            if picture.pixels is None:
+                raise ArtifactError(picture.name, f"{picture.problem}; it could be read before: run the command again")
+            yield fit_frame(picture.pixels, self.size_px, self._fit)
+
+
+def open_fitted(source: PictureSource, folder: Path, how: Gathering) -> FittedPictures:
+    """The pictures that `gather` found usable."""
+    return KeptFrames(folder) if source.video else ReadPictures(source, Gathered.load(folder).names, how)
+
+
+def _files(source: PictureSource, how: Gathering, progress: Progress, asked: frozenset[str]) -> Gathered:
     chosen = _chosen(source.names, how.limit, asked)
     names: list[str] = []
     skipped: list[tuple[str, str]] = []
@@ -133,7 +184,6 @@ def _files(
                 repeated.append(picture.name)
             else:
                 known.add(digest)
-                frames[len(names)] = fitted
                 names.append(picture.name)
         if number % _LINE_EVERY == 0:
             progress(f"pictures: {number} of {len(chosen)} read")
@@ -155,8 +205,11 @@ def _spread(names: Sequence[str], count: int) -> list[str]:
     return [names[index] for index in (np.arange(count) * len(names) // max(count, 1)).tolist()]
 
 
-def _frames(source: PictureSource, frames: NDArray[np.uint8], how: Gathering) -> Gathered:
+def _frames(source: PictureSource, folder: Path, how: Gathering) -> Gathered:
     """Frames at even times; when the limit is reached, every second one goes and the spacing doubles."""
+    shape = (how.limit, how.size_px, how.size_px, 3)
+    check_space(folder, int(np.prod(shape)), "the frames")
+    frames = np.lib.format.open_memmap(folder / FRAMES, mode="w+", dtype=np.uint8, shape=shape)
     names: list[str] = []
     thinned, left_out = 1, 0
     shown: Iterator[Picture] = source.frames(how.every_s)
@@ -176,4 +229,5 @@ def _frames(source: PictureSource, frames: NDArray[np.uint8], how: Gathering) ->
                 continue
         frames[len(names)] = fit_frame(picture.pixels, how.size_px, how.fit)
         names.append(picture.name)
+    frames.flush()
     return Gathered(tuple(names), (), (), left_out, video=True, every_s=how.every_s * thinned)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -11,15 +11,39 @@ import numpy as np
 from schemas.errors import ConfigError, TooFewPicturesError
 from training.codec.stop.learn_then_test import Promise, frames_needed
 
-SHARES: Final = {"train": 0.3, "tables": 0.1, "score": 0.1, "policy": 0.1, "calibration": 0.25, "report": 0.15}
-"""Of the pictures beyond the fewest. ``score``, ``policy`` and ``calibration`` together calibrate the stop rule."""
-FEWEST: Final = {"train": 16, "tables": 8, "score": 6, "policy": 6, "report": 8}
-"""Below these figures say nothing; the calibration's own number follows from the risk."""
-ASKED: Final = ("score", "policy", "calibration", "report")
-"""Sets that questions are asked about."""
+
+@dataclass(frozen=True, slots=True)
+class SetPlan:
+    """How pictures are divided.
+
+    Attributes:
+        shares: Of each set, in the order of the sets; of the pictures beyond the fewest. Sets that questions are asked
+            about come last.
+        fewest: Below these figures say nothing; the calibration's own number follows from the risk.
+        most: Of some sets; what is beyond goes to the first set, unless the risk asks for it.
+    """
+
+    shares: Mapping[str, float]
+    fewest: Mapping[str, int]
+    most: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Sets that questions are asked about."""
+        return tuple(name for name in self.shares if name not in _NOT_ASKED)
+
+
+CLOSED_FORM: Final = SetPlan(
+    {"train": 0.3, "tables": 0.1, "score": 0.1, "policy": 0.1, "calibration": 0.25, "report": 0.15},
+    {"train": 16, "tables": 8, "score": 6, "policy": 6, "report": 8},
+)
+"""For a transform that some dozens of pictures fit."""
+_NOT_ASKED: Final = frozenset({"train", "tables"})
+"""``score``, ``policy`` and ``calibration`` together calibrate the stop rule."""
 PURPOSES: Final = {
     "train": "the transform",
     "tables": "the frequency tables",
+    "selection": "the end of the training",
     "score": "the stop rule's score",
     "policy": "its ladder",
     "calibration": "its thresholds",
@@ -52,18 +76,18 @@ class PictureSets:
         return {name: stop - start for name, (start, stop) in self.ranges.items()}
 
 
-def fewest_of(promise: Promise, *, calibration: int = 0) -> dict[str, int]:
+def fewest_of(promise: Promise, plan: SetPlan = CLOSED_FORM) -> dict[str, int]:
     """Fewest pictures of each set that can prove a promise, by name of the set.
 
     Args:
         promise: What has to be kept.
-        calibration: Pictures of the calibration, if more than the fewest are meant.
+        plan: The sets.
 
     Raises:
         ConfigError: a risk that no number of pictures can prove.
     """
-    needed = max(frames_needed(promise.risk, promise.delta), calibration)
-    return {name: FEWEST.get(name, needed) for name in SHARES}
+    needed = frames_needed(promise.risk, promise.delta)
+    return {name: plan.fewest.get(name, needed) for name in plan.shares}
 
 
 def order_of(count: int, *, video: bool, seed: int, asked: Sequence[int] | None = None) -> tuple[int, ...]:
@@ -84,7 +108,15 @@ def order_of(count: int, *, video: bool, seed: int, asked: Sequence[int] | None 
     return (*(row for row in shuffled if row not in known), *(row for row in shuffled if row in known))
 
 
-def divide(order: Sequence[int], promise: Promise, where: str, *, video: bool, asked: int | None = None) -> PictureSets:
+def divide(
+    order: Sequence[int],
+    promise: Promise,
+    where: str,
+    *,
+    video: bool,
+    asked: int | None = None,
+    plan: SetPlan = CLOSED_FORM,
+) -> PictureSets:
     """Give each set its part of the order.
 
     Args:
@@ -93,50 +125,57 @@ def divide(order: Sequence[int], promise: Promise, where: str, *, video: bool, a
         where: The pictures, or the file with the questions, for errors.
         video: Leave some frames out between two sets.
         asked: Rows with questions, which are the last ones; None if there are questions about all.
+        plan: The sets.
 
     Raises:
         TooFewPicturesError: a set would have less than it needs.
         ConfigError: a risk that no number of pictures can prove.
     """
-    fewest = fewest_of(promise)
+    fewest = fewest_of(promise, plan)
     gap = _GAP_FRAMES if video else 0
     gaps = gap * (len(fewest) - 1)
     usable = len(order) - gaps
     if usable < sum(fewest.values()):
         wanted = {PURPOSES[name]: count for name, count in fewest.items()}
         raise TooFewPicturesError(where, len(order), wanted | ({"gaps in time": gaps} if gaps else {}))
-    sizes = _allocate(usable, fewest)
-    if asked is not None and asked < sum(sizes[name] for name in ASKED):
-        mine = {name: fewest[name] for name in ASKED}
+    sizes = _allocate(usable, fewest, plan)
+    if asked is not None and asked < sum(sizes[name] for name in plan.asked):
+        mine = {name: fewest[name] for name in plan.asked}
         if asked < sum(mine.values()):
             wanted = {PURPOSES[name]: count for name, count in mine.items()}
             raise TooFewPicturesError(f"{where}, with questions", asked, wanted)
-        others = {name: count for name, count in fewest.items() if name not in ASKED}
-        sizes = {**_allocate(usable - asked, others), **_allocate(asked, mine)}
+        others = {name: count for name, count in fewest.items() if name not in mine}
+        sizes = {**_allocate(usable - asked, others, plan), **_allocate(asked, mine, plan)}
     ranges, start = {}, 0
-    for name in SHARES:
+    for name in plan.shares:
         ranges[name] = (start, start + sizes[name])
         start += sizes[name] + gap
     return PictureSets(tuple(order), ranges)
 
 
-def check_size_of(count: int, promise: Promise, where: str) -> None:
+def check_size_of(count: int, promise: Promise, where: str, plan: SetPlan = CLOSED_FORM) -> None:
     """Refuse a folder that has too few files before any is read.
 
     Raises:
         TooFewPicturesError: so few cannot do.
     """
-    fewest = fewest_of(promise)
+    fewest = fewest_of(promise, plan)
     if count < sum(fewest.values()):
         raise TooFewPicturesError(where, count, {PURPOSES[name]: needed for name, needed in fewest.items()})
 
 
-def _allocate(count: int, fewest: Mapping[str, int]) -> dict[str, int]:
-    """Each set its fewest, and its share of what is left."""
+def _allocate(count: int, fewest: Mapping[str, int], plan: SetPlan) -> dict[str, int]:
+    """Each set its fewest, and its share of what is left; the first one what is over the most of others."""
     left = count - sum(fewest.values())
     if left < 0:
         raise ConfigError("--images", f"{count} pictures are not {sum(fewest.values())}")
-    shares = np.array([SHARES[name] for name in fewest])
+    shares = np.array([plan.shares[name] for name in fewest])
     edges = np.rint(np.cumsum(shares / shares.sum()) * left).astype(int)
     more = np.diff(edges, prepend=0).tolist()
-    return {name: least + extra for (name, least), extra in zip(fewest.items(), more, strict=True)}
+    sizes = {name: least + extra for (name, least), extra in zip(fewest.items(), more, strict=True)}
+    first = next(iter(sizes))
+    for name, most in plan.most.items():
+        if name in sizes and (over := sizes[name] - max(most, fewest[name])) > 0:
+            sizes[name] -= over
+            sizes[first] += over
+    return sizes

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from schemas.errors import ArtifactError
 from training.codec.calibrate.disk import check_space
+from training.codec.calibrate.pictures import FittedPictures
 from training.codec.image_path import PixelsToTokens
 from training.run import Progress
 
@@ -32,7 +33,7 @@ def batch_frames(size_px: int) -> int:
 def fill_tokens(
     path: Path,
     image_path: PixelsToTokens,
-    frames: NDArray[np.uint8],
+    pictures: FittedPictures,
     rows: Sequence[int],
     shape: tuple[int, int],
     progress: Progress,
@@ -44,14 +45,14 @@ def fill_tokens(
     Args:
         path: The file; how far it is filled lies beside it.
         image_path: From pixels to tokens.
-        frames: uint8 [.., S, S, 3].
-        rows: Of these frames, in the order of the tokens.
+        pictures: In the model's size.
+        rows: Of these pictures, in the order of the tokens.
         shape: N and D.
         progress: Called with a line now and then.
         source: Path or id of the model, for errors.
 
     Raises:
-        ArtifactError: the tower gives values that half precision does not hold.
+        ArtifactError: the tower gives values that half precision does not hold, or a picture can be read no more.
         ConfigError: the tokens do not fit on the disk.
     """
     count, done = len(rows), path.with_suffix(".json")
@@ -63,20 +64,21 @@ def fill_tokens(
         np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(count, *shape)).flush()
         filled = 0
     tokens = np.lib.format.open_memmap(path, mode="r+")
-    batch = batch_frames(frames.shape[1])
+    batch = batch_frames(pictures.size_px)
+    shown = pictures.of(rows[filled:])
     began = saved = time.monotonic()
     before = filled
     while filled < count:
-        chosen = list(rows[filled : filled + batch])
-        found = image_path.of_frames(np.stack([frames[row] for row in chosen]))
+        frames = np.stack(list(islice(shown, batch)))
+        found = image_path.of_frames(frames)
         half = found.half()
         if not bool(torch.isfinite(half).all()):
             largest = float(found.nan_to_num(nan=torch.inf).abs().max())
             raise ArtifactError(
                 source, f"its tower gives values up to {largest:g}, which are not finite in half precision: no codec"
             )
-        tokens[filled : filled + len(chosen)] = half.numpy()
-        filled += len(chosen)
+        tokens[filled : filled + len(frames)] = half.numpy()
+        filled += len(frames)
         now = time.monotonic()
         if filled == count or now - saved >= _SAVE_EVERY_S:
             saved = now
@@ -85,6 +87,11 @@ def fill_tokens(
             left_s = (now - began) / (filled - before) * (count - filled)
             progress(f"visual tokens: {filled} of {count} pictures, {left_s / 60:.1f} min left")
     return open_tokens(path)
+
+
+def kept_tokens(path: Path, shape: tuple[int, int, int]) -> Tensor | None:
+    """Tokens of a file that `fill_tokens` has finished, [F, N, D]; None if there is no such file."""
+    return open_tokens(path) if _filled(path, path.with_suffix(".json"), shape) == shape[0] else None
 
 
 def open_tokens(path: Path) -> Tensor:

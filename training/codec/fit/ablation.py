@@ -29,9 +29,9 @@ from pipeline.codec.prefix_decoder_torch import read_transform
 from pipeline.codec.transform_torch import LatentTransform
 from schemas.errors import ArtifactError, ConfigError
 from training.codec.config import BUDGETS, CodecBudget
-from training.codec.fit.language_view import LanguageView
 from training.codec.fit.learn import KLT_WEIGHTS, LEARNED, META_WEIGHTS, fitted_klt, learn_codec
 from training.codec.fit.material import Material
+from training.codec.fit.prompt_view import view_of
 from training.codec.fit.rate_curve import CurvePoint, bytes_at, rate_curve
 from training.run import Progress, RunSettings
 
@@ -142,7 +142,7 @@ def run_variants(wanted: AblationRun, variants: Sequence[Variant] = VARIANTS, pr
     material = Material.load(wanted.material_dir, device)
     held_out = Material.load(wanted.run_dir / HELD_OUT, device)
     tables = torch.from_numpy(np.load(wanted.run_dir / TABLES)).to(device)
-    view = LanguageView(model.requires_grad_(False), material.prefix)
+    view = view_of(model, material.prompts)
     measure = partial(rate_curve, table_tokens=tables, held_out=held_out, view=view)
     folder = wanted.run_dir / VARIANTS_DIR
     folder.mkdir(exist_ok=True)

@@ -102,7 +102,7 @@ def _prepare(vlm_dir: Path, run_dir: Path, run: RunSettings, budget: CodecBudget
     vlm, frozen = open_vlm_at(vlm_dir, "ablation", budget.frame_scale)
     source = FrameSource(frozen, run, (DOMAINS[point_of(frozen)],))
     if not Material.is_saved(run_dir / _MATERIAL):
-        training_material(source, vlm, vlm_dir, budget).save(run_dir / _MATERIAL)
+        training_material(source, vlm, budget).save(run_dir / _MATERIAL)
     if not Material.is_saved(run_dir / HELD_OUT):
         _held_out(source, vlm, budget).save(run_dir / HELD_OUT)
     if not (run_dir / TABLES).exists():

@@ -23,10 +23,10 @@ from pipeline.codec.stop_file import StopFile, save_stop_file
 from schemas.errors import ArtifactError, ConfigError
 from training.codec.config import CodecBudget
 from training.codec.fit.folder import check_output
-from training.codec.fit.language_view import LanguageView
 from training.codec.fit.learn import CHECKPOINT
 from training.codec.fit.material import Material, training_material
 from training.codec.fit.meta import MetaTrainer, keep_analysis
+from training.codec.fit.prompt_view import view_of
 from training.codec.frame_source import FrameSource
 from training.codec.points import budget_of, domains_of, point_of
 from training.codec.reports import read_report
@@ -90,7 +90,7 @@ def learn_decoder(
     vlm, frozen = open_vlm(vlm_dir, spec.vlm_id, tiles_per_edge=spec.tiles_per_edge, frame_size_px=spec.tile_px)
     plan = _plan(before, budget_of(point_of(frozen), wanted.budget, wanted.max_seconds), wanted)
     source = FrameSource(frozen, run, domains_of(point_of(frozen), wanted.photos), wanted.photos)
-    material = training_material(source, vlm, vlm_dir, plan)
+    material = training_material(source, vlm, plan)
     trainer, checkpoint = _trainer(vlm, material, spec, _with_decoder_of(before, plan, run.seed), source, plan)
     if trainer.resume(checkpoint):
         run.progress(f"decoder: continues at step {trainer.step}")
@@ -128,7 +128,7 @@ def _trainer(
     checkpoint = run.cache_dir / f"decoder-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}" / CHECKPOINT
     if not run.resume:
         checkpoint.unlink(missing_ok=True)
-    view = LanguageView(vlm.model.eval().requires_grad_(False), material.prefix)
+    view = view_of(vlm.model, material.prompts)
     free = torch.zeros(spec.latent_count + 1, device=material.tokens.device)
     return MetaTrainer(model.to(run.device), material, view, free, plan, seed=run.seed), checkpoint
 

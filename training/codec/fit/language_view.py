@@ -14,9 +14,10 @@ The answers are the model's own, from uncompressed tokens; the true ones are not
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ from schemas.errors import StateError
 
 _HIDDEN: Final = -1e9
 _BATCH: Final = 128
+_BATCH_TOKENS: Final = 128 * 320
+"""Visual tokens that are read together."""
 _KEPT_TOKENS: Final = 48
 """Tokens of the vocabulary of which the reference keeps the probability; the others count as one."""
 
@@ -75,28 +78,31 @@ class Reference:
             self.answers[frames], self.best[frames], self.counts[frames], self.kept[frames], self.log_shares[frames]
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Those of several parts of the frames, one after the other."""
+        fields = ("answers", "best", "counts", "kept", "log_shares")
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
 
-class LanguageView:
+
+class AnswerView(ABC):
     """Answer distributions of a frozen VLM for given visual tokens.
-
-    Works with language models of plain position ids (Llama, Qwen2, SmolLM and their like).
 
     Args:
         model: The VLM, in evaluation mode, its parameters without gradients.
-        prefix: Token ids of its prompts up to the last image placeholder.
+        half: Compute in bfloat16.
+
+    Attributes:
+        device: That of the model.
     """
 
-    def __init__(self, model: Any, prefix: Sequence[int]) -> None:
+    def __init__(self, model: Any, *, half: bool = True) -> None:
+        self.device: torch.device = model.get_input_embeddings().weight.device
+        self.half = half
         config = model.config
-        self._decoder = model.get_decoder()
-        self._embed = model.get_input_embeddings()
-        self._head = model.get_output_embeddings()
-        self.device: torch.device = self._embed.weight.device
         eos = model.generation_config.eos_token_id
         ends = eos if isinstance(eos, list) else [config.get_text_config().eos_token_id if eos is None else eos]
         self._ends = torch.tensor([int(end) for end in ends], device=self.device)
-        self._prefix = torch.tensor(list(prefix), device=self.device)
-        self._image = (self._prefix == config.image_token_id).nonzero()[:, 0]
 
     def encode(
         self, questions: Sequence[Sequence[str]], count: int, suffix: Callable[[str], tuple[int, ...]]
@@ -122,6 +128,7 @@ class LanguageView:
         lengths = torch.tensor([len(own_ids) for own_ids in suffixes])
         return Questions(*(part.to(self.device) for part in (ids, lengths, texts, asked)))
 
+    @abstractmethod
     def logits(self, tokens: Tensor, questions: Questions, answers: Tensor) -> Tensor:
         """Logits of the answers' tokens.
 
@@ -137,53 +144,23 @@ class LanguageView:
         Raises:
             StateError: tokens, questions and answers of different counts.
         """
-        rows, count = questions.texts.shape
-        if len(tokens) != rows or answers.shape[:2] != (rows, count):
-            raise StateError(f"{len(tokens)} frames, {rows} x {count} questions, answers {list(answers.shape)}")
-        prefix, device = len(self._prefix), self.device
-        prompt_length = questions.ids.shape[1]
-        block = torch.cat([questions.ids[questions.texts], answers], dim=2)  # [B, Q, L]
-        length = block.shape[2]
-        padding = (prompt_length - questions.lengths)[questions.texts]  # [B, Q]
-        place = torch.arange(length, device=device) - padding[:, :, None]
-        owner = torch.arange(1, count + 1, device=device)[None, :, None].expand(rows, count, length)
-        owner = torch.where(place >= 0, owner, -1)
-        positions = prefix + place.clamp_min(0)
-        ids = torch.cat([self._prefix.expand(rows, -1), block.flatten(1)], dim=1)
-        positions = torch.cat([torch.arange(prefix, device=device).expand(rows, -1), positions.flatten(1)], dim=1)
-        owner = torch.cat([torch.zeros(rows, prefix, dtype=torch.long, device=device), owner.flatten(1)], dim=1)
-        order = torch.arange(ids.shape[1], device=device)
-        visible = (owner[:, :, None] == owner[:, None, :]) | (owner == 0)[:, None, :]
-        visible &= order[:, None] >= order
-        embedded = self._embed(ids)
-        embedded = embedded.index_copy(1, self._image, tokens.to(embedded.dtype))
-        mask = torch.zeros(visible.shape, device=device).masked_fill_(~visible, _HIDDEN)[:, None]
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            hidden = self._decoder(
-                inputs_embeds=embedded, attention_mask=mask, position_ids=positions, use_cache=False
-            ).last_hidden_state
-            hidden = hidden[:, prefix:].unflatten(1, (count, length))[:, :, prompt_length - 1 :]
-            logits: Tensor = self._head(hidden)
-        return logits.float()
 
     @torch.no_grad()
     def reference(self, tokens: Tensor, questions: Questions, *, answer_tokens: int) -> Reference:
         """The model's own greedy answers and their distributions, computed once.
 
         Args:
-            tokens: Uncompressed visual tokens of all frames, of any float type [F, N, D].
+            tokens: Uncompressed visual tokens of all frames, of any float type [F, N, D]; may be mapped from a file.
             questions: About them.
             answer_tokens: How many tokens of an answer are looked at, T.
         """
-        parts = [
-            self._reference_of(
-                tokens[start : start + _BATCH].to(self.device).float(), questions.of(frames), answer_tokens
-            )
-            for start in range(0, len(questions.texts), _BATCH)
-            for frames in (torch.arange(start, min(start + _BATCH, len(questions.texts)), device=self.device),)
-        ]
-        fields = ("answers", "best", "counts", "kept", "log_shares")
-        return Reference(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
+        batch = max(1, min(_BATCH, _BATCH_TOKENS // tokens.shape[1]))
+        parts = []
+        for start in range(0, len(questions.texts), batch):
+            frames = torch.arange(start, min(start + batch, len(questions.texts)), device=self.device)
+            part = tokens[start : start + batch].to(self.device).float()
+            parts.append(self._reference_of(part, questions.of(frames), answer_tokens))
+        return Reference.joined(parts)
 
     def _reference_of(self, tokens: Tensor, questions: Questions, answer_tokens: int) -> Reference:
         rows, count = questions.texts.shape
@@ -222,6 +199,68 @@ class LanguageView:
         """Whether the greedy answers begin as the uncompressed ones do, bool [B, Q]; true where nothing is asked."""
         best = self.logits(tokens, questions, reference.answers).argmax(-1)
         return ((best == reference.best) | ~reference.counts).all(-1)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half)
+
+
+class LanguageView(AnswerView):
+    """That of language models of plain position ids (Llama, Qwen2, SmolLM and their like).
+
+    Args:
+        model: As of `AnswerView`.
+        prefix: Token ids of its prompts up to the last image placeholder.
+        half: Compute in bfloat16.
+    """
+
+    def __init__(self, model: Any, prefix: Sequence[int], *, half: bool = True) -> None:
+        super().__init__(model, half=half)
+        self._decoder = model.get_decoder()
+        self._embed = model.get_input_embeddings()
+        self._head = model.get_output_embeddings()
+        self._prefix = torch.tensor(list(prefix), device=self.device)
+        self._image = (self._prefix == model.config.image_token_id).nonzero()[:, 0]
+
+    def logits(self, tokens: Tensor, questions: Questions, answers: Tensor) -> Tensor:
+        """See `AnswerView.logits`; all questions of a frame in one sequence."""
+        rows, count = questions.texts.shape
+        check_counts(tokens, questions, answers)
+        prefix, device = len(self._prefix), self.device
+        prompt_length = questions.ids.shape[1]
+        block = torch.cat([questions.ids[questions.texts], answers], dim=2)  # [B, Q, L]
+        length = block.shape[2]
+        padding = (prompt_length - questions.lengths)[questions.texts]  # [B, Q]
+        place = torch.arange(length, device=device) - padding[:, :, None]
+        owner = torch.arange(1, count + 1, device=device)[None, :, None].expand(rows, count, length)
+        owner = torch.where(place >= 0, owner, -1)
+        positions = prefix + place.clamp_min(0)
+        ids = torch.cat([self._prefix.expand(rows, -1), block.flatten(1)], dim=1)
+        positions = torch.cat([torch.arange(prefix, device=device).expand(rows, -1), positions.flatten(1)], dim=1)
+        owner = torch.cat([torch.zeros(rows, prefix, dtype=torch.long, device=device), owner.flatten(1)], dim=1)
+        order = torch.arange(ids.shape[1], device=device)
+        visible = (owner[:, :, None] == owner[:, None, :]) | (owner == 0)[:, None, :]
+        visible &= order[:, None] >= order
+        embedded = self._embed(ids)
+        embedded = embedded.index_copy(1, self._image, tokens.to(embedded.dtype))
+        mask = torch.zeros(visible.shape, device=device).masked_fill_(~visible, _HIDDEN)[:, None]
+        with self._autocast():
+            hidden = self._decoder(
+                inputs_embeds=embedded, attention_mask=mask, position_ids=positions, use_cache=False
+            ).last_hidden_state
+            hidden = hidden[:, prefix:].unflatten(1, (count, length))[:, :, prompt_length - 1 :]
+            logits: Tensor = self._head(hidden)
+        return logits.float()
+
+
+def check_counts(tokens: Tensor, questions: Questions, answers: Tensor) -> None:
+    """Make sure that there are as many frames of each.
+
+    Raises:
+        StateError: there are not.
+    """
+    rows, count = questions.texts.shape
+    if len(tokens) != rows or answers.shape[:2] != (rows, count):
+        raise StateError(f"{len(tokens)} frames, {rows} x {count} questions, answers {list(answers.shape)}")
 
 
 def _with_rest(log_shares: Tensor, kept: Tensor) -> Tensor:

@@ -26,9 +26,9 @@ from pipeline.codec.prefix_decoder_torch import read_transform, save_transform
 from schemas.errors import ArtifactError, StateError
 from training.codec.config import CodecBudget
 from training.codec.fit.klt import fit_klt
-from training.codec.fit.language_view import LanguageView
 from training.codec.fit.material import Material
 from training.codec.fit.meta import MetaTrainer, start_meta
+from training.codec.fit.prompt_view import view_of
 from training.codec.fit.rate import prefix_prices
 from training.codec.reports import read_report
 from training.run import RunSettings
@@ -58,7 +58,7 @@ def learn_codec(
     Runs on the device that the material's tokens are on.
 
     Args:
-        model: The frozen VLM, a SmolVLM, Idefics3 or LLaVA model; only its language model runs.
+        model: The frozen VLM; only its language model runs.
         material: Tokens, and questions with the model's own answers: `training.codec.fit.material.ask`.
         budget: How much of everything, and in what way.
         run_dir: For weights and checkpoints; one for each VLM, budget and seed.
@@ -120,7 +120,7 @@ def _trainer(
     meta = start_meta(start, tokens[:_SPREAD_FRAMES], budget, seed=run.seed)
     if start_from is not None:
         _take_over(meta, start_from)
-    view = LanguageView(model.to(tokens.device).eval().requires_grad_(False), material.prefix)
+    view = view_of(model.to(tokens.device), material.prompts)
     prices = prefix_prices(start, tokens[:_SPREAD_FRAMES])
     return MetaTrainer(meta, material, view, prices, budget, seed=run.seed)
 

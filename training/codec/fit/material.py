@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cloud_workers.inference.registry import family_of
-from schemas.errors import ArtifactError, StateError
-from training.codec.fit.language_view import LanguageView, Questions, Reference
+from schemas.errors import StateError
+from training.codec.fit.language_view import AnswerView, Questions, Reference
+from training.codec.fit.prompt_view import PromptParts, view_of
 
 if TYPE_CHECKING:
     from cloud_workers.inference.adapter import ModelAdapter
@@ -73,6 +74,7 @@ class Material:
         reference: The model's own answers to them.
         kinds: Names of kinds of questions.
         kind: Which kind each question is, -1 where nothing is asked, int64 [A, Q].
+        inputs: What the model reads of a prompt beside token ids, see `PromptParts`.
     """
 
     tokens: Tensor
@@ -82,6 +84,12 @@ class Material:
     reference: Reference
     kinds: tuple[str, ...]
     kind: Tensor
+    inputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def prompts(self) -> PromptParts:
+        """What prompts have in common."""
+        return PromptParts(self.prefix, self.inputs)
 
     def without(self, unseen: Sequence[str]) -> Material:
         """The same, with some kinds of questions left out of every loss."""
@@ -100,10 +108,11 @@ class Material:
         names: NDArray[np.str_] = np.array([*self.kinds, ""])[self.kind.cpu().numpy()]
         return names
 
-    def save(self, folder: Path) -> None:
-        """Write it, for processes that learn from it side by side."""
+    def save(self, folder: Path, *, with_tokens: bool = True) -> None:
+        """Write it, for processes that learn from it side by side; tokens may lie in a file of their own."""
         folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / _TOKENS, self.tokens.cpu().numpy())
+        if with_tokens:
+            np.save(folder / _TOKENS, self.tokens.cpu().numpy())
         content: dict[str, Any] = {
             "prefix": list(self.prefix),
             "frames": self.frames,
@@ -111,23 +120,31 @@ class Material:
             "kind": self.kind,
             "questions": asdict(self.questions),
             "reference": asdict(self.reference),
+            "inputs": {name: torch.from_numpy(values.copy()) for name, values in self.inputs.items()},
         }
         partial = (folder / _ASKED).with_suffix(".partial")
         torch.save(content, partial)
         partial.replace(folder / _ASKED)
 
     @classmethod
-    def load(cls, folder: Path, device: str | torch.device) -> Self:
-        """Read what `save` wrote."""
+    def load(cls, folder: Path, device: str | torch.device, tokens: Tensor | None = None) -> Self:
+        """Read what `save` wrote.
+
+        Args:
+            folder: That it was written to.
+            device: Where it is used.
+            tokens: That lie in a file of their own.
+        """
         content = torch.load(folder / _ASKED, weights_only=True, map_location=device)
         return cls(
-            torch.from_numpy(np.load(folder / _TOKENS)).to(device),
+            torch.from_numpy(np.load(folder / _TOKENS)).to(device) if tokens is None else tokens,
             tuple(content["prefix"]),
             content["frames"],
             Questions(**content["questions"]),
             Reference(**content["reference"]),
             tuple(content["kinds"]),
             content["kind"],
+            {name: values.cpu().numpy() for name, values in content["inputs"].items()},
         )
 
     @staticmethod
@@ -150,19 +167,75 @@ def ask(
     """Ask the frozen model about frames, each of which has another part of its questions if there are too many.
 
     Args:
-        model: A model of a registered family, on the tokens' device; only its language model runs.
+        model: A model of a registered family; only its language model runs.
         processor: Its processor, left as it is.
-        learning: Tokens and questions.
+        learning: Tokens and questions; tokens may lie elsewhere than the model, or in a file.
         frames: How many frames at most.
         questions: How many questions about each at most.
         answer_tokens: How many tokens of an answer are looked at.
         tiles_per_edge: As in `CodecSpec`.
         frame_size_px: Edge of a tile; None for what is usual in the family.
+
+    Raises:
+        StateError: no frame has a question.
     """
+    asked = to_ask(
+        model,
+        processor,
+        learning,
+        frames=frames,
+        questions=questions,
+        tiles_per_edge=tiles_per_edge,
+        frame_size_px=frame_size_px,
+    )
+    tokens = learning.tokens
+    reference = asked.view.reference(
+        tokens[asked.frames.to(tokens.device)], asked.questions, answer_tokens=answer_tokens
+    )
+    return asked.material(tokens, reference)
+
+
+@dataclass(frozen=True, slots=True)
+class ToAsk:
+    """Questions about frames, encoded and not asked yet; the last four as of `Material`."""
+
+    view: AnswerView
+    prompts: PromptParts
+    frames: Tensor
+    questions: Questions
+    kinds: tuple[str, ...]
+    kind: Tensor
+
+    def material(self, tokens: Tensor, reference: Reference) -> Material:
+        """With the answers to them."""
+        return Material(
+            tokens,
+            self.prompts.prefix,
+            self.frames,
+            self.questions,
+            reference,
+            self.kinds,
+            self.kind,
+            self.prompts.inputs,
+        )
+
+
+def to_ask(
+    model: Any,
+    processor: Any,
+    learning: LearningSet,
+    *,
+    frames: int,
+    questions: int,
+    tiles_per_edge: int = 1,
+    frame_size_px: int | None = None,
+) -> ToAsk:
+    """Choose and encode questions; arguments and errors as of `ask`."""
     own = copy.deepcopy(processor)
     family = family_of(model.config, "the VLM")
     prompts = family.prompts(model, own, source="the VLM", tiles_per_edge=tiles_per_edge, frame_size_px=frame_size_px)
-    view = LanguageView(model.eval().requires_grad_(False), prompts.prefix)
+    parts = PromptParts(prompts.prefix, prompts.inputs)
+    view = view_of(model, parts)
     asked = [frame for frame, texts in enumerate(learning.questions) if texts][:frames]
     names = sorted({name for frame in asked for name in learning.kinds[frame]})
     texts: list[list[str]] = []
@@ -174,35 +247,13 @@ def ask(
         kind[row, : len(chosen)] = torch.tensor([names.index(learning.kinds[frame][index]) for index in chosen])
     if not asked:
         raise StateError("none of the frames has a question")
-    device = learning.tokens.device
     encoded = view.encode(texts, questions, prompts.suffix)
-    where = torch.tensor(asked, device=device)
-    reference = view.reference(learning.tokens[where], encoded, answer_tokens=answer_tokens)
-    return Material(learning.tokens, prompts.prefix, where, encoded, reference, tuple(names), kind.to(device))
+    where = torch.tensor(asked, device=view.device)
+    return ToAsk(view, parts, where, encoded, tuple(names), kind.to(view.device))
 
 
-def check_learnable(vlm: ModelAdapter, vlm_dir: Path) -> None:
-    """Make sure that a codec can be trained on what the language model makes of it.
-
-    Raises:
-        ArtifactError: it reads prompts in another way than `LanguageView` does.
-    """
-    family = family_of(vlm.model.config, str(vlm_dir))
-    if not family.plain_prompts:
-        raise ArtifactError(
-            str(vlm_dir),
-            f"{family.name}: a Meta AutoEncoder is trained for language models of plain positions and causal "
-            "attention; make a KLT codec for this one",
-        )
-
-
-def training_material(source: FrameSource, vlm: ModelAdapter, vlm_dir: Path, budget: CodecBudget) -> Material:
-    """Training frames with the model's own answers, on the run's device; the model is moved there.
-
-    Raises:
-        ArtifactError: see `check_learnable`.
-    """
-    check_learnable(vlm, vlm_dir)
+def training_material(source: FrameSource, vlm: ModelAdapter, budget: CodecBudget) -> Material:
+    """Training frames with the model's own answers, on the run's device; the model is moved there."""
     run = source.run
     frames, tokens = source.with_tokens("train", budget.train_frames)
     run.progress(f"tokens of {len(tokens)} frames are ready")

@@ -38,9 +38,20 @@ class RateModel(nn.Module):
     @torch.no_grad()
     def observe(self, symbols: Tensor, *, momentum: float | None = None) -> None:
         """Take a batch of symbols [B, K, d] into the running statistics."""
+        self.observe_means((symbols == 0).float().mean(0), symbols.abs().mean(0), momentum=momentum)
+
+    @torch.no_grad()
+    def observe_means(self, zero: Tensor, magnitude: Tensor, *, momentum: float | None = None) -> None:
+        """Take the means of a batch into the running statistics.
+
+        Args:
+            zero: Share of symbols that are zero [K, d].
+            magnitude: Mean magnitude [K, d].
+            momentum: Weight of the past; as of the model unless given.
+        """
         keep = self._momentum if momentum is None else momentum
-        self.zero.lerp_((symbols == 0).float().mean(0), 1 - keep)
-        self.magnitude.lerp_(symbols.abs().mean(0), 1 - keep)
+        self.zero.lerp_(zero, 1 - keep)
+        self.magnitude.lerp_(magnitude, 1 - keep)
 
     def bits(self, coefficients: Tensor, noise: Tensor) -> Tensor:
         """Expected code length of each symbol.

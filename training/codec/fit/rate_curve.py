@@ -18,7 +18,8 @@ from torch.nn import functional as nnf
 
 from pipeline.codec.tables import FrequencyTables
 from pipeline.codec.transform_torch import LatentTransform
-from training.codec.fit.language_view import LanguageView
+from training.codec.chunks import chunks_of, frames_at_once
+from training.codec.fit.language_view import AnswerView
 from training.codec.fit.material import Material
 
 _SUPPORT = 15
@@ -62,22 +63,24 @@ def rate_curve(
     transform: LatentTransform,
     table_tokens: Tensor,
     held_out: Material,
-    view: LanguageView,
+    view: AnswerView,
     *,
     points: int = 8,
 ) -> list[CurvePoint]:
     """Measure a codec at prefixes that are evenly spaced in the logarithm of their bytes.
 
     Args:
-        transform: Of the codec, in evaluation mode.
-        table_tokens: Visual tokens that tables are fitted on [F, N, D].
-        held_out: Other frames, with questions and the model's own answers.
+        transform: Of the codec, in evaluation mode, on the view's device.
+        table_tokens: Visual tokens that tables are fitted on [F, N, D]; may lie elsewhere.
+        held_out: Other frames, with questions and the model's own answers; tokens may lie elsewhere.
         view: Of the frozen model.
         points: Prefix lengths that are measured, the whole latent among them.
     """
-    tables = FrequencyTables.fit(_symbols(transform, table_tokens).cpu().numpy(), _SUPPORT)
-    tokens = held_out.tokens[held_out.frames]
-    symbols = _symbols(transform, tokens)
+    device = view.device
+    tables = FrequencyTables.fit(_symbols(transform, table_tokens, device).cpu().numpy(), _SUPPORT)
+    tokens = held_out.tokens[held_out.frames.to(held_out.tokens.device)]
+    symbols = _symbols(transform, tokens, device)
+    batch = frames_at_once(tokens[0].numel(), _BATCH)
     bits = tables.symbol_bits(symbols.cpu().numpy(), 0, transform.latent_count).sum(2).mean(0)
     size = np.cumsum(bits) / 8
     mean = table_tokens.float().mean(0)
@@ -87,9 +90,9 @@ def rate_curve(
     found = []
     for length in _log_spaced(size, points):
         error, cosine, agreed = 0.0, 0.0, []
-        for start in range(0, len(tokens), _BATCH):
-            rows = torch.arange(start, min(start + _BATCH, len(tokens)), device=tokens.device)
-            true = tokens[rows].float()
+        for start in range(0, len(tokens), batch):
+            rows = torch.arange(start, min(start + batch, len(tokens)), device=device)
+            true = tokens[start : start + batch].to(device).float()
             decoded = transform.synthesise(symbols[rows].float(), torch.full_like(rows, length))
             error += float((decoded - true).square().mean((1, 2)).sum())
             cosine += float(nnf.cosine_similarity(decoded, true, dim=-1).mean(1).sum())
@@ -124,8 +127,8 @@ def bytes_at(curve: Sequence[CurvePoint], agreement: float) -> float | None:
     return None
 
 
-def _symbols(transform: LatentTransform, tokens: Tensor) -> Tensor:
-    return torch.cat([transform.encode(part.float()) for part in torch.split(tokens, _BATCH)])
+def _symbols(transform: LatentTransform, tokens: Tensor, device: torch.device) -> Tensor:
+    return torch.cat([transform.encode(part.to(device).float()) for part in chunks_of(tokens, _BATCH)])
 
 
 def _log_spaced(size: NDArray[np.float64], points: int) -> list[int]:

@@ -31,7 +31,7 @@ from training.codec.fit.export import PixelsToSymbols, export_encoder
 from training.codec.fit.folder import CodecParts, check_output, write_codec
 from training.codec.fit.int8 import CALIBRATION_FRAMES, quantise_encoder
 from training.codec.fit.learn import CHECKPOINT, KLT_WEIGHTS, LEARNED, META_WEIGHTS, fitted_klt, learn_codec
-from training.codec.fit.material import check_learnable, training_material
+from training.codec.fit.material import training_material
 from training.codec.frame_source import FrameSource
 from training.codec.own_frames import read_images
 from training.codec.points import DOMAINS, FOLDERS, CodecName, budget_of, domains_of, point_of
@@ -91,16 +91,13 @@ def train_codec(
 
     Raises:
         ConfigError: an unknown point or budget name, or a codec in the way.
-        ArtifactError: the VLM is not usable, or not for a Meta AutoEncoder, or the run directory holds codecs for
-            tokens of another shape.
+        ArtifactError: the VLM is not usable, or the run directory holds codecs for tokens of another shape.
     """
     began = time.monotonic()
     wanted = wanted or CodecTraining()
     budget = budget_of(wanted.point, wanted.budget, wanted.max_seconds)
     torch.set_num_threads(run.threads)
     vlm, frozen = open_vlm_at(vlm_dir, wanted.vlm_id, budget.frame_scale)
-    if "meta_autoencoder" in wanted.kinds:
-        check_learnable(vlm, vlm_dir)
     folders = {name: output_dir / FOLDERS[wanted.point][name] for name in wanted.kinds}
     for folder in folders.values():
         check_output(folder, overwrite=wanted.overwrite)
@@ -115,7 +112,7 @@ def train_codec(
     elif tuple(wanted.kinds) == ("klt",):
         learned = _closed_form(source, budget, run_dir)
     else:
-        material = training_material(source, vlm, vlm_dir, budget)
+        material = training_material(source, vlm, budget)
         learned = learn_codec(vlm.model, material, budget, run_dir, run, start_from=wanted.start_from)
         vlm.model.to("cpu")
     report: dict[str, Any] = {"vlm_sha256": frozen.sha256, "learned": learned}

@@ -58,7 +58,7 @@ def evaluate_set(vlm_dir: Path, codec_dir: Path, run: RunSettings, wanted: Stand
     Args:
         vlm_dir: The model that the codec was made for.
         codec_dir: Codec folder.
-        run: Cache, threads, progress.
+        run: Cache, threads, the device of the model, progress.
         wanted: The set.
 
     Returns:
@@ -74,6 +74,8 @@ def evaluate_set(vlm_dir: Path, codec_dir: Path, run: RunSettings, wanted: Stand
     source = open_pictures(wanted.images)
     sentences = None if wanted.sentences is None else SentenceEncoder(wanted.sentences)
     opened = open_codecs(vlm_dir, [codec_dir])
+    opened.vlm.model.to(run.device)
+    opened.frozen.image_path.to(run.device)
     spec = opened.specs[0]
     chosen, names = _with_images(questions, source, wanted)
     run.progress(f"{wanted.name}: {counted(len(chosen), 'question')} about {counted(len(names), 'image')}")

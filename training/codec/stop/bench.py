@@ -14,6 +14,7 @@ from torch import Tensor
 from cloud_workers.inference.adapter import ModelAdapter
 from pipeline.codec.spec import TABLES_FILE, CodecSpec, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
+from schemas.errors import StateError
 from training.codec.data import Asked
 from training.codec.frame_source import FrameSource
 from training.codec.measure import PrefixAnswers, measure_prefixes
@@ -129,6 +130,16 @@ class CodecBench:
             self.run.progress,
             cache_dir=self.run.cache_dir,
         )
+
+    def tokens(self, name: str) -> Tensor:
+        """Visual tokens of a set of somebody's own pictures [F, N, D].
+
+        Raises:
+            StateError: frames are drawn here, or read one by one.
+        """
+        if not isinstance(self.own, Mapping):
+            raise StateError(f"the set {name!r} is not given by its tokens")
+        return self.own[name].tokens
 
     def _set(self, name: str, count: int) -> TokenSet:
         if self.own is None:

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,10 @@ from tests.tiny_models import write_tiny_model
 from tests.training.codec.calibrate.picture_files import picture, write_pictures
 from training.codec.calibrate import tokens as token_files
 from training.codec.calibrate.card import expect_lines
-from training.codec.calibrate.sets import SHARES
+from training.codec.calibrate.picture_work import CodecCalibration
+from training.codec.calibrate.sets import CLOSED_FORM
 from training.codec.calibrate.tokens import fill_tokens
-from training.codec.calibrate.work import CodecCalibration, calibrate_codec
+from training.codec.calibrate.work import calibrate_codec
 from training.codec.stop.learn_then_test import Promise
 from training.run import RunSettings, silent
 
@@ -112,7 +113,7 @@ def test_the_result_is_one_directory_that_a_fleet_runs_on(root: Path, made: dict
 
 
 def test_sets_are_disjoint_and_the_report_is_of_its_own(made: dict[str, Any]) -> None:
-    assert set(made["pictures"]["sets"]) == set(SHARES)
+    assert set(made["pictures"]["sets"]) == set(CLOSED_FORM.shares)
     assert sum(made["pictures"]["sets"].values()) == made["pictures"]["usable"] == COUNT
     expect = made["expect"]
     assert (expect["pictures"], expect["questions"]) == (made["pictures"]["sets"]["report"], 4 * expect["pictures"])
@@ -266,9 +267,19 @@ class Tower:
         return self.value * torch.from_numpy(frames.reshape(len(frames), 4, -1)[:, :, :3].astype(np.float32))
 
 
+class Pictures:
+    """In the model's size already."""
+
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        self.pixels, self.size_px = pixels, pixels.shape[1]
+
+    def of(self, rows: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        return (self.pixels[row] for row in rows)
+
+
 def test_visual_tokens_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_files, "_SAVE_EVERY_S", 0.0)
-    frames = np.stack([picture(number, (32, 32)) for number in range(40)])
+    frames = Pictures(np.stack([picture(number, (32, 32)) for number in range(40)]))
     rows, path = list(range(39, -1, -1)), tmp_path / "tokens.npy"
 
     def fill(tower: Tower) -> Tensor:
@@ -279,7 +290,7 @@ def test_visual_tokens_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest
     second = Tower(9)
     tokens = fill(second)
     assert second.frames == 24
-    torch.testing.assert_close(tokens, Tower(1).of_frames(frames[rows]).half())
+    torch.testing.assert_close(tokens, Tower(1).of_frames(frames.pixels[rows]).half())
     third = Tower(9)
     fill(third)
     assert third.frames == 0

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.codec.frame_fit import fit_frame
 from pipeline.codec.spec import FrameFit
 from pipeline.scenes.video import write_clip
-from schemas.errors import ConfigError
+from schemas.errors import ArtifactError, ConfigError
 from tests.training.codec.calibrate.picture_files import picture, write_pictures
-from training.codec.calibrate.pictures import Gathered, Gathering, gather, open_frames
+from training.codec.calibrate.pictures import FittedPictures, Gathered, Gathering, gather, open_fitted
 from training.codec.calibrate.questions import DEFAULT_QUESTIONS, PictureQuestions
 from training.codec.calibrate.source import open_pictures
 from training.run import silent
@@ -22,11 +23,19 @@ from training.run import silent
 HOW = Gathering(32, FrameFit(), limit=100, every_s=1.0)
 
 
+def shown(pictures: FittedPictures, row: int) -> NDArray[np.uint8]:
+    (pixels,) = pictures.of((row,))
+    return pixels
+
+
 def test_pictures_are_fitted_as_the_edge_fits_them(tmp_path: Path) -> None:
-    found = gather(open_pictures(write_pictures(tmp_path / "photos", 3)), tmp_path, HOW, silent)
+    source = open_pictures(write_pictures(tmp_path / "photos", 3))
+    found = gather(source, tmp_path, HOW, silent)
     assert found == Gathered.load(tmp_path)
     assert found.names == ("000.png", "001.png", "002.png")
-    for row, frame in enumerate(open_frames(tmp_path)):
+    pictures = open_fitted(source, tmp_path, HOW)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["pictures.json"]
+    for row, frame in zip((2, 0, 1), pictures.of((2, 0, 1)), strict=True):
         np.testing.assert_array_equal(frame, fit_frame(picture(row), 32, FrameFit()))
 
 
@@ -56,10 +65,19 @@ def test_a_zip_is_a_folder_and_damaged_members_are_skipped(tmp_path: Path) -> No
     place = content.index((photos / "002.png").read_bytes())
     content[place + 60] ^= 0xFF
     path.write_bytes(content)
-    found = gather(open_pictures(path), tmp_path, HOW, silent)
+    source = open_pictures(path)
+    found = gather(source, tmp_path, HOW, silent)
     assert found.names == ("trip/000.png", "trip/001.png", "trip/003.png", "trip/004.png")
     assert [name for name, _ in found.skipped] == ["trip/002.png"]
-    np.testing.assert_array_equal(open_frames(tmp_path)[2], fit_frame(picture(3), 32, FrameFit()))
+    np.testing.assert_array_equal(shown(open_fitted(source, tmp_path, HOW), 2), fit_frame(picture(3), 32, FrameFit()))
+
+
+def test_a_picture_that_went_away_is_said(tmp_path: Path) -> None:
+    source = open_pictures(write_pictures(tmp_path / "photos", 3))
+    gather(source, tmp_path, HOW, silent)
+    (tmp_path / "photos" / "001.png").unlink()
+    with pytest.raises(ArtifactError, match=r"001\.png: cannot be read: .*; it could be read before"):
+        shown(open_fitted(source, tmp_path, HOW), 1)
 
 
 def test_over_the_limit_pictures_are_taken_evenly_and_asked_ones_first(tmp_path: Path) -> None:
@@ -84,11 +102,12 @@ def test_a_video_is_sampled_in_time_and_thinned_to_the_limit(clip: Path, tmp_pat
     every = gather(open_pictures(clip), tmp_path, Gathering(32, FrameFit(), 100, 1.0), silent)
     assert every.names == tuple(f"{second}.00 s" for second in range(8))
     assert every.video
-    frames = open_frames(tmp_path)[:8].copy()
+    frames = np.stack(list(open_fitted(open_pictures(clip), tmp_path, HOW).of(range(8))))
     few = gather(open_pictures(clip), tmp_path, Gathering(32, FrameFit(), 3, 1.0), silent)
     assert few.names == ("0.00 s", "4.00 s")
     assert (few.every_s, few.left_out) == (4.0, 6)
-    np.testing.assert_array_equal(open_frames(tmp_path)[:2], frames[[0, 4]])
+    kept = open_fitted(open_pictures(clip), tmp_path, HOW)
+    np.testing.assert_array_equal(list(kept.of((0, 1))), [frames[0], frames[4]])
 
 
 def test_what_is_no_source_of_pictures_is_refused(tmp_path: Path) -> None:
@@ -102,10 +121,12 @@ def test_what_is_no_source_of_pictures_is_refused(tmp_path: Path) -> None:
         open_pictures(tmp_path / "notes.txt")
 
 
-def test_a_disk_that_is_too_small_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = open_pictures(write_pictures(tmp_path / "photos", 3))
+def test_a_disk_that_is_too_small_is_said_before_the_work(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_pictures(clip)
     monkeypatch.setattr("training.codec.calibrate.disk.shutil.disk_usage", lambda _: type("Usage", (), {"free": 9_000}))
-    with pytest.raises(ConfigError, match=r"--cache: the pictures take .* name a folder on another disk"):
+    with pytest.raises(ConfigError, match=r"--cache: the frames take .* name a folder on another disk"):
         gather(source, tmp_path, HOW, silent)
 
 

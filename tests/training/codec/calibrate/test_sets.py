@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigError, TooFewPicturesError
-from training.codec.calibrate.sets import ASKED, FEWEST, SHARES, divide, fewest_of, order_of
+from training.codec.calibrate.sets import CLOSED_FORM, divide, fewest_of, order_of
 from training.codec.stop.learn_then_test import Promise, frames_needed
 
 PROMISE = Promise(0.1)
@@ -19,18 +19,18 @@ PROMISE = Promise(0.1)
 def test_sets_share_no_picture_and_each_has_what_it_needs(count: int, seed: int, video: bool) -> None:
     count += 20
     sets = divide(order_of(count, video=video, seed=seed), PROMISE, "photos", video=video)
-    rows = [row for name in SHARES for row in sets.rows(name)]
+    rows = [row for name in CLOSED_FORM.shares for row in sets.rows(name)]
     assert len(rows) == len(set(rows))
     assert set(rows) <= set(range(count))
     needed = fewest_of(PROMISE)
     assert needed["calibration"] == frames_needed(0.1, 0.05) == 29
-    assert all(sets.sizes[name] >= needed[name] for name in SHARES)
+    assert all(sets.sizes[name] >= needed[name] for name in CLOSED_FORM.shares)
     assert video or len(rows) == count
 
 
 def test_sets_of_a_video_are_stretches_of_time_with_gaps() -> None:
     sets = divide(order_of(200, video=True, seed=0), PROMISE, "clip.mp4", video=True)
-    stretches = [sets.rows(name) for name in SHARES]
+    stretches = [sets.rows(name) for name in CLOSED_FORM.shares]
     assert all(list(rows) == list(range(rows[0], rows[-1] + 1)) for rows in stretches)
     assert all(later[0] - earlier[-1] == 3 for earlier, later in pairwise(stretches))
 
@@ -40,7 +40,7 @@ def test_a_stricter_risk_keeps_the_order_of_the_pictures() -> None:
     order = order_of(400, video=False, seed=3)
     loose, strict = (divide(order, Promise(risk), "photos", video=False) for risk in (0.1, 0.02))
     assert loose.order == strict.order == order
-    assert strict.sizes["calibration"] >= 149 > FEWEST["train"]
+    assert strict.sizes["calibration"] >= 149 > CLOSED_FORM.fewest["train"]
 
 
 def test_too_few_pictures_name_what_is_needed_and_for_what() -> None:
@@ -62,7 +62,7 @@ def test_pictures_with_questions_go_where_questions_are_asked() -> None:
     asked = list(range(0, 200, 2))
     order = order_of(200, video=False, seed=0, asked=asked)
     sets = divide(order, PROMISE, "photos", video=False, asked=len(asked))
-    assert all(row in asked for name in ASKED for row in sets.rows(name))
+    assert all(row in asked for name in CLOSED_FORM.asked for row in sets.rows(name))
     assert sum(sets.sizes.values()) == 200
     with pytest.raises(TooFewPicturesError, match="photos, with questions: 20 pictures can be used, 49 are needed"):
         divide(order, PROMISE, "photos", video=False, asked=20)

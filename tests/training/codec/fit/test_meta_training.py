@@ -18,13 +18,14 @@ from pipeline.codec.klt_torch import KltTransform, LatentShape
 from pipeline.codec.prefix_decoder_torch import read_transform, save_transform
 from pipeline.codec.tables import FrequencyTables
 from pipeline.codec.transform_torch import LatentTransform
+from schemas.errors import ConfigError
 from tests.cloud.tiny_models import TOKEN_COUNT, TOKEN_DIM, tiny_smolvlm
 from tests.codec.synthetic import separable_tokens
 from training.codec.config import CodecBudget
 from training.codec.fit.klt import fit_klt
 from training.codec.fit.language_view import LanguageView, Questions, Reference
 from training.codec.fit.material import LearningSet, Material, ask
-from training.codec.fit.meta import MetaTrainer, draw_prefix_lengths, start_meta
+from training.codec.fit.meta import MetaTrainer, StepParts, draw_prefix_lengths, start_meta
 from training.codec.fit.rate import RateModel, prefix_prices
 from training.codec.prefixes import encode_all, even_ladder
 from training.run import silent
@@ -283,3 +284,64 @@ def test_ladders_rise_evenly_in_bytes_and_end_with_the_whole() -> None:
     assert even_ladder(np.array([10.0, 5, 2, 1, 1, 1]), 3) == (1, 2, 6)
     assert even_ladder(np.array([100.0, 1, 1]), 3) == (1, 3)
     assert even_ladder(np.ones(1), 5) == (1,)
+
+
+@pytest.mark.parametrize("parts", [3, 8])
+def test_parts_of_a_batch_add_up_to_it(vlm: tuple[Any, Any], parts: int) -> None:
+    """Whatever a batch is divided into, each part also of the frames that are asked about."""
+    torch.manual_seed(0)
+    tokens = torch.randn(40, TOKEN_COUNT, TOKEN_DIM)
+    learning = LearningSet(tokens.half(), QUESTIONS * 20, KINDS * 20)
+    material = ask(*vlm, learning, frames=40, questions=2, answer_tokens=2)
+    klt = fit_klt(tokens, LATENTS, WIDTH, step=0.6, planes=1)
+    budget = replace(BUDGET, batch=8, view_frames=4, view_from=0.0)
+    view = LanguageView(vlm[0], material.prefix, half=False)
+    prices = prefix_prices(klt, tokens)
+
+    def begun(count: int) -> MetaTrainer:
+        return MetaTrainer(
+            start_meta(klt, tokens, budget, seed=0), material, view, prices, budget, seed=0, parts=StepParts(count)
+        )
+
+    whole, divided = begun(1), begun(parts)
+    found = []
+    for trainer in (whole, divided):
+        trainer._generator.manual_seed(3)
+        draw = trainer._drawn(viewing=True)
+        count = trainer._parts.count
+        shares = [trainer._backward(draw.part(number, count)) for number in trainer._parts.mine]
+        assert len(shares) == count
+        found.append([sum(values) for values in zip(*(share.values() for share in shares), strict=True)])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+    for name, parameter in whole.model.named_parameters():
+        other = divided.model.get_parameter(name)
+        assert parameter.grad is not None
+        assert other.grad is not None
+        torch.testing.assert_close(other.grad, parameter.grad, atol=1e-5, rtol=1e-3)
+    with pytest.raises(ConfigError, match="8 frames are not enough for 9 parts"):
+        begun(9)
+
+
+def test_the_processes_of_a_step_share_one_clock_and_one_sum(tmp_path: Path) -> None:
+    """The second process takes over what the first one's clock says, and writes no checkpoint."""
+
+    class Second:
+        rank, count = 1, 2
+
+        def total(self, values: Tensor) -> Tensor:
+            first = values.clone()
+            first[-1] = 17.0
+            assert values[-1] == 0
+            return values + first
+
+    tokens = separable_tokens(60, seed=3)
+    klt = fit_klt(tokens, LATENTS, WIDTH, step=0.6, planes=BUDGET.planes)
+    model = start_meta(klt, tokens, BUDGET, seed=0)
+    trainer = MetaTrainer(
+        model, unasked(tokens), None, prefix_prices(klt, tokens), BUDGET, seed=0, parts=StepParts(parallel=Second())
+    )
+    trainer.run(tmp_path / "meta.pt", silent, stop=1)
+    assert trainer.spent_s == 17.0
+    assert not (tmp_path / "meta.pt").exists()
+    assert trainer.figures["error"] > 0
