@@ -258,8 +258,8 @@ def as_markdown(measured: dict[str, Any], rows: list[dict[str, Any]], learning: 
     return "\n".join(
         [
             _wrapped(
-                f"SmolVLM-256M's shapes with random weights ({measured['parameters']['vlm'] / 1e6:.0f} million parameters),"
-                f" 512 x 512 pixels, one tile, {TOKENS} tokens of {DIM} values; latents of {size.count} x {size.dim} "
+                f"SmolVLM-256M's shapes with random weights ({measured['parameters']['vlm'] / 1e6:.0f} million "
+                f"parameters), 512 x 512 pixels, one tile, {TOKENS} tokens of {DIM} values; latents of {size.count} x {size.dim} "
                 f"symbols, a codec of {measured['parameters']['codec'] / 1e6:.1f} million parameters. Of "
                 f"{learning.view_share:.1%} of the pictures the language model is asked {VIEW_QUESTIONS} questions. "
                 f"Measured with batches of {measured['batch']}, which is what `--batch {learning.batch} --accumulate "
@@ -278,8 +278,8 @@ def as_markdown(measured: dict[str, Any], rows: list[dict[str, Any]], learning: 
             "",
             _wrapped(
                 f"Visual tokens of {PICTURES:,} pictures take {tokens_gb:.1f} GB on disk. An early end saves steps. "
-                "Operations are those of matrix products; attention is not counted where a fused kernel computes it. On "
-                "another device divide the operations by what it sustains: at 20 TFLOP a second they take "
+                "Operations are those of matrix products; attention is not counted where a fused kernel computes it. "
+                "On another device divide the operations by what it sustains: at 20 TFLOP a second they take "
                 f"{pflop / 20 * 1_000 / 3_600:.1f} hours; reading and fitting the pictures, twice, comes on top."
             ),
         ]
