@@ -7,13 +7,14 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup broker-installed demo picture test test-extras lint format clean
+.PHONY: help setup broker-installed demo picture test test-vllm test-extras lint format clean
 
 help:  ## this list
 	@echo "make demo [ARGS=\"--duration 60 --json out.json\"]   the whole system on this machine (demo --help: latentbus demo --help)"
 	@echo "make picture   the picture in README.md, drawn from a run of a minute: docs/img/demo.svg"
 	@echo "make test [ARGS=\"-k protocol\"]   formatting, lint, types, import rules, then the tests against a real Mosquitto"
 	@echo "make test-extras   what make test may skip or does in short, all of it; a missing tool fails it (half an hour)"
+	@echo "make test-vllm   a real vLLM against the model in process; installs it in .vllm (3.4 GB), needs 4 GB of memory"
 	@echo "make lint      formatting, lint, types and import rules alone"
 	@echo "make format    rewrite the sources in the project's format"
 	@echo "make setup     only set up: $(VENV) with the pinned packages, and Mosquitto"
@@ -44,6 +45,10 @@ lint: $(VENV)/.installed
 test: setup lint
 	@sh scripts/install_nftables.sh
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+test-vllm: setup  ## a real vLLM against the model in process; installs it in .vllm (3.4 GB), needs 4 GB of memory
+	sh scripts/vllm.sh install .vllm
+	LATENTBUS_VLLM=.vllm $(BIN)/python -m pytest tests/cloud/test_real_vllm.py
 
 test-extras: setup  ## every optional check
 	@sh scripts/test_extras.sh "$(BIN)"

@@ -19,18 +19,35 @@ from pipeline.codec.tables import FrequencyTables
 from pipeline.config.settings import WorkerSettings
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.stop_rule import StopRule
-from schemas.errors import ArtifactError
+from schemas.errors import ArtifactError, ConfigError
 
 OpenBackend = Callable[[WorkerSettings, CodecSpec, WorkThread], InferenceBackend]
 """Opens what runs the model of a codec; called in the model's thread."""
 
 
+def open_configured(settings: WorkerSettings, spec: CodecSpec, thread: WorkThread) -> InferenceBackend:
+    """Open what the settings name: the model in this process, or a vLLM server.
+
+    Raises:
+        ArtifactError: the model is missing or damaged, of an unknown family, or another one than the codec's.
+        ConfigError: a setting names what is not there.
+    """
+    if settings.vllm is None:
+        return open_in_process(settings, spec, thread)
+    try:
+        from cloud_workers.inference.vllm.backend import open_vllm
+    except ModuleNotFoundError as error:
+        raise ConfigError("worker.vllm", f"needs {error.name}: pip install 'latentbus[vllm]'") from None
+    return open_vllm(settings, settings.vllm, spec, thread)
+
+
 def opened_once(open_backend: OpenBackend) -> OpenBackend:
     """The same for several pools of one process: two that need the same model, cut alike, get the same backend."""
-    opened: dict[tuple[str | None, str, int, int], InferenceBackend] = {}
+    opened: dict[tuple[object, ...], InferenceBackend] = {}
 
     def open_or_share(settings: WorkerSettings, spec: CodecSpec, thread: WorkThread) -> InferenceBackend:
-        key = (settings.vlm, spec.vlm_sha256, spec.tiles_per_edge, spec.tile_px)
+        address = None if settings.vllm is None else settings.vllm.url
+        key = (settings.vlm, address, spec.vlm_sha256, spec.tiles_per_edge, spec.tile_px)
         if key not in opened:
             opened[key] = open_backend(settings, spec, thread)
         return opened[key]
@@ -58,7 +75,7 @@ class WorkerModel:
 
 
 def load_worker_model(
-    settings: WorkerSettings, thread: WorkThread, open_backend: OpenBackend = open_in_process
+    settings: WorkerSettings, thread: WorkThread, open_backend: OpenBackend = open_configured
 ) -> WorkerModel:
     """Load codec and model. Takes seconds to minutes; runs in the model's thread.
 

@@ -24,8 +24,7 @@ from typing import Any, Final, assert_never
 
 import structlog
 
-from cloud_workers.inference.in_process import open_in_process
-from cloud_workers.loading import OpenBackend, load_worker_model, opened_once
+from cloud_workers.loading import OpenBackend, load_worker_model, open_configured, opened_once
 from cloud_workers.model_thread import model_thread
 from cloud_workers.pass_engine import PassDone, PassEngine, PassResult
 from cloud_workers.telemetry import count_answers, shift_signs, watch_shift, watch_worker
@@ -61,7 +60,7 @@ _log = get_logger(__name__)
 _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-async def run_worker(settings: LatentbusSettings, stop: Stop, *, open_backend: OpenBackend = open_in_process) -> int:
+async def run_worker(settings: LatentbusSettings, stop: Stop, *, open_backend: OpenBackend = open_configured) -> int:
     """Run a worker until it is asked to stop.
 
     Args:

@@ -1,4 +1,4 @@
-"""Where a broker is, as a person may write it: a host name or an address, and nothing around it."""
+"""Where a broker or an HTTP server is, as a person may write it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,24 @@ def check_host(host: str) -> str:
     if len(host) <= 253 and all(map(_NAME.fullmatch, host.removesuffix(".").split("."))):
         return host
     raise ValueError(f"must be a host name in ASCII or an address alone{_instead(host)}")
+
+
+def check_http_url(url: str) -> str:
+    """The address of an HTTP server, if it is one without user name, query and fragment.
+
+    Raises:
+        ValueError: it is none; the text says what to write instead.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https"):
+        raise ValueError("must be an address such as http://127.0.0.1:8000")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("must be an address alone, without user name, password, ? and #")
+    return url
 
 
 def _instead(text: str) -> str:

@@ -90,7 +90,8 @@ def test_the_dashboard_is_one_that_grafana_reads() -> None:
     dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     assert (dashboard["uid"], dashboard["title"]) == ("latentbus", "Latentbus")
     variables = {variable["name"] for variable in dashboard["templating"]["list"]}
-    ids, cells = set(), set()
+    ids: set[int] = set()
+    cells: set[tuple[int, int]] = set()
     for panel in dashboard["panels"]:
         assert panel["id"] not in ids
         ids.add(panel["id"])

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from latentbus.cli import app
-from pipeline.config import gateway_settings
+from pipeline.config import gateway_settings, serving_settings
 from pipeline.config import settings as all_settings
 from pipeline.config.alert_settings import AlertConditionSettings
 from pipeline.config.asking_settings import ProfileSettings
@@ -130,6 +130,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "### `edge.questions.<id>.alert`": AlertConditionSettings,
     "### `edge.client_budget`, `edge.client_budgets.<client>`": all_settings.ClientBudgetSettings,
     "## `worker`": all_settings.WorkerSettings,
+    "### `worker.vllm`": serving_settings.VllmSettings,
     "### `worker.more_pools.<name>`": all_settings.MorePoolSettings,
     "## `gateway`": gateway_settings.GatewaySettings,
     "### `gateway.tls`": gateway_settings.GatewayTlsSettings,

@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 from transformers.generation import LogitsProcessor, StoppingCriteria
 
+from schemas.errors import ArtifactError
 from schemas.limits import MAX_ANSWER_CHARS, MAX_JSON_BYTES
 
 MAX_BATCH_ROWS: Final = 64
@@ -63,6 +64,32 @@ def one_line(text: str) -> str:
     """Generated text as the wire carries it: one printable line, cut to the limit in characters and bytes."""
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return line[:MAX_ANSWER_CHARS].encode()[:_MAX_ANSWER_BYTES].decode(errors="ignore")
+
+
+def too_long(needed: int, limit: int | None) -> str:
+    """Why a question cannot be asked of a model that reads so many tokens; empty where it can."""
+    if limit is None or needed <= limit:
+        return ""
+    return f"question, frame and answer take {needed} tokens, the model reads {limit}: ask a shorter question"
+
+
+def end_tokens(generation_config: Any, tokenizer: Any, source: str) -> frozenset[int]:
+    """Ids of the tokens that end an answer.
+
+    Args:
+        generation_config: of the model.
+        tokenizer: of the model.
+        source: path or hub id, for error messages.
+
+    Raises:
+        ArtifactError: none is named.
+    """
+    eos = generation_config.eos_token_id
+    if eos is None:
+        eos = tokenizer.eos_token_id
+    if eos is None:
+        raise ArtifactError(source, "neither its generation config nor its tokenizer names an end token")
+    return frozenset(eos if isinstance(eos, list) else [eos])
 
 
 class GreedyProbabilities(LogitsProcessor):  # type: ignore[misc]

@@ -126,6 +126,19 @@ FAMILIES: Final[dict[str, ModelFamily]] = {
 }
 """One entry makes a family known to workers, training, demo and benchmarks."""
 
+LOAD_ERRORS: Final = (
+    OSError,
+    ValueError,
+    KeyError,
+    ImportError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+    TemplateError,
+)
+"""What transformers raises for a model that it cannot load."""
+
 _log = get_logger(__name__)
 
 
@@ -225,18 +238,8 @@ def load_model(
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        ImportError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        SafetensorError,
-        TemplateError,
-    ) as error:
-        raise ArtifactError(name, _unusable(error, local=local)) from error
+    except LOAD_ERRORS as error:
+        raise ArtifactError(name, unusable(error, local=local)) from error
     model = model.to(device).eval().requires_grad_(False)
     if precision == "int8":
         quantise_weights(model)
@@ -246,7 +249,7 @@ def load_model(
     return adapt(model, processor, source=name, tiles_per_edge=tiles_per_edge, frame_size_px=frame_size_px)
 
 
-def _unusable(error: Exception, *, local: bool) -> str:
+def unusable(error: Exception, *, local: bool) -> str:
     """What is wrong with a model that cannot be loaded, and the fix."""
     problem = str(error).strip().split("\n")[0]
     if "trust_remote_code" in str(error) or "remote code" in str(error):

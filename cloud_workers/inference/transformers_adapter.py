@@ -26,8 +26,10 @@ from cloud_workers.inference.generation import (
     GreedyProbabilities,
     RowLimits,
     blocks,
+    end_tokens,
     one_line,
     sliding_window,
+    too_long,
     width_class,
 )
 from pipeline.protocol.worker_work import ANSWER_TOKENS
@@ -87,12 +89,7 @@ class TransformersAdapter:
         window = sliding_window(text_config)
         longest_answer = max(ANSWER_TOKENS.values())
         self._unpadded_from = None if window is None else window - len(self._prompts.prefix) - longest_answer
-        eos = model.generation_config.eos_token_id
-        if eos is None:
-            eos = processor.tokenizer.eos_token_id
-        if eos is None:
-            raise ArtifactError(source, "neither its generation config nor its tokenizer names an end token")
-        self._eos = frozenset(eos if isinstance(eos, list) else [eos])
+        self._eos = end_tokens(model.generation_config, processor.tokenizer, source)
         pad = processor.tokenizer.pad_token_id
         self._pad = min(self._eos) if pad is None else int(pad)
         self._check_features_count(source)
@@ -145,11 +142,8 @@ class TransformersAdapter:
         widths = [len(self._prompts.suffix(text)) for text, _ in questions]
         for index, ((_, answer_type), width) in enumerate(zip(questions, widths, strict=True)):
             tokens_needed = len(self._prompts.prefix) + width + ANSWER_TOKENS[answer_type]
-            if self._context_tokens is not None and tokens_needed > self._context_tokens:
-                answers[index] = _not_asked(
-                    f"question, frame and answer take {tokens_needed} tokens, the model reads {self._context_tokens}: "
-                    "ask a shorter question"
-                )
+            if problem := too_long(tokens_needed, self._context_tokens):
+                answers[index] = _not_asked(problem)
         # Questions of one frame side by side, so that a block reads few frames; alike in length, so that few rows idle.
         order = sorted(
             (index for index, answer in enumerate(answers) if answer is None),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -98,6 +98,8 @@ class WorkerBenchOptions:
         threads: of the model, and of all that it is compared with.
         repeats: runs that count.
         precision: arithmetic of the model.
+        engine: what runs it.
+        url: of the vLLM server.
     """
 
     json_file: Annotated[
@@ -112,3 +114,7 @@ class WorkerBenchOptions:
     precision: Annotated[
         ModelPrecision, typer.Option(help="Arithmetic of the model: auto, fp32, bf16, fp16 or int8.")
     ] = "auto"
+    engine: Annotated[
+        Literal["in-process", "vllm"], typer.Option(help="What runs the model; a vLLM server has to run already.")
+    ] = "in-process"
+    url: Annotated[str, typer.Option(help="Address of the vLLM server.")] = "http://127.0.0.1:8000"

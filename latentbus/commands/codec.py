@@ -11,6 +11,8 @@ import typer
 from analysis.markdown import figures
 from latentbus.commands.calibrate import CALIBRATE_EPILOG, codec_calibrate
 from latentbus.commands.codec_train import TRAIN_EPILOG, codec_train
+from latentbus.commands.export_language_model import EPILOG as EXPORT_LANGUAGE_MODEL_EPILOG
+from latentbus.commands.export_language_model import export_language_model
 from latentbus.options.training import (
     DEFAULT_CACHE,
     BudgetOption,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 codec_app = typer.Typer(help="Evaluate, calibrate, train and export a codec.", no_args_is_help=True)
 codec_app.command("calibrate", epilog=CALIBRATE_EPILOG)(codec_calibrate)
+codec_app.command("export-language-model", epilog=EXPORT_LANGUAGE_MODEL_EPILOG)(export_language_model)
 codec_app.command("train", epilog=TRAIN_EPILOG)(codec_train)
 
 WrittenCodecOption = Annotated[Path | None, typer.Option(help="Codec folder; it is written to, so it must be named.")]

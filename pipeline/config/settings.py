@@ -32,7 +32,7 @@ from pipeline.config.fleet_file import Part, read_part
 from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.question_settings import QuestionSettings as QuestionSettings
 from pipeline.config.section import Section as _Section
-from pipeline.config.serving_settings import ModelPrecision
+from pipeline.config.serving_settings import ModelPrecision, VllmSettings
 from pipeline.config.settings_file import CHECKED, Check, Location, SettingsFile
 from pipeline.protocol.journal_requests import MAX_OPEN_ASKS
 from pipeline.protocol.store_settings import StorePolicy
@@ -400,6 +400,8 @@ class MorePoolSettings(_Section):
     """Codec folder of the pool."""
     vlm: Annotated[str, Field(min_length=1)] | None = None
     """Folder or hub id of its model; null takes the worker's, which is loaded once if both pools cut frames alike."""
+    vllm: VllmSettings | None = None
+    """vLLM server of that model; null takes the worker's, if it is the worker's model."""
     name: Name | None = None
     """Topic name in this pool, unique on the broker; null adds the pool to the worker's name, or draws one."""
     broker: BrokerSettings | None = None
@@ -432,6 +434,8 @@ class WorkerSettings(_Section):
     precision: ModelPrecision = "auto"
     """Arithmetic of the model: ``auto`` is 32 bit on a CPU and the checkpoint's own elsewhere; ``int8`` keeps weights
     in 8 bits."""
+    vllm: VllmSettings | None = None
+    """vLLM server that runs the language model; null runs it in this process."""
     more_pools: Annotated[dict[Name, MorePoolSettings], Field(max_length=MAX_MORE_POOLS)] = Field(default_factory=dict)
     """Further pools that this process serves, by name."""
     metrics_port: Port | None = None
@@ -470,6 +474,7 @@ class WorkerSettings(_Section):
             "name": self.name_in(pool),
             "codec": more.codec,
             "vlm": self.vlm if more.vlm is None else more.vlm,
+            "vllm": self.vllm if more.vllm is None and more.vlm is None else more.vllm,
             "recording": recording,
             "more_pools": {},
         }

@@ -275,6 +275,13 @@ def test_what_is_dumped_can_be_read_again(tmp_path: Path) -> None:
     assert load_settings(tmp_path / "again.yaml") == settings
 
 
+def test_the_example_of_a_fleet_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MQTT_HOST", raising=False)
+    settings = load_settings(Path(__file__).resolve().parents[2] / "examples" / "fleet.yaml")
+    assert (set(settings.sites), set(settings.pools)) == ({"north", "south"}, {"main"})
+    assert settings.sites["south"].questions["person"].deadline_ms == 8000
+
+
 @pytest.mark.parametrize("name", ["site.yaml", "worker.yaml"])
 def test_the_examples_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MQTT_HOST", raising=False)

@@ -28,6 +28,7 @@ from pipeline.config.settings import (
     LatentbusSettings,
     QuestionSettings,
 )
+from pipeline.node import process_health
 from schemas import topics, wire
 from schemas.errors import SourceError
 from schemas.messages import (
@@ -151,6 +152,27 @@ async def test_birth_and_death_are_retained(make: Make, broker_settings: BrokerS
     async with listening(broker_settings, topic) as later:
         inbound, retained = await later.next(Status)
         assert (inbound.retain, retained) == (True, death)
+
+
+async def test_a_covered_camera_is_in_the_status_of_its_site(
+    make: Make, broker_settings: BrokerSettings, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_health, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(process_health, "LOOK_S", 0.02)
+    cameras = {
+        name: CameraSettings(source=source, interval_s=0.1, questions=("car",))
+        for name, source in (("gate", str(video)), ("yard", "test:3"))
+    }
+    covered: list[str] = []
+    async with (
+        listening(broker_settings, topics.status_topic("edge", "depot")) as listener,
+        running(make(cameras=cameras)),
+    ):
+        while not covered:
+            _, message = await listener.next(Status)
+            assert isinstance(message, Status)
+            covered = [found.about for found in message.conditions if found.kind == "camera-covered"]
+    assert covered == ["gate"], "its video is all grey"
 
 
 async def test_questions_are_published_once_and_only_when_they_changed(

@@ -46,6 +46,7 @@ def gateway_settings(broker: BrokerSettings, folder: Path, port: int) -> Path:
     now = datetime.now(UTC)
     authority = CertificateAuthority.create(now)
     issued = authority.issue_broker(["localhost", "127.0.0.1"], now)
+    assert issued.key is not None
     (folder / "ca.pem").write_bytes(authority.certificate)
     (folder / "cert.pem").write_bytes(issued.certificate)
     (folder / "key.pem").write_bytes(issued.key)

@@ -21,9 +21,9 @@ from schemas.topics import ROUTES, carries_pixels, parse
 from schemas.types import FrameId
 from schemas.wire import encode
 
-CURRENT: Final = "v1_wire2"
-"""What this version writes: format version 1, wire version 2."""
-LOGS: Final = {1: ("v1", "v1_key_frames", CURRENT)}
+CURRENT: Final = "v1_wire2_config"
+"""What this version writes: format version 1, wire version 2 with the configuration of sites."""
+LOGS: Final = {1: ("v1", "v1_key_frames", "v1_wire2", CURRENT)}
 """Names of the logs by format version; the first two are of wire version 1."""
 FLEET_LOGS: Final = ("v1_fleet", "v1_fleet_again")
 """Two runs of a small fleet of wire version 1, alike but for one answer."""
@@ -31,6 +31,7 @@ DIGESTS: Final = {
     "v1": "f57970742b6b963135ddc8152ab0ee6b23d1b00f9a3e1e34d3c89c46188e37ef",
     "v1_key_frames": "0900d348c598aceef0b13dec262c3313b1b4f20af8836485197d67c84d364caa",
     "v1_wire2": "a189e0cbbee96025346603bce63c73ca8f226091e872b1b8564a448190b2b04c",
+    "v1_wire2_config": "1cdaedadb0a9bf3a6eb3a9b478e03509e45d49c5f41bc029a111122be0bd2729",
     "v1_fleet": "47af15c5cb3f270dfa8e333b600b5d65903dd112d87dc1f251a7a077e172b4f9",
     "v1_fleet_again": "32d8137b7219998d64a6f4071233a9d9ea2b0b952989a9eddda16dec6d7aab97",
 }

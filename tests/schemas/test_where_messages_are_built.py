@@ -38,6 +38,8 @@ PLACES: dict[str, str] = {
     "pipeline.protocol.worker_status": "names and numbers of settings",
     "latentbus.logs.record": "a checked name",
     "latentbus.client.client": "its own status: a checked name",
+    "latentbus.client.site_config": "a checked name of a site",
+    "latentbus.commands.site": "checked names, moments made of the clock; what is too much is refused before it leaves",
     "latentbus.doctor.broker": "a receipt of fixed texts, under the name of the device",
     "analysis.replay.planner": "a question or ask of the log with names that have the types of the message",
     "analysis.workload": "a question of the log, or a text of one of its messages",
