@@ -1,9 +1,9 @@
 """What it takes to train a codec in the paper's own setting: ``python -m benchmarks.codec_training [--device cuda]``.
 
 SmolVLM-256M's real shapes with random weights: 512 x 512 pixels, one tile, 64 visual tokens of 576 values. Measured are
-the vision tower, the language model's own answers, and steps of the training with and without the language model, each
-a few times, with their floating-point operations. The whole recipe of docs/own-model.md is computed from that, in
-proportion to the pictures of a step: a part of a batch, as with ``--accumulate``, is enough to measure.
+the vision tower, the language model's own answers, and steps of the training with and without the language model, with
+their floating-point operations; on a CPU in processor time. The whole recipe of docs/own-model.md is computed from
+that, in proportion to the pictures of a step: a part of a batch, as with ``--accumulate``, is enough to measure.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import resource
 import statistics
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -44,8 +45,8 @@ _IMAGE_TOKEN: Final = 49_190
 _PROMPT_TOKENS: Final = 12
 """Of the chat template before the image, and of a question behind it with what opens the answer."""
 _QUESTION_TOKENS: Final = 18
-_TOWER_FRAMES: Final = 2
-_CURVE_FRAMES: Final = 4
+_TOWER_FRAMES: Final = 1
+_CURVE_FRAMES: Final = 1
 _LENGTHS: Final = 8
 """Prefix lengths of a look, and of a codec's calibration."""
 
@@ -98,18 +99,21 @@ class Cost:
         return Cost(self.seconds / count, self.tflop / count)
 
 
-def cost_of(call: Callable[[], object], runs: int, device: torch.device) -> Cost:
-    """Time and operations of a call; the first call warms up and counts the operations."""
-    with FlopCounterMode(display=False) as counter:
-        call()
+def cost_of(what: str, call: Callable[[], object], runs: int, device: torch.device) -> Cost:
+    """Time and operations of a call: on a CPU processor time, which does not depend on who else uses the machine."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     times = []
-    for _ in range(runs):
+    warming = 1 if device.type == "cuda" else 0
+    for _ in range(warming + runs):
         _wait(device)
-        began = time.perf_counter()
-        call()
-        _wait(device)
-        times.append(time.perf_counter() - began)
-    return Cost(statistics.median(times), counter.get_total_flops() / 1e12)
+        with FlopCounterMode(display=False) as counter:
+            began = clock()
+            call()
+            _wait(device)
+            times.append(clock() - began)
+    found = Cost(statistics.median(times[warming:]), counter.get_total_flops() / 1e12)
+    print(f"{what}: {found.seconds:.2f} s, {found.tflop:.4f} TFLOP", file=sys.stderr, flush=True)
+    return found
 
 
 def _wait(device: torch.device) -> None:
@@ -139,13 +143,15 @@ def measure(learning: Learning, device: torch.device, runs: int) -> dict[str, An
     Args:
         learning: With the batch that is measured.
         device: Where.
-        runs: Of each part, after one that warms up.
+        runs: Of each part.
     """
     model = real_shapes().to(device)
     tower = tower_of(model, SIZE_PX).to(device)
     images = torch.randn(_TOWER_FRAMES, 3, SIZE_PX, SIZE_PX, device=device)
     with torch.no_grad():
-        found: dict[str, Cost] = {"tower_a_picture": cost_of(lambda: tower(images), runs, device).each(_TOWER_FRAMES)}
+        found: dict[str, Cost] = {
+            "tower_a_picture": cost_of("tower", lambda: tower(images), runs, device).each(_TOWER_FRAMES)
+        }
     memory = {"tower": memory_gb(device)}
     size = latent_size(TOKENS, DIM)
     budget = learning.budget(size, 256, 1)
@@ -160,7 +166,7 @@ def measure(learning: Learning, device: torch.device, runs: int) -> dict[str, An
     def ask() -> None:
         asked.append(view.reference(tokens[:shown], questions, answer_tokens=ANSWER_TOKENS))
 
-    found["answers_a_picture"] = cost_of(ask, 1, device).each(shown)
+    found["answers_a_picture"] = cost_of("answers", ask, 1, device).each(shown)
     reference = asked[0]
     memory["answers"] = memory_gb(device)
     klt = fit_klt(tokens.cpu(), size.count, size.dim, target_bytes=1.25 * size.target_bytes, planes=budget.planes)
@@ -176,12 +182,12 @@ def measure(learning: Learning, device: torch.device, runs: int) -> dict[str, An
         trainer.step = budget.steps // 2
         trainer.model.train()
         trainer.model.fast_branches = half
-        step = cost_of(lambda trained=trainer: trained.one_step(0.0), runs, device)  # type: ignore[misc]
+        step = cost_of(name, lambda trained=trainer: trained.one_step(0.0), runs, device)  # type: ignore[misc]
         found[f"{name}_a_picture"] = step.each(learning.batch)
         memory[name] = memory_gb(device)
     looked_at = _looked_at(material, device)
-    few = tokens[:_CURVE_FRAMES]
-    whole = cost_of(lambda: rate_curve(trainer.model.eval(), few, looked_at, view, points=_LENGTHS), 1, device)
+    some = tokens[:64]
+    whole = cost_of("look", lambda: rate_curve(trainer.model.eval(), some, looked_at, view, points=_LENGTHS), 1, device)
     found["look_a_picture"] = whole.each(_CURVE_FRAMES)
     return {
         "batch": learning.batch,
@@ -251,12 +257,14 @@ def as_markdown(measured: dict[str, Any], rows: list[dict[str, Any]], learning: 
     tokens_gb = 2 * PICTURES * TOKENS * DIM / 1e9
     return "\n".join(
         [
-            f"SmolVLM-256M's shapes with random weights ({measured['parameters']['vlm'] / 1e6:.0f} million parameters),"
-            f" 512 x 512 pixels, one tile, {TOKENS} tokens of {DIM} values; latents of {size.count} x {size.dim} "
-            f"symbols, a codec of {measured['parameters']['codec'] / 1e6:.1f} million parameters. Of "
-            f"{learning.view_share:.1%} of the pictures the language model is asked {VIEW_QUESTIONS} questions. "
-            f"Measured with batches of {measured['batch']}, which is what `--batch {learning.batch} --accumulate "
-            f"{learning.batch // measured['batch']}` computes at a time. Device: {device}.",
+            _wrapped(
+                f"SmolVLM-256M's shapes with random weights ({measured['parameters']['vlm'] / 1e6:.0f} million "
+                f"parameters), 512 x 512 pixels, one tile, {TOKENS} tokens of {DIM} values; latents of "
+                f"{size.count} x {size.dim} symbols, a codec of {measured['parameters']['codec'] / 1e6:.1f} million parameters. Of "
+                f"{learning.view_share:.1%} of the pictures the language model is asked {VIEW_QUESTIONS} questions. "
+                f"Measured with batches of {measured['batch']}, which is what `--batch {learning.batch} --accumulate "
+                f"{learning.batch // measured['batch']}` computes at a time. Device: {device}."
+            ),
             "",
             "## Measured",
             "",
@@ -268,20 +276,27 @@ def as_markdown(measured: dict[str, Any], rows: list[dict[str, Any]], learning: 
             "",
             table(("part", "hours", "PFLOP"), [*parts, ("all", f"{hours:,.1f}", f"{pflop:.1f}")]),
             "",
-            f"Visual tokens of {PICTURES:,} pictures take {tokens_gb:.1f} GB on disk. An early end saves steps. On "
-            "another device divide the operations by what it sustains: at 20 TFLOP a second they take "
-            f"{pflop / 20 * 1_000 / 3_600:.1f} hours; reading and fitting the pictures, twice, comes on top.",
+            _wrapped(
+                f"Visual tokens of {PICTURES:,} pictures take {tokens_gb:.1f} GB on disk. An early end saves steps. "
+                "Operations are those of matrix products; attention is not counted where a fused kernel computes it. "
+                "On another device divide the operations by what it sustains: at 20 TFLOP a second they take "
+                f"{pflop / 20 * 1_000 / 3_600:.1f} hours; reading and fitting the pictures, twice, comes on top."
+            ),
         ]
     )
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
 
 
 def main() -> int:
     """Measure and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--runs", type=int, default=1, help="of each part, after one that warms up")
-    parser.add_argument("--batch", type=int, default=Learning().batch // 4, help="pictures of a measured step")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=1, help="of each part")
+    parser.add_argument("--batch", type=int, default=Learning().batch // 8, help="pictures of a measured step")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--markdown", type=Path, help="write the figures as a page to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -291,7 +306,11 @@ def main() -> int:
     rows = recipe(measured, learning)
     json.dump({**measured, "recipe": rows}, sys.stdout, indent=2)
     print()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {arguments.threads} threads"
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, processor time of {arguments.threads} thread"
+    )
     write_page(
         arguments.markdown, "Training a codec at SmolVLM-256M's size", as_markdown(measured, rows, learning, name)
     )
