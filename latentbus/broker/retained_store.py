@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterable, Sequence
-from typing import Final
+from collections.abc import Collection, Coroutine, Iterable, Sequence
+from typing import Any, Final
 
 from broker_config.access import LEFT_RETAINED
 from latentbus.broker.retained import Entry, Held, State, classify
@@ -32,27 +32,43 @@ async def retained_messages(bus: MqttBus, topic_filter: str) -> list[Inbound]:
         NotAuthorizedError: this identity may not read it.
         ConnectionLostError: the connection broke.
     """
-
-    async def ask() -> None:
-        # At QoS 1 the receive window holds the broker back, so that no message is dropped here.
-        await bus.subscribe(Subscription(topic_filter, qos=1))
-        # A broker sends what it retains before it answers the next request.
-        await bus.unsubscribe(topic_filter)
-
     found: list[Inbound] = []
-    asking = asyncio.create_task(ask(), name="retained")
+    # At QoS 1 the receive window holds the broker back, so that no message is dropped here.
+    await _while_receiving(bus, bus.subscribe(Subscription(topic_filter, qos=1)), found)
+    # What is behind the window comes after acknowledgements of what is in it. The answer to a later request is behind
+    # all that the acknowledgements before it brought about: an answer without any message before it is behind them all.
+    while await _while_receiving(bus, bus.unsubscribe(topic_filter), found):
+        pass
+    return found
+
+
+async def _while_receiving(bus: MqttBus, request: Coroutine[Any, Any, None], found: list[Inbound]) -> int:
+    """Make a request, and take all that comes until it is answered.
+
+    Args:
+        bus: the connection.
+        request: a subscription or the end of one.
+        found: gets what is retained.
+
+    Returns:
+        Messages taken, retained or not.
+    """
+    asking = asyncio.create_task(request, name="retained")
+    count = 0
     try:
         while not asking.done() or bus.statistics().incoming_messages:
-            found += await _batch(bus, asking)
+            batch = await _batch(bus, asking)
+            count += len(batch)
+            found += [message for message in batch if message.retain and message.payload]
         await asking
     finally:
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-    return found
+    return count
 
 
 async def _batch(bus: MqttBus, asking: asyncio.Task[None]) -> list[Inbound]:
-    """Retained messages of one batch; nothing when the request ended first."""
+    """The messages of one batch, acknowledged; nothing when the request ended first."""
     taking = asyncio.create_task(bus.receive_batch(), name="batch")
     try:
         await asyncio.wait({taking, asking}, return_when=asyncio.FIRST_COMPLETED)
@@ -60,13 +76,10 @@ async def _batch(bus: MqttBus, asking: asyncio.Task[None]) -> list[Inbound]:
     finally:
         taking.cancel()
         await asyncio.gather(taking, return_exceptions=True)
-    found = []
-    for event in events:
-        if isinstance(event, Inbound):
-            bus.acknowledge(event)
-            if event.retain and event.payload:
-                found.append(event)
-    return found
+    messages = [event for event in events if isinstance(event, Inbound)]
+    for message in messages:
+        bus.acknowledge(message)
+    return messages
 
 
 class RetainedStore:
