@@ -192,7 +192,7 @@ def test_switches_of_site_camera_and_question(codec: Path) -> None:
         cameras = {"gate": camera.model_copy(update=change)}
         gate = make_change_gate(edge_of(codec, cameras=cameras), codec, spec)
         assert gate is not None
-        assert gate._settings.open_cameras == {"gate"}
+        assert gate.settings.open_cameras == {"gate"}
 
 
 @pytest.mark.parametrize("content", [None, "{"])
