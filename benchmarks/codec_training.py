@@ -260,9 +260,10 @@ def as_markdown(measured: dict[str, Any], rows: list[dict[str, Any]], learning: 
             _wrapped(
                 f"SmolVLM-256M's shapes with random weights ({measured['parameters']['vlm'] / 1e6:.0f} million "
                 f"parameters), 512 x 512 pixels, one tile, {TOKENS} tokens of {DIM} values; latents of "
-                f"{size.count} x {size.dim} symbols, a codec of {measured['parameters']['codec'] / 1e6:.1f} million parameters. Of "
-                f"{learning.view_share:.1%} of the pictures the language model is asked {VIEW_QUESTIONS} questions. "
-                f"Measured with batches of {measured['batch']}, which is what `--batch {learning.batch} --accumulate "
+                f"{size.count} x {size.dim} symbols, a codec of {measured['parameters']['codec'] / 1e6:.1f} million "
+                f"parameters. Of {learning.view_share:.1%} of the pictures the language model is asked "
+                f"{VIEW_QUESTIONS} questions. Measured with batches of "
+                f"{measured['batch']}, which is what `--batch {learning.batch} --accumulate "
                 f"{learning.batch // measured['batch']}` computes at a time. Device: {device}."
             ),
             "",
