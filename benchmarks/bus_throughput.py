@@ -26,8 +26,8 @@ import uvloop
 from broker_config.launcher import LocalBroker
 from pipeline.bus.base import ConnectionChange, Qos, Subscription
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.logs import configure_logging
-from pipeline.config.settings import BrokerSettings
 
 TOPIC = "lb/v1/open/main/gate"
 END = "lb/v1/open/main/end"

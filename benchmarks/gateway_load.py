@@ -33,9 +33,10 @@ from latentbus.fleet.usage import cpu_s, resident_bytes
 from latentbus.reports.results_page import write_page
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.gateway_settings import GatewayLimitSettings, GatewaySettings
 from pipeline.config.logs import configure_logging
-from pipeline.config.settings import BrokerSettings, LatentbusSettings, LogSettings
+from pipeline.config.settings import LatentbusSettings, LogSettings
 from pipeline.node.runtime import Stop, run
 from pipeline.node.tasks import first_of
 from schemas import topics, wire

@@ -35,8 +35,10 @@ from latentbus.demo.cameras import edge_settings, prepare_cameras
 from latentbus.demo.options import DemoOptions
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.prefix_decoder_torch import PrefixDecoder
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.logs import configure_logging
-from pipeline.config.settings import BrokerSettings, LatentbusSettings, WorkerSettings
+from pipeline.config.settings import LatentbusSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.runtime import Stop
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.ports import Sent

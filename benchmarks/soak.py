@@ -49,8 +49,11 @@ from latentbus.fleet.settings import (
 )
 from latentbus.fleet.usage import cpu_s
 from latentbus.reports.results_page import write_page
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.camera_settings import CameraSettings
 from pipeline.config.logs import configure_logging
-from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, WorkerSettings
+from pipeline.config.site_settings import EdgeSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.runtime import Stop, run
 from schemas.errors import BusError
 from schemas.messages import Answer, QueryOutcome

@@ -40,8 +40,8 @@ from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.tables import FrequencyTables
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.logs import configure_logging
-from pipeline.config.settings import BrokerSettings
 from pipeline.node.metrics import Metrics
 from pipeline.node.runtime import Stop
 from pipeline.protocol.settings import WorkerProtocolSettings

@@ -16,7 +16,7 @@ from pipeline.codec.spec import TABLES_FILE, CodecSpec, load_codec_spec
 from pipeline.codec.stop_file import load_stop_file
 from pipeline.codec.stop_shift import ShiftDetector
 from pipeline.codec.tables import FrequencyTables
-from pipeline.config.settings import WorkerSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.stop_rule import StopRule
 from schemas.errors import ArtifactError, ConfigError

@@ -31,7 +31,8 @@ from cloud_workers.telemetry import count_answers, shift_signs, watch_shift, wat
 from pipeline.bus.base import Bus, ConnectionChange, Inbound
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.config.logs import get_logger
-from pipeline.config.settings import LatentbusSettings, WorkerSettings
+from pipeline.config.settings import LatentbusSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.answer_metrics import AnswerMetrics
 from pipeline.node.clock import Clock
 from pipeline.node.connection import node_bus

@@ -50,7 +50,8 @@ from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.key_frame_policy import KeyFramePolicy
 from pipeline.codec.spec import FitMode
 from pipeline.config.logs import get_logger
-from pipeline.config.settings import ClientBudgetSettings, EdgeSettings, LatentbusSettings
+from pipeline.config.settings import LatentbusSettings
+from pipeline.config.site_settings import ClientBudgetSettings, EdgeSettings
 from pipeline.node.ask_journal import AskJournal
 from pipeline.node.clock import Clock, MonotonicClock, wall_clock
 from pipeline.node.connection import node_bus

@@ -15,7 +15,7 @@ import uvloop
 from hypothesis import HealthCheck, settings
 
 from broker_config.launcher import LocalBroker
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.node.containment import raise_contained
 from tests import second_broker
 

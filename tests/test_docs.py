@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 import pipeline.config.settings
+import pipeline.config.site_settings
 from broker_config.limits import MAX_PACKET_BYTES
 from pipeline.bus.base import QueueLimits
 from pipeline.protocol.settings import WorkerProtocolSettings
@@ -51,9 +52,9 @@ NOT_BUFFERS = {
     "analysis.version_one": "limits of wire version 1, for reading old logs",
     "pipeline.protocol.worker_messages._MAX_PASSES": "range of a field",
     "schemas.types.MAX_ATTEMPTS": "range of a field",
-    "pipeline.config.settings.MAX_BATCH_FRAMES": "range of a setting",
-    "pipeline.config.settings.MAX_UPLINK_KBPS": "range of a setting",
-    "pipeline.config.settings.MAX_BUDGET_MB": "range of a setting",
+    "pipeline.config.worker_settings.MAX_BATCH_FRAMES": "range of a setting",
+    "pipeline.config.site_settings.MAX_UPLINK_KBPS": "range of a setting",
+    "pipeline.config.site_settings.MAX_BUDGET_MB": "range of a setting",
     "pipeline.codec.spec.MAX_VLM_ID_CHARS": "length of a name in codec.json",
     "pipeline.config.settings_file._MAX_PROBLEMS": "length of an error message",
 }
@@ -194,7 +195,7 @@ def test_every_limit_of_the_code_is_listed() -> None:
         ("pipeline.protocol.settings.EdgeProtocolSettings", r"max_frames\w*|\w*cache"),
         ("pipeline.protocol.settings.WorkerProtocolSettings", r"capacity\w*|\w*cache"),
         ("pipeline.protocol.settings.ClientProtocolSettings", r"max_\w+|\w*cache"),
-        ("pipeline.config.settings.WorkerSettings", r"max_batch\w*"),
+        ("pipeline.config.worker_settings.WorkerSettings", r"max_batch\w*"),
     ],
 )
 def test_every_bound_of_a_settings_class_is_listed(settings: str, pattern: str) -> None:
@@ -213,8 +214,8 @@ def test_exemptions_are_not_stale(exempt: str) -> None:
 
 def test_constants_are_read_as_python_reads_them() -> None:
     assert (
-        source_names.value("pipeline.config.settings.MAX_CAMERAS_PER_SITE")
-        == pipeline.config.settings.MAX_CAMERAS_PER_SITE
+        source_names.value("pipeline.config.site_settings.MAX_CAMERAS_PER_SITE")
+        == pipeline.config.site_settings.MAX_CAMERAS_PER_SITE
     )
     assert source_names.value("broker_config.limits.MAX_PACKET_BYTES") == MAX_PACKET_BYTES
     assert source_names.value("pipeline.bus.base.QueueLimits.packet_bytes") == QueueLimits().packet_bytes
@@ -222,7 +223,7 @@ def test_constants_are_read_as_python_reads_them() -> None:
     assert capacity == WorkerProtocolSettings().capacity_bytes
     with pytest.raises(LookupError):
         source_names.value("pipeline.config.settings.NO_SUCH_LIMIT")
-    assert source_names.find("pipeline.config.settings.EdgeSettings.no_such_key") is None
+    assert source_names.find("pipeline.config.site_settings.EdgeSettings.no_such_key") is None
 
 
 def settings_keys(model: type[BaseModel]) -> set[str]:

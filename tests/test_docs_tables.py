@@ -14,7 +14,16 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from latentbus.cli import app
-from pipeline.config import gateway_settings, serving_settings
+from pipeline.config import (
+    broker_settings,
+    camera_settings,
+    gateway_settings,
+    question_settings,
+    recording_settings,
+    serving_settings,
+    site_settings,
+    worker_settings,
+)
 from pipeline.config import settings as all_settings
 from pipeline.config.alert_settings import AlertConditionSettings
 from pipeline.config.asking_settings import ProfileSettings
@@ -121,17 +130,17 @@ def test_the_table_of_conditions_is_that_of_the_code() -> None:
 
 
 SECTIONS: dict[str, type[BaseModel]] = {
-    "## `broker`": all_settings.BrokerSettings,
-    "### `broker.tls`": all_settings.TlsSettings,
-    "## `edge`": all_settings.EdgeSettings,
-    "### `edge.cameras.<name>`": all_settings.CameraSettings,
-    "### `edge.questions.<id>`": all_settings.QuestionSettings,
+    "## `broker`": broker_settings.BrokerSettings,
+    "### `broker.tls`": broker_settings.TlsSettings,
+    "## `edge`": site_settings.EdgeSettings,
+    "### `edge.cameras.<name>`": camera_settings.CameraSettings,
+    "### `edge.questions.<id>`": question_settings.QuestionSettings,
     "### `edge.profiles.<name>`": ProfileSettings,
     "### `edge.questions.<id>.alert`": AlertConditionSettings,
-    "### `edge.client_budget`, `edge.client_budgets.<client>`": all_settings.ClientBudgetSettings,
-    "## `worker`": all_settings.WorkerSettings,
+    "### `edge.client_budget`, `edge.client_budgets.<client>`": site_settings.ClientBudgetSettings,
+    "## `worker`": worker_settings.WorkerSettings,
     "### `worker.vllm`": serving_settings.VllmSettings,
-    "### `worker.more_pools.<name>`": all_settings.MorePoolSettings,
+    "### `worker.more_pools.<name>`": worker_settings.MorePoolSettings,
     "## `gateway`": gateway_settings.GatewaySettings,
     "### `gateway.tls`": gateway_settings.GatewayTlsSettings,
     "### `gateway.tokens.<name>`": gateway_settings.TokenSettings,
@@ -139,7 +148,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "### `gateway.limits`": gateway_settings.GatewayLimitSettings,
     "### `gateway.alerts`": gateway_settings.AlertSettings,
     "### `gateway.alerts.webhooks.<name>`": gateway_settings.WebhookSettings,
-    "## `recording`": all_settings.EdgeRecordingSettings,
+    "## `recording`": recording_settings.EdgeRecordingSettings,
     "## `log`": all_settings.LogSettings,
 }
 

@@ -17,7 +17,7 @@ from cloud_workers.inference.registry import hub_id_and_revision, load_model
 from pipeline.codec.bundled import bundled_vlm_dir
 from pipeline.codec.device_torch import check_device
 from pipeline.codec.spec import CodecSpec
-from pipeline.config.settings import WorkerSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.work_thread import WorkThread
 from schemas.errors import EngineError, InferenceError, ModelError
 

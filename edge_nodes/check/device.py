@@ -25,7 +25,10 @@ from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.frame_fit import fit_frame
 from pipeline.codec.spec import CodecSpec
-from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.settings import LatentbusSettings
+from pipeline.config.site_settings import EdgeSettings
 from schemas.errors import ArtifactError, BusError, ConfigError, SourceError
 from schemas.types import SourceReason
 

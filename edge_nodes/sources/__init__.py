@@ -18,7 +18,7 @@ from edge_nodes.sources.rendered_camera import RenderedCamera
 from edge_nodes.sources.snapshot import Snapshots
 from edge_nodes.sources.state import SourceMachine, SourceState
 from edge_nodes.sources.video_file import VideoFile
-from pipeline.config.settings import CameraSettings
+from pipeline.config.camera_settings import CameraSettings
 from schemas.errors import SourceError
 from schemas.types import SourceReason
 

@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final, TypeAlias
 
 from edge_nodes.sources.base import FrameSource, redacted
-from pipeline.config.settings import CameraSettings
+from pipeline.config.camera_settings import CameraSettings
 from schemas.errors import SourceError
 from schemas.types import SourceReason
 

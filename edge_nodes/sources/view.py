@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edge_nodes.sources.base import CapturedFrame, FrameSource, WatchedSource
 from pipeline.codec.frame_fit import as_square, black_out, cut_out, masked_pixels
 from pipeline.codec.spec import FitMode
-from pipeline.config.settings import CameraSettings
+from pipeline.config.camera_settings import CameraSettings
 from pipeline.node.work_thread import WorkThread
 
 

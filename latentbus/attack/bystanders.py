@@ -12,7 +12,7 @@ from typing import Final
 from latentbus.attack.fleet import CAMERAS
 from latentbus.attack.ledger import BystanderLedger
 from latentbus.fleet.client import FleetClient
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas.errors import BusError
 from schemas.messages import Answer, QueryOutcome
 from schemas.types import AnswerType

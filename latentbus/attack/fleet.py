@@ -17,15 +17,12 @@ from latentbus.fleet.settings import EVERY_FRAME, edge_node, worker_node, write_
 from latentbus.fleet.usage import resident_bytes
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import load_codec_spec
-from pipeline.config.settings import (
-    BrokerSettings,
-    CameraSettings,
-    EdgeSettings,
-    LatentbusSettings,
-    QuestionSettings,
-    WorkerSettings,
-    load_settings,
-)
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.question_settings import QuestionSettings
+from pipeline.config.settings import LatentbusSettings, load_settings
+from pipeline.config.site_settings import EdgeSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.containment import CONTAINED_EVENT
 from pipeline.scenes.video import write_clip
 from schemas.errors import LocalError

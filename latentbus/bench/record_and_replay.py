@@ -16,7 +16,7 @@ from latentbus.bench.options import BenchOptions
 from latentbus.bench.publishers import TOPIC_ROOT, Offered, publish
 from latentbus.fleet.launcher import Launcher
 from latentbus.fleet.usage import cpu_s
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.recording.reader import LogReader
 
 RECORDER: Final = "bench"

@@ -18,14 +18,10 @@ from edge_nodes.observer import OfferedFrame
 from latentbus.bench.wire_counter import WireCount, WireCounter
 from latentbus.fleet.launcher import Launcher
 from latentbus.fleet.settings import edge_node, standing_questions, worker_node
-from pipeline.config.settings import (
-    BrokerSettings,
-    CameraSettings,
-    ChangeGateSettings,
-    EdgeSettings,
-    TlsSettings,
-    WorkerSettings,
-)
+from pipeline.config.broker_settings import BrokerSettings, TlsSettings
+from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.site_settings import ChangeGateSettings, EdgeSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.runtime import Stop
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.ports import Sent

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from pipeline.config.settings import BrokerSettings
+    from pipeline.config.broker_settings import BrokerSettings
 
 BrokerConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with a broker section.")]
 HostOption = Annotated[str | None, typer.Option("--host", "-H", help="Broker host; overrides the file.")]

@@ -19,8 +19,8 @@ from broker_config.dynamic_security import (
 )
 from pipeline.bus.base import ConnectionChange, QueueLimits, Subscription
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.logs import get_logger
-from pipeline.config.settings import BrokerSettings
 from schemas.errors import BusError, ConnectionLostError
 
 CONNECT_TIMEOUT_S: Final = 10.0

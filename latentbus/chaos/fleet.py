@@ -24,7 +24,10 @@ from latentbus.fleet.settings import (
     standing_questions,
     worker_node,
 )
-from pipeline.config.settings import BrokerSettings, EdgeSettings, LatentbusSettings, WorkerSettings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.settings import LatentbusSettings
+from pipeline.config.site_settings import EdgeSettings
+from pipeline.config.worker_settings import WorkerSettings
 
 _RESTART_DELAY_S: Final = 1.0
 """What a supervisor waits, so that a process that cannot start does not keep the machine busy."""

@@ -12,7 +12,7 @@ import typer
 from latentbus.chaos.plan import FaultKind
 from latentbus.reports.output_files import json_target
 from latentbus.reports.results_page import MarkdownOption
-from pipeline.config.settings import MAX_INTERVAL_S
+from pipeline.config.camera_settings import MAX_INTERVAL_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from typing import Final
 
 from latentbus.chaos.ledger import ChaosLedger
 from latentbus.fleet.client import KEPT_SESSION, OUTCOMES, FleetClient
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.logs import get_logger
-from pipeline.config.settings import BrokerSettings
 from schemas.errors import ConnectionLostError
 from schemas.messages import Accept, Answer, Ask, Message, NeedText, Open, Refine
 from schemas.topics import Family, Topic

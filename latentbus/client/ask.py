@@ -14,7 +14,7 @@ from rich.markup import escape
 from latentbus.client.client import Client, Told, ask_of, client_name
 from latentbus.options.arguments import checked_name
 from latentbus.reports.safe_console import SafeConsole
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.node.runtime import Stop
 from pipeline.protocol.settings import ClientProtocolSettings
 from schemas.counting import counted

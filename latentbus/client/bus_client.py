@@ -10,7 +10,7 @@ from typing import Self
 from latentbus.client.client import CONNECT_TIMEOUT_S, client_name
 from latentbus.options.arguments import checked_name
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 
 
 class BusClient:

@@ -22,8 +22,8 @@ from typing import Any, Final, Protocol, Self, TypeAlias
 from latentbus.options.arguments import checked_name, made_of
 from pipeline.bus.base import ConnectionChange, Inbound, Subscription, Traffic, Will
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.logs import OncePerKind, get_logger
-from pipeline.config.settings import BrokerSettings
 from pipeline.node.containment import Containment
 from pipeline.node.publisher import deliver
 from pipeline.protocol.client_ports import (

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from latentbus.client.bus_client import BusClient
 from latentbus.options.arguments import checked_name
 from pipeline.bus.base import Inbound, Subscription
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import EventError, RemoteError
 from schemas.messages import (

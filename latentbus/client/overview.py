@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from latentbus.client.client import CONNECT_TIMEOUT_S, Client
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.health.conditions import SEVERITIES, Severity, Sign, advice_of, severity_of, text_of
 from pipeline.health.fleet import problems_of
 from pipeline.protocol.fleet_view import FleetView

@@ -9,7 +9,7 @@ from typing import Final
 
 from latentbus.client.bus_client import BusClient
 from pipeline.bus.base import Inbound, Subscription
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import RemoteError, SiteConfigError
 from schemas.messages import Message, Receipt, SiteConfig, Status

@@ -17,7 +17,7 @@ from latentbus.client.client import CONNECT_TIMEOUT_S, Client, Told, client_name
 from latentbus.reports.safe_console import SafeConsole
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.node.runtime import Stop
 from schemas import wire
 from schemas.errors import ConfigError, RemoteError

@@ -18,7 +18,7 @@ from schemas.errors import ConfigError
 from schemas.printable import printable
 
 if TYPE_CHECKING:
-    from pipeline.config.settings import BrokerSettings
+    from pipeline.config.broker_settings import BrokerSettings
 
 EPILOG: Final = (
     "Examples: latentbus broker retained --host broker.example | latentbus broker retained --fleet fleet --listen 75 "

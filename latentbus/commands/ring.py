@@ -15,7 +15,7 @@ from schemas.types import FrameId
 
 if TYPE_CHECKING:
     from latentbus.client.events import EventClient, EventFrame
-    from pipeline.config.settings import BrokerSettings
+    from pipeline.config.broker_settings import BrokerSettings
     from pipeline.node.runtime import Stop
     from schemas.messages import EventEntry
 

@@ -14,7 +14,7 @@ from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     from latentbus.client.site_config import SiteConfigClient
-    from pipeline.config.settings import BrokerSettings
+    from pipeline.config.broker_settings import BrokerSettings
     from pipeline.node.runtime import Stop
     from schemas.messages import SiteConfig
 

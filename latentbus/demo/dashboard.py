@@ -10,8 +10,9 @@ from typing import Final
 
 from latentbus.fleet.launcher import Launcher, write_settings
 from latentbus.fleet.process import FleetProcess
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.gateway_settings import GatewaySettings
-from pipeline.config.settings import BrokerSettings, LatentbusSettings, LogSettings
+from pipeline.config.settings import LatentbusSettings, LogSettings
 
 NAME: Final = "gateway"
 _HOST: Final = "127.0.0.1"

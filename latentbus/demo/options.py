@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from latentbus.reports.output_files import json_target, svg_target
-from pipeline.config.settings import MAX_BATCH_FRAMES, MAX_INTERVAL_S, MAX_UPLINK_KBPS, FirstPrefixRule
+from pipeline.config.camera_settings import MAX_INTERVAL_S
+from pipeline.config.site_settings import MAX_UPLINK_KBPS, FirstPrefixRule
+from pipeline.config.worker_settings import MAX_BATCH_FRAMES
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ from latentbus.reports.output_files import fresh_run_dir
 from latentbus.reports.safe_console import SafeConsole
 from pipeline.codec.bundled import ModelPair, models_in
 from pipeline.codec.spec import SPEC_FILE, STOP_FILE
-from pipeline.config.settings import BrokerSettings, WorkerSettings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.runtime import Stop
 from schemas.counting import counted
 

@@ -16,7 +16,7 @@ from latentbus.doctor.known_bugs import RECOMMENDED, Software, bugs_of, parse_ve
 from latentbus.doctor.tls import is_loopback
 from pipeline.bus.base import BrokerAbilities, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import BusError, ConfigError, NotAuthorizedError, RemoteError
 from schemas.messages import Receipt, Status

@@ -13,7 +13,7 @@ from typing import Final
 
 from edge_nodes.check.findings import Finding, Verdict
 from pipeline.bus.tls import tls_context_of
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas.errors import ConfigError
 
 EXPIRY_WARNING_DAYS: Final = 30

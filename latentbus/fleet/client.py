@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol
 from pipeline.bus.backoff import Backoff
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.logs import OncePerKind, get_logger
-from pipeline.config.settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import WireError
 from schemas.identity import ad_hoc_query_id

@@ -19,7 +19,8 @@ import yaml
 from broker_config.launcher import LocalBroker
 from latentbus.fleet import orphan_guard
 from latentbus.fleet.process import START_TIMEOUT_S, FleetProcess, ReadySignal
-from pipeline.config.settings import BrokerSettings, LatentbusSettings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.settings import LatentbusSettings
 from schemas.errors import StateError
 
 _NODE_STAGE: Final = 0

@@ -22,9 +22,10 @@ from latentbus.gateway.notify import Notifier
 from latentbus.gateway.service import Gateway
 from latentbus.gateway.telemetry import GatewayMetrics
 from pipeline.config.alert_rules import SiteProfiles, site_profiles
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.logs import get_logger
-from pipeline.config.settings import BrokerSettings, LatentbusSettings
+from pipeline.config.settings import LatentbusSettings
 from pipeline.node.reload import keep_reloading
 from pipeline.node.runtime import Stop
 from pipeline.node.tasks import first_of

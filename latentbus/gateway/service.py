@@ -36,10 +36,10 @@ from latentbus.gateway.telemetry import GatewayMetrics
 from latentbus.gateway.views import Views, whole_latents
 from pipeline.bus.base import ConnectionChange
 from pipeline.config.alert_rules import SiteProfiles
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.logs import get_logger
 from pipeline.config.reload import cold_changes
-from pipeline.config.settings import BrokerSettings
 from pipeline.node.containment import Containment
 from pipeline.node.process_health import Belongings, ProcessProbe, belongings_of
 from schemas.errors import ConfigError, StateError

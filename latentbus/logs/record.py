@@ -14,8 +14,8 @@ from rich.live import Live
 from latentbus.reports.safe_console import SafeConsole
 from pipeline.bus.base import ConnectionChange, Inbound, QueueLimits, Subscription, Will
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.logs import get_logger
-from pipeline.config.settings import BrokerSettings
 from pipeline.node.runtime import Stop
 from pipeline.recording.recorder import Recorder, RecorderOptions, RecorderStatistics
 from schemas import topics, wire

@@ -11,7 +11,9 @@ from typing import Any
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.gate_file import find_gate_file
 from pipeline.codec.spec import load_codec_spec
-from pipeline.config.settings import LatentbusSettings, is_url_or_kind, load_settings, section, sites_of, source_below
+from pipeline.config.camera_settings import is_url_or_kind, source_below
+from pipeline.config.settings import LatentbusSettings, load_settings
+from pipeline.config.settings_checks import section, sites_of
 from pipeline.config.settings_file import Location
 from schemas.errors import ArtifactError
 
@@ -88,7 +90,7 @@ def _cannot_be_made(path: Path) -> str | None:
 
 def _camera_problems(folder: Path, place: Location, site: Mapping[str, Any]) -> Iterator[Problem]:
     from edge_nodes.sources import make_source
-    from pipeline.config.settings import CameraSettings
+    from pipeline.config.camera_settings import CameraSettings
     from schemas.errors import SourceError
 
     for name, camera in section(site, "cameras").items():

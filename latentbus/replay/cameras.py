@@ -36,8 +36,8 @@ from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import SPEC_FILE, TABLES_FILE, CodecSpec, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.logs import get_logger
-from pipeline.config.settings import BrokerSettings
 from pipeline.node.clock import MonotonicClock
 from pipeline.protocol.edge_session import EdgeSession
 from pipeline.protocol.effects import Decision

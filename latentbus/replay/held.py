@@ -9,7 +9,7 @@ from typing import Final
 
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.recording.message import LoggedMessage
 from schemas.errors import NotAuthorizedError, PublishRefusedError
 

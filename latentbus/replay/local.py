@@ -10,8 +10,10 @@ from typing import NoReturn
 from latentbus.fleet.launcher import Launcher
 from latentbus.fleet.settings import worker_node
 from latentbus.replay.options import LocalOptions
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.fleet_file import Part
-from pipeline.config.settings import BrokerSettings, WorkerSettings, load_settings, require_worker
+from pipeline.config.settings import load_settings, require_worker
+from pipeline.config.worker_settings import WorkerSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from latentbus.replay.report import CameraReport, VerbatimReport
 from latentbus.replay.verbatim import VerbatimReplay
 from latentbus.replay.view import show_progress
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.node.runtime import Stop, first_latentbus_error
 from pipeline.node.tasks import first_of
 from pipeline.recording.message import LoggedMessage

@@ -48,8 +48,8 @@ from pipeline.bus.mqtt_terms import (
 )
 from pipeline.bus.reconnecting import TAKEOVER_BACKOFF, Ending, Reconnecting
 from pipeline.bus.tls import tls_context_of
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.logs import OncePerKind, get_logger
-from pipeline.config.settings import BrokerSettings
 from schemas.errors import (
     BusError,
     ConfigError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from pipeline.config.settings import TlsSettings
+from pipeline.config.broker_settings import TlsSettings
 from schemas.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pipeline.bus.base import Bus, Subscription, Will
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 
 if TYPE_CHECKING:
     from pipeline.node.node_log import NodeLog

@@ -15,7 +15,8 @@ import yaml
 from pipeline.bus.base import Bus, MqttProperties
 from pipeline.codec.spec import SPEC_FILE, STOP_FILE
 from pipeline.config.logs import get_logger
-from pipeline.config.settings import LatentbusSettings, RecordingSettings
+from pipeline.config.recording_settings import RecordingSettings
+from pipeline.config.settings import LatentbusSettings
 from pipeline.node.metrics import Metrics
 from pipeline.recording.bus_tap import TappedBus
 from pipeline.recording.format import LOG_METADATA, Compression

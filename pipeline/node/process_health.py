@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.bus.base import ConnectionChange
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.logs import get_logger
-from pipeline.config.settings import BrokerSettings, RecordingSettings
+from pipeline.config.recording_settings import RecordingSettings
 from pipeline.health.certificate import ends_s
 from pipeline.health.conditions import Sign, Subject, advice_of, text_of, worst_first
 from pipeline.health.machine import Change, HealthMachine

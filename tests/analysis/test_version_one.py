@@ -18,7 +18,7 @@ from analysis.traffic import read_traffic
 from latentbus.cli import app
 from latentbus.replay.options import ReplayOptions
 from latentbus.replay.run import replay_verbatim
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.node.runtime import Stop
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogReader, open_logs

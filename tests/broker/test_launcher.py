@@ -12,7 +12,7 @@ import pytest
 
 from broker_config import launcher
 from broker_config.launcher import LocalBroker, find_mosquitto
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas.errors import BrokerStartError, StateError
 from tests.bus.support import connected, take
 from tests.mosquitto import mosquitto_version

@@ -26,7 +26,8 @@ from broker_config.limits import LIMITS
 from broker_config.secured import secured_listener
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings, load_settings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.settings import load_settings
 from schemas.errors import BusError, ConnectionLostError
 from tests.bus.support import FAST
 from tests.mosquitto import mosquitto_version

@@ -22,7 +22,8 @@ from broker_config.secured import secured_listener
 from latentbus.fleet.usage import resident_bytes
 from pipeline.bus.base import Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings, load_settings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.settings import load_settings
 from schemas.errors import NotAuthorizedError
 from schemas.limits import MAX_BINARY_BYTES, MAX_JSON_BYTES
 from schemas.topics import control_topic, open_topic, share_filter, status_topic

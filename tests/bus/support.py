@@ -14,7 +14,7 @@ from broker_config.launcher import LocalBroker
 from pipeline.bus.backoff import Backoff
 from pipeline.bus.base import ConnectionChange, Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas.errors import ConnectionLostError
 
 FAST = Backoff(initial_s=0.02, maximum_s=0.1)

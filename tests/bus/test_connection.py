@@ -17,7 +17,7 @@ from broker_config.launcher import LocalBroker
 from pipeline.bus.backoff import Backoff
 from pipeline.bus.base import ConnectionChange, Subscription, Will
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings, TlsSettings
+from pipeline.config.broker_settings import BrokerSettings, TlsSettings
 from pipeline.health.certificate import ends_s
 from schemas.errors import ConfigError, ConnectionLostError, NotAuthorizedError, StateError
 from tests.bus.broker_files import (

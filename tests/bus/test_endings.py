@@ -18,7 +18,7 @@ from broker_config.launcher import LocalBroker
 from pipeline.bus.backoff import Backoff
 from pipeline.bus.endings import TAKEN_OVER_CODE, tls_failure, told_by_broker, unreachable
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings, TlsSettings
+from pipeline.config.broker_settings import BrokerSettings, TlsSettings
 from schemas.errors import ConnectionLostError, SessionTakenOverError, TlsError
 from tests.bus.support import DISCONNECT, FAST, PUBACK, WAIT_S, Relay, connected, connection_problem, take, take_change
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.bus.base import MqttProperties, Subscription
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from tests.bus.support import WAIT_S, connected, take
 
 PROPERTIES = MqttProperties(

@@ -10,7 +10,7 @@ import pytest
 from broker_config.launcher import LocalBroker
 from pipeline.bus.base import PublishResult, QueueLimits
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas.errors import (
     ConnectionLostError,
     NotAuthorizedError,

@@ -13,7 +13,7 @@ from broker_config.launcher import LocalBroker, find_mosquitto
 from pipeline.bus.base import ConnectionChange, Inbound, QueueLimits, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.bus.mqtt_link import MqttLink
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas.errors import StateError
 from schemas.wire_cost import PUBACK_BYTES
 from tests.bus.support import PUBACK, PUBLISH, WAIT_S, Relay, connected, drain_until, take, take_change

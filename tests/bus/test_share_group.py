@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from broker_config.launcher import LocalBroker
 from pipeline.bus.base import Subscription
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas.errors import NotAuthorizedError
 from schemas.topics import open_topic, share_filter
 from tests.bus.broker_files import PASSWORD, dynamic_security_file, dynamic_security_plugin

@@ -9,7 +9,7 @@ import pytest
 
 from broker_config.launcher import LocalBroker
 from pipeline.bus.base import Qos
-from pipeline.config.settings import TlsSettings
+from pipeline.config.broker_settings import TlsSettings
 from schemas.wire_cost import (
     PUBACK_BYTES,
     TCP_IP_BYTES,

@@ -14,8 +14,8 @@ from latentbus.bench.wire_counter import WireCounter
 from pipeline.bus.base import Qos
 from pipeline.bus.mqtt import MqttBus
 from pipeline.bus.mqtt_socket import WRITE_BYTES
+from pipeline.config.broker_settings import BrokerSettings, TlsSettings
 from pipeline.config.logs import OncePerKind, get_logger
-from pipeline.config.settings import BrokerSettings, TlsSettings
 from pipeline.node.containment import Containment
 from pipeline.node.publisher import Publisher
 from pipeline.protocol.departures import Departure, TrafficClass

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas import topics, wire
 from schemas.identity import ad_hoc_query_id, owner_of
 from schemas.messages import Answer, Ask, JsonMessage, QueryOutcome, Status

@@ -14,7 +14,7 @@ import typer.main
 from latentbus import __version__
 from latentbus.cli import app, main
 from latentbus.options.arguments import made_of, refuse_what_is_no_number
-from pipeline.config.settings import CameraSettings
+from pipeline.config.camera_settings import CameraSettings
 from schemas.errors import ConfigError
 from schemas.messages import SCHEMA_VERSION
 

@@ -13,7 +13,7 @@ import pytest
 from latentbus.client.ask import Asking, ask_and_print, print_answers
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.node.runtime import Stop
 from pipeline.protocol.fleet_view import FleetView
 from pipeline.protocol.settings import ClientProtocolSettings

@@ -16,7 +16,7 @@ from latentbus.client import Client
 from latentbus.client import client as client_module
 from latentbus.client.client import ask_of, client_name
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.protocol.settings import ClientProtocolSettings
 from schemas import topics
 from schemas.errors import (

@@ -10,7 +10,7 @@ import pytest
 from latentbus.client import Client, Told
 from pipeline.bus.base import ConnectionChange, Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas import topics, wire
 from schemas.messages import Status
 from schemas.types import Outcome

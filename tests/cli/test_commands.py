@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from latentbus.cli import app, main
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.protocol.settings import ClientProtocolSettings
 from schemas.errors import ConfigError
 

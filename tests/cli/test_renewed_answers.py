@@ -8,7 +8,7 @@ import pytest
 
 from latentbus.client import Client
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.protocol.renewals import same_as
 from schemas import topics, wire
 from schemas.messages import Answer, QueryOutcome

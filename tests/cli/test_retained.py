@@ -15,7 +15,7 @@ from latentbus.broker.retained import Entry, Held, Kind, State, classify
 from latentbus.broker.retained_store import RetainedStore
 from latentbus.cli import app
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas import topics, wire
 from schemas.errors import ConfigError
 from schemas.messages import KeyFrame, Message, Question, Status

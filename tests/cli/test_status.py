@@ -11,7 +11,7 @@ import pytest
 from latentbus.client.overview import Overview, overview_of, read_overview
 from latentbus.reports.fleet_overview import UNSEEN, print_overview
 from latentbus.reports.safe_console import SafeConsole
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.protocol.fleet_view import FleetView
 from pipeline.protocol.settings import ClientProtocolSettings
 from schemas import topics, wire

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from latentbus.cli import app
 from latentbus.client.watching import Until, Wanted, watch_and_print, watch_topics_and_print
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.node.runtime import Stop
 from schemas import topics, wire
 from schemas.errors import ConfigError

@@ -13,7 +13,7 @@ from cloud_workers.node import WorkerNode
 from cloud_workers.pass_engine import PassDone, PassResult
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.node.metrics import Metrics
 from pipeline.node.runtime import Stop
 from pipeline.protocol.effects import InferencePass, PassAnswer

@@ -12,7 +12,7 @@ import pytest
 
 from broker_config.launcher import LocalBroker
 from pipeline.codec.spec import load_codec_spec
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas import topics, wire
 from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.messages import Open

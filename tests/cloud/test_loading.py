@@ -17,7 +17,7 @@ from cloud_workers.pass_engine import PassDone
 from pipeline.codec.klt_torch import KltTransform, LatentShape
 from pipeline.codec.prefix_decoder_torch import save_transform
 from pipeline.codec.spec import STOP_FILE, WEIGHTS_FILE, hash_file, load_codec_spec
-from pipeline.config.settings import WorkerSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.protocol.effects import ChunkData, InferencePass, PassQuery
 from schemas.errors import ArtifactError, ConfigError
 from schemas.types import AnswerType, FrameId

@@ -9,7 +9,8 @@ from broker_config.launcher import LocalBroker
 from cloud_workers.node import run_worker
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings, LatentbusSettings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.settings import LatentbusSettings
 from pipeline.node.runtime import EXIT_NOT_DRAINED, Stop
 from pipeline.protocol.settings import WorkerProtocolSettings
 from pipeline.protocol.worker_status import STATUS_EXPIRY_S, WILL_EXPIRY_S, WorkerIdentity

@@ -14,7 +14,9 @@ from cloud_workers.inference.in_process import open_in_process
 from cloud_workers.loading import opened_once
 from cloud_workers.node import run_worker
 from pipeline.codec.spec import load_codec_spec
-from pipeline.config.settings import BrokerSettings, LatentbusSettings, MorePoolSettings, WorkerSettings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.settings import LatentbusSettings
+from pipeline.config.worker_settings import MorePoolSettings, WorkerSettings
 from pipeline.node.metrics import Metrics
 from pipeline.node.runtime import PartStop, Stop
 from schemas import topics, wire

@@ -12,7 +12,7 @@ from cloud_workers.inference.precision import Int8Linear, quantise_weights, weig
 from cloud_workers.inference.registry import adapt, load_model
 from cloud_workers.loading import load_worker_model
 from pipeline.config.serving_settings import ModelPrecision
-from pipeline.config.settings import WorkerSettings
+from pipeline.config.worker_settings import WorkerSettings
 from schemas.types import AnswerType
 from tests.cloud.engines import THREAD
 from tests.cloud.tiny_models import FAMILIES, TOKEN_COUNT, TOKEN_DIM

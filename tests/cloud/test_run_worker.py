@@ -11,7 +11,9 @@ from broker_config.launcher import LocalBroker
 from cloud_workers.inference.registry import load_model
 from cloud_workers.node import run_worker
 from pipeline.codec.spec import load_codec_spec
-from pipeline.config.settings import BrokerSettings, LatentbusSettings, WorkerSettings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.settings import LatentbusSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.runtime import Stop
 from schemas import topics, wire
 from schemas.errors import ArtifactError

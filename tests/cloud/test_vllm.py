@@ -32,7 +32,7 @@ from cloud_workers.inference.vllm.prompt_embeddings import PromptEmbeddings, loa
 from cloud_workers.loading import load_worker_model
 from pipeline.codec.spec import hash_vlm, load_codec_spec
 from pipeline.config.serving_settings import VllmSettings
-from pipeline.config.settings import WorkerSettings
+from pipeline.config.worker_settings import WorkerSettings
 from schemas.errors import ArtifactError, ConfigError, EngineError, FeatureShapeError, ModelError
 from schemas.types import AnswerType
 from tests.cloud.engines import THREAD

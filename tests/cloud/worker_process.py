@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 
 PATIENCE_S = 60.0
 """A test that waits longer than this has failed."""

@@ -9,8 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.settings import LatentbusSettings, WorkerSettings, load_settings, require_edge, require_worker
+from pipeline.config.settings import LatentbusSettings, load_settings, require_edge, require_worker
 from pipeline.config.settings_file import SettingsFile
+from pipeline.config.worker_settings import WorkerSettings
 from schemas.errors import ConfigError
 from schemas.types import AnswerType
 

@@ -15,7 +15,7 @@ from edge_nodes.check.findings import Finding, Verdict
 from latentbus.cli import app
 from latentbus.doctor.broker import BrokerFindings, check_broker
 from latentbus.doctor.tls import check_tls
-from pipeline.config.settings import BrokerSettings, TlsSettings
+from pipeline.config.broker_settings import BrokerSettings, TlsSettings
 from tests.bus.broker_files import (
     PASSWORD,
     certificates,

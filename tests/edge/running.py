@@ -13,7 +13,8 @@ from edge_nodes.sources import CapturedFrame
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.latent import EncodedLatent
-from pipeline.config.settings import BrokerSettings, LatentbusSettings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.settings import LatentbusSettings
 from pipeline.node.runtime import Stop
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.ports import Sent

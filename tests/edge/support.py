@@ -23,7 +23,7 @@ from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.prediction import CONTEXTS
 from pipeline.codec.spec import ENCODER_FILE, TABLES_FILE, CodecSpec, hash_file
 from pipeline.codec.tables import FrequencyTables
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas import topics, wire
 from schemas.identity import owner_of
 from schemas.messages import Accept, Answer, BinaryMessage, Chunk, FollowUp, Open, Refine, Revoke, Text

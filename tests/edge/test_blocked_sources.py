@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.node.runtime import DRAIN_TIMEOUT_S
 from tests.edge.support import ScriptedWorker
 

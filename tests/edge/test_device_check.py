@@ -21,7 +21,10 @@ from edge_nodes.check.findings import FIXES, Finding, Verdict, frames_a_minute, 
 from edge_nodes.check.memory import available_bytes, peak_bytes
 from edge_nodes.sources import CapturedFrame
 from latentbus.cli import app
-from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.settings import LatentbusSettings
+from pipeline.config.site_settings import EdgeSettings
 from schemas.errors import ConfigError
 from schemas.types import SourceReason
 from tests.edge.support import IMAGE_PX, grey, write_video

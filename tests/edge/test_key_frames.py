@@ -13,7 +13,11 @@ from pipeline.codec.bitstream import decode_chunk
 from pipeline.codec.prediction import KeyFramePrediction
 from pipeline.codec.spec import TABLES_FILE
 from pipeline.codec.tables import FrequencyTables
-from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.question_settings import QuestionSettings
+from pipeline.config.settings import LatentbusSettings
+from pipeline.config.site_settings import EdgeSettings
 from schemas import topics
 from schemas.messages import Chunk, KeyFrame, Open, Reject, RejectReason
 from schemas.types import Outcome

@@ -19,7 +19,7 @@ from edge_nodes.sources.base import CapturedFrame
 from edge_nodes.sources.key_frames import KeyFrames
 from edge_nodes.sources.live_video import GRACE_S, LiveVideo
 from edge_nodes.sources.video_reader import DecodedFrame, Note, VideoReader
-from pipeline.config.settings import CameraSettings
+from pipeline.config.camera_settings import CameraSettings
 from schemas.errors import SourceError
 from schemas.types import SourceReason
 from tests.edge.camera_servers import PASSWORD, USER, Camera, camera_server, jpeg

@@ -21,13 +21,11 @@ from pipeline.codec.bitstream import decode_chunk
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.spec import TABLES_FILE, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
-from pipeline.config.settings import (
-    BrokerSettings,
-    CameraSettings,
-    EdgeSettings,
-    LatentbusSettings,
-    QuestionSettings,
-)
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.question_settings import QuestionSettings
+from pipeline.config.settings import LatentbusSettings
+from pipeline.config.site_settings import EdgeSettings
 from pipeline.node import process_health
 from schemas import topics, wire
 from schemas.errors import SourceError

@@ -13,14 +13,11 @@ from edge_nodes.node import run_edge
 from edge_nodes.once import EXIT_INCOMPLETE
 from pipeline.bus.base import Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import (
-    BrokerSettings,
-    CameraSettings,
-    EdgeSettings,
-    LatentbusSettings,
-    QuestionSettings,
-    UplinkBudgetSettings,
-)
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.question_settings import QuestionSettings
+from pipeline.config.settings import LatentbusSettings
+from pipeline.config.site_settings import EdgeSettings, UplinkBudgetSettings
 from pipeline.node.runtime import Stop
 from pipeline.protocol.calendar_periods import Days
 from pipeline.protocol.uplink_budget import PeriodSpending, StoreSpending

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edge_nodes.health import camera_signs
 from edge_nodes.picture_detail import DETAIL_BAD, DETAIL_OVER, picture_detail
 from edge_nodes.sources import make_source
-from pipeline.config.settings import CameraSettings
+from pipeline.config.camera_settings import CameraSettings
 from tests.edge.test_capture import Rig
 
 RANDOM = np.random.default_rng(5)

@@ -15,7 +15,7 @@ from edge_nodes.sources import make_source
 from edge_nodes.sources.image_folder import ImageFolder
 from edge_nodes.sources.snapshot import REPEAT_S, Snapshots
 from edge_nodes.sources.still_picture import MAX_PICTURE_PIXELS, read_picture
-from pipeline.config.settings import CameraSettings
+from pipeline.config.camera_settings import CameraSettings
 from schemas.errors import SourceError
 from schemas.types import SourceReason
 from tests.edge.camera_servers import PASSWORD, USER, Camera, camera_server, jpeg, silent, socket_server

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from edge_nodes.sources import CapturedFrame, WatchedSource, make_source
-from pipeline.config.settings import BrokerSettings, CameraSettings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.camera_settings import CameraSettings
 from schemas.errors import SourceError
 from schemas.types import SourceReason
 from tests.edge.camera_servers import PASSWORD, USER

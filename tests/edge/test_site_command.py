@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.asking_settings import ProfileSettings
-from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings, QuestionSettings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.question_settings import QuestionSettings
+from pipeline.config.settings import LatentbusSettings
+from pipeline.config.site_settings import EdgeSettings
 from schemas.utc_time import utc_seconds
 from tests.edge.running import running
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_nodes.sources import GROUP, make_source
-from pipeline.config.settings import CameraSettings
+from pipeline.config.camera_settings import CameraSettings
 from schemas.errors import SourceError
 from tests.source_names import ROOT
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_nodes.sources import make_source
-from pipeline.config.settings import CameraSettings
+from pipeline.config.camera_settings import CameraSettings
 from schemas.errors import SourceError
 from schemas.types import SourceReason
 from tests.edge.camera_servers import Camera, camera_server, jpeg, self_signed

@@ -6,7 +6,7 @@ import pytest
 from edge_nodes.sources import make_source, redacted
 from edge_nodes.sources.rendered_camera import CLIP_S, FPS, RenderedCamera
 from edge_nodes.sources.video_file import VideoFile
-from pipeline.config.settings import CameraSettings
+from pipeline.config.camera_settings import CameraSettings
 from pipeline.scenes.questions import answer_to, make_question
 from schemas.errors import SourceError
 from tests.edge.support import SkippingClock

@@ -14,14 +14,11 @@ from edge_nodes import node as node_module
 from edge_nodes.frame_file import FrameFile
 from edge_nodes.machine_clock import MachineClock
 from latentbus.chaos.tcp_proxy import FaultProxy
-from pipeline.config.settings import (
-    BrokerSettings,
-    CameraSettings,
-    EdgeSettings,
-    LatentbusSettings,
-    QuestionSettings,
-    StoreSettings,
-)
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.question_settings import QuestionSettings
+from pipeline.config.settings import LatentbusSettings
+from pipeline.config.site_settings import EdgeSettings, StoreSettings
 from pipeline.protocol import store_settings
 from pipeline.protocol.store_requests import PutFrame, StoreRequest, StoreResult
 from pipeline.protocol.store_settings import StorePolicy

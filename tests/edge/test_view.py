@@ -15,7 +15,8 @@ from edge_nodes.sources import CapturedFrame, WatchedSource
 from edge_nodes.sources.view import viewed
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.spec import load_codec_spec
-from pipeline.config.settings import CameraSettings, EdgeSettings
+from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.site_settings import EdgeSettings
 from schemas.errors import SourceError
 from schemas.types import AnswerType
 from tests.edge.support import LATENTS, grey

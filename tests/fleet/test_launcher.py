@@ -20,7 +20,9 @@ from latentbus.fleet.launcher import Launcher
 from latentbus.fleet.orphan_guard import Ward, end
 from latentbus.fleet.process import FleetProcess, NotReadyError, ProcessEndedError
 from latentbus.fleet.settings import edge_node
-from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.site_settings import EdgeSettings
 from schemas.errors import StateError
 
 PATIENCE_S = 30.0

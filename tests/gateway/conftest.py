@@ -14,8 +14,8 @@ import pytest
 from latentbus.gateway.process import Serving, serving
 from latentbus.gateway.service import Gateway
 from pipeline.config.alert_rules import SiteProfiles
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.gateway_settings import GatewaySettings
-from pipeline.config.settings import BrokerSettings
 
 PATIENCE_S = 30.0
 TICK_S = 0.02

@@ -10,8 +10,8 @@ import pytest
 
 from latentbus.gateway import service
 from pipeline.config.alert_rules import SiteProfiles
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.gateway_settings import GatewaySettings
-from pipeline.config.settings import BrokerSettings
 from pipeline.health.process import DiskSpace
 from pipeline.node import process_health
 from schemas import topics, wire

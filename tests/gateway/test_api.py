@@ -12,7 +12,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from latentbus.gateway.endpoints import ENDPOINTS
 from latentbus.gateway.openapi import document
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas import topics, wire
 from schemas.identity import owner_of, standing_query_id
 from schemas.messages import Answer, Ask, JsonMessage, QueryOutcome, Question, Receipt

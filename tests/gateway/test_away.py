@@ -18,7 +18,7 @@ import yaml
 
 from broker_config.launcher import LocalBroker
 from latentbus.gateway.history import History
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas.errors import HistoryError
 from tests.cli.stand_in import EDGE, WORKER, standing_in
 from tests.gateway.conftest import PATIENCE_S, Web, gateway_of

@@ -24,8 +24,11 @@ from latentbus.fleet.settings import (
     write_patient_codec,
 )
 from pipeline.codec.bundled import bundled_codec_dir
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.gateway_settings import GatewaySettings
-from pipeline.config.settings import BrokerSettings, EdgeSettings, LatentbusSettings, LogSettings, WorkerSettings
+from pipeline.config.settings import LatentbusSettings, LogSettings
+from pipeline.config.site_settings import EdgeSettings
+from pipeline.config.worker_settings import WorkerSettings
 from tests.cli.stand_in import standing_in
 from tests.gateway.conftest import gateway_of
 

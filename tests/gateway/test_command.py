@@ -25,7 +25,8 @@ from latentbus.fleet.launcher import Launcher
 from latentbus.gateway.api import STATIC
 from latentbus.gateway.options import gateway_settings
 from latentbus.options.validate import load_and_check
-from pipeline.config.settings import BrokerSettings, load_settings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.settings import load_settings
 from schemas.errors import ConfigError
 from tests.gateway.conftest import PATIENCE_S, gateway_of
 from tests.gateway.test_away import free_port

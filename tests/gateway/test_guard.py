@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from latentbus.gateway.guard import COOKIE, MAX_BODY_BYTES
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from tests.gateway.conftest import gateway_of
 
 TOKEN = "a-token-of-a-viewer"

@@ -16,7 +16,8 @@ from broker_config.secured import secured_broker
 from latentbus.gateway.service import Gateway
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings, load_settings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.settings import load_settings
 from schemas import topics, wire
 from schemas.home_assistant import availability_topic, config_topic, state_topic
 from schemas.messages import Question

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from tests.cli.stand_in import standing_in
 from tests.gateway.conftest import PATIENCE_S, WIDE, gateway_of
 from tests.gateway.test_api import publish, standing

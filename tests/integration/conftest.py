@@ -16,14 +16,12 @@ from edge_nodes.node import run_edge
 from latentbus.demo.ledger import DemoLedger
 from latentbus.fleet.client import FleetClient, reading
 from latentbus.fleet.frame_log import FrameLogReader
-from pipeline.config.settings import (
-    BrokerSettings,
-    CameraSettings,
-    EdgeSettings,
-    LatentbusSettings,
-    QuestionSettings,
-    WorkerSettings,
-)
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.question_settings import QuestionSettings
+from pipeline.config.settings import LatentbusSettings
+from pipeline.config.site_settings import EdgeSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.runtime import Stop
 from schemas.types import AnswerType
 from tests.integration.tiny_fleet import write_models_dir

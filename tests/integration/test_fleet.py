@@ -13,7 +13,7 @@ from latentbus.client import Client
 from latentbus.client.ask import Asking
 from latentbus.demo.ledger import DemoLedger
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas import topics
 from schemas.messages import Answer, BinaryMessage, Kind
 from schemas.topics import Family

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from tests.cli.stand_in import standing_in
 from tests.cli.test_watch import say, standing
 from tests.conftest import NO_SKIPS

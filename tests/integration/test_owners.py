@@ -9,7 +9,7 @@ import pytest
 from latentbus.client.ask import Asking
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from schemas import topics, wire
 from schemas.messages import Answer, QueryOutcome
 from schemas.types import AnswerType, Outcome

@@ -21,7 +21,9 @@ import yaml
 from broker_config.certificates import CertificateAuthority
 from latentbus.fleet.launcher import Launcher
 from latentbus.fleet.settings import edge_node, rendered_cameras, standing_questions, worker_node
-from pipeline.config.settings import BrokerSettings, EdgeSettings, WorkerSettings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.site_settings import EdgeSettings
+from pipeline.config.worker_settings import WorkerSettings
 from tests.prometheus import PROMETHEUS, alerts, as_judgement, panels, recorded, with_variables
 
 pytestmark = [

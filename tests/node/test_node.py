@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.bus.base import Bus, ConnectionChange, Inbound, Subscription, Will
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.logs import get_logger
-from pipeline.config.settings import BrokerSettings
 from pipeline.node.connection import NodeKind, node_bus
 from pipeline.node.metrics import Metrics
 from pipeline.node.node import Node, Work

@@ -17,16 +17,12 @@ from cloud_workers.node import run_worker
 from latentbus.cli import app
 from latentbus.options.node_recording import recorded_edge, recorded_worker
 from pipeline.bus.base import ConnectionChange, Inbound
-from pipeline.config.settings import (
-    BrokerSettings,
-    CameraSettings,
-    EdgeRecordingSettings,
-    EdgeSettings,
-    LatentbusSettings,
-    RecordingSettings,
-    WorkerSettings,
-    load_settings,
-)
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.recording_settings import EdgeRecordingSettings, RecordingSettings
+from pipeline.config.settings import LatentbusSettings, load_settings
+from pipeline.config.site_settings import EdgeSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node import node_log as node_log_module
 from pipeline.node.metrics import Metrics
 from pipeline.node.node_log import NodeLog, config_attachment

@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 
 from broker_config.certificates import CertificateAuthority
 from pipeline.bus.base import ConnectionChange
-from pipeline.config.settings import BrokerSettings, RecordingSettings, TlsSettings
+from pipeline.config.broker_settings import BrokerSettings, TlsSettings
+from pipeline.config.recording_settings import RecordingSettings
 from pipeline.health.conditions import Sign
 from pipeline.node.metrics import Metrics
 from pipeline.node.process_health import Belongings, ProcessHealth, ProcessProbe, belongings_of

@@ -11,7 +11,7 @@ import pytest
 
 from latentbus.client import client
 from pipeline.bus.base import ConnectionChange, Inbound
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.protocol.client_ports import AnswerRead, Ending, QueryEnded, Subscribe, WatchEnded
 from pipeline.protocol.ports import Unsubscribe
 from schemas import topics, wire

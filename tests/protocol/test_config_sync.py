@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edge_nodes.node import site_settings
-from pipeline.config.settings import EdgeSettings
+from pipeline.config.site_settings import EdgeSettings
 from pipeline.protocol.config_sync import CORRECTIONS
 from schemas import topics
 from schemas.messages import Question, Receipt, SiteConfig, Status

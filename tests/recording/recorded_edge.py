@@ -10,7 +10,10 @@ from edge_nodes.node import run_edge
 from edge_nodes.observer import OfferedFrame
 from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.latent import EncodedLatent
-from pipeline.config.settings import BrokerSettings, CameraSettings, EdgeSettings, LatentbusSettings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.settings import LatentbusSettings
+from pipeline.config.site_settings import EdgeSettings
 from pipeline.node.runtime import Stop
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.ports import Sent

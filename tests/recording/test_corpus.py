@@ -33,7 +33,7 @@ from latentbus.replay.run import replay_cameras
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import STOP_FILE, TABLES_FILE, WEIGHTS_FILE, hash_file, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.node.runtime import Stop
 from pipeline.recording.reader import LogReader
 from schemas.errors import ConfigError

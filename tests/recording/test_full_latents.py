@@ -10,7 +10,8 @@ from analysis.latents import recorded_latent
 from analysis.traffic import read_traffic
 from pipeline.codec.spec import TABLES_FILE
 from pipeline.codec.tables import FrequencyTables
-from pipeline.config.settings import BrokerSettings, EdgeRecordingSettings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.recording_settings import EdgeRecordingSettings
 from pipeline.recording.reader import LogReader
 from pipeline.recording.stored_latent import StoredLatent, decode_stored_latent, encode_stored_latent, latent_topic
 from schemas.errors import WireError

@@ -20,7 +20,7 @@ from broker_config.launcher import LocalBroker
 from latentbus.cli import app
 from pipeline.bus.base import MqttProperties, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.recording.reader import LogReader, open_logs
 from schemas import topics, wire
 from schemas.errors import ConfigError, RecordingError

@@ -36,7 +36,9 @@ from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import TABLES_FILE, hash_file, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
-from pipeline.config.settings import BrokerSettings, LatentbusSettings, WorkerSettings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.settings import LatentbusSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.runtime import Stop
 from pipeline.recording.message import LoggedMessage
 from pipeline.recording.reader import LogReader

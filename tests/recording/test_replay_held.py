@@ -17,7 +17,7 @@ from latentbus.replay.report import VerbatimReport
 from latentbus.replay.run import replay_verbatim
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.node.runtime import Stop
 from pipeline.recording.message import LoggedMessage
 from schemas.errors import ConfigError

@@ -14,7 +14,7 @@ from rich.console import Console
 from analysis.replay.selection import Moment
 from latentbus.replay.options import ReplayOptions
 from latentbus.replay.run import replay_verbatim
-from pipeline.config.settings import BrokerSettings
+from pipeline.config.broker_settings import BrokerSettings
 from pipeline.node.runtime import Stop
 from pipeline.recording.message import LoggedMessage
 from tests.integration.conftest import PATIENCE_S

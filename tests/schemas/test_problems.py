@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config.settings import LatentbusSettings, QuestionSettings
+from pipeline.config.question_settings import QuestionSettings
+from pipeline.config.settings import LatentbusSettings
 from schemas.hosts import check_host
 from schemas.messages import Ask, Question, Text
 from schemas.problems import NAME_RULE, echo, problem_text

@@ -11,7 +11,8 @@ from broker_config.launcher import LocalBroker
 from latentbus.client import Client
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings, load_settings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.settings import load_settings
 from schemas import topics, wire
 from schemas.errors import NotAuthorizedError
 from schemas.messages import Ask, QueryOutcome

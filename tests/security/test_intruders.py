@@ -16,7 +16,7 @@ from broker_config.certificates import DEVICE_DAYS, CertificateAuthority, Issued
 from broker_config.fleet_folder import FleetFolder
 from broker_config.launcher import LocalBroker
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings, TlsSettings
+from pipeline.config.broker_settings import BrokerSettings, TlsSettings
 from tests.bus.support import FAST, connection_problem
 from tests.security.probe import NOT_AUTHORIZED, Probe
 

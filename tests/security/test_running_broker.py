@@ -21,7 +21,8 @@ from broker_config.secured import secured_broker
 from latentbus.broker.rules import RulesRefusedError, _Plugin, bring_in_line
 from pipeline.bus.base import Subscription
 from pipeline.bus.mqtt import MqttBus
-from pipeline.config.settings import BrokerSettings, load_settings
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.settings import load_settings
 from schemas.errors import NotAuthorizedError
 from tests.security.probe import NOT_AUTHORIZED, WAIT_S, Probe, granted
 from tests.security.test_intruders import gets_in

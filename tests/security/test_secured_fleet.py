@@ -28,15 +28,12 @@ from latentbus.fleet.client import FleetClient, reading
 from latentbus.fleet.ledger import OutcomeLedger
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.camera_settings import CameraSettings
 from pipeline.config.logs import configure_logging
-from pipeline.config.settings import (
-    BrokerSettings,
-    CameraSettings,
-    EdgeSettings,
-    LatentbusSettings,
-    QuestionSettings,
-    load_settings,
-)
+from pipeline.config.question_settings import QuestionSettings
+from pipeline.config.settings import LatentbusSettings, load_settings
+from pipeline.config.site_settings import EdgeSettings
 from pipeline.node.runtime import Stop
 from schemas.errors import NotAuthorizedError
 from schemas.messages import Answer

@@ -29,16 +29,13 @@ from latentbus.what_if.run import what_if
 from latentbus.what_if.simulate import Changes, Parameters, recorded_parameters, simulate_log
 from pipeline.codec.bundled import MODELS_DIR_VARIABLE, bundled_codec_dir
 from pipeline.codec.stop_file import load_stop_rule
-from pipeline.config.settings import (
-    BrokerSettings,
-    CameraSettings,
-    EdgeRecordingSettings,
-    EdgeSettings,
-    LatentbusSettings,
-    QuestionSettings,
-    RecordingSettings,
-    WorkerSettings,
-)
+from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.question_settings import QuestionSettings
+from pipeline.config.recording_settings import EdgeRecordingSettings, RecordingSettings
+from pipeline.config.settings import LatentbusSettings
+from pipeline.config.site_settings import EdgeSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.runtime import Stop
 from pipeline.protocol.effects import ChunkData, InferencePass, PassQuery
 from pipeline.protocol.stop_rule import StopRule

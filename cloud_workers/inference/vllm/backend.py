@@ -30,7 +30,7 @@ from pipeline.codec.bundled import bundled_vlm_dir
 from pipeline.codec.spec import CodecSpec
 from pipeline.config.logs import get_logger
 from pipeline.config.serving_settings import VllmSettings
-from pipeline.config.settings import WorkerSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.worker_work import ANSWER_TOKENS
 from schemas.errors import ArtifactError, ConfigError, EngineError, ModelError

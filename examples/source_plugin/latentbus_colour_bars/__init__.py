@@ -14,7 +14,7 @@ from collections import Counter
 import numpy as np
 
 from edge_nodes.sources.base import CapturedFrame, FrameSource
-from pipeline.config.settings import CameraSettings
+from pipeline.config.camera_settings import CameraSettings
 from schemas.errors import SourceError
 from schemas.types import SourceReason
 

@@ -29,7 +29,7 @@ from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
 from pipeline.codec.spec import TABLES_FILE, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
 from pipeline.config.serving_settings import VllmSettings
-from pipeline.config.settings import WorkerSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.effects import ChunkData, InferencePass, PassQuery
 from pipeline.scenes.renderer import render

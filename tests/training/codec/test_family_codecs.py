@@ -16,7 +16,7 @@ from cloud_workers.loading import load_worker_model
 from cloud_workers.pass_engine import PassDone
 from edge_nodes.encoder import OnnxEncoder
 from pipeline.codec.prefix_decoder_torch import load_prefix_decoder
-from pipeline.config.settings import WorkerSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.protocol.effects import ChunkData, InferencePass, PassQuery
 from schemas.types import AnswerType, FrameId
 from tests.cloud.engines import THREAD

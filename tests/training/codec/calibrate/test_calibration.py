@@ -27,7 +27,7 @@ from latentbus.cli import app
 from pipeline.codec.bundled import models_in
 from pipeline.codec.spec import load_codec_spec
 from pipeline.codec.stop_file import load_stop_file
-from pipeline.config.settings import WorkerSettings
+from pipeline.config.worker_settings import WorkerSettings
 from pipeline.protocol.effects import ChunkData, InferencePass, PassQuery
 from pipeline.scenes.video import write_clip
 from schemas.errors import ArtifactError, ConfigError, TooFewPicturesError
