@@ -1,8 +1,10 @@
 """The edge's side of the protocol, without clock, socket or disk. docs/shell-contract.md says how it is driven.
 
 One session is one site: its frames, its standing and ad-hoc questions, and everything that it says. Here are the inputs
-and outputs, and what each message that comes means. The parts:
+and outputs. The parts:
 
+- :mod:`~pipeline.protocol.edge_inbox`, :mod:`~pipeline.protocol.edge_status`: what comes from peers, what it says of
+  itself.
 - :mod:`~pipeline.protocol.edge_frames`: frames from their offer to their outcomes.
 - :mod:`~pipeline.protocol.uplink`, :mod:`~pipeline.protocol.uplink_budget`: the one way out, with its queue, its rate
   and what it may spend.
@@ -37,7 +39,9 @@ from pipeline.protocol.config_sync import ConfigSync
 from pipeline.protocol.departure_queue import DepartureQueue
 from pipeline.protocol.departures import DepartureOrder
 from pipeline.protocol.edge_frames import EdgeFrames
+from pipeline.protocol.edge_inbox import EdgeInbox, Readers
 from pipeline.protocol.edge_reports import EdgeReports
+from pipeline.protocol.edge_status import EdgeStatus
 from pipeline.protocol.effects import (
     AskedQuery,
     Decision,
@@ -68,30 +72,11 @@ from pipeline.protocol.store_requests import StoreRequest, StoreResult
 from pipeline.protocol.uplink import Uplink, UplinkOutput
 from pipeline.protocol.uplink_budget import StoreSpending, UplinkBudget
 from pipeline.protocol.uplink_shares import UplinkShares
-from schemas import topics, wire
-from schemas.errors import CameraNameError, RemoteError
 from schemas.limits import MAX_QUERIES_PER_FRAME
 from schemas.messages import (
-    Accept,
-    Answer,
-    Ask,
-    Busy,
     Condition,
-    EraseEvents,
-    FetchEvent,
-    FetchPictures,
-    ListEvents,
-    Message,
-    NeedText,
-    Question,
-    Refine,
-    Reject,
-    SiteConfig,
-    Status,
 )
-from schemas.messages.status import MAX_CONDITIONS
-from schemas.topics import Family, Topic
-from schemas.types import Age, FrameId, UplinkStage
+from schemas.types import Age, FrameId
 
 _LONGEST_PAUSE_S: Final = 30.0
 """A timer that fails for ever is tried again after so long at most."""
@@ -146,7 +131,6 @@ class EdgeSession:
     ) -> None:
         self.site = site
         self.boot = boot
-        self._fingerprint = fingerprint
         self.ring = FrameRing(site.ring)
         self.frames = EdgeFrames(
             settings,
@@ -234,42 +218,31 @@ class EdgeSession:
             self.store, self.frames, self.standing, self.sync, self.uplink, self.budget, self.load_shedding
         )
         self._outputs: list[EdgeOutput] = []
+        readers = Readers(
+            self.frames,
+            self.store,
+            self.load_shedding,
+            self.ad_hoc,
+            self._intake,
+            self._fetches,
+            self._config,
+            self.sync,
+        )
+        self._inbox = EdgeInbox(site, boot, readers, self._acknowledge, self._say)
         self._connected = False
-        self._online = True
-        self._conditions: tuple[Condition, ...] = ()
-        self._said = self._told()
+        self._status = EdgeStatus(site, boot, fingerprint, self.budget, self.unfinished, self._reports)
         self._failures = 0
         self._paused_until_s: float | None = None
 
     # ---- about the connection ---------------------------------------------------------------------------------------
 
     def subscriptions(self) -> tuple[Subscription, ...]:
-        """What it listens to: QoS 0 wherever a loss costs one repeat, as a PUBACK costs the uplink 78 bytes."""
-        cameras, site = self.site.asked_of, self.site
-        asks = (Subscription(topics.ask_filter(camera), qos=1) for camera in cameras) if site.takes_asks else ()
-        with_events = [camera for camera, settings in site.events.items() if settings.any]
-        requests = (
-            Subscription(topics.request_filter(family, camera), qos=1)
-            for family in (Family.RING, Family.PICTURES, Family.ERASE)
-            for camera in with_events
-        )
-        return (
-            *(Subscription(topics.control_topic(camera)) for camera in cameras),
-            *(Subscription(topics.answer_topic(camera)) for camera in cameras),
-            *asks,
-            *requests,
-            # At QoS 1, so that a deletion reaches an edge whose link is down for a while; own words come back as well,
-            # which tells the order of the broker.
-            Subscription(topics.question_filter(site.site), qos=1),
-            Subscription(topics.config_topic(site.site), qos=1),
-            Subscription(topics.family_filter(Family.STATUS).replace("/+/+", "/worker/+")),
-            Subscription(topics.status_topic("edge", site.site)),
-        )
+        """What it listens to."""
+        return self._inbox.subscriptions()
 
     def will(self) -> Will:
         """What the broker says when this process vanishes."""
-        offline = Status(kind="edge", id=self.site.site, boot=self.boot, online=False, pool=self.site.pool)
-        return Will(topics.status_topic("edge", self.site.site), wire.encode(offline))
+        return self._status.will()
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
@@ -333,22 +306,11 @@ class EdgeSession:
             waiting = (camera for camera in self.site.asked_of if self.ad_hoc.waiting(camera))
             self._outputs += (TakeFrame(camera) for camera in waiting)
         if connected:
-            self._say_status()
+            self._status.say()
 
     def receive(self, received: Received, now_s: float) -> None:
         """A publish came. Whatever is wrong with it ends it alone."""
-        try:
-            topic, message = received.decode()
-            if isinstance(message, Ask):
-                # Acknowledged when it is stored, not before.
-                self._intake.receive(received, topic.name("camera"), topic.name("client"), message, now_s)
-                return
-            self._take_in(topic, message, received, now_s)
-        except RemoteError as error:
-            self._unreadable(topics.label_of(received.topic), received, error, now_s)
-        except Exception as error:  # noqa: BLE001 - a bug of ours ends this message, not the site
-            self._outputs.append(Contained(f"receive/{topics.label_of(received.topic)}", error))
-        self._acknowledge(received.token)
+        self._inbox.receive(received, now_s)
 
     def published(self, token: int, delivery: Delivery, now_s: float) -> None:
         """What became of a publish."""
@@ -393,7 +355,7 @@ class EdgeSession:
         Args:
             conditions: the worst first; those beyond what a status holds are left out.
         """
-        self._conditions = tuple(conditions[:MAX_CONDITIONS])
+        self._status.health(conditions)
 
     def stored(self, token: int, result: JournalResult, now_s: float) -> None:
         """What became of a request to the journal."""
@@ -594,8 +556,7 @@ class EdgeSession:
 
     def leave(self, now_s: float) -> None:
         """Say that this process goes: the last word on its status topic."""
-        self._online = False
-        self._say_status()
+        self._status.say_farewell()
         self.uplink.acknowledge_due(now_s, at_once=True)
 
     # ---- output -----------------------------------------------------------------------------------------------------
@@ -646,8 +607,8 @@ class EdgeSession:
         expiry_s = self.ring.next_expiry_s()
         if expiry_s is not None and expiry_s <= now_s:
             self.ring.expire(now_s)
-        if self._connected and self._said != self._told():
-            self._say_status()
+        if self._connected:
+            self._status.say_what_changed()
 
     def _pass_on(self, now_s: float) -> None:
         """Decisions to whoever has asked, messages to the uplink; what does not fit there may cause more of both."""
@@ -682,81 +643,18 @@ class EdgeSession:
         self._outputs += self.standing.take_outputs()
         self._outputs += self.store.take_outputs()
         self._outputs += self.uplink.take_outputs()
-        if not self._online:
+        if not self._status.online:
             self.budget.close()
         self._outputs += self.budget.take_outputs()
 
-    # ---- what comes from peers --------------------------------------------------------------------------------------
-
-    def _take_in(self, topic: Topic, message: Message | None, received: Received, now_s: float) -> None:
-        match message:
-            case Accept() | Refine() | Busy() | Reject() | NeedText():
-                camera = topic.name("camera")
-                if isinstance(message, Reject):
-                    self._outputs.append(Heard(topic, message))
-                elif isinstance(message, NeedText):
-                    self.ad_hoc.texts_requested(message.digests)
-                elif isinstance(message, Busy) and self.store.carries(camera, message.frame):
-                    self.store.pause(now_s)
-                elif isinstance(message, Busy) and message.frame.boot == self.boot:  # not of another site's frame
-                    self.load_shedding.busy(camera, message.frame, now_s)
-                self.frames.receive_control(camera, message, now_s)
-            case Answer():
-                # Raises where it is an answer to another site's frame, from which nothing is to be learned.
-                self.frames.receive_answer(message, now_s)
-                self._outputs.append(Heard(topic, message))
-            case ListEvents() | FetchEvent() | FetchPictures() | EraseEvents():
-                self._fetches.receive(received, topic, message, now_s)
-            case SiteConfig():
-                self._config.receive(received, message, now_s)
-            case Question():
-                self.sync.receive(received, message.question_id, message, now_s)
-            case Status(kind="worker"):
-                self._outputs.append(Heard(topic, message))
-                self.frames.receive_worker_status(message, now_s, retained=received.retained)
-            case Status(kind="edge") if message.id == self.site.site:
-                # A retained one is of the connection before.
-                if message.boot != self.boot:
-                    self._outputs.append(Heard(topic, message))
-                elif not received.retained:
-                    self.sync.own_status_heard()
-                elif not message.online:
-                    self.sync.last_will_heard(received)
-            case Status(kind="edge"):
-                self._outputs.append(Heard(topic, message))
-                self._other_site(message)
-            case None if topic.family is Family.CONFIG:
-                self._config.receive(received, None, now_s)
-            case None if topic.family is Family.QUESTION:
-                self.sync.receive(received, topic.name("question_id"), None, now_s)
-            case _:
-                pass  # a status that is not for us
-
-    def _unreadable(self, label: str, received: Received, error: RemoteError, now_s: float) -> None:
-        try:
-            if label == Family.ASK:
-                self._intake.unreadable(received, error, now_s)
-            elif label == Family.CONFIG:
-                self._config.unreadable(received, error, now_s)
-            elif label == Family.QUESTION:
-                self.sync.unreadable(received, error, now_s)
-            else:
-                self._outputs.append(Problem(label, str(error), error=error, context={"topic": received.topic}))
-        except Exception as bug:  # noqa: BLE001 - it ends this message, not the site
-            self._outputs.append(Contained(f"receive/{label}", bug))
-
-    def _other_site(self, status: Status) -> None:
-        """Another site says which cameras it has; on a broker without roles nobody has kept their names apart."""
-        for camera in sorted(set(status.cameras) & set(self.site.asked_of)) if status.online else ():
-            error = CameraNameError(camera, self.site.site, status.id)
-            context = {"camera": camera}
-            self._outputs.append(Problem("status/camera", str(error), about=f"{status.id}/{camera}", context=context))
+    # ---- what is decided --------------------------------------------------------------------------------------------
 
     def _acknowledge(self, token: int | None) -> None:
         if token is not None:
             self.uplink.acknowledge(token)
 
-    # ---- what is decided --------------------------------------------------------------------------------------------
+    def _say(self, output: Heard | Problem | Contained) -> None:
+        self._outputs.append(output)
 
     def _decided(self, decision: Decision, now_s: float) -> None:
         if decision.history:
@@ -788,27 +686,3 @@ class EdgeSession:
         if isinstance(state, Decision):
             self._end_ad_hoc(state)
         return state is not None
-
-    # ---- status -----------------------------------------------------------------------------------------------------
-
-    def _told(self) -> tuple[UplinkStage, tuple[Condition, ...]]:
-        """What is worth a status of its own."""
-        return self.budget.stage, self._conditions
-
-    def _say_status(self) -> None:
-        self._said = self._told()
-        self._reports.status(self.site.site, self._status)
-
-    def _status(self, _now_s: float) -> Status:
-        return Status(
-            kind="edge",
-            id=self.site.site,
-            boot=self.boot,
-            online=self._online,
-            pool=self.site.pool,
-            fingerprint=self._fingerprint.hex(),
-            parked=self.unfinished(),
-            cameras=tuple(self.site.asked_of),
-            uplink=self.budget.stage,
-            conditions=self._conditions,
-        )

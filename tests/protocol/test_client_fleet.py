@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.protocol import fleet_view
-from pipeline.protocol.client_topics import EDGES, LOADS, QUESTIONS, WORKERS
+from pipeline.protocol.client_topics import CONFIGS, EDGES, LOADS, QUESTIONS, WORKERS
 from schemas import topics
 from schemas.messages import Question
 from tests.protocol.client_driver import EDGE, WORKER, Driver
@@ -20,7 +20,7 @@ def fleet(**options: bool) -> Driver:
 
 
 def test_loads_and_texts_are_read_where_they_are_wanted() -> None:
-    assert fleet().filters == {EDGES, WORKERS, LOADS, QUESTIONS}
+    assert fleet().filters == {EDGES, WORKERS, LOADS, QUESTIONS, CONFIGS}
     assert fleet(whole_fleet=False).filters == {EDGES, WORKERS}
 
 
@@ -57,13 +57,13 @@ def test_texts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_the_broker_refuses_is_done_without_until_the_next_connection() -> None:
-    driver = Driver(whole_fleet=True, refuse={LOADS, QUESTIONS}).start(EDGE)
+    driver = Driver(whole_fleet=True, refuse={LOADS, QUESTIONS, CONFIGS}).start(EDGE)
     assert driver.filters == {EDGES, WORKERS}
     assert (driver.ended, driver.unread) == ([], [])
     driver.refuse.clear()
     driver.disconnect()
     driver.connect()
-    assert driver.filters == {EDGES, WORKERS, LOADS, QUESTIONS}
+    assert driver.filters == {EDGES, WORKERS, LOADS, QUESTIONS, CONFIGS}
 
 
 def test_every_change_can_be_seen() -> None:
