@@ -111,7 +111,8 @@ class ConfigSync:
 
     def _refuse(self, received: Received, reason: str, error: RemoteError | None, now_s: float) -> None:
         context = {"topic": received.topic}
-        self._problems.append(Problem("config/refused", reason, error=error, about=ABOUT, context=context))
+        kind = "config/refused" if error is None else "config"
+        self._problems.append(Problem(kind, reason, error=error, about=ABOUT, context=context))
         self._tell(received, now_s, accepted=False, reason=f"nothing was changed: {reason}")
         if not self._closed and self._corrections.take(1, now_s):
             self._publish()

@@ -31,6 +31,7 @@ REPORTING = [
     ["chaos"], ["attack"], ["simulate", "--events", "1"], ["replay", "IN.mcap"],
     ["replay-cameras", "IN.mcap"], ["what-if", "IN.mcap"],
     ["compare", "A.mcap", "B.mcap"], ["bench", "replay"], ["bench", "edge"], ["bench", "uplink"], ["bench", "gate"],
+    ["bench", "worker"], ["codec", "train", "--vlm", "v", "--images", "i", "--output", "OUT"],
     ["codec", "eval"], ["codec", "ablate"], ["codec", "calibrate-gate", "--codec", "c"],
     ["codec", "eval-set", "pope", "--questions", "q", "--images", "i"],
     ["codec", "temporal"], ["codec", "verify-stop"], ["codec", "calibrate-stop", "--codec", "c"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,7 +48,13 @@ def start_meta(klt: KltTransform, tokens: Tensor, budget: CodecBudget, *, seed: 
         seed: Seed of the residual branches.
     """
     torch.manual_seed(seed)
-    model = MetaAutoEncoder(meta_config(budget, klt.token_count, klt.token_dim)).to(tokens.device)
+    config = replace(
+        meta_config(budget, klt.token_count, klt.token_dim),
+        latent_count=klt.latent_count,
+        latent_dim=klt.latent_dim,
+        planes=klt.planes,
+    )
+    model = MetaAutoEncoder(config).to(tokens.device)
     with torch.no_grad():
         sample = tokens.float()
         model.start_at(klt, klt.analyse(sample).std(0), float((sample - klt.mean).std()))
