@@ -150,11 +150,11 @@ async def _heard(web: Web) -> None:
 async def test_a_disk_that_does_not_take_outcomes_is_told_and_the_answers_go_on(
     broker_settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop, twice, tries = asyncio.get_running_loop(), asyncio.Event(), itertools.count(1)
+    loop, both, tries = asyncio.get_running_loop(), asyncio.Event(), itertools.count(1)
 
     def full(self: History, outcomes: object) -> int:
-        if next(tries) == 2:
-            loop.call_soon_threadsafe(twice.set)
+        if next(tries) == 4:  # each outcome is tried twice
+            loop.call_soon_threadsafe(both.set)
         raise HistoryError("history.sqlite", "database or disk is full")
 
     async with standing_in(broker_settings) as far, gateway_of(broker_settings) as web, asyncio.timeout(PATIENCE_S):
@@ -169,7 +169,7 @@ async def test_a_disk_that_does_not_take_outcomes_is_told_and_the_answers_go_on(
                 assert (await web.status("GET", "/readyz"))[0] == 503
                 *_, (name, _) = await web.ask("gate", "a car?")
                 assert name == "final"
-                await twice.wait()  # answers do not wait for the disk, so its failure may come later
+                await both.wait()  # answers do not wait for the disk, so its failure may come later
             await publish(far, standing(2, "2"))
             await events.until("fleet", lambda fleet: fleet["health"]["ready"])
         assert web.gateway.store.lost == 2
