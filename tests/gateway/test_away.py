@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -197,7 +198,8 @@ async def test_a_disk_that_fails_at_everything_costs_only_the_history(
         monkeypatch.setattr("latentbus.gateway.service.HEARD_S", 0.0)
         async with web.events() as events:
             await publish(far, standing(1, "yes"), standing(2, "no"), standing(3, "yes"))
-            began, problems = [], []
+            began: list[dict[str, Any]] = []
+            problems: list[str] = []
             while len(began) < 3 or not problems:  # in whatever order
                 name, data = await events.next()
                 began += [data] if name == "alert" else []
