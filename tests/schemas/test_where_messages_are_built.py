@@ -31,7 +31,7 @@ PLACES: dict[str, str] = {
     "pipeline.protocol.receipts": "ids from the topic, or fixed; reasons through as_reason",
     "pipeline.protocol.edge_reports": "of a deletion the name of the site",
     "pipeline.protocol.standing_questions": "a question of the settings, which has the types of the message, paused",
-    "pipeline.protocol.edge_session": "status: at most MAX_CAMERAS_PER_SITE cameras by the type of settings and plans "
+    "pipeline.protocol.edge_status": "status: at most MAX_CAMERAS_PER_SITE cameras by the type of settings and plans "
     "(tests.analysis.test_replay_plan)",
     "edge_nodes.node": "the will: names of the settings",
     "pipeline.node.ask_journal": "a row of the disk: what fails is dropped with its row (tests.node.test_ask_journal)",
