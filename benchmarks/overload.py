@@ -51,9 +51,9 @@ from latentbus.fleet.settings import (
 from latentbus.reports.results_page import write_page
 from pipeline.codec.spec import CodecSpec
 from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.logs import configure_logging
 from pipeline.config.settings import LatentbusSettings, load_settings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.runtime import run
 from pipeline.node.work_thread import WorkThread

@@ -51,8 +51,8 @@ from latentbus.fleet.usage import cpu_s
 from latentbus.reports.results_page import write_page
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.logs import configure_logging
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.runtime import Stop, run
 from schemas.errors import BusError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.reload import Path, cold_changes
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.protocol.asking_rules import AskingSettings, Timing
 from schemas.errors import ConfigError
 

@@ -84,8 +84,8 @@ class CameraCapture:
         policy: as given.
         machine: what the source is doing.
         detail: of the latest picture, see :func:`~edge_nodes.picture_detail.picture_detail`; None before the first.
-        first_open: result of the first attempt to open the source: None, or the error. An attempt that blocks has
-            failed for now.
+        first_open: result of the first attempt to open the source: None, or the error. An attempt that blocks
+            counts as failed.
     """
 
     def __init__(

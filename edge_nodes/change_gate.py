@@ -7,9 +7,9 @@ from pathlib import Path
 from pipeline.codec.gate_file import GateFile, find_gate_file
 from pipeline.codec.spec import CodecSpec
 from pipeline.codec.stop_file import find_stop_file
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.logs import get_logger
 from pipeline.config.question_settings import QuestionSettings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.protocol.change_gate import GATE_SHARE, ChangeGate, GateSettings
 from schemas.errors import ArtifactError
 

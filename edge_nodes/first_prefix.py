@@ -9,8 +9,8 @@ from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.prefix_policy import Link, Objective, PrefixChoice, PrefixPolicy
 from pipeline.codec.spec import CodecSpec
 from pipeline.codec.stop_file import find_stop_file
+from pipeline.config.edge_settings import FirstPrefixRule
 from pipeline.config.logs import get_logger
-from pipeline.config.site_settings import FirstPrefixRule
 from schemas.messages import Answer
 from schemas.types import AnswerType, Outcome
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from edge_nodes.asking import asking_settings, check_reload
+from edge_nodes.asking import check_reload
 from edge_nodes.camera_problems import CameraProblems
 from edge_nodes.capture import CameraCapture, FrameTaker
 from edge_nodes.capture_policy import CapturePolicy
@@ -40,18 +40,19 @@ from edge_nodes.machine_clock import MachineClock
 from edge_nodes.observer import EdgeObserver
 from edge_nodes.once import OncePolicy, OnceRun, OnceTaker
 from edge_nodes.pool_problems import PoolProblems
+from edge_nodes.session_settings import site_settings, without_credentials
 from edge_nodes.site import Site
-from edge_nodes.sources import FrameSource, make_source, redacted
+from edge_nodes.sources import FrameSource, make_source
 from edge_nodes.sources.view import viewed
 from edge_nodes.telemetry import EdgeTelemetry, watch_cameras, watch_encoder, watch_site
-from edge_nodes.uplink_spending import SpendingFile, UplinkSpending, spending_file_of, uplink_budget
+from edge_nodes.uplink_spending import SpendingFile, UplinkSpending, spending_file_of
 from pipeline.bus.base import Bus, ConnectionChange, Inbound, Subscription
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.key_frame_policy import KeyFramePolicy
 from pipeline.codec.spec import FitMode
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.logs import get_logger
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import ClientBudgetSettings, EdgeSettings
 from pipeline.node.ask_journal import AskJournal
 from pipeline.node.clock import Clock, MonotonicClock, wall_clock
 from pipeline.node.connection import node_bus
@@ -64,16 +65,12 @@ from pipeline.node.runtime import Stop, software_version
 from pipeline.node.service_manager import Health
 from pipeline.node.tasks import first_of
 from pipeline.node.work_thread import WorkThread
-from pipeline.protocol.client_budgets import ClientBudget
 from pipeline.protocol.edge_session import EdgeSession
-from pipeline.protocol.event_keeper import EventSettings
-from pipeline.protocol.frame_ring import RingSettings
 from pipeline.protocol.settings import EdgeProtocolSettings
-from pipeline.protocol.site_settings import SiteSettings
-from pipeline.protocol.store_settings import StorePolicy, StoreSettings
+from pipeline.protocol.store_settings import StorePolicy
 from schemas import topics
 from schemas.errors import BusError, ConfigError, SourceError
-from schemas.messages import Condition, Question
+from schemas.messages import Condition
 
 if TYPE_CHECKING:
     from pipeline.node.node_log import NodeLog
@@ -227,7 +224,7 @@ async def _begin_log(
     from edge_nodes.latent_store import LatentStore
     from pipeline.node.node_log import node_log
 
-    shown = settings.model_copy(update={"edge": _without_credentials(edge)})
+    shown = settings.model_copy(update={"edge": without_credentials(edge)})
     log = await owned.enter_async_context(
         node_log(edge.recording, shown, kind="edge", name=edge.site, codec_dir=codec_dir, metrics=metrics)
     )
@@ -549,61 +546,6 @@ class EdgeNode(Node):
             for index, (name, camera) in enumerate(zip(self._sources, cameras, strict=True))
         }
         return policies, site
-
-
-def site_settings(edge: EdgeSettings) -> SiteSettings:
-    """What the session of a site needs of its settings."""
-    return SiteSettings(
-        site=edge.site,
-        pool=edge.pool,
-        asked_of={name: camera.questions for name, camera in edge.cameras.items()},
-        questions={
-            question_id: Question(
-                site=edge.site,
-                question_id=question_id,
-                text=question.text,
-                answer_type=question.answer_type,
-                options=question.options,
-                deadline_ms=question.deadline_ms,
-                risk=question.risk,
-                set_by="settings",
-                keep_when=question.keep_when,
-            )
-            for question_id, question in edge.questions.items()
-        },
-        uplink_kbps=edge.uplink_kbps,
-        gather_s=edge.uplink_gather_ms / 1000,
-        budget=uplink_budget(edge.uplink_budget),
-        priorities={name: camera.priority for name, camera in edge.cameras.items()},
-        store=StoreSettings(
-            policy=edge.store.policy,
-            nth=edge.store.nth,
-            max_entries=edge.store.max_frames,
-            max_bytes=edge.store.max_bytes,
-            max_age_s=edge.store.max_age_s,
-        ),
-        client_budget=_budget(edge.client_budget),
-        client_budgets={name: _budget(budget) for name, budget in edge.client_budgets.items()},
-        ring=RingSettings(edge.ring.history_s, round(edge.ring.memory_mb * 1_000_000)),
-        events={
-            name: EventSettings(camera.ring.before_s, camera.ring.after_s, frozenset(camera.ring.pictures_for))
-            for name, camera in edge.cameras.items()
-        },
-        event_max_age_s=edge.ring.max_age_s,
-        shares={name: camera.uplink_share for name, camera in edge.cameras.items() if camera.uplink_share is not None},
-        asking=asking_settings(edge),
-    )
-
-
-def _budget(settings: ClientBudgetSettings) -> ClientBudget:
-    return ClientBudget(settings.asks_per_s, settings.burst_asks, settings.open_asks, settings.kbps)
-
-
-def _without_credentials(edge: EdgeSettings) -> EdgeSettings:
-    cameras = {
-        name: camera.model_copy(update={"source": redacted(camera.source)}) for name, camera in edge.cameras.items()
-    }
-    return edge.model_copy(update={"cameras": cameras})
 
 
 def cameras_of_another_fit(edge: EdgeSettings, mode: FitMode) -> list[str]:

@@ -11,8 +11,8 @@ from typing import Annotated, Final
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from pipeline.config.edge_settings import EdgeSettings, UplinkBudgetSettings
 from pipeline.config.logs import get_logger
-from pipeline.config.site_settings import EdgeSettings, UplinkBudgetSettings
 from pipeline.node.clock import Clock, wall_clock
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.edge_session import EdgeSession

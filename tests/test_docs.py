@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+import pipeline.config.edge_settings
 import pipeline.config.settings
-import pipeline.config.site_settings
 from broker_config.limits import MAX_PACKET_BYTES
 from pipeline.bus.base import QueueLimits
 from pipeline.protocol.settings import WorkerProtocolSettings
@@ -53,8 +53,8 @@ NOT_BUFFERS = {
     "pipeline.protocol.worker_messages._MAX_PASSES": "range of a field",
     "schemas.types.MAX_ATTEMPTS": "range of a field",
     "pipeline.config.worker_settings.MAX_BATCH_FRAMES": "range of a setting",
-    "pipeline.config.site_settings.MAX_UPLINK_KBPS": "range of a setting",
-    "pipeline.config.site_settings.MAX_BUDGET_MB": "range of a setting",
+    "pipeline.config.edge_settings.MAX_UPLINK_KBPS": "range of a setting",
+    "pipeline.config.edge_settings.MAX_BUDGET_MB": "range of a setting",
     "pipeline.codec.spec.MAX_VLM_ID_CHARS": "length of a name in codec.json",
     "pipeline.config.settings_file._MAX_PROBLEMS": "length of an error message",
 }
@@ -214,8 +214,8 @@ def test_exemptions_are_not_stale(exempt: str) -> None:
 
 def test_constants_are_read_as_python_reads_them() -> None:
     assert (
-        source_names.value("pipeline.config.site_settings.MAX_CAMERAS_PER_SITE")
-        == pipeline.config.site_settings.MAX_CAMERAS_PER_SITE
+        source_names.value("pipeline.config.edge_settings.MAX_CAMERAS_PER_SITE")
+        == pipeline.config.edge_settings.MAX_CAMERAS_PER_SITE
     )
     assert source_names.value("broker_config.limits.MAX_PACKET_BYTES") == MAX_PACKET_BYTES
     assert source_names.value("pipeline.bus.base.QueueLimits.packet_bytes") == QueueLimits().packet_bytes
@@ -223,7 +223,7 @@ def test_constants_are_read_as_python_reads_them() -> None:
     assert capacity == WorkerProtocolSettings().capacity_bytes
     with pytest.raises(LookupError):
         source_names.value("pipeline.config.settings.NO_SUCH_LIMIT")
-    assert source_names.find("pipeline.config.site_settings.EdgeSettings.no_such_key") is None
+    assert source_names.find("pipeline.config.edge_settings.EdgeSettings.no_such_key") is None
 
 
 def settings_keys(model: type[BaseModel]) -> set[str]:

@@ -17,11 +17,11 @@ from latentbus.cli import app
 from pipeline.config import (
     broker_settings,
     camera_settings,
+    edge_settings,
     gateway_settings,
     question_settings,
     recording_settings,
     serving_settings,
-    site_settings,
     worker_settings,
 )
 from pipeline.config import settings as all_settings
@@ -132,12 +132,12 @@ def test_the_table_of_conditions_is_that_of_the_code() -> None:
 SECTIONS: dict[str, type[BaseModel]] = {
     "## `broker`": broker_settings.BrokerSettings,
     "### `broker.tls`": broker_settings.TlsSettings,
-    "## `edge`": site_settings.EdgeSettings,
+    "## `edge`": edge_settings.EdgeSettings,
     "### `edge.cameras.<name>`": camera_settings.CameraSettings,
     "### `edge.questions.<id>`": question_settings.QuestionSettings,
     "### `edge.profiles.<name>`": ProfileSettings,
     "### `edge.questions.<id>.alert`": AlertConditionSettings,
-    "### `edge.client_budget`, `edge.client_budgets.<client>`": site_settings.ClientBudgetSettings,
+    "### `edge.client_budget`, `edge.client_budgets.<client>`": edge_settings.ClientBudgetSettings,
     "## `worker`": worker_settings.WorkerSettings,
     "### `worker.vllm`": serving_settings.VllmSettings,
     "### `worker.more_pools.<name>`": worker_settings.MorePoolSettings,

@@ -26,7 +26,7 @@ from analysis.replay.plan import (
 )
 from analysis.traces import AskTrace, FrameTrace, QueryTrace
 from analysis.traffic import Traffic
-from pipeline.config.site_settings import MAX_CAMERAS_PER_SITE
+from pipeline.config.edge_settings import MAX_CAMERAS_PER_SITE
 from pipeline.recording.message import LoggedMessage
 from schemas import topics, wire
 from schemas.errors import BitstreamError, ConfigError, FingerprintError, WireError

@@ -27,8 +27,8 @@ from pipeline.codec.frame_fit import fit_frame
 from pipeline.codec.spec import CodecSpec
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from schemas.errors import ArtifactError, BusError, ConfigError, SourceError
 from schemas.types import SourceReason
 

@@ -16,7 +16,7 @@ from latentbus.attack.bystanders import QUESTIONS, Bystander
 from latentbus.attack.fleet import CAMERAS, LATECOMER, MALLORY
 from latentbus.fleet.client import reading
 from latentbus.fleet.ledger import READ_LAG_S
-from pipeline.config.site_settings import ClientBudgetSettings
+from pipeline.config.edge_settings import ClientBudgetSettings
 from schemas import topics
 from schemas.limits import MAX_CHOICE_OPTIONS, MAX_QUESTION_CHARS
 from schemas.types import AnswerType

@@ -19,9 +19,9 @@ from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.spec import load_codec_spec
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.settings import LatentbusSettings, load_settings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.containment import CONTAINED_EVENT
 from pipeline.scenes.video import write_clip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
 import typer
 
@@ -14,6 +14,10 @@ from pipeline.config.serving_settings import ModelPrecision
 
 NEEDED_RECORD_HZ: Final = 8_000
 """Messages a second that the recorder must take without a loss."""
+
+FiguresOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--json", help="Write every figure to this file.", callback=json_target)
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +40,7 @@ class BenchOptions:
         recover_log_bytes: size of the log that is cut.
     """
 
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write every figure to this file.", callback=json_target)
-    ] = None
+    json_file: FiguresOption = None
     markdown: MarkdownOption = None
     work_dir: Annotated[
         Path | None, typer.Option(help="Disk to measure: needs 2.5 GB for a while. The system's folder for such else.")
@@ -72,9 +74,7 @@ class EdgeBenchOptions:
         install: install an edge into an empty environment.
     """
 
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write every figure to this file.", callback=json_target)
-    ] = None
+    json_file: FiguresOption = None
     markdown: MarkdownOption = None
     codec: Annotated[Path | None, typer.Option(help="Codec folder; the bundled one unless given.")] = None
     frames: Annotated[int, typer.Option(help="Frames of each timing.", min=2)] = 100
@@ -102,9 +102,7 @@ class WorkerBenchOptions:
         url: of the vLLM server.
     """
 
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write every figure to this file.", callback=json_target)
-    ] = None
+    json_file: FiguresOption = None
     markdown: MarkdownOption = None
     models: Annotated[
         Path | None, typer.Option(help="Directory of `latentbus codec calibrate`; the bundled pair unless given.")

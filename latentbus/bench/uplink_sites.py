@@ -20,7 +20,7 @@ from latentbus.fleet.launcher import Launcher
 from latentbus.fleet.settings import edge_node, standing_questions, worker_node
 from pipeline.config.broker_settings import BrokerSettings, TlsSettings
 from pipeline.config.camera_settings import CameraSettings
-from pipeline.config.site_settings import ChangeGateSettings, EdgeSettings
+from pipeline.config.edge_settings import ChangeGateSettings, EdgeSettings
 from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.runtime import Stop
 from pipeline.protocol.effects import Decision

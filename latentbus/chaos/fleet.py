@@ -25,8 +25,8 @@ from latentbus.fleet.settings import (
     worker_node,
 )
 from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.config.worker_settings import WorkerSettings
 
 _RESTART_DELAY_S: Final = 1.0

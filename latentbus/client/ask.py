@@ -11,7 +11,9 @@ from typing import Final
 
 from rich.markup import escape
 
-from latentbus.client.client import Client, Told, ask_of, client_name
+from latentbus.client.client import Client
+from latentbus.client.mailbox import Told
+from latentbus.client.questions import ask_of, client_name
 from latentbus.options.arguments import checked_name
 from latentbus.reports.safe_console import SafeConsole
 from pipeline.config.broker_settings import BrokerSettings
@@ -72,7 +74,7 @@ class Asking:
             answer_type: what the answer may look like.
             deadline_s: time to the terminal outcome.
             query_id: id of the question among those of this client; drawn unless given.
-            client: who asks; see :func:`latentbus.client.client_name`.
+            client: who asks; see :func:`latentbus.client.questions.client_name`.
             options: answers to choose from, for answer type ``choice``.
             ago_s: ask the newest kept frame that is at least so old, in place of the next one.
             frame: ask this frame, in place of the next one.

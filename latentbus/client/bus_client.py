@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from latentbus.client.client import CONNECT_TIMEOUT_S, client_name
+from latentbus.client.client import CONNECT_TIMEOUT_S
+from latentbus.client.questions import client_name
 from latentbus.options.arguments import checked_name
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.broker_settings import BrokerSettings

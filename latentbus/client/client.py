@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
-import re
 import secrets
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, TypeAlias
+from typing import Any, Final, Protocol, Self
 
-from latentbus.options.arguments import checked_name, made_of
+from latentbus.client.mailbox import Mailbox, Told, Watcher
+from latentbus.client.questions import ask_of, client_name
+from latentbus.options.arguments import checked_name
 from pipeline.bus.base import ConnectionChange, Inbound, Subscription, Traffic, Will
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.broker_settings import BrokerSettings
@@ -51,17 +49,12 @@ from schemas.errors import (
     QuestionRefusedError,
     StateError,
 )
-from schemas.messages import Answer, Ask, QueryOutcome, Status, check_options
-from schemas.types import NAME_PATTERN, AnswerType, FrameId
+from schemas.messages import Answer, Ask, QueryOutcome, Status
+from schemas.types import AnswerType, FrameId
 
 CONNECT_TIMEOUT_S: Final = 10.0
 RECEIVE_BATCH: Final = 256
 RECEIVE_MAXIMUM: Final = 128
-MAX_UNREAD_ANSWERS: Final = 4_096
-"""Answers that one reader has not taken; the oldest is dropped for a further one. A terminal answer is the newest."""
-
-Told: TypeAlias = Answer | QueryOutcome
-"""An answer, provisional or terminal, or a terminal outcome without one."""
 
 FLEET_TOPICS: Final = f"{topics.ROOT.partition('/')[0]}/"
 KEPT_RECEIVE_MAXIMUM: Final = 1_024
@@ -79,121 +72,7 @@ class Keeper(Protocol):
         """The connection came up or went down; ``session_resumed`` says that nothing was missed meanwhile."""
 
 
-_PARAMETERS: Final = {
-    "query_id": "query_id",
-    "text": "text",
-    "deadline_ms": "deadline_s",
-    "options": "options",
-    "ago_ms": "ago_s",
-    "frame": "frame",
-}
 _log = get_logger(__name__)
-
-
-def client_name(identity: str | None) -> str:
-    """The name to ask under: that of the identity, or a drawn one where that cannot stand in a topic.
-
-    A secured broker gives each identity its own ask and reply topics.
-    """
-    return identity if identity and re.fullmatch(NAME_PATTERN, identity) else f"ask-{secrets.token_hex(4)}"
-
-
-def ask_of(
-    text: str,
-    answer_type: AnswerType = AnswerType.TEXT,
-    *,
-    deadline_s: float = 30.0,
-    query_id: str | None = None,
-    options: Sequence[str] = (),
-    ago_s: float | None = None,
-    frame: FrameId | str | None = None,
-    named: Mapping[str, str] = _PARAMETERS,
-) -> Ask:
-    """A question as it is published.
-
-    Args:
-        text: the question.
-        answer_type: what the answer may look like.
-        deadline_s: time to the terminal outcome.
-        query_id: id of the question among those of this client to this camera; drawn unless given.
-        options: answers to choose from, for answer type ``choice``.
-        ago_s: ask the newest kept frame that is at least so old, in place of the next one.
-        frame: ask this frame, which an earlier answer names, in place of the next one.
-        named: what the user calls each field of the message.
-
-    Raises:
-        ConfigError: this cannot be asked.
-    """
-    if not math.isfinite(deadline_s):
-        raise ConfigError(named["deadline_ms"], f"{deadline_s} is no finite number")
-    try:
-        check_options(answer_type, tuple(options))
-    except ValueError as error:
-        raise ConfigError(named["options"], str(error)) from None
-    if ago_s is not None and not math.isfinite(ago_s):
-        raise ConfigError(named["ago_ms"], f"{ago_s} is no finite number")
-    if ago_s is not None and frame is not None:
-        raise ConfigError(named["ago_ms"], f"leave it out, or {named['frame']}: each of them says which frame is meant")
-    try:
-        asked_of = FrameId.parse(frame) if isinstance(frame, str) else frame
-    except ValueError as error:
-        raise ConfigError(named["frame"], str(error)) from None
-    return made_of(
-        Ask,
-        named,
-        query_id=f"ask-{secrets.token_hex(6)}" if query_id is None else query_id,
-        text=text,
-        answer_type=answer_type,
-        options=tuple(options),
-        deadline_ms=round(deadline_s * 1000),
-        ago_ms=None if ago_s is None else round(ago_s * 1000),
-        frame=asked_of,
-    )
-
-
-@dataclass(slots=True)
-class _Mailbox:
-    """What one reader has not taken yet."""
-
-    _messages: deque[Told] = field(default_factory=deque)
-    _arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    _ended: bool = False
-    _error: Exception | None = None
-
-    def put(self, message: Told) -> bool:
-        """Add a message; false when an older one was dropped for it."""
-        self._messages.append(message)
-        self._arrived.set()
-        if len(self._messages) <= MAX_UNREAD_ANSWERS:
-            return True
-        self._messages.popleft()
-        return False
-
-    def end(self, error: Exception | None = None) -> None:
-        """Nothing more comes; the reader takes what is there, then the error."""
-        if not self._ended:
-            self._ended, self._error = True, error
-            self._arrived.set()
-
-    async def messages(self) -> AsyncGenerator[Told, None]:
-        """Take each message as it comes, up to the end."""
-        while True:
-            while self._messages:
-                yield self._messages.popleft()
-            if self._error is not None:
-                raise self._error
-            if self._ended:
-                return
-            self._arrived.clear()
-            await self._arrived.wait()
-
-
-@dataclass(eq=False, slots=True)
-class _Watcher:
-    """A reader of cameras; of all where they are None."""
-
-    cameras: frozenset[str] | None
-    mailbox: _Mailbox = field(default_factory=_Mailbox)
 
 
 class Client:
@@ -247,8 +126,8 @@ class Client:
             session_expiry_s=session_expiry_s if keeper is not None else 0,
         )
         self._stack = AsyncExitStack()
-        self._questions: dict[str, _Mailbox] = {}
-        self._watchers: list[_Watcher] = []
+        self._questions: dict[str, Mailbox] = {}
+        self._watchers: list[Watcher] = []
         self._received: dict[int, Inbound] = {}
         self._unkept: list[Told] = []
         self._unkept_tokens: list[int] = []
@@ -457,7 +336,7 @@ class Client:
     async def _follow(self, camera: str, message: Ask, check: bool) -> AsyncGenerator[Told, None]:
         self._check_open()
         query_id = self._session.ask(camera, message, time.monotonic(), check=check)
-        mailbox = self._questions[query_id] = _Mailbox()
+        mailbox = self._questions[query_id] = Mailbox()
         self._carry_out()
         try:
             async for told in mailbox.messages():
@@ -470,7 +349,7 @@ class Client:
 
     async def _watch(self, cameras: frozenset[str] | None) -> AsyncGenerator[Told, None]:
         self._check_open()
-        watcher = _Watcher(cameras)
+        watcher = Watcher(cameras)
         self._watchers.append(watcher)
         self._session.watch(cameras)
         self._carry_out()
@@ -639,7 +518,7 @@ class Client:
         self._unkept.append(message)
         self._to_keep.set()
 
-    def _tell(self, mailbox: _Mailbox | None, message: Told) -> None:
+    def _tell(self, mailbox: Mailbox | None, message: Told) -> None:
         if mailbox is not None and not mailbox.put(message):
             self._problems.report("client/unread", "answers come faster than they are read", camera=message.camera)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -13,7 +14,9 @@ from typing import Any, Final
 from rich.markup import escape
 
 from latentbus.client.ask import line_of
-from latentbus.client.client import CONNECT_TIMEOUT_S, Client, Told, client_name
+from latentbus.client.client import CONNECT_TIMEOUT_S, Client
+from latentbus.client.mailbox import Told
+from latentbus.client.questions import client_name
 from latentbus.reports.safe_console import SafeConsole
 from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
@@ -151,7 +154,7 @@ async def watch_topics_and_print(
             raise ConfigError("--topic", problem)
     bus = MqttBus(
         broker,
-        client_id=name or client_name(broker.username),
+        client_id=f"{name or client_name(broker.username)}-{secrets.token_hex(4)}",
         subscriptions=[Subscription(topic_filter, qos=0) for topic_filter in filters],
     )
     async with bus:

@@ -13,8 +13,8 @@ from schemas.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from pipeline.config.edge_settings import EdgeSettings
     from pipeline.config.settings import LatentbusSettings
-    from pipeline.config.site_settings import EdgeSettings
     from pipeline.node.runtime import Stop
 
 EDGE_EPILOG = (

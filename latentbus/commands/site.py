@@ -1,9 +1,9 @@
-"""``latentbus site``: what holds at a site for now: its profile, intervals and snoozes."""
+"""``latentbus site``: what operators say about a site: its profile, intervals and snoozes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 site_app = typer.Typer(
     no_args_is_help=True,
-    help="What holds at a site for now: profile and snoozes. On a secured broker operators may change it.",
+    help="Switch the profile of a site, and snooze its cameras and alerts. A secured broker lets operators do this.",
     epilog="Examples: latentbus site show north; latentbus site profile north night; "
     "latentbus site snooze north --camera gate --for 3600; latentbus site wake north",
 )
@@ -134,7 +134,9 @@ def _change(site: str, change: Callable[[SiteConfig], SiteConfig], broker: Broke
     _run(work, site, broker, name)
 
 
-def _run(work: object, site: str, broker: BrokerSettings, name: str | None) -> None:
+def _run(
+    work: Callable[[SiteConfigClient], Awaitable[None]], site: str, broker: BrokerSettings, name: str | None
+) -> None:
     from latentbus.client.site_config import SiteConfigClient
     from pipeline.config.logs import configure_logging
     from pipeline.node.runtime import run
@@ -144,7 +146,7 @@ def _run(work: object, site: str, broker: BrokerSettings, name: str | None) -> N
 
     async def main(_stop: Stop) -> int:
         async with SiteConfigClient(broker, name=name) as client:
-            await work(client)  # type: ignore[operator]
+            await work(client)
         return 0
 
     raise typer.Exit(run(main, drain_timeout_s=2))

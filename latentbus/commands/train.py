@@ -149,7 +149,10 @@ def train_codec_command(
     resume: ResumeOption = True,
     json_file: JsonOption = None,
 ) -> None:
-    """Fit the KLT codec and train the Meta AutoEncoder for a frozen VLM, and export their encoders."""
+    """Fit both codecs for a frozen VLM on rendered scenes, and export their encoders.
+
+    On pictures of your own: latentbus codec calibrate, then latentbus codec train.
+    """
     from training.codec.fit.train import CodecTraining, train_codec
 
     wanted = CodecTraining(

@@ -13,8 +13,8 @@ from latentbus.demo.options import DemoOptions
 from latentbus.fleet.settings import EVERY_FRAME
 from latentbus.options.arguments import made_of
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.question_settings import QuestionSettings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.scenes.catalogue import QuestionKind
 from pipeline.scenes.motion import standing_questions
 from pipeline.scenes.questions import QuestionSpec

@@ -10,7 +10,7 @@ import typer
 
 from latentbus.reports.output_files import json_target, svg_target
 from pipeline.config.camera_settings import MAX_INTERVAL_S
-from pipeline.config.site_settings import MAX_UPLINK_KBPS, FirstPrefixRule
+from pipeline.config.edge_settings import MAX_UPLINK_KBPS, FirstPrefixRule
 from pipeline.config.worker_settings import MAX_BATCH_FRAMES
 
 

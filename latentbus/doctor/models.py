@@ -9,7 +9,7 @@ from typing import Final
 from edge_nodes.check.findings import Finding, Verdict
 from pipeline.codec.bundled import bundled_codec_dir, bundled_vlm_dir
 from pipeline.codec.spec import ENCODER_FILES, WEIGHTS_FILE, CodecSpec, load_codec_spec
-from pipeline.config.site_settings import EdgeSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.worker_settings import WorkerSettings
 from schemas.errors import ArtifactError
 from schemas.messages import Status

@@ -9,8 +9,8 @@ from typing import Final
 
 from broker_config.devices import Device, DeviceKind
 from edge_nodes.check.findings import Finding, Verdict
-from latentbus.client.client import client_name
 from latentbus.client.overview import overview_of
+from latentbus.client.questions import client_name
 from latentbus.doctor.broker import check_broker
 from latentbus.doctor.machine import check_clock, check_disks, folders_of
 from latentbus.doctor.models import check_edge_models, check_worker_models, compare_fingerprint

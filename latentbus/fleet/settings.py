@@ -11,9 +11,9 @@ from typing import Final
 from pipeline.codec.spec import STOP_FILE, load_codec_spec
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import ChangeGateSettings, ClientBudgetSettings, EdgeSettings
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.settings import LatentbusSettings, LogSettings
-from pipeline.config.site_settings import ChangeGateSettings, ClientBudgetSettings, EdgeSettings
 from pipeline.config.worker_settings import WorkerSettings
 from schemas.types import AnswerType
 

@@ -10,7 +10,9 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from latentbus.client.client import Client, Told, ask_of
+from latentbus.client.client import Client
+from latentbus.client.mailbox import Told
+from latentbus.client.questions import ask_of
 from latentbus.gateway.access import Principal
 from latentbus.gateway.alert_modes import AlertModes
 from latentbus.gateway.alerts import AlertBook, Change

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.recording_settings import EdgeRecordingSettings, RecordingSettings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.config.worker_settings import WorkerSettings
 from schemas.errors import ConfigError
 

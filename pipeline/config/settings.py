@@ -17,13 +17,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from pipeline.config.asking_settings import MAX_PROFILES, ProfileSettings
 from pipeline.config.broker_settings import BrokerSettings, broker_below
+from pipeline.config.edge_settings import EdgeSettings, site_below
 from pipeline.config.fleet_file import Part, read_part
 from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.section import Section
 from pipeline.config.settings_checks import undefined_channels, undefined_questions, unknown_in_profiles
 from pipeline.config.settings_file import Check, SettingsFile
-from pipeline.config.site_settings import EdgeSettings, site_below
 from pipeline.config.worker_settings import WorkerSettings, worker_below
 from schemas.errors import ConfigError
 from schemas.types import Name

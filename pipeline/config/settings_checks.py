@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipeline.config.edge_settings import undefined_in
 from pipeline.config.settings_file import Location
-from pipeline.config.site_settings import undefined_in
 
 
 def section(values: Any, *keys: str) -> Mapping[str, Any]:

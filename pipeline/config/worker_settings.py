@@ -9,10 +9,10 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from pipeline.config.broker_settings import BrokerSettings, Port, broker_below, path_below
+from pipeline.config.edge_settings import Threads
 from pipeline.config.recording_settings import RecordingSettings, recording_below
 from pipeline.config.section import Section
 from pipeline.config.serving_settings import ModelPrecision, VllmSettings
-from pipeline.config.site_settings import Threads
 from schemas.types import NAME_PATTERN, Name
 
 MAX_BATCH_FRAMES = 1_024

@@ -22,7 +22,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import lru_cache
 from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
@@ -295,7 +295,7 @@ def _slot(interval_s: float, grid_s: float, now_s: float) -> int:
     return math.floor((now_s + grid_s / 2) / interval_s)
 
 
-@cache
+@lru_cache(maxsize=1_024)
 def _spans(hours: tuple[str, ...]) -> tuple[Span, ...]:
     return tuple(span for text in hours for span in spans_of(text))
 

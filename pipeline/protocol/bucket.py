@@ -31,7 +31,7 @@ class UplinkBucket:
         return self._empty_s - self._burst_s
 
     def wait_s(self, now_s: float) -> float:
-        """Time until the next message may leave; 0 for now."""
+        """Time until the next message may leave; 0 when it may leave at once."""
         return max(0.0, self.free_s - now_s)
 
     def time_s(self, size_bytes: int) -> float:

@@ -18,7 +18,7 @@ Interval = Annotated[float, Field(ge=0.02, le=86_400, allow_inf_nan=False)]
 
 
 class SiteConfig(JsonMessage):
-    """Operator to an edge, retained: what of a site's settings is otherwise for now. It replaces the one before."""
+    """Operator to an edge, retained: what holds at a site in place of its settings. It replaces the one before."""
 
     site: Name
     """The site, the same as in the topic."""

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from broker_config.launcher import LocalBroker
-from latentbus.client import Client
-from latentbus.client import client as client_module
-from latentbus.client.client import ask_of, client_name
+from latentbus.client import Client, mailbox
+from latentbus.client.questions import ask_of, client_name
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.protocol.settings import ClientProtocolSettings
@@ -249,14 +248,14 @@ async def test_a_bug_in_the_client_is_told_to_every_reader(
 async def test_a_reader_that_is_too_slow_misses_the_oldest(
     broker_settings: BrokerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "MAX_UNREAD_ANSWERS", 2)
-    ended, end = asyncio.Event(), client_module._Mailbox.end
+    monkeypatch.setattr(mailbox, "MAX_UNREAD_ANSWERS", 2)
+    ended, end = asyncio.Event(), mailbox.Mailbox.end
 
     def on_end(self: Any, error: Exception | None = None) -> None:
         end(self, error)
         ended.set()
 
-    monkeypatch.setattr(client_module._Mailbox, "end", on_end)
+    monkeypatch.setattr(mailbox.Mailbox, "end", on_end)
 
     def script(camera: str, client: str, ask: Any) -> list[Any]:
         provisional, final = twice(camera, client, ask)

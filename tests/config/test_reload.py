@@ -8,9 +8,9 @@ import pytest
 
 from edge_nodes.asking import check_reload
 from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.reload import check_shared
 from pipeline.config.settings import LatentbusSettings, LogSettings
-from pipeline.config.site_settings import EdgeSettings
 from schemas.errors import ConfigError
 
 

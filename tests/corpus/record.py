@@ -29,11 +29,11 @@ from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.codec.stop_file import load_stop_rule
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.logs import configure_logging
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.recording_settings import EdgeRecordingSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.runtime import Stop
 from pipeline.recording.format import Compression

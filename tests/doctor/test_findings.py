@@ -16,8 +16,8 @@ from latentbus.doctor.models import check_edge_models, check_worker_models, comp
 from latentbus.doctor.run import device_of, judge_fleet
 from latentbus.doctor.tls import check_own_certificate, is_loopback
 from pipeline.bus.base import BrokerAbilities
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.config.worker_settings import WorkerSettings
 from tests.bus.broker_files import certificates
 from tests.cli.stand_in import EDGE, WORKER

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import ClientBudgetSettings, EdgeSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import ClientBudgetSettings, EdgeSettings
 from schemas import topics, wire
 from schemas.messages import Answer, Ask, QueryOutcome, Receipt
 from schemas.types import Outcome

@@ -16,9 +16,9 @@ from pipeline.codec.spec import STOP_FILE, load_codec_spec
 from pipeline.codec.stop_file import StopFile, save_stop_file
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import ChangeGateSettings, EdgeSettings
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import ChangeGateSettings, EdgeSettings
 from pipeline.protocol.renewals import renewed_query_id
 from pipeline.protocol.stop_rule import StopRule
 from schemas import topics

@@ -14,9 +14,9 @@ from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.site import Site
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.protocol.edge_frames import EdgeFrames
 from pipeline.protocol.edge_opens import EdgeOpens
 from pipeline.protocol.edge_session import EdgeSession

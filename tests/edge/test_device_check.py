@@ -23,8 +23,8 @@ from edge_nodes.sources import CapturedFrame
 from latentbus.cli import app
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from schemas.errors import ConfigError
 from schemas.types import SourceReason
 from tests.edge.support import IMAGE_PX, grey, write_video

@@ -12,8 +12,8 @@ from PIL import Image
 from edge_nodes.picture import MAX_PICTURE_BYTES, MAX_SIDE_PX, jpeg_of
 from latentbus.client.events import EventClient, EventFrame
 from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from schemas.errors import EventError
 from schemas.messages import EventEntry, Open
 from tests.edge.running import running

@@ -15,7 +15,7 @@ from pipeline.codec.prefix_policy import PrefixChoice
 from pipeline.codec.spec import STOP_FILE, load_codec_spec
 from pipeline.codec.stop_file import StopFile, save_stop_file
 from pipeline.codec.stop_statistics import StopStatistics
-from pipeline.config.site_settings import FirstPrefixRule
+from pipeline.config.edge_settings import FirstPrefixRule
 from pipeline.protocol.edge_frames import EdgeFrames
 from pipeline.protocol.settings import EdgeProtocolSettings
 from pipeline.protocol.stop_rule import StopRule

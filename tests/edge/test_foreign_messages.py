@@ -12,10 +12,10 @@ from edge_nodes.first_prefix import FirstPrefix
 from edge_nodes.pool_problems import PoolProblems
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.logs import OncePerKind
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.protocol.load_shedding import LoadShedding
 from schemas.messages import Busy, Open
 from schemas.types import FrameId

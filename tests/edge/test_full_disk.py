@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.node.ask_journal import AskJournal
 from pipeline.node.disk_reserve import RESERVE_BYTES, DiskReserve
 from pipeline.protocol import journal_link

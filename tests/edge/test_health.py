@@ -17,8 +17,8 @@ from edge_nodes.encoder import EncoderThread, OnnxEncoder
 from edge_nodes.health import HELD_LIMIT_S, edge_health
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from tests.edge.running import running
 from tests.edge.support import grey
 from tests.edge.test_capture import Rig

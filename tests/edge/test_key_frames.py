@@ -15,9 +15,9 @@ from pipeline.codec.spec import TABLES_FILE
 from pipeline.codec.tables import FrequencyTables
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from schemas import topics
 from schemas.messages import Chunk, KeyFrame, Open, Reject, RejectReason
 from schemas.types import Outcome

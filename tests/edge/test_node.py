@@ -23,9 +23,9 @@ from pipeline.codec.spec import TABLES_FILE, load_codec_spec
 from pipeline.codec.tables import FrequencyTables
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.node import process_health
 from schemas import topics, wire
 from schemas.errors import SourceError

@@ -15,9 +15,9 @@ from pipeline.bus.base import Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings, UplinkBudgetSettings
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings, UplinkBudgetSettings
 from pipeline.node.runtime import Stop
 from pipeline.protocol.calendar_periods import Days
 from pipeline.protocol.uplink_budget import PeriodSpending, StoreSpending

@@ -12,8 +12,8 @@ from edge_nodes.sources import CapturedFrame
 from pipeline.codec.latent import EncodedLatent
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from schemas.messages import Answer, Ask, FollowUp, QueryOutcome
 from schemas.types import FrameId, Outcome
 from tests.edge.running import listening, running

@@ -14,9 +14,9 @@ from edge_nodes.pool_problems import MAX_CODECS, PoolProblems
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from schemas import topics, wire
 from schemas.messages import Open, Reject, RejectReason, Status
 from schemas.types import FrameId, Outcome

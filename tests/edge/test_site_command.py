@@ -13,9 +13,9 @@ import pytest
 from pipeline.config.asking_settings import ProfileSettings
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from schemas.utc_time import utc_seconds
 from tests.edge.running import running
 

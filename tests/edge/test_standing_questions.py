@@ -16,9 +16,9 @@ from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from schemas import topics, wire
 from schemas.errors import WireError
 from schemas.messages import Open, Question, Receipt, Status

@@ -16,9 +16,9 @@ from edge_nodes.machine_clock import MachineClock
 from latentbus.chaos.tcp_proxy import FaultProxy
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings, StoreSettings
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings, StoreSettings
 from pipeline.protocol import store_settings
 from pipeline.protocol.store_requests import PutFrame, StoreRequest, StoreResult
 from pipeline.protocol.store_settings import StorePolicy

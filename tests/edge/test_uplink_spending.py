@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from edge_nodes.uplink_spending import SpendingFile, UplinkSpending, uplink_budget
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings, UplinkBudgetSettings
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings, UplinkBudgetSettings
 from pipeline.node.clock import wall_clock
 from pipeline.node.work_thread import WorkThread
 from pipeline.protocol.calendar_periods import DAY_S, Days

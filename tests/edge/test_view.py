@@ -16,7 +16,7 @@ from edge_nodes.sources.view import viewed
 from pipeline.codec.latent import EncodedLatent
 from pipeline.codec.spec import load_codec_spec
 from pipeline.config.camera_settings import CameraSettings
-from pipeline.config.site_settings import EdgeSettings
+from pipeline.config.edge_settings import EdgeSettings
 from schemas.errors import SourceError
 from schemas.types import AnswerType
 from tests.edge.support import LATENTS, grey

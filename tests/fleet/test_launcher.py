@@ -22,7 +22,7 @@ from latentbus.fleet.process import FleetProcess, NotReadyError, ProcessEndedErr
 from latentbus.fleet.settings import edge_node
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
-from pipeline.config.site_settings import EdgeSettings
+from pipeline.config.edge_settings import EdgeSettings
 from schemas.errors import StateError
 
 PATIENCE_S = 30.0

@@ -26,9 +26,9 @@ from latentbus.fleet.settings import (
 )
 from pipeline.codec.bundled import bundled_codec_dir
 from pipeline.config.broker_settings import BrokerSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.gateway_settings import GatewaySettings
 from pipeline.config.settings import LatentbusSettings, LogSettings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.config.worker_settings import WorkerSettings
 from schemas.types import FrameId
 from tests.cli.stand_in import standing_in

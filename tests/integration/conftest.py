@@ -18,9 +18,9 @@ from latentbus.fleet.client import FleetClient, reading
 from latentbus.fleet.frame_log import FrameLogReader
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node.runtime import Stop
 from schemas.types import AnswerType

@@ -6,9 +6,9 @@ import pytest
 import structlog
 
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from schemas.types import Outcome
 from tests.edge.running import running
 from tests.integration.conftest import Fleet

@@ -22,7 +22,7 @@ from broker_config.certificates import CertificateAuthority
 from latentbus.fleet.launcher import Launcher
 from latentbus.fleet.settings import edge_node, rendered_cameras, standing_questions, worker_node
 from pipeline.config.broker_settings import BrokerSettings
-from pipeline.config.site_settings import EdgeSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.worker_settings import WorkerSettings
 from tests.prometheus import PROMETHEUS, alerts, as_judgement, panels, recorded, with_variables
 

@@ -19,9 +19,9 @@ from latentbus.options.node_recording import recorded_edge, recorded_worker
 from pipeline.bus.base import ConnectionChange, Inbound
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.recording_settings import EdgeRecordingSettings, RecordingSettings
 from pipeline.config.settings import LatentbusSettings, load_settings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.config.worker_settings import WorkerSettings
 from pipeline.node import node_log as node_log_module
 from pipeline.node.metrics import Metrics
@@ -238,10 +238,10 @@ async def test_an_edge_records_what_it_sent_and_received(
 
 
 async def test_credentials_of_a_camera_stay_out_of_the_log(tmp_path: Path) -> None:
-    from edge_nodes.node import _without_credentials
+    from edge_nodes.session_settings import without_credentials
 
     camera = CameraSettings(source="rtsp://user:hunter2@camera.example/stream")
-    shown = _without_credentials(EdgeSettings(site="north", cameras={"gate": camera}))
+    shown = without_credentials(EdgeSettings(site="north", cameras={"gate": camera}))
     assert "hunter2" not in shown.model_dump_json()
     assert "camera.example" in shown.model_dump_json()
 

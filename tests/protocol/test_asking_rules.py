@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_nodes.asking import asking_settings
-from pipeline.config.site_settings import EdgeSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.protocol.asking_rules import AskingRules, AskingSettings
 from schemas.messages import SiteConfig
 from schemas.utc_time import utc_seconds

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge_nodes.node import site_settings
-from pipeline.config.site_settings import EdgeSettings
+from edge_nodes.session_settings import site_settings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.protocol.config_sync import CORRECTIONS
 from schemas import topics
 from schemas.messages import Question, Receipt, SiteConfig, Status

@@ -6,10 +6,10 @@ from operator import itemgetter
 
 import pytest
 
-from edge_nodes.node import site_settings
+from edge_nodes.session_settings import site_settings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.question_settings import QuestionSettings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.protocol import standing_questions as questions_module
 from pipeline.protocol.client_budgets import ClientBudget, ClientBudgets
 from pipeline.protocol.edge_reports import EdgeReports

@@ -12,8 +12,8 @@ from pipeline.bus.mqtt import MqttBus
 from pipeline.codec.latent import EncodedLatent
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.settings import LatentbusSettings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.node.runtime import Stop
 from pipeline.protocol.effects import Decision
 from pipeline.protocol.ports import Sent

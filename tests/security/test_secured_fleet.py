@@ -30,10 +30,10 @@ from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.logs import configure_logging
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.settings import LatentbusSettings, load_settings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.node.runtime import Stop
 from schemas.errors import NotAuthorizedError
 from schemas.messages import Answer

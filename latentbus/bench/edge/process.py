@@ -20,9 +20,9 @@ from pipeline.bus.base import Inbound, Subscription
 from pipeline.bus.mqtt import MqttBus
 from pipeline.config.broker_settings import BrokerSettings
 from pipeline.config.camera_settings import CameraSettings
+from pipeline.config.edge_settings import EdgeSettings
 from pipeline.config.question_settings import QuestionSettings
 from pipeline.config.settings import LatentbusSettings, LogSettings
-from pipeline.config.site_settings import EdgeSettings
 from pipeline.scenes.questions import make_question
 from pipeline.scenes.video import write_clip
 from schemas import topics, wire
