@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_nodes import node as node_module
+from edge_nodes import session_settings
 from edge_nodes.frame_file import FrameFile
 from edge_nodes.machine_clock import MachineClock
 from latentbus.chaos.tcp_proxy import FaultProxy
@@ -54,7 +54,7 @@ class Stored:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A link counts as lost at once, and every frame is kept."""
     settings = functools.partial(store_settings.StoreSettings, offline_after_s=0.1, newest_every_s=0.0, retry_s=0.5)
-    monkeypatch.setattr(node_module, "StoreSettings", settings)
+    monkeypatch.setattr(session_settings, "StoreSettings", settings)
 
 
 @pytest.fixture

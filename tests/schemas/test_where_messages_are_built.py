@@ -33,7 +33,7 @@ PLACES: dict[str, str] = {
     "pipeline.protocol.standing_questions": "a question of the settings, which has the types of the message, paused",
     "pipeline.protocol.edge_status": "status: at most MAX_CAMERAS_PER_SITE cameras by the type of settings and plans "
     "(tests.analysis.test_replay_plan)",
-    "edge_nodes.node": "the will: names of the settings",
+    "edge_nodes.session_settings": "questions of the settings, which have the types of the message",
     "pipeline.node.ask_journal": "a row of the disk: what fails is dropped with its row (tests.node.test_ask_journal)",
     "pipeline.protocol.worker_status": "names and numbers of settings",
     "latentbus.logs.record": "a checked name",
